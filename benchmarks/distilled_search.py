@@ -29,7 +29,7 @@ import numpy as np
 from machine_results import keep
 
 from diptych import api
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.data.dataset import Pool
 from diptych.models.io.foreign.matchers import open_matcher
 from diptych.recipes.contrastive.dcd import DCD

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
-from diptych.core.files import write_json
 from diptych.core.machine import Machine, limits, machine_class, processor_name
 
 RESULTS = Path(__file__).parent / "results"

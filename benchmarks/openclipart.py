@@ -21,7 +21,7 @@ import numpy as np
 from machine_results import keep
 from PIL import Image, ImageOps
 
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Text
 from diptych.curate.duplicates.exact import ExactDuplicates

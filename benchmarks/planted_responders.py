@@ -12,7 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.claims.cells.responders import Responder, quiz
+from diptych.claims.cells.planted.responders import Responder, quiz
 from diptych.core.result import Metric
 from diptych.report.escape import escape
 from diptych.tasks.choice.ii_bench import IIBench

@@ -29,6 +29,7 @@ BENCHMARKS = (
     "late_interaction",
     "training_step",
     "fine_tuning_step",
+    "step_settings",
     "embedding",
     "decoding",
     "reading",

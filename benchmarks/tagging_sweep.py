@@ -25,11 +25,11 @@ from curation import STYLE as TWO_COLOURS
 from machine_results import keep
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.links import every_link
-from diptych.claims.cells.tagged_links import GRAMMAR, LINKER, named, rightness, scenes
+from diptych.claims.cells.relations.links import every_link
+from diptych.claims.cells.relations.tagged_links import GRAMMAR, LINKER, named, rightness, scenes
 from diptych.claims.systems.rlipv2 import BEFORE, TAGGED, TUNED
 from diptych.claims.training import trained
-from diptych.curate.operators.relation_tags import RelationTags, tagged
+from diptych.curate.tagging.relation_tags import RelationTags, tagged
 from diptych.data.dataset import Pool
 from diptych.models.io.deployed import open_model
 from diptych.models.io.opened import open_address

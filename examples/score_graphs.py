@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from diptych import tasks
-from diptych.cli.eval_command import table
+from diptych.cli.commands.eval import table
 from diptych.core.result import Result
 from diptych.core.scene_graph import SceneGraph
 from diptych.report.graphs import graph_picture

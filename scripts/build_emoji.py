@@ -37,8 +37,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from diptych.core.disk.files import atomic_folder, write_atomic
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_folder, write_atomic
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.data.columns import FOLDER as TABLES

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 import diptych as dp
-from diptych.claims.cells.asked_pairs import with_questions
+from diptych.claims.cells.learned_pairs.asked_pairs import with_questions
 from diptych.core.image import ArrayImage
 from diptych.core.media import MediaItem
 from diptych.core.sample import Sample

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from diptych.claims.cells.graded_boxes import Looks, Proposes
+from diptych.claims.cells.planted.graded_boxes import Looks, Proposes
 from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.multi_context import FIELD
 from diptych.pipelines.groundvlp import GroundVLP, Reference

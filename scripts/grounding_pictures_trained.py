@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diptych.worlds.invented import described, invented, look_of
 from PIL import Image
 
 import diptych as dp
-from diptych.claims.cells.invented_names import asked, small
+from diptych.claims.cells.relations.invented_names import asked, small
 from diptych.core.grounding import Grounded
 from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region, SceneGraph
@@ -28,7 +27,8 @@ from diptych.data.media.decode import Pixels, decode, encode_png
 from diptych.pipelines.groundvlp import GroundVLP, Reference
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.report.drawing import Drawing, Label, Outline, label_size, palette, pixels
-from diptych.worlds.scenes import scenes
+from diptych.worlds.scenes.invented import described, invented, look_of
+from diptych.worlds.scenes.world import scenes
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"
 SIDE, STRIP, GAP, SHOWN = 300, 40, 8, 3

@@ -20,7 +20,7 @@ from typing import Any
 from diptych.api import evaluate_kept
 from diptych.core.result import Metric, Result
 from diptych.core.run_folder import RunFolder
-from diptych.report.side_by_side import over_seeds
+from diptych.report.pages.side_by_side import over_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE, LEDGER, BENCHMARKS = Path("docs/measured"), Path("docs/claims"), Path("benchmarks/results")

@@ -23,7 +23,7 @@ from typing import Any
 from diptych import api
 from diptych.core.environment import environment
 from diptych.data.shards.build import build
-from diptych.report.side_by_side import over_seeds
+from diptych.report.pages.side_by_side import over_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = ROOT / "docs/measured/tuning.json"

@@ -1,5 +1,5 @@
-"""Benchmarks are run by hand; here they are imported, so that a name that moved is found early, and their runner is tried on small
-scripts. No test asks how long anything took."""
+"""Benchmarks and scripts are run by hand; here they are imported, so that a name that moved is found early, and the runner of benchmarks
+is tried on small scripts. No test asks how long anything took."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from types import ModuleType
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+SCRIPTS = FOLDER.parent / "scripts"
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
-def test_a_benchmark_can_be_imported_and_has_a_main(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", sorted([*FOLDER.glob("*.py"), *SCRIPTS.glob("*.py")]), ids=lambda file: file.stem)
+def test_a_benchmark_or_script_can_be_imported(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = imported(file, monkeypatch)
-    assert callable(getattr(module, "main", None)) or "__main__" not in file.read_text(encoding="utf-8")
+    if file.parent == FOLDER:
+        assert callable(getattr(module, "main", None)) or "__main__" not in file.read_text(encoding="utf-8")
 
 
 def imported(file: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))  # they share helpers that lie beside them
+    monkeypatch.syspath_prepend(str(file.parent))  # they share helpers that lie beside them
     spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from diptych import cli
+from diptych.cli import commands as one_a_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -52,7 +53,7 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the command line up to the point where all words are parsed; what does not exist fails before."""
     import importlib
 
-    from diptych.cli import output
+    from diptych.cli.options import output
 
     real = output.parse
 
@@ -60,8 +61,8 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         real(*args, **options)
         raise Parsed
 
-    for found in pkgutil.iter_modules(cli.__path__):
-        module = importlib.import_module(f"diptych.cli.{found.name}") if found.name not in ("__main__", "output") else None
+    for found in pkgutil.iter_modules(one_a_file.__path__):
+        module = importlib.import_module(f"diptych.cli.commands.{found.name}")
         if hasattr(module, "parse"):
             monkeypatch.setattr(module, "parse", stop)
     try:
@@ -136,7 +137,7 @@ def test_each_page_ends_with_where_to_go(page: Path) -> None:
 
 
 def test_what_lies_in_the_cache_folder_is_on_the_first_page() -> None:
-    """Each name below the cache folder that the sources use; `made_once` takes the name of its folder."""
+    """Each name below the cache folder that the sources use; `cached_model` takes the name of its folder."""
     page = (
         (ROOT / "docs/first-hour.md").read_text(encoding="utf-8").partition("## Where things lie")[2].partition("## And now")[0]
     )
@@ -145,7 +146,7 @@ def test_what_lies_in_the_cache_folder_is_on_the_first_page() -> None:
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
         found |= set(re.findall(r"""cache_folder\(\)(?: /|,) "([\w.-]+)\"""", text)) | set(
-            re.findall(r"""made_once\("(\w+)\"""", text)
+            re.findall(r"""cached_model\("(\w+)\"""", text)
         )
     assert found | {"answers.sqlite"} == told
 

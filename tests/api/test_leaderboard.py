@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import diptych as dp
-from diptych.claims.cells.estimators import Estimator, lengths
-from diptych.claims.cells.responders import Responder, quiz
+from diptych.claims.cells.planted.estimators import Estimator, lengths
+from diptych.claims.cells.planted.responders import Responder, quiz
 from diptych.claims.statistics import mcnemar
 from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError, RunError

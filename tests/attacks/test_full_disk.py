@@ -15,8 +15,9 @@ import pytest
 import diptych as dp
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.index import disk, edge, lexicon
-from diptych.index.disk import DiskFull
+from diptych.index import lexicon
+from diptych.index.engine import disk, edge
+from diptych.index.engine.disk import DiskFull
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -99,7 +99,7 @@ def test_no_more_than_the_whole_is_taken_and_nobody_waits_for_ever() -> None:
     def work(units: int) -> None:
         nonlocal inside, most, done
         for _ in range(20):
-            with room.taken(units):
+            with room.reserved(units):
                 with guard:
                     inside += min(units, 10)
                     most = max(most, inside)
@@ -120,7 +120,7 @@ def test_no_more_than_the_whole_is_taken_and_nobody_waits_for_ever() -> None:
 def test_what_fails_gives_its_room_back() -> None:
     room = Room(10)
     for _ in range(3):
-        with pytest.raises(ValueError, match="x"), room.taken(10):
+        with pytest.raises(ValueError, match="x"), room.reserved(10):
             raise ValueError("x")
-    with room.taken(10):
+    with room.reserved(10):
         pass

@@ -17,7 +17,7 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
 from diptych.data.media.decode import decode, on_white, probe
-from diptych.data.media.jpeg_scans import scan_count
+from diptych.data.media.formats.jpeg_scans import scan_count
 from diptych.data.shards.build import build
 
 from .conftest import repeated_scans

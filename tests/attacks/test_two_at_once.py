@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core import files
+from diptych.core.disk import files
+from diptych.core.disk.exchange import exchange
+from diptych.core.disk.files import atomic_folder, publish, restore, umask, write_atomic
+from diptych.core.disk.lock import Lock, only_here
 from diptych.core.errors import RunError
-from diptych.core.exchange import exchange
-from diptych.core.files import atomic_folder, publish, restore, umask, write_atomic
-from diptych.core.lock import Lock, only_here
 from diptych.core.run_folder import RunFolder
 
 
@@ -35,7 +35,7 @@ def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path) -> Non
         import sys, time
         from pathlib import Path
         from diptych.core.run_folder import RunFolder
-        with RunFolder(Path({str(tmp_path / "run")!r})).held():
+        with RunFolder(Path({str(tmp_path / "run")!r})).locked():
             print("held", flush=True)
             time.sleep(600)
         """
@@ -45,19 +45,19 @@ def test_a_lock_keeps_others_out_until_its_holder_is_gone(tmp_path: Path) -> Non
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(RunError, match=r"run is being trained in another process: let it end") as caught,
-            RunFolder(tmp_path / "run").held(),
+            RunFolder(tmp_path / "run").locked(),
         ):
             pass
         assert "\n" not in str(caught.value)
-        with RunFolder(tmp_path / "run").held(False):  # another rank of the same run
+        with RunFolder(tmp_path / "run").locked(False):  # another rank of the same run
             pass
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    with RunFolder(tmp_path / "run").held():
+    with RunFolder(tmp_path / "run").locked():
         pass
     assert list((tmp_path / "run").iterdir()) == []
-    with RunFolder(tmp_path / "fresh").held():
+    with RunFolder(tmp_path / "fresh").locked():
         pass
     assert not (tmp_path / "fresh").exists()
 
@@ -68,7 +68,7 @@ def test_a_child_does_not_hold_what_its_killed_parent_held(tmp_path: Path) -> No
         f"""
         import os, signal, time
         from pathlib import Path
-        from diptych.core.lock import Lock
+        from diptych.core.disk.lock import Lock
         lock = Lock.take(Path({str(tmp_path / "lock")!r}))
         if os.fork() == 0:
             os.close(1), os.close(2)
@@ -172,8 +172,8 @@ def test_a_kill_in_a_replacement_leaves_one_of_both(
         real_replace(*paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr("diptych.core.files.os.replace", killed)
-        patch.setattr("diptych.core.files.exchange", real_exchange if can_exchange else lambda *_: False)
+        patch.setattr("diptych.core.disk.files.os.replace", killed)
+        patch.setattr("diptych.core.disk.files.exchange", real_exchange if can_exchange else lambda *_: False)
         with suppress(Killed):
             publish(folder_of(tmp_path / "work", "new"), path)
     restore(path)
@@ -221,7 +221,7 @@ def test_everything_has_the_modes_that_the_umask_gives(tmp_path: Path, mask: int
         import numpy as np
         from pathlib import Path
         from safetensors.numpy import save_file
-        from diptych.core.files import atomic_folder, write_atomic
+        from diptych.core.disk.files import atomic_folder, write_atomic
         from diptych.data.shards.write import ShardWriter
         top = Path({str(tmp_path)!r})
         with atomic_folder(top / "model") as work:

@@ -24,7 +24,7 @@ from diptych.cli import main
 from diptych.core.errors import RunError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.index.door import SOCKET, visit
+from diptych.index.engine.door import SOCKET, visit
 
 SERVICE = """
 import sys

@@ -16,7 +16,8 @@ from diptych.claims.cell import Cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.tree import Tree, tree
 from diptych.claims.verdict import Margins
-from diptych.cli import claims_work, main
+from diptych.cli import main
+from diptych.cli.commands import claims_work
 
 CLEAN, CHANGED = Tree("abc1234", ()), Tree("abc1234", ("src/diptych/train/optimise.py",))
 

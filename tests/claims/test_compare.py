@@ -17,7 +17,7 @@ from diptych.claims.cell import CellResult
 from diptych.claims.compare import Arm, Comparison, check_version, compare
 from diptych.claims.job import Job
 from diptych.claims.results import decided
-from diptych.claims.spelling import Budget, listed, options, spelled
+from diptych.claims.spelling import Budget, listed, options, parse_name
 from diptych.claims.verdict import Margins, equivalence_p, paired_difference
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
@@ -216,8 +216,11 @@ def test_seconds_are_measured_once(world: Any, tmp_path: Path, monkeypatch: Any)
 
 
 def test_words_of_arms_and_tasks() -> None:
-    assert spelled("clip") == ("clip", {})
-    assert spelled("clip:lr=2e-4,same_group=negative,flip=true") == ("clip", {"lr": 2e-4, "same_group": "negative", "flip": True})
+    assert parse_name("clip") == ("clip", {})
+    assert parse_name("clip:lr=2e-4,same_group=negative,flip=true") == (
+        "clip",
+        {"lr": 2e-4, "same_group": "negative", "flip": True},
+    )
     assert listed("retrieval,zero_shot:label=style,language=de, probe") == (
         "retrieval",
         "zero_shot:label=style,language=de",

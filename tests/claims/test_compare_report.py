@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diptych.core.files import write_atomic
-from diptych.report.comparison import comparison_report, difference_chart, summary
+from diptych.core.disk.files import write_atomic
 from diptych.report.measured import Contrast, Cost, Failure, ItemView, Measure, Measured
+from diptych.report.pages.comparison import comparison_report, difference_chart, summary
 from diptych.report.pictures import Album
 from diptych.report.won_and_lost import won_and_lost
 from diptych.worlds.scenes.world import scenes

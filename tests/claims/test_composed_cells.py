@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.composed import bound, things, with_words
-from diptych.tasks.pairs.snare import DIRECTIONS, SNARE
+from diptych.claims.cells.learned_pairs.composed import bound, things, with_words
+from diptych.tasks.composition.snare import DIRECTIONS, SNARE
 from diptych.worlds.small_pairs import PLACES, SmallPairs
 
 ROWS = SmallPairs(40, regions=True).pool("test", 3)

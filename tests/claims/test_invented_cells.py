@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from diptych.claims.cells.invented_names import asked, compared, drawn, small
+from diptych.claims.cells.relations.invented_names import asked, compared, drawn, small
 from diptych.core.grounding import Grounded
-from diptych.data.text.knowledge import knowledge_of
+from diptych.data.text.descriptions.knowledge import knowledge_of
 from diptych.worlds.scenes.invented import HELD_OUT, invented, look_of, names
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.systems.dreamlip import Captioned
 from diptych.data.dataset import Pool
-from diptych.data.text.sentences import sentences
+from diptych.data.text.captions.sentences import sentences
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.small_pairs import PLACES, SmallPairs
 

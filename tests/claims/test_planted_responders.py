@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from diptych.claims.cells.estimators import Estimator, lengths
-from diptych.claims.cells.responders import Responder, quiz
+from diptych.claims.cells.planted.estimators import Estimator, lengths
+from diptych.claims.cells.planted.responders import Responder, quiz
 from diptych.core.result import Metric
 from diptych.tasks.choice.ii_bench import IIBench
 from diptych.tasks.choice.multiple_choice import MultipleChoice

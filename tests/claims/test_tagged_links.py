@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells import tagged_links
-from diptych.claims.cells.tagged_links import as_captioned, elsewhere, every_pair, named, rightness, scenes
+from diptych.claims.cells.relations import tagged_links
+from diptych.claims.cells.relations.tagged_links import as_captioned, elsewhere, every_pair, named, rightness, scenes
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diptych.claims.cells.tailed_predicates import RARE, drawn, every_predicate
+from diptych.claims.cells.relations.tailed_predicates import RARE, drawn, every_predicate
 from diptych.core.scene_graph import Relation, SceneGraph
 from diptych.worlds.links.changes import annotated_twice
 from diptych.worlds.links.tailed import TailedLinkWorld

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diptych.claims.cell import Cell, CellResult, run_cell
-from diptych.claims.cells.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.engine import folder_of, run
 from diptych.claims.training import trained

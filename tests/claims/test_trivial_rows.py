@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.pairs import sized_for
-from diptych.claims.cells.probed import backbone
+from diptych.claims.cells.learned_pairs.pairs import sized_for
+from diptych.claims.cells.learned_pairs.probed import backbone
 from diptych.claims.systems.laion import KNOWN, TRUSTED, Trusted
 from diptych.claims.systems.metaclip import balanced, by_text
 from diptych.claims.systems.protoclip import OTHER_WORDS, in_other_words

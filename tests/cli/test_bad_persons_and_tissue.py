@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diptych.cli import main
-from diptych.data.media.tiled_tiff import pyramid, tiled_tiff
+from diptych.data.media.formats.tiled_tiff import pyramid, tiled_tiff
 
 TINY = ["--preset", "tiny", "--steps", "1", "--workers", "0"]
 

@@ -13,8 +13,8 @@ import pytest
 import tyro
 
 from diptych.cli import COMMANDS, main
-from diptych.cli.flat import changed, flat, pick
-from diptych.cli.meaning import documented
+from diptych.cli.options.flat import changed, flat, pick
+from diptych.cli.options.meaning import documented
 from diptych.core.registry import OPERATORS
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.relations.rlipv2 import RLIPv2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from diptych.cli import main
-from diptych.cli.compare_command import Compare
+from diptych.cli.commands.compare import Compare
 
 WORLD = "world:scenes?n=24&val=6&test=12&size=32"
 SMALL = ["--set", "batch_size=8", "warmup=0", "width=16", "image_size=32", "text_length=12", "pieces=300"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 import diptych as dp
 from diptych.cli import main
-from diptych.cli.search_command import filters
+from diptych.cli.commands.search import filters
 from diptych.core.errors import ConfigError, UnknownName
 
 COLUMNS = {"style": "text", "tags": "texts", "width": "integer", "score": "number", "ok": "boolean"}

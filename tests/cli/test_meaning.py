@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diptych.cli.meaning import documented
+from diptych.cli.options.meaning import documented
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.registry import OPERATORS, PIPELINES, RECIPES, TASKS
 from diptych.train.options import TrainOptions

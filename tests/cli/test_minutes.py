@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from diptych import api
-from diptych.cli import demo_command, main
-from diptych.cli.demo_command import Clock, Demo, _said_of, _with_steps_that_fit
+from diptych.cli import main
+from diptych.cli.commands import demo as demo_command
+from diptych.cli.commands.demo import Clock, Demo, _said_of, _with_steps_that_fit
 
 WORLD = "world:scenes?n=32"
 

@@ -14,7 +14,7 @@ import pytest
 
 from diptych import api
 from diptych.cli import main
-from diptych.cli.eval_command import table
+from diptych.cli.commands.eval import table
 from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample

@@ -9,7 +9,7 @@ from importlib import resources
 
 import pytest
 
-from diptych.core.control_characters import visible, visible_json
+from diptych.core.terminal.control_characters import visible, visible_json
 from diptych.report.escape import escape
 
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core.config import config_hash, from_plain, load_config, save_config, to_plain
+from diptych.core.disk.files import atomic_folder, write_atomic
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.core.files import atomic_folder, write_atomic
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.result import Metric, Result
 from diptych.core.run_folder import RunFolder

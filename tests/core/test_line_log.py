@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import DataError, RunError
-from diptych.core.line_log import LineLog
 
 
 def test_a_cut_line_is_asked_again(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from diptych.core.machine import machine_class, processor_flags
+from diptych.core.machine import keep_to_quota, machine_class, processor_flags, usable_cores
 
 XEON = {"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"}
 EPYC = {"avx2", "avx512f", "avx512_bf16"}
@@ -48,3 +49,33 @@ def test_pytorch_obeys_the_variables_that_make_a_machine_plain() -> None:
     capability, machine = done.stdout.split()[-2:]
     assert capability in ("AVX2", "DEFAULT", "NO")  # the last two: other processors
     assert machine == "plain"
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, 16),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "5000 100000"}, 1),
+        ({"cpu.max": "6400000 100000"}, 16),  # more than there are
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu.max": "what"}, 16),
+        ({}, 16),
+    ],
+)
+def test_a_container_uses_the_cores_it_pays_for(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n", encoding="ascii")
+    assert usable_cores(tmp_path) == cores
+    variables: dict[str, str] = {}
+    keep_to_quota(variables, tmp_path)
+    assert variables == ({"OMP_NUM_THREADS": str(cores)} if cores < 16 else {})
+    variables = {"OMP_NUM_THREADS": "7"}
+    keep_to_quota(variables, tmp_path)
+    assert variables == {"OMP_NUM_THREADS": "7"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diptych.core.progress import alone, shown
+from diptych.core.terminal.progress import alone, with_bar
 from diptych.data.load.features import FeatureTable
 from diptych.models.io.inference import MANY, parts
 
@@ -31,7 +31,7 @@ def test_a_bar_names_its_work_where_somebody_watches(
 ) -> None:
     monkeypatch.setattr(Console, "is_terminal", watched)
     monkeypatch.setenv("TERM", "xterm")
-    assert list(shown("abc", 3, "letters")) == ["a", "b", "c"]
+    assert list(with_bar("abc", 3, "letters")) == ["a", "b", "c"]
     keys = [f"k{row}" for row in range(5)]
     values = np.arange(5, dtype=np.float32)[:, None]
     table = FeatureTable.made(tmp_path / "t", keys, lambda rows: values[list(rows)], block=2, what="features of images")
@@ -42,23 +42,23 @@ def test_a_bar_names_its_work_where_somebody_watches(
 
 
 def test_a_bar_counts_the_steps(drawn: Seen) -> None:
-    assert list(shown("abc", 3, "letters")) == ["a", "b", "c"]
+    assert list(with_bar("abc", 3, "letters")) == ["a", "b", "c"]
     seen = drawn()
     assert "letters" in seen
     assert "3/3" in seen
 
 
 def test_few_steps_have_none(drawn: Seen) -> None:
-    assert list(shown("abc", 3, "letters", least=4)) == ["a", "b", "c"]
+    assert list(with_bar("abc", 3, "letters", least=4)) == ["a", "b", "c"]
     assert drawn() == ""
 
 
 def test_steps_inside_a_step_are_a_line_below_it(drawn: Seen) -> None:
-    assert [list(shown("xy", 2, "inside")) for _ in shown("abc", 3, "around")] == [["x", "y"]] * 3
+    assert [list(with_bar("xy", 2, "inside")) for _ in with_bar("abc", 3, "around")] == [["x", "y"]] * 3
     seen = drawn()
     assert "around" in seen
     assert "inside" in seen
-    list(shown("xy", 2, "after"))  # the one around has gone
+    list(with_bar("xy", 2, "after"))  # the one around has gone
     seen = drawn()
     assert "after" in seen
     assert "around" not in seen
@@ -67,12 +67,12 @@ def test_steps_inside_a_step_are_a_line_below_it(drawn: Seen) -> None:
 def test_none_is_drawn_over_another_kind_of_bar(drawn: Seen) -> None:
     """As where training, which draws its own, stops to evaluate."""
     with alone("training"):
-        assert list(shown("xy", 2, "inside")) == ["x", "y"]
+        assert list(with_bar("xy", 2, "inside")) == ["x", "y"]
     assert drawn() == ""
 
 
 def test_a_bar_that_ends_early_makes_room(drawn: Seen) -> None:
-    next(shown("abc", 3, "letters"))  # nobody asks for the second
+    next(with_bar("abc", 3, "letters"))  # nobody asks for the second
     with alone("next") as free:
         assert free
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from diptych.core.run_folder import RunFolder
-from diptych.core.signals import SignalWatch, Terminated, exit_code
+from diptych.core.terminal.signals import SignalWatch, Terminated, exit_code
 
 STUCK = """
     import ctypes, sys, threading
-    from diptych.core.signals import SignalWatch, raise_interrupt
+    from diptych.core.terminal.signals import SignalWatch, raise_interrupt
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
     def said():
         print("before the end", flush=True)

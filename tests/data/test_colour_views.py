@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from diptych.data.media.colour_views import recoloured
+from diptych.data.media.augment.colour_views import recoloured
 
 
 def test_brightness_moves_within_the_published_range_in_a_fifth_of_cases() -> None:

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, BytesImage, FileImage
-from diptych.data.media import heif
 from diptych.data.media.decode import decode, decode_rgba, encode_png, encode_webp, probe
+from diptych.data.media.formats import heif
 
 
 def picture(height=48, width=80):

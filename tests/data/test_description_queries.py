@@ -13,11 +13,11 @@ import pytest
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
-from diptych.data.text.caption_queries import CaptionQueries, answering
-from diptych.data.text.description_queries import ClassQueries, NounQueries, described
-from diptych.data.text.knowledge import Knowledge, Noun, parsed, read_knowledge
-from diptych.data.text.phrases import Phrase, Sentence, Written, sentences_of
-from diptych.data.text.positive_rate import PositiveRate
+from diptych.data.text.captions.phrases import Phrase, Sentence, Written, sentences_of
+from diptych.data.text.descriptions.caption_queries import CaptionQueries, answering
+from diptych.data.text.descriptions.description_queries import ClassQueries, NounQueries, described
+from diptych.data.text.descriptions.knowledge import Knowledge, Noun, parsed, read_knowledge
+from diptych.data.text.descriptions.positive_rate import PositiveRate
 
 RELEASED = "liunian-harold-li/DesCo 13b7793, GPTOutputParser and PosRateControllerV2"
 NAMES = [f"thing {n}" for n in range(30)]

@@ -13,7 +13,7 @@ from PIL import Image
 import diptych as dp
 from diptych.core.errors import DataError
 from diptych.data.graphs import format_of, read
-from diptych.data.text.phrases import sentences_of
+from diptych.data.text.captions.phrases import sentences_of
 
 
 def picture(path: Path) -> None:

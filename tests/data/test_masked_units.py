@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.masked_units import MASK, UnitPlan, mask_units, plan_units, touched, word_units
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.whole_words import word_starts
+from diptych.data.text.tokens.masked_units import MASK, UnitPlan, mask_units, plan_units, touched, word_units
+from diptych.data.text.tokens.whole_words import word_starts
 
 SPECIAL, WORDS = (0, 1, 2), 50
 UNITS = [[[1, 2], [4], [6, 7, 8]], [[2, 3]], [], [[], [1]]]

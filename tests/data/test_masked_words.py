@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.masked_words import mask_words, most_masked
+from diptych.data.text.tokens.masked_words import mask_words, most_masked
 
 SPECIAL, WORDS = (0, 1, 2), 50
 

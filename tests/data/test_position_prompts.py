@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.media import boxed_views as views
-from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.media.augment import boxed_views as views
+from diptych.data.text.prompts.position_prompts import block_of, prompt, run_together, with_prompt
 
 SIDE = 96
 GROUND, THING = (20, 40, 60), (250, 240, 10)

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from diptych.data.media.rand_augment import MOST, OPERATIONS, rand_augment
+from diptych.data.media.augment.rand_augment import MOST, OPERATIONS, rand_augment
 
 # CRC-32 of what the released Phase1/src/transforms/randaug.py makes of `picture()` at magnitude 9, operation by operation
 FORWARD = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diptych.core.errors import DataError
-from diptych.data.text.sentence_pieces import from_sentence_pieces
+from diptych.data.text.tokens.sentence_pieces import from_sentence_pieces
 from diptych.models.io.foreign.tokenizer import from_transformers
 
 PIECES = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.data.text.sentences import sentences
+from diptych.data.text.captions.sentences import sentences
 
 CASES = {
     "A dog runs. A cat sleeps.": ["A dog runs.", "A cat sleeps."],

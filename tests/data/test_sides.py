@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
-from diptych.data.text.sides import mirrored, other_sides, sided
+from diptych.data.text.captions.sides import mirrored, other_sides, sided
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.dreamlip import DreamLIP

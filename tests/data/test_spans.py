@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import DataError, ShapeError
-from diptych.data.text.spans import SpanText, find, from_json, occurrences, tokens_of
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.spans import SpanText, find, from_json, occurrences, tokens_of
 
 Owned = list[tuple[str, frozenset[tuple[int, int]]]]
 """Characters, each with the (entity, number of the span) that it belongs to."""

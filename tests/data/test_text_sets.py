@@ -16,7 +16,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.text_sets import drawn, sub_captions, text_set_batch, texts_of_draw
+from diptych.data.text.captions.text_sets import drawn, sub_captions, text_set_batch, texts_of_draw
 from diptych.data.text.tokenize import Tokenizer
 
 WORDS = Tokenizer.train(["a red bus near one tree two dogs three cats sleep today"] * 2, 300)

@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.text.cleaners import clip_clean
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.cleaners import clip_clean
 
 TEXTS = [
     "A photo of a Cat!!",

@@ -13,7 +13,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import choose_text
-from diptych.data.text.variants import SIMILARITY, TextDraw
+from diptych.data.text.captions.variants import SIMILARITY, TextDraw
 
 TEXTS = (Text("an old caption", "en", "alt"), *(Text(f"rewrite number {n}", "en", "rewrite") for n in range(4)))
 SAMPLE = Sample("s", texts=TEXTS, extras={SIMILARITY: [0.3, 0.1, 0.2, 0.3, 0.25]})

@@ -12,7 +12,7 @@ from diptych.core.contracts import Draw
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.load.batch import view
-from diptych.data.media.views import View, patches_in, placed_view
+from diptych.data.media.augment.views import View, patches_in, placed_view
 
 SIDE, SIZE = 8, 64
 

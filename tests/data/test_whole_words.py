@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer as Inner
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from diptych.data.text.masked_words import mask_words
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.whole_words import fragments, spelling, term_names, unknown_share, word_starts, wordless
+from diptych.data.text.tokens.masked_words import mask_words
+from diptych.data.text.tokens.whole_words import fragments, spelling, term_names, unknown_share, word_starts, wordless
 
 TEXT = "two buses, red-ish stops!"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.word_dropout import drop_words
+from diptych.data.text.tokens.word_dropout import drop_words
 
 TEXT = " ".join(f"w{n}" for n in range(100))
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.index.edge import EdgeStore
+from diptych.index.engine.edge import EdgeStore
+from diptych.index.engine.store import Choice, Dense, Item
 from diptych.index.filters import check_where, matches, merge_kinds
-from diptych.index.store import Choice, Dense, Item
 
 ROW = {"split": "train", "side": 40, "score": 0.5, "ok": True, "tags": ["red", "old"]}
 KINDS = {"split": "text", "side": "integer", "score": "number", "ok": "boolean", "tags": "texts"}

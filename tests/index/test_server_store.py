@@ -19,7 +19,7 @@ from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.nested import NestedIndex
 from diptych.index.plan import SearchPlan
 
-server = import_module("diptych.index.server")  # `diptych.index` by attribute is the function of the public face
+server = import_module("diptych.index.engine.server")  # `diptych.index` by attribute is the function of the public face
 
 
 class Record(SimpleNamespace):

@@ -8,7 +8,7 @@ from stand_ins import Mean, Patches, corner
 
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
-from diptych.data.media.transforms import Preprocess, seen
+from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.pipelines.alignment import SIDE, align, covered
 
 
@@ -61,7 +61,7 @@ def test_covers_are_the_whole_picture_once() -> None:
     ],
 )
 def test_the_grid_lies_where_the_model_looked(resize: str, size: tuple[int, int], box: tuple[float, ...]) -> None:
-    assert seen(Preprocess(16, resize=resize), *size) == pytest.approx(box)
+    assert visible_share(Preprocess(16, resize=resize), *size) == pytest.approx(box)
 
 
 def test_models_that_cannot_be_asked() -> None:

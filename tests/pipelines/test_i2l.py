@@ -16,7 +16,7 @@ from diptych.core.prompt import ImagePart, TextPart, as_prompt
 from diptych.data.canvas.compose import Lettering, stacked, with_text
 from diptych.data.canvas.reading import read_lines
 from diptych.data.media.decode import decode, encode_png
-from diptych.pipelines.i2l import Asked, InImageLearning, Replies, Reply, rating_of
+from diptych.pipelines.i2l import ImageQuestion, InImageLearning, Replies, Reply, rating_of
 
 
 class Recorder:
@@ -56,7 +56,7 @@ def test_the_model_gets_one_picture_and_no_words(folder: Path) -> None:
     pipeline = InImageLearning(model, demos=folder)
     assert isinstance(pipeline, Pipeline)
     assert isinstance(pipeline, Generator)
-    reply = pipeline.run(Asked(image, "What is it?"))
+    reply = pipeline.run(ImageQuestion(image, "What is it?"))
     ((canvas, prompt, tokens),) = model.asked
     assert (prompt, tokens) == ((ImagePart(),), 1024)
     shown = with_text(decode(FileImage(folder / "demo.png"), exact=True), "Which?\nAs framed.\nAnswer: red").pixels_HWC
@@ -69,25 +69,25 @@ def test_the_model_gets_one_picture_and_no_words(folder: Path) -> None:
         "What is it?",
     ]
     assert reply == Reply("blue", "i2l", size=canvas.pixels_HWC.shape[1::-1])
-    pipeline.run(Asked(image, "What is it?", category="places"))
+    pipeline.run(ImageQuestion(image, "What is it?", category="places"))
     assert [text for _, text in read_lines(model.asked[1][0].pixels_HWC, Lettering())] == [
         "Where?",
         "Answer: left",
         "What is it?",
     ]
-    InImageLearning(model).run(Asked(image, "What is it?", demo=FileImage(folder / "demo.png")))
+    InImageLearning(model).run(ImageQuestion(image, "What is it?", demo=FileImage(folder / "demo.png")))
     given = stacked([decode(FileImage(folder / "demo.png"), exact=True), asked])
     np.testing.assert_array_equal(model.asked[2][0].pixels_HWC, given)
-    InImageLearning(model).run(Asked(image, "What is it?"))
+    InImageLearning(model).run(ImageQuestion(image, "What is it?"))
     np.testing.assert_array_equal(model.asked[3][0].pixels_HWC, asked)
 
 
 def test_interleaved_and_captions_instead(folder: Path) -> None:
     model, image = Recorder("a test", "blue"), FileImage(folder / "test.png")
-    InImageLearning(model, how="interleaved", demos=folder).run(Asked(image, "What?"))
+    InImageLearning(model, how="interleaved", demos=folder).run(ImageQuestion(image, "What?"))
     demo = ImagePart(source=FileImage(folder / "demo.png"))
     assert model.asked.pop()[1] == (demo, TextPart("Which?\nAs framed. red"), ImagePart(), TextPart("What?"))
-    reply = InImageLearning(model, how="text", demos=folder).run(Asked(image, "What?"))
+    reply = InImageLearning(model, how="text", demos=folder).run(ImageQuestion(image, "What?"))
     (first, captioned, _), (second, prompt, _) = model.asked
     assert captioned[0] == demo
     assert captioned[1:] == (
@@ -109,14 +109,14 @@ def test_interleaved_and_captions_instead(folder: Path) -> None:
 @pytest.mark.parametrize(("said", "how"), [("4", "i2l"), ("It is a 3.", "i2l"), ("2", "interleaved"), ("easy", "i2l")])
 def test_hybrid(folder: Path, said: str, how: str) -> None:
     model = Recorder(said, "blue")
-    reply = InImageLearning(model, how="hybrid").run(Asked(FileImage(folder / "test.png"), "What?"))
+    reply = InImageLearning(model, how="hybrid").run(ImageQuestion(FileImage(folder / "test.png"), "What?"))
     assert isinstance(reply, Reply)
     assert (reply.how, reply.rating, reply.text) == (how, rating_of(said) or 0, "blue")
 
 
 def test_it_asks_again_while_nothing_is_said(folder: Path) -> None:
     model = Recorder("", "", "blue")
-    asked = Asked(FileImage(folder / "test.png"), "What?")
+    asked = ImageQuestion(FileImage(folder / "test.png"), "What?")
     assert InImageLearning(model).run(asked).tries == 3  # type: ignore[union-attr]
     assert InImageLearning(Recorder(""), tries=2).run(asked) == Reply("", "i2l", size=(260, 59), tries=2)
 
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(folder: Path) -> None:
         {"id": name, "image": "test.png", "question": f"{name}?", "choices": ["red", "blue"], "answer": "blue"} for name in "wxyz"
     ]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    asked = Asked(items=folder / "items.jsonl", answers=folder / "out.jsonl")
+    asked = ImageQuestion(items=folder / "items.jsonl", answers=folder / "out.jsonl")
     with pytest.raises(KeyboardInterrupt):
         InImageLearning(Recorder("B", fails_after=2)).run(asked)
     rest = Recorder("(A)")
@@ -158,16 +158,16 @@ def test_bad_items(folder: Path, change: dict[str, Any], said: str) -> None:
     row = {"id": "1", "image": "test.png", "question": "q"}
     (folder / "items.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"id": "2"} | change))
     with pytest.raises(DataError, match=said):
-        InImageLearning(Recorder()).run(Asked(items=folder / "items.jsonl"))
+        InImageLearning(Recorder()).run(ImageQuestion(items=folder / "items.jsonl"))
 
 
 def test_refusals(folder: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is asked"):
-        InImageLearning(Recorder()).run(Asked())
+        InImageLearning(Recorder()).run(ImageQuestion())
     with pytest.raises(ConfigError, match="how is 'pixels'"):
         InImageLearning(Recorder(), how="pixels")  # type: ignore[arg-type]
     (folder / "demonstrations.jsonl").write_text(json.dumps({"canvas": "demo.png"}))
     with pytest.raises(DataError, match="is a canvas alone"):
-        InImageLearning(Recorder(), how="interleaved", demos=folder).run(Asked(FileImage(folder / "test.png"), "q"))
+        InImageLearning(Recorder(), how="interleaved", demos=folder).run(ImageQuestion(FileImage(folder / "test.png"), "q"))
     with pytest.raises(DataError, match="has no picture with a caption"):
-        InImageLearning(Recorder(), how="text", demos=folder).run(Asked(FileImage(folder / "test.png"), "q"))
+        InImageLearning(Recorder(), how="text", demos=folder).run(ImageQuestion(FileImage(folder / "test.png"), "q"))

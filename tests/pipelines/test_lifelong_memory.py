@@ -15,13 +15,13 @@ from diptych.core.contracts import Pipeline
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue, as_dialogue
 from diptych.data.media.decode import encode_png
-from diptych.pipelines._memory import asked
+from diptych.pipelines._memory import requests
 from diptych.pipelines._memory.caption_log import Caption, caption_frames, frames_of, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Found, choice_of, windows_of
 from diptych.pipelines.lifelong_memory import LifelongMemory, Recollection, Recollections, Remembered
-from diptych.tasks._scoring.moments import recalls, temporal_iou
+from diptych.tasks._scoring.ranking.moments import recalls, temporal_iou
 
 RELEASED = json.loads((Path(__file__).parents[1] / "parity/lifelong_memory_released.json").read_text(encoding="utf-8"))
 CODE = "agentic-learning-ai-lab/lifelong-memory 2b48af4"
@@ -94,15 +94,28 @@ def test_digest_is_that_of_the_published_code(parity: Any) -> None:
     parity("lifelong_memory", "groups and spans of the digest", CODE, pairs, tolerance=0)
 
 
+def test_merged_captions_are_written_or_the_first_of_them() -> None:
+    memory = tuple(Caption(time, time, text) for time, text in ((60, "C cuts bread"), (120, "C cuts the bread"), (180, "C runs")))
+    reader = Reader(" 'C cuts some bread' ")
+    found = LifelongMemory(reader, embedder=Bag(), alike=0.7).digested(memory)
+    assert [caption.text for caption in found] == ["C cuts some bread", "C runs"]
+    first = LifelongMemory(reader, embedder=Bag(), alike=0.7, merges="first").digested(memory)
+    assert [caption.text for caption in first] == ["C cuts bread", "C runs"]
+    assert [(one.start, one.end) for one in first] == [(one.start, one.end) for one in found] == [(30, 150), (150, 210)]
+    assert len(reader.asked) == 1, "nobody is asked for the first"
+    with pytest.raises(ConfigError, match="merges is 'last'"):
+        LifelongMemory(reader, embedder=Bag(), merges="last")  # type: ignore[arg-type]
+
+
 def test_prompts_are_laid_out_as_in_the_published_code(parity: Any) -> None:
-    wording = asked.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
+    wording = requests.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
     plain = table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits down on the chair"), Caption(1200, 1200, "x")])
     spans = table_of([Caption(0, 60, "C opens a door"), Caption(90, 12000, "C sits")])
-    table = asked.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
+    table = requests.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
     assert {"c|v": table} == RELEASED["queries"]
     made = [
-        *(asked.recall(wording, table, memory) for memory in (plain, spans)),
-        asked.choose(wording, asked.options("What?", [f"o{i}" for i in range(5)]), plain),
+        *(requests.recall(wording, table, memory) for memory in (plain, spans)),
+        requests.choose(wording, requests.options("What?", [f"o{i}" for i in range(5)]), plain),
     ]
     theirs = [*RELEASED["nlq"], *RELEASED["qa"]]
     assert made == theirs
@@ -159,7 +172,7 @@ def test_windows_in_tables(parity: Any) -> None:
 
 def test_the_table_is_printed_as_pandas_prints_it() -> None:
     pandas = pytest.importorskip("pandas")
-    for rows in ([(30, "a"), (90_000_000_000, "long caption " * 9)], [(5, "x")]):
+    for rows in ([(30, "a"), (90_000_000_000, "long caption " * 9)], [(5, "x")], [(60, "two\nlines"), (7, "a\tb\\ \r")]):
         theirs = pandas.DataFrame(rows, columns=["timestamp", "caption"]).to_string(index=False)
         assert table_of([Caption(time, time, text) for time, text in rows]) == theirs
 
@@ -350,4 +363,4 @@ def test_bad_input(tmp_path: Path) -> None:
         pipeline.run(Remembered(captions=captions, annotations=tmp_path / "q.json"))
     (tmp_path / "w.json").write_text('{"merge": "x"}')
     with pytest.raises(DataError, match="is no wording"):
-        asked.read_wording(tmp_path / "w.json")
+        requests.read_wording(tmp_path / "w.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diptych.recipes._shared.vocabulary import learned_vocabulary
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary
 
 SENTENCES = (
     "a small red circle left of a large blue square", "two yellow triangles above a green cross", "roses in front of a grey wall",

@@ -20,7 +20,7 @@ from diptych.data.dataset import Pool
 from diptych.data.inspect import inspect
 from diptych.data.shards.build import build, open_built
 from diptych.data.split import save_split
-from diptych.report.inspection import inspection_page
+from diptych.report.pages.inspection import inspection_page
 from diptych.report.pictures import data_uri
 
 

@@ -16,9 +16,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.report import page
 from diptych.report.curves import Bar, Line, interval_chart, line_chart, ticks
+from diptych.report.pages.run import run_report
+from diptych.report.pages.side_by_side import over_seeds
 from diptych.report.pictures import Album, data_uri, thumbnail
-from diptych.report.run import run_report
-from diptych.report.side_by_side import over_seeds
 
 EVIL = '<script>alert("x")</script>'
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from diptych import api
-from diptych.report.side_by_side import Side, Story, side_by_side
+from diptych.report.pages.side_by_side import Side, Story, side_by_side
 
 WORLD = "world:scenes?n=24"
 

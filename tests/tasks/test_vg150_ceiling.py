@@ -64,7 +64,7 @@ def test_the_graph_constraint_lets_one_predicate_of_a_pair_through() -> None:
 
 
 def test_the_command_says_it_where_it_is_below_one() -> None:
-    from diptych.cli.eval_command import table
+    from diptych.cli.commands.eval import table
 
     regions = tuple(Region((30 * i, 0, 30 * i + 20, 20), "cat") for i in range(3))
     graph = SceneGraph(regions, (Relation(0, "on", 1), Relation(1, "by", 2)))

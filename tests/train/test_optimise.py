@@ -10,8 +10,8 @@ from torch import nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
-from diptych.train.lamb import Lamb
 from diptych.train.optimise import build_optimiser, clip, freeze, learning_rate, schedule, set_learning_rate, silent_parameters
+from diptych.train.optimisers.lamb import Lamb
 
 
 def network() -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import replace
 from typing import Any
@@ -26,9 +27,10 @@ from diptych.recipes.contrastive.laclip import LaCLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.recipes.domains.unipt import UniPT
+from diptych.recipes.grounding.desco import DesCo
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.recipes.grounding.ptp_vilt import PTPViLT
-from diptych.train.optimise import build_optimiser, learning_rate
+from diptych.train.optimise import build_optimiser, learning_rate, schedule, weight_decay
 
 STEPS, WARM = 200, 50
 
@@ -83,24 +85,24 @@ def test_mblips_and_lexlips_are_those_of_transformers() -> None:
 
 def test_xclips_is_timms() -> None:
     optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = timm.scheduler.CosineLRScheduler(
+    theirs = timm.scheduler.CosineLRScheduler(
         optimiser, t_initial=STEPS, lr_min=0.01, warmup_lr_init=0, warmup_t=WARM, cycle_limit=1, t_in_epochs=False
     )
     spec, found = over_small(XCLIP.paper().optimiser()), []
     for step in range(STEPS):
-        schedule.step_update(step)
         found.append(optimiser.param_groups[0]["lr"])
+        theirs.step_update(step)  # behind the update, as released
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, found, atol=1e-9)
 
 
 def test_cocus_is_timms() -> None:
     optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.6e-3)
     limits: dict[str, Any] = {"t_initial": STEPS, "lr_min": 4e-5, "warmup_lr_init": 4e-6, "warmup_t": WARM}
-    schedule = timm.scheduler.CosineLRScheduler(optimiser, **limits, cycle_limit=1, t_in_epochs=False)
+    theirs = timm.scheduler.CosineLRScheduler(optimiser, **limits, cycle_limit=1, t_in_epochs=False)
     spec, found = over_small(ConceptTexts.paper().optimiser()), []
     for step in range(STEPS):
-        schedule.step_update(step)
         found.append(optimiser.param_groups[0]["lr"])
+        theirs.step_update(step)
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, np.array(found) / 1.6e-3, atol=1e-9)
 
 
@@ -132,9 +134,47 @@ def test_denseclips_are_openmmlabs() -> None:
     assert boxes[:2] == pytest.approx([1e-7, 1e-4 * (0.001 + 0.999 / WARM)])
 
 
-def test_first_rates_of_the_others() -> None:
-    assert rates(over_small(LaCLIP.paper().optimiser()))[0] == pytest.approx(1e-6)
-    assert rates(over_small(InstructBLIP.paper().optimiser()))[0] == pytest.approx(1e-8)
+@pytest.mark.parametrize("steps", [800_000, 30_000])
+def test_fibers_boxes_have_the_released_rates_and_decay(steps: int, parity: Any) -> None:
+    """`WarmupMultiStepLR`; after an iteration at .667 of the next milestone or behind it the trainer lowers the decay of all groups."""
+    spec = DesCo.fiber_boxes().optimiser()
+    milestones = [round(share * steps) for share in (0.67, 0.89)]
+    seen = {0, 1, 1999, 2000, steps - 1, *np.linspace(0, steps - 1, 500).round().astype(int).tolist()}
+    seen |= {place + by for milestone in milestones for place in (milestone, int(milestone * 0.667)) for by in (-2, -1, 0, 1, 2)}
+    rate, decay, decays, target, rates_, found = 1e-4, 1e-2, [], 0, [], []
+    for step in range(steps):
+        if step in seen:
+            alpha = min(1.0, step / 2000)
+            rates_.append(rate * (0.001 * (1 - alpha) + alpha) * 0.1 ** bisect.bisect_right(milestones, step))
+            decays.append(decay)
+            found.append((learning_rate(spec, step, steps), weight_decay(spec, step, steps)))
+        if target < 2 and step + 1 >= milestones[target] * 0.667:
+            decay, target = decay * 0.1, target + 1
+    pairs = [(np.array(found) / (1e-4, 1e-2), np.array([rates_, decays]).T / (1e-4, 1e-2))]
+    np.testing.assert_allclose(*pairs[0], rtol=1e-9)
+    if steps == 800_000:
+        parity(
+            "fiber", "rates and weight decay of the boxes' training", "microsoft/FIBER's schedules by hand", pairs, tolerance=1e-9
+        )
+
+
+def test_a_decay_that_drops_reaches_the_groups_that_decay() -> None:
+    model = torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.ones(2, 2)), "bias": torch.nn.Parameter(torch.ones(2))})
+    spec = Optimiser(weight_decay=0.2, decay_drops=(0.25, 0.5), schedule="constant")
+    optimiser = build_optimiser(model, spec)
+    for step, expected in ((0, 0.2), (1, 0.02), (2, 0.002), (3, 0.002)):
+        schedule(optimiser, spec, step, 4)
+        assert sorted(group["weight_decay"] for group in optimiser.param_groups) == [0.0, pytest.approx(expected)]
+
+
+def test_laclips_is_by_linspace() -> None:
+    falling = 1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + np.cos(np.pi * np.arange(STEPS - WARM) / (STEPS - WARM)))
+    expected = np.concatenate([np.linspace(1e-6, 1e-3, WARM), falling])
+    np.testing.assert_allclose(rates(over_small(LaCLIP.paper().optimiser())), expected, rtol=1e-9)
+
+
+def test_instructblips_is_lavis_by_steps() -> None:
+    np.testing.assert_allclose(rates(over_small(InstructBLIP.paper().optimiser())), lavis(1e-5, 0.0, 1e-8), rtol=1e-12)
 
 
 def test_coops_is_dassls() -> None:

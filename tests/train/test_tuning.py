@@ -120,7 +120,7 @@ def test_named_adapters_start_random_in_both_maps() -> None:
         add_adapters(encoder(), LoRA.parse("4:qkv,patches,embed", random="head"))
     with pytest.raises(ConfigError, match="has 'embed'"):
         add_adapters(encoder(), LoRA.parse("4:qkv,embed", random="embed"))
-    with pytest.raises(ConfigError, match="lora_random and lora_full are options of adapters"):
+    with pytest.raises(ConfigError, match="lora_kernel and lora_full are options of adapters"):
         Tuning(lora_random="qkv")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from diptych.core.contracts import Draws, Hook, Optimiser, Recipe, Rule
-from diptych.core.files import atomic_folder, write_json
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Embeddings, Rows
 from diptych.core.sample import Sample, Text

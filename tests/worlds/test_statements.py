@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from diptych.core.scene_graph import Region
-from diptych.data.text.questions import questions_of
+from diptych.data.text.question_answering.questions import questions_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
-from diptych.worlds.scenes.statements import KINDS, NUMBERS, statements, told
+from diptych.worlds.scenes.statements import KINDS, NUMBERS, make_statement, statements
 
 
 def scene(*things: str) -> list[Region]:
@@ -44,7 +44,7 @@ def test_truth_by_hand() -> None:
         ("something", Fixed("red", "star", 0), "the left picture has something red and the right one has not", False),
         ("something", Fixed("green", "star", 0), "the left picture has something green and the right one has not", False),
     ):
-        assert told(pair, kind, draws) == (text, true)
+        assert make_statement(pair, kind, draws) == (text, true)
 
 
 def test_half_are_true_every_kind_comes_and_a_seed_gives_the_same() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from diptych.api.data import read
 from diptych.api.evaluation import evaluate_kept
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.card import completed
 from diptych.worlds.rendered import Rendered

@@ -70,8 +70,8 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
 
 def own_task(made: Recipe, **options: Any) -> Task:
     """The task that a recipe is measured by."""
-    from diptych.claims.spelling import spelled
+    from diptych.claims.spelling import parse_name
     from diptych.tasks import find
 
-    name, own = spelled(made.measured_by)
+    name, own = parse_name(made.measured_by)
     return find(name, **{**own, **options})

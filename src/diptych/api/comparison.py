@@ -91,7 +91,7 @@ def compare(
 
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
     from diptych.claims.compare import Arm
-    from diptych.claims.spelling import spelled
+    from diptych.claims.spelling import parse_name
     from diptych.models.io.opened import FOREIGN
 
     if isinstance(arm, Recipe):
@@ -101,11 +101,11 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> A
     words = str(arm)
     if names_file(words):  # FILE.py:CLASS, or FILE.py:CLASS:OPTIONS
         file, _, rest = words.partition(".py:")
-        name, own = spelled(rest)
+        name, own = parse_name(rest)
         return Arm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
     if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
         return Arm(words, model=load(arm, download=download), address=words)
-    name, own = spelled(words)
+    name, own = parse_name(words)
     return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
 
 

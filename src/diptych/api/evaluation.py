@@ -81,11 +81,11 @@ def confusions(results: str | Path, data: Any, path: str | Path, *, title: str =
     Raises ConfigError where there is none.
     """
     from diptych.report.confused import confused_page
-    from diptych.report.evaluation import kept_results
+    from diptych.report.evaluation import stored_results
 
     whole = read(data)
     parts = {f"{whole.name}/{name}": whole.split(name) for name in split_names(whole)} or {whole.name: whole}
-    kept = [(each, parts[each.part]) for each in kept_results(Path(results)) if each.part in parts]
+    kept = [(each, parts[each.part]) for each in stored_results(Path(results)) if each.part in parts]
     kept = [(each, rows) for each, rows in kept if each.result.notes.get("options") and "compare" in each.result.notes]
     if not kept:
         raise ConfigError(f"{results} holds no result of a probe on these data (expected one of {', '.join(parts)})")
@@ -127,15 +127,15 @@ def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
     """The results that a run folder holds, by the name of the held-out rows."""
-    from diptych.report.evaluation import kept_results
+    from diptych.report.evaluation import stored_results
 
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-    return {kept.part.rpartition("/")[2]: kept.result for kept in kept_results(folder.records)}
+    return {kept.part.rpartition("/")[2]: kept.result for kept in stored_results(folder.records)}
 
 
 def report(run: str | Path, data: Any = None) -> Path:
     """Write `report.html` of a run: one file that opens offline. `data`: those of the run, where it names another machine's."""
-    from diptych.report.run import run_report
+    from diptych.report.pages.run import run_report
 
     folder = RunFolder.open(Path(run))
     there = data is not None or folder.state.get("source", "")

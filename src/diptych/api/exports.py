@@ -53,7 +53,7 @@ def _exported(model: str | Path, out: Path, to: str, like: str, download: bool) 
     from diptych.models.io.export.onnx_files import to_onnx
     from diptych.models.io.export.transformers_folder import to_transformers
     from diptych.models.pairs.embedder import PairEmbedder
-    from diptych.models.pairs.locked import LockedEmbedder
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if to not in TARGETS:
         raise UnknownName("export", to, TARGETS)
@@ -112,7 +112,7 @@ def _folder_of_ours(model: str | Path, opened: Any, out: Path) -> Path:
 
 def _no_place(model: str | Path, opened: Any, to: str) -> str:
     """Why a model that is no dual encoder cannot become what was asked, and what it or another can."""
-    from diptych.models.pairs.locked import LockedEmbedder
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if isinstance(opened, LockedEmbedder):
         return (
@@ -139,7 +139,7 @@ def card(model: str | Path, opened: Any) -> str:
     """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's."""
     from diptych.models.io.card import model_card
     from diptych.models.io.folder import parameters
-    from diptych.models.pairs.locked import LockedEmbedder
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     facts: dict[str, Any] = dict(opened.card)
     if Path(model).is_dir() and (Path(model) / "run.json").is_file():

@@ -17,7 +17,7 @@ from diptych.claims.verdict import holm
 from diptych.core.contracts import TaskInWords
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.result import Result
-from diptych.report.leaderboard import Leaderboard, Pairing, Parting, Standing, leaderboard_page, most_divided
+from diptych.report.pages.leaderboard import Leaderboard, Pairing, Parting, Standing, leaderboard_page, most_divided
 from diptych.report.pictures import Album
 from diptych.tasks import find
 from diptych.tasks._scoring.records import facts_of, read_records

@@ -13,7 +13,7 @@ from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.inputs import image_of, names_of
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.text.spans import find
+from diptych.data.text.tokens.spans import find
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Embedder
@@ -24,7 +24,7 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
 
     name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
               Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a `Detector`),
-              "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "denseclip:CHECKPOINT" (a `Detector`),
+              "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER", "denseclip:CHECKPOINT",
               "tfjs:CENTERNET.json" (a `Detector`), "lora:ADAPTER#BASE",
               "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and the
               like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
@@ -63,7 +63,7 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     from diptych.models.io.export.onnx_embedder import OnnxEmbedder
     from diptych.models.io.export.onnx_files import ONNX_FILE, to_onnx
     from diptych.models.pairs.embedder import PairEmbedder
-    from diptych.models.pairs.locked import LockedEmbedder
+    from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
         return OnnxEmbedder(name)

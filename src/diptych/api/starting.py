@@ -18,8 +18,8 @@ def started(made: Recipe, init: str | Path, options: TrainOptions, asked: Collec
     from diptych.models.io.opened import FOREIGN, open_address
     from diptych.models.pairs.embedder import Embedding
     from diptych.models.vilt.vilt_model import ViltModel
-    from diptych.recipes._shared.resized import resized
-    from diptych.recipes._shared.started import refuse_conflicts, tuned
+    from diptych.recipes._shared.frozen.resized import resized
+    from diptych.recipes._shared.frozen.started import refuse_conflicts, tuned
 
     if not hasattr(made, "started"):
         return made, None

@@ -20,18 +20,18 @@ from typing import Any
 from diptych.api.data import read
 from diptych.core.config import to_plain
 from diptych.core.contracts import Dataset, Recipe
+from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_atomic, write_json
 from diptych.core.run_folder import RunFolder
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators.relation_tagging import TagRelations
-from diptych.curate.operators.relation_tags import tagged
-from diptych.curate.operators.tagging_summary import drift
+from diptych.curate.tagging.relation_tags import tagged
+from diptych.curate.tagging.summary import drift
 from diptych.data.concatenated import Concatenated
-from diptych.report.tagging_rounds import rounds_page
+from diptych.report.pages.tagging_rounds import rounds_page
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn, training_rows
+from diptych.worlds.address import quick_to_draw, training_rows
 
 Edge = tuple[str, int, str, int]
 
@@ -136,7 +136,7 @@ def tag_rounds(
 
 def _trained(recipe: Recipe, rows: Dataset, folder: Path, options: TrainOptions) -> RunFolder:
     """The finished run: read, gone on with, or begun."""
-    drawn = as_drawn(rows, recipe)
+    drawn = quick_to_draw(rows, recipe)
     if not (folder / "run.json").is_file():
         return fit(recipe, drawn, folder, options).expect_finished()
     held = RunFolder.open(folder)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from diptych.core.config import from_plain, with_changes
 from diptych.core.contracts import Recipe, Tuning
 from diptych.core.errors import RunError
-from diptych.core.own_recipes import load_own, load_remembered, names_file, spelled_own
+from diptych.core.own_recipes import load_own, load_remembered, names_file, own_address
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder, refuse_occupied
-from diptych.worlds.address import HELD_OUT, as_drawn, dealt, split_names, training_rows
+from diptych.worlds.address import HELD_OUT, dealt, quick_to_draw, split_names, training_rows
 
 if TYPE_CHECKING:
     from diptych.train.options import TrainOptions
@@ -94,7 +94,7 @@ def train(
     uids = _uids(subset)
     rows = _limited(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
-    rows = as_drawn(rows, made)
+    rows = quick_to_draw(rows, made)
     made = made.prepare(rows)
     if say:
         if line := _held_out_line(given, whole):
@@ -111,7 +111,7 @@ def train(
             (say or _unsaid)(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
-    if own_file := spelled_own(type(made)):
+    if own_file := own_address(type(made)):
         record["recipe"] = own_file
     if columns and source:
         record["columns"] = dict(columns)
@@ -139,7 +139,7 @@ def _held_out_line(given: Any, whole: Any) -> str:
 
 
 def chosen_fields(name: str | Recipe) -> set[str]:
-    from diptych.recipes._shared.started import asked_fields
+    from diptych.recipes._shared.frozen.started import asked_fields
 
     return asked_fields(name) if isinstance(name, Recipe) else set()
 
@@ -184,7 +184,7 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _limited(training_rows(whole), whole, uids, folder.subset)
-    run_again = resume_run(folder.path, as_drawn(rows, made), validators(made, whole, options), kind=type(made), steps=steps)
+    run_again = resume_run(folder.path, quick_to_draw(rows, made), validators(made, whole, options), kind=type(made), steps=steps)
     if steps:
         run_again.report.unlink(missing_ok=True)
         shutil.rmtree(run_again.records, ignore_errors=True)

@@ -16,7 +16,7 @@ from diptych.api.training import recipe_of
 from diptych.claims.statistics import item_view
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
-from diptych.report.tuning import Change, Point, TuningReport
+from diptych.report.pages.tuning import Change, Point, TuningReport
 from diptych.worlds.address import held_out, training_rows
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def blend_curve(
 ) -> list[Point]:
     """The score of every share of the second model, on the target data and on those of the source where they are given.
 
-    Held-out splits only; of several, their mean. `report.tuning.blend_chart` draws it.
+    Held-out splits only; of several, their mean. `report.pages.tuning.blend_chart` draws it.
     """
     from diptych.models.io.blend import blended
 
@@ -120,7 +120,7 @@ def tune_report(
 
     Intervals are over items, whole groups resampled, and are about these two models: another seed gives another model.
     """
-    from diptych.report.tuning import tuning_page
+    from diptych.report.pages.tuning import tuning_page
     from diptych.tasks import find
 
     folder = RunFolder.open(Path(run))

@@ -20,8 +20,8 @@ from safetensors import safe_open
 
 from diptych.core.config import from_plain
 from diptych.core.contracts import Recipe
+from diptych.core.disk.files import write_json
 from diptych.core.errors import RunError
-from diptych.core.files import write_json
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 

@@ -31,12 +31,12 @@ from diptych.claims.job import Job
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
-from diptych.core import notebook
 from diptych.core.config import config_hash, prepared_fields, to_plain
 from diptych.core.contracts import Embedder, Recipe
+from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
-from diptych.core.files import write_json
+from diptych.core.terminal import notebook
 from diptych.report.measured import Cost, Failure, Measured
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
@@ -88,7 +88,7 @@ class Comparison:
 
     def report(self, path: str | Path = "") -> Path:
         """Write one HTML file that opens offline; by default `report.html` in the folder of the comparison."""
-        from diptych.report.comparison import comparison_report
+        from diptych.report.pages.comparison import comparison_report
 
         return comparison_report(Path(path or self.out / "report.html"), self.measured, self.data)
 

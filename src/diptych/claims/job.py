@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from diptych.claims.cell import Cell, CellResult, Results, Scores, run_cell
-from diptych.claims.spelling import spelled
-from diptych.claims.training import begun
+from diptych.claims.spelling import parse_name
+from diptych.claims.training import can_resume
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Dataset, Recipe, Task
+from diptych.core.disk.files import write_json
 from diptych.core.errors import DiptychError, RunError
-from diptych.core.files import write_json
 from diptych.core.own_recipes import PREFIX
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn, dealt, held_out, open_data, training_rows
+from diptych.worlds.address import dealt, held_out, open_data, quick_to_draw, training_rows
 
 STDERR = 2  # the file descriptor: what a cell prints must not mix with the comparison's own output
 LISTEN = 20.0  # seconds between lines about a cell at work
@@ -68,7 +68,7 @@ def make_task(words: str, rows: Dataset | None = None) -> Task:
     """A task with its options, as in ``zero_shot:label=group_name``; a probe that trains gets the training rows."""
     from diptych.tasks import find
 
-    name, options = spelled(words)
+    name, options = parse_name(words)
     task = find(name, **options)
     return replace(task, train=rows) if rows is not None and hasattr(task, "train") else task  # type: ignore[type-var]
 
@@ -103,7 +103,7 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
         raise RunError(
             f"'{rows.name}' changed while it was compared: fingerprint {job.fingerprint} before, {rows.fingerprint} now"
         )
-    rows = as_drawn(rows, job.recipe)
+    rows = quick_to_draw(rows, job.recipe)
     scored: Results = {}
 
     def ask(model: Any) -> Mapping[str, float]:
@@ -111,7 +111,7 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
         return _values(scored)
 
     def work(cell: Cell) -> Scores:
-        if begun(job.folder):
+        if can_resume(job.folder):
             folder = resume(job.folder, rows, [("compare", ask)], kind=type(job.recipe))
         else:
             record = {"source": job.source, "arm": job.arm}

@@ -17,8 +17,8 @@ from diptych.claims.closure import closure_hash
 from diptych.claims.declared import modules_of
 from diptych.claims.verdict import Margins, judge
 from diptych.core.config import from_plain
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.core.json_text import parse_json
 
 LOG = "log.jsonl"
 """Every run, also those that were dry, smoke tests excepted: there is no quiet second try."""

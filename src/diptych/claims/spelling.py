@@ -49,7 +49,7 @@ class Budget:
         return f"{self.kind}:{self.amount}"
 
 
-def spelled(words: str) -> tuple[str, dict[str, Any]]:
+def parse_name(words: str) -> tuple[str, dict[str, Any]]:
     """A name and its options; values are read as YAML.
 
     >>> spelled("clip:lr=2e-4,same_group=negative")

@@ -6,10 +6,12 @@ import ast
 import re
 
 ENTRY = re.compile(r"diptych(\.\w+)+(:\w+)?")
+FILE = re.compile(r"[a-z_]+(/\w+)+\.py")
+"""A file of the package from its root, as the table of systems names it: `index/kinds/late.py`."""
 
 
 class _Strip(ast.NodeTransformer):
-    """Docstrings go; imports keep what they bind and lose where it lives; entry strings keep the last name."""
+    """Docstrings go; imports keep what they bind and lose where it lives; entry strings and files keep the last name."""
 
     def visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -28,6 +30,8 @@ class _Strip(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         if isinstance(node.value, str) and ENTRY.fullmatch(node.value):
             return ast.Constant(re.split(r"[.:]", node.value)[-1])
+        if isinstance(node.value, str) and FILE.fullmatch(node.value):
+            return ast.Constant(node.value.rpartition("/")[2])
         return node
 
 

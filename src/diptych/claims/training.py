@@ -16,7 +16,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import as_drawn
+from diptych.worlds.address import quick_to_draw
 
 NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
 
@@ -27,8 +27,8 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, 
     `init` is a file of weights to start from. Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
     """
     recipe = cell.sized(recipe, smoke_steps=smoke_steps)
-    rows = as_drawn(rows, recipe)
-    if begun(cell.folder):
+    rows = quick_to_draw(rows, recipe)
+    if can_resume(cell.folder):
         folder = resume(cell.folder, rows, kind=type(recipe))
     else:
         traced = cell.size == "trace"
@@ -62,7 +62,7 @@ def untrained(recipe: Recipe, rows: Dataset, cell: Cell) -> Any:
     return prepared.deploy(prepared.model().eval())
 
 
-def begun(folder: Path) -> bool:
+def can_resume(folder: Path) -> bool:
     """Whether there is a run to go on with; one that was killed before it wrote its configuration is removed."""
     if not folder.exists():
         return False

@@ -8,6 +8,7 @@ Modules of commands are imported only when their command is used, so that ``--he
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from importlib import import_module
 
 from diptych import __version__
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
-from diptych.core.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
+from diptych.core.machine import keep_to_quota
+from diptych.core.terminal.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
 
 COMMANDS = {
     "demo": "curate, train, evaluate and search real data; ends in a report",
@@ -94,17 +96,18 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
-    command = import_module(f"diptych.cli.{words[0].replace('-', '_')}_command")
+    keep_to_quota(os.environ)
+    command = import_module(f"diptych.cli.commands.{words[0].replace('-', '_')}")
     if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
-        from diptych.cli.kept_help import shown
+        from diptych.cli.options.cached_help import print_help
 
-        return shown(words, lambda: int(command.main(words[1:])))
+        return print_help(words, lambda: int(command.main(words[1:])))
     code: int = command.main(words[1:])
     return code
 
 
 def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
-    from diptych.cli.output import emit, for_the_shell, say
+    from diptych.cli.options.output import emit, for_the_shell, say
 
     problem = for_the_shell(problem)
     say(f"error: {problem}" if code < exit_code(0) else problem)

@@ -18,10 +18,10 @@ from typing import Any, TypeVar, cast
 
 import yaml
 
+from diptych.core.disk.files import write_atomic, write_json
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.files import write_atomic, write_json
-from diptych.core.json_text import read_object
-from diptych.core.paths import read_file
 
 T = TypeVar("T")
 LARGEST = 256 * 2**20

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diptych.core.machine import processor_flags
+from diptych.core.machine import processor_flags, usable_cores
 
 PACKAGES = (
     "diptych",
@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "processor_flags": processor_flags(),
         "commit": commit(),

@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.disk.paths import read_file, refuse_other
 from diptych.core.errors import ShapeError
-from diptych.core.paths import read_file, refuse_other
 
 
 @runtime_checkable

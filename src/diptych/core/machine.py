@@ -7,9 +7,10 @@ ATEN_CPU_CAPABILITY (everything else in PyTorch). ONNX Runtime obeys neither, so
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ Machine = Literal["plain", "avx512", "amx", "cuda"]
 MACHINES: tuple[Machine, ...] = ("plain", "avx512", "amx", "cuda")
 """From the plainest on."""
 
+GROUPS = Path("/sys/fs/cgroup")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE")
 
@@ -62,6 +64,39 @@ def machine_class(flags: list[str] | None = None, *, device: str = "cpu") -> Mac
         return "cuda"
     flags = processor_flags() if flags is None else flags
     return "amx" if "amx_tile" in flags else "avx512" if "avx512f" in flags else "plain"
+
+
+def usable_cores(groups: Path = GROUPS) -> int:
+    """Cores that this process may run on and that its container pays for: those of its affinity, or the quota of its control group,
+    rounded up, where that is less. At least one.
+
+    `joblib.cpu_count` knows as much, but takes half a second to import.
+    """
+    return max(1, math.ceil(min(_quota(groups), _cores())))
+
+
+def keep_to_quota(variables: MutableMapping[str, str], groups: Path = GROUPS) -> None:
+    """Sets OMP_NUM_THREADS, for this process and those it starts, where a container's quota is less than the cores that PyTorch sees:
+    with a thread for every core of a large host and the time of two, every parallel loop waits for threads that are not scheduled.
+    What is set already stays. Only of use before PyTorch is imported."""
+    cores = usable_cores(groups)
+    if "OMP_NUM_THREADS" not in variables and cores < _cores():
+        variables["OMP_NUM_THREADS"] = str(cores)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quota(groups: Path) -> float:
+    """Processor seconds a second, by version 2 of control groups or by version 1; infinite where nothing limits them."""
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((groups / name).read_text(encoding="ascii") for name in files).split()
+            return int(quota) / int(period) if quota not in ("max", "-1") else math.inf
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return math.inf
 
 
 def processor_name() -> str:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import ConfigError, RunError
 
 PREFIX = "diptych_own_"
@@ -54,7 +54,7 @@ def load_remembered(words: str, run: object) -> Any:
     return load_own(words)
 
 
-def spelled_own(kind: type) -> str:
+def own_address(kind: type) -> str:
     """How a class of such a file is named; "" for a class of a package."""
     if not kind.__module__.startswith(PREFIX):
         return ""

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from diptych.core import notebook
+from diptych.core.terminal import notebook
 
 TRAINING_ROWS = "training rows"
 """What rows are called that a model was trained on, wherever it is scored on them all the same."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from diptych.core.config import load_config
+from diptych.core.disk.files import restore, write_json
+from diptych.core.disk.json_text import parse_json, read_object
+from diptych.core.disk.lock import only_here
+from diptych.core.disk.paths import is_file
 from diptych.core.errors import RunError
-from diptych.core.files import restore, write_json
-from diptych.core.json_text import parse_json, read_object
-from diptych.core.lock import only_here
-from diptych.core.paths import is_file
-from diptych.core.signals import raise_interrupt
+from diptych.core.terminal.signals import raise_interrupt
 
 FORMAT = 1
 LOCK = ".lock"
@@ -87,7 +87,7 @@ class RunFolder:
         return folder
 
     @contextmanager
-    def held(self, here: bool = True) -> Iterator[None]:
+    def locked(self, here: bool = True) -> Iterator[None]:
         """Keep other trainings out for a block. here: False for all but the first process of a run, which hold nothing."""
         if not here:
             yield

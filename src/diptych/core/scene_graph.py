@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diptych.core import notebook
 from diptych.core.errors import DataError
+from diptych.core.terminal import notebook
 
 Box = tuple[float, float, float, float]
 

@@ -101,7 +101,7 @@ class System:
 
 # fmt: off
 SYSTEMS: tuple[System, ...] = (
-    System("rlipv2", "RLIPv2 (with RLIPv1/ParSe as baselines) and its Relation Tagger", "relational", "diptych.recipes.relations.rlipv2:RLIPv2", also=("curate/operators/relation_tags.py",)),
+    System("rlipv2", "RLIPv2 (with RLIPv1/ParSe as baselines) and its Relation Tagger", "relational", "diptych.recipes.relations.rlipv2:RLIPv2", also=("curate/tagging/relation_tags.py",)),
     System("plip_person", "PLIP, person representation", "domains", "diptych.recipes.domains.plip_person:PLIPPerson", also=("curate/operators/identity_seed.py", "curate/operators/person_captions.py")),
     System("dreamlip", "DreamLIP, long captions", "objectives", "diptych.recipes.contrastive.dreamlip:DreamLIP"),
     System("filip", "FILIP, token-wise late interaction", "objectives", "diptych.recipes.contrastive.filip:FILIP", also=("index/kinds/late.py",)),
@@ -129,7 +129,7 @@ SYSTEMS: tuple[System, ...] = (
     System("arl", "ARL, align-reason-learn with knowledge", "domains", "diptych.recipes.domains.arl:ARL"),
     System("protoclip", "ProtoCLIP", "objectives", "diptych.recipes.contrastive.protoclip:ProtoCLIP"),
     System("coop", "CoOp (with CoCoOp)", "adaptation", "diptych.recipes.adaptation.coop:CoOp"),
-    System("negclip", "ARO benchmark and NegCLIP", "data", "diptych.recipes.contrastive.negclip:NegCLIP", also=("tasks/pairs/aro.py",)),
+    System("negclip", "ARO benchmark and NegCLIP", "data", "diptych.recipes.contrastive.negclip:NegCLIP", also=("tasks/composition/aro.py",)),
     System("ulip", "ULIP", "adaptation", "diptych.recipes.points.ulip:ULIP"),
     System("reversion", "ReVersion, relation inversion", "graphs", "diptych.recipes.generation.reversion:ReVersion"),
     System("stic", "STIC, self-training on image comprehension", "mllm", "diptych.recipes.alignment.stic:STIC"),
@@ -141,7 +141,7 @@ SYSTEMS: tuple[System, ...] = (
     System("lifelong_memory", "LifelongMemory", "mllm", "diptych.pipelines.lifelong_memory:LifelongMemory"),
     System("ii_bench", "II-Bench", "mllm", "diptych.tasks.choice.ii_bench:IIBench"),
     System("align", "ALIGN, noisy supervision at scale", "objectives", "diptych.recipes.contrastive.align:ALIGN", also=("curate/operators/align.py",)),
-    System("snare", "SNARE", "data", "diptych.tasks.pairs.snare:SNARE"),
+    System("snare", "SNARE", "data", "diptych.tasks.composition.snare:SNARE"),
     System("mblip", "mBLIP, multilingual", "mllm", "diptych.recipes.bridges.mblip:MBLIP"),
     System("fusecap", "FuseCap", "data", "diptych.curate.operators.fusecap:FuseCap"),
     System("limber", "LiMBeR, linear map from image to text", "mllm", "diptych.recipes.bridges.limber:LiMBeR"),

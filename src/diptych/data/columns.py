@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from diptych.core.config import config_hash, to_plain
+from diptych.core.disk.files import write_atomic
+from diptych.core.disk.paths import open_file
 from diptych.core.errors import DataError, UnknownName
-from diptych.core.files import write_atomic
-from diptych.core.paths import open_file
 
 FOLDER = "tables"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -14,15 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import is_file
 from diptych.core.errors import DataError
-from diptych.core.json_text import read_object
-from diptych.core.paths import is_file
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_table, table_names
 from diptych.data.dataset import Pool
 from diptych.data.regions import RELATION_SCHEMA
 from diptych.data.shards.mark import CURATION as MARK
-from diptych.data.text.variants import VARIANTS, variant_rows
+from diptych.data.text.captions.variants import VARIANTS, variant_rows
 
 TEXT_COLUMNS = {"balanced_text": "alt", "repaired_text": "rewrite"}
 """Columns that replace texts, with the origin of what they hold."""

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core import notebook
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem, first_picture
 from diptych.core.sample import Sample
+from diptych.core.terminal import notebook
 from diptych.data.fingerprint import content_fingerprint
 from diptych.data.media.images import Images, LooseFiles, Objects
 from diptych.data.media.table import Media, MediaObjects, MediaRows

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import DecodeError, MissingExtra, UnknownName
-from diptych.core.files import atomic_folder
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.picture import encoded_picture

@@ -17,7 +17,7 @@ from diptych.data.graphs.facts import GraphFacts, graph_facts
 from diptych.data.media.table import member_label
 from diptych.data.quarantine import Bad, first_lines
 from diptych.data.split import LeakReport, leaks
-from diptych.data.text.beside import Beside, beside
+from diptych.data.text.captions.beside import Beside, beside
 
 NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
 BOILERPLATE = 0.3  # share of texts with the same first or last words

@@ -50,8 +50,8 @@ def _filled(point_N2: npt.NDArray[np.float64], height: int, width: int) -> npt.N
     kept_N = (np.floor(column_N) == column_N) & (column_N >= 0) & (column_N <= width - 1)
     place_N = column_N[kept_N].astype(np.int64) * height + row_N[kept_N]
     turns = np.bincount(place_N, minlength=height * width + 1)[: height * width]
-    filled_HW: npt.NDArray[np.bool_] = (turns.cumsum() % 2 == 1).reshape((height, width), order="F")
-    return filled_HW
+    inside_HW: npt.NDArray[np.bool_] = (turns.cumsum() % 2 == 1).reshape((height, width), order="F")
+    return inside_HW
 
 
 def _edge(one_2: npt.NDArray[np.int64], other_2: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

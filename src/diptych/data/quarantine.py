@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from diptych.core.disk.paths import printable
 from diptych.core.errors import DataError
-from diptych.core.paths import spelled
 from diptych.data.columns import read_parquet, write_parquet
 
 FILE = "quarantine.parquet"
@@ -32,7 +32,7 @@ class Bad:
 
     def __post_init__(self) -> None:
         for name in ("uid", "reason", "file"):  # of strangers: what cannot be written down is spelled out
-            object.__setattr__(self, name, spelled(getattr(self, name)))
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.file or self.uid}: {self.reason}" + (f" [{self.uid}]" if self.file and self.uid else "")

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from diptych.core.contracts import Dataset
+from diptych.core.disk.files import write_json
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_json
-from diptych.core.json_text import read_object
 from diptych.core.randomness import keyed_rng
 from diptych.data.labels import label_of
 

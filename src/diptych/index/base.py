@@ -21,22 +21,22 @@ from typing import Any, ClassVar, Literal, Self, Unpack, get_args, overload
 import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
+from diptych.core.disk.lock import only_here
+from diptych.core.disk.paths import is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
-from diptych.core.lock import only_here
-from diptych.core.paths import is_picture_name
 from diptych.core.sample import Sample, Text
 from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection
-from diptych.index.disk import full_disk
-from diptych.index.door import Door, Inside
+from diptych.index.engine.disk import full_disk
+from diptych.index.engine.door import Door, Inside
+from diptych.index.engine.store import Dense, Space, Vectors
 from diptych.index.facts import Facts, Info, read_facts
 from diptych.index.hits import Hits, Pictures
 from diptych.index.items import Block, What, image_items, text_items
 from diptych.index.places import new_collection, refuse_target, sweep
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
 from diptych.index.ranking import Ranking, hits_of
-from diptych.index.store import Dense, Space, Vectors
 
 Existing = Literal["replace", "skip"]
 

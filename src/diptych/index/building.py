@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diptych.core.contracts import Dataset
+from diptych.core.disk.files import publish
 from diptych.core.errors import DataError, DiptychError
-from diptych.core.files import publish
-from diptych.index.disk import DiskFull, full_disk
+from diptych.index.engine.disk import DiskFull, full_disk
 from diptych.index.facts import FILE, Facts, read_facts
 from diptych.index.places import drop_collection
-from diptych.index.progress import shown
+from diptych.index.progress import with_bar
 
 if TYPE_CHECKING:
     from diptych.index.base import Index
@@ -53,7 +53,7 @@ def build_in_place(
         index.close()
     before = read_facts(folder) if folder.exists() and (folder / FILE).is_file() else None
     publish(work, folder)
-    if before is not None and before.is_told(facts.url):
+    if before is not None and before.names_server(facts.url):
         drop_collection(before)
 
 
@@ -78,7 +78,7 @@ def fill(index: Index, pool: Dataset, *, batch_size: int, progress: bool, skip: 
     rows = [row for row, uid in enumerate(pool.uids) if uid not in skip]
     part = pool if len(rows) == len(pool) else pool.select(rows)
     stored, seen = 0, set[str]()
-    for block in shown(index.blocks(part), len(part), progress):
+    for block in with_bar(index.blocks(part), len(part), progress):
         for uid in block.uids if once else ():
             if uid in seen:
                 raise DataError(f"uid {uid} is there twice", field="uid", expected="uids that differ")

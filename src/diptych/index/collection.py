@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.core.errors import DataError, RunError
-from diptych.index.door import DoorStore
+from diptych.index.engine.door import DoorStore
+from diptych.index.engine.store import PAGE, Choice, Item, Space, Store, Terms, Vectors
 from diptych.index.facts import Facts, read_facts
 from diptych.index.filters import merge_kinds
 from diptych.index.items import Block, point_id, storable
 from diptych.index.places import create_store, drop_collection, load_store, new_collection, next_shard, sweep
-from diptych.index.store import PAGE, Choice, Item, Space, Store, Terms, Vectors
 
 SHOWN_ONLY = frozenset({"caption", "text"})  # columns that no one filters by: not indexed in the engine
 INDEXED_FROM = (

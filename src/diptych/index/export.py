@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
+from diptych.index.engine.store import PAGE, Dense, Item, Space, Terms, Vector
 from diptych.index.filters import Kind
-from diptych.index.store import PAGE, Dense, Item, Space, Terms, Vector
 
 TYPES = {
     "text": pa.string(),

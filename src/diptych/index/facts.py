@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from diptych.core.config import from_plain
+from diptych.core.disk.files import restore, write_json
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import is_file, leads_out
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import restore, write_json
-from diptych.core.json_text import read_object
-from diptych.core.paths import is_file, leads_out
 from diptych.index.embed import Unreadable
 from diptych.index.filters import Kind
 
@@ -101,13 +101,13 @@ class Facts:
             raise RunError(f"{FILE} has {str(value)[:60]!r} as option {name} of a {self.kind} index: build the index again")
         return value
 
-    def is_told(self, url: str = "") -> bool:
+    def names_server(self, url: str = "") -> bool:
         """Whether somebody here has named the server, and not only the folder, which may come from anybody."""
         return not self.url or self.url in (url, os.environ.get(SERVER, ""))
 
     def refuse_untold(self, folder: Path, url: str = "") -> None:
         """Raise RunError for a server that only the folder names: a search would send it what is asked, and the key."""
-        if not self.is_told(url):
+        if not self.names_server(url):
             raise RunError(
                 f"{folder} names the server {self.url}, and nothing is sent there unless you name it too: set {SERVER}={self.url}"
             )

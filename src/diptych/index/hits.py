@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from diptych.core import notebook
 from diptych.core.image import ImageSource
+from diptych.core.terminal import notebook
 from diptych.index.exact import Hit
 
 Pictures = Callable[[str], "ImageSource | None"]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
 from diptych.index.embed import Unreadable, readable
+from diptych.index.engine.store import Item, Scored, Vectors
 from diptych.index.exact import Hit
 from diptych.index.filters import Kind, kind_of
-from diptych.index.store import Item, Scored, Vectors
 
 BLOCK = 512  # samples embedded and stored at a time
 NAMESPACE = uuid.UUID("6f1cf3a8-0c5b-5d0e-9a55-4b1d0a4f6c11")

@@ -25,9 +25,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, DataError, RunError
-from diptych.core.paths import read_file
-from diptych.index.store import Terms
+from diptych.index.engine.store import Terms
 
 FILE = "words.txt"
 SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: no spaces between words, so that a sign is a word

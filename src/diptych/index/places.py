@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.core.errors import RunError
-from diptych.index.door import visit
-from diptych.index.edge import Busy, EdgeStore
+from diptych.index.engine.door import visit
+from diptych.index.engine.edge import Busy, EdgeStore
+from diptych.index.engine.store import Space, Store
 from diptych.index.facts import FILE, Facts
-from diptych.index.store import Space, Store
 
 
 def refuse_target(folder: Path, overwrite: bool) -> None:
@@ -35,7 +35,7 @@ def new_collection(folder: Path) -> str:
 def create_store(folder: Path, facts: Facts, spaces: Sequence[Space]) -> Store:
     """An empty engine for an index with these spaces."""
     if facts.url:
-        from diptych.index.server import ServerStore
+        from diptych.index.engine.server import ServerStore
 
         return ServerStore.create(facts.url, facts.collection, spaces)
     return EdgeStore.create(folder / facts.shard, spaces)
@@ -44,7 +44,7 @@ def create_store(folder: Path, facts: Facts, spaces: Sequence[Space]) -> Store:
 def load_store(folder: Path, facts: Facts) -> Store:
     """The engine of an index that is there."""
     if facts.url:
-        from diptych.index.server import ServerStore
+        from diptych.index.engine.server import ServerStore
 
         return ServerStore.load(facts.url, facts.collection)
     try:
@@ -59,7 +59,7 @@ def load_store(folder: Path, facts: Facts) -> Store:
 def drop_collection(facts: Facts) -> None:
     """Take an index's vectors off its server; nothing to do where they lie in its folder."""
     if facts.url:
-        from diptych.index.server import ServerStore
+        from diptych.index.engine.server import ServerStore
 
         ServerStore.load(facts.url, facts.collection).drop()
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diptych.core.progress import alone
+from diptych.core.terminal.progress import alone
 from diptych.index.items import Block
 
 
-def shown(blocks: Iterator[Block], total: int, show: bool) -> Iterator[Block]:
+def with_bar(blocks: Iterator[Block], total: int, show: bool) -> Iterator[Block]:
     """The same blocks; the bar moves when the consumer has come back for the next one, that is when a block is stored."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.errors import ConfigError
+from diptych.index.engine.store import Ask, Choice, Scored, Store, Terms, Vector
 from diptych.index.exact import Hit
 from diptych.index.filters import Kind, check_where
 from diptych.index.items import hit_of
 from diptych.index.plan import SearchPlan
-from diptych.index.store import Ask, Choice, Scored, Store, Terms, Vector
 from diptych.index.vectors import cosine, unit_rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
-from diptych.index.store import Terms, Vector
+from diptych.index.engine.store import Terms, Vector
 
 
 def combine(parts: Sequence[tuple[Unit, float]]) -> Unit:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage, ImageSource
-from diptych.core.json_text import parse_json
-from diptych.tasks._scoring.answer_match import normalised
-from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks._scoring.answers.answer_match import normalised
+from diptych.tasks._scoring.answers.choices import LETTERS
 from diptych.tasks.choice.extractors import strict
 
 FIELDS = ("id", "image", "question", "choices", "answer", "category")

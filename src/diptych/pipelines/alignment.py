@@ -25,7 +25,7 @@ from diptych.core.contracts import ContextEmbedder, Embedder, LexicalEmbedder, R
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.decode import Pixels, decode
-from diptych.data.media.transforms import Share, seen
+from diptych.data.media.transforms import Share, visible_share
 
 Method = Literal["patches", "lexicon", "occlusion"]
 WORDS = 24  # of a text that are shown
@@ -132,7 +132,7 @@ def _by_patches(model: TokenEmbedder, image: ImageSource, words: Sequence[str]) 
     weight_WP = np.stack([cosine_TP.mean(axis=0) for cosine_TP in cosine_WTP])
     score = float(cosine_WTP[0].max(axis=1).mean())
     height, width = decode(image, exact=True).shape[:2]
-    box = seen(getattr(model, "preprocess", None), width, height)
+    box = visible_share(getattr(model, "preprocess", None), width, height)
     return Alignment("patches", score, tuple(words), weight_WP.reshape(-1, side, side).astype(np.float32), box)
 
 
@@ -170,7 +170,7 @@ def _by_lexicon(model: Any, image: ImageSource, words: Sequence[str]) -> Alignme
     score = sum(weight * picture.get(term, 0.0) for term, weight in asked[words[0]].items()) / length
     height, width = decode(image, exact=True).shape[:2]
     grids = model.map_words(image, list(asked.values())) / np.float32(length)
-    return Alignment("lexicon", score, tuple(asked), grids, seen(getattr(model, "preprocess", None), width, height))
+    return Alignment("lexicon", score, tuple(asked), grids, visible_share(getattr(model, "preprocess", None), width, height))
 
 
 def _unit(weights: Mapping[str, float]) -> dict[str, float]:

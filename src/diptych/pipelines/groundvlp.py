@@ -24,7 +24,7 @@ from diptych.data.media.decode import Pixels, decode
 from diptych.data.text.english.phrases import NOUNS, noun_phrases
 from diptych.data.text.english.tagger import tag
 from diptych.data.text.english.words import singulars
-from diptych.data.text.spans import tokens_of
+from diptych.data.text.tokens.spans import tokens_of
 from diptych.data.vocabularies import vocabulary
 from diptych.report.heat import heat_picture
 

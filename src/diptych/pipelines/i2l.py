@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from diptych.core.contracts import Generator, Role
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.line_log import LineLog
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart, words_about_one_picture
 from diptych.data.canvas.compose import Canvas, Lettering, Place, Side, Wrap, resized, stacked, with_text
 from diptych.data.canvas.demonstrations import Demonstration, read_demonstrations
 from diptych.data.media.decode import Pixels, decode
 from diptych.pipelines._items import judged, read_items
-from diptych.tasks._scoring.blind import grey
+from diptych.tasks._scoring.answers.blind import grey
 
 How = Literal["i2l", "interleaved", "text", "hybrid"]
 CAPTION = "Generate detailed caption for the image.\nCaption: "
@@ -36,7 +36,7 @@ RATING = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ImageQuestion:
     """One question, or a file of them.
 
     image     the picture
@@ -142,7 +142,7 @@ class InImageLearning:
         Role("model", Generator, "the model that answers"),
         Role("captioner", Generator, "what writes captions for how=text, where that is not the model", optional=True),
     )
-    request: ClassVar[type] = Asked
+    request: ClassVar[type] = ImageQuestion
 
     model: Generator
     captioner: Generator | None = None
@@ -193,7 +193,7 @@ class InImageLearning:
 
     # ------------------------------------------------------------ use
 
-    def run(self, request: Asked) -> Reply | Replies:
+    def run(self, request: ImageQuestion) -> Reply | Replies:
         if request.items is not None:
             return self._all(request)
         if request.image is None or not request.question.strip():
@@ -247,7 +247,7 @@ class InImageLearning:
                 return text, number
         return "", self.tries
 
-    def _all(self, request: Asked) -> Replies:
+    def _all(self, request: ImageQuestion) -> Replies:
         if request.items is None:
             raise ConfigError("no file of items (expected --items FILE)")
         items = read_items(request.items)

@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from diptych.core.contracts import Embedder, Generator, Role
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
-from diptych.core.line_log import LineLog
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
-from diptych.pipelines._memory import asked
+from diptych.pipelines._memory import requests
 from diptych.pipelines._memory.caption_log import Caption, Memory, caption_frames, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.questions import Question, read_questions
 from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Choice, Found, Window, choice_of, windows_of
-from diptych.tasks._scoring.moments import recalls
+from diptych.tasks._scoring.ranking.moments import recalls
 
 NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
 """Handed to a model that is asked in words alone."""
@@ -112,6 +112,8 @@ class LifelongMemory:
     second      another language model: of both answers the one with the higher confidence counts, of equals the reader's
     digest      merge captions that repeat the one before; False hands the log over as it is
     alike       cosine above which two captions in a row are merged
+    merges      what stands for merged captions: one that the reader has "written" of them, or the "first" of them, to which the released
+                code always comes, since it cannot read the reader's reply
     keep_from   similarity to the question below which a caption is dropped; 0, as published, keeps all
     margin      frames before and behind a merged caption: half the interval of captions, published for one every 60 frames
     refine      search windows again, by the similarity of captions to the question
@@ -140,6 +142,7 @@ class LifelongMemory:
     second: Generator | None = None
     digest: bool = True
     alike: float = 0.8
+    merges: Literal["written", "first"] = "written"
     keep_from: float = 0.0
     margin: int = 30
     refine: bool = False
@@ -156,6 +159,8 @@ class LifelongMemory:
     def __post_init__(self) -> None:
         if self.compat not in ("", "released"):
             raise ConfigError(f"compat is {self.compat!r} (expected nothing, or 'released')")
+        if self.merges not in ("written", "first"):
+            raise ConfigError(f"merges is {self.merges!r} (expected written | first)")
         if self.fps <= 0 or self.margin < 0 or self.pad < 0:
             raise ConfigError(f"fps {self.fps}, margin {self.margin}, pad {self.pad} (expected above 0; 0 or more; 0 or more)")
         if self.embedder is None and (self.digest or self.refine or self.keep_from > 0):
@@ -164,8 +169,8 @@ class LifelongMemory:
             )
 
     @cached_property
-    def words(self) -> asked.Wording:
-        return asked.read_wording(self.wording)
+    def words(self) -> requests.Wording:
+        return requests.read_wording(self.wording)
 
     # ------------------------------------------------------------ use
 
@@ -236,7 +241,9 @@ class LifelongMemory:
         return model.generate([NOTHING], [prompt], max_tokens=self.max_tokens)[0]
 
     def _merge(self, texts: list[str]) -> str:
-        """The captions in one; the first of them where the model says nothing, as published."""
+        """The captions in one; the first of them where the model says nothing."""
+        if self.merges == "first":
+            return texts[0]
         said = self._said(self.reader, self.words.merge_system, "\n".join(texts)).strip().strip('"').strip("'")
         return said or texts[0]
 
@@ -247,10 +254,10 @@ class LifelongMemory:
     def _windows(self, questions: Sequence[Question], memory: Memory, read: Memory) -> dict[str, Recollection]:
         whole = all(question.id.isdigit() for question in questions)
         numbers = {int(question.id) if whole else place: question for place, question in enumerate(questions, 1)}
-        table = asked.queries(
+        table = requests.queries(
             [(number, question.text) for number, question in numbers.items()], released=self.compat == "released"
         )
-        prompt = asked.recall(self.words, table, table_of(read))
+        prompt = requests.recall(self.words, table, table_of(read))
         told = [windows_of(self._said(model, self.words.recall_system, prompt), list(numbers)) for model in self._readers]
         made = {}
         for number, question in numbers.items():
@@ -270,7 +277,7 @@ class LifelongMemory:
         return made
 
     def _option(self, question: Question, memory: Memory, read: Memory) -> Recollection:
-        prompt = asked.choose(self.words, asked.options(question.text, question.options), table_of(read))
+        prompt = requests.choose(self.words, requests.options(question.text, question.options), table_of(read))
         released = self.compat == "released"
         told = [
             choice_of(self._said(model, self.words.choose_system, prompt), len(question.options), released=released)

@@ -16,7 +16,7 @@ from diptych.core.contracts import LexicalEmbedder, Role, WordMapper
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import Share, seen
+from diptych.data.media.transforms import Share, visible_share
 
 TOP = 20
 
@@ -107,5 +107,5 @@ def words_of(model: Any, image: ImageSource, top: int = TOP) -> PictureWords:
         tuple(weight / length for _, weight in heaviest),
         len(weights),
         grids,
-        seen(getattr(model, "preprocess", None), width, height),
+        visible_share(getattr(model, "preprocess", None), width, height),
     )

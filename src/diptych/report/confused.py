@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from diptych.core.contracts import Dataset
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.report import page
 from diptych.report.evaluation import Kept, chart_of, table_of
 from diptych.report.pictures import Album

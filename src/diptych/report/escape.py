@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from diptych.core.control_characters import visible
+from diptych.core.terminal.control_characters import visible
 
 
 def escape(text: str) -> str:

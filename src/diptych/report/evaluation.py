@@ -30,7 +30,7 @@ class Kept:
     records: Path
 
 
-def kept_results(folder: Path) -> list[Kept]:
+def stored_results(folder: Path) -> list[Kept]:
     """Every result below `records/`, in the order of file names; those on training rows last."""
     found = []
     for path in sorted(folder.glob("*.json")):

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from diptych import __version__
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.core.signals import WATCHED, exit_code
+from diptych.core.terminal.signals import WATCHED, exit_code
 from diptych.serve.inside import ask_route
 from diptych.serve.refusals import Refused
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from diptych.core.contracts import Dataset, Detector, Embedder, Generator, LexicalEmbedder, Ranker, WordMapper
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.machine import usable_cores
 from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
@@ -25,7 +25,7 @@ from diptych.serve.admission.memory import Memory
 from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
 from diptych.serve.decoders import Decoders
 from diptych.serve.facets import facets
-from diptych.serve.held import held, missing, spread
+from diptych.serve.indexed_uids import indexed_uids, missing, spread
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import Refused
@@ -118,7 +118,7 @@ class Service:
                 _ = side.facts
                 self.missing[side.name] = missing(pool, frozenset(side.index.uids()))
                 self._look_over(side)
-        few = min(4, os.cpu_count() or 1)
+        few = min(4, usable_cores())
         self._threads = ThreadPoolExecutor(few, thread_name_prefix="diptych-aside")
         self._decoders = Decoders(few, limits.decode_seconds, limits.image_pixels)
 
@@ -322,7 +322,7 @@ class Service:
         assert side.index is not None
         uids = frozenset(side.index.uids())
         self._facets[side.name] = facets(self.pool, uids)
-        self._examples[side.name] = spread(held(self.pool, uids))
+        self._examples[side.name] = spread(indexed_uids(self.pool, uids))
 
     def examples(self, side: Side) -> list[str]:
         """Items of its index that can be shown, from all over the data."""

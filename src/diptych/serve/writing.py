@@ -95,7 +95,7 @@ class Writing:
         return None
 
 
-async def left(receive: Receive) -> None:
+async def client_gone(receive: Receive) -> None:
     """Comes back when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

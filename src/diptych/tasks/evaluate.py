@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Task
+from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError
-from diptych.core.files import write_json
 from diptych.core.result import Result
 from diptych.models.io.opened import require
 from diptych.tasks._scoring.records import read_records, with_facts, write_records

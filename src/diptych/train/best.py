@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.core.files import atomic_folder
+from diptych.core.disk.files import atomic_folder
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
 
@@ -55,12 +55,12 @@ def best_so_far(folder: RunFolder) -> Best | None:
     return Best(*found[at], since=len(found) - 1 - at)
 
 
-def given_up(options: TrainOptions, best: Best | None) -> bool:
+def out_of_patience(options: TrainOptions, best: Best | None) -> bool:
     """Whether `patience` evaluations brought nothing better."""
     return options.early_stop and best is not None and best.since >= options.patience
 
 
-def put_in_place(folder: RunFolder, kept: Path) -> None:
+def promote(folder: RunFolder, kept: Path) -> None:
     """The kept model becomes the run's."""
     with atomic_folder(folder.model) as work:
         shutil.copytree(kept, work, dirs_exist_ok=True)

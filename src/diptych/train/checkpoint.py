@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import RunError
-from diptych.core.files import atomic_folder
 
 FORMAT = 1
 TENSOR = "$tensor"

@@ -22,14 +22,14 @@ import torch
 
 from diptych.core.config import config_hash, from_plain, save_config
 from diptych.core.contracts import Dataset, Recipe
+from diptych.core.disk.files import write_atomic
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import write_atomic
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
-from diptych.core.signals import SignalWatch
+from diptych.core.terminal.signals import SignalWatch
 from diptych.train import checkpoint
-from diptych.train.best import best_so_far, given_up, pace, put_in_place, watched
+from diptych.train.best import best_so_far, out_of_patience, pace, promote, watched
 from diptych.train.boards import BOARDS
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.log import Log
@@ -68,7 +68,7 @@ def fit(
     """
     options = options or TrainOptions()
     out = Path(out)
-    with join_world(options.device, options.shard) as world, RunFolder(out).held(world.main):
+    with join_world(options.device, options.shard) as world, RunFolder(out).locked(world.main):
         recipe = recipe.prepare(data)
         plan(recipe, data, options)  # refuses what cannot work before anything is written
         if world.main:
@@ -125,7 +125,7 @@ def resume(
     options = from_plain(TrainOptions, {**config["run"], **(changes or {})})
     if steps:
         options = _longer(folder, recipe, data, options, steps)
-    with join_world(options.device, options.shard) as world, folder.held(world.main):
+    with join_world(options.device, options.shard) as world, folder.locked(world.main):
         if world.main:
             checkpoint.sweep(folder.checkpoints)
         barrier(world)
@@ -278,7 +278,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
         barrier(run.world)  # before the folder goes
         if best is not None and best.step < run.step:
             if run.world.main:
-                put_in_place(run.folder, run.folder.best)
+                promote(run.folder, run.folder.best)
                 run.journal.note(run.step, f"model/ is that of step {best.step:,}, the best by the split val")
             return _without_best(run)
         _without_best(run)
@@ -310,7 +310,7 @@ def _keep_best(run: Training) -> bool:
         run.deploy_to(run.folder.best)
         _save_adapters(run)
         run.restart_clock()
-    ends = bool(highest(int(given_up(run.options, best)), run.world))
+    ends = bool(highest(int(out_of_patience(run.options, best)), run.world))
     if ends and best is not None:
         run.note(f"ended at step {run.step:,}: nothing better than step {best.step:,} in {best.since} evaluations")
     return ends

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from diptych.core.files import write_atomic
-from diptych.core.progress import alone
+from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
+from diptych.core.terminal.progress import alone
 from diptych.train.boards import BOARDS, Board
 
 QUARANTINE = "quarantine.jsonl"

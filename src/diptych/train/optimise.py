@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def freeze(model: nn.Module, spec: Optimiser) -> None:
     """Turns gradients off where a rule scales the learning rate by 0. Goes before any data-parallel wrapper."""
     for name, parameter in model.named_parameters():
         rule = rule_of(name, spec.rules)
-        if rule is not None and rule.lr_scale == 0:
+        if rule is not None and rule.lr_scale == 0 and not rule.counted:
             parameter.requires_grad_(False)
 
 
@@ -49,10 +50,10 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
     # timm's optimisers bring all of timm and torchvision: only who asks for one waits for them.
     if spec.kind == "adan":
-        from diptych.train.adan import Adan
+        from diptych.train.optimisers.adan import Adan
 
         return Adan(lists, lr=spec.lr, betas=spec.betas, third_beta=spec.third_beta, eps=spec.eps)
-    from diptych.train.lamb import Lamb
+    from diptych.train.optimisers.lamb import Lamb
 
     return Lamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
 
@@ -77,15 +78,17 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
+    if step < spec.late and spec.late_peak:
+        return spec.lr
     begin, end = spec.part
     whole = steps / (end - begin)
-    step, steps = step + round(begin * whole), round(whole)
+    step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
     if spec.schedule == "one_cycle":
         return one_cycle(
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
-    risen = _risen(spec, step, warmup) if step < warmup else 1.0
+    risen = _risen(spec, step, warmup, steps) if step < warmup else 1.0
     if step < warmup and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":
@@ -103,11 +106,16 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
 
 
-def _risen(spec: Optimiser, step: int, warmup: int) -> float:
+def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
+    if spec.rises == "log":
+        return min(1.0, math.log(step + 1) / math.log(max(2, warmup)))
+    if spec.rises == "period":
+        return min(1.0, (int(step * spec.periods / steps + 1e-9) + 1) * steps / (spec.periods * warmup))
     if spec.warmup_from is None:
         return (step + 1) / warmup
-    return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / warmup)
+    last = max(1, warmup - (spec.warmup_peak == "last"))
+    return min(1.0, spec.warmup_from + (1 - spec.warmup_from) * step / last)
 
 
 def first_beta(spec: Optimiser, step: int, steps: int) -> float:
@@ -128,13 +136,30 @@ def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end
 
 
 def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps: int) -> float:
-    """Sets what step `step` of `steps` has: the rate, which is returned, and with one_cycle the first beta."""
+    """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that drops, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
-    set_learning_rate(optimiser, rate)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, steps, group["scale"])
+    for group in optimiser.param_groups if spec.decay_drops else ():
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay(spec, step, steps)
     if spec.schedule == "one_cycle":
         for group in optimiser.param_groups:
             group["betas"] = (first_beta(spec, step, steps), *group["betas"][1:])
     return rate
+
+
+def weight_decay(spec: Optimiser, step: int, steps: int) -> float:
+    """Of the parameters that decay, at a step."""
+    return spec.weight_decay / float(10 ** sum(step + 1e-6 >= share * steps for share in spec.decay_drops))
+
+
+def lifted_rate(spec: Optimiser, step: int, steps: int, scale: float) -> float:
+    """The rate of parameters whose own is `scale` times lr, above a floor of lr * final_lr that is one for all."""
+    down, level = (learning_rate(replace(spec, final_lr=final), step, steps) for final in (0.0, 1.0))
+    if spec.schedule == "decay":
+        return max(spec.final_lr * spec.lr, scale * down)
+    return scale * down + spec.final_lr * (level - down)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -68,7 +68,7 @@ def held_out(data: Any) -> dict[str, Any]:
     return {name: data.split(name).named(f"{data.name}/{name}") for name in names} if names else {data.name: data}
 
 
-def as_drawn(rows: Any, recipe: Recipe) -> Any:
+def quick_to_draw(rows: Any, recipe: Recipe) -> Any:
     """The same rows made quick to draw from; batches and fingerprint do not change.
 
     Small square images are decoded once and kept as one array; texts in languages that the recipe does not draw from are left out;

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
-from diptych.core import notebook
 from diptych.core.config import config_hash
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
+from diptych.core.terminal import notebook
 
 if TYPE_CHECKING:
     from diptych.data.dataset import Pool

@@ -15,8 +15,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.bench_questions import BenchQuestions
 from diptych.curate.text.question_programs import NUMBERS, PROGRAMS, Vocabulary, written
 from diptych.curate.text.triplet_filters import FILTERS, measured, reasons, spoilt
-from diptych.data.text.symbols import Symbols, Thing, symbols_of
-from diptych.data.text.triplets import Triplet, lines_of, read_triplets
+from diptych.data.text.question_answering.symbols import Symbols, Thing, symbols_of
+from diptych.data.text.question_answering.triplets import Triplet, lines_of, read_triplets
 from diptych.worlds.scenes.world import scenes
 
 SIZE = 64

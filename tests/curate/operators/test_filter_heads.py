@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from diptych.core.errors import ConfigError, DataError, RunError, ShapeError
 from diptych.core.image import ArrayImage
 from diptych.curate.operators.filter_heads import open_head, train_safety, train_watermark
-from diptych.models.pairs.filter_heads import SafetyHead, WatermarkNet
+from diptych.models.pairs.classifiers.filter_heads import SafetyHead, WatermarkNet
 
 
 def test_published_sizes() -> None:

@@ -32,7 +32,7 @@ from diptych.data.curated import open_curated
 from diptych.data.dataset import Pool
 from diptych.data.read import read
 from diptych.data.shards.build import build
-from diptych.data.text.variants import VARIANTS
+from diptych.data.text.captions.variants import VARIANTS
 
 from ..conftest import Server, said
 

@@ -17,7 +17,7 @@ from diptych.core.scene_graph import Region
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators.noun_knowledge import NounKnowledge
 from diptych.data.dataset import Pool
-from diptych.data.text.knowledge import read_knowledge
+from diptych.data.text.descriptions.knowledge import read_knowledge
 from diptych.recipes.grounding.desco import DesCo
 
 from ..conftest import Server, said

@@ -12,7 +12,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.curate.operators.person_captions import PersonCaptions
 from diptych.data.dataset import Pool
 from diptych.data.read import read
-from diptych.data.text.person_captions import COUNT, numbers_of, person_caption
+from diptych.data.text.persons.attribute_captions import COUNT, numbers_of, person_caption
 from diptych.worlds.people.world import pedestrians
 
 SHOWN = ("man", "short brown hair", "orange t-shirt", "grey shorts", "white shoes", "backpack")

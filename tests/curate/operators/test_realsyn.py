@@ -26,7 +26,7 @@ from diptych.curate.text.ngram import NGram
 from diptych.curate.text.sentence_filters import SentenceRules, cleaned
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
-from diptych.data.text.variants import SIMILARITY, VARIANTS
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS
 
 
 def unit(*shape: int, seed: int = 0) -> np.ndarray:

@@ -15,9 +15,9 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.curate.engine.pool import curate
 from diptych.curate.engine.sources import open_pool
 from diptych.curate.operators import relation_tagging as module
-from diptych.curate.operators.caption_triplets import LabelLinker, TemplateGrammar
 from diptych.curate.operators.relation_tagging import TagRelations
-from diptych.curate.operators.relation_tags import RelationTags
+from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
+from diptych.curate.tagging.relation_tags import RelationTags
 from diptych.data.columns import read_table
 from diptych.models.rlipv2.graph_detector import GraphDetector
 

@@ -28,7 +28,7 @@ from diptych.data.columns import read_table
 from diptych.data.curated import open_curated
 from diptych.data.dataset import Pool
 from diptych.data.read import read
-from diptych.data.text.variants import SIMILARITY, VARIANTS
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS
 
 from ..conftest import Server, said
 

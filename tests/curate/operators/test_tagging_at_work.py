@@ -22,11 +22,11 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Relation
 from diptych.curate.engine.sources import open_pool
 from diptych.curate.operators.relation_tagging import TagRelations
-from diptych.curate.operators.relation_tags import Tagging, Trace
-from diptych.curate.operators.tagging_summary import Answer, Summary, drift
+from diptych.curate.tagging.relation_tags import Tagging, Trace
+from diptych.curate.tagging.summary import Answer, Summary, drift
 from diptych.data.dataset import Pool
 from diptych.data.read.caption_sources import captions_by_uid
-from diptych.data.text.variants import VARIANTS, variant_column
+from diptych.data.text.captions.variants import VARIANTS, variant_column
 from diptych.worlds.links.world import SHAPES
 
 WORLD = "world:links?n=14&val=1&test=1&unseen=0"

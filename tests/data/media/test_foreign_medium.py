@@ -67,7 +67,7 @@ from diptych.data.inspect import inspect
 from diptych.data.load.cache import decoded_media
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.verify import verify
-from diptych.report.inspection import inspection_page
+from diptych.report.pages.inspection import inspection_page
 
 work = Path(sys.argv[1])
 pool = dp.read(work / "source")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.cli.data_command import main as data_command
+from diptych.cli.commands.data import main as data_command
 from diptych.core.contracts import Draws, Recipe
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.rows import Rows

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.cli.data_command import main as data_command
+from diptych.cli.commands.data import main as data_command
 from diptych.core.contracts import Draws, Recipe
 from diptych.core.errors import DecodeError
 from diptych.core.image import FileImage, SliceImage

@@ -13,7 +13,7 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.ontologies.captions import NORMAL, HypernymCaptions
 from diptych.data.ontologies.files import open_ontology, save_ontology
 from diptych.data.ontologies.ontology import Concept, Ontology
-from diptych.data.text.prompt_bank import PATHOLOGY, PromptBank
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY, PromptBank
 
 OBO = r"""format-version: 1.2
 ontology: made

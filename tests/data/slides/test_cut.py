@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.cli.slides_command import main as slides_command
+from diptych.cli.commands.slides import main as slides_command
 from diptych.core.errors import DataError
 from diptych.data.media.decode import decode
 from diptych.data.read import read

@@ -13,8 +13,8 @@ from diptych.core.errors import ConfigError, DataError, MissingExtra
 from diptych.core.image import BytesImage, FileImage
 from diptych.core.media import MediaItem
 from diptych.data.dataset import Pool
+from diptych.data.media.formats.tiled_tiff import pyramid, tiled_tiff
 from diptych.data.media.slide import Slide
-from diptych.data.media.tiled_tiff import pyramid, tiled_tiff
 from diptych.data.slides.barcodes import grouped_by_patient, patient_of
 from diptych.data.slides.features import SlideFeatures, kept_features, path_of, read_features, write_features
 from diptych.data.slides.tiling import Tiling, pixels_of, tiles_of

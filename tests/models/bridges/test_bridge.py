@@ -13,8 +13,8 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError, ShapeError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.layout import Layout, Slots, Words, lay_out
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.layout import Layout, Slots, Words, lay_out
+from diptych.data.text.prompts.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import GroupedConnector, LinearConnector, connector

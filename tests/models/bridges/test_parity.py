@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from diptych.data.text.layout import Layout
+from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import LinearConnector, MlpConnector, QueryConnector
 from diptych.models.bridges.language_model import LanguageModel

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from diptych.models.detection.dense_grounding import CoarserMaps
+from diptych.models.detection.dense.dense_grounding import CoarserMaps
 from diptych.models.detection.feature_pyramid import two_columns
 
 SIZES = [(1, 1), (2, 1), (3, 1), (1, 3), (2, 2), (5, 4)]

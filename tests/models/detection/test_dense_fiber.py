@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from dataclasses import replace
 from functools import cache
@@ -27,9 +28,11 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.graphs.grounded import TokenTargets, moved_anchors
 from diptych.data.load.stream import batches
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import surest
+from diptych.models.detection.dense.dense_grounding import DenseShape
+from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
-from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases, surest
+from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
 from diptych.models.fiber.grounding import FiberShape
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
@@ -211,6 +214,11 @@ def test_the_published_configuration_has_a_place_for_every_released_tensor() -> 
     found = dict(recipe.fitted(released))
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == own
+    freeze_stages(model.backbone, recipe.frozen)
+    still = [name for name, p in model.named_parameters() if not p.requires_grad]
+    first = re.compile(r"fusion_backbone.backbone.body.(patch_embed|layers.0)\..*(weight|bias|table)")
+    assert len(still) == len([name for name in names if first.fullmatch(name)]) == 33
+    assert {name.split(".blocks")[0] for name in still if "blocks" in name} == {"backbone.image.net.layers.0"}
     unused = 80 * 256 + 80 + 768  # a head of classes and a segment vector, which goes into the words
     trained = sum(
         math.prod(shape) for name, shape in names.items() if "index" not in name and "ids" not in name and "anchors" not in name
@@ -225,8 +233,8 @@ def test_what_has_no_place_is_named() -> None:
     del tensors["fusion_backbone.language_backbone.body.model.encoder.layer.3.attention.self.value.bias"]
     with pytest.raises(DataError, match=r"layer.3.attention.self.value.bias is missing .*fine-grained"):
         from_fine(tensors, depths=(2, 2, 18, 2), text_layers=12, fused=6)
-    with pytest.raises(ConfigError, match="places on backbone fiber alone"):
-        replace(DesCo.tiny(), boxes_by="places")
+    with pytest.raises(ConfigError, match=r"meeting_width is 128 over FIBER.s towers"):
+        DenseFiber(*TINY.sides(image_size=64, drop_path=0.0, vocab_size=9), DesCo.tiny().dense, (8, 16))
     with pytest.raises(ShapeError, match="2 images but 1 texts"):
         detector()(inputs()[0], inputs()[1][:1], inputs()[2][:1])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
-from diptych.models.detection.dynamic_head import Coarser, DeformedConv, DynamicBlock, DynamicHead, DynamicReLU
+from diptych.models.detection.dense.dynamic_head import Coarser, DeformedConv, DynamicBlock, DynamicHead, DynamicReLU
 
 
 def waves(module: torch.nn.Module, size: float = 0.5) -> None:

@@ -14,8 +14,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.image import ArrayImage
 from diptych.data.graphs.grounded import TokenRegions
-from diptych.data.text.spans import SpanText
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.spans import SpanText
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages

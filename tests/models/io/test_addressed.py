@@ -20,7 +20,7 @@ from diptych.models.io import weights
 from diptych.models.io.export.onnx_embedder import OnnxEmbedder
 from diptych.models.io.export.onnx_files import to_onnx
 from diptych.models.io.opened import open_address
-from diptych.models.pairs.locked import LockedEmbedder, LockedPair
+from diptych.models.pairs.frozen.locked import LockedEmbedder, LockedPair
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 from clip_folders import clip_folder

@@ -17,8 +17,8 @@ from PIL import Image
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.cleaners import CLEANERS
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.cleaners import CLEANERS
 from diptych.models.io.foreign.load import load_foreign
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import built, fits

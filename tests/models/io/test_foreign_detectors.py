@@ -15,7 +15,7 @@ from diptych.core.contracts import Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.image import ArrayImage
-from diptych.data.text.spans import SpanText
+from diptych.data.text.tokens.spans import SpanText
 
 WORDS = [
     "[PAD]",

@@ -17,9 +17,9 @@ from diptych.core.image import ArrayImage
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.layers.prefix import PrefixEmbedder, prefix
+from diptych.models.pairs.classifiers.nested_classifier import NestedClassifier
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.nested_classifier import NestedClassifier
 from diptych.models.towers.towers import image_tower, text_tower
 
 TEXTS = ["a red bus", "two dogs"]

@@ -16,7 +16,7 @@ from diptych.models import pairs
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.transformer import Block
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
-from diptych.models.pairs.text_set_encoder import TextSetEncoder
+from diptych.models.pairs.encoders.text_set_encoder import TextSetEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.train.weights import copy_equal
 
@@ -199,8 +199,8 @@ def test_weights_of_a_dual_encoder_start_a_model_that_holds_one() -> None:
 
 
 def test_what_is_a_dual_encoder_is_called_as_one() -> None:
-    for module in pkgutil.iter_modules(pairs.__path__):
-        importlib.import_module(f"{pairs.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(pairs.__path__, f"{pairs.__name__}."):
+        importlib.import_module(module.name)
     importlib.import_module("diptych.models.people.part_encoder")
     assert {kind.__name__ for kind in DualEncoder.__subclasses__()} == {"GrowingEncoder", "PartEncoder", "TwoTokenEncoder"}
     assert all("forward" not in vars(kind) for kind in DualEncoder.__subclasses__())

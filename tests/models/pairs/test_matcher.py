@@ -16,8 +16,8 @@ from diptych import api
 from diptych.core.contracts import PairScorer
 from diptych.core.errors import ConfigError
 from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher, reader_inputs
-from diptych.models.pairs.match_embedder import MatchEmbedder
-from diptych.models.pairs.matcher import Matched, drawn, match_at, match_matrix
+from diptych.models.pairs.matching.embedder import MatchEmbedder
+from diptych.models.pairs.matching.matcher import Matched, drawn, match_at, match_matrix
 from diptych.recipes._shared.fused_pairs import matching
 from diptych.recipes.contrastive.fused import Fused
 from diptych.worlds.small_pairs import small_pairs

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.pairs.prototype_head import PrototypeHead
+from diptych.models.pairs.encoders.prototype_head import PrototypeHead
 from diptych.models.towers.dense_vit import DenseViT
 
 

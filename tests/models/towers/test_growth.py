@@ -17,7 +17,7 @@ from diptych.models.io.deployed import open_model
 from diptych.models.layers.transformer import Transformer
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.growing_encoder import GrowingEncoder
+from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder
 from diptych.models.towers.growth import Inherit, Shape, deepen, widen
 from diptych.models.towers.towers import image_tower, text_tower
 

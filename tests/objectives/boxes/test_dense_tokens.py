@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.core.errors import ShapeError
 from diptych.data.graphs.grounded import DenseRegions, TokenTargets, moved_anchors
-from diptych.models.detection.dense_grounding import square_anchors
+from diptych.models.detection.dense.dense_grounding import square_anchors
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss, adaptive_assignment, centreness, giou_of_pixels
 

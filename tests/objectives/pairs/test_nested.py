@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.pairs.nested_classifier import NestedClassifier
+from diptych.models.pairs.classifiers.nested_classifier import NestedClassifier
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.nested import nested, nested_cross_entropy
 

@@ -14,12 +14,12 @@ import torch
 import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.data.text.layout import Words, lay_out
+from diptych.data.text.prompts.layout import Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.recipes._shared import small_language as language
-from diptych.recipes._shared.small_language import Known, SmallLanguage, shuffled, small_language
+from diptych.recipes._shared.language import small_language as language
+from diptych.recipes._shared.language.small_language import Known, SmallLanguage, shuffled, small_language
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.worlds.resolve import resolve
 from diptych.worlds.scenes.questions import questions

@@ -17,19 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.api import load
-from diptych.cli.classify_command import main as classify
+from diptych.cli.commands.classify import main as classify
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.shots import base_and_new, draw_shots
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import assembled
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.prompted_embedder import PromptedEmbedder, PromptSettings, prompted_encoder
+from diptych.models.pairs.prompted.embedder import PromptedEmbedder, PromptSettings, prompted_encoder
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit

@@ -22,7 +22,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.label_maps import LabelMaps
 from diptych.data.load.stream import batches
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.segmenting import SegmentingModel
@@ -39,7 +39,7 @@ from diptych.objectives.segmentation import pixel_cross_entropy
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit
-from diptych.train.optimise import build_optimiser, freeze, set_learning_rate
+from diptych.train.optimise import build_optimiser, freeze, lifted_rate, schedule, set_learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
@@ -266,6 +266,42 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
         0.07,
         0.4,
     )
+
+
+def test_rates_of_all_steps_are_the_released_ones(parity: Any) -> None:
+    """OpenMMLab's poly policy with a floor of 1e-6 for all, its linear warm-up a factor of it; groups at 1, .1 and 0 of it."""
+    spec, steps, base_G = DenseCLIP.paper().optimiser(), 80_000, np.array([1e-4, 1e-5, 0.0])
+    step_S = np.unique(np.concatenate([np.arange(1600), np.arange(1600, steps, 97), np.arange(steps - 60, steps)]))
+    regular_SG = (base_G - 1e-6) * ((1 - step_S / steps) ** 0.9)[:, None] + 1e-6
+    less_S = np.where(step_S < 1500, (1 - step_S / 1500) * (1 - 1e-6), 0.0)
+    found = [[lifted_rate(spec, int(step), steps, scale) for scale in (1.0, 0.1, 0.0)] for step in step_S]
+    expected = regular_SG * (1 - less_S)[:, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-18)
+    pairs = [(np.array(found) / 1e-4, expected / 1e-4)]
+    parity("denseclip", "rates of three groups over the run", "OpenMMLab's poly policy by hand", pairs, tolerance=1e-9)
+
+
+def test_the_text_side_moves_by_the_floor_as_released() -> None:
+    data = scenes(8)
+    recipe = small(text_side="released", floor="rate", decay="released", warmup=0.0).prepare(data)
+    torch.manual_seed(0)
+    model = recipe.model().train()
+    spec = recipe.optimiser()
+    freeze(model, spec)
+    optimiser = build_optimiser(model, spec)
+    text = {id(p) for part in (model.guide.text_tower, model.guide.projection) for p in part.parameters()}
+    groups = [group for group in optimiser.param_groups if group["scale"] == 0]
+    assert {id(p) for group in groups for p in group["params"]} == text
+    assert {group["weight_decay"] for group in groups} == {recipe.weight_decay}
+    before = {name: p.clone() for name, p in model.guide.text_tower.named_parameters()}
+    for step, expected in ((0, 0.0), (3, recipe.lr * 0.01 * (1 - 0.25**0.9))):
+        schedule(optimiser, spec, step, 4)
+        assert groups[0]["lr"] == pytest.approx(expected, abs=1e-18)
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    sum(recipe.losses(recipe.features(model, step.batch), step.batch).values()).backward()
+    assert all(p.grad is not None for p in model.guide.text_tower.parameters())
+    optimiser.step()
+    assert all(not torch.equal(p, before[name]) for name, p in model.guide.text_tower.named_parameters() if "norm" in name)
 
 
 def test_the_text_side_is_really_frozen() -> None:

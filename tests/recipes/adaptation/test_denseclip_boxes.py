@@ -36,7 +36,7 @@ from diptych.objectives.boxes.anchors import BACKGROUND, IGNORED, anchor_losses,
 from diptych.objectives.boxes.box_scores import box_score_loss, box_targets
 from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
 from diptych.train.fit import fit
-from diptych.train.optimise import build_optimiser, freeze
+from diptych.train.optimise import build_optimiser, clip, freeze, learning_rate, schedule
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
@@ -304,6 +304,43 @@ def test_scores_over_the_temperature_stand_beside_the_features() -> None:
     maps[1] = torch.cat([maps[1], found.score_NKHW], dim=1)
     said = model.head([*model.neck(maps[1:])])
     torch.testing.assert_close(found.logit_NAK, said["cls_logits"])
+
+
+@pytest.mark.parametrize("steps_an_epoch", [733, 7330])
+def test_rates_of_all_steps_are_the_released_ones(steps_an_epoch: int, parity: Any) -> None:
+    """OpenMMLab's step policy: a tenth from epoch 8 and again from 11, warmed up over 500 steps from a thousandth."""
+    spec, steps = DenseCLIPBoxes.paper().optimiser(), 12 * steps_an_epoch
+    expected = []
+    for step in range(steps):
+        regular = 1e-4 * 0.1 ** sum(step // steps_an_epoch >= epoch for epoch in (8, 11))
+        expected.append(regular * (1 - (1 - step / 500) * (1 - 0.001)) if step < 500 else regular)
+    found = np.array([learning_rate(spec, step, steps) for step in range(steps)])
+    if steps_an_epoch == 7330:
+        pairs = [(found / 1e-4, np.array(expected) / 1e-4)]
+        parity("denseclip_boxes", "rates of all steps", "OpenMMLab's step policy by hand", pairs, tolerance=1e-9)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_gradients_of_the_text_side_count_in_the_clipped_norm_as_released() -> None:
+    data = scenes(8)
+    recipe = small(text_side="released").prepare(data)
+    torch.manual_seed(0)
+    model = recipe.model().train()
+    spec = recipe.optimiser()
+    freeze(model, spec)
+    optimiser = build_optimiser(model, spec)
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    sum(recipe.losses(recipe.features(model, step.batch), step.batch).values()).backward()
+    text = [p for part in (model.guide.text_tower, model.guide.projection) for p in part.parameters()]
+    assert all(p.grad is not None for p in text)
+    others = [p for p in model.parameters() if p.requires_grad and all(p is not one for one in text)]
+    assert clip(model.parameters(), 0.0) > clip(others, 0.0)
+    before = [p.clone() for p in text]
+    schedule(optimiser, spec, 3, 4)
+    optimiser.step()
+    assert all(torch.equal(p, old) for p, old in zip(text, before, strict=True)), "a rate of 0 leaves it where it is"
+    with pytest.raises(ConfigError, match="text_side is 'free'"):
+        small(text_side="free").prepare(data).model()
 
 
 def test_the_text_side_is_frozen() -> None:

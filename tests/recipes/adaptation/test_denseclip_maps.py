@@ -15,7 +15,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.label_maps import IGNORE, LabelMaps
 from diptych.data.masks import decode as decode_mask
-from diptych.data.media.segmentation_views import SegmentationView
+from diptych.data.media.augment.segmentation_views import SegmentationView
 from diptych.objectives.segmentation import pixel_cross_entropy
 from diptych.worlds.scenes.world import scenes
 

@@ -25,7 +25,7 @@ from diptych.models.towers.dense_tap import dense_pool
 from diptych.objectives.boxes.anchors import BACKGROUND, IGNORED
 from diptych.objectives.boxes.sampling import BoxSampling, drawn, drawn_regions
 from diptych.objectives.boxes.two_stage import mask_loss, mask_targets, proposal_losses, region_losses
-from diptych.recipes._shared.vocabulary import tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import tokenizer_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RELEASED = json.loads((FIXTURES / "denseclip_masks_released.json").read_text())

@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.api import load
-from diptych.cli.classify_command import main as classify
+from diptych.cli.commands.classify import main as classify
 from diptych.core.contracts import ClipEmbedder, ClipScorer
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.media import ArraySource, MediaItem
 from diptych.data.load.stream import batches
 from diptych.data.media.clip_views import read_frames, view_places
 from diptych.data.media.decode import encode_png
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -35,6 +35,7 @@ from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoSettings
 from diptych.recipes.adaptation.xclip import XCLIP, towers_of
 from diptych.train.fit import fit
+from diptych.train.optimise import lifted_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.clips import CLASSES, clips
 
@@ -299,6 +300,27 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert by_name["mixer.position_TJ"].decay is False
     assert by_name["tower.tower.position_PD"].decay is False
     assert by_name["tower.tower.patches.weight"] is None
+
+
+def test_rates_of_all_steps_are_the_released_ones(parity: Any) -> None:
+    """timm's cosine with a floor of 8e-8 for both groups, moved after each update, so that the first two steps have a rate of 0."""
+    from timm.scheduler.cosine_lr import CosineLRScheduler
+
+    steps = 30 * 40
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    theirs = torch.optim.AdamW([{"params": weights[:1], "lr": 8e-6}, {"params": weights[1:], "lr": 8e-5}])
+    options = {"lr_min": 8e-6 / 100, "warmup_lr_init": 0, "warmup_t": 5 * 40, "cycle_limit": 1, "t_in_epochs": False}
+    moved = CosineLRScheduler(theirs, t_initial=steps, **options)
+    expected = []
+    for step in range(steps):
+        expected.append([group["lr"] for group in theirs.param_groups])
+        theirs.step()
+        moved.step_update(step)
+    spec = XCLIP.paper().optimiser()
+    found = [[lifted_rate(spec, step, steps, scale) for scale in (1.0, 10.0)] for step in range(steps)]
+    assert found[0] == found[1] == [0.0, 0.0]
+    pairs = [(np.array(found) / 8e-6, np.array(expected) / 8e-6)]
+    parity("xclip", "rates of both groups over the run", "timm's CosineLRScheduler", pairs, tolerance=1e-9)
 
 
 # ---------------------------------------------------------------- kept and used

@@ -150,7 +150,7 @@ def test_what_was_adapted_is_kept(given: bool, folder: Path, tmp_path: Path) -> 
 
 def test_the_published_sizes() -> None:
     made = ArtGPT4.paper()
-    assert (made.image_tower, made.resize) == ("eva_g14", "squash")
+    assert (made.image_tower, made.resize, made.zero_start) == ("eva_g14", "squash", False)
     config = {
         "model_type": "llama",
         "hidden_size": 5120,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,12 +66,29 @@ def torch_names(folder: Path) -> set[str]:
     return found
 
 
-def test_the_rate_falls_towards_a_horizon_beyond_the_run() -> None:
-    spec = LiMBeR.paper().optimiser()
+def test_rates_of_all_steps_are_deepspeeds(parity: Any) -> None:
+    """`WarmupDecayLR` over the run's own steps: nothing is set before the first update, then it moves after each."""
+    spec, steps, warmup = LiMBeR.paper().optimiser(), 15_000, 100
+    expected = [1.0]
+    for done in range(steps - 1):  # updates that are behind a step
+        decayed = max(0.0, (steps - done) / max(1.0, steps - warmup))
+        expected.append(math.log(done + 1) / math.log(warmup) if done < warmup else decayed)
+    found = [learning_rate(spec, step, steps) / 8e-4 for step in range(steps)]
+    parity(
+        "limber",
+        "rates of all steps",
+        "DeepSpeed's WarmupDecayLR by hand",
+        [(np.array(found), np.array(expected))],
+        tolerance=1e-9,
+    )
+    assert (spec.betas, spec.weight_decay, spec.clip_norm, LiMBeR.paper().batch_size) == ((0.9, 0.95), 0.0, 1.0, 2048)
+
+
+def test_the_rate_may_fall_towards_a_horizon_beyond_the_run() -> None:
+    spec = replace(LiMBeR.paper(), horizon=300_000, late=0).optimiser()
     for step in (100, 5_000, 14_999):
         wanted = 8e-4 * (300_000 - step) / (300_000 - 100)
         assert learning_rate(spec, step, 15_000) == pytest.approx(wanted, rel=1e-4)
-    assert spec.betas == (0.9, 0.95)
 
 
 def test_the_published_sizes() -> None:

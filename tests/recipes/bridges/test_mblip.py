@@ -24,8 +24,9 @@ from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.adapters import LoRA, add_adapters, merged
 from diptych.recipes.bridges.mblip import MBLIP, inner_maps
+from diptych.train.optimise import build_optimiser
 from diptych.worlds.scenes.captions import Mention, Statement
-from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, said
+from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, sentence
 
 DATA = languages(24, seed=0).remembering()
 SMALL = replace(MBLIP.tiny(), small_steps=2, small_image_steps=2, batch_size=8, steps=4)
@@ -41,9 +42,9 @@ def test_the_three_languages_say_the_same_in_their_own_order() -> None:
     for tag, order in (("qaa", "circle red square blue |"), ("qab", "| blue square red circle")):
         words = {english: made for english, made in _words(tag).items() if english in ("circle", "red", "square", "blue")}
         wanted = [_words(tag)["left of"] if word == "|" else words[word] for word in order.split()]
-        assert said(stated, tag).split() == wanted
+        assert sentence(stated, tag).split() == wanted
         assert len(set(_words(tag).values())) == len(_words(tag))
-    assert said(stated, "en") == "a red circle left of a blue square"
+    assert sentence(stated, "en") == "a red circle left of a blue square"
     assert [text.language for text in DATA[0].texts] == list(TAGS)
 
 
@@ -222,6 +223,21 @@ def test_the_published_sizes() -> None:
     assert frozen == 3_742_619_648 - 250_112 * 2048  # transformers counts table and head once
     assert sum(p.numel() for name, p in built.named_parameters() if name.startswith("map.")) == 1_574_912
     assert sum(p.numel() for name, p in built.named_parameters() if not name.startswith(("map.", "norm."))) == 105_162_240
+
+
+def test_weight_decay_is_where_the_names_of_the_release_put_it() -> None:
+    """It spares "bias" and "LayerNorm.weight" by name, of which the Q-Former's first norm, `layernorm`, is none."""
+    made = replace(MBLIP.paper(), warm_share=0.0)
+    spec = made.connector_spec()
+    with torch.device("meta"):
+        model = torch.nn.ModuleDict({"connector": connector(spec.pop("kind"), 1408, 2048, **spec)})
+    model["connector"].norm.requires_grad_(False)
+    groups = build_optimiser(model, made.optimiser()).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            assert (id(p) in decayed) == (not any(part in name for part in ("bias", "LayerNorm.weight"))), name
+    assert all(group["scale"] == pytest.approx(1e-5 / 2e-4) for group in groups)
 
 
 def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:

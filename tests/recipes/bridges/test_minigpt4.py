@@ -14,9 +14,12 @@ import transformers
 import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
+from diptych.data.text.prompts.layout import Slots, Words
+from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_former_
-from diptych.recipes._shared.two_stage_captions import REQUESTS, cleaned
+from diptych.recipes._shared.language.two_stage_captions import REQUESTS, cleaned
+from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.worlds.scenes.descriptions import REQUEST, careless, descriptions
 
@@ -137,6 +140,22 @@ def test_both_stages_run_and_the_model_is_asked_in_the_chat(tmp_path: Path) -> N
     heard: list[str] = []
     written = model.stream(image, "", heard=lambda piece: heard.append(piece) is None, max_tokens=5)
     assert "".join(heard) == written.text == model.generate([image], [""], max_tokens=5)[0]
+
+
+def test_it_is_used_in_the_released_chat() -> None:
+    """The released conversation by hand: system and turns, each with ### behind it, then the role that answers. Training has a form of its
+    own, with a space before ###Assistant."""
+    system = "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    said = ["Human: <Img>{image}</Img> What is it?"]
+    for recipe, role in ((MiniGPT4.paper(), "Assistant: "), (ArtGPT4.paper(), "Assistant:")):
+        expected = "###".join([f"{system}Please answer my questions.", *said, role])
+        before, slots, behind = Template(recipe.written_after).pieces(3, "What is it?")
+        assert isinstance(before, Words)
+        assert isinstance(behind, Words)
+        assert slots == Slots(3)
+        assert before.text + "{image}" + behind.text == expected
+        assert recipe.chat == "###Human: <Img>{image}</Img> {prompt} ###Assistant: "
+    assert MiniGPT4.tiny().written_after == MiniGPT4.tiny().chat
 
 
 def test_captions_are_cleaned_as_blip_cleans_them() -> None:

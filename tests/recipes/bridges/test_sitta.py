@@ -16,7 +16,7 @@ import diptych
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
-from diptych.data.text.layout import Ids, Words
+from diptych.data.text.prompts.layout import Ids, Words
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.semantic_map import SemanticMap, closed_form, image_statistics, map_of_rows, products

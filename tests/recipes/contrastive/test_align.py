@@ -17,12 +17,12 @@ from diptych import api
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
-from diptych.models.towers.timm_tower import TimmTower
+from diptych.models.towers.packaged.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.pipelines.composed_search import ComposedSearch
 from diptych.recipes.contrastive.align import ALIGN
-from diptych.train.lamb import Lamb
 from diptych.train.optimise import build_optimiser, learning_rate
+from diptych.train.optimisers.lamb import Lamb
 from diptych.worlds.scenes.world import scenes
 
 ROWS = 8

@@ -25,7 +25,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.batch import TripletBatch
 from diptych.data.load.stream import batches
 from diptych.data.read import read
-from diptych.models.pairs.two_text_encoder import Triplets
+from diptych.models.pairs.encoders.two_text_encoder import Triplets
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.train import checkpoint
 from diptych.train.fit import fit

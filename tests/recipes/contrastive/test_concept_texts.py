@@ -19,7 +19,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.text.text_sets import TextSetBatch
+from diptych.data.text.captions.text_sets import TextSetBatch
 from diptych.models.pairs.patch_segmenter import PatchSegmenter, grouped
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.several_texts import several_texts

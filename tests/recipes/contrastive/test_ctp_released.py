@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.masked_words import mask_words
-from diptych.models.pairs.continual_encoder import ContinualEncoder
-from diptych.models.towers.hf_text import TransformersText
+from diptych.data.text.tokens.masked_words import mask_words
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder
+from diptych.models.towers.packaged.hf_text import TransformersText
 from diptych.models.towers.towers import image_tower
 from diptych.recipes.contrastive.ctp import CTP, MaskedPairBatch, _carry
 from diptych.train.optimise import build_optimiser

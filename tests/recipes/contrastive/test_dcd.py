@@ -18,8 +18,8 @@ from diptych.api import load
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.models.pairs.distilled_encoder import DistilledEncoder
-from diptych.models.pairs.matcher import match_matrix
+from diptych.models.pairs.encoders.distilled_encoder import DistilledEncoder
+from diptych.models.pairs.matching.matcher import match_matrix
 from diptych.recipes.contrastive.dcd import DCD, DistilledBatch, start_from
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions

@@ -18,8 +18,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.columns import MadeBy, write_table
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.text.text_sets import TextSetBatch
-from diptych.models.pairs.text_set_encoder import TextSets
+from diptych.data.text.captions.text_sets import TextSetBatch
+from diptych.models.pairs.encoders.text_set_encoder import TextSets
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.patch_grouping import patch_grouping
 from diptych.recipes.contrastive.clip import CLIP

@@ -20,11 +20,11 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.media.auto_augment import auto_augment
+from diptych.data.media.augment.auto_augment import auto_augment
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.export.transformers_folder import to_transformers
-from diptych.models.pairs.late_scores import late_scores
-from diptych.models.towers.hf_text import TransformersText
+from diptych.models.pairs.late.scores import late_scores
+from diptych.models.towers.packaged.hf_text import TransformersText
 from diptych.objectives.pairs.late_interaction import late_interaction
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP, TokenPairBatch, chosen

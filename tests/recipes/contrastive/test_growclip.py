@@ -19,7 +19,7 @@ from diptych.api import load
 from diptych.core.contracts import Hook
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
-from diptych.models.pairs.growing_encoder import GrowingEncoder
+from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder
 from diptych.models.towers.growth import Shape
 from diptych.recipes.contrastive import growclip as module
 from diptych.recipes.contrastive.growclip import GrowCLIP, size_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from diptych.cli import main
-from diptych.core.contracts import Draw
+from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
+from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.curate.writing import in_context
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
+from diptych.data.media.transforms import crop_box
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
@@ -152,6 +158,44 @@ def test_towers_give_the_numbers_of_the_released_model(parity: Any) -> None:
     expected = [torch.tensor(RELEASED[side], dtype=torch.float64) for side in ("image", "text")]
     pairs = zip((found.image_ND, found.text_ND), expected, strict=True)
     parity("laclip", "embeddings on equal weights", f"{CODE}, models.py", pairs, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("steps_an_epoch", [1, 2, 9, 260])
+def test_rates_of_all_steps_are_the_released_ones(steps_an_epoch: int, parity: Any) -> None:
+    """35 epochs, one of warm-up, by numpy as released: linspace reaches the rate with the last step of the warm-up."""
+    steps = 35 * steps_an_epoch
+    rest_S = np.arange(steps - steps_an_epoch)
+    falling_S = 1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + np.cos(np.pi * rest_S / len(rest_S)))
+    expected_S = np.concatenate([np.linspace(1e-6, 1e-3, steps_an_epoch), falling_S])
+    spec = LaCLIP.paper().optimiser()
+    found_S = np.array([learning_rate(spec, step, steps) for step in range(steps)])
+    np.testing.assert_allclose(found_S, expected_S, rtol=1e-9)
+    if steps_an_epoch == 260:
+        assert found_S[259] == found_S[260] == 1e-3
+        parity(
+            "laclip", "rates of all steps", f"{CODE}, utils.py by numpy", [(found_S / 1e-3, expected_S / 1e-3)], tolerance=1e-9
+        )
+
+
+def test_pictures_are_resized_bilinearly_as_released() -> None:
+    """torchvision's own default, where open_clip asks for bicubic; the factor of similarities is at most exp(4.6052)."""
+    paper = LaCLIP.paper()
+    assert (paper.crop_interpolation, paper.shown.interpolation) == ("bilinear", "bilinear")
+    assert transforms.RandomResizedCrop(224).interpolation == transforms.Resize(224).interpolation == InterpolationMode.BILINEAR
+    assert math.log(paper.max_scale) == pytest.approx(4.6052, abs=1e-12)
+    image_HWC = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    draws = Draws((Draw(rows(1)[0], keyed_rng(0), image_HWC),), rng=keyed_rng(0), step=0)
+    plain = {"tokenizer": "clip", "crop": (0.5, 1.0), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    found_CHW = replace(small(**plain), crop_interpolation="bilinear").batch(draws).image_BCHW[0]
+    rng = keyed_rng(0)
+    small().text_draw(Draw(rows(1)[0], rng, image_HWC), "en")  # a step draws the text first
+    top, left, height, width = crop_box(90, 120, rng, (0.5, 1.0), (0.75, 4 / 3))
+    part = Image.fromarray(image_HWC[top : top + height, left : left + width])
+    gap = {
+        mode: np.abs(np.asarray(part.resize((48, 48), mode)).transpose(2, 0, 1) - found_CHW.numpy() * 255).mean()
+        for mode in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    }
+    assert gap[Image.Resampling.BILINEAR] < 0.5 < 3 < gap[Image.Resampling.BICUBIC]
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer as Inner
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BeitConfig, BeitModel, BertConfig, BertForMaskedLM
 
 from diptych.api import evaluate, load
 from diptych.core.errors import ConfigError, DataError
@@ -28,6 +28,7 @@ from diptych.models.lexlip.bottleneck import BottleneckEncoder
 from diptych.models.lexlip.momentum import MomentumEncoder
 from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase, RestoredBatch
 from diptych.train.fit import fit
+from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
 from diptych.train.stages import total_steps
 from diptych.worlds.scenes.world import scenes
@@ -40,8 +41,15 @@ def rows(count: int = 40) -> Pool:
     return scenes(count, size=SIDE, lengths=("short",), paraphrases=0, negatives=False).to_pool()
 
 
+@cache
+def learned_words() -> str:
+    """The vocabulary of the rows, learned once."""
+    return replace(LexLIP.tiny(), pieces=300).prepare(rows()).vocabulary
+
+
 def small(**changes: Any) -> LexLIP:
     settings = {"image_tower": "beit_micro", "text_tower": "text_micro", "image_size": SIDE, "decoder_heads": 4, "pieces": 300}
+    settings |= {} if "tokenizer" in changes else {"vocabulary": learned_words()}
     settings |= {"batch_size": ROWS, "steps": 12, "warmup": 1.0, "queue": 20}
     return replace(LexLIP.tiny(), **{**settings, **changes}).prepare(rows())
 
@@ -361,6 +369,29 @@ def test_the_paper_builds_with_the_parameter_count_of_the_released_code(tmp_path
         table = replace(tuned, tokenizer=paper.tokenizer).encoder().image_tower.get_parameter("blocks.0.bias.table_RN")
     assert len(table) == 27 * 27 + 3, "the biases of 224 pixels"
     assert (paper.tau, paper.sparsity, paper.queue, paper.momentum, paper.text_length) == (0.05, 0.002, 11_520, 0.99, 40)
+
+
+def test_weight_decay_is_where_the_names_of_the_release_put_it(parity: Any) -> None:
+    """Its list spares "norm.weight" and the like by name: BEiT's `layernorm_before` is none of these, `relative_position_bias_table` is."""
+    spared = ("bias", "LayerNorm.weight", "norm.weight", "norm1.weight", "norm2.weight")
+    sizes: dict[str, Any] = {"use_relative_position_bias": True, "layer_scale_init_value": 0.1, "use_mean_pooling": False}
+    with torch.device("meta"):
+        theirs = BeitModel(BeitConfig(**sizes), add_pooling_layer=False)
+        model: Any = LexLIP.paper().model()
+    expected = sum(p.numel() for name, p in theirs.named_parameters() if not any(part in name for part in spared))
+    chosen = build_optimiser(model, LexLIP.paper().optimiser())
+    decayed = {id(p) for group in chosen.param_groups if group["weight_decay"] for p in group["params"]}
+    found = sum(p.numel() for p in model.encoder.image_tower.parameters() if id(p) in decayed)
+    parity(
+        "lexlip",
+        "decayed numbers of the image tower",
+        "transformers' BEiT by the released names",
+        [(found, expected)],
+        tolerance=0,
+    )
+    for part in (model.encoder.text_tower, model.encoder.text_head, model.encoder.image_head, model.decoder):
+        assert all((id(p) in decayed) == (p.ndim >= 2) for p in part.parameters())
+    assert LexLIP.tiny().optimiser().rules == ()
 
 
 def test_a_masked_language_models_head_comes_along(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from diptych.models.lexlip.bottleneck import BottleneckEncoder
 from diptych.models.lexlip.lexical_encoder import LexicalEncoder
 from diptych.models.lexlip.momentum import MomentumEncoder
 from diptych.models.towers.beit import BEiT
-from diptych.models.towers.hf_text import TransformersText
+from diptych.models.towers.packaged.hf_text import TransformersText
 from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase, RestoredBatch
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "lexlip_released.json").read_text())

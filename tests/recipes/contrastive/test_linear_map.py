@@ -18,9 +18,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.models.pairs.linear_map import LinearPair, procrustes_map, ridge_map
-from diptych.models.pairs.locked import LinearMapEmbedder
-from diptych.recipes._shared import frozen_pairs
+from diptych.models.pairs.frozen.linear_map import LinearPair, procrustes_map, ridge_map
+from diptych.models.pairs.frozen.locked import LinearMapEmbedder
+from diptych.recipes._shared.frozen import frozen_pairs
 from diptych.recipes.contrastive.linear_map import LinearMap
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions

@@ -13,7 +13,7 @@ from clip_folders import clip_folder
 from diptych.core.errors import DataError
 from diptych.data.load.features import FeatureTable
 from diptych.data.load.stream import batches
-from diptych.recipes._shared.frozen_pairs import table
+from diptych.recipes._shared.frozen.frozen_pairs import table
 from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds.resolve import resolve
 

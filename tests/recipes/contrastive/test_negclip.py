@@ -30,7 +30,7 @@ from diptych.data.load.order import span
 from diptych.data.load.stream import batches
 from diptych.data.read import read
 from diptych.data.shards.build import build
-from diptych.data.text.negative_texts import NegativeBatch
+from diptych.data.text.captions.negative_texts import NegativeBatch
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.negclip import NegCLIP
 from diptych.train.fit import fit

@@ -17,7 +17,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.models.pairs.prototype_encoder import EpisodeMemory, Prototypes
+from diptych.models.pairs.encoders.prototype_encoder import EpisodeMemory, Prototypes
 from diptych.recipes.contrastive.protoclip import ProtoCLIP
 from diptych.train.clustering import k_means
 from diptych.train.fit import fit

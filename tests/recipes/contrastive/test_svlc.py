@@ -26,8 +26,8 @@ from diptych.curate.operators.structured_negatives import NEGATIVES, POSITIVE, S
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.shards.build import build
+from diptych.data.text.captions.negative_texts import NegativeBatch
 from diptych.data.text.english.structured import word_lists
-from diptych.data.text.negative_texts import NegativeBatch
 from diptych.models.towers.adapters import LoRA, add_adapters
 from diptych.recipes.contrastive.svlc import SVLC
 from diptych.worlds.small_pairs import small_pairs
@@ -88,11 +88,15 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     paper = SVLC.paper()
     assert (paper.lr, paper.weight_decay, paper.warmup, paper.epochs, paper.batch_size) == (5e-6, 0.1, 10_000, 5, 512)
-    released = Tuning(lora="4:qkv,attention.out,mlp_in,mlp_out,patches", lora_alpha=1.0, lora_random="qkv")
+    released = Tuning(lora="4:qkv,attention.out,mlp_in,mlp_out,patches", lora_alpha=1.0, lora_random="qkv", lora_kernel="patches")
     assert paper.tuning() == released, "loralib's alpha of 1, its attention random in both maps"
-    names = add_adapters(model, LoRA.parse(paper.tuning().lora, alpha=1.0))
+    names = add_adapters(model, LoRA.parse(released.lora, alpha=1.0, kernel=released.lora_kernel))
     assert len(names) == 2 * 12 * 4 + 1, "four maps a block, and the patches"
-    assert {p.scaling["default"] for n, p in model.named_modules() if n in names} == {0.25}
+    assert {p.scaling["default"] for n, p in model.named_modules() if n in names and not n.endswith("patches")} == {0.25}
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(trained.values()) == 4_141_056, "what the released CLIP with lora=4 trains"
+    assert sum(count for name, count in trained.items() if "patches" in name) == 3_158_016
+    assert replace(paper, patch_adapter="rank").tuning() == replace(released, lora_kernel="")
     assert replace(paper, image_tower="convnet_tiny").tuning() == Tuning(lora="4", lora_alpha=1.0)
     assert replace(paper, adapter_start="zero").tuning() == replace(released, lora_random="")
     assert (paper.negatives, paper.positives, paper.negative_weight, paper.published_rules) == ("both", "texts", 1.0, True)

@@ -20,12 +20,13 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.media.heavy_augment import heavy_augment
-from diptych.data.text.chunks import chunks, pieces, thinned
+from diptych.data.media.augment.heavy_augment import heavy_augment
+from diptych.data.text.captions.chunks import chunks, pieces, thinned
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.layers.mix_style import MixStyle, mixed
-from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
+from diptych.models.towers.adapters import LoRA, add_adapters
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.presets import ADAPTED
@@ -63,7 +64,13 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     paper = SyViC.paper()
     assert (paper.batch_size, paper.lr, paper.weight_decay, paper.rank, paper.sentences) == (256, 2.5e-3, 0.2, 16, 4)
-    assert paper.tuning() == Tuning(lora=f"16:{ADAPTED}", lora_alpha=1.0, lora_random="qkv")
+    assert paper.tuning() == Tuning(lora=f"16:{ADAPTED}", lora_alpha=1.0, lora_random="qkv", lora_kernel="patches")
+    add_adapters(model, LoRA.parse(paper.tuning().lora, alpha=1.0, kernel="patches"))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 16_564_224, (
+        "what the released CLIP with lora=16 trains"
+    )
+    with pytest.raises(ConfigError, match="patch_adapter is 'one'"):
+        SyViC(patch_adapter="one")  # type: ignore[arg-type]
     assert replace(paper, adapter_start="zero").tuning().lora_random == ""
     with pytest.raises(ConfigError, match="adapter_start is 'one'"):
         SyViC(adapter_start="one")  # type: ignore[arg-type]
@@ -192,6 +199,11 @@ def test_adapters_change_nothing_at_the_start_and_alone_are_trained(tmp_path: Pa
     parity("syvic", "adapters at a rate of zero", "the weights that were started from", pairs, tolerance=1e-6)
     moved = fit(replace(recipe, lr=1e-2), data, tmp_path / "moved", replace(OPTIONS, init=str(clip.path)))
     ours = load(moved.path).model.state_dict()
+    wide = fit(replace(recipe, lr=1e-2, patch_adapter="side"), data, tmp_path / "wide", replace(OPTIONS, init=str(clip.path)))
+    assert load(wide.path).model.state_dict().keys() == base.keys()
+    taken_up = load(f"lora:{wide.adapter}#{wide.start}").model.state_dict()
+    for name, tensor in load(wide.path).model.state_dict().items():
+        torch.testing.assert_close(taken_up[name], tensor, atol=1e-6, rtol=0)
     changed = {name for name, tensor in base.items() if not torch.allclose(ours[name], tensor, atol=1e-6)}
     assert changed
     assert all(any(part in name for part in ADAPTED.split(",")) and name.endswith("weight") for name in changed), changed

@@ -21,8 +21,8 @@ from diptych.api import load
 from diptych.core.contracts import DenseEmbedder
 from diptych.core.errors import ConfigError
 from diptych.data.load.stream import batches
-from diptych.models.pairs.dense_encoder import DenseEncoder
 from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.encoders.dense_encoder import DenseEncoder
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.teachers import reset_
 from diptych.recipes.contrastive.tips import TIPS, DenseBatch

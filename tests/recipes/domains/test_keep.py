@@ -27,10 +27,10 @@ from diptych.data.media.decode import encode_png
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.files import save_ontology
 from diptych.data.read import read
-from diptych.data.text.prompt_bank import PATHOLOGY
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY
 from diptych.models.towers.outputs import Pairs
-from diptych.recipes._shared.knowledge_texts import KnowledgeTexts
-from diptych.recipes._shared.ontologies import attributes
+from diptych.recipes._shared.texts.knowledge_texts import KnowledgeTexts
+from diptych.recipes._shared.texts.ontologies import attributes
 from diptych.recipes.domains.keep import KEEP, ConceptBatch
 from diptych.tasks.domains.slide_detection import SlideDetection
 from diptych.train.fit import fit

@@ -28,7 +28,7 @@ from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.objectives.painting import painting_distance
 from diptych.recipes.domains.plip_person import PersonBatch, PLIPPerson
 from diptych.train.fit import fit
-from diptych.train.optimise import freeze
+from diptych.train.optimise import build_optimiser, freeze, learning_rate, rule_of
 from diptych.train.options import TrainOptions
 from diptych.worlds.people.world import pedestrians
 
@@ -349,6 +349,45 @@ def test_paper_has_the_published_parts() -> None:
     assert not model.encoder.text_tower.embed.weight.requires_grad
     assert paper.optimiser().kind == "adan"
     assert (paper.shown.height, paper.shown.size) == (256, 128)
+
+
+@pytest.mark.parametrize("steps_an_epoch", [1, 3, 7, 49])
+def test_rates_of_all_steps_are_the_released_ones(steps_an_epoch: int, parity: Any) -> None:
+    """The released fine-tuning raises each group's rate before an epoch, by what is there, and MultiStepLR drops it after; here with the
+    paper's 10 epochs of warm-up and drops at 30 and 50 of 70."""
+    paper = PLIPPerson.paper()
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    theirs = torch.optim.SGD([{"params": weights[:1], "lr": 2e-3}, {"params": weights[1:], "lr": 2e-4}], lr=2e-3)
+    drops = torch.optim.lr_scheduler.MultiStepLR(theirs, [30, 50], gamma=0.1)
+    expected = []
+    for epoch in range(70):
+        if epoch < 10:
+            for group in theirs.param_groups:
+                group["lr"] *= (epoch + 1) / (epoch or 10)
+        for _ in range(steps_an_epoch):
+            theirs.step()
+            expected.append([group["lr"] for group in theirs.param_groups])
+        drops.step()
+    spec, steps = paper.optimiser(), 70 * steps_an_epoch
+    slow = rule_of("encoder.text_tower.net.encoder.layer.9.attention.output.dense.weight", spec.rules)
+    assert slow is not None
+    found = [[rate, rate * slow.lr_scale] for rate in (learning_rate(spec, step, steps) for step in range(steps))]
+    pairs = [(torch.tensor(found), torch.tensor(expected))]
+    if steps_an_epoch == 49:
+        parity("plip_person", "rates of all steps", "the released warm-up and torch's MultiStepLR", pairs, tolerance=1e-9)
+    torch.testing.assert_close(*pairs[0], rtol=1e-6, atol=0)
+
+
+def test_weight_decay_is_on_every_parameter_as_released() -> None:
+    with torch.device("meta"):
+        model = PLIPPerson.paper().model()
+        small = PLIPPerson.tiny()
+    freeze(model, PLIPPerson.paper().optimiser())
+    groups = build_optimiser(model, PLIPPerson.paper().optimiser()).param_groups
+    assert {(group["scale"], group["weight_decay"]) for group in groups} == {(1.0, 0.02), (0.1, 0.02)}
+    slow = sum(p.numel() for group in groups for p in group["params"] if group["scale"] == 0.1)
+    assert slow == 5 * 7_087_872, "the last five layers of BERT"
+    assert small.optimiser().rules[-1].decay is None
 
 
 # ---------------------------------------------------------------- the command line

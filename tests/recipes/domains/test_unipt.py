@@ -24,7 +24,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.curate.operators.pseudo_texts import conquer
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.text.person_texts import combine
+from diptych.data.text.persons.descriptions import combine
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.people.part_encoder import PartEncoder, PartReader
 from diptych.models.people.patch_regressor import PatchRegressor, RegressorBlock, sine_places

@@ -11,7 +11,7 @@ from diptych.core.errors import ConfigError
 from diptych.curate.operators import pseudo_texts
 from diptych.curate.operators.pseudo_texts import CAPTION, COLUMN, PseudoTexts, attributes_of
 from diptych.data.dataset import Pool
-from diptych.data.text.person_texts import OPTIONAL, PLACES, REQUIRED, combine, templates
+from diptych.data.text.persons.descriptions import OPTIONAL, PLACES, REQUIRED, combine, templates
 from diptych.worlds.people.world import pedestrians
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from invariants import on_two_processes
+from safetensors.torch import save_file
 
+from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
 from diptych.models.io.deployed import open_model
 from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
@@ -134,6 +136,44 @@ def test_the_published_decoder_is_that_of_blip(parity: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_it_starts_as_deit_and_bert(parity: Any, tmp_path: Path) -> None:
+    """The decoder's words are BERT's, behind them those of two marks; its attention to the image stays fresh."""
+    import transformers
+    from timm.models.vision_transformer import VisionTransformer
+
+    ready = published_small().prepare(SmallPairs(24).pool("train", 0))
+    torch.manual_seed(1)
+    deit = VisionTransformer(img_size=48, patch_size=16, embed_dim=64, depth=2, num_heads=4, num_classes=5).eval()
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    sizes |= {"vocab_size": ready.words().vocab_size, "max_position_embeddings": 24, "is_decoder": True}
+    bert = transformers.BertForMaskedLM(transformers.BertConfig(**sizes)).eval()
+    for parameter in [*deit.parameters(), *bert.parameters()]:
+        torch.nn.init.normal_(parameter, mean=0.1, std=0.2)
+    bert.bert.embeddings.token_type_embeddings.weight.data.zero_()  # BLIP's text transformer has none
+    save_file(deit.state_dict(), tmp_path / "deit.safetensors")
+    bert.save_pretrained(tmp_path / "bert")
+    given = {"image_weights": str(tmp_path / "deit.safetensors"), "text_weights": str(tmp_path / "bert")}
+    model = replace(ready, **given).model().eval()
+    image_BCHW, ids_BL = torch.randn(2, 3, 48, 48), torch.randint(3, 200, (2, 9))
+    causal_LL = torch.ones(9, 9, dtype=torch.bool).tril()
+    with torch.no_grad():
+        seen = model.tower(image_BCHW)
+        x_BLD = model.decoder.norm(model.decoder.words(ids_BL) + model.decoder.position_LD[:9])
+        for block in model.decoder.blocks:  # without the attention to the image
+            x_BLD = block(x_BLD, causal_LL, None, "write")
+        head = model.decoder.head_norm(F.gelu(model.decoder.head(x_BLD)))
+        logit_BLV = F.linear(head, model.decoder.words.weight, model.decoder.bias_V)
+        pairs = [
+            (torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1), deit.forward_features(image_BCHW)),
+            (logit_BLV[..., :-2], bert(input_ids=ids_BL).logits),
+        ]
+    parity("tldr", "pictures and texts as DeiT and BERT read them", "timm's and transformers' modules", pairs, tolerance=2e-5)
+    with pytest.raises(ConfigError, match="expected decoder 'blip'"):
+        replace(ready, decoder="plain", class_token=False, **given).model()
+    with pytest.raises(DataError, match=r"the text transformer have blocks\.1\..*, which has no place there"):
+        replace(ready, layers=1, **given).model()
+
+
 def test_it_learns_to_name_what_it_sees(tmp_path: Path) -> None:
     rows = SmallPairs(1000, captioned=False).pool("train", 0)
     recipe = replace(small(), steps=250, batch_size=64)

@@ -174,19 +174,19 @@ def test_the_command_of_training_and_use(tmp_path: Path, capsys: pytest.CaptureF
     assert api.load(run).prompt.before == "Detect: "  # type: ignore[attr-defined]
 
 
-def test_the_published_size() -> None:
+def test_the_size_with_queries() -> None:
     """Swin-T has 27.5 million parameters without its classifier, BERT-base 108.9 without its pooler."""
     with torch.device("meta"):
-        model = DesCo.paper().model()
+        model: Any = DesCo().model()
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert parts["text"] == 108_891_648
     assert 27_500_000 < parts["backbone"] < 27_540_000
     assert sum(parts.values()) == sum(p.numel() for p in model.parameters())
     fusion = [name for name, _ in model.encoder.fusions.named_parameters() if name.startswith("0.")]
     assert len(model.encoder.fusions) == 6
-    assert model.encoder.fusions[0].place_gate.gate.shape == (256,)  # type: ignore[union-attr]
+    assert model.encoder.fusions[0].place_gate.gate.shape == (256,)
     assert fusion
-    assert with_changes(DesCo.paper(), {"queries": 900}).shape.queries == 900
+    assert with_changes(DesCo(), {"queries": 900}).shape.queries == 900
 
 
 def test_rates_and_decay_are_those_of_the_released_solver() -> None:

@@ -23,7 +23,7 @@ from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.released import from_released, resized_tables
 from diptych.models.fiber.text_side import TextSide, readable
 from diptych.models.fiber.training import FLOOR, FiberTraining
-from diptych.models.pairs.matcher import Matched, drawn
+from diptych.models.pairs.matching.matcher import Matched, drawn
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.gold import gold_caption_loss, gold_weights

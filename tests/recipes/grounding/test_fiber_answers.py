@@ -13,10 +13,10 @@ from diptych.api import load
 from diptych.core.contracts import Draw, Embedder, Generator, MatchMapper, PairScorer
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
-from diptych.data.text.answer_labels import answer_list, answer_targets
-from diptych.data.text.questions import Question, questions_of
+from diptych.data.text.question_answering.answer_labels import answer_list, answer_targets
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.fiber.released import from_released
-from diptych.models.pairs.match_maps import grad_times_attention
+from diptych.models.pairs.matching.match_maps import grad_times_attention
 from diptych.recipes.grounding.fiber import FIBER
 from diptych.worlds.scenes.questions import questions
 

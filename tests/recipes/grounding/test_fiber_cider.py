@@ -20,7 +20,7 @@ from diptych.models.fiber.fiber_model import FiberModel
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.self_critical import mean_log_probability, self_critical_loss
 from diptych.recipes.grounding.fiber_cider import CiderTraining, FIBERCider, frequencies
-from diptych.tasks._scoring.caption_metrics import cider_d, document_frequencies
+from diptych.tasks._scoring.captions.metrics import cider_d, document_frequencies
 from diptych.worlds.scenes.world import scenes
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "fiber_cider_released.json").read_text())

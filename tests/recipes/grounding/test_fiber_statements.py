@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import ImagePart, TextPart
 from diptych.data.load.stream import batches
 from diptych.data.read import read
-from diptych.data.text.questions import questions_of
+from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.fiber.released import from_released
 from diptych.models.fiber.statements import FiberStatements
 from diptych.recipes.grounding.fiber_statements import FIBERStatements

@@ -18,9 +18,9 @@ from diptych.core.contracts import Embedder, Generator, PairScorer, Ranker
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.text.position_prompts import block_of
+from diptych.data.text.prompts.position_prompts import block_of
 from diptych.models.blip.text import BlipText
-from diptych.models.pairs.matcher import Matched
+from diptych.models.pairs.matching.matcher import Matched
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.fused_pairs import matching
 from diptych.recipes.grounding.ptp import PTP

@@ -123,7 +123,7 @@ def test_prompts_say_the_block_that_is_shown(data: Pool) -> None:
     """Mirrored, the column changes and the row does not; the release writes the block of the stored picture."""
     from diptych.core.contracts import Draw
     from diptych.data.media.decode import decode
-    from diptych.data.text.position_prompts import block_of
+    from diptych.data.text.prompts.position_prompts import block_of
 
     sample = data[0]
     assert sample.image is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -54,16 +53,20 @@ def named(*triplets: tuple[str, str, str]) -> Sample:
 
 # ---------------------------------------------------------------- presets
 
-ARCHITECTURES: dict[Any, RelationDetector] = {}
+ARCHITECTURES: dict[Any, tuple[RelationDetector, list[bool]]] = {}
 
 
 def without_memory(recipe: RLIPv2) -> RelationDetector:
-    """The recipe's model on the meta device. Presets that differ in nothing that a model is made of share one build."""
+    """The recipe's model on the meta device, as frozen as it is made. Presets that differ in nothing that a model is made of share one."""
     made_of = (recipe.backbone, recipe.frozen_norm, recipe.drop_path, recipe.label_encoder, recipe.text_length, recipe.shape)
     if made_of not in ARCHITECTURES:
         with torch.device("meta"):
-            ARCHITECTURES[made_of] = recipe.model()
-    return deepcopy(ARCHITECTURES[made_of])
+            built = recipe.model()
+        ARCHITECTURES[made_of] = built, [p.requires_grad for p in built.parameters()]
+    model, trained = ARCHITECTURES[made_of]
+    for parameter, wanted in zip(model.parameters(), trained, strict=True):
+        parameter.requires_grad_(wanted)
+    return model
 
 
 R_TAGGER: dict[str, Any] = {

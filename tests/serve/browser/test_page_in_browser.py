@@ -6,6 +6,7 @@ import importlib.util
 import re
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import Limits, create_app
+from diptych.serve.admission import guard
+from diptych.serve.admission.rate import Rate
 
 from ..conftest import COLOURS, Running, Stub, encoded, flat, listening
 from .conftest import IN_BROWSER, Page, focus_is, shades
@@ -238,17 +241,34 @@ def test_with_a_token_it_is_asked_for_once_and_pictures_come(browser: Any, tmp_p
         page.check()
 
 
-def test_a_busy_service_is_asked_again(browser: Any, tmp_path: Path) -> None:
+class Clock:
+    """Seconds that fly, so that a client may always come in; once they stand still it is refused, however slow the machine is."""
+
+    seconds, stands = 0.0, False
+
+    def __call__(self) -> float:
+        self.seconds += 0 if self.stands else 60
+        return self.seconds
+
+
+def test_a_busy_service_is_asked_again(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(guard, "Rate", partial(Rate, now=clock))
     pool, model = shades(), Stub()
     index = DenseIndex.build(model, pool, tmp_path / "index", progress=False)
-    app = create_app(model, index, pool=pool, limits=Limits(rate=0.3, burst=1))
+    app = create_app(model, index, pool=pool, limits=Limits(rate=1, burst=1))
     with index, listening(app) as address:
         page = Page(browser, address)
         page.open("/?q=red")
         page.tab.wait_for_selector(".card")
+        page.settled()
+        clock.stands = True
         page.tab.fill("#text", "blue")
+        page.until("document.getElementById('said').textContent === 'The service is busy; asking again in 1 s.'")
+        assert page.uids()[0] == "red-0"
+        clock.stands = False
         page.until("document.querySelector('.card').dataset.uid === 'blue-0'")
-        assert any("429" in line for line in page.trouble), "it was never busy"
+        assert any("429" in line for line in page.trouble)
         page.trouble = [line for line in page.trouble if "429" not in line]
         page.check()
 

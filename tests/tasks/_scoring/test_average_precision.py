@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diptych.tasks._scoring.average_precision import best_first, by_class
+from diptych.tasks._scoring.detection.average_precision import best_first, by_class
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
     [0.0, -0.0, 0.5, 0.5 + 2**-53, 5e-324, -5e-324, 1e300]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diptych.data.masks import encode
-from diptych.tasks._scoring.boxes import Boxes, average_precision, overlaps
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision, overlaps
 
 
 def _case(seed: int, *, images: int = 12, classes: int = 3, ties: bool = False) -> tuple[Boxes, Boxes]:

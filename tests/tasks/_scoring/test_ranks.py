@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
-from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.ranking import ranks as rk
 
 
 def counts(scores: list[float], relevant: list[bool]) -> tuple[np.ndarray, ...]:

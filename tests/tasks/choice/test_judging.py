@@ -12,14 +12,14 @@ from sklearn.metrics import cohen_kappa_score
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import TextPart
-from diptych.tasks._scoring.judge_agreement import agreement, bradley_terry, elo, kappa
-from diptych.tasks._scoring.judging import Asked, compared, judged, preference_of, rating_of, word_f1
+from diptych.tasks._scoring.answers.judge_agreement import agreement, bradley_terry, elo, kappa
+from diptych.tasks._scoring.answers.judging import JudgedAnswer, compared, judged, preference_of, rating_of, word_f1
 
 ASKED = [
-    Asked("what?", "a red bus", "the red bus."),
-    Asked("what?", "a red bus", "a bus"),
-    Asked("what?", "two", "2"),
-    Asked("q", "x", ""),
+    JudgedAnswer("what?", "a red bus", "the red bus."),
+    JudgedAnswer("what?", "a red bus", "a bus"),
+    JudgedAnswer("what?", "two", "2"),
+    JudgedAnswer("q", "x", ""),
 ]
 
 
@@ -107,7 +107,7 @@ def test_word_f1_by_hand() -> None:
 
 
 def test_a_comparison_counts_where_both_orders_agree() -> None:
-    asked = [Asked("q", "blue", "blue"), Asked("q", "red", "green"), Asked("{answer}", "{x}", "same")]
+    asked = [JudgedAnswer("q", "blue", "blue"), JudgedAnswer("q", "red", "green"), JudgedAnswer("{answer}", "{x}", "same")]
     rivals = ["green", "red", "same"]
     fair = Talker(lambda text: "Better: " + ("A" if _shown(text, "A") == _shown(text, "Reference") else "B"))
     assert [one.better for one in compared(fair, asked[:2], rivals[:2])] == ["first", "second"]

@@ -21,7 +21,7 @@ from diptych.core.grounding import Grounded
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.read import read
 from diptych.data.read.multi_context import FIELD
-from diptych.tasks._scoring.box_precision import Seen, average_precisions, overlaps
+from diptych.tasks._scoring.detection.box_precision import Seen, average_precisions, overlaps
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.choice.mc_bench import MCBench, results_to_records
 from diptych.tasks.choice.pair_groups import best_names, mean_overlap, regrouped_as_released, renamed

@@ -20,8 +20,8 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.data.text.questions import questions_of
-from diptych.tasks._scoring.choices import entropy, normalised_entropy, rotations, shown, shuffles
+from diptych.data.text.question_answering.questions import questions_of
+from diptych.tasks._scoring.answers.choices import entropy, normalised_entropy, rotations, shuffles, with_options
 from diptych.tasks.choice.items import items_of
 from diptych.tasks.choice.multiple_choice import MultipleChoice
 from diptych.worlds.scenes.questions import questions
@@ -136,9 +136,9 @@ def test_the_world_of_questions_can_be_asked_with_options() -> None:
 
 
 def test_what_is_shown() -> None:
-    assert shown("what ?", ["a", "b"], "Say it.") == "what ?\nA. a\nB. b\nSay it."
+    assert with_options("what ?", ["a", "b"], "Say it.") == "what ?\nA. a\nB. b\nSay it."
     with pytest.raises(DataError, match="27 options"):
-        shown("what ?", ["x"] * 27, "")
+        with_options("what ?", ["x"] * 27, "")
 
 
 @pytest.mark.parametrize(

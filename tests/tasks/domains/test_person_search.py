@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.tasks._scoring.ranked_lists import RankedList, chance
+from diptych.tasks._scoring.ranking.ranked_lists import RankedList, chance
 from diptych.tasks.domains.person_search import PersonSearch
 from diptych.worlds.people.world import pedestrians
 

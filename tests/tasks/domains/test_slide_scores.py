@@ -11,8 +11,8 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from diptych.core.errors import ConfigError
-from diptych.tasks._scoring.prompt_screening import prompt_sets, screened, screening_scores
-from diptych.tasks._scoring.slide_scores import (
+from diptych.tasks._scoring.slides.prompt_screening import prompt_sets, screened, screening_scores
+from diptych.tasks._scoring.slides.scores import (
     TileScores,
     cosines,
     detection_score,

@@ -18,7 +18,7 @@ from diptych.core.image import BytesImage
 from diptych.core.media import MediaItem
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.media.tiled_tiff import tiled_tiff
+from diptych.data.media.formats.tiled_tiff import tiled_tiff
 from diptych.data.read import read
 from diptych.data.slides.features import path_of
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides

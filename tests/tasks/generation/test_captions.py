@@ -15,7 +15,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.tasks._scoring.caption_metrics import (
+from diptych.tasks._scoring.captions.metrics import (
     bleu_counts,
     cider_d,
     document_frequencies,

@@ -14,7 +14,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
-from diptych.tasks._scoring.mentions import Objects
+from diptych.tasks._scoring.captions.mentions import Objects
 from diptych.tasks.generation.chair import CHAIR
 from diptych.worlds.scenes.world import scenes
 

@@ -15,8 +15,8 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.tasks._scoring.polling import SETTINGS, polled
-from diptych.tasks._scoring.yes_no import READERS, confusion, read_answer, scores
+from diptych.tasks._scoring.answers.polling import SETTINGS, polled
+from diptych.tasks._scoring.answers.yes_no import READERS, confusion, read_answer, scores
 from diptych.tasks.generation.pope import POPE
 
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_pope.json").read_text())

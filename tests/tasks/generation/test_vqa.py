@@ -13,10 +13,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.text.questions import questions_of
-from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
+from diptych.data.text.question_answering.questions import questions_of
+from diptych.tasks._scoring.answers.answer_match import normalised, vqa_accuracy
 from diptych.tasks.generation.vqa import VQA
-from diptych.worlds.scenes.questions import asked, questions
+from diptych.worlds.scenes.questions import make_questions, questions
 
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_vqa.json").read_text())
 
@@ -154,5 +154,5 @@ def test_answers_of_the_world_are_true() -> None:
 
 def test_a_scene_of_twins_has_no_question_about_one_of_them() -> None:
     twins = [{"colour": "red", "label": "circle"}, {"colour": "red", "label": "circle"}]
-    kinds = [entry["kind"] for entry in asked(twins, np.random.default_rng(0))]
+    kinds = [entry["kind"] for entry in make_questions(twins, np.random.default_rng(0))]
     assert kinds == ["count", "there"]

@@ -11,8 +11,8 @@ import pytest
 
 from diptych.core.contracts import WordRanker
 from diptych.core.errors import DataError
-from diptych.data.text.stop_words import STOP_WORDS, content_words
-from diptych.tasks._scoring.stemming import stem
+from diptych.data.text.captions.stop_words import STOP_WORDS, content_words
+from diptych.tasks._scoring.captions.stemming import stem
 from diptych.tasks.generation.word_ranking import WordRanking
 from diptych.worlds.scenes.world import scenes
 

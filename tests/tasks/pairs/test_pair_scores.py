@@ -13,8 +13,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, BytesImage, ImageSource
 from diptych.core.sample import Text
 from diptych.tasks._scoring.records import facts_of
+from diptych.tasks.composition.probe import Probe
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.pairs.probe import Probe
 from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.tasks.pairs.templates import composed, templates
 from diptych.tasks.pairs.zero_shot import ZeroShot

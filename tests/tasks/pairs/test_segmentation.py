@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
-from diptych.cli.segment_command import main as segment
+from diptych.cli.commands.segment import main as segment
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.media import ArraySource, MediaItem

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from diptych.claims.cell import Cell
-from diptych.recipes._shared.before_language import BeforeLanguage
+from diptych.recipes._shared.language.before_language import BeforeLanguage
 
 ANY = TypeVar("ANY", bound="BeforeLanguage[Any, Any, Any]")
 SCENES = "small:world:questions?n=6000&seed=1"

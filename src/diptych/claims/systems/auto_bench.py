@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.written_questions import PICTURES, Examined, Sound
+from diptych.claims.cells.planted.written_questions import PICTURES, Examined, Sound
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 

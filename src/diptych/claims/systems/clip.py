@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import clean_rows, drawn, sized_for
-from diptych.claims.cells.retrieved import Retrieved
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, sized_for
+from diptych.claims.cells.learned_pairs.retrieved import Retrieved
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import clean_rows, drawn, sized_for
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, trained, untrained

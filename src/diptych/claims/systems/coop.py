@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from diptych.claims.cells.adapted import CLASSES, POOL, Adapted
+from diptych.claims.cells.adaptation.adapted import CLASSES, POOL, Adapted
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.pairs import sized_for
-from diptych.claims.cells.streams import AtOnce, Stopped, Streamed, Untrained
+from diptych.claims.cells.learned_pairs.pairs import sized_for
+from diptych.claims.cells.learned_pairs.streams import AtOnce, Stopped, Streamed, Untrained
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from diptych.claims.cells.segmented import MaskedScenes
+from diptych.claims.cells.adaptation.segmented import MaskedScenes
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.invented_names import SCENES, TESTED, Described, small
+from diptych.claims.cells.relations.invented_names import SCENES, TESTED, Described, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.pairs import Paired, drawn, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, drawn, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

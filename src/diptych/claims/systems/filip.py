@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.localised import Localised, WhatStandsOut
-from diptych.claims.cells.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.localised import Localised, WhatStandsOut
+from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.graded_boxes import SCENES, Graded
+from diptych.claims.cells.planted.graded_boxes import SCENES, Graded
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.canvases import ASKED, Canvassed
+from diptych.claims.cells.planted.canvases import ASKED, Canvassed
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from diptych.claims.cells.tissue import KindsNamed, Screened, SlidesDetected, Tissue
+from diptych.claims.cells.domains.tissue import KindsNamed, Screened, SlidesDetected, Tissue
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.pairs import Drawn, Paired, drawn, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, drawn, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import trained

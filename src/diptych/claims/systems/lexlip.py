@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import Drawn, Rows, clean_rows, retrieved, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Drawn, Rows, clean_rows, retrieved, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained

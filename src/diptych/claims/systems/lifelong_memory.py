@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.day_logs import ACTIVITIES, ATTENTION, DAYS, Recalled
+from diptych.claims.cells.planted.day_logs import ACTIVITIES, ATTENTION, DAYS, Recalled
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 

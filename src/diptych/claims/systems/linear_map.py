@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.retrieved import Retrieved
+from diptych.claims.cells.learned_pairs.retrieved import Retrieved
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.models.pairs.linear_map import LinearPair
+from diptych.models.pairs.frozen.linear_map import LinearPair
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.linear_map import LinearMap
 from diptych.recipes.contrastive.locked import Locked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.paired_scenes import PAIRS, Pairs
+from diptych.claims.cells.planted.paired_scenes import PAIRS, Pairs
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 

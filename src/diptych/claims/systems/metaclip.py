@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained

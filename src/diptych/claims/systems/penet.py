@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.tailed_predicates import SCENES, TESTED, Tailed, small
+from diptych.claims.cells.relations.tailed_predicates import SCENES, TESTED, Tailed, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.pairs import sized_for
-from diptych.claims.cells.probed import Probed, RawPixels
+from diptych.claims.cells.learned_pairs.pairs import sized_for
+from diptych.claims.cells.learned_pairs.probed import Probed, RawPixels
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.placed import Placed, PlacedReadings
+from diptych.claims.cells.learned_pairs.placed import Placed, PlacedReadings
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import Paired, clean_rows, drawn, retrieved, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, clean_rows, drawn, retrieved, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, trained, untrained
@@ -23,7 +23,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.curate.operators.realsyn import RealSyn
 from diptych.data.dataset import Pool
-from diptych.data.text.variants import VARIANTS
+from diptych.data.text.captions.variants import VARIANTS
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.small_pairs import SmallPairs

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from diptych.claims.cells import tagged_links
-from diptych.claims.cells.links import SCENES, TESTED, Linked, small
-from diptych.claims.cells.tagged_links import FEW, MANY, PreTrained
+from diptych.claims.cells.relations import tagged_links
+from diptych.claims.cells.relations.links import SCENES, TESTED, Linked, small
+from diptych.claims.cells.relations.tagged_links import FEW, MANY, PreTrained
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP

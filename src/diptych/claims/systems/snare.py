@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.composed import Composed
-from diptych.claims.cells.pairs import sized_for
+from diptych.claims.cells.learned_pairs.composed import Composed
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.tasks.pairs.snare import PARTS
+from diptych.tasks.composition.snare import PARTS
 
 PAIRS, STEPS, BATCH = 4000, 250, 128
 

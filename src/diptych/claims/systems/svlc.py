@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.hard_texts import Said, against_clip
+from diptych.claims.cells.learned_pairs.hard_texts import Said, against_clip
 from diptych.claims.claim import Claim
 from diptych.recipes.contrastive.svlc import SVLC
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.pairs import sized_for
-from diptych.claims.cells.tuned_on_scenes import Tuned
+from diptych.claims.cells.adaptation.tuned_on_scenes import Tuned
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
-from diptych.tasks.pairs.snare import PARTS
+from diptych.tasks.composition.snare import PARTS
 
 PAIRS, STEPS, TUNED, BATCH = 3000, 200, 150, 128
 

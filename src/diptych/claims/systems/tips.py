@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import clean_rows, drawn, retrieved, sized_for
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, retrieved, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.pairs import SMOKE_ROWS, Drawn, Paired, drawn, sized_for
-from diptych.claims.cells.probed import Pixels
+from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, Drawn, Paired, drawn, sized_for
+from diptych.claims.cells.learned_pairs.probed import Pixels
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from diptych.claims.cells.persons import PseudoThenLabelled
+from diptych.claims.cells.domains.persons import PseudoThenLabelled
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from diptych.claims.cells.clips import CLIPS, FRAMES, SIDE, TESTED, ReversedPairs
+from diptych.claims.cells.domains.clips import CLIPS, FRAMES, SIDE, TESTED, ReversedPairs
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins

@@ -40,13 +40,12 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.reply import Reply, Respondent
 from diptych.core.contracts.role import AsksOthers, Role
 from diptych.core.contracts.run import Hook, Run
-from diptych.core.contracts.task import Asked, Task, TaskByItem, TaskInWords
+from diptych.core.contracts.task import RowInWords, Task, TaskByItem, TaskInWords
 from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
     "Acting",
     "Answer",
-    "Asked",
     "AsksOthers",
     "Batch",
     "Classifier",
@@ -84,6 +83,7 @@ __all__ = [
     "Reply",
     "Respondent",
     "Role",
+    "RowInWords",
     "Rule",
     "Run",
     "Segmenter",

@@ -10,13 +10,15 @@ from typing import Literal
 class Rule:
     """How parameters whose name matches `pattern` (a regular expression, `re.search`) differ from the rest.
 
-    lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). decay None keeps the default.
+    lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
+    count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
     The first rule that matches wins.
     """
 
     pattern: str
     lr_scale: float = 1.0
     decay: bool | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Optimiser:
 
     over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
+    floor what cosine, linear and decay do not fall below: lr * final_lr as a "share", which each rule's lr_scale multiplies, or as one
+          "rate" for all parameters, as in OpenMMLab and timm: it then lifts those of a small lr_scale
     """
 
     kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
@@ -37,13 +41,19 @@ class Optimiser:
     schedule: Literal["cosine", "linear", "constant", "step", "decay", "one_cycle"] = "cosine"
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
+    warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
+    rises: Literal["step", "period", "log"] = "step"  # warm-up: evenly, with each period to its share, or by the step's logarithm
     final_lr: float = 0.0  # share of lr at the end
+    floor: Literal["share", "rate"] = "share"
     over: Literal["rest", "run", "both"] = "rest"
+    late: int = 0  # each step has the rate of the one so many before it, as where a schedule moves after the update
+    late_peak: bool = False  # the first ones, which have none before them, have lr itself, and not the rate of step 0
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules
     drop_at: float | tuple[float, ...] = 0.75  # "step": shares of the run from each of which the rate is a tenth of what it was
+    decay_drops: tuple[float, ...] = ()  # shares of the run from each of which the weight decay is a tenth of what it was
     decay_rate: float = 0.9  # "decay": the rate is multiplied by it after each period, and stays at or above lr * final_lr
-    periods: float = 1.0  # "decay", and what falls by the "period": how many the run has, usually its epochs
+    periods: float = 1.0  # "decay", and what falls or rises by the "period": how many the run has, usually its epochs
     falls: Literal["step", "period"] = "step"  # cosine and linear: at each step, or after each period
     clip_norm: float = 0.0  # global gradient norm; 0 leaves gradients alone
     coupled_decay: bool = False

@@ -42,7 +42,7 @@ class TaskByItem(Task, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RowInWords:
     """A row of records in words.
 
     uid       of the sample
@@ -63,4 +63,4 @@ class Asked:
 class TaskInWords(TaskByItem, Protocol):
     """A task whose rows can be told in words, so that two models can be shown side by side."""
 
-    def in_words(self, records: pa.Table) -> list[Asked]: ...
+    def in_words(self, records: pa.Table) -> list[RowInWords]: ...

@@ -17,6 +17,8 @@ class Tuning:
     lora_dropout  dropout before the adapters
     lora_random   pattern of modules whose adapters start random in both maps, so that the first step is not that of the weights; those of
                   all others, and of all with "", start as nothing
+    lora_kernel   pattern of convolutions whose adapter is laid out as loralib's, A [rank * side, D * side] and B [E * side, rank * side],
+                  where kernels have that side; those of all others, and of all with "", have rank `rank`
     lora_full     pattern of parameters that are trained in full beside adapters; what does not come from --init always is
     freeze        patterns of parameter names that stay as they are; their batch norms keep their statistics
     layer_decay   learning rate of a layer as a share of the one above it (0.65 to 0.9 are usual); heads have the whole rate; 1 is off
@@ -34,6 +36,7 @@ class Tuning:
     lora_alpha: float = 0.0
     lora_dropout: float = 0.0
     lora_random: str = ""
+    lora_kernel: str = ""
     lora_full: str = ""
     freeze: tuple[str, ...] = ()
     layer_decay: float = 1.0
@@ -55,8 +58,10 @@ class Tuning:
         for name in ("lora_alpha", "head_first", "distill_weight", "distill_scale", "keep_positions"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)} (expected 0 or more)")
-        if not self.lora and (self.lora_alpha or self.lora_dropout or self.lora_random or self.lora_full):
-            raise ConfigError("lora_alpha, lora_dropout, lora_random and lora_full are options of adapters: say also --lora RANK")
+        if not self.lora and (self.lora_alpha or self.lora_dropout or self.lora_random or self.lora_kernel or self.lora_full):
+            raise ConfigError(
+                "lora_alpha, lora_dropout, lora_random, lora_kernel and lora_full are options of adapters: say also --lora RANK"
+            )
         if self.head and not self.head_first:
             raise ConfigError("head says what --head-first trains first: say also for how many steps")
         if self.distill_scale and not self.distill:

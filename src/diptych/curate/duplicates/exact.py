@@ -17,7 +17,7 @@ import numpy as np
 from diptych.core.contracts import Curated, Dataset, Drop
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import planned
 from diptych.data.media.decode import decode
 
@@ -40,7 +40,7 @@ class ExactDuplicates:
         original: dict[str, str] = {}
         first: dict[bytes, str] = {}
         order = sorted(range(len(data)), key=data.uids.__getitem__)
-        for row in shown(order, len(order), "looking at pictures", least=100):
+        for row in with_bar(order, len(order), "looking at pictures", least=100):
             uid, image = data.uids[row], data[row].image
             if image is None:
                 kept.append(uid)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from diptych.core.contracts import Curated, Dataset, Drop, Embedder, Unit
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import planned
 from diptych.data.media.decode import decode
 
@@ -169,7 +169,7 @@ def _looked(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tupl
     seen: dict[int, Any] = {}
     plain: list[int] = []
     dropped: list[Drop] = []
-    for row in shown(range(len(data)), len(data), "looking at pictures", least=100):
+    for row in with_bar(range(len(data)), len(data), "looking at pictures", least=100):
         image = data[row].image
         if image is None:
             plain.append(row)

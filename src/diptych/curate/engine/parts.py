@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from diptych.core.config import config_hash
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.data.columns import read_parquet, write_parquet
 
 ROWS = 131_072
@@ -37,7 +37,7 @@ class Parts:
         """
         made = []
         starts = range(0, max(1, table.num_rows), self.rows)
-        for number, start in enumerate(shown(starts, len(starts), name.partition("-")[0], least=2)):
+        for number, start in enumerate(with_bar(starts, len(starts), name.partition("-")[0], least=2)):
             path = self._path(name, number)
             if path is not None and path.is_file():
                 made.append(read_parquet(path))

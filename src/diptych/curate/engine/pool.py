@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from diptych.core.config import to_plain
 from diptych.core.contracts import Curated, Dataset, Drop, Operator
+from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.errors import RunError
-from diptych.core.files import write_atomic, write_json
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table

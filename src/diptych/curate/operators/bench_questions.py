@@ -28,8 +28,8 @@ from diptych.curate.text.triplet_filters import Limits, measured, reasons, spoil
 from diptych.curate.writing.requests import Request
 from diptych.curate.writing.step import Wish, Writes
 from diptych.data.media.decode import decode
-from diptych.data.text.symbols import Symbols, symbols_of
-from diptych.data.text.triplets import ABILITIES, Triplet, lines_of, triplet_from
+from diptych.data.text.question_answering.symbols import Symbols, symbols_of
+from diptych.data.text.question_answering.triplets import ABILITIES, Triplet, lines_of, triplet_from
 
 PROGRAMS = "programs"
 KINDS = tuple(f"{ability}/{kind}" for ability, kinds in ABILITIES.items() for kind in kinds)

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diptych.core.contracts import Unit
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError, DataError, RunError, ShapeError
-from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
 from diptych.data.media.decode import decode
-from diptych.models.pairs.filter_heads import SAFETY_WIDTHS, SafetyHead, WatermarkNet
+from diptych.models.pairs.classifiers.filter_heads import SAFETY_WIDTHS, SafetyHead, WatermarkNet
 
 Floats = npt.NDArray[np.float32]
 

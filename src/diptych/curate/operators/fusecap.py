@@ -35,8 +35,8 @@ from diptych.curate.experts.findings import FINDING, Finding, ordered, with_text
 from diptych.curate.writing import fusing
 from diptych.curate.writing.requests import Request, TextBackend
 from diptych.curate.writing.step import Wish, Writes, Writing
+from diptych.data.text.captions.variants import VARIANTS, variant_column
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.variants import VARIANTS, variant_column
 
 LOOKED_AT_ONCE = 256
 """Rows of a part of the experts' work."""

@@ -40,7 +40,7 @@ from diptych.curate.text.entry_languages import Counts, EntryLanguages, Matches,
 from diptych.curate.text.matching import MatchEntries
 from diptych.curate.text.spacing import RULES, Rule
 from diptych.curate.text.texts import texts_of
-from diptych.report.balance import balance_page
+from diptych.report.pages.balance import balance_page
 
 TRIED = 2_000  # texts
 

@@ -28,9 +28,9 @@ from diptych.curate.text import noun_grammar
 from diptych.curate.text.glosses import lemma, read_glosses
 from diptych.curate.writing.requests import Request
 from diptych.curate.writing.step import Wish, Writes
-from diptych.data.text.description_queries import spoken
-from diptych.data.text.knowledge import answered
-from diptych.data.text.phrases import sentences_of
+from diptych.data.text.captions.phrases import sentences_of
+from diptych.data.text.descriptions.description_queries import spoken
+from diptych.data.text.descriptions.knowledge import answered
 
 FILE, REPORT = "knowledge.json", "writing.json"
 PROMPT = """\

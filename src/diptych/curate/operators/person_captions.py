@@ -18,7 +18,7 @@ from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.curate.engine.costs import planned
-from diptych.data.text.person_captions import BANK, PLACES, Wordings, numbers_of, person_caption
+from diptych.data.text.persons.attribute_captions import BANK, PLACES, Wordings, numbers_of, person_caption
 
 CAPTION, TEMPLATE = "synthetic_caption", "template"
 

@@ -16,7 +16,7 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.curate.engine.costs import planned
 from diptych.data.media.decode import upright_size
-from diptych.data.text.position_prompts import GRID, block_of, prompt
+from diptych.data.text.prompts.position_prompts import GRID, block_of, prompt
 
 COLUMN = "position_prompts"
 

@@ -26,7 +26,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.curate.engine.costs import planned
 from diptych.curate.engine.embedding import embedded, open_embedder
 from diptych.curate.engine.parts import Parts
-from diptych.data.text.person_texts import ABSENT, BANK, OPTIONAL, REQUIRED, combine, prompt, templates
+from diptych.data.text.persons.descriptions import ABSENT, BANK, OPTIONAL, REQUIRED, combine, prompt, templates
 
 COLUMN, CAPTION, TEMPLATE = "pseudo_attributes", "synthetic_caption", "template"
 Phrases = Mapping[str, Sequence[str]]

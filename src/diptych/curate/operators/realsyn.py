@@ -38,9 +38,9 @@ import pyarrow as pa
 from diptych.core.contracts import Curated, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.duplicates.clusters import centres, nearest_centres
 from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
 from diptych.curate.engine.costs import planned
@@ -53,7 +53,7 @@ from diptych.curate.writing import fusing
 from diptych.curate.writing.requests import Request, TextBackend
 from diptych.curate.writing.step import Wish, Writes, Writing
 from diptych.data.media.decode import decode
-from diptych.data.text.variants import SIMILARITY, VARIANTS, variant_column
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
 from diptych.index.embed import embed_texts
 from diptych.models.io.opened import open_address, require
 
@@ -199,7 +199,7 @@ class RealSyn(Writes):
                 raw[sample.uid] = cleaned(" ".join(text.string for text in sample.positives()))
         model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
         faults, found, first = {}, {}, dict[str, str]()
-        for uid in shown(sorted(raw), len(raw), "reading sentences", least=10_000):
+        for uid in with_bar(sorted(raw), len(raw), "reading sentences", least=10_000):
             fault = rules.fault(raw[uid], model)
             key = raw[uid].casefold()
             if not fault and key in first:
@@ -212,7 +212,7 @@ class RealSyn(Writes):
 
     def _pictures(self, data: Dataset) -> dict[str, str]:
         faults = {}
-        for row in shown(range(len(data)), len(data), "looking at pictures", least=100):
+        for row in with_bar(range(len(data)), len(data), "looking at pictures", least=100):
             sample = data[row]
             if sample.image is not None and (fault := self._size_fault(sample.image)):
                 faults[sample.uid] = fault

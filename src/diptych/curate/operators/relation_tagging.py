@@ -32,14 +32,14 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import SceneGraph
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.run import mapped_where
-from diptych.curate.operators.caption_triplets import LabelLinker
-from diptych.curate.operators.relation_tags import RelationTags
-from diptych.curate.operators.tagger_worker import TaggerWorker, open_tagger, packed
-from diptych.curate.operators.tagging_summary import Answer, Summary
+from diptych.curate.tagging.caption_triplets import LabelLinker
+from diptych.curate.tagging.relation_tags import RelationTags
+from diptych.curate.tagging.summary import Answer, Summary
+from diptych.curate.tagging.tagger_worker import TaggerWorker, open_tagger, packed
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.caption_sources import captions_by_uid
-from diptych.report.tagging import TaggedPicture, tagging_page
+from diptych.report.pages.tagging import TaggedPicture, tagging_page
 
 BLOCK = 256
 """Images that are tagged before what was found is written down."""

@@ -34,7 +34,7 @@ from diptych.curate.writing.backends.grammar import STYLES
 from diptych.curate.writing.faithful import fault
 from diptych.curate.writing.requests import Request
 from diptych.curate.writing.step import TRIED, Wish, Writes, Writing
-from diptych.data.text.variants import SIMILARITY, VARIANTS, variant_column
+from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
 
 PUBLISHED = ("chatgpt", "bard", "coco", "human")
 """The four sources of examples in the paper."""

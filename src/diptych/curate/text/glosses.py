@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
-from diptych.core.json_text import parse_json
 
 BREAK = re.compile(
     r"\b(?:that|which|who|whose|where|with|without|of|for|used|usually|having|made|consisting|worn|from|in|on|to|by|and|or)\b"

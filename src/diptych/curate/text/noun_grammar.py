@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diptych.data.text.description_queries import spoken
+from diptych.data.text.descriptions.description_queries import spoken
 
 
 def entries(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.curate.text.plurals import plural
-from diptych.data.text.symbols import Symbols, Thing
-from diptych.data.text.triplets import Triplet
+from diptych.data.text.question_answering.symbols import Symbols, Thing
+from diptych.data.text.question_answering.triplets import Triplet
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 EDGE = 0.1

@@ -21,8 +21,8 @@ from typing import Any
 
 from diptych.curate.text.plurals import plural
 from diptych.curate.text.question_programs import EDGE, NUMBERS, Vocabulary
-from diptych.data.text.symbols import Symbols
-from diptych.data.text.triplets import Triplet
+from diptych.data.text.question_answering.symbols import Symbols
+from diptych.data.text.question_answering.triplets import Triplet
 
 FILTERS = ("format", "length", "options", "leak", "duplicate", "unanswerable", "consistency")
 ASKS = re.compile(r"\?\s*$|^(describe|explain|name|list|tell|state)\b", re.IGNORECASE)

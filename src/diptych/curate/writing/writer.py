@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import Reply
 from diptych.core.errors import RunError
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine import run
 from diptych.curate.writing.requests import Request, TextBackend, prompt_hash
 from diptych.models.endpoint.answers import Answers
@@ -64,7 +64,7 @@ def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers
 def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Reply]:
     found: dict[str, Reply] = {}
     calls = _calls(list(missing), backend.at_once)
-    for answers in shown(_answered(calls, missing, backend, known), len(calls), f"{len(missing):,} texts", least=BAR_CALLS):
+    for answers in with_bar(_answered(calls, missing, backend, known), len(calls), f"{len(missing):,} texts", least=BAR_CALLS):
         found |= answers
     return found
 

@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.paths import is_file, open_file
 from diptych.core.errors import DataError, UnknownName
-from diptych.core.paths import is_file, open_file
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.place import Placer

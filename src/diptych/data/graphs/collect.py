@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.disk.paths import is_utf8
 from diptych.core.errors import DataError
-from diptych.core.paths import is_utf8
 from diptych.data.dataset import Pool
 from diptych.data.graphs.entries import Box, Entry, Named
 from diptych.data.graphs.fields import split_of
@@ -28,7 +28,7 @@ from diptych.data.ragged import Ragged
 from diptych.data.read.naming import uids_of
 from diptych.data.read.rows import Rows, is_json
 from diptych.data.regions import REGION_SCHEMA, RELATION_SCHEMA
-from diptych.data.text.phrases import FIELD as GROUNDING
+from diptych.data.text.captions.phrases import FIELD as GROUNDING
 from diptych.data.texts import Texts
 
 ROUNDING = 1.0  # pixels

@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diptych.core.disk.files import write_atomic
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_atomic
-from diptych.core.json_text import parse_json
-from diptych.core.paths import read_file
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 
 if TYPE_CHECKING:

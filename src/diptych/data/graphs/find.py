@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import is_file, read_file
 from diptych.core.errors import DataError, DecodeError
-from diptych.core.json_text import parse_json
-from diptych.core.paths import is_file, read_file
 from diptych.data.media.decode import probe
 
 SUFFIXES = (".jpg", ".png", ".webp", ".jpeg")

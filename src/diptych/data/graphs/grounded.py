@@ -20,8 +20,8 @@ from diptych.core.scene_graph import Region
 from diptych.data.graphs.batch import padded, row_mask, shares, stacked
 from diptych.data.load.batch import TensorBatch
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, Triple
-from diptych.data.text.spans import Entity, SpanText
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.spans import Entity, SpanText
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.files import write_atomic
 from diptych.core.errors import DataError, UnknownName
-from diptych.core.files import write_atomic
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.media.decode import encode_png, probe

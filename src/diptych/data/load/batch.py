@@ -19,9 +19,9 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows, row_fields
 from diptych.core.sample import Sample, Text
 from diptych.data.media.transforms import TORCHVISION, CropForm, Preprocess, flipped, random_crop
-from diptych.data.text.sides import Sides, mirrored
+from diptych.data.text.captions.sides import Sides, mirrored
+from diptych.data.text.captions.variants import UNIFORM
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.variants import UNIFORM
 
 Augment = Callable[[np.ndarray[Any, np.dtype[np.uint8]], np.random.Generator], np.ndarray[Any, np.dtype[np.uint8]]]
 """Changes the pixels of a view."""
@@ -116,6 +116,7 @@ def pair_batch(
     sides: Sides = "keep",
     augment: Augment | None = None,
     choose: Callable[[Draw, str], Text] | None = None,
+    form: CropForm = TORCHVISION,
 ) -> PairBatch:
     """A text and a random square crop of every draw. The draw's own generator decides: first its text, then crop, flip and `augment`.
 
@@ -127,7 +128,7 @@ def pair_batch(
     images = []
     for draw in draws:
         text = (choose or choose_text)(draw, language).string
-        shown_HWC, said = told_view(draw, (text,), preprocess.size, crop_scale, flip, sides)
+        shown_HWC, said = view_with_texts(draw, (text,), preprocess.size, crop_scale, flip, sides, form)
         texts += said
         images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
@@ -157,7 +158,10 @@ def triplet_batch(
     """A raw text, a caption and a random square crop of every draw. `raw` and `caption` choose, with the draw's own generator; the raw
     text is drawn first, then the caption, then crop and flip."""
     said = [(raw(draw), caption(draw)) for draw in draws]
-    seen = [told_view(draw, pair, preprocess.size, crop_scale, flip, sides, form) for draw, pair in zip(draws, said, strict=True)]
+    seen = [
+        view_with_texts(draw, pair, preprocess.size, crop_scale, flip, sides, form)
+        for draw, pair in zip(draws, said, strict=True)
+    ]
     texts = [pair for _, pair in seen]
     first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
     known = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
@@ -178,7 +182,7 @@ def choose_text(draw: Draw, language: str = "") -> Text:
     return UNIFORM(draw, language)
 
 
-def told_view(
+def view_with_texts(
     draw: Draw,
     texts: Sequence[str],
     size: int,

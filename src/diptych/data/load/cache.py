@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.cache import cache_folder
 from diptych.core.config import config_hash
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_folder, write_json
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_folder
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import with_bar
 from diptych.data.load.content_features import DIGESTS
 
 Vectors = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ class FeatureTable:
                 raise DataError(f"{len(keys) - len(set(keys))} keys of a feature table repeat", expected="one row a key")
             blocks = [range(start, min(start + block, len(keys))) for start in range(0, len(keys), block)]
             said = f"{what} ({len(keys):,}), once"
-            parts = [encode(rows) for rows in shown(blocks, len(blocks), said)]
+            parts = [encode(rows) for rows in with_bar(blocks, len(blocks), said)]
             with atomic_folder(folder) as work:
                 pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), work / "keys.parquet")
                 if digests:

@@ -19,8 +19,8 @@ from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.media import ArraySource, MediaFacts, MediaItem, MediaLimit, Pixels, Source
 from diptych.data.media.decode import FORMATS, on_white, probe
 from diptych.data.media.encoded import NUMPY, array_of, read_npy, read_part, read_parts, refuse_elements, write_npy
+from diptych.data.media.formats.video_file import SUFFIXES, count_frames, is_video, read_video
 from diptych.data.media.picture import decode_part, encoded_picture, read_pictures
-from diptych.data.media.video_file import SUFFIXES, count_frames, is_video, read_video
 
 Places = Callable[[int], npt.NDArray[np.int64]]
 

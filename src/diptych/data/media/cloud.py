@@ -14,7 +14,7 @@ import numpy.typing as npt
 from diptych.core.errors import DecodeError
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
 from diptych.data.media.encoded import NUMPY, array_of, only_part, place_of, read_npy, refuse_elements, stored_array
-from diptych.data.media.ply import read_ply
+from diptych.data.media.formats.ply import read_ply
 
 SIDE = 256
 """Pixels a side of a thumbnail."""

@@ -23,8 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.data.media import heif
-from diptych.data.media.jpeg_scans import refuse_scans, scan_count
+from diptych.data.media.formats import heif
+from diptych.data.media.formats.jpeg_scans import refuse_scans, scan_count
 from diptych.data.media.room import Room
 
 Pixels = npt.NDArray[np.uint8]
@@ -159,7 +159,7 @@ def _refuse_half_grey(data: bytes, name: str) -> None:
 def _pil(data: bytes, name: str, max_pixels: int, pixels_of: Callable[[Any, str], Pixels]) -> Pixels:
     """Any format by PIL; `pixels_of` makes the array of the upright image. Waits where other threads decode much already."""
     try:
-        with _open(data, name, max_pixels) as image, DECODING.taken(image.width * image.height):
+        with _open(data, name, max_pixels) as image, DECODING.reserved(image.width * image.height):
             image.load()
             if _format(image) == "JPEG":
                 _refuse_half_grey(data, name)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.disk.paths import is_file
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, BytesImage, FileImage, SliceImage
 from diptych.core.media import ArraySource, MediaItem, MediaLimit, Source
-from diptych.core.paths import is_file
 
 NUMPY = b"\x93NUMPY"
 
@@ -31,7 +31,7 @@ def read_parts(item: MediaItem, limit: MediaLimit) -> list[bytes]:
     return found
 
 
-def held(item: MediaItem, limit: MediaLimit) -> MediaItem:
+def in_memory(item: MediaItem, limit: MediaLimit) -> MediaItem:
     """The same item in memory, read once: arrays stay as they are. The limits of bytes and parts are kept."""
     arrays = (ArrayImage, ArraySource)
     if len(item.parts) > limit.parts:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diptych.core.disk.paths import is_file
 from diptych.core.image import ArrayImage, BytesImage, FileImage, ImageSource, SliceImage
 from diptych.core.media import ArraySource
-from diptych.core.paths import is_file
 
 Ints = npt.NDArray[np.int64]
 

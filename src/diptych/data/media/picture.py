@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.core.disk.paths import PICTURE_SUFFIXES
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Source
-from diptych.core.paths import PICTURE_SUFFIXES
 from diptych.data.media.decode import MAX_PIXELS, Pixels, decode, encode_png, encode_webp, probe
-from diptych.data.media.encoded import held, read_part, refuse_elements
+from diptych.data.media.encoded import in_memory, read_part, refuse_elements
 
 ENDINGS = {"jpeg": "jpg", "tiff": "tif", "heif": "heic"}
 WEBP_LIMIT = 16_383  # pixels a side
@@ -75,7 +75,7 @@ def decode_part(part: Source, medium: str, limit: MediaLimit, min_side: int = 0)
 
 def read_pictures(item: MediaItem, limit: MediaLimit) -> tuple[Source, ...]:
     """The pictures of an item in memory, read once, their pixels held against the limit together and by their headers."""
-    parts = held(item, limit).parts
+    parts = in_memory(item, limit).parts
     pixels = 0
     for part in parts:
         if isinstance(part, ArrayImage):

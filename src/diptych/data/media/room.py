@@ -23,7 +23,7 @@ class Room:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, units: int) -> Iterator[None]:
+    def reserved(self, units: int) -> Iterator[None]:
         """Hold so many units for a block."""
         asked, ticket = min(units, self.whole), object()
         with self._changed:

@@ -16,12 +16,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.files import write_atomic
+from diptych.core.disk.paths import is_file, leads_out
 from diptych.core.errors import ConfigError, DecodeError, MissingExtra
-from diptych.core.files import write_atomic
 from diptych.core.image import FileImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
-from diptych.core.paths import is_file, leads_out
 from diptych.data.media.decode import on_white
 from diptych.data.media.encoded import read_part, read_parts, refuse_elements
 

@@ -205,7 +205,7 @@ def flipped(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
     return image_HWC[:, ::-1] if rng.random() < 0.5 else image_HWC
 
 
-def seen(preprocess: Any, width: int, height: int) -> Share:
+def visible_share(preprocess: Any, width: int, height: int) -> Share:
     """The part of a picture that a model's square input shows, as shares of its sides.
 
     >>> class Crop: resize = "crop"

@@ -13,7 +13,7 @@ import numpy as np
 
 from diptych.core.errors import ConfigError
 from diptych.data.ontologies.ontology import Ontology
-from diptych.data.text.prompt_bank import PATHOLOGY, PromptBank
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY, PromptBank
 
 DISEASE_ONTOLOGY_TOPS = (
     "DOID:0050117",

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.files import write_atomic
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import read_file
 from diptych.core.errors import DataError
-from diptych.core.files import write_atomic
-from diptych.core.json_text import parse_json
-from diptych.core.paths import read_file
 from diptych.data.ontologies.ontology import Concept, Missing, Ontology
 
 ESCAPES = {"n": "\n", "W": " ", "t": "\t"}

@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import open_file
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage
-from diptych.core.json_text import parse_json
-from diptych.core.paths import open_file
 from diptych.core.sample import Sample, Text
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool

@@ -13,7 +13,7 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.quizzes.quiz_rows import Row, option_list, picture, words
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 
 ABOUT = ("image_type", "difficulty", "domain", "emotion", "rhetoric")
 HINTS = ("domain", "emotion", "rhetoric")

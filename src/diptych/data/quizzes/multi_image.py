@@ -18,7 +18,7 @@ from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.quizzes.quiz_rows import Row, option_list, picture, words
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 
 IMAGES = ("images", "image_list", "image_paths")
 NAMES = ("id", "idx", "index")

@@ -17,7 +17,7 @@ from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.quizzes.quiz_rows import Row, words
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 
 LABELS = ("True", "False")
 ABOVE = 3

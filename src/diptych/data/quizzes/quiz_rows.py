@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage, ImageSource
-from diptych.core.json_text import parse_json
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".pq")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -12,9 +12,9 @@ from importlib import resources
 from itertools import product
 from pathlib import Path
 
+from diptych.core.disk.files import restore
+from diptych.core.disk.paths import fault_of, leads_out, printable
 from diptych.core.errors import DataError
-from diptych.core.files import restore
-from diptych.core.paths import fault_of, leads_out, spelled
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
@@ -125,7 +125,7 @@ def read(
         return read_tables([fetch_table(address)], wanted, name=name or Path(address).stem, root=folder)
     path = Path(source).expanduser()
     if fault := fault_of(str(path)):
-        raise DataError(f"is {fault}", file=spelled(str(path)[:80]), expected="a path")
+        raise DataError(f"is {fault}", file=printable(str(path)[:80]), expected="a path")
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)

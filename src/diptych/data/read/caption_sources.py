@@ -12,7 +12,7 @@ from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
 from diptych.data.quarantine import Bad
 from diptych.data.shards.sidecar import fields_of
-from diptych.data.text.variants import VARIANTS, variant_rows
+from diptych.data.text.captions.variants import VARIANTS, variant_rows
 
 STEP_COLUMNS = ("synthetic_caption", "generated_caption", "repaired_text")
 """Columns that curation steps write captions to."""

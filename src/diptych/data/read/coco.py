@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import is_file, read_file
 from diptych.core.errors import DataError
-from diptych.core.json_text import parse_json
-from diptych.core.paths import is_file, read_file
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.assemble import Found, assemble

@@ -18,14 +18,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from diptych.core.disk.paths import leads_out
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
-from diptych.core.paths import leads_out
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad
 from diptych.data.read.naming import uid_of
-from diptych.data.text.sentences import sentences
+from diptych.data.text.captions.sentences import sentences
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
 LARGEST = 32 * 2**20
@@ -191,7 +191,7 @@ class _Run:
 
     parts: list[str] = field(default_factory=list)
 
-    def taken(self) -> str:
+    def take(self) -> str:
         text = " ".join("".join(self.parts).split())
         self.parts.clear()
         return text
@@ -240,7 +240,7 @@ class _HTML(HTMLParser):
             self._run.parts.append(data)
 
     def _ended(self) -> None:
-        if text := self._run.taken():
+        if text := self._run.take():
             self._pieces.append(text)
 
     def finished(self) -> list[Piece]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from diptych.core.disk.paths import fault_of_file, is_utf8, read_file
 from diptych.core.errors import DataError
-from diptych.core.paths import fault_of_file, is_utf8, read_file
 from diptych.data.dataset import Pool
 from diptych.data.media.images import LooseFiles
 from diptych.data.media.table import MediaTable

@@ -19,10 +19,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from diptych.core.disk.paths import PICTURE_SUFFIXES, fault_of
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage
 from diptych.core.media import MediaItem, Source, medium_of
-from diptych.core.paths import PICTURE_SUFFIXES, fault_of
 from diptych.core.registry import MEDIA
 from diptych.data.media.table import MediaObjects
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
-from diptych.core.json_text import parse_json
 from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core.disk.paths import LONGEST_NAME, fault_of
 from diptych.core.errors import DataError
-from diptych.core.paths import LONGEST_NAME, fault_of
 from diptych.data.quarantine import Bad
 from diptych.data.read.rows import is_json
 

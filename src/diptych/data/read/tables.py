@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.paths import is_file, read_file
 from diptych.core.errors import DataError
-from diptych.core.paths import is_file, read_file
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import Bad

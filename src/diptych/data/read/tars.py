@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.disk.paths import is_utf8, open_file, printable
 from diptych.core.errors import DataError
-from diptych.core.paths import is_utf8, open_file, spelled
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MediaTable
@@ -65,7 +65,7 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
     for number, path in enumerate(paths):
         refuse_unfinished_tar(path)
         if not is_utf8(str(path.resolve())):
-            raise DataError("its name is not UTF-8", file=spelled(str(path)), expected="another name, which tables can hold")
+            raise DataError("its name is not UTF-8", file=printable(str(path)), expected="another name, which tables can hold")
         index = open_index(path)
         gathered.bad += [
             Bad(uid_of(_key(p.member)[0]) if p.member else "", "read", p.reason, f"{path}:{p.member}" if p.member else str(path))

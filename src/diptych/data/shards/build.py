@@ -30,9 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.config import config_hash
+from diptych.core.disk.files import publish, write_json
+from diptych.core.disk.lock import only_here
 from diptych.core.errors import DataError, DiptychError, RunError
-from diptych.core.files import publish, write_json
-from diptych.core.lock import only_here
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import Pool
@@ -42,7 +42,7 @@ from diptych.data.metadata import JSON
 from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged
 from diptych.data.shards.inside import refuse_links, sound_manifest, sound_media
-from diptych.data.shards.mark import FORMAT, MANIFEST, MARK, PART, SHARDS, UNFINISHED, begin, is_begun, is_built, read_mark
+from diptych.data.shards.mark import FORMAT, MANIFEST, MARK, PART, SHARDS, UNFINISHED, begin, is_built, is_interrupted, read_mark
 from diptych.data.shards.write import ShardWriter, Stored, store_shard
 from diptych.data.texts import Texts
 
@@ -201,7 +201,7 @@ def _media(folder: Path, uids: pa.Array, follow_links: bool) -> MediaTable:
 
 def _prepare(out: Path, config: dict[str, Any], command: str) -> None:
     """An empty folder, or what an interrupted build of the same samples left. What such a build of others left goes first."""
-    if is_begun(out, config):
+    if is_interrupted(out, config):
         return
     if out.is_dir() and any(not entry.name.startswith(f".{UNFINISHED}.") for entry in out.iterdir()):
         if not (out / UNFINISHED).is_file():

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diptych.core.disk.paths import KINDS, fault_of, leads_out
 from diptych.core.errors import DataError
-from diptych.core.paths import KINDS, fault_of, leads_out
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.quarantine import FILE as QUARANTINE
 from diptych.data.quarantine import Bad

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.files import write_json
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
-from diptych.core.files import write_json
-from diptych.core.json_text import read_object
 
 FORMAT = 1
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
@@ -48,7 +48,7 @@ def begin(folder: Path, config: Mapping[str, Any], command: str) -> None:
     write_json(folder / UNFINISHED, {"config": dict(config), "command": command})
 
 
-def is_begun(folder: Path, config: Mapping[str, Any]) -> bool:
+def is_interrupted(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether an interrupted build of just this lies there."""
     path = folder / UNFINISHED
     return path.is_file() and _object(path).get("config") == dict(config)

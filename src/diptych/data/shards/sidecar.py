@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from diptych.core.json_text import parse_json
-from diptych.core.paths import PICTURE_SUFFIXES
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import PICTURE_SUFFIXES
 from diptych.data.quarantine import Bad
 from diptych.data.read.wanted import TEXT_NAMES, Wanted
 

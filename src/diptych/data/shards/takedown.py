@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError
-from diptych.core.files import write_json
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_parquet, table_names, write_parquet
 from diptych.data.quarantine import Bad, read_quarantine, write_quarantine

@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.paths import open_file
 from diptych.core.errors import DataError
-from diptych.core.paths import open_file
 from diptych.data.columns import read_parquet, write_parquet
 
 INDEX_SCHEMA = pa.schema([("name", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -16,15 +15,16 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
-from diptych.core.files import atomic_file
 from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.machine import usable_cores
 from diptych.core.media import MediaFacts, MediaItem, medium_of
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode, probe
-from diptych.data.media.encoded import held
+from diptych.data.media.encoded import in_memory
 from diptych.data.media.picture import ENDINGS, encoded_picture
 from diptych.data.media.table import MEDIA_SCHEMA, member_label
 from diptych.data.quarantine import Bad
@@ -182,9 +182,7 @@ def _checked(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample,
         sample = pool[row]
         return sample, check_sample(sample, decode_fully=check)
 
-    with ThreadPoolExecutor(
-        max_workers=min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-    ) as threads:
+    with ThreadPoolExecutor(max_workers=min(8, usable_cores())) as threads:
         chunk = FEW if pool.has_media else CHUNK
         for start in range(0, len(rows), chunk):
             yield from threads.map(one, rows[start : start + chunk])
@@ -210,7 +208,7 @@ def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = Tru
     if not NAME.fullmatch(name):
         raise DataError(f"the medium {name!r} cannot be a file name", field="media", expected="letters, digits, _ and -")
     try:
-        read = held(item, medium.limit)
+        read = in_memory(item, medium.limit)
         parts = tuple(map(medium.encode, read.parts))
         facts = medium.facts(medium.decode(read)) if decode_fully else None
     except DataError as error:

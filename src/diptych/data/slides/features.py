@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.disk.files import write_atomic
 from diptych.core.errors import DataError, MissingExtra
-from diptych.core.files import write_atomic
 from diptych.data.slides.tiling import Tiles
 
 

@@ -28,9 +28,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tokenizers  # after the setting above
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_atomic, write_json
-from diptych.data.text.cleaners import CLEANERS, Clean, cleaned_places
+from diptych.data.text.tokens.cleaners import CLEANERS, Clean, cleaned_places
 
 Side = Literal["right", "left"]
 

@@ -24,8 +24,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from diptych.core.config import config_hash, to_plain
+from diptych.core.disk.files import write_json
 from diptych.core.errors import ConfigError, DataError, DecodeError, RunError
-from diptych.core.files import write_json
 from diptych.core.image import BytesImage, SliceImage
 from diptych.data.columns import read_parquet, write_parquet
 from diptych.data.media.decode import decode

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from diptych.core.disk.json_text import parse_json
+from diptych.core.disk.paths import is_utf8
 from diptych.core.errors import DataError, MissingExtra
-from diptych.core.json_text import parse_json
-from diptych.core.paths import is_utf8
 from diptych.data.quarantine import Bad
 from diptych.data.read.links import pair_uid
 

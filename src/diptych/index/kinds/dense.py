@@ -16,11 +16,11 @@ from diptych.core.errors import ConfigError, RunError, ShapeError
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import checked, embed_texts, images_of
+from diptych.index.engine.store import Ask, Dense, Space, Terms, Vector, Vectors
 from diptych.index.facts import Info
 from diptych.index.items import What, point_id
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Part, SearchPlan
 from diptych.index.ranking import Ranking
-from diptych.index.store import Ask, Dense, Space, Terms, Vector, Vectors
 from diptych.index.vectors import combine
 
 __all__ = ["DenseIndex", "Info", "point_id"]

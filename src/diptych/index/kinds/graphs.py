@@ -21,12 +21,12 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
 from diptych.index.base import Index
 from diptych.index.embed import images_of
+from diptych.index.engine.store import Ask, Item, Space, Sparse, Terms, Vectors
 from diptych.index.exact import Hit
 from diptych.index.items import Block, What
 from diptych.index.lexicon import Vocabulary
 from diptych.index.plan import ByExamples, ByImage, ByText, ByTriplet, Options, Part, SearchPlan
 from diptych.index.ranking import Ranking
-from diptych.index.store import Ask, Item, Space, Sparse, Terms, Vectors
 
 TRIPLETS = "triplets"  # the space
 ANY = ""  # a name that is left open
@@ -128,7 +128,7 @@ class GraphIndex(Index):
         """With the triplets of each picture, to be shown."""
         for block in super().blocks(pool):
             items = [
-                replace(item, payload={**item.payload, "triplets": shown(self._known[str(item.payload["uid"])])})
+                replace(item, payload={**item.payload, "triplets": stored_triplets(self._known[str(item.payload["uid"])])})
                 for item in block.items
             ]
             self._known.clear()
@@ -210,7 +210,7 @@ def terms_of(graph: SceneGraph) -> dict[str, float]:
     return best
 
 
-def shown(graph: SceneGraph) -> list[dict[str, Any]]:
+def stored_triplets(graph: SceneGraph) -> list[dict[str, Any]]:
     """The triplets as they are kept beside an item, the most confident first: names, confidence, boxes in xyxy pixels."""
     rows = [
         {

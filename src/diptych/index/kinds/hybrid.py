@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from diptych.core.contracts import Dataset, LexicalEmbedder
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.sample import Sample
+from diptych.index.engine.store import Ask, Scored, Space, Sparse, Vectors
 from diptych.index.exact import Hit
 from diptych.index.filters import Where
 from diptych.index.fusion import RULES, fuse
@@ -23,7 +24,6 @@ from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
 from diptych.index.lexicon import Vocabulary, Words
 from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
 from diptych.index.ranking import Ranking
-from diptych.index.store import Ask, Scored, Space, Sparse, Vectors
 
 
 class HybridIndex(DenseIndex):

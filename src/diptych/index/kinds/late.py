@@ -19,11 +19,11 @@ from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import checked, images_of
+from diptych.index.engine.store import Ask, Dense, Item, Space, Vectors
 from diptych.index.exact import Hit
 from diptych.index.items import What
 from diptych.index.plan import ByExamples, ByImage, ByText, Mode, Part, SearchPlan
 from diptych.index.ranking import Ranking
-from diptych.index.store import Ask, Dense, Item, Space, Vectors
 from diptych.index.vectors import combine
 
 POOLED, TOKENS, SHORTLIST = "pooled", "tokens", 200

@@ -17,13 +17,13 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import images_of
+from diptych.index.engine.store import Ask, Item, Space, Sparse, Terms, Vectors
 from diptych.index.exact import Hit
 from diptych.index.facts import Facts
 from diptych.index.items import What
 from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
 from diptych.index.plan import ByExamples, ByImage, ByTerms, ByText, Options, Part, SearchPlan
 from diptych.index.ranking import Ranking
-from diptych.index.store import Ask, Item, Space, Sparse, Terms, Vectors
 
 WORDS = "words"  # the space
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, RunError, UnknownName
+from diptych.index.engine.store import Ask, Dense, Space, Vectors
 from diptych.index.items import What
 from diptych.index.kinds.dense import EFFORT, DenseIndex
-from diptych.index.store import Ask, Dense, Space, Vectors
 from diptych.index.vectors import unit_rows
 
 PREFIX, SHORTLIST = "prefix", 200

@@ -15,7 +15,7 @@ from diptych.models.blip.text import BlipText
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.feature_queue import FeatureQueue, Start
 from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.matcher import Read, drawn
+from diptych.models.pairs.matching.matcher import Read, drawn
 from diptych.models.towers.outputs import Tower
 
 

@@ -28,7 +28,7 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import parts
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.match_embedder import Readings
+from diptych.models.pairs.matching.embedder import Readings
 from diptych.models.towers.towers import image_tower
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import UnknownName
 from diptych.core.rows import Rows
-from diptych.data.text.layout import Layout
+from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.splice import norm_ratio, splice

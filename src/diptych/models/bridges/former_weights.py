@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
-from diptych.core.json_text import read_object
 from diptych.models.bridges.connectors import QueryConnector
 
 INDEX = "model.safetensors.index.json"

@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.text.layout import Layout
+from diptych.data.text.prompts.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.io.inference import evaluating
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 
 class LanguageVocabulary:

@@ -19,7 +19,7 @@ from diptych.core.rows import Rows
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.linear_map import procrustes_map, ridge_map
+from diptych.models.pairs.frozen.linear_map import procrustes_map, ridge_map
 from diptych.models.towers.outputs import Tower
 
 Solution = Literal["least_squares", "ridge", "procrustes", "robust"]

@@ -23,7 +23,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.layout import Ids, Piece, Words, lay_out
+from diptych.data.text.prompts.layout import Ids, Piece, Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.bridges.semantic_map import ImagesAlone, SemanticMap
@@ -31,7 +31,7 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 from diptych.models.towers.towers import image_tower
 
 IMAGES = "image_tower"

@@ -22,8 +22,8 @@ from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, words_about_pictures
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.layout import Layout, Words, lay_out
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.layout import Layout, Words, lay_out
+from diptych.data.text.prompts.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector, connector

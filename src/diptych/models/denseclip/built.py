@@ -9,7 +9,7 @@ from typing import Any, Self
 from torch import nn
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.dense_detector import FIRST, DenseDetector
 from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector

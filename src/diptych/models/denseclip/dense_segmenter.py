@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Rows
-from diptych.data.text.class_prompts import ClassPrompts
+from diptych.data.text.prompts.class_prompts import ClassPrompts
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck, SemanticHead
 from diptych.models.layers.prompt_bank import PromptBank
 from diptych.models.layers.score_map import score_map

@@ -6,7 +6,7 @@ Letters: B batch, C channel, H W.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -28,7 +28,7 @@ class DetectionBackbone(nn.Module):
 def detection_backbone(name: str, **options: Any) -> DetectionBackbone:
     """conv_tiny (strides 8 and 16), or timm:NAME (strides 8, 16 and 32), with fresh weights.
 
-    Options: conv_tiny widths=(24, 48, 64); timm strides=(8, 16, 32), frozen_norm=False, drop_path=0.0
+    Options: conv_tiny widths=(24, 48, 64); timm strides=(8, 16, 32), frozen_norm=False, drop_path=0.0, sizes={}
     """
     if name == "conv_tiny":
         backbone: DetectionBackbone = ConvPyramid(**options)
@@ -75,16 +75,24 @@ class TimmPyramid(DetectionBackbone):
     frozen_norm  BatchNorm as a fixed scale and shift: what detectors trained from ImageNet weights do; without such weights leave
                  it off
     drop_path    highest rate of stochastic depth (0.5 for Swin-L)
+    sizes        other ones than the model's, by timm's names (embed_dim, depths, num_heads, window_size for Swin)
     """
 
     def __init__(
-        self, model: str, *, strides: Sequence[int] = (8, 16, 32), frozen_norm: bool = False, drop_path: float = 0.0
+        self,
+        model: str,
+        *,
+        strides: Sequence[int] = (8, 16, 32),
+        frozen_norm: bool = False,
+        drop_path: float = 0.0,
+        sizes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not timm.is_model(model):
             raise UnknownName("timm model", model, timm.list_models(), hint="timm.list_models() lists them")
         self.swin = model.startswith("swin")
         changes: dict[str, Any] = {"strict_img_size": False, "always_partition": True} if self.swin else {}
+        changes |= sizes or {}
         if drop_path:
             changes["drop_path_rate"] = drop_path
         probe = timm.create_model(model, features_only=True, pretrained=False, **changes)

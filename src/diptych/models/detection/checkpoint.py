@@ -55,3 +55,10 @@ def read_content(path: str | Path) -> Any:
         raise DataError(
             problem, file=path, expected="tensors, plain values and an argparse.Namespace, as main.py saves"
         ) from error
+
+
+def needed(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    """The tensor of that name; DataError, which says what `source` was expected, where there is none."""
+    if name not in tensors:
+        raise DataError(f"tensor {name} is missing", expected=source)
+    return tensors[name]

@@ -87,6 +87,7 @@ class BidirectionalFusion(nn.Module):
 
     gate, gate_start   see `Gate`; published: one scalar each way that starts at 1 / levels
     width              E, of all heads together; published: 2048
+    limit              the scores stay within it (GLIP: 50,000, for half precision); None: they are as they are
     """
 
     def __init__(
@@ -99,11 +100,12 @@ class BidirectionalFusion(nn.Module):
         gate: str = "scalar",
         gate_start: float = 0.25,
         dropout: float = 0.1,
+        limit: float | None = None,
     ) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(f"fusion of width {width} cannot be cut into {heads} heads (expected heads that divide the width)")
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.limit = heads, dropout, limit
         self.place_norm, self.label_norm = nn.LayerNorm(place_width), nn.LayerNorm(label_width)
         self.place_score, self.label_score = nn.Linear(place_width, width), nn.Linear(label_width, width)
         self.place_value, self.label_value = nn.Linear(place_width, width), nn.Linear(label_width, width)
@@ -128,6 +130,8 @@ class BidirectionalFusion(nn.Module):
         q_BHPE, place_BHPE = self._heads(self.place_score(asking_BPV)), self._heads(self.place_value(place_BPV))
         k_BHTE, label_BHTE = self._heads(self.label_score(label_BTD)), self._heads(self.label_value(label_BTD))
         score_BHPT = (q_BHPE * q_BHPE.shape[-1] ** -0.5) @ k_BHTE.mT
+        if self.limit is not None:
+            score_BHPT = score_BHPT.clamp(-self.limit, self.limit)
         back_BHTP = score_BHPT.mT
         if place_mask_BP is not None:
             back_BHTP = back_BHTP.masked_fill(~place_mask_BP[:, None, None], float("-inf"))

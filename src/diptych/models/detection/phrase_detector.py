@@ -24,8 +24,8 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
-from diptych.data.text.spans import tokens_of
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.spans import tokens_of
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages

@@ -11,7 +11,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diptych.core.errors import ConfigError
+from diptych.data.text.tokenize import Tokenizer
 from diptych.models.towers.outputs import Tower
+
+
+def ends_of(words: Tokenizer) -> tuple[int, ...]:
+    """Ids that end a piece: the marks of a text and what a full stop is written as.
+
+    Raises ConfigError for a tokenizer that has none of its own.
+    """
+    room = 8 + len(words.prefix) + len(words.suffix)
+    row = words.encode(["a. "], room)
+    ids = row.ids_BL[0, : int(row.mask_BL.sum())].tolist()[len(words.prefix) : -len(words.suffix)]
+    stops = {one for one in ids if words.decode([one]).strip() == "."}
+    if not stops:
+        raise ConfigError(
+            "reads is 'pieces' and the tokenizer has no full stop of its own (expected reads 'whole', or another tokenizer)"
+        )
+    return tuple(sorted({*words.prefix, *words.suffix, *stops}))
 
 
 def read_pieces(tower: Tower, text_BL: Tensor, mask_BL: Tensor, ends: Sequence[int]) -> Tensor:

@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Self
 
-from diptych.core.cache import cache_folder
 from diptych.core.contracts import Reply
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import RunError
 
 FILE = "answers.sqlite"

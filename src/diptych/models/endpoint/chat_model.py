@@ -41,7 +41,7 @@ of its question."""
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Usage:
     """What a model behind an address has cost so far.
 
     asked, looked_up, failed   questions that were sent and answered, whose answers were known, that got none
@@ -58,9 +58,9 @@ class Spent:
     seconds: float = 0.0
     cost: float = 0.0
 
-    def __sub__(self, other: Spent) -> Spent:
+    def __sub__(self, other: Usage) -> Usage:
         before = asdict(other)
-        return Spent(**{name: value - before[name] for name, value in asdict(self).items()})
+        return Usage(**{name: value - before[name] for name, value in asdict(self).items()})
 
 
 class ChatModel:
@@ -70,7 +70,7 @@ class ChatModel:
         """`known` None keeps answers in the cache folder, unless `asking` says that none are kept."""
         self.line, self.model, self.asking, self.known = line, model, asking or Asking(), known
         self.name = f"openai:{line.address}#{model}"
-        self.spent = Spent()
+        self.spent = Usage()
 
     @classmethod
     def open(cls, address: str) -> ChatModel:

@@ -1,26 +1,20 @@
 """FIBER's second stage as released: the fused towers under a pyramid, a dynamic head and one anchor a place.
 
-Letters: B batch, C channel, H W pixels, L tokens, A anchors, E phrases, N boxes.
+Letters: B batch, C channel, H W pixels, L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from diptych.core.config import from_plain
-from diptych.core.errors import ShapeError
-from diptych.core.grounding import Grounded, PhraseQuery
-from diptych.data.graphs.grounded import DenseRegions, moved_anchors
-from diptych.models.detection.dense_grounding import DenseHead, DenseShape, sizes_of
-from diptych.models.detection.phrase_detector import PhraseDetector
-from diptych.models.detection.token_head import phrase_scores
+from diptych.core.errors import ConfigError, ShapeError
+from diptych.data.graphs.grounded import DenseRegions
+from diptych.models.detection.dense.dense_detector import DensePhrases
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape, sizes_of
 from diptych.models.fiber.grounding import FiberMaps
 from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.text_side import TextSide
@@ -30,6 +24,10 @@ class DenseFiber(nn.Module):
     """Pictures of any size and one text each to `DenseRegions`. Picture and text meet in their towers alone."""
 
     def __init__(self, image: ImageSide, text: TextSide, shape: DenseShape, strides: tuple[int, ...] = (8, 16, 32)) -> None:
+        if shape.meeting_width:
+            raise ConfigError(
+                f"meeting_width is {shape.meeting_width} over FIBER's towers (expected 0, they have met in the backbone)"
+            )
         super().__init__()
         self.backbone, self.text, self.shape = FiberMaps(image, strides), text, shape
         self.head = DenseHead(self.backbone.channels, strides, text.width, shape)
@@ -46,64 +44,12 @@ class DenseFiber(nn.Module):
         return found
 
 
-class DenseFiberPhrases(PhraseDetector):
-    """A `PhraseDetector` whose boxes are those of places that are sure enough: score = sqrt(probability of the phrase * of the centre), and
-    of boxes of a phrase that overlap the surest stays. A phrase may have no box."""
+class DenseFiberPhrases(DensePhrases):
+    """`DensePhrases` on FIBER's towers."""
 
     kind: ClassVar[str] = "dense_fiber_detector"
-
-    def _grounded(
-        self, pictures: Sequence[npt.NDArray[np.uint8]], queries: Sequence[PhraseQuery], top: int
-    ) -> list[list[Grounded]]:
-        found: DenseRegions = self._predicted(pictures, queries)
-        box_BA4 = moved_anchors(found.anchor_A4, found.change_BA4.float()).cpu()
-        logit_BAL, centre_BA = found.token_logit_BAL.float().cpu(), found.centre_BA.float().cpu().sigmoid()
-        answers = []
-        for row, (query, picture) in enumerate(zip(queries, pictures, strict=True)):
-            positive_EL = torch.from_numpy(self._positive(query, logit_BAL.shape[2]))
-            score_AE = phrase_scores(logit_BAL[row], positive_EL)
-            height, width = found.size_B2[row].tolist()
-            boxes = surest(score_AE, centre_BA[row], box_BA4[row], found.counts, (height, width), self.model.shape)
-            scale = torch.tensor([picture.shape[1] / width, picture.shape[0] / height]).repeat(2)
-            # The first and the last pixel move with the picture, as in the release; the box ends a pixel behind the last, at most with it.
-            last, limit = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor(picture.shape[1::-1]).repeat(2)
-            answers.append([
-                Grounded(((box_N4 - last) * scale + last).minimum(limit)[:top].numpy(), score_N[:top].numpy()) for box_N4, score_N in boxes
-            ])  # fmt: skip
-        return answers
 
     @staticmethod
     def _built(config: Mapping[str, Any]) -> DenseFiber:
         backbone, shape = config["backbone"], from_plain(DenseShape, config["shape"])
         return DenseFiber(ImageSide(**backbone["image"]), TextSide(**config["text"]), shape, tuple(backbone["strides"]))
-
-    def _about(self) -> str:
-        strides = ", ".join(map(str, self.model.head.strides))
-        return f"{self.model.shape.rounds} rounds of a dynamic head over maps of strides {strides}"
-
-
-def surest(
-    score_AE: Tensor, centre_A: Tensor, box_A4: Tensor, counts: Sequence[int], size: tuple[int, int], shape: DenseShape
-) -> list[tuple[Tensor, Tensor]]:
-    """For each phrase its boxes [N, 4], xyxy pixels, and scores [N], the surest first.
-
-    score_AE  probability of each phrase at each place;  counts  places of each map;  size  height and width of the picture
-    """
-    places, phrases, scores = [], [], []
-    for start, count in zip(np.cumsum([0, *counts[:-1]]).tolist(), counts, strict=True):
-        level_AE = score_AE[start : start + count]
-        open_AE = level_AE > shape.least
-        place_N, phrase_N = open_AE.nonzero(as_tuple=True)
-        score_N = (level_AE * centre_A[start : start + count, None])[open_AE]
-        best = score_N.topk(min(shape.candidates, len(score_N))).indices
-        places.append(place_N[best] + start)
-        phrases.append(phrase_N[best])
-        scores.append(score_N[best].sqrt())
-    place_N, phrase_N, score_N = torch.cat(places), torch.cat(phrases), torch.cat(scores)
-    height, width = size
-    low_N2, high_N2 = box_A4[place_N, :2], box_A4[place_N, 2:] - 1
-    limit_2 = torch.tensor([width - 1.0, height - 1.0])
-    box_N4 = torch.cat([end.clamp(min=0).minimum(limit_2) for end in (low_N2, high_N2)], 1) + torch.tensor([0.0, 0.0, 1.0, 1.0])
-    kept = batched_nms(box_N4, score_N, phrase_N, shape.overlap)[: shape.most]
-    box_N4, score_N, phrase_N = box_N4[kept], score_N[kept], phrase_N[kept]
-    return [(box_N4[phrase_N == phrase], score_N[phrase_N == phrase]) for phrase in range(score_AE.shape[1])]

@@ -17,7 +17,7 @@ from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.text_side import TextSide, readable
 from diptych.models.fiber.top_layers import TopLayers
 from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.matcher import Read
+from diptych.models.pairs.matching.matcher import Read
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, words_about_one_picture
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import Preprocess, seen
+from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.image_side import ImageSide
@@ -30,8 +30,8 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.match_embedder import Readings
-from diptych.models.pairs.match_maps import grad_times_attention
+from diptych.models.pairs.matching.embedder import Readings
+from diptych.models.pairs.matching.match_maps import grad_times_attention
 
 MAP_LAYER = 2
 """Of the fused layers, counted from 0: the third of six, as GroundVLP takes it of ALBEF."""
@@ -90,7 +90,7 @@ class FiberModel(Embedding):
         if not 0 <= layer < count:
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the fused layers of '{self.name}')")
         pixels_HWC = decode(image, exact=True)
-        box = seen(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
+        box = visible_share(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
         found = []
         device = next(fiber.parameters()).device
         with evaluating(fiber):

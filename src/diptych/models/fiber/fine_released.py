@@ -14,32 +14,19 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
-from diptych.models.fiber.released import LAYER, PADDED, gate_part, needed
+from diptych.models.detection.checkpoint import needed
+from diptych.models.detection.released_head import head_tensors
+from diptych.models.fiber.released import LAYER, PADDED, gate_part
 
 SOURCE = "the weights of a released FIBER, fine-grained"
 _BODY, _WORDS = "fusion_backbone.backbone.body.", "fusion_backbone.language_backbone.body.model."
-_FPN, _HEAD = "fusion_backbone.backbone.fpn.", "rpn.head."
+_FPN = "fusion_backbone.backbone.fpn."
 _BLOCK = re.compile(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.(.+)")
 _MERGE = re.compile(r"layers\.(\d+)\.downsample\.(.+)")
 _NORM = re.compile(r"norm(\d+)\.(weight|bias)")
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
-_LEVEL = re.compile(r"fpn_(inner|layer)(\d+)\.(weight|bias)")
-_ROUND = re.compile(r"dyhead_tower\.(\d+)\.(.+)\.(weight|bias)")
-_ROUNDS = {
-    "DyConv.0.conv": "from_coarser", "DyConv.1.conv": "own", "DyConv.2.conv": "from_finer",
-    "DyConv.0.bn": "from_coarser.norm", "DyConv.1.bn": "own.norm", "DyConv.2.bn": "from_finer.norm",
-    "AttnConv.1": "level", "relu.fc.0": "channels.squeeze", "relu.fc.2": "channels.expand", "offset": "places",
-}  # fmt: skip
-_HEADS = {
-    "bbox_pred.weight": "box.weight", "bbox_pred.bias": "box.bias", "centerness.weight": "centre.weight", "centerness.bias": "centre.bias",
-    "dot_product_projection_text.weight": "tokens.project.weight", "dot_product_projection_text.bias": "tokens.project.bias",
-    "log_scale": "tokens.log_temperature", "bias_lang": "tokens.token_bias_T", "bias0": "tokens.bias",
-}  # fmt: skip
-_UNUSED = re.compile(
-    r"rpn\.head\.cls_logits\.(weight|bias)|rpn\.head\.scales\.\d+\.scale|rpn\.anchor_generator\.cell_anchors\.\d+"
-    r"|.*\.relative_position_index|.*\.attn_mask|.*\.position_ids"
-)
-"""Not weights of what answers words; the scales are taken together elsewhere."""
+_UNUSED = re.compile(r".*\.relative_position_index|.*\.attn_mask|.*\.position_ids")
+"""Numbers that are computed."""
 
 
 def is_fine(tensors: Mapping[str, Tensor]) -> bool:
@@ -63,18 +50,9 @@ def from_fine(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_laye
             _image(found, name.removeprefix(_BODY), tensor, before, first)
         elif name.startswith(_WORDS):
             _text(found, name.removeprefix(_WORDS), tensors, text_layers - fused)
-        elif (match := _LEVEL.fullmatch(name.removeprefix(_FPN))) and name.startswith(_FPN):
-            found[f"head.pyramid.{match[1]}_blocks.{int(match[2]) - 2}.0.{match[3]}"] = tensor
-        elif name.startswith(f"{_FPN}top_blocks."):
-            found[f"head.pyramid.extra_blocks.{name.removeprefix(f'{_FPN}top_blocks.')}"] = tensor
-        elif (match := _ROUND.fullmatch(name.removeprefix(_HEAD))) and match[2] in _ROUNDS:
-            found[f"head.tower.blocks.{match[1]}.{_ROUNDS[match[2]]}.{match[3]}"] = tensor
-        elif name.removeprefix(_HEAD) in _HEADS:
-            found[f"head.{_HEADS[name.removeprefix(_HEAD)]}"] = tensor
-        else:
+        elif not name.startswith((_FPN, "rpn.")):
             raise DataError(f"tensor {name} has no place in the detector", expected=SOURCE)
-    levels = sum(name.startswith(f"{_HEAD}scales.") for name in tensors)
-    found["head.box_scale"] = torch.cat([needed(tensors, f"{_HEAD}scales.{n}.scale", SOURCE).reshape(1) for n in range(levels)])
+    found |= {f"head.{name}": tensor for name, tensor in head_tensors(tensors, _FPN, SOURCE).items()}
     table = f"{_WORDS}embeddings."
     words_VD = needed(tensors, f"{table}word_embeddings.weight", SOURCE)
     found["text.words.weight"] = words_VD + needed(tensors, f"{table}token_type_embeddings.weight", SOURCE)[0]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.models.detection.checkpoint import read_released
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhrasePrompt
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.errors import DataError
+from diptych.models.detection.checkpoint import needed
 
 PADDED = 2
 """Positions of RoBERTa before that of the first token."""
@@ -86,7 +86,7 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
                 found[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensor
             elif part == "attention.self.query":
                 names = [name.replace(".query.", f".{other}.") for other in ("query", "key", "value")]
-                found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each) for each in names])
+                found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each, SOURCE) for each in names])
             elif kind == "alpha_t2i" and layer >= first_text:
                 found[f"text.blocks.{layer}.gate.alpha_1"] = tensor
         elif name.startswith("cross_modal_att_layers."):
@@ -102,9 +102,9 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
     if "mlm_score.bias" in tensors:
         found["guess.words.bias"] = tensors["mlm_score.bias"]
     table = "text_transformer.embeddings."
-    words_VD = needed(tensors, f"{table}word_embeddings.weight")
-    found["text.words.weight"] = words_VD + needed(tensors, f"{table}token_type_embeddings.weight")[0]
-    found["text.position_LD"] = needed(tensors, f"{table}position_embeddings.weight")[PADDED:]
+    words_VD = needed(tensors, f"{table}word_embeddings.weight", SOURCE)
+    found["text.words.weight"] = words_VD + needed(tensors, f"{table}token_type_embeddings.weight", SOURCE)[0]
+    found["text.position_LD"] = needed(tensors, f"{table}position_embeddings.weight", SOURCE)[PADDED:]
     ours = {f"fiber.{name}": tensor for name, tensor in found.items()}
     if "temp" in tensors:
         ours["temperature_1"] = tensors["temp"].reshape(1)
@@ -120,12 +120,6 @@ def gate_part(found: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) ->
         found[f"{gate}key.{kind}"], found[f"{gate}value.{kind}"] = tensor.chunk(2)
     elif part in _GATE:
         found[f"{gate}{_GATE[part]}.{kind}"] = tensor
-
-
-def needed(tensors: Mapping[str, Tensor], name: str, source: str = SOURCE) -> Tensor:
-    if name not in tensors:
-        raise DataError(f"tensor {name} is missing", expected=source)
-    return tensors[name]
 
 
 def resized_tables(tensors: Mapping[str, Tensor], window: int, *, every: bool = False) -> dict[str, Tensor]:

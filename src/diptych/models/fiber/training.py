@@ -17,7 +17,7 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.layers.companions import Companions
 from diptych.models.layers.feature_queue import FeatureQueue
-from diptych.models.pairs.matcher import drawn
+from diptych.models.pairs.matching.matcher import drawn
 
 Unfilled = Literal["left_out", "random"]
 FLOOR = 1e-9

@@ -17,11 +17,12 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError, MissingExtra, RunError
-from diptych.core.files import atomic_folder, write_json
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.clip_layout import renamed_for_transformers
 from diptych.models.towers.adapters import MARK, merge_
+from diptych.models.towers.kernel_adapter import KernelAdapter
 
 CONFIG, WEIGHTS, NOTE = "adapter_config.json", "adapter_model.safetensors", "diptych.json"
 _PART = re.compile(r"(.+)\.lora_(\w+)\.default(?:\.(weight))?")
@@ -32,7 +33,8 @@ def save_adapter(model: nn.Module, base: nn.Module, folder: Path, *, rank: int, 
 
     base     the same module before training, without adapters
     address  where the base lies, for `peft` and people
-    Parameters that were trained in full are stored as `modules_to_save`; those that are no module's weight (a temperature) are named in the
+    Parameters that were trained in full are stored as `modules_to_save`, and so are convolutions whose adapter is loralib's, which `peft`
+    cannot hold, with that adapter in their kernel; those that are no module's weight (a temperature) are named in the
     note, since `peft` has no place for them.
     """
     tensors, modules = adapter_tensors(model)
@@ -52,6 +54,11 @@ def save_adapter(model: nn.Module, base: nn.Module, folder: Path, *, rank: int, 
         for owner in sorted(owners)
         for name, tensor in model.get_submodule(owner).state_dict().items()
     }
+    for name, module in model.named_modules():
+        if isinstance(module, KernelAdapter):
+            owners.add(name)
+            held = {"weight": module.kernel(), **({} if module.base_layer.bias is None else {"bias": module.base_layer.bias})}
+            whole |= {f"base_model.model.{name}.{leaf}": tensor.detach().cpu().contiguous() for leaf, tensor in held.items()}
     kept = sorted(owners)
     _write(folder, tensors | whole, modules, kept, rank, alpha, address, {"base": fingerprint(base, {}), "not_in_adapter": left})
 

@@ -18,10 +18,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import is_file, is_folder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.json_text import read_object
-from diptych.core.paths import is_file, is_folder
 from diptych.data.media.transforms import Preprocess
 from diptych.models.io.deployed import whole
 from diptych.models.io.foreign.generators import writes
@@ -31,9 +31,9 @@ from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.io.opened import FOREIGN, changed, open_address
 from diptych.models.io.weights import Entry, FrozenImages, FrozenTexts
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.towers.hf_text import TransformersText, quiet
-from diptych.models.towers.hf_tokenizer import TransformersTokenizer
 from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.packaged.hf_text import TransformersText, quiet
+from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
 Side = Literal["image", "text"]
 EXPECTED = "a run of a dual encoder such as clip, hf:FOLDER, open_clip:ARCH/FILE, or for images timm:NAME/FILE"

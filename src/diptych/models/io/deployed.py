@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import refuse_other
 from diptych.core.errors import DiptychError, RunError
-from diptych.core.json_text import read_object
-from diptych.core.paths import refuse_other
 from diptych.core.registry import MODELS
 
 

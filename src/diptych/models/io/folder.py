@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from diptych.core.disk.files import atomic_folder, write_json
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import RunError
-from diptych.core.files import atomic_folder, write_json
-from diptych.core.json_text import read_object
 
 FORMAT = 1
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
-from diptych.core.cache import cache_folder
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.core.files import atomic_folder
 from diptych.models.io.inference import evaluating
 
 Engine = Literal["torch", "onnx"]

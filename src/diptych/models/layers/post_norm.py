@@ -1,5 +1,5 @@
 """BERT's transformer layer (1810.04805): attention, sum, norm; then two layers, sum, norm.  Letters: B batch, L tokens, P tokens of another
-source, D width, H heads, E width of a head."""
+source, D width, M width of the inner layer, H heads, E width of a head."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ class PostNormBlock(nn.Module):
     """norm(x + attention(x)), then norm(x + mlp(x)); weights normal with deviation 0.02, biases zero, as BERT starts.
 
     dropout  of the attention's shares and of what either branch adds; 0.1 in BERT
+    limit    the attention's scores, the inner layer on both sides of its activation, what the mlp adds and the result stay within it (GLIP:
+             50,000, for half precision); None: they are as they are
     """
 
-    def __init__(self, width: int, heads: int, *, mlp_width: int, dropout: float = 0.0, eps: float = 1e-12) -> None:
+    def __init__(
+        self, width: int, heads: int, *, mlp_width: int, dropout: float = 0.0, eps: float = 1e-12, limit: float | None = None
+    ) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
         self.norm_1 = nn.LayerNorm(width, eps=eps)
         self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
         self.norm_2 = nn.LayerNorm(width, eps=eps)
-        self.dropout = dropout
+        self.dropout, self.limit = dropout, limit
         for layer in (self.attention.qkv, self.attention.out, self.mlp_in, self.mlp_out):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
@@ -31,22 +35,29 @@ class PostNormBlock(nn.Module):
     def forward(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """`mask_BL` is True at real tokens; every row needs one."""
         x_BLD = self.norm_1(x_BLD + self._dropped(self._attended(x_BLD, mask_BL)))
-        out_BLD: Tensor = self.norm_2(x_BLD + self._dropped(self.mlp_out(F.gelu(self.mlp_in(x_BLD)))))
-        return out_BLD
+        inner_BLM = self._within(F.gelu(self._within(self.mlp_in(x_BLD))))
+        return self._within(self.norm_2(x_BLD + self._within(self._dropped(self.mlp_out(inner_BLM)))))
 
     def _attended(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        if not (self.training and self.dropout):
+        if self.limit is None and not (self.training and self.dropout):
             found: Tensor = self.attention(x_BLD, mask_BL)
             return found
         heads = self.attention.heads
         q_BHLE, k_BHLE, v_BHLE = self.attention.qkv(x_BLD).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         may_B11L = mask_BL[:, None, None, :]
-        read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may_B11L, dropout_p=self.dropout)
+        if self.limit is None:
+            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may_B11L, dropout_p=self.dropout)
+        else:
+            score_BHLL = self._within(q_BHLE @ k_BHLE.mT * q_BHLE.shape[-1] ** -0.5).masked_fill(~may_B11L, float("-inf"))
+            read_BHLE = self._dropped(score_BHLL.softmax(-1)).to(v_BHLE.dtype) @ v_BHLE
         out_BLD: Tensor = self.attention.out(read_BHLE.transpose(1, 2).flatten(2))
         return out_BLD
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+    def _within(self, x: Tensor) -> Tensor:
+        return x if self.limit is None else x.clamp(-self.limit, self.limit)
 
 
 class PostNormAttention(nn.Module):

@@ -50,7 +50,9 @@ class PromptBank(nn.Module):
                 nn.init.trunc_normal_(self.context, std=std)
 
     def forward(self, token_KLD: Tensor, order_KL: Tensor, place: tuple[int, int], shift_BD: Tensor | None = None) -> Tensor:
-        """Prompts [K, L, D]: embedded rows whose places `place` are replaced by the context, then put in order (`data.text.class_prompts`).
+        """Prompts [K, L, D]: embedded rows whose places `place` are replaced by the context, then put in order.
+
+        Rows and order are those of `data.text.prompts.class_prompts`.
 
         shift_BD  is added to every context vector, one an image (CoCoOp, 2203.05557): prompts [B, K, L, D]
         """

@@ -16,7 +16,7 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.post_norm import PostNormBlock
 from diptych.models.layers.transformer import normalised
 from diptych.models.lexlip.lexical_encoder import LexicalEncoder, lexicon
-from diptych.models.pairs.fusion_reader import word_table
+from diptych.models.pairs.matching.fusion_reader import word_table
 from diptych.models.towers.outputs import Tower
 
 

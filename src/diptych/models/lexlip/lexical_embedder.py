@@ -23,7 +23,7 @@ from diptych.core.inputs import image_of, one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.whole_words import term_names, wordless
+from diptych.data.text.tokens.whole_words import term_names, wordless
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import parts

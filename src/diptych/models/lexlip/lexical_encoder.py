@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.models.layers.transformer import normalised
 from diptych.models.lexlip.word_head import WordHead
-from diptych.models.pairs.fusion_reader import word_table
+from diptych.models.pairs.matching.fusion_reader import word_table
 from diptych.models.towers.outputs import Tower
 
 

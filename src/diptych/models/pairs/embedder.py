@@ -29,9 +29,9 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.prefix import PrefixEmbedder
-from diptych.models.pairs.dense_encoder import Token, TwoTokenEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.growing_encoder import GrowingEncoder
+from diptych.models.pairs.encoders.dense_encoder import Token, TwoTokenEncoder
+from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 
 VARIANTS: dict[str, type[DualEncoder]] = {"": DualEncoder, "growing": GrowingEncoder, "two_tokens": TwoTokenEncoder}

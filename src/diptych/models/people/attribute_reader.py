@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.transformer import Transformer
-from diptych.models.pairs.fusion_reader import word_table
+from diptych.models.pairs.matching.fusion_reader import word_table
 from diptych.models.towers.outputs import Tower
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
-from diptych.data.text.masked_units import UnitPlan, mask_units
+from diptych.data.text.tokens.masked_units import UnitPlan, mask_units
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.people.attribute_reader import AttributeReader
 from diptych.models.people.colour_decoder import ColourDecoder

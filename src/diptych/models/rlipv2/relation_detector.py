@@ -21,7 +21,7 @@ from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncod
 from diptych.models.detection.feature_pyramid import FeaturePyramid
 from diptych.models.detection.language_fusion import GATES, BidirectionalFusion, GateKind, LateFusion
 from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
-from diptych.models.pairs.label_classifier import LabelClassifier
+from diptych.models.pairs.classifiers.label_classifier import LabelClassifier
 from diptych.models.rlipv2.pair_decoder import EntityDecoder, RelationDecoder, RelationPosition, RelationStart
 from diptych.models.rlipv2.pair_queries import AnchorQueries, FreeQueries, GivenQueries, HideTwins, PointQueries
 from diptych.models.towers.label_encoder import LabelEncoder

@@ -4,6 +4,7 @@
 
 `random` names modules whose A and B both start by Xavier's uniform rule, A [r, D] and B [E, r] each by its own two widths: the adapted
 attention that SVLC and SyViC were released with starts so (loralib's maps of queries, keys and values), all else as above.
+`kernel` names convolutions whose adapter is loralib's, not `peft`'s (`kernel_adapter`): that of their patches.
 
 What implementations get wrong: a module whose weight is read directly and which is never called, so that its adapter does nothing
 (the run refuses it when no gradient arrives); frozen teachers inside the model that lose their names' counterparts (they get adapters
@@ -23,6 +24,7 @@ from torch import nn
 
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.models.layers.companions import Companions
+from diptych.models.towers.kernel_adapter import KernelAdapter
 from diptych.models.towers.outputs import Tower
 
 KINDS = (nn.Linear, nn.Conv2d, nn.Embedding)
@@ -35,16 +37,18 @@ M = TypeVar("M", bound=nn.Module)
 @dataclass(frozen=True, slots=True)
 class LoRA:
     """rank of the adapters, patterns of the modules that get one (`re.search` in their names; none: see `targets`), the factor
-    alpha (0: the rank), dropout before them, and a pattern of those that start random in both maps ("": none)."""
+    alpha (0: the rank), dropout before them, a pattern of those that start random in both maps ("": none), and one of convolutions whose
+    adapter is laid out as loralib's ("": none), which has no dropout."""
 
     rank: int
     patterns: tuple[str, ...] = ()
     alpha: float = 0.0
     dropout: float = 0.0
     random: str = ""
+    kernel: str = ""
 
     @classmethod
-    def parse(cls, words: str, *, alpha: float = 0.0, dropout: float = 0.0, random: str = "") -> Self:
+    def parse(cls, words: str, *, alpha: float = 0.0, dropout: float = 0.0, random: str = "", kernel: str = "") -> Self:
         """
         >>> LoRA.parse("4:qkv,mlp_in").patterns
         ('qkv', 'mlp_in')
@@ -53,12 +57,12 @@ class LoRA:
         patterns = tuple(name.strip() for name in names.split(",") if name.strip())
         if not rank.strip().isdigit() or int(rank) < 1 or (":" in words and not patterns):
             raise ConfigError(f"lora is {words!r} (expected a rank, such as 16, or a rank and modules, such as 16:qkv,mlp_in)")
-        for pattern in (*patterns, random):
+        for pattern in (*patterns, random, kernel):
             try:
                 re.compile(pattern)
             except re.error as error:
                 raise ConfigError(f"lora {words!r}: {pattern!r} is no pattern of names ({error})") from error
-        return cls(int(rank), patterns, alpha, dropout, random)
+        return cls(int(rank), patterns, alpha, dropout, random, kernel)
 
 
 def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:
@@ -73,18 +77,31 @@ def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) ->
     except ImportError as error:
         raise MissingExtra("peft", "adapters", needed_for="--lora") from error
     names = targets(model, lora, bare=bare)
+    kernels = _kernels(model, names, lora)
     random = [name for name in names if lora.random and re.search(lora.random, name) and not _is_table(model, name)]
+    random = [name for name in random if name not in kernels]
     if lora.random and not random:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in names if not _is_table(model, name)}))
+        known = ", ".join(
+            sorted({name.rpartition(".")[2] for name in names if name not in kernels and not _is_table(model, name)})
+        )
         raise ConfigError(f"--lora-random: no map or convolution with an adapter has {lora.random!r} (expected of {known})")
+    by_peft = [name for name in names if name not in kernels]
+    if not by_peft:
+        raise ConfigError(
+            f"--lora-kernel: {lora.kernel!r} leaves no adapter of another kind (expected some, as peft stores them)"
+        )
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha or lora.rank,
         lora_dropout=lora.dropout,
-        target_modules="|".join(map(re.escape, [*names, *_in_companions(model, names)])),
+        target_modules="|".join(map(re.escape, [*by_peft, *_in_companions(model, by_peft)])),
         bias="none",
     )
     inject_adapter_in_model(config, model)
+    for name in [*kernels, *_in_companions(model, kernels)]:
+        convolution = model.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        model.set_submodule(name, KernelAdapter(convolution, lora.rank, lora.alpha or lora.rank))
     for attribute in ("peft_config", "active_adapter"):
         if attribute in vars(model):
             delattr(model, attribute)
@@ -93,6 +110,16 @@ def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) ->
             nn.init.xavier_uniform_(model.get_submodule(f"{name}.{maps}.default").get_parameter("weight"))
     _settle_companions(model)
     return names
+
+
+def _kernels(model: nn.Module, names: Collection[str], lora: LoRA) -> list[str]:
+    """Of these modules the convolutions whose adapter is loralib's."""
+    convolutions = [name for name in names if isinstance(model.get_submodule(name), nn.Conv2d)]
+    found = [name for name in convolutions if lora.kernel and re.search(lora.kernel, name)]
+    if lora.kernel and not found:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in convolutions})) or "none"
+        raise ConfigError(f"--lora-kernel: no convolution with an adapter has {lora.kernel!r} (expected of {known})")
+    return found
 
 
 def _is_table(model: nn.Module, name: str) -> bool:
@@ -214,3 +241,5 @@ def merge_(model: nn.Module) -> None:
             layer: Any = module
             layer.merge()
             model.set_submodule(name, layer.get_base_layer())
+        elif isinstance(module, KernelAdapter):
+            model.set_submodule(name, module.merge())

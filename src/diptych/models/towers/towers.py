@@ -39,19 +39,19 @@ Preset = tuple[Callable[..., Tower], dict[str, Any]]
 
 
 def _efficientnet(*, model: str, image_size: int) -> Tower:
-    from diptych.models.towers.timm_tower import TimmTower
+    from diptych.models.towers.packaged.timm_tower import TimmTower
 
     return TimmTower(model=model, image_size=image_size, head_conv=False)
 
 
 def _eva(*, model: str, image_size: int, blocks: int, prefix: bool) -> Tower:
-    from diptych.models.towers.timm_tower import TimmTower
+    from diptych.models.towers.packaged.timm_tower import TimmTower
 
     return TimmTower(model=model, image_size=image_size, blocks=blocks, prefix=prefix)
 
 
 def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, pooling: str = "cls") -> Tower:
-    from diptych.models.towers.hf_text import Pooled, TransformersText
+    from diptych.models.towers.packaged.hf_text import Pooled, TransformersText
 
     config = {
         "model_type": "bert",
@@ -66,13 +66,13 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
 
 
 def _hf_image(*, config: dict[str, Any], image_size: int | None = None) -> Tower:
-    from diptych.models.towers.hf_image import TransformersImage
+    from diptych.models.towers.packaged.hf_image import TransformersImage
 
     return TransformersImage(config=config, image_size=image_size)
 
 
 def _open_clip_image(*, config: dict[str, Any], width: int, quick_gelu: bool, image_size: int | None = None) -> Tower:
-    from diptych.models.towers.open_clip_towers import OpenClipImage
+    from diptych.models.towers.packaged.open_clip_towers import OpenClipImage
 
     return OpenClipImage(config=config, width=width, quick_gelu=quick_gelu, image_size=image_size)
 
@@ -86,7 +86,7 @@ def _open_clip_text(
     encoder: dict[str, Any] | None = None,
     length: int | None = None,
 ) -> Tower:
-    from diptych.models.towers.open_clip_towers import OpenClipText
+    from diptych.models.towers.packaged.open_clip_towers import OpenClipText
 
     return OpenClipText(config=config, width=width, quick_gelu=quick_gelu, encoder=encoder, length=length)
 
@@ -212,7 +212,7 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
     if image_size is not None:
         options["image_size"] = image_size
     if name.startswith("timm:"):
-        from diptych.models.towers.timm_tower import TimmTower
+        from diptych.models.towers.packaged.timm_tower import TimmTower
 
         return _built(name, TimmTower, {"model": name.removeprefix("timm:")}, options)
     if name not in IMAGE:
@@ -240,7 +240,7 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
     if length is not None:
         options["length"] = length
     if name == "hf" or name.startswith("hf:"):
-        from diptych.models.towers.hf_text import TransformersText
+        from diptych.models.towers.packaged.hf_text import TransformersText
 
         if name == "hf":
             return _built("hf", TransformersText, {}, options)

@@ -20,7 +20,7 @@ from diptych.core.inputs import one_or_many
 from diptych.core.media import MediaItem
 from diptych.data.media.clip_views import clip_views
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model

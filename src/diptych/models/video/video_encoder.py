@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
-from diptych.data.text.class_prompts import ClassPrompts
+from diptych.data.text.prompts.class_prompts import ClassPrompts
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.json_text import read_object
 from diptych.data.media.transforms import HALF
 from diptych.data.media.whole_pictures import WholePictures
 from diptych.models.io.foreign.load import hub_folder

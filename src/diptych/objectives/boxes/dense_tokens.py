@@ -10,7 +10,7 @@ for goes to the one that it overlaps most.
 
 What implementations get wrong: the standard deviation is that of a sample (n - 1); padding counted as negatives; divisors of this process
 alone. The release measures insides, c and GIoU between the first and the last pixel of a box, one less than its sides, and so do we. It
-lets the last of 256 tokens mean "no object", which teaches a wrong token where a text is that long; we have none.
+lets the last of 256 tokens mean "no object", which no text reaches but one of that length, whose last mark learns it (`nothing`).
 
 Letters: B images, A anchors, L tokens, G true boxes; P positives. Boxes are xyxy in pixels.
 """
@@ -92,6 +92,7 @@ class DenseTokenLoss:
 
     nearest                    candidates of a map for a true box
     focal_alpha, focal_gamma   of the focal loss
+    nothing                    texts of so many tokens end in one that means "no object" (released: 256); 0: none does
     """
 
     token_weight: float = 1.0
@@ -100,6 +101,7 @@ class DenseTokenLoss:
     nearest: int = 9
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    nothing: int = 256
 
     def __call__(
         self, found: DenseRegions, targets: TokenTargets, *, process_group: Group = None
@@ -119,6 +121,8 @@ class DenseTokenLoss:
         box_P = box_BA[image_P, anchor_P]
         target_BAL = torch.zeros_like(logit_BAL)
         target_BAL[image_P, anchor_P] = targets.positive_BGL[image_P, box_P].to(logit_BAL)
+        if target_BAL.shape[2] == self.nothing:
+            target_BAL[..., -1] = torch.where(box_BA >= 0, target_BAL[..., -1], 1.0)
         focal_BAL = sigmoid_focal(logit_BAL, target_BAL, alpha=self.focal_alpha, gamma=self.focal_gamma) * found.mask_BL[:, None]
         anchor_P4, true_P4 = found.anchor_A4[anchor_P].to(change_BA4), true_BG4[image_P, box_P]
         central_P = centreness((anchor_P4[:, :2] + anchor_P4[:, 2:]) / 2, true_P4)

@@ -17,6 +17,8 @@ from diptych.core.errors import ConfigError, ShapeError
 Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 Reduction = Literal["mean", "sum"]
 """How the terms of the widths become one number; the paper and its released code take the sum."""
+CUT = ("extra_image_KD", "extra_text_KD")
+"""What of an objective's other arguments are features, too."""
 
 
 def first(x_ND: Tensor, d: int) -> Tensor:
@@ -47,7 +49,8 @@ def nested_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """The published classification loss: cross-entropy of every prefix's logits, weighted and summed over prefixes.
 
-    Logits come from `models.pairs.nested_classifier`. Returns the loss and, detached and unweighted, the term of each prefix [M].
+    Logits come from `models.pairs.classifiers.nested_classifier`. Returns the loss and, detached and unweighted, the
+    term of each prefix [M].
 
     weights    relative importance of each prefix; none: 1 each, as in the paper
     smoothing  share of the target that is spread over all classes; 0.1 in the paper's ImageNet runs
@@ -66,14 +69,14 @@ def nested(
     """The mean over `dims` of the objective on image and text features cut to their first d numbers and normalised again.
 
     Cutting comes before normalising: the prefix of a unit vector is not a unit vector. The paper sums (`reduction`), which is
-    len(dims) times the mean; `weights` scale each term. Extra keys (`extra_*_KD`) are cut alike.
+    len(dims) times the mean; `weights` scale each term. Extra keys (`CUT`) are cut alike; nothing else that is handed on is.
     Every width costs a pass of d / D of the work. parts: `first_D` for each width, and the objective's own parts at the widest.
     """
     if not dims or min(dims) < 1 or (weights is not None and len(weights) != len(dims)):
         raise ConfigError(f"dims must be widths of 1 or more, with one weight each or none; got {list(dims)} and {weights}")
 
     def loss(image_ND: Tensor, text_MD: Tensor, **arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        keys = [name for name, value in arguments.items() if name.endswith("_KD") and value is not None]
+        keys = [name for name in CUT if arguments.get(name) is not None]
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for d in dims:

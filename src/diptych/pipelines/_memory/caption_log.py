@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.contracts import Generator
+from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
-from diptych.core.line_log import LineLog
 
 TIMES = "times.csv"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ESCAPED = str.maketrans({"\t": "\\t", "\r": "\\r", "\n": "\\n"})
 AT_ONCE = 8
 """Frames that are captioned between two writes to disk."""
 
@@ -143,7 +144,7 @@ def caption_frames(
 
 
 def table_of(memory: Sequence[Caption]) -> str:
-    """The memory as a table of timestamp and caption, both set to the right as pandas prints them.
+    """The memory as a table of timestamp and caption, both set to the right as pandas prints them: a line each, with breaks as \\n.
 
     >>> print(table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits")]))
      timestamp        caption
@@ -152,6 +153,6 @@ def table_of(memory: Sequence[Caption]) -> str:
     """
     plain = all(caption.start == caption.end for caption in memory)
     times = [" timestamp" if plain else "timestamp", *(caption.shown for caption in memory)]
-    texts = ["caption", *(caption.text for caption in memory)]
+    texts = ["caption", *(caption.text.translate(ESCAPED) for caption in memory)]
     wide, long = max(map(len, times)), max(map(len, texts))
     return "\n".join(f"{time:>{wide}} {text:>{long}}" for time, text in zip(times, texts, strict=True))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
-from diptych.core.json_text import parse_json
 
 OPTIONS = 5
 """Of a question of EgoSchema."""

@@ -10,10 +10,10 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.load.batch import choose_text, pixels
-from diptych.data.media.boxed_views import Boxed, Pixels, mirrored
-from diptych.data.text.cleaning import cleaned
-from diptych.data.text.position_prompts import block_of, prompt, run_together, with_prompt
-from diptych.data.text.sides import other_sides, sided
+from diptych.data.media.augment.boxed_views import Boxed, Pixels, mirrored
+from diptych.data.text.captions.cleaning import cleaned
+from diptych.data.text.captions.sides import other_sides, sided
+from diptych.data.text.prompts.position_prompts import block_of, prompt, run_together, with_prompt
 from diptych.recipes._shared.pairs import B, F, M, PairRecipe
 
 

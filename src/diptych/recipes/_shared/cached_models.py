@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from diptych.core.cache import cache_folder
-from diptych.core.files import atomic_folder
-from diptych.core.lock import Lock
+from diptych.core.disk.cache import cache_folder
+from diptych.core.disk.files import atomic_folder
+from diptych.core.disk.lock import Lock
 from diptych.train.precision import deterministic
 
 
-def made_once(kind: str, key: Any, make: Callable[[], Callable[[Path], object]], *, seed: int) -> Path:
+def cached_model(kind: str, key: Any, make: Callable[[], Callable[[Path], object]], *, seed: int) -> Path:
     """The folder of what `make` makes for this key (plain values: data, settings, versions), made first where it is not there.
 
     make  trains, and gives what writes the result into a new folder

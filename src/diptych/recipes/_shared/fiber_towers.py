@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError
-from diptych.data.media import boxed_views
+from diptych.data.media.augment import boxed_views
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.image_side import ImageSide

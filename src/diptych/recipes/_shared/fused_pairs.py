@@ -12,8 +12,8 @@ from torch import Tensor
 from diptych.core.contracts import Draws, Optimiser
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.match_embedder import MatchEmbedder
-from diptych.models.pairs.matcher import Matched, Matcher, MatcherTraining
+from diptych.models.pairs.matching.embedder import MatchEmbedder
+from diptych.models.pairs.matching.matcher import Matched, Matcher, MatcherTraining
 from diptych.objectives.gather import mean_over_processes
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP

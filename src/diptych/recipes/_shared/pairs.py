@@ -14,17 +14,17 @@ from diptych.core.contracts import Batch, Dataset, Draw, Draws, Optimiser, Recip
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import Augment, PairBatch, pair_batch
-from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
-from diptych.data.text.sides import Sides
+from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, CropForm, Preprocess
+from diptych.data.text.captions.sides import Sides
+from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.variants import UNIFORM, TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.started import started
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.frozen.started import started
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
 """A vocabulary is learned from at most so many rows, evenly spaced."""
@@ -65,6 +65,7 @@ class PairRecipe(Recipe[M, B, F]):
     language     texts of this language or of an unknown one are drawn; "" draws from all
     text_draw    which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     crop         area of the random square crop, as shares of the image
+    crop_interpolation  how crops are resized in training: "bicubic" as open_clip's, "bilinear" as torchvision's unless told otherwise
     flip         half of the images are mirrored
     flip_sides   where a text says left or right in English, its image is not mirrored ("keep"), or is with the words exchanged ("swap"), or
                  texts are not looked at, as published ("ignore"). Recipes that make views of their own mirror whatever texts say
@@ -94,6 +95,7 @@ class PairRecipe(Recipe[M, B, F]):
     language: str = "en"
     text_draw: TextDraw = UNIFORM
     crop: tuple[float, float] = (0.9, 1.0)
+    crop_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     flip: bool = False
     flip_sides: Sides = "keep"
     resize: Literal["crop", "squash", "pad"] = "crop"
@@ -195,7 +197,13 @@ class PairRecipe(Recipe[M, B, F]):
             language=self.language,
             augment=augment,
             choose=choose or self.text_draw,
+            form=self.crop_form,
         )
+
+    @property
+    def crop_form(self) -> CropForm:
+        """How crops are drawn and resized in training."""
+        return CropForm(interpolation=self.crop_interpolation)
 
     def text_of(self, draw: Draw) -> str:
         """The text that a step reads of a draw; takes one number of its generator."""

@@ -22,7 +22,7 @@ from diptych.models.io import weights
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector
 from diptych.models.towers.label_texts import LabelTexts, NumberTexts, TokenTexts, VectorTexts
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 Triplet = tuple[str, str, str]
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from diptych.core.config import to_plain
 from diptych.core.contracts import Dataset
-from diptych.core.progress import shown
 from diptych.core.randomness import keyed_seed
+from diptych.core.terminal.progress import with_bar
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
 from diptych.models.towers.outputs import Pairs
-from diptych.recipes._shared.cached_models import made_once
+from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
-from diptych.worlds.address import as_drawn, open_data, training_rows
+from diptych.worlds.address import open_data, quick_to_draw, training_rows
 
 FORMAT = 1
 
@@ -55,7 +55,7 @@ def small_encoder(address: str, data: Dataset, *, steps: int, language: str, see
     recipe = replace(SmallEncoder.tiny(), steps=steps, language=language)
     key = [FORMAT, rows.fingerprint, to_plain(recipe), seed]
     seed = keyed_seed("small encoder", seed)
-    return made_once("encoders", key, lambda: _trained(as_drawn(rows, recipe), recipe, seed), seed=seed)
+    return cached_model("encoders", key, lambda: _trained(quick_to_draw(rows, recipe), recipe, seed), seed=seed)
 
 
 def _trained(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], object]:
@@ -63,7 +63,7 @@ def _trained(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path],
     model, spec = recipe.model(), recipe.optimiser()
     optimiser = build_optimiser(model, spec)
     stream = batches(rows, recipe, seed=seed % 2**31, stop=recipe.steps)
-    for number, step in enumerate(shown(stream, recipe.steps, f"pairs of {rows.name}, once")):
+    for number, step in enumerate(with_bar(stream, recipe.steps, f"pairs of {rows.name}, once")):
         features = recipe.features(model, step.batch)
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(recipe.losses(features, step.batch).values())).sum().backward()

@@ -19,11 +19,11 @@ from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch, view
 from diptych.data.shots import Shots, base_and_new, by_class, draw_shots
-from diptych.data.text.class_prompts import Placement, context_ids
-from diptych.models.pairs.prompted_embedder import ConditionedEmbedder, PromptedEmbedder, PromptSettings, prompted_encoder
-from diptych.models.pairs.prompted_encoder import ClassLogits, PromptedEncoder
+from diptych.data.text.prompts.class_prompts import Placement, context_ids
+from diptych.models.pairs.prompted.embedder import ConditionedEmbedder, PromptedEmbedder, PromptSettings, prompted_encoder
+from diptych.models.pairs.prompted.encoder import ClassLogits, PromptedEncoder
 from diptych.models.towers.text_embeddings import token_table
-from diptych.recipes._shared.adapted_encoder import AdaptedRecipe, features_folder, image_features, opened_features
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe, features_folder, image_features, opened_features
 
 EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 """Published passes over the shots, by images a class."""

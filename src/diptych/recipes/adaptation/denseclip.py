@@ -16,14 +16,14 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.label_maps import LABELS, LabelMaps
 from diptych.data.load.batch import TensorBatch, pixels
-from diptych.data.media.segmentation_views import SegmentationView
+from diptych.data.media.augment.segmentation_views import SegmentationView
 from diptych.data.media.transforms import Preprocess
 from diptych.models.denseclip.built import dense_segmenter
 from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
 from diptych.models.denseclip.segmenting import SegmentingModel
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.segmentation import pixel_cross_entropy
-from diptych.recipes._shared.dense_guidance import GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import GuidedRecipe
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     cosine of every place with every name, the score map, stands beside the last map before the pyramid, and has a cross-entropy of its
     own, divided by `tau`, with weight `score_weight`. `denseclip_boxes` is its detector.
 
-    In the released code the "frozen" text side moves, since its rate of 0 is raised to the floor of the schedule; here it is out of the
-    optimiser and gets no gradient. We depart in two things: the floor of the schedule is a share of each rate and not one number for all; a
-    loss is the mean over labelled pixels, where `count_ignored` has the release's.
+    In the released code the "frozen" text side moves, since its rate of 0 is raised to the floor of the schedule, which is one number for
+    all; `text_side="frozen"` holds it, and `floor="share"` gives each rate a floor of its own. A loss is the mean over labelled pixels,
+    where `count_ignored` has the release's.
 
     background   the class of pixels of no region; "" ignores them. reduce_zero: of label maps, 0 is ignored and 1 is the first class
     tau, score_weight  temperature and weight of the score map's own loss
@@ -53,6 +53,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     stride       step of the sliding window; 0: two thirds of its size
     scale, most, flip, shake  augmentation, see `SegmentationView`
     power        of the polynomial by which the rate falls
+    floor        of the schedule: one "rate" for all parameters, as released, or the same "share" of each rate
     count_ignored  divides a loss by all pixels, as released, and not by the labelled ones
     """
 
@@ -77,6 +78,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     warmup: float = 1500.0
     warmup_from: float | None = 1e-6
     over: Literal["rest", "both"] = "both"
+    floor: Literal["share", "rate"] = "rate"
     weight_decay: float = 1e-4
 
     @property
@@ -120,7 +122,9 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
         encoder = self.base().model
         if not self.backbone:
             fit_positions(encoder.image_tower, self.side)
-        return dense_segmenter(self.settings(encoder), self.words(), encoder)
+        model = dense_segmenter(self.settings(encoder), self.words(), encoder)
+        self.count_text_(model.guide)
+        return model
 
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
         loaded = dict(super().load(sample, rng))
@@ -148,7 +152,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", final_lr=0.01)
-        return replace(chosen, power=self.power, warmup_from=self.warmup_from, over=self.over, rules=self.rules)
+        falls = replace(chosen, power=self.power, warmup_from=self.warmup_from, over=self.over, floor=self.floor)
+        return replace(falls, rules=self.rules)
 
     def deploy(self, model: DenseSegmenter) -> SegmentingModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -185,6 +190,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
             warmup_from=None,
             decay="matrices",
             over="rest",
+            floor="share",
+            text_side="frozen",
             backbone_rate=1.0,
         )
 

@@ -12,7 +12,7 @@ from diptych.models.denseclip.built import dense_detector
 from diptych.models.denseclip.dense_detector import DenseDetector, Detected
 from diptych.models.detection.anchor_boxes import AnchorShape
 from diptych.objectives.boxes.anchors import anchor_losses
-from diptych.recipes._shared.dense_detection import DetectingRecipe, targets
+from diptych.recipes._shared.frozen.dense_detection import DetectingRecipe, targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
     beside the last map before the pyramid, and have to say of every place in a box which classes it shows. Its baseline is the same
     detector without language (`language` "none").
 
-    Losses are mmdetection's, with which it was trained: sums over the batch's boxes (`anchor_losses`). We depart in these: the text side
-    is really frozen; a picture with no box but crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes
-    wide and upright ones. With masks: `denseclip_masks`.
+    Losses are mmdetection's, with which it was trained: sums over the batch's boxes (`anchor_losses`). We depart in these: a picture
+    with no box but crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones. With
+    masks: `denseclip_masks`.
 
     anchors      which boxes there are and which are kept (`AnchorShape`); its fields are options like these
     """
@@ -36,7 +36,9 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
 
     def model(self) -> DenseDetector:
         encoder = self.encoder()
-        return dense_detector(self.settings(encoder), self.anchors, self.tau, self.words(), encoder)
+        model = dense_detector(self.settings(encoder), self.anchors, self.tau, self.words(), encoder)
+        self.count_text_(model.guide)
+        return model
 
     def features(self, model: DenseDetector, batch: GraphBatch) -> Detected:
         detected: Detected = model(batch.image_BCHW)
@@ -77,6 +79,7 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
             warmup=50.0,
             warmup_from=None,
             decay="matrices",
+            text_side="frozen",
             clip_norm=1.0,
             lr_drops=(0.8,),
             backbone_rate=1.0,

@@ -16,7 +16,7 @@ from diptych.models.detection.mask_rcnn import MaskRCNNShape
 from diptych.objectives.boxes.sampling import BoxSampling, Drawn, drawn_regions
 from diptych.objectives.boxes.two_stage import mask_loss, proposal_losses, region_losses
 from diptych.objectives.gather import mean_over_processes
-from diptych.recipes._shared.dense_detection import DetectingRecipe, targets
+from diptych.recipes._shared.frozen.dense_detection import DetectingRecipe, targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     and corrects them, a third draws the mask of each. Its baseline is the same detector without language (`language` "none").
 
     Heads and losses are mmdetection's, with which it was trained (`MaskRCNN`, `objectives.boxes.two_stage`); 512 proposals of an image are
-    learned from, true boxes among them. Every region needs a mask. We depart in these: the text side is really frozen; a picture with no
-    box but crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
+    learned from, true boxes among them. Every region needs a mask. We depart in these: a picture with no box but
+    crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
 
     shape         sizes and thresholds of the heads (`MaskRCNNShape`); its fields are options like these
     anchor_sampling, region_sampling  which anchors, and which proposals, are learned from (`BoxSampling`)
@@ -55,7 +55,9 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
 
     def model(self) -> DenseMaskDetector:
         encoder = self.encoder()
-        return dense_mask_detector(self.settings(encoder), self.shape, self.tau, self.words(), encoder)
+        model = dense_mask_detector(self.settings(encoder), self.shape, self.tau, self.words(), encoder)
+        self.count_text_(model.guide)
+        return model
 
     def features(self, model: DenseMaskDetector, batch: GraphBatch) -> MaskDetected:
         boxes, _ = targets(batch)
@@ -113,6 +115,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
             warmup=50.0,
             warmup_from=None,
             decay="matrices",
+            text_side="frozen",
             clip_norm=1.0,
             lr_drops=(0.8,),
             backbone_rate=1.0,

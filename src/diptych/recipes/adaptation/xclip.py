@@ -18,11 +18,11 @@ from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch
 from diptych.data.media.clip_views import ClipAugment, middle, read_frames
-from diptych.data.text.class_prompts import class_prompts
+from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoLogits, VideoSettings
-from diptych.recipes._shared.adapted_encoder import AdaptedRecipe
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     frozen, all else is trained, new parts at ten times the rate. One frame of each of `frames` equal stretches is read, any of it in
     training and its middle in a test. Without positions the order of frames changes nothing.
 
-    We depart in three things: test clips of several views are spread evenly, where the release draws them; the floor of the schedule is a
-    share of each rate; stochastic depth leaves out whole frames of a branch, where the release, whose tokens come first, leaves out
-    tokens of all frames at once.
+    We depart in two things: test clips of several views are spread evenly, where the release draws them; stochastic depth leaves out whole
+    frames of a branch, where the release, whose tokens come first, leaves out tokens of all frames at once.
 
     label        column with the class; "label" falls back to the text of origin "label"
     classes      names in the order of their numbers; empty takes the labels of the data, sorted
@@ -59,6 +58,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     mixup, cutmix  alphas of the mixing of two clips of a batch; 0 leaves one out. switch: chance of the second, where both are there
     crops, flip, jitter, grey  augmentation, see `ClipAugment`
     new_rate     of what is new, in units of `lr`
+    late         steps by which the schedule is late: 1, as released, where it moves after the update
+    floor        of the schedule: one "rate" for all parameters, as released, or the same "share" of each rate
     """
 
     slug = "xclip"
@@ -91,6 +92,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     warmup: float = 1 / 6
     warmup_from: float | None = 0.0
     over: Literal["rest", "run"] = "run"
+    late: int = 1
+    floor: Literal["share", "rate"] = "rate"
     weight_decay: float = 1e-3
 
     named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
@@ -193,7 +196,7 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             Rule(r"position", decay=False),
         )
         chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, final_lr=0.01, rules=rules)
-        return replace(chosen, warmup_from=self.warmup_from, over=self.over)
+        return replace(chosen, warmup_from=self.warmup_from, over=self.over, late=self.late, floor=self.floor)
 
     def deploy(self, model: VideoEncoder) -> VideoEmbedder:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -226,6 +229,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             warmup=50.0,
             warmup_from=None,
             over="rest",
+            late=0,
+            floor="share",
         )
 
     @classmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from diptych.models.bridges.bridge import Bridge
-from diptych.recipes._shared.two_stage_captions import DetailedRecipe
+from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, DetailedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,8 @@ class ArtGPT4(DetailedRecipe):
     not only those of the picture. Trained are the bottlenecks, the gain of the norm behind attention in every layer and of the one before
     it in every second, and the linear map. So the language model may forget: watch what it makes of texts alone (`BridgeWriter.text_nll`).
 
-    In the released code adapters begin as fresh linear layers, which changes the language model before the first step; here they begin as
-    nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep.
+    In the released code adapters begin as fresh linear layers, which changes the language model before the first step, and so in `paper`;
+    else they begin as nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep.
 
     adapters    whether there are adapters and trained gains; False: MiniGPT-4
     ratio       width over that of a bottleneck
@@ -56,8 +56,10 @@ class ArtGPT4(DetailedRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """EVA-g and 32 queries before Vicuna-13B: 20,000 steps of 32 on LAION's aesthetic pictures, then 1,000 of 36 (three times 12)."""
-        return cls(resize="squash")
+        """EVA-g and 32 queries before Vicuna-13B: 20,000 steps of 32 on LAION's aesthetic pictures, then 1,000 of 36 (three times 12). It
+        is used in the released chat, whose answers are drawn with top_p 0.9."""
+        used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant:"
+        return cls(resize="squash", zero_start=False, used=used)
 
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "ln_1", "ln_2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,14 +14,14 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.order import Weighted
-from diptych.data.text.questions import Question, questions_of
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class InstructBLIP(BridgeRecipe):
 
     The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
     language model behind the queries' outputs. Image encoder and language model are frozen; Q-Former, queries and projection are trained,
-    on the answers alone. A sample brings its questions in extras["questions"] (`data.text.questions`), of which one is drawn at a step;
-    samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large ones not forgotten.
+    on the answers alone. A sample brings its questions in extras["questions"] (`data.text.question_answering.questions`), of which one is
+    drawn at a step; samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large
+    ones not forgotten.
 
     queries     K, tokens that a picture becomes
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
@@ -49,6 +50,9 @@ class InstructBLIP(BridgeRecipe):
     former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
     asked_length  tokens of the question that the Q-Former reads, at most
+    over        what the cosine of the rate falls along: the whole "run", whose beginning the warm-up takes, as LAVIS has it, or the "rest"
+                behind the warm-up. LAVIS falls after each of its inner epochs, whose length is not published for this training; here each
+                step falls
     """
 
     slug = "instructblip"
@@ -74,6 +78,7 @@ class InstructBLIP(BridgeRecipe):
     lr: float = 1e-5
     warmup: float = 1000.0
     warmup_lr: float | None = 1e-8
+    over: Literal["rest", "run"] = "run"
     weight_decay: float = 0.05
 
     asked_vocabulary: str = field(default="", metadata={"prepared": True})
@@ -152,7 +157,7 @@ class InstructBLIP(BridgeRecipe):
 
     def optimiser(self) -> Optimiser:
         start = None if self.warmup_lr is None else self.warmup_lr / self.lr
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=start)
+        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=start, over=self.over)
 
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
@@ -181,6 +186,7 @@ class InstructBLIP(BridgeRecipe):
             match_norms=True,
             warmup=50.0,
             warmup_lr=None,
+            over="rest",
             clip_norm=1.0,
         )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from diptych.core.contracts import Optimiser
-from diptych.recipes._shared.bridges import BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,19 @@ class LiMBeR(BridgeRecipe):
     asked     what stands between picture and answer when the model writes
     tokens    for an encoder that gives one vector an image, how many tokens that vector becomes
     dropout   on what the map gives
-    horizon   steps over which the rate would fall to nothing; published: 300,000, twenty times the run
+    horizon   steps over which the rate would fall to nothing; 0: those of the run. The released configuration says 300,000, twenty times
+              the run, and in the same place "auto", which is what counts and means the run's own
+    rises     warm-up by the logarithm of the step's number ("log"), as DeepSpeed has it, or evenly with each "step"
+    late      steps by which the schedule is late: 1, as released, where it moves after the update. The first step then has the full rate
     """
 
     slug = "limber"
 
     tokens: int = 1
     dropout: float = 0.1
-    horizon: int = 300_000
+    horizon: int = 0
+    rises: Literal["step", "log"] = "log"
+    late: int = 1
 
     image_tower: str = "timm:beit_large_patch16_224"
     template: str = ""
@@ -50,7 +55,8 @@ class LiMBeR(BridgeRecipe):
     def optimiser(self) -> Optimiser:
         steps = self.steps or self.horizon
         left = max(0.0, (self.horizon - steps) / max(1.0, self.horizon - self.warmup)) if self.warmup >= 1 else 0.0
-        return replace(super().optimiser(), betas=(0.9, 0.95), eps=1e-8, schedule="linear", final_lr=left)
+        falls = replace(super().optimiser(), betas=(0.9, 0.95), eps=1e-8, schedule="linear", final_lr=left)
+        return replace(falls, rises=self.rises, late=self.late, late_peak=True)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -67,11 +73,14 @@ class LiMBeR(BridgeRecipe):
             match_norms=True,
             horizon=600,
             warmup=30.0,
+            rises="step",
+            late=0,
         )
 
     @classmethod
     def paper(cls) -> Self:
         """BEiT-L/16 before GPT-J: give the language model as `language_model`. A map of 4,198,400 numbers for its 4,096. Pictures are shown
-        as BEiT's own, squashed and from -1 to 1."""
+        as BEiT's own, squashed and from -1 to 1. The released script divides its 256 pictures among processes and adds up eight such
+        steps, so that an update has 2,048 (`--micro-batch` divides them here)."""
         half = (0.5, 0.5, 0.5)
-        return cls(resize="squash", interpolation="bilinear", mean=half, std=half)
+        return cls(batch_size=2048, resize="squash", interpolation="bilinear", mean=half, std=half)

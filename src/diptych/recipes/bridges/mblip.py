@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import view
-from diptych.data.text.questions import questions_of
-from diptych.data.text.template import Template
+from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
-from diptych.recipes._shared.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 
 SEVERAL = "images"
 """The medium of a sample with several pictures."""
@@ -69,6 +69,8 @@ class MBLIP(BridgeRecipe):
     questions       whether questions of a sample are drawn too, each as likely as the caption
     adapter_rank, adapter_alpha, adapter_dropout   of the low-rank adapters: rank, factor, dropout; rank 0 for none
     adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
+    decay           weight decay by the names of the release ("released"), which has it on the first norm's gain of the Q-Former, too, or on
+                    "matrices" alone
     warm_share      share of the steps for the projection alone
     warm_lr         rate of that stage; `lr` is that of the adapters, `visual_lr` that of Q-Former and projection in the second
     """
@@ -94,6 +96,7 @@ class MBLIP(BridgeRecipe):
     warm_share: float = 0.1
     warm_lr: float = 5e-3
     visual_lr: float = 1e-5
+    decay: Literal["released", "matrices"] = "released"
 
     language: str = ""
     image_tower: str = "eva_g14"
@@ -220,7 +223,11 @@ class MBLIP(BridgeRecipe):
         return bridge
 
     def optimiser(self) -> Optimiser:
-        rules = () if self.warm else (Rule("^connector", lr_scale=self.visual_lr / self.lr),)
+        rules: tuple[Rule, ...] = ()
+        if not self.warm:
+            visual = Rule("^connector", lr_scale=self.visual_lr / self.lr)
+            gain = replace(visual, pattern=r"^connector\.former\.layernorm\.weight$", decay=True)
+            rules = (gain, visual) if self.decay == "released" else (visual,)
         return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from, rules=rules)
 
     def stages(self) -> Sequence[Stage]:
@@ -274,6 +281,7 @@ class MBLIP(BridgeRecipe):
             warmup=30.0,
             warmup_from=None,
             weight_decay=0.0,
+            decay="matrices",
         )
 
     @classmethod

@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, view
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.stop_words import content_words
+from diptych.data.text.captions.stop_words import content_words
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.semantic_map import (
     Aligned,
@@ -33,7 +33,7 @@ from diptych.models.io.inference import parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Tower
-from diptych.recipes._shared.before_language import BeforeLanguage, open_once
+from diptych.recipes._shared.language.before_language import BeforeLanguage, open_once
 from diptych.recipes._shared.pairs import positives
 from diptych.tasks.pairs.templates import fill, templates
 

@@ -12,11 +12,11 @@ from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import TripletBatch
 from diptych.data.media.transforms import CropForm
-from diptych.models.pairs.two_text_encoder import TripletEncoder, Triplets
+from diptych.models.pairs.encoders.two_text_encoder import TripletEncoder, Triplets
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.two_texts import TwoTextRecipe
+from diptych.recipes._shared.texts.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,6 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
                        first beta from .95 to .85 and back), or the "cosine" of other recipes
     aspect             least and most width / height of the crops
     crop_draws         so many crops that do not fit are drawn anew before the middle of the image is taken
-    crop_interpolation  how crops are resized in training
     """
 
     slug = "alip"
@@ -74,7 +73,11 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
         return TripletEncoder(image, text, width=self.width, mean_3=first_means())
 
     def batch(self, draws: Draws) -> TripletBatch:
-        return self.triplet_batch(draws, CropForm(self.aspect, self.crop_draws, self.crop_interpolation))
+        return self.triplet_batch(draws)
+
+    @property
+    def crop_form(self) -> CropForm:
+        return CropForm(self.aspect, self.crop_draws, self.crop_interpolation)
 
     def features(self, model: TripletEncoder, batch: TripletBatch) -> Triplets:
         triplets: Triplets = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
@@ -127,7 +130,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
         """The same towers, batch and steps as `clip`'s. Data without texts of origin "synthetic" get a stand-in for the caption: a
         paraphrase (scene world), else the tags (emoji, where the raw text is the label)."""
         plain: dict[str, Any] = {"decay": "matrices", "schedule": "cosine", "aspect": (3 / 4, 4 / 3), "crop_draws": 10}
-        return cls(**SMALL_CLIP, **plain, crop_interpolation="bicubic", synthetic=("synthetic", "rewrite", "tags"))
+        return cls(**SMALL_CLIP, **plain, synthetic=("synthetic", "rewrite", "tags"))
 
     @classmethod
     def paper(cls) -> Self:

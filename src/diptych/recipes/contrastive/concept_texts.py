@@ -13,10 +13,10 @@ from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import group_ids, view
-from diptych.data.media.rand_augment import rand_augment
+from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
-from diptych.data.text.text_sets import TextSetBatch
-from diptych.models.pairs.concept_encoder import ConceptEncoder, ConceptSets
+from diptych.data.text.captions.text_sets import TextSetBatch
+from diptych.models.pairs.encoders.concept_encoder import ConceptEncoder, ConceptSets
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Tower
 from diptych.objectives.pairs.several_texts import several_texts
@@ -56,6 +56,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     augment       "rand" changes views by RandAugment as LexLIP has it, published with colour jitter and erased pixels besides; not for
                   texts that name colours
     final_lr      of the cosine, as a share of lr
+    late          steps by which the schedule is late: 1, as released, where it moves after the update
     """
 
     slug = "concept_texts"
@@ -71,6 +72,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     final_lr: float = 0.025
     warmup_from: float | None = 0.0025
     over: Literal["rest", "run"] = "run"
+    late: int = 1
 
     batch_size: int = 1024
     epochs: float = 30.0
@@ -128,7 +130,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         for draw in draws:
             caption = self.text_of(draw)
             texts += [caption, *self.concept_texts(draw, caption)]
-            shown_HWC = view(draw, self.preprocess.size, self.crop, self.flip)
+            shown_HWC = view(draw, self.preprocess.size, self.crop, self.flip, self.crop_form)
             images.append(rand_augment(shown_HWC, draw.rng) if self.augment == "rand" else shown_HWC)
         encoded = self.words().encode(texts, self.text_length)
         shape = (len(draws), 1 + self.concepts)
@@ -173,7 +175,8 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         return losses
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), final_lr=self.final_lr, warmup_from=self.warmup_from, over=self.over)
+        chosen = replace(super().optimiser(), final_lr=self.final_lr, warmup_from=self.warmup_from)
+        return replace(chosen, over=self.over, late=self.late)
 
     def after_update(self, model: ConceptEncoder, features: ConceptSets, batch: TextSetBatch, progress: float) -> None:
         model.clamp_scale_(self.max_scale)
@@ -181,7 +184,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, data, optimiser and budget of `clip`'s; labels of boxes stand in where the data have no concepts."""
-        return cls(**SMALL_CLIP, labels=True, betas=(0.9, 0.98), eps=1e-6, final_lr=0.0, warmup_from=None, over="rest")
+        return cls(**SMALL_CLIP, labels=True, betas=(0.9, 0.98), eps=1e-6, final_lr=0.0, warmup_from=None, over="rest", late=0)
 
     @classmethod
     def paper(cls) -> Self:
@@ -198,6 +201,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
             crop=(0.08, 1.0),
             flip=True,
             augment="rand",
+            crop_interpolation="bilinear",
             interpolation="bilinear",
             edge=32,
             same_group="negative",

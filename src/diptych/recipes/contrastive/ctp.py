@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -16,11 +17,13 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
-from diptych.data.media import boxed_views
-from diptych.data.text.masked_words import mask_words
+from diptych.data.media.augment import boxed_views
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.masked_words import mask_words
+from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.continual_encoder import ContinualEncoder, Remembered
+from diptych.models.pairs.continual_start import begin_
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, Remembered
 from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
 from diptych.objectives.gather import all_gather, world
@@ -28,14 +31,14 @@ from diptych.objectives.language.masked_words import masked_distillation, masked
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.vocabulary import tokenizer_of
+from diptych.recipes._shared.texts.vocabulary import tokenizer_of
 from diptych.tasks.pairs.continual import Stream, stream_of
 from diptych.train.snapshots import Snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedPairBatch(PairBatch):
-    """Pairs, and each text once more with some words hidden (`data/text/masked_words.py`)."""
+    """Pairs, and each text once more with some words hidden (`data/text/tokens/masked_words.py`)."""
 
     masked_BL: Rows[Tensor]
     hidden_BL: Rows[Tensor]
@@ -66,8 +69,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
     its own batch alone, and the result depends on the number of processes); the queue wraps; samples of one group are no negatives of
-    each other, as in `clip`; everything starts from fresh weights, where the release starts from DeiT's and BERT's. In our small runs the
-    method keeps more of the first task and learns less of the last, as the price of it.
+    each other, as in `clip`. In our small runs the method keeps more of the first task and learns less of the last, as the price of it.
+
+    The release starts from DeiT's and from Chinese BERT's weights, which come with no package: `image_weights` and `text_weights` take the
+    files, beside `tokenizer` with BERT's vocabulary; without them everything is fresh.
 
     column         metadata columns that may tell tasks apart; the first that every sample has is taken
     order          its values in the order of the tasks; empty takes all, sorted
@@ -97,6 +102,9 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     decay          weight decay is on "all" parameters, as released, or on "matrices" alone
     final_lr       share of the learning rate that is left at the end
     fusion_heads   attention heads of the fusion layers
+    image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
+    text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin: its lower
+                   layers for the text tower (bert_*), its upper ones for the fusion layers
     """
 
     slug = "ctp"
@@ -129,6 +137,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     replays: Literal["shared", "added"] = "shared"
     keys: Literal["gathered", "own"] = "gathered"
     decay: Literal["all", "matrices"] = "all"
+    image_weights: str = ""
+    text_weights: str = ""
 
     batch_size: int = 512
     epochs: float = 5.0
@@ -207,7 +217,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     def model(self) -> ContinualEncoder:
         image, text = self.towers()
-        return ContinualEncoder(
+        made = ContinualEncoder(
             image,
             text,
             width=self.width,
@@ -222,6 +232,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             post_norm=self.albef,
             mask_id=self.mask_id,
         )
+        image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
+        text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
+        begin_(made, image=image_weights, text=text_weights)
+        return made
 
     def words(self) -> Tokenizer:
         return tokenizer_of(self.tokenizer, self.vocabulary, clean="blip" if self.clean and self.tokenizer != "weights" else None)
@@ -343,7 +357,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 and six BERT layers below six that read the image, D = 256, nine domains of P9D, five epochs each. The vocabulary
-        is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the weights
+        of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
         return cls(
             image_tower="vit_b16",
             text_tower="bert_b6",

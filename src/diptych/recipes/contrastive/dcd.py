@@ -14,9 +14,9 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch, group_ids, view
 from diptych.models.io.foreign.matchers import open_matcher, reader_inputs
-from diptych.models.pairs.distilled_encoder import Distilled, DistilledEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.matcher import MatcherTraining, PairReader
+from diptych.models.pairs.encoders.distilled_encoder import Distilled, DistilledEncoder
+from diptych.models.pairs.matching.matcher import MatcherTraining, PairReader
 from diptych.objectives.distillation.candidates import Weighting, candidate_distillation, rule
 from diptych.objectives.gather import all_gather, gather_rows, mean_over_processes, world
 from diptych.recipes._shared.fused_pairs import FusedRecipe
@@ -186,7 +186,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         texts, images = [], []
         for draw in draws:
             texts.append(self.text_of(draw))
-            images.append(view(draw, self.decode_size, self.crop, self.flip))
+            images.append(view(draw, self.decode_size, self.crop, self.flip, self.crop_form))
         encoded = self.words().encode(texts, self.text_length)
         image_BCHW = self.preprocess(images)
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)

@@ -12,8 +12,8 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draws
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
-from diptych.data.text.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
-from diptych.models.pairs.text_set_encoder import TextSetEncoder, TextSets
+from diptych.data.text.captions.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
+from diptych.models.pairs.encoders.text_set_encoder import TextSetEncoder, TextSets
 from diptych.objectives.pairs.patch_grouping import patch_grouping
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL

@@ -12,10 +12,10 @@ from diptych.core.contracts import Draws, Optimiser
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.data.media.auto_augment import auto_augment
+from diptych.data.media.augment.auto_augment import auto_augment
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
-from diptych.models.pairs.late_embedder import LateEmbedder, words_in
-from diptych.models.pairs.late_encoder import LateEncoder, TokenPairs
+from diptych.models.pairs.late.embedder import LateEmbedder, words_in
+from diptych.models.pairs.late.encoder import LateEncoder, TokenPairs
 from diptych.objectives.pairs.late_interaction import late_interaction, select_tokens
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP

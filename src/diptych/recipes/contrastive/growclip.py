@@ -18,7 +18,7 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.growing_encoder import GrowingEncoder, transformer_of
+from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder, transformer_of
 from diptych.models.towers.growth import Inherit, Shape
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, text_tower

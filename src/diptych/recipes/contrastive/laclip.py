@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -11,7 +12,7 @@ from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
-from diptych.data.text.variants import TextDraw
+from diptych.data.text.captions.variants import TextDraw
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -37,6 +38,8 @@ class LaCLIP(DualEncoderRecipe):
     qk_norm     whether a timm transformer normalises queries and keys, as in the released code
     text_act    activation of the text tower; None: as `act`
     final_lr    of the cosine, as a share of lr
+    warmup_lr   at the first step; None: lr / warmup
+    warmup_peak lr is reached with the "last" step of the warm-up, as released, or "after" it
     """
 
     slug = "laclip"
@@ -46,6 +49,7 @@ class LaCLIP(DualEncoderRecipe):
     text_act: Literal["gelu", "quick_gelu", "gelu_tanh"] | None = None
     final_lr: float = 0.01
     warmup_lr: float | None = 1e-6
+    warmup_peak: Literal["after", "last"] = "last"
     text_draw: TextDraw = ONE_OF_ALL
 
     batch_size: int = 8192
@@ -82,15 +86,19 @@ class LaCLIP(DualEncoderRecipe):
 
     def optimiser(self) -> Optimiser:
         start = None if self.warmup_lr is None else self.warmup_lr / self.lr
-        return replace(super().optimiser(), final_lr=self.final_lr, warmup_from=start)
+        return replace(super().optimiser(), final_lr=self.final_lr, warmup_from=start, warmup_peak=self.warmup_peak)
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers, crops, optimiser and budget of `clip`'s, so that the two differ in the texts alone."""
-        return cls(**{**SMALL_CLIP, "text_draw": ONE_OF_ALL}, final_lr=0.0, eps=1e-6, warmup_lr=None)
+        return cls(**{**SMALL_CLIP, "text_draw": ONE_OF_ALL}, final_lr=0.0, eps=1e-6, warmup_lr=None, warmup_peak="after")
 
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 on CC12M with four rewrites a caption: timm's ViT with normalised queries and keys beside a text tower with QuickGELU,
-        149,623,041 parameters."""
-        return cls(image_tower="timm:vit_base_patch16_224", qk_norm=True, text_act="quick_gelu", same_group="negative")
+        149,623,041 parameters. Images are resized bilinearly, in training and after it, and the factor of similarities
+        stays below exp(4.6052), as released."""
+        towers: dict[str, Any] = {"image_tower": "timm:vit_base_patch16_224", "qk_norm": True, "text_act": "quick_gelu"}
+        return cls(
+            **towers, same_group="negative", crop_interpolation="bilinear", interpolation="bilinear", max_scale=math.exp(4.6052)
+        )

@@ -12,13 +12,13 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Run, Stage
+from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.data.media.rand_augment import rand_augment
-from diptych.data.text.masked_words import MaskedWords, mask_words
-from diptych.data.text.whole_words import unknown_share, word_starts, wordless
+from diptych.data.media.augment.rand_augment import rand_augment
+from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
+from diptych.data.text.tokens.whole_words import unknown_share, word_starts, wordless
 from diptych.models.layers.sparse_queue import Start
 from diptych.models.lexlip.bottleneck import BottleneckEncoder, Restored
 from diptych.models.lexlip.lexical_embedder import LexicalWords
@@ -37,6 +37,13 @@ from diptych.train.weights import carry_equal
 
 LOOKED_AT = 2000
 """Rows, evenly spaced, whose texts show whether the vocabulary knows their language."""
+
+
+RELEASED_DECAY = (
+    Rule(r"image_tower\.blocks\.\d+\.bias\.table_RN$", decay=False),
+    Rule(r"image_tower\.(class_D|blocks\.\d+\.(norm_\d\.weight|scale_\d_D))$", decay=True),
+)
+"""The release spares what has "bias" or a norm's name as it expects it in its own; those in BEiT's blocks have others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,8 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
                    biases of others
     bias_size      images that they are made for, in pixels; 0 takes image_size
     augment        "rand" changes pictures by RandAugment, as published: not for texts that name colours
+    decay          weight decay by the names of the release ("released"): also on the image tower's class token, scales of branches and
+                   gains of the norms within blocks, and not on its tables of positions; or on "matrices" alone
     terms          words of each item that the deployed model keeps, the heaviest; 0 keeps all
     """
 
@@ -129,6 +138,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     other_sizes: Other = "resampled"
     bias_size: int = 0
     augment: Literal["none", "rand"] = "none"
+    decay: Literal["released", "matrices"] = "released"
     terms: int = 0
 
     image_tower: str = "beit_b16"
@@ -333,7 +343,8 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
         return {f"words_of_{name}": (side_NV > 0).sum(1).double().mean() for name, side_NV in sides.items()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
+        return replace(chosen, rules=RELEASED_DECAY) if self.decay == "released" else chosen
 
     def deploy(self, model: nn.Module) -> LexicalWords:
         encoder = model.encoder
@@ -344,7 +355,9 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     def tiny(cls) -> Self:
         """The budget of `clip`'s, an image tower of 16 patches that reads two sizes, and the vocabulary of the data."""
         same = {**SMALL_CLIP, "image_tower": "beit_tiny", "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        return cls(**same, decoder_heads=3, decoder_dropout=0.0, queue=1024, small_images=True, warmup_from=None)
+        return cls(
+            **same, decoder_heads=3, decoder_dropout=0.0, queue=1024, small_images=True, warmup_from=None, decay="matrices"
+        )
 
     @classmethod
     def paper(cls) -> Self:

@@ -12,9 +12,9 @@ from torch import Tensor
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import group_ids
-from diptych.models.pairs.linear_map import LinearPair, Mapped, Side, procrustes_map, ridge_map
-from diptych.models.pairs.locked import LinearMapEmbedder
-from diptych.recipes._shared.frozen_pairs import FeatureBatch, FrozenPairs, table
+from diptych.models.pairs.frozen.linear_map import LinearPair, Mapped, Side, procrustes_map, ridge_map
+from diptych.models.pairs.frozen.locked import LinearMapEmbedder
+from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch, FrozenPairs, table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Literal, Self
 
 from torch import Tensor
 
-from diptych.models.pairs.locked import LockedEmbedder, LockedPair
+from diptych.models.pairs.frozen.locked import LockedEmbedder, LockedPair
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.frozen_pairs import FeatureBatch, FrozenPairs
+from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch, FrozenPairs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,15 +16,15 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch, group_ids
-from diptych.data.media.views import View, hidden_patches, patches_in, placed_view
-from diptych.models.pairs.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
+from diptych.data.media.augment.views import View, hidden_patches, patches_in, placed_view
+from diptych.models.pairs.encoders.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower, present
 from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
+from diptych.recipes._shared.frozen.started import dense, dense_names
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.started import dense, dense_names
 from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 TEXTS = MutualInformation(symmetric=True)

@@ -14,7 +14,7 @@ from diptych.core.rows import Rows
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch, view
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from diptych.models.pairs.class_embedder import ClassEmbedder, NestedImageClassifier, NestedLogits
+from diptych.models.pairs.classifiers.class_embedder import ClassEmbedder, NestedImageClassifier, NestedLogits
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.pairs.nested import Reduction, nested_cross_entropy
 

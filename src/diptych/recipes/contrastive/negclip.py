@@ -10,13 +10,13 @@ from torch import Tensor
 
 from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError
+from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
 from diptych.data.text.english.swaps import SWAPS, Swap, swaps
 from diptych.data.text.english.tagger import spacy_tagger, tag
-from diptych.data.text.negative_texts import NegativeBatch, chosen
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import wide_info_nce
-from diptych.recipes._shared.negatives import NegativeRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
+from diptych.recipes._shared.texts.negatives import NegativeRecipe
 
 Negatives = Literal["swaps", "texts", "random_words", "none"]
 

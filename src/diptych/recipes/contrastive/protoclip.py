@@ -16,8 +16,8 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
-from diptych.data.media.colour_views import recoloured
-from diptych.models.pairs.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
+from diptych.data.media.augment.colour_views import recoloured
+from diptych.models.pairs.encoders.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
 from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP

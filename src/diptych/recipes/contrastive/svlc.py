@@ -10,14 +10,14 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Tuning
 from diptych.core.errors import ConfigError
+from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
 from diptych.data.text.english.structured import Lists, analogies, checked_lists, replaced_by_rule, whole_word, word_lists
-from diptych.data.text.negative_texts import NegativeBatch, chosen
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.negatives import LOOKED_AT, NegativeRecipe
 from diptych.recipes._shared.pairs import strings_of
 from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
+from diptych.recipes._shared.texts.negatives import LOOKED_AT, NegativeRecipe
 
 Negatives = Literal["rules", "texts", "both", "random_words", "none"]
 Positives = Literal["none", "analogies", "texts"]
@@ -37,8 +37,8 @@ class SVLC(NegativeRecipe):
 
     Several processes and gradient caching give the loss of the whole batch; the released code loses the wrong texts with several. We
     depart in how a list's words are found and replaced (`published_rules`), in articles that follow their noun (`articles`), in our own
-    lists of words (`word_lists` names a file of others), and samples of one group are no negatives of each other (`same_group`). The
-    adapter of the patches has rank `rank`, where the released one has that times the side of a patch.
+    lists of words (`word_lists` names a file of others), in the rank of the patches' adapter (`patch_adapter`), and samples of one group
+    are no negatives of each other (`same_group`).
     Punctuation stays where a model replaces a word. The released analogies come from BLOOM with 176 billion parameters; ours from rules
     ("analogies"), from what any local model wrote, or from texts of origin "rewrite" ("texts").
 
@@ -55,6 +55,7 @@ class SVLC(NegativeRecipe):
                      transformers, on every linear map; 0 trains all weights
     adapter_start    "zero": all adapters start as nothing; "random", as released (`paper`): those of queries, keys and values start random
                      in both maps, so that the first step is not that of the published model
+    patch_adapter    "rank": that of the patches has rank `rank`; "side", as released (`paper`): that times the side of a patch
     """
 
     slug = "svlc"
@@ -72,6 +73,7 @@ class SVLC(NegativeRecipe):
     symmetric: bool = False
     rank: int = 4
     adapter_start: Literal["zero", "random"] = "zero"
+    patch_adapter: Literal["rank", "side"] = "rank"
     listed_words: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
     batch_size: int = 512
@@ -87,6 +89,8 @@ class SVLC(NegativeRecipe):
             )
         if self.adapter_start not in ("zero", "random"):
             raise ConfigError(f"adapter_start is {self.adapter_start!r} (expected zero | random)")
+        if self.patch_adapter not in ("rank", "side"):
+            raise ConfigError(f"patch_adapter is {self.patch_adapter!r} (expected rank | side)")
         if self.positives not in ("none", "analogies", "texts"):
             raise ConfigError(f"positives is {self.positives!r} (expected none | analogies | texts)")
         if self.negatives in ("rules", "both"):
@@ -115,8 +119,11 @@ class SVLC(NegativeRecipe):
         if not self.rank:
             return Tuning()
         named = self.image_tower.startswith("vit") and self.text_tower.startswith(("text", "transformer"))
-        random = "qkv" if named and self.adapter_start == "random" else ""
-        return Tuning(lora=f"{self.rank}:{ADAPTED}" if named else str(self.rank), lora_alpha=1.0, lora_random=random)
+        if not named:
+            return Tuning(lora=str(self.rank), lora_alpha=1.0)
+        random = "qkv" if self.adapter_start == "random" else ""
+        kernel = "patches" if self.patch_adapter == "side" else ""
+        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0, lora_random=random, lora_kernel=kernel)
 
     @property
     def needs_words(self) -> bool:
@@ -198,4 +205,4 @@ class SVLC(NegativeRecipe):
         rules and a model for the wrong texts, analogies for the right ones; wrong texts of the model and analogies as curation wrote
         them."""
         published = cls(act="quick_gelu", same_group="negative", negatives="both", positives="texts", published_rules=True)
-        return replace(published, articles=False, adapter_start="random")
+        return replace(published, articles=False, adapter_start="random", patch_adapter="side")

@@ -14,13 +14,13 @@ from diptych.core.contracts import Draw, Draws, Optimiser, Tuning
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
-from diptych.data.media.heavy_augment import heavy_augment
-from diptych.data.text.chunks import chunks, thinned
-from diptych.data.text.sides import Pixels, mirrored
+from diptych.data.media.augment.heavy_augment import heavy_augment
+from diptych.data.text.captions.chunks import chunks, thinned
+from diptych.data.text.captions.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle
 from diptych.models.layers.style_transfer import Stylist
-from diptych.models.pairs.chunked_encoder import ChunkedEncoder
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
 from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.pairs import EncoderRecipe
@@ -65,8 +65,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
-    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound; the adapter of the patches has rank
-    `rank`, where the released one has that times the side of a patch.
+    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
@@ -80,6 +79,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     rank        of the adapters, which count as B A / rank, as released; 0 trains all weights
     adapter_start  "zero": all adapters start as nothing; "random", as released (`paper`): those of queries, keys and values start random in
                 both maps, so that the first step is not that of the published model
+    patch_adapter  "rank": that of the patches has rank `rank`; "side", as released (`paper`): that times the side of a patch
     falls       the rate, by a cosine: after each "period", an epoch, as released, or at each "step"
     planned     epochs that the cosine is laid out for, of which `epochs` are run
     final_lr    with "step", the share of the rate that is left at the end: where a cosine of ten epochs stands after six
@@ -101,6 +101,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     augment: Literal["none", "heavy"] = "heavy"
     rank: int = 16
     adapter_start: Literal["zero", "random"] = "zero"
+    patch_adapter: Literal["rank", "side"] = "rank"
     final_lr: float = 0.345
     falls: Literal["period", "step"] = "period"
     planned: float = 10.0
@@ -121,6 +122,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             )
         if self.adapter_start not in ("zero", "random"):
             raise ConfigError(f"adapter_start is {self.adapter_start!r} (expected zero | random)")
+        if self.patch_adapter not in ("rank", "side"):
+            raise ConfigError(f"patch_adapter is {self.patch_adapter!r} (expected rank | side)")
         if self.augment not in ("none", "heavy") or not 0 <= self.mix_style <= 1:
             raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
 
@@ -130,7 +133,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     def tuning(self) -> Tuning:
         if not self.rank:
             return Tuning()
-        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0, lora_random="qkv" if self.adapter_start == "random" else "")
+        random = "qkv" if self.adapter_start == "random" else ""
+        kernel = "patches" if self.patch_adapter == "side" else ""
+        return Tuning(lora=f"{self.rank}:{ADAPTED}", lora_alpha=1.0, lora_random=random, lora_kernel=kernel)
 
     def model(self) -> ChunkedEncoder:
         image, text = self.towers()
@@ -191,7 +196,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     def _shown(self, draw: Draw, texts: Sequence[str]) -> tuple[Pixels, Sequence[str]]:
         """The picture as one step sees it, with texts that are true of it."""
-        shown_HWC = view(draw, self.preprocess.size, self.crop, False)
+        shown_HWC = view(draw, self.preprocess.size, self.crop, False, self.crop_form)
         if self.flip:
             shown_HWC, texts = mirrored(shown_HWC, texts, draw.rng, self.flip_sides)
         return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC, texts
@@ -219,4 +224,4 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     def paper(cls) -> Self:
         """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
         describes it, without MixStyle and styles, as its commands have it."""
-        return cls(act="quick_gelu", same_group="negative", adapter_start="random")
+        return cls(act="quick_gelu", same_group="negative", adapter_start="random", patch_adapter="side")

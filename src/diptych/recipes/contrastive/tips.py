@@ -12,17 +12,17 @@ from diptych.core.contracts import Draws, Hook
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TripletBatch
-from diptych.data.media.views import hidden_patches, local_views
-from diptych.models.pairs.dense_encoder import DenseEncoder, DensePairs, Token
+from diptych.data.media.augment.views import hidden_patches, local_views
+from diptych.models.pairs.encoders.dense_encoder import DenseEncoder, DensePairs, Token
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import present
 from diptych.models.towers.towers import patches_a_side
 from diptych.objectives.distillation.koleo import koleo
 from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
+from diptych.recipes._shared.frozen.started import dense, dense_names
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.recipes._shared.started import dense, dense_names
 from diptych.recipes._shared.teachers import TeacherFromStart, follow_
-from diptych.recipes._shared.two_texts import TwoTextRecipe
+from diptych.recipes._shared.texts.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

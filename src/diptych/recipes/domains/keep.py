@@ -23,20 +23,20 @@ from diptych.data.load.order import Grouped
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.captions import DISEASE_ONTOLOGY_TOPS, HypernymCaptions
 from diptych.data.ontologies.ontology import Ontology
-from diptych.data.text.prompt_bank import PATHOLOGY
-from diptych.data.text.variants import UNIFORM
-from diptych.data.text.word_dropout import drop_words
+from diptych.data.text.captions.variants import UNIFORM
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY
+from diptych.data.text.tokens.word_dropout import drop_words
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.text_encoder import carry_text
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import Negative, Positive, block_metric_pairs
-from diptych.recipes._shared.knowledge_texts import KnowledgeTexts, headed_text
-from diptych.recipes._shared.ontologies import attributes, kept, ontology_at, read_back
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
-from diptych.recipes._shared.vocabulary import learned_vocabulary
+from diptych.recipes._shared.texts.knowledge_texts import KnowledgeTexts, headed_text
+from diptych.recipes._shared.texts.ontologies import attributes, ontology_at, read_back, stored
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
 
@@ -172,7 +172,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 whole = whole.closed(
                     sorted({label for row in range(len(data)) for label in self.labels(data[row]) if label in whole})
                 )
-            known = replace(known, ontology=kept(whole))
+            known = replace(known, ontology=stored(whole))
         if not known.steps:
             said = sum(1 for _ in attributes(known.tree, self.stop))
             first = math.ceil(self.knowledge_epochs * said / self.knowledge_batch)

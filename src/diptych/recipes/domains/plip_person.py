@@ -16,7 +16,7 @@ from diptych.data.load.batch import PairBatch
 from diptych.data.load.order import Grouped, Small
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.english.person_phrases import attribute_phrases
-from diptych.data.text.masked_units import UnitPlan, plan_units
+from diptych.data.text.tokens.masked_units import UnitPlan, plan_units
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.people.attribute_reader import AttributeReader
@@ -34,7 +34,7 @@ from diptych.recipes._shared.pairs import EncoderRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class PersonBatch(PairBatch):
-    """Pictures of persons with a text each; which words may be hidden, and in which turn (`data/text/masked_units.py`).
+    """Pictures of persons with a text each; which words may be hidden, and in which turn (`data/text/tokens/masked_units.py`).
 
     person_B  the number of each person among those of the training rows, -1 where no classes are trained
     """
@@ -87,6 +87,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     trained_layers   so many last blocks of a bert_* text tower are trained, all else of it is frozen; 0 trains all. (The released code
                      trains 4, and pools differently: attention for the picture, BERT's pooler for the text.)
     text_lr        factor of the learning rate of the text tower
+    rises          warm-up with each "period", an epoch, as in the released fine-tuning, or with each "step"
+    decay          weight decay is on "all" parameters, as in the released fine-tuning, or on "matrices" alone
     image_height   pixels; `image_size` is the width
     """
 
@@ -112,6 +114,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     reader_heads: int = 12
     trained_layers: int = 5
     text_lr: float = 0.1
+    rises: Literal["step", "period"] = "period"
+    decay: Literal["all", "matrices"] = "all"
     image_height: int = 256
 
     image_tower: str = "resnet_clip_50"
@@ -278,9 +282,17 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
 
     def optimiser(self) -> Optimiser:
         frozen = self.frozen_layers()
-        slow = (Rule(r"text_tower\.", lr_scale=self.text_lr),) if self.text_lr != 1 else ()
+        every = True if self.decay == "all" else None
+        others = (Rule(r"text_tower\.", lr_scale=self.text_lr, decay=every), Rule("", decay=every))
         return replace(
-            super().optimiser(), kind="adan", schedule="step", drop_at=(30 / 70, 50 / 70), third_beta=0.99, rules=(*frozen, *slow)
+            super().optimiser(),
+            kind="adan",
+            schedule="step",
+            drop_at=(30 / 70, 50 / 70),
+            rises=self.rises,
+            periods=self.epochs,
+            third_beta=0.99,
+            rules=(*frozen, *others),
         )
 
     def frozen_layers(self) -> tuple[Rule, ...]:
@@ -307,7 +319,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             "text_lr": 1.0,
         }
         parts: dict[str, Any] = {"width": 64, "colour_channels": 64, "reader_heads": 4, "trained_layers": 0}
-        return cls(**pixels, **words, **parts, batch_size=64, steps=300, lr=2e-3, warmup=20.0, clip_norm=1.0)
+        plain: dict[str, Any] = {"rises": "step", "decay": "matrices"}
+        return cls(**pixels, **words, **parts, batch_size=64, steps=300, lr=2e-3, warmup=20.0, clip_norm=1.0, **plain)
 
     @classmethod
     def paper(cls) -> Self:

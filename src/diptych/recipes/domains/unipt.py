@@ -16,11 +16,11 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
+from diptych.data.media.augment.views import hidden_patches
 from diptych.data.media.transforms import Preprocess
-from diptych.data.media.views import hidden_patches
-from diptych.data.text.masked_words import mask_words
-from diptych.data.text.person_texts import combine
-from diptych.data.text.whole_words import word_starts
+from diptych.data.text.persons.descriptions import combine
+from diptych.data.text.tokens.masked_words import mask_words
+from diptych.data.text.tokens.whole_words import word_starts
 from diptych.models.io.opened import open_address
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
@@ -34,8 +34,8 @@ from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
+from diptych.recipes._shared.frozen.patch_count import patches_of
 from diptych.recipes._shared.pairs import EncoderRecipe
-from diptych.recipes._shared.patch_count import patches_of
 from diptych.recipes._shared.small_encoder import small_encoder
 from diptych.recipes._shared.unified_batch import UnifiedBatch
 

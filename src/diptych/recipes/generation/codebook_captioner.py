@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule
+from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
-from diptych.data.media import boxed_views
-from diptych.data.text.cleaning import cleaned
+from diptych.data.media.augment import boxed_views
+from diptych.data.text.captions.cleaning import cleaned
 from diptych.models.blip.codebook_captioner import Captions, CodebookCaptions, Form
 from diptych.models.blip.codebook_captioner import CodebookCaptioner as Module
+from diptych.models.blip.released import begin_
+from diptych.models.blip.text import BlipText
+from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
@@ -30,7 +35,8 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption from those. Loss: cross-entropy of the caption, codes to patches, and beta times patches to codes. No contrastive term, as in
     the released training step. The released code weighs the other codebook term by beta: `legacy=True`.
 
-    We depart: everything starts from fresh weights, where the release starts from DeiT's and BERT's.
+    The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
+    `tokenizer` with BERT's vocabulary; without them everything is fresh.
 
     codes    in the codebook
     restart  a code that no patch used for so many steps moves onto a patch; 0 never, as published. From scratch nearly all codes stay
@@ -45,6 +51,8 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption_words  captions are cleaned as BLIP cleans them, and cut after so many words; 0 leaves them as they are
     augment  "rand": BLIP's two operations out of ten, half of the time each
     decay    weight decay is on "all" parameters, as released, or on "matrices" alone
+    image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
+    text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin
     schedule   the learning rate falls by `decay_rate` after each of the `epochs`, as released, or by a "cosine" over the run
     decay_rate, warmup_lr, min_lr   with "epochs": the factor, the rate at the first step, and the one it does not fall below
     """
@@ -68,6 +76,8 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     caption_words: int = 30
     augment: Literal["none", "rand"] = "none"
     decay: Literal["all", "matrices"] = "all"
+    image_weights: str = ""
+    text_weights: str = ""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     batch_size: int = 2400
@@ -83,7 +93,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     def model(self) -> Module:
         words = self.words()
         blip: dict[str, Any] = {"pre_norm": False, "eps": 1e-6} if self.decoder == "blip" else {}
-        return Module(
+        made = Module(
             image_tower(self.image_tower, **{**blip, **self.image_options()}),
             vocab_size=words.vocab_size,
             length=self.text_length,
@@ -95,6 +105,13 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
             dropout=self.dropout,
             places=self.places,
         )
+        if self.image_weights or self.text_weights:
+            if not isinstance(made.decoder, BlipText):
+                raise ConfigError("image_weights and text_weights are DeiT's and BERT's (expected decoder 'blip')")
+            image = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
+            text = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
+            begin_(made.tower, made.decoder, image=image, text=text)
+        return made
 
     def batch(self, draws: Draws) -> PairBatch:
         return self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None, self._caption)
@@ -165,6 +182,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 at 224 pixels and BERT-base's decoder; crops, flips and RandAugment as BLIP's, which look at no word. CLIP's vocabulary
-        takes the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        takes the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with
+        the weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
         shown: dict[str, Any] = {"crop": (0.2, 1.0), "flip": True, "flip_sides": "ignore", "augment": "rand", "resize": "squash"}
         return cls(**shown, patch_bias=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Hook, Optimiser, Recipe, Rule
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.graphs.grounded import DenseRegions, GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
 from diptych.data.graphs.transforms import SIDED, Mirror, ShortSides, Squashed, Views
 from diptych.data.load.batch import pixels
-from diptych.data.text import knowledge as knowledge_files
-from diptych.data.text.caption_queries import CaptionQueries
-from diptych.data.text.description_queries import (
+from diptych.data.text.captions.phrases import Sentence, sentences_of
+from diptych.data.text.descriptions import knowledge as knowledge_files
+from diptych.data.text.descriptions.caption_queries import CaptionQueries
+from diptych.data.text.descriptions.description_queries import (
     BEFORE,
     CLASSES,
     TOKENS,
@@ -28,36 +27,42 @@ from diptych.data.text.description_queries import (
     Form,
     NounQueries,
     Positive,
-    spoken,
 )
-from diptych.data.text.knowledge import Knowledge
-from diptych.data.text.phrases import Sentence, sentences_of
-from diptych.data.text.spans import Entity, SpanText
+from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.spans import Entity, SpanText
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
+from diptych.models.detection.dense.dense_grounding import DenseShape
+from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
+from diptych.models.detection.swin_start import from_swin, is_swin
+from diptych.models.detection.text_pieces import ends_of
 from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
 from diptych.models.fiber.fine_released import from_fine, is_fine
 from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
 from diptych.models.fiber.released import resized_tables
+from diptych.models.glip.released import from_glip, is_glip
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
-from diptych.recipes._shared.vocabulary import learned_vocabulary, tokenizer_of
+from diptych.recipes._shared.texts.query_texts import Again, every_text, knowledge_from
+from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
 
 FIBER_SIDE = 384
 """Pixels of FIBER's first stage; windows are as large as there, pictures of any size."""
 BERT: dict[str, Any] = {"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
 """bert-base-uncased, without its weights."""
+GLIP_HEAD = DenseShape(meeting_width=2048)
+"""Six meetings of maps and text, each before a round of the dynamic head."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions | DenseRegions]):
+class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch, TokenRegions | DenseRegions]):
     """DesCo: Learning Object Recognition with Rich Language Descriptions (Li et al., 2023, arXiv 2306.14060), on GLIP (2112.03857).
 
     A detector that grounds words is asked by descriptions. A class becomes "cup, a kind of vessel, round, has a handle. ", half of the
@@ -67,14 +72,15 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     language model wrote about them; how many texts of a query are right says nothing. Its baseline is the same detector with `form`
     "name": names alone.
 
-    Descriptions come from a knowledge file, or lie beside the samples (`extras["nouns"]`); see `diptych.data.text.knowledge`.
+    Descriptions come from a knowledge file, or lie beside the samples (`extras["nouns"]`); see `diptych.data.text.descriptions.knowledge`.
 
-    We depart from the release in these: the detector has the encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion
-    at each of six layers and GLIP's head, in place of DyHead with its anchors (so there is no centerness, and boxes are learned by L1 and
-    GIoU); the control of right and wrong texts draws and does not count, since a sample must not depend on those before it
-    (`positive_rate.PositiveRate` has both); the faults that `description_queries` and `caption_queries` name; stop words are
-    spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh. `boxes_by` "places" on FIBER's towers has
-    DyHead with its anchors, centres and ATSS as released, and starts from the released weights (`--init` of a .safetensors file of them).
+    We depart from the release in these: the control of right and wrong texts draws and does not count, since a sample must not depend on
+    those before it (`positive_rate.PositiveRate` has both); the faults that `description_queries` and `caption_queries` name; stop words
+    are spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh unless `--init` brings released ones.
+    Where things are is found in one of two ways. `boxes_by` "places" has DyHead with its anchors, centres and ATSS as released, on GLIP's
+    backbone with its fusion in each round (presets paper, glip_tiny), or on FIBER's towers (fiber_boxes). `boxes_by` "queries" has the
+    encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion at each layer and GLIP's token head: no centres, and boxes
+    are learned by L1 and GIoU.
 
     knowledge     path of a knowledge file; "" takes what lies beside the samples
     form, positive, drop_name, classes, before, missing   of queries of classes (`ClassQueries`)
@@ -85,8 +91,11 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     describe      share of the shuffled captions that hold descriptions (published 0.8)
     backbone      conv_tiny, timm:NAME, or "fiber": the towers of FIBER (2206.07643), whose sizes are `fiber` and which meet inside, so that
                   `shape` has no fusion; --init takes a run of `fiber`, and form "name" is its second stage
-    boxes_by      "queries" learn where things are; "places", on FIBER's towers: one anchor a place, as FIBER's second stage is released
+    boxes_by      "queries" learn where things are; "places": one anchor a place of DyHead's maps, as GLIP, DesCo and FIBER's second stage
+                  are released
     drop_path     highest rate of stochastic depth in it
+    frozen        of a Swin, what stays as it is: its patch embedding (1), its first stage with the merging behind it, too (2), and so on;
+                  such a run starts from weights (--init); 0: all learns
     text_encoder  text_micro and the like, hf (bert-base, fresh weights), hf:FOLDER
     tokenizer     "data" (pieces learned from the training texts), "clip", or a path; "" takes that of hf:FOLDER, else "data"
     pieces        vocabulary size when it is learned
@@ -97,7 +106,8 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     mirror        share of the pictures that are mirrored
     text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
     decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
-    lr_drops      shares of the run after which the learning rate is a tenth
+    lr_drops      shares of the run after which the learning rate is a tenth; decay_drops: likewise the weight decay, in FIBER's release at
+                  .667 of each drop of the rate
     average       decay of the weight average that is kept; 0: none
     loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
     square        whether a picture is squeezed to a square of `image_size` when evaluated
@@ -107,7 +117,7 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
 
     slug = "desco"
     needs = ("image", "regions")
-    presets = ("tiny", "paper", "fiber_boxes")
+    presets = ("tiny", "paper", "fiber_boxes", "glip_tiny")
 
     knowledge: str = ""
     form: Form = "description"
@@ -126,6 +136,7 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     backbone: str = "timm:swin_tiny_patch4_window7_224"
     boxes_by: Literal["queries", "places"] = "queries"
     drop_path: float = 0.2
+    frozen: int = 0
     text_encoder: str = "hf"
     tokenizer: str = ""
     pieces: int = 30_522
@@ -148,6 +159,7 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     lr_drops: tuple[float, ...] = (0.67, 0.89)
+    decay_drops: tuple[float, ...] = ()
     average: float = 0.999
     loss: TokenSetLoss = field(default_factory=TokenSetLoss)
     shape: GroundingShape = field(default_factory=GroundingShape)
@@ -161,13 +173,13 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
     def __post_init__(self) -> None:
         if min(self.written, self.nouns) < 0 or self.written + self.nouns > 1:
             raise ConfigError(f"written is {self.written}, nouns {self.nouns} (expected shares that add up to 1 at most)")
-        if self.reads not in ("whole", "pieces") or (self.reads == "pieces" and self.backbone == "fiber"):
+        if self.boxes_by not in ("queries", "places"):
+            raise ConfigError(f"boxes_by is {self.boxes_by!r} (expected queries | places)")
+        whole = self.backbone == "fiber" or self.boxes_by == "places"
+        if self.reads not in ("whole", "pieces") or (self.reads == "pieces" and whole):
             raise ConfigError(
-                f"reads is {self.reads!r} on {self.backbone} (expected whole | pieces; FIBER's towers read texts whole)"
-            )
-        if self.boxes_by not in ("queries", "places") or (self.boxes_by == "places" and self.backbone != "fiber"):
-            raise ConfigError(
-                f"boxes_by is {self.boxes_by!r} on {self.backbone} (expected queries | places; places on backbone fiber alone)"
+                f"reads is {self.reads!r} on {self.backbone}, boxes by {self.boxes_by} (expected whole | pieces; FIBER's towers read texts "
+                "whole, and so does what finds boxes by places)"
             )
         _ = self.class_queries  # refuses what it cannot be made of
 
@@ -182,7 +194,7 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
 
     def prepare(self, data: Dataset) -> Self:
         """Class names, what is known about them, and a tokeniser learned from all of it."""
-        samples = _Again(data)
+        samples = Again(data)
         made = self
         if not made.names:
             made = replace(made, names=tuple(sorted({region.label for sample in samples for region in sample.regions})))
@@ -202,26 +214,15 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
                 expected="a knowledge file with an entry for each, or missing='name'",
             )
         if made.tokenizer_source == "data" and not made.learned_words:
-            made = replace(made, learned_words=learned_vocabulary(made.texts(samples), made.pieces))
+            made = replace(
+                made,
+                learned_words=learned_vocabulary(every_text(made.before, made.names, made.nouns_known, samples), made.pieces),
+            )
         return made
-
-    def texts(self, samples: Iterable[Sample]) -> Iterator[str]:
-        """Every text that a query may be made of."""
-        yield self.before
-        for name in self.names:
-            yield f"{spoken(name)}, "
-        for noun in self.nouns_known.values():
-            yield ", ".join((noun.kind, *noun.description)) + ". "
-        for sample in samples:
-            for sentence in sentences_of(sample):
-                yield sentence.text
-                if sentence.written:
-                    yield from (*sentence.written.descriptions.values(), *sentence.written.confusable.values())
-                    yield from sentence.written.captions
 
     @property
     def nouns_known(self) -> Knowledge:
-        return _parsed(self.known) if self.known else Knowledge({})
+        return knowledge_from(self.known)
 
     @property
     def tokenizer_source(self) -> str:
@@ -235,7 +236,13 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
 
     # ------------------------------------------------------------ model
 
-    def model(self) -> GroundingDetector | DenseFiber:
+    def model(self) -> GroundingDetector | DenseDetector | DenseFiber:
+        made = self.detector()
+        freeze_stages(made.backbone, self.frozen)
+        return made
+
+    def detector(self) -> GroundingDetector | DenseDetector | DenseFiber:
+        """The model with fresh weights, all of which learn."""
         if self.backbone == "fiber":
             words = self.words()
             image, text = self.fiber.sides(
@@ -248,26 +255,19 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
                 return DenseFiber(image, text, self.dense, self.fiber.swin_strides)
             return FiberDetector(image, text, self.shape, self.fiber.swin_strides)
         options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
-        shape = replace(self.shape, text_ends=self.text_ends) if self.reads == "pieces" else self.shape
-        return GroundingDetector(detection_backbone(self.backbone, **options), self.text_part(), shape)
-
-    @property
-    def text_ends(self) -> tuple[int, ...]:
-        """Ids that end a piece: the marks of a text and what a full stop is written as."""
-        words = self.words()
-        room = 8 + len(words.prefix) + len(words.suffix)
-        row = words.encode(["a. "], room)
-        ids = row.ids_BL[0, : int(row.mask_BL.sum())].tolist()[len(words.prefix) : -len(words.suffix)]
-        stops = {one for one in ids if words.decode([one]).strip() == "."}
-        if not stops:
-            raise ConfigError(
-                "reads is 'pieces' and the tokenizer has no full stop of its own (expected reads 'whole', or another tokenizer)"
-            )
-        return tuple(sorted({*words.prefix, *words.suffix, *stops}))
+        backbone, encoder = detection_backbone(self.backbone, **options), self.text_part()
+        if self.boxes_by == "places":
+            return DenseDetector(backbone, encoder, self.dense)
+        shape = replace(self.shape, text_ends=ends_of(self.words())) if self.reads == "pieces" else self.shape
+        return GroundingDetector(backbone, encoder, shape)
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Those of FIBER's first stage, or of its released second stage, under the names that they have here."""
+        """Those of FIBER's first stage, or of its released second stage, or of a released GLIP or of a Swin, under our names."""
         fiber = self.fiber
+        if self.backbone != "fiber" and is_glip(tensors):
+            return from_glip(tensors)
+        if self.backbone != "fiber" and is_swin(tensors):
+            return from_swin(tensors)
         if self.backbone == "fiber" and is_fine(tensors):
             found = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
             return resized_tables(found, fiber.swin_window, every=True)
@@ -357,7 +357,9 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
         image_HWC, graph = self.views(mirror).draw((pixels(draw), SceneGraph(regions)), draw.rng)
         return GroundedPicture(image_HWC, text, tuple((region, meant[int(region.label)]) for region in graph.regions))
 
-    def features(self, model: GroundingDetector | DenseFiber, batch: GroundedBatch) -> TokenRegions | DenseRegions:
+    def features(
+        self, model: GroundingDetector | DenseDetector | DenseFiber, batch: GroundedBatch
+    ) -> TokenRegions | DenseRegions:
         found: TokenRegions | DenseRegions = model(
             batch.image_BCHW, batch.text_BL, batch.mask_BL, pixel_BHW=None if self.square else batch.pixel_BHW
         )
@@ -385,16 +387,18 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
         )
         return replace(
             super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
-            drop_at=self.lr_drops, rules=rules,
+            drop_at=self.lr_drops, decay_drops=self.decay_drops, rules=rules,
         )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
-        return (WeightAverage(self.average),) if self.average else ()
+        return (WeightAverage(self.average, early=False),) if self.average else ()
 
-    def deploy(self, model: GroundingDetector | DenseFiber) -> PhraseDetector:
+    def deploy(self, model: GroundingDetector | DenseDetector | DenseFiber) -> PhraseDetector:
         prompt = PhrasePrompt(before=self.before, together=self.classes)
         if isinstance(model, DenseFiber):
             kind: type[PhraseDetector] = DenseFiberPhrases
+        elif isinstance(model, DenseDetector):
+            kind = DensePhrases
         else:
             kind = FiberPhrases if isinstance(model, FiberDetector) else PhraseDetector
         return kind(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
@@ -412,35 +416,34 @@ class DesCo(Recipe[GroundingDetector | DenseFiber, GroundedBatch, TokenRegions |
                 queries=12, width=64, heads=4, mlp_width=128, encoder_layers=3, decoder_layers=2, levels=2, fusion_before=(0, 1, 2),
                 fusion_width=128, fusion_dropout=0.0, language_heads=4, language_mlp=128, text_scale=4.0,
             ),
+            dense=DenseShape(
+                head_width=64, rounds=2, head_groups=8, meeting_width=128, meeting_heads=4, word_heads=4, word_mlp=128, meeting_dropout=0.0,
+                drop_block=0.0, anchor=3.0, least=0.0,
+            ),
         )  # fmt: skip
 
     @classmethod
     def paper(cls) -> Self:
-        """DesCo-GLIP-T: Swin-T and BERT-base, 300,000 steps of 16."""
-        return cls()
+        """DesCo-GLIP-T: Swin-T and BERT-base, 300,000 steps of 16. The shipped configuration says nothing of frozen stages, so that the
+        first one stays as ImageNet left it."""
+        return cls(boxes_by="places", frozen=2, dense=GLIP_HEAD)
+
+    @classmethod
+    def glip_tiny(cls) -> Self:
+        """GLIP-T: names and captions as they are, at most 85 names of a query, 330,000 steps of 64 (30 epochs of its data). Right and wrong
+        names are drawn as for DesCo."""
+        return cls(
+            form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", boxes_by="places", dense=GLIP_HEAD, batch_size=64,
+            steps=330_000, lr=1e-4, text_lr=0.1,
+        )  # fmt: skip
 
     @classmethod
     def fiber_boxes(cls) -> Self:
         """FIBER's second stage as released: names and captions as they are, at most 85 names of a query; CLIP's vocabulary, unless
-        `--tokenizer FOLDER` gives RoBERTa's. Its weight decay stays the same, where the release lowers it before each drop of the rate,
-        and right and wrong names are drawn as for DesCo."""
+        `--tokenizer FOLDER` gives RoBERTa's. Right and wrong names are drawn as for DesCo. Its configuration says nothing of frozen stages:
+        the first one stays."""
         return cls(
             form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
             boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
-            weight_decay=1e-2,
+            weight_decay=1e-2, decay_drops=(0.67 * 0.667, 0.89 * 0.667), frozen=2,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Again:
-    """The samples of a data set, gone through as often as is wanted and never held together."""
-
-    data: Dataset
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self.data[row] for row in range(len(self.data)))
-
-
-@lru_cache(maxsize=8)
-def _parsed(text: str) -> Knowledge:
-    return knowledge_files.parsed(text, "known") if text != "{}" else Knowledge({})

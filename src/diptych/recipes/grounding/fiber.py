@@ -12,12 +12,12 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
-from diptych.data.text.answer_labels import answer_list, answer_targets
-from diptych.data.text.masked_words import mask_words
-from diptych.data.text.questions import Question, questions_of
+from diptych.data.text.question_answering.answer_labels import answer_list, answer_targets
+from diptych.data.text.question_answering.questions import Question, questions_of
+from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
-from diptych.models.pairs.matcher import Matched
+from diptych.models.pairs.matching.matcher import Matched
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss
@@ -27,7 +27,7 @@ from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.asked_batch import AskedPairBatch
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 from diptych.recipes._shared.fused_pairs import matching
-from diptych.tasks._scoring.answer_match import normalised
+from diptych.tasks._scoring.answers.answer_match import normalised
 
 
 @dataclass(frozen=True, kw_only=True)

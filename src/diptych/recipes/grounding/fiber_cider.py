@@ -21,7 +21,7 @@ from diptych.models.fiber.fiber_model import FiberModel
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.self_critical import mean_log_probability, self_critical_loss
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
-from diptych.tasks._scoring.caption_metrics import cider_d, document_frequencies, words_of
+from diptych.tasks._scoring.captions.metrics import cider_d, document_frequencies, words_of
 
 UNWRITTEN = r"^(image|text)_(projection|head|pooler)\.|^image_transform\.|^image_tower\.(gates|net\.norm)\."
 """What writing does not use."""

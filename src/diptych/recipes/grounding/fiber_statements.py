@@ -16,7 +16,7 @@ from diptych.core.errors import DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch, view
-from diptych.data.text.questions import Question, questions_of
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.statements import TRUTHS, FiberStatements
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe

@@ -14,14 +14,14 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch, group_ids
-from diptych.data.media.boxed_views import Boxed, augmented, cropped
+from diptych.data.media.augment.boxed_views import Boxed, augmented, cropped
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
 from diptych.models.blip.released import begin_, from_released, is_released
 from diptych.models.blip.text import BlipText
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.matcher import Matched
+from diptych.models.pairs.matching.matcher import Matched
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
@@ -164,7 +164,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         blip = Blip(tower, text, width=self.width)
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
-        begin_(blip, image=image_weights, text=text_weights)
+        begin_(blip.image_tower, blip.text, image=image_weights, text=text_weights)
         return BlipTraining(blip, queue=self.queue, temperature=self.temperature, queue_start=self.queue_start)
 
     def batch(self, draws: Draws) -> PairBatch:
@@ -181,7 +181,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         )
 
     def before_flip(self, picture: Boxed, draw: Draw) -> Boxed:
-        return cropped(picture, self.image_size, draw.rng, self.crop)
+        return cropped(picture, self.image_size, draw.rng, self.crop, self.crop_interpolation)
 
     def after_flip(self, picture: Boxed, draw: Draw) -> Boxed:
         return augmented(picture, draw.rng) if self.augment == "rand" else picture
@@ -283,4 +283,4 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
         the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
         weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
-        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear")
+        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear", crop_interpolation="bilinear")

@@ -18,8 +18,8 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch, group_ids
 from diptych.data.media.whole_pictures import WholePictures, drawn_patches
-from diptych.data.text.masked_words import mask_words
-from diptych.data.text.whole_words import word_starts
+from diptych.data.text.tokens.masked_words import mask_words
+from diptych.data.text.tokens.whole_words import word_starts
 from diptych.models.io.tensor_files import read_tensors
 from diptych.models.vilt.released import begin_, from_released, is_released
 from diptych.models.vilt.training import ViltFeatures, ViltTraining

@@ -46,7 +46,7 @@ class RLIPv2(GraphRecipe):
     or Deformable DETR.
 
     With `given` the queries are known regions: the R-Tagger, which finds relations for detection data
-    (`curate/operators/relation_tags.py`).
+    (`curate/tagging/relation_tags.py`).
 
     Published settings are presets: paper (pre-training, ResNet-50), swin_tiny, swin_large, hico_det, hico_det_few, hico_det_uc_rf,
     hico_det_uc_nf, v_coco, open_images, tagger, tagger_released. Zero-shot evaluation needs no preset: ask a pre-trained model by

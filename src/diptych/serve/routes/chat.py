@@ -26,7 +26,7 @@ from diptych.serve.logs import failed
 from diptych.serve.refusals import Json, Refused, broken, public, refused
 from diptych.serve.schema import text_of
 from diptych.serve.service import Service, Side
-from diptych.serve.writing import Wanted, Writing, left
+from diptych.serve.writing import Wanted, Writing, client_gone
 
 STOPS = 4
 ITEM = "item:"
@@ -59,7 +59,7 @@ def add(app: FastAPI, service: Service) -> None:
             usage = bool(request.stream_options and request.stream_options.include_usage)
             return await _streamed(writing, number, usage, connection)
         whole = asyncio.ensure_future(writing.whole())
-        leaving = asyncio.ensure_future(left(connection.receive))
+        leaving = asyncio.ensure_future(client_gone(connection.receive))
         try:
             await asyncio.wait({whole, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not whole.done():

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.result import Metric
-from diptych.tasks._scoring.caption_choices import FIRST, Floats, below, nodes
+from diptych.tasks._scoring.captions.choices import FIRST, Floats, below, nodes
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array
 

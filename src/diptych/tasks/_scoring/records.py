@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.core.disk.files import atomic_file
 from diptych.core.errors import RunError
-from diptych.core.files import atomic_file
 
 KEY = b"diptych"
 

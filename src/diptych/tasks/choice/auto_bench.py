@@ -17,13 +17,13 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.curate.text.question_programs import Vocabulary, written
 from diptych.data.media.decode import decode
-from diptych.data.text.symbols import symbols_of
-from diptych.data.text.triplets import Triplet, read_triplets
-from diptych.tasks._scoring.blind import BLIND, grey
-from diptych.tasks._scoring.choices import shown
+from diptych.data.text.question_answering.symbols import symbols_of
+from diptych.data.text.question_answering.triplets import Triplet, read_triplets
+from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.choices import with_options
+from diptych.tasks._scoring.answers.judge_agreement import agreement, kappa
+from diptych.tasks._scoring.answers.judging import JudgedAnswer, Kind, compared, judged
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.judge_agreement import agreement, kappa
-from diptych.tasks._scoring.judging import Asked, Kind, compared, judged
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.choice.extractors import strict
 
@@ -49,6 +49,7 @@ CLOSED = "Answer with the option's letter from the given choices directly."
 OPEN = "Answer in a few words."
 RIGHT = 0.5
 """Score from which an answer counts as right where judges are compared."""
+HIGHER_IS_BETTER = {"accuracy": True, "consistent": True, "wins": True, "took_first": False, "unread": False}
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class AutoBench:
         return Triplet(one.uid, one.ability, one.sub_ability, one.question, one.answer, (), one.reasoning, one.support, one.by)
 
     def _prompt(self, one: Triplet) -> str:
-        return shown(one.question, one.options, CLOSED) if one.options else f"{one.question} {self.suffix}".strip()
+        return with_options(one.question, one.options, CLOSED) if one.options else f"{one.question} {self.suffix}".strip()
 
     def _scores(self, asked: Sequence[Triplet], replies: Sequence[str], judge: Any) -> tuple[list[float | None], list[str]]:
         """Scores and what was said; closed questions by the option named, None where none is."""
@@ -211,7 +212,7 @@ class AutoBench:
                 float(value_N[here].mean()),
                 *percentiles(drawn_RM[:, place]),
                 chance=float(chance_N[here].mean()) if guessed else float("nan"),
-                higher_is_better=not name.startswith(("unread", "took_first")),
+                higher_is_better=HIGHER_IS_BETTER[name.split("/")[0]],
                 items=int(here.sum()),
             )
         metrics |= self._agreement(records)
@@ -266,8 +267,8 @@ class AutoBench:
         return columns[metric][:, None] if metric in columns and metric.startswith(("accuracy", "unread")) else None
 
 
-def _judgeable(asked: Sequence[Triplet], replies: Sequence[str]) -> list[Asked]:
-    return [Asked(one.question, one.answer, reply, one.reasoning) for one, reply in zip(asked, replies, strict=True)]
+def _judgeable(asked: Sequence[Triplet], replies: Sequence[str]) -> list[JudgedAnswer]:
+    return [JudgedAnswer(one.question, one.answer, reply, one.reasoning) for one, reply in zip(asked, replies, strict=True)]
 
 
 def _floats(values: Sequence[float | None], missing: float) -> Floats:

@@ -18,13 +18,19 @@ from scipy import stats
 
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.blind import BLIND
-from diptych.tasks._scoring.choices import LETTERS, entropy, normalised_entropy
+from diptych.tasks._scoring.answers.blind import BLIND
+from diptych.tasks._scoring.answers.choices import LETTERS, entropy, normalised_entropy
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of
 
-LOWER = ("unread", "failed", "false_rejection", "abstention", "entropy", "position_bias", "recall_spread")
-"""Beginnings of names of which less is better. Of abstention that is so where most questions have an answer."""
+SCALES: dict[str, tuple[bool, str]] = {
+    **dict.fromkeys(("accuracy", "answerable", "circular", "majority", "rejection", "stable"), (True, "share")),
+    **dict.fromkeys(("abstention", "failed", "false_rejection", "unread"), (False, "share")),
+    **dict.fromkeys(("entropy", "entropy_wrong"), (False, "share")),
+    "entropy_bits": (False, "bits"),
+    "entropy_nats": (False, "nats"),
+}
+"""Of each column whether more is better, and its unit. Less abstention is better where most questions have an answer."""
 NOT_READ = ""
 
 
@@ -125,13 +131,14 @@ def score_choices(
     metrics = {}
     for place, (metric, value_N) in enumerate(columns.items()):
         here = ~np.isnan(value_N)
-        level = chances.get(metric.split("/")[0])
+        column = metric.split("/")[0]  # without the part of the data, or the blind row
+        level, (higher_is_better, unit) = chances.get(column), SCALES[column]
         metrics[metric] = Metric(
             float(value_N[here].mean()) if here.any() else math.nan,
             *percentiles(drawn_RM[:, place]),
             chance=float(level[here].mean()) if level is not None and here.any() else math.nan,
-            higher_is_better=not metric.startswith(LOWER),
-            unit="bits" if metric.startswith("entropy_bits") else "nats" if metric.startswith("entropy_nats") else "share",
+            higher_is_better=higher_is_better,
+            unit=unit,
             items=int(here.sum()),
         )
     letters = position_bias(records, chosen) if lettered else {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks._scoring.answers.choices import LETTERS
 
 Extractor = Callable[[str, Sequence[str]], int | None]
 """Of a reply and the options in the order in which they were shown: the place of the one that is meant, None where none can be

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal, get_args
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset
+from diptych.core.disk.files import write_json
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.files import write_json
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, PromptLike, TextPart
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Result
-from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks._scoring.answers.choices import LETTERS
 from diptych.tasks.choice.items import Item, items_of
 from diptych.tasks.choice.multiple_choice import Ask, MultipleChoice, OrderBy
 

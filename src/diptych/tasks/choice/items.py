@@ -12,7 +12,7 @@ from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.data.text.questions import FIELD, Question, questions_of
+from diptych.data.text.question_answering.questions import FIELD, Question, questions_of
 
 PICTURE = "<image>"
 """Where this stands in a question or an option, the next picture is meant (MUIRBench, 2406.09411)."""

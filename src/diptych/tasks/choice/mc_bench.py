@@ -16,10 +16,10 @@ from diptych.core.contracts import Dataset, Detector, Generator, Grounder, Role
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
+from diptych.core.terminal.progress import with_bar
 from diptych.data.read.multi_context import FIELD
-from diptych.tasks._scoring.box_precision import Seen, average_precisions
+from diptych.tasks._scoring.detection.box_precision import Seen, average_precisions
 from diptych.tasks._scoring.intervals import Floats, codes, group_weights, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.choice.pair_groups import regrouped, regrouped_as_released
@@ -83,7 +83,7 @@ class MCBench:
             wanted = "--planner MODEL" if planner is None else "no planner, or how=stepwise"
             raise ConfigError(f"task '{self.name}' with how={self.how} (expected {wanted})")
         rows = []
-        for row in shown(range(len(data)), len(data), "answering", least=4):
+        for row in with_bar(range(len(data)), len(data), "answering", least=4):
             sample = data[row]
             asked = asked_of(sample, row, data.name)
             pictures = sample.media["images"].parts

@@ -11,17 +11,17 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Asked, Dataset, Generator, Ranker, Reply
+from diptych.core.contracts import Dataset, Generator, Ranker, Reply, RowInWords
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Result
-from diptych.tasks._scoring.blind import grey
-from diptych.tasks._scoring.choices import LETTERS, rotations, shown, shuffles
+from diptych.tasks._scoring.answers.blind import grey
+from diptych.tasks._scoring.answers.choices import LETTERS, rotations, shuffles, with_options
+from diptych.tasks._scoring.answers.replying import replies_of
 from diptych.tasks._scoring.intervals import Floats
 from diptych.tasks._scoring.records import with_facts
-from diptych.tasks._scoring.replying import replies_of
 from diptych.tasks.choice.choice_scores import accuracy_by_extractor, ask_columns, read_chosen, score_choices
 from diptych.tasks.choice.items import Item, as_prompt, bound, items_of, unanswerable, with_none
 
@@ -225,7 +225,7 @@ class MultipleChoice:
             given = f"Key words: {','.join(item.hints[self.hint])}\n{given}"
         if self.how in ("mean", "sum"):
             return given
-        return shown(given, options, f"Answer: {answered}" if answered else self.instruction)
+        return with_options(given, options, f"Answer: {answered}" if answered else self.instruction)
 
     def _shots(self) -> list[Item]:
         if not self.shots:
@@ -270,13 +270,13 @@ class MultipleChoice:
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
 
-    def in_words(self, records: pa.Table) -> list[Asked]:
+    def in_words(self, records: pa.Table) -> list[RowInWords]:
         """Each row with the option that was chosen, or what was written where none could be read."""
         found = []
         chosen = read_chosen(records, self._extractor)
         columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
         for said, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
-            found.append(Asked(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
+            found.append(RowInWords(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
         return found
 
 

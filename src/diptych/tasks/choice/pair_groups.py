@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from diptych.core.errors import DataError
-from diptych.tasks._scoring.box_precision import Seen, overlaps
+from diptych.tasks._scoring.detection.box_precision import Seen, overlaps
 
 SECOND = 2
 """The number of the group that only texts with several groups have."""

@@ -11,16 +11,16 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Asked, Dataset, Generator
+from diptych.core.contracts import Dataset, Generator, RowInWords
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.prompt import Dialogue, ImagePart, PromptLike, TextPart, Turn
 from diptych.core.result import Metric, Result
 from diptych.data.quizzes.q_spatial import FIELD
+from diptych.tasks._scoring.answers.replying import replies_of
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.odds import odds_ratio
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks._scoring.replying import replies_of
 from diptych.tasks.choice.lengths import PARSERS, centimetres
 from diptych.tasks.choice.spatial_prompts import PROMPTS, SYSTEM, prompt_of
 
@@ -174,7 +174,7 @@ class QSpatial:
         columns = self._columns(records, self.factors(records))
         return columns[metric][:, None] if metric in columns else None
 
-    def in_words(self, records: pa.Table) -> list[Asked]:
+    def in_words(self, records: pa.Table) -> list[RowInWords]:
         """Each row with the length as it was read, or what was written where none could be read."""
         parse, found = PARSERS[self.compat], []
         columns = (records.column(name).to_pylist() for name in ("uid", "question", "truth_cm", "reply", "fault"))
@@ -182,7 +182,7 @@ class QSpatial:
             length = None if fault else parse(reply)
             read = length is not None and math.isfinite(length)
             said = f"{length:,.4g} cm" if read else fault or f"unread: {reply.strip()[-160:]!r}"
-            found.append(Asked(uid, "", question, f"{truth:,.4g} cm", said))
+            found.append(RowInWords(uid, "", question, f"{truth:,.4g} cm", said))
         return found
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from diptych.tasks._scoring.choices import LETTERS
+from diptych.tasks._scoring.answers.choices import LETTERS
 
 SIX = "ABCDEF"
 REJECTIONS = (

@@ -24,10 +24,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.index.embed import count_truncated, embed_texts, embedded_images
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.identity_lists import list_metrics, list_values
 from diptych.tasks._scoring.intervals import Floats
-from diptych.tasks._scoring.ranked_lists import RankedList
+from diptych.tasks._scoring.ranking import ranks as rk
+from diptych.tasks._scoring.ranking.identity_lists import list_metrics, list_values
+from diptych.tasks._scoring.ranking.ranked_lists import RankedList
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 

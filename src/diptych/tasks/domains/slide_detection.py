@@ -20,7 +20,7 @@ from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.tasks._scoring.slide_scores import Floats, detection_score, sensitivity_at
+from diptych.tasks._scoring.slides.scores import Floats, detection_score, sensitivity_at
 from diptych.tasks.domains.slide_reading import SlideReading
 
 

@@ -19,11 +19,11 @@ from diptych.core.sample import Sample
 from diptych.data.media.decode import decode
 from diptych.data.slides.barcodes import patient_column, patient_of
 from diptych.data.slides.tiling import Tiles, Tiling
-from diptych.data.text.prompt_bank import PATHOLOGY
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY
 from diptych.index.embed import Unreadable, embed_texts
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
-from diptych.tasks._scoring.prompt_screening import prompt_sets, screened, screening_scores
-from diptych.tasks._scoring.slide_scores import Floats, TileScores, cosines, once, probabilities, smoothed
+from diptych.tasks._scoring.slides.prompt_screening import prompt_sets, screened, screening_scores
+from diptych.tasks._scoring.slides.scores import Floats, TileScores, cosines, once, probabilities, smoothed
 
 SIZE = 224
 """Pixels of a tile where the model does not say what it is shown."""

@@ -20,7 +20,7 @@ from diptych.core.result import Metric, Result
 from diptych.data.labels import label_of
 from diptych.tasks._scoring.intervals import codes, percentiles, resampled_class_means
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks._scoring.slide_scores import subtype_shares
+from diptych.tasks._scoring.slides.scores import subtype_shares
 from diptych.tasks.domains.slide_reading import SlideReading, named
 
 NORMAL = "normal"

@@ -12,8 +12,8 @@ from diptych.core.contracts import Dataset, Generator
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.blind import BLIND, grey
-from diptych.tasks._scoring.caption_metrics import bleu_counts, cider_d, rouge_l, words_of
+from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 

@@ -13,9 +13,9 @@ from diptych.core.contracts import Dataset, Generator
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.tasks._scoring.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.captions.mentions import Objects, words_in
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.mentions import Objects, words_in
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 NAMED = pa.list_(pa.string())

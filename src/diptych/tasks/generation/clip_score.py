@@ -11,7 +11,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder, Generator, Role
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 

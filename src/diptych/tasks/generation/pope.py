@@ -11,11 +11,11 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Generator, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.polling import SETTINGS, polled
+from diptych.tasks._scoring.answers.yes_no import READERS, Reader, confusion, read_answer, scores
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
-from diptych.tasks._scoring.polling import SETTINGS, polled
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks._scoring.yes_no import READERS, Reader, confusion, read_answer, scores
 
 How = Literal["write", "mean", "sum"]
 NAMES = ("accuracy", "precision", "recall", "f1", "yes")

@@ -12,9 +12,9 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Generator, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.data.text.questions import questions_of
-from diptych.tasks._scoring.answer_match import normalised, vqa_accuracy
-from diptych.tasks._scoring.blind import BLIND, grey
+from diptych.data.text.question_answering.questions import questions_of
+from diptych.tasks._scoring.answers.answer_match import normalised, vqa_accuracy
+from diptych.tasks._scoring.answers.blind import BLIND, grey
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 

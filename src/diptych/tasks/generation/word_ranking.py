@@ -14,10 +14,10 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, WordRanker
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
-from diptych.data.text.stop_words import content_words
+from diptych.data.text.captions.stop_words import content_words
+from diptych.tasks._scoring.captions.stemming import stem
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks._scoring.stemming import stem
 
 SCHEMA = pa.schema(
     [("uid", pa.string()), ("group", pa.string()), ("ranks", pa.list_(pa.int32())), ("found", pa.int32()), ("words", pa.int32())]

@@ -28,12 +28,12 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.data.graphs.formats.coco import CROWD
-from diptych.data.text.phrases import sentences_of
-from diptych.tasks._scoring.boxes import Boxes, precision_and_recall
+from diptych.data.text.captions.phrases import sentences_of
+from diptych.tasks._scoring.detection.boxes import Boxes, precision_and_recall
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.grounding.asking import boxes_of
 
@@ -68,7 +68,7 @@ class OmniLabel:
         """A row a box of each pair of a picture and a description, true ones (score null) and those that were found."""
         rows: list[dict[str, Any]] = []
         pairs = pictures = 0
-        for row in shown(range(len(data)), len(data), "looking for descriptions", least=4):
+        for row in with_bar(range(len(data)), len(data), "looking for descriptions", least=4):
             sample = data[row]
             described = _descriptions(sample)
             if sample.image is None or not described:

@@ -35,10 +35,10 @@ from diptych.core.scene_graph import Region
 from diptych.data.graphs.formats.coco import CROWD
 from diptych.data.masks import encode, pixels_of
 from diptych.data.media import decode as media
-from diptych.data.text.description_queries import BEFORE, CLASSES, ClassQueries, spoken
-from diptych.data.text.knowledge import Knowledge, knowledge_of, read_knowledge
-from diptych.data.text.spans import SpanText
-from diptych.tasks._scoring.boxes import Boxes, average_precision
+from diptych.data.text.descriptions.description_queries import BEFORE, CLASSES, ClassQueries, spoken
+from diptych.data.text.descriptions.knowledge import Knowledge, knowledge_of, read_knowledge
+from diptych.data.text.tokens.spans import SpanText
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 ABSENT, PARTIAL, FREQUENCY = "absent", "partial", "frequency"

@@ -27,8 +27,8 @@ from diptych.core.contracts import Dataset, Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.result import Result
-from diptych.data.text.phrases import sentences_of
-from diptych.tasks._scoring.boxes import overlaps
+from diptych.data.text.captions.phrases import sentences_of
+from diptych.tasks._scoring.detection.boxes import overlaps
 from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.grounding.asking import boxes_of

@@ -16,8 +16,8 @@ import pyarrow as pa
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_class_means, resampled_means
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, recorded_ties
 
 CLASSES = [("uid", pa.string()), ("group", pa.string()), ("label", pa.string())]

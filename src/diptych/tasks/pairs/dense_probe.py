@@ -28,12 +28,12 @@ import torch
 
 from diptych.core.contracts import Dataset, DenseEmbedder
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.data.masks import decode
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 Floats = npt.NDArray[np.float64]
@@ -233,7 +233,7 @@ def hiding_pairs(sample: Sample) -> list[tuple[int, int]]:
 
 def _dense(model: DenseEmbedder, data: Dataset, rows: Sequence[int]) -> Iterator[tuple[list[Sample], npt.NDArray[np.float32]]]:
     starts = range(0, len(rows), BLOCK)
-    for start in shown(starts, len(starts), "embedding patches", least=2):
+    for start in with_bar(starts, len(starts), "embedding patches", least=2):
         samples = [data[row] for row in rows[start : start + BLOCK]]
         images = [sample.image for sample in samples]
         if any(image is None for image in images):

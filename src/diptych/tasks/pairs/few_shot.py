@@ -32,7 +32,7 @@ from diptych.core.result import Metric, Result
 from diptych.data.labels import label_of
 from diptych.data.shots import Shots, base_and_new, draw_shots, harmonic_mean
 from diptych.index.embed import embedded_images
-from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import class_list_hash
 from diptych.tasks.pairs.few_shot_methods import Scores, linear_probe, trained, zero_shot

@@ -33,7 +33,7 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.index.embed import embedded_images
-from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,

@@ -32,12 +32,12 @@ import pyarrow as pa
 
 from diptych.core.contracts import ContextEmbedder, Dataset, TokenEmbedder, Unit
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Box, Region
+from diptych.core.terminal.progress import with_bar
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import seen
+from diptych.data.media.transforms import visible_share
 from diptych.index.embed import readable
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
@@ -70,7 +70,7 @@ class Localisation:
         rows: list[dict[str, Any]] = []
         unreadable = 0
         starts = range(0, len(data), BLOCK)
-        for start in shown(starts, len(starts), "weighing patches", least=2):
+        for start in with_bar(starts, len(starts), "weighing patches", least=2):
             samples = [data[row] for row in range(start, min(start + BLOCK, len(data)))]
             samples = [sample for sample in samples if sample.image is not None and phrases(sample)]
 
@@ -120,7 +120,7 @@ class Localisation:
             raise ConfigError(f"{len(patch_PD)} patches make no square grid")
         assert sample.image is not None
         height, width = decode(sample.image, exact=True).shape[:2]
-        visible = seen(getattr(model, "preprocess", None), width, height)
+        visible = visible_share(getattr(model, "preprocess", None), width, height)
         rows = []
         on = {id(region): patches_on(region.box, visible, side, width, height) for region in sample.regions}
         for phrase, region in phrases(sample).items():

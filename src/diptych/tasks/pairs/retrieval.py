@@ -33,13 +33,14 @@ from diptych.core.image import ImageSource
 from diptych.core.result import Metric, Result
 from diptych.core.sample import ORIGINS, Sample
 from diptych.data.media.decode import decode
-from diptych.index.embed import Unreadable, count_truncated, embed_texts, image_blocks, images_of, readable
-from diptych.tasks._scoring import ranks as rk
+from diptych.index.embed import Block, Unreadable, count_truncated, embed_texts, embedded_images, images_of, readable
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, recorded_ties, with_facts
 
 DIRECTIONS = {"text_to_image": "t2i", "image_to_text": "i2t"}
+WANTED = "samples with images and texts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,23 +236,10 @@ class _Counts:
 
 
 def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
-    samples: list[Sample] = []
-    vectors: list[npt.NDArray[np.float32]] = [np.zeros((0, 1), np.float32)]
-    unreadable: list[Unreadable] = []
-    if isinstance(model, Embedder):
-        vectors.clear()
-        for block in image_blocks(model, data, batch_size=task.batch_size):
-            samples += block.samples
-            vectors.append(block.vectors_ND)
-            unreadable += block.unreadable
-    else:
-        for sample in (data[row] for row in range(len(data))):
-            if sample.image is not None:
-                good, _, bad = readable(_decoded, [sample])
-                samples += good
-                unreadable += bad
-    if not samples:
-        raise DataError(f"'{data.name}' has no image to rank", field="image", expected="samples with images and texts")
+    # A model that embeds is asked also where pairs decide: only it can tell which of its items can be read (clips are not decoded here).
+    embeds = isinstance(model, Embedder)
+    read = embedded_images(model, data, batch_size=task.batch_size, wanted=WANTED) if embeds else _decodable(data)
+    samples = read.samples
     own_group = [sample.group or sample.uid for sample in samples]
     repeats = len(set(own_group)) < len(own_group)
     relevant = ("group" if repeats else "uid") if task.relevant == "auto" else task.relevant
@@ -273,7 +261,7 @@ def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
         image_uids=[sample.uid for sample in samples],
         image_groups=own_group,
         image_answer=answers,
-        image_ND=np.concatenate([v for v in vectors if len(v)] or vectors),
+        image_ND=read.vectors_ND,
         images=images_of(samples),
         text_uids=[uid for uid, _ in chosen.values()],
         text_groups=[group for _, group in chosen.values()],
@@ -282,13 +270,21 @@ def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
         relevant=relevant,
         merged=total - len(chosen),
         ambiguous=sum(answers_of[string] > 1 for _, string in chosen),
-        unreadable=unreadable,
+        unreadable=list(read.unreadable),
     )
 
 
-def _decoded(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
-    """Shapes of pictures: whether each can be read, for models that are not asked for vectors."""
-    return [decode(image).shape for image in images_of(samples)]
+def _decodable(data: Dataset) -> Block:
+    """Every sample whose image can be decoded, without vectors: for models that only score pairs."""
+
+    def shapes(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+        return [decode(image).shape for image in images_of(samples)]
+
+    found = [readable(shapes, [sample]) for row in range(len(data)) if (sample := data[row]).image is not None]
+    samples = tuple(sample for good, _, _ in found for sample in good)
+    if not samples:
+        raise DataError(f"'{data.name}' has no image{' that can be read' * bool(found)}", field="image", expected=WANTED)
+    return Block(samples, np.zeros((0, 1), np.float32), tuple(one for _, _, bad in found for one in bad))
 
 
 def _strings(task: Retrieval, sample: Sample) -> list[str]:

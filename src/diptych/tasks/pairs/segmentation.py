@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, DenseEmbedder, Segmenter
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
+from diptych.core.terminal.progress import with_bar
 from diptych.data.label_maps import IGNORE, LabelMaps
 from diptych.data.media.decode import decode
 from diptych.data.shots import harmonic_mean
@@ -89,7 +89,7 @@ class Segmentation:
         maps = LabelMaps(classes, self.background, self.reduce_zero)
         rows: list[dict[str, Any]] = []
         unreadable: list[dict[str, str]] = []
-        for number in shown(range(len(data)), len(data), "segmenting", least=4):
+        for number in with_bar(range(len(data)), len(data), "segmenting", least=4):
             sample = data[number]
             if sample.image is None:
                 continue

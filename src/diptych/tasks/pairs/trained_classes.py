@@ -19,13 +19,13 @@ import pyarrow as pa
 
 from diptych.core.contracts import Classifier, Dataset
 from diptych.core.errors import DataError
-from diptych.core.progress import shown
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
 from diptych.data.labels import label_of
 from diptych.index.embed import Unreadable, images_of, readable
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.pairs.classification import class_item_values, class_list_hash, class_records, require_classes, score_classes
 
@@ -119,7 +119,7 @@ class Classification:
         scores: list[npt.NDArray[np.float32]] = []
         unreadable: list[Unreadable] = []
         starts = range(0, len(data), BLOCK)
-        for start in shown(starts, len(starts), "classifying", least=2):
+        for start in with_bar(starts, len(starts), "classifying", least=2):
             there = [sample for row in range(start, min(start + BLOCK, len(data))) if (sample := data[row]).image is not None]
             good, rows, bad = readable(encode, there)
             samples, scores, unreadable = samples + good, scores + rows, unreadable + list(bad)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from diptych.core.contracts import ClipEmbedder, ClipScorer, Dataset
 from diptych.core.errors import ConfigError
 from diptych.core.result import Result
-from diptych.tasks._scoring import ranks as rk
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import class_item_values, score_classes
 from diptych.tasks.pairs.clips_as_images import ClipsAsImages, as_images

@@ -28,8 +28,8 @@ from diptych.core.image import ImageSource
 from diptych.core.result import Result
 from diptych.data.labels import label_of
 from diptych.index.embed import count_truncated, embed_texts, embedded_images, images_of
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,

@@ -26,8 +26,8 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import ImageSource
-from diptych.core.progress import shown
 from diptych.core.scene_graph import SceneGraph
+from diptych.core.terminal.progress import with_bar
 from diptych.core.triplet_rule import FoundGraph, RuledDetector, TripletRule
 from diptych.data.dataset import Pool
 from diptych.data.graphs.columns import GraphColumns
@@ -163,7 +163,7 @@ def _pictures(data: Dataset, rows: range) -> list[_Picture]:
 
 def _blocks(data: Dataset, batch_size: int) -> Iterator[list[_Picture]]:
     starts = range(0, len(data), batch_size)
-    for start in shown(starts, len(starts), "detecting"):
+    for start in with_bar(starts, len(starts), "detecting"):
         if block := _pictures(data, range(start, min(start + batch_size, len(data)))):
             yield block
 

@@ -41,7 +41,7 @@ from diptych.core.triplet_rule import TripletRule
 from diptych.data.graphs.columns import GraphColumns, extras_of
 from diptych.data.graphs.formats.hico_det_labels import LABELLED
 from diptych.data.vocabularies import PERSON, vocabulary
-from diptych.tasks._scoring.average_precision import (
+from diptych.tasks._scoring.detection.average_precision import (
     Curves,
     Rule,
     Ties,

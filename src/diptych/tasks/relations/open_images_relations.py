@@ -40,9 +40,9 @@ from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
-from diptych.tasks._scoring import ranks as rk
-from diptych.tasks._scoring.average_precision import Curves, Rule, first_claims
+from diptych.tasks._scoring.detection.average_precision import Curves, Rule, first_claims
 from diptych.tasks._scoring.intervals import Floats, Ints, codes, group_weights, percentiles
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations import graph_records
 from diptych.tasks.relations import triplet_matching as tm

@@ -9,7 +9,7 @@ import numpy as np
 
 from diptych.core.errors import ConfigError
 from diptych.core.triplet_rule import TripletRule
-from diptych.tasks._scoring.average_precision import Rule, first_claims
+from diptych.tasks._scoring.detection.average_precision import Rule, first_claims
 from diptych.tasks._scoring.intervals import Floats, Ints, codes
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays

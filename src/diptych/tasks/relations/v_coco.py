@@ -42,7 +42,7 @@ from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
 from diptych.data.graphs.columns import GraphColumns, extras_of
 from diptych.data.vocabularies import MISSING, PERSON, vocabulary
-from diptych.tasks._scoring.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
+from diptych.tasks._scoring.detection.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations.graph_arrays import GraphArrays, names_in

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.average_precision import Curves, Rule, first_claims, mean_average_precision
+from diptych.tasks._scoring.detection.average_precision import Curves, Rule, first_claims, mean_average_precision
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.relations.graph_arrays import GraphArrays, names_in

@@ -36,8 +36,8 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Detector, Relater
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring import ranks as rk
 from diptych.tasks._scoring.intervals import Floats, Ints, percentiles, resampled_class_means, resampled_means
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations import given_regions, graph_records
 from diptych.tasks.relations import triplet_matching as tm

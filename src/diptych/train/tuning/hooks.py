@@ -26,7 +26,13 @@ class Adapters(Hook):
     name = "adapters"
 
     def __init__(self, tuning: Tuning, spec: Optimiser) -> None:
-        self.lora = LoRA.parse(tuning.lora, alpha=tuning.lora_alpha, dropout=tuning.lora_dropout, random=tuning.lora_random)
+        self.lora = LoRA.parse(
+            tuning.lora,
+            alpha=tuning.lora_alpha,
+            dropout=tuning.lora_dropout,
+            random=tuning.lora_random,
+            kernel=tuning.lora_kernel,
+        )
         self.tuning, self.spec = tuning, spec
         self.full: set[str] = set()
 

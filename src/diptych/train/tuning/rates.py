@@ -39,7 +39,8 @@ def tuned_optimiser(spec: Optimiser, model: nn.Module, tuning: Tuning, *, head_o
     for name in names:
         own = rule_of(name, spec.rules) or Rule("")
         frozen = name not in heads or any(re.search(pattern, name) for pattern in tuning.freeze)
-        rules.append(replace(own, pattern=f"^{re.escape(name)}$", lr_scale=0.0 if frozen else own.lr_scale * scales[name]))
+        scale, counted = (0.0, False) if frozen else (own.lr_scale * scales[name], own.counted)
+        rules.append(replace(own, pattern=f"^{re.escape(name)}$", lr_scale=scale, counted=counted))
     return replace(spec, rules=(*rules, *spec.rules))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.world import SceneWorld, Split
 

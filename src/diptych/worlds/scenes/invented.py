@@ -16,7 +16,7 @@ from typing import Any
 
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.text.knowledge import FIELD
+from diptych.data.text.descriptions.knowledge import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, TEXTURES
 from diptych.worlds.scenes.world import SceneWorld, Split

@@ -15,7 +15,7 @@ from typing import Any
 
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
 from diptych.worlds.scenes.captions import SURFACES, Mention, Statement, statement
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, layout
@@ -40,7 +40,7 @@ class LanguagesWorld(SceneWorld):
     def sample(self, split: str, index: int) -> Sample:
         made = super().sample(split, index)
         stated = statement(layout(Dice.of_scene("scenes", self.seed, split, index), self._rules(split)))
-        texts = tuple(Text(said(stated, tag), tag) for tag in TAGS)
+        texts = tuple(Text(sentence(stated, tag), tag) for tag in TAGS)
         questions = [
             {"question": REQUEST.format(language=NAMES[text.language]), "answer": text.string, "kind": text.language}
             for text in texts
@@ -49,7 +49,7 @@ class LanguagesWorld(SceneWorld):
         return replace(made, uid=uid, texts=texts, extras={**made.extras, FIELD: questions}, source=f"world:{NAME}")
 
 
-def said(stated: Statement, tag: str) -> str:
+def sentence(stated: Statement, tag: str) -> str:
     """The statement in a language."""
     one, two = (named(thing, tag) for thing in (stated.subject, stated.other))
     if tag == "en":

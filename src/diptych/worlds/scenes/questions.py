@@ -15,7 +15,7 @@ from typing import Any
 
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.world import SceneWorld, Split
@@ -37,12 +37,12 @@ class QuestionWorld(SceneWorld):
 
     def sample(self, split: str, index: int) -> Sample:
         made = super().sample(split, index)
-        questions = asked(made.extras["things"], keyed_rng(NAME, self.seed, split, index))
+        questions = make_questions(made.extras["things"], keyed_rng(NAME, self.seed, split, index))
         uid = uid_of(NAME, self.seed, split, index)
         return replace(made, uid=uid, extras={**made.extras, FIELD: questions}, source=f"world:{NAME}")
 
 
-def asked(things: Sequence[dict[str, Any]], rng: Any) -> list[dict[str, str]]:
+def make_questions(things: Sequence[dict[str, Any]], rng: Any) -> list[dict[str, str]]:
     """A question of each kind that these things allow, in the order of `KINDS`."""
     colours, shapes = [thing["colour"] for thing in things], [thing["label"] for thing in things]
     found: list[dict[str, str]] = []

@@ -24,7 +24,7 @@ from diptych.core.media import MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
-from diptych.data.text.questions import FIELD
+from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.pairs import TRIES, TwoScenes, colour_of
@@ -38,7 +38,7 @@ SIDES, NUMBERS = ("left", "right"), ("zero", "one", "two", "three", "four", "fiv
 Scene = Sequence[Region]
 
 
-def told(pair: tuple[Scene, Scene], kind: str, rng: Any) -> tuple[str, bool]:
+def make_statement(pair: tuple[Scene, Scene], kind: str, rng: Any) -> tuple[str, bool]:
     """A statement of that kind, and whether it is true of these scenes."""
     colour, shape, side = str(rng.choice(COLOURS)), str(rng.choice(SHAPES)), int(rng.integers(2))
     here, there = pair[side], pair[1 - side]
@@ -69,7 +69,7 @@ class StatementWorld(TwoScenes):
         rng = keyed_rng(NAME, self.seed, split, index)
         kind, wanted = KINDS[int(rng.integers(len(KINDS)))], bool(rng.integers(2))
         for scenes in self.tries(split, index):
-            text, true = told((scenes[0].regions, scenes[1].regions), kind, rng)
+            text, true = make_statement((scenes[0].regions, scenes[1].regions), kind, rng)
             if true == wanted:
                 return self._made(split, index, scenes, text, kind, true)
         raise AssertionError(f"none of {TRIES} statements of kind {kind} is {wanted}")

@@ -22,7 +22,7 @@ from diptych.core.image import BytesImage
 from diptych.core.media import MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.data.media.tiled_tiff import pyramid, tiled_tiff
+from diptych.data.media.formats.tiled_tiff import pyramid, tiled_tiff
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.tissue.tiles import Pixels, glass, stain, tile
 from diptych.worlds.tissue.tree import LEAVES, NORMAL

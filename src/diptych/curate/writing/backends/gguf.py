@@ -19,7 +19,7 @@ from diptych.core.errors import DataError, MissingExtra
 from diptych.curate.writing.backends.language_folder import LanguageFolder
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 PIECE = 2**22
 

@@ -19,7 +19,7 @@ from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import Box, Entry, Named
 from diptych.data.graphs.fields import corners, ident, need, split_of
 from diptych.data.graphs.find import files_of, load_json
-from diptych.data.text.spans import SpanText, from_json
+from diptych.data.text.tokens.spans import SpanText, from_json
 
 PATTERNS = ("*.json", "annotations/*.json")
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from diptych.core.disk.files import write_atomic
 from diptych.core.errors import DataError
-from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool

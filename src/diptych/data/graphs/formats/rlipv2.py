@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.core.files import write_atomic
+from diptych.core.disk.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import gather

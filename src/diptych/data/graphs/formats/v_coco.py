@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.core.disk.files import write_atomic
 from diptych.core.errors import DataError
-from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector, gather

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.disk.files import write_atomic
 from diptych.core.errors import DataError, MissingExtra
-from diptych.core.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector

@@ -27,7 +27,7 @@ ENDS = frozenset(".!?;:—–")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParsedRelation:
     """A relation between two phrases: their words without determiners, and the words of the relation."""
 
     subject: str
@@ -43,8 +43,8 @@ class Parsed:
     relations: tuple[tuple[int, str, int], ...] = ()
 
     @property
-    def said(self) -> tuple[Said, ...]:
-        return tuple(Said(self.things[a][0], predicate, self.things[b][0]) for a, predicate, b in self.relations)
+    def said(self) -> tuple[ParsedRelation, ...]:
+        return tuple(ParsedRelation(self.things[a][0], predicate, self.things[b][0]) for a, predicate, b in self.relations)
 
 
 @dataclass(frozen=True)

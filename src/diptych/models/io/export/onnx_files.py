@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import MissingExtra
-from diptych.core.files import atomic_folder, write_json
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.export.transformers_folder import refuse_other_vectors
@@ -20,7 +20,7 @@ from diptych.models.io.inference import evaluating
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.locked import LockedEmbedder
+from diptych.models.pairs.frozen.locked import LockedEmbedder
 
 OPSET = 17
 ONNX_FILE = "onnx.json"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError
-from diptych.core.files import atomic_folder, write_json
 from diptych.models.io.export.sent_back import OPEN_CLIP_FILE, sent_back
 from diptych.models.io.export.transformers_folder import unlike_clip
 from diptych.models.io.foreign.clip_layout import from_open_clip

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.core.files import atomic_folder
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.io.tensor_files import read_tensors
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 OPEN_CLIP_FILE = "open_clip_model.safetensors"
 """The name under which open_clip looks for weights in a folder."""

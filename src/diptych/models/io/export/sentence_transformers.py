@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import MissingExtra
-from diptych.core.files import atomic_folder
 
 
 def to_sentence_transformers(write: Callable[[Path], None], folder: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 from tokenizers import normalizers
 from torch import Tensor, nn
 
+from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError
-from diptych.core.files import atomic_folder, write_json
-from diptych.data.text.cleaning import REMOVED
+from diptych.data.text.captions.cleaning import REMOVED
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.clip_layout import to_transformers as renamed
 from diptych.models.pairs.dual_encoder import DualEncoder

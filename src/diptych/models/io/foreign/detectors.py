@@ -25,10 +25,10 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
-from diptych.data.text.spans import tokens_of
+from diptych.data.text.tokens.spans import tokens_of
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 FAMILIES = {
     "grounding-dino": "GroundingDinoForObjectDetection",

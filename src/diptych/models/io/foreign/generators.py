@@ -29,7 +29,7 @@ from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.streaming import Begun, Forced, Pieces, drawn
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 WRITES = ("ForConditionalGeneration", "ForImageTextToText")
 """How the architectures of models end that write about images."""

@@ -22,7 +22,7 @@ from diptych.models.io.foreign.preprocess import from_timm
 from diptych.models.io.tensor_files import chosen_weights, read_tensors
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.towers.timm_tower import TimmTower
+from diptych.models.towers.packaged.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower
 
 if TYPE_CHECKING:

@@ -24,14 +24,14 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.run_folder import RunFolder
 from diptych.data.media.decode import decode
-from diptych.data.media.transforms import Preprocess, seen
+from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import read_config
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.match_embedder import MatchEmbedder, Readings
-from diptych.models.pairs.match_maps import grad_times_attention
-from diptych.models.pairs.matcher import Read
+from diptych.models.pairs.matching.embedder import MatchEmbedder, Readings
+from diptych.models.pairs.matching.match_maps import grad_times_attention
+from diptych.models.pairs.matching.matcher import Read
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class BlipReader(nn.Module):
         super().__init__()
         import transformers
 
-        from diptych.models.towers.hf_text import quiet
+        from diptych.models.towers.packaged.hf_text import quiet
 
         with quiet():
             inner, found = transformers.BlipForImageTextRetrieval.from_pretrained(
@@ -187,7 +187,7 @@ class BlipMatcher(Embedding):
         if not 0 <= layer < count:
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the text layers of '{self.name}')")
         pixels_HWC = decode(image, exact=True)
-        box = seen(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
+        box = visible_share(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
         found = []
         with self._ready() as device:
             image_1CHW = self.preprocess([pixels_HWC]).to(device)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.cleaners import Clean
 from diptych.data.text.tokenize import Tokenizer
+from diptych.data.text.tokens.cleaners import Clean
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import assembled
 from diptych.models.io.foreign.preprocess import from_open_clip

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import DataError
-from diptych.core.json_text import parse_json
 
 Node = Mapping[str, Any]
 KINDS = ("float32", "float16", "int32", "bool")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.text.cleaners import Clean
-from diptych.data.text.sentence_pieces import from_sentence_pieces
 from diptych.data.text.tokenize import SIDE_FILES, Tokenizer
+from diptych.data.text.tokens.cleaners import Clean
+from diptych.data.text.tokens.sentence_pieces import from_sentence_pieces
 
 PROBES = ("a photo of a cat", "Two dogs, one ball: 3 m!", "une fenêtre bleue", "一只红色的鸟", "")
 """Texts on which the ids are compared when a folder is opened."""

@@ -16,7 +16,7 @@ from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
 from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import quiet
 
 
 def open_folder(folder: Path, spec: str) -> PairEmbedder:

@@ -1,0 +1,1 @@
+"""Arms that adapt a small CLIP to other pictures."""

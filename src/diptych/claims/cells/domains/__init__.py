@@ -1,0 +1,1 @@
+"""Arms on persons, tissue and clips."""

@@ -1,0 +1,208 @@
+"""Arms on rendered persons: a recipe learns from persons of the cell's seed, then finds others by their descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.claims.cell import Cell, Scores
+from diptych.claims.training import opened, trained, untrained
+from diptych.core.errors import RunError
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
+from diptych.data.masks import decode as mask_of
+from diptych.data.media.decode import decode
+from diptych.data.text.persons.descriptions import OPTIONAL, REQUIRED
+from diptych.models.io.deployed import open_model
+from diptych.models.people.person_encoder import PersonEncoder
+from diptych.recipes.domains.plip_person import PLIPPerson
+from diptych.recipes.domains.unipt import PSEUDO, UniPT
+from diptych.tasks.domains.person_search import PersonSearch
+from diptych.train.checkpoint import newest
+from diptych.worlds.people.looks import COLOURS
+from diptych.worlds.people.world import pedestrians
+from diptych.worlds.rendered import Rendered
+
+TESTED, SMOKE = 400, 32
+"""Pictures that are searched, of fifty persons nobody has trained on; and all there are in a smoke test."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """Trains on so many pictures, then searches: "cmc@1", "map", "minp".
+
+    learns  False asks the model as it is before the first step
+    """
+
+    recipe: PLIPPerson
+    pictures: int
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        rows = pedestrians(SMOKE if cell.smoke else self.pictures, seed=cell.seed)
+        run = replace(cell, folder=cell.folder / "run")
+        model = opened(self.recipe, rows, run) if self.learns else untrained(self.recipe, rows, run)
+        return searched(model, cell)
+
+
+@dataclass(frozen=True)
+class Repainted:
+    """Trains with colours, then changes the colour of the upper clothes in the caption: "follows" is the share of unseen persons whose
+    upper clothes are painted nearer to the new colour than they are with the caption as it was. Where both are alike it is a half.
+
+    Nearness is that of the shares of red, green and blue, so that light does not count; black, white and grey are left out.
+    learns  False asks the model as it is before the first step
+    """
+
+    recipe: PLIPPerson
+    pictures: int
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        rows = pedestrians(SMOKE if cell.smoke else self.pictures, seed=cell.seed)
+        recipe = cell.sized(self.recipe).prepare(rows)
+        torch.manual_seed(cell.seed)
+        model = recipe.model()
+        if self.learns:
+            run = trained(self.recipe, rows, replace(cell, folder=cell.folder / "run"))
+            found, _ = newest(run.checkpoints)
+            if found is None:
+                raise RunError(f"{run.path} has no checkpoint")
+            model.load_state_dict(found.model)
+        return {"follows": self._follows(recipe, model.eval(), cell)}
+
+    @torch.no_grad()
+    def _follows(self, recipe: PLIPPerson, model: PersonEncoder, cell: Cell) -> float:
+        count = SMOKE if cell.smoke else TESTED // 2
+        shown = pedestrians(count, seed=cell.seed, split="test", styles=("plain",), regions=True, occluded=0.0)
+        words, worth = recipe.words(), []
+        for row in range(count):
+            sample = shown[row]
+            upper = next((region for region in sample.regions if region.label == "upper"), None)
+            colour = sample.extras["attributes"][2].split()[0]
+            if upper is None or upper.mask is None or colour not in PAINTED or sample.image is None:
+                continue
+            other = PAINTED[int(keyed_rng("repainted", cell.seed, row).integers(len(PAINTED)))]
+            other = other if other != colour else PAINTED[(PAINTED.index(other) + 1) % len(PAINTED)]
+            text = sample.texts[0].string
+            changed = text.replace(f" {colour} {_garment(sample)}", f" {other} {_garment(sample)}")
+            assert changed != text
+            encoded = words.encode([text, changed], recipe.text_length)
+            image_1CHW = recipe.preprocess([decode(sample.image, exact=True)])
+            painted = model(
+                image_1CHW.expand(2, -1, -1, -1),
+                recipe.preprocess.greyed(image_1CHW).expand(2, -1, -1, -1),
+                torch.from_numpy(encoded.ids_BL),
+                torch.from_numpy(encoded.mask_BL),
+                None,
+            ).painted_NCHW
+            size = painted.shape[-2:]
+            mask_HW = torch.from_numpy(mask_of(upper.mask)).float()[None, None]
+            mask_HW = torch.nn.functional.interpolate(mask_HW, size=size, mode="nearest")[0, 0] > 0
+            shades_2C = [_shares(recipe, picture[:, mask_HW]) for picture in painted]
+            wanted_C = torch.tensor(COLOURS[other], dtype=torch.float64) / sum(COLOURS[other])
+            before, after = ((shade_C - wanted_C).norm() for shade_C in shades_2C)
+            worth.append(0.5 if after == before else float(after < before))
+        return sum(worth) / max(len(worth), 1)
+
+
+PAINTED = ("red", "green", "blue", "yellow", "purple", "orange")
+"""Colours of upper clothes that light leaves what they are."""
+
+
+def _garment(sample: Sample) -> str:
+    return str(sample.extras["attributes"][2].split(" ", 1)[1])
+
+
+def _shares(recipe: PLIPPerson, pixel_CP: Tensor) -> Tensor:
+    """Of red, green and blue in the mean of some normalised pixels."""
+    std, mean = (torch.tensor(values, dtype=torch.float64)[:, None] for values in (recipe.std, recipe.mean))
+    shade_C = (pixel_CP.double() * std + mean).clamp_min(1e-3).mean(1)
+    return shade_C / shade_C.sum()
+
+
+@dataclass(frozen=True)
+class PseudoThenLabelled:
+    """Pre-trains on pictures with pseudo texts for `before` of the steps, and fine-tunes on a few labelled persons for the rest.
+
+    The pseudo texts say what is true of a person's gender, clothes and hair, but for a share that is wrong, as a frozen model's eye would
+    be: how good that eye is, is not what the claim asks.
+
+    before     share of the steps; 0 fine-tunes alone
+    unlabelled, labelled  pictures of either; captions of the labelled ones are a witness's, not the templates'
+    wrong      share of the attributes that are another person's
+    """
+
+    recipe: UniPT
+    before: float
+    unlabelled: int
+    labelled: int
+    wrong: float = 0.15
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        few = pedestrians(SMOKE if cell.smoke else self.labelled, seed=cell.seed, styles=("witness",)).to_pool()
+        tuned = replace(self.recipe, phase="finetune", texts="captions", steps=round((1 - self.before) * self.recipe.steps))
+        words = self._vocabulary(cell, few)
+        if not self.learns:
+            return searched(untrained(replace(tuned, vocabulary=words), few, cell), cell, styles=("witness",))
+        if not self.before:
+            run = trained(replace(tuned, vocabulary=words), few, replace(cell, folder=cell.folder / "tuned"))
+            return searched(open_model(run.model), cell, styles=("witness",))
+        first = replace(self.recipe, vocabulary=words, steps=round(self.before * self.recipe.steps))
+        base = trained(first, self._pseudo(cell), replace(cell, folder=cell.folder / "pretrained"))
+        started = tuned.started(open_model(base.model))
+        run = trained(started, few, replace(cell, folder=cell.folder / "tuned"), init=str(base.path))
+        return searched(open_model(run.model), cell, styles=("witness",))
+
+    def _pseudo(self, cell: Cell) -> Pool:
+        """Persons of another seed, without captions."""
+        shown = pedestrians(SMOKE if cell.smoke else self.unlabelled, seed=cell.seed + 10_000_000, captioned=False)
+        samples = [shown[row] for row in range(len(shown))]
+        return Pool.from_samples([self._guessed(sample, samples, cell.seed) for sample in samples], name="pseudo texts")
+
+    def _guessed(self, sample: Sample, others: list[Sample], seed: int) -> Sample:
+        rng = keyed_rng("pseudo attributes", seed, sample.uid)
+        other = others[int(rng.integers(len(others)))]
+        mine, theirs = _phrases(sample), _phrases(other)
+        found = {name: theirs.get(name, phrase) if rng.random() < self.wrong else phrase for name, phrase in mine.items()}
+        return replace(sample, extras={**sample.extras, PSEUDO: [f"{name}: {phrase}" for name, phrase in found.items()]})
+
+    def _vocabulary(self, cell: Cell, few: Pool) -> str:
+        """One vocabulary for both arms, from both kinds of text."""
+        pseudo = self._pseudo(cell)
+        both = Pool.from_samples([*few, *(pseudo[row] for row in range(0, len(pseudo), 8))], name="both")
+        return replace(self.recipe, weight_patches=0.0).prepare(both).vocabulary
+
+
+def _phrases(sample: Sample) -> dict[str, str]:
+    """What `pseudo_texts` would find of a rendered person that it sees rightly."""
+    gender, head, upper, lower, _, bag = sample.extras["attributes"]
+    found = {"gender": gender, "action": sample.extras["action"]}
+    if head != "unknown":
+        found["hair"] = f"with {head}"
+    if upper != "unknown":
+        found["upper"] = f"wearing a {upper}"
+    if lower != "unknown":
+        found["lower"] = f"wearing a {lower}" if lower.endswith("skirt") else f"wearing {lower}"
+    if bag != "unknown":
+        found["bag"] = f"carrying a {bag}"
+    assert {*found} <= {*REQUIRED, *OPTIONAL}
+    return found
+
+
+def searched(model: Any, cell: Cell, *, styles: tuple[str, ...] = ()) -> Mapping[str, float]:
+    """How well descriptions find persons of the cell's seed that nobody has trained on."""
+    count = SMOKE if cell.smoke else TESTED
+    rows: Rendered = (
+        pedestrians(count, seed=cell.seed, split="test", styles=styles)
+        if styles
+        else pedestrians(count, seed=cell.seed, split="test")
+    )
+    task = PersonSearch(draws=1)
+    return {name: metric.value for name, metric in task.score(task.predict(model, rows)).metrics.items()}

@@ -1,0 +1,1 @@
+"""Arms that learn from image-text pairs."""

@@ -1,0 +1,1 @@
+"""Arms of planted models, whose skill and faults are known."""

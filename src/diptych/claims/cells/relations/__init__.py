@@ -1,0 +1,1 @@
+"""Arms about boxes, relations and names of things."""

@@ -1,0 +1,43 @@
+"""``diptych caption MODEL IMAGE...``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import existing_file, finish, parse
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Caption:
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or hf:NAME of a model that writes about images")]
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
+    ]
+    prompt: Annotated[str, arg(help="what to ask for; without, what the model's own template asks for")] = ""
+    max_tokens: Annotated[int, arg(help="of a caption")] = 64
+    beams: Annotated[int, arg(help="1: the likeliest token each time")] = 1
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Caption, argv, "caption", "Write a caption for each image.")
+    if not args.images:
+        raise ConfigError("no image is named (expected one picture file or more)")
+    for path in args.images:
+        existing_file(path)
+    if args.max_tokens < 1 or args.beams < 1:
+        raise ConfigError(f"--max-tokens is {args.max_tokens} and --beams {args.beams} (expected 1 or more)")
+    from diptych.api import caption, load
+
+    model = load(args.model, download=args.download)
+    options = {"num_beams": args.beams} if args.beams > 1 else {}
+    texts = caption(model, list(args.images), prompt=args.prompt, max_tokens=args.max_tokens, **options)
+    captions = [{"image": str(path), "caption": text} for path, text in zip(args.images, texts, strict=True)]
+    return finish({"captions": captions}, [f"{row['image']}: {row['caption']}" for row in captions], args.json)

@@ -1,0 +1,170 @@
+"""What the sub-commands of ``diptych claims`` do; apart from their options, so that help does not wait for the engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diptych.claims import engine, ledger, registry
+from diptych.claims.cell import Cell, CellResult
+from diptych.claims.claim import Claim
+from diptych.claims.cost import estimated
+from diptych.claims.table import rows, table_lines
+from diptych.claims.trace import differences, trace
+from diptych.claims.tree import Tree, tree
+from diptych.cli.commands.claims import Check, Cost, Run, Table
+from diptych.cli.options.output import finish, say
+from diptych.core.errors import ConfigError, RunError
+
+LONG = 2 * 20 * 60  # processor seconds
+WIDTH = 24  # of a claim's name in a list
+
+
+def print_list(args: Table) -> int:
+    claims = registry.every()
+    plain = [{"claim": c.key, "kind": c.kind, "sentence": c.sentence, "metric": c.metric, "data": c.data} for c in claims]
+    return finish({"claims": plain}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
+
+
+def print_costs(args: Cost) -> int:
+    claims = _chosen(args.slugs) if args.slugs else registry.every()
+    with tempfile.TemporaryDirectory() as folder:
+        found = estimated(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
+    systems: dict[str, float] = {}
+    for claim in claims:
+        systems[claim.slug] = systems.get(claim.slug, 0.0) + found[claim.key]
+    lines = [_price(key, seconds) for key, seconds in sorted(systems.items(), key=lambda item: item[1])]
+    return finish({"claims": found, "systems": systems}, ["processor minutes of all claims of a system:", *lines], args.json)
+
+
+def _price(key: str, seconds: float) -> str:
+    return f"{key:<{WIDTH}}{seconds / 60:6.1f}"
+
+
+def run_claims(args: Run) -> int:
+    lines: list[str] = []
+    entries: list[dict[str, Any]] = []
+    now = tree()
+    for claim in _chosen(args.slugs):
+        if args.smoke:
+            with tempfile.TemporaryDirectory() as folder:
+                engine.smoke(claim, Path(folder))
+            lines.append(f"{claim.key}: runs")
+            continue
+        entry = _verdict(claim, args, now)
+        entries.append(asdict(entry))
+        low, high = entry.interval
+        difference = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p = {entry.p:.3g}"
+        spent = f"{len(entry.seeds)} seeds, {entry.cpu_seconds / 60:.1f} processor minutes"
+        why = f" ({entry.why})" if entry.why else ""
+        power = f"; a difference of {entry.matters:g} needs {entry.seeds_needed} seeds" if entry.verdict == "open" else ""
+        lines.append(f"{claim.key}: {entry.verdict}{why}; {difference}, {spent}{power}")
+        if entry.cpu_seconds > LONG and not claim.why_long:
+            say(f"note: {claim.key} took more than twenty minutes of two cores, and its file does not say why (`why_long`)")
+    return finish({"entries": entries}, lines, args.json)
+
+
+def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
+    """Runs a claim; logs that it was run, and whatever came of it."""
+    if not now.clean and not (args.dirty or args.dry):
+        what = f"{len(now.changed)} files differ from the commit ({', '.join(now.changed[:3])})" if now.commit else "no checkout"
+        raise RunError(f"a verdict needs sources that can be found again: {what}; commit them, or try with --dirty")
+    seeds = _seeds(args.seeds, claim)
+    own = seeds == claim.verdict_seeds()
+    writes = own and not args.dry and not args.dirty
+    commit = now.commit + ("" if now.clean else "+")
+    facts = {
+        "claim": claim.key,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "hash": claim.hash(),
+        "seeds": list(seeds),
+        "writes": writes,
+    }
+    log = args.ledger / ledger.LOG
+    ledger.append(log, {**facts, "event": "begun"})
+    try:
+        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, on_cell=_report)
+    except BaseException as error:
+        ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
+        raise
+    found = {"verdict": entry.verdict, "difference": entry.difference, "p": entry.p, "cpu_seconds": entry.cpu_seconds}
+    ledger.append(log, {**facts, "event": "ended", **found})
+    if writes:
+        ledger.append(ledger.path_of(args.ledger, claim.key), entry)
+    return entry
+
+
+def _report(cell: Cell, done: CellResult) -> None:
+    rate = "" if cell.rate is None else f" rate {cell.rate:g}"
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in done.scores.items())
+    say(f"  {cell.arm}{rate} seed {cell.seed}: {scores} ({done.cost['cpu_seconds']:.0f} s of processor)")
+
+
+def _seeds(text: str, claim: Claim) -> tuple[int, ...]:
+    """Nothing: the claim's own; ``7``: so many drawn in the same way; ``201,202,203``: these."""
+    if not text:
+        return claim.verdict_seeds()
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds is {text!r} (expected a number such as 5, or a list such as 201,202,203)") from None
+    seeds = claim.verdict_seeds(numbers[0]) if "," not in text else numbers
+    engine.check_seeds(seeds)
+    return seeds
+
+
+def check_claims(args: Check) -> int:
+    found: list[dict[str, Any]] = []
+    lines: list[str] = []
+    claims = _chosen(args.slugs) if args.slugs else registry.every()
+    if args.respelled:  # of a bare slug it speaks about the main claim, which has no name; never about one without a verdict
+        claims = [claim for claim in claims if claim.key in args.slugs] or claims
+        claims = [claim for claim in claims if ledger.latest(args.ledger, claim.key) is not None] or claims
+    if args.respelled and len(claims) != 1:
+        raise ConfigError(f"--respelled speaks about one claim, and {len(claims)} are named (expected SLUG/NAME, or SLUG)")
+    for claim in claims:
+        entry = ledger.latest(args.ledger, claim.key)
+        if entry is None:
+            continue
+        state, parted = ledger.state(args.ledger, claim, entry), list[str]()
+        respelled = args.respelled if state == "stale" else ""
+        if state == "changed" or respelled:
+            parted = ledger.edits(claim, entry) or differences(entry.trace, trace(claim))
+            rule = ledger.recomputed(entry)
+            parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
+            state = "stale" if parted else "fresh"
+            if not parted:
+                check = ledger.Check(
+                    claim.key,
+                    datetime.now(UTC).date().isoformat(),
+                    tree().commit,
+                    claim.hash(),
+                    ledger.claim_closure(claim),
+                    respelled,
+                )
+                ledger.append(ledger.path_of(args.ledger, claim.key), check)
+        elif state == "stale":
+            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+        found.append({"claim": claim.key, "state": state, "differences": parted})
+        lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
+    stale = any(row["state"] == "stale" for row in found)
+    finish({"claims": found}, lines or ["no claim has a verdict yet"], args.json)
+    return 1 if stale else 0
+
+
+def print_table(args: Table) -> int:
+    found = rows(args.ledger, registry.every())
+    if args.plot:
+        from diptych.claims.table import forest
+
+        args.plot.write_text(forest(found), encoding="utf-8")
+    return finish({"claims": [row.to_json() for row in found]}, table_lines(found) or ["no claims"], args.json)
+
+
+def _chosen(names: Sequence[str]) -> list[Claim]:
+    return [claim for name in names for claim in ([registry.find(name)] if "/" in name else registry.of(name))]

@@ -1,0 +1,94 @@
+"""``diptych compare RECIPE RECIPE ... --data D --budget steps:N``, or run folders and foreign models in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse, say
+from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
+
+DESCRIPTION = """Which idea helps on your data: every recipe under one budget, same rows, same seeds, everything else equal.
+The first arm is what the others are measured against. What is finished in --out is read; a comparison that was stopped goes on."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    arms: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="ARM ...", help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE"),
+    ]
+    data: Annotated[str, arg(help="any readable data with held-out splits")]
+    tasks: Annotated[str, arg(help="with commas: retrieval,zero_shot,probe")] = "retrieval"
+    seeds: Annotated[int, arg(help="runs of each recipe; three at least for a verdict")] = 5
+    budget: Annotated[str, arg(help="steps:N, samples:N or seconds:N of training; '' takes the steps of the first recipe")] = ""
+    preset: Annotated[Literal["tiny", "paper"], arg(help="sizes for two cores, or the published configuration")] = "tiny"
+    matters: Annotated[float, arg(help="the smallest difference that would matter, in units of the metric")] = 0.01
+    equal: Annotated[float, arg(help="arms closer than this count as equal; 0 takes --matters")] = 0.0
+    out: Annotated[Path, arg(help="folder of the cells and of report.html")] = Path("runs/compare")
+    set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
+    dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
+    workers: Annotated[int, arg(help="loader processes of a run")] = 0
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    if not argv:
+        built = ", ".join(RECIPES)
+        raise ConfigError(f"say what to compare: diptych compare RECIPE RECIPE --data D --budget steps:N   (recipes: {built})")
+    args = parse(Compare, argv, "compare", DESCRIPTION)
+    if args.seeds < 1:
+        raise ConfigError(f"seeds is {args.seeds} (expected 1 or more; three at least for a verdict)")
+    from diptych.api import compare
+    from diptych.claims.spelling import listed, options
+    from diptych.train.options import TrainOptions
+
+    if args.dry_run:
+        return _cost(args)
+    comparison = compare(
+        args.arms,
+        args.data,
+        tasks=listed(args.tasks),
+        seeds=args.seeds,
+        budget=args.budget,
+        preset=args.preset,
+        out=args.out,
+        options=TrainOptions(workers=args.workers),
+        matters=args.matters,
+        equal=args.equal,
+        download=args.download,
+        say=say,
+        **options(args.set),
+    )
+    page = comparison.report()
+    return finish({**comparison.to_json(), "report": str(page)}, [*comparison.lines(), f"open {page}"], args.json)
+
+
+def _cost(args: Compare) -> int:
+    """Minutes of training, by a few real steps of each recipe; evaluation comes on top."""
+    from diptych.api import estimate
+    from diptych.api.comparison import recipe_of_arm
+    from diptych.claims.spelling import Budget, options
+
+    budget = Budget.parse(args.budget) if args.budget else None
+    minutes, lines, first = {}, [], 0
+    for words in args.arms:
+        made = recipe_of_arm(words, preset=args.preset, **options(args.set))
+        if made is None:
+            raise ConfigError(f"'{words}' is a model that is there: nothing would be trained (expected recipes with --dry-run)")
+        cost = estimate(made, args.data)
+        first = first or int(cost["steps"])
+        pace = float(cost["seconds_per_step"])
+        steps = budget.steps_of(made.batch_size, pace) if budget else first
+        minutes[words] = args.seeds * steps * pace / 60
+        lines.append(f"{words:<26}{args.seeds} seeds of {steps:,} steps at {pace:.3f} s: {minutes[words]:,.1f} minutes")
+    total = sum(minutes.values())
+    return finish(
+        {"minutes": minutes, "total": total}, [*lines, f"{'together':<26}{total:,.1f} minutes, and the evaluations"], args.json
+    )

@@ -1,0 +1,95 @@
+"""``diptych curate SLUG IN OUT [--plan]``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.output import finish, parse
+from diptych.core.errors import ConfigError
+from diptych.data.quarantine import FILE, Bad
+
+
+@dataclass(frozen=True)
+class Curate:
+    step: Annotated[Positional[str], arg(metavar="SLUG", help="the curation step")]
+    source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
+    preset: Annotated[str, arg(help="paper: the published configuration, where a step has one")] = ""
+    plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
+    engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    from diptych.core.registry import OPERATORS
+
+    if not argv or argv[0].startswith("-"):
+        if set(argv) & {"-h", "--help"}:
+            steps = "\n".join(f"  {slug:<22}{entry.about}" for slug, entry in OPERATORS.items())
+            print(f"usage: diptych curate SLUG IN OUT [--plan]        (diptych curate SLUG --help says more)\n\n{steps}")
+            return 0
+        raise ConfigError(f"say which step: diptych curate SLUG IN OUT ({', '.join(OPERATORS)})")
+    kind = OPERATORS.load(argv[0])
+    preset = _preset(kind, argv)
+    args: Any = parse(
+        flat("Options", [(Curate, None), (kind, preset)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
+    )
+    from diptych.curate.engine.pool import curate, kind_of, plan
+    from diptych.curate.engine.sources import open_pool
+
+    if args.engine != "local":
+        from diptych.curate.engine.run import start
+
+        start(args.engine)
+    operator, data = kind(**pick(kind, args)), open_pool(args.source)
+    if args.plan:
+        cost = plan(data, [operator])[0]
+        return finish(cost, [f"{name.replace('_', ' '):<20}{_short(value)}" for name, value in cost.items()], args.json)
+    if args.out == Path():
+        raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
+    here = Path(args.source).expanduser()
+    address = str(here.resolve()) if here.exists() else args.source
+    done = curate(data, [operator], args.out, source=address)
+    reasons = Counter(kind_of(drop.reason) for drop in done.removed)
+    unread = list(getattr(data, "quarantine", []))
+    lines = [*done.lines(), *_unread(unread, args.out), f"tables: {args.out}"]
+    payload = {
+        "before": len(data),
+        "after": len(done.kept),
+        "removed": len(done.removed),
+        "reasons": dict(reasons),
+        "unread": len(unread),
+        "seconds": sum(step.seconds for step in done.steps),
+        "out": str(args.out),
+    }
+    return finish(payload, lines, args.json)
+
+
+def _preset(kind: Any, argv: Sequence[str]) -> Any:
+    """The preset decides the defaults of the options, so it is read before them; None: the step's own defaults."""
+    for word, value in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--preset" or word.startswith("--preset="):
+            name = word.partition("=")[2] or value
+            if name != "paper" or not hasattr(kind, "paper"):
+                known = "paper" if hasattr(kind, "paper") else f"none: {kind.slug} has no presets"
+                raise ConfigError(f"unknown preset '{name}' (expected {known})")
+            return kind.paper()
+    return None
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _unread(rows: Sequence[Bad], out: Path) -> list[str]:
+    """What was left out while reading: the first few, and where all of them stand."""
+    if not rows:
+        return []
+    return [f"{len(rows):,} left out while reading, see {out / FILE}", *(f"  {row}" for row in rows[:3])]

@@ -1,0 +1,254 @@
+"""``diptych data build | inspect | verify | split | export | links | download | takedown | fetch``."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.commands import data_web
+from diptych.cli.options.output import finish, parse, say
+from diptych.cli.options.subcommands import dispatch
+from diptych.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diptych.data.dataset import Pool
+
+JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; needed only where the usual names do not say it."""
+
+    image: Annotated[str, arg(help="column of the image: a path or bytes")] = ""
+    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    media: Annotated[
+        tuple[str, ...], arg(help="further media: a column or an ending of file names, and its kind, as npy=volume")
+    ] = ()
+    uid: str = ""
+    group: Annotated[str, arg(help="the unit that must not leak between splits")] = ""
+    split: str = ""
+    licence: str = ""
+    language: Annotated[str, arg(help="a column, or a code such as en")] = ""
+    root: Annotated[str, arg(help="the folder of the images, where they are not beside the data")] = ""
+    delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
+    format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
+    follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
+
+    def given(self) -> dict[str, Any]:
+        return given_columns(self)
+
+
+def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, Any]:
+    """What was said about columns, as `read` takes it. names: those options of `Columns` that the command has; None: all."""
+    own = [f.name for f in fields(Columns) if names is None or f.name in names]
+    given = {name: getattr(args, name) for name in own if getattr(args, name)}
+    if "media" in given:
+        pairs = [one.partition("=") for one in given["media"]]
+        if wrong := next(("".join(pair) for pair in pairs if not (pair[0] and pair[2])), ""):
+            raise ConfigError(f"--media {wrong} names no kind (expected COLUMN=KIND or ENDING=KIND, as npy=volume)")
+        given["media"] = {name: kind for name, _, kind in pairs}
+    return given
+
+
+@dataclass(frozen=True)
+class Build(Columns):
+    source: Positional[str] = ""
+    out: Positional[Path] = Path()
+    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
+    overwrite: Annotated[bool, arg(help="replace a data set that lies there")] = False
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Inspect(Columns):
+    source: Positional[str] = ""
+    batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
+    tokenizer: Annotated[
+        str, arg(help="clip, or a tokenizer.json: which texts are too long is counted with it; '' counts none")
+    ] = "clip"
+    text_length: Annotated[int, arg(help="tokens that a model reads")] = 77
+    look_at: Annotated[int, arg(help="images that are decoded in full")] = 200
+    page: Annotated[Path | None, arg(help="also write the report as a page with pictures")] = None
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Verify:
+    folder: Positional[Path]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Split:
+    folder: Positional[Path]
+    shares: Annotated[str, arg(help="such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
+    seed: int = 0
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Export:
+    source: Positional[str] = ""
+    out: Positional[Path] = Path()
+    format: Annotated[
+        str,
+        arg(
+            help="csv | parquet | datasets | img2dataset (every column); or of scene graphs: visual-genome | rlipv2 | hico-det | "
+            "hico-det-pairs | v-coco | v-coco-hoia | vg150 | coco | psg | open-images | open-images-csv"
+        ),
+    ] = "coco"
+    split: Annotated[str, arg(help="only this split")] = ""
+    no_images: Annotated[bool, arg(help="write the annotations alone")] = False
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Fetch:
+    name: Annotated[Positional[str], arg(help="stamps | clipart")]
+    out: Annotated[Path, arg(help="the folder to build")] = Path()
+    json: JSON = False
+
+
+def main(argv: Sequence[str]) -> int:
+    subs = {
+        "build": (_build, "any readable source into tar shards, a manifest and tables"),
+        "inspect": (_inspect, "what is in the data and what will go wrong in training"),
+        "verify": (_verify, "every byte of a built folder against its hash"),
+        "split": (_split, "train, val and test by group, into a built folder"),
+        "export": (
+            _export,
+            "columns as CSV, Parquet, datasets or tars; regions and relations as HICO-DET, Visual Genome, PSG, ...",
+        ),
+        "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
+        "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
+        "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
+        "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
+    }
+    return dispatch("data", subs, argv)
+
+
+def _build(argv: Sequence[str]) -> int:
+    args = parse(Build, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
+    if not args.source or args.out == Path():
+        raise ConfigError("say from where and to where: diptych data build SRC OUT")
+    from diptych.data.shards.build import build
+    from diptych.data.shards.mark import words_of
+
+    command = words_of("diptych", "data", "build", *(word for word in argv if word != "--json"))
+    options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
+    report = build(_pool(args), args.out, **options, progress=True, command=command)
+    return finish(report.to_json(), report.lines(), args.json)
+
+
+def _inspect(argv: Sequence[str]) -> int:
+    args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
+    if not args.source:
+        raise ConfigError("say what: diptych data inspect DIR")
+    from diptych.curate.text.language import read_languages
+    from diptych.data.inspect import inspect
+    from diptych.data.text.tokenize import Tokenizer
+
+    pool = _pool(args)
+    words = Tokenizer.from_spec(args.tokenizer) if args.tokenizer else None
+    length = args.text_length if args.tokenizer else 0
+    tagger = read_languages if find_spec("py3langid") else None  # in the extra curate; else only stated languages are counted
+    folder = Path(args.source).expanduser()
+    report = inspect(
+        pool,
+        tokenizer=words,
+        text_length=length,
+        batch_size=args.batch_size,
+        look_at=args.look_at,
+        read_language=tagger,
+        folder=folder if folder.is_dir() else None,
+    )
+    lines = report.lines()
+    if args.page is not None:
+        from diptych.core.disk.files import write_atomic
+        from diptych.report.pages.inspection import inspection_page
+
+        write_atomic(args.page, inspection_page(pool, report))
+        lines.append(f"page: {args.page}")
+    return finish(report.to_json(), lines, args.json)
+
+
+def _pool(args: Build | Inspect) -> Pool:
+    """What was asked for, as a pool; a world is rendered in full."""
+    from diptych.api import read
+    from diptych.data.dataset import Pool
+
+    data = read(args.source, **args.given())
+    return data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    args = parse(Verify, argv, "data verify", "Check every byte; what fails goes to the quarantine and is not read again.")
+    from diptych.data.shards.verify import verify
+
+    report = verify(args.folder)
+    finish(report.to_json(), report.lines(), args.json)
+    return report.exit_code
+
+
+def _split(argv: Sequence[str]) -> int:
+    args = parse(Split, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
+    from diptych.data.columns import MadeBy
+    from diptych.data.shards.build import open_built
+    from diptych.data.split import leaks, save_split, split
+
+    shares = _shares(args.shares)
+    pool = split(open_built(args.folder), shares, seed=args.seed)
+    save_split(args.folder, pool, MadeBy("split", {"shares": shares, "seed": args.seed}))
+    counts = {name: pool.column("split").count(name) for name in pool.split_names}
+    report = leaks(pool)
+    lines = [f"{name}: {count:,} samples" for name, count in counts.items()] + report.lines()
+    return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
+
+
+def _export(argv: Sequence[str]) -> int:
+    args = parse(
+        Export,
+        argv,
+        "data export",
+        "Write every column as a table, tars or a data set, or scene graphs in a published form.",
+    )
+    if not args.source or args.out == Path():
+        raise ConfigError("say from where and to where: diptych data export SRC OUT --format NAME")
+    from diptych.api import read
+    from diptych.data.dataset import Pool
+    from diptych.data.export import FORMS, export_pool
+    from diptych.data.graphs import write
+
+    data = read(args.source, split=args.split)
+    if args.format in FORMS:
+        pool = data if isinstance(data, Pool) else data.to_pool()
+        count = export_pool(pool, args.out, args.format, images=not args.no_images)
+        payload = {"out": str(args.out), "format": args.format, "samples": count}
+        return finish(payload, [f"{args.out}: {count:,} samples as {args.format}"], args.json)
+    samples = (data[row] for row in range(len(data)))
+    written = write(samples, args.out, format=args.format, images=not args.no_images)
+    payload = {"out": str(args.out), "format": written.format, "samples": written.samples}
+    return finish({**payload, "files": [str(file) for file in written.files]}, written.lines(), args.json)
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        return {name.strip(): float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise ConfigError(f"--shares is {text!r} (expected NAME=SHARE,NAME=SHARE such as train=0.9,test=0.1)") from None
+
+
+def _fetch(argv: Sequence[str]) -> int:
+    args = parse(Fetch, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts.")
+    from diptych.data.web.fetch import fetch
+
+    out = args.out if args.out != Path() else Path("data") / args.name
+    pool = fetch(args.name, out)
+    say(f"{len(pool.quarantine)} files were left out; the reasons are in {out}/quarantine.parquet")
+    return finish({"out": str(out), "samples": len(pool)}, [f"{out}: {len(pool):,} samples"], args.json)

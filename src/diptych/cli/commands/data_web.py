@@ -1,0 +1,128 @@
+"""``diptych data links | download | takedown``: pairs from the web, and out again when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Links:
+    source: Annotated[Positional[Path], arg(help="a WARC or WAT file, or a folder of them")]
+    out: Annotated[Positional[Path], arg(help="folder of the table")]
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
+class Fetched:
+    source: Annotated[
+        Positional[Path], arg(help="links: Parquet with url and text, or the folder that `data links` or `curate` wrote")
+    ]
+    out: Annotated[Positional[Path], arg(help="folder of the shards")]
+    size: Annotated[int, arg(help="pixels of a side")] = 256
+    resize: Annotated[
+        Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"], arg(help="how an image comes to that size")
+    ] = "border"
+    quality: Annotated[int, arg(help="of the JPEG")] = 95
+    min_side: Annotated[int, arg(help="smaller images are refused; 0 is off")] = 0
+    max_aspect: Annotated[float, arg(help="long side / short side must not be above; 0 is off")] = 0.0
+    shard_links: Annotated[int, arg(help="links a shard")] = 10_000
+    threads: Annotated[int, arg(help="asked at once")] = 64
+    retries: Annotated[int, arg(help="of one link, on the spot")] = 0
+    timeout: Annotated[float, arg(help="seconds")] = 10.0
+    retry_failed: Annotated[bool, arg(help="ask again for what failed in an earlier run, and for nothing else")] = False
+    allow_private: Annotated[bool, arg(help="also ask addresses that are not public: a store in your own network")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
+class Takedown:
+    folder: Annotated[Positional[Path], arg(help="a folder of `data build`, or of tables that `curate` wrote")]
+    uids: Annotated[Positional[tuple[str, ...]], arg(help="the samples to take out")] = ()
+    file: Annotated[Path | None, arg(help="a file with a uid a line")] = None
+    reason: Annotated[str, arg(help="kept in the quarantine")] = "taken down"
+    index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well")] = ()
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def links(argv: Sequence[str]) -> int:
+    args = parse(Links, argv, "data links", "Images with alternative texts out of web archives, as a table of links.")
+    from diptych.data.web.link_table import extract_links
+
+    report = extract_links(args.source, args.out)
+    facts = {
+        "files": report.files,
+        "found": report.found,
+        "links": report.links,
+        "left_out": len(report.bad),
+        "out": str(args.out),
+    }
+    return finish(facts, report.lines(), args.json)
+
+
+def download(argv: Sequence[str]) -> int:
+    args = parse(Fetched, argv, "data download", "Images of a table of links, in shards as img2dataset writes them.")
+    import pyarrow as pa
+
+    from diptych.curate.engine.sources import open_pool
+    from diptych.data.web.download import Download
+    from diptych.data.web.download import download as run
+    from diptych.data.web.polite_http import Manners
+
+    pool = open_pool(args.source / "links.parquet" if (args.source / "links.parquet").is_file() else args.source)
+    if "url" not in pool.column_names:
+        raise ConfigError(f"{args.source} has no column of addresses (expected 'url' among {', '.join(pool.column_names)})")
+    texts = [sample.texts[0].string if sample.texts else "" for sample in pool]
+    table = pa.table({"uid": pool.arrow("uid"), "url": pool.arrow("url"), "text": pa.array(texts, pa.string())})
+    options = Download(
+        args.size,
+        args.resize,
+        args.quality,
+        min_side=args.min_side,
+        max_aspect=args.max_aspect,
+        shard_links=args.shard_links,
+        threads=args.threads,
+        retries=args.retries,
+        manners=Manners(timeout=args.timeout, allow_private=args.allow_private),
+    )
+    report = run(table, args.out, options, retry_failed=args.retry_failed)
+    facts = {
+        "links": report.links,
+        "succeeded": report.succeeded,
+        "asked": report.tried,
+        "errors": report.errors,
+        "out": str(args.out),
+    }
+    return finish(facts, report.lines(), args.json)
+
+
+def takedown(argv: Sequence[str]) -> int:
+    args = parse(Takedown, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    from diptych.data.shards.takedown import takedown as run
+    from diptych.index.kinds import open_index
+
+    uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
+    if not uids:
+        raise ConfigError("no uid is given (expected uids, or --file with one a line)")
+    indexed = 0
+    for folder in args.index:  # first: what a search shows is what people see
+        with open_index(folder) as opened:
+            indexed += opened.remove(uids)
+            opened.compact()
+    report = run(args.folder, uids, reason=args.reason)
+    lines = [*report.lines(), *([f"{indexed:,} items are gone from {len(args.index)} indexes"] if args.index else [])]
+    facts = {
+        "asked": report.asked,
+        "samples": report.samples,
+        "shards": report.shards,
+        "tables": report.tables,
+        "indexed": indexed,
+    }
+    return finish(facts, lines, args.json)

@@ -1,0 +1,194 @@
+"""``diptych demo``: the main job on real data, from curation to a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from diptych.cli.options.output import finish, parse, say
+from diptych.core.run_folder import RunFolder
+
+QUERIES = (
+    "a red heart",
+    "something to eat for breakfast",
+    "an animal that lives in the sea",
+    "flag with a cross",
+    "rainy weather",
+    "music",
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    out: Annotated[Path, arg(help="folder of the runs and of report.html; goes on where it was stopped")] = Path("runs/demo")
+    data: Annotated[str, arg(help="other data with held-out splits")] = "emoji"
+    seeds: Annotated[int, arg(help="runs of each recipe")] = 3
+    recipes: Annotated[tuple[str, ...], arg(help="what is compared")] = ("clip", "locked")
+    steps: Annotated[int, arg(help="steps of each run; 0 takes each recipe's own")] = 0
+    seconds: Annotated[
+        int, arg(help="what all of it may take: seeds and steps are cut to that, and what was cut is said; 0 cuts nothing")
+    ] = 360
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Demo, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
+    from diptych import api
+    from diptych.report.pages.side_by_side import Side, Story, over_seeds, side_by_side
+    from diptych.worlds.address import training_rows
+
+    begin = time.perf_counter()
+    whole = api.read(args.data)
+    say(f"{whole.name}: {len(whole):,} samples")
+    curated, steps = _curate(whole, args.out)
+    clock = Clock(args.seconds if not any(args.out.glob("*-0/run.json")) else 0, begin)  # what was begun goes on as it was
+    args, share = _with_steps_that_fit(args, curated, clock)
+    runs: dict[str, list[tuple[RunFolder, float]]] = {recipe: [] for recipe in args.recipes}
+    results: dict[str, dict[str, list[float]]] = {}
+    found: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    for seed in range(args.seeds):
+        if not clock.has_another_round():
+            break
+        for recipe in args.recipes:
+            runs[recipe].append(_run(recipe, curated, args, seed))
+            for name, result in api.evaluate_kept(runs[recipe][-1][0]).items():
+                results.setdefault(name, {}).setdefault(recipe, []).append(result.metrics["t2i_r@1"].value)
+        clock.round_is_over()
+        found = found or _search(runs[args.recipes[-1]][0][0].path, curated, args)
+    seeds = len(runs[args.recipes[0]])
+    cut = _said_of(args, seeds, share)
+    sides = [Side(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
+    story = Story(
+        title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
+        lead=f"{cut}Real data, {seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
+        f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
+        inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
+        curation=tuple(steps),
+        searches=found,
+    )
+    page = side_by_side(args.out / "report.html", sides, whole, story)
+    lines, spent_all = [], (time.perf_counter() - begin) / 60
+    for name, by_recipe in results.items():
+        for recipe, values in by_recipe.items():
+            mean, low, high = over_seeds(values)
+            lines.append(f"{name:<16}{recipe:<8}text to image R@1 {mean:.3f} [{low:.3f}, {high:.3f}] over {len(values)} seeds")
+    lines += [f"{spent_all:.1f} minutes", f"open {page}"]
+    return finish({"report": str(page), "results": results, "minutes": spent_all, "cut": cut.strip()}, lines, args.json)
+
+
+TRAINING = 0.6
+"""The share of the time that goes to steps where a single seed has to be cut; the rest is for encoding, evaluation, the index, the page."""
+LAST = 5.0
+"""Seconds that the page takes after the last round, at most."""
+
+
+class Clock:
+    """When the time is up. A round is one seed of every recipe, with its evaluation: another one begins where one like the last
+    fits into what is left. `seconds` 0 never ends."""
+
+    def __init__(self, seconds: float, begin: float) -> None:
+        self.seconds, self.begin = seconds, begin
+        self._round_began, self._last = 0.0, 0.0
+
+    @property
+    def left(self) -> float:
+        return self.begin + self.seconds - time.perf_counter()
+
+    def has_another_round(self) -> bool:
+        """Always true of the first. Begins it."""
+        self._round_began = time.perf_counter()
+        return not self.seconds or not self._last or self._last + LAST <= self.left
+
+    def round_is_over(self) -> None:
+        self._last = time.perf_counter() - self._round_began
+
+
+def share_of_steps(seconds: float, a_seed: float) -> float:
+    """Which share of its steps a seed of every recipe takes, whose steps need `a_seed` seconds and have `seconds`.
+
+    >>> share_of_steps(200.0, 60.0), share_of_steps(30.0, 60.0)
+    (1.0, 0.5)
+    """
+    return min(1.0, seconds / a_seed) if a_seed > 0 else 1.0
+
+
+def _with_steps_that_fit(args: Demo, curated: Any, clock: Clock) -> tuple[Demo, float]:
+    """The same with as many steps as one seed of each recipe does in time, by a few real steps of each; and which share that is."""
+    from diptych import api
+
+    if not clock.seconds:
+        return args, 1.0
+    a_seed, own = 0.0, dict[str, int]()
+    for name in args.recipes:
+        cost = api.estimate(api.recipe(name, steps=args.steps) if args.steps else name, curated)
+        own[name] = int(cost["steps"])
+        a_seed += float(cost["seconds"])
+    share = share_of_steps(max(clock.left, 1.0) * TRAINING, a_seed)
+    if share == 1.0:
+        return args, share
+    return replace(args, steps=min(max(1, int(steps * share)) for steps in own.values())), share
+
+
+def _said_of(args: Demo, seeds: int, share: float) -> str:
+    """What was cut, in words; "" where nothing was."""
+    if seeds == args.seeds and share == 1.0:
+        return ""
+    what = f"{seeds} of {args.seeds} seeds" + ("" if share == 1.0 else f" and {share:.0%} of the steps")
+    words = f"Cut to {args.seconds} seconds on this machine: {what}; the README's table is the full one (--seconds 0). "
+    say(words.strip())
+    return words
+
+
+def _curate(whole: Any, out: Path) -> tuple[Any, list[tuple[str, int, int, float]]]:
+    """Exact duplicates leave the training rows; held-out rows stay as they are."""
+    from diptych.curate.duplicates.exact import ExactDuplicates
+    from diptych.curate.engine.pool import curate
+    from diptych.worlds.address import split_names, training_rows
+
+    rows = training_rows(whole)
+    done = curate(rows, [ExactDuplicates()], out / "curation")
+    for line in done.lines():
+        say(f"curate: {line}")
+    steps = [(step.slug.replace("_", " "), step.before, step.after, step.seconds) for step in done.steps]
+    gone = [drop.uid for drop in done.removed]
+    return (whole.exclude(gone) if "train" in split_names(whole) else done.kept), steps
+
+
+def _run(recipe: str, data: Any, args: Demo, seed: int) -> tuple[RunFolder, float]:
+    """Train and evaluate one seed, or go on with it, or take it as it is."""
+    from diptych import api
+
+    folder = args.out / f"{recipe}-{seed}"
+    start = time.perf_counter()
+    if (folder / "run.json").exists():
+        run = api.resume(folder, data=data)
+    else:
+        say(f"train {recipe}, seed {seed}")
+        made = api.recipe(recipe, steps=args.steps) if args.steps else api.recipe(recipe)
+        run = api.train(made, data, folder, seed=seed, save_every=100)
+    if "minutes" not in run.expect_finished().state:
+        results = api.evaluate_run(run, data, origins=_queries(data))
+        minutes = (time.perf_counter() - start) / 60
+        run.write_state(minutes=minutes)
+        for name, result in results.items():
+            say(f"  {name}: text to image R@1 {result.metrics['t2i_r@1']}")
+    return RunFolder.open(folder), float(RunFolder.open(folder).state["minutes"])
+
+
+def _queries(data: Any) -> tuple[str, ...]:
+    """Names are what people search by: where samples have them (origin "label"), they are the queries; else every text is."""
+    return ("label",) if any(text.origin == "label" for text in data[0].texts) else ()
+
+
+def _search(model: Path, data: Any, args: Demo) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """A few queries over everything, answered by the last recipe's first run."""
+    from diptych import api
+
+    say("index and search")
+    with api.index(str(model), data, args.out / "index", overwrite=True) as index:
+        return tuple((words, tuple(hit.uid for hit in index.search_text(words, 7))) for words in QUERIES)

@@ -1,0 +1,156 @@
+"""``diptych detect MODEL IMAGE... --objects person,dog --relations walking,holding --out picture.png --graph graph.json``, or
+``diptych detect MODEL IMAGE... --phrase "the red cup left of the plate"``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.core.errors import ConfigError
+from diptych.core.grounding import Grounded, regions_of
+from diptych.core.scene_graph import Box, SceneGraph
+
+DESCRIPTION = (
+    "Find things and the relations between them, named by your own words. Scores are relation x subject x object, and near repeats are "
+    "merged; `diptych eval` follows the rule of its benchmark instead. With --phrase, a model that grounds words says where each is."
+)
+
+
+@dataclass(frozen=True)
+class Detect:
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder")]
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
+    ]
+    objects: Annotated[str, arg(help="names of things, with commas between them; empty: those the model was trained with")] = ""
+    relations: Annotated[str, arg(help="names of relations, with commas between them; empty: those of training")] = ""
+    phrase: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(help='a phrase to look for, such as "the red cup left of the plate"; may be repeated'),
+    ] = ()
+    text: Annotated[str, arg(help="the sentence that the phrases stand in, read as a whole; empty: each is read alone")] = ""
+    out: Annotated[
+        Path | None, arg(help="picture with boxes and arrows, and the graph beside it (.png); a folder for several images")
+    ] = None
+    graph: Annotated[Path | None, arg(help="the graph as node-link JSON or GraphML; a folder for several images")] = None
+    min_score: Annotated[float, arg(help="relations, and boxes of a phrase, below this score are left out")] = 0.1
+    top: Annotated[int, arg(help="relations an image, boxes a phrase, at most")] = 20
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Detect, argv, "detect", DESCRIPTION)
+    for path in args.images:
+        existing_file(path)
+    if not args.images:
+        raise ConfigError("say which image: diptych detect MODEL IMAGE")
+    from diptych.api import detect, load
+    from diptych.core.image import FileImage
+
+    if args.phrase and (args.objects or args.relations):
+        raise ConfigError("--phrase asks for phrases and --objects for names (expected one of the two)")
+    if args.text and not args.phrase:
+        raise ConfigError("--text is the sentence that phrases stand in (expected --phrase as well)")
+    model = load(args.model, download=args.download)
+    if args.phrase:
+        return _phrases(args, model)
+    names = {"objects": listed(args.objects), "relations": listed(args.relations)}
+    answers: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for path in args.images:
+        graph = detect(model, FileImage(path), **names, min_score=args.min_score, top=args.top)
+        answers.append(_answer(path, graph))
+        lines += _lines(path, graph)
+        if args.out is not None:
+            drawn = _place(args.out, path, ".png", len(args.images))
+            _draw(path, graph, drawn)
+            lines.append(f"  picture: {drawn}")
+        if args.graph is not None:
+            from diptych.data.graphs.files import write_graph
+
+            written = _place(args.graph, path, ".json", len(args.images))
+            write_graph(graph, written)
+            lines.append(f"  graph: {written}")
+    return finish({"images": answers, "rule": dict(getattr(model, "detect_rule", {}))}, lines, args.json)
+
+
+def _phrases(args: Detect, model: Any) -> int:
+    from diptych.api import ground
+    from diptych.core.image import FileImage
+
+    answers: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for path in args.images:
+        found = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=args.min_score)
+        answers.append({"image": str(path), "phrases": [_boxes(phrase, answer) for phrase, answer in found.items()]})
+        lines.append(f"{path}:")
+        for phrase, answer in found.items():
+            best = [f"{', '.join(f'{side:.0f}' for side in box_4)}  {score:.3f}" for box_4, score in _rows(answer)]
+            lines.append(f"  {phrase}: {best[0] if best else f'nothing above {args.min_score}'}")
+        firsts = [Grounded(answer.box_N4[:1], answer.score_N[:1]) for answer in found.values()]
+        graph = regions_of(list(found), firsts, top=len(found), threshold=-1.0)
+        if args.out is not None:
+            drawn = _place(args.out, path, ".png", len(args.images))
+            _draw(path, graph, drawn)
+            lines.append(f"  picture: {drawn}")
+        if args.graph is not None:
+            from diptych.data.graphs.files import write_graph
+
+            written = _place(args.graph, path, ".json", len(args.images))
+            write_graph(graph, written)
+            lines.append(f"  graph: {written}")
+    return finish({"images": answers}, lines, args.json)
+
+
+def _rows(answer: Grounded) -> list[tuple[Box, float]]:
+    rows = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
+    return [((box[0], box[1], box[2], box[3]), score) for box, score in rows]
+
+
+def _boxes(phrase: str, answer: Grounded) -> dict[str, Any]:
+    boxes = [{"box": [round(side, 1) for side in box], "score": round(score, 4)} for box, score in _rows(answer)]
+    return {"phrase": phrase, "boxes": boxes}
+
+
+def _place(wanted: Path, image: Path, suffix: str, count: int) -> Path:
+    """The file itself for one image; for several, a file named like the image in that folder."""
+    if count == 1 and wanted.suffix:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        return wanted
+    wanted.mkdir(parents=True, exist_ok=True)
+    return wanted / f"{image.stem}{suffix}"
+
+
+def _draw(path: Path, graph: SceneGraph, out: Path) -> None:
+    from diptych.core.image import FileImage
+    from diptych.data.media.decode import decode, encode_png
+    from diptych.report.graphs import graph_picture
+
+    out.write_bytes(encode_png(graph_picture(decode(FileImage(path)), graph)))
+
+
+def _answer(path: Path, graph: SceneGraph) -> dict[str, Any]:
+    return {
+        "image": str(path),
+        "regions": [
+            {"label": r.label, "box": [round(float(x), 1) for x in r.box], "score": round(r.score, 4)} for r in graph.regions
+        ],
+        "relations": [
+            {"subject": r.subject, "predicate": r.predicate, "object": r.object, "score": round(r.confidence, 4)}
+            for r in graph.relations
+        ],
+    }
+
+
+def _lines(path: Path, graph: SceneGraph) -> list[str]:
+    found = [
+        f"  {subject} | {predicate} | {thing}  {relation.confidence:.3f}"
+        for (subject, predicate, thing), relation in zip(graph.triplets(), graph.relations, strict=True)
+    ]
+    return [f"{path}: {len(graph.regions)} things, {len(graph.relations)} relations", *found]

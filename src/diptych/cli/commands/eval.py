@@ -1,0 +1,156 @@
+"""``diptych eval MODEL TASK --data D``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.output import finish, parse
+from diptych.core.errors import ConfigError
+from diptych.core.result import Metric, Result
+
+
+@dataclass(frozen=True)
+class Eval:
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME, openai:http://HOST/v1#NAME"),
+    ]
+    task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all)")]
+    data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
+    split: Annotated[str, arg(help="only this split")] = ""
+    out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    from diptych.core.registry import TASKS
+    from diptych.tasks import find
+
+    words = [word for word in argv if not word.startswith("-")]
+    if len(words) < 2:
+        usage = f"diptych eval MODEL TASK --data D   (tasks: {', '.join(TASKS)}; diptych eval MODEL TASK --help lists options)"
+        if set(argv) & {"-h", "--help"}:
+            print(f"usage: {usage}")
+            return 0
+        raise ConfigError(f"say which model and which task: {usage}")
+    kind = type(find(words[1]))
+    roles = _roles(kind)
+    every = flat("Options", [(Eval, None), (kind, None), (roles, None)], leave_out=("train", "val", "train_split", "test_split"))
+    args: Any = parse(
+        every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
+    )
+    from diptych.api import confusions, evaluate, evaluate_splits, load
+
+    own = {f.name for f in fields(Eval)}
+    options = {name: value for name, value in {**pick(kind, args), **pick(roles, args)}.items() if name not in own}
+    out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
+    if args.page != Path() and out is None:
+        raise ConfigError(f"a page of {args.model} needs its records (expected --out FOLDER beside --page)")
+    model = load(args.model, download=args.download)
+    if args.split:
+        results = {args.split: evaluate(model, args.task, args.data, split=args.split, out=out, **options)}
+    else:
+        results = evaluate_splits(model, args.task, args.data, out=out, **options)
+    lines = [line for name, result in results.items() for line in table(name, result)]
+    if args.page != Path():
+        lines.append(str(confusions(out or Path(), args.data, args.page, title=f"{args.task}: {args.model}")))
+    return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
+
+
+def _roles(kind: Any) -> type[Any]:
+    """An option for each model that the task asks beside the one that is evaluated."""
+    from diptych.tasks.roles import roles_of
+
+    made = [
+        (role.name, Annotated[str, arg(metavar="FOLDER" if role.many else "MODEL", help=role.about)], "")
+        for role in roles_of(kind)
+    ]
+    return make_dataclass("Roles", made, frozen=True)
+
+
+RULES = (
+    "scorer",
+    "ap_rule",
+    "iou",
+    "triplet_score",
+    "subjects",
+    "impossible_pairs",
+    "cut",
+    "relation_nms",
+    "graph_constraint",
+    "compat",
+)
+"""What two numbers must have in common before they can be compared, where a protocol declares it in its notes."""
+
+
+def table(name: str, result: Result) -> list[str]:
+    """A result in lines: the rules that it declares, then the main metric first, each with interval and chance."""
+    head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
+    rules = [f"  {rule.replace('_', ' ')}: {result.notes[rule]}" for rule in RULES if result.notes.get(rule)]
+    names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
+    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result), *_left_out(result), *_spent(result)]
+
+
+def _left_out(result: Result) -> list[str]:
+    """What could not be asked, where a probe says so: counts, and the first reason."""
+    notes = result.notes
+    unreadable: Sequence[dict[str, str]] = notes.get("unreadable") or ()
+    found = []
+    if count := notes.get("left_out_when_read"):
+        found.append(f"  left out when the data were read: {count:,}, such as {notes['first_left_out'][0]}")
+    if unreadable and "cases_without_a_false_option" in notes:
+        found.append(f"  pictures that cannot be read: {len(unreadable):,}, such as {unreadable[0]['reason']}")
+    if count := notes.get("cases_without_a_false_option"):
+        found.append(f"  cases whose false captions equal the true one: {count:,}")
+    return found
+
+
+def _spent(result: Result) -> list[str]:
+    """What a model behind an address was asked, and what that cost where its address has prices."""
+    if not (spent := result.notes.get("spent")):
+        return []
+    cost = f", cost {spent['cost']:.4f}" if spent["cost"] else ""
+    tokens = f"{spent['prompt_tokens']:,} tokens read, {spent['written_tokens']:,} written"
+    return [f"  asked {spent['asked']:,}, looked up {spent['looked_up']:,}, failed {spent['failed']:,}; {tokens}{cost}"]
+
+
+def _list(result: Result, names: Sequence[str]) -> list[str]:
+    width = max(map(len, names))
+    return [f"  {metric:<{width}}  {_cell(result.metrics[metric])}{_chance(result.metrics[metric].chance)}" for metric in names]
+
+
+def _ceiling(result: Result) -> list[str]:
+    """How far recall can go at all, where K is too small for the truth."""
+    reached = {name: value for name, value in result.notes.get("ceiling", {}).items() if value < 1}
+    return ["  at most: " + ", ".join(f"{name} {value:.3f}" for name, value in reached.items())] if reached else []
+
+
+def _cell(metric: Metric) -> str:
+    """A class that the data lack, such as Rare, has no number."""
+    return "nothing to score" if math.isnan(metric.value) else str(metric)
+
+
+def _grid(result: Result, names: Sequence[str]) -> list[str]:
+    """Metrics that are all called WHAT@K, at several K: a row for each WHAT."""
+    places = [metric.partition("@")[::2] for metric in names]
+    rows, depths = dict.fromkeys(row for row, _ in places), sorted({depth for _, depth in places}, key=lambda d: (len(d), d))
+    if not all(depths) or len(depths) < 2 or len(names) != len(rows) * len(depths):
+        return []
+    cells = [[row, *(_cell(result.metrics[f"{row}@{depth}"]) for depth in depths)] for row in rows]
+    cells = [["", *(f"@{depth}" for depth in depths)], *cells]
+    width = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, width, strict=True)).rstrip() for row in cells]
+
+
+def _chance(level: float) -> str:
+    """Some protocols know no level of chance."""
+    return f"  chance {level:.4f}" if math.isfinite(level) else ""

@@ -1,0 +1,75 @@
+"""``diptych explain caption "text"`` or ``--data PAIRS``: how a caption is read, and the wrong ones that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+from diptych.core.errors import ConfigError
+
+DESCRIPTION = (
+    "How an English caption is read (parts of speech, who does what to whom), and beside it the wrong captions that negclip and svlc make "
+    "of it: every exchange of two words, and one replaced word of each list."
+)
+
+
+@dataclass(frozen=True)
+class ExplainCaption:
+    text: Annotated[Positional[str], arg(metavar="TEXT", help="a caption; without it those of --data")] = ""
+    data: Annotated[str, arg(help="data whose captions are explained")] = ""
+    rows: Annotated[int, arg(help="so many rows of them, evenly spaced")] = 5
+    word_lists: Annotated[str, arg(help="a JSON file {type: [words]} instead of the built-in lists")] = ""
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(ExplainCaption, argv, "explain caption", DESCRIPTION)
+    if bool(args.text) == bool(args.data):
+        raise ConfigError("say which: a caption in quotes, or --data PAIRS for captions of a data set")
+    captions = [args.text] if args.text else _captions(args.data, args.rows)
+    found = [explained(caption, args.word_lists) for caption in captions]
+    return finish({"captions": found}, [line for each in found for line in _lines(each)], args.json)
+
+
+def explained(caption: str, lists: str = "") -> dict[str, Any]:
+    """Words with tags, relations, right captions that say the same, and wrong ones by kind."""
+    from diptych.core.randomness import keyed_rng
+    from diptych.data.text.english.scene_parser import SceneParser
+    from diptych.data.text.english.structured import analogies, replaced_by_rule, word_lists
+    from diptych.data.text.english.swaps import SWAPS, every_swap
+    from diptych.data.text.english.tagger import tag
+
+    wrong = {f"swapped {kind.replace('_', ' ')}": list(every_swap(caption, kind)) for kind in SWAPS}
+    for kind, words in word_lists(lists).items():
+        wrong[f"another {kind}"] = replaced_by_rule(caption, keyed_rng("explain", caption), lists={kind: words})[1]
+    return {
+        "caption": caption,
+        "words": [[word.text, word.tag] for word in tag(caption)],
+        "relations": [list(triple) for triple in SceneParser()(caption)],
+        "right": list(analogies(caption)),
+        "wrong": {kind: texts for kind, texts in wrong.items() if texts},
+    }
+
+
+def _captions(source: str, rows: int) -> list[str]:
+    from diptych.api import read
+
+    data = read(source)
+    chosen = range(0, len(data), max(1, len(data) // max(1, rows)))
+    texts = (data[row].positives("en") for row in list(chosen)[:rows])
+    captions = [found[0].string for found in texts if found]
+    if not captions:
+        raise ConfigError(f"'{source}' has no English text in the rows looked at (expected captions)")
+    return captions
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [found["caption"], "  " + " ".join(f"{word}/{tag}" for word, tag in found["words"])]
+    lines += [f"  {subject} | {predicate} | {thing}" for subject, predicate, thing in found["relations"]]
+    lines += [f"  same   {text}" for text in found["right"]]
+    lines += [f"  wrong  {text}   ({kind})" for kind, texts in found["wrong"].items() for text in texts]
+    return lines if found["wrong"] else [*lines, "  no wrong caption can be made of it"]

@@ -1,0 +1,48 @@
+"""``diptych export RUN OUT --to transformers|open_clip|onnx|sentence-transformers|adapter|diptych``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+
+
+@dataclass(frozen=True)
+class Export:
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, a model folder, or lora:ADAPTER#BASE")]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    to: Annotated[
+        Literal["transformers", "open_clip", "onnx", "sentence-transformers", "adapter", "diptych"],
+        arg(
+            help="what OUT will be; adapter: the run's adapters for the CLIPModel that its start is exported to; diptych: a model folder "
+            "of ours"
+        ),
+    ] = "onnx"
+    like: Annotated[
+        str, arg(help="hf:FOLDER or open_clip:ARCH/FILE that the weights came from: OUT will have the same class")
+    ] = ""
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    push: Annotated[str, arg(metavar="OWNER/NAME", help="send OUT to a model hub, too; `hf auth login` comes before")] = ""
+    public: Annotated[bool, arg(help="a repository that --push makes can be seen by all")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(
+        Export, argv, "export", "A folder for transformers, open_clip, sentence-transformers, peft or ours, or two ONNX files."
+    )
+    from diptych.api.exports import export
+
+    export(args.model, args.out, to=args.to, like=args.like, download=args.download, push=args.push, public=args.public)
+    files = sorted(path.name for path in args.out.iterdir())
+    found: dict[str, object] = {"out": str(args.out), "files": files}
+    lines = [f"{args.out}: {', '.join(files)}"]
+    if args.push:
+        found["pushed"] = args.push
+        lines.append(f"sent to {args.push}")
+    return finish(found, lines, args.json)

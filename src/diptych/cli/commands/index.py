@@ -1,0 +1,196 @@
+"""``diptych index build MODEL DATA OUT | add | remove | info | compact | move | export``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.cli.options.subcommands import dispatch
+from diptych.core.errors import ConfigError
+
+JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+UNSET = -1
+
+
+@dataclass(frozen=True)
+class Build:
+    model: Annotated[
+        Positional[str],
+        arg(metavar="MODEL", help="a model; 'words' (lexical index of texts); 'annotations' (graphs of the data)"),
+    ]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    split: Annotated[str, arg(help="only this split")] = ""
+    what: Annotated[Literal["images", "texts"], arg(help="what can be found")] = "images"
+    kind: Annotated[Literal["dense", "nested", "lexical", "late", "hybrid", "graphs"], arg(help="kind of index")] = "dense"
+    prefix: Annotated[int, arg(help="nested: numbers of the vector that the first look takes (16)")] = UNSET
+    order: Annotated[
+        Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
+    ] = ""
+    shortlist: Annotated[int, arg(help="nested, late: items that the second look ranks again (200)")] = UNSET
+    query_terms: Annotated[int, arg(help="lexical: heaviest terms of a query that are looked up (0: all)")] = UNSET
+    item_terms: Annotated[int, arg(help="lexical: heaviest terms of an item that are stored (0: all)")] = UNSET
+    fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
+    lexical: Annotated[float, arg(help="hybrid: weight of the words, the vectors have the rest (0.5)")] = UNSET
+    objects: Annotated[str, arg(help="graphs: things to detect, with commas between them (those of training)")] = ""
+    relations: Annotated[str, arg(help="graphs: relations to detect, with commas between them (those of training)")] = ""
+    min_confidence: Annotated[float, arg(help="graphs: triplets below it are not kept (0.05)")] = UNSET
+    url: Annotated[str, arg(help="Qdrant server that holds the vectors, such as http://localhost:6333")] = ""
+    image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
+    text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
+    delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
+    download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    json: JSON = False
+
+    def options(self) -> dict[str, Any]:
+        """What was given about the kind; a kind refuses what it does not know."""
+        names = ("prefix", "order", "shortlist", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
+        return {name: value for name, value in given.items() if value not in (UNSET, "", ())}
+
+
+@dataclass(frozen=True)
+class Add:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    split: Annotated[str, arg(help="only this split")] = ""
+    existing: Annotated[Literal["replace", "skip"], arg(help="samples whose uid is there: embed again, or pass over")] = "replace"
+    model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Remove:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    uids: Annotated[Positional[tuple[str, ...]], arg(metavar="UID", help="samples to take down")] = ()
+    file: Annotated[Path | None, arg(help="more of them, one uid a line")] = None
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Info:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Compact:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Move:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    url: Annotated[str, arg(help="Qdrant server to bring the vectors to; without it, back into the folder")] = ""
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Export:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="a .parquet file, or a .txt file for the uids alone")]
+    vectors: Annotated[bool, arg(help="vectors too (--vectors False for the columns alone)")] = True
+    json: JSON = False
+
+
+def main(argv: Sequence[str]) -> int:
+    subs = {
+        "build": (_build, "embed data and make it searchable"),
+        "add": (_add, "more data, embedded by the same model"),
+        "remove": (_remove, "take samples down by uid"),
+        "info": (_info, "what an index holds"),
+        "compact": (_compact, "write it anew, without what was removed"),
+        "move": (_move, "to a Qdrant server, or back"),
+        "export": (_export, "items to Parquet, or uids to a text file"),
+    }
+    return dispatch("index", subs, argv)
+
+
+def _build(argv: Sequence[str]) -> int:
+    args = parse(Build, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was.")
+    from diptych.api import index, read
+
+    columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
+    data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
+    begun = time.monotonic()
+    options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
+    options["download"] = args.download
+    with index(args.model, data, args.out, **options, **args.options()) as made:
+        count = len(made)
+    seconds = time.monotonic() - begun
+    return finish(
+        {"index": str(args.out), "count": count, "seconds": round(seconds, 2)}, [f"{args.out}: {count:,} items"], args.json
+    )
+
+
+def _add(argv: Sequence[str]) -> int:
+    args = parse(Add, argv, "index add", "Add data to an index.")
+    from diptych.api import open_index, read
+
+    with open_index(args.index, model=args.model) as opened:
+        added, count = opened.add(read(args.data, split=args.split, captions=False), existing=args.existing), len(opened)
+    return finish({"added": added, "count": count}, [f"{added:,} added, {count:,} items now"], args.json)
+
+
+def _remove(argv: Sequence[str]) -> int:
+    args = parse(Remove, argv, "index remove", "Take samples down.")
+    from diptych.index.kinds import open_index
+
+    uids = [*args.uids, *(_lines(args.file) if args.file else ())]
+    if not uids:
+        raise ConfigError("no uid is given (expected uids, or --file with one a line)")
+    with open_index(args.index) as opened:
+        removed, count = opened.remove(uids), len(opened)
+    return finish({"removed": removed, "count": count}, [f"{removed:,} removed, {count:,} items left"], args.json)
+
+
+def _lines(file: Path) -> list[str]:
+    return [line.strip() for line in existing_file(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _info(argv: Sequence[str]) -> int:
+    args = parse(Info, argv, "index info", "What an index holds.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        info = asdict(opened.info)
+    return finish(info, [f"{name:<12}{value}" for name, value in info.items()], args.json)
+
+
+def _compact(argv: Sequence[str]) -> int:
+    args = parse(Compact, argv, "index compact", "Write an index anew, so that nothing of removed samples stays on disk.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        saved = opened.compact()
+        size = opened.info.bytes
+    return finish({"saved": saved, "bytes": size}, [f"{size:,} bytes, {saved:,} fewer than before"], args.json)
+
+
+def _move(argv: Sequence[str]) -> int:
+    args = parse(Move, argv, "index move", "Bring the vectors of an index to a Qdrant server, or back into its folder.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        opened.move(args.url)
+        count = len(opened)
+    place = args.url or str(args.index)
+    return finish({"place": place, "count": count}, [f"{count:,} items are at {place} now"], args.json)
+
+
+def _export(argv: Sequence[str]) -> int:
+    args = parse(Export, argv, "index export", "Write the items of an index to a file.")
+    from diptych.index.kinds import open_index
+
+    with open_index(args.index) as opened:
+        rows = opened.export(args.out, vectors=args.vectors)
+    return finish({"out": str(args.out), "rows": rows}, [f"{args.out}: {rows:,} rows"], args.json)

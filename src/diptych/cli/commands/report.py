@@ -1,0 +1,27 @@
+"""``diptych report RUN``: write the HTML report of a run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+
+
+@dataclass(frozen=True)
+class Report:
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    data: Annotated[str, arg(help="the data of the run again, where it names none or an address on another machine")] = ""
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Report, argv, "report", "One HTML file: data, curves, numbers with intervals, neighbours, failures.")
+    from diptych.api import report
+
+    path = report(args.run, args.data or None)
+    return finish({"report": str(path)}, [str(path)], args.json)

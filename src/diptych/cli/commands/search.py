@@ -1,0 +1,121 @@
+"""``diptych search INDEX "text or image path" [-k 5]``, or by ``--triplet "person, riding, horse"``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+from diptych.core.disk.paths import is_picture_name
+from diptych.core.errors import ConfigError, UnknownName
+
+CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Search:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture")] = ""
+    image: Annotated[Path | None, arg(help="a picture beside the words: this, but ...")] = None
+    weight: Annotated[float, arg(help="of the words beside pictures; negative takes away what they name")] = 2.0
+    triplet: Annotated[str, arg(help="of an index of graphs: 'subject, relation, object'; a * leaves one open")] = ""
+    like: Annotated[tuple[str, ...], arg(help="uids of items that are good examples")] = ()
+    unlike: Annotated[tuple[str, ...], arg(help="uids of items that are bad examples")] = ()
+    k: Annotated[int, arg(aliases=["-k"], help="how many answers")] = 5
+    where: Annotated[tuple[str, ...], arg(help="conditions on columns, such as style=noto or 'score>=0.3'")] = ()
+    distinct: Annotated[float | None, arg(help="of items more alike than this cosine show the best, such as 0.94")] = None
+    model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Search, argv, "search", "Search an index by text, by picture, by both, by triplet, or by examples.")
+    if args.triplet:
+        return _by_triplet(args)
+    text, image = _query(args)
+    from diptych.api import open_index
+    from diptych.core.image import FileImage
+    from diptych.index.plan import SearchPlan
+
+    shown = FileImage(image) if image else None
+    with open_index(args.index, model=args.model) as opened:
+        where = filters(args.where, opened.info.columns)
+        asked: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct}
+        hits = opened.answer(SearchPlan.of(text, shown, args.like, args.unlike, args.weight, **asked))
+    lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
+    return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
+
+
+def _by_triplet(args: Search) -> int:
+    if args.query or args.image or args.like or args.unlike:
+        raise ConfigError("--triplet is the whole question (expected no words, picture or examples beside it)")
+    from diptych.index.kinds import open_index
+    from diptych.index.kinds.graphs import triplet
+    from diptych.index.plan import ByTriplet, SearchPlan
+
+    wanted = triplet(args.triplet)
+    with open_index(args.index) as opened:
+        where = filters(args.where, opened.info.columns)
+        hits = opened.answer(SearchPlan((ByTriplet(wanted),), args.k, where, args.distinct))
+    lines = [f"{hit.score:6.3f}  {hit.uid}  {_best(hit.payload['triplets'])}" for hit in hits]
+    return finish({"triplet": list(wanted), "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> str:
+    first = f"{rows[0]['subject']} | {rows[0]['relation']} | {rows[0]['object']}"
+    return first + (f"  (+{len(rows) - 1} more)" if len(rows) > 1 else "")
+
+
+def _query(args: Search) -> tuple[str, Path | None]:
+    """The words and the picture of a search; a query that ends like a picture is one."""
+    text, image = args.query.strip(), args.image
+    if not text and image is None and not args.like:
+        raise ConfigError("the query is empty: say some words or the path of a picture, or give --like UID")
+    if is_picture_name(text):
+        if image is not None:
+            raise ConfigError(f"{text} and {image} are two pictures (expected words beside --image)")
+        text, image = "", Path(text)
+    if image is not None and not image.is_file():
+        what = "is a folder" if image.is_dir() else "does not exist"
+        raise ConfigError(f"{image} {what} (a query that ends like a picture is taken for a path)")
+    return text, image
+
+
+def filters(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] | None:
+    """``style=noto``, ``style=noto,twemoji`` and ``score>=0.3`` to conditions; values become what the column holds."""
+    found: dict[str, Any] = {}
+    for word in words:
+        parts = CONDITION.fullmatch(word)
+        if parts is None:
+            raise ConfigError(f"filter {word!r} (expected COLUMN=VALUE, COLUMN=VALUE,VALUE or COLUMN>=NUMBER)")
+        name, sign, value = parts["column"].strip(), parts["sign"], parts["value"].strip()
+        if name not in columns:
+            raise UnknownName("column in --where", name, columns)
+        if sign == "=":
+            values = [_typed(name, one, columns[name]) for one in value.split(",")]
+            found[name] = values if len(values) > 1 else values[0]
+        else:
+            edges = found.setdefault(name, {})
+            if not isinstance(edges, dict):
+                raise ConfigError(f"column '{name}' is asked to be a value and in a range (expected one of both)")
+            edges[sign] = _typed(name, value, "number")
+    return found or None
+
+
+def _typed(column: str, value: str, kind: str) -> Any:
+    """A word of the command line as a value of a column of that kind."""
+    if kind in ("integer", "number"):
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(f"column '{column}' holds numbers, the condition gives {value!r}") from None
+    if kind == "boolean":
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(f"column '{column}' holds true or false, the condition gives {value!r}")
+        return value.lower() == "true"
+    return value

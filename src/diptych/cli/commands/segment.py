@@ -1,0 +1,79 @@
+"""``diptych segment MODEL IMAGE... --out picture.png``: the class of every pixel, as a picture and as a file of class numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Segment:
+    model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder")]
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
+    ]
+    labels: Annotated[str, arg(help="classes to choose among, with commas between them; empty: all of training")] = ""
+    out: Annotated[Path | None, arg(help="picture with the classes in colours (.png); a folder for several images")] = None
+    maps: Annotated[Path | None, arg(help="class numbers as grey values (.png); a folder for several images")] = None
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(Segment, argv, "segment", "Say of every pixel which class it belongs to, with a model that segments.")
+    for path in args.images:
+        existing_file(path)
+    if not args.images:
+        raise ConfigError("say which image: diptych segment MODEL IMAGE")
+    import numpy as np
+
+    from diptych.api import load
+    from diptych.core.contracts import Segmenter
+    from diptych.core.image import FileImage
+    from diptych.data.media.decode import decode, encode_png
+    from diptych.models.io.opened import require
+    from diptych.report.segments import segment_picture
+
+    model: Any = load(args.model)
+    require(model, Segmenter, who="diptych segment")
+    names = listed(args.labels) or tuple(model.classes)
+    answers, lines = [], []
+    for path in args.images:
+        image = FileImage(path)
+        label_HW = model.segment([image], names)[0]
+        share_K = np.bincount(label_HW.ravel(), minlength=len(names)) / label_HW.size
+        found = sorted(((float(s), name) for s, name in zip(share_K, names, strict=True) if s), reverse=True)
+        answers.append({"image": str(path), "classes": [{"name": name, "share": share} for share, name in found]})
+        lines.append(f"{path}: " + ", ".join(f"{name} {100 * share:.1f} %" for share, name in found))
+        if args.out is not None:
+            place = _place(args.out, path, len(args.images))
+            place.write_bytes(encode_png(segment_picture(decode(image), label_HW, names)))
+            lines.append(f"  picture: {place}")
+        if args.maps is not None:
+            if len(names) > 255:
+                raise ConfigError(f"{len(names)} classes do not fit a picture of 8 bits (expected --labels with fewer)")
+            place = _place(args.maps, path, len(args.images))
+            _write_map(place, label_HW.astype(np.uint8))
+            lines.append(f"  classes by number: {place}")
+    return finish({"answers": answers, "labels": list(names)}, lines, args.json)
+
+
+def _place(wanted: Path, image: Path, count: int) -> Path:
+    """The file itself for one image; for several, a file named like the image in that folder."""
+    if count == 1 and wanted.suffix:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        return wanted
+    wanted.mkdir(parents=True, exist_ok=True)
+    return wanted / f"{image.stem}.png"
+
+
+def _write_map(path: Path, label_HW: Any) -> None:
+    from PIL import Image
+
+    Image.fromarray(label_HW).save(path, format="PNG")

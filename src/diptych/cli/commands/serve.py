@@ -1,0 +1,108 @@
+"""``diptych serve MODEL [INDEX] [--data D]``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.output import parse, say
+from diptych.core.errors import ConfigError
+from diptych.core.terminal.signals import exit_code
+from diptych.serve.admission.limits import Limits
+
+TOKEN = "DIPTYCH_TOKEN"
+
+
+@dataclass(frozen=True)
+class Serve:
+    model: Annotated[
+        Positional[str], arg(metavar="MODEL", help="anything that embeds, detects or writes; 'words' for an index of words")
+    ]
+    index: Annotated[Positional[Path], arg(metavar="INDEX", help="built by this model; adds /search and the page")] = Path()
+    data: Annotated[str, arg(help="the data of the index, for pictures, captions and values to filter by")] = ""
+    compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
+    compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
+    detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
+    writer: Annotated[str, arg(help="a model that writes captions and answers about pictures")] = ""
+    mcp: Annotated[
+        Literal["", "stdio", "http"],
+        arg(help="tools for agents: on stdin and stdout instead of HTTP, or at /mcp beside the other routes"),
+    ] = ""
+    files: Annotated[Path | None, arg(help="with --mcp stdio: a folder whose pictures tools may name")] = None
+    engine: Annotated[
+        Literal["torch", "onnx"], arg(help="what computes embeddings: PyTorch, or ONNX Runtime on an export made at the start")
+    ] = "torch"
+    host: Annotated[str, arg(help="address to listen on; the default is this machine only")] = "127.0.0.1"
+    port: Annotated[int, arg(help="0 takes one that is free")] = 8000
+    token_file: Annotated[Path, arg(help=f"file with the bearer token that is asked for; or set {TOKEN}")] = Path()
+    cors: Annotated[tuple[str, ...], arg(help="origins whose pages may read answers, such as https://example.org")] = ()
+    hosts: Annotated[tuple[str, ...], arg(help="names to be asked under; without it any, and on this machine only its own")] = ()
+    download: Annotated[bool, arg(help="fetch models that are not on this machine")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    every = flat("Options", [(Serve, None), (Limits, Limits())])
+    given: Any = parse(every, argv, "serve", "Search, embeddings and more over HTTP, and a page for people.")
+    args, limits = Serve(**pick(Serve, given)), Limits(**pick(Limits, given))
+    from diptych.api import load, read
+    from diptych.serve.app import LOOPBACK, check_port, create_app, run
+
+    if args.compare_index != Path() and not args.compare:
+        raise ConfigError("--compare-index is the index of a second model: say which with --compare MODEL")
+    if args.files is not None and args.mcp != "stdio":
+        raise ConfigError("--files is for an agent on this machine (expected --mcp stdio with it)")
+    token = _token(args)
+    if args.host not in LOOPBACK and not token:
+        say(f"warning: {args.host} is open to other machines and asks for no token (--token-file, or {TOKEN})")
+    if args.mcp != "stdio":
+        check_port(args.host, args.port)
+    pool = read(args.data, captions=False) if args.data else None  # before the models, which take longer
+    app = create_app(
+        *_side(args.model, args.index, args),
+        compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
+        pool=pool,
+        detector=load(args.detector, download=args.download) if args.detector else None,
+        writer=load(args.writer, download=args.download) if args.writer else None,
+        limits=limits,
+        token=token,
+        cors=args.cors,
+        hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
+        agents=args.mcp == "http",
+    )
+    for name, count in app.state.service.missing.items():
+        if count:
+            say(f"warning: {count:,} items of the index of {name} are not in {args.data}: they are shown without picture")
+    if args.mcp == "stdio":
+        from diptych.serve.agents import speak
+        from diptych.serve.application import inner
+
+        speak(inner(app.state.service), app.state.service, files=args.files)
+        return 0
+    number = run(app, host=args.host, port=args.port, announce=say)
+    return exit_code(number) if number else 0
+
+
+def _side(address: str, index: Path, args: Serve) -> tuple[Any, Any]:
+    """A model and its index."""
+    from diptych.api import load, open_index
+    from diptych.index.lexicon import Words
+
+    model = Words() if address == "words" else load(address, download=args.download, engine=args.engine)
+    return model, open_index(index, model=model) if index != Path() else None
+
+
+def _token(args: Serve) -> str:
+    if args.token_file == Path():
+        return os.environ.get(TOKEN, "")
+    if not args.token_file.is_file():
+        raise ConfigError(f"{args.token_file} does not exist")
+    token = args.token_file.read_text(encoding="utf-8").strip()
+    if not token:
+        raise ConfigError(f"{args.token_file} is empty (expected a token)")
+    return token

@@ -1,0 +1,83 @@
+"""``diptych slides embed MODEL DATA OUT | cut DATA OUT``: whole slides, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+from diptych.cli.options.subcommands import dispatch
+
+JSON = Annotated[bool, arg(help="one JSON object on stdout")]
+MPP = Annotated[float, arg(help="micrometres a pixel of a tile")]
+OVERLAP = Annotated[float, arg(help="share of a tile that neighbours have in common")]
+TISSUE = Annotated[float, arg(help="least share of a tile that is tissue")]
+SPACING = Annotated[float, arg(help="micrometres a pixel of slides that do not say so (0: those are left out)")]
+
+
+@dataclass(frozen=True)
+class Embed:
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    data: Annotated[Positional[str], arg(metavar="DATA", help="samples with a slide")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder for a file a slide")]
+    size: Annotated[int, arg(help="pixels of a tile (0: what the model is shown)")] = 0
+    mpp: MPP = 0.5
+    overlap: OVERLAP = 0.0
+    tissue: TISSUE = 0.25
+    spacing: SPACING = 0.0
+    overwrite: Annotated[bool, arg(help="compute slides again whose file is there")] = False
+    batch_size: Annotated[int, arg(help="tiles at a time")] = 64
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    data: Annotated[Positional[str], arg(metavar="DATA", help="samples with a slide")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="folder for the data set of tiles")]
+    size: Annotated[int, arg(help="pixels of a tile")] = 224
+    mpp: MPP = 0.5
+    overlap: OVERLAP = 0.0
+    tissue: TISSUE = 0.25
+    spacing: SPACING = 0.0
+    barcode: Annotated[str, arg(help="column of TCGA barcodes (or uid), whose patients become the groups")] = ""
+    overwrite: Annotated[bool, arg(help="replace the data set that lies in OUT")] = False
+    json: JSON = False
+
+
+def main(argv: Sequence[str]) -> int:
+    subs = {
+        "embed": (_embed, "features of every tile, a file a slide; goes on where it was stopped"),
+        "cut": (_cut, "tiles as a data set, each with its place: to index, search and serve"),
+    }
+    return dispatch("slides", subs, argv)
+
+
+def _embed(argv: Sequence[str]) -> int:
+    args = parse(Embed, argv, "slides embed", "Embed the tiles of slides. Slides whose file is there are passed over.")
+    from diptych.api import slide_features
+
+    report = slide_features(args.model, args.data, args.out, **_options(args, "size", "overwrite", "batch_size"))
+    return _told(report, args.out, args.json)
+
+
+def _cut(argv: Sequence[str]) -> int:
+    args = parse(Cut, argv, "slides cut", "Write the tiles of slides as a data set, each with a picture of its place.")
+    from diptych.api import cut_slides
+
+    return _told(cut_slides(args.data, args.out, **_options(args, "size", "overwrite", "barcode")), args.out, args.json)
+
+
+def _options(args: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in (*names, "mpp", "overlap", "tissue", "spacing")}
+
+
+def _told(report: Any, out: Path, as_json: bool) -> int:
+    lines = [
+        f"{out}: {report.tiles:,} tiles of {report.slides:,} slides" + (f", {report.kept:,} of them kept" if report.kept else "")
+    ]
+    lines += [f"  left out {uid}: {reason}" for uid, reason in report.unreadable]
+    return finish({"out": str(out), **asdict(report)}, lines, as_json)

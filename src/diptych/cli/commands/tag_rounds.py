@@ -1,0 +1,50 @@
+"""``diptych tag-rounds BOXES OUT --few ANNOTATED``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.output import finish, parse, say
+
+
+@dataclass(frozen=True)
+class TagRounds:
+    boxes: Annotated[Positional[str], arg(metavar="BOXES", help="what is tagged: boxes with labels, and captions")]
+    out: Annotated[Positional[Path], arg(metavar="OUT", help="a folder for the rounds and their report")]
+    few: Annotated[str, arg(help="annotated scene graphs, which the first tagger learns from")]
+    rounds: Annotated[int, arg(help="train and tag so many times")] = 2
+    recipe: Annotated[str, arg(help="of the tagger")] = "rlipv2"
+    preset: Annotated[str, arg(help="of the recipe: one that relates given regions")] = "tagger_tiny"
+    steps: Annotated[int, arg(help="of each training; 0 takes the preset's")] = 0
+    batch_size: Annotated[int, arg(help="of each training; 0 takes the preset's")] = 0
+    seed: Annotated[int, arg(help="of each training")] = 0
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    from diptych.curate.operators.relation_tagging import TagRelations
+
+    every = flat("Options", [(TagRounds, None), (TagRelations, None)], leave_out=("tagger",))
+    args = parse(
+        every, argv, "tag-rounds", "A relation tagger that learns from what it tagged, with a report on where that leads."
+    )
+    from diptych.api import recipe
+    from diptych.api.tagging_rounds import tag_rounds
+    from diptych.core.config import to_plain
+    from diptych.train.options import TrainOptions
+
+    given = {name: getattr(args, name) for name in ("steps", "batch_size") if getattr(args, name)}
+    made = recipe(args.recipe, preset=args.preset, **given)
+    step = TagRelations(**{name: value for name, value in pick(TagRelations, args).items() if name != "tagger"})
+    options = TrainOptions(seed=args.seed)
+    told = None if args.json else say
+    found = tag_rounds(args.boxes, args.few, args.out, made, rounds=args.rounds, step=step, options=options, say=told)
+    report = args.out / "rounds.html"
+    payload = {"rounds": [to_plain(each) for each in found], "report": str(report)}
+    return finish(payload, [*(each.line() for each in found), f"report: {report}"], args.json)

@@ -1,0 +1,183 @@
+"""``diptych train RECIPE --data D --out R`` and ``diptych train --resume R``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.commands.data import Columns, given_columns
+from diptych.cli.options.flat import changed, flat, pick
+from diptych.cli.options.output import finish, parse, say
+from diptych.core.contracts.tuning import Tuning
+from diptych.core.errors import ConfigError
+from diptych.core.registry import RECIPES
+from diptych.core.run_folder import RunFolder
+from diptych.core.terminal.signals import exit_code
+
+USAGE = "diptych train RECIPE --data D --out R [options]"
+DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the recipe their values; each is an option."
+
+
+@dataclass(frozen=True)
+class Resume:
+    resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
+    data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
+    steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
+class Train:
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug (`diptych systems` lists them), or FILE.py:CLASS")]
+    data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
+    out: Annotated[Path, arg(help="the run folder to make")] = Path()
+    preset: Annotated[str, arg(help="tiny (for two cores), paper (the published configuration), or one of the recipe's own")] = (
+        "tiny"
+    )
+    subset: Annotated[
+        str, arg(help="a file with one uid a line: train on these samples only, such as a list that the page saved")
+    ] = ""
+    hold_out: Annotated[
+        float, arg(help="share of data without splits that is held out by group for the evaluation; 0 trains on every row")
+    ] = 0.1
+    init: Annotated[
+        str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
+    ] = ""
+    overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
+    dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
+    no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        args = parse(Resume, argv, "train", "Go on with a run that was stopped or killed.")
+        from diptych.api import resume
+
+        data = args.data or None
+        return _finish(resume(args.resume, data=data, steps=args.steps), data=data, evaluation=True, as_json=args.json)
+    argv = _recipe_first(argv)
+    name = argv[0] if argv and not argv[0].startswith("-") else ""
+    if not name:
+        built = ", ".join(RECIPES)
+        words = f"{USAGE}   (built: {built}; diptych train RECIPE --help lists every option)"
+        if set(argv) & {"-h", "--help"}:
+            print(f"usage: {words}\n       diptych train --resume R")
+            return 0
+        raise ConfigError(f"say first which recipe: {words}")
+    return _train(name, argv)
+
+
+def _recipe_first(argv: Sequence[str]) -> list[str]:
+    """``--recipe NAME`` says the same as NAME in the first place."""
+    words = list(argv)
+    for at, word in enumerate(words):
+        if word == "--recipe" and at + 1 < len(words):
+            return [words[at + 1], *words[:at], *words[at + 2 :]]
+        if word.startswith("--recipe="):
+            return [word.partition("=")[2], *words[:at], *words[at + 1 :]]
+    return words
+
+
+def _train(name: str, argv: Sequence[str]) -> int:
+    from diptych.api.training import recipe_class
+    from diptych.train.options import TrainOptions
+
+    kind: Any = recipe_class(name)
+    preset = kind.preset(_preset(argv))
+    every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions()), (Columns, None)])
+    args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
+    recipe = changed(preset, args)
+    own = {key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")}
+    options = TrainOptions(**own, tune=Tuning(**pick(Tuning, args)))
+    taken = {field.name for of in (Train, kind, TrainOptions) for field in fields(of)}
+    columns = given_columns(args, {field.name for field in fields(Columns)} - taken)
+    if args.dry_run:
+        from diptych.api import estimate
+
+        cost = estimate(recipe, args.data, options=options, subset=args.subset, columns=columns, hold_out=args.hold_out)
+        return finish(cost, _cost_lines(cost), args.json)
+    if args.out == Path():
+        raise ConfigError("say where the run goes: --out R")
+    from diptych.api import train
+
+    talk = say if _main_process() else None
+    asked = _asked(recipe, argv)
+    given = {
+        "init": args.init,
+        "subset": args.subset,
+        "columns": columns,
+        "hold_out": args.hold_out,
+        "overwrite": args.overwrite,
+        "asked": asked,
+    }
+    run = train(recipe, args.data, args.out, options=options, say=talk, **given)
+    return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
+
+
+def _preset(argv: Sequence[str]) -> str:
+    """The preset decides the defaults of the options, so it is read before them."""
+    for at, word in enumerate(argv):
+        if word.startswith("--preset"):
+            return word.partition("=")[2] or (argv[at + 1] if at + 1 < len(argv) else "")
+    return "tiny"
+
+
+def _asked(recipe: Any, argv: Sequence[str]) -> set[str]:
+    """Fields of the recipe that are among the arguments."""
+    given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
+    return {field.name for field in fields(recipe)} & given
+
+
+def _main_process() -> bool:
+    """Under `torchrun` every process trains and one of them speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _cost_lines(cost: dict[str, Any]) -> list[str]:
+    """The cost of a run for people: minutes, MiB, thousands."""
+    lines = []
+    for key, value in cost.items():
+        name = key.replace("_", " ")
+        if key.endswith("bytes") or "memory" in key:
+            lines.append(f"{name:<26}{value / 2**20:,.0f} MiB")
+        elif key == "seconds":
+            lines.append(f"{'minutes':<26}{value / 60:,.1f}")
+        else:
+            lines.append(
+                f"{name:<26}{value:,.3g}"
+                if isinstance(value, float)
+                else f"{name:<26}{value:,}"
+                if isinstance(value, int)
+                else f"{name:<26}{value}"
+            )
+    return lines
+
+
+def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool) -> int:
+    """Evaluates and reports what is finished. Who asked the run to stop, be it in the last step, wants neither."""
+    state = run.state
+    asked = state.get("signal")
+    code = exit_code(asked) if asked else 0
+    if not _main_process():
+        return code
+    payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
+    lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
+    if state["status"] == "finished" and not asked and evaluation and state.get("source") and not run.report.exists():
+        from diptych.api import evaluate_run, report
+
+        results = evaluate_run(run, data)
+        payload["results"] = {name: result.to_json() for name, result in results.items()}
+        lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
+        payload["report"] = str(report(run.path, data))
+        lines.append(f"report: {payload['report']}")
+    if state["status"] == "finished" and asked and evaluation:
+        lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")
+    if state["status"] == "stopped":
+        lines.append(f"go on with: diptych train --resume {run.path}")
+    return finish(payload, lines, as_json) or code

@@ -1,0 +1,34 @@
+"""``diptych tune-report RUN --source DATA``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.options.output import finish, parse
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="a finished run that began with --init")]
+    source: Annotated[str, arg(help="data that the model was good at before")] = ""
+    data: Annotated[str, arg(help="target data; those of the run where nothing is said")] = ""
+    before: Annotated[str, arg(help="the model before; the run's start/ where nothing is said")] = ""
+    task: Annotated[str, arg(help="what is measured")] = "retrieval"
+    out: Annotated[Path | None, arg(help="the page to make; tuning.html in the run folder where nothing is said")] = None
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parse(TuneReport, argv, "tune-report", "Did tuning help, and what was forgotten?")
+    from diptych.api.tuning import plain, tune_report
+
+    out = args.run / "tuning.html" if args.out is None else args.out
+    report = tune_report(
+        args.run, source=args.source or None, data=args.data or None, before=args.before, task=args.task, out=out
+    )
+    return finish({**plain(report), "page": str(out)}, [*report.lines(), f"report: {out}"], args.json)

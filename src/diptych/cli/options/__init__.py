@@ -1,0 +1,1 @@
+"""How commands read their options, say what they mean, and print."""

@@ -1,0 +1,92 @@
+"""What a command prints, and how it reads its arguments."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from diptych.core.config import to_plain
+from diptych.core.errors import ConfigError
+from diptych.core.terminal.control_characters import visible, visible_json
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: Sequence[str], command: str, description: str, default: T | None = None) -> T:
+    """Read `argv` into the dataclass `kind`. A wrong option is answered with near ones and exit code 2."""
+    _OPTIONS.clear()
+    _OPTIONS.update(field.name for field in fields(kind))  # type: ignore[arg-type]
+    settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
+    prog, args = f"diptych {command}", list(argv)
+    if default is None:
+        return tyro.cli(kind, args=args, prog=prog, description=description, config=settings)
+    return tyro.cli(kind, args=args, prog=prog, description=description, config=settings, default=default)
+
+
+_OPTIONS: set[str] = set()
+"""The options of the command that is being carried out, as Python names them."""
+
+
+def for_the_shell(problem: str) -> str:
+    """What an error proposes, as this command line takes it: ``data=`` of a function is ``--data`` here.
+
+    >>> _OPTIONS.update(["data", "hold_out"])
+    >>> for_the_shell("name them yourself (data=), or hold_out=0")
+    'name them yourself (--data), or --hold-out 0'
+    """
+
+    def option(found: re.Match[str]) -> str:
+        value = "" if found[2].strip("'\"[]. ") in ("", "True") else " " + found[2].strip("'\"")
+        return f"--{found[1].replace('_', '-')}{value}"
+
+    if not _OPTIONS & {"image", "text"} and (asked := re.search(r"\b(image|text)=COLUMN", problem)):
+        problem = problem.replace(asked[0], f"a data set built first: diptych data build SRC OUT --{asked[1]} COLUMN")
+    names = "|".join(sorted(map(re.escape, _OPTIONS), key=len, reverse=True))
+    return (
+        re.sub(rf"(?<![\w:,./?&'\"-])({names})=(\[\.\.\.\]|True\b|'[^']*'|\"[^\"]*\"|[\w./-]*)", option, problem)
+        if names
+        else problem
+    )
+
+
+def existing_file(path: Path) -> Path:
+    """A file that is there, for what a command reads. Raises ConfigError for a folder, or where nothing lies."""
+    if path.is_file():
+        return path
+    raise ConfigError(f"{path} is a folder (expected a file)" if path.is_dir() else f"{path} does not exist")
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """``person, dog`` to its names, each once, in order.
+
+    >>> listed("person, dog,person")
+    ('person', 'dog')
+    """
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def emit(payload: dict[str, Any]) -> None:
+    """One line, one JSON object, on stdout."""
+    print(visible_json(json.dumps(to_plain(payload), ensure_ascii=False, allow_nan=False)), file=sys.stdout, flush=True)
+
+
+def finish(payload: dict[str, Any], lines: Iterable[str], as_json: bool) -> int:
+    """The result of a command: JSON for programs, lines for people."""
+    if as_json:
+        emit(payload)
+    else:
+        for line in lines:
+            print(visible(line))
+    return 0
+
+
+def say(line: str) -> None:
+    """Something on the way to the result: to stderr, so that stdout stays clean."""
+    print(visible(line), file=sys.stderr, flush=True)

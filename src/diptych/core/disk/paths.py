@@ -1,0 +1,158 @@
+"""Paths that come out of data: what no file can be called, what leads out of its folder, and files that are no files.
+
+A path in a manifest, a caption file that is a link to a secret, a pipe with the name of a picture: each is read only if it is what it
+seems to be, a regular file inside the folder that it was found in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+LONGEST, LONGEST_NAME = 4095, 255
+"""Bytes of a path and of each name in it, as Linux has them."""
+
+KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+PICTURE_SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "ppm", "jfif")
+"""How the names of picture files end."""
+
+
+def is_picture_name(name: str | Path) -> bool:
+    """Whether a file of that name is meant to be a picture.
+
+    >>> is_picture_name("a/IMG_1.HEIC"), is_picture_name("a red bus")
+    (True, False)
+    """
+    return Path(name).suffix.lower().removeprefix(".") in PICTURE_SUFFIXES
+
+
+def fault_of(path: str) -> str:
+    """Why no file can have this path, or "".
+
+    >>> fault_of("a/b.jpg"), fault_of("a" * 300)
+    ('', 'a name of 300 bytes, and no file has one of more than 255')
+    """
+    if "\0" in path:
+        return "a path with a NUL character in it"
+    data = os.fsencode(path) if _encodable(path) else path.encode("utf-8", "surrogatepass")
+    if len(data) > LONGEST:
+        return f"a path of {len(data):,} bytes, and no file has one of more than {LONGEST:,}"
+    longest = max(map(len, data.split(b"/")))
+    return f"a name of {longest:,} bytes, and no file has one of more than {LONGEST_NAME}" if longest > LONGEST_NAME else ""
+
+
+def printable(name: str) -> str:
+    r"""A file name that can be written down and shown: bytes that are not UTF-8 become escapes.
+
+    >>> spelled("caf\udce9.jpg")
+    'caf\\xe9.jpg'
+    """
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace") if _encodable(name) else ascii(name)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8 on the disk; one that is not cannot be written into a table."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; a path that no file can have is simply not there."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def leads_out(path: Path | str, folder: Path | str) -> bool:
+    """Whether something that lies in a folder by its path is a link, or behind one, to a place outside. A path that names another place
+    to begin with is somebody's wish and leads nowhere else."""
+    top, place = os.path.abspath(folder), os.path.abspath(path)
+    if not _below(place, top):
+        return False
+    return not _below(os.path.realpath(place), os.path.realpath(top))
+
+
+def refuse_link(path: Path | str, folder: Path | str) -> None:
+    """Raise OSError for what leads out of its folder."""
+    if leads_out(path, folder):
+        raise OSError(
+            errno.EPERM, f"is a link that leads out of {folder}; `diptych data build --follow-links` reads what it leads to"
+        )
+
+
+def read_file(path: Path | str, within: Path | str | None = None, *, most: int = 0) -> bytes:
+    """The bytes of a regular file. Raises OSError for a pipe, a device or a socket, without waiting for anything to come out of it, for
+    a path that no file can have, for a link that leads out of `within`, and for more than `most` bytes (0: as many as there are)."""
+    with open_file(path, within) as file:
+        facts = os.fstat(file.fileno())
+        if most and facts.st_size > most:
+            raise OSError(errno.EFBIG, f"has {facts.st_size:,} bytes, and at most {most:,} are read of such a file")
+        return file.read()
+
+
+def open_file(path: Path | str, within: Path | str | None = None) -> BinaryIO:
+    """A regular file, opened for reading; see `read_file`."""
+    if fault := fault_of(str(path)):
+        raise OSError(errno.EINVAL, f"is {fault}")
+    if within is not None:
+        refuse_link(path, within)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        refuse_other(os.fstat(handle))
+    except OSError:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def refuse_other(facts: os.stat_result) -> None:
+    """Raise OSError for anything but a regular file."""
+    if not stat.S_ISREG(facts.st_mode):
+        kind = KINDS.get(stat.S_IFMT(facts.st_mode), "something else")
+        raise OSError(errno.EISDIR if kind == "a folder" else errno.EINVAL, f"is {kind}, not a file")
+
+
+def fault_of_file(path: str, within: str | None) -> str:
+    """Why something found in a folder, itself no link, cannot be read as a file, or "". Nothing is opened."""
+    try:
+        if within is not None and os.path.islink(path):
+            refuse_link(path, within)
+        refuse_other(os.stat(path))
+    except OSError as error:
+        return str(error.strerror or error)
+    return ""
+
+
+def _below(place: str, top: str) -> bool:
+    return place == top or place.startswith(top.rstrip(os.sep) + os.sep)
+
+
+def _encodable(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,72 @@
+"""What results look like in a notebook and as a table to take away: rows of plain values, as HTML or as a DataFrame."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from diptych.core.errors import MissingExtra
+from diptych.core.terminal.control_characters import visible
+
+if TYPE_CHECKING:
+    from diptych.core.sample import Sample
+
+Row = Mapping[str, Any]
+SHOWN = 12
+"""Rows that a notebook shows of something long."""
+SIDE = 96
+"""Pixels of a thumbnail."""
+
+
+def frame(rows: Sequence[Row]) -> Any:
+    """A pandas DataFrame with a column a name, in the order in which names come up."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtra("pandas", "frames", needed_for="to_pandas()") from error
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pandas.DataFrame([dict(row) for row in rows], columns=names)
+
+
+def table(rows: Sequence[Row], *, caption: str = "", raw: Sequence[str] = ()) -> str:
+    """The rows as an HTML table. Values are spelled out, whatever they hold; only columns named in `raw` are HTML themselves."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    lines = ["".join(f"<td>{_cell(row.get(name, ''), name in raw)}</td>" for name in names) for row in rows]
+    title = f"<caption>{escape(visible(caption))}</caption>" if caption else ""
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any, raw: bool) -> str:
+    if raw:
+        return str(value)
+    return escape(visible(f"{value:.3f}" if isinstance(value, float) else str(value)))
+
+
+def thumbnail(source: Any) -> str:
+    """An <img> of an image source that needs nothing else; empty for none, or for one that cannot be read."""
+    from diptych.core.errors import DiptychError
+
+    if source is None:
+        return ""
+    try:
+        picture = source.pil()
+    except DiptychError:
+        return "<small>cannot be read</small>"
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt=""/>'
+
+
+def samples(some: Iterable[Sample], *, caption: str) -> str:
+    """A table of samples for notebooks: picture, uid and the first texts."""
+    rows = [
+        {"": thumbnail(sample.image), "uid": sample.uid, "texts": " | ".join(text.string for text in sample.texts[:3])}
+        for sample in some
+    ]
+    return table(rows, caption=caption, raw=("",))

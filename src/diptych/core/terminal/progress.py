@@ -1,0 +1,75 @@
+"""A bar on stderr where a person is watching; nothing where none is, as in a pipe or a log. Steps inside a step are a line below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+ANY = TypeVar("ANY")
+_DRAWN: list[str] = []
+"""What the bar that is drawn now says, where there is one."""
+_LINES: list[Progress] = []
+"""The bar that `shown` draws now, where there is one: it has room for a line more."""
+
+
+@contextmanager
+def alone(what: str) -> Iterator[bool]:
+    """Whether a bar may be drawn inside: somebody watches, and none is drawn around it, as by a training that stops to evaluate."""
+    from rich.console import Console
+
+    free = Console(stderr=True).is_terminal and not _DRAWN
+    if free:
+        _DRAWN.append(what)
+    try:
+        yield free
+    finally:
+        if free:
+            _DRAWN.remove(what)
+
+
+def with_bar(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> Iterator[ANY]:
+    """The steps, with a bar that says what is done, how much of it, and for how long still; it goes when they are through.
+
+    A turning sign shows that a step of many seconds is at work. Fewer steps than `least` are over before one looks, and have no bar.
+    Called within a step of another call, its bar is a line below the other's: a part of a thousand answers moves, too.
+    """
+    if total < least:
+        yield from steps
+        return
+    if _LINES:
+        around = _LINES[0]
+        line = around.add_task(what, total=total)
+        try:
+            yield from around.track(steps, task_id=line)
+        finally:
+            around.remove_task(line)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    about = TextColumn("[progress.description]{task.description}")
+    columns = (SpinnerColumn(), about, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with (
+        alone(what) as free,
+        Progress(*columns, console=Console(stderr=True), disable=not free, transient=True) as bar,
+    ):
+        if not free:
+            yield from steps
+            return
+        _LINES.append(bar)
+        try:
+            yield from bar.track(steps, total=total, description=what)
+        finally:
+            _LINES.remove(bar)

@@ -1,0 +1,261 @@
+"""Relations for images that have boxes and captions but no relations: what captions mention, judged by a tagger (RLIPv2's R-Tagger).
+
+Keeps images in which at least one relation was found; drops the others and says at which stage they ended. Per image:
+
+    captions -> triplets of phrases -> triplets of this image's labels -> ordered pairs of boxes with such labels -> scores -> threshold
+
+Every candidate pair is judged against all predicates of its image, not only the one that made it a candidate. Cost: one call of the
+tagger an image. It needs to know how captions are read and from which confidence on a relation counts. Boxes and captions are never
+touched; relations that are already there are not looked at.
+
+Columns: "tagged_relations", a list of {subject, predicate, object, confidence} for each kept image, to be put in place by `tagged`; and
+"tagging", the counts of every stage for every image that could be read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
+
+from diptych.core.config import config_hash
+from diptych.core.contracts import Curated, Dataset, Drop, Relater
+from diptych.core.errors import ConfigError, DecodeError, ShapeError
+from diptych.core.image import ImageSource
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Relation
+from diptych.core.terminal.progress import with_bar
+from diptych.curate.tagging.caption_triplets import CaptionParser, LabelLinker, Spans
+from diptych.data.graphs.relation_splits import Relabelled
+
+TRIED = 4  # images that are tagged to estimate the cost
+
+
+BELOW, UNSAID, SURER, FULL = (
+    "below the threshold",
+    "no caption names this pair",
+    "the pair has surer ones",
+    "the image has surer ones",
+)
+"""Why a proposed relation is not kept."""
+SHOWN = 12
+"""Proposals that a trace holds, the surest first; kept ones always."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tagging:
+    """How many of each stage: captions read, triplets parsed, triplets both of whose ends are in the image, candidate pairs, relations
+    proposed for these pairs, relations that are kept."""
+
+    captions: int = 0
+    parsed: int = 0
+    linked: int = 0
+    pairs: int = 0
+    proposed: int = 0
+    relations: int = 0
+
+    @property
+    def ended(self) -> str:
+        """Why there is no relation; "" when there is one."""
+        stages = {
+            "captions": "has no caption",
+            "parsed": "no triplet in its captions",
+            "linked": "its captions are about other things than its regions",
+            "pairs": "no pair of regions has the labels of a triplet",
+            "relations": "no relation is confident enough",
+        }
+        return next((reason for name, reason in stages.items() if not getattr(self, name)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How the relations of one image came about.
+
+    parsed    triplets of phrases, each with the phrases that nothing in the image is called by
+    linked    triplets of labels
+    proposed  the surest relations that the tagger gave, each with why it is not kept, or ""
+    scored    ordered pairs that the tagger was asked about
+    """
+
+    captions: tuple[str, ...] = ()
+    parsed: tuple[tuple[Spans, tuple[str, ...]], ...] = ()
+    linked: tuple[Spans, ...] = ()
+    proposed: tuple[tuple[Relation, str], ...] = ()
+    scored: int = 0
+
+
+@dataclass(frozen=True)
+class RelationTags:
+    """tagger      scores relations between given regions
+    parse       captions to triplets of phrases (`caption_triplets.TemplateGrammar`, or a parser of your own)
+    link        phrases to labels of the image
+    threshold   confidence from which a relation counts (published: 0.05 stored, 0.20 trained on)
+    per_pair    the most confident relations of a pair that are kept; 0 keeps all, as published (a further released filter takes 2)
+    per_image   likewise of an image (published 100)
+    overlap     only pairs whose boxes meet
+    """
+
+    slug: ClassVar[str] = "relation_tags"
+
+    tagger: Relater
+    parse: CaptionParser
+    link: LabelLinker = field(default_factory=LabelLinker)
+    threshold: float = 0.2
+    per_pair: int = 0
+    per_image: int = 100
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1 or self.per_pair < 0 or self.per_image < 1:
+            raise ConfigError(
+                f"RelationTags has threshold {self.threshold}, per_pair {self.per_pair}, per_image {self.per_image} "
+                "(expected 0..1, 0 or more, 1 or more)"
+            )
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        rows = list(range(0, len(data), max(1, len(data) // TRIED)))[:TRIED]
+        start = time.perf_counter()
+        for row in rows:
+            sample = data[row]
+            if sample.image is not None:
+                try:
+                    self.tag(sample, sample.image)
+                except (DecodeError, OSError):
+                    continue  # costs its time here, and a named drop when the step runs
+        each = (time.perf_counter() - start) / max(1, len(rows))
+        return {"items": len(data), "unit": "tagged image", "seconds_each": each, "seconds": each * len(data)}
+
+    def __call__(self, data: Dataset) -> Curated:
+        start = time.perf_counter()
+        kept: list[str] = []
+        dropped: list[Drop] = []
+        relations: dict[str, list[dict[str, Any]]] = {}
+        counts: dict[str, dict[str, int]] = {}
+        for row in with_bar(range(len(data)), len(data), "tagging relations"):
+            sample = data[row]
+            if reason := impossible(sample):
+                dropped.append(Drop(sample.uid, self.slug, reason))
+                continue
+            assert sample.image is not None
+            try:
+                found, tagging = self.tag(sample, sample.image)
+            except (DecodeError, OSError) as error:
+                dropped.append(Drop(sample.uid, self.slug, f"unreadable: {error}"))
+                continue
+            counts[sample.uid] = asdict(tagging)
+            if tagging.ended:
+                dropped.append(Drop(sample.uid, self.slug, tagging.ended))
+            else:
+                kept.append(sample.uid)
+                relations[sample.uid] = [asdict(relation) for relation in found]
+        columns = {name: values for name, values in (("tagged_relations", relations), ("tagging", counts)) if values}
+        return Curated(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+
+    def tag(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], Tagging]:
+        """The relations of one image, the most confident first, and what became of its captions."""
+        found, tagging, _ = self.traced(sample, image)
+        return found, tagging
+
+    def traced(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], Tagging, Trace]:
+        """As `tag`, and how the relations came about. Regions without a label take no part."""
+        captions = tuple(text.string for text in sample.positives())
+        parsed = list(dict.fromkeys(spans for caption in captions for spans in self.parse(caption)))
+        meant = self._meanings(sample, parsed)
+        linked = _linked(parsed, meant)
+        pairs = self._pairs(sample, {(subject, other) for subject, _, other in linked})
+        proposed: tuple[Relation, ...] = ()
+        if pairs:
+            names = list(dict.fromkeys(predicate for _, predicate, _ in linked))
+            proposed = self._scored(sample, image, names)
+        found, reasons = self._confident(proposed, pairs)
+        asked = sum((relation.subject, relation.object) in pairs for relation in proposed)
+        tagging = Tagging(len(captions), len(parsed), len(linked), len(pairs), asked, len(found))
+        nameless = tuple((spans, tuple(span for span in (spans[0], spans[2]) if not meant[span])) for spans in parsed)
+        scored = len({(relation.subject, relation.object) for relation in proposed})
+        return found, tagging, Trace(captions, nameless, tuple(linked), reasons, scored)
+
+    def _meanings(self, sample: Sample, parsed: Sequence[Spans]) -> dict[str, tuple[str, ...]]:
+        """Labels of the image that each phrase can mean."""
+        labels = list(dict.fromkeys(region.label for region in sample.regions if region.label.strip()))
+        return {span: self.link(span, labels) for subject, _, other in parsed for span in (subject, other)}
+
+    def _pairs(self, sample: Sample, wanted: set[tuple[str, str]]) -> set[tuple[int, int]]:
+        """Ordered pairs of different regions with those labels."""
+        regions = list(enumerate(sample.regions))
+        return {
+            (i, j)
+            for i, one in regions
+            for j, other in regions
+            if i != j and (one.label, other.label) in wanted and (not self.overlap or _meet(one.box, other.box))
+        }
+
+    def _scored(self, sample: Sample, image: ImageSource, names: list[str]) -> tuple[Relation, ...]:
+        """What the tagger says of all pairs of labelled regions, as places among all regions."""
+        place = [n for n, region in enumerate(sample.regions) if region.label.strip()]
+        given = [sample.regions[n] for n in place]
+        labels = list(dict.fromkeys(region.label for region in given))
+        graphs = self.tagger.relate([image], [given], objects=labels, relations=names, labels_known=True)
+        if len(graphs) != 1 or len(graphs[0].regions) != len(given):
+            raise ShapeError(f"sample '{sample.uid}': the tagger must answer with the {len(given)} regions it was given")
+        return tuple(replace(r, subject=place[r.subject], object=place[r.object]) for r in graphs[0].relations)
+
+    def _confident(
+        self, scored: Sequence[Relation], pairs: set[tuple[int, int]]
+    ) -> tuple[tuple[Relation, ...], tuple[tuple[Relation, str], ...]]:
+        """Those that are kept; and the surest of all, each with why it is not."""
+        taken: dict[tuple[int, int], int] = {}
+        kept: list[Relation] = []
+        traced: list[tuple[Relation, str]] = []
+        # by confidence; by place and name on a tie, so that the tagger's order does not decide
+        for relation in sorted(scored, key=lambda r: (-r.confidence, r.subject, r.object, r.predicate)):
+            pair = relation.subject, relation.object
+            reason = ""
+            if pair not in pairs:
+                reason = UNSAID
+            elif relation.confidence < self.threshold:
+                reason = BELOW
+            elif self.per_pair and taken.get(pair, 0) == self.per_pair:
+                reason = SURER
+            elif len(kept) == self.per_image:
+                reason = FULL
+            else:
+                taken[pair] = taken.get(pair, 0) + 1
+                kept.append(relation)
+            if not reason or len(traced) < SHOWN:
+                traced.append((relation, reason))
+        return tuple(kept), tuple(traced)
+
+
+def impossible(sample: Sample) -> str:
+    """Why nothing can be tagged in a sample, whatever its captions say; "" when something can."""
+    if sample.image is None:
+        return "has no image"
+    if not sample.regions:
+        return "has no box"
+    return "" if any(region.label.strip() for region in sample.regions) else "its boxes have no labels"
+
+
+def _linked(parsed: Sequence[Spans], meant: Mapping[str, tuple[str, ...]]) -> list[Spans]:
+    """Triplets of labels that the image has."""
+    triplets = ((s, predicate, o) for subject, predicate, other in parsed for s in meant[subject] for o in meant[other])
+    return list(dict.fromkeys(triplets))
+
+
+def tagged(data: Dataset, relations: Mapping[str, Sequence[Mapping[str, Any]]]) -> Relabelled:
+    """The data with these relations (column "tagged_relations") in the place of their own; a uid without any has none."""
+    made = {uid: tuple(Relation(**relation) for relation in each) for uid, each in relations.items()}
+    key = {"tagged": config_hash({uid: [dict(relation) for relation in relations[uid]] for uid in sorted(relations)})}
+    return Relabelled(data, _Tagged(made), key)
+
+
+@dataclass(frozen=True)
+class _Tagged:
+    relations: Mapping[str, tuple[Relation, ...]]
+
+    def __call__(self, sample: Sample) -> Sample:
+        return replace(sample, relations=self.relations.get(sample.uid, ()))
+
+
+def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])

@@ -1,0 +1,1 @@
+"""Pictures changed at random for training: colours, places, several views of one."""

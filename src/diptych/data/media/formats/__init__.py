@@ -1,0 +1,1 @@
+"""Files of pictures, clouds, slides and videos that no decoder of Pillow reads or bounds."""

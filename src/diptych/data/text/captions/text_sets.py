@@ -1,0 +1,156 @@
+"""Several texts an image: long captions cut into sentences, some of them drawn, all of them in one batch.
+
+Letters: B batch, C channel, H W pixels, K texts an image, L text tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Draw, Draws
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.rows import Rows
+from diptych.core.sample import Text
+from diptych.data.columns import read_table
+from diptych.data.load.batch import TensorBatch, group_ids, view_with_texts
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.captions.sentences import sentences
+from diptych.data.text.captions.sides import Sides
+from diptych.data.text.tokenize import Tokenizer
+
+CAPTIONS = "synthetic_caption"
+"""Table and column of captions that a curation step made."""
+AROUND = re.compile(r"^\W+|\W+$")
+
+
+@dataclass(frozen=True)
+class TextSetBatch(TensorBatch):
+    """Images with K texts each; row i, column k is text k of image i.
+
+    text_mask_BKL  True on tokens, the start and end marks included, False on padding
+    text_id_BK     int64; equal numbers in a row: the same text was drawn twice, since the image has fewer than K
+    group_B        int64; equal numbers: same concept, so neither is the other's negative
+    truncated      how many of the texts were longer than L and were cut
+    """
+
+    image_BCHW: Rows[Tensor]
+    text_BKL: Rows[Tensor]
+    text_mask_BKL: Rows[Tensor]
+    text_id_BK: Rows[Tensor]
+    group_B: Rows[Tensor]
+    truncated: int = 0
+
+
+def text_set_batch(
+    draws: Draws,
+    *,
+    count: int,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    text_length: int,
+    merged: int = 1,
+    keep_first: bool = False,
+    crop_scale: tuple[float, float] = (0.9, 1.0),
+    flip: bool = False,
+    sides: Sides = "keep",
+    language: str = "en",
+) -> TextSetBatch:
+    """`count` sub-captions and a random square crop of every draw.
+
+    The draw's own generator decides: first its texts, then crop, then flip, so that with one text that is one sentence the batch
+    is that of `pair_batch`. `keep_first` puts the sample's first text, whole, before the drawn ones: K is then count + 1.
+    """
+    texts: list[str] = []
+    ids, images = [], []
+    for draw in draws:
+        own, numbers = texts_of_draw(draw, count, merged=merged, keep_first=keep_first, language=language)
+        shown_HWC, said = view_with_texts(draw, own, preprocess.size, crop_scale, flip, sides)
+        texts += said
+        ids.append(numbers)
+        images.append(shown_HWC)
+    encoded = tokenizer.encode(texts, text_length)
+    shape = (len(draws), count + keep_first, text_length)
+    return TextSetBatch(
+        image_BCHW=preprocess(images),
+        text_BKL=torch.from_numpy(encoded.ids_BL).reshape(shape),
+        text_mask_BKL=torch.from_numpy(encoded.mask_BL).reshape(shape),
+        text_id_BK=torch.tensor(ids, dtype=torch.int64),
+        group_B=group_ids(draws),
+        truncated=encoded.truncated,
+    )
+
+
+def texts_of_draw(
+    draw: Draw, count: int, *, merged: int = 1, keep_first: bool = False, language: str = "en"
+) -> tuple[list[str], list[int]]:
+    """The texts that this draw trains on and a number for each; equal numbers are equal texts."""
+    positives = draw.sample.positives(language)
+    if not positives:
+        kind = f"text in language '{language}'" if language else "text"
+        raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
+    pool = sub_captions(positives, merged) or [text.string for text in positives]
+    first = [first_text(positives)] if keep_first else []
+    rest = [text for text in pool if not first or key(text) != key(first[0])] or pool
+    chosen = first + [rest[place] for place in drawn(draw.rng, len(rest), count)]
+    numbers: dict[str, int] = {}
+    return chosen, [numbers.setdefault(key(text), len(numbers)) for text in chosen]
+
+
+@lru_cache(maxsize=4)
+def caption_table(folder: str) -> dict[str, str]:
+    """Captions by uid that a curation step left in its folder: `diptych curate template_captions DATA FOLDER`."""
+    table = read_table(Path(folder), CAPTIONS).table
+    return dict(zip(table["uid"].to_pylist(), table[CAPTIONS].to_pylist(), strict=True))
+
+
+def sub_captions(texts: Iterable[Text], merged: int = 1) -> list[str]:
+    """Every different sentence of the texts, in order; `merged` joins so many consecutive ones of a text, the last may be fewer.
+
+    Sentences that differ only in case or in the punctuation around them are one.
+
+    >>> sub_captions([Text("a red bus"), Text("A red bus. It stands near a tree. It is new.")], merged=2)
+    ['a red bus', 'A red bus. It stands near a tree.', 'It is new.']
+    """
+    if merged < 1:
+        raise ConfigError(f"merged is {merged} (expected 1 sentence or more a sub-caption)")
+    found: dict[str, str] = {}
+    for text in texts:
+        parts = sentences(text.string)
+        for start in range(0, len(parts), merged):
+            joined = " ".join(parts[start : start + merged])
+            found.setdefault(key(joined), joined)
+    return list(found.values())
+
+
+def first_text(texts: Sequence[Text]) -> str:
+    """The text that came with the image: the first of origin "alt", else the first."""
+    return next((text.string for text in texts if text.origin == "alt"), texts[0].string)
+
+
+def key(text: str) -> str:
+    """What two texts have in common that differ in case or in the punctuation around them alone."""
+    return AROUND.sub("", text).casefold() or text
+
+
+def drawn(rng: np.random.Generator, available: int, count: int) -> list[int]:
+    """`count` of the numbers below `available`, in random order: all different when there are as many, else each once and then
+    again. Every number is as likely as any other, the last one included.
+
+    >>> sorted(drawn(np.random.default_rng(0), 3, 3))
+    [0, 1, 2]
+    """
+    places = list(range(available))
+    chosen = []
+    for step in range(min(count, available)):
+        other = step + int(rng.integers(available - step))
+        places[step], places[other] = places[other], places[step]
+        chosen.append(places[step])
+    return chosen + [int(rng.integers(available)) for _ in range(count - len(chosen))]

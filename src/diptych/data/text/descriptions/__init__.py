@@ -1,0 +1,1 @@
+"""Queries for detectors that describe what they ask for."""

@@ -1,0 +1,1 @@
+"""Prompts: how they are put together, and where pictures, names and learned vectors stand in them."""

@@ -1,0 +1,1 @@
+"""Questions about pictures with their answers and reasons."""

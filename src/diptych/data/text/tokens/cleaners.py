@@ -1,0 +1,81 @@
+"""What a vocabulary does to a text before it reads it, as CLIP, open_clip and SigLIP each do, and where its letters came from."""
+
+from __future__ import annotations
+
+import html
+import string
+from collections.abc import Callable
+from typing import Literal
+
+from diptych.core.errors import DataError
+from diptych.data.text.captions.cleaning import cleaned as blip_cleaned
+
+Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip", "blip"]
+"""What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
+as open_clip has them); lower case and no punctuation (SigLIP as transformers has it); lower case and a blank for some marks (BLIP,
+`data/text/captions/cleaning.py`)."""
+
+
+def clip_clean(text: str) -> str:
+    """Text as CLIP reads it: mojibake repaired, HTML entities resolved (twice), white space collapsed, lower case."""
+    return whitespace_clean(text).lower()
+
+
+def whitespace_clean(text: str) -> str:
+    """Mojibake repaired, HTML entities resolved (twice), white space collapsed: open_clip's for text encoders of transformers."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # nothing to repair in what is skipped
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
+
+
+def canonicalized(text: str) -> str:
+    """That, underscores as spaces, no punctuation, lower case: open_clip's for SigLIP."""
+    return siglip_clean(whitespace_clean(text).replace("_", " "))
+
+
+def siglip_clean(text: str) -> str:
+    """Lower case, no ASCII punctuation, white space collapsed: SigLIP's in transformers."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
+def cleaned_places(text: str, cleaned: str) -> list[int]:
+    """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
+
+    Raises DataError where cleaning did more than change case and drop blanks and punctuation.
+    """
+    if text == cleaned:
+        return list(range(len(text)))
+    # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
+    lower = [(letter, place) for place, given in enumerate(text) for letter in given.lower()]
+    places, at = [], -1
+    for letter in cleaned:
+        if not letter.isspace():
+            at += 1
+            while at < len(lower) and not _same(lower[at][0], letter) and lower[at][0] in _SKIPPED:
+                at += 1
+            if at >= len(lower) or not _same(lower[at][0], letter):
+                raise DataError(
+                    f"cleaning makes {cleaned[:60]!r} of {text[:60]!r}: where its words stood is lost",
+                    field="text",
+                    expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
+                )
+        places.append(lower[max(at, 0)][1])
+    return places
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or one.casefold() == other.casefold()
+
+
+_SKIPPED = frozenset(string.punctuation + string.whitespace + "\u00a0\u3000")
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "clip": clip_clean,
+    "whitespace": whitespace_clean,
+    "canonicalize": canonicalized,
+    "siglip": siglip_clean,
+    "blip": blip_cleaned,
+}

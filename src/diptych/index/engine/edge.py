@@ -1,0 +1,252 @@
+"""The embedded engine: a Qdrant Edge shard in a folder, its write-ahead log on. One process at a time may have it open."""
+
+from __future__ import annotations
+
+import stat
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.disk.lock import Lock
+from diptych.core.errors import DiptychError, RunError
+from diptych.index.engine.disk import DiskFull, need_room, size_of
+from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
+from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path
+
+SEGMENT = 1 << 30
+"""Bytes of the engine's files that are rewritten at a time, at most."""
+
+
+class Busy(RunError):
+    """Another process has the engine open."""
+
+
+class EdgeStore:
+    """Made by `create` or `load`."""
+
+    def __init__(self, folder: Path, shard: Any, lock: Lock) -> None:
+        self.folder, self._shard, self._lock = folder, shard, lock
+
+    @classmethod
+    def create(cls, folder: Path, spaces: Sequence[Space]) -> EdgeStore:
+        """An empty shard in a folder that is not there yet."""
+        import qdrant_edge as engine
+
+        need_room(folder.parent, 0)
+        folder.mkdir(parents=True)
+        dense = {space.name: _dense(engine, space) for space in spaces if isinstance(space, Dense)}
+        sparse = {
+            space.name: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf if space.idf else None)
+            for space in spaces
+            if not isinstance(space, Dense)
+        }
+        config = engine.EdgeConfig(vectors=dense or None, sparse_vectors=sparse or None, wal_enabled=True)
+        with _alone(folder) as lock, _engine(folder):
+            return cls(folder, engine.EdgeShard.create(str(folder), config), lock)
+
+    @classmethod
+    def load(cls, folder: Path) -> EdgeStore:
+        """Raises RunError when another process has it open or the engine cannot read it."""
+        import qdrant_edge as engine
+
+        _refuse_odd(folder)
+        with _alone(folder) as lock, _engine(folder):
+            return cls(folder, engine.EdgeShard.load(str(folder)), lock)
+
+    def close(self) -> None:
+        try:
+            self._shard.flush()
+            self._shard.close()
+        finally:
+            self._lock.close()
+
+    def count(self) -> int:
+        return int(self._shard.info().points_count)
+
+    def bytes(self) -> int:
+        """Blocks in use: files that the engine has reserved and not filled count by what they hold."""
+        return sum(512 * file.stat().st_blocks for file in self.folder.rglob("*") if file.is_file())
+
+    def upsert(self, items: Sequence[Item]) -> None:
+        import qdrant_edge as engine
+
+        points = [
+            engine.Point(item.id, {name: _given(engine, vector) for name, vector in item.vectors.items()}, item.payload)
+            for item in items
+        ]
+        if points:
+            need_room(self.folder, size_of(items))
+            with _engine(self.folder):
+                self._shard.update(engine.UpdateOperation.upsert_points(points))
+
+    def delete(self, choice: Choice) -> None:
+        import qdrant_edge as engine
+
+        need_room(self.folder, 0)
+        with _engine(self.folder):
+            self._shard.update(engine.UpdateOperation.delete_points_by_filter(_filter(engine, choice)))
+            self._shard.flush()
+
+    def declare(self, column: str, kind: Kind) -> None:
+        import qdrant_edge as engine
+
+        schema = engine.PayloadSchemaType
+        types = {"integer": schema.Integer, "boolean": schema.Integer, "number": schema.Float}
+        kind_of_index = types.get(kind, schema.Keyword)
+        need_room(self.folder, min(self.bytes(), SEGMENT))
+        with _engine(self.folder):
+            self._shard.update(engine.UpdateOperation.create_field_index(json_path(column), kind_of_index))
+
+    def query(self, ask: Ask, choice: Choice, *, vectors: Sequence[str] = ()) -> list[Scored]:
+        import qdrant_edge as engine
+
+        condition = _filter(engine, choice)
+        request = engine.QueryRequest(
+            limit=ask.limit,
+            query=_nearest(engine, ask),
+            prefetches=[_first(engine, ask.first, condition)] if ask.first else None,
+            with_payload=True,
+            with_vector=list(vectors) if vectors else False,
+            filter=condition,
+            params=_params(engine, ask),
+        )
+        return [
+            Scored(_id(point.id), float(point.score), dict(point.payload), _taken(point.vector, vectors))
+            for point in self._shard.query(request)
+        ]
+
+    def scroll(self, choice: Choice | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False) -> Iterator[Item]:
+        import qdrant_edge as engine
+
+        condition, offset = _filter(engine, choice or Choice()), None
+        while True:
+            request = engine.ScrollRequest(
+                offset=offset,
+                limit=PAGE,
+                filter=condition,
+                with_payload=["uid"] if uid_only else True,
+                with_vector=list(vectors) if vectors else False,
+            )
+            records, offset = self._shard.scroll(request)
+            for record in records:
+                yield Item(_id(record.id), _taken(record.vector, vectors), dict(record.payload))
+            if offset is None:
+                return
+
+    def settle(self) -> None:
+        need_room(self.folder, min(self.bytes(), SEGMENT))  # segments are written anew, one after the other
+        with _engine(self.folder):
+            self._shard.optimize()
+            self._shard.flush()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[Lock]:
+    """A lock that is taken before the engine looks at its files: it mends them as it loads, and only then finds out that it is not alone.
+    Given back where the block fails."""
+    lock = Lock.on_folder(folder)
+    if lock is None:
+        raise Busy(f"{folder.parent} is open in another process, or twice in this one: close it there first")
+    try:
+        yield lock
+    except BaseException:
+        lock.close()
+        raise
+
+
+@contextmanager
+def _engine(folder: Path) -> Iterator[None]:
+    """What the engine raises, as one line: it has no narrower class, and where its files are damaged beyond what it checks it panics,
+    which is no `Exception` to Python."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, DiptychError):
+        raise
+    except BaseException as error:
+        place, first = folder.parent, next(iter(str(error).splitlines()), type(error).__name__)
+        if "WouldBlock" in str(error):
+            raise Busy(f"{place} is open in another process, or twice in this one: close it there first") from error
+        if "No space left" in str(error) or "os error 28" in str(error):
+            need_room(folder, 0)
+            raise DiskFull(f"the disk of {place} is full; what was stored before is kept: make room and run it again") from error
+        raise RunError(f"{place}: its engine cannot go on: {first[:300]}") from error
+
+
+def _refuse_odd(folder: Path) -> None:
+    """Raise RunError for what the engine would wait for, follow or not survive: no folder, pipes, devices, links."""
+    if not folder.is_dir():
+        raise RunError(f"{folder.parent} has no folder {folder.name} with the engine's files: build the index again")
+    for path in folder.rglob("*"):
+        kind = path.lstat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            what = "a link" if stat.S_ISLNK(kind) else "no file"
+            raise RunError(f"{path} is {what} (expected the engine's own files): build the index again")
+
+
+def _id(value: Any) -> uuid.UUID:
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
+
+
+def _dense(engine: Any, space: Dense) -> Any:
+    """m=0 builds no graph."""
+    return engine.EdgeVectorParams(
+        size=space.dim,
+        distance=engine.Distance.Dot,
+        hnsw_config=None if space.graph else engine.HnswIndexConfig(m=0, ef_construct=100, full_scan_threshold=10_000),
+        multivector_config=engine.MultiVectorConfig(engine.MultiVectorComparator.MaxSim) if space.many else None,
+        memory=engine.Memory.Cold if space.cold else None,
+    )
+
+
+def _given(engine: Any, vector: Vector) -> Any:
+    if isinstance(vector, Terms):
+        return engine.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+    return vector.tolist()
+
+
+def _taken(vectors: Any, wanted: Sequence[str]) -> Vectors:
+    """The engine gives a shard's only dense vector bare, and several by name."""
+    if not wanted or vectors is None:
+        return {}
+    named = vectors if isinstance(vectors, dict) else {wanted[0]: vectors}
+    return {name: _array(value) for name, value in named.items()}
+
+
+def _array(value: Any) -> Vector:
+    if hasattr(value, "indices"):
+        return Terms(np.asarray(value.indices, np.int64), np.asarray(value.values, np.float32))
+    return np.asarray(value, np.float32)
+
+
+def _nearest(engine: Any, ask: Ask) -> Any:
+    return engine.Query.Nearest(_given(engine, ask.vector), using=ask.space)
+
+
+def _params(engine: Any, ask: Ask) -> Any:
+    return engine.SearchParams(hnsw_ef=max(ask.effort, ask.limit), exact=ask.exact)
+
+
+def _first(engine: Any, ask: Ask, condition: Any) -> Any:
+    return engine.Prefetch(limit=ask.limit, query=_nearest(engine, ask), params=_params(engine, ask), filter=condition)
+
+
+def _filter(engine: Any, choice: Choice) -> Any:
+    must: list[Any] = [_clause(engine, clause) for clause in clauses(choice.where, choice.columns)]
+    if choice.uids is not None:
+        must.append(engine.FieldCondition("uid", match=engine.MatchAny(list(choice.uids))))
+    if choice.ids is not None:
+        must.append(engine.HasIdCondition(set(choice.ids)))
+    without = [engine.HasIdCondition(set(choice.without))] if choice.without else None
+    return engine.Filter(must=must or None, must_not=without) if must or without else None
+
+
+def _clause(engine: Any, clause: Any) -> Any:
+    key = json_path(clause.column)
+    if isinstance(clause, OneOf):
+        return engine.FieldCondition(key, match=engine.MatchAny(list(clause.values)))
+    ranges = [engine.FieldCondition(key, range=engine.RangeFloat(**{RANGES[s]: v for s, v in r.items()})) for r in clause.ranges]
+    return ranges[0] if len(ranges) == 1 else engine.Filter(should=ranges)

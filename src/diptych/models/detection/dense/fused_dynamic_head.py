@@ -1,0 +1,79 @@
+"""GLIP's deep fusion (Li et al., 2022, arXiv 2112.03857): maps and words read each other before each round of a dynamic head.
+
+Letters: B batch, D width of maps, H W rows and columns of a map, P places of all maps, L tokens, T width of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diptych.models.detection.dense.dynamic_head import Coarser, DynamicBlock
+from diptych.models.detection.language_fusion import BidirectionalFusion
+from diptych.models.layers.post_norm import PostNormBlock
+
+
+class FusedDynamicHead(nn.Module):
+    """Rounds of three steps: all places of all maps and all tokens read each other, with one number a channel for how much gets in, which
+    starts at 1 / rounds; tokens read each other in a layer of BERT; maps go through a `DynamicBlock`. The last round's tokens have read
+    each other, too, and are what places are compared with.
+
+    What implementations get wrong: places and tokens go on from their *normed* vectors; places of padding are read by the tokens like any
+    other, as published; layers among tokens start as plain layers do, and not as BERT's.
+
+    meeting_width, meeting_heads   of the attention between places and tokens, all heads together
+    word_heads, word_mlp           of the layers among tokens
+    dropout                        of shares of attention, and of what a layer among tokens adds
+    limit                          what scores and layers among tokens stay within
+    """
+
+    def __init__(
+        self,
+        width: int,
+        token_width: int,
+        rounds: int,
+        *,
+        groups: int = 16,
+        coarser: Coarser = "released",
+        meeting_width: int = 2048,
+        meeting_heads: int = 8,
+        word_heads: int = 12,
+        word_mlp: int = 3072,
+        dropout: float = 0.1,
+        limit: float | None = 50_000.0,
+    ) -> None:
+        super().__init__()
+        self.meetings = nn.ModuleList(
+            BidirectionalFusion(
+                width,
+                token_width,
+                width=meeting_width,
+                heads=meeting_heads,
+                gate="vector",
+                gate_start=1 / rounds,
+                dropout=dropout,
+                limit=limit,
+            )
+            for _ in range(rounds)
+        )
+        self.words = nn.ModuleList(
+            PostNormBlock(token_width, word_heads, mlp_width=word_mlp, dropout=dropout, limit=limit) for _ in range(rounds)
+        )
+        self.blocks = nn.ModuleList(DynamicBlock(width, groups=groups, coarser=coarser) for _ in range(rounds))
+        for module in self.words.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+
+    def forward(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Maps [B, D, H, W], the finest first, and tokens, after all rounds. `mask_BL` is True at real tokens."""
+        found = list(maps)
+        for meet, among, block in zip(self.meetings, self.words, self.blocks, strict=True):
+            place_BPD = torch.cat([map_BDHW.flatten(2).mT for map_BDHW in found], 1)
+            place_BPD, token_BLT = meet(place_BPD, token_BLT, label_mask_BT=mask_BL)
+            token_BLT = among(token_BLT, mask_BL)
+            counts = [map_BDHW.shape[2] * map_BDHW.shape[3] for map_BDHW in found]
+            parts = zip(place_BPD.split(counts, 1), found, strict=True)
+            found = block([part_BPD.mT.unflatten(2, map_BDHW.shape[2:]).contiguous() for part_BPD, map_BDHW in parts])
+        return found, token_BLT

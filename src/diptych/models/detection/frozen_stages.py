@@ -1,0 +1,39 @@
+"""The first stages of a Swin backbone, kept as they are: detectors that start from published weights train without them."""
+
+from __future__ import annotations
+
+import re
+
+from timm.layers import DropPath
+from torch import nn
+
+from diptych.core.errors import ConfigError
+
+_STAGE = re.compile(r"(?:^|\.)layers[._](\d+)\.(downsample\.)?")
+
+
+def freeze_stages(net: nn.Module, count: int) -> None:
+    """What `net` holds of a Swin of timm: of its patch embedding (1), and its first stage with the merging behind it (2), and so on,
+    weights stay as they are and no block is skipped; 0: nothing happens.
+
+    Raises ConfigError where `net` holds no Swin.
+    """
+    if not count:
+        return
+    if not any("patch_embed" in name for name, _ in net.named_modules()):
+        raise ConfigError(f"frozen is {count} on a backbone without stages of Swin (expected 0)")
+    for name, parameter in net.named_parameters():
+        if _depth(name) <= count:
+            parameter.requires_grad_(False)
+    for name, module in net.named_modules():
+        if isinstance(module, DropPath) and _depth(name) <= count:
+            module.drop_prob = 0.0
+
+
+def _depth(name: str) -> float:
+    """1 for what is of the patch embedding, 2 for the first stage and so on; infinite for all else. timm counts the merging behind a stage
+    to the next one."""
+    if "patch_embed." in name:
+        return 1
+    found = _STAGE.search(name)
+    return float("inf") if found is None else int(found[1]) + 2 - bool(found[2])

@@ -1,0 +1,39 @@
+"""A detector's Swin from a classifier's: tensors of timm's or the authors' file under the names of a `TimmPyramid`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_FIRST = "patch_embed.proj.weight"
+_STAGE = re.compile(r"layers\.(\d+)\.(downsample\.)?(.+)")
+
+
+def is_swin(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are of a Swin alone."""
+    return _prefix(tensors) is not None
+
+
+def from_swin(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the stages; the last norm and the classifier have no place in a detector. The authors count the merging behind a stage
+    to it, timm to the next."""
+    prefix = _prefix(tensors) or ""
+    merged = int(f"{prefix}layers.0.downsample.reduction.weight" in tensors)
+    found = {}
+    for name, tensor in tensors.items():
+        plain = name.removeprefix(prefix)
+        if match := _STAGE.fullmatch(plain):
+            stage = int(match[1]) + (merged if match[2] else 0)
+            if not re.search(r"relative_position_index|attn_mask", plain):
+                found[f"backbone.net.layers_{stage}.{match[2] or ''}{match[3]}"] = tensor
+        elif plain.startswith("patch_embed."):
+            found[f"backbone.net.{plain}"] = tensor
+    return found
+
+
+def _prefix(tensors: Mapping[str, Tensor]) -> str | None:
+    """What stands before the names of the Swin; None where there is none, or where it is a part of something that has names of its own."""
+    found = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
+    return found[0] if len(found) == 1 and found[0] in ("", "net.", "model.") else None

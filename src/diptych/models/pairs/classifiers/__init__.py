@@ -1,0 +1,1 @@
+"""Classes from vectors: classifiers that labels train."""

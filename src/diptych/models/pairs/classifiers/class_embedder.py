@@ -1,0 +1,181 @@
+"""An image tower with classifiers on every prefix of its vector, trained with labels (Matryoshka, 2205.13147).
+
+Letters: B batch, N items, C channel (of images) or classes (of logits), H W, M prefixes, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from diptych.core.contracts import Unit
+from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.core.rows import Rows
+from diptych.data.media.decode import decode
+from diptych.data.media.transforms import Preprocess
+from diptych.models.io.card import model_card
+from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.inference import evaluating, parts
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.classifiers.nested_classifier import NestedClassifier
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.towers import image_tower
+
+
+@dataclass(frozen=True, slots=True)
+class NestedLogits:
+    """Logits of every classifier, [N, M, C] from the shortest prefix to the longest."""
+
+    logit_NMC: Rows[Tensor]
+
+
+class NestedImageClassifier(nn.Module):
+    """Images to logits: the tower's pooled vector, neither projected nor normalised, goes into a `NestedClassifier`."""
+
+    def __init__(self, tower: Tower, classes: int, dims: Sequence[int], *, tied: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.image_tower = tower
+        self.classifier = NestedClassifier(tower.width, classes, dims, tied=tied, bias=bias)
+
+    def forward(self, image_BCHW: Tensor) -> NestedLogits:
+        return NestedLogits(self.classifier(self.image_tower(image_BCHW).pooled_BD).transpose(0, 1))
+
+
+class ClassEmbedder:
+    """A trained `NestedImageClassifier` with its preprocessing and the names of its classes.
+
+    As a `Classifier` it gives the logits of the longest prefix. As an `Embedder` its image vectors are the tower's, cut to the longest
+    prefix and normalised, and the vector of a text is the weight of the class of that name; it knows no other texts. So classes are
+    searched by name, and nearest neighbours are those of the paper; a class's bias and length count in `classify` alone.
+
+    flip  logits are the mean of an image's and its mirror image's, as the published evaluation has it
+    """
+
+    kind: ClassVar[str] = "nested_classifier"
+
+    def __init__(
+        self,
+        model: NestedImageClassifier,
+        preprocess: Preprocess,
+        classes: Sequence[str],
+        name: str,
+        *,
+        flip: bool = False,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.preprocess, self.name, self.flip = model, preprocess, name, flip
+        self.classes, self.card = tuple(classes), dict(card or {})
+        self.dims = model.classifier.dims
+        self.width = max(self.dims)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = {"preprocess": self.preprocess.to_json(), "classes": list(self.classes), "width": self.width}
+        return fingerprint(self.model, settings)
+
+    def first(self, width: int) -> Self:
+        """The same model read at its first `width` numbers. Classifiers of their own exist for `dims` alone; a tied one has any width."""
+        if not 0 < width <= max(self.model.classifier.dims):
+            raise ConfigError(f"a prefix has 1 to {max(self.model.classifier.dims)} numbers, not {width}")
+        short = copy.copy(self)
+        short.__dict__.pop("fingerprint", None)
+        short.width, short.name = width, f"{self.name}-first-{width}"
+        return short
+
+    @one_or_many
+    def classify(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """Logits [N, K] of the classifier of this width."""
+        weight_CD, bias_C = self._head()
+        blocks = []
+        with self._ready() as device:
+            for image_BCHW in self._batches(images, batch_size, device):
+                views = (image_BCHW, image_BCHW.flip(3)) if self.flip else (image_BCHW,)
+                each = [self.model.image_tower(view).pooled_BD[:, : self.width] @ weight_CD.T for view in views]
+                blocks.append(torch.stack(each).mean(0) + (0 if bias_C is None else bias_C))
+        return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, len(self.classes)), np.float32)
+
+    @one_or_many
+    def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
+        with self._ready() as device:
+            blocks = [
+                normalised(self.model.image_tower(image_BCHW).pooled_BD[:, : self.width])
+                for image_BCHW in self._batches(images, batch_size, device)
+            ]
+        return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, self.width), np.float32)
+
+    @one_or_many
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
+        """The weights of classes, unit-norm. Raises UnknownName for a text that is none of `classes`; underscores may be blanks."""
+        place = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
+        rows = []
+        for text in texts:
+            if (spoken := text.replace("_", " ").strip()) not in place:
+                raise UnknownName(
+                    "class", text, self.classes, hint="a model that was trained with labels knows the names of its classes"
+                )
+            rows.append(place[spoken])
+        with torch.no_grad():
+            return normalised(self._head()[0][rows]).float().cpu().numpy()
+
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [K, width] and bias of the classifier of this width."""
+        classifier = self.model.classifier
+        if classifier.shared is not None:
+            return classifier.shared.weight[:, : self.width], classifier.shared.bias
+        if self.width not in classifier.dims:
+            raise ConfigError(f"'{self.name}' has classifiers for the first {', '.join(map(str, classifier.dims))} numbers alone")
+        linear = classifier.linears[classifier.dims.index(self.width)]
+        return linear.weight, linear.bias  # type: ignore[return-value]
+
+    def _batches(self, images: Sequence[ImageSource], size: int, device: torch.device) -> Iterator[Tensor]:
+        for part in parts(images, size):
+            yield self.preprocess([decode(image, exact=True) for image in part]).to(device)
+
+    @contextmanager
+    def _ready(self) -> Iterator[torch.device]:
+        with torch.no_grad(), evaluating(self.model):
+            yield next(self.model.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors, README.md; replaces the folder as a whole. A prefix is saved as the whole model."""
+        classifier = self.model.classifier
+        config = {
+            "kind": self.kind,
+            "name": self.name,
+            "image_tower": self.model.image_tower.spec,
+            "dims": list(classifier.dims),
+            "width": self.width,
+            "tied": classifier.shared is not None,
+            "bias": any(name.endswith("bias") for name, _ in classifier.named_parameters()),
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_json(),
+            "flip": self.flip,
+            "card": self.card,
+        }
+        write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The model of a folder that `save` wrote. The torch random state stays as it was."""
+        config = read_config(folder, cls.kind)
+        with torch.random.fork_rng(devices=[]):
+            tower = image_tower(**config["image_tower"])
+            options = {"tied": config["tied"], "bias": config["bias"]}
+            model = NestedImageClassifier(tower, len(config["classes"]), config["dims"], **options)
+        load_weights(model, folder)
+        preprocess = Preprocess.from_json(config["preprocess"])
+        opened = cls(model.eval(), preprocess, config["classes"], config["name"], flip=config["flip"], card=config.get("card"))
+        opened.width = config["width"]
+        return opened

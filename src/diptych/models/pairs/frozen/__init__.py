@@ -1,0 +1,1 @@
+"""What is learned over two frozen encoders."""

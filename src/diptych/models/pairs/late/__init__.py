@@ -1,0 +1,1 @@
+"""Images and texts compared token by token (FILIP)."""

@@ -1,0 +1,137 @@
+"""A dual encoder that is compared token by token, ready for use; saved as one folder.
+
+Letters: B batch, N images, K texts, C channel, H W, P patches, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Unit
+from diptych.core.errors import DataError
+from diptych.core.image import ImageSource
+from diptych.core.inputs import one_or_many
+from diptych.data.media.decode import decode
+from diptych.models.io.folder import fingerprint
+from diptych.models.io.inference import parts
+from diptych.models.pairs.embedder import PairEmbedder
+from diptych.models.pairs.late.encoder import encode_patches, encode_words, pooled, words_alone
+from diptych.models.pairs.late.scores import late_scores
+
+
+class LateEmbedder(PairEmbedder):
+    """Answers with a vector a patch and a vector a word (FILIP, 2111.07783), and with scores of pairs by them.
+
+    `embed_images` and `embed_texts` give the mean of the tokens: good for a shortlist, and not what was trained. Tasks ask
+    `score_pairs`, and an index of kind "late" compares tokens.
+
+    marks  whether the marks at start and end of a text are words, as they were in training
+    """
+
+    kind: ClassVar[str] = "late_encoder"
+
+    def __init__(self, *args: Any, marks: bool = True, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.marks = marks
+
+    @cached_property
+    def fingerprint(self) -> str:
+        settings = {
+            "preprocess": self.preprocess.to_json(),
+            "text_length": self.text_length,
+            "kind": self.kind,
+            "marks": self.marks,
+        }
+        return fingerprint(self.model, settings)
+
+    def settings(self) -> dict[str, Any]:
+        return {"marks": self.marks}
+
+    @classmethod
+    def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {"marks": bool(config["marks"])}
+
+    @one_or_many
+    def embed_patches(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> list[Unit]:
+        """[P, D] an image, row by row of its grid."""
+        return [row_PD[real_P] for rows, mask in self._patches(images, batch_size) for row_PD, real_P in _numbers(rows, mask)]
+
+    @one_or_many
+    def embed_words(self, texts: Sequence[str], *, batch_size: int = 256) -> list[Unit]:
+        """[L, D] a text. Raises DataError for a text without a token."""
+        return [row_LD[real_L] for rows, mask in self._words(texts, batch_size) for row_LD, real_L in _numbers(rows, mask)]
+
+    @one_or_many
+    def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]:
+        """The words of each text with their tokens [T, D], read in the text; marks belong to no word."""
+        found = []
+        rows = (row_LD for token_BLD, _ in self._words(texts, 256) for row_LD in token_BLD.float().cpu().numpy())
+        for text, row_LD in zip(texts, rows, strict=True):
+            found.append([(word, row_LD[places]) for word, places in self.tokenizer.word_places(text, self.text_length)])
+        return found
+
+    @one_or_many
+    def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
+        return self._rows([pooled(*tokens) for tokens in self._patches(images, batch_size)])
+
+    @one_or_many
+    def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
+        return self._rows([pooled(*tokens) for tokens in self._words(texts, batch_size)])
+
+    @one_or_many
+    def score_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"], batch_size: int = 64
+    ) -> npt.NDArray[np.float32]:
+        """[N, K]: of an image, the mean over its patches of the best cosine with a word of the text; of a text, the mean over its words
+        of the best cosine with a patch. Holds the patches of all images at once."""
+        score_NK = np.zeros((len(images), len(texts)), np.float32)
+        if not len(images) or not len(texts):
+            return score_NK
+        found = list(self._patches(images, batch_size))
+        patch_NPD, patch_mask_NP = (torch.cat([tokens[part] for tokens in found]) for part in (0, 1))
+        start = 0
+        for word_KLD, word_mask_KL in self._words(texts, batch_size):
+            by_image_NK, by_text_NK = late_scores(patch_NPD, word_KLD, patch_mask_NP, word_mask_KL)
+            stop = start + len(word_KLD)
+            score_NK[:, start:stop] = (by_image_NK if query == "image" else by_text_NK).float().cpu().numpy()
+            start = stop
+        return score_NK
+
+    def _patches(self, images: Sequence[ImageSource], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in parts(images, batch_size):
+            with self._ready() as device:
+                image_BCHW = self.preprocess([decode(image, exact=True) for image in part]).to(device)
+                found = encode_patches(self.model, image_BCHW)
+            yield found
+
+    def _words(self, texts: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in parts(texts, batch_size):
+            encoded = self.tokenizer.encode(list(part), self.text_length)
+            self.truncated += encoded.truncated
+            text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
+            word_mask_BL = words_in(mask_BL, self.tokenizer, part, marks=self.marks)
+            with self._ready() as device:
+                word_BLD = encode_words(self.model, text_BL.to(device), mask_BL.to(device))
+            yield word_BLD, word_mask_BL.to(device)
+
+
+def words_in(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, marks: bool) -> Tensor:
+    """Which tokens of each text are compared. `names` are for messages: a text whose only tokens are its marks is refused."""
+    word_mask_BL = words_alone(mask_BL, prefix=len(tokenizer.prefix), suffix=len(tokenizer.suffix))
+    empty = torch.where(~word_mask_BL.any(1))[0]
+    if len(empty):
+        raise DataError(
+            f"the text of {names[int(empty[0])]!r} has no token", field="texts", expected="one word or more in every text"
+        )
+    return mask_BL if marks else word_mask_BL
+
+
+def _numbers(token_BTD: Tensor, mask_BT: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+    return zip(token_BTD.float().cpu().numpy(), mask_BT.cpu().numpy(), strict=True)

@@ -1,0 +1,1 @@
+"""Frozen dual encoders that read class names behind learned context."""

@@ -1,0 +1,98 @@
+"""A frozen dual encoder whose class names are read behind learned context: CoOp (2109.01134), CoCoOp (2203.05557).
+
+Letters: B batch, N items, K classes, C channel, H W, L tokens, M context vectors, D width, J joint space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.rows import Rows
+from diptych.data.text.prompts.class_prompts import ClassPrompts
+from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.layers.transformer import normalised
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.text_embeddings import read_mask, token_table
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLogits:
+    """Logits [N, K] of every class: scale times the cosine, as a softmax over classes takes them."""
+
+    logit_NK: Rows[Tensor]
+
+
+class Conditioner(nn.Module):
+    """CoCoOp's meta-net: an image's unit vector to what its context vectors are shifted by. Linear, ReLU, linear, narrow inside."""
+
+    def __init__(self, joint: int, width: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        self.inside, self.out = nn.Linear(joint, max(1, joint // reduction)), nn.Linear(max(1, joint // reduction), width)
+
+    def forward(self, image_BJ: Tensor) -> Tensor:
+        shift_BD: Tensor = self.out(self.inside(image_BJ).relu())
+        return shift_BD
+
+
+class PromptedEncoder(nn.Module):
+    """Class names to unit vectors through learned context and the frozen text side; images through the frozen image side.
+
+    Both sides stay in evaluation mode and get no gradient; it flows through the text side to the context. Rows of class tokens are not
+    among the weights: they are those of the classes at hand (`set_classes`).
+    """
+
+    ids_KL: Tensor
+    mask_KL: Tensor
+    order_KL: Tensor
+
+    def __init__(self, encoder: DualEncoder, bank: PromptBank, conditioner: Conditioner | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.bank, self.conditioner = bank, conditioner
+        self.place = (0, 0)
+        for name in ("ids_KL", "mask_KL", "order_KL"):
+            self.register_buffer(name, torch.zeros(0, 0, dtype=torch.int64), persistent=False)
+
+    def set_classes(self, prompts: ClassPrompts) -> None:
+        """From now on the classes are these."""
+        device = self.bank.context.device
+        self.ids_KL = torch.from_numpy(prompts.ids_KL).to(device)
+        self.mask_KL = torch.from_numpy(prompts.mask_KL).to(device)
+        self.order_KL = torch.from_numpy(prompts.order_KL).to(device)
+        self.place = prompts.context
+
+    def train(self, mode: bool = True) -> PromptedEncoder:
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, image: Tensor) -> ClassLogits:
+        """Images [B, C, H, W], or unit vectors of images [B, J] that were computed before."""
+        image_BJ = self.encode_image(image) if image.ndim == 4 else image.to(self.bank.context.dtype)
+        scale = self.encoder.log_scale.exp()
+        if self.conditioner is None:
+            return ClassLogits(scale * image_BJ @ self.encode_classes().T)
+        text_BKJ = self.encode_classes(self.conditioner(image_BJ))
+        return ClassLogits(scale * torch.einsum("bj,bkj->bk", image_BJ, text_BKJ))
+
+    @torch.no_grad()
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        return self.encoder.encode_image(image_BCHW)
+
+    def encode_classes(self, shift_BD: Tensor | None = None) -> Tensor:
+        """Unit-norm [K, J], or [B, K, J] with a shift of the context for each of B images."""
+        tower = self.encoder.text_tower
+        token_KLD = token_table(tower)(self.ids_KL)
+        mask_KL = read_mask(tower, self.ids_KL, self.mask_KL)
+        prompt = self.bank(token_KLD, self.order_KL, self.place, shift_BD)
+        if shift_BD is None:
+            return self._encoded(prompt, mask_KL)
+        text_J = self._encoded(prompt.flatten(0, 1), mask_KL.repeat(len(shift_BD), 1))
+        text_BKJ: Tensor = text_J.unflatten(0, (len(shift_BD), -1))
+        return text_BKJ
+
+    def _encoded(self, prompt_KLD: Tensor, mask_KL: Tensor) -> Tensor:
+        return normalised(self.encoder.text_projection(self.encoder.text_tower(prompt_KLD, mask_KL).pooled_BD))

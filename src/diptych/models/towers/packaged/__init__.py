@@ -1,0 +1,1 @@
+"""Towers out of packages: transformers, open_clip, timm."""

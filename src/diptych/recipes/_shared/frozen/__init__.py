@@ -1,0 +1,1 @@
+"""What recipes share that begin with trained encoders."""

@@ -1,0 +1,90 @@
+"""What the recipes of DenseCLIP share, for pixels and for boxes: which parts stand around the adapted model, and what is really frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from diptych.core.contracts import Rule
+from diptych.core.errors import ConfigError
+from diptych.models.denseclip.built import DenseSettings
+from diptych.models.denseclip.dense_segmenter import Language, LanguageGuide
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
+from diptych.recipes._shared.pairs import B, F, M
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedRecipe(AdaptedRecipe[M, B, F]):
+    """Class names guide the image side of a trained dual encoder, place by place (DenseCLIP, 2112.01518).
+
+    classes      names in the order of their numbers; empty takes the labels of the regions, sorted
+    backbone     "" trains the image side; timm:NAME any backbone in its place, beside the frozen text side
+    language     "full"; "score" has no decoder; "none" is the same network without texts
+    context      learned vectors before each name
+    refiner, inner, heads, dropout  layers, width, heads and dropout of the decoder
+    neck         width of the pyramid
+    tau          temperature of the scores of places
+    drop_path    stochastic depth in a vision transformer
+    class_twice  a vision transformer's class token is added twice, as released
+    backbone_rate  the image side's learning rate as a share of `lr`
+    text_side    "frozen": out of the optimiser, without gradient; "released": with a rate of 0, and gradients that count in the norm that
+                 is clipped; a floor of the schedule that is one rate for all moves it
+    decay        weight decay is on all but what is called a norm outside of the image side, as "released", or on "matrices" alone
+    """
+
+    classes: tuple[str, ...] = ()
+    backbone: str = ""
+    language: Language = "full"
+    context: int = 8
+    refiner: int = 3
+    inner: int = 256
+    heads: int = 4
+    dropout: float = 0.1
+    neck: int = 256
+    tau: float = 0.07
+    drop_path: float = 0.0
+    class_twice: bool = False
+    backbone_rate: float = 0.1
+    decay: Literal["released", "matrices"] = "released"
+    text_side: Literal["frozen", "released"] = "released"
+    warmup_from: float | None = None
+    named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+
+    def settings(self, encoder: DualEncoder) -> DenseSettings:
+        """What the module around such an encoder is built from."""
+        return DenseSettings(
+            classes=self.named,
+            image=encoder.image_tower.spec,
+            text=encoder.text_tower.spec,
+            width=encoder.width,
+            project_image=encoder.project_image,
+            projection_bias=encoder.projection_bias,
+            backbone=self.backbone,
+            language=self.language,
+            context=self.context,
+            refiner=self.refiner,
+            inner=self.inner,
+            heads=self.heads,
+            neck=self.neck,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+            class_twice=self.class_twice,
+            text_length=self.read_length,
+        )
+
+    def count_text_(self, guide: LanguageGuide | None) -> None:
+        """Gradients for the text side, too, where it has some."""
+        if self.text_side not in ("frozen", "released"):
+            raise ConfigError(f"text_side is {self.text_side!r} (expected frozen | released)")
+        if self.text_side == "released" and guide is not None:
+            guide.text_tower.requires_grad_(True)
+            guide.projection.requires_grad_(True)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The text side has no rate; the image side has one of its own."""
+        rest, counted = True if self.decay == "released" else None, self.text_side == "released"
+        text = Rule(r"^guide\.(text_tower|projection)\.", lr_scale=0.0, decay=rest, counted=counted)
+        rules = text, Rule(r"^tap\.", lr_scale=self.backbone_rate, decay=rest)
+        return (*rules, Rule("norm", decay=False), Rule("", decay=True)) if rest else rules

@@ -1,0 +1,1 @@
+"""What recipes share that put pictures before a language model."""

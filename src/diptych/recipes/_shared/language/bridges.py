@@ -1,0 +1,187 @@
+"""What recipes share that put an image encoder before a language model.
+
+Letters: B batch, C channel, H W, L places.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import Dataset, Draws
+from diptych.core.errors import ConfigError
+from diptych.core.rows import Rows
+from diptych.data.load.batch import TensorBatch, choose_text, view
+from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
+from diptych.data.text.prompts.layout import Layout, Piece, lay_out
+from diptych.data.text.prompts.template import Template
+from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.connectors import connector
+from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.towers import image_tower
+from diptych.objectives.language.answers import Per, answer_loss
+from diptych.recipes._shared.language.before_language import BeforeLanguage
+
+
+@dataclass(frozen=True)
+class BridgeBatch(TensorBatch):
+    """Images, and rows of a language model that end in what it is to write."""
+
+    image_BCHW: Rows[Tensor]
+    id_BL: Rows[Tensor]
+    slot_BL: Rows[Tensor]
+    mask_BL: Rows[Tensor]
+    answer_BL: Rows[Tensor]
+    truncated: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL, self.truncated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
+    """A frozen image encoder, a connector that is trained, a frozen language model. Subclasses choose the connector and the template.
+
+    image_tower   by name, with fresh weights, where there are no `image_weights`
+    template      what stands before the answer, "{image}" and "{prompt}" where they go; `space` stands between it and the answer
+    per           the loss is the mean over "token"s of the batch, or over the tokens of a "row" first
+    blind         features are zeros: what the language model writes without seeing. A control
+    match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
+                  as it comes, which beside small embeddings can be thirty times as large
+    """
+
+    needs = ("image", "texts")
+    presets = ("tiny", "paper")
+    trained: ClassVar[tuple[str, ...]] = ("connector",)
+
+    image_tower: str = "vit_b32"
+    template: str = "A picture of"
+    space: str = " "
+    per: Per = "token"
+    blind: bool = False
+    match_norms: bool = False
+    image_size: int = 224
+    resize: Literal["crop", "squash", "pad"] = "crop"
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+    crop: tuple[float, float] = (1.0, 1.0)
+    flip: bool = False
+    text_length: int = 128
+    slots: int = field(default=0, metadata={"prepared": True})
+
+    @property
+    def measured_by(self) -> str:
+        return "captions"
+
+    @property
+    def written_after(self) -> str:
+        """The template of use, where it differs from that of training."""
+        return self.template
+
+    @abstractmethod
+    def connector_spec(self) -> dict[str, Any]:
+        """The connector by kind and options (`models.bridges.connectors.connector`)."""
+
+    # ------------------------------------------------------------ data
+
+    def prepare(self, data: Dataset) -> Self:
+        """Finds language model and image encoder, or makes the small ones, and counts the tokens that a picture becomes."""
+        prepared = super().prepare(data)
+        if prepared.image_weights:
+            prepared = replace(prepared, image_size=prepared._trained()[1].size)
+        return replace(prepared, slots=prepared._slots())
+
+    def _slots(self) -> int:
+        """K, by one image through a tower without memory."""
+        with torch.device("meta"):
+            tower = image_tower(**self._trained()[0].spec) if self.image_weights else self._fresh_encoder()
+            spec = self.connector_spec()
+            made: Any = connector(spec.pop("kind"), tower.token_width, 8, **spec)
+            patches = tower(torch.zeros(1, 3, self.image_size, self.image_size)).tokens_BPD.shape[1]
+        count: int = made.count(patches)
+        return count
+
+    def _trained(self) -> tuple[Tower, Preprocess]:
+        """The image tower of a trained model, and how it sees images."""
+        opened = self.trained_images()
+        tower = getattr(getattr(opened, "model", None), "image_tower", None)
+        if not isinstance(tower, Tower):
+            raise ConfigError(
+                f"image_weights is {self.image_weights!r}, which holds no image tower (expected the run of a dual encoder, such as clip)"
+            )
+        return tower.eval(), opened.preprocess
+
+    def _fresh_encoder(self) -> Tower:
+        return image_tower(self.image_tower, image_size=self.image_size)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        if self.image_weights:
+            return self._trained()[1]
+        return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation)
+
+    @property
+    def decode_size(self) -> int:
+        return self.image_size
+
+    def batch(self, draws: Draws) -> BridgeBatch:
+        texts = [choose_text(draw, self.language).string for draw in draws]
+        template = Template(self.template)
+        return self.laid(draws, [template.pieces(self.slots, "", self.space + text) for text in texts])
+
+    def laid(self, draws: Draws, rows: Sequence[Sequence[Piece]]) -> BridgeBatch:
+        """The images of the draws beside rows of their pictures and words."""
+        image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip) for draw in draws])
+        laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
+        return BridgeBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
+
+    # ------------------------------------------------------------ model
+
+    def model(self) -> Bridge:
+        language = LanguageModel.from_folder(self.language_path)
+        encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
+        spec = self.connector_spec()
+        made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
+        bridge = Bridge(encoder, made, language, trained=self.trained, blind=self.blind)
+        if self.match_norms:
+            bridge.match_norms_(torch.randn(4, 3, self.image_size, self.image_size))
+        return bridge
+
+    def features(self, model: Bridge, batch: BridgeBatch) -> Written:
+        written: Written = model(batch.image_BCHW, batch.layout)
+        return written
+
+    def losses(self, features: Written, batch: BridgeBatch) -> dict[str, Tensor]:
+        return {"answer": answer_loss(features.nll_B, features.count_B, per=self.per)}
+
+    def metrics(self, features: Written, batch: BridgeBatch) -> dict[str, Tensor]:
+        hits = features.hit_B.sum() / features.count_B.sum().clamp_min(1)
+        return {"token_accuracy": hits.detach(), "norm_ratio": features.ratio.mean().detach()}
+
+    def deploy(self, model: Bridge) -> BridgeWriter:
+        return BridgeWriter(
+            model,
+            self.preprocess,
+            self.words(),
+            Template(self.written_after),
+            self.slug,
+            connector=self.connector_spec(),
+            length=model.language.places,
+            space=self.space,
+            folder=self.language_folder if self.given_language else "",
+        )
+
+    def stored(self, name: str) -> bool:
+        """A frozen language model, and an encoder from another run, are loaded again and not kept in checkpoints."""
+        away = (("language.", "language" not in self.trained), ("encoder.", self.image_weights))
+        return not any(name.startswith(part) and source for part, source in away)

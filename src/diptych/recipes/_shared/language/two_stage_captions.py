@@ -1,0 +1,231 @@
+"""What recipes share that align with many short captions first, and then learn to write in full from few long ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from diptych.core.contracts import Draw, Draws, Optimiser, Stage
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.sample import Sample, Text
+from diptych.data.text.prompts.layout import Ids
+from diptych.data.text.prompts.template import Template
+from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.connectors import QueryConnector
+from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.towers import image_tower
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+
+REQUESTS = (
+    "Describe this image in detail.",
+    "Take a look at this image and describe what you notice.",
+    "Please provide a detailed description of the picture.",
+    "Could you describe the contents of this image for me?",
+)
+"""As published (Zhu et al., 2023)."""
+CHAT_SYSTEM = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    "Please answer my questions.###"
+)
+"""What stands before the first turn of a chat, as published."""
+MARKS = re.compile(r"([.!\"()*#:;~])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailedRecipe(BridgeRecipe):
+    """Two stages: short captions without any prompt, then detailed ones in a chat's form.
+
+    queries      tokens that a picture becomes by a Q-Former that stays as it is; 0: `group` neighbouring patches side by side
+    former_weights  "hf:FOLDER" of BLIP-2, whose Q-Former, queries and norm of features it takes; "": fresh ones, which know nothing
+    former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
+    detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
+    requests     what is asked in the second stage, drawn at each step; the first one when nobody asks anything
+    chat         template of the second stage
+    used         template of use; "": that of the second stage. The released chats say first what will come (`CHAT_SYSTEM`)
+    sign, second_sign   what ends an answer in either stage; "": the language model's end mark
+    answer_length, second_answer_length   tokens of an answer at most, its sign among them; longer ones are cut
+    clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
+    second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
+                 step, rate, warm-up, and share of the rate at the end; `final_lr` is that of the first
+    second_warmup_lr   `warmup_lr` of the second stage
+    group        patches side by side that become one token, where there are no queries
+    """
+
+    queries: int = 32
+    group: int = 4
+    former_weights: str = ""
+    former_width: int = 768
+    former_layers: int = 12
+    former_heads: int = 12
+    former_mlp: int = 3072
+    detailed: str = "synthetic"
+    requests: tuple[str, ...] = REQUESTS
+    chat: str = "###Human: <Img>{image}</Img> {prompt} ###Assistant: "
+    used: str = ""
+    sign: str = "\n"
+    second_sign: str = "###"
+    answer_length: int = 32
+    second_answer_length: int = 160
+    clean: bool = True
+    final_lr: float = 0.8
+    second_share: float = 1 / 21
+    second_batch_size: int = 12
+    second_lr: float = 3e-5
+    second_warmup: float = 200.0
+    second_final: float = 1 / 3
+    warmup_lr: float | None = 1e-6
+    second_warmup_lr: float | None = 1e-6
+    over: Literal["rest", "run"] = "run"
+
+    image_tower: str = "eva_g14"
+    template: str = ""
+    space: str = ""
+    start: bool | None = True
+    crop: tuple[float, float] = (0.5, 1.0)
+    text_length: int = 512
+    weight_decay: float = 0.05
+    warmup: float = 5000.0
+
+    second: bool = field(default=False, metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.second_share < 1 or not self.requests:
+            raise ConfigError(
+                f"second_share is {self.second_share} with {len(self.requests)} requests (expected 0 to 1, and one request at least)"
+            )
+
+    @property
+    def written_after(self) -> str:
+        return self.used or self.chat
+
+    def connector_spec(self) -> dict[str, Any]:
+        if not self.queries:
+            return {"kind": "grouped", "group": self.group}
+        shape = {
+            "hidden_size": self.former_width,
+            "num_hidden_layers": self.former_layers,
+            "num_attention_heads": self.former_heads,
+            "intermediate_size": self.former_mlp,
+        }
+        return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": True}
+
+    # ------------------------------------------------------------ data
+
+    def batch(self, draws: Draws) -> BridgeBatch:
+        words, template = self.words(), Template(self.chat if self.second else self.template)
+        sign = self.second_sign if self.second else self.sign
+        most = self.second_answer_length if self.second else self.answer_length
+        rows, cut = [], 0
+        for draw in draws:
+            text = self._drawn(draw).string
+            ids = words.pieces(self.space + (text if self.second or not self.clean else cleaned(text)) + sign)
+            ids = ids if sign else [*ids, words.end_id]
+            cut += len(ids) > most
+            request = self.requests[int(draw.rng.integers(len(self.requests)))] if self.second else ""
+            rows.append([*template.pieces(self.slots, request), Ids(tuple(ids[:most]), answer=True)])
+        made = self.laid(draws, rows)
+        return replace(made, truncated=made.truncated + cut)
+
+    def _drawn(self, draw: Draw) -> Text:
+        found = [text for text in draw.sample.positives(self.language) if (text.origin == self.detailed) == self.second]
+        if not found:
+            kind = f"of origin '{self.detailed}'" if self.second else f"of another origin than '{self.detailed}'"
+            raise DataError(f"sample '{draw.sample.uid}' has no text {kind}", field="texts", expected="one or more")
+        return found[int(draw.rng.integers(len(found)))]
+
+    def has_short(self, sample: Sample) -> bool:
+        """Whether the first stage trains on it."""
+        return any(text.origin != self.detailed for text in sample.positives(self.language))
+
+    def has_detailed(self, sample: Sample) -> bool:
+        """Whether the second stage trains on it."""
+        return any(text.origin == self.detailed for text in sample.positives(self.language))
+
+    # ------------------------------------------------------------ model
+
+    def _fresh_encoder(self) -> Tower:
+        """Where patches stand side by side the class token, which is no neighbour of any, is left out, as published."""
+        if self.image_tower == "eva_g14" and not self.queries:
+            return image_tower("eva_g14", image_size=self.image_size, prefix=False)
+        return super()._fresh_encoder()
+
+    def model(self) -> Bridge:
+        bridge = super().model()
+        if self.former_weights and isinstance(bridge.connector, QueryConnector):
+            take_former_(bridge.connector, Path(self.former_weights.removeprefix("hf:")).expanduser())
+        return bridge
+
+    def optimiser(self) -> Optimiser:
+        start = None if self.warmup_lr is None else self.warmup_lr / self.lr
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, final_lr=self.final_lr)
+        return replace(chosen, warmup_from=start, over=self.over)
+
+    def stages(self) -> Sequence[Stage]:
+        if self.second or not self.second_share:
+            return ()
+        second = replace(
+            self,
+            second=True,
+            batch_size=self.second_batch_size,
+            lr=self.second_lr,
+            warmup=self.second_warmup,
+            warmup_lr=self.second_warmup_lr,
+            final_lr=self.second_final,
+        )
+        return (
+            Stage("short captions", self, 1 - self.second_share, keep=self.has_short),
+            Stage("detailed captions", second, self.second_share, keep=self.has_detailed),
+        )
+
+    def deploy(self, model: Bridge) -> BridgeWriter:
+        made = super().deploy(model)
+        made.request, made.sign = self.requests[0], self.second_sign if self.second_share else self.sign
+        return made
+
+    @classmethod
+    def small(cls) -> dict[str, Any]:
+        """What small presets have in common: patches side by side, before a small language model."""
+        return {
+            "image_weights": "small",
+            "queries": 0,
+            "chat": "{image} : {prompt}",
+            "requests": ("describe the picture .",),
+            "space": " ",
+            "sign": "",
+            "second_sign": "",
+            "answer_length": 48,
+            "second_answer_length": 64,
+            "text_length": 128,
+            "crop": (1.0, 1.0),
+            "pieces": 512,
+            "match_norms": True,
+            "batch_size": 64,
+            "steps": 800,
+            "lr": 5e-4,
+            "warmup_lr": None,
+            "second_warmup_lr": None,
+            "over": "rest",
+            "warmup": 30.0,
+            "final_lr": 0.0,
+            "second_share": 0.25,
+            "second_batch_size": 32,
+            "second_lr": 3e-4,
+            "second_warmup": 20.0,
+            "second_final": 0.0,
+            "clip_norm": 1.0,
+        }
+
+
+def cleaned(caption: str, most: int = 50) -> str:
+    """A short caption as BLIP reads it: lower case, no marks, single spaces, `most` words.
+
+    >>> cleaned("A dog (brown)  on a Sofa!")
+    'a dog brown on a sofa'
+    """
+    caption = re.sub(r"\s{2,}", " ", MARKS.sub(" ", caption.lower())).rstrip("\n").strip(" ")
+    return " ".join(caption.split(" ")[:most])

@@ -1,0 +1,46 @@
+"""The ontology that a recipe is given, and the texts that it writes about its concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample, Text
+from diptych.data.ontologies.files import open_ontology, parsed, to_json
+from diptych.data.ontologies.ontology import Ontology
+from diptych.worlds.tissue.tree import tissue_ontology
+
+WORLD = "world:tissue"
+MAIN = "main"
+"""The extra that says of a text whether it is the preferred name of its concept."""
+
+
+def ontology_at(address: str) -> Ontology:
+    """The ontology of an .obo or .json file, or of the rendered tissue ("world:tissue")."""
+    if not address:
+        raise ConfigError(f"knowledge names no ontology (expected an .obo or .json file, or '{WORLD}')")
+    return tissue_ontology() if address == WORLD else open_ontology(address)
+
+
+def stored(ontology: Ontology) -> str:
+    """As a prepared recipe keeps it; `read_back` reads it."""
+    return to_json(ontology)
+
+
+@lru_cache(maxsize=4)
+def read_back(text: str) -> Ontology:
+    """The ontology of a prepared recipe."""
+    return Ontology(parsed(text, "ontology"), name="ontology")
+
+
+def attributes(ontology: Ontology, stop: tuple[str, ...] = ()) -> Iterator[Sample]:
+    """A sample without a picture for everything that is known of a concept: each name, each definition, and the chain of names from the
+    most general to its own, as long as there is anything above it. The group is the concept."""
+    for number, concept in enumerate(ontology.values()):
+        chain = ontology.chain(concept.id, stop=stop)
+        texts = [*concept.names, *concept.definitions, *([" ".join(reversed(chain))] if len(chain) > 1 else [])]
+        for place, text in enumerate(dict.fromkeys(texts)):
+            said = (Text(text, "", "label"),)
+            extras = {MAIN: int(place == 0)}
+            yield Sample(f"concept-{number}-{place}", None, said, group=concept.id, source=ontology.name, extras=extras)

@@ -1,0 +1,44 @@
+"""What queries of descriptions are made of: what is known about classes, and every text that may stand in one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from diptych.core.contracts import Dataset
+from diptych.core.sample import Sample
+from diptych.data.text.captions.phrases import sentences_of
+from diptych.data.text.descriptions.description_queries import spoken
+from diptych.data.text.descriptions.knowledge import Knowledge, parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The samples of a data set, gone through as often as is wanted and never held together."""
+
+    data: Dataset
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.data[row] for row in range(len(self.data)))
+
+
+@lru_cache(maxsize=8)
+def knowledge_from(text: str) -> Knowledge:
+    """What a prepared recipe keeps as JSON; "" and "{}": nothing."""
+    return parsed(text, "known") if text not in ("", "{}") else Knowledge({})
+
+
+def every_text(before: str, names: Sequence[str], known: Knowledge, samples: Iterable[Sample]) -> Iterator[str]:
+    """Every text that a query may be made of."""
+    yield before
+    for name in names:
+        yield f"{spoken(name)}, "
+    for noun in known.values():
+        yield ", ".join((noun.kind, *noun.description)) + ". "
+    for sample in samples:
+        for sentence in sentences_of(sample):
+            yield sentence.text
+            if sentence.written:
+                yield from (*sentence.written.descriptions.values(), *sentence.written.confusable.values())
+                yield from sentence.written.captions

@@ -1,0 +1,178 @@
+"""Several recipes on the same data, side by side: over seeds, with intervals, chance and minutes; curves, answers, failures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from diptych.core.contracts import Dataset
+from diptych.core.disk.files import write_atomic
+from diptych.core.result import Result
+from diptych.core.run_folder import RunFolder
+from diptych.report import page
+from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart
+from diptych.report.evaluation import found_and_missed, stored_results
+from diptych.report.pages.run import data_blocks
+from diptych.report.pictures import Album
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One recipe: its runs, one a seed, and the minutes that each took from data to result."""
+
+    name: str
+    runs: tuple[RunFolder, ...]
+    minutes: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the page tells around the numbers. `curation`: step, rows before, rows after, seconds. `searches`: words and uids found."""
+
+    title: str
+    lead: str
+    inspection: tuple[str, ...] = ()
+    curation: tuple[tuple[str, int, int, float], ...] = ()
+    searches: tuple[tuple[str, tuple[str, ...]], ...] = field(default=())
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t interval over seeds; without an interval (NaN) for a single seed."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def side_by_side(path: Path, sides: Sequence[Side], data: Dataset, story: Story) -> Path:
+    """Write the page."""
+    album = Album(data)
+    results = {side.name: _by_part(side) for side in sides}
+    parts = list(next(iter(results.values())))
+    curation = page.table(("step", "rows before", "rows after", "seconds"), story.curation)
+    sections = [
+        page.Section("Result", _result_blocks(sides, results, parts)),
+        page.Section("Search", _search_blocks(story, album)),
+        page.Section("Data", (*data_blocks(album), curation, page.lines(story.inspection))),
+        page.Section("Training", _curves(sides)),
+        *_answers(sides, album),
+        page.Section("How it was made", _made(sides)),
+    ]
+    environment = sides[0].runs[0].state.get("environment", {})
+    footer = (
+        f"commit {environment.get('commit') or 'unknown'}, {environment.get('cores')} cores, {environment.get('memory_gib')} GiB"
+    )
+    write_atomic(path, page.page(story.title, story.lead, sections, footer=footer))
+    return path
+
+
+def _by_part(side: Side) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for run in side.runs:
+        for kept in stored_results(run.records):
+            if kept.result.task == "retrieval":
+                found.setdefault(kept.part.rpartition("/")[2], []).append(kept.result)
+    return found
+
+
+def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Result]]], parts: Sequence[str]) -> tuple[str, ...]:
+    rows: list[tuple[object, ...]] = []
+    bars = []
+    for part in parts:
+        for colour, side in enumerate(sides):
+            found = results[side.name][part]
+            chance = found[0].metrics["t2i_r@1"].chance
+            values = {name: [r.metrics[name].value for r in found] for name in ("t2i_r@1", "t2i_r@5", "i2t_r@1")}
+            mean, low, high = over_seeds(values["t2i_r@1"])
+            item = found[0].metrics["t2i_r@1"]
+            interval = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+            rows.append(
+                (
+                    part.replace("_", " "),
+                    side.name,
+                    f"{mean:.3f}{interval}",
+                    float(np.mean(values["t2i_r@5"])),
+                    float(np.mean(values["i2t_r@1"])),
+                    f"{chance:.4f}",
+                    f"{item.low:.3f} to {item.high:.3f}",
+                    f"{float(np.mean(side.minutes)):.1f}",
+                )
+            )
+            bars.append(Bar(f"{part.replace('_', ' ')}, {side.name}", mean, low, high, tuple(values["t2i_r@1"]), chance, colour))
+    head = (
+        "held out",
+        "recipe",
+        "text→image R@1 [95 % over seeds]",
+        "R@5",
+        "image→text R@1",
+        "chance R@1",
+        "groups, first run",
+        "minutes a run",
+    )
+    seeds = len(sides[0].runs)
+    note = f"{seeds} seeds. Dots are seeds, the bar is the 95 % t interval of their mean, the dashed tick is chance. "
+    note += "The column 'groups' is the bootstrap interval over concepts of one run: it says nothing about the recipe."
+    return (
+        interval_chart("Text to image: is the right picture the first answer? (recall at 1)", bars),
+        legend([(side.name, k) for k, side in enumerate(sides)]),
+        page.table(head, rows),
+        page.text(note, note=True),
+    )
+
+
+def _search_blocks(story: Story, album: Album) -> tuple[str, ...]:
+    rows = [
+        page.query_row(words, "", [page.figure(*album.of(uid)) for uid in album.known(uids)]) for words, uids in story.searches
+    ]
+    return tuple(rows)
+
+
+def _curves(sides: Sequence[Side]) -> tuple[str, ...]:
+    shown = []
+    for colour, side in enumerate(sides):
+        lines = []
+        for run in side.runs:
+            points = tuple((m["step"], m["loss"]) for m in run.metrics() if m.get("kind") == "train")
+            lines.append(Line(side.name, points, colour))
+        shown.append(line_chart(f"loss of {side.name}, one line a seed", lines))
+    return (charts(shown),)
+
+
+def _answers(sides: Sequence[Side], album: Album) -> list[page.Section]:
+    """Of the first run of each side: what it finds and what it misses."""
+    neighbours: list[str] = []
+    failures: list[str] = []
+    for side in sides:
+        for kept in stored_results(side.runs[0].records):
+            drawn, worst = found_and_missed(kept, album, count=3)
+            if drawn:
+                title = page.heading(f"{side.name}, {kept.part.rpartition('/')[2].replace('_', ' ')}")
+                neighbours += [title, *drawn]
+                failures += [title, *worst]
+    note = page.text("Text queries drawn at random and their nearest pictures; a right answer has a green frame.", note=True)
+    return [
+        page.Section("Nearest neighbours", (note, *neighbours) if neighbours else ()),
+        page.Section(
+            "Failures", (page.text("The queries whose right answer came last.", note=True), *failures) if failures else ()
+        ),
+    ]
+
+
+def _made(sides: Sequence[Side]) -> tuple[str, ...]:
+    import yaml
+
+    blocks = []
+    for side in sides:
+        config = side.runs[0].config
+        for section in config.values():
+            section.update({k: f"({len(v):,} characters)" for k, v in section.items() if isinstance(v, str) and len(v) > 200})
+        blocks.append(page.folded(f"Configuration of {side.name}", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)))
+    environment = sides[0].runs[0].state.get("environment", {})
+    return (*blocks, page.folded("Environment", json.dumps(environment, indent=2)))

@@ -1,0 +1,39 @@
+"""Which items of an index the data of a service hold: none means other data, and a few are what the start page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from diptych.core.contracts import Dataset
+from diptych.core.errors import ConfigError
+
+SHOWN = 12
+
+
+def indexed_uids(pool: Dataset | None, uids: Collection[str]) -> list[str]:
+    """The uids of an index that the data hold, in the order of the data."""
+    return [] if pool is None else [uid for uid in pool.uids if uid in uids]
+
+
+def spread(uids: Sequence[str], count: int = SHOWN) -> list[str]:
+    """At most `count` of them, evenly from the first to the last.
+
+    >>> spread(["a", "b", "c", "d", "e"], 3)
+    ['a', 'c', 'e']
+    """
+    if len(uids) <= count:
+        return list(uids)
+    return [uids[round(step * (len(uids) - 1) / (count - 1))] for step in range(count)]
+
+
+def missing(pool: Dataset | None, uids: Collection[str]) -> int:
+    """How many items of an index the data do not hold. Raises ConfigError where that is all of them: the index is of other data."""
+    if pool is None or not uids:
+        return 0
+    there = len(indexed_uids(pool, uids))
+    if not there:
+        example = min(uids)
+        raise ConfigError(
+            f"the data hold none of the {len(uids):,} items of the index, such as '{example}' (expected the data that it was built from)"
+        )
+    return len(uids) - there

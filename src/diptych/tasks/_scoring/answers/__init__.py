@@ -1,0 +1,1 @@
+"""What models answer in words: how they are asked, and what is right."""

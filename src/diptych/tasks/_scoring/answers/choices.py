@@ -1,0 +1,70 @@
+"""Questions with lettered options: how they are shown, and what asking in several orders tells."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from diptych.core.errors import DataError
+from diptych.core.randomness import keyed_rng
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def with_options(question: str, options: Sequence[str], instruction: str) -> str:
+    """The question with its options, a line each.
+
+    >>> print(shown("what colour ?", ["red", "blue"], "Answer with the letter."))
+    what colour ?
+    A. red
+    B. blue
+    Answer with the letter.
+    """
+    if len(options) > len(LETTERS):
+        raise DataError(f"a question has {len(options)} options", field="questions", expected=f"at most {len(LETTERS)}")
+    lines = [question, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)), instruction]
+    return "\n".join(line for line in lines if line)
+
+
+def rotations(options: int, count: int) -> list[list[int]]:
+    """The places of the options turned by 0, 1, ... places; as many as there are options, or `count` if that is less.
+
+    >>> rotations(3, 2)
+    [[0, 1, 2], [1, 2, 0]]
+    """
+    every = list(range(options))
+    return [[*every[turn:], *every[:turn]] for turn in range(min(count, options))]
+
+
+def shuffles(options: int, count: int, *key: str | int) -> list[list[int]]:
+    """Different orders drawn under `key`, the first of them not always the given one; as many as there are, or `count` if that is less."""
+    rng, found = keyed_rng("orders", *key), dict[tuple[int, ...], None]()
+    while len(found) < min(count, math.factorial(options)):
+        found[tuple(rng.permutation(options).tolist())] = None
+    return [list(order) for order in found]
+
+
+def entropy(chosen: Sequence[str], *, base: float = math.e, corrected: bool = False) -> float:
+    """How much a choice depends on the order in which its options stood: 0 for always the same content.
+
+    chosen     what was chosen in each order, by content; an unread reply is a choice of its own
+    base       e gives nats, 2 gives bits
+    corrected  adds (K - 1) / 2n nats for K different choices of n (Miller and Madow, 1955): few orders make it too low
+
+    >>> round(entropy(["a", "a", "b"], base=2), 3), round(entropy(["a", "b", "c"], base=2), 3)
+    (0.918, 1.585)
+    """
+    shares = [count / len(chosen) for count in Counter(chosen).values()]
+    nats = abs(sum(share * math.log(share) for share in shares)) + ((len(shares) - 1) / (2 * len(chosen)) if corrected else 0.0)
+    return nats / math.log(base)
+
+
+def normalised_entropy(chosen: Sequence[str], options: int) -> float:
+    """Entropy over the largest that so many orders and options allow: 0 for always the same, 1 for as many as there can be.
+
+    >>> normalised_entropy(["a", "b", "c", "d"], 4)
+    1.0
+    """
+    most = min(len(chosen), max(options, len(set(chosen))))  # what is unread is one more
+    return entropy(chosen) / math.log(most) if most > 1 else 0.0

@@ -1,0 +1,1 @@
+"""Boxes against boxes, and their average precision."""

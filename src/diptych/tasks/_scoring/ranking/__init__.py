@@ -1,0 +1,1 @@
+"""Where the right one stands in a list."""

@@ -1,0 +1,235 @@
+"""Ask a model which of several captions fits a picture: by vectors, by scores of pairs, by likelihood, or in words.
+
+Letters: N cases, L options, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from diptych.core.contracts import Dataset, Embedder, Generator, PairScorer, Ranker
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.sample import Sample
+from diptych.core.terminal.progress import with_bar
+from diptych.data.probes.case import Case, without_equals
+from diptych.index.embed import Unreadable, checked, count_truncated, embed_texts, images_of, readable
+from diptych.tasks._scoring.captions.choices import Floats, probe_records
+from diptych.tasks._scoring.captions.text_scorers import bag_of_words, blind
+from diptych.tasks._scoring.pair_scores import pair_scores
+from diptych.tasks._scoring.records import with_facts
+
+Compare = Literal["auto", "vectors", "pairs", "mean", "sum", "ask"]
+Way = Literal["vectors", "pairs", "mean", "sum", "ask"]
+CHOOSER: Any = Embedder | PairScorer | Ranker | Generator
+"""What can choose among captions."""
+BLOCK = 512  # rows whose samples are held at once
+_NEEDS: dict[str, Any] = {"vectors": Embedder, "pairs": PairScorer, "mean": Ranker, "sum": Ranker, "ask": Generator}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    compare     "vectors" (cosine), "pairs" (`score_pairs`), "mean" or "sum" (likelihood of the caption, in nats a token or in all), "ask"
+                (each caption is asked for in words; an answer with "yes" in it scores 1, another 0, as SNARE asks generators); "auto" is
+                the first of pairs, vectors, mean, ask that the model can
+    prompt      stands before a caption whose likelihood is asked
+    question    what is asked of a caption under "ask", with one {}
+    keep_equal  False drops false options that equal a true one but for case and punctuation, which no model could tell apart; True keeps
+                them as published code does
+    batch_size  pictures that are read at once
+    """
+
+    compare: Compare = "auto"
+    prompt: str = ""
+    question: str = "Does this describe the picture: {}? Answer yes or no."
+    keep_equal: bool = False
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.compare not in get_args(Compare):
+            raise ConfigError(f"compare is {self.compare!r} (expected {' | '.join(get_args(Compare))})")
+        if self.question.count("{}") != 1:
+            raise ConfigError(f"question is {self.question!r} (expected one {{}} where the caption stands)")
+
+    def way(self, model: Any) -> Way:
+        """How this model is asked. Raises ConfigError for a way that it has not."""
+        able = {way: isinstance(model, needed) for way, needed in _NEEDS.items()}
+        order: tuple[Way, ...] = ("pairs", "vectors", "mean", "ask")
+        if self.compare == "auto":
+            found = next((way for way in order if able[way]), None)
+            if found is not None:
+                return found
+        elif able[self.compare]:
+            return self.compare
+        ways = " | ".join(way for way, can in able.items() if can) or "a model that embeds, scores pairs or writes"
+        raise ConfigError(f"'{getattr(model, 'name', model)}' cannot be asked by compare={self.compare} (expected {ways})")
+
+    def records(
+        self,
+        model: Any,
+        data: Dataset,
+        cases_of: Callable[[Sample], Sequence[Case]],
+        *,
+        missing: str,
+        trained_on: Iterable[str] = (),
+        **facts: Any,
+    ) -> pa.Table:
+        """A row a case, in the order of the data, with what the scorers without images say beside it.
+
+        missing     what data need for this task, for the error when there is no case
+        trained_on  captions that the blind scorer counts words in; the true captions of other groups where there are none
+        """
+        way = self.way(model)
+        cases: list[Case] = []
+        scores: list[Floats] = []
+        unreadable: list[Unreadable] = []
+        positives: list[tuple[str, str]] = []
+        dropped = vacuous = 0
+        starts = range(0, len(data), BLOCK)
+        for start in with_bar(starts, len(starts), "choosing", least=2):
+            block = _Chosen(data, range(start, min(start + BLOCK, len(data))), cases_of, keep_equal=self.keep_equal)
+            dropped, vacuous = dropped + block.dropped, vacuous + block.vacuous
+            if not block.samples:
+                continue
+            good, found, bad = readable(partial(self._scores, model, way, block.cases), block.samples)
+            unreadable += bad
+            for sample, each in zip(good, found, strict=True):
+                cases += block.cases[sample.uid]
+                scores += each
+                texts = [text.string for text in sample.positives()] or [case.true for case in block.cases[sample.uid]]
+                positives += [(sample.group or sample.uid, text) for text in texts]
+        if not cases and not unreadable:
+            gone = f" ({vacuous} have no false option but ones that equal the true one)" if vacuous else ""
+            raise DataError(f"'{data.name}' has no case for this task{gone}", field="cases", expected=missing)
+        if not cases:
+            raise DataError(f"no picture of '{data.name}' can be read; the first: {unreadable[0].reason}", expected="pictures")
+        aside = {"blind": blind(cases, positives, trained_on), "bag_of_words": [bag_of_words(case) for case in cases]}
+        left_out = [str(bad) for bad in getattr(data, "quarantine", ())]
+        return with_facts(
+            probe_records(cases, scores, aside),
+            compare=way,
+            options_equal_to_the_true_one=dropped,
+            cases_without_a_false_option=vacuous,
+            texts_truncated=count_truncated(model, [option for case in cases for option in case.options]),
+            unreadable=[asdict(one) for one in unreadable],
+            left_out_when_read=len(left_out),
+            first_left_out=left_out[:5],
+            **facts,
+        )
+
+    def _scores(
+        self, model: Any, way: Way, chosen: Mapping[str, Sequence[Case]], samples: Sequence[Sample]
+    ) -> list[list[Floats]]:
+        """For each sample the scores [L] of the options of each of its cases."""
+        images = images_of(samples)
+        options = [[case.options for case in chosen[sample.uid]] for sample in samples]
+        if way == "vectors":
+            return self._by_vectors(model, samples, options)
+        if way == "pairs":
+            return [
+                [pair_scores(model, [image], each, query="image")[0].astype(np.float64) for each in lists]
+                for image, lists in zip(images, options, strict=True)
+            ]
+        flat = [(image, each) for image, lists in zip(images, options, strict=True) for each in lists]
+        if way == "ask":
+            asked = [(image, self.question.format(option)) for image, each in flat for option in each]
+            answers = model.generate([image for image, _ in asked], [prompt for _, prompt in asked], max_tokens=8)
+            said = iter([float("yes" in answer.lower()) for answer in answers])
+            found = [np.array([next(said) for _ in each]) for _, each in flat]
+        else:
+            tables = model.answer_nll([image for image, _ in flat], [self.prompt] * len(flat), [list(each) for _, each in flat])
+            found = [self._likelihood(table, way) for table in tables]
+        turn = iter(found)
+        return [[next(turn) for _ in lists] for lists in options]
+
+    def _by_vectors(self, model: Any, samples: Sequence[Sample], options: list[list[tuple[str, ...]]]) -> list[list[Floats]]:
+        image_ND = np.asarray(model.embed_images(images_of(samples), batch_size=self.batch_size), np.float32)
+        checked(image_ND, [sample.uid for sample in samples], "image")
+        strings = [option for lists in options for each in lists for option in each]
+        names = [sample.uid for sample, lists in zip(samples, options, strict=True) for each in lists for _ in each]
+        text_MD = iter(embed_texts(model, strings, names))
+        found = []
+        for vector_D, lists in zip(image_ND, options, strict=True):
+            rows = [np.stack([next(text_MD) for _ in each]) for each in lists]
+            # In double precision and rounded once, so that equal texts tie and different ones practically never do.
+            found.append([_rounded(each_LD.astype(np.float64) @ vector_D.astype(np.float64)) for each_LD in rows])
+        return found
+
+    @staticmethod
+    def _likelihood(table_L2: npt.NDArray[np.float64], way: Way) -> Floats:
+        if not np.isfinite(table_L2).all():
+            raise DataError("the likelihood of a caption is not finite", expected="finite numbers")
+        nats: Floats = table_L2[:, 0] / table_L2[:, 1] if way == "mean" else table_L2[:, 0]
+        return -nats
+
+
+class _Chosen:
+    """The samples of some rows that have a picture and any case, and their cases by uid.
+
+    dropped  options that equal a true one; vacuous  cases that had no other
+    """
+
+    def __init__(
+        self, data: Dataset, rows: Iterable[int], cases_of: Callable[[Sample], Sequence[Case]], *, keep_equal: bool
+    ) -> None:
+        self.samples: list[Sample] = []
+        self.cases: dict[str, list[Case]] = {}
+        self.dropped = self.vacuous = 0
+        for row in rows:
+            sample = data[row]
+            if sample.image is None:
+                continue
+            kept: list[Case] = []
+            for case in cases_of(sample):
+                one, gone = (case, 0) if keep_equal else without_equals(case)
+                self.dropped += gone
+                self.vacuous += one is None
+                kept += [] if one is None else [one]
+            if kept:
+                self.cases[sample.uid] = kept
+                self.samples.append(sample)
+
+
+class AskingTask(Protocol):
+    """A task whose fields say how a model is asked (`Asking`), and whose captions the blind scorer counts words in."""
+
+    @property
+    def compare(self) -> Compare: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def keep_equal(self) -> bool: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def train(self) -> Any: ...
+
+
+def records_of(
+    task: AskingTask, model: Any, data: Dataset, cases_of: Callable[[Sample], Sequence[Case]], *, missing: str, **facts: Any
+) -> pa.Table:
+    """`Asking.records` as the fields of `task` say, a frozen dataclass; they are noted as `options`."""
+    asking = Asking(task.compare, task.prompt, task.question, task.keep_equal, task.batch_size)
+    named: Any = task
+    options = asdict(replace(named, train=None)) | {"train": getattr(task.train, "name", "")}
+    return asking.records(model, data, cases_of, missing=missing, trained_on=captions_of(task.train), options=options, **facts)
+
+
+def captions_of(data: Dataset | None) -> list[str]:
+    """The captions of a training split, for the blind scorer; none where there is no such split."""
+    return [] if data is None else [text.string for row in range(len(data)) for text in data[row].positives()]
+
+
+def _rounded(score_L: npt.NDArray[Any]) -> Floats:
+    rounded: Floats = score_L.astype(np.float32).astype(np.float64)
+    return rounded

@@ -1,0 +1,88 @@
+"""A caption and the same words in other orders, as ARO and SNARE ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diptych.core.errors import ConfigError
+from diptych.core.randomness import keyed_rng
+from diptych.data.probes.case import Case, Role
+from diptych.data.text.captions import shuffles as to
+from diptych.data.text.captions.cleaning import cleaned
+from diptych.data.text.english.tagger import Tagger, spacy_tagger, tag
+
+ARO_NAMES = ("true", "nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
+SNARE_NAMES = ("true", "content_words", "other_words", "all_words")
+CONTENT = (to.NOUN, to.VERB, to.ADJECTIVE)  # in the order in which they are shuffled
+
+
+@dataclass(frozen=True)
+class OrderOptions:
+    """How captions become options.
+
+    tagger     turns a caption into words with tags
+    normalise  True writes every option, the true one too, from the same tokens; False takes the true one as it stands, as published: it
+               then differs from the others by its spaces alone in some captions, which a model can see without the image
+    most_words of an option, 0 for all
+    seed       of the shuffles, with the uid and the number of the caption
+    """
+
+    tagger: Tagger
+    normalise: bool = True
+    most_words: int = 30
+    seed: int = 0
+
+    def aro(self, uid: str, group: str, number: int, caption: str) -> Case:
+        """True, nouns and adjectives each among themselves, all others, within every three words, and the threes."""
+        words, kinds, rng = self._read(uid, number, caption)
+        content = (to.NOUN, to.ADJECTIVE)
+        orders: tuple[Callable[[], Sequence[str]], ...] = (
+            lambda: to.shuffled_classes(words, kinds, content, rng),
+            lambda: to.shuffled_others(words, kinds, content, rng),
+            lambda: to.shuffled_within_trigrams(words, rng),
+            lambda: to.shuffled_trigrams(words, rng),
+        )
+        return self._case(uid, group, "order", caption, words, [order() for order in orders], ARO_NAMES)
+
+    def snare(self, uid: str, group: str, number: int, caption: str) -> Case:
+        """True; nouns, verbs and adjectives each among themselves; all others; all."""
+        words, kinds, rng = self._read(uid, number, caption)
+        orders = [
+            to.shuffled_classes(words, kinds, CONTENT, rng),
+            to.shuffled_others(words, kinds, CONTENT, rng),
+            to.shuffled(words if self.normalise else caption.split(" "), rng),
+        ]
+        return self._case(uid, group, "semantic_structure", caption, words, orders, SNARE_NAMES)
+
+    def _read(self, uid: str, number: int, caption: str) -> tuple[list[str], list[str], np.random.Generator]:
+        tagged = self.tagger(caption)
+        words = [word.text for word in tagged]
+        return words, to.kinds_of(words, [word.tag for word in tagged]), keyed_rng("order", self.seed, uid, number)
+
+    def _case(
+        self,
+        uid: str,
+        group: str,
+        kind: str,
+        caption: str,
+        words: Sequence[str],
+        orders: Sequence[Sequence[str]],
+        names: tuple[str, ...],
+    ) -> Case:
+        true = " ".join(words) if self.normalise else caption
+        options = tuple(cleaned(text, self.most_words) for text in (true, *(" ".join(order) for order in orders)))
+        false: list[Role] = ["false"] * len(orders)
+        roles: tuple[Role, ...] = ("true", *false)
+        return Case(uid, group, kind, options, roles, names)
+
+
+def tagger_of(name: str) -> Tagger:
+    """The tagger of a name: "" for our own, "spacy:MODEL" for an installed model of spaCy, which the published shuffles were made with."""
+    if not name:
+        return tag
+    if not name.startswith("spacy:"):
+        raise ConfigError(f"tagger is {name!r} (expected '' or 'spacy:MODEL')")
+    return spacy_tagger(name.removeprefix("spacy:"))
