@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.claims.cell import Cell, run_cell
-from diptych.claims.cells.learned_pairs.fine_tuned import LEFT_OUT, asked, dimmed
+from diptych.claims.cells.learned_pairs.fine_tuned import LEFT_OUT, dimmed
 from diptych.claims.cells.learned_pairs.pairs import clean_rows
 from diptych.claims.registry import find
 
@@ -41,18 +41,3 @@ def test_the_new_pictures_are_dimmed_and_show_eight_nouns(tmp_path: Path) -> Non
     nouns = {" ".join(word.split()[:2]) for word in words}
     assert nouns == {f"{colour} {shape}" for colour in ("red", "green", "blue", "yellow") for shape in ("circle", "square")}
     assert max(int(np.max(rows[row].image.pixels_HWC)) for row in range(60)) <= 229
-
-
-def test_both_kinds_are_asked(tmp_path: Path) -> None:
-    class Blind:
-        name = "blind"
-
-        def embed_images(self, images: object, **options: object) -> np.ndarray:
-            return np.ones((len(images), 4), np.float32) / 2  # type: ignore[arg-type]
-
-        def embed_texts(self, texts: object, **options: object) -> np.ndarray:
-            return np.ones((len(texts), 4), np.float32) / 2  # type: ignore[arg-type]
-
-    found = asked(Blind(), Cell("x", 3, tmp_path, size="smoke"))
-    assert set(found) == {f"{part}/{name}" for part in ("source", "target") for name in ("i2t_r@1", "t2i_r@1", "r@1")}
-    assert max(found.values()) < 0.3
