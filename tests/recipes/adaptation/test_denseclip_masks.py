@@ -166,6 +166,8 @@ def test_what_is_left_out_and_refused(tmp_path: Path) -> None:
         list(batches(lost, recipe, seed=0, stop=1))
     with pytest.raises(ConfigError, match=r"expected 0 < low <= high"):
         BoxSampling(high=0.3, low=0.5, least=0.3, count=10, positive=0.5)
+    with pytest.raises(ConfigError, match=r"expected 0 < low <= high"):
+        small(region_low=0.7)
     with pytest.raises(ConfigError, match=r"positions is 'stretched'"):
         small(positions="stretched")
     with pytest.raises(ConfigError, match="names no checkpoint"):

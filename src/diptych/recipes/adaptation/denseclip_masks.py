@@ -33,7 +33,9 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
 
     shape         sizes and thresholds of the heads (`MaskRCNNShape`); its fields are options like these
-    anchor_sampling, region_sampling  which anchors, and which proposals, are learned from (`BoxSampling`)
+    anchor_high, anchor_low, anchor_least, anchor_count, anchor_positive  which anchors are learned from: overlap of things and below which
+                  is background, least of a box's best, anchors of an image, and the share of things at most (`BoxSampling`)
+    region_high, region_low, region_least, region_count, region_positive  the same of proposals
     """
 
     slug = "denseclip_masks"
@@ -42,12 +44,32 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
 
     lr: float = 2e-4
     shape: MaskRCNNShape = field(default_factory=MaskRCNNShape)
-    anchor_sampling: BoxSampling = field(
-        default_factory=lambda: BoxSampling(high=0.7, low=0.3, least=0.3, count=256, positive=0.5)
-    )
-    region_sampling: BoxSampling = field(
-        default_factory=lambda: BoxSampling(high=0.5, low=0.5, least=0.5, count=512, positive=0.25)
-    )
+    anchor_high: float = 0.7
+    anchor_low: float = 0.3
+    anchor_least: float = 0.3
+    anchor_count: int = 256
+    anchor_positive: float = 0.5
+    region_high: float = 0.5
+    region_low: float = 0.5
+    region_least: float = 0.5
+    region_count: int = 512
+    region_positive: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.anchor_sampling, self.region_sampling  # refuses what they refuse
+
+    @property
+    def anchor_sampling(self) -> BoxSampling:
+        """Which anchors the proposals learn from."""
+        low, high = self.anchor_low, self.anchor_high
+        return BoxSampling(high=high, low=low, least=self.anchor_least, count=self.anchor_count, positive=self.anchor_positive)
+
+    @property
+    def region_sampling(self) -> BoxSampling:
+        """Which proposals classes, boxes and masks learn from."""
+        low, high = self.region_low, self.region_high
+        return BoxSampling(high=high, low=low, least=self.region_least, count=self.region_count, positive=self.region_positive)
 
     @property
     def measured_by(self) -> str:
@@ -106,8 +128,8 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
             shape=MaskRCNNShape(
                 size=3.0, considered=200, learns_considered=200, proposals=60, region_width=128, mask_width=32, mask_layers=2
             ),
-            anchor_sampling=BoxSampling(high=0.7, low=0.3, least=0.3, count=64, positive=0.5),
-            region_sampling=BoxSampling(high=0.5, low=0.5, least=0.5, count=32, positive=0.25),
+            anchor_count=64,
+            region_count=32,
             batch_size=16,
             epochs=0.0,
             steps=600,
