@@ -138,7 +138,8 @@ def test_an_evaluation_that_a_stop_cut_off_is_made_up_for(tmp_path: Path) -> Non
     assert [line["step"] for line in run.metrics() if line["kind"] == "eval"] == [4, 8]
 
 
-def test_weight_average_follows_the_formula_and_ends_in_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("early", [True, False])
+def test_weight_average_follows_the_formula_and_ends_in_the_model(early: bool, tmp_path: Path) -> None:
     raw: list[Tensor] = []
 
     class Watch(Hook):
@@ -150,12 +151,12 @@ def test_weight_average_follows_the_formula_and_ends_in_the_model(tmp_path: Path
 
     class Averaged(Toy):
         def hooks(self) -> Sequence[Hook]:
-            return [Watch(), WeightAverage(0.3)]
+            return [Watch(), WeightAverage(0.3, early=early)]
 
     run = fit(Averaged(steps=8), toy_pool(), tmp_path / "run", QUIET)
     average = raw[0]
     for count, value in enumerate(raw[1:], start=1):
-        decay = min(0.3, (1 + count) / (10 + count))
+        decay = min(0.3, (1 + count) / (10 + count)) if early else 0.3
         average = decay * average + (1 - decay) * value
     torch.testing.assert_close(weights(run)["log_scale"], average, rtol=1e-12, atol=0)
     kept = load_file(run.checkpoints / "step-00000008" / "model.safetensors")["log_scale"]

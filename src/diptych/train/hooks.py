@@ -16,18 +16,18 @@ from diptych.train.parallel import like
 class WeightAverage(Hook):
     """Keeps an exponential moving average of the trained weights and puts it into the model when the run ends.
 
-    decay   share of the old average that stays at a step; early on it is at most (1 + t) / (10 + t) for the t-th step, so that
-            the random initial weights are forgotten quickly
+    decay   share of the old average that stays at a step
+    early   whether it is at most (1 + t) / (10 + t) at the t-th step, so that random initial weights are forgotten quickly
     Checkpoints hold the raw weights and the average; evaluations during the run see the raw weights, `model/` has the average.
     Buffers (batch norm) are not averaged. After a change of stage or of the model the average starts anew for new tensors.
     """
 
     name = "weight_average"
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: float = 0.999, *, early: bool = True) -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"decay of a weight average is {decay} (expected at least 0 and below 1)")
-        self.decay = decay
+        self.decay, self.early = decay, early
         self.count = 0
         self.average: dict[str, Tensor] = {}
 
@@ -38,7 +38,7 @@ class WeightAverage(Hook):
     @torch.no_grad()
     def after_step(self, run: Run, losses: Mapping[str, float]) -> None:
         self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.early else self.decay
         self._follow(run.model)
         for name, parameter in _trained(run.model).items():
             self.average[name].lerp_(parameter, 1 - decay)

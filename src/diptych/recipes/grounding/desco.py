@@ -76,11 +76,11 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     We depart from the release in these: the control of right and wrong texts draws and does not count, since a sample must not depend on
     those before it (`positive_rate.PositiveRate` has both); the faults that `description_queries` and `caption_queries` name; stop words
-    are spaCy's; a mirrored picture never keeps a text that says left or right; the average of the weights forgets its start sooner;
-    weights are fresh unless `--init` brings released ones. Where things are is found in one of two ways. `boxes_by` "places" has DyHead
-    with its anchors, centres and ATSS as released, on GLIP's backbone with its fusion in each round (presets paper, glip_tiny), or on
-    FIBER's towers (fiber_boxes). `boxes_by` "queries" has the encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion
-    at each layer and GLIP's token head: no centres, and boxes are learned by L1 and GIoU.
+    are spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh unless `--init` brings released ones.
+    Where things are is found in one of two ways. `boxes_by` "places" has DyHead with its anchors, centres and ATSS as released, on GLIP's
+    backbone with its fusion in each round (presets paper, glip_tiny), or on FIBER's towers (fiber_boxes). `boxes_by` "queries" has the
+    encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion at each layer and GLIP's token head: no centres, and boxes
+    are learned by L1 and GIoU.
 
     knowledge     path of a knowledge file; "" takes what lies beside the samples
     form, positive, drop_name, classes, before, missing   of queries of classes (`ClassQueries`)
@@ -391,7 +391,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
-        return (WeightAverage(self.average),) if self.average else ()
+        return (WeightAverage(self.average, early=False),) if self.average else ()
 
     def deploy(self, model: GroundingDetector | DenseDetector | DenseFiber) -> PhraseDetector:
         prompt = PhrasePrompt(before=self.before, together=self.classes)
