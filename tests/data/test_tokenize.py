@@ -120,6 +120,23 @@ def test_every_row_is_marked_padded_and_counted(texts, length):
             assert ids.max() < tokenizer.vocab_size
 
 
+def test_of_a_long_text_the_first_or_the_last_tokens_stay(tmp_path):
+    """The last ones as transformers keeps them, cutting at the left, as InstructBLIP's Q-Former reads questions."""
+    from transformers import BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "what", "is", "on", "the", "table", "left", "of", "?"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    theirs = BertTokenizer(str(tmp_path / "vocab.txt"), truncation_side="left")
+    theirs.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.from_spec(str(tmp_path / "tokenizer.json"))
+    texts = ["what is on the table left of the table?", "what is on the table?", "what?"]
+    for length in (3, 5, 7, 12):
+        expected = theirs(texts, truncation=True, max_length=length, padding="max_length").input_ids
+        np.testing.assert_array_equal(ours.encode(texts, length, keep="last").ids_BL, expected)
+        first = BertTokenizer(str(tmp_path / "vocab.txt"))(texts, truncation=True, max_length=length, padding="max_length")
+        np.testing.assert_array_equal(ours.encode(texts, length).ids_BL, first.input_ids)
+
+
 @lru_cache
 def _both():
     return Tokenizer.train(CORPUS, 300), Tokenizer.from_spec("clip")

@@ -96,8 +96,8 @@ class Tokenizer:
 
     # ------------------------------------------------------------ use
 
-    def encode(self, texts: Sequence[str], length: int) -> Encoded:
-        """Rows of exactly `length` ids. The end mark is always there, also behind a text that was cut."""
+    def encode(self, texts: Sequence[str], length: int, *, keep: Literal["first", "last"] = "first") -> Encoded:
+        """Rows of exactly `length` ids. The end mark is always there, also behind a text that was cut, of which the `keep` tokens stay."""
         room = length - len(self.prefix) - len(self.suffix)
         if room < 1:
             least = len(self.prefix) + len(self.suffix) + 1
@@ -110,7 +110,7 @@ class Tokenizer:
         for row, encoding in enumerate(self.inner.encode_batch_fast(given, add_special_tokens=False)):
             ids = encoding.ids
             truncated += len(ids) > room
-            whole = (*self.prefix, *ids[:room], *self.suffix)
+            whole = (*self.prefix, *(ids[:room] if keep == "first" else ids[-room:]), *self.suffix)
             places = slice(len(whole)) if self.side == "right" else slice(length - len(whole), None)
             ids_BL[row, places] = whole
             mask_BL[row, places] = True

@@ -46,7 +46,7 @@ class BridgeWriter:
     pictures    that a prompt may have; those behind the first come with it as `ImagePart(source=...)`
     request     words that are asked where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
-    reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it
+    reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
     """
 
@@ -206,7 +206,7 @@ class BridgeWriter:
         if self.reads is None:
             return self.bridge.picture(image_NCHW)
         tokenizer, length = self.reads
-        encoded = tokenizer.encode([words for _, words in rows], length)
+        encoded = tokenizer.encode([words for _, words in rows], length, keep="last")
         given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given)
 

@@ -10,7 +10,7 @@ itself visits them one by one (scipy), after a single copy to the host.
 What implementations get wrong: a target offset that goes astray in later images once an image has more targets than queries; a
 maximum over subject and object that still feels the zero box of an object that does not exist (`missing`); L1 of boxes in pixels.
 
-Letters as in `core.pairs`; X any leading shape.
+Letters as in `data.graphs.pairs`; X any leading shape.
 """
 
 from __future__ import annotations

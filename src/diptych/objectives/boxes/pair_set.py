@@ -15,7 +15,7 @@ into the boxes; 0 * NaN from the zero box of an object that does not exist, or f
 with NaN; here its IoU is 0 and the loss goes on); a batch without a single pair that leaves the box
 heads without a gradient, which stops data-parallel training (here it is zero).
 
-Letters as in `core.pairs`; M matched pairs of all images and layers together.
+Letters as in `data.graphs.pairs`; M matched pairs of all images and layers together.
 """
 
 from __future__ import annotations

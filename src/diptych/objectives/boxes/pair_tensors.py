@@ -1,4 +1,4 @@
-"""Pair predictions and targets (`core.pairs`) made ready for a loss: wide enough to add up, and about the same images and names."""
+"""Pair predictions and targets (`data.graphs.pairs`) made ready for a loss: wide enough to add up, and about the same images and names."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class InstructBLIP(BridgeRecipe):
                 every second layer
     former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
-    asked_length  tokens of the question that the Q-Former reads, at most
+    asked_length  tokens of the question that the Q-Former reads, at most: of a longer one the last
     over        what the cosine of the rate falls along: the whole "run", whose beginning the warm-up takes, as LAVIS has it, or the "rest"
                 behind the warm-up. LAVIS falls after each of its inner epochs, whose length is not published for this training; here each
                 step falls
@@ -136,7 +136,7 @@ class InstructBLIP(BridgeRecipe):
         made = self.laid(draws, rows)
         if not self.aware:
             return AskedBatch(**vars(made))
-        encoded = self.asked_words().encode([question.text for question in asked], self.asked_length)
+        encoded = self.asked_words().encode([question.text for question in asked], self.asked_length, keep="last")
         read_BL, mask_BL = (torch.from_numpy(array) for array in (encoded.ids_BL, encoded.mask_BL))
         return AskedBatch(**vars(made), asked_BL=read_BL, asked_mask_BL=mask_BL)
 

@@ -53,8 +53,8 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     hidden        width of a hidden layer with batch norm between tower and projection, on both sides (published 4,096); 0 has none. Batch
                   norm reads the whole batch, so gradients are not cached then
     groupvit      the image tower is GroupViT-S of transformers
-    augment       "rand" changes views by RandAugment as LexLIP has it, published with colour jitter and erased pixels besides; not for
-                  texts that name colours
+    augment       "rand" changes views by RandAugment as LexLIP has it; published is timm's, with erased pixels besides, which is not here.
+                  Not for texts that name colours
     final_lr      of the cosine, as a share of lr
     late          steps by which the schedule is late: 1, as released, where it moves after the update
     """
