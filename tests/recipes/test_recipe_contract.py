@@ -244,3 +244,13 @@ def test_no_field_is_called_like_an_option_of_training(slug: str) -> None:
     """The command line has both; `steps` means the same in either."""
     options = {field.name for kind in (TrainOptions, Tuning) for field in dataclasses.fields(kind)} - {"steps"}
     assert not options & {field.name for field in dataclasses.fields(RECIPES.load(slug))}
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_options_of_held_configurations_are_told_apart(slug: str) -> None:
+    """They share one flat list with the recipe's own: of two with one name the later would set both."""
+    recipe = RECIPES.load(slug).tiny()
+    own = {field.name for field in dataclasses.fields(recipe)}
+    held = [value for name in own if dataclasses.is_dataclass(value := getattr(recipe, name))]
+    names = [field.name for value in held for field in dataclasses.fields(value) if field.name not in own]
+    assert len(names) == len(set(names))
