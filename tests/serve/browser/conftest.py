@@ -120,7 +120,7 @@ class Page:
 
     def until(self, expression: str) -> None:
         """Wait until it holds. Playwright's own waiting evaluates strings inside the page, which the page's policy forbids."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not self.tab.evaluate(expression):
             assert time.monotonic() < deadline, expression
             self.tab.wait_for_timeout(30)
