@@ -139,11 +139,11 @@ def claims() -> tuple[Claim, ...]:
         kind="paper's claim",
         sentence="Sentences that are found for pictures of documents give a higher recall at 1 than the nearest sentence before each",
         source="2502.12513: Flickr30k text retrieval at 15 M 72.9 with retrieved and synthetic texts, 37.1 with YFCC's own",
-        refuted="a difference whose interval lies below zero",
+        refuted="a difference whose interval lies below zero, or a recall no higher than that of the finder's own pairs alone",
         baseline=Arm("sentence before", Documented(longer, pairs), around(clip.lr)),
         method=Arm("realsyn", Documented(clip, pairs, "retrieved"), around(clip.lr)),
-        controls=(Arm("untrained", Documented(clip, pairs, learns=False)),),
-        bounds=(
+        controls=(
+            Arm("untrained", Documented(clip, pairs, learns=False)),
             Arm("by chance", Documented(longer, pairs, "by chance")),
             Arm("the finder's pairs", Paired(longer, Known(pairs))),
         ),
