@@ -285,7 +285,11 @@ def test_a_released_checkpoint_is_opened(tmp_path: Path) -> None:
     found = model.detect(np.full((40, 60, 3), 90, np.uint8), objects=["red circle", "star"])
     assert {region.label for region in found.regions} <= {"red circle", "star"}
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    released = {name: tensor.float() for name, tensor in small_released().items()}
+    bias = next(name for name, tensor in released.items() if "dyhead" in name and name.endswith("bias") and len(tensor) > 9)
+    save_file({**released, bias: released[bias][:9].clone()}, tmp_path / "odd.safetensors")
     for address, error, fault in (
+        (f"fiber:{tmp_path / 'odd.safetensors'}#{folder}", ConfigError, r"not of this network; of another size: .* \[9\] for \["),
         ("fiber:a.pth", ConfigError, "names no checkpoint or no text encoder"),
         (f"fiber:{tmp_path / 'fiber.pth'}#{tmp_path}", DataError, "the folder has no config.json"),
         (f"fiber:{tmp_path / 'none.pth'}#{folder}", DataError, "there is no such file"),

@@ -73,7 +73,14 @@ def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "glip.safetensors")
     short = "language_backbone.body.model.embeddings.word_embeddings.weight"
     save_file({**tensors, short: tensors[short][:9].clone()}, tmp_path / "short.safetensors")
+    gain = "rpn.head.dyhead_tower.0.b_attn.gamma_v"
+    save_file({**tensors, gain: tensors[gain][:9].clone()}, tmp_path / "odd.safetensors")
     for address, error, fault in (
+        (
+            f"glip:{tmp_path / 'odd.safetensors'}#{folder}",
+            ConfigError,
+            r"not of this network; of another size: .* \[9\] for \[16\]$",
+        ),
         ("glip:a.pth", ConfigError, "names no checkpoint or no text encoder"),
         (f"glip:{tmp_path / 'glip.safetensors'}#{tmp_path}", DataError, "the folder has no config.json"),
         (f"glip:{tmp_path / 'none.safetensors'}#{folder}", DataError, "there is no such file"),

@@ -8,7 +8,7 @@ has three tokens at most.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from diptych.models.denseclip.dense_detector import DenseDetector
 from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
 from diptych.models.denseclip.detecting import DetectingModel
 from diptych.models.detection.anchor_boxes import AnchorShape
-from diptych.models.detection.checkpoint import read_content
+from diptych.models.detection.checkpoint import load_whole, read_content, some
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.mask_rcnn import MaskRCNNShape
 from diptych.models.io.foreign.clip_layout import from_open_clip
@@ -30,8 +30,6 @@ from diptych.models.io.foreign.clip_layout import from_open_clip
 SIDE = 1344
 """Pixels a side for which the released table of positions is made."""
 TAU = 0.07
-SHOWN = 5
-"""Names in an error, at most."""
 TOWERS = {"image_tower": "tap.tower", "text_tower": "guide.text_tower", "text_projection": "guide.projection"}
 REFINER = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "proj": "out"}
 NAMES = (
@@ -105,7 +103,7 @@ def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -
     image, text = "backbone.attnpool.c_proj.weight", "text_encoder.positional_embedding"
     needed = (image, text, "contexts", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
     if lost := [name for name in needed if name not in tensors]:
-        raise ConfigError(f"not in the file: {_some(lost)} (expected a checkpoint of DenseCLIP's detectors)")
+        raise ConfigError(f"not in the file: {some(lost)} (expected a checkpoint of DenseCLIP's detectors)")
     head, per_place = tensors.get("roi_head.bbox_head.fc_cls.weight"), AnchorShape().per_place
     count = len(head) - 1 if head is not None else len(tensors.get("bbox_head.retina_cls.weight", ())) // per_place
     if len(classes) != count:
@@ -161,7 +159,7 @@ def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             strange.append(name)
     if strange:
-        raise ConfigError(f"not of DenseCLIP's detectors: {_some(strange)} (expected a checkpoint of its release)")
+        raise ConfigError(f"not of DenseCLIP's detectors: {some(strange)} (expected a checkpoint of its release)")
     for name, tensor in from_open_clip(clip).items():
         part, _, rest = name.partition(".")
         out[f"{TOWERS[part]}.{rest}"] = tensor
@@ -170,18 +168,7 @@ def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def load_released(model: DenseDetector | DenseMaskDetector, tensors: Mapping[str, Tensor]) -> None:
     """Puts released weights into a model of the same architecture, all or nothing."""
-    read, held = from_released(tensors), model.state_dict()
-    problems = [f"not in the model: {_some(extra)}"] if (extra := sorted(read.keys() - held.keys())) else []
-    problems += [f"not in the file: {_some(missing)}"] if (missing := sorted(held.keys() - read.keys())) else []
-    sizes = [
-        f"{name} {list(read[name].shape)} for {list(held[name].shape)}"
-        for name in sorted(read.keys() & held.keys())
-        if read[name].shape != held[name].shape
-    ]
-    problems += [f"of another size: {_some(sizes)}"] if sizes else []
-    if problems:
-        raise ConfigError("the file is not of this network; " + "; ".join(problems))
-    model.load_state_dict(read)
+    load_whole(model, from_released(tensors))
 
 
 def _renamed(name: str, sides: int) -> str | None:
@@ -197,8 +184,3 @@ def _renamed(name: str, sides: int) -> str | None:
 def _count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
     """How many different numbers names of this pattern have."""
     return len({found[1] for name in tensors if (found := re.fullmatch(pattern, name))})
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

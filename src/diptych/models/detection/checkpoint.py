@@ -1,19 +1,24 @@
-"""Checkpoint files of released detectors, such as RLIPv2's `main.py` saves, opened without running anything that they hold."""
+"""Checkpoint files of released detectors, such as RLIPv2's `main.py` saves: opened without running anything that they hold, and put into a
+model all or nothing."""
 
 from __future__ import annotations
 
 import argparse
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
+
+SHOWN = 5
+"""Names in an error, at most."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,56 @@ def needed(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
     if name not in tensors:
         raise DataError(f"tensor {name} is missing", expected=source)
     return tensors[name]
+
+
+def checkpoint_and_encoder(spec: str, encoder: str) -> tuple[Path, Path]:
+    """File and folder of an address "KIND:CHECKPOINT#FOLDER", whose folder is a text encoder's as transformers saves it.
+
+    encoder  its name in messages, such as "roberta-base"
+    Raises ConfigError for an address without both, DataError for a folder that holds no encoder.
+    """
+    kind, _, rest = spec.partition(":")
+    file, _, folder = rest.partition("#")
+    if not file or not folder:
+        form = f"{kind}:CHECKPOINT#{encoder.partition('-')[0].upper()}-FOLDER"
+        raise ConfigError(f"{spec!r} names no checkpoint or no text encoder (expected {form})")
+    if not (Path(folder).expanduser() / "config.json").is_file():
+        raise DataError(
+            "the folder has no config.json",
+            file=Path(folder).expanduser(),
+            expected=f"{encoder} as transformers saves it, with its tokenizer",
+        )
+    return Path(file).expanduser(), Path(folder).expanduser()
+
+
+def read_tensors(file: Path, source: str) -> dict[str, Tensor]:
+    """Tensors of a released .pth, or of a .safetensors with the same names; without the prefix of a model that was trained in parallel."""
+    if file.suffix == ".safetensors" and not file.is_file():
+        raise DataError("there is no such file", file=file, expected=source)
+    tensors = load_file(file) if file.suffix == ".safetensors" else read_released(file)
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def load_whole(model: nn.Module, read: Mapping[str, Tensor], *, title: str = "network", shown: int = SHOWN) -> None:
+    """Puts tensors into a model whose names and sizes they have, all or nothing: a ConfigError names those that are left over, missing
+    or of another size, `shown` of each at most."""
+    held = model.state_dict()
+    sizes = [
+        f"{name} {list(read[name].shape)} for {list(held[name].shape)}"
+        for name in sorted(read.keys() & held.keys())
+        if read[name].shape != held[name].shape
+    ]
+    found = {
+        "not in the model": sorted(read.keys() - held.keys()),
+        "not in the file": sorted(held.keys() - read.keys()),
+        "of another size": sizes,
+    }
+    if problems := [f"{what}: {some(names, shown)}" for what, names in found.items() if names]:
+        raise ConfigError(f"the file is not of this {title}; " + "; ".join(problems))
+    model.load_state_dict(dict(read))
+
+
+def some(names: Sequence[str], shown: int = SHOWN) -> str:
+    """The first of them, and how many more."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

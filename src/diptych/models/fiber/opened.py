@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.models.detection.checkpoint import read_released
+from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, read_tensors
 from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhrasePrompt
@@ -37,24 +35,14 @@ def open_released(spec: str) -> DenseFiberPhrases:
 
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for an address without both.
     """
-    path, _, given = spec.removeprefix("fiber:").partition("#")
-    if not path or not given:
-        raise ConfigError(f"{spec!r} names no checkpoint or no text encoder (expected fiber:CHECKPOINT#ROBERTA-FOLDER)")
-    file, folder = Path(path).expanduser(), Path(given).expanduser()
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            "the folder has no config.json", file=folder, expected="roberta-base as transformers saves it, with its tokenizer"
-        )
-    if file.suffix == ".safetensors" and not file.is_file():
-        raise DataError("there is no such file", file=file, expected="a released checkpoint of FIBER, fine-grained")
-    tensors = load_file(file) if file.suffix == ".safetensors" else read_released(file)
+    file, folder = checkpoint_and_encoder(spec, "roberta-base")
+    tensors = read_tensors(file, "a released checkpoint of FIBER, fine-grained")
     if not is_fine(tensors):
         raise DataError(
             "holds no FIBER of the second stage",
             file=file,
             expected="names such as fusion_backbone.backbone.body.patch_embed.proj.weight",
         )
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     heads = int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("num_attention_heads", 12))
     fiber, dense = sizes(tensors, heads)
     tokenizer = from_transformers(folder)
@@ -67,9 +55,7 @@ def open_released(spec: str) -> DenseFiberPhrases:
     with torch.random.fork_rng(devices=[]):
         sides = fiber.sides(image_size=PRETRAIN_SIDE, drop_path=0.0, vocab_size=rows, mask_id=rows - 1)
         model = DenseFiber(*sides, dense, fiber.swin_strides)
-    model.load_state_dict(
-        from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers), strict=True
-    )
+    load_whole(model, from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers))
     prompt = PhrasePrompt(before="", separator=". ", behind="", together=TOGETHER)
     length = min(TEXT_LENGTH, fiber.text_places)
     return DenseFiberPhrases(model.eval(), tokenizer, length, DetectionImages(), spec, prompt=prompt)

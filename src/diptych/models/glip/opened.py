@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import needed, read_released
+from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, needed, read_tensors
 from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
 from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.images import DetectionImages
@@ -39,26 +37,14 @@ def open_released(spec: str) -> DensePhrases:
 
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for an address without both.
     """
-    path, _, given = spec.removeprefix("glip:").partition("#")
-    if not path or not given:
-        raise ConfigError(f"{spec!r} names no checkpoint or no text encoder (expected glip:CHECKPOINT#BERT-FOLDER)")
-    file, folder = Path(path).expanduser(), Path(given).expanduser()
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            "the folder has no config.json",
-            file=folder,
-            expected="bert-base-uncased as transformers saves it, with its tokenizer",
-        )
-    if file.suffix == ".safetensors" and not file.is_file():
-        raise DataError("there is no such file", file=file, expected="a released checkpoint of GLIP")
-    tensors = load_file(file) if file.suffix == ".safetensors" else read_released(file)
+    file, folder = checkpoint_and_encoder(spec, "bert-base-uncased")
+    tensors = read_tensors(file, "a released checkpoint of GLIP")
     if not is_glip(tensors):
         raise DataError(
             "holds no GLIP",
             file=file,
             expected="names such as language_backbone.body.model.embeddings.word_embeddings.weight, and rpn.head.bias_lang",
         )
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if settings.get("model_type") != "bert":
         raise DataError(
@@ -78,7 +64,7 @@ def open_released(spec: str) -> DensePhrases:
         backbone = detection_backbone(MODEL, sizes=swin_sizes(tensors))
         text = text_tower("hf", config=config, pooling="cls", length=length)
         model = DenseDetector(backbone, text, head_shape(tensors, config["num_attention_heads"]))
-    model.load_state_dict(from_glip(tensors), strict=True)
+    load_whole(model, from_glip(tensors))
     prompt = PhrasePrompt(before="", separator=". ", behind="", together=TOGETHER)
     return DensePhrases(model.eval(), tokenizer, length, DetectionImages(), spec, prompt=prompt)
 

@@ -11,7 +11,7 @@ nothing reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +23,7 @@ from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.media.transforms import Triple
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import Released, read_checkpoint
+from diptych.models.detection.checkpoint import Released, load_whole, read_checkpoint, some
 from diptych.models.detection.images import DetectionImages
 from diptych.models.penet.graph_relater import GraphRelater
 from diptych.models.penet.scene_graph_network import NetworkShape, SceneGraphNetwork, Setting
@@ -31,8 +31,6 @@ from diptych.models.penet.scene_graph_network import NetworkShape, SceneGraphNet
 MEAN: Triple = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
 """Caffe's, as RGB."""
 STD: Triple = (1 / 255, 1 / 255, 1 / 255)
-SHOWN = 5
-"""Names in an error, at most."""
 EPS = 1e-5
 """Of timm's fixed BatchNorm; the released one has none."""
 VOCABULARIES = ("vg150", "open-images")
@@ -132,29 +130,13 @@ def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             out[ours] = tensor
     if strange:
-        raise ConfigError(f"not of PE-Net: {_some(strange)} (expected a checkpoint of its release)")
+        raise ConfigError(f"not of PE-Net: {some(strange)} (expected a checkpoint of its release)")
     return out
 
 
 def load_released(model: SceneGraphNetwork, tensors: Mapping[str, Tensor]) -> None:
     """Puts released weights into a model of the same architecture, all or nothing."""
-    read, held = from_released(tensors), model.state_dict()
-    problems = [f"not in the model: {_some(extra)}"] if (extra := sorted(read.keys() - held.keys())) else []
-    problems += [f"not in the file: {_some(missing)}"] if (missing := sorted(held.keys() - read.keys())) else []
-    sizes = [
-        f"{name} {list(read[name].shape)} for {list(held[name].shape)}"
-        for name in sorted(read.keys() & held.keys())
-        if read[name].shape != held[name].shape
-    ]
-    problems += [f"of another size: {_some(sizes)}"] if sizes else []
-    if problems:
-        raise ConfigError("the file is not of this network; " + "; ".join(problems))
-    model.load_state_dict(read)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    load_whole(model, from_released(tensors))
 
 
 def _renamed(name: str) -> str | None:

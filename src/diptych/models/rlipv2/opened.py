@@ -10,17 +10,16 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import Released, read_checkpoint
+from diptych.models.detection.checkpoint import Released, checkpoint_and_encoder, read_checkpoint
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.language_fusion import GateKind
 from diptych.models.io.foreign.tokenizer import from_transformers
@@ -63,14 +62,8 @@ def open_released(spec: str) -> GraphDetector:
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for one of another architecture, with
     every tensor that is left over, missing or of another size.
     """
-    path, _, given = spec.removeprefix("rlipv2:").partition("#")
-    if not path or not given:
-        raise ConfigError(f"{spec!r} names no checkpoint or no text encoder (expected rlipv2:CHECKPOINT#ROBERTA-FOLDER)")
-    released, folder = read_checkpoint(Path(path).expanduser()), Path(given).expanduser()
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            "the folder has no config.json", file=folder, expected="roberta-base as transformers saves it, with its tokenizer"
-        )
+    file, folder = checkpoint_and_encoder(spec, "roberta-base")
+    released = read_checkpoint(file)
     encoder = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = {key: encoder.get(key, value) for key, value in ROBERTA.items()}
     backbone, shape = architecture(released)
@@ -85,7 +78,7 @@ def open_released(spec: str) -> GraphDetector:
     try:
         load_released(model, released.tensors)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{file}: {error}") from error
     name = VOCABULARIES.get(str(released.options.get("dataset_file", "")), "")
     known = vocabulary(name) if name else None
     lists = LabelLists(known.object_texts, known.predicate_texts) if known else None

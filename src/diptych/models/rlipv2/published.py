@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.detection.backbone import detection_backbone
+from diptych.models.detection.checkpoint import load_whole
 from diptych.models.rlipv2.names import NUMBERING, QUERY_PARTS, gate_of, names, rename
 from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
 from diptych.models.rlipv2.tensors import joined, split
@@ -125,18 +126,8 @@ def load_released(model: RelationDetector, tensors: Mapping[str, Tensor]) -> Non
     over, missing or of another size, and gates that the model's would cut short."""
     if cut := _cut_gates(tensors, model.shape):
         raise ConfigError(cut)
-    read, held = from_released(tensors, model.shape), model.state_dict()
-    problems = [f"not in the model: {', '.join(extra)}"] if (extra := sorted(read.keys() - held.keys())) else []
-    problems += [f"not in the file: {', '.join(missing)}"] if (missing := sorted(held.keys() - read.keys())) else []
-    sizes = [
-        f"{name} {list(read[name].shape)} for {list(held[name].shape)}"
-        for name in sorted(read.keys() & held.keys())
-        if read[name].shape != held[name].shape
-    ]
-    problems += [f"of another size: {', '.join(sizes)}"] if sizes else []
-    if problems:
-        raise ConfigError(f"the file is not of this {_title(model.shape)}; " + "; ".join(problems))
-    model.load_state_dict(read)
+    read = from_released(tensors, model.shape)
+    load_whole(model, read, title=_title(model.shape), shown=len(read) + len(model.state_dict()))
 
 
 def _title(shape: DetectorShape) -> str:

@@ -23,7 +23,7 @@ from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
 from diptych.models.denseclip.segmenting import SegmentingModel
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.segmentation import pixel_cross_entropy
-from diptych.recipes._shared.frozen.dense_guidance import GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import SMALL_GUIDED, GuidedRecipe
 
 
 @dataclass(frozen=True)
@@ -167,32 +167,17 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     def tiny(cls) -> Self:
         """A small vision transformer with patches of 8 pixels, whole images of 64: minutes. Give a trained model as `weights`."""
         return cls(
-            image_tower="vit_micro",
-            patch=8,
-            text_tower="text_micro",
-            width=64,
-            image_size=64,
-            text_length=24,
-            tokenizer="data",
-            pieces=400,
+            **SMALL_GUIDED,
             background="background",
-            inner=64,
-            neck=64,
             crop_size=64,
             scale=(1.0, 1.0),
             most=1.0,
             flip=False,
             shake=False,
-            batch_size=16,
             steps=300,
-            lr=1e-3,
             warmup=20.0,
-            warmup_from=None,
-            decay="matrices",
             over="rest",
             floor="share",
-            text_side="frozen",
-            backbone_rate=1.0,
         )
 
     @classmethod

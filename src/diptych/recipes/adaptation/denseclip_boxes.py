@@ -12,7 +12,7 @@ from diptych.models.denseclip.built import dense_detector
 from diptych.models.denseclip.dense_detector import DenseDetector, Detected
 from diptych.models.detection.anchor_boxes import AnchorShape
 from diptych.objectives.boxes.anchors import anchor_losses
-from diptych.recipes._shared.frozen.dense_detection import DetectingRecipe, targets
+from diptych.recipes._shared.frozen.dense_detection import SMALL_DETECTOR, DetectingRecipe, targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,31 +58,8 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
     def tiny(cls) -> Self:
         """A small vision transformer with patches of 8 pixels, images squashed to 64: minutes. Give a trained model as `weights`."""
         return cls(
-            image_tower="vit_micro",
-            patch=8,
-            text_tower="text_micro",
-            width=64,
-            image_size=64,
-            text_length=24,
-            tokenizer="data",
-            pieces=400,
-            inner=64,
-            neck=64,
-            image_side=64,
-            square=True,
-            mirror=0.0,
+            **SMALL_DETECTOR,
             anchors=AnchorShape(size=1.5, octave=2, extra=0),
-            batch_size=16,
-            epochs=0.0,
-            steps=600,
-            lr=1e-3,
-            warmup=50.0,
-            warmup_from=None,
-            decay="matrices",
-            text_side="frozen",
-            clip_norm=1.0,
-            lr_drops=(0.8,),
-            backbone_rate=1.0,
         )
 
     @classmethod

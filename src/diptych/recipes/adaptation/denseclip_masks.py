@@ -16,7 +16,7 @@ from diptych.models.detection.mask_rcnn import MaskRCNNShape
 from diptych.objectives.boxes.sampling import BoxSampling, Drawn, drawn_regions
 from diptych.objectives.boxes.two_stage import mask_loss, proposal_losses, region_losses
 from diptych.objectives.gather import mean_over_processes
-from diptych.recipes._shared.frozen.dense_detection import DetectingRecipe, targets
+from diptych.recipes._shared.frozen.dense_detection import SMALL_DETECTOR, DetectingRecipe, targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,35 +112,12 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     def tiny(cls) -> Self:
         """A small vision transformer with patches of 8 pixels, images squashed to 64: minutes. Give a trained model as `weights`."""
         return cls(
-            image_tower="vit_micro",
-            patch=8,
-            text_tower="text_micro",
-            width=64,
-            image_size=64,
-            text_length=24,
-            tokenizer="data",
-            pieces=400,
-            inner=64,
-            neck=64,
-            image_side=64,
-            square=True,
-            mirror=0.0,
+            **SMALL_DETECTOR,
             shape=MaskRCNNShape(
                 size=3.0, considered=200, learns_considered=200, proposals=60, region_width=128, mask_width=32, mask_layers=2
             ),
             anchor_count=64,
             region_count=32,
-            batch_size=16,
-            epochs=0.0,
-            steps=600,
-            lr=1e-3,
-            warmup=50.0,
-            warmup_from=None,
-            decay="matrices",
-            text_side="frozen",
-            clip_norm=1.0,
-            lr_drops=(0.8,),
-            backbone_rate=1.0,
         )
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,8 +21,21 @@ from diptych.models.detection.images import DetectionImages
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_tap import Positions, fit_positions
 from diptych.objectives.boxes.box_scores import STRIDE, box_score_loss, box_targets
-from diptych.recipes._shared.frozen.dense_guidance import GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import SMALL_GUIDED, GuidedRecipe
 from diptych.recipes._shared.pairs import F, M
+
+SMALL_DETECTOR: Mapping[str, Any] = {
+    **SMALL_GUIDED,
+    "image_side": 64,
+    "square": True,
+    "mirror": 0.0,
+    "epochs": 0.0,
+    "steps": 600,
+    "warmup": 50.0,
+    "clip_norm": 1.0,
+    "lr_drops": (0.8,),
+}
+"""The same with pictures squashed to 64 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from diptych.core.contracts import Rule
 from diptych.core.errors import ConfigError
@@ -12,6 +13,26 @@ from diptych.models.denseclip.dense_segmenter import Language, LanguageGuide
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
 from diptych.recipes._shared.pairs import B, F, M
+
+SMALL_GUIDED: Mapping[str, Any] = {
+    "image_tower": "vit_micro",
+    "patch": 8,
+    "text_tower": "text_micro",
+    "width": 64,
+    "image_size": 64,
+    "text_length": 24,
+    "tokenizer": "data",
+    "pieces": 400,
+    "inner": 64,
+    "neck": 64,
+    "batch_size": 16,
+    "lr": 1e-3,
+    "warmup_from": None,
+    "decay": "matrices",
+    "text_side": "frozen",
+    "backbone_rate": 1.0,
+}
+"""A small vision transformer with patches of 8 pixels on pictures of 64, all of which is tuned alike: what the small presets share."""
 
 
 @dataclass(frozen=True, kw_only=True)
