@@ -10,6 +10,7 @@ import pytest
 from diptych.claims import engine, registry
 from diptych.claims.cell import Cell, run_cell
 from diptych.claims.trace import differences, trace
+from diptych.core.errors import UnknownName
 
 EVERY = [claim.key for claim in registry.every()]
 HEAVY = {"mblip", "sitta"}
@@ -18,6 +19,14 @@ HEAVY = {"mblip", "sitta"}
 
 def _main(key: str) -> Any:
     return pytest.param(key, marks=pytest.mark.slow) if key in HEAVY else key
+
+
+def test_a_key_names_a_claim_or_is_told_the_nearest() -> None:
+    assert registry.find("clip").key == registry.find("clip/").key == "clip"
+    assert registry.find("clip/names").name == "names"
+    for wrong, right in (("clip/name", "clip/names"), ("realsyn/x", "realsyn")):
+        with pytest.raises(UnknownName, match=f"unknown claim '{wrong}'; did you mean '{right}'"):
+            registry.find(wrong)
 
 
 @pytest.mark.parametrize("key", [_main(key) for key in EVERY if "/" not in key])

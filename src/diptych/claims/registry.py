@@ -36,12 +36,12 @@ def of(slug: str) -> tuple[Claim, ...]:
 
 
 def find(key: str) -> Claim:
-    """One claim: "clip" is the main one of that system, "clip/names" a further one."""
+    """One claim: "clip" or "clip/" is the main one of that system, "clip/names" a further one."""
     slug, _, name = key.partition("/")
     claims = of(slug)
     if not name:
         return claims[0]
     by_name = {claim.name: claim for claim in claims if claim.name}
     if name not in by_name:
-        raise UnknownName(f"claim of {slug}", name, list(by_name))
+        raise UnknownName("claim", key, [claim.key for claim in claims])
     return by_name[name]

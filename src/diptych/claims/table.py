@@ -14,7 +14,7 @@ from diptych.claims.ledger import Entry, State, Superseded
 from diptych.claims.verdict import holm
 from diptych.report.forest import Mark, Span, forest_plot
 
-WIDTH = 24
+WIDTH = 26
 NOT_JUDGED = "not judged"
 
 

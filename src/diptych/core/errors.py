@@ -100,6 +100,8 @@ class UnknownName(DiptychError):
             best = difflib.SequenceMatcher(None, name, near[0]).ratio()
             near = [n for n in near if difflib.SequenceMatcher(None, name, n).ratio() > best - 0.02]
             tail = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+        elif not known:
+            tail = hint or "there is none"
         elif len(known) <= 12 or (not hint and sum(map(len, known)) <= LISTED):
             tail = "known: " + ", ".join(known)
         else:

@@ -18,7 +18,10 @@ CELLS = Path("runs/claims")
 
 @dataclass(frozen=True)
 class Run:
-    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="a system (all its claims), or one claim: SLUG/NAME")]
+    slugs: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="SLUG", help="a system (all its claims), its main claim alone: SLUG/, or a further one: SLUG/NAME"),
+    ]
     seeds: Annotated[str, arg(help="others than the claim's own, such as 201,202,203, or how many; writes no verdict")] = ""
     dry: Annotated[bool, arg(help="write no verdict; the run is logged all the same")] = False
     dirty: Annotated[bool, arg(help="run on changed sources too; writes no verdict")] = False
@@ -30,7 +33,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all when left out")] = ()
+    slugs: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="SLUG", help="a system (all its claims), its main claim alone: SLUG/, or a further one: SLUG/NAME"),
+    ] = ()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

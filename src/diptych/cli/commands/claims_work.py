@@ -13,7 +13,7 @@ from diptych.claims import engine, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import Claim
 from diptych.claims.cost import estimated
-from diptych.claims.table import rows, table_lines
+from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace
 from diptych.claims.tree import Tree, tree
 from diptych.cli.commands.claims import Check, Cost, Run, Table
@@ -21,7 +21,6 @@ from diptych.cli.options.output import finish, say
 from diptych.core.errors import ConfigError, RunError
 
 LONG = 2 * 20 * 60  # processor seconds
-WIDTH = 24  # of a claim's name in a list
 
 
 def print_list(args: Table) -> int:

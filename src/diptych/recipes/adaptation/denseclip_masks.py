@@ -29,13 +29,20 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     and corrects them, a third draws the mask of each. Its baseline is the same detector without language (`language` "none").
 
     Heads and losses are mmdetection's, with which it was trained (`MaskRCNN`, `objectives.boxes.two_stage`); 512 proposals of an image are
-    learned from, true boxes among them. Every region needs a mask. We depart in these: a picture with no box but
-    crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
+    learned from, true boxes among them. Every region needs a mask. We depart in these: a picture with no box but crowds has a score loss
+    of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
 
     shape         sizes and thresholds of the heads (`MaskRCNNShape`); its fields are options like these
-    anchor_high, anchor_low, anchor_least, anchor_count, anchor_positive  which anchors are learned from: overlap of things and below which
-                  is background, least of a box's best, anchors of an image, and the share of things at most (`BoxSampling`)
-    region_high, region_low, region_least, region_count, region_positive  the same of proposals
+    anchor_high   an anchor that overlaps a box by as much shows a thing
+    anchor_low    an anchor that overlaps every box by less shows background; in between it is not learned from
+    anchor_least  the anchor that fits a box best shows it, too, from this overlap on
+    anchor_count  anchors of an image that are learned from
+    anchor_positive  the share of these that show things, at most
+    region_high   a proposal that overlaps a box by as much shows a thing
+    region_low    a proposal that overlaps every box by less shows background
+    region_least  the proposal that fits a box best shows it, too, from this overlap on
+    region_count  proposals of an image that are learned from, true boxes among them
+    region_positive  the share of these that show things, at most
     """
 
     slug = "denseclip_masks"
