@@ -33,10 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cost:
-    slugs: Annotated[
-        Positional[tuple[str, ...]],
-        arg(metavar="SLUG", help="a system (all its claims), its main claim alone: SLUG/, or a further one: SLUG/NAME"),
-    ] = ()
+    slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all when left out")] = ()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
