@@ -53,3 +53,25 @@ def test_refused() -> None:
         pixels_of(encode(np.ones((9, 14), bool)), 9, 15)
     with pytest.raises(DataError, match="a mask is a str"):
         pixels_of("everything", 9, 15)
+
+
+@pytest.mark.parametrize(
+    ("mask", "fault"),
+    [
+        ([[0, 0, 1e12, 0, 3, 3]], "lies far from its image"),
+        ([[0, 0, 1e300, 0, 3, 3]], "lies far from its image"),
+        ([[-20, -20, 30, 30] * 150_000], "300000 points is too long"),
+        ({"size": [7, 9], "counts": None}, "no whole numbers"),
+        ({"size": [7, 9], "counts": [1.5, 61.5]}, "no whole numbers"),
+        ({"size": [7, 9], "counts": ["63"]}, "no whole numbers"),
+        ({"size": [7, 9], "counts": b"\xff"}, "add up to"),
+        ({"size": [7, 9], "counts": "o" * 100_000}, "has no end"),
+        ({"size": 63, "counts": "P"}, "names no size"),
+        ({"counts": "P"}, "names no size"),
+        ({"size": [10**9, 10**9], "counts": [10**18]}, "as its image"),
+    ],
+)
+def test_a_mask_that_climbs_is_refused_at_once(mask: object, fault: str) -> None:
+    with pytest.raises(DataError, match=fault) as raised:
+        pixels_of(mask, 7, 9)
+    assert "\n" not in str(raised.value)

@@ -12,6 +12,8 @@ from diptych.core.scene_graph import Box
 from diptych.data.polygons import drawn
 
 Mask = npt.NDArray[np.bool_]
+LONGEST = 60
+"""Bits of a packed run, at most."""
 
 
 def box_of(mask_HW: Mask) -> Box | None:
@@ -45,12 +47,17 @@ def encode(mask_HW: Mask) -> dict[str, Any]:
 
 
 def decode(code: dict[str, Any]) -> Mask:
-    """The mask behind a code of `encode` (or of pycocotools), packed or as a list of runs, as COCO's crowds have it."""
-    height, width = code["size"]
-    counts = code["counts"]
+    """The mask behind a code of `encode` (or of pycocotools), packed or as a list of runs, as COCO's crowds have it.
+
+    Raises DataError for what is no such code, before anything of the size that it names is made.
+    """
+    height, width = _size(code.get("size"))
+    counts = code.get("counts")
     if isinstance(counts, bytes):
-        counts = counts.decode("ascii")
-    runs = _unpack(counts) if isinstance(counts, str) else list(counts)
+        counts = counts.decode("latin-1")
+    runs = _unpack(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(type(run) is int for run in runs):
+        raise DataError("runs of a mask are no whole numbers", field="mask", expected="a packed text, or a list of runs")
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise DataError(f"runs of a mask add up to {sum(runs)}", field="mask", expected=f"{height} x {width}")
     values = np.arange(len(runs)) % 2 == 1
@@ -65,11 +72,18 @@ def pixels_of(mask: Any, height: int, width: int) -> Mask:
     """
     if isinstance(mask, list | tuple):
         return drawn(mask, height, width)
-    if not isinstance(mask, dict) or "size" not in mask or "counts" not in mask:
+    if not isinstance(mask, dict):
         raise DataError(f"a mask is a {type(mask).__name__}", field="mask", expected="a run-length code or a list of outlines")
-    if list(mask["size"]) != [height, width]:
-        raise DataError(f"a mask is {list(mask['size'])}", field="mask", expected=f"[{height}, {width}], as its image")
+    if (size := _size(mask.get("size"))) != (height, width):
+        raise DataError(f"a mask is {list(size)}", field="mask", expected=f"[{height}, {width}], as its image")
     return decode(mask)
+
+
+def _size(value: Any) -> tuple[int, int]:
+    match value:
+        case [int() as height, int() as width] if height >= 0 and width >= 0:
+            return height, width
+    raise DataError("a mask names no size", field="mask", expected="size: [height, width]")
 
 
 def _pack(runs: list[int]) -> str:
@@ -93,6 +107,8 @@ def _unpack(text: str) -> list[int]:
     place = value = 0
     for character in text:
         bits = ord(character) - 48
+        if place > LONGEST:
+            raise DataError("a run of a mask has no end", field="mask", expected="COCO's packed runs")
         value |= (bits & 31) << place
         place += 5
         if bits & 32:

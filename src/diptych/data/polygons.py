@@ -18,10 +18,14 @@ import numpy.typing as npt
 from diptych.core.errors import DataError
 
 FINER = 5
+BEYOND, WALK = 4, 50_000_000
+"""How far an outline may leave its image, in sides of it, and how many points of the fine grid it may pass: what a file says is not
+followed further."""
 
 
 def drawn(outlines: Sequence[Any], height: int, width: int) -> npt.NDArray[np.bool_]:
-    """bool [H, W]: pixels within any of the outlines. Raises DataError for one of fewer than three points."""
+    """bool [H, W]: pixels within any of the outlines. Raises DataError for one of fewer than three points, far from its image
+    or without an end."""
     mask_HW = np.zeros((height, width), bool)
     for outline in outlines:
         mask_HW |= _filled(_points(outline), height, width)
@@ -40,7 +44,13 @@ def _points(outline: Any) -> npt.NDArray[np.float64]:
 
 
 def _filled(point_N2: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.bool_]:
+    if (np.abs(point_N2) > BEYOND * max(height, width, 1)).any():
+        raise DataError("an outline lies far from its image", field="mask", expected=f"points within {height} x {width} pixels")
     fine_N2 = (FINER * point_N2 + 0.5).astype(np.int64)
+    if np.abs(fine_N2 - np.roll(fine_N2, -1, axis=0)).max(1).sum() > WALK:
+        raise DataError(
+            f"an outline of {len(point_N2)} points is too long", field="mask", expected=f"at most {WALK // FINER} pixels"
+        )
     parts = [_edge(one, other) for one, other in zip(fine_N2, np.roll(fine_N2, -1, axis=0), strict=True)]
     x_N, y_N = np.concatenate(parts, axis=1)
     before, after = slice(None, -1), slice(1, None)
