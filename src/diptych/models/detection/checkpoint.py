@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError
+from diptych.models.io.tensor_files import read_tensors
 
 SHOWN = 5
 """Names in an error, at most."""
@@ -89,11 +89,11 @@ def checkpoint_and_encoder(spec: str, encoder: str) -> tuple[Path, Path]:
     return Path(file).expanduser(), Path(folder).expanduser()
 
 
-def read_tensors(file: Path, source: str) -> dict[str, Tensor]:
+def released_tensors(file: Path, source: str) -> dict[str, Tensor]:
     """Tensors of a released .pth, or of a .safetensors with the same names; without the prefix of a model that was trained in parallel."""
-    if file.suffix == ".safetensors" and not file.is_file():
+    if not file.is_file():
         raise DataError("there is no such file", file=file, expected=source)
-    tensors = load_file(file) if file.suffix == ".safetensors" else read_released(file)
+    tensors = read_tensors(file) if file.suffix == ".safetensors" else read_released(file)
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, read_tensors
+from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, released_tensors
 from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.detection.phrase_detector import PhrasePrompt
@@ -36,7 +36,7 @@ def open_released(spec: str) -> DenseFiberPhrases:
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for an address without both.
     """
     file, folder = checkpoint_and_encoder(spec, "roberta-base")
-    tensors = read_tensors(file, "a released checkpoint of FIBER, fine-grained")
+    tensors = released_tensors(file, "a released checkpoint of FIBER, fine-grained")
     if not is_fine(tensors):
         raise DataError(
             "holds no FIBER of the second stage",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, needed, read_tensors
+from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, needed, released_tensors
 from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
 from diptych.models.detection.dense.dense_grounding import DenseShape
 from diptych.models.detection.images import DetectionImages
@@ -38,7 +38,7 @@ def open_released(spec: str) -> DensePhrases:
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for an address without both.
     """
     file, folder = checkpoint_and_encoder(spec, "bert-base-uncased")
-    tensors = read_tensors(file, "a released checkpoint of GLIP")
+    tensors = released_tensors(file, "a released checkpoint of GLIP")
     if not is_glip(tensors):
         raise DataError(
             "holds no GLIP",
