@@ -35,7 +35,9 @@ def test_sentences_end_at_stops() -> None:
         "2",
         "cats",
     ]
-    assert treebank_words("a dog. it barks.") == ["a", "dog.", "it", "barks", "."]
+    assert treebank_words("a dog. it barks.") == ["a", "dog", ".", "it", "barks", "."]
+    assert treebank_words("Mr. Fox sees J. Doe ... again") == ["Mr.", "Fox", "sees", "J.", "Doe", "...", "again"]
+    assert treebank_words('a "cat." and (a dog!) sit') == ["a", "``", "cat", ".", "''", "and", "(", "a", "dog", "!", ")", "sit"]
     assert treebank_words("") == []
 
 

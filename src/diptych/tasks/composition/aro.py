@@ -37,8 +37,9 @@ class ARO:
     there. `accuracy` is the mean over cases, which tables call by the same name and which differs by many points.
 
     Published code takes the first of tied options. It lists the false one first in relation and attribution, and the true one first in
-    order, where shuffles that change nothing then count as right. `ties="index", keep_equal=True, normalise=False, trigrams="treebank"` counts so; by default
-    ties are shared and options that equal the true one are dropped (and counted). Its shuffles are drawn anew in every run, ours by key.
+    order, where shuffles that change nothing then count as right. `ties="index", keep_equal=True, normalise=False, trigrams="treebank"`
+    counts so; by default ties are shared and options that equal the true one are dropped (and counted). Its shuffles are drawn anew in
+    every run, ours by key.
 
     leave_out   relations that count in no mean: those that the release leaves out (they hold both ways, or are rare), or "none"
     minimum     cases that a pair of attributes needs to count. Relations need none, as released

@@ -1,15 +1,19 @@
 """Words as the Penn Treebank cuts them (MacIntyre's rules, 1995), in the form of `word_tokenize` of NLTK 3.8, which ARO shuffles.
 
 "can't" is "ca n't", "dog's" is "dog 's", quotes become `` and '', signs stand alone; "well-known" stays one word, and so do stops within a
-sentence. Sentences end where a stop, question or exclamation mark stands before white space and a capital or digit; NLTK has a learned
-model for it, which knows abbreviations.
+sentence. A sentence ends where a stop, question or exclamation mark stands before white space, whatever follows; not behind an ellipsis, a
+single letter or an abbreviation. NLTK has learned its abbreviations, ours are a few.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
-_SENTENCE = re.compile(r"(?<=[.?!])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])")
+from diptych.data.text.english.words import split
+
+_END = re.compile(r"(\S*)([.?!])[\"')\]]*\s+")
+_ABBREVIATIONS = split("mr mrs ms dr st jr sr prof vs no ft mt co inc ltd corp u.s u.k a.m p.m e.g i.e")
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
@@ -57,7 +61,14 @@ def treebank_words(text: str) -> list[str]:
     >>> treebank_words("A dog's well-known trick, isn't it?")
     ['A', 'dog', "'s", 'well-known', 'trick', ',', 'is', "n't", 'it', '?']
     """
-    return [word for sentence in _SENTENCE.split(text) for word in _cut(sentence)]
+    ends = [end.end() for end in _END.finditer(text) if end[2] != "." or not _goes_on(end[1].lower())]
+    return [word for start, stop in pairwise([0, *ends, len(text)]) for word in _cut(text[start:stop])]
+
+
+def _goes_on(word: str) -> bool:
+    """Whether a stop behind this word ends no sentence."""
+    bare = word.lstrip("\"'([")
+    return bare in _ABBREVIATIONS or bare.endswith(".") or (len(bare) == 1 and bare.isalpha())
 
 
 def _cut(sentence: str) -> list[str]:
