@@ -46,6 +46,8 @@ class BridgeWriter:
     pictures    that a prompt may have; those behind the first come with it as `ImagePart(source=...)`
     request     words that are asked where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
+    role        of an answer what stands behind the last such word, as the released chats cut at "Assistant:"; "" for all of it. A stream,
+                whose pieces nobody takes back, is not cut there, which it is not in the releases either
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
     """
@@ -66,13 +68,14 @@ class BridgeWriter:
         space: str = " ",
         request: str = "",
         sign: str = "",
+        role: str = "",
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
         card: dict[str, Any] | None = None,
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
-        self.request, self.sign, self.pictures, self.card = request, sign, pictures, card or {}
+        self.request, self.sign, self.role, self.pictures, self.card = request, sign, role, pictures, card or {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,7 +102,7 @@ class BridgeWriter:
                 found += self.bridge.language.write(
                     embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
                 )
-        return [self._before_sign(text) for text in found]
+        return [self._answer(text) for text in found]
 
     @property
     def _ends(self) -> tuple[int, ...]:
@@ -107,16 +110,15 @@ class BridgeWriter:
         ids = self.vocabulary.pieces(self.sign) if self.sign else []
         return tuple(ids) if len(ids) == 1 else ()
 
-    def _written(self, ids: Sequence[int]) -> str:
-        """The text of an answer before its sign; one that breaks off within the sign loses that part too."""
-        return self._before_sign(self.vocabulary.decode(ids))
+    def _answer(self, text: str) -> str:
+        """What was written before its sign, and behind the last word for who answers."""
+        before = text.partition(self.sign)[0] if self.sign.strip() else text
+        return before.rpartition(self.role)[2].strip() if self.role else before.strip()
 
-    def _before_sign(self, text: str) -> str:
-        if not self.sign.strip():
-            return text
-        text, found, _ = text.partition(self.sign)
-        part = next((size for size in range(len(self.sign) - 1, 0, -1) if not found and text.endswith(self.sign[:size])), 0)
-        return text[: len(text) - part].strip()
+    def _written(self, ids: Sequence[int]) -> str:
+        """The text of an answer before its sign, as far as it is heard."""
+        text = self.vocabulary.decode(ids)
+        return text.partition(self.sign)[0].strip() if self.sign.strip() else text
 
     def stream(
         self,
@@ -131,7 +133,7 @@ class BridgeWriter:
     ) -> Written:
         """The answer about one image, piece by piece (`Streamer`)."""
         asked = self._asked([image], [prompt])
-        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard)
+        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard, sign=self.sign.strip() and self.sign)
         with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
             embed_1LD, layout = self._read(asked, max_tokens)
             write = partial(
@@ -239,6 +241,7 @@ class BridgeWriter:
             "space": self.space,
             **({"request": self.request} if self.request else {}),
             **({"sign": self.sign} if self.sign else {}),
+            **({"role": self.role} if self.role else {}),
             **({"pictures": self.pictures} if self.pictures > 1 else {}),
             "start": bool(self.vocabulary.start_ids),
             "text_length": self.length,
@@ -298,6 +301,7 @@ class BridgeWriter:
             space=config["space"],
             request=config.get("request", ""),
             sign=config.get("sign", ""),
+            role=config.get("role", ""),
             reads=reads,
             folder=away,
             card=config.get("card"),

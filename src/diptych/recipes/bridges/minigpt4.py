@@ -15,7 +15,8 @@ class MiniGPT4(DetailedRecipe):
     Image encoder, Q-Former, queries and language model come trained and stay as they are; one linear map is trained. The first stage shows
     millions of pictures with short captions and no prompt: start mark, picture, caption, line break. What the model then writes repeats
     itself and breaks off. The second stage shows a few thousand pictures with long, clean captions in the form of a chat, for minutes, and
-    mends that. The variant without Q-Former (`queries` 0) takes four neighbouring patches side by side.
+    mends that. The variant without Q-Former (`queries` 0) takes four neighbouring patches side by side. Pictures are shown whole in
+    training, too: the released code names a share that a crop would have, and makes none.
 
     Without `former_weights` the Q-Former is a fresh one, which the published system never is.
     """
@@ -35,5 +36,6 @@ class MiniGPT4(DetailedRecipe):
     def paper(cls) -> Self:
         """EVA-g, 32 queries, Vicuna-13B as `language_model`, BLIP-2 as `former_weights`: 20,000 steps of 256, then 1,000 of 12. It is used
         in the released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest unless
-        told otherwise."""
-        return cls(resize="squash", used=f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: ")
+        told otherwise; of an answer what stands before ### and behind the last "Assistant:" is kept."""
+        used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: "
+        return cls(resize="squash", used=used, role="Assistant:")

@@ -44,10 +44,11 @@ class DetailedRecipe(BridgeRecipe):
     former_weights  "hf:FOLDER" of BLIP-2, whose Q-Former, queries and norm of features it takes; "": fresh ones, which know nothing
     former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
-    requests     what is asked in the second stage, drawn at each step; the first one when nobody asks anything
+    requests     what is asked in the second stage, one drawn for all rows of a step; the first one when nobody asks anything
     chat         template of the second stage
     used         template of use; "": that of the second stage. The released chats say first what will come (`CHAT_SYSTEM`)
     sign, second_sign   what ends an answer in either stage; "": the language model's end mark
+    role         in use, of an answer only what stands behind the last such word; "" for all of it
     answer_length, second_answer_length   tokens of an answer at most, its sign among them; longer ones are cut
     clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
     second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
@@ -69,6 +70,7 @@ class DetailedRecipe(BridgeRecipe):
     used: str = ""
     sign: str = "\n"
     second_sign: str = "###"
+    role: str = ""
     answer_length: int = 32
     second_answer_length: int = 160
     clean: bool = True
@@ -86,7 +88,6 @@ class DetailedRecipe(BridgeRecipe):
     template: str = ""
     space: str = ""
     start: bool | None = True
-    crop: tuple[float, float] = (0.5, 1.0)
     text_length: int = 512
     weight_decay: float = 0.05
     warmup: float = 5000.0
@@ -120,13 +121,13 @@ class DetailedRecipe(BridgeRecipe):
         words, template = self.words(), Template(self.chat if self.second else self.template)
         sign = self.second_sign if self.second else self.sign
         most = self.second_answer_length if self.second else self.answer_length
+        request = self.requests[int(draws.rng.integers(len(self.requests)))] if self.second else ""
         rows, cut = [], 0
         for draw in draws:
             text = self._drawn(draw).string
             ids = words.pieces(self.space + (text if self.second or not self.clean else cleaned(text)) + sign)
             ids = ids if sign else [*ids, words.end_id]
             cut += len(ids) > most
-            request = self.requests[int(draw.rng.integers(len(self.requests)))] if self.second else ""
             rows.append([*template.pieces(self.slots, request), Ids(tuple(ids[:most]), answer=True)])
         made = self.laid(draws, rows)
         return replace(made, truncated=made.truncated + cut)
@@ -185,6 +186,7 @@ class DetailedRecipe(BridgeRecipe):
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
         made.request, made.sign = self.requests[0], self.second_sign if self.second_share else self.sign
+        made.role = self.role
         return made
 
     @classmethod
@@ -201,7 +203,6 @@ class DetailedRecipe(BridgeRecipe):
             "answer_length": 48,
             "second_answer_length": 64,
             "text_length": 128,
-            "crop": (1.0, 1.0),
             "pieces": 512,
             "match_norms": True,
             "batch_size": 64,
