@@ -24,7 +24,7 @@ from diptych.pipelines._memory.replies import Found, choice_of, windows_of
 from diptych.pipelines.lifelong_memory import LifelongMemory, Recollection, Recollections, Remembered
 from diptych.tasks._scoring.ranking.moments import recalls, temporal_iou
 
-RELEASED = json.loads((Path(__file__).parents[1] / "parity/lifelong_memory_released.json").read_text(encoding="utf-8"))
+RELEASED = json.loads((Path(__file__).parents[1] / "parity/released/lifelong_memory_released.json").read_text(encoding="utf-8"))
 CODE = "agentic-learning-ai-lab/lifelong-memory 2b48af4"
 HEADER = "query_index\tpredictions\texplanation\tconfidence\n"
 NEVER: tuple[Any, ...] = ()

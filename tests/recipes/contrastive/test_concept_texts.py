@@ -26,7 +26,7 @@ from diptych.objectives.pairs.several_texts import several_texts
 from diptych.recipes.contrastive.concept_texts import GROUPVIT, ConceptTexts, sampled
 from diptych.worlds.small_pairs import SmallPairs
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity/cocu_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity/released/cocu_released.json").read_text())
 CODE = "xing0047/CoCu 2a15510, models/multi_label_contrastive.py"
 
 

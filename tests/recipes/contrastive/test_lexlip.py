@@ -23,10 +23,11 @@ from diptych.api import evaluate, load
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.data.load.restored_batch import RestoredBatch
 from diptych.data.load.stream import batches
 from diptych.models.lexlip.bottleneck import BottleneckEncoder
 from diptych.models.lexlip.momentum import MomentumEncoder
-from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase, RestoredBatch
+from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase
 from diptych.train.fit import fit
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions

@@ -80,6 +80,7 @@ class MBLIP(AskedRecipe):
     adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
     decay           weight decay by the names of the release ("released"), which has it on the first norm's gain of the Q-Former, too, or on
                     "matrices" alone
+    adam            AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
     warm_share      share of the steps for the projection alone
     warm_lr         rate of that stage; `lr` is that of the adapters, `visual_lr` that of Q-Former and projection in the second
     """
@@ -107,6 +108,7 @@ class MBLIP(AskedRecipe):
     warm_lr: float = 5e-3
     visual_lr: float = 1e-5
     decay: Literal["released", "matrices"] = "released"
+    adam: Literal["torch", "transformers"] = "transformers"
 
     language: str = ""
     image_tower: str = "eva_g14"
@@ -246,7 +248,8 @@ class MBLIP(AskedRecipe):
             visual = Rule("^connector", lr_scale=self.visual_lr / self.lr)
             gain = replace(visual, pattern=r"^connector\.former\.layernorm\.weight$", decay=True)
             rules = (gain, visual) if self.decay == "released" else (visual,)
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from, rules=rules)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from)
+        return replace(chosen, adam=self.adam, rules=rules)
 
     def stages(self) -> Sequence[Stage]:
         if self.warm or not self.warm_share:
@@ -307,6 +310,7 @@ class MBLIP(AskedRecipe):
             warmup_from=None,
             weight_decay=0.0,
             decay="matrices",
+            adam="torch",
         )
 
     @classmethod

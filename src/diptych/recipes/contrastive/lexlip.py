@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
+from diptych.data.load.restored_batch import RestoredBatch
 from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
 from diptych.data.text.tokens.whole_words import unknown_share, word_starts, wordless
@@ -44,20 +44,6 @@ RELEASED_DECAY = (
     Rule(r"image_tower\.(class_D|blocks\.\d+\.(norm_\d\.weight|scale_\d_D))$", decay=True),
 )
 """The release spares what has "bias" or a norm's name as it expects it in its own; those in BEiT's blocks have others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestoredBatch(PairBatch):
-    """Pairs, and each text twice more with words hidden: from its encoder (own) and from the decoder that restores it (other)."""
-
-    own_BL: Rows[Tensor]
-    own_hidden_BL: Rows[Tensor]
-    own_place_BM: Rows[Tensor]
-    own_word_BM: Rows[Tensor]
-    other_BL: Rows[Tensor]
-    other_hidden_BL: Rows[Tensor]
-    other_place_BM: Rows[Tensor]
-    other_word_BM: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +90,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     other_sizes    what BEiT's position biases do at another size than they are made for: see `RelativeBias`; "released" gives patches the
                    biases of others
     bias_size      images that they are made for, in pixels; 0 takes image_size
+    adam           AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
     augment        "rand" changes pictures by RandAugment, as published: not for texts that name colours
     decay          weight decay by the names of the release ("released"): also on the image tower's class token, scales of branches and
                    gains of the norms within blocks, and not on its tables of positions; or on "matrices" alone
@@ -139,6 +126,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     bias_size: int = 0
     augment: Literal["none", "rand"] = "none"
     decay: Literal["released", "matrices"] = "released"
+    adam: Literal["torch", "transformers"] = "transformers"
     terms: int = 0
 
     image_tower: str = "beit_b16"
@@ -344,6 +332,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
+        chosen = replace(chosen, adam=self.adam)
         return replace(chosen, rules=RELEASED_DECAY) if self.decay == "released" else chosen
 
     def deploy(self, model: nn.Module) -> LexicalWords:
@@ -356,7 +345,14 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
         """The budget of `clip`'s, an image tower of 16 patches that reads two sizes, and the vocabulary of the data."""
         same = {**SMALL_CLIP, "image_tower": "beit_tiny", "mean": (0.5,) * 3, "std": (0.5,) * 3}
         return cls(
-            **same, decoder_heads=3, decoder_dropout=0.0, queue=1024, small_images=True, warmup_from=None, decay="matrices"
+            **same,
+            decoder_heads=3,
+            decoder_dropout=0.0,
+            queue=1024,
+            small_images=True,
+            warmup_from=None,
+            decay="matrices",
+            adam="torch",
         )
 
     @classmethod
