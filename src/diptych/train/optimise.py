@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
+from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.parallel import full, like
 
 
@@ -42,6 +43,10 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         raise ConfigError(f"coupled_decay goes with sgd and adamw, not with {spec.kind}")
     if spec.schedule == "one_cycle" and spec.kind == "sgd":
         raise ConfigError("one_cycle moves betas and goes with adamw, lamb or adan, not with sgd")
+    if spec.kind == "adamw" and spec.adam == "transformers":
+        if spec.coupled_decay:
+            raise ConfigError("coupled_decay goes with torch's adam, not with that of transformers")
+        return CorrectedAdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
     if spec.kind == "adamw":
         adam = torch.optim.Adam if spec.coupled_decay else torch.optim.AdamW
         return adam(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))
@@ -74,7 +79,7 @@ class _DecoupledSGD(torch.optim.SGD):
             group["weight_decay"] = decay
 
 
-def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
+def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
@@ -106,7 +111,7 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
 
 
-def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
+def _risen(spec: Optimiser, step: float, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
     if spec.rises == "log":
         return min(1.0, math.log(step + 1) / math.log(max(2, warmup)))
@@ -125,7 +130,7 @@ def first_beta(spec: Optimiser, step: int, steps: int) -> float:
     return one_cycle(step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, 0.95, 0.85, 0.95)
 
 
-def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end: float) -> float:
+def one_cycle(step: float, steps: int, rise: float, start: float, peak: float, end: float) -> float:
     """torch's `OneCycleLR`: from `start` to `peak` over a share `rise` of the run, then to `end`, each by half a cosine."""
     top, last = rise * steps - 1, steps - 1
     if step <= top:

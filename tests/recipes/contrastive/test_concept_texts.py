@@ -28,7 +28,7 @@ from diptych.recipes.contrastive.concept_texts import GROUPVIT, ConceptTexts, sa
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.small_pairs import SmallPairs
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity/cocu_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity/released/cocu_released.json").read_text())
 GROUPVIT_CODE = "xing0047/CoCu 2a15510, models/group_vit.py"
 SMALL_GROUPVIT = {
     "model_type": "groupvit_vision_model", "image_size": 32, "patch_size": 8, "hidden_size": 24, "num_attention_heads": 2,

@@ -33,7 +33,7 @@ from diptych.recipes.contrastive.laclip import ONE_OF_ALL, LaCLIP
 from diptych.train.optimise import build_optimiser, learning_rate
 from diptych.worlds.small_pairs import SmallPairs
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity/laclip_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity/released/laclip_released.json").read_text())
 CODE = "LijieFan/LaCLIP 7ddd516"
 
 

@@ -125,9 +125,9 @@ IMAGE: dict[str, Preset] = {
     "dense": (DenseViT, {}),
     "vit_micro": (VisionTransformer, {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4}),
     "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
-    "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
-    "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
-    "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
+    "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
+    "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
+    "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16, "start": "torch"}),
     "dense_micro": (
         DenseViT,
         {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
@@ -139,7 +139,8 @@ IMAGE: dict[str, Preset] = {
     "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "dense_b14": (
         DenseViT,
-        {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12, "eps": 1e-6, "resized": "bilinear"},
+        {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12, "eps": 1e-6, "resized": "bilinear"}
+        | {"start": "narrow"},
     ),
     "beit_micro": (
         BEiT,
@@ -155,7 +156,7 @@ IMAGE: dict[str, Preset] = {
     "siglip_b16": (
         VisionTransformer,
         {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "act": "gelu_tanh", "pool": "attention"}
-        | {"patch_bias": True, "pre_norm": False, "eps": 1e-6},
+        | {"patch_bias": True, "pre_norm": False, "eps": 1e-6, "start": "xavier"},
     ),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
@@ -190,6 +191,7 @@ TEXT: dict[str, Preset] = {
             "causal": False,
             "pooling": "last",
             "eps": 1e-6,
+            "start": "xavier",
         },
     ),
     "text_tips": (

@@ -59,7 +59,9 @@ class ConceptEncoder(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float) -> None:
-        """Keep both temperatures in [1, most]."""
+        """Keep both temperatures in [1, most]; with most 0 they stay as they are."""
+        if most == 0:
+            return
         self.encoder.clamp_scale_(most)
         if self.concept_log_scale is not None:
             self.concept_log_scale.clamp_(0.0, math.log(most))

@@ -196,7 +196,7 @@ def test_a_model_proposes_and_the_word_itself_is_never_taken() -> None:
 
 
 def test_wrong_texts_of_a_model_as_the_released_code_makes_them(parity: Any) -> None:
-    released = json.loads((Path(__file__).parents[2] / "parity/svlc_released.json").read_text())["masked"]
+    released = json.loads((Path(__file__).parents[3] / "parity/svlc_released.json").read_text())["masked"]
 
     def fill(left: str, right: str) -> list[str]:
         return [" dog", " cat", " Dog", " sofa", " red"]
