@@ -53,6 +53,16 @@ def test_the_formula_by_hand_and_words_against_letters() -> None:
     assert curated_concepts(anchor, near, [(), ()], concept, row_of) == []
 
 
+def test_scores_where_nothing_points_anywhere() -> None:
+    """Vectors at right angles, and such as cancel out: no division by zero."""
+    axis = np.eye(3)
+    concept_KD, row_of = axis[:2], {"cat": 0, "dog": 1}
+    assert curated_concepts(axis[2], axis[2:], [["cat", "dog"]], concept_KD, row_of) == [("cat", 0.0), ("dog", 0.0)]
+    ((name, score),) = curated_concepts(axis[0], -axis[:1], [["cat"]], concept_KD, row_of)
+    assert (name, score) == ("cat", 1.0)
+    assert curated_concepts(axis[0], axis[:1], [[]], concept_KD, row_of) == []
+
+
 def test_captions_are_cut_as_the_release_cuts_them_where_it_is_asked() -> None:
     gallery, caption = Gallery.of(["dog", "cat"]), "A dog's bowl. It is a cat/bird"
     assert (gallery.found(caption), gallery.found(caption, "treebank")) == (("cat",), ("dog",))

@@ -180,6 +180,9 @@ def curated_concepts(
 ) -> list[tuple[str, float]]:
     """The concepts of the neighbours with their scores, the best first; of equal scores in alphabetical order.
 
+    Where no cosine of the archive is above 0, the first term is the cosine itself, and where the mean is 0, the second term is 0: the
+    released code divides by zero there.
+
     near_LD  unit vectors of the neighbours, `found` the concepts of their captions
     """
     archive = sorted({name for names in found for name in names})
@@ -190,8 +193,8 @@ def curated_concepts(
         fits = np.concatenate([near_LD[has], anchor_D[None]]) @ concept_KD[row_of[name]]
         cosines.append((float(fits[-1]), float(fits.mean()), float(fits.max())))
     most = max((largest for _, _, largest in cosines), default=1.0)
-    most = most if most > 0 else 1.0  # as the released code, whose largest starts from 0
-    scores = [own / most + own / mean for own, mean, _ in cosines]
+    most = most if most > 0 else 1.0
+    scores = [own / most + (own / mean if mean else 0.0) for own, mean, _ in cosines]
     return sorted(zip(archive, scores, strict=True), key=lambda pair: (-pair[1], pair[0]))
 
 
