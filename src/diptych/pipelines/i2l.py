@@ -219,7 +219,7 @@ class InImageLearning:
     def canvas(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> Pixels:
         """The one picture that the model gets: the demonstrations from the top, then picture and question."""
         asked = self.question_canvas(image, question).pixels_HWC
-        return resized(stacked([*(demo.drawn(self.lettering) for demo in demos), asked], self.place), self.area)
+        return resized(stacked([*(demo.draw(self.lettering) for demo in demos), asked], self.place), self.area)
 
     def question_canvas(self, image: ImageSource, question: str) -> Canvas:
         """Picture and question alone."""
