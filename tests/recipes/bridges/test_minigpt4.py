@@ -13,6 +13,7 @@ import transformers
 
 import diptych
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import Slots, Words
 from diptych.data.text.prompts.template import Template
@@ -196,6 +197,22 @@ def test_a_step_of_the_second_stage_asks_one_thing() -> None:
         assert len(asked) == 1
         seen |= asked
     assert len(seen) > 1
+
+
+def test_a_process_draws_its_source_for_a_batch() -> None:
+    """In the first stage, of so many rows as have a mean of their own; the second has one source."""
+    samples = [replace(DATA[row], source="laion" if row < 4 else "cc_sbu") for row in range(24)]
+    data = Pool.from_samples(samples, name="mixed")
+    made = replace(MiniGPT4.paper(), sources=("laion", "cc_sbu"), shares=(115.0, 14.0), rows_a_mean=3)
+    order = made.row_order(data)
+    assert order is not None
+    drawn = [samples[row].source for epoch in range(30) for row in order(0, epoch, 24).tolist()]
+    assert all(len(set(drawn[start : start + 3])) == 1 for start in range(0, len(drawn), 3))
+    assert 0.8 < drawn.count("laion") / len(drawn) < 0.98
+    assert made.stages()[1].recipe.row_order(data) is None
+    assert (MiniGPT4.paper().rows_a_mean, ArtGPT4.paper().stages()[1].recipe.rows_a_mean) == (64, 12)
+    with pytest.raises(ConfigError, match="1 shares of 2 sources"):
+        replace(made, shares=(1.0,))
 
 
 def test_only_artgpt4_crops_and_clips() -> None:

@@ -39,6 +39,7 @@ class ArtGPT4(DetailedRecipe):
     final_lr: float = 8.0
     warmup_lr: float | None = 1e-8
     second_batch_size: int = 36
+    second_rows_a_mean: int = 12
     clip_norm: float = 1.0
     crop: tuple[float, float] = (0.5, 1.0)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diptych.core.contracts import Draw, Draws, Optimiser, Stage
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
+from diptych.data.load.order import SourceBlocks
 from diptych.data.text.prompts.layout import Ids
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.bridge import Bridge
@@ -54,6 +55,9 @@ class DetailedRecipe(BridgeRecipe):
     second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
                  step, rate, warm-up, and share of the rate at the end; `final_lr` is that of the first
     second_warmup_lr   `warmup_lr` of the second stage
+    second_rows_a_mean   `rows_a_mean` of the second stage
+    sources, shares   of the first stage: sources of samples, and how often one is drawn, for `rows_a_mean` rows at once as a process of
+                 the release draws one for its batch, or for each row; (): all rows alike
     group        patches side by side that become one token, where there are no queries
     """
 
@@ -73,6 +77,8 @@ class DetailedRecipe(BridgeRecipe):
     role: str = ""
     answer_length: int = 32
     second_answer_length: int = 160
+    sources: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
     clean: bool = True
     final_lr: float = 0.8
     second_share: float = 1 / 21
@@ -82,6 +88,7 @@ class DetailedRecipe(BridgeRecipe):
     second_final: float = 1 / 3
     warmup_lr: float | None = 1e-6
     second_warmup_lr: float | None = 1e-6
+    second_rows_a_mean: int = 0
     over: Literal["rest", "run"] = "run"
 
     image_tower: str = "eva_g14"
@@ -99,6 +106,17 @@ class DetailedRecipe(BridgeRecipe):
             raise ConfigError(
                 f"second_share is {self.second_share} with {len(self.requests)} requests (expected 0 to 1, and one request at least)"
             )
+
+        if len(self.sources) != len(self.shares) or any(share <= 0 for share in self.shares):
+            raise ConfigError(
+                f"{len(self.shares)} shares of {len(self.sources)} sources (expected one above 0 for each, or none)"
+            )
+
+    def row_order(self, data: Dataset) -> Order | None:
+        if self.second or not self.sources:
+            return None
+        sources = [data[row].source for row in range(len(data))]
+        return SourceBlocks(sources, dict(zip(self.sources, self.shares, strict=True)), self.rows_a_mean or 1)
 
     @property
     def written_after(self) -> str:
@@ -177,6 +195,7 @@ class DetailedRecipe(BridgeRecipe):
             warmup=self.second_warmup,
             warmup_lr=self.second_warmup_lr,
             final_lr=self.second_final,
+            rows_a_mean=self.second_rows_a_mean,
         )
         return (
             Stage("short captions", self, 1 - self.second_share, keep=self.has_short),
@@ -203,6 +222,8 @@ class DetailedRecipe(BridgeRecipe):
             "answer_length": 48,
             "second_answer_length": 64,
             "text_length": 128,
+            "rows_a_mean": 0,
+            "second_rows_a_mean": 0,
             "pieces": 512,
             "match_norms": True,
             "batch_size": 64,
