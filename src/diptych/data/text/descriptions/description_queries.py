@@ -40,7 +40,7 @@ def spoken_name(name: str) -> str:
     """The name of a class as it stands in a query: without what is in brackets, underscores as blanks, "whole:part" as "part of whole" (as
     released for COCO, LVIS and the rest; a blank that is left at an end is dropped).
 
-    >>> spoken("aerosol_can"), spoken("bow_(weapon)"), spoken_name("Chair:Leg")
+    >>> spoken_name("aerosol_can"), spoken_name("bow_(weapon)"), spoken_name("Chair:Leg")
     ('aerosol can', 'bow', 'Leg of Chair')
     """
     if name.count(":") == 1:

@@ -31,7 +31,7 @@ def share_in_first(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Tie
 
     "index" lets the earlier option win, "optimistic" the one that is asked for, "pessimistic" all others.
 
-    >>> placed([0.5, 0.5, 0.1], 0, 1), placed([0.5, 0.5, 0.1], 1, 1, "index"), share_in_first([0.5, 0.5, 0.1], 1, 2)
+    >>> share_in_first([0.5, 0.5, 0.1], 0, 1), share_in_first([0.5, 0.5, 0.1], 1, 1, "index"), share_in_first([0.5, 0.5, 0.1], 1, 2)
     (0.5, 0.0, 1.0)
     """
     score = np.asarray(score_L, np.float64)
