@@ -23,7 +23,7 @@ from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, Scored
 from diptych.objectives.boxes.predicate_prototypes import prototype_distance, prototype_similarity, prototype_spread
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import records
-from diptych.tasks.relations.predicate_nms import settled
+from diptych.tasks.relations.predicate_nms import settle_pairs
 
 RELEASED = "VL-Group/PENET 9c9f507, PrototypeEmbeddingNetwork"
 NAMES = {
@@ -156,7 +156,7 @@ def test_relation_nms_equals_the_release(stored: dict[str, Tensor], parity: Any)
     arrays = GraphArrays.of(
         records(["a"], [SceneGraph()], [graph]), "prediction", objects=["o1", "o2"], predicates=["r1", "r2", "r3", "r4"]
     )
-    done = settled(arrays, inclusive=True, released=True)
+    done = settle_pairs(arrays, inclusive=True, released=True)
     place = np.arange(len(edges)) // 4
     ours, worth = np.zeros(len(pair_P2), np.int64), np.zeros(len(pair_P2))
     ours[place[done.stays]] = np.flatnonzero(done.stays) % 4 + 1

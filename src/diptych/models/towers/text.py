@@ -130,7 +130,7 @@ class TextTransformer(Tower):
 def waves(length: int, width: int) -> Tensor:
     """Sines, then cosines, of each place [L, D], in half the width of periods from 2 pi to 10,000 times that.
 
-    >>> waves(2, 4)[1].round(decimals=4).tolist()
+    >>> [round(value, 4) for value in waves(2, 4)[1].tolist()]
     [0.8415, 0.0001, 0.5403, 1.0]
     """
     half = width // 2

@@ -83,7 +83,7 @@ class PersonSearch:
         text_ND = embed_texts(model, [text for _, text in asked], [sample.uid for sample, _ in asked])
         scorer, gallery_MD = rk.cosine(shown.vectors_ND), [sample.uid for sample in samples]
         found = rk.rank(text_ND, scorer, key_N, key_M)
-        lists = [RankedList.of(score_M, key_M == key) for score_M, key in _scored(text_ND, scorer, key_N, len(key_M))]
+        lists = [RankedList.of(score_M, key_M == key) for score_M, key in _score_queries(text_ND, scorer, key_N, len(key_M))]
         table = pa.table(
             {
                 "query": [sample.uid for sample, _ in asked],
@@ -133,7 +133,7 @@ class PersonSearch:
         return texts[: self.texts_per_image] if self.texts_per_image else texts
 
 
-def _scored(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
+def _score_queries(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
     """The scores of each query, rounded as ranks are, a block at a time."""
     size = max(1, rk.CELLS // max(gallery, 1))
     for start in range(0, len(key_N), size):

@@ -109,7 +109,7 @@ class Captions:
             )
             for place, (name, value_N) in enumerate(columns.items())
         }
-        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._drawn(counts, groups)))
+        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._resample_bleu(counts, groups)))
         notes: dict[str, Any] = {
             **facts_of(records),
             "words": "lower case, Penn-Treebank cuts, 17 marks of punctuation dropped; no Java",
@@ -118,7 +118,7 @@ class Captions:
         }
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
-    def _drawn(self, counts: Any, groups: list[str]) -> Floats:
+    def _resample_bleu(self, counts: Any, groups: list[str]) -> Floats:
         """BLEU-4 of corpora that are drawn group by group."""
         code_N, count = codes(groups)
         if count < 2:
