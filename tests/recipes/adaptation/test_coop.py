@@ -330,3 +330,34 @@ def test_a_model_of_transformers_is_adapted(tmp_path: Path, parity: Any) -> None
     parity(
         "coop", "context of words in a model of transformers", "transformers' CLIPModel on the sentence", pairs, tolerance=1e-5
     )
+
+
+def test_weight_decay_is_on_all_that_is_learned() -> None:
+    """Dassl gives SGD the parameters as they are: biases of CoCoOp's network decay as its matrices do."""
+    from diptych.train.optimise import build_optimiser
+
+    recipe = CoOp(
+        image_tower="vit_micro",
+        text_tower="text_micro",
+        width=64,
+        image_size=48,
+        text_length=24,
+        conditioned=True,
+        start="a photo of a",
+        classes=("cat", "dog"),
+    )
+    optimiser = build_optimiser(recipe.model(), recipe.optimiser())
+    decays = {group["weight_decay"] for group in optimiser.param_groups}
+    assert decays == {5e-4}
+    assert sum(len(group["params"]) for group in optimiser.param_groups) == 5, "context, two matrices, two biases"
+
+
+def test_a_name_that_ends_in_a_full_stop_stands_where_it_is_released() -> None:
+    """trainers/coop.py counts the tokens of the name alone and cuts that many off the row of name and tail."""
+    words = Tokenizer.from_spec("clip")
+    row = class_prompts(["st."], words, 12, context=4, placement="front")
+    own = words.encode(["st."], 12).mask_BL.sum() - 2
+    joined = words.encode(["st.."], 12).ids_BL[0]
+    assert row.ids_KL[0, 5:8].tolist() == joined[1:4].tolist()
+    assert row.order_KL[0, 1:5].tolist() == [5, 6, 1, 2]
+    assert own == 2

@@ -37,10 +37,16 @@ def activation(name: str) -> nn.Module:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    def __init__(self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-5) -> None:
+    dropout  while training: behind the attention, within the MLP and behind it (timm's `drop`)
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-5, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.norm_1 = nn.LayerNorm(width, eps=eps)
         self.attention = Attention(width, heads)
         self.norm_2 = nn.LayerNorm(width, eps=eps)
@@ -49,9 +55,12 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(mlp_width, width)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.norm_1(x_BLD), mask_BL, causal=causal)
-        thought_BLD: Tensor = self.mlp_out(self.act(self.mlp_in(self.norm_2(x_BLD))))
-        return x_BLD + thought_BLD
+        x_BLD = x_BLD + self._dropped(self.attention(self.norm_1(x_BLD), mask_BL, causal=causal))
+        thought_BLD: Tensor = self.mlp_out(self._dropped(self.act(self.mlp_in(self.norm_2(x_BLD)))))
+        return x_BLD + self._dropped(thought_BLD)
+
+    def _dropped(self, x_BLD: Tensor) -> Tensor:
+        return F.dropout(x_BLD, self.dropout, self.training) if self.dropout else x_BLD
 
 
 class Transformer(nn.Module):
@@ -71,13 +80,14 @@ class Transformer(nn.Module):
         act: str = "gelu",
         eps: float = 1e-5,
         start: Start = "clip",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if start not in get_args(Start):
             raise ConfigError(f"unknown start {start!r} (expected {' | '.join(get_args(Start))})")
         self.width, self.start = width, start
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps) for _ in range(layers)
+            Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps, dropout=dropout) for _ in range(layers)
         )
         self.reset_parameters()
 
@@ -86,6 +96,13 @@ class Transformer(nn.Module):
             assert isinstance(block, Block)
             maps = (block.attention.qkv, block.attention.out, block.mlp_in, block.mlp_out)
             start_block_(self.start, *maps, layers=len(self.blocks))
+
+    def spread_biases_(self) -> None:
+        """Biases of the MLPs as the released code of CLIP and GroupViT leaves them, at PyTorch's start: uniform within fan_in^-1/2."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for layer in (block.mlp_in, block.mlp_out):
+                nn.init.uniform_(layer.bias, -(layer.in_features**-0.5), layer.in_features**-0.5)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
         for block in self.blocks:

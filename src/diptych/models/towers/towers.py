@@ -65,10 +65,10 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
     return TransformersText(config=config, pooling=known.get(pooling, "mean"), length=length)
 
 
-def _hf_image(*, config: dict[str, Any], image_size: int | None = None) -> Tower:
+def _hf_image(*, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> Tower:
     from diptych.models.towers.packaged.hf_image import TransformersImage
 
-    return TransformersImage(config=config, image_size=image_size)
+    return TransformersImage(config=config, image_size=image_size, drop_path=drop_path)
 
 
 def _open_clip_image(*, config: dict[str, Any], width: int, quick_gelu: bool, image_size: int | None = None) -> Tower:

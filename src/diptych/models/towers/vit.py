@@ -29,6 +29,7 @@ class VisionTransformer(Tower):
     patch_bias  whether the patch convolution has a bias (SigLIP's)
     pre_norm    whether there is a norm before the first block
     eps         of every norm
+    dropout     of every block while training (timm's `drop_rate`)
     cut         images whose sides are no multiple of the patch lose what is left over at the right and below, as SigLIP's at 384 pixels
                 with patches of 14; without, such sizes are refused
     start       how weights begin (`layers/starts.py`): "torch" as CLIP's released code has it, "xavier" SigLIP's, "narrow" timm's, or
@@ -50,6 +51,7 @@ class VisionTransformer(Tower):
         pre_norm: bool = True,
         eps: float = 1e-5,
         cut: bool = False,
+        dropout: float = 0.0,
         image_height: int | None = None,
         start: Start = "clip",
     ) -> None:
@@ -68,7 +70,11 @@ class VisionTransformer(Tower):
         self.class_token_D = nn.Parameter(torch.randn(width) * width**-0.5) if by_class else None
         self.position_PD = nn.Parameter(torch.randn(count + int(by_class), width) * width**-0.5)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
+<<<<<<< HEAD
         self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start)
+=======
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, dropout=dropout)
+>>>>>>> fourth_domains
         self.norm_after = nn.LayerNorm(width, eps=eps)
         self.pool: AttentionPool | None = None
         if not by_class:

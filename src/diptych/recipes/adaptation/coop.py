@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.contracts import Dataset, Draws, Optimiser, Stage
+from diptych.core.contracts import Dataset, Draws, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
@@ -192,7 +192,8 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         return {"right": (features.logit_NK.argmax(1) == batch.label_B).float().mean()}
 
     def optimiser(self) -> Optimiser:
-        chosen = replace(super().optimiser(), kind="sgd", betas=(0.9, 0.999), coupled_decay=True, rules=())
+        everything = (Rule("", decay=True),)  # biases of CoCoOp's network, too, as Dassl has it
+        chosen = replace(super().optimiser(), kind="sgd", betas=(0.9, 0.999), coupled_decay=True, rules=everything)
         if self.falls == "step" or not self.chosen:
             return chosen
         if self.low:

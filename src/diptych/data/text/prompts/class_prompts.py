@@ -3,7 +3,8 @@
     ids    <sot> *  *  *  *  red  circle  .  <eot> <pad> ...        * stands for a context vector
     tail   what follows the name, "." in CoOp (2109.01134), nothing in DenseCLIP (2112.01518)
 
-A name that does not fit is refused and never cut. Underscores in names are spaces.
+A name that does not fit is refused and never cut. Underscores in names are spaces. A name is as many tokens long as it is by itself, also
+where its last sign joins the tail ("st." and "." to ".."), as released.
 
 Letters: K classes, L tokens, M context vectors.
 """
@@ -78,8 +79,6 @@ def class_prompts(
         if words and told[: len(filler)] != filler:
             raise ConfigError(f"the tokenizer joins {words!r} with the name {name!r} (expected words that stand by themselves)")
         told = told[len(filler) :] if words else told
-        if told[: len(own)] != own and placement != "end":
-            raise ConfigError(f"the tokenizer joins the name {name!r} with {tail!r} (expected tail '', or placement 'end')")
         if around + len(told) > length:
             over = f"{around + len(told)} tokens with {len(filler)} of context"
             raise DataError(f"the prompt of class {name!r} has {over}", field="classes", expected=f"at most {length}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
@@ -81,3 +82,15 @@ class TimmTower(Tower):
             )
         channels_last = features.shape[-1] == self.net.num_features and features.shape[1] != self.net.num_features
         return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+
+    def drop_paths_(self, rate: float) -> None:
+        """Stochastic depth in training, for transformers: the branches of a block are left out for a share of the images that grows evenly
+        from 0 in the first block to `rate` in the last. Raises ConfigError for a network without such blocks."""
+        blocks = getattr(self.net, "blocks", ())
+        if not blocks or not all(hasattr(block, "drop_path2") for block in blocks):
+            raise ConfigError(
+                f"{type(self.net).__name__} has no blocks to leave out (expected drop_path 0, or a transformer of timm)"
+            )
+        for block, share in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
+            for name in ("drop_path1", "drop_path2"):
+                setattr(block, name, DropPath(share) if share else nn.Identity())
