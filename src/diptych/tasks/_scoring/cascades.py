@@ -32,7 +32,8 @@ def thresholds(confidence_NM: Floats, right_NM: Floats) -> Floats:
 def answering(confidence_NM: Floats, threshold_M: Floats) -> npt.NDArray[np.int64]:
     """Which width answers each item: the first that is surer than its threshold, else the last."""
     sure_NM = np.concatenate([confidence_NM[:, :-1] > threshold_M, np.ones((len(confidence_NM), 1), bool)], axis=1)
-    return sure_NM.argmax(1)
+    width_N: npt.NDArray[np.int64] = sure_NM.argmax(1)
+    return width_N
 
 
 def _checked(confidence_NM: Floats, right_NM: Floats) -> None:
