@@ -164,6 +164,8 @@ def test_small_crops_first_and_the_middle_of_larger_pictures_in_use() -> None:
         sides.append(made.batch.image_BCHW.shape[-1])
     assert sides == [160, 160, 192, 192]
     assert (recipe.shown.size, recipe.shown.margin, recipe.decode_size) == (256, 37, 0)
+    alone = replace(recipe, shown_size=224).shown
+    assert (alone.size, alone.margin, alone.interpolation) == (224, 32, "bilinear"), "Resize(256), CenterCrop(224) of torchvision"
     tiny = MRLClasses.tiny()
     assert (tiny.prepare(pool(32)).early_steps, tiny.shown, tiny.decode_size) == (0, tiny.preprocess, 64)
 
@@ -288,6 +290,10 @@ def test_the_task_scores_a_cascade_on_images_that_its_thresholds_have_not_seen()
     assert 2 <= found.metrics["width/cascade"].value <= 64
     assert not found.metrics["width/cascade"].higher_is_better
     assert len(found.notes["cascade_thresholds"]) == 2
+    records = Classification(cascade=0.2, sharpness=2.0).predict(deployed, pool(30))
+    score_NK = deployed.classify([pool(30)[row].image for row in range(30)])
+    wanted_N = torch.from_numpy(2 * score_NK).double().softmax(1).amax(1)
+    assert [row[-1] for row in records.column("confidences").to_pylist()] == pytest.approx(wanted_N.tolist(), abs=1e-6)
     for share, says in ((1.0, "cascade is 1.0"), (0.01, "0.01 of 30 images are 0")):
         with pytest.raises((ConfigError, DataError), match=says):
             evaluate(Classification(draws=20, cascade=share), deployed, pool(30))

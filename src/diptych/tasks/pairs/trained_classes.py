@@ -46,6 +46,8 @@ class Classification:
     label   the column that holds the class; "label" falls back to the text of origin "label"
     widths  whether a nested model is scored at each of its widths
     cascade share of the images on which the thresholds of a cascade are found (published: a fifth); 0 leaves it out
+    sharpness  confidences are softmax shares of so many times the scores: 2 is as released for a model that takes the mean of an image's
+            scores and its mirror image's, which the released code adds up
     """
 
     name: ClassVar[str] = "classification"
@@ -57,6 +59,7 @@ class Classification:
     language: str = "en"
     widths: bool = True
     cascade: float = 0.0
+    sharpness: float = 1.0
     ties: rk.Ties = "expected"
     draws: int = 2000
     seed: int = 0
@@ -66,6 +69,8 @@ class Classification:
         rk.check_ties(self.ties)
         if not 0 <= self.cascade < 1:
             raise ConfigError(f"cascade is {self.cascade} (expected a share of the images, below 1)")
+        if self.sharpness <= 0:
+            raise ConfigError(f"sharpness is {self.sharpness} (expected above 0)")
 
     def predict(self, model: Classifier, data: Dataset) -> pa.Table:
         """One row an image; "hits" holds, a number a width, what acc@1 counts it as."""
@@ -81,7 +86,7 @@ class Classification:
         table = class_records(samples, labels, each[-1], names)
         table = table.append_column("hits", pa.array(np.stack(hit_SN, axis=1).tolist(), pa.list_(pa.float64())))
         if self.cascade and len(readers) > 1:
-            sure_NS = softmax(score_NSK.astype(np.float64), axis=2).max(2)
+            sure_NS = softmax(self.sharpness * score_NSK.astype(np.float64), axis=2).max(2)
             table = table.append_column("confidences", pa.array(sure_NS.tolist(), pa.list_(pa.float64())))
         return with_facts(
             table,
