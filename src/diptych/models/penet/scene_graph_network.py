@@ -179,7 +179,7 @@ class SceneGraphNetwork(nn.Module):
         region_NV = self.regions(self.pool(maps, boxes))
         naming_NC = self.head.naming(region_NV, torch.cat([f.logit_NC for f in found]), _codes(boxes, sizes))
         named = [
-            names_without_repeats(logit_NC, f.box_NC4, self.shape.repeats, asked_C)
+            names_without_repeats(logit_NC, f.box_NC4, self.shape.repeats, asked_C, inclusive=self.detector.inclusive)
             for logit_NC, f in zip(naming_NC.split([len(b) for b in boxes]), found, strict=True)
         ]
         told_N = torch.cat(named)
