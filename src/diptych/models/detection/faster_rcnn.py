@@ -169,8 +169,8 @@ class FasterRCNN(nn.Module):
         if not self.inclusive:
             return proposals, {**proposing, **self.heads(maps, known, list(sizes), targets)[1]}
         chosen, _, named, goals = self.heads.select_training_samples(known, targets)
-        read = self.heads.box_predictor(self.heads.box_head(self.heads.box_roi_pool(maps, chosen)))
-        return proposals, {**proposing, **box_losses(*read, torch.cat(named), torch.cat(goals))}
+        logit_NC, change_NC = self.heads.box_predictor(self.heads.box_head(self.heads.box_roi_pool(maps, chosen)))
+        return proposals, {**proposing, **box_losses(logit_NC, change_NC, torch.cat(named), torch.cat(goals))}
 
     @torch.no_grad()
     def proposals(self, image_BCHW: Tensor, maps: dict[str, Tensor], sizes: Sizes) -> list[Tensor]:

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.detection.faster_rcnn import DetectorShape, FasterRCNN, Found, Sizes, names_without_repeats
+from diptych.models.detection.faster_rcnn import DetectorShape, FasterRCNN, Found, names_without_repeats
+from diptych.models.detection.inclusive_boxes import Sizes
 from diptych.models.detection.region_pool import RegionLayers, RegionPool
 from diptych.models.penet.pair_regions import PairRegions
 from diptych.models.penet.pair_sampling import PairSampling, Targets
