@@ -79,7 +79,7 @@ class _DecoupledSGD(torch.optim.SGD):
             group["weight_decay"] = decay
 
 
-def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
+def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: linear warm-up from lr / warmup, then the schedule: cosine and
     linear (to the power `power`) go down to lr * final_lr, step to a tenth at once, or several times, decay by a factor after each period.
     One_cycle has its own (`one_cycle`). Of a `part` of a schedule these are the steps."""
@@ -111,7 +111,7 @@ def learning_rate(spec: Optimiser, step: int, steps: int) -> float:
     return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
 
 
-def _risen(spec: Optimiser, step: int, warmup: int, steps: int) -> float:
+def _risen(spec: Optimiser, step: float, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
     if spec.rises == "log":
         return min(1.0, math.log(step + 1) / math.log(max(2, warmup)))
@@ -130,7 +130,7 @@ def first_beta(spec: Optimiser, step: int, steps: int) -> float:
     return one_cycle(step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, 0.95, 0.85, 0.95)
 
 
-def one_cycle(step: int, steps: int, rise: float, start: float, peak: float, end: float) -> float:
+def one_cycle(step: float, steps: int, rise: float, start: float, peak: float, end: float) -> float:
     """torch's `OneCycleLR`: from `start` to `peak` over a share `rise` of the run, then to `end`, each by half a cosine."""
     top, last = rise * steps - 1, steps - 1
     if step <= top:

@@ -15,7 +15,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.label_maps import IGNORE, LabelMaps
 from diptych.data.masks import decode as decode_mask
-from diptych.data.media.augment.segmentation_views import SegmentationView
+from diptych.data.media.augment.segmentation_views import SegmentationView, filled, shaken
 from diptych.objectives.segmentation import pixel_cross_entropy
 from diptych.worlds.scenes.world import scenes
 
@@ -70,12 +70,14 @@ def test_views_keep_labels_on_their_pixels() -> None:
     label_HW = (np.arange(48)[:, None] // 12 * 4 + np.arange(64) // 16).astype(np.uint8)
     image_HWC = np.repeat((label_HW * 15)[..., None], 3, 2)
     for _ in range(10):
-        seen_HWC, seen_HW = SegmentationView(32, (0.5, 2.0), 0.75, shake=False, fill=255)(image_HWC, label_HW, rng)
-        assert seen_HWC.shape == (32, 32, 3)
-        inside = seen_HW != IGNORE
-        assert (np.abs(seen_HWC[..., 0].astype(int) - seen_HW.astype(int) * 15)[inside] <= 30).mean() > 0.9
-        assert (seen_HWC[~inside] == 255).all()
-        counts = np.bincount(seen_HW[inside])
+        seen_HWC, seen_HW = SegmentationView(32, (0.5, 2.0), 0.75, shake=False)(image_HWC, label_HW, rng)
+        assert (np.abs(seen_HWC[..., 0].astype(int) - seen_HW.astype(int) * 15) <= 30).mean() > 0.9
+        full_CHW, full_HW = filled(torch.from_numpy(seen_HWC.copy()).permute(2, 0, 1).float() + 1, seen_HW, 32)
+        inside = full_HW != IGNORE
+        assert inside.sum() == seen_HW.size
+        assert (full_CHW[:, torch.from_numpy(~inside)] == 0).all(), "the mean colour of a normalised picture"
+        assert full_CHW.shape == (3, 32, 32)
+        counts = np.bincount(full_HW[inside])
         assert counts.max() < 0.75 * counts.sum()
     with pytest.raises(ShapeError, match=r"an image and its label map are \[48, 64\] and \[48, 63\]"):
         SegmentationView(32)(image_HWC, label_HW[:, 1:], rng)
@@ -85,3 +87,36 @@ def test_views_keep_labels_on_their_pixels() -> None:
     assert not np.array_equal(
         SegmentationView(48, (1.0, 1.0), 1.0, flip=False)(image_HWC[:, :48], label_HW[:, :48], rng)[0], same_HWC
     )
+
+
+def test_a_crop_is_taken_as_it_is_where_ten_draws_are_of_one_class() -> None:
+    """mmsegmentation looks at ten crops and takes the eleventh unseen: so many draws are made of a picture of one class."""
+    image_HWC, label_HW = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
+    rng, counted = np.random.default_rng(0), np.random.default_rng(0)
+    SegmentationView(32, (1.25, 1.25), 0.75, flip=False, shake=False)(image_HWC, label_HW, rng)
+    counted.uniform(1.25, 1.25)
+    for _ in range(11):
+        counted.integers(9), counted.integers(9)
+    assert rng.random() == counted.random()
+
+
+def test_long_pictures_are_bounded_by_their_long_side() -> None:
+    image_HWC, label_HW = np.zeros((10, 200, 3), np.uint8), np.arange(200, dtype=np.uint8)[None].repeat(10, 0)
+    view = SegmentationView(64, (1.0, 1.0), 1.0, flip=False, shake=False, longest=100)
+    seen_HWC, seen_HW = view(image_HWC, label_HW, np.random.default_rng(0))
+    assert seen_HWC.shape == (5, 64, 3), "half of 10 x 200, of which 64 columns"
+    assert (np.diff(seen_HW[0].astype(int)) == 2).all(), "labels by OpenCV's nearest pixel, which is 2 n"
+
+
+def test_colours_that_are_not_drawn_are_left_alone() -> None:
+    """Sixteen of the 2^5 draws touch neither saturation nor hue: such pictures are linear in what they were, and some are untouched."""
+    image_HWC = np.random.default_rng(0).integers(60, 180, (8, 8, 3)).astype(np.uint8)
+    same = linear = 0
+    for seed in range(200):
+        found = shaken(image_HWC, np.random.default_rng(seed)).astype(float)
+        same += int((found == image_HWC).all())
+        clear = (found > 0) & (found < 255)
+        fit = np.polyfit(image_HWC[clear].astype(float), found[clear], 1) if clear.any() else np.zeros(2)
+        linear += int(clear.sum() > 32 and np.abs(np.polyval(fit, image_HWC[clear].astype(float)) - found[clear]).max() < 2)
+    assert 4 <= same <= 30, "one in sixteen is expected"
+    assert 35 <= linear <= 80, "one in four is expected"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from diptych.objectives.boxes.anchors import BACKGROUND, IGNORED
 from diptych.objectives.boxes.sampling import BoxSampling, drawn, drawn_regions
 from diptych.objectives.boxes.two_stage import mask_loss, mask_targets, proposal_losses, region_losses
 from diptych.recipes._shared.texts.vocabulary import tokenizer_of
+from diptych.recipes.adaptation.denseclip import DenseCLIP
+from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
+from diptych.recipes.adaptation.denseclip_masks import DenseCLIPMasks
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RELEASED = json.loads((FIXTURES / "denseclip_masks_released.json").read_text())
@@ -352,3 +357,65 @@ def test_every_tensor_of_a_released_checkpoint_has_its_place(which: str, count: 
 
 def test_no_two_tensors_of_the_release_take_one_place() -> None:
     assert len({ours for _, ours in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("kind", [DenseCLIP, DenseCLIPBoxes, DenseCLIPMasks])
+def test_pyramid_and_heads_start_as_released(kind: Any) -> None:
+    """Nobody calls OpenMMLab's initialisation: its `ConvModule`s start by He's rule by themselves, other layers as PyTorch makes them."""
+    names = ("a", "b", "c")
+    changes: dict[str, Any] = {"named": names, "heads_start": "released", "tokenizer": "clip"}
+    torch.manual_seed(0)
+    model = replace(kind.tiny(), **changes).model()
+    modules = dict(model.named_modules())
+    he = [
+        name
+        for name in modules
+        if re.fullmatch(r"neck\.(sides|smooth)\.\d|coarser\.steps\.\d|head\.scales\.\d\.\d|head\.\w+_head\.conv\.\d\.0", name)
+    ]
+    he = [name for name in he if isinstance(modules[name], torch.nn.Conv2d)]
+    assert he
+    for name in he:
+        weight = modules[name].weight
+        spread = (2 / (weight.shape[0] * weight[0, 0].numel())) ** 0.5
+        assert abs(float(weight.std()) / spread - 1) < 0.06, name
+        assert modules[name].bias is None or not modules[name].bias.any()
+    last = [
+        name
+        for name in modules
+        if re.fullmatch(
+            r"head\.classify|head\.\w+\.(cls_logits|bbox_reg)|heads\.(classify|correct)|heads\.mask\.\w+|heads\.proposer\..*(cls_logits|bbox_pred)",
+            name,
+        )
+    ]
+    last = [name for name in last if hasattr(modules[name], "weight")]
+    assert len(last) == {DenseCLIP: 1, DenseCLIPBoxes: 2, DenseCLIPMasks: 6}[kind]
+    for name in last:
+        weight, bias = modules[name].weight, modules[name].bias
+        limit = torch.nn.init._calculate_fan_in_and_fan_out(weight)[0] ** -0.5
+        assert weight.abs().max() <= limit + 1e-6
+        assert abs(float(weight.std()) * 3**0.5 / limit - 1) < 0.15, name
+        assert 0 < bias.abs().max() <= limit + 1e-6, name
+    usual = replace(kind.tiny(), **{**changes, "heads_start": "usual"}).model()
+    if kind is DenseCLIPBoxes:
+        assert torch.allclose(usual.head.classification_head.cls_logits.bias, torch.tensor(-math.log(99.0)))
+    with pytest.raises(ConfigError, match="heads_start is 'other'"):
+        replace(kind.tiny(), **{**changes, "heads_start": "other"}).model()
+
+
+def test_pictures_are_shown_as_openmmlab_shows_them() -> None:
+    """mmcv.imrescale to (1333, 800): 480 x 640 becomes 800 x 1067, whose boxes grow by the sides' own factors; a long one is bounded."""
+    from diptych.core.scene_graph import Region, SceneGraph
+    from diptych.data.media.opencv import bilinear
+
+    image_HWC = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    recipe = replace(DenseCLIPBoxes.paper(), image_side=80, longest=133, mirror=0.0)
+    shown_HWC, graph = recipe.views.draw(
+        (image_HWC, SceneGraph((Region((8.0, 12.0, 32.0, 24.0), "a"),))), np.random.default_rng(0)
+    )
+    assert shown_HWC.shape == (80, 107, 3)
+    assert np.array_equal(shown_HWC, bilinear(image_HWC, 80, 107))
+    assert graph.regions[0].box == pytest.approx((8 * 107 / 64, 20.0, 32 * 107 / 64, 40.0))
+    assert np.array_equal(recipe.images.resize(image_HWC), shown_HWC)
+    assert recipe.images.resize(np.zeros((10, 200, 3), np.uint8)).shape == (7, 133, 3)
+    assert recipe.images == replace(recipe.images, smooth=False)
+    assert DenseCLIPBoxes.tiny().images.smooth

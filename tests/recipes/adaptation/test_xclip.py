@@ -303,22 +303,23 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
 
 
 def test_rates_of_all_steps_are_the_released_ones(parity: Any) -> None:
-    """timm's cosine with a floor of 8e-8 for both groups, moved after each update, so that the first two steps have a rate of 0."""
+    """timm's cosine with a floor of 8e-8 for both groups, which counts an update's four batches and moves after it, as main.py does."""
     from timm.scheduler.cosine_lr import CosineLRScheduler
 
     steps = 30 * 40
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     theirs = torch.optim.AdamW([{"params": weights[:1], "lr": 8e-6}, {"params": weights[1:], "lr": 8e-5}])
-    options = {"lr_min": 8e-6 / 100, "warmup_lr_init": 0, "warmup_t": 5 * 40, "cycle_limit": 1, "t_in_epochs": False}
-    moved = CosineLRScheduler(theirs, t_initial=steps, **options)
+    options = {"lr_min": 8e-6 / 100, "warmup_lr_init": 0, "warmup_t": 5 * 160, "cycle_limit": 1, "t_in_epochs": False}
+    moved = CosineLRScheduler(theirs, t_initial=4 * steps, **options)
     expected = []
     for step in range(steps):
         expected.append([group["lr"] for group in theirs.param_groups])
         theirs.step()
-        moved.step_update(step)
+        moved.step_update(4 * step + 3)
     spec = XCLIP.paper().optimiser()
     found = [[lifted_rate(spec, step, steps, scale) for scale in (1.0, 10.0)] for step in range(steps)]
-    assert found[0] == found[1] == [0.0, 0.0]
+    assert found[0] == [0.0, 0.0]
+    np.testing.assert_allclose(found[1], [8e-6 * 3 / 800, 8e-5 * 3 / 800])
     pairs = [(np.array(found) / 8e-6, np.array(expected) / 8e-6)]
     parity("xclip", "rates of both groups over the run", "timm's CosineLRScheduler", pairs, tolerance=1e-9)
 
@@ -411,3 +412,27 @@ def test_refused() -> None:
     with pytest.raises(DataError, match="a sample has the label"):
         small(classes=("zebra", "giraffe")).prepare(clips(4))
     assert VideoEmbedder.kind == "video_encoder"
+
+
+def test_new_attention_starts_as_pytorchs_and_depth_is_dropped_by_place() -> None:
+    """models/cct.py and mit.py: `nn.MultiheadAttention` draws queries, keys and values from one uniform; tokens come first, so that
+    stochastic depth leaves out a token of all frames."""
+    from diptych.models.video.frames import _dropped
+
+    torch.manual_seed(0)
+    model = made(small(begins="released", mixer=1))[0]
+    theirs = torch.nn.MultiheadAttention(64, 1)
+    for ours in (model.tower.messages[0].attention, model.mixer.transformer.blocks[0].attention):
+        width = ours.out.in_features
+        reference = torch.nn.MultiheadAttention(width, 1)
+        limit = (6 / (4 * width)) ** 0.5
+        for weight in (ours.qkv.weight, reference.in_proj_weight):
+            assert 0.98 * limit < weight.abs().max() <= limit
+        assert not ours.qkv.bias.any()
+        assert not ours.out.bias.any()
+    assert not theirs.out_proj.bias.any()
+    branch = torch.ones(6, 50, 3)
+    for drop, axis in (("places", 0), ("frames", 1)):
+        left = _dropped(branch, 0.5, drop)  # type: ignore[arg-type]
+        assert (left == left.select(axis, 0).unsqueeze(axis)).all()
+        assert set(left.unique().tolist()) == {0.0, 2.0}

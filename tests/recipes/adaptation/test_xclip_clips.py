@@ -12,7 +12,9 @@ import torch
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.media import ArraySource, MediaItem
 from diptych.data.load.stream import batches
-from diptych.data.media.clip_views import ClipAugment, clip_views, read_frames, view_places
+from diptych.data.media.clip_views import ClipAugment, _crop, clip_views, middle, read_frames, view_places
+from diptych.data.media.opencv import bilinear
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, OPENAI_MEAN
 from diptych.recipes.adaptation.xclip import XCLIP
 from diptych.worlds.clips import clips
 
@@ -24,9 +26,14 @@ def item(count: int, size: tuple[int, int] = (48, 48)) -> MediaItem:
 
 def test_which_frames_are_read() -> None:
     assert read_frames(item(16), 4, uid="a")[:, 0, 0, 0].tolist() == [2, 6, 10, 14]
-    drawn = [read_frames(item(16), 4, uid="a", rng=np.random.default_rng(s))[:, 0, 0, 0] for s in range(40)]
-    assert all((frames // 4 == np.arange(4)).all() for frames in drawn), "one frame of every stretch"
-    assert {int(frames[0]) for frames in drawn} == {0, 1, 2, 3}
+    for reading, count in (("plain", 16), ("released", 19)):
+        drawn = [
+            read_frames(item(count), 4, uid="a", rng=np.random.default_rng(s), reading=reading)[:, 0, 0, 0] for s in range(40)
+        ]  # type: ignore[arg-type]
+        assert all((frames // 4 == np.arange(4)).all() for frames in drawn), "one frame of every stretch, and none of a rest"
+        assert {int(frames[0]) for frames in drawn} == {0, 1, 2, 3}
+    rest = [read_frames(item(19), 4, uid="a", rng=np.random.default_rng(s), reading="plain")[-1, 0, 0, 0] for s in range(40)]
+    assert max(rest) == 18
     with pytest.raises(DataError, match=r"the clip of 'a' has 3 frames \(expected 4 or more"):
         read_frames(item(3), 4, uid="a")
     views = clip_views(item(16, (48, 64)), 4, 48, uid="a", clips=2, crops=3)
@@ -96,3 +103,48 @@ def test_a_cut_clip_is_of_each_class_by_the_area_that_it_has() -> None:
         torch.testing.assert_close(target, shares)
         moved += int((shares.amax(1) < 1).any())
     assert moved > 4
+
+
+def test_frames_are_resized_and_cropped_as_released() -> None:
+    """datasets/pipeline.py: a short side of 256/224, also of frames that have the size; three crops a whole number of pixels apart;
+    sides of crops that nearly have the size get it."""
+    frames = np.random.default_rng(0).integers(0, 255, (2, 48, 48, 3)).astype(np.uint8)
+    large = np.stack([bilinear(frame, 54, 54) for frame in frames])
+    assert np.array_equal(middle(frames, 48), large[:, 3:51, 3:51])
+    assert np.array_equal(middle(frames, 48, "plain"), frames)
+    wide = np.arange(53, dtype=np.uint8)[None, None, :, None] * np.ones((4, 48, 1, 3), np.uint8)
+    crops = clip_views(MediaItem("clip", (ArraySource(wide),)), 4, 48, uid="a", crops=3)
+    assert crops[:, 0, 0, 0, 0].tolist() == [0, 2, 4], "five pixels to spare: steps of two"
+    rng = np.random.default_rng(0)
+    sides = {side for _ in range(200) for side in _crop(54, 60, 48, rng)[2:]}
+    assert sides == {54, 48, 40, 35}, "47 is nearly 48"
+    assert {side for _ in range(200) for side in _crop(256, 340, 224, rng)[2:]} == {256, 224, 192, 168}
+
+
+def test_several_views_can_be_drawn_as_released() -> None:
+    drawn = clip_views(item(19), 4, 48, uid="a", clips=3, drawn=True)[:, :, 24, 24, 0]
+    assert (drawn // 4 == np.arange(4)).all()
+    assert len({tuple(view) for view in drawn.tolist()}) > 1
+    assert np.array_equal(drawn, clip_views(item(19), 4, 48, uid="a", clips=3, drawn=True)[:, :, 24, 24, 0])
+
+
+def test_pixels_are_normalised_by_imagenets_statistics() -> None:
+    """datasets/build.py: 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375."""
+    shown = XCLIP.paper().preprocess
+    assert np.allclose(np.array(shown.mean) * 255, [123.675, 116.28, 103.53])
+    assert np.allclose(np.array(shown.std) * 255, [58.395, 57.12, 57.375])
+    assert (shown.mean, shown.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert XCLIP.tiny().preprocess.mean == OPENAI_MEAN
+
+
+def test_clips_of_a_gpu_are_mixed_among_themselves() -> None:
+    """Twenty clips, clip n of the value n: with groups of eight each is mixed with one of its eight, by a share of the group's own."""
+    recipe = replace(XCLIP.tiny(), mixup=0.8, cutmix=0.0, mixed_together=8)
+    clips = torch.arange(20.0)[:, None, None, None, None].expand(20, 1, 3, 4, 4)
+    mixed, target = recipe._mixed(clips, torch.eye(20), np.random.default_rng(3))
+    torch.testing.assert_close(mixed[:, 0, 0, 0, 0], target @ torch.arange(20.0))
+    for begin in (0, 8, 16):
+        inside = target[begin : begin + 8, begin : begin + 8]
+        torch.testing.assert_close(inside.sum(1), torch.ones(len(inside)))
+    shares = [target[begin : begin + 8].diagonal(begin).min() for begin in (0, 8)]
+    assert abs(float(shares[0] - shares[1])) > 1e-3

@@ -375,3 +375,19 @@ def test_published_groups_are_read_and_trained_on(tmp_path: Path) -> None:
     assert [text.string for text in pool[5].texts] == [text.string for text in data[5].texts]
     (step,) = batches(pool, recipe, seed=0, stop=1, order=recipe.row_order(pool))
     assert (step.batch.group_B.view(4, 2)[:, 0] == step.batch.group_B.view(4, 2)[:, 1]).all()
+
+
+def test_the_hidden_layer_of_texts_starts_and_stays_as_released() -> None:
+    """knowledge_bert.py: weights of deviation width^-1/2; freeze_scheduler.py holds it with the tower where the first phase taught it."""
+    data = tissue(24)
+    for share in (0.25, 0.0):
+        recipe = replace(small(text_head=True, image_head=True, knowledge_share=share).prepare(data), towers_still=True)
+        torch.manual_seed(0)
+        model = recipe.model()
+        width = recipe.width
+        for layer in (model.text_tower.head[0], model.text_tower.head[2]):
+            assert abs(float(layer.weight.std()) * width**0.5 - 1) < 0.05
+        assert abs(float(model.image_tower.head[2].weight.std()) / 0.01 - 1) < 0.05
+        freeze(model, recipe.optimiser())
+        trained = {name.split(".head.")[0] for name, p in model.named_parameters() if p.requires_grad}
+        assert trained == ({"image_tower", "log_scale"} if share else {"image_tower", "text_tower", "log_scale"})

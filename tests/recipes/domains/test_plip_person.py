@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -414,3 +415,68 @@ def test_pictures_without_identity_are_their_own() -> None:
     with pytest.raises(DataError, match="groups of fewer than 2 rows: 8"):
         recipe().row_order(pool)
     assert isinstance(recipe(members=1).model(), nn.Module)
+
+
+def test_fine_tuning_is_the_released_one() -> None:
+    """Downstreams/CMPM-C: a GPU's 32 pairs are compared with each other; warm-up of 5 epochs, a tenth from epoch 20 on; the classifier of
+    persons has ten times the rate; 8 heads pool the picture, and layers 8 to 11 of BERT and its pooler are trained."""
+    tuned = replace(PLIPPerson.finetune(), persons=("a", "b", "c"))
+    with torch.device("meta"):
+        model = tuned.model()
+    tower = model.encoder.image_tower
+    assert isinstance(tower, CLIPResNet)
+    assert tower.pool.heads == 8
+    spec = tuned.optimiser()
+    freeze(model, spec)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    bert = {name.split(".net.")[1] for name in trained if ".net." in name}
+    assert {name.split(".")[2] if name.startswith("encoder") else name.split(".")[0] for name in bert} == {
+        "8",
+        "9",
+        "10",
+        "11",
+        "pooler",
+    }
+    rates = {name: rule_of(name, spec.rules).lr_scale for name in trained}  # type: ignore[union-attr]
+    assert rates.pop("class_GD") == 10
+    assert set(rates.values()) == {1.0}
+    rate, expected = 1e-4, []
+    for epoch in range(30):
+        rate = rate * (epoch + 1) / (epoch or 5) if epoch < 5 else rate * (0.1 if epoch == 20 else 1.0)
+        expected += [rate] * 7
+    assert [learning_rate(spec, step, 210) for step in range(210)] == pytest.approx(expected)
+
+
+def test_identity_contrast_within_a_gpus_pairs(parity: Any) -> None:
+    """The mean of the released loss over parts of the batch; one part is the batch."""
+    torch.manual_seed(0)
+    image, text = torch.randn(12, 5, dtype=torch.float64), torch.randn(12, 5, dtype=torch.float64)
+    groups = torch.tensor([0, 0, 1, 1, 0, 2, 2, 3, 1, 1, 3, 3])
+    batch: Any = SimpleNamespace(group_B=groups, image_BCHW=None)
+
+    def found(compared: int) -> Tensor:
+        pairs = PersonPairs(image_ND=image, text_ND=text, scale=torch.ones(1))
+        return recipe(weight_colour=0.0, weight_attributes=0.0, target_norm="l2", compared=compared).losses(pairs, batch)[
+            "identity"
+        ]
+
+    def released(rows: slice) -> Tensor:
+        v, t, mask = image[rows], text[rows], (groups[rows, None] == groups[None, rows]).double()
+        q = mask / mask.norm(dim=1)
+        total = image.new_zeros(())
+        for anchor, key in ((v, t), (t, v)):
+            logit = anchor @ (key / key.norm(dim=1, keepdim=True)).T
+            p = logit.softmax(1)
+            total = total + (p * (logit.log_softmax(1) - (q + 1e-8).log())).sum(1).mean()
+        return total
+
+    pairs = [(found(4), torch.stack([released(slice(begin, begin + 4)) for begin in (0, 4, 8)]).mean())]
+    parity(
+        "plip_person",
+        "identity contrast within the pairs of a GPU",
+        "compute_cmpm_loss by hand, GPU by GPU",
+        pairs,
+        tolerance=1e-9,
+    )
+    torch.testing.assert_close(found(12), released(slice(0, 12)))
+    torch.testing.assert_close(found(0), found(12))

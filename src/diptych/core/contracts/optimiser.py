@@ -48,7 +48,9 @@ class Optimiser:
     final_lr: float = 0.0  # share of lr at the end
     floor: Literal["share", "rate"] = "share"
     over: Literal["rest", "run", "both"] = "rest"
-    late: int = 0  # each step has the rate of the one so many before it, as where a schedule moves after the update
+    late: float = (
+        0  # each step has the rate of so many before it, as where a schedule moves after the update; or of a part of one
+    )
     late_peak: bool = False  # the first ones, which have none before them, have lr itself, and not the rate of step 0
     part: tuple[float, float] = (0.0, 1.0)  # which part of the whole schedule, warm-up included, these steps go through
     power: float = 1.0  # "linear": of what is left of the way, as in polynomial schedules

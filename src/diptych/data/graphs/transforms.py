@@ -26,6 +26,7 @@ from torch.nn import functional
 from diptych.core.errors import ConfigError
 from diptych.core.scene_graph import Box, Region, Relation, SceneGraph
 from diptych.data.graphs.moved_mask import MovedMask
+from diptych.data.media.opencv import bilinear, fitting_sides
 
 Pixels = npt.NDArray[np.uint8]
 Picture = tuple[Pixels, SceneGraph]
@@ -73,12 +74,13 @@ class Squashed:
 
     size: int = 64
     mirror: Mirror = Mirror(share=0.0)
+    smooth: bool = True
 
     def draw(self, picture: Picture, rng: np.random.Generator) -> Picture:
         return self.whole(self.mirror(picture, rng))
 
     def whole(self, picture: Picture) -> Picture:
-        return resized(picture, self.size, self.size)
+        return resized(picture, self.size, self.size, smooth=self.smooth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +100,15 @@ class ShortSide:
 @dataclass(frozen=True, kw_only=True)
 class ShortSides:
     """The short side at one of `shorts`, each as likely, the long one at `longest` at most, mirrored in a share of cases; shown whole as
-    `ShortSide` shows it, at the largest. GLIP's augmentation."""
+    `ShortSide` shows it, at the largest. GLIP's augmentation.
+
+    smooth  False resizes as OpenMMLab does, before pictures are mirrored: by OpenCV, without smoothing, both sides rounded
+    """
 
     shorts: tuple[int, ...] = (480, 560, 640, 720, 800)
     longest: int = 1333
     mirror: Mirror = Mirror()
+    smooth: bool = True
 
     def __post_init__(self) -> None:
         if not self.shorts or min(*self.shorts, self.longest) < 1:
@@ -111,10 +117,14 @@ class ShortSides:
             )
 
     def draw(self, picture: Picture, rng: np.random.Generator) -> Picture:
+        if not self.smooth:
+            return self.mirror(sharply_fitted(picture, int(rng.choice(self.shorts)), self.longest), rng)
         picture = self.mirror(picture, rng)
         return resized(picture, *fitting(picture, int(rng.choice(self.shorts)), self.longest))
 
     def whole(self, picture: Picture) -> Picture:
+        if not self.smooth:
+            return sharply_fitted(picture, max(self.shorts), self.longest)
         return resized(picture, *fitting(picture, max(self.shorts), self.longest))
 
 
@@ -166,17 +176,25 @@ class DetectorViews:
 # ---------------------------------------------------------------- the moves
 
 
-def resized(picture: Picture, height: int, width: int) -> Picture:
-    """The whole picture at another size (bilinear, antialiased)."""
+def sharply_fitted(picture: Picture, short: int, longest: int | None = None) -> Picture:
+    """The whole picture with a short side of `short` pixels, as OpenMMLab has it: both sides rounded, resized by OpenCV."""
+    sides = fitting_sides(*picture[0].shape[:2], short, longest or float("inf"))
+    return resized(picture, *(max(1, side) for side in sides), smooth=False)
+
+
+def resized(picture: Picture, height: int, width: int, *, smooth: bool = True) -> Picture:
+    """The whole picture at another size, bilinearly: antialiased, or by OpenCV without smoothing."""
     image_HWC, graph = picture
     old_height, old_width = image_HWC.shape[:2]
     if (old_height, old_width) == (height, width):
         return picture
     x, y = width / old_width, height / old_height
-    image_1CHW = _torch(image_HWC)[None]
-    small_1CHW = functional.interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)
     masks = _masks(picture, lambda mask: mask.resized(height, width))
     moved = _moved(graph, lambda b: (b[0] * x, b[1] * y, b[2] * x, b[3] * y), masks)
+    if not smooth:
+        return bilinear(image_HWC, height, width), moved
+    image_1CHW = _torch(image_HWC)[None]
+    small_1CHW = functional.interpolate(image_1CHW, size=(height, width), mode="bilinear", antialias=True)
     return small_1CHW[0].permute(1, 2, 0).numpy(), moved
 
 

@@ -41,13 +41,14 @@ class Clip:
         frames: int = 0,
         min_side: int = 0,
         rng: np.random.Generator | None = None,
+        whole: bool = False,
     ) -> Pixels:
         """uint8 [T, H, W, 3]: all frames, or `frames` of them, see `frame_places`.
 
         min_side  decode JPEG frames at the smallest scale whose short side is at least so many pixels; 0: full size
         """
         limit = limit or self.limit
-        return self._at(item, limit, lambda count: frame_places(count, frames, rng), min_side)
+        return self._at(item, limit, lambda count: frame_places(count, frames, rng, whole=whole), min_side)
 
     def count(self, item: MediaItem, *, limit: MediaLimit | None = None) -> int:
         """How many frames it has. Nothing is decoded."""
@@ -98,11 +99,14 @@ class Clip:
         return np.ascontiguousarray(_checked(frame_THWC, item, limit)[places(len(frame_THWC))])
 
 
-def frame_places(count: int, frames: int, rng: np.random.Generator | None = None) -> npt.NDArray[np.int64]:
+def frame_places(
+    count: int, frames: int, rng: np.random.Generator | None = None, *, whole: bool = False
+) -> npt.NDArray[np.int64]:
     """Which of `count` frames to read: the clip is cut into `frames` stretches of equal length and one frame is taken of each, the
     one in its middle, or with `rng` any of them with equal chance (temporal segment networks, 1608.00859). 0 takes all.
 
-    A clip with fewer frames gives some of them several times.
+    A clip with fewer frames gives some of them several times. With `whole`, what is drawn comes from stretches of a whole number of frames,
+    behind which a rest stays unread (mmaction2's `SampleFrames`, X-CLIP).
 
     >>> frame_places(10, 4).tolist(), frame_places(3, 6).tolist()
     ([1, 3, 6, 8], [0, 0, 1, 1, 2, 2])
@@ -111,6 +115,8 @@ def frame_places(count: int, frames: int, rng: np.random.Generator | None = None
         raise DataError(f"{frames} of {count} frames", field="frames", expected="0 for all, or at least 1")
     if frames == 0:
         return np.arange(count)
+    if whole and rng is not None and count >= frames:
+        return np.arange(frames) * (count // frames) + rng.integers(count // frames, size=frames)
     within = np.full(frames, 0.5) if rng is None else rng.random(frames)
     return np.minimum(((np.arange(frames) + within) * count / frames).astype(np.int64), count - 1)
 

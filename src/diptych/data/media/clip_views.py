@@ -1,12 +1,17 @@
 """Which frames of a clip are read, and how they are cropped: one view in training, one or several in a test (X-CLIP, 2208.02816).
 
+A `Reading` says how the pixels come. "released" is X-CLIP's pipeline: frames are resized as OpenCV does it, without smoothing, those of
+just the right size as well (enlarged by 256/224, of which the middle is taken), and in training one frame is drawn of each of equal
+stretches of whole frames, so that a rest at the end is never read. "plain" smooths, takes frames of the right size as they are, and cuts
+a clip into stretches that cover all of it.
+
 Letters: T frames, V views, H W pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +19,15 @@ from PIL import Image, ImageEnhance
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.media import MediaItem, Pixels, medium_of
+from diptych.core.randomness import keyed_rng
+from diptych.data.media.clip import frame_places
+from diptych.data.media.opencv import bilinear, fitting_sides
 from diptych.data.media.transforms import resized
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
+NEAR = 3
+"""A side of a crop that is less than so many pixels off the size that is wanted becomes that size."""
+Reading = Literal["released", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +37,24 @@ class ClipAugment:
     crops   squares and near-squares of several sizes at five places; False takes the middle
     flip    half are mirrored: not for classes that say left or right
     jitter  chance that brightness, contrast, saturation and hue change; grey: that colours go
+    reading see above
     """
 
     crops: bool = True
     flip: bool = True
     jitter: float = 0.8
     grey: float = 0.2
+    reading: Reading = "released"
 
     def __call__(self, frame_THWC: Pixels, size: int, rng: np.random.Generator) -> Pixels:
         """uint8 [T, size, size, 3]."""
         if not self.crops:
-            seen_THWC = middle(frame_THWC, size)
+            seen_THWC = middle(frame_THWC, size, self.reading)
         else:
-            frame_THWC = short_side(frame_THWC, size * 256 // 224)
-            height, width = frame_THWC.shape[1:3]
-            top, left, high, wide = _crop(height, width, rng)
+            frame_THWC = short_side(frame_THWC, size * 256 // 224, self.reading)
+            top, left, high, wide = _crop(*frame_THWC.shape[1:3], size, rng)
             part_THWC = np.ascontiguousarray(frame_THWC[:, top : top + high, left : left + wide])
-            seen_THWC = np.stack([resized(frame_HWC, size) for frame_HWC in part_THWC])
+            seen_THWC = np.stack([_fitted(frame_HWC, size, self.reading) for frame_HWC in part_THWC])
         if self.flip and rng.random() < 0.5:
             seen_THWC = seen_THWC[:, :, ::-1]
         if self.jitter and rng.random() < self.jitter:
@@ -52,10 +64,18 @@ class ClipAugment:
         return np.ascontiguousarray(seen_THWC)
 
 
-def read_frames(item: MediaItem, frames: int, *, uid: str, rng: np.random.Generator | None = None, min_side: int = 0) -> Pixels:
+def read_frames(
+    item: MediaItem,
+    frames: int,
+    *,
+    uid: str,
+    rng: np.random.Generator | None = None,
+    min_side: int = 0,
+    reading: Reading = "released",
+) -> Pixels:
     """One frame of each of `frames` stretches of equal length, the middle one or with `rng` any. A shorter clip is refused."""
     _enough(item, frames, uid)
-    found: Pixels = item.decode(frames=frames, rng=rng, min_side=min_side)
+    found: Pixels = item.decode(frames=frames, rng=rng, min_side=min_side, whole=reading == "released")
     return found
 
 
@@ -72,9 +92,27 @@ def view_places(count: int, frames: int, views: int) -> npt.NDArray[np.int64]:
     return places
 
 
-def clip_views(item: MediaItem, frames: int, size: int, *, uid: str, clips: int = 1, crops: int = 1) -> Pixels:
+def _drawn_places(count: int, frames: int, views: int, uid: str, reading: Reading) -> npt.NDArray[np.int64]:
+    rng = keyed_rng("views", uid)
+    return np.stack([frame_places(count, frames, rng, whole=reading == "released") for _ in range(views)])
+
+
+def clip_views(
+    item: MediaItem,
+    frames: int,
+    size: int,
+    *,
+    uid: str,
+    clips: int = 1,
+    crops: int = 1,
+    reading: Reading = "released",
+    drawn: bool = False,
+) -> Pixels:
     """uint8 [V, T, size, size, 3] with V = clips * crops. One crop is the middle of 256/224 of the size, as in training; three lie side by
-    side along the longer side, whose shorter one is the size."""
+    side along the longer side, whose shorter one is the size.
+
+    drawn  several clips are drawn as in training, as released, by the name of the sample; else they are spread evenly (`view_places`)
+    """
     if crops not in (1, 3) or clips < 1:
         raise ConfigError(f"{clips} clips of {crops} crops (expected one clip or more, and 1 or 3 crops)")
     count = _enough(item, frames, uid)
@@ -83,8 +121,8 @@ def clip_views(item: MediaItem, frames: int, size: int, *, uid: str, clips: int 
         parts = read[None]
     else:
         whole: Pixels = item.decode()
-        parts = whole[view_places(count, frames, clips)]
-    return np.concatenate([_crops(part_THWC, size, crops) for part_THWC in parts])
+        parts = whole[_drawn_places(count, frames, clips, uid, reading) if drawn else view_places(count, frames, clips)]
+    return np.concatenate([_crops(part_THWC, size, crops, reading) for part_THWC in parts])
 
 
 def _enough(item: MediaItem, frames: int, uid: str) -> int:
@@ -95,40 +133,47 @@ def _enough(item: MediaItem, frames: int, uid: str) -> int:
     return count
 
 
-def short_side(frame_THWC: Pixels, size: int) -> Pixels:
+def short_side(frame_THWC: Pixels, size: int, reading: Reading = "released") -> Pixels:
     """The frames with a shorter side of so many pixels, bilinearly."""
     height, width = frame_THWC.shape[1:3]
     if min(height, width) == size:
         return frame_THWC
+    if reading == "released":
+        sides = fitting_sides(height, width, size)
+        return np.stack([bilinear(frame_HWC, *sides) for frame_HWC in frame_THWC])
     factor = size / min(height, width)
     shape = (max(size, round(width * factor)), max(size, round(height * factor)))
     return np.stack([np.asarray(Image.fromarray(f).resize(shape, Image.Resampling.BILINEAR)) for f in frame_THWC])
 
 
-def middle(frame_THWC: Pixels, size: int) -> Pixels:
-    """The middle square of a shorter side of 256/224 times the size; frames of just that size as they are."""
-    if frame_THWC.shape[1:3] == (size, size):
+def middle(frame_THWC: Pixels, size: int, reading: Reading = "released") -> Pixels:
+    """The middle square of a shorter side of 256/224 times the size."""
+    if reading == "plain" and frame_THWC.shape[1:3] == (size, size):
         return frame_THWC
-    large_THWC = short_side(frame_THWC, size * 256 // 224)
+    large_THWC = short_side(frame_THWC, size * 256 // 224, reading)
     top, left = ((side - size) // 2 for side in large_THWC.shape[1:3])
     return large_THWC[:, top : top + size, left : left + size]
 
 
-def _crops(frame_THWC: Pixels, size: int, crops: int) -> Pixels:
+def _crops(frame_THWC: Pixels, size: int, crops: int, reading: Reading) -> Pixels:
     if crops == 1:
-        return middle(frame_THWC, size)[None]
-    fitted_THWC = short_side(frame_THWC, size)
-    spare_y, spare_x = (side - size for side in fitted_THWC.shape[1:3])
-    places = [(spare_y * part // 2, spare_x * part // 2) for part in (0, 1, 2)]
+        return middle(frame_THWC, size, reading)[None]
+    fitted_THWC = short_side(frame_THWC, size, reading)
+    step_y, step_x = ((side - size) // 2 for side in fitted_THWC.shape[1:3])
+    places = [(step_y * part, step_x * part) for part in (0, 1, 2)]
     return np.stack([fitted_THWC[:, y : y + size, x : x + size] for y, x in places])
 
 
-def _crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _fitted(frame_HWC: Pixels, size: int, reading: Reading) -> Pixels:
+    return bilinear(frame_HWC, size, size) if reading == "released" else resized(frame_HWC, size)
+
+
+def _crop(height: int, width: int, size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """(top, left, height, width): sides from `SCALES` that are at most one step apart, at a corner or in the middle."""
     side = min(height, width)
     pairs = [(a, b) for i, a in enumerate(SCALES) for j, b in enumerate(SCALES) if abs(i - j) <= 1]
     share_y, share_x = pairs[int(rng.integers(len(pairs)))]
-    high, wide = int(side * share_y), int(side * share_x)
+    high, wide = (size if abs(int(side * share) - size) < NEAR else int(side * share) for share in (share_y, share_x))
     down, right = (height - high) // 4, (width - wide) // 4
     places = [(0, 0), (0, 4 * right), (4 * down, 0), (4 * down, 4 * right), (2 * down, 2 * right)]
     top, left = places[int(rng.integers(len(places)))]
@@ -141,7 +186,7 @@ def _jittered(frame_HWC: Pixels, rng: np.random.Generator) -> Pixels:
     for step in rng.permutation(4):
         if step == 3:
             hsv_HWC = np.array(image.convert("HSV"))
-            hsv_HWC[..., 0] = (hsv_HWC[..., 0].astype(np.int64) + round(rng.uniform(-0.1, 0.1) * 255)) % 256
+            hsv_HWC[..., 0] = (hsv_HWC[..., 0].astype(np.int64) + int(rng.uniform(-0.1, 0.1) * 255)) % 256
             image = Image.fromarray(hsv_HWC, "HSV").convert("RGB")
         else:
             kind = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[step]

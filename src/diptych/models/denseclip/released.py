@@ -95,7 +95,7 @@ def open_released(spec: str) -> DetectingModel:
         load_released(model, tensors)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return DetectingModel(model.eval(), settings, DetectionImages(mean=OPENAI_MEAN, std=OPENAI_STD), words, spec)
+    return DetectingModel(model.eval(), settings, DetectionImages(mean=OPENAI_MEAN, std=OPENAI_STD, smooth=False), words, spec)
 
 
 def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseSettings:

@@ -22,6 +22,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
+from diptych.data.media.opencv import bilinear, fitting_sides
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.built import DenseSettings, dense_segmenter
@@ -37,9 +38,11 @@ Maps = list[npt.NDArray[np.int32]]
 class SegmentingModel:
     """What DenseCLIP leaves behind: a `Segmenter` of the classes that it was trained on.
 
-    An image is brought to a short side of `size` pixels, cut into overlapping squares of `size` at steps of `stride`, whose logits are
-    averaged where they meet, and then resized to the image; the class of a pixel is chosen last. Images whose short side is longer than
-    their size stay whole at the edges: the last square ends where the image does.
+    An image is brought to a short side of `size` pixels, or less where its long side would exceed `longest`, cut into overlapping squares
+    of `size` at steps of `stride`, whose logits are averaged where they meet, and then resized to the image; the class of a pixel is
+    chosen last. The last square ends where the image does; an image with a side below `size` is read in windows of that side.
+
+    smooth  an image that is shrunk is smoothed (PIL); else it is resized as OpenCV does, as released
     """
 
     kind: ClassVar[str] = "dense_segmenter"
@@ -53,12 +56,16 @@ class SegmentingModel:
         name: str,
         *,
         stride: int,
+        longest: int = 2048,
+        smooth: bool = False,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        if stride < 1:
-            raise ConfigError(f"stride is {stride} (expected 1 pixel or more)")
+        if stride < 1 or longest < preprocess.size:
+            raise ConfigError(
+                f"stride is {stride} and longest {longest} (expected 1 pixel or more, and no less than {preprocess.size})"
+            )
         self.model, self.settings, self.preprocess, self.tokenizer = model, settings, preprocess, tokenizer
-        self.name, self.stride, self.card = name, stride, dict(card or {})
+        self.name, self.stride, self.longest, self.smooth, self.card = name, stride, longest, smooth, dict(card or {})
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,9 +74,8 @@ class SegmentingModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(
-            self.model, {"preprocess": self.preprocess.to_json(), "stride": self.stride, "classes": list(self.classes)}
-        )
+        shown = {"stride": self.stride, "longest": self.longest, "smooth": self.smooth, "classes": list(self.classes)}
+        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), **shown})
 
     @one_or_many
     def segment(self, images: Sequence[ImageSource], labels: Sequence[str] = ()) -> Maps:
@@ -92,9 +98,11 @@ class SegmentingModel:
         """[K, H, W] of one image, at its own size."""
         height, width = image_HWC.shape[:2]
         size = self.preprocess.size
-        factor = size / min(height, width)
-        high, wide = (max(size, round(side * factor)) for side in (height, width))
-        fitted_HWC = np.asarray(Image.fromarray(image_HWC).resize((wide, high), Image.Resampling.BILINEAR))
+        high, wide = fitting_sides(height, width, size, self.longest)
+        if self.smooth:
+            fitted_HWC = np.asarray(Image.fromarray(image_HWC).resize((wide, high), Image.Resampling.BILINEAR))
+        else:
+            fitted_HWC = bilinear(image_HWC, high, wide)
         device = next(self.model.parameters()).device
         image_BCHW = self.preprocess.normalise(fitted_HWC[None]).to(device)
         mean_KHW = slid(image_BCHW, size, self.stride, lambda part_BCHW: self.model(part_BCHW).logit_NKHW)
@@ -109,6 +117,8 @@ class SegmentingModel:
             "classes": list(self.classes),
             "preprocess": self.preprocess.to_json(),
             "stride": self.stride,
+            "longest": self.longest,
+            "smooth": self.smooth,
             "card": self.card,
         }
         write_model(folder, self.model, config, model_card(self.name, config, parameters(self.model)), self.tokenizer.save)
@@ -122,6 +132,8 @@ class SegmentingModel:
             model = dense_segmenter(settings, tokenizer)
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
-        return cls(
-            model.eval(), settings, preprocess, tokenizer, config["name"], stride=config["stride"], card=config.get("card")
-        )
+        shown = {
+            "smooth": True,
+            **{name: config[name] for name in ("stride", "longest", "smooth") if name in config},
+        }  # as before
+        return cls(model.eval(), settings, preprocess, tokenizer, config["name"], **shown, card=config.get("card"))

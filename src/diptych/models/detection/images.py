@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.core.scene_graph import SceneGraph
-from diptych.data.graphs.transforms import fitting, resized
+from diptych.data.graphs.transforms import fitting, resized, sharply_fitted
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, Preprocess, Triple
 
 
@@ -23,6 +23,7 @@ class DetectionImages:
     longest  the long side is at most so many pixels (published: 1333); 0: no limit
     square   both sides to `size`, whatever the shape: no image is padded, and boxes in shares of the image stay what they are
     stride   padded sides are multiples of it
+    smooth   False resizes as OpenMMLab does: by OpenCV, without smoothing, both sides rounded
 
     >>> image_BCHW, pixel_BHW = DetectionImages(64, longest=96)([np.zeros((10, 30, 3), np.uint8), np.zeros((1, 1, 3), np.uint8)])
     >>> list(image_BCHW.shape), pixel_BHW.flatten(1).sum(1).tolist()
@@ -35,6 +36,7 @@ class DetectionImages:
     stride: int = 32
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    smooth: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.stride < 1 or 0 < self.longest < self.size:
@@ -64,5 +66,7 @@ class DetectionImages:
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
         picture = (image_HWC, SceneGraph())
+        if not self.smooth and not self.square:
+            return sharply_fitted(picture, self.size, self.longest or None)[0]
         sides = (self.size, self.size) if self.square else fitting(picture, self.size, self.longest or None)
-        return resized(picture, *(max(1, side) for side in sides))[0]
+        return resized(picture, *(max(1, side) for side in sides), smooth=self.smooth)[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 def slid(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], Tensor]) -> Tensor:
     """[K, H, W]: the mean over the windows that show a pixel of what `scores` says of them.
 
-    size    of the square window in pixels; no side of the image is shorter
+    size    of the square window in pixels; an image with a shorter side is read in windows of that side
     scores  of an image [B, C, S, S]: [B, K, R, Q] at any resolution, which is brought to that of the window
     """
     high, wide = image_BCHW.shape[-2:]
@@ -23,9 +23,10 @@ def slid(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], 
     count_HW = torch.zeros(high, wide, device=image_BCHW.device)
     for top in starts(high, size, stride):
         for left in starts(wide, size, stride):
-            part = slice(top, top + size), slice(left, left + size)
+            part = slice(top, min(top + size, high)), slice(left, min(left + size, wide))
+            shown = part[0].stop - top, part[1].stop - left
             found_BKRQ = scores(image_BCHW[..., part[0], part[1]])
-            score_BKSS = F.interpolate(found_BKRQ, size=(size, size), mode="bilinear", align_corners=False)
+            score_BKSS = F.interpolate(found_BKRQ, size=shown, mode="bilinear", align_corners=False)
             if total_BKHW is None:
                 total_BKHW = score_BKSS.new_zeros(1, score_BKSS.shape[1], high, wide)
             total_BKHW[..., part[0], part[1]] += score_BKSS

@@ -18,16 +18,16 @@ Places = Literal["rows", "released"]
 
 class RegressorBlock(nn.Module):
     """Queries read keys, each with its place, then think: q + attend(norm(q + place), norm(k + place), norm(v)), then y + mlp(y) of the
-    normed sum, as released. Keys have no bias."""
+    normed sum, as released. Keys have no bias. `dropout` is behind the attention, within the MLP and behind it, while training."""
 
-    def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0, eps: float = 1e-5, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(
                 f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
             )
-        self.heads = heads
-        self.norm_q, self.norm_k, self.norm_v, self.norm = (nn.LayerNorm(width) for _ in range(4))
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.norm_q, self.norm_k, self.norm_v, self.norm = (nn.LayerNorm(width, eps=eps) for _ in range(4))
         self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width, bias=False), nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         self.mlp_in, self.mlp_out = nn.Linear(width, int(width * mlp_ratio)), nn.Linear(int(width * mlp_ratio), width)
@@ -42,8 +42,8 @@ class RegressorBlock(nn.Module):
             )
         )
         read_BMD = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        x_BMD = self.norm(query_BMD + read_BMD)
-        out_BMD: Tensor = x_BMD + self.mlp_out(F.gelu(self.mlp_in(x_BMD)))
+        x_BMD = self.norm(query_BMD + self.dropout(read_BMD))
+        out_BMD: Tensor = x_BMD + self.dropout(self.mlp_out(self.dropout(F.gelu(self.mlp_in(x_BMD)))))
         return out_BMD
 
 
@@ -54,17 +54,27 @@ class PatchRegressor(nn.Module):
     target  E
     places  "rows": patches are numbered row by row, as the tower has them. "released": the released table goes down the columns, so that
             a patch has another's place
+    eps, dropout  of the blocks
     """
 
     place_PD: Tensor
 
     def __init__(
-        self, width: int, grid: tuple[int, int], target: int, *, layers: int = 8, heads: int = 16, places: Places = "rows"
+        self,
+        width: int,
+        grid: tuple[int, int],
+        target: int,
+        *,
+        layers: int = 8,
+        heads: int = 16,
+        places: Places = "rows",
+        eps: float = 1e-5,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("place_PD", sine_places(grid, width, places), persistent=False)
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
-        self.blocks = nn.ModuleList(RegressorBlock(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(RegressorBlock(width, heads, eps=eps, dropout=dropout) for _ in range(layers))
         self.hidden = nn.Sequential(nn.Linear(width, target), nn.LayerNorm(target))
         self.visible = nn.Sequential(nn.Linear(width, target), nn.LayerNorm(target))
         for module in self.modules():

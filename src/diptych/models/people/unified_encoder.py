@@ -53,10 +53,14 @@ class UnifiedPairs(Pairs):
 class FrozenPatches(nn.Module):
     """What another model's image tower says of every patch, projected into its joint space but not normed, as released. Frozen.
 
-    shown  how our pictures were normalised, and `theirs`, how the tower wants them
+    shown    how our pictures were normalised, and `theirs`, how the tower wants them
+    shifted  a patch gets what the token of its number says, as released: the first that of the class token, all others that of the patch
+             before them
     """
 
-    def __init__(self, model: PairEmbedder, grid: tuple[int, int], patch: int, shown: Preprocess) -> None:
+    def __init__(
+        self, model: PairEmbedder, grid: tuple[int, int], patch: int, shown: Preprocess, *, shifted: bool = False
+    ) -> None:
         super().__init__()
         tower = model.model.image_tower
         if not isinstance(tower, VisionTransformer) or tower.class_token_D is None:
@@ -66,7 +70,7 @@ class FrozenPatches(nn.Module):
         self.tower, self.projection = tower, model.model.image_projection
         tower.position_PD = nn.Parameter(_fitted(tower.position_PD.detach(), tower.grid, grid))
         tower.image_height, tower.image_size = grid[0] * patch, grid[1] * patch
-        self.shown, self.theirs, self.width = shown, model.preprocess, int(model.model.width)
+        self.shown, self.theirs, self.width, self.shifted = shown, model.preprocess, int(model.model.width), shifted
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -74,14 +78,15 @@ class FrozenPatches(nn.Module):
         """[B, P, E]."""
         mine, theirs = ([image_BCHW.new_tensor(x).view(3, 1, 1) for x in (p.mean, p.std)] for p in (self.shown, self.theirs))
         state_BPD = self.tower.states((image_BCHW * mine[1] + mine[0] - theirs[0]) / theirs[1])
-        said_BPE: Tensor = self.projection(state_BPD[:, 1:])
+        said_BPE: Tensor = self.projection(state_BPD[:, :-1] if self.shifted else state_BPD[:, 1:])
         return said_BPE
 
 
 class UnifiedEncoder(nn.Module):
     """A `DualEncoder` over two `PeakTower`s; with prototypes it is a `PartEncoder`.
 
-    guesses_words  a head of BERT's kind over the text tower's words
+    guesses_words  a head of BERT's kind over the text tower's words; its weights start from a normal of deviation `words_std`, its biases
+                   at 0, or as PyTorch makes them where that is 0
     mask_id        the vocabulary's own token for hidden words; None: a learned vector stands in
     regressor, teacher  guess the patches of the frozen model; None leaves both out
     persons        classes of a layer that images and texts share, and of one for each prototype; 0 leaves them out
@@ -98,6 +103,7 @@ class UnifiedEncoder(nn.Module):
         teacher: FrozenPatches | None,
         persons: int,
         scaled: bool,
+        words_std: float = 0.0,
     ) -> None:
         super().__init__()
         image, text = encoder.image_tower, encoder.text_tower
@@ -110,6 +116,9 @@ class UnifiedEncoder(nn.Module):
             width, table = text.token_width, text.embed
             linear = nn.Linear(width, table.num_embeddings)
             self.words = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=1e-12), linear)
+            for layer in (self.words[0], linear) if words_std else ():
+                nn.init.normal_(layer.weight, std=words_std)
+                nn.init.zeros_(layer.bias)
             self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02) if mask_id is None else None
         self.regressor, self.teacher = regressor, teacher
         self.persons: nn.Linear | None = None

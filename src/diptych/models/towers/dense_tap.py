@@ -102,6 +102,8 @@ class ViTTap(DenseTap):
 
     Published for patches of 16 and 8 pixels, states after blocks 4, 6, 8 and 12 of 12; other depths take the same shares.
 
+    Pixels behind the last whole patch are not seen, as in the released code.
+
     class_twice  the class token is added once more with its position, as in the released code; without, the picture's vector is CLIP's
     drop_path    stochastic depth, from 0 in the first block to this rate in the last
     """
@@ -133,8 +135,8 @@ class ViTTap(DenseTap):
         self.steps = nn.ModuleList(steps)
 
     def forward(self, image_BCHW: Tensor) -> DenseMaps:
-        if image_BCHW.shape[2] % STRIDE or image_BCHW.shape[3] % STRIDE:
-            raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides that are multiples of {STRIDE})")
+        if min(image_BCHW.shape[2:]) < STRIDE:
+            raise ShapeError(f"images are {list(image_BCHW.shape)} (expected sides of {STRIDE} pixels or more)")
         tower = self.tower
         assert tower.class_token_D is not None
         map_BCHW = tower.patches(image_BCHW)

@@ -18,13 +18,13 @@ class HeadedTower(Tower):
 
     batch_norm  Linear, batch norm, ReLU: with the dual encoder's projection (give it a bias) the projector of two layers of GroupViT
                 (2202.11094)
-    gelu        Linear, GELU, Linear, weights from a normal of deviation 0.01: the whole head of KEEP (2412.13126), which leads into the
-                joint space and takes no projection
+    gelu        Linear, GELU, Linear, weights from a normal of deviation `std`: the whole head of KEEP (2412.13126), which leads into the
+                joint space and takes no projection (published: 0.01 of images, `hidden` ** -0.5 of texts)
 
     Batch norm reads the whole batch of a process: with gradient caching it would normalise within a chunk.
     """
 
-    def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm") -> None:
+    def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm", std: float = 0.01) -> None:
         super().__init__()
         if kind not in get_args(Head):
             raise ConfigError(f"kind of a head is {kind!r} (expected {' | '.join(get_args(Head))})")
@@ -32,7 +32,7 @@ class HeadedTower(Tower):
         if kind == "gelu":
             first, second = nn.Linear(inner.width, hidden), nn.Linear(hidden, hidden)
             for layer in (first, second):
-                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.normal_(layer.weight, std=std)
             self.head = nn.Sequential(first, nn.GELU(), second)
             self.projects = True
         else:
@@ -49,9 +49,9 @@ class HeadedTower(Tower):
         return Tokens(seen.tokens_BPD, seen.mask_BP, pooled_BH)
 
 
-def headed(tower: Tower, hidden: int, side: str, *, kind: Head = "batch_norm") -> HeadedTower:
+def headed(tower: Tower, hidden: int, side: str, *, kind: Head = "batch_norm", std: float = 0.01) -> HeadedTower:
     """`tower` with such a head, under a name that builds it again; `side` is "image" or "text"."""
-    made = HeadedTower(tower, hidden, kind=kind)
+    made = HeadedTower(tower, hidden, kind=kind, std=std)
     known: dict[str, Any] = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
     made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, "kind": kind, **known}
     return made

@@ -6,6 +6,7 @@ Letters: B batch, T frames, C channel, H W, P patches, L tokens of a frame, D wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +29,32 @@ class Frames:
     patch_BTPD: Tensor
 
 
+Begins = Literal["released", "plain"]
+"""How new attention starts: as PyTorch's `MultiheadAttention` does, queries, keys and values from one uniform (Glorot) with biases of 0, or
+as linear layers do."""
+Drop = Literal["places", "frames"]
+
+
 class Message(nn.Module):
     """What a frame tells the others before a block: a linear map of its class token, which then attends over the clip's frames. Frames
     have no order here."""
 
-    def __init__(self, width: int, heads: int, *, eps: float) -> None:
+    def __init__(self, width: int, heads: int, *, eps: float, begins: Begins = "plain") -> None:
         super().__init__()
         self.write, self.norm, self.attention = nn.Linear(width, width), nn.LayerNorm(width, eps=eps), Attention(width, heads)
+        if begins == "released":
+            multihead_start_(self.attention)
 
-    def forward(self, class_BTD: Tensor, rate: float = 0.0) -> Tensor:
+    def forward(self, class_BTD: Tensor, rate: float = 0.0, drop: Drop = "frames") -> Tensor:
         told_BTD: Tensor = self.write(class_BTD)
-        return told_BTD + _dropped(self.attention(self.norm(told_BTD)), rate)
+        return told_BTD + _dropped(self.attention(self.norm(told_BTD)), rate, drop)
+
+
+def multihead_start_(attention: Attention) -> None:
+    """As PyTorch's `MultiheadAttention` starts."""
+    nn.init.xavier_uniform_(attention.qkv.weight)
+    for bias in (attention.qkv.bias, attention.out.bias):
+        nn.init.zeros_(bias)
 
 
 class FrameTower(nn.Module):
@@ -46,8 +62,11 @@ class FrameTower(nn.Module):
 
     A message joins the tokens of its frame for one block's attention and is dropped before its MLP. `messages` False reads every frame
     alone, as CLIP does.
-    drop_path  stochastic depth of whole frames, from 0 in the first block to this rate in the last, on every branch (the release), or with
+    drop_path  stochastic depth, from 0 in the first block to this rate in the last, on every branch (the release), or with
                `drop_messages_only` on the messages' alone (transformers)
+    drop       what it leaves out of a branch: "places", one token of all frames of the batch, as released, whose tokens come first; of
+               messages, which have frames there, one frame of all clips. "frames": all tokens of a frame, of messages those of a clip
+    begins     how messages' attention starts
     """
 
     def __init__(
@@ -58,15 +77,19 @@ class FrameTower(nn.Module):
         messages: bool = True,
         drop_path: float = 0.0,
         drop_messages_only: bool = False,
+        drop: Drop = "frames",
+        begins: Begins = "plain",
     ) -> None:
         super().__init__()
+        if drop not in ("places", "frames") or begins not in ("released", "plain"):
+            raise ConfigError(f"drop is {drop!r} and begins {begins!r} (expected places | frames, and released | plain)")
         if not isinstance(tower, VisionTransformer) or tower.class_token_D is None:
             raise ConfigError(f"{type(tower).__name__} reads no clips (expected CLIP's vision transformer with a class token)")
         self.tower, self.projection = tower, projection
-        self.drop_path, self.drop_messages_only = drop_path, drop_messages_only
+        self.drop_path, self.drop_messages_only, self.drop = drop_path, drop_messages_only, drop
         blocks = [_block(block) for block in tower.transformer.blocks]
         self.messages = (
-            nn.ModuleList(Message(tower.width, block.attention.heads, eps=block.norm_1.eps) for block in blocks)
+            nn.ModuleList(Message(tower.width, block.attention.heads, eps=block.norm_1.eps, begins=begins) for block in blocks)
             if messages
             else None
         )
@@ -86,10 +109,10 @@ class FrameTower(nn.Module):
             rate = self.drop_path * number / last if self.training else 0.0
             length, other = x_NLD.shape[1], 0.0 if self.drop_messages_only else rate
             if self.messages is not None:
-                told_BTD = self.messages[number](x_NLD[:, 0].unflatten(0, (count, frames)), rate)
+                told_BTD = self.messages[number](x_NLD[:, 0].unflatten(0, (count, frames)), rate, self.drop)
                 x_NLD = torch.cat([x_NLD, told_BTD.flatten(0, 1)[:, None]], dim=1)
-            x_NLD = (x_NLD + _dropped(block.attention(block.norm_1(x_NLD)), other))[:, :length]
-            x_NLD = x_NLD + _dropped(block.mlp_out(block.act(block.mlp_in(block.norm_2(x_NLD)))), other)
+            x_NLD = (x_NLD + _dropped(block.attention(block.norm_1(x_NLD)), other, self.drop))[:, :length]
+            x_NLD = x_NLD + _dropped(block.mlp_out(block.act(block.mlp_in(block.norm_2(x_NLD)))), other, self.drop)
         frame_NJ = self.projection(tower.norm_after(x_NLD[:, 0]))
         return Frames(frame_NJ.unflatten(0, (count, frames)), x_NLD[:, 1:].unflatten(0, (count, frames)))
 
@@ -98,9 +121,12 @@ class FrameMixer(nn.Module):
     """Vectors of T frames to one of the clip: positions, a transformer, the input added again, the mean. Only the positions know the order.
 
     layers  0 takes the mean of the frames alone
+    begins  how queries, keys and values start; all other maps from a truncated normal of deviation 0.02
     """
 
-    def __init__(self, width: int, frames: int, *, layers: int, heads: int, act: str = "quick_gelu") -> None:
+    def __init__(
+        self, width: int, frames: int, *, layers: int, heads: int, act: str = "quick_gelu", begins: Begins = "plain"
+    ) -> None:
         super().__init__()
         self.frames = frames
         self.position_TJ = nn.Parameter(torch.empty(frames, width)) if layers else None
@@ -111,6 +137,10 @@ class FrameMixer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        if begins == "released":
+            for module in self.modules():
+                if isinstance(module, Attention):
+                    nn.init.xavier_uniform_(module.qkv.weight)
 
     def forward(self, frame_BTJ: Tensor) -> Tensor:
         if self.transformer is None or self.position_TJ is None:
@@ -126,8 +156,9 @@ def _block(module: nn.Module) -> Block:
     return module
 
 
-def _dropped(branch_NLD: Tensor, rate: float) -> Tensor:
-    """Stochastic depth, a row at a time."""
+def _dropped(branch_NLD: Tensor, rate: float, drop: Drop) -> Tensor:
+    """Stochastic depth, a row or a place at a time."""
     if not rate:
         return branch_NLD
-    return branch_NLD * F.dropout(branch_NLD.new_ones(len(branch_NLD), 1, 1), rate)
+    shape = (len(branch_NLD), 1, 1) if drop == "frames" else (1, branch_NLD.shape[1], 1)
+    return branch_NLD * F.dropout(branch_NLD.new_ones(*shape), rate)

@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.core.contracts import Unit
 from diptych.core.inputs import one_or_many
 from diptych.core.media import MediaItem
-from diptych.data.media.clip_views import clip_views
+from diptych.data.media.clip_views import Reading, clip_views
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
@@ -50,15 +50,20 @@ class VideoEmbedder:
         *,
         towers: Mapping[str, Any],
         classes: Sequence[str] = (),
+        reading: Reading = "released",
+        drawn: bool = False,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        """`towers`: image and text, the specs of both towers; bias, project_image and max_scale of the dual encoder."""
+        """`towers`: image and text, the specs of both towers; bias, project_image and max_scale of the dual encoder. How frames are
+        read, and whether several views are drawn: see `clip_views`."""
+        self.reading, self.drawn = reading, drawn
         self.model, self.preprocess, self.tokenizer, self.text_length = model, preprocess, tokenizer, text_length
         self.name, self.towers, self.classes, self.card = name, dict(towers), tuple(classes), dict(card or {})
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "text_length": self.text_length})
+        shown = {"reading": self.reading, "drawn": self.drawn}
+        return fingerprint(self.model, {"preprocess": self.preprocess.to_json(), "text_length": self.text_length, **shown})
 
     def embed_clips(self, clips: Sequence[MediaItem], *, batch_size: int = 8) -> Unit:
         """Unit vectors [N, D]: the middle crop of the middle frames."""
@@ -97,7 +102,8 @@ class VideoEmbedder:
     def _views(self, clips: Sequence[MediaItem], views: int, crops: int) -> Tensor:
         """[N, V, T, C, H, W]."""
         frames, size = self.model.settings.frames, self.preprocess.size
-        seen = [clip_views(clip, frames, size, uid=clip.name, clips=views, crops=crops) for clip in clips]
+        how: dict[str, Any] = {"clips": views, "crops": crops, "reading": self.reading, "drawn": self.drawn}
+        seen = [clip_views(clip, frames, size, uid=clip.name, **how) for clip in clips]
         pixels_NHWC = np.stack(seen).reshape(-1, size, size, 3)
         image_NCHW = self.preprocess.normalise(pixels_NHWC).to(self.model.log_scale.device)
         image_NVTCHW: Tensor = image_NCHW.unflatten(0, (len(clips), -1, frames))
@@ -115,6 +121,8 @@ class VideoEmbedder:
             "video": self.model.settings.to_json(),
             "preprocess": self.preprocess.to_json(),
             "text_length": self.text_length,
+            "reading": self.reading,
+            "drawn": self.drawn,
             "classes": list(self.classes),
             "card": self.card,
         }
@@ -147,5 +155,7 @@ class VideoEmbedder:
             config["name"],
             towers=towers,
             classes=config["classes"],
+            reading=config.get("reading", "plain"),  # folders of before say nothing
+            drawn=config.get("drawn", False),
             card=config.get("card"),
         )

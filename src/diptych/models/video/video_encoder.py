@@ -18,7 +18,7 @@ from diptych.data.text.prompts.class_prompts import ClassPrompts
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.video.frames import FrameMixer, Frames, FrameTower
+from diptych.models.video.frames import Begins, Drop, FrameMixer, Frames, FrameTower
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class VideoSettings:
     messages  frames talk to each other in every block
     mixer     layers of the temporal transformer; 0: the mean of the frames
     prompts   layers by which class names look at the clip; 0: they do not
+    drop      what stochastic depth leaves out, and begins, how new attention starts: see `FrameTower`
     """
 
     frames: int = 8
@@ -43,6 +44,8 @@ class VideoSettings:
     gate: float = 0.1
     drop_path: float = 0.0
     drop_messages_only: bool = False
+    drop: Drop = "frames"
+    begins: Begins = "plain"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,8 +79,11 @@ class VideoEncoder(nn.Module):
             messages=settings.messages,
             drop_path=settings.drop_path,
             drop_messages_only=settings.drop_messages_only,
+            drop=settings.drop,
+            begins=settings.begins,
         )
-        self.mixer = FrameMixer(encoder.width, settings.frames, layers=settings.mixer, heads=heads)
+        mixer = {"layers": settings.mixer, "heads": heads}
+        self.mixer = FrameMixer(encoder.width, settings.frames, **mixer, begins=settings.begins)
         inner = encoder.image_tower.token_width
         self.patch_norm = nn.LayerNorm(inner) if settings.prompts else None
         self.patch_projection_DJ = nn.Parameter(torch.randn(inner, encoder.width)) if settings.prompts else None

@@ -16,7 +16,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.label_maps import LABELS, LabelMaps
 from diptych.data.load.batch import TensorBatch, pixels
-from diptych.data.media.augment.segmentation_views import SegmentationView
+from diptych.data.media.augment.segmentation_views import SegmentationView, filled
 from diptych.data.media.transforms import Preprocess
 from diptych.models.denseclip.built import dense_segmenter
 from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
@@ -51,7 +51,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     tau, score_weight  temperature and weight of the score map's own loss
     crop_size    pixels of a training crop and of the sliding window; 0: the image size of the weights
     stride       step of the sliding window; 0: two thirds of its size
-    scale, most, flip, shake  augmentation, see `SegmentationView`
+    scale, most, flip, shake  augmentation, see `SegmentationView`; what a small picture leaves of a crop has the mean colour
+    longest      pixels of the long side at most, before the factor of the augmentation
     power        of the polynomial by which the rate falls
     floor        of the schedule: one "rate" for all parameters, as released, or the same "share" of each rate
     count_ignored  divides a loss by all pixels, as released, and not by the labelled ones
@@ -59,6 +60,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
 
     slug = "denseclip"
     needs: ClassVar[tuple[str, ...]] = ("image",)
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper", "vit")
 
     background: str = ""
     reduce_zero: bool = False
@@ -66,6 +68,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     count_ignored: bool = False
     crop_size: int = 512
     stride: int = 0
+    longest: int = 2048
     scale: tuple[float, float] = (0.5, 2.0)
     most: float = 0.75
     flip: bool = True
@@ -123,7 +126,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
         if not self.backbone:
             fit_positions(encoder.image_tower, self.side)
         model = dense_segmenter(self.settings(encoder), self.words(), encoder)
-        self.count_text_(model.guide)
+        self.started_(model)
         return model
 
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
@@ -134,10 +137,12 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
         return loaded
 
     def batch(self, draws: Draws) -> MaskBatch:
-        view = SegmentationView(self.side, self.scale, self.most, self.flip, self.shake)
+        view = SegmentationView(self.side, self.scale, self.most, self.flip, self.shake, self.smooth, self.longest)
         seen = [view(pixels(draw), draw.media[LABELS], draw.rng) for draw in draws]
-        labels = torch.from_numpy(np.stack([label_HW for _, label_HW in seen]))
-        return MaskBatch(self.preprocess.normalise(np.stack([image_HWC for image_HWC, _ in seen])), labels)
+        whole = [filled(self.preprocess.normalise(image_HWC[None])[0], label_HW, self.side) for image_HWC, label_HW in seen]
+        return MaskBatch(
+            torch.stack([image_CHW for image_CHW, _ in whole]), torch.from_numpy(np.stack([label_HW for _, label_HW in whole]))
+        )
 
     def features(self, model: DenseSegmenter, batch: MaskBatch) -> Segmented:
         segmented: Segmented = model(batch.image_BCHW)
@@ -161,7 +166,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
             if not self.backbone:
                 fit_positions(encoder.image_tower, self.side)
         stride = self.stride or max(1, self.side * 2 // 3)
-        return SegmentingModel(model, self.settings(encoder), self.preprocess, self.words(), self.slug, stride=stride)
+        shown: dict[str, Any] = {"stride": stride, "longest": self.longest, "smooth": self.smooth}
+        return SegmentingModel(model, self.settings(encoder), self.preprocess, self.words(), self.slug, **shown)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -184,3 +190,8 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     def paper(cls) -> Self:
         """ResNet-50 of CLIP on crops of 512 pixels, 80,000 steps of 32 images."""
         return cls(image_tower="resnet_clip_50", width=1024, stride=341, count_ignored=True)
+
+    @classmethod
+    def vit(cls) -> Self:
+        """CLIP's ViT-B/16 on crops of 640 pixels, with a tenth of stochastic depth, as published."""
+        return cls(crop_size=640, stride=426, drop_path=0.1, class_twice=True, count_ignored=True)

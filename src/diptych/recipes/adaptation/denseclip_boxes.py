@@ -25,8 +25,7 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
     detector without language (`language` "none").
 
     Losses are mmdetection's, with which it was trained: sums over the batch's boxes (`anchor_losses`). We depart in these: a picture
-    with no box but crowds has a score loss of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones. With
-    masks: `denseclip_masks`.
+    with no box but crowds has a score loss of 0, and a batch mixes wide and upright ones. With masks: `denseclip_masks`.
 
     anchors      which boxes there are and which are kept (`AnchorShape`); its fields are options like these
     """
@@ -37,7 +36,7 @@ class DenseCLIPBoxes(DetectingRecipe[DenseDetector, Detected]):
     def model(self) -> DenseDetector:
         encoder = self.encoder()
         model = dense_detector(self.settings(encoder), self.anchors, self.tau, self.words(), encoder)
-        self.count_text_(model.guide)
+        self.started_(model)
         return model
 
     def features(self, model: DenseDetector, batch: GraphBatch) -> Detected:

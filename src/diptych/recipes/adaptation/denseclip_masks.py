@@ -30,7 +30,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
 
     Heads and losses are mmdetection's, with which it was trained (`MaskRCNN`, `objectives.boxes.two_stage`); 512 proposals of an image are
     learned from, true boxes among them. Every region needs a mask. We depart in these: a picture with no box but crowds has a score loss
-    of 0; pictures are resized with antialiasing, and a batch mixes wide and upright ones.
+    of 0, and a batch mixes wide and upright ones.
 
     shape         sizes and thresholds of the heads (`MaskRCNNShape`); its fields are options like these
     anchor_high   an anchor that overlaps a box by as much shows a thing
@@ -85,7 +85,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     def model(self) -> DenseMaskDetector:
         encoder = self.encoder()
         model = dense_mask_detector(self.settings(encoder), self.shape, self.tau, self.words(), encoder)
-        self.count_text_(model.guide)
+        self.started_(model)
         return model
 
     def features(self, model: DenseMaskDetector, batch: GraphBatch) -> MaskDetected:

@@ -17,9 +17,11 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch
-from diptych.data.media.clip_views import ClipAugment, middle, read_frames
+from diptych.data.media.clip_views import ClipAugment, Reading, middle, read_frames
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.video.frames import Begins, Drop
 from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoLogits, VideoSettings
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
@@ -43,8 +45,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     frozen, all else is trained, new parts at ten times the rate. One frame of each of `frames` equal stretches is read, any of it in
     training and its middle in a test. Without positions the order of frames changes nothing.
 
-    We depart in two things: test clips of several views are spread evenly, where the release draws them; stochastic depth leaves out whole
-    frames of a branch, where the release, whose tokens come first, leaves out tokens of all frames at once.
+    Pictures are normalised by ImageNet's statistics and not by CLIP's, as released (`pixels`). Test clips of several views are spread
+    evenly, where the release draws them (`drawn`).
 
     label        column with the class; "label" falls back to the text of origin "label"
     classes      names in the order of their numbers; empty takes the labels of the data, sorted
@@ -53,12 +55,17 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     messages, mixer, prompts  frames talk; layers of the temporal transformer; layers by which names look at the clip. False and 0 leave a
                  part out: without all three it is the mean of CLIP's frames
     gate         where the gate of the names starts
-    drop_path    stochastic depth
+    drop_path    stochastic depth; drop: it leaves out "places" of all frames, as released, or "frames" (`FrameTower`)
+    begins       the attention of messages and of the temporal transformer starts as "released", or "plain" (`FrameTower`)
     smoothing    share of the target that is spread over all classes
     mixup, cutmix  alphas of the mixing of two clips of a batch; 0 leaves one out. switch: chance of the second, where both are there
+    mixed_together  clips that share the draws of the mixing, and are mixed with each other: 8, those of a GPU, as released; 0: the batch
     crops, flip, jitter, grey  augmentation, see `ClipAugment`
+    pixels       are normalised by the statistics of "imagenet", as released, or by the adapted model's "own"
+    reading      of frames: "released" or "plain", see `data/media/clip_views.py`
+    drawn        several views of a test are drawn, as released, and not spread evenly
     new_rate     of what is new, in units of `lr`
-    late         steps by which the schedule is late: 1, as released, where it moves after the update
+    late         steps by which the schedule is late: it moves after the update and counts batches of a GPU, four an update, as released
     floor        of the schedule: one "rate" for all parameters, as released, or the same "share" of each rate
     """
 
@@ -84,6 +91,12 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     flip: bool = True
     jitter: float = 0.8
     grey: float = 0.2
+    mixed_together: int = 8
+    pixels: Literal["imagenet", "own"] = "imagenet"
+    reading: Reading = "released"
+    drawn: bool = False
+    drop: Drop = "places"
+    begins: Begins = "released"
     new_rate: float = 10.0
 
     batch_size: int = 256
@@ -92,7 +105,7 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     warmup: float = 1 / 6
     warmup_from: float | None = 0.0
     over: Literal["rest", "run"] = "run"
-    late: int = 1
+    late: float = 0.25
     floor: Literal["share", "rate"] = "rate"
     weight_decay: float = 1e-3
 
@@ -103,6 +116,11 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             raise ConfigError(
                 f"smoothing {self.smoothing}, mixup {self.mixup}, cutmix {self.cutmix} (expected a share, and 0 or more)"
             )
+        if self.pixels not in ("imagenet", "own") or self.reading not in ("released", "plain") or self.mixed_together < 0:
+            raise ConfigError(
+                f"pixels {self.pixels!r}, reading {self.reading!r}, mixed_together {self.mixed_together} "
+                "(expected imagenet | own, released | plain, and 0 or more)"
+            )
 
     @property
     def measured_by(self) -> str:
@@ -112,6 +130,11 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     def decode_size(self) -> int | None:
         """The picture of a sample, where it has one, is not read."""
         return None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        seen = super().preprocess
+        return seen if self.pixels == "own" else replace(seen, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def prepare(self, data: Dataset) -> Self:
         """Names of the classes, from the labels of the training data where none are given."""
@@ -130,13 +153,13 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
         if self.medium not in sample.media:
             raise DataError(f"sample '{sample.uid}' has no clip", field=self.medium, expected="KEY.clip/0001.jpg, KEY.mp4, ...")
-        return {"clip": read_frames(sample.media[self.medium], self.frames, uid=sample.uid, rng=rng)}
+        return {"clip": read_frames(sample.media[self.medium], self.frames, uid=sample.uid, rng=rng, reading=self.reading)}
 
     def batch(self, draws: Draws) -> ClipBatch:
         size, place = self.preprocess.size, {name: k for k, name in enumerate(self.named)}
-        augment = ClipAugment(self.crops, self.flip, self.jitter, self.grey)
+        augment = ClipAugment(self.crops, self.flip, self.jitter, self.grey, self.reading)
         plain = not (self.crops or self.flip or self.jitter or self.grey)
-        seen = [middle(d.media["clip"], size) if plain else augment(d.media["clip"], size, d.rng) for d in draws]
+        seen = [middle(d.media["clip"], size, self.reading) if plain else augment(d.media["clip"], size, d.rng) for d in draws]
         labels = [label_of(draw.sample, self.label, self.language) for draw in draws]
         if strange := next((name for name in labels if name not in place), None):
             raise DataError(f"a sample has the label {strange!r}", field=self.label, expected="one of the classes of training")
@@ -146,9 +169,15 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
         return ClipBatch(*self._mixed(image_NCHW.unflatten(0, (len(draws), self.frames)), target_BK, draws.rng))
 
     def _mixed(self, image_BTCHW: Tensor, target_BK: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Each clip with another one of this process's batch: all of it (mixup), or a box of it in every frame (cutmix)."""
+        """Each clip with another one of those that are mixed together."""
         if not (self.mixup or self.cutmix):
             return image_BTCHW, target_BK
+        count = self.mixed_together or max(1, len(target_BK))
+        mixed = [self._pairs(*part, rng) for part in zip(image_BTCHW.split(count), target_BK.split(count), strict=True)]
+        return torch.cat([image for image, _ in mixed]), torch.cat([target for _, target in mixed])
+
+    def _pairs(self, image_BTCHW: Tensor, target_BK: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Each clip with another one: all of it (mixup), or a box of it in every frame (cutmix)."""
         cut = bool(self.cutmix) and (not self.mixup or rng.random() < self.switch)
         other_B = torch.from_numpy(rng.permutation(len(target_BK)))
         kept = float(rng.beta(*(self.cutmix if cut else self.mixup,) * 2))
@@ -170,6 +199,8 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             prompts=self.prompts,
             gate=self.gate,
             drop_path=self.drop_path,
+            drop=self.drop,
+            begins=self.begins,
         )
 
     def model(self) -> VideoEncoder:
@@ -201,7 +232,7 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     def deploy(self, model: VideoEncoder) -> VideoEmbedder:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             towers = towers_of(self.base().model)
-        options: dict[str, Any] = {"towers": towers, "classes": self.named}
+        options: dict[str, Any] = {"towers": towers, "classes": self.named, "reading": self.reading, "drawn": self.drawn}
         return VideoEmbedder(model, self.preprocess, self.words(), self.read_length, self.slug, **options)
 
     @classmethod
@@ -229,8 +260,13 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
             warmup=50.0,
             warmup_from=None,
             over="rest",
-            late=0,
+            late=0.0,
             floor="share",
+            mixed_together=0,
+            pixels="own",
+            reading="plain",
+            drop="frames",
+            begins="plain",
         )
 
     @classmethod

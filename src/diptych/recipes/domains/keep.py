@@ -34,7 +34,7 @@ from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import Negative, Positive, block_metric_pairs
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
-from diptych.recipes._shared.texts.knowledge_texts import KnowledgeTexts, headed_text
+from diptych.recipes._shared.texts.knowledge_texts import Drawn, KnowledgeTexts, headed_text
 from diptych.recipes._shared.texts.ontologies import attributes, ontology_at, read_back, stored
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary
 
@@ -76,9 +76,11 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                   its images before one comes again
     knowledge_share  of the steps, for the first phase; 0 leaves it out. With `steps` 0 it follows from `knowledge_epochs`, passes over all
                   that the ontology says, and from `epochs`, passes over the groups
-    knowledge_...   batch, instances a concept, rate, warm-up, temperature, betas and epsilon of the first phase
-    frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published: the
-                  first of ten epochs); the schedule goes on over both
+    knowledge_...   batch, instances a concept, rate, warm-up, temperature, betas and epsilon of the first phase, and whether its concepts
+                  are drawn by "text", as released, or by "concept" (`KnowledgeTexts`)
+    frozen        share of the second phase in which both towers stay as they are and only what lies behind them is trained (published:
+                  the first of ten epochs); the schedule goes on over both. A text's hidden layer stays, too, where the first phase
+                  taught it
     positive, negative  the forms of `block_metric`; published: "least_hard" and "hard"
     related       pairs of a concept with one above or below it: "floor" counts them as of cosine -1 (published), "drop" leaves them out,
                   "negative" takes them for negatives like any other
@@ -107,6 +109,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     knowledge_epochs: float = 500.0
     knowledge_batch: int = 256
     knowledge_members: int = 8
+    knowledge_drawn: Drawn = "text"
     knowledge_lr: float = 3e-5
     knowledge_warmup: float = 1000.0
     knowledge_temperature: float = 0.04
@@ -152,8 +155,10 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
             raise ConfigError(
                 f"related is {self.related!r}, cut {self.cut!r} (expected floor | drop | negative, and native | resized)"
             )
-        if self.images not in ("anew", "in turn"):
-            raise ConfigError(f"images is {self.images!r} (expected anew | in turn)")
+        if self.images not in ("anew", "in turn") or self.knowledge_drawn not in ("text", "concept"):
+            raise ConfigError(
+                f"images is {self.images!r}, knowledge_drawn {self.knowledge_drawn!r} (expected anew | in turn, text | concept)"
+            )
         if self.members < 1 or self.batch_size % self.members or self.knowledge_batch % self.knowledge_members:
             raise ConfigError(
                 f"{self.members} members in a batch of {self.batch_size}, {self.knowledge_members} in {self.knowledge_batch} "
@@ -226,7 +231,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def knowledge_texts(self) -> KnowledgeTexts:
         """The first phase, which trains the text side that this recipe has."""
         own = {f.name: getattr(self, f.name) for f in fields(PairRecipe)}
-        first = {f"knowledge_{name}": name for name in ("lr", "warmup", "members", "temperature", "betas", "eps")}
+        first = {f"knowledge_{name}": name for name in ("lr", "warmup", "members", "drawn", "temperature", "betas", "eps")}
         changed = {name: getattr(self, theirs) for theirs, name in first.items()}
         return KnowledgeTexts(
             **{**own, **changed, "batch_size": self.knowledge_batch, "language": "", "text_draw": UNIFORM},
@@ -234,7 +239,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         )
 
     def optimiser(self) -> Optimiser:
-        towers = (Rule(r"^(image_tower(?!\.head\.)|text_tower(?!\.head\.))", lr_scale=0.0),) if self.towers_still else ()
+        text = r"text_tower\." if self.knowledge_share else r"text_tower(?!\.head\.)"
+        towers = (Rule(rf"^(image_tower(?!\.head\.)|{text})", lr_scale=0.0),) if self.towers_still else ()
         return replace(super().optimiser(), rules=towers, part=self.schedule_part)
 
     # ------------------------------------------------------------ model and batches
@@ -356,6 +362,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
                 "knowledge_share": 0.25,
                 "knowledge_batch": 64,
                 "knowledge_members": 4,
+                "knowledge_drawn": "concept",
                 "knowledge_lr": 8e-4,
                 "knowledge_warmup": 20.0,
                 "knowledge_betas": (0.9, 0.98),

@@ -27,9 +27,11 @@ from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.towers import encoder_blocks
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.painting import Distance, painting_distance
+from diptych.objectives.pairs.parts_of_batch import within_parts
 from diptych.objectives.pairs.projection_classes import projection_classes
 from diptych.objectives.pairs.target_contrast import TargetNorm, same_id_targets, target_contrast
 from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.persons import person_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     picture, and a decoder, whose channels the text gates, paints it. Attribute prediction (IAP): whole phrases about clothes,
     hair and belongings are hidden, first few, then most of them, and guessed from the other words and the picture's vector.
 
-    Data: `group` is the identity. Only its features are deployed; the model card says that they are biometric.
+    Data: `group` is the identity. Only its features are deployed; the model card says that they are biometric. The preset `finetune` is the
+    released fine-tuning on labelled pairs (CMPM/C), from `--init RUN`.
 
     No code for pre-training was released. We depart in these points, or have chosen where nothing is published: the positions of the
     text tower and the vocabulary are ours; phrases come from our tagger of noun phrases with keyword sets, not from nltk; the
@@ -76,8 +79,11 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     lone           identities of one picture, where `members` is above 1: "refuse" names the first, "repeat" takes it `members` times,
                    "leave" leaves them out
     weight_colour, weight_attributes   of the second and third term (lambda 1 and 2); 0 leaves a term and its part out
+    compared       pairs that identity contrast compares with each other: those of a GPU (32 in the released fine-tuning, which gathers
+                   none); 0: those of the batch, of all processes
     weight_classes of a classifier of the training persons by projection (CMPC), which fine-tuning adds in the released code with
                    weight 1
+    class_lr       factor of the classifier's learning rate, 10 as released
     colour_text    False: the decoder does not hear the text, a control
     colour_channels   of the decoder's four maps together
     colour_distance   "image", "pixel" or "l1" (`objectives/painting.py`)
@@ -87,12 +93,15 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     trained_layers   so many last blocks of a bert_* text tower are trained, all else of it is frozen; 0 trains all. (The released code
                      trains 4, and pools differently: attention for the picture, BERT's pooler for the text.)
     text_lr        factor of the learning rate of the text tower
+    pool_heads     of an attention pool of the picture's map (8 in the released code)
+    drops          shares of the run after each of which the learning rate is a tenth of what it was
     rises          warm-up with each "period", an epoch, as in the released fine-tuning, or with each "step"
     decay          weight decay is on "all" parameters, as in the released fine-tuning, or on "matrices" alone
     image_height   pixels; `image_size` is the width
     """
 
     slug = "plip_person"
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper", "finetune")
     cacheable: ClassVar[bool] = False
     """Batch norms count the whole batch."""
     no_prefixes = "its contrast reads the length of vectors"
@@ -103,7 +112,9 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     lone: Small = "refuse"
     weight_colour: float = 0.02
     weight_attributes: float = 0.1
+    compared: int = 0
     weight_classes: float = 0.0
+    class_lr: float = 10.0
     colour_text: bool = True
     colour_channels: int = 1024
     colour_distance: Distance = "image"
@@ -113,7 +124,9 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     reader_layers: int = 1
     reader_heads: int = 12
     trained_layers: int = 5
+    pool_heads: int = 32
     text_lr: float = 0.1
+    drops: tuple[float, ...] = (30 / 70, 50 / 70)
     rises: Literal["step", "period"] = "period"
     decay: Literal["all", "matrices"] = "all"
     image_height: int = 256
@@ -183,7 +196,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         options = super().image_options()
         if "image" in self._given:
             return options
-        return {**options, "image_height": self.image_height, "out": self.width}
+        heads = {"heads": self.pool_heads} if self.image_pool == "attention" else {}
+        return {**options, **heads, "image_height": self.image_height, "out": self.width}
 
     def model(self) -> PersonEncoder:
         image, text = self.towers()
@@ -229,14 +243,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         return PersonBatch(**known, **planned, person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]))
 
     def person_of(self, sample: Sample) -> int:
-        if not self.weight_classes:
-            return -1
-        group = sample.group or sample.uid
-        if group not in self.persons:
-            raise DataError(
-                f"'{group}' of sample '{sample.uid}' is no person of the training rows", field="group", expected="one of them"
-            )
-        return self.persons.index(group)
+        return person_number(sample, self.persons) if self.weight_classes else -1
 
     def features(self, model: PersonEncoder, batch: PersonBatch) -> PersonPairs:
         grey_BCHW = self.preprocess.greyed(batch.image_BCHW) if self.weight_colour else None
@@ -250,6 +257,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             image_ND, text_ND = normalised(image_ND), normalised(text_ND)
             found = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
         else:
+            count = len(batch.group_B)
+            apart = ~within_parts(count, self.compared, device=batch.group_B.device) if self.compared else None
             identity, _ = target_contrast(
                 image_ND,
                 text_ND,
@@ -257,6 +266,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
                 divergence="reverse_kl",
                 normalise="other",
                 target_norm=self.target_norm,
+                ignore_NC=apart,
                 reduction="sum",
             )
             found = {"identity": identity}
@@ -283,12 +293,13 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     def optimiser(self) -> Optimiser:
         frozen = self.frozen_layers()
         every = True if self.decay == "all" else None
-        others = (Rule(r"text_tower\.", lr_scale=self.text_lr, decay=every), Rule("", decay=every))
+        classes = Rule(r"^class_GD$", lr_scale=self.class_lr, decay=every)
+        others = (Rule(r"text_tower\.", lr_scale=self.text_lr, decay=every), classes, Rule("", decay=every))
         return replace(
             super().optimiser(),
             kind="adan",
             schedule="step",
-            drop_at=(30 / 70, 50 / 70),
+            drop_at=self.drops,
             rises=self.rises,
             periods=self.epochs,
             third_beta=0.99,
@@ -327,3 +338,19 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         """ResNet-50 with CLIP's stem and BERT-base, 256 x 128 pixels, 70 epochs of SYNTH-PEDES. CLIP's vocabulary takes the place of BERT's
         word pieces, which are not at hand without a download; `--text-tower hf:FOLDER --tokenizer FOLDER` take both."""
         return cls(flip_sides="ignore")
+
+    @classmethod
+    def finetune(cls) -> Self:
+        """Fine-tuning by CMPM and CMPC as released: identity contrast and a classifier of the persons on plain batches of four GPUs, 30
+        epochs; the picture is pooled by attention, the text by BERT's pooler, whose last four layers are trained."""
+        parts: dict[str, Any] = {"image_pool": "attention", "pool_heads": 8, "text_pooling": "pooler", "trained_layers": 4}
+        losses: dict[str, Any] = {"weight_colour": 0.0, "weight_attributes": 0.0, "weight_classes": 1.0, "target_norm": "l2"}
+        steps: dict[str, Any] = {
+            "batch_size": 128,
+            "epochs": 30.0,
+            "lr": 1e-4,
+            "text_lr": 1.0,
+            "warmup": 5 / 30,
+            "drops": (20 / 30,),
+        }
+        return cls(**parts, **losses, **steps, members=1, compared=32, flip_sides="ignore")

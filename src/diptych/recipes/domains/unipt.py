@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
@@ -33,14 +33,15 @@ from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
+from diptych.objectives.pairs.info_nce import info_nce
+from diptych.objectives.pairs.parts_of_batch import within_parts
 from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
 from diptych.recipes._shared.frozen.patch_count import patches_of
 from diptych.recipes._shared.pairs import EncoderRecipe
+from diptych.recipes._shared.persons import person_number
 from diptych.recipes._shared.small_encoder import small_encoder
+from diptych.recipes._shared.texts.pseudo_texts import Texts, pseudo_attributes
 from diptych.recipes._shared.unified_batch import UnifiedBatch
-
-PSEUDO = "pseudo_attributes"
-"""The column of the curation step `pseudo_texts`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +60,30 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     ranks all parts together). Published fine-tuning: `--batch-size 64 --lr 1e-4 --text-lr 0.1 --weight-decay 0`.
 
     We depart in these points, by an option each where one is named: the temperature is learned (`learned_scale`; the released loss
-    compares bare cosines, and so cannot fall below 5.24 at 512 pairs); padding takes no part in the maximum (`read_padding`); patches know
-    their own places (`places`); the image tower has no dropout (released: .1); one process's own pairs are not its only negatives; an
-    anchor without a semi-hard negative has no loss, also where no anchor of the batch has one. Sizes of the prototypes' layers are LGUR's,
-    since the paper has none; LGUR's dictionary of words is not part of the paper.
+    compares bare cosines, and so cannot fall below 5.24 at 512 pairs, or 3.17 at the 64 of a GPU); padding takes no part in the maximum
+    (`read_padding`); patches know their own places (`places`) and guess what is said of themselves (`targets`); all pairs of a batch are
+    compared (`compared`); an anchor without a semi-hard negative has no loss, also where no anchor of the batch has one. Sizes of the
+    prototypes' layers are LGUR's, since the paper has none; LGUR's dictionary of words is not part of the paper.
 
     phase          "pretrain" or "finetune"
     texts          what a step reads: "pseudo" sentences of the column `pseudo_attributes`, the "captions" of the data, or "auto": the first
                    where a row has them
     templates, exchanged  of the sentences, as in `pseudo_texts`
     learned_scale  False compares cosines without a temperature
+    compared       pairs that are compared with each other: 64, those of a GPU, as released; 0: those of the batch, of all processes
+    words_std      deviation of the word guesser's weights at the start, whose biases are then 0; 0: as PyTorch makes them
+    image_dropout  of the image tower's blocks and of the decoder's
     weight_words   of hidden words (beta); share_words of them, whole
     weight_patches of the guessed patches, in sum of hidden and visible ones; 0 leaves them out
     padding_counts the share of hidden words is of the whole row and padding is drawn with them, as the released collator has it
     teacher_sees   "theirs": pixels as the frozen model is used to them; "ours": as the image tower gets them, as released
-    decay          weight decay is on all but "named": biases, norms and the temperature, as released, or on "matrices" alone
+    decay          weight decay is on all but "named": biases, norms but those of the decoder, and the temperature, as released, or on
+                   "matrices" alone
     hidden_patches the share of patches that the image tower does not see
     teacher        address of a model whose image tower is a vision transformer with patches of our size; "" trains a small one on the
                    rows of the run, for `small_steps`, and keeps it
-    regressor_layers, regressor_heads, places  of the decoder
+    regressor_layers, regressor_heads, regressor_eps, places  of the decoder
+    targets        a patch guesses its "own" features, or, as "released", those of the patch before it, and the first the class token's
     margin, weight_persons, weight_ranking  of fine-tuning; `mined` "sum" adds up over pairs, as released; `ranked` "released" charges a
                    text by another pair than the one that was mined (`objectives/pairs/ranking.py`)
     weight_unified of both losses on prototypes' parts (gamma); 0 leaves the prototypes out
@@ -95,11 +101,14 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     no_prefixes = "its classifier reads whole vectors"
 
     phase: Literal["pretrain", "finetune"] = "pretrain"
-    texts: Literal["auto", "pseudo", "captions"] = "auto"
+    texts: Texts = "auto"
     templates: int = 456
     exchanged: float = 0.5
     learned_scale: bool = True
     read_padding: bool = False
+    compared: int = 0
+    words_std: float = 0.02
+    image_dropout: float = 0.1
     weight_words: float = 1.0
     share_words: float = 0.15
     padding_counts: bool = True
@@ -110,6 +119,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     small_steps: int = 300
     regressor_layers: int = 8
     regressor_heads: int = 16
+    regressor_eps: float = 1e-6
+    targets: Literal["own", "released"] = "own"
     places: Places = "rows"
     margin: float = 0.2
     weight_persons: float = 1.0
@@ -149,9 +160,13 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     teacher_folder: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        if self.phase not in ("pretrain", "finetune") or self.texts not in ("auto", "pseudo", "captions"):
+        if self.phase not in ("pretrain", "finetune") or self.texts not in get_args(Texts):
+            known = " | ".join(get_args(Texts))
+            raise ConfigError(f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, {known})")
+        if self.targets not in ("own", "released") or self.compared < 0 or not 0 <= self.image_dropout < 1:
             raise ConfigError(
-                f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, auto | pseudo | captions)"
+                f"targets {self.targets!r}, compared {self.compared}, image_dropout {self.image_dropout} "
+                "(expected own | released, 0 or more, and a share below 1)"
             )
         if self.searched not in ("parts", "whole"):
             raise ConfigError(f"searched is {self.searched!r} (expected parts | whole)")
@@ -183,22 +198,12 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         found = self.pseudo(sample)
         if found is None:
             return list(super().texts_of(sample))
-        rng = keyed_rng("sentences of a vocabulary", sample.uid)
-        numbers = rng.integers(self.templates, size=4).tolist()
-        return [combine(found, number, rng, count=self.templates, exchanged=self.exchanged) for number in numbers]
+        rng, count = keyed_rng("sentences of a vocabulary", sample.uid), self.templates
+        return [combine(found, n, rng, count=count, exchanged=self.exchanged) for n in rng.integers(count, size=4).tolist()]
 
     def pseudo(self, sample: Sample) -> dict[str, str] | None:
         """What the curation step found of a person; None where captions are read."""
-        column = sample.extras.get(PSEUDO)
-        if self.texts == "captions" or (self.texts == "auto" and not column):
-            return None
-        if not column:
-            raise DataError(
-                f"sample '{sample.uid}' has no pseudo attributes",
-                field=PSEUDO,
-                expected="what `diptych curate pseudo_texts` wrote",
-            )
-        return dict(entry.split(": ", 1) for entry in column)
+        return pseudo_attributes(sample, self.texts)
 
     def _chosen(self, draw: Draw, language: str, templates: list[int]) -> Text:
         found = self.pseudo(draw.sample)
@@ -223,12 +228,13 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         if self._given:
             image, text = self.towers()
         else:
-            common: dict[str, Any] = {"pre_norm": False, "eps": 1e-6}  # ViT as ImageNet's weights have it, not CLIP's
+            dropout = {"dropout": self.image_dropout} if self.image_dropout else {}
+            common: dict[str, Any] = {"pre_norm": False, "eps": 1e-6, **dropout}  # ViT as ImageNet's weights have it, not CLIP's
             inner = image_tower(self.image_tower, **common, **self.image_options(), image_height=self.image_height)
             image = image_tower("peak_image", inner=inner.spec, out=self.width)
             words = text_tower(self.text_tower, **self.text_options())
-            peak: dict[str, Any] = {"inner": words.spec, "out": self.width, "read_padding": self.read_padding}
-            text = text_tower("peak_text", vocab_size=self.words().vocab_size, **peak)
+            peak: dict[str, Any] = {"inner": words.spec, "out": self.width, "vocab_size": self.words().vocab_size}
+            text = text_tower("peak_text", **peak, read_padding=self.read_padding)
         scale = 1 / 0.07 if self.learned_scale else 1.0
         if not self.unifies:
             return DualEncoder(image, text, width=self.width, scale=scale)
@@ -251,9 +257,11 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             opened = open_address(self.teacher or self.teacher_folder)
             if not isinstance(opened, PairEmbedder):
                 raise ConfigError(f"teacher {self.teacher!r} is no pair of towers (expected a model such as CLIP)")
-            teacher = FrozenPatches(opened, grid, patch, self.shown if self.teacher_sees == "theirs" else opened.preprocess)
+            shown = self.shown if self.teacher_sees == "theirs" else opened.preprocess
+            teacher = FrozenPatches(opened, grid, patch, shown, shifted=self.targets == "released")
             size = {"layers": self.regressor_layers, "heads": self.regressor_heads}
-            regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, places=self.places)
+            rest: dict[str, Any] = {"places": self.places, "eps": self.regressor_eps, "dropout": self.image_dropout}
+            regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, **rest)
         return UnifiedEncoder(
             encoder,
             guesses_words=self.phase == "pretrain" and self.weight_words > 0,
@@ -262,6 +270,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             teacher=teacher,
             persons=len(self.persons) if self.phase == "finetune" else 0,
             scaled=self.phase == "pretrain" and self.learned_scale,
+            words_std=self.words_std,
         )
 
     @property
@@ -326,14 +335,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         return patches_of(json.dumps({"name": self.image_tower, **self.image_options(), "image_height": self.image_height}))
 
     def person_of(self, sample: Sample) -> int:
-        if self.phase == "pretrain":
-            return -1
-        group = sample.group or sample.uid
-        if group not in self.persons:
-            raise DataError(
-                f"'{group}' of sample '{sample.uid}' is no person of the training rows", field="group", expected="one of them"
-            )
-        return self.persons.index(group)
+        return -1 if self.phase == "pretrain" else person_number(sample, self.persons)
 
     def features(self, model: UnifiedEncoder, batch: UnifiedBatch) -> UnifiedPairs:
         words = (batch.masked_BL, batch.hidden_BL, batch.place_BM)
@@ -351,7 +353,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             ranked = self.ranking(image_ND, text_ND, batch, batch.draw_B4[:, :2])
             found = {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
             return {**found, **self.unified(features, batch)}
-        found = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
+        found = {"contrastive": self.compare(image_ND, text_ND, features.scale, batch.group_B)}
         if features.word_NMV is not None:
             found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
         if features.hidden_NJE is not None:
@@ -362,6 +364,14 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             visible = F.mse_loss(features.visible_NKE, features.target_visible_NKE)
             found["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
         return found
+
+    def compare(self, image_ND: Tensor, text_ND: Tensor, scale: Tensor, group_B: Tensor) -> Tensor:
+        """InfoNCE over the batch, or over each of its parts by itself."""
+        if not self.compared:
+            return self.contrast(image_ND, text_ND, scale=scale, group_B=group_B)
+        keep_BN = within_parts(len(group_B), self.compared, device=group_B.device)
+        same = {"group_N": group_B, "group_M": group_B, "same": self.same_group}
+        return info_nce(image_ND, text_ND, scale=scale, keep_NM=keep_BN, **same)[0]
 
     def ranking(self, image_ND: Tensor, text_ND: Tensor, batch: UnifiedBatch, draw_B2: Tensor) -> Tensor:
         how: dict[str, Any] = {"margin": self.margin, "reduction": self.mined, "cells": self.ranked}
@@ -386,9 +396,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def optimiser(self) -> Optimiser:
         named, rest = (False, True) if self.decay == "named" else (None, None)
-        rules = [Rule(rf"{where}{spared}", lr_scale=rate, decay=decays)
+        rules = [Rule(r"^regressor\..*norm\w*\.weight", decay=rest)] + [Rule(rf"{where}{spared}", lr_scale=rate, decay=decays)
                  for where, rate in ((r"text_tower\..*", self.text_lr), ("", 1.0))
-                 for spared, decays in ((r"(bias|[Nn]orm\w*\.weight|log_scale)", named), ("", rest))]  # fmt: skip
+                 for spared, decays in ((r"(bias|[Nn]orm\w*\.weight|^words\.2\.|log_scale)", named), ("", rest))]  # fmt: skip
         return replace(super().optimiser(), schedule="linear", warmup_from=self.warmup_from, rules=tuple(rules))
 
     def deploy(self, model: UnifiedEncoder) -> PersonEmbedder:
@@ -425,6 +435,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             teacher_sees="theirs",
             decay="matrices",
             warmup_from=None,
+            words_std=0.0,
+            image_dropout=0.0,
+            regressor_eps=1e-5,
         )
 
     @classmethod
@@ -432,5 +445,6 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million
         pseudo texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
         pixels: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "flip_sides": "ignore"}
-        loss: dict[str, Any] = {"learned_scale": False, "read_padding": True, "same_group": "negative"}
-        return cls(**loss, **pixels, places="released", teacher="open_clip:ViT-B-16/openai")
+        loss: dict[str, Any] = {"learned_scale": False, "read_padding": True, "same_group": "negative", "compared": 64}
+        patches: dict[str, Any] = {"places": "released", "targets": "released", "teacher": "open_clip:ViT-B-16/openai"}
+        return cls(**loss, **pixels, **patches)

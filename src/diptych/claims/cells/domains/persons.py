@@ -20,8 +20,9 @@ from diptych.data.media.decode import decode
 from diptych.data.text.persons.descriptions import OPTIONAL, REQUIRED
 from diptych.models.io.deployed import open_model
 from diptych.models.people.person_encoder import PersonEncoder
+from diptych.recipes._shared.texts.pseudo_texts import PSEUDO
 from diptych.recipes.domains.plip_person import PLIPPerson
-from diptych.recipes.domains.unipt import PSEUDO, UniPT
+from diptych.recipes.domains.unipt import UniPT
 from diptych.tasks.domains.person_search import PersonSearch
 from diptych.train.checkpoint import newest
 from diptych.worlds.people.looks import COLOURS

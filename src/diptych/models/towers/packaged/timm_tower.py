@@ -20,10 +20,11 @@ class TimmTower(Tower):
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
     between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
-    convolutions see (`layers.blurred_conv`). `qk_norm`, for transformers, normalises queries and keys in every block; `layer_scale`
-    is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`, for transformers,
-    are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front: BLIP-2 shows its Q-Former
-    the class token, too, and what the last block but one says.
+    convolutions see (`layers.blurred_conv`). `zero_last`, for residual networks, says whether the last norm of each block begins at
+    0 (timm) or at 1 (torchvision); None leaves it to timm. `qk_norm`, for transformers, normalises queries and keys in every block;
+    `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
+    for transformers, are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front:
+    BLIP-2 shows its Q-Former the class token, too, and what the last block but one says.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class TimmTower(Tower):
         image_size: int | None = None,
         head_conv: bool = True,
         blur: bool = False,
+        zero_last: bool | None = None,
         qk_norm: bool = False,
         layer_scale: float | None = None,
         blocks: int | None = None,
@@ -51,6 +53,8 @@ class TimmTower(Tower):
             changes["init_values"] = layer_scale
         if blocks is not None:
             changes["depth"] = blocks
+        if zero_last is not None:
+            changes["zero_init_last"] = zero_last
         self.prefix = prefix
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]

@@ -114,15 +114,16 @@ class DetectingRecipe(GuidedRecipe[M, GraphBatch, F]):
     def views(self) -> Views:
         mirror = Mirror(share=self.mirror)
         if self.square:
-            return Squashed(size=self.side, mirror=mirror)
-        return ShortSides(shorts=(self.side,), longest=self.longest, mirror=mirror)
+            return Squashed(size=self.side, mirror=mirror, smooth=self.smooth)
+        return ShortSides(shorts=(self.side,), longest=self.longest, mirror=mirror, smooth=self.smooth)
 
     @property
     def images(self) -> DetectionImages:
         """How the deployed model is shown its images."""
         seen = super().preprocess
         longest = 0 if self.square else self.longest
-        return DetectionImages(self.side, longest=longest, square=self.square, mean=seen.mean, std=seen.std)
+        shape: dict[str, Any] = {"longest": longest, "square": self.square, "smooth": self.smooth}
+        return DetectionImages(self.side, **shape, mean=seen.mean, std=seen.std)
 
     # ------------------------------------------------------------ a step
 

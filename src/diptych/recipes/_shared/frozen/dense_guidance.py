@@ -9,7 +9,10 @@ from typing import Any, Literal
 from diptych.core.contracts import Rule
 from diptych.core.errors import ConfigError
 from diptych.models.denseclip.built import DenseSettings
-from diptych.models.denseclip.dense_segmenter import Language, LanguageGuide
+from diptych.models.denseclip.dense_detector import DenseDetector
+from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
+from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language
+from diptych.models.denseclip.started import Start, released_start_
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
 from diptych.recipes._shared.pairs import B, F, M
@@ -31,6 +34,8 @@ SMALL_GUIDED: Mapping[str, Any] = {
     "decay": "matrices",
     "text_side": "frozen",
     "backbone_rate": 1.0,
+    "smooth": True,
+    "heads_start": "usual",
 }
 """A small vision transformer with patches of 8 pixels on pictures of 64, all of which is tuned alike: what the small presets share."""
 
@@ -51,6 +56,9 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     backbone_rate  the image side's learning rate as a share of `lr`
     text_side    "frozen": out of the optimiser, without gradient; "released": with a rate of 0, and gradients that count in the norm that
                  is clipped; a floor of the schedule that is one rate for all moves it
+    heads_start  pyramid and heads start as "released", where nobody calls the initialisation that OpenMMLab has for them
+                 (`released_start_`), or as is "usual"
+    smooth       pictures that are shrunk are smoothed, by PIL; False reads them as OpenCV does, as released
     decay        weight decay is on all but what is called a norm outside of the image side, as "released", or on "matrices" alone
     """
 
@@ -69,6 +77,8 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     backbone_rate: float = 0.1
     decay: Literal["released", "matrices"] = "released"
     text_side: Literal["frozen", "released"] = "released"
+    heads_start: Start = "released"
+    smooth: bool = False
     warmup_from: float | None = None
     named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
@@ -94,8 +104,13 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
             text_length=self.read_length,
         )
 
-    def count_text_(self, guide: LanguageGuide | None) -> None:
-        """Gradients for the text side, too, where it has some."""
+    def started_(self, module: DenseSegmenter | DenseDetector | DenseMaskDetector) -> None:
+        """Pyramid and heads as they start, and gradients for the text side, too, where it has some."""
+        if self.heads_start not in ("released", "usual"):
+            raise ConfigError(f"heads_start is {self.heads_start!r} (expected released | usual)")
+        if self.heads_start == "released":
+            released_start_(module)
+        guide = module.guide
         if self.text_side not in ("frozen", "released"):
             raise ConfigError(f"text_side is {self.text_side!r} (expected frozen | released)")
         if self.text_side == "released" and guide is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, group_ids
 from diptych.data.load.order import Grouped
+from diptych.data.load.used_up import UsedUp
 from diptych.models.pairs.text_encoder import TextEncoder, Texts
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Tower
@@ -21,6 +22,8 @@ from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import block_metric
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes._shared.texts.ontologies import MAIN
+
+Drawn = Literal["text", "concept"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class KnowledgeBatch(TensorBatch):
 def headed_text(tower: Tower, width: int, *, head: bool) -> tuple[Tower, bool]:
     """The tower, with KEEP's hidden layer behind it where asked, and whether it is to be projected: not where it has the joint width."""
     if head and not tower.projection:
-        return headed(tower, width, "text", kind="gelu"), False
+        return headed(tower, width, "text", kind="gelu", std=width**-0.5), False
     return tower, tower.width != width
 
 
@@ -47,6 +50,8 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
 
     members      texts a concept in a batch
     anchored     the main name of a concept is among its texts in every batch, as in KEP's released code
+    drawn        concepts come by their texts ("text"), so that those of many come more often, as released (`UsedUp`), or all equally
+                 often ("concept")
     temperature  of the loss, fixed
     text_head    see `headed_text`
     """
@@ -55,6 +60,7 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
 
     members: int = 8
     anchored: bool = True
+    drawn: Drawn = "text"
     temperature: float = 0.04
     text_head: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
@@ -67,7 +73,9 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
 
     def row_order(self, data: Dataset) -> Order:
         main = [bool(data[row].extras.get(MAIN)) for row in range(len(data))] if self.anchored else []
-        return Grouped(data.groups, self.members, always=main)
+        if self.drawn == "concept":
+            return Grouped(data.groups, self.members, always=main)
+        return UsedUp(data.groups, self.members, self.batch_size // self.members, always=main or [False] * len(data))
 
     def model(self) -> TextEncoder:
         tower = self.projected(text_tower(self.text_tower, **self.text_options()), "text")
