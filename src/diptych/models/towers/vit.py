@@ -70,11 +70,7 @@ class VisionTransformer(Tower):
         self.class_token_D = nn.Parameter(torch.randn(width) * width**-0.5) if by_class else None
         self.position_PD = nn.Parameter(torch.randn(count + int(by_class), width) * width**-0.5)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
-<<<<<<< HEAD
-        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start)
-=======
-        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, dropout=dropout)
->>>>>>> fourth_domains
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start, dropout=dropout)
         self.norm_after = nn.LayerNorm(width, eps=eps)
         self.pool: AttentionPool | None = None
         if not by_class:
