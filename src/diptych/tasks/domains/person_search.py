@@ -5,7 +5,8 @@ was written for among them. `cmc@K` is the share of queries with a match among t
 precision, `minp` the mean of (number of matches) / (rank of the last match). Similarities are cosines; there is no camera filter and no
 re-ranking. The unit of the intervals is the identity.
 
-Queries whose identity has no picture in the gallery are left out and counted: they crash some published code and are worth 0 in other.
+Queries whose identity has no picture in the gallery are left out and counted: they crash some published code and are worth 0 in other
+(PLIP's released test, which also takes trapezoids for the precisions of `map`: `map_trapezoid`).
 Ties are worth their mean over random orders, so a model that answers the same to everything gets chance.
 
 Letters: N queries, M pictures, D width.
@@ -37,6 +38,7 @@ class PersonSearch:
 
     language   captions of this language or of an unknown one; "" takes all
     texts_per_image  the first so many captions of a picture; 0 takes all
+    trapezoid  `map_trapezoid` is given, too
     """
 
     name: ClassVar[str] = "person_search"
@@ -46,6 +48,7 @@ class PersonSearch:
 
     language: str = "en"
     texts_per_image: int = 0
+    trapezoid: bool = False
     ks: tuple[int, ...] = (1, 5, 10)
     draws: int = 2000
     seed: int = 0
@@ -112,7 +115,7 @@ class PersonSearch:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed)
+        metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed, trapezoid=self.trapezoid)
         groups = records.column("group").to_pylist()
         tied, tied_relevant = (array(records, name).astype(np.int64) for name in ("tied", "tied_relevant"))
         notes = {
