@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import scene_graph_procedures as released
+import relation_loops.procedures as released
 import torch
-from human_object_loops import hico_det_loop, hico_det_triplets_loop, v_coco_loop
 from machine_results import Figure, Peer, keep, last
-from scene_graph_loops import predicates_loop, triplets_loop, vg150_loop
+from relation_loops.human_objects import hico_det_loop, hico_det_triplets_loop, v_coco_loop
+from relation_loops.scene_graphs import predicates_loop, triplets_loop, vg150_loop
 
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary

@@ -17,7 +17,7 @@ from diptych.worlds.scenes.layout import COLOURS, SHAPES, SIZES, TEXTURES
 from diptych.worlds.scenes.world import scenes
 
 ROOT, PAGE = Path(__file__).resolve().parents[1], Path("docs/language.md")
-LABELLED = ROOT / "tests" / "data" / "english" / "labelled_captions.tsv"
+LABELLED = ROOT / "tests" / "data" / "text" / "english" / "labelled_captions.tsv"
 SCENES = 300
 CONTENT = ("NOUN", "PROPN", "VERB", "ADJ", "ADV", "ADP")
 

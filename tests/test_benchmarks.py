@@ -79,7 +79,7 @@ WAITS = (
     "tests/train/test_peers.py",
     "tests/train/test_resume.py",
     "tests/models/endpoint",
-    "tests/data/test_stream.py",
+    "tests/data/load/test_stream.py",
 )
 """Where a limit of time is what the product promises (a deadline, a drain, a refused wait), or a test must not wait for ever."""
 

@@ -28,7 +28,7 @@ from diptych.data.read.caption_sources import captions_by_uid
 from diptych.data.read.links import read_links
 from diptych.data.subset import read_uids
 
-from ..data.conftest import Published
+from ..data.graphs.conftest import Published
 from .damage import Draw, damaged
 from .fuzzing import BOTH, files_of, fuzz_case, fuzz_files, one_line
 
@@ -200,7 +200,7 @@ def test_a_decoder_of_damaged_media(name: str, cases: int) -> None:
 
 
 def wat_file(folder: Path) -> Path:
-    from ..data.test_web_archive import PAGE, wat, write_archive
+    from ..data.web.test_web_archive import PAGE, wat, write_archive
 
     content = wat([{"path": "IMG@/src", "url": "cat.jpg", "alt": "a cat"}, {"path": "IMG@/src", "url": "/dog.png", "alt": "dog"}])
     return write_archive(folder / "a.wat", [("metadata", PAGE, content)] * 2, zipped=False)
@@ -211,7 +211,7 @@ def test_web_archives_damaged_inside_and_out(cases: int, tmp_path: Path) -> None
     pytest.importorskip("warcio", reason="needs the extra curate")
     from diptych.data.web.web_archive import links_of
 
-    from ..data.test_web_archive import PAGE, wat, write_archive
+    from ..data.web.test_web_archive import PAGE, wat, write_archive
 
     content = wat([{"path": "IMG@/src", "url": "cat.jpg", "alt": "a cat"}])
     whole = wat_file(tmp_path).read_bytes()

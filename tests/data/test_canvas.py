@@ -17,7 +17,7 @@ from diptych.data.canvas.reading import read_lines
 from diptych.data.canvas.wrapping import released_lines
 from diptych.data.media.decode import encode_png
 
-RELEASED = Path(__file__).parents[1] / "parity/i2l_canvas.npz"
+RELEASED = Path(__file__).parents[1] / "parity/released/i2l_canvas.npz"
 CODE = "AGI-Edgerunners/IIL bef31c7 with DejaVu Sans and Pillow's basic layout"
 READ = "Is it left?\nAnswer: (B) yes."
 QUESTION = "Which of the bars is the longest, and what's above it?\nAnswer: the blue one (B)."

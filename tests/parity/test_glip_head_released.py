@@ -20,7 +20,7 @@ RELEASED = "liunian-harold-li/DesCo 13b7793, VLDyHead, TokenSigmoidFocalLoss and
 
 @pytest.fixture(scope="module")
 def released() -> dict[str, torch.Tensor]:
-    with np.load(Path(__file__).with_name("glip_head_released.npz")) as file:
+    with np.load(Path(__file__).parent / "released" / "glip_head_released.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 

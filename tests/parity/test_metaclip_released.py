@@ -15,7 +15,7 @@ from diptych.curate.text.balance import entry_probability, keep_by_entry, keep_p
 from diptych.curate.text.matching import Matcher
 from diptych.curate.text.spacing import Rule
 
-STORED = json.loads((Path(__file__).parent / "metaclip_released.json").read_text(encoding="utf-8"))
+STORED = json.loads((Path(__file__).parent / "released" / "metaclip_released.json").read_text(encoding="utf-8"))
 
 
 def flat(matches: list[list[int]]) -> tuple[Any, Any]:

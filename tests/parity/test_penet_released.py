@@ -59,7 +59,7 @@ SIZES = ((60, 90), (100, 80))
 
 
 def numbers(name: str) -> dict[str, Tensor]:
-    with np.load(Path(__file__).with_name(name)) as file:
+    with np.load(Path(__file__).parent / "released" / name) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 

@@ -26,7 +26,7 @@ from diptych.pipelines.groundvlp import GroundVLP, Reference, agent_of, graded, 
 from diptych.pipelines.roles import start
 from diptych.report.heat import heat_picture
 
-RELEASED = Path(__file__).parents[1] / "parity" / "groundvlp_grades.npz"
+RELEASED = Path(__file__).parents[1] / "parity" / "released" / "groundvlp_grades.npz"
 SOURCE = "om-ai-lab/GroundVLP f13e9d2, models/albef/engine.py"
 PICTURE = ArrayImage(np.full((12, 16, 3), 200, np.uint8), "grey")
 WORDS = Tokenizer.from_spec("clip")

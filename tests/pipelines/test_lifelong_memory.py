@@ -18,12 +18,13 @@ from diptych.data.media.decode import encode_png
 from diptych.pipelines._memory import requests
 from diptych.pipelines._memory.caption_log import Caption, caption_frames, frames_of, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
+from diptych.pipelines._memory.questions import read_questions
 from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Found, choice_of, windows_of
 from diptych.pipelines.lifelong_memory import LifelongMemory, Recollection, Recollections, Remembered
 from diptych.tasks._scoring.ranking.moments import recalls, temporal_iou
 
-RELEASED = json.loads((Path(__file__).parents[1] / "parity/lifelong_memory_released.json").read_text(encoding="utf-8"))
+RELEASED = json.loads((Path(__file__).parents[1] / "parity/released/lifelong_memory_released.json").read_text(encoding="utf-8"))
 CODE = "agentic-learning-ai-lab/lifelong-memory 2b48af4"
 HEADER = "query_index\tpredictions\texplanation\tconfidence\n"
 NEVER: tuple[Any, ...] = ()
@@ -175,6 +176,35 @@ def test_the_table_is_printed_as_pandas_prints_it() -> None:
     for rows in ([(30, "a"), (90_000_000_000, "long caption " * 9)], [(5, "x")], [(60, "two\nlines"), (7, "a\tb\\ \r")]):
         theirs = pandas.DataFrame(rows, columns=["timestamp", "caption"]).to_string(index=False)
         assert table_of([Caption(time, time, text) for time, text in rows]) == theirs
+    memory = [Caption(time, time, text) for time, text in ((60, "C cuts"), (120, "C runs"), (180, "C runs"))]
+    for margin in (0, 30):  # the published code writes the span of a digest as words, also that of one moment
+        found = digest(memory, lambda a, b: float(a == b), " + ".join, margin=margin)
+        spans = [f"[{first - margin}, {last + margin}]" for first, last in ((60, 60), (120, 180))]
+        theirs = pandas.DataFrame({"timestamp": spans, "caption": ["C cuts", "C runs + C runs"]}).to_string(index=False)
+        assert table_of(found) == theirs
+
+
+def test_the_published_code_asks_the_last_annotation_of_a_clip(tmp_path: Path) -> None:
+    """Its loader puts a clip's questions down after the loop over annotations; numbers go on over those that are lost."""
+    queries = [[{"query": "a"}, {"query": "b"}], [{"query": ""}], [{"query": "c"}, {}, {"query": "d"}]]
+    clips = [
+        {"clip_uid": "x", "annotations": [{"language_queries": some} for some in queries]},
+        {"clip_uid": "y", "annotations": [{"language_queries": queries[0]}]},
+        {"clip_uid": "z", "annotations": []},
+    ]
+    (tmp_path / "nlq.json").write_text(json.dumps({"videos": [{"video_uid": "v", "clips": clips}]}))
+    count, expected = 0, []
+    for clip in clips:
+        kept: list[tuple[str, str]] = []
+        for annotation in clip["annotations"]:
+            kept = []
+            for query in annotation["language_queries"]:  # type: ignore[index]
+                count += 1
+                if query.get("query"):
+                    kept.append((str(count), query["query"]))
+        expected += kept
+    assert [(one.id, one.text) for one in read_questions(tmp_path / "nlq.json", last=True)] == expected
+    assert [one.text for one in read_questions(tmp_path / "nlq.json")] == ["a", "b", "c", "d", "a", "b"]
 
 
 # ---------------------------------------------------------------- by hand

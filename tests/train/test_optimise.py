@@ -10,7 +10,19 @@ from torch import nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
-from diptych.train.optimise import build_optimiser, clip, freeze, learning_rate, schedule, set_learning_rate, silent_parameters
+from diptych.core.registry import RECIPES
+from diptych.train.optimise import (
+    build_optimiser,
+    clip,
+    freeze,
+    learning_rate,
+    load_optimiser_state,
+    optimiser_state,
+    schedule,
+    set_learning_rate,
+    silent_parameters,
+)
+from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.lamb import Lamb
 
 
@@ -145,6 +157,49 @@ def test_lamb_is_as_written_also_when_a_parameter_joins_late_or_the_run_stops() 
     assert sorted(set(counts)) == [7, 10]
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+RELEASED_ADAMW = [
+    [
+        [0.4835820098777529, -1.9751091798046876, 0.001698751228555006],
+        [0.0007740123222297628, 2.965356683023324, -0.9981941469572927],
+    ],
+    [0.9999479805221325, -0.13834088381738302],
+]
+"""What `AdamW` of transformers 4.24.0 makes of the weights below in four steps."""
+
+
+def test_adamw_of_transformers_is_the_released_one_also_when_the_run_stops() -> None:
+    w_23 = nn.Parameter(torch.tensor([[0.5, -2.0, 0.0], [1e-3, 3.0, -1.0]], dtype=torch.float64))
+    b_2 = nn.Parameter(torch.tensor([1.0, -0.25], dtype=torch.float64))
+    model = nn.ParameterList([w_23, b_2])
+    spec = Optimiser(adam="transformers", lr=0.05, eps=1e-3, betas=(0.9, 0.999), weight_decay=0.1)
+    ours = build_optimiser(model, spec)
+    assert isinstance(ours, CorrectedAdamW)
+    for step in range(4):
+        if step == 2:  # as checkpoints do: what is remembered, by parameter
+            saved = optimiser_state(model, ours.state)
+            ours = build_optimiser(model, spec)
+            load_optimiser_state(ours, model, saved)
+        set_learning_rate(ours, 0.05 * (step + 1) / 4)
+        sign = (-1) ** (step // 2) * (step + 1)
+        w_23.grad = torch.tensor([[1.0, 0.0, 1e-3], [-1e-4, 2e-3, 5.0]], dtype=torch.float64) * sign
+        b_2.grad = None if step == 0 else torch.tensor([1e-5, -3.0], dtype=torch.float64)  # joins late
+        ours.step()
+    for found, released in zip((w_23, b_2), RELEASED_ADAMW, strict=True):
+        torch.testing.assert_close(found.detach(), torch.tensor(released, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("slug", ["lexlip", "mblip", "fiber", "ptp_vilt"])
+def test_recipes_whose_release_calls_that_adamw_have_it_and_small_ones_torchs(slug: str) -> None:
+    kind = RECIPES.load(slug)
+    assert kind.paper().optimiser().adam == "transformers"
+    assert kind.tiny().optimiser().adam == "torch"
+
+
+def test_coupled_decay_and_adamw_of_transformers_are_refused_together() -> None:
+    with pytest.raises(ConfigError, match="coupled_decay goes with torch's adam"):
+        build_optimiser(network(), Optimiser(adam="transformers", coupled_decay=True))
 
 
 def test_adan_is_as_written_also_when_the_run_stops() -> None:

@@ -158,6 +158,19 @@ def test_fibers_boxes_have_the_released_rates_and_decay(steps: int, parity: Any)
         )
 
 
+def test_descos_two_runs_have_the_released_values() -> None:
+    """SOLVER of desco_glip.yaml and desco_fiber.yaml under the README's BASE_LR, IMS_PER_BATCH and MAX_ITER; LANG_LR is 1e-5 in both."""
+    glip, fiber = DesCo.paper(), DesCo.fiber_descriptions()
+    for recipe, rate, steps, decay in ((glip, 5e-5, 300_000, 1e-4), (fiber, 2e-5, 200_000, 1e-2)):
+        assert (recipe.lr, recipe.steps, recipe.batch_size, recipe.weight_decay) == (rate, steps, 16, decay)
+        assert recipe.lr * recipe.text_lr == pytest.approx(1e-5)
+        assert (recipe.form, recipe.classes, recipe.before, recipe.average) == ("description", 8, "Detect: ", 0.999)
+    assert (glip.written, glip.nouns, glip.decay_drops) == (0.5, 0.4, ())  # mixed.v4-v3.5-4-1
+    assert (fiber.written, fiber.nouns, fiber.drop_path) == (0.8, 0.0, 0.4)  # mixed.v4.8-2
+    assert fiber.decay_drops == pytest.approx((0.67 * 0.667, 0.89 * 0.667))
+    assert (fiber.backbone, fiber.boxes_by, fiber.fiber) == ("fiber", "places", DesCo.fiber_boxes().fiber)
+
+
 def test_a_decay_that_drops_reaches_the_groups_that_decay() -> None:
     model = torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.ones(2, 2)), "bias": torch.nn.Parameter(torch.ones(2))})
     spec = Optimiser(weight_decay=0.2, decay_drops=(0.25, 0.5), schedule="constant")

@@ -54,6 +54,14 @@ def mean_over_processes(value: Tensor, process_group: Group = None) -> Tensor:
     return mean
 
 
+def share_of_gradient(x: Tensor, share: float) -> Tensor:
+    """The same tensor, to which only `share` of the gradient goes back; itself where that is all of it.
+
+    Published code that gathers the features of W processes without gradient, and computes all rows everywhere, gives the features 1 / W of
+    the gradient of the global mean once the wrapper has averaged, and the temperature all of it."""
+    return x if share == 1 else x.detach() + share * (x - x.detach())
+
+
 def all_gather(x: Tensor, process_group: Group = None) -> Tensor:
     """[...] of each process -> [W, ...]. No gradient."""
     count = world(process_group)[1]

@@ -122,9 +122,12 @@ class InImageLearning:
     how         "i2l"; "interleaved": pictures and text in turn; "text": captions in place of pictures; "hybrid": by the model's rating
     demos       a folder or file of demonstrations; None is zero-shot
     count       how many of them at most, in their order; the paper finds one enough
-    place       of the canvases in the stack
+    place       of the canvases in the stack; the published code has "centre" for VQA, whose canvases it stores as JPEG, else "left"
+    as_wide     the question's canvas is as wide as the demonstrations, as the published function allows and its experiments do not
     area        the whole picture is resized to so many times its area; below 1 text soon cannot be read
     beside      words beside the picture; published: none
+    indent      of how=text: spaces before all lines but the first of what is asked; published: 0 for MathVista, 4 for the others, whose
+                indentation in the program is part of the words
     hard_from   of how=hybrid: rated so hard or harder, or without a number, goes by i2l. The paper's threshold is not published
     easy        of how=hybrid: how the others go
     tries       while the answer is empty
@@ -150,8 +153,10 @@ class InImageLearning:
     demos: Path | None = None
     count: int = 1
     place: Place = "left"
+    as_wide: bool = False
     area: float = 1.0
     beside: str = ""
+    indent: int = 0
     hard_from: int = 3
     easy: Literal["interleaved", "text"] = "interleaved"
     tries: int = 3
@@ -168,10 +173,10 @@ class InImageLearning:
             raise ConfigError(
                 f"how is {self.how!r}, easy {self.easy!r} (expected {' | '.join(get_args(How))}; interleaved | text)"
             )
-        if self.tries < 1 or self.count < 0 or self.area <= 0 or not 1 <= self.hard_from <= 5:
+        if self.tries < 1 or min(self.count, self.indent) < 0 or self.area <= 0 or not 1 <= self.hard_from <= 5:
             raise ConfigError(
-                f"tries {self.tries}, count {self.count}, area {self.area}, hard_from {self.hard_from} "
-                "(expected 1 or more, 0 or more, above 0, 1 to 5)"
+                f"tries {self.tries}, count {self.count}, indent {self.indent}, area {self.area}, hard_from {self.hard_from} "
+                "(expected 1 or more, 0 or more for count and indent, above 0, 1 to 5)"
             )
 
     @property
@@ -218,12 +223,14 @@ class InImageLearning:
 
     def canvas(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> Pixels:
         """The one picture that the model gets: the demonstrations from the top, then picture and question."""
-        asked = self.question_canvas(image, question).pixels_HWC
-        return resized(stacked([*(demo.drawn(self.lettering) for demo in demos), asked], self.place), self.area)
+        solved = [demo.drawn(self.lettering) for demo in demos]
+        width = max((canvas_HWC.shape[1] for canvas_HWC in solved), default=0) if self.as_wide else 0
+        asked = self.question_canvas(image, question, width=width).pixels_HWC
+        return resized(stacked([*solved, asked], self.place), self.area)
 
-    def question_canvas(self, image: ImageSource, question: str) -> Canvas:
-        """Picture and question alone."""
-        return with_text(decode(image, exact=True), question, self.lettering)
+    def question_canvas(self, image: ImageSource, question: str, *, width: int = 0) -> Canvas:
+        """Picture and question alone, so wide at least."""
+        return with_text(decode(image, exact=True), question, self.lettering, width=width)
 
     # ------------------------------------------------------------ the ways
 
@@ -237,7 +244,8 @@ class InImageLearning:
             return Reply(text, how, tries=tries)
         captioner = self.captioner or self.model
         caption = captioner.generate([image], [captioning(demos)], max_tokens=self.caption_tokens)[0]
-        text, tries = self._said(grey([image])[0], (TextPart(described(caption, question, demos)),))
+        asked = described(caption, question, demos, indent=self.indent)
+        text, tries = self._said(grey([image])[0], (TextPart(asked),))
         return Reply(text, how, caption=caption, tries=tries)
 
     def _said(self, image: ImageSource, prompt: PromptLike) -> tuple[str, int]:
@@ -314,7 +322,8 @@ def captioning(demos: Sequence[Demonstration]) -> tuple[Part, ...]:
     return (*parts, ImagePart(), TextPart(CAPTION))
 
 
-def described(caption: str, question: str, demos: Sequence[Demonstration]) -> str:
-    """The question about a caption, behind the demonstrations with theirs."""
-    solved = [DESCRIBED.format(description=demo.caption, question=demo.question) + demo.solution for demo in demos]
-    return "\n\n".join([*solved, DESCRIBED.format(description=caption, question=question)])
+def described(caption: str, question: str, demos: Sequence[Demonstration], *, indent: int = 0) -> str:
+    """The question about a caption, behind the demonstrations with theirs. Lines of the request behind its first are indented."""
+    asked = DESCRIBED.replace("\n", "\n" + " " * indent)
+    solved = [asked.format(description=demo.caption, question=demo.question) + demo.solution for demo in demos]
+    return "\n\n".join([*solved, asked.format(description=caption, question=question)])

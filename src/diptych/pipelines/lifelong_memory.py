@@ -122,7 +122,8 @@ class LifelongMemory:
     fps         frames a second of the video
     wording     a JSON file with other texts around questions and memory
     system      instructions as a turn of their own; False puts them in front, for a model that takes no dialogue
-    compat      "released" asks and reads as the published code: no line break behind the header of questions, any number is an option
+    compat      "released" asks and reads as the published code: of a clip's annotations the last alone, no line break behind the header
+                of questions, any number is an option
     prompt      for captions of frames
     caption_tokens, max_tokens  of a caption, and of an answer
     """
@@ -322,7 +323,7 @@ class LifelongMemory:
             raise ConfigError(
                 "questions of a file are about a table of captions (expected --annotations FILE and --captions FILE)"
             )
-        questions = read_questions(request.annotations)
+        questions = read_questions(request.annotations, last=self.compat == "released")
         logs = read_captions(request.captions)
         about = {
             "pipeline": self.slug,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
+from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.parallel import full, like
 
 
@@ -42,6 +43,10 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
         raise ConfigError(f"coupled_decay goes with sgd and adamw, not with {spec.kind}")
     if spec.schedule == "one_cycle" and spec.kind == "sgd":
         raise ConfigError("one_cycle moves betas and goes with adamw, lamb or adan, not with sgd")
+    if spec.kind == "adamw" and spec.adam == "transformers":
+        if spec.coupled_decay:
+            raise ConfigError("coupled_decay goes with torch's adam, not with that of transformers")
+        return CorrectedAdamW(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
     if spec.kind == "adamw":
         adam = torch.optim.Adam if spec.coupled_decay else torch.optim.AdamW
         return adam(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps, fused=_fusable(groups))

@@ -20,7 +20,7 @@ from diptych.curate.text.gallery import Gallery
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity/cocu_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity/released/cocu_released.json").read_text())
 
 
 def test_scores_are_those_of_the_released_code(parity: Any) -> None:

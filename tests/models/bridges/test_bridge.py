@@ -19,9 +19,12 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import GroupedConnector, LinearConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.bridges.narrow_nucleus import NarrowNucleus
 from diptych.models.bridges.splice import norm_ratio, splice
 from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.towers.adapters import LoRA, add_adapters
 from diptych.models.towers.towers import image_tower
+from diptych.objectives.language.answers import answer_loss
 
 TEXTS = ["a red circle left of a blue square", "what colour is it ?", "green ring", "Question: Answer:"]
 TOKENIZER = Tokenizer.train(TEXTS * 3, 320)
@@ -116,6 +119,43 @@ def test_a_long_answer_is_cut_and_counted_and_a_long_prompt_refused() -> None:
         lay_out([[Words("x", answer=True)]], LanguageVocabulary(TOKENIZER, start=False))
 
 
+def test_marks_stand_where_a_vocabulary_says() -> None:
+    """The start mark before a picture or behind it, never behind words; an encoder's end mark behind what stands before the answer."""
+    picture, asked, said = Slots(2), Words("what colour"), Words(" red", answer=True)
+    question, answer = VOCABULARY.pieces("what colour"), [*VOCABULARY.pieces(" red"), 2]
+    behind, closing = LanguageVocabulary(TOKENIZER, start_behind=True), LanguageVocabulary(TOKENIZER, start=False, closes=True)
+    pad = [TOKENIZER.pad_id] * 2
+    assert lay_out([[picture, asked, said]], VOCABULARY).id_BL.tolist() == [[1, *pad, *question, *answer]]
+    assert lay_out([[picture, asked, said]], behind).id_BL.tolist() == [[*pad, 1, *question, *answer]]
+    assert lay_out([[asked, picture, said]], behind).id_BL.tolist() == [[1, *question, *pad, *answer]]
+    assert lay_out([[picture, asked, said]], closing).id_BL.tolist() == [[*pad, *question, 2, *answer]]
+    assert lay_out([[picture, asked]], closing).id_BL.tolist() == [[*pad, *question, 2]]
+    assert not lay_out([[picture, asked]], closing).answer_BL.any()
+
+
+def test_the_mean_of_processes_is_theirs() -> None:
+    """The mean over tokens of two rows each, then over these; a last part of one row counts as one."""
+    nll, count = torch.tensor([4.0, 2.0, 9.0, 0.0, 5.0]), torch.tensor([4.0, 2.0, 1.0, 2.0, 1.0])
+    assert answer_loss(nll, count, rows=2) == pytest.approx((6 / 6 + 9 / 3 + 5 / 1) / 3)
+    assert answer_loss(nll, count, rows=5) == answer_loss(nll, count) == 2.0
+    assert answer_loss(torch.zeros(1), torch.zeros(1), rows=2) == 0.0
+
+
+def test_the_narrow_nucleus_is_the_released_one() -> None:
+    """Against the rule token by token: one stays while those before it have at most 1 - top_p together; the first always does."""
+    torch.manual_seed(0)
+    some = torch.cat([torch.randn(6, 9) * 3, torch.randn(2, 9) * 0.1, torch.tensor([[0.0] + [-1e4] * 8])])
+    for top_p in (0.0, 0.3, 0.9, 1.0):
+        found = NarrowNucleus(top_p)(None, some)
+        for row, kept in zip(some, found, strict=True):
+            before, wanted = torch.tensor(0.0), row.clone()
+            for rank, token in enumerate(row.argsort(descending=True).tolist()):
+                if rank and before > 1 - top_p:
+                    wanted[token] = -torch.inf
+                before = before + row.softmax(0)[token]
+            assert torch.equal(kept, wanted)
+
+
 def test_splice_puts_tokens_in_order_and_counts_places() -> None:
     word_BLD, picture_BKD = torch.zeros(2, 5, 3), torch.arange(12.0).view(2, 2, 3)
     slot_BL = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 0, 1]]).bool()
@@ -161,6 +201,38 @@ def test_gradients_flow_through_frozen_parts_which_stay() -> None:
     assert moved == {"connector"}
     with pytest.raises(UnknownName, match="part of a bridge"):
         bridge(trained=("conector",))
+
+
+def test_frozen_parts_may_stay_awake() -> None:
+    """Dropout of a frozen language model acts in training and rests in use; batch norms keep what they have counted."""
+    made = bridge("gpt2", awake=("language", "encoder"))
+    made.encoder.add_module("norm_of_batch", torch.nn.BatchNorm1d(3))
+    made = Bridge(made.encoder, made.connector, made.language, awake=("language", "encoder"))
+    norm: Any = made.encoder.norm_of_batch
+    norm(torch.randn(8, 3) + 5)
+    assert norm.running_mean.tolist() == [0.0] * 3
+    assert made.language.training
+    assert not any(p.requires_grad for p in made.language.parameters())
+    rows = lay_out([[Words("what"), Words(" red", answer=True)]], VOCABULARY)
+    costs = {float(made.scored(None, rows).nll_B) for _ in range(4)}
+    assert len(costs) == 4
+    assert not made.eval().language.training
+    assert len({float(made.scored(None, rows).nll_B) for _ in range(4)}) == 1
+    assert not bridge("gpt2").train().language.training
+    with pytest.raises(UnknownName):
+        bridge("gpt2", awake=("langauge",))
+
+
+def test_dropout_of_adapters_acts_in_a_frozen_language_model() -> None:
+    made = bridge("llama")
+    add_adapters(made.language.inner, LoRA(2, ("q_proj",), 4.0, 0.5))
+    dropouts = [module for name, module in made.named_modules() if name.endswith("lora_dropout.default")]
+    made.train()
+    assert dropouts
+    assert all(module.training for module in dropouts)
+    assert not any(block.training for block in made.language.inner.model.layers)
+    made.eval()
+    assert not any(module.training for module in dropouts)
 
 
 def test_a_blind_bridge_sees_nothing() -> None:

@@ -20,7 +20,7 @@ from diptych.curate.experts.experts import Things
 from diptych.models.io.foreign.centernet import CenterNet, things
 from diptych.models.io.foreign.tfjs_graph import TfjsGraph
 
-RELEASED = Path(__file__).parents[2] / "parity" / "tfjs_graph_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "tfjs_graph_released.npz"
 
 
 def graph(folder: Path, nodes: list[dict[str, Any]], weights: dict[str, np.ndarray[Any, Any]], name: str = "net") -> Path:

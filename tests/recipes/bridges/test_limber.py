@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import diptych
 from diptych.core.errors import ConfigError
+from diptych.data.load.stream import batches
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
@@ -112,6 +114,54 @@ def test_a_fresh_picture_is_as_large_as_words() -> None:
     assert bridge.match_norms_(torch.randn(4, 3, 48, 48)) == pytest.approx(1, abs=0.1)
     torch.manual_seed(0)
     assert replace(made, match_norms=False).model().match_norms_(torch.randn(4, 3, 48, 48)) > 3
+
+
+def test_rows_are_those_of_the_release(folder: Path) -> None:
+    """The caption directly behind the picture, padded with the end mark as the released collator pads a process's rows, of which the
+    labels keep the first: the longest of them have none."""
+    made = replace(recipe(folder), space="", unended=3, batch_size=8).prepare(DATA)
+    (step,) = batches(DATA, made, seed=0, stop=1)
+    layout, words = step.batch.layout, made.words()
+    texts = [words.pieces(text.string) for row in range(len(DATA)) for text in DATA[row].texts]
+    said = [ids[mask & ~slots].tolist() for ids, slots, mask in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, strict=True)]
+    said = [row[len(words.start_ids) :] for row in said]
+    for start in range(0, 8, 3):
+        captions = [row[:-1] if row[-1] == words.end_id else row for row in said[start : start + 3]]
+        assert all(caption in texts for caption in captions)
+        longest = max(map(len, captions))
+        labels = []
+        for caption in captions:
+            padded = [*caption, *[words.end_id] * (longest - len(caption))]
+            labels.append(padded[: padded.index(words.end_id) + 1] if words.end_id in padded else padded)
+        assert said[start : start + 3] == labels
+    assert any(row[-1] == words.end_id for row in said)
+    assert any(row[-1] != words.end_id for row in said)
+    paper = LiMBeR.paper()
+    assert (paper.space, paper.asked_space, paper.unended, paper.rows_a_mean) == ("", " ", 16, 16)
+    assert paper.text_length == 2048  # places of GPT-J, 196 of them the picture's
+
+
+def test_the_frozen_beit_skips_as_it_does_in_transformers() -> None:
+    """`BeitModel` in training mode, as the release leaves it: shares of .1 at most, even over the blocks."""
+    assert (LiMBeR.paper().drop_path, LiMBeR.paper().awake) == (0.1, ("encoder", "language"))
+    config = transformers.BeitConfig(
+        hidden_size=16, num_hidden_layers=5, num_attention_heads=2, intermediate_size=32, image_size=32
+    )
+    theirs = [module for name, module in transformers.BeitModel(config).named_modules() if name.endswith("drop_path")]
+    wanted = [getattr(module, "drop_prob", None) or 0.0 for module in theirs]
+    assert len(wanted) == 5
+    tower: Any = image_tower("timm:vit_tiny_patch16_224", image_size=32)
+    tower.net.blocks = tower.net.blocks[:5]
+    tower.drop_paths_(0.1)
+    for kind in ("drop_path1", "drop_path2"):
+        found = [getattr(getattr(block, kind), "drop_prob", 0.0) for block in tower.net.blocks]
+        assert found == pytest.approx(wanted)
+    image = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(tower.train()(image).tokens_BPD, tower(image).tokens_BPD)
+        assert torch.equal(tower.eval()(image).tokens_BPD, tower(image).tokens_BPD)
+    with pytest.raises(ConfigError, match="no blocks to leave out"):
+        image_tower("timm:resnet18", image_size=32).drop_paths_(0.1)  # type: ignore[attr-defined]
 
 
 def test_bad_addresses_say_what_would_work(folder: Path) -> None:

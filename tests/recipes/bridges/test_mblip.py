@@ -19,11 +19,12 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.read import read
+from diptych.data.text.languages import MC4_SHARES
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.adapters import LoRA, add_adapters, merged
-from diptych.recipes.bridges.mblip import MBLIP, inner_maps
+from diptych.recipes.bridges.mblip import MBLIP, REQUESTS, inner_maps
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.scenes.captions import Mention, Statement
 from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, sentence
@@ -77,7 +78,7 @@ def test_languages_come_by_their_weights() -> None:
 def test_names_of_emoji_in_their_languages() -> None:
     """Real names: Thai and Japanese come back as they went in."""
     emoji = read("emoji").select(range(12))
-    made = replace(SMALL, languages=("th", "ja", "de"), request="Caption in {language}:").prepare(emoji)
+    made = replace(SMALL, languages=("th", "ja", "de"), requests=(), request="Caption in {language}:").prepare(emoji)
     layout, words = rows(made, emoji), made.words()
     known = {text.string.lower() for row in range(12) for text in emoji[row].texts if text.language in made.languages}
     for ids, answer in zip(layout.id_BL, layout.answer_BL, strict=True):
@@ -238,6 +239,32 @@ def test_weight_decay_is_where_the_names_of_the_release_put_it() -> None:
         if p.requires_grad:
             assert (id(p) in decayed) == (not any(part in name for part in ("bias", "LayerNorm.weight"))), name
     assert all(group["scale"] == pytest.approx(1e-5 / 2e-4) for group in groups)
+
+
+def test_requests_of_training_are_the_published_ones() -> None:
+    """One of six for a sample, always the same, all of them in use; the language by the name that the release calls it."""
+    made = replace(MBLIP(), languages=("iw", "bn"))
+    asked = {uid: made.asked_in("bn", uid) for uid in map(str, range(60))}
+    assert set(asked.values()) == {text.replace("{language}", "Bangla") for text in REQUESTS}
+    assert all(made.asked_in("bn", uid) == text for uid, text in asked.items())
+    assert made.asked_in("iw") == "Caption in former Hebrew:"
+    assert sum(MC4_SHARES[tag] for tag in MC4_SHARES if tag not in ("he", "nb", "tl")) == pytest.approx(100)
+    assert len(MBLIP.paper().languages) == len(MBLIP.paper().weights) == 99
+    assert max(MC4_SHARES, key=lambda tag: MC4_SHARES[tag]) == "en"
+
+
+def test_a_still_former_drops_out_where_it_does_not_rest() -> None:
+    """The release freezes by gradients alone: in the first stage the Q-Former's dropout acts."""
+    warm = replace(SMALL, warm=True, former_dropout=0.5)
+    spec = warm.connector_spec()
+    torch.manual_seed(0)
+    made = connector(spec.pop("kind"), 24, 16, **spec).train()
+    assert {name for name, p in made.named_parameters() if p.requires_grad} == {"map.weight", "map.bias"}
+    feature = torch.randn(2, 5, 24)
+    assert not torch.equal(made(feature), made(feature))
+    assert torch.equal(made.eval()(feature), made(feature))
+    still = connector("queries", 24, 16, **{**spec, "rests": True}).train()
+    assert torch.equal(still(feature), still(feature))
 
 
 def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ import transformers
 
 import diptych
 from diptych.core.errors import ConfigError, DataError
+from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import Slots, Words
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_former_
+from diptych.models.io.streaming import Pieces
 from diptych.recipes._shared.language.two_stage_captions import REQUESTS, cleaned
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
@@ -134,12 +136,89 @@ def test_both_stages_run_and_the_model_is_asked_in_the_chat(tmp_path: Path) -> N
     (scores,) = model.answer_nll([image], [""], [["a red circle", "a blue square"]])
     assert np.isfinite(scores).all()
     model.sign = "red"
-    assert model._before_sign("a blue red circle") == "a blue"
-    assert model._before_sign("a blue re") == "a blue"
     assert len(model._ends) == 1
     heard: list[str] = []
     written = model.stream(image, "", heard=lambda piece: heard.append(piece) is None, max_tokens=5)
     assert "".join(heard) == written.text == model.generate([image], [""], max_tokens=5)[0]
+
+
+def released_cut(text: str) -> str:
+    """What the released chat keeps of an answer."""
+    return text.split("###")[0].split("Assistant:")[-1].strip()
+
+
+def test_answers_are_cut_as_in_the_released_chat(tmp_path: Path) -> None:
+    """The sign, and who answers, also where a model writes the next turns, several of them, half a sign, or nothing else."""
+    made = replace(SMALL, second_sign="###", role="Assistant:", steps=2, second_batch_size=2)
+    model: Any = diptych.load(diptych.train(made, data=DATA, out=tmp_path / "run", seed=0).path)
+    assert (model.sign, model.role) == ("###", "Assistant:")
+    texts = [
+        "a dog",
+        " a dog ### Human: and?###Assistant: no",
+        "Assistant: a dog",
+        "Assistant: a Assistant:dog ###",
+        "C#",
+        "a ##",
+        "###",
+        "",
+    ]
+    texts += ["Assistant:", "assistant: a", "Human: a### Assistant: b"]
+    assert [model._answer(text) for text in texts] == [released_cut(text) for text in texts]
+
+
+@pytest.mark.parametrize("tokens", [["a", " C", "#"], ["a", " dog", " #", "#", "#", " Human"], ["a", " #", "1", "##"], ["###"]])
+def test_a_stream_holds_back_what_may_be_the_sign(tokens: list[str]) -> None:
+    """Pieces together are the text before the sign; none of its letters is given away before it is known not to begin it."""
+    heard: list[str] = []
+
+    def decode(ids: list[int]) -> str:
+        return "".join(tokens[i] for i in ids).split("###")[0].strip()
+
+    pieces = Pieces(decode, {99}, lambda piece: heard.append(piece) is None, sign="###")
+    pieces.put(torch.tensor([0]))
+    for number in range(len(tokens)):
+        pieces.put(torch.tensor([number]))
+        whole = "".join(tokens[: number + 1])
+        assert "".join(heard) == whole.split("###")[0].strip() or "".join(heard) == whole.rstrip("#").strip()
+    pieces.end()
+    assert "".join(heard) == "".join(tokens).split("###")[0].strip()
+
+
+def test_a_step_of_the_second_stage_asks_one_thing() -> None:
+    """As released: one of the requests for all rows of a batch, another one at another step."""
+    made = replace(SMALL, chat="{image} : {prompt}", requests=("red", "blue", "circle"), second_batch_size=8).prepare(DATA)
+    second, words, seen = made.stages()[1].recipe, made.words(), set()
+    for step in batches(DATA.select(list(range(8))), second, seed=0, stop=6):
+        layout = step.batch.layout
+        asked = {
+            words.decode(ids[mask & ~slots & ~answer].tolist())
+            for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True)
+        }
+        assert len(asked) == 1
+        seen |= asked
+    assert len(seen) > 1
+
+
+def test_a_process_draws_its_source_for_a_batch() -> None:
+    """In the first stage, of so many rows as have a mean of their own; the second has one source."""
+    samples = [replace(DATA[row], source="laion" if row < 4 else "cc_sbu") for row in range(24)]
+    data = Pool.from_samples(samples, name="mixed")
+    made = replace(MiniGPT4.paper(), sources=("laion", "cc_sbu"), shares=(115.0, 14.0), rows_a_mean=3)
+    order = made.row_order(data)
+    assert order is not None
+    drawn = [samples[row].source for epoch in range(30) for row in order(0, epoch, 24).tolist()]
+    assert all(len(set(drawn[start : start + 3])) == 1 for start in range(0, len(drawn), 3))
+    assert 0.8 < drawn.count("laion") / len(drawn) < 0.98
+    assert made.stages()[1].recipe.row_order(data) is None
+    assert (MiniGPT4.paper().rows_a_mean, ArtGPT4.paper().stages()[1].recipe.rows_a_mean) == (64, 12)
+    with pytest.raises(ConfigError, match="1 shares of 2 sources"):
+        replace(made, shares=(1.0,))
+
+
+def test_only_artgpt4_crops_and_clips() -> None:
+    """MiniGPT-4's released image processor is given the shares of a crop and makes none; ArtGPT-4's makes it. ArtGPT-4's loop clips."""
+    assert (MiniGPT4.paper().crop, ArtGPT4.paper().crop) == ((1.0, 1.0), (0.5, 1.0))
+    assert (MiniGPT4.paper().optimiser().clip_norm, ArtGPT4.paper().optimiser().clip_norm) == (0.0, 1.0)
 
 
 def test_it_is_used_in_the_released_chat() -> None:

@@ -16,11 +16,11 @@ import diptych
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
-from diptych.data.text.prompts.layout import Ids, Words
+from diptych.data.text.prompts.layout import Ids, Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.bridges.language_model import LanguageModel
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.bridges.semantic_map import SemanticMap, closed_form, image_statistics, map_of_rows, products
-from diptych.models.bridges.word_writer import WordWriter
+from diptych.models.bridges.word_writer import WordPrompt, WordWriter
 from diptych.models.io.folder import load_weights
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.train.fit import fit
@@ -185,7 +185,7 @@ def test_a_prompt_is_words_with_spaces_between_then_the_template(writer: WordWri
     )
     space = tuple(writer.vocabulary.pieces(" "))
     tokens, words = spaced._row([300, 301], "A picture of")
-    assert tokens == Ids((300, *space, 301, *space))
+    assert tokens == Ids((300, *space, 301, *space), picture=True)
     assert words == Words("A picture of")
     (asked,) = spaced._row([300, 301], "Use these words: {words}")
     assert isinstance(asked, Words)
@@ -212,6 +212,37 @@ def test_stop_words_and_punctuation_leave_a_caption() -> None:
     assert replace(recipe, marks=True).tokens(["A red circle,", "the red square."]) == [*recipe.words().start_ids, *pieces]
 
 
+def test_prompts_are_laid_out_as_released(writer: WordWriter) -> None:
+    """For LLaMA the start mark comes with "A picture of", behind the words and their spaces; a sentence has the words as decoded."""
+    vocabulary = LanguageVocabulary(writer.vocabulary.tokenizer, start=True, start_behind=True)
+    tokens, inner = [ids[0] for ids in map(vocabulary.pieces, ("circle", "red", "square"))], vocabulary.tokenizer.inner
+    space, behind = vocabulary.pieces(" "), vocabulary.pieces("A picture of")
+    made = WordWriter(writer.model, writer.joint, vocabulary, WordPrompt(marks=True, within=True), "sitta")
+    layout = lay_out([made._row(tokens, "A picture of")], vocabulary)
+    wanted: list[int] = []
+    for token in tokens:  # `np.insert` of the encoded space behind every token
+        wanted += [token, *space]
+    assert layout.id_BL.tolist() == [[*wanted, *vocabulary.start_ids, *behind]]
+    (sentence,) = made._row(tokens, "words: {words}")
+    assert sentence == Words("words: " + " ".join(inner.decode([token]) for token in tokens))
+    plain = WordWriter(writer.model, writer.joint, vocabulary, WordPrompt(), "sitta")
+    assert plain._row(tokens, "words: {words}") == [Words("words: circle red square")]
+
+
+def test_a_stop_behind_a_letter_ends_a_caption_too(writer: WordWriter) -> None:
+    """LLaMA has two tokens for a full stop; the released code names the second by its number."""
+    pieces = {".": [7, 8], "\n": [7, 9], "a.": [3, 5], "a\n": [3, 9]}
+    decoded = {5: ".", 8: " .", 9: "\n"}
+
+    class Stops:
+        tokenizer = type("T", (), {"inner": type("I", (), {"decode": staticmethod(lambda ids: decoded[ids[0]])})})
+        pieces = staticmethod(lambda text: pieces[text])
+
+    for within, ends in ((True, [8, 9, 5]), (False, [8, 9])):
+        made = WordWriter(writer.model, writer.joint, Stops(), WordPrompt(within=within), "sitta")  # type: ignore[arg-type]
+        assert made._ends() == ends
+
+
 def test_the_published_size() -> None:
     """RN50x64 has a joint space of 1,024, LLaMA-7B a width of 4,096: the map is all that is solved for."""
     import open_clip
@@ -221,6 +252,7 @@ def test_the_published_size() -> None:
     assert width * LlamaConfig().hidden_size == 4_194_304
     made = SITTA.paper()
     assert (made.shown, made.orders, made.nearest, made.order_seed) == (8, 40, 50, 101)
+    assert (made.marks, made.start_behind, made.within, made.spaced) == (True,) * 4
 
 
 def test_bad_settings_say_what_would_work() -> None:

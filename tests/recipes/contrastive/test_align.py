@@ -16,6 +16,7 @@ from torch import Tensor
 from diptych import api
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch
+from diptych.data.media.transforms import random_crop, resized
 from diptych.models.towers.outputs import Pairs
 from diptych.models.towers.packaged.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower, text_tower
@@ -127,8 +128,29 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
         model = recipe.model()
     assert model.image_tower.width == model.width == 1376
     assert count(model.image_tower) == 467_219_796
-    assert count(model) == 822_060_373
+    assert count(model) == 822_061_749
+    assert model.text_projection.bias is not None
     assert (recipe.image_size, recipe.text_length, recipe.smoothing, recipe.start_sigma) == (289, 64, 0.1, 1.0)
+
+
+def test_training_sees_any_square_of_the_squashed_picture_and_evaluation_its_middle() -> None:
+    recipe = replace(ALIGN.paper(), tokenizer="clip", image_size=20, edge=7)
+    picture_HWC = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    whole_HWC = resized(picture_HWC, 27)
+    places = set()
+    for seed in range(60):
+        seen_HWC = random_crop(picture_HWC, 20, np.random.default_rng(seed), recipe.crop, recipe.crop_form)
+        fits = [(y, x) for y in range(8) for x in range(8) if np.array_equal(whole_HWC[y : y + 20, x : x + 20], seen_HWC)]
+        assert len(fits) == 1
+        places |= {("y", fits[0][0]), ("x", fits[0][1])}
+    assert places == {(axis, at) for axis in "yx" for at in range(8)}, "the first place and the last among them"
+    shown = recipe.shown
+    assert (shown.size, shown.margin, shown.resize) == (20, 7, "squash")
+    assert recipe.preprocess.margin == 0
+    paper, tuned = ALIGN.paper(), ALIGN.paper_tuned()
+    assert (paper.crop_form.window, paper.shown.margin, paper.decode_size) == (346, 57, 0)
+    assert (tuned.batch_size, tuned.lr, tuned.steps, tuned.warmup) == (2048, 1e-5, 3000, 0)
+    assert ALIGN.tiny().crop_form.window == 0
 
 
 def count(module: torch.nn.Module) -> int:

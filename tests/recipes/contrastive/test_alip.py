@@ -112,6 +112,42 @@ def test_weights_multiply_anchors_and_the_mean_stays_plain(parity: Any) -> None:
     assert 0 < sum(c < means["tc"] for c in cosine["tc"]) < 6, "some samples are doubted and some are not"
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_features_gathered_without_gradient_have_a_share_of_it(processes: int, parity: Any) -> None:
+    """The released gathering written out: on each process the features of the others are constants, every process computes all rows, and
+    the wrapper takes the mean of the processes' gradients."""
+    names = ("image_ND", "text_ND", "caption_ND", "scale")
+    given = made_features()
+    tensors = {name: getattr(given, name).clone().requires_grad_() for name in names}
+    features = replace(given, **tensors)
+    recipe = small(feature_gradient=1 / processes)
+    losses = recipe.losses(features, batch_of(features))
+    torch.stack(list(losses.values())).sum().backward()
+    gates, rows = recipe.gates(given), 6 // processes
+    summed = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    for rank in range(processes):
+        own = {name: getattr(given, name).clone().requires_grad_() for name in names}
+        mine = torch.zeros(6, 1, dtype=torch.bool)
+        mine[rank * rows : (rank + 1) * rows] = True
+        seen = {name: torch.where(mine, own[name], own[name].detach()) for name in names[:3]}
+        here = replace(given, scale=own["scale"], **seen)
+        sides = ((here.text_ND, gates.raw_N), (here.caption_ND, gates.synthetic_N))
+        total = torch.stack([(losses_by_hand(here, text_ND) * weight_N).mean() for text_ND, weight_N in sides]).sum()
+        torch.testing.assert_close(total.detach(), torch.stack(list(losses.values())).sum().detach())
+        total.backward()
+        for name in names:
+            found = own[name].grad
+            assert found is not None
+            summed[name] += found / processes
+    pairs = [(tensors[name].grad, summed[name]) for name in names]
+    if processes == 3:
+        parity(
+            "alip", "gradients where features are gathered without", "the released gathering, written out", pairs, tolerance=1e-12
+        )
+    for found, wanted in pairs:
+        torch.testing.assert_close(found, wanted)
+
+
 def test_the_model_remembers_what_the_loss_used() -> None:
     recipe, batch = small(text_tower="text_tiny"), made_batch()
     torch.manual_seed(1)

@@ -21,12 +21,19 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.captions.text_sets import TextSetBatch
 from diptych.models.pairs.patch_segmenter import PatchSegmenter, grouped
+from diptych.models.towers.towers import image_tower
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.several_texts import several_texts
 from diptych.recipes.contrastive.concept_texts import GROUPVIT, ConceptTexts, sampled
+from diptych.train.optimise import build_optimiser
 from diptych.worlds.small_pairs import SmallPairs
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity/cocu_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity/released/cocu_released.json").read_text())
+GROUPVIT_CODE = "xing0047/CoCu 2a15510, models/group_vit.py"
+SMALL_GROUPVIT = {
+    "model_type": "groupvit_vision_model", "image_size": 32, "patch_size": 8, "hidden_size": 24, "num_attention_heads": 2,
+    "intermediate_size": 96, "depths": [2, 1, 1], "num_hidden_layers": 4, "num_group_tokens": [6, 3, 0], "num_output_groups": [6, 3, 3],
+}  # fmt: skip
 CODE = "xing0047/CoCu 2a15510, models/multi_label_contrastive.py"
 
 
@@ -166,10 +173,109 @@ def test_without_concepts_it_is_clips_loss_alone() -> None:
     assert small(labels=False).known(boxed) == []
 
 
+def test_groupvit_starts_as_its_authors_draw_it() -> None:
+    torch.manual_seed(0)
+    net = image_tower("hf_image", config=GROUPVIT, image_size=224).net.vision_model
+    first, second, third = net.encoder.stages
+    assert third.group_token is None
+    assert float(second.group_token.detach().abs().max()) == 0, "a projection of the first stage's is added to it"
+    drawn = (
+        (first.group_token, 0.02),
+        (net.embeddings.position_embeddings, 0.02),
+        (first.layers[3].self_attn.q_proj.weight, 0.02),
+        (second.downsample.assign.proj.weight, 0.02),
+        (net.embeddings.patch_embeddings.projection.weight, (3 * 768) ** -0.5),
+        (net.embeddings.patch_embeddings.projection.bias, (3 * 768) ** -0.5),
+    )
+    for tensor, deviation in drawn:
+        assert float(tensor.detach().std()) == pytest.approx(deviation, rel=0.1)
+    assert float(first.layers[0].mlp.fc1.bias.abs().max()) == 0
+
+
+def test_groupvit_with_stochastic_depth_is_the_released_one(parity: Any) -> None:
+    torch.manual_seed(0)
+    tower = image_tower("hf_image", config=SMALL_GROUPVIT, image_size=32, drop_path=0.4).double()
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in sorted(tower.net.named_parameters()):
+            drawn = torch.randn(p.shape, generator=chance, dtype=torch.float64) * 0.3
+            p.copy_(drawn + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+    image_BCHW = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pairs = []
+    for mode in ("eval", "train"):
+        getattr(tower, mode)()
+        tower.zero_grad()
+        torch.manual_seed(3)  # of Gumbel noise and of what is left out, whose draws come in the same order
+        pooled_BD = tower(image_BCHW).pooled_BD
+        pooled_BD.square().sum().backward()
+        net = tower.net.vision_model
+        grads = torch.stack(
+            [
+                net.encoder.stages[0].group_token.grad.sum(),
+                net.encoder.stages[0].layers[1].mlp.fc1.weight.grad.abs().sum(),
+                net.embeddings.position_embeddings.grad.abs().sum(),
+            ]
+        )
+        theirs = RELEASED["groupvit"][mode]
+        pairs += [
+            (pooled_BD.detach().flatten(), torch.tensor(theirs["pooled"], dtype=torch.float64)),
+            (grads, torch.tensor(theirs["grad"], dtype=torch.float64)),
+        ]
+    parity("cocu", "GroupViT, in training with stochastic depth, and gradients", GROUPVIT_CODE, pairs, tolerance=1e-8)
+    assert not torch.allclose(pairs[0][0], pairs[2][0])
+
+
+def test_views_are_augmented_and_erased_by_the_draw() -> None:
+    data = rows()
+    plain, changed = (small(augment=a, erase=e).prepare(data) for a, e in (("none", 0.0), ("timm", 1.0)))
+    first, second, bare = (next(iter(batches(data, r, seed=0, stop=1))).batch.image_BCHW for r in (changed, changed, plain))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert (first - bare).abs().flatten(1).amax(1).min() > 0.5
+    with pytest.raises(ConfigError, match="erase is 2"):
+        small(erase=2.0)
+    with pytest.raises(ConfigError, match=r"drop_path is 0\.1 without groupvit"):
+        small(drop_path=0.1)
+
+
+def test_temperatures_and_starts_as_released() -> None:
+    data = rows()
+    recipe = small(hidden=12, as_released=True).prepare(data)
+    torch.manual_seed(0)
+    model = recipe.model()
+    projection, block = model.encoder.text_projection, model.encoder.text_tower.inner.transformer.blocks[0]
+    for layer in (projection, block.mlp_in, block.mlp_out):
+        bound = layer.in_features**-0.5
+        assert 0 < float(layer.bias.abs().max()) <= bound
+    assert float(projection.weight.abs().max()) <= projection.in_features**-0.5
+    decays = {
+        id(p)
+        for group in build_optimiser(model, recipe.optimiser()).param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
+    assert {id(model.encoder.log_scale), id(model.concept_log_scale)} <= decays
+    assert id(block.mlp_in.bias) not in decays
+    with torch.no_grad():
+        model.encoder.log_scale.fill_(5.0)
+        model.concept_log_scale.fill_(-1.0)
+    (step,) = batches(data, recipe, seed=0, stop=1)
+    features = recipe.features(model, step.batch)
+    assert float(features.scale) == 100
+    assert float(features.concept_scale) == pytest.approx(np.exp(-1.0)), "nothing is kept from below"
+    sum(recipe.losses(features, step.batch).values()).backward()
+    assert float(model.encoder.log_scale.grad) == 0
+    recipe.after_update(model, features, step.batch, 0.0)
+    assert float(model.encoder.log_scale) == 5
+    kept = small(hidden=12).prepare(data)
+    kept.after_update(model, features, step.batch, 0.0)
+    assert (float(model.encoder.log_scale), float(model.concept_log_scale)) == (pytest.approx(np.log(100)), 0)
+
+
 def test_the_paper_is_groupvit_with_projectors() -> None:
     paper = ConceptTexts.paper()
     assert paper.lr == pytest.approx(1.6e-3 * paper.batch_size / 4096), "the release scales its rate by the batch"
     assert (paper.shown.size, paper.shown.margin) == (224, 32)
+    assert (paper.drop_path, paper.augment, paper.erase, paper.as_released) == (0.1, "timm", 0.25, True)
     with torch.device("meta"):
         model = paper.model()
     towers = 28_837_136 + 22_145_792  # of the released GroupViT-S and text transformer, counted there

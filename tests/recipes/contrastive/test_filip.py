@@ -33,7 +33,7 @@ from diptych.train.options import TrainOptions
 from diptych.train.weights import copy_equal
 from diptych.worlds.small_pairs import small_pairs
 
-RELEASED = Path(__file__).parents[2] / "parity" / "filip_scores.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "filip_scores.npz"
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 SMALL: dict[str, Any] = {
     "image_tower": "vit_micro", "text_tower": "text_micro", "image_size": 48, "text_length": 16, "width": 16, "pieces": 300, "batch_size": 8

@@ -33,7 +33,7 @@ from diptych.recipes.contrastive.laclip import ONE_OF_ALL, LaCLIP
 from diptych.train.optimise import build_optimiser, learning_rate
 from diptych.worlds.small_pairs import SmallPairs
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity/laclip_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity/released/laclip_released.json").read_text())
 CODE = "LijieFan/LaCLIP 7ddd516"
 
 
@@ -214,6 +214,26 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
         id(p) for group in build_optimiser(small_model, spec).param_groups if group["weight_decay"] for p in group["params"]
     }
     assert all((id(p) in decayed) == (p.ndim >= 2) for p in small_model.parameters())
+
+
+def test_fresh_weights_are_drawn_as_the_released_code_draws_them() -> None:
+    """It makes the blocks of timm's transformer anew, so that timm's start does not reach them; CLIP's leaves biases of MLPs alone."""
+    towers = {"image_tower": "timm:vit_tiny_patch16_224", "qk_norm": True, "tokenizer": "clip", "image_size": 224}
+    for released in (True, False):
+        torch.manual_seed(0)
+        model = small(**towers, released_start=released).model()
+        net, block = model.image_tower.net, model.text_tower.transformer.blocks[0]
+        for layer in (net.blocks[0].attn.qkv, net.blocks[3].mlp.fc2):
+            bound = layer.in_features**-0.5
+            uniform = bound * 0.98 < float(layer.weight.detach().abs().max()) <= bound and bool(layer.bias.any())
+            assert uniform == released
+            assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5 if released else 0.02, rel=0.05)
+        assert bool(block.mlp_in.bias.any()) == bool(block.mlp_out.bias.any()) == released
+        assert not block.attention.qkv.bias.any()
+        assert float(net.cls_token.detach().std()) == pytest.approx(0.02 if released else 1e-6, rel=0.3)
+        assert float(net.pos_embed.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert LaCLIP.paper().released_start
+    assert not LaCLIP.tiny().released_start
 
 
 def test_without_rewrites_it_is_clip_to_the_bit() -> None:

@@ -23,10 +23,11 @@ from diptych.api import evaluate, load
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
+from diptych.data.load.restored_batch import RestoredBatch
 from diptych.data.load.stream import batches
 from diptych.models.lexlip.bottleneck import BottleneckEncoder
 from diptych.models.lexlip.momentum import MomentumEncoder
-from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase, RestoredBatch
+from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase
 from diptych.train.fit import fit
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
@@ -213,6 +214,32 @@ def test_the_momentum_model_has_dropout_only_where_asked() -> None:
         assert model.train().momentum.training is wanted
         assert model.encoder.training
         assert not model.eval().momentum.training
+
+
+def test_the_momentum_model_may_follow_one_step_behind_as_released() -> None:
+    """Written out over three steps: there the average moves between forward and update."""
+    recipe = phase_two(momentum_behind=True, momentum=0.75)
+    model: Any = recipe.model().double()
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(0.1)
+    model.begin_(own=True)  # the average is another model, as where it begins afresh
+    weights = dict(model.encoder.named_parameters())
+    average = {name: p.detach().clone() for name, p in model.momentum.named_parameters()}
+    features = recipe.features(model, doubled(batch_of(recipe)))
+    for step in range(3):
+        for name, p in weights.items():
+            average[name] = 0.75 * average[name] + 0.25 * p.detach()  # released: before the update
+        with torch.no_grad():
+            for number, p in enumerate(weights.values()):
+                p.add_(0.01 * (step + 1) * (number % 3))
+            recipe.after_update(model, features, batch_of(recipe), 0.5)
+        for name, p in model.momentum.named_parameters():
+            torch.testing.assert_close(p, average[name], rtol=1e-12, atol=1e-12)
+    plain: Any = phase_two(momentum=0.75).model()
+    assert set(plain.companions) == {"momentum"}
+    assert LexLIP.paper().momentum_behind
+    assert LexLIP.paper().decode_size == 0, "RandAugment moves by pixels of the whole picture"
 
 
 def test_cached_gradients_are_exact() -> None:

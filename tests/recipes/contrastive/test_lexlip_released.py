@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.data.load.batch import PairBatch
+from diptych.data.load.restored_batch import RestoredBatch
 from diptych.models.lexlip.bottleneck import BottleneckEncoder
 from diptych.models.lexlip.lexical_encoder import LexicalEncoder
 from diptych.models.lexlip.momentum import MomentumEncoder
 from diptych.models.towers.beit import BEiT
 from diptych.models.towers.packaged.hf_text import TransformersText
-from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase, RestoredBatch
+from diptych.recipes.contrastive.lexlip import LexLIP, MomentumPhase
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "lexlip_released.json").read_text())
 WORDS, WIDTH, SIDE, PATCH, QUEUE = 50, 16, 64, 16, 7

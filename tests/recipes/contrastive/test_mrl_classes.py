@@ -111,6 +111,7 @@ def test_the_optimiser_is_the_released_one(parity: Any) -> None:
         torch.manual_seed(1)
         made = nn.Module()
         made.image_tower = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))
+        made.image_tower.append(nn.ModuleDict({"downsample": nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))}))
         made.classifier = nn.ModuleList([nn.Linear(4, 3)])
         return made.double()
 
@@ -118,14 +119,15 @@ def test_the_optimiser_is_the_released_one(parity: Any) -> None:
     spec = MRLClasses.paper().optimiser()
     mine = build_optimiser(ours, spec)
     norms = list(theirs.image_tower[1].parameters())
-    others = [theirs.image_tower[0].weight, *theirs.classifier.parameters()]
+    others = [theirs.image_tower[0].weight, *theirs.image_tower[2].parameters(), *theirs.classifier.parameters()]
     released = torch.optim.SGD(
         [{"params": norms, "weight_decay": 0.0}, {"params": others, "weight_decay": 1e-4}], lr=0.425, momentum=0.9
     )
     for _ in range(4):
         for model, optimiser in ((ours, mine), (theirs, released)):
             optimiser.zero_grad()
-            map_BCHW = model.image_tower(torch.arange(2 * 3 * 25, dtype=torch.float64).reshape(2, 3, 5, 5).sin())
+            map_BCHW = model.image_tower[:2](torch.arange(2 * 3 * 25, dtype=torch.float64).reshape(2, 3, 5, 5).sin())
+            map_BCHW = model.image_tower[2]["downsample"](map_BCHW)
             model.classifier[0](map_BCHW.mean((2, 3))).square().sum().backward()
             optimiser.step()
     parity(
@@ -135,8 +137,9 @@ def test_the_optimiser_is_the_released_one(parity: Any) -> None:
         zip(ours.parameters(), theirs.parameters(), strict=True),
         tolerance=1e-12,
     )
-    rates = [learning_rate(spec, step, 400) for step in (19, 20, 210, 399)]
-    assert rates == pytest.approx([0.425, 0.425, 0.2125, 0.425 / 380], rel=1e-9)
+    rates = [learning_rate(spec, step, 400) for step in range(400)]
+    released_rates = np.interp(np.arange(400), [0, 20, 400], [1e-4 * 0.425, 0.425, 0.0])
+    assert rates == pytest.approx(list(released_rates), rel=1e-9)
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
@@ -148,6 +151,29 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in whole.parameters()) == tower + 1000 * (4088 + 9)
     assert sum(p.numel() for p in tied.parameters()) == tower + 1000 * 2049
     assert sum(isinstance(module, BlurredConv) for module in whole.modules()) == 6, "three stages, a 3 x 3 and a shortcut each"
+
+
+def test_small_crops_first_and_the_middle_of_larger_pictures_in_use() -> None:
+    """160 pixels in 32 epochs of 40, then 192; evaluation on 256, seven eighths of the shorter side."""
+    recipe = replace(MRLClasses.paper(), batch_size=4, epochs=40.0, image_tower="convnet_tiny", blur=False).prepare(pool(32))
+    assert recipe.early_steps == round(0.8 * 40 * 32 / 4)
+    sides = []
+    for step in (0, recipe.early_steps - 1, recipe.early_steps, 319):
+        (made,) = batches(pool(32), recipe, seed=0, start=step, stop=step + 1)
+        sides.append(made.batch.image_BCHW.shape[-1])
+    assert sides == [160, 160, 192, 192]
+    assert (recipe.shown.size, recipe.shown.margin, recipe.decode_size) == (256, 37, 0)
+    tiny = MRLClasses.tiny()
+    assert (tiny.prepare(pool(32)).early_steps, tiny.shown, tiny.decode_size) == (0, tiny.preprocess, 64)
+
+
+def test_the_last_norms_of_residual_blocks_begin_at_one_as_torchvisions() -> None:
+    recipe = replace(MRLClasses.paper(), image_tower="timm:resnet26", classes=("a", "b"), dims=(8,))
+    last = [p for name, p in recipe.model().named_parameters() if name.endswith("bn3.weight")]
+    assert last
+    assert all((p == 1).all() for p in last)
+    zeros = [p for name, p in replace(recipe, zero_last=True).model().named_parameters() if name.endswith("bn3.weight")]
+    assert all((p == 0).all() for p in zeros)
 
 
 def test_blurred_convolutions_see_a_binomial_mean() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from diptych.recipes.contrastive.protoclip import ProtoCLIP
 from diptych.train.clustering import k_means
 from diptych.train.fit import fit
 from diptych.train.gradient_cache import backward
+from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
@@ -163,6 +165,15 @@ def test_the_last_part_locks_the_image_tower(tmp_path: Path) -> None:
         moved = not torch.equal(before[name], after[name])
         trained = name.startswith(("encoder.text_tower", "encoder.text_projection", "encoder.log_scale"))
         assert moved == trained or "num_batches" in name or "running" in name, name
+
+
+def test_the_locked_part_has_the_last_rates_of_the_run() -> None:
+    recipe = small(lit_share=1 / 4, warmup=10.0)
+    first, locked = recipe.stages()
+    rates = [learning_rate(locked.recipe.optimiser(), step, 50) for step in range(50)]
+    wanted = [0.5 * (1 + math.cos(math.pi * (step - 10) / 190)) * recipe.lr for step in range(150, 200)]
+    assert rates == pytest.approx(wanted, rel=1e-9)
+    assert learning_rate(first.recipe.optimiser(), 150, 150) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_text_head_starts_as_the_image_head() -> None:

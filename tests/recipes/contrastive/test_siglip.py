@@ -13,7 +13,7 @@ from diptych.data.load.batch import PairBatch
 from diptych.models.towers.outputs import Pairs
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP
-from diptych.train.optimise import build_optimiser
+from diptych.train.optimise import build_optimiser, learning_rate
 from diptych.train.weights import copy_equal
 
 
@@ -74,8 +74,22 @@ def test_weights_decay_as_in_big_vision() -> None:
     spared = {id(p) for p in groups[False]["params"]}
     names = {name for name, p in model.named_parameters() if p.ndim >= 2 and id(p) in spared}
     assert names == {"image_tower.position_PD", "text_tower.position_LD", "text_tower.embed.weight"}
+    assert paper.optimiser().clip_norm == 1.0
+    rates = [learning_rate(paper.optimiser(), step, 100_000) for step in (0, 1, 6500, 100_000)]
+    assert rates == pytest.approx([0.0, 1e-3 / 6500, 1e-3, 0.0], abs=1e-12)
     tiny = SigLIP.tiny().optimiser()
     assert (tiny.weight_decay, tiny.eps, tiny.rules) == (0.1, 1e-6, ())
+
+
+def test_the_published_scale_is_free() -> None:
+    recipe = replace(SigLIP.paper(), image_tower="vit_micro", text_tower="text_micro", width=64, image_size=48, text_bias=True)
+    for max_scale, wanted in ((0.0, 150.0), (100.0, 100.0)):
+        bounded = replace(recipe, project_image=True, max_scale=max_scale)
+        model = bounded.model()
+        with torch.no_grad():
+            model.log_scale.fill_(math.log(150.0))
+        bounded.after_update(model, None, None, 0.5)  # type: ignore[arg-type]
+        assert model.log_scale.exp().item() == pytest.approx(wanted)
 
 
 def test_the_paper_builds() -> None:

@@ -36,7 +36,7 @@ from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
-RELEASED = Path(__file__).parents[2] / "parity" / "syvic_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "syvic_released.npz"
 SOURCE = "uvavision/SyViC d2356f7"
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 SMALL: dict[str, Any] = {

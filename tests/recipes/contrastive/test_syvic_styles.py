@@ -24,7 +24,7 @@ from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
-RELEASED = Path(__file__).parents[2] / "parity" / "syvic_styles_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "syvic_styles_released.npz"
 SOURCE = "uvavision/SyViC d2356f7"
 STYLES = "world:scenes?n=4&size=48&look=cutouts"
 SMALL: dict[str, Any] = {

@@ -39,7 +39,7 @@ from diptych.train.options import TrainOptions
 from diptych.worlds.tissue.tree import tissue_ontology
 from diptych.worlds.tissue.world import tissue
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "keep_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "released" / "keep_released.json").read_text())
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 SMALL: dict[str, Any] = {
     "image_tower": "vit_micro", "text_tower": "text_micro", "width": 64, "text_length": 12, "pieces": 300, "batch_size": 8, "members": 2,

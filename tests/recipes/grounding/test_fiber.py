@@ -35,7 +35,7 @@ from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.questions import questions
 
-RELEASED = Path(__file__).parents[2] / "parity" / "fiber_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "fiber_released.npz"
 SOURCE = "microsoft/FIBER ca0f36b"
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 IDS = torch.tensor([[0, 7, 9, 11, 2, 1, 1, 1], [0, 4, 5, 6, 8, 13, 30, 2], [0, 22, 2, 1, 1, 1, 1, 1]])

@@ -227,6 +227,46 @@ def test_a_closed_set_refuses_other_names_or_drops_them() -> None:
     assert int(first_batch(replace(recipe, outside="drop"), rows).pair_mask_BG.sum()) == 1
 
 
+def test_names_of_unsure_relations_are_not_asked_for() -> None:
+    """Released pre-training cuts pseudo-labels before it counts and lists names."""
+    sample = named(("man", "riding", "horse"), ("man", "near", "horse"))
+    sure, unsure = sample.relations
+    rows = Pool.from_samples([replace(sample, relations=(sure, replace(unsure, confidence=0.19)))], name="tagged")
+    recipe = replace(RLIPv2.tiny(), image_size=32, batch_size=1, list_length=0).prepare(rows)
+    assert recipe.names.relations == ("riding",)
+    assert first_batch(recipe, rows).lists.relations == ("riding",)
+    every = replace(RLIPv2.tiny(), image_size=32, batch_size=1, list_length=0, min_confidence=0.0).prepare(rows)
+    assert first_batch(every, rows).lists.relations == ("riding", "near")
+
+
+def test_subjects_may_be_called_by_another_name_as_released() -> None:
+    rows = Pool.from_samples([named(("person", "ride", "horse"), ("person", "feed", "dog"))], name="two")
+    recipe = replace(RLIPv2.tiny(), lists="closed", vocabulary="hico-det", image_size=32, batch_size=1).prepare(rows)
+    batch = first_batch(recipe, rows)
+    torch.manual_seed(0)
+    features = recipe.features(recipe.model(), batch)
+    bicycle = batch.lists.objects.index("bicycle")
+    assert bicycle == 1
+    true = batch.true_pairs()
+    renamed = replace(true, subject_label_BG=torch.full_like(true.subject_label_BG, bicycle))
+    want = recipe.loss(features, renamed)[0]
+    got = replace(recipe, subject_name="bicycle").losses(features, batch)
+    plain = recipe.losses(features, batch)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=0, atol=0)
+    assert abs((got["labels"] - plain["labels"]).item()) > 1e-3
+    with pytest.raises(ConfigError, match="expected a name of the closed set"):
+        replace(recipe, subject_name="unicycle").losses(features, batch)
+    with pytest.raises(ConfigError, match="lists closed"):
+        replace(RLIPv2.tiny(), subject_name="bicycle")
+
+
+def test_the_few_shot_preset_names_no_subjects_and_the_others_do() -> None:
+    for preset in ("hico_det", "hico_det_uc_rf", "hico_det_uc_nf", "v_coco", "open_images"):
+        assert getattr(RLIPv2, preset)().loss.subjects
+    assert not RLIPv2.hico_det_few().loss.subjects
+
+
 def test_data_without_relations_are_refused_before_the_first_step() -> None:
     rows = Pool.from_samples([picture("a", regions=(Region((0, 0, 9, 9), "cup"),))], name="silent")
     with pytest.raises(DataError, match="no image of 'silent' has a relation"):

@@ -81,3 +81,11 @@ def test_one_group_has_no_interval() -> None:
     assert np.isnan(
         intervals.percentiles(intervals.resampled_class_means(np.ones(4), np.zeros(4, int), ["a"] * 4, draws=10))
     ).all()
+
+
+def test_without_draws_there_is_no_interval() -> None:
+    value_NM, groups = np.array([[1.0, 0.0], [0.0, np.nan]]), ["a", "b"]
+    assert intervals.resampled_means(value_NM, groups, draws=0).shape == (0, 2)
+    assert intervals.resampled_medians(value_NM[:, 0], groups, draws=0).shape == (0,)
+    assert intervals.resampled_class_means(value_NM[:, 0], np.array([0, 1]), groups, draws=0).shape == (0,)
+    assert np.isnan(intervals.percentiles(np.zeros(0))).all()

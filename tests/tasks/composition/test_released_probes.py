@@ -24,7 +24,7 @@ from diptych.tasks.composition.aro import ARO
 from diptych.tasks.composition.snare import DIRECTIONS, PARTS, SNARE
 from diptych.tasks.composition.winoground import Winoground, scored
 
-RELEASED = Path(__file__).parents[2] / "parity" / "probes_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "probes_released.npz"
 SNARES = "WangFei-2019/SNARE 3abda6c"
 AROS = "mertyg/vision-language-models-are-bows 81fdd20"
 FALSE_FIRST: tuple[Role, ...] = ("false", "true")

@@ -26,7 +26,7 @@ from diptych.tasks._scoring.slides.scores import (
     youden_threshold,
 )
 
-RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "keep_slides_released.json").read_text())
+RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "released" / "keep_slides_released.json").read_text())
 PLACES, FEATURES = np.array(RELEASED["coords"]), np.array(RELEASED["features"])
 CLASSES, STRIDE = np.array(RELEASED["classes"]).T, RELEASED["patch"]
 MASK_SIDE = RELEASED["mask"]["size"]

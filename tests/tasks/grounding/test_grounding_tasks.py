@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,8 +106,9 @@ def test_phrases_are_found_among_the_first_boxes_in_two_ways() -> None:
     assert model.read == [caption()["text"]]  # the whole caption, once
     assert records.column("rank").to_pylist() == [0, 0, 5]
     result = PhraseGrounding(draws=20).score(records)
+    of_all, of_plates = {"r@1": 2 / 3, "r@5": 2 / 3, "r@10": 1, "r@all": 1}, {"r@1": 0, "r@5": 0, "r@10": 1, "r@all": 1}
     assert {name: metric.value for name, metric in result.metrics.items()} == pytest.approx(
-        {"r@1": 2 / 3, "r@5": 2 / 3, "r@10": 1, "r@all": 1, "r@1/food": 0, "r@1/other": 1}
+        of_all | {f"{name}/food": value for name, value in of_plates.items()} | {f"{name}/other": 1 for name in of_all}
     )
     assert result.notes["phrases_without_box"] == 1
     merged = PhraseGrounding(boxes="merged").predict(model, data(caption()))
@@ -279,3 +282,25 @@ def test_data_without_phrases_say_so_and_the_tasks_are_found_by_name() -> None:
             task.predict(model, plain)  # type: ignore[attr-defined]
     result = dp.evaluate(Told({"left": [(LEFT, 0.9)]}), "referring", data=data(expression("left", 0)))
     assert result.value == 1
+
+
+def test_published_habits_are_those_of_the_released_evaluator(parity: Any) -> None:
+    """Precision at 1, 5 and 10 of ashkamath/mdetr's RefExpEvaluator on 40 expressions with tied scores (fixture)."""
+    stored = json.loads((Path(__file__).parent / "fixtures/referring_released.json").read_text())
+    answers, samples = {}, []
+    for n, row in enumerate(stored["rows"]):
+        answers[f"thing {n}"] = list(zip(map(tuple, row["boxes"]), row["scores"], strict=True))
+        sentence = expression(f"thing {n}", 0)
+        regions = (Region(tuple(map(float, row["target"])), "thing"),)  # type: ignore[arg-type]
+        image = ArrayImage(np.zeros((40, 40, 3), np.uint8))
+        samples.append(Sample(f"s{n}", image, regions=regions, extras={"grounding": [sentence]}))
+    rows, model = Pool.from_samples(samples, name="made"), Told(answers)
+    metrics = Referring(compat="published", draws=0).score(Referring(compat="published").predict(model, rows)).metrics
+    names = ("accuracy@0.5", "top5", "top10")
+    pairs = [(metrics[name].value, value) for name, value in zip(names, stored["report"], strict=True)]
+    parity("fiber", "precision of expressions at 1, 5 and 10", "ashkamath/mdetr, RefExpEvaluator", pairs, tolerance=1e-12)
+    plain = Referring(draws=0).score(Referring().predict(model, rows)).metrics
+    assert plain["accuracy@0.5"].value > metrics["accuracy@0.5"].value + 0.02  # a plain IoU is never below the generalised one
+    assert plain["accuracy@0.5"].value <= plain["top5"].value <= plain["top10"].value
+    with pytest.raises(ConfigError, match="published"):
+        Referring(compat="mdetr")  # type: ignore[arg-type]

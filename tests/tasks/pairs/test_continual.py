@@ -163,6 +163,9 @@ def test_a_model_that_knows_the_last_task_only_forgets_all() -> None:
     assert found["average"] == pytest.approx(1 / 3)
     assert (found["forgetting"], found["backward"]) == (1, -1)
     assert found["union"] == pytest.approx(2 / 7), "two of the seven samples are of the last task"
+    assert found["union_r@10"] == 1, "fewer than ten"
+    assert found["union"] <= found["union_r@5"] < 1
+    assert found["union_mean"] == pytest.approx((found["union"] + found["union_r@5"] + found["union_r@10"]) / 3)
     assert found["union_loss"] == pytest.approx(((1 - 0) + (3 / 5 - 0) + 0) / 3)
 
 

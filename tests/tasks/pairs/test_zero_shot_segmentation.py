@@ -25,7 +25,7 @@ from diptych.models.pairs.patch_segmenter import PatchSegmenter, affinities, str
 from diptych.tasks.pairs.segmentation import Segmentation
 from diptych.worlds.small_pairs import NOUNS
 
-RELEASED = Path(__file__).parents[2] / "parity" / "cocu_segments_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "cocu_segments_released.npz"
 WORLD = "world:small_pairs?n=16&test=6&regions=true"
 LABELS = ["red circle", "blue cross", "white square"]
 

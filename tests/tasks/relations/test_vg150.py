@@ -82,7 +82,7 @@ def published(
     for k in ks:
         scores[f"r@{k}"] = r = float(np.mean(recall[k])) if recall[k] else math.nan
         means = [np.mean(values) for (depth, _), values in by_predicate.items() if depth == k]
-        mr = float(sum(means) / (len(PREDICATES) if compat else len(means))) if means else math.nan
+        mr = float(sum(means) / (len(PREDICATES) if compat else len(means))) if means or compat else math.nan
         scores[f"mr@{k}"] = mr
         scores[f"f1@{k}"] = 2 * r * mr / (r + mr) if r + mr > 0 else (math.nan if math.isnan(r) else 0.0)
         if unseen:
@@ -235,6 +235,16 @@ def test_an_image_without_predictions_counts_as_zero_unless_published_habits_are
     assert result.metrics["r@50"].value == 0.5
     assert result.notes["images_without_prediction"] == 1
     assert VG150(ks=(50,), draws=0, compat="published").score(both).metrics["r@50"].value == 1.0
+
+
+def test_without_any_prediction_published_mean_recall_is_zero_and_recall_undefined() -> None:
+    """As VL-Group/PENET's scorer prints it: a mean over no image beside a mean over predicates of none."""
+    truth = SceneGraph((Region((0, 0, 9, 9), "cat"), Region((5, 5, 9, 9), "cup")), (Relation(0, "on", 1),))
+    table = with_facts(records(["a"], [truth], [SceneGraph()]), objects_asked=["cat", "cup"], predicates_asked=["on"])
+    ours, theirs = (VG150(compat=compat, draws=0).score(table).metrics for compat in ("", "published"))  # type: ignore[arg-type]
+    assert [ours[name].value for name in ("r@50", "mr@50", "ng_mr@50")] == [0, 0, 0]
+    assert math.isnan(theirs["r@50"].value)
+    assert [theirs[name].value for name in ("mr@50", "ng_mr@50")] == [0, 0]
 
 
 def test_published_overlaps_count_the_last_pixel_in() -> None:

@@ -105,6 +105,7 @@ def claims() -> tuple[Claim, ...]:
         equal_budget=("steps", "samples"),
         data=f"{PAIRS:,} rendered images of two shapes, each text names both and their places; retrieval among 500",
         reported=("test/t2i_r@1",),
+        tuning_seeds=(0, 1),
     )
     bottleneck = replace(
         same_steps,

@@ -25,7 +25,7 @@ from torch import Tensor
 from diptych.core.contracts import Draw, Draws
 from diptych.core.errors import DataError
 from diptych.core.rows import Rows
-from diptych.core.scene_graph import Box
+from diptych.core.scene_graph import Box, SceneGraph
 from diptych.data.graphs.label_lists import LabelLists, ListSampler
 from diptych.data.graphs.moved_mask import MovedMask
 from diptych.data.graphs.pairs import PairTargets, RegionPairs
@@ -133,7 +133,7 @@ def graph_batch(
                      ("drop"). With a sampler, names that are not asked for are no targets
     max_pairs        of more pairs than this in an image, so many are drawn; 0 keeps all
     fill_pairs       ordered pairs of regions without a relation are drawn until an image has so many pairs (R-Tagger: 100)
-    min_confidence   relations below it are left out (pseudo-labels; published 0.2)
+    min_confidence   relations below it are left out, their names too (pseudo-labels; published 0.2)
     noise            what is done to regions before a model is given them; drawn after everything else
     texts            label texts to what the model's label encoder takes; None leaves that to somebody else
     multiple         height and width are padded up to a multiple of so many pixels
@@ -142,13 +142,10 @@ def graph_batch(
     Raises DataError, with the uid of the sample, for a picture without pixels, a box outside its picture, a name outside a
     closed set, and a mask that is missing or none.
     """
-    pictures = [_picture(draw, views, augment) for draw in draws]
+    pictures = [_picture(draw, views, augment, min_confidence) for draw in draws]
     lists = labels if isinstance(labels, LabelLists) else labels.lists([graph for _, graph in pictures], draws.rng)
     index = _Index.of(lists, strict=isinstance(labels, LabelLists) and outside == "refuse")
-    targets = [
-        _targets(picture, index, draw, max_pairs, fill_pairs, min_confidence)
-        for draw, picture in zip(draws, pictures, strict=True)
-    ]
+    targets = [_targets(picture, index, draw, max_pairs, fill_pairs) for draw, picture in zip(draws, pictures, strict=True)]
     image_BCHW, pixel_BHW = padded([image_HWC for image_HWC, _ in pictures], multiple, mean, std)
     given = (
         [noise(t.box_K4, t.label_K, lists.background, draw.rng) for draw, t in zip(draws, targets, strict=True)]
@@ -224,8 +221,11 @@ class _Targets:
     places: Sequence[int]
 
 
-def _picture(draw: Draw, views: Views, augment: bool) -> Picture:
+def _picture(draw: Draw, views: Views, augment: bool, min_confidence: float) -> Picture:
     image_HWC, graph = pixels(draw), draw.sample.graph
+    if min_confidence:
+        sure = tuple(relation for relation in graph.relations if relation.confidence >= min_confidence)
+        graph = SceneGraph(graph.regions, sure, graph.extras)
     height, width = image_HWC.shape[:2]
     for region in graph.regions:
         x0, y0, x1, y1 = region.box
@@ -238,7 +238,7 @@ def _picture(draw: Draw, views: Views, augment: bool) -> Picture:
     return views.draw((image_HWC, graph), draw.rng) if augment else views.whole((image_HWC, graph))
 
 
-def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_pairs: int, min_confidence: float) -> _Targets:
+def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_pairs: int) -> _Targets:
     image_HWC, graph = picture
     uid = draw.sample.uid
     labels = [index.find("objects", region.label, uid) for region in graph.regions]
@@ -247,7 +247,7 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
     pairs: dict[tuple[int, int], dict[int, float]] = {}
     for relation in graph.relations:
         name = index.find("relations", relation.predicate, uid)
-        if name is None or relation.confidence < min_confidence or relation.subject not in at or relation.object not in at:
+        if name is None or relation.subject not in at or relation.object not in at:
             continue
         found = pairs.setdefault((at[relation.subject], at[relation.object]), {})
         found[name] = max(found.get(name, 0.0), relation.confidence)

@@ -121,11 +121,15 @@ class CorpusNames:
         return cls(*columns)
 
     @classmethod
-    def of(cls, data: Dataset) -> Self:
-        """The names of a data set."""
+    def of(cls, data: Dataset, *, min_confidence: float = 0.0) -> Self:
+        """The names of a data set; relations below `min_confidence` do not count."""
         graphs = GraphColumns.of(data)
+        relations = zip(
+            graphs.relations.column("predicate").to_pylist(), graphs.relations.numbers("confidence").tolist(), strict=True
+        )
         return cls.counted(
-            Counter(graphs.regions.column("label").to_pylist()), Counter(graphs.relations.column("predicate").to_pylist())
+            Counter(graphs.regions.column("label").to_pylist()),
+            Counter(name for name, confidence in relations if confidence >= min_confidence),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Letters: N rows, S positions of a span.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -79,6 +79,52 @@ class WholeBatches:
             raise ConfigError(f"{n} rows do not fill a batch of {self.size} (expected as many rows or more)")
         pass_N, place_N = np.divmod(np.arange(epoch * n, (epoch + 1) * n), held)
         return np.concatenate([order(seed, number, n)[place_N[pass_N == number]] for number in np.unique(pass_N).tolist()])
+
+
+class SourceBlocks:
+    """An order in blocks of `members` rows of one source: where processes draw a source each for a whole batch of theirs, as in LAVIS and
+    MiniGPT-4. A block's source is drawn by its weight, its rows each anew from all of the source, so that an epoch is n rows of which some
+    come several times.
+
+    sources  of every row
+    weights  of the sources that are drawn; rows of others never come
+    """
+
+    def __init__(self, sources: Sequence[str], weights: Mapping[str, float], members: int) -> None:
+        if members < 1 or not weights or min(weights.values()) <= 0:
+            raise ConfigError(
+                f"blocks of {members} rows of sources with weights {dict(weights)} (expected 1 or more, and above 0)"
+            )
+        self.count, self.members = len(sources), members
+        source_N = np.asarray(sources)
+        self._rows = [np.flatnonzero(source_N == name) for name in weights]
+        for name, rows in zip(weights, self._rows, strict=True):
+            if not len(rows):
+                known = ", ".join(sorted(set(sources))[:8]) or "none"
+                raise DataError(f"no row is of source '{name}'", field="source", expected=f"one of {known}")
+        self._edges = np.cumsum(list(weights.values()))
+
+    def __call__(self, seed: int, epoch: int, n: int) -> Ints:
+        if n != self.count:
+            raise ConfigError(f"{self.count} sources for {n} rows (expected one a row)")
+        return _source_blocks(self, seed, epoch)
+
+    def block(self, seed: int, number: int) -> Ints:
+        """The rows of the block of that number, counted over all epochs."""
+        rng = keyed_rng(seed, "source block", number)
+        rows = self._rows[int(np.searchsorted(self._edges, rng.random() * self._edges[-1], side="right"))]
+        block: Ints = rows[rng.integers(len(rows), size=self.members)]
+        return block
+
+
+@lru_cache(maxsize=4)
+def _source_blocks(blocks: SourceBlocks, seed: int, epoch: int) -> Ints:
+    first = epoch * blocks.count
+    begin, end = first // blocks.members, (first + blocks.count - 1) // blocks.members + 1
+    row_N = np.concatenate([blocks.block(seed, number) for number in range(begin, end)])
+    row_N = row_N[first - begin * blocks.members :][: blocks.count]
+    row_N.flags.writeable = False
+    return row_N
 
 
 Small = Literal["repeat", "leave", "refuse"]

@@ -23,6 +23,8 @@ from diptych.models.bridges.splice import norm_ratio, splice
 from diptych.models.towers.outputs import Tower
 
 PARTS = ("encoder", "connector", "language")
+DROPOUT_OF_ADAPTERS = "lora_dropout"
+"""In the names of its modules, as peft has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,11 @@ class Written:
 class Bridge(nn.Module):
     """trained  which of encoder, connector and language are; the others take no gradient and stay in evaluation mode also under `.train()`,
              while gradients flow through them. Parameters that a trained part has frozen itself stay frozen.
+    awake    which of the others keep to the mode that is asked for all the same, as where a release turns gradients off and nothing else:
+             their dropout and stochastic depth act in training, batch norms see their batch. Their running statistics stay as they were
     blind    features are zeros: how much of an answer needs no picture
+
+    Dropout of low-rank adapters acts in training, whatever part they are in.
     """
 
     def __init__(
@@ -54,22 +60,33 @@ class Bridge(nn.Module):
         language: LanguageModel,
         *,
         trained: Sequence[str] = ("connector",),
+        awake: Sequence[str] = (),
         blind: bool = False,
     ) -> None:
         super().__init__()
-        for name in trained:
+        for name in (*trained, *awake):
             if name not in PARTS:
                 raise UnknownName("part of a bridge", name, PARTS)
         self.encoder, self.connector, self.language = encoder, connector, language
         self.still, self.blind = tuple(name for name in PARTS if name not in trained), blind
+        self.awake = tuple(name for name in self.still if name in awake)
         for name in self.still:
             getattr(self, name).requires_grad_(False)
+        for name in self.awake:
+            for module in getattr(self, name).modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = 0.0
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for name in self.still:
-            getattr(self, name).eval()
+            if name in self.awake:
+                continue
+            part = getattr(self, name).eval()
+            for inner, module in part.named_modules():
+                if DROPOUT_OF_ADAPTERS in inner:
+                    module.train(mode)
         return self
 
     def picture(self, image_BCHW: Tensor, text_BL: Tensor | None = None, text_mask_BL: Tensor | None = None) -> Tensor:

@@ -80,7 +80,8 @@ class QueryConnector(nn.Module):
     the queries, which therefore look for what is asked; the queries alone look at the image, and they alone are passed on.
 
     norm  LayerNorm of the features before (`ln_vision`), 0 for none, else its epsilon
-    still  all but the linear map stays as it is and in evaluation mode (MiniGPT-4, 2304.10592)
+    still  all but the linear map stays as it is (MiniGPT-4, 2304.10592)
+    rests  what is still is in evaluation mode, too; False: its dropout acts in training (mBLIP, 2307.06930)
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class QueryConnector(nn.Module):
         reads_text: bool = False,
         norm: float = 1e-5,
         still: bool = False,
+        rests: bool = True,
     ) -> None:
         super().__init__()
         kinds = (transformers.Blip2QFormerConfig, transformers.Blip2QFormerModel)
@@ -104,7 +106,7 @@ class QueryConnector(nn.Module):
         self.former = kinds[1](settings)
         self.query_QD = nn.Parameter(torch.randn(queries, settings.hidden_size) * 0.02)
         self.map = nn.Linear(settings.hidden_size, width)
-        self.still = still
+        self.resting = still and rests
         if still:
             self.requires_grad_(False)
             self.map.requires_grad_(True)
@@ -112,7 +114,7 @@ class QueryConnector(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.still:
+        if self.resting:
             self.former.eval()
         return self
 

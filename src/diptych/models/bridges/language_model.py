@@ -23,11 +23,18 @@ from diptych.models.towers.packaged.hf_text import quiet
 
 
 class LanguageVocabulary:
-    """A tokenizer as a language model uses it: the marks that its own file puts before a text, no others; the end mark; padding."""
+    """A tokenizer as a language model uses it: the marks that its own file puts before a text, the end mark, padding. Of the marks that the
+    file puts behind a text none, unless what reads it is an encoder.
 
-    def __init__(self, tokenizer: Tokenizer, *, start: bool | None = None) -> None:
-        """start  whether a start mark stands before every row; None: where the tokenizer's own file puts one"""
-        self.tokenizer = tokenizer
+    start         whether a start mark stands before every row; None: where the tokenizer's own file puts one
+    start_behind  it stands behind a picture that a row begins with, as LAVIS and transformers have it for BLIP-2 and its kind
+    closes        an encoder reads what stands before an answer: marks that the file puts behind a text stand there, too
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, start: bool | None = None, start_behind: bool = False, closes: bool = False
+    ) -> None:
+        self.tokenizer, self.start_behind = tokenizer, start_behind
         with_marks = tokenizer.inner.encode("a", add_special_tokens=True).ids
         plain = self.pieces("a")
         before = next((n for n in range(len(with_marks)) if with_marks[n : n + len(plain)] == plain), 0)
@@ -35,6 +42,7 @@ class LanguageVocabulary:
         if start and not (own or tokenizer.prefix):
             raise ConfigError("the tokenizer has no start mark (expected start None or False)")
         self.start_ids: tuple[int, ...] = own if start is None else (own or tokenizer.prefix) if start else ()
+        self.close_ids: tuple[int, ...] = tuple(with_marks[before + len(plain) :]) if closes else ()
 
     @property
     def end_id(self) -> int:

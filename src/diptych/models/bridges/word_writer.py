@@ -46,8 +46,9 @@ class WordPrompt:
     orders    prompts a picture: the words by rank, then in random orders of `seed`, the same for every picture
     template  what follows the words, or a sentence with "{words}" where they go, for models that take instructions
     spaced    a space token stands after each word, as for GPT-J and LLaMA
-    marks     tokens without letters count as words too, as in the released code
+    marks     tokens without letters count as words too, and in a sentence words stand as they are decoded, as in the released code
     stops     texts whose last token ends a caption, beside the end mark
+    within    a stop also ends it that stands directly behind a letter, which for LLaMA is another token
     """
 
     words: int = 8
@@ -58,6 +59,7 @@ class WordPrompt:
     seed: int = 101
     marks: bool = False
     stops: tuple[str, ...] = (".", "\n")
+    within: bool = False
 
 
 class WordWriter:
@@ -148,7 +150,7 @@ class WordWriter:
     ) -> list[str]:
         """What the language model writes behind each order of these tokens: each caption once, by the alphabet, none empty."""
         rows = [self._row(order, asked or self.prompt.template) for order in self.orders(tokens)]
-        ends = [ids[-1] for stop in self.prompt.stops if (ids := self.vocabulary.pieces(stop))]
+        ends = self._ends()
         language, device, captions = self.model.language, self.model.map.mean_D.device, set[str]()
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
@@ -162,6 +164,15 @@ class WordWriter:
                 captions |= set(language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=ends, **options))
         return sorted(captions - {""})
 
+    def _ends(self) -> list[int]:
+        """The tokens that end a caption."""
+        inner = self.vocabulary.tokenizer.inner
+        ends = [ids[-1] for stop in self.prompt.stops if (ids := self.vocabulary.pieces(stop))]
+        for stop in self.prompt.stops if self.prompt.within else ():
+            last = self.vocabulary.pieces("a" + stop)[-1:]
+            ends += [token for token in last if token not in ends and inner.decode([token]).strip(" ") == stop]
+        return ends
+
     def best(self, image: ImageSource, captions: Sequence[str]) -> str:
         """The caption that is nearest to the picture in the joint space, of equal ones the first; "" where there is none."""
         if len(captions) < 2:
@@ -171,11 +182,12 @@ class WordWriter:
 
     def _row(self, tokens: Sequence[int], template: str) -> list[Piece]:
         if "{words}" in template:
-            decoder = self.vocabulary.tokenizer.inner
-            listed = " ".join(decoder.decode([token], skip_special_tokens=not self.prompt.marks).strip() for token in tokens)
+            decoder, marks = self.vocabulary.tokenizer.inner, self.prompt.marks
+            decoded = [decoder.decode([token], skip_special_tokens=not marks) for token in tokens]
+            listed = " ".join(word if marks else word.strip() for word in decoded)
             return [Words(template.replace("{words}", listed))]
         space = tuple(self.vocabulary.pieces(" ")) if self.prompt.spaced else ()
-        return [Ids(tuple(token for word in tokens for token in (word, *space))), Words(template)]
+        return [Ids(tuple(token for word in tokens for token in (word, *space)), picture=True), Words(template)]
 
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
         return self.preprocess([decode(image, exact=True) for image in images]).to(self.model.map.mean_D.device)
@@ -192,6 +204,8 @@ class WordWriter:
             "words": self.model.words,
             "prompt": asdict(self.prompt),
             "start": bool(self.vocabulary.start_ids),
+            **({"start_behind": True} if self.vocabulary.start_behind else {}),
+            **({"closes": True} if self.vocabulary.close_ids else {}),
             "language_folder": self.folder,
             "preprocess": self.preprocess.to_json(),
             "card": {"description": "Writes about an image by the words that lie nearest to it.", **self.card},
@@ -224,7 +238,8 @@ class WordWriter:
             raise RunError(f"{away} holds another language model than the one that '{config['name']}' was made for")
         model = SemanticMap(_images_alone(folder / "images") or joint.model, language, words=config["words"])
         load_weights(model.map, folder)
-        vocabulary = LanguageVocabulary(Tokenizer.load(folder), start=config["start"])
+        behind, closes = config.get("start_behind", False), config.get("closes", False)
+        vocabulary = LanguageVocabulary(Tokenizer.load(folder), start=config["start"], start_behind=behind, closes=closes)
         settings = {**config["prompt"], "stops": tuple(config["prompt"]["stops"])}
         images = Preprocess.from_json(config["preprocess"])
         prompt = WordPrompt(**settings)

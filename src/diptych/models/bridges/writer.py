@@ -46,6 +46,9 @@ class BridgeWriter:
     pictures    that a prompt may have; those behind the first come with it as `ImagePart(source=...)`
     request     words that are asked where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
+    role        of an answer what stands behind the last such word, as the released chats cut at "Assistant:"; "" for all of it. A stream,
+                whose pieces nobody takes back, is not cut there, which it is not in the releases either
+    ranks_end   whether the end mark counts where candidates of a decoder are scored
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
     """
@@ -66,13 +69,16 @@ class BridgeWriter:
         space: str = " ",
         request: str = "",
         sign: str = "",
+        role: str = "",
+        ranks_end: bool = True,
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
         card: dict[str, Any] | None = None,
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
-        self.request, self.sign, self.pictures, self.card = request, sign, pictures, card or {}
+        self.request, self.sign, self.role, self.pictures, self.card = request, sign, role, pictures, card or {}
+        self.ranks_end = ranks_end
 
     @cached_property
     def fingerprint(self) -> str:
@@ -99,7 +105,7 @@ class BridgeWriter:
                 found += self.bridge.language.write(
                     embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
                 )
-        return [self._before_sign(text) for text in found]
+        return [self._answer(text) for text in found]
 
     @property
     def _ends(self) -> tuple[int, ...]:
@@ -107,16 +113,15 @@ class BridgeWriter:
         ids = self.vocabulary.pieces(self.sign) if self.sign else []
         return tuple(ids) if len(ids) == 1 else ()
 
-    def _written(self, ids: Sequence[int]) -> str:
-        """The text of an answer before its sign; one that breaks off within the sign loses that part too."""
-        return self._before_sign(self.vocabulary.decode(ids))
+    def _answer(self, text: str) -> str:
+        """What was written before its sign, and behind the last word for who answers."""
+        before = text.partition(self.sign)[0] if self.sign.strip() else text
+        return before.rpartition(self.role)[2].strip() if self.role else before.strip()
 
-    def _before_sign(self, text: str) -> str:
-        if not self.sign.strip():
-            return text
-        text, found, _ = text.partition(self.sign)
-        part = next((size for size in range(len(self.sign) - 1, 0, -1) if not found and text.endswith(self.sign[:size])), 0)
-        return text[: len(text) - part].strip()
+    def _written(self, ids: Sequence[int]) -> str:
+        """The text of an answer before its sign, as far as it is heard."""
+        text = self.vocabulary.decode(ids)
+        return text.partition(self.sign)[0].strip() if self.sign.strip() else text
 
     def stream(
         self,
@@ -131,7 +136,7 @@ class BridgeWriter:
     ) -> Written:
         """The answer about one image, piece by piece (`Streamer`)."""
         asked = self._asked([image], [prompt])
-        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard)
+        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard, sign=self.sign.strip() and self.sign)
         with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
             embed_1LD, layout = self._read(asked, max_tokens)
             write = partial(
@@ -160,7 +165,7 @@ class BridgeWriter:
         *,
         batch_size: int = 32,
     ) -> list[npt.NDArray[np.float64]]:
-        """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
+        """For each image [C, 2]: nats of each candidate over its tokens and the end mark (`ranks_end`), and how many those are."""
         asked = self._asked(images, prompts)
         if len(candidates) != len(images):
             raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
@@ -206,15 +211,16 @@ class BridgeWriter:
         if self.reads is None:
             return self.bridge.picture(image_NCHW)
         tokenizer, length = self.reads
-        encoded = tokenizer.encode([words for _, words in rows], length, keep="last")
+        encoded = tokenizer.encode([words for images, words in rows for _ in images], length, keep="last")
         given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given)
 
     def _laid(self, picture_NKD: Tensor, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
         tokens = picture_NKD.shape[1]
         rows = [self.template.pieces(tokens * count, prompt) for count, prompt in zip(count_B, prompts, strict=True)]
+        ends = not self.sign and (self.ranks_end or self.bridge.language.reads_and_writes)
         for row, answer in zip(rows, answers or (), strict=answers is not None):
-            row.append(Words(self.space + answer + self.sign, answer=True, ends=not self.sign))
+            row.append(Words(self.space + answer + self.sign, answer=True, ends=ends))
         layout = lay_out(rows, self.vocabulary, length=self.length, side="left" if answers is None else "right")
         if layout.truncated:
             raise ConfigError(
@@ -239,8 +245,12 @@ class BridgeWriter:
             "space": self.space,
             **({"request": self.request} if self.request else {}),
             **({"sign": self.sign} if self.sign else {}),
+            **({"role": self.role} if self.role else {}),
+            **({} if self.ranks_end else {"ranks_end": False}),
             **({"pictures": self.pictures} if self.pictures > 1 else {}),
             "start": bool(self.vocabulary.start_ids),
+            **({"start_behind": True} if self.vocabulary.start_behind else {}),
+            **({"closes": True} if self.vocabulary.close_ids else {}),
             "text_length": self.length,
             "blind": bridge.blind,
             "preprocess": self.preprocess.to_json(),
@@ -289,7 +299,12 @@ class BridgeWriter:
         return cls(
             bridge.eval(),
             Preprocess.from_json(config["preprocess"]),
-            LanguageVocabulary(Tokenizer.load(folder), start=config["start"]),
+            LanguageVocabulary(
+                Tokenizer.load(folder),
+                start=config["start"],
+                start_behind=config.get("start_behind", False),
+                closes=config.get("closes", False),
+            ),
             Template(config["template"]),
             config["name"],
             connector=config["connector"],
@@ -298,6 +313,8 @@ class BridgeWriter:
             space=config["space"],
             request=config.get("request", ""),
             sign=config.get("sign", ""),
+            role=config.get("role", ""),
+            ranks_end=config.get("ranks_end", True),
             reads=reads,
             folder=away,
             card=config.get("card"),

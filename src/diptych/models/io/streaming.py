@@ -32,12 +32,19 @@ class Pieces:
     ends     tokens that end an answer
     heard    gets each piece; False ends the writing
     changes  whether a later token may change the last word, as where the tokenizer cleans up spaces
+    sign     words that `decode` ends a text before: a beginning of them at the end is not given away before it is known to be none
     """
 
     def __init__(
-        self, decode: Callable[[list[int]], str], ends: Collection[int], heard: Callable[[str], bool], *, changes: bool = False
+        self,
+        decode: Callable[[list[int]], str],
+        ends: Collection[int],
+        heard: Callable[[str], bool],
+        *,
+        changes: bool = False,
+        sign: str = "",
     ) -> None:
-        self._decode, self._ends, self._heard, self._changes = decode, frozenset(ends), heard, changes
+        self._decode, self._ends, self._heard, self._changes, self._sign = decode, frozenset(ends), heard, changes, sign
         self._ids: list[int] = []
         self._given = ""
         self._begun = False
@@ -65,7 +72,8 @@ class Pieces:
         text = text.rstrip(BROKEN)
         if self._changes:
             text = text[: max(text.rfind(" "), 0)]
-        return text.rstrip()
+        begun = next((size for size in range(len(self._sign) - 1, 0, -1) if text.endswith(self._sign[:size])), 0)
+        return text[: len(text) - begun].rstrip()
 
     def _give(self, text: str) -> bool:
         """Hand over what is new."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.attention import Attention
+from diptych.models.layers.starts import Start, start_block_
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "relu"]
 
@@ -63,11 +64,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks one after the other, with the published initialisation of CLIP's text tower.
+    """Blocks one after the other.
 
-    Weights are normal: attention input width^-1/2, first MLP layer (2 width)^-1/2, and both layers that write to the residual
-    stream width^-1/2 (2 layers)^-1/2, so that its variance does not grow with depth. Biases are zero. (The released code leaves
-    the image tower at PyTorch's defaults; we use one initialisation for both.)
+    start  how their weights begin (`layers/starts.py`): "clip", the published initialisation of CLIP's text tower, "torch", "xavier" or
+           "narrow"
     """
 
     def __init__(
@@ -79,27 +79,30 @@ class Transformer(nn.Module):
         mlp_ratio: float = 4.0,
         act: str = "gelu",
         eps: float = 1e-5,
+        start: Start = "clip",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.width = width
+        if start not in get_args(Start):
+            raise ConfigError(f"unknown start {start!r} (expected {' | '.join(get_args(Start))})")
+        self.width, self.start = width, start
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps, dropout=dropout) for _ in range(layers)
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        into_residual = self.width**-0.5 * (2 * max(len(self.blocks), 1)) ** -0.5
         for block in self.blocks:
             assert isinstance(block, Block)
-            for layer, std in (
-                (block.attention.qkv, self.width**-0.5),
-                (block.attention.out, into_residual),
-                (block.mlp_in, (2 * self.width) ** -0.5),
-                (block.mlp_out, into_residual),
-            ):
-                nn.init.normal_(layer.weight, std=std)
-                nn.init.zeros_(layer.bias)
+            maps = (block.attention.qkv, block.attention.out, block.mlp_in, block.mlp_out)
+            start_block_(self.start, *maps, layers=len(self.blocks))
+
+    def spread_biases_(self) -> None:
+        """Biases of the MLPs as the released code of CLIP and GroupViT leaves them, at PyTorch's start: uniform within fan_in^-1/2."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for layer in (block.mlp_in, block.mlp_out):
+                nn.init.uniform_(layer.bias, -(layer.in_features**-0.5), layer.in_features**-0.5)
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
         for block in self.blocks:

@@ -38,13 +38,16 @@ class MomentumEncoder(nn.Module):
     """A `LexicalEncoder`, its moving average, and a queue of each modality's sparse vectors.
 
     dropout  whether the average has dropout and stochastic depth in training, as in the released code
+    behind   the average follows the weights that a step began with, as in the released code, of which a copy is kept
     `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
     """
 
-    def __init__(self, encoder: LexicalEncoder, *, queue: int, start: Start = "empty", dropout: bool = False) -> None:
+    def __init__(
+        self, encoder: LexicalEncoder, *, queue: int, start: Start = "empty", dropout: bool = False, behind: bool = False
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.companions = Companions(encoder, "momentum")
+        self.companions = Companions(encoder, "momentum", *(("before",) if behind else ()))
         self.queue_image = SparseQueue(queue, encoder.width, start=start)
         self.queue_text = SparseQueue(queue, encoder.width, start=start)
         self.dropout = dropout
@@ -73,13 +76,19 @@ class MomentumEncoder(nn.Module):
             queue_group_K=self.queue_image.group_K,
         )
 
-    def begin_(self) -> None:
-        """The average becomes this model as it is now."""
-        self.companions.copy_("momentum", self.encoder)
+    def begin_(self, *, own: bool = False) -> None:
+        """The average becomes this model as it is now, or stays a model of its `own`."""
+        for name in self.companions:
+            if name != "momentum" or not own:
+                self.companions.copy_(name, self.encoder)
 
     def follow_(self, momentum: float) -> None:
-        """average <- momentum * average + (1 - momentum) * this model."""
-        self.companions.average_("momentum", self.encoder, momentum)
+        """average <- momentum * average + (1 - momentum) * this model, or what it was before the step."""
+        if "before" not in self.companions:
+            self.companions.average_("momentum", self.encoder, momentum)
+            return
+        self.companions.average_("momentum", self.companions["before"], momentum)
+        self.companions.copy_("before", self.encoder)
 
     def remember_(self, image_NV: Tensor, text_NV: Tensor, group_N: Tensor) -> None:
         """Queues the keys of a step, those of all processes."""

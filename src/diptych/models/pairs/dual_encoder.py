@@ -41,7 +41,9 @@ class PairModule(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep the temperature in [1, most], or in [1, max_scale]. Call it after each optimiser step."""
+        """Keep the temperature in [1, most], or in [1, max_scale]; with most 0 it stays as it is. Call it after each optimiser step."""
+        if most == 0:
+            return
         self.max_scale = most or self.max_scale
         self.log_scale.clamp_(0.0, math.log(self.max_scale))
 

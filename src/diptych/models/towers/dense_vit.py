@@ -50,6 +50,8 @@ class DenseViT(Tower):
     layer_scale  where the branches' factors start
     pool         the pooled vector is the first "class" token or the "mean" of the patches
     resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS)
+    start        how weights begin: blocks as CLIP's text tower, or "narrow" (`layers/starts.py`), then with a class token near zero and
+                 zeros where patches are masked, as DINOv2's and TIPS' code has it
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class DenseViT(Tower):
         pre_norm: bool = False,
         eps: float = 1e-5,
         resized: Literal["bicubic", "bilinear"] = "bicubic",
+        start: Literal["clip", "narrow"] = "clip",
     ) -> None:
         super().__init__()
         if resized not in ("bicubic", "bilinear"):
@@ -84,9 +87,13 @@ class DenseViT(Tower):
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.position_PD = nn.Parameter(torch.randn((image_size // patch) ** 2 + 1, width) * 0.02)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
-        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps).blocks
+        blocks = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start).blocks
         self.blocks = nn.ModuleList(ScaledBlock(block, layer_scale) for block in blocks if isinstance(block, Block))
         self.norm_after = nn.LayerNorm(width, eps=eps)
+        if start == "narrow":
+            nn.init.trunc_normal_(self.position_PD, std=0.02)
+            nn.init.normal_(self.class_D, std=1e-6)
+            nn.init.zeros_(self.mask_D)
 
     @property
     def count(self) -> int:

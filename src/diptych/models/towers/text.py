@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.layers.pooling import first_position, last_real, mean_pool, pool_at
+from diptych.models.layers.starts import Start
 from diptych.models.layers.transformer import Transformer
 from diptych.models.towers.outputs import Tokens, Tower
 
@@ -29,6 +30,8 @@ class TextTransformer(Tower):
     causal         each token reads itself and earlier ones, as published; padding behind the text is then never read
     positions      "learned", or "sine": fixed waves, sines before cosines (TIPS, 2410.16512)
     scaled         word vectors are multiplied by the root of the width, as beside fixed waves (TIPS)
+    start          how the blocks' weights begin (`layers/starts.py`): "clip" as published; with "xavier" words and positions, too, begin as
+                   SigLIP's, normal with deviation width^-1/2
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class TextTransformer(Tower):
         eps: float = 1e-5,
         positions: Literal["learned", "sine"] = "learned",
         scaled: bool = False,
+        start: Start = "clip",
     ) -> None:
         super().__init__()
         if positions not in ("learned", "sine"):
@@ -69,11 +73,12 @@ class TextTransformer(Tower):
             self.register_buffer("position_LD", waves(length, width), persistent=False)
         else:
             self.position_LD = nn.Parameter(torch.empty(length, width))
-        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps)
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start)
         self.norm_after = nn.LayerNorm(width, eps=eps)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        wide = start == "xavier"
+        nn.init.normal_(self.embed.weight, std=width**-0.5 if wide else 0.02)
         if positions == "learned":
-            nn.init.normal_(self.position_LD, std=0.01)
+            nn.init.normal_(self.position_LD, std=width**-0.5 if wide else 0.01)
 
     @property
     def ignores_padding(self) -> bool:

@@ -65,10 +65,10 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
     return TransformersText(config=config, pooling=known.get(pooling, "mean"), length=length)
 
 
-def _hf_image(*, config: dict[str, Any], image_size: int | None = None) -> Tower:
+def _hf_image(*, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> Tower:
     from diptych.models.towers.packaged.hf_image import TransformersImage
 
-    return TransformersImage(config=config, image_size=image_size)
+    return TransformersImage(config=config, image_size=image_size, drop_path=drop_path)
 
 
 def _open_clip_image(*, config: dict[str, Any], width: int, quick_gelu: bool, image_size: int | None = None) -> Tower:
@@ -125,9 +125,9 @@ IMAGE: dict[str, Preset] = {
     "dense": (DenseViT, {}),
     "vit_micro": (VisionTransformer, {"image_size": 48, "patch": 16, "width": 64, "layers": 2, "heads": 4}),
     "vit_tiny": (VisionTransformer, {"image_size": 64, "patch": 16, "width": 192, "layers": 4, "heads": 3}),
-    "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12}),
-    "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
-    "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16}),
+    "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
+    "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
+    "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16, "start": "torch"}),
     "dense_micro": (
         DenseViT,
         {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
@@ -139,7 +139,8 @@ IMAGE: dict[str, Preset] = {
     "dense_b16": (DenseViT, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12}),
     "dense_b14": (
         DenseViT,
-        {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12, "eps": 1e-6, "resized": "bilinear"},
+        {"image_size": 224, "patch": 14, "width": 768, "layers": 12, "heads": 12, "eps": 1e-6, "resized": "bilinear"}
+        | {"start": "narrow"},
     ),
     "beit_micro": (
         BEiT,
@@ -155,7 +156,7 @@ IMAGE: dict[str, Preset] = {
     "siglip_b16": (
         VisionTransformer,
         {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "act": "gelu_tanh", "pool": "attention"}
-        | {"patch_bias": True, "pre_norm": False, "eps": 1e-6},
+        | {"patch_bias": True, "pre_norm": False, "eps": 1e-6, "start": "xavier"},
     ),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
@@ -190,6 +191,7 @@ TEXT: dict[str, Preset] = {
             "causal": False,
             "pooling": "last",
             "eps": 1e-6,
+            "start": "xavier",
         },
     ),
     "text_tips": (

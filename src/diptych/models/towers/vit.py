@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.starts import Start, lecun_normal_
 from diptych.models.layers.transformer import Transformer
 from diptych.models.towers.attention_pool import AttentionPool
 from diptych.models.towers.outputs import Tokens, Tower
@@ -31,6 +32,8 @@ class VisionTransformer(Tower):
     dropout     of every block while training (timm's `drop_rate`)
     cut         images whose sides are no multiple of the patch lose what is left over at the right and below, as SigLIP's at 384 pixels
                 with patches of 14; without, such sizes are refused
+    start       how weights begin (`layers/starts.py`): "torch" as CLIP's released code has it, "xavier" SigLIP's, "narrow" timm's, or
+                "clip", as CLIP's text tower
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class VisionTransformer(Tower):
         cut: bool = False,
         dropout: float = 0.0,
         image_height: int | None = None,
+        start: Start = "clip",
     ) -> None:
         super().__init__()
         height = image_height or image_size
@@ -66,11 +70,18 @@ class VisionTransformer(Tower):
         self.class_token_D = nn.Parameter(torch.randn(width) * width**-0.5) if by_class else None
         self.position_PD = nn.Parameter(torch.randn(count + int(by_class), width) * width**-0.5)
         self.norm_before = nn.LayerNorm(width, eps=eps) if pre_norm else nn.Identity()
-        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, dropout=dropout)
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start, dropout=dropout)
         self.norm_after = nn.LayerNorm(width, eps=eps)
         self.pool: AttentionPool | None = None
         if not by_class:
             self.pool = AttentionPool(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps)
+        if start == "xavier":
+            lecun_normal_(self.patches.weight)
+            if self.patches.bias is not None:
+                nn.init.zeros_(self.patches.bias)
+        elif start == "narrow":
+            for parameter in (self.position_PD, *((self.class_token_D,) if self.class_token_D is not None else ())):
+                nn.init.trunc_normal_(parameter, std=0.02)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -27,16 +27,20 @@ AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """Words about a stretch of video; start and end in frames, the same for a caption of one moment."""
+    """Words about a stretch of video; start and end in frames, the same for a caption of one moment.
+
+    spans  shown as an interval also where it is one moment, as those of a digest without a margin are
+    """
 
     start: int
     end: int
     text: str
+    spans: bool = False
 
     @property
     def shown(self) -> str:
         """The time as a model reads it."""
-        return str(self.start) if self.start == self.end else f"[{self.start}, {self.end}]"
+        return f"[{self.start}, {self.end}]" if self.spans or self.start != self.end else str(self.start)
 
 
 Memory = tuple[Caption, ...]
@@ -58,7 +62,8 @@ def read_captions(path: Path) -> dict[tuple[str, ...], Memory]:
     found: dict[tuple[str, ...], list[Caption]] = {}
     for number, row in enumerate(rows, start=1):
         start, end = _moment(row["timestamp"], path, number)
-        found.setdefault(tuple(row[name] for name in key), []).append(Caption(start, end, row["caption"] or ""))
+        spans = (row["timestamp"] or "").lstrip().startswith("[")
+        found.setdefault(tuple(row[name] for name in key), []).append(Caption(start, end, row["caption"] or "", spans))
     return {name: tuple(captions) for name, captions in found.items()}
 
 
@@ -151,7 +156,7 @@ def table_of(memory: Sequence[Caption]) -> str:
             30 C opens a door
             90         C sits
     """
-    plain = all(caption.start == caption.end for caption in memory)
+    plain = all(caption.shown.lstrip("-").isdigit() for caption in memory)
     times = [" timestamp" if plain else "timestamp", *(caption.shown for caption in memory)]
     texts = ["caption", *(caption.text.translate(ESCAPED) for caption in memory)]
     wide, long = max(map(len, times)), max(map(len, texts))

@@ -56,4 +56,5 @@ def digest(
 
 def _merged(group: list[Caption], merge: Merge, margin: int) -> Caption:
     texts = [caption.text for caption in group]
-    return Caption(group[0].start - margin, group[-1].end + margin, merge(texts) if len(texts) > 1 else texts[0])
+    text = merge(texts) if len(texts) > 1 else texts[0]
+    return Caption(group[0].start - margin, group[-1].end + margin, text, spans=True)

@@ -32,15 +32,18 @@ class Question:
     answer: int | None = None
 
 
-def read_questions(path: Path) -> list[Question]:
-    """All questions of a file, whichever of the two it is. Raises DataError that names the file and what is missing in it."""
+def read_questions(path: Path, *, last: bool = False) -> list[Question]:
+    """All questions of a file, whichever of the two it is. Raises DataError that names the file and what is missing in it.
+
+    last  of a clip's annotations the last one's questions alone, as the published code reads Ego4D's
+    """
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="JSON of Ego4D NLQ or EgoSchema") from error
     try:
         if isinstance(value, Mapping) and "videos" in value:
-            found = list(_queries(value["videos"]))
+            found = list(_queries(value["videos"], last))
         elif isinstance(value, list):
             found = [_question(entry) for entry in value]
         else:
@@ -57,15 +60,15 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
-def _queries(videos: Any) -> Iterator[Question]:
+def _queries(videos: Any, last: bool) -> Iterator[Question]:
     """Numbered from 1 over the whole file, those without words left out but counted, as the published code numbers them."""
     count = 0
     for video in videos:
         for clip in video["clips"]:
-            for annotation in clip["annotations"]:
+            for left, annotation in enumerate(clip["annotations"], 1 - len(clip["annotations"])):
                 for query in annotation["language_queries"]:
                     count += 1
-                    if query.get("query"):
+                    if query.get("query") and not (last and left):
                         window = query.get("clip_start_sec"), query.get("clip_end_sec")
                         truth = None if None in window else (float(window[0]), float(window[1]))
                         yield Question(str(count), (clip["clip_uid"], video["video_uid"]), query["query"], truth=truth)

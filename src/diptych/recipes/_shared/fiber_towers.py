@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "image_size": 64, "swin_width": 24, "swin_depths": (1, 1, 2, 1), "swin_heads": (2, 2, 4, 4), "swin_window": 4, "drop_path": 0.0,
     "text_width": 128, "text_layers": 4, "text_heads": 4, "text_places": 32, "text_length": 24, "fused_layers": 3, "dropout": 0.0,
     "width": 128, "tokenizer": "data", "pieces": 2048, "gate_scale": 2.0, "head_scale": 2.0, "clip_norm": 1.0, "decay": "matrices",
-    "warmup_from": None,
+    "warmup_from": None, "adam": "torch",
 }  # fmt: skip
 """Sizes and rates of the small presets, for two cores."""
 
@@ -42,6 +42,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
     text_...         of the text tower; text_places: positions it has, of which `text_length` are read
     augment          "rand": random crops, flips and two operations, as for fine-tuning; "none": the whole picture squashed, as published
     decay            which parameters decay: "matrices", or also those that the "released" list of names misses
+    adam             AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
     drop_path        share of a block's answers that are left out at random while training, in the last block; earlier ones have less
     """
 
@@ -49,6 +50,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
     gate_scale: float = 5.0
     head_scale: float = 5.0
     decay: Literal["matrices", "released"] = "released"
+    adam: Literal["torch", "transformers"] = "transformers"
     warmup_from: float | None = 0.0
     augment: Literal["none", "rand"] = "none"
     swin_patch: int = 4
@@ -167,9 +169,8 @@ class FiberRecipe(PairRecipe[M, B, F]):
                 Rule(r"temperature_1$", decay=True),
                 *rules,
             ]
-        return replace(
-            super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", warmup_from=self.warmup_from, rules=tuple(rules)
-        )
+        chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
+        return replace(chosen, adam=self.adam, rules=tuple(rules))
 
 
 def _operations(image_HWC: boxed_views.Pixels, rng: np.random.Generator) -> boxed_views.Pixels:

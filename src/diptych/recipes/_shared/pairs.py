@@ -22,6 +22,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Pairs, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
+from diptych.objectives.gather import share_of_gradient
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.frozen.started import started
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
@@ -66,12 +67,17 @@ class PairRecipe(Recipe[M, B, F]):
     text_draw    which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     crop         area of the random square crop, as shares of the image
     crop_interpolation  how crops are resized in training: "bicubic" as open_clip's, "bilinear" as torchvision's unless told otherwise
+    decoding     in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
+                 image_size, several times faster: crops of less than the whole are then softer, and augmentations that move by pixels
+                 move further
     flip         half of the images are mirrored
     flip_sides   where a text says left or right in English, its image is not mirrored ("keep"), or is with the words exchanged ("swap"), or
                  texts are not looked at, as published ("ignore"). Recipes that make views of their own mirror whatever texts say
     same_group   what another sample of the same group is to a sample: neither positive nor negative ("mask"), a further
                  "positive", or a "negative" as in the published losses
-    max_scale    the learned factor of similarities stays at or below it (of weights that start above: their own)
+    feature_gradient  share of the contrast's gradient that reaches the features: published code that gathers the features of its
+                 processes without gradient has 1 / processes. The temperature has all of it
+    max_scale    the learned factor of similarities stays at or below it (of weights that start above: their own); 0 leaves it free
     interpolation  how images are resized in evaluation
     edge         pixels a side that are cut off after resizing, in evaluation
 
@@ -96,12 +102,14 @@ class PairRecipe(Recipe[M, B, F]):
     text_draw: TextDraw = UNIFORM
     crop: tuple[float, float] = (0.9, 1.0)
     crop_interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    decoding: Literal["reduced", "whole"] = "reduced"
     flip: bool = False
     flip_sides: Sides = "keep"
     resize: Literal["crop", "squash", "pad"] = "crop"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     same_group: Literal["mask", "positive", "negative"] = "mask"
+    feature_gradient: float = 1.0
     max_scale: float = 100.0
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     edge: int = 0
@@ -145,7 +153,7 @@ class PairRecipe(Recipe[M, B, F]):
 
     @property
     def decode_size(self) -> int:
-        return self.image_size
+        return 0 if self.decoding == "whole" else self.image_size
 
     def image_options(self) -> dict[str, Any]:
         """What the image tower is built with beside its name: what the weights have, or what the fields of this recipe ask for."""
@@ -223,8 +231,8 @@ class PairRecipe(Recipe[M, B, F]):
         """CLIP's loss, the mean of both directions' cross-entropies; samples of one group as `same_group` says, pairs that `keep_NM` leaves
         out as `info_nce` has it."""
         loss, _ = info_nce(
-            image_ND,
-            text_ND,
+            share_of_gradient(image_ND, self.feature_gradient),
+            share_of_gradient(text_ND, self.feature_gradient),
             scale=scale,
             smoothing=smoothing,
             weight_N=weight_N,

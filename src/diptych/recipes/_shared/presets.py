@@ -30,7 +30,13 @@ _DEFAULTS: Mapping[str, Any] = {f.name: f.default for f in fields(PairRecipe)}
 SMALL_CLIP: Mapping[str, Any] = {**_DEFAULTS, **SMALL}
 """Every field that recipes over pairs share, as preset tiny of `clip` has it: towers, data, batch and budget."""
 
-PAPER_CLIP: Mapping[str, Any] = {**_DEFAULTS, "batch_size": 32_768, "act": "quick_gelu", "same_group": "negative"}
+PAPER_CLIP: Mapping[str, Any] = {
+    **_DEFAULTS,
+    "batch_size": 32_768,
+    "act": "quick_gelu",
+    "same_group": "negative",
+    "decoding": "whole",
+}
 """The same of its preset paper: ViT-B/32 on 400 million pairs, with QuickGELU as OpenAI released it."""
 
 ADAPTED = "qkv,attention.out,mlp_in,mlp_out,patches"

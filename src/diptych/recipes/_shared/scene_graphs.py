@@ -52,7 +52,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     mirror          share of pictures that are mirrored
     sides           what mirroring does with names that say left or right: skip such pictures, swap the words, keep (as released)
     outside         a name outside a closed set: refuse, or drop its region or relation
-    min_confidence  relations below it are left out (pseudo-labels; published 0.2)
+    min_confidence  relations below it are left out, and their names do not count (pseudo-labels; published 0.2)
     """
 
     # A picture without relations is a picture whose pairs are all negatives, so relations are asked of the data and not of each
@@ -89,7 +89,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         """The names of the data and how often each occurs; a tokeniser learned from them."""
         made = self
         if not made.corpus:
-            names = CorpusNames.of(data)
+            names = CorpusNames.of(data, min_confidence=made.min_confidence)
             if not names.relations:
                 raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
             made = replace(made, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))

@@ -19,6 +19,8 @@ class ArtGPT4(DetailedRecipe):
 
     In the released code adapters begin as fresh linear layers, which changes the language model before the first step, and so in `paper`;
     else they begin as nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep.
+    We depart in `clip_norm`: the release holds the norm of gradients at 1 while the factor of half precision, 65,536 at first, is still on
+    them, so that nearly every step has the same norm, of 1 over that factor; here it is the gradients' own norm.
 
     adapters    whether there are adapters and trained gains; False: MiniGPT-4
     ratio       width over that of a bottleneck
@@ -37,6 +39,9 @@ class ArtGPT4(DetailedRecipe):
     final_lr: float = 8.0
     warmup_lr: float | None = 1e-8
     second_batch_size: int = 36
+    second_rows_a_mean: int = 12
+    clip_norm: float = 1.0
+    crop: tuple[float, float] = (0.5, 1.0)
 
     def model(self) -> Bridge:
         bridge = super().model()
@@ -52,14 +57,15 @@ class ArtGPT4(DetailedRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """Patches side by side, small models that are made first, adapters in three layers: two minutes on two cores."""
-        return replace(cls(**cls.small()), second_share=0.1)
+        return replace(cls(**cls.small()), second_share=0.1, crop=(1.0, 1.0))
 
     @classmethod
     def paper(cls) -> Self:
         """EVA-g and 32 queries before Vicuna-13B: 20,000 steps of 32 on LAION's aesthetic pictures, then 1,000 of 36 (three times 12). It
-        is used in the released chat, whose answers are drawn with top_p 0.9."""
+        is used in the released chat, whose answers are drawn with top_p 0.9; of one what stands before ### and behind the last
+        "Assistant:" is kept, without the end mark that the release leaves in it."""
         used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant:"
-        return cls(resize="squash", zero_start=False, used=used)
+        return cls(resize="squash", zero_start=False, used=used, role="Assistant:")
 
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "ln_1", "ln_2")

@@ -13,13 +13,13 @@ from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
-from diptych.data.load.order import Weighted
-from diptych.data.text.prompts.template import Template
+from diptych.data.load.order import SourceBlocks, Weighted
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.asked_rows import AskedRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
@@ -33,14 +33,15 @@ class AskedBatch(BridgeBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructBLIP(BridgeRecipe):
+class InstructBLIP(AskedRecipe):
     """InstructBLIP: Towards General-purpose Vision-Language Models with Instruction Tuning (Dai et al., 2023, arXiv 2305.06500).
 
     The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
     language model behind the queries' outputs. Image encoder and language model are frozen; Q-Former, queries and projection are trained,
     on the answers alone. A sample brings its questions in extras["questions"] (`data.text.question_answering.questions`), of which one is
     drawn at a step; samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large
-    ones not forgotten.
+    ones not forgotten. With `rows_a_mean` so many rows in a row are of one source, as where a process of LAVIS draws one for its batch.
+    We leave out the adjustments of these shares that were made by hand.
 
     queries     K, tokens that a picture becomes
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
@@ -49,6 +50,9 @@ class InstructBLIP(BridgeRecipe):
                 every second layer
     former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
+    pictures    that a question in use may have, the frames of a clip for example: each is looked at with the question in mind, and their
+                tokens stand one after the other
+    ranks_end   whether the end mark counts where answers are ranked; False: a decoder's, as LAVIS has it, which ranks by the sum
     asked_length  tokens of the question that the Q-Former reads, at most: of a longer one the last
     over        what the cosine of the rate falls along: the whole "run", whose beginning the warm-up takes, as LAVIS has it, or the "rest"
                 behind the warm-up. LAVIS falls after each of its inner epochs, whose length is not published for this training; here each
@@ -69,10 +73,18 @@ class InstructBLIP(BridgeRecipe):
     former_vocabulary: int = 30523
     former_tokenizer: str = "data"
     asked_length: int = 128
+    pictures: int = 1
+    ranks_end: bool = False
 
     image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
-    text_length: int = 384
+    space: str = ""
+    start_behind: bool = True
+    prompt_length: int = 128
+    answer_length: int = 256
+    text_length: int = 0
+    crop: tuple[float, float] = (0.5, 1.0)
+    flip: bool = True
     batch_size: int = 128
     steps: int = 60_000
     lr: float = 1e-5
@@ -127,13 +139,13 @@ class InstructBLIP(BridgeRecipe):
         sizes = Counter(sources)
         if len(sizes) < 2:
             return None
+        if self.rows_a_mean:
+            return SourceBlocks(sources, {source: size**0.5 for source, size in sorted(sizes.items())}, self.rows_a_mean)
         return Weighted(tuple(sizes[source] ** -0.5 for source in sources))
 
     def batch(self, draws: Draws) -> AskedBatch:
         asked = [self._drawn(draw) for draw in draws]
-        template = Template(self.template)
-        rows = [template.pieces(self.slots, question.text, self.space + question.answer) for question in asked]
-        made = self.laid(draws, rows)
+        made = self.asked_rows(draws, [(question.text, question.answer) for question in asked], [self.slots] * len(asked))
         if not self.aware:
             return AskedBatch(**vars(made))
         encoded = self.asked_words().encode([question.text for question in asked], self.asked_length, keep="last")
@@ -162,6 +174,7 @@ class InstructBLIP(BridgeRecipe):
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
         made.reads = (self.asked_words(), self.asked_length) if self.aware else None
+        made.pictures, made.ranks_end = self.pictures, self.ranks_end
         return made
 
     @classmethod
@@ -178,7 +191,14 @@ class InstructBLIP(BridgeRecipe):
             former_dropout=0.0,
             former_vocabulary=0,
             asked_length=16,
+            ranks_end=True,
+            space=" ",
+            start_behind=False,
+            prompt_length=0,
+            answer_length=0,
             text_length=96,
+            crop=(1.0, 1.0),
+            flip=False,
             pieces=512,
             batch_size=64,
             steps=1200,
@@ -192,5 +212,8 @@ class InstructBLIP(BridgeRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init."""
-        return cls(resize="squash")
+        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init.
+        Batches of 128 are sixteen processes' eights. It answers with five beams, a repetition penalty of 1.5 and a length penalty of 1, or
+        of 0 where answers are short, in the release; `generate` takes the likeliest token unless told otherwise. The frozen FLAN-T5 of
+        the release has its dropout in training: `awake` language."""
+        return cls(resize="squash", rows_a_mean=8)

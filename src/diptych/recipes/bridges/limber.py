@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from diptych.core.contracts import Optimiser
-from diptych.recipes._shared.language.bridges import BridgeRecipe
+from diptych.core.contracts import Draws, Optimiser
+from diptych.core.errors import ConfigError
+from diptych.data.load.batch import choose_text
+from diptych.data.text.prompts.layout import Words
+from diptych.data.text.prompts.template import Template
+from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.writer import BridgeWriter
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +24,10 @@ class LiMBeR(BridgeRecipe):
     What such a map can carry says what the encoder has learned that is linear in words. While it trains nothing stands between picture
     and caption, when it writes `asked` does, as published.
 
-    asked     what stands between picture and answer when the model writes
+    asked, asked_space   what stands between picture and answer when the model writes, and between that and an answer that is ranked
+    unended   of so many rows each the longest captions have no end mark to learn, 16 as released: padding is the end mark there, and what
+              fills a process's sixteen captions up ends them; 0: every caption has one
+    drop_path stochastic depth of the encoder, of BEiT in training mode (`awake`)
     tokens    for an encoder that gives one vector an image, how many tokens that vector becomes
     dropout   on what the map gives
     horizon   steps over which the rate would fall to nothing; 0: those of the run. The released configuration says 300,000, twenty times
@@ -29,6 +38,9 @@ class LiMBeR(BridgeRecipe):
 
     slug = "limber"
 
+    asked_space: str = " "
+    unended: int = 16
+    drop_path: float = 0.0
     tokens: int = 1
     dropout: float = 0.1
     horizon: int = 0
@@ -37,6 +49,10 @@ class LiMBeR(BridgeRecipe):
 
     image_tower: str = "timm:beit_large_patch16_224"
     template: str = ""
+    space: str = ""
+    text_length: int = 2048
+    rows_a_mean: int = 16
+    awake: tuple[str, ...] = ("encoder", "language")
     asked: str = "A picture of"
     batch_size: int = 256
     steps: int = 15_000
@@ -47,6 +63,31 @@ class LiMBeR(BridgeRecipe):
 
     def connector_spec(self) -> dict[str, Any]:
         return {"kind": "linear", "tokens": self.tokens, "dropout": self.dropout}
+
+    def batch(self, draws: Draws) -> BridgeBatch:
+        words, template = self.words(), Template(self.template)
+        texts = [self.space + choose_text(draw, self.language).string for draw in draws]
+        ends = [True] * len(texts)
+        for start in range(0, len(texts), self.unended) if self.unended else ():
+            sizes = [len(words.pieces(text)) for text in texts[start : start + self.unended]]
+            ends[start : start + self.unended] = [size < max(sizes) for size in sizes]
+        rows = [[*template.pieces(self.slots), Words(text, answer=True, ends=end)] for text, end in zip(texts, ends, strict=True)]
+        return self.laid(draws, rows)
+
+    def model(self) -> Bridge:
+        bridge = super().model()
+        if self.drop_path:
+            from diptych.models.towers.packaged.timm_tower import TimmTower  # timm is heavy
+
+            if not isinstance(bridge.encoder, TimmTower):
+                raise ConfigError(f"drop_path is {self.drop_path} (expected 0, or an image encoder of timm, such as BEiT)")
+            bridge.encoder.drop_paths_(self.drop_path)
+        return bridge
+
+    def deploy(self, model: Bridge) -> BridgeWriter:
+        made = super().deploy(model)
+        made.space = self.asked_space
+        return made
 
     @property
     def written_after(self) -> str:
@@ -65,7 +106,11 @@ class LiMBeR(BridgeRecipe):
             image_tower="convnet_tiny",
             image_size=64,
             text_length=96,
+            space=" ",
             asked="",
+            unended=0,
+            rows_a_mean=0,
+            awake=(),
             pieces=512,
             batch_size=64,
             steps=600,
@@ -81,6 +126,8 @@ class LiMBeR(BridgeRecipe):
     def paper(cls) -> Self:
         """BEiT-L/16 before GPT-J: give the language model as `language_model`. A map of 4,198,400 numbers for its 4,096. Pictures are shown
         as BEiT's own, squashed and from -1 to 1. The released script divides its 256 pictures among processes and adds up eight such
-        steps, so that an update has 2,048 (`--micro-batch` divides them here)."""
+        steps, so that an update has 2,048 (`--micro-batch` divides them here). The frozen BEiT is in training mode there, with its
+        stochastic depth. Answers are drawn at a temperature of .7 with a nucleus that is narrower than it says
+        (`models.bridges.narrow_nucleus`); `generate` takes the likeliest token unless told otherwise."""
         half = (0.5, 0.5, 0.5)
-        return cls(batch_size=2048, resize="squash", interpolation="bilinear", mean=half, std=half)
+        return cls(batch_size=2048, resize="squash", interpolation="bilinear", mean=half, std=half, drop_path=0.1)

@@ -18,24 +18,29 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import view
-from diptych.data.text.prompts.template import Template
+from diptych.data.text.languages import MC4_SHARES, NAMES
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
-from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.asked_rows import AskedRecipe
+from diptych.recipes._shared.language.bridges import BridgeBatch
 
 SEVERAL = "images"
 """The medium of a sample with several pictures."""
-NAMES = {
-    "bn": "Bengali", "da": "Danish", "de": "German", "en": "English", "es": "Spanish", "et": "Estonian", "fi": "Finnish",
-    "fr": "French", "hi": "Hindi", "hu": "Hungarian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian",
-    "ms": "Malay", "nb": "Norwegian", "nl": "Dutch", "pl": "Polish", "pt": "Portuguese", "ru": "Russian", "sv": "Swedish",
-    "th": "Thai", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese", "qaa": "qaan", "qab": "qaban",
-}  # fmt: skip
-"""What a request calls a language; others are called by their tag."""
+REQUESTS = (
+    "Caption the image in {language}.",
+    "Short {language} image caption: ",
+    "Image caption (in {language}): ",
+    "Briefly describe the image in {language}.",
+    "Write a short {language} image description.",
+    "Summarize the image in {language}.",
+)
+"""As published (Geigle et al., 2023); the release has their translations beside them, which are not shipped here."""
+MADE_UP = {"qaa": "qaan", "qab": "qaban"}
+"""Names of the rendered worlds' languages."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class PicturesBatch(BridgeBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MBLIP(BridgeRecipe):
+class MBLIP(AskedRecipe):
     """mBLIP: Efficient Bootstrapping of Multilingual Vision-LLMs (Geigle et al., 2023, arXiv 2307.06930).
 
     The Q-Former of BLIP-2 meets another language model, one of many languages. First a new projection alone is trained, at a high rate;
@@ -55,8 +60,10 @@ class MBLIP(BridgeRecipe):
     one of its languages only, drawn once by the languages' weights, so that many languages take no more steps than one; the request names
     the language. Before a decoder, picture and request stand before the answer; an encoder-decoder (mT0) reads them in its encoder.
 
-    We depart in the language model's precision, which the release holds in 8 bits, and keep what was trained as one model: adapters are
-    merged where it is deployed. As published images are mirrored, also where captions say left and right: `flip` False is safer there.
+    Frozen parts are frozen by their gradients alone, as released: the dropout of mT0, and in the first stage that of the Q-Former, acts
+    (`awake`). We depart in the language model's precision, which the release holds in 8 bits, and keep what was trained as one model:
+    adapters are merged where it is deployed. As published images are mirrored, also where captions say left and right: `flip` False is
+    safer there.
 
     queries         tokens that a picture becomes
     pictures        of a row at most: above 1, all of a sample with several (`media["images"]`) are read, their tokens one after the other,
@@ -65,12 +72,15 @@ class MBLIP(BridgeRecipe):
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
     languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
     weights         of these languages, published: their shares of mC4; () for equal ones
-    request         what asks for a caption, with the language's name
+    requests        what asks for a caption in training, with the language's name: one for a sample, always the same, where the release
+                    takes them in turn; () for `request` alone
+    request         what asks for a caption in use, as where the release is evaluated
     questions       whether questions of a sample are drawn too, each as likely as the caption
     adapter_rank, adapter_alpha, adapter_dropout   of the low-rank adapters: rank, factor, dropout; rank 0 for none
     adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
     decay           weight decay by the names of the release ("released"), which has it on the first norm's gain of the Q-Former, too, or on
                     "matrices" alone
+    adam            AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
     warm_share      share of the steps for the projection alone
     warm_lr         rate of that stage; `lr` is that of the adapters, `visual_lr` that of Q-Former and projection in the second
     """
@@ -87,6 +97,7 @@ class MBLIP(BridgeRecipe):
     former_dropout: float = 0.1
     languages: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    requests: tuple[str, ...] = REQUESTS
     request: str = "Caption in {language}:"
     questions: bool = False
     adapter_rank: int = 8
@@ -97,10 +108,20 @@ class MBLIP(BridgeRecipe):
     warm_lr: float = 5e-3
     visual_lr: float = 1e-5
     decay: Literal["released", "matrices"] = "released"
+    adam: Literal["torch", "transformers"] = "transformers"
 
     language: str = ""
     image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
+    space: str = ""
+    start_behind: bool = True
+    prompt_length: int = 128
+    prompt_keeps: Literal["first", "last"] = "first"
+    answer_length: int = 128
+    answer_end: Literal["counted", "added"] = "added"
+    text_length: int = 0
+    rows_a_mean: int = 8
+    awake: tuple[str, ...] = ("language",)
     crop: tuple[float, float] = (0.5, 1.0)
     flip: bool = True
     batch_size: int = 128
@@ -132,7 +153,7 @@ class MBLIP(BridgeRecipe):
             "hidden_dropout_prob": self.former_dropout,
             "attention_probs_dropout_prob": self.former_dropout,
         }
-        return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": self.warm}
+        return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": self.warm, "rests": False}
 
     # ------------------------------------------------------------ data
 
@@ -151,12 +172,8 @@ class MBLIP(BridgeRecipe):
         return {"image": first, SEVERAL: tuple(more)}
 
     def batch(self, draws: Draws) -> BridgeBatch:
-        template, rows = Template(self.template), []
-        for draw in draws:
-            prompt, answer = self._drawn(draw)
-            slots = self.slots * (1 + len(draw.media.get(SEVERAL, ())))
-            rows.append(template.pieces(slots, prompt, self.space + answer))
-        laid = self.laid(draws, rows)
+        asked = [self._drawn(draw) for draw in draws]
+        laid = self.asked_rows(draws, asked, [self.slots * (1 + len(draw.media.get(SEVERAL, ()))) for draw in draws])
         return laid if self.pictures == 1 else self._with_more(laid, draws)
 
     def _with_more(self, laid: BridgeBatch, draws: Draws) -> PicturesBatch:
@@ -187,7 +204,7 @@ class MBLIP(BridgeRecipe):
         if place < len(found):
             return found[place].text, found[place].answer
         text = self.shown_text(draw)
-        return self.asked_in(text.language), text.string
+        return self.asked_in(text.language, draw.sample.uid), text.string
 
     def shown_text(self, draw: Draw) -> Text:
         """A text of the sample in the language in which it is shown: always the same for a sample."""
@@ -205,9 +222,12 @@ class MBLIP(BridgeRecipe):
         texts = by_language[tag]
         return texts[int(draw.rng.integers(len(texts)))]
 
-    def asked_in(self, tag: str) -> str:
-        """The request for a caption in a language; `{language}` in it becomes the language's name."""
-        return self.request.replace("{language}", NAMES.get(tag, tag))
+    def asked_in(self, tag: str, uid: str = "") -> str:
+        """The request for a caption in a language, `{language}` in it replaced by the language's name: that of use, or of the sample."""
+        request = self.request
+        if uid and self.requests:
+            request = self.requests[int(keyed_rng("mblip request", uid).integers(len(self.requests)))]
+        return request.replace("{language}", (MADE_UP | NAMES).get(tag, tag))
 
     # ------------------------------------------------------------ model
 
@@ -228,7 +248,8 @@ class MBLIP(BridgeRecipe):
             visual = Rule("^connector", lr_scale=self.visual_lr / self.lr)
             gain = replace(visual, pattern=r"^connector\.former\.layernorm\.weight$", decay=True)
             rules = (gain, visual) if self.decay == "released" else (visual,)
-        return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from, rules=rules)
+        chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from)
+        return replace(chosen, adam=self.adam, rules=rules)
 
     def stages(self) -> Sequence[Stage]:
         if self.warm or not self.warm_share:
@@ -244,7 +265,7 @@ class MBLIP(BridgeRecipe):
 
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(merged(model))
-        made.connector_spec = {**made.connector_spec, "still": False}
+        made.connector_spec = {**made.connector_spec, "still": False, "rests": True}
         made.pictures = self.pictures
         made.request = self.asked_in(self.languages[0] if self.languages else "en")
         if self.adapter_rank:
@@ -266,7 +287,14 @@ class MBLIP(BridgeRecipe):
             adapter_alpha=8.0,
             adapter_dropout=0.0,
             template="{image} : {prompt}",
+            requests=(),
             request="caption in {language} :",
+            space=" ",
+            start_behind=False,
+            prompt_length=0,
+            answer_length=0,
+            rows_a_mean=0,
+            awake=(),
             crop=(1.0, 1.0),
             flip=False,
             text_length=96,
@@ -282,13 +310,15 @@ class MBLIP(BridgeRecipe):
             warmup_from=None,
             weight_decay=0.0,
             decay="matrices",
+            adam="torch",
         )
 
     @classmethod
     def paper(cls) -> Self:
         """EVA-g and BLIP-2's Q-Former (`former_weights`) before mT0-XL or BLOOMZ-7B (`language_model`): 8,000 steps for the projection,
-        then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data."""
-        return cls(resize="squash")
+        then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data. Languages are those of mC4 by their
+        shares. Batches of 128 are four processes' fours of 8: BLOOMZ has 4 (`rows_a_mean`) and no first stage (`warm_share` 0)."""
+        return cls(resize="squash", languages=tuple(MC4_SHARES), weights=tuple(MC4_SHARES.values()))
 
 
 def inner_maps(bridge: Bridge) -> tuple[str, ...]:

@@ -15,7 +15,11 @@ class MiniGPT4(DetailedRecipe):
     Image encoder, Q-Former, queries and language model come trained and stay as they are; one linear map is trained. The first stage shows
     millions of pictures with short captions and no prompt: start mark, picture, caption, line break. What the model then writes repeats
     itself and breaks off. The second stage shows a few thousand pictures with long, clean captions in the form of a chat, for minutes, and
-    mends that. The variant without Q-Former (`queries` 0) takes four neighbouring patches side by side.
+    mends that. The variant without Q-Former (`queries` 0) takes four neighbouring patches side by side. Pictures are shown whole in
+    training, too: the released code names a share that a crop would have, and makes none.
+
+    The release ranks answers (`multi_select`) by the mean of nats over all places of a row, those of picture and request and padding among
+    them; here by their sum or mean over an answer's tokens (`compared` of `ask`).
 
     Without `former_weights` the Q-Former is a fresh one, which the published system never is.
     """
@@ -23,6 +27,7 @@ class MiniGPT4(DetailedRecipe):
     slug = "minigpt4"
 
     batch_size: int = 256
+    rows_a_mean: int = 64
     steps: int = 21_000
     lr: float = 1e-4
 
@@ -33,7 +38,9 @@ class MiniGPT4(DetailedRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """EVA-g, 32 queries, Vicuna-13B as `language_model`, BLIP-2 as `former_weights`: 20,000 steps of 256, then 1,000 of 12. It is used
-        in the released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest unless
-        told otherwise."""
-        return cls(resize="squash", used=f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: ")
+        """EVA-g, 32 queries, Vicuna-13B as `language_model`, BLIP-2 as `former_weights`: 20,000 steps of 256, then 1,000 of 12. A process
+        has 64 of the 256, of LAION 115 times where of CC and SBU 14 times: name them as `sources` with those `shares`. It is used in the
+        released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest unless told
+        otherwise; of an answer what stands before ### and behind the last "Assistant:" is kept."""
+        used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: "
+        return cls(resize="squash", used=used, role="Assistant:")

@@ -61,7 +61,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
 
     We depart from the released code, which standardises the images that it captions by their own mean and deviation: here those of the
     training images are kept beside the map. Its pipeline compares with the raw table what was mapped into the standardised one; here
-    both are standardised. Rows are not written down: normal equations add up by image, which gives the same map.
+    both are standardised. Its random orders run on from picture to picture; here every picture has those of the first, so that a caption
+    does not depend on what was captioned before. Rows are not written down: normal equations add up by image, which gives the same map.
 
     image_weights  an image-text model, or an image encoder alone (timm:NAME/FILE, a run of mrl_classes), whose features are then what its
                   classifier would see. With those, near to collinear as they are, take ridge or robust
@@ -72,9 +73,12 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     penalty       of ridge, on the whole sum
     rounds, floor  of the robust map: each round weighs rows by one over their distance plus `floor`
     templates     sentences into which tokens are put, with "vocabulary": a named set of `tasks.pairs.templates`
-    marks         the start mark is among a caption's tokens, tokens without letters count as words, and pieces of words enter the
-                  templates as the tokenizer spells them: all as in the released code, none by default
-    shown, orders, nearest, order_seed, template, spaced   see `WordPrompt`; published: 8 words, 40 orders for COCO; 10, 15 for Flickr30k
+    marks         the tokenizer's marks are among a caption's tokens, tokens without letters count as words, words stand in a sentence as
+                  they are decoded, and pieces of words enter the templates as the tokenizer spells them: all as in the released code, none
+                  by default
+    start_behind  the start mark stands between the words and what follows them, as released for LLaMA
+    shown, orders, nearest, order_seed, template, spaced, within   see `WordPrompt`; published: 8 words, 40 orders for COCO; 10, 15 for
+                  Flickr30k
     """
 
     slug = "sitta"
@@ -89,6 +93,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     floor: float = 1e-3
     templates: str = "eighty"
     marks: bool = False
+    within: bool = False
     shown: int = 8
     orders: int = 40
     nearest: int = 50
@@ -176,7 +181,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         """The tokens of the words of an image's captions, read as one text."""
         words = self.words()
         ids = words.pieces(" ".join(content_words(" ".join(texts))))
-        ids = [*words.start_ids, *ids] if self.marks else ids
+        ids = [*words.start_ids, *ids, *words.close_ids] if self.marks else ids
         unknown = getattr(words.tokenizer.inner.model, "unk_token", None)
         left_out = words.tokenizer.inner.token_to_id(unknown) if unknown else None
         return [token for token in ids if token != left_out]
@@ -255,7 +260,9 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         joint = self.joint()
         chooses = model.joint if isinstance(model.joint, DualEncoder) else copy.deepcopy(joint.model)
         kept = PairEmbedder(chooses, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
-        prompt = WordPrompt(self.shown, self.orders, self.template, self.spaced, self.nearest, self.order_seed, self.marks)
+        prompt = WordPrompt(
+            self.shown, self.orders, self.template, self.spaced, self.nearest, self.order_seed, self.marks, within=self.within
+        )
         away = self.language_folder if self.given_language else ""
         return WordWriter(model, kept, self.words(), prompt, self.slug, images=self.seen, folder=away)
 
@@ -267,4 +274,4 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     @classmethod
     def paper(cls) -> Self:
         """CLIP RN50x64 before LLaMA-7B, COCO: give the language model as `language_model`. A map of 1,024 x 4,096 numbers."""
-        return cls(image_weights="open_clip:RN50x64/openai")
+        return cls(image_weights="open_clip:RN50x64/openai", marks=True, start_behind=True, within=True)

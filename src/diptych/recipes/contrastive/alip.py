@@ -134,5 +134,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs."""
-        return cls(flip=True, flip_sides="ignore", same_group="negative", eps=1e-8)
+        """ViT-B/32 on YFCC15M with captions by OFA-base, batch 4,096, 32 epochs. The released script runs eight processes, which gather
+        features without gradient."""
+        released: dict[str, Any] = {"decoding": "whole", "feature_gradient": 1 / 8}
+        return cls(flip=True, flip_sides="ignore", same_group="negative", eps=1e-8, **released)

@@ -48,4 +48,4 @@ class CLIP(DualEncoderRecipe):
         The other released sizes by their fields: `image_tower` vit_b16 or vit_l14 (with text_clip_l, width 768, lr 4e-4), or
         resnet_clip_50 (width 1024; betas .9, .999, eps 1e-8).
         """
-        return cls(act="quick_gelu", same_group="negative")
+        return cls(act="quick_gelu", same_group="negative", decoding="whole")

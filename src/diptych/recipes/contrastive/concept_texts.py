@@ -7,18 +7,20 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diptych.core.contracts import Dataset, Draw, Draws, Optimiser
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.load.batch import group_ids, view
-from diptych.data.media.augment.rand_augment import rand_augment
+from diptych.data.media.augment.increasing_augment import increasing_augment
+from diptych.data.media.augment.random_erasing import erase_
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.captions.text_sets import TextSetBatch
 from diptych.models.pairs.encoders.concept_encoder import ConceptEncoder, ConceptSets
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Tower
+from diptych.models.towers.text import TextTransformer
 from diptych.objectives.pairs.several_texts import several_texts
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -53,8 +55,12 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     hidden        width of a hidden layer with batch norm between tower and projection, on both sides (published 4,096); 0 has none. Batch
                   norm reads the whole batch, so gradients are not cached then
     groupvit      the image tower is GroupViT-S of transformers
-    augment       "rand" changes views by RandAugment as LexLIP has it; published is timm's, with erased pixels besides, which is not here.
-                  Not for texts that name colours
+    drop_path     highest rate of GroupViT's stochastic depth
+    augment       "timm" changes views by timm's RandAugment, `rand-m9-mstd0.5-inc1`, as published; not for texts that name colours
+    erase         the chance that a box of a view becomes noise, by timm's random erasing (published .25)
+    as_released   what the released code has and CLIP's has not: the last layer of a projector and the MLPs of the text tower start with
+                  PyTorch's weights and biases; temperatures decay as weights do; they are kept from above only, where they are read, and
+                  get no gradient there. Otherwise both stay within [1, max_scale] after each step
     final_lr      of the cosine, as a share of lr
     late          steps by which the schedule is late: 1, as released, where it moves after the update
     """
@@ -68,7 +74,10 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     own_scale: bool = True
     hidden: int = 0
     groupvit: bool = False
-    augment: Literal["none", "rand"] = "none"
+    drop_path: float = 0.0
+    augment: Literal["none", "timm"] = "none"
+    erase: float = 0.0
+    as_released: bool = False
     final_lr: float = 0.025
     warmup_from: float | None = 0.0025
     over: Literal["rest", "run"] = "run"
@@ -88,8 +97,14 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     def __post_init__(self) -> None:
         if self.concepts < 0 or self.hidden < 0:
             raise ConfigError(f"concepts is {self.concepts}, hidden {self.hidden} (expected 0 or more)")
-        if self.sampling not in ("top", "clusters") or self.augment not in ("none", "rand"):
-            raise ConfigError(f"sampling is {self.sampling!r}, augment {self.augment!r} (expected top | clusters, none | rand)")
+        if self.sampling not in ("top", "clusters") or self.augment not in ("none", "timm"):
+            raise ConfigError(f"sampling is {self.sampling!r}, augment {self.augment!r} (expected top | clusters, none | timm)")
+        if not 0 <= self.erase <= 1 or not 0 <= self.drop_path < 1:
+            raise ConfigError(f"erase is {self.erase:g}, drop_path {self.drop_path:g} (expected 0..1, and below 1)")
+        if self.drop_path and not self.groupvit:
+            raise ConfigError(
+                f"drop_path is {self.drop_path:g} without groupvit (expected 0: other towers have no stochastic depth here)"
+            )
         if self.same_group == "positive":
             raise ConfigError("same_group is 'positive' (expected mask | negative: positives are the texts of one image)")
 
@@ -109,33 +124,50 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         return super().prepare(data)
 
     def image_options(self) -> dict[str, Any]:
-        return {"config": GROUPVIT, "image_size": self.image_size} if self.groupvit else super().image_options()
+        if not self.groupvit:
+            return super().image_options()
+        return {"config": GROUPVIT, "image_size": self.image_size, "drop_path": self.drop_path}
 
     def text_options(self) -> dict[str, Any]:
         return {**super().text_options(), **(GROUPVIT_TEXT if self.groupvit else {})}
 
     def towers(self) -> tuple[Tower, Tower]:
         image, text = super().towers()
+        if self.as_released and isinstance(text, TextTransformer):
+            text.transformer.spread_biases_()
         return (headed(image, self.hidden, "image"), headed(text, self.hidden, "text")) if self.hidden else (image, text)
 
     def model(self) -> ConceptEncoder:
         image, text = self.towers()
-        own = self.own_scale and self.concepts > 0
-        return ConceptEncoder(image, text, own_scale=own, width=self.width, projection_bias="both" if self.hidden else "none")
+        model = ConceptEncoder(
+            image,
+            text,
+            own_scale=self.own_scale and self.concepts > 0,
+            read_most=self.max_scale if self.as_released else None,
+            width=self.width,
+            projection_bias="both" if self.hidden else "none",
+        )
+        for projection in (model.encoder.image_projection, model.encoder.text_projection) if self.as_released else ():
+            if isinstance(projection, nn.Linear):
+                projection.reset_parameters()
+        return model
 
     def batch(self, draws: Draws) -> TextSetBatch:
-        """Of each draw first the caption, then its concepts and their sentences, then crop, flip and `augment`."""
+        """Of each draw first the caption, then its concepts and their sentences, then crop, flip, `augment` and `erase`."""
         texts: list[str] = []
         images = []
         for draw in draws:
             caption = self.text_of(draw)
             texts += [caption, *self.concept_texts(draw, caption)]
             shown_HWC = view(draw, self.preprocess.size, self.crop, self.flip, self.crop_form)
-            images.append(rand_augment(shown_HWC, draw.rng) if self.augment == "rand" else shown_HWC)
+            images.append(increasing_augment(shown_HWC, draw.rng, mean=self.mean) if self.augment == "timm" else shown_HWC)
         encoded = self.words().encode(texts, self.text_length)
         shape = (len(draws), 1 + self.concepts)
+        image_BCHW = self.preprocess(images)
+        for draw, image_CHW in zip(draws, image_BCHW, strict=True) if self.erase else ():
+            erase_(image_CHW, draw.rng, chance=self.erase)
         return TextSetBatch(
-            image_BCHW=self.preprocess(images),
+            image_BCHW=image_BCHW,
             text_BKL=torch.from_numpy(encoded.ids_BL).unflatten(0, shape),
             text_mask_BKL=torch.from_numpy(encoded.mask_BL).unflatten(0, shape),
             text_id_BK=torch.arange(shape[1]).repeat(shape[0], 1),
@@ -176,10 +208,12 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), final_lr=self.final_lr, warmup_from=self.warmup_from)
-        return replace(chosen, over=self.over, late=self.late)
+        rules = (*chosen.rules, Rule(r"log_scale$", decay=True)) if self.as_released else chosen.rules
+        return replace(chosen, over=self.over, late=self.late, rules=rules)
 
     def after_update(self, model: ConceptEncoder, features: ConceptSets, batch: TextSetBatch, progress: float) -> None:
-        model.clamp_scale_(self.max_scale)
+        if not self.as_released:
+            model.clamp_scale_(self.max_scale)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -189,8 +223,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
     @classmethod
     def paper(cls) -> Self:
         """GroupViT-S beside a text tower of width 256, both with a projector of two layers, 55,726,610 parameters; CC3M, batch 4 x 256,
-        whose rate is the released 1.6e-3 times 1,024 / 4,096. Pictures are shown by the middle 224 of 256 pixels. GroupViT's stochastic
-        depth of 0.1 is left out: transformers' model has none."""
+        whose rate is the released 1.6e-3 times 1,024 / 4,096. Pictures are shown by the middle 224 of 256 pixels."""
         return cls(
             image_tower="hf_image",
             groupvit=True,
@@ -200,7 +233,10 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
             hidden=4096,
             crop=(0.08, 1.0),
             flip=True,
-            augment="rand",
+            drop_path=0.1,
+            augment="timm",
+            erase=0.25,
+            as_released=True,
             crop_interpolation="bilinear",
             interpolation="bilinear",
             edge=32,

@@ -84,8 +84,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     tau            temperature, fixed
     weight_...     of the four further terms; with all at 0 and fusion_layers 0 this is plain fine-tuning
     fusion_layers  blocks over words and image that guess hidden words; 0 leaves the guessing out
-    albef          networks as released: a vision transformer without a first norm, and BERT's blocks over words and image, with norms
-                   behind; False: CLIP's, and blocks with norms before
+    albef          networks as released: a vision transformer without a first norm, which begins as timm's, BERT's blocks over words and
+                   image, with norms behind, and projections that begin as PyTorch's; False: CLIP's, and blocks with norms before
     class_token    those blocks read the class token, too, as released
     masked         share of words that are hidden
     masking        "each" word by its own chance, the mark at the end among them, as released; or exactly the "share" of each text's words.
@@ -93,7 +93,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     clean          texts are cleaned as BLIP's, as released: in small letters, without . ! " ( ) * # : ; ~ (a vocabulary that comes with
                    weights reads them as it is used to)
     augment        "rand": BLIP's two operations out of ten, half of the time each, as released: not for texts that name places
-    projection_bias  whether both projections have a bias, as in the released code; it starts at 0
+    projection_bias  whether both projections have a bias, as in the released code
     buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
     buffer_seed    another one, another reservoir
     replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
@@ -232,6 +232,11 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             post_norm=self.albef,
             mask_id=self.mask_id,
         )
+        if self.albef:
+            for projection in (made.encoder.image_projection, made.encoder.text_projection):
+                if isinstance(projection, nn.Linear):
+                    projection.reset_parameters()
+            made.begin_task_()
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
         begin_(made, image=image_weights, text=text_weights)
@@ -249,7 +254,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     def image_options(self) -> dict[str, Any]:
         """Where no weights say otherwise, a transformer of the released form."""
         plain = self.albef and self.image_tower.startswith("vit") and "image" not in self._given
-        return {**({"pre_norm": False, "eps": 1e-6} if plain else {}), **super().image_options()}
+        return {**({"pre_norm": False, "eps": 1e-6, "start": "narrow"} if plain else {}), **super().image_options()}
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Without the temperature of the weights: here it is `tau`, and fixed."""
@@ -370,6 +375,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             patch_bias=True,
             augment="rand",
             resize="squash",
+            decoding="whole",
         )
 
     @classmethod

@@ -179,6 +179,11 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
 
     @property
     def decode_size(self) -> int:
+        return 0 if self.decoding == "whole" else self.view_size
+
+    @property
+    def view_size(self) -> int:
+        """Pixels a side of what both student and teacher are shown."""
         return max(self.image_size, reader_inputs(self.teacher).preprocess.size if self.teacher else 0)
 
     def batch(self, draws: Draws) -> DistilledBatch:
@@ -186,7 +191,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         texts, images = [], []
         for draw in draws:
             texts.append(self.text_of(draw))
-            images.append(view(draw, self.decode_size, self.crop, self.flip, self.crop_form))
+            images.append(view(draw, self.view_size, self.crop, self.flip, self.crop_form))
         encoded = self.words().encode(texts, self.text_length)
         image_BCHW = self.preprocess(images)
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
@@ -268,7 +273,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
         the paper's sizes; batch and rate are our reading."""
         return cls(
             image_tower="vit_b16", layers=4, from_teacher=True, batch_size=512, lr=1e-4, weight_decay=0.02, warmup=1000.0,
-            same_group="negative",
+            same_group="negative", decoding="whole",
         )  # fmt: skip
 
 

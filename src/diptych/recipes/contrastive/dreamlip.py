@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.core.contracts import Dataset, Draws
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
-from diptych.data.text.captions.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
+from diptych.data.text.captions.text_sets import Cut, TextSetBatch, caption_table, sub_captions, text_set_batch
 from diptych.models.pairs.encoders.text_set_encoder import TextSetEncoder, TextSets
 from diptych.objectives.pairs.patch_grouping import patch_grouping
 from diptych.recipes._shared.pairs import EncoderRecipe
@@ -35,13 +35,15 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
     The text tower runs on K texts an image. What is deployed is a plain dual encoder; the head for patches stays behind.
 
     We depart from the released code where it does not do what the paper says: there a sentence is contrasted with those of the
-    whole batch (`negatives="batch"` has that form), texts of different images are mixed up, and the last sentence is never drawn.
-    An image with fewer than K sentences shows each once, then some again, and a text is never its own negative. In our small runs
+    whole batch (`negatives="batch"` has that form), texts of different images are mixed up, the temperature of the grouping is missing
+    (here it is that of the matching), and the last sentence is never drawn. A text is never its own negative. In our small runs
     weight 1 for the grouping was too much for retrieval; `tiny` has less.
 
     texts      K, sentences drawn an image and step
     raw_first  the text that came with the image (origin "alt", else its first), whole, is a further text at every step
     merged     so many consecutive sentences make one text
+    cut        texts fall into "sentences", different ones, each of which is shown once before one comes again; or as in the released code
+               at every full stop, line break and </s> ("stops"), where of fewer than K some may come twice, and none is of the raw text
     lambda_mp  weight of the matching of images with their texts
     lambda_s   weight of the grouping; 0 leaves it out, and its head, too
     sigma      patches below it, on a scale from the least to the most similar one, do not count; negative: 1 / patches
@@ -54,6 +56,7 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
     texts: int = 6
     raw_first: bool = False
     merged: int = 1
+    cut: Cut = "sentences"
     lambda_mp: float = 1.0
     lambda_s: float = 1.0
     sigma: float = 0.0
@@ -112,6 +115,7 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
             flip=self.flip,
             sides=self.flip_sides,
             language=self.language,
+            cut=self.cut,
         )
 
     def features(self, model: TextSetEncoder, batch: TextSetBatch) -> TextSets:
@@ -145,5 +149,7 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16, 150,013,953 parameters with the head for patches; batch and learning rate are CLIP's. The raw text and six sentences
-        a step and both weights 1, as in the released code; GELU, since the code stands on open_clip's ViT-B-16."""
-        return cls(image_tower="vit_b16", raw_first=True, texts=6, lambda_mp=1.0, lambda_s=1.0, same_group="negative")
+        a step, cut at stops, both weights 1 and 10,000 steps of warm-up, as in the released code; GELU, since the code stands on
+        open_clip's ViT-B-16."""
+        released: dict[str, Any] = {"raw_first": True, "cut": "stops", "warmup": 10_000.0, "decoding": "whole"}
+        return cls(image_tower="vit_b16", texts=6, lambda_mp=1.0, lambda_s=1.0, same_group="negative", **released)

@@ -123,7 +123,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     def paper(cls) -> Self:
         """ViT-B/32 with 256 numbers a token, 150,949,633 parameters; batch 40,960, a quarter of the tokens in 16 bits. The large one is
         `image_tower` vit_l14 with text_clip_l."""
-        return cls(kept=0.25, halved=True, augment="auto", same_group="negative")
+        return cls(kept=0.25, halved=True, augment="auto", same_group="negative", decoding="whole")
 
 
 def chosen(features: TokenPairs, share: float) -> TokenPairs:

@@ -164,7 +164,7 @@ class GrowCLIP(DualEncoderRecipe):
         """ViT-B/32 and a text tower of its width that begin with eight layers each, on four growing parts of 12 million pairs; batch and
         learning rate are CLIP's. The growth space has all of the published dimensions: layers of either tower, shared layers, and the
         width of the MLPs (`wider`). How far each goes could not be read: two layers, and one tower width, are ours."""
-        return cls(text_tower="text_clip_l", same_group="negative", wider=1)
+        return cls(text_tower="text_clip_l", same_group="negative", wider=1, decoding="whole")
 
 
 def size_of(model: GrowingEncoder, shape: Shape) -> int:

@@ -6,14 +6,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.captions.variants import TextDraw
+from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.text import TextTransformer
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 
@@ -40,6 +42,8 @@ class LaCLIP(DualEncoderRecipe):
     final_lr    of the cosine, as a share of lr
     warmup_lr   at the first step; None: lr / warmup
     warmup_peak lr is reached with the "last" step of the warm-up, as released, or "after" it
+    released_start  fresh weights as the released code draws them: linear layers in the blocks of a timm transformer, which it makes anew
+                for their norms, and biases of the text tower's MLPs as PyTorch has them; a class token of deviation 0.02
     """
 
     slug = "laclip"
@@ -50,6 +54,7 @@ class LaCLIP(DualEncoderRecipe):
     final_lr: float = 0.01
     warmup_lr: float | None = 1e-6
     warmup_peak: Literal["after", "last"] = "last"
+    released_start: bool = False
     text_draw: TextDraw = ONE_OF_ALL
 
     batch_size: int = 8192
@@ -81,6 +86,14 @@ class LaCLIP(DualEncoderRecipe):
         options = super().text_options()
         return {**options, "act": self.text_act} if self.text_act and "text" not in self._given else options
 
+    def model(self) -> DualEncoder:
+        model = super().model()
+        if self.released_start and "image" not in self._given and self.image_tower.startswith("timm:vit_"):
+            _start_image_(model.image_tower.net)
+        if self.released_start and "text" not in self._given and isinstance(model.text_tower, TextTransformer):
+            model.text_tower.transformer.spread_biases_()
+        return model
+
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
@@ -100,5 +113,18 @@ class LaCLIP(DualEncoderRecipe):
         stays below exp(4.6052), as released."""
         towers: dict[str, Any] = {"image_tower": "timm:vit_base_patch16_224", "qk_norm": True, "text_act": "quick_gelu"}
         return cls(
-            **towers, same_group="negative", crop_interpolation="bilinear", interpolation="bilinear", max_scale=math.exp(4.6052)
+            **towers,
+            released_start=True,
+            same_group="negative",
+            crop_interpolation="bilinear",
+            interpolation="bilinear",
+            max_scale=math.exp(4.6052),
         )
+
+
+def _start_image_(net: Any) -> None:
+    """Fresh weights of a vision transformer whose blocks are made anew behind timm's start, under timm 0.5.4."""
+    for module in net.blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    nn.init.trunc_normal_(net.cls_token, std=0.02)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
+from diptych.data.load.restored_batch import RestoredBatch
 from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
 from diptych.data.text.tokens.whole_words import unknown_share, word_starts, wordless
@@ -47,20 +47,6 @@ RELEASED_DECAY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoredBatch(PairBatch):
-    """Pairs, and each text twice more with words hidden: from its encoder (own) and from the decoder that restores it (other)."""
-
-    own_BL: Rows[Tensor]
-    own_hidden_BL: Rows[Tensor]
-    own_place_BM: Rows[Tensor]
-    own_word_BM: Rows[Tensor]
-    other_BL: Rows[Tensor]
-    other_hidden_BL: Rows[Tensor]
-    other_place_BM: Rows[Tensor]
-    other_word_BM: Rows[Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
 class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     """LexLIP: Lexicon-Bottlenecked Language-Image Pre-Training for Large-Scale Image-Text Sparse Retrieval (Luo et al., ICCV 2023, arXiv
     2302.02908). Baseline: `clip`, whose vectors need a dense index.
@@ -76,10 +62,10 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     Words are those of the vocabulary in use: learned from the data (`tokenizer="data"`), CLIP's, or a folder's. `text_tower="hf:FOLDER"`
     of a masked language model (BERT) brings its word head along, from which both heads start.
 
-    We depart in these points: the momentum model follows the weights after a step (released: those before it, one step behind); terms
-    are means over the global batch (released: over each process, then over processes); norms and biases have no weight decay
-    (released: BEiT's norms have); the smaller size is drawn a step for all processes (released: each for itself); pictures are not
-    changed by RandAugment.
+    We depart in these points: terms of hidden words are means over the global batch (released: over each process, then over processes);
+    the smaller size is drawn a step for all processes (released: each for itself); a queue wraps (released: of a batch that
+    reaches beyond its end the rest is dropped, which the published sizes never do); and in the second phase a step is one batch, where the
+    release reads it in parts (720 of 2,880), after each of which momentum model and queues move.
 
     bottleneck     share of the steps that the first phase has; 1 leaves out the second, 0 the first
     momentum_steps  above 0, `epochs` counts passes of the first phase, and the second has so many steps: `prepare` makes steps and share of
@@ -98,12 +84,14 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     momentum_start  it begins as the "model" at the end of the first phase, or "fresh", as a model of its own (released: as the published
                    weights that the first phase, too, had started from)
     momentum_dropout  it has dropout in training (released)
+    momentum_behind  it follows the weights that a step began with (released, at the price of a further copy), and not those that it left
     queue          items of either modality that are remembered
     queue_start    "empty", or "random" unit vectors (released)
     small_images   in the second phase half of the steps, by chance, see images of half the size (towers beit_* and dense_*)
     other_sizes    what BEiT's position biases do at another size than they are made for: see `RelativeBias`; "released" gives patches the
                    biases of others
     bias_size      images that they are made for, in pixels; 0 takes image_size
+    adam           AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
     augment        "rand" changes pictures by RandAugment, as published: not for texts that name colours
     decay          weight decay by the names of the release ("released"): also on the image tower's class token, scales of branches and
                    gains of the norms within blocks, and not on its tables of positions; or on "matrices" alone
@@ -132,6 +120,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     momentum: float = 0.99
     momentum_start: Literal["model", "fresh"] = "model"
     momentum_dropout: bool = False
+    momentum_behind: bool = False
     queue: int = 11_520
     queue_start: Start = "empty"
     small_images: bool = False
@@ -139,6 +128,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     bias_size: int = 0
     augment: Literal["none", "rand"] = "none"
     decay: Literal["released", "matrices"] = "released"
+    adam: Literal["torch", "transformers"] = "transformers"
     terms: int = 0
 
     image_tower: str = "beit_b16"
@@ -217,12 +207,12 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
         second = MomentumPhase(**{**later, "batch_size": self.momentum_batch or self.batch_size})
         found = [Stage("bottleneck", self, share=self.bottleneck)] if self.bottleneck else []
         if self.bottleneck < 1:
-            carry = partial(_carry, begin=self.momentum_start == "model")
+            carry = partial(_carry, own=self.momentum_start == "fresh")
             found.append(Stage("momentum", second, share=1 - self.bottleneck, carry=carry))
         return found
 
     def hooks(self) -> Sequence[Hook]:
-        return [_MomentumFromStart()] if self.momentum_start == "model" else []
+        return [_MomentumFromStart(own=self.momentum_start == "fresh")]
 
     # ------------------------------------------------------------ the first phase
 
@@ -344,6 +334,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="linear", warmup_from=self.warmup_from)
+        chosen = replace(chosen, adam=self.adam)
         return replace(chosen, rules=RELEASED_DECAY) if self.decay == "released" else chosen
 
     def deploy(self, model: nn.Module) -> LexicalWords:
@@ -356,13 +347,21 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
         """The budget of `clip`'s, an image tower of 16 patches that reads two sizes, and the vocabulary of the data."""
         same = {**SMALL_CLIP, "image_tower": "beit_tiny", "mean": (0.5,) * 3, "std": (0.5,) * 3}
         return cls(
-            **same, decoder_heads=3, decoder_dropout=0.0, queue=1024, small_images=True, warmup_from=None, decay="matrices"
+            **same,
+            decoder_heads=3,
+            decoder_dropout=0.0,
+            queue=1024,
+            small_images=True,
+            warmup_from=None,
+            decay="matrices",
+            adam="torch",
         )
 
     @classmethod
     def paper(cls) -> Self:
         """BEiT-B/16 and BERT-B, 20 epochs at batch 800, then 40,000 steps at batch 2,880, on CC3M, SBU, COCO and Flickr30k. The
-        vocabulary is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER` takes them."""
+        vocabulary is CLIP's, since BERT's word pieces are not at hand without a download; `--tokenizer FOLDER` takes them. The released
+        scripts run eight processes, which in the first phase gather features without gradient."""
         return cls(
             same_group="negative",
             momentum_steps=40_000,
@@ -370,6 +369,9 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             small_images=True,
             queue_start="random",
             momentum_dropout=True,
+            momentum_behind=True,
+            feature_gradient=1 / 8,
+            decoding="whole",
             padding_counts=True,
             sparsity_over="process",
             other_sizes="released",
@@ -389,7 +391,9 @@ class MomentumPhase(LexLIP):
     """LexLIP's second phase, a stage of its runs."""
 
     def model(self) -> nn.Module:
-        found = MomentumEncoder(self.encoder(), queue=self.queue, start=self.queue_start, dropout=self.momentum_dropout)
+        found = MomentumEncoder(
+            self.encoder(), queue=self.queue, start=self.queue_start, dropout=self.momentum_dropout, behind=self.momentum_behind
+        )
         if self.small_images and not isinstance(found.encoder.image_tower, BEiT | DenseViT):
             raise ConfigError(
                 f"image tower {self.image_tower!r} reads one size (expected small_images False, or beit_* or dense_*)"
@@ -432,12 +436,15 @@ class _MomentumFromStart(Hook):
 
     name = "momentum_from_start"
 
+    def __init__(self, *, own: bool) -> None:
+        self.own = own
+
     def on_stage(self, run: Run, stage: Stage) -> None:
         if run.step == 0 and isinstance(run.model, MomentumEncoder):
-            run.model.begin_()
+            run.model.begin_(own=self.own)
 
 
-def _carry(before: nn.Module, after: nn.Module, *, begin: bool) -> None:
+def _carry(before: nn.Module, after: nn.Module, *, own: bool) -> None:
     carry_equal(before, after)
-    if begin and isinstance(after, MomentumEncoder):
-        after.begin_()
+    if isinstance(after, MomentumEncoder):
+        after.begin_(own=own)

@@ -250,7 +250,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 on ImageNet with YFCC15M's texts, half of each image covered. Not verified; 1,000 classes come from the data."""
-        return cls(same_group="negative", flip=True, clip_norm=1.0, teacher_view="other")
+        return cls(same_group="negative", flip=True, clip_norm=1.0, teacher_view="other", decoding="whole")
 
 
 def _shown(sample: Sample, what: str, share: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
@@ -38,9 +39,8 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     classification`), and its image vectors are searched at any (`model.first(16)`).
 
     Released training is that of FFCV: SGD with decay in the momentum, a rate that rises for two epochs and falls linearly, crops of 8 to
-    100 % of the area, blurred strided convolutions, evaluation with mirror images. We depart in two things: the release trains at 160
-    pixels for most of its epochs and at 192 for the last ones, `image_size` is one number; and it evaluates on the middle 224 of 256
-    pixels, where we take the whole of the shorter side.
+    100 % of the area, small ones in the first epochs, blurred strided convolutions, evaluation on the middle of larger pictures, with
+    mirror images. We depart where it cuts the middle out before it resizes, with another filter: here that comes after, as torchvision's.
 
     label      column with the class; "label" falls back to the text of origin "label"
     dims       widths of the prefixes; those beyond the width of the tower are refused
@@ -48,6 +48,13 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     tied       one weight for all prefixes (MRL-E) instead of one each
     head_bias  whether the classifiers have one
     smoothing  share of the target that is spread over all classes
+    early_size, early_share  pixels a side of the crops in the first share of the steps (released: 32 epochs of 40); 0 has image_size in all
+    shown_size pixels a side in evaluation, the middle 7/8 of the shorter side; 0 takes image_size, of the whole shorter side
+    decoding   in training: "whole" pictures, as released, or JPEG files "reduced" to the least size that is at least image_size
+    decay      weight decay is where the "released" code has it, which spares what has "bn" in its name, so not the norms of shortcuts, or
+               on "matrices" alone
+    zero_last  whether the last norm of each residual block of a timm tower begins at 0; False: at 1, as torchvision's
+    warmup_from  share of the rate at step 0; None: the first step has lr / warmup
     blur       strided convolutions of a timm tower see a smoothed map
     mirrored   `classify` reads an image and its mirror image
     optimiser_kind  "sgd" as published, or "adamw" for small models; momentum of the first
@@ -71,6 +78,13 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     mirrored: bool = True
     crop: tuple[float, float] = (0.08, 1.0)
     flip: bool = True
+    early_size: int = 160
+    early_share: float = 0.8
+    shown_size: int = 256
+    decoding: Literal["reduced", "whole"] = "whole"
+    decay: Literal["released", "matrices"] = "released"
+    zero_last: bool = False
+    warmup_from: float | None = 1e-4
     optimiser_kind: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
 
@@ -81,6 +95,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     weight_decay: float = 1e-4
 
     classes: tuple[str, ...] = field(default=(), metadata={"prepared": True})
+    early_steps: int = field(default=0, metadata={"prepared": True})
 
     def __post_init__(self) -> None:
         if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:
@@ -101,11 +116,25 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
         return Preprocess(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
 
     @property
+    def shown(self) -> Preprocess:
+        """How the deployed model is shown its images."""
+        if not self.shown_size:
+            return self.preprocess
+        return replace(self.preprocess, size=self.shown_size, margin=round(self.shown_size * 8 / 7) - self.shown_size)
+
+    @property
     def decode_size(self) -> int:
-        return self.image_size
+        return 0 if self.decoding == "whole" else self.image_size
 
     def prepare(self, data: Dataset) -> Self:
-        """Names of the classes, in order, from the labels of the training data."""
+        """Names of the classes, in order, from the labels of the training data; how many steps see small crops."""
+        known = self._with_classes(data)
+        if not self.early_size:
+            return known
+        steps = self.steps or math.ceil(self.epochs * len(data) / self.batch_size)
+        return replace(known, early_steps=round(self.early_share * steps))
+
+    def _with_classes(self, data: Dataset) -> Self:
         if self.classes:
             return self
         found = {label_of(data[row], self.label, self.language) for row in range(len(data))}
@@ -114,12 +143,14 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
         return replace(self, classes=tuple(sorted(found)))
 
     def model(self) -> NestedImageClassifier:
-        blur = {"blur": True} if self.blur else {}
-        tower = image_tower(self.image_tower, image_size=self.image_size, **blur)
+        residual = self.image_tower.startswith("timm:res")
+        options = ({"blur": True} if self.blur else {}) | ({"zero_last": self.zero_last} if residual else {})
+        tower = image_tower(self.image_tower, image_size=self.image_size, **options)
         return NestedImageClassifier(tower, len(self.classes), self.dims, tied=self.tied, bias=self.head_bias)
 
     def batch(self, draws: Draws) -> LabelBatch:
-        images = [view(draw, self.image_size, self.crop, self.flip) for draw in draws]
+        side = self.early_size if draws.step < self.early_steps else self.image_size
+        images = [view(draw, side, self.crop, self.flip) for draw in draws]
         labels = []
         for draw in draws:
             name = label_of(draw.sample, self.label, self.language)
@@ -127,7 +158,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
                 known = f"one of the {len(self.classes)} classes of training"
                 raise DataError(f"sample {draw.sample.uid} has the label '{name}'", field=self.label, expected=known)
             labels.append(self.classes.index(name))
-        return LabelBatch(self.preprocess(images), torch.tensor(labels, dtype=torch.int64))
+        return LabelBatch(replace(self.preprocess, size=side)(images), torch.tensor(labels, dtype=torch.int64))
 
     def features(self, model: NestedImageClassifier, batch: LabelBatch) -> NestedLogits:
         logits: NestedLogits = model(batch.image_BCHW)
@@ -144,16 +175,16 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
         return {f"first_{d}": right_NM[:, m].float().mean() for m, d in enumerate(self.dims)}
 
     def optimiser(self) -> Optimiser:
-        """The release spares the weights of batch norms alone, so the classifiers' biases decay."""
-        chosen = super().optimiser()
+        """The release spares what has "bn" in its name, so the classifiers' biases decay, and the norms of shortcuts do."""
+        chosen = replace(super().optimiser(), warmup_from=self.warmup_from)
         if self.optimiser_kind == "adamw":
             return chosen
-        rules = (Rule(r"^classifier\..*bias$", decay=True),)
+        rules = (Rule(r"^classifier\..*bias$|\bdownsample\.1\.", decay=True),) if self.decay == "released" else ()
         momentum = (self.momentum, chosen.betas[1])
         return replace(chosen, kind="sgd", betas=momentum, coupled_decay=True, schedule="linear", rules=rules)
 
     def deploy(self, model: NestedImageClassifier) -> ClassEmbedder:
-        return ClassEmbedder(model, self.preprocess, self.classes, self.slug, flip=self.mirrored)
+        return ClassEmbedder(model, self.shown, self.classes, self.slug, flip=self.mirrored)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -165,6 +196,10 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
             blur=False,
             crop=(0.8, 1.0),
             flip=False,
+            early_size=0,
+            shown_size=0,
+            decoding="reduced",
+            warmup_from=None,
             optimiser_kind="adamw",
             batch_size=128,
             steps=300,

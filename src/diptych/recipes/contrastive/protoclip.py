@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
@@ -18,6 +17,7 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.augment.colour_views import recoloured
 from diptych.models.pairs.encoders.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
+from diptych.objectives.gather import share_of_gradient
 from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -47,7 +47,8 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
 
     We depart in these points: an episode is the next stretch of the run's own order, so that every sample is seen equally often (the
     released code draws with replacement); a cluster without members is left out, where it was a prototype of zeros; k-means is
-    scikit-learn's; the LiT part starts its optimiser afresh at the learning rate that the schedule has there.
+    scikit-learn's; the LiT part starts its optimiser afresh, in the last part of the run's schedule, and before it the rate of the text
+    side falls with that of the image tower, to 0 where LiT begins (released: to 0 at the end of the run).
 
     Logged beside the losses: how many clusters have members, and how often the nearest prototype is that of the row's own cluster
     (`image_to_text_accuracy` and so on, shares; the released code logs them in percent).
@@ -109,9 +110,10 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def stages(self) -> Sequence[Stage]:
         if not self.lit_share:
             return ()
-        left = 0.5 * (1 + math.cos(math.pi * (1 - self.lit_share)))
-        locked = replace(self, lit=True, warmup=0.0, lr=self.lr * left)
-        return [Stage("prototypes", self, share=1 - self.lit_share), Stage("locked", locked, share=self.lit_share)]
+        return [
+            Stage("prototypes", self, share=1 - self.lit_share),
+            Stage("locked", replace(self, lit=True), share=self.lit_share),
+        ]
 
     def hooks(self) -> Sequence[Hook]:
         return [Episodes(self.episode_steps, _collect, self.cluster, active=lambda recipe: not recipe.lit)]
@@ -176,10 +178,12 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         found = {"contrastive": self.weight_pairs * matched}
         if self.lit:
             return found
-        known, heads = features.prototypes, (features.head_image_ND, features.head_text_ND)
+        known = features.prototypes
+        heads = tuple(share_of_gradient(x_ND, self.feature_gradient) for x_ND in (features.head_image_ND, features.head_text_ND))
         image, text = (Clusters(features.labels(kind), known.centroids(kind), known.filled(kind)) for kind in ("image", "text"))
         found["prototypes"] = self.weight_prototypes * back_translation(
-            *heads,
+            heads[0],
+            heads[1],
             image_prototype_KD=known.means("image", over="text"),
             text_prototype_KD=known.means("text", over="image"),
             image_clusters=image,
@@ -219,7 +223,9 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         if not self.head_decay:
             chosen = replace(chosen, rules=(Rule(r"^(image_head|text_head)\b", decay=False),))
         locked = (r"^encoder\.(image_tower|image_projection)\b", r"^(image_head|text_head|log_head_scale)\b")
-        return replace(chosen, rules=tuple(Rule(pattern, 0.0) for pattern in locked)) if self.lit else chosen
+        if not self.lit:
+            return chosen
+        return replace(chosen, rules=tuple(Rule(pattern, 0.0) for pattern in locked), part=(1 - self.lit_share, 1.0))
 
     def after_update(self, model: PrototypeEncoder, features: PrototypePairs, batch: EpisodeBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
@@ -234,9 +240,10 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     @classmethod
     def paper(cls) -> Self:
         """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
-        its attention pooling, as in the released code."""
-        adam: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # open_clip's for residual networks
-        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore", **adam)
+        its attention pooling, as in the released code, whose eight processes gather features without gradient."""
+        released: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # open_clip's for residual networks
+        released |= {"decoding": "whole", "feature_gradient": 1 / 8}
+        return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore", **released)
 
 
 def _collect(features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:

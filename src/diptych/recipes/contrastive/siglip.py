@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.data.load.batch import PairBatch
+from diptych.models.layers.starts import lecun_normal_
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
@@ -28,8 +29,10 @@ class SigLIP(DualEncoderRecipe):
     Where the released towers differ from CLIP's, and `paper()` with them: patches with a bias, no class token and no norm before the
     blocks, an attention-pooling head in place of a projection, a text read both ways with its padding and pooled at the last place,
     a projection of texts with a bias, tanh GELU, norms with eps 1e-6. `tiny()` keeps `clip`'s towers, so that the loss alone differs.
+    Their blocks begin Xavier-uniform, as big_vision's, the scale is free, and the warm-up begins at 0.
     We depart in the vocabulary: "clip", since the published one (32,000 pieces of English C4) is in no package; pass its
-    tokenizer.json as `tokenizer`.
+    tokenizer.json as `tokenizer`; and in the optimiser, AdamW with the published second beta, where the paper's runs had big_vision's
+    Adafactor (its released example has Adam).
 
     A start from weights that know no bias, such as CLIP's (`--init`), takes their towers and not their scale: a hundred was learned by a
     softmax, which does not see what all cosines of a row have in common, and would make nearly every pair a certain yes.
@@ -39,6 +42,7 @@ class SigLIP(DualEncoderRecipe):
                        (big_vision) does; False: times the learning rate, as AdamW of torch does
     decay          what decays: "kernels", the maps alone, or all "matrices", tables of words and places among them
     text_bias      whether the projection of texts has a bias (as published)
+    warmup_from    share of the rate at step 0; None: the first step has lr / warmup
     start_scale, start_bias  what cosines are multiplied by and shifted by at the start; both are learned
     """
 
@@ -53,17 +57,21 @@ class SigLIP(DualEncoderRecipe):
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = 6500.0
+    warmup_from: float | None = 0.0
+    clip_norm: float = 1.0
+    max_scale: float = 0.0
     eps: float = 1e-8
     weight_decay: float = 1e-4
     independent_decay: bool = True
     decay: Literal["kernels", "matrices"] = "kernels"
+    crop: tuple[float, float] = (1.0, 1.0)
     resize: Literal["crop", "squash", "pad"] = "squash"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def model(self) -> DualEncoder:
         image, text = self.towers()
-        return DualEncoder(
+        found = DualEncoder(
             image,
             text,
             width=self.width,
@@ -72,9 +80,12 @@ class SigLIP(DualEncoderRecipe):
             project_image=self.project_image,
             projection_bias="text" if self.text_bias else "none",
         )
+        if text.spec.get("start") == "xavier" and isinstance(found.text_projection, nn.Linear):
+            lecun_normal_(found.text_projection.weight)
+        return found
 
     def optimiser(self) -> Optimiser:
-        chosen = super().optimiser()
+        chosen = replace(super().optimiser(), warmup_from=self.warmup_from)
         if self.independent_decay:
             chosen = replace(chosen, weight_decay=self.weight_decay / self.lr)
         return (
@@ -103,7 +114,8 @@ class SigLIP(DualEncoderRecipe):
     @classmethod
     def tiny(cls) -> Self:
         """The same towers, data and budget as `clip`'s, so that the two differ in the loss alone."""
-        return cls(**SMALL, eps=1e-6, independent_decay=False, decay="matrices")
+        same: dict[str, Any] = {**SMALL, "crop": (0.9, 1.0), "max_scale": 100.0, "warmup_from": None}
+        return cls(**same, eps=1e-6, independent_decay=False, decay="matrices")
 
     @classmethod
     def paper(cls) -> Self:
@@ -116,4 +128,5 @@ class SigLIP(DualEncoderRecipe):
             project_image=False,
             text_bias=True,
             same_group="negative",
+            decoding="whole",
         )

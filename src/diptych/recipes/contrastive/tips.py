@@ -190,4 +190,5 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/14 and a text tower of its width, 70 epochs of 117 million pairs with captions by PaliGemma."""
-        return cls(text_tower="text_tips", width=768, text_length=64, same_group="negative", flip=True, flip_sides="ignore")
+        whole: dict[str, Any] = {"flip": True, "flip_sides": "ignore", "decoding": "whole"}
+        return cls(text_tower="text_tips", width=768, text_length=64, same_group="negative", **whole)

@@ -76,11 +76,12 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     We depart from the release in these: the control of right and wrong texts draws and does not count, since a sample must not depend on
     those before it (`positive_rate.PositiveRate` has both); the faults that `description_queries` and `caption_queries` name; stop words
-    are spaCy's; a mirrored picture never keeps a text that says left or right; weights are fresh unless `--init` brings released ones.
+    are spaCy's; a mirrored picture never keeps a text that says left or right; a loss above 10 counts after 10,000 steps, too, where the
+    release drops that batch; weights are fresh unless `--init` brings released ones.
     Where things are is found in one of two ways. `boxes_by` "places" has DyHead with its anchors, centres and ATSS as released, on GLIP's
-    backbone with its fusion in each round (presets paper, glip_tiny), or on FIBER's towers (fiber_boxes). `boxes_by` "queries" has the
-    encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion at each layer and GLIP's token head: no centres, and boxes
-    are learned by L1 and GIoU.
+    backbone with its fusion in each round (presets paper, glip_tiny), or on FIBER's towers (fiber_boxes, fiber_descriptions). "queries"
+    has the encoder, queries and set matching of DAB-Deformable-DETR, with GLIP's fusion at each layer and GLIP's token head: no centres,
+    and boxes are learned by L1 and GIoU.
 
     knowledge     path of a knowledge file; "" takes what lies beside the samples
     form, positive, drop_name, classes, before, missing   of queries of classes (`ClassQueries`)
@@ -117,7 +118,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     slug = "desco"
     needs = ("image", "regions")
-    presets = ("tiny", "paper", "fiber_boxes", "glip_tiny")
+    presets = ("tiny", "paper", "fiber_boxes", "fiber_descriptions", "glip_tiny")
 
     knowledge: str = ""
     form: Form = "description"
@@ -186,16 +187,14 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     @property
     def measured_by(self) -> str:
         """Boxes of the classes, asked for as in training."""
-        return (
-            "open_detection:queries=descriptions" if self.form == "description" and self.missing == "refuse" else "open_detection"
-        )
+        described = self.form == "description" and self.missing == "refuse"
+        return "open_detection:queries=descriptions" if described else "open_detection"
 
     # ------------------------------------------------------------ what depends on the data
 
     def prepare(self, data: Dataset) -> Self:
         """Class names, what is known about them, and a tokeniser learned from all of it."""
-        samples = Again(data)
-        made = self
+        samples, made = Again(data), self
         if not made.names:
             made = replace(made, names=tuple(sorted({region.label for sample in samples for region in sample.regions})))
         if not made.known:
@@ -245,11 +244,9 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         """The model with fresh weights, all of which learn."""
         if self.backbone == "fiber":
             words = self.words()
+            mask = words.inner.token_to_id("<mask>")
             image, text = self.fiber.sides(
-                image_size=FIBER_SIDE,
-                drop_path=self.drop_path,
-                vocab_size=words.vocab_size,
-                mask_id=words.inner.token_to_id("<mask>"),
+                image_size=FIBER_SIDE, drop_path=self.drop_path, vocab_size=words.vocab_size, mask_id=mask
             )
             if self.boxes_by == "places":
                 return DenseFiber(image, text, self.dense, self.fiber.swin_strides)
@@ -263,15 +260,13 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Those of FIBER's first stage, or of its released second stage, or of a released GLIP or of a Swin, under our names."""
+        if self.backbone != "fiber":
+            return from_glip(tensors) if is_glip(tensors) else from_swin(tensors) if is_swin(tensors) else tensors
         fiber = self.fiber
-        if self.backbone != "fiber" and is_glip(tensors):
-            return from_glip(tensors)
-        if self.backbone != "fiber" and is_swin(tensors):
-            return from_swin(tensors)
-        if self.backbone == "fiber" and is_fine(tensors):
+        if is_fine(tensors):
             found = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
             return resized_tables(found, fiber.swin_window, every=True)
-        if self.backbone == "fiber" and any("image_tower." in name for name in tensors):
+        if any("image_tower." in name for name in tensors):
             return from_first_stage(tensors, fiber.swin_window, gate_norm=fiber.gate_norm)
         return tensors
 
@@ -395,12 +390,9 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     def deploy(self, model: GroundingDetector | DenseDetector | DenseFiber) -> PhraseDetector:
         prompt = PhrasePrompt(before=self.before, together=self.classes)
-        if isinstance(model, DenseFiber):
-            kind: type[PhraseDetector] = DenseFiberPhrases
-        elif isinstance(model, DenseDetector):
-            kind = DensePhrases
-        else:
-            kind = FiberPhrases if isinstance(model, FiberDetector) else PhraseDetector
+        kinds: dict[type, type[PhraseDetector]] = {DenseFiber: DenseFiberPhrases, DenseDetector: DensePhrases}
+        kinds[FiberDetector] = FiberPhrases
+        kind = kinds.get(type(model), PhraseDetector)
         return kind(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
 
     # ------------------------------------------------------------ presets
@@ -446,4 +438,12 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
             form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
             boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
             weight_decay=1e-2, decay_drops=(0.67 * 0.667, 0.89 * 0.667), frozen=2,
+        )  # fmt: skip
+
+    @classmethod
+    def fiber_descriptions(cls) -> Self:
+        """DesCo-FIBER: what `fiber_boxes` learned (--init), asked by descriptions for 200,000 steps of 16."""
+        return replace(
+            cls.fiber_boxes(), form="description", classes=CLASSES, before=BEFORE, missing="refuse", written=0.8, batch_size=16,
+            steps=200_000, lr=2e-5, text_lr=0.5,
         )  # fmt: skip

@@ -86,6 +86,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
     words_weight, match_weight, alignment_weight   of the three losses
     beta, alignment_steps   sharpness and iterations of the transport between words and patches
     by             pairs are scored by log-"odds", or by the logit of "fits" alone, by which the authors rank
+    adam           AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
     image_weights  a file of a vision transformer in timm's names, such as jx_vit_base_p32_384-830016f5.pth; "" starts afresh
     """
 
@@ -112,6 +113,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
     beta: float = 0.5
     alignment_steps: int = 50
     by: Literal["odds", "fits"] = "odds"
+    adam: Literal["torch", "transformers"] = "transformers"
     image_weights: str = ""
 
     image_tower: str = "vilt"
@@ -281,7 +283,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
     def optimiser(self) -> Optimiser:
         rules = (Rule("class_token_D$", decay=True),)
         chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8, schedule="linear")
-        return replace(chosen, warmup_from=self.warmup_from, rules=rules)
+        return replace(chosen, adam=self.adam, warmup_from=self.warmup_from, rules=rules)
 
     def deploy(self, model: ViltTraining) -> ViltModel:
         return ViltModel(model.vilt, self.pictures, self.words(), self.text_length, self.slug, by=self.by)
@@ -306,6 +308,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
             lr=8e-4,
             warmup=30.0,
             warmup_from=None,
+            adam="torch",
             clip_norm=1.0,
         )
 

@@ -2,7 +2,7 @@
 
 Captions of one image, or pictures of one concept, are right or wrong together; resampling them one by one makes an interval
 that is too narrow. Here whole groups are drawn with replacement, 2,000 times, and the middle 95 % of the recomputed number is
-reported.
+reported. No draw at all gives no interval.
 Such an interval is about *this* model on data like this; it says nothing about training the recipe again.
 
 Letters: N items, M numbers an item, R draws, C groups, K classes.
@@ -43,7 +43,7 @@ def resampled_means(value_NM: Floats, groups: Sequence[str], *, draws: int = DRA
     np.add.at(total_CM, code_N, np.where(applies_NM, value_NM, 0.0))
     np.add.at(size_CM, code_N, applies_NM.astype(np.float64))
     blocks = [_ratio(weight_RC @ total_CM, weight_RC @ size_CM) for weight_RC in group_weights(count, draws, seed, count)]
-    return np.concatenate(blocks)
+    return np.concatenate([np.zeros((0, value_NM.shape[1])), *blocks])
 
 
 def resampled_medians(value_N: Floats, groups: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Floats:
@@ -52,7 +52,7 @@ def resampled_medians(value_N: Floats, groups: Sequence[str], *, draws: int = DR
     keep_N = np.flatnonzero(~np.isnan(value_N))
     order_N = keep_N[np.argsort(value_N[keep_N], kind="stable")]
     sorted_N, owner_N = value_N[order_N], code_N[order_N]
-    medians = []
+    medians = [np.zeros(0)]
     for weight_RC in group_weights(count, draws, seed, max(count, len(order_N))):
         reached_RN = np.cumsum(weight_RC[:, owner_N], axis=1)
         total_R = reached_RN[:, -1]
@@ -68,7 +68,7 @@ def resampled_class_means(value_N: Floats, classes: Ints, groups: Sequence[str],
     width = int(classes.max()) + 1
     total_CK = sparse.csr_matrix((value_N, (code_N, classes)), shape=(count, width))
     size_CK = sparse.csr_matrix((np.ones(len(value_N)), (code_N, classes)), shape=(count, width))
-    means = []
+    means = [np.zeros(0)]
     for weight_RC in group_weights(count, draws, seed, max(count, width)):
         recall_RK = _ratio((total_CK.T @ weight_RC.T).T, (size_CK.T @ weight_RC.T).T)
         present_RK = ~np.isnan(recall_RK)

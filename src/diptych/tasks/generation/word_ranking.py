@@ -34,6 +34,8 @@ class WordRanking:
     out and counted in the notes, where the released code divides by zero. `chance` is what a random ranking gets on average; `hit` the
     share of images with a relevant word among the first `first`; `recall` the share of an image's words (by stem) among them.
 
+    always      words that are relevant to every image; released: the start mark ("<s>",), which the released code reads among a caption's
+                words and ranks among the vocabulary's (`marks` of the recipe)
     first       words that are looked at for `hit` and `recall`
     language    texts of this language or an unknown one count; "" takes all
     draws, seed of the intervals
@@ -45,6 +47,7 @@ class WordRanking:
     main: ClassVar[str] = "ndcg"
 
     first: int = 8
+    always: tuple[str, ...] = ()
     language: str = "en"
     draws: int = 500
     seed: int = 0
@@ -60,7 +63,7 @@ class WordRanking:
             ranked_NV = model.rank_words([sample.image for sample in samples if sample.image is not None])
             for sample, ranked_V in zip(samples, ranked_NV, strict=True):
                 texts = [text.string for text in sample.positives(self.language)]
-                wanted = {stem(word) for word in content_words(" ".join(texts))}
+                wanted = {stem(word) for word in [*content_words(" ".join(texts)), *self.always]}
                 hits = [(rank, stem_V[token]) for rank, token in enumerate(ranked_V.tolist(), 1) if stem_V[token] in wanted]
                 found = len({word for rank, word in hits if rank <= self.first})
                 rows.append((sample.uid, sample.group or sample.uid, [rank for rank, _ in hits], found, len(wanted)))

@@ -7,7 +7,8 @@ least .5 with the target. Several boxes of a phrase count in one of two ways, wh
     merged  the target is the box around all of them
 
     r@1 r@5 r@10   share of phrases found; r@1 is the main number. `r@all` is the upper bound: of all boxes that the model gave
-    r@1/KIND       of the phrases of a coarse category (people, clothing, ...)
+    r@1/KIND       of the phrases of a coarse category (people, clothing, ...), r@5, r@10 and r@all likewise; a phrase of several
+                   counts in each
 
 Boxes with equal scores stand in the order in which the model gave them; `share_tied` says how many phrases that concerns at K = 1. The unit
 of the intervals is the group (the picture). A phrase without a box in the data is left out; one for which the model gives none counts 0.
@@ -96,12 +97,14 @@ class PhraseGrounding:
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows give the same numbers."""
         groups, rank_N = records.column("group").to_pylist(), array(records, "rank")
-        kinds = np.array(records.column("kind").to_pylist())
+        kinds = [set(kind.split("/")) - {""} for kind in records.column("kind").to_pylist()]
         means = Means(groups, draws=self.draws, seed=self.seed)
-        columns = {f"r@{k}": means.add(rank_N < k) for k in KS}
-        columns["r@all"] = means.add(rank_N < NEVER)
-        for kind in sorted(set(kinds.tolist()) - {""}):
-            columns[f"r@1/{kind}"] = means.add(np.where(kinds == kind, rank_N < 1, np.nan))
+        limits = {**{f"r@{k}": k for k in KS}, "r@all": NEVER}
+        columns = {name: means.add(rank_N < limit) for name, limit in limits.items()}
+        for kind in sorted(set().union(*kinds)):
+            of_kind_N = np.array([kind in own for own in kinds])
+            for name, limit in limits.items():
+                columns[f"{name}/{kind}"] = means.add(np.where(of_kind_N, rank_N < limit, np.nan))
         metrics = {name: means.metric(column) for name, column in columns.items()}
         notes = {**facts_of(records), "share_tied": float(array(records, "tied").mean())}
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)

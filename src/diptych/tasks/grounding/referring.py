@@ -6,50 +6,65 @@ best score share the point. The unit of the intervals is the group (the picture)
     accuracy@0.5   the number that is printed everywhere; main
     accuracy@0.75  the same, stricter
     iou            mean IoU of the best box
+    top5, top10    share of expressions with a box among the first 5, the first 10, that has an IoU of at least .5
 
-What others do differently: MDETR's released evaluator thresholds the *generalised* IoU, which changes some 7 % of the decisions on boxes
-that are a little off; equal scores fall to the coordinates of the boxes. A sentence for which a model gives no box is wrong here.
+MDETR's released evaluator, which FIBER's copies, thresholds the *generalised* IoU, which changes some 7 % of the decisions on boxes that
+are a little off, and lets equal scores fall to the coordinates of the boxes, the larger first: `compat="published"`. It fails on a
+sentence for which a model gives no box; such a sentence is wrong here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import UnionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Detector, Grounder
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.result import Result
 from diptych.data.text.captions.phrases import sentences_of
 from diptych.tasks._scoring.detection.boxes import overlaps
 from diptych.tasks._scoring.means import Means
+from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.grounding.asking import boxes_of
 
 LEVELS = (0.5, 0.75)
+DEPTHS = (5, 10)
+Floats = npt.NDArray[np.float64]
 ASKED = 50
 """Boxes that a model is asked for: enough to see which share the best score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Referring:
-    """Accuracy of the best box over expressions of one phrase with one region (`extras["grounding"]`)."""
+    """Accuracy of the best box over expressions of one phrase with one region (`extras["grounding"]`).
+
+    compat  "published" thresholds the generalised IoU and breaks ties by coordinates, as released; `iou` stays what it is
+    """
 
     name: ClassVar[str] = "referring"
     version: ClassVar[int] = 1
     needs: ClassVar[type | UnionType] = Grounder | Detector
     main: ClassVar[str] = "accuracy@0.5"
 
+    compat: Literal["", "published"] = ""
     draws: int = 2000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.compat not in ("", "published"):
+            raise ConfigError(f"compat is {self.compat!r} (expected published, or nothing)")
+
     def predict(self, model: Grounder | Detector, data: Dataset) -> pa.Table:
-        """One row a sentence: iou is the mean over the boxes with the best score, at_0.5 and at_0.75 their share that lies on it."""
+        """One row a sentence: iou is the mean over the boxes with the best score, at_0.5 and at_0.75 their share that lies on it, and
+        top5 and top10 the chance that one of the first so many does."""
         rows: list[dict[str, Any]] = []
         for row, group in enumerate(data.groups):
             sample = data[row]
@@ -60,26 +75,36 @@ class Referring:
             answers = boxes_of(model, [sample.image] * len(queries), queries, top=ASKED)
             for sentence, (answer,) in zip(expressions, answers, strict=True):
                 region = sample.regions[sentence.phrases[0].regions[0]]
-                best_N = answer.score_N == answer.score_N.max() if len(answer.score_N) else np.zeros(0, bool)
-                iou_N = overlaps(answer.box_N4[best_N], [region.box])[:, 0]
-                rows.append(
-                    {"uid": sample.uid, "group": group, "text": sentence.text, "tied": len(iou_N) > 1, "iou": _mean(iou_N)}
-                    | {f"at_{level}": _mean(iou_N >= level) for level in LEVELS}
-                )
+                judged = self._judged(np.asarray(answer.box_N4, np.float64), np.asarray(answer.score_N, np.float64), region.box)
+                rows.append({"uid": sample.uid, "group": group, "text": sentence.text} | judged)
         if not rows:
             raise DataError(
                 f"'{data.name}' has no expression that means one region",
                 field="grounding",
                 expected='samples with extras["grounding"], sentences of one phrase and one region',
             )
-        return with_facts(pa.Table.from_pylist(rows), options=asdict(self), ties="expected")
+        ties = "the box of the larger coordinates" if self.compat else "expected"
+        return with_facts(pa.Table.from_pylist(rows), options=asdict(self), ties=ties)
+
+    def _judged(self, box_N4: Floats, score_N: Floats, target: Sequence[float]) -> dict[str, Any]:
+        """What a row says of the boxes that were found."""
+        iou_N = overlaps(box_N4, [target])[:, 0]
+        share_N = generalised(box_N4, np.asarray(target, np.float64)) if self.compat else iou_N
+        tied = int((score_N == score_N.max(initial=-np.inf)).sum())
+        if self.compat:  # an order without ties
+            order = np.lexsort((*box_N4.T[::-1], score_N))[::-1]
+            iou_N, share_N, score_N = iou_N[order], share_N[order], -np.arange(len(order), dtype=np.float64)
+        best_N = score_N == score_N.max(initial=-np.inf)
+        judged = {"tied": tied > 1, "iou": _mean(iou_N[best_N])}
+        judged |= {f"at_{level}": _mean(share_N[best_N] >= level) for level in LEVELS}
+        return judged | {f"top{depth}": _among(score_N, share_N >= LEVELS[0], depth) for depth in DEPTHS}
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows give the same numbers."""
         groups = records.column("group").to_pylist()
         means = Means(groups, draws=self.draws, seed=self.seed)
         columns = {f"accuracy@{level}": means.add(array(records, f"at_{level}")) for level in LEVELS}
-        columns["iou"] = means.add(array(records, "iou"))
+        columns |= {name: means.add(array(records, name)) for name in ("iou", *(f"top{depth}" for depth in DEPTHS))}
         metrics = {name: means.metric(column) for name, column in columns.items()}
         notes = {**facts_of(records), "share_tied": float(array(records, "tied").mean())}
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
@@ -87,10 +112,32 @@ class Referring:
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> npt.NDArray[np.float64] | None:
         """[N, 1]"""
-        column = "iou" if metric == "iou" else metric.replace("accuracy@", "at_")
+        column = metric.replace("accuracy@", "at_")
         if column not in records.column_names:
             return None
         return array(records, column).astype(np.float64)[:, None]
+
+
+def generalised(box_N4: Floats, target_4: Floats) -> Floats:
+    """[N] generalised IoU (Rezatofighi et al., 2019): IoU less the share of the enclosing box that neither covers. 0 / 0 counts as 0."""
+    low_N2, high_N2 = np.minimum(box_N4[:, :2], target_4[:2]), np.maximum(box_N4[:, 2:], target_4[2:])
+    around_N = (high_N2 - low_N2).prod(1)
+    side_N2 = np.minimum(box_N4[:, 2:], target_4[2:]) - np.maximum(box_N4[:, :2], target_4[:2])
+    shared_N = side_N2.clip(0).prod(1)
+    union_N = (box_N4[:, 2:] - box_N4[:, :2]).prod(1) + (target_4[2:] - target_4[:2]).prod() - shared_N
+    iou_N = np.divide(shared_N, union_N, out=np.zeros_like(union_N), where=union_N > 0)
+    share: Floats = iou_N - np.divide(around_N - union_N, around_N, out=np.zeros_like(union_N), where=around_N > 0)
+    return share
+
+
+def _among(score_N: Floats, good_N: npt.NDArray[np.bool_], depth: int) -> float:
+    """The chance that a good box is among the first so many, over the orders of those that tie."""
+    if not good_N.any():
+        return 0.0
+    best = score_N[good_N].max()
+    numbers = [(score_N > best).sum(), (score_N == best).sum(), (good_N & (score_N == best)).sum()]
+    above, tied, good = (np.array([number], np.int64) for number in numbers)
+    return float(rk.hits(above, tied, good, depth, "expected", above)[0])
 
 
 def _mean(value_N: npt.NDArray[Any]) -> float:

@@ -12,7 +12,9 @@ training task i (T tasks; i = 0 is the model from before the first):
 
 Every task has a gallery of its own for R, because recall falls when a gallery grows and that is not forgetting. Beside it the gallery
 that grows: U[i, k] is the score of model i on the union of tasks 1..k. CTP (2308.07146) reports this one, and calls "BWT" the number
-mean_{i <= T} (U[i, i] - U[T, i]), which is POSITIVE for forgetting; it is `union_loss` here.
+mean_{i <= T} (U[i, i] - U[T, i]), which is POSITIVE for forgetting; it is `union_loss` here. What its code prints after the last task,
+over all test samples: recalls at 1, 5 and 10 of either direction (`union`, `union_r@5`, `union_r@10` are the means of both) and their
+mean, `union_mean` ("r_mean" there). Its fused form, category search by image and text read together, is not here.
 
 Score: recall at 1, mean of both directions, ties worth their expectation (protocol `retrieval`). Letters: T tasks.
 """
@@ -174,7 +176,10 @@ class Continual:
                 own_RT[stage, task] = _recall(records, stage, -1, task)
                 if task < stage:
                     union_RT[stage, task] = _recall(records, stage, task, None)
+        whole = _recalls(records, count, count - 1, None)
         numbers = summary(own_RT) | {"union": float(union_RT[-1, -1]), "union_loss": union_loss(union_RT)}
+        numbers |= {f"union_r@{k}": whole[f"r@{k}"] for k in (5, 10)}
+        numbers["union_mean"] = float(np.mean([whole[f"{side}_r@{k}"] for side in ("i2t", "t2i") for k in (1, 5, 10)]))
         numbers |= {f"r[{i},{j + 1}]": float(own_RT[i, j]) for i in range(count + 1) for j in range(count)}
         notes = {**facts_of(records), "score": "recall at 1, mean of both directions", "own_gallery": own_RT.tolist()}
         notes["growing_gallery"] = [[None if np.isnan(x) else float(x) for x in row] for row in union_RT]
@@ -188,11 +193,15 @@ LOSSES = ("forgetting", "union_loss")
 
 
 def _recall(records: pa.Table, stage: int, upto: int, task: int | None) -> float:
+    return _recalls(records, stage, upto, task)["r@1"]
+
+
+def _recalls(records: pa.Table, stage: int, upto: int, task: int | None) -> dict[str, float]:
     wanted = pc.and_(pc.equal(records["stage"], stage), pc.equal(records["upto"], upto))
     if task is not None:
         wanted = pc.and_(wanted, pc.equal(records["task"], task))
     part = records.filter(wanted)
-    return Retrieval(draws=1).score(part).metrics["r@1"].value
+    return {name: metric.value for name, metric in Retrieval(draws=1).score(part).metrics.items()}
 
 
 def summary(score_RT: Matrix) -> dict[str, float]:

@@ -242,9 +242,9 @@ class VG150:
         self, truth: GraphArrays, image: Ints, predicate: Ints, value_RM: Floats, classes: int
     ) -> tuple[tuple[Floats, Floats], dict[int, float]]:
         """As above, over predicates; and the recall of each predicate at the largest K under the graph constraint."""
-        empty = np.full(value_RM.shape[1], np.nan), np.full((self.draws, value_RM.shape[1]), np.nan)
-        if not len(image):
-            return empty, {}
+        if not len(image):  # no image has a prediction: the released scorer counts every predicate 0
+            nothing = 0.0 if self.compat else np.nan
+            return (np.full(value_RM.shape[1], nothing), np.full((self.draws, value_RM.shape[1]), np.nan)), {}
         key, value_NM = _means(image * classes + predicate, value_RM)
         kinds, each_KM = _means(key % classes, value_NM)
         scale = len(kinds) / classes if self.compat else 1.0

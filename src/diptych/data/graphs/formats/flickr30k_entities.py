@@ -5,8 +5,9 @@
     train.txt  val.txt  test.txt one id a line, where they lie beside
     flickr30k-images/1000092795.jpg
 
-A phrase without a box (a scene, id 0, nobndbox) keeps its place in the sentence and has no region. Regions of several entities are
-called by the first phrase that means them. Coordinates are as in the files, from 0.
+A phrase without a box (a scene, id 0, nobndbox) keeps its place in the sentence and has no region, and one of several types
+("/people/clothing") has all of them in its kind. A sentence without phrases is passed over. Regions of several entities are called by the
+first phrase that means them. Coordinates are as in the files, from 0.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
             if not line.strip():
                 continue
             text, phrases = plain(line)
+            if not phrases:
+                continue
             for entity, _, words, _ in phrases:
                 names.setdefault(entity, words)
             made.sentences.append(
@@ -82,12 +85,12 @@ def plain(line: str) -> tuple[str, list[tuple[str, tuple[int, int], str, str]]]:
     for found in PHRASE.finditer(line):
         text += line[end : found.start()]
         entity, kinds, words = found.groups()
-        phrases.append((entity, (len(text), len(text) + len(words)), words, kinds.strip("/").split("/")[0]))
+        phrases.append((entity, (len(text), len(text) + len(words)), words, kinds.strip("/")))
         text += words
         end = found.end()
     text += line[end:]
-    if "[/EN#" in text or not phrases:
-        raise DataError(f"the sentence {line[:60]!r} has no phrase that can be read", expected="[/EN#ID/TYPE words]")
+    if "[/EN#" in text:
+        raise DataError(f"the sentence {line[:60]!r} has a phrase that cannot be read", expected="[/EN#ID/TYPE words]")
     return text, phrases
 
 

@@ -25,7 +25,10 @@ FIELD = "grounding"
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """Characters of a sentence, and the regions that they mean. kind  a coarse category ("people", "other"), "" for none"""
+    """Characters of a sentence, and the regions that they mean.
+
+    kind  a coarse category ("people"), several with slashes between them ("people/clothing"), "" for none
+    """
 
     spans: tuple[Span, ...]
     regions: tuple[int, ...]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from diptych.data.text.tokenize import Tokenizer
 CAPTIONS = "synthetic_caption"
 """Table and column of captions that a curation step made."""
 AROUND = re.compile(r"^\W+|\W+$")
+STOPS = re.compile(r"\n|</s>|[.]")
+Cut = Literal["sentences", "stops"]
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,18 @@ def text_set_batch(
     flip: bool = False,
     sides: Sides = "keep",
     language: str = "en",
+    cut: Cut = "sentences",
 ) -> TextSetBatch:
     """`count` sub-captions and a random square crop of every draw.
 
     The draw's own generator decides: first its texts, then crop, then flip, so that with one text that is one sentence the batch
-    is that of `pair_batch`. `keep_first` puts the sample's first text, whole, before the drawn ones: K is then count + 1.
+    is that of `pair_batch`. `keep_first` puts the sample's first text, whole, before the drawn ones: K is then count + 1. `cut`: see
+    `texts_of_draw`.
     """
     texts: list[str] = []
     ids, images = [], []
     for draw in draws:
-        own, numbers = texts_of_draw(draw, count, merged=merged, keep_first=keep_first, language=language)
+        own, numbers = texts_of_draw(draw, count, merged=merged, keep_first=keep_first, language=language, cut=cut)
         shown_HWC, said = view_with_texts(draw, own, preprocess.size, crop_scale, flip, sides)
         texts += said
         ids.append(numbers)
@@ -89,17 +94,34 @@ def text_set_batch(
 
 
 def texts_of_draw(
-    draw: Draw, count: int, *, merged: int = 1, keep_first: bool = False, language: str = "en"
+    draw: Draw, count: int, *, merged: int = 1, keep_first: bool = False, language: str = "en", cut: Cut = "sentences"
 ) -> tuple[list[str], list[int]]:
-    """The texts that this draw trains on and a number for each; equal numbers are equal texts."""
+    """The texts that this draw trains on and a number for each; equal numbers are equal texts.
+
+    cut  "sentences" draws among the different sentences of all texts, each once before one comes again; "stops" as DreamLIP's released
+         code, among what lies between full stops, line breaks and </s>, equal ones by themselves, with repetition where there are fewer
+         than `count`, and with `keep_first` not of the first text
+    """
     positives = draw.sample.positives(language)
     if not positives:
         kind = f"text in language '{language}'" if language else "text"
         raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
-    pool = sub_captions(positives, merged) or [text.string for text in positives]
     first = [first_text(positives)] if keep_first else []
-    rest = [text for text in pool if not first or key(text) != key(first[0])] or pool
-    chosen = first + [rest[place] for place in drawn(draw.rng, len(rest), count)]
+    if cut == "stops":
+        begin = next((place for place, text in enumerate(positives) if first and text.string == first[0]), -1)
+        others = [text for place, text in enumerate(positives) if place != begin]
+        rest = between_stops(others, merged) or between_stops(positives, merged) or [text.string for text in positives]
+        often = len(rest) < count
+        chosen = first + [
+            rest[place]
+            for place in (
+                [int(draw.rng.integers(len(rest))) for _ in range(count)] if often else drawn(draw.rng, len(rest), count)
+            )
+        ]
+    else:
+        pool = sub_captions(positives, merged) or [text.string for text in positives]
+        rest = [text for text in pool if not first or key(text) != key(first[0])] or pool
+        chosen = first + [rest[place] for place in drawn(draw.rng, len(rest), count)]
     numbers: dict[str, int] = {}
     return chosen, [numbers.setdefault(key(text), len(numbers)) for text in chosen]
 
@@ -128,6 +150,17 @@ def sub_captions(texts: Iterable[Text], merged: int = 1) -> list[str]:
             joined = " ".join(parts[start : start + merged])
             found.setdefault(key(joined), joined)
     return list(found.values())
+
+
+def between_stops(texts: Iterable[Text], merged: int = 1) -> list[str]:
+    """What lies between full stops, line breaks and </s>, in order and as often as it is there; `merged` joins so many neighbours, from
+    every one on that has as many.
+
+    >>> between_stops([Text("a red bus"), Text("It is 2.5 m high. New.")], merged=2)
+    ['a red bus. It is 2', 'It is 2. 5 m high', '5 m high. New']
+    """
+    parts = [piece.strip() for text in texts for piece in STOPS.split(text.string) if piece.strip()]
+    return [". ".join(parts[at : at + merged]) for at in range(len(parts) - merged + 1)]
 
 
 def first_text(texts: Sequence[Text]) -> str:

@@ -3,7 +3,9 @@
 A row is pieces in order: words, places that the tokens of a picture take, and the answer that the model is to write. What
 implementations get wrong, and what holds here:
 
-- The start mark comes once, before everything else, also before a picture; pieces in between have no special tokens of their own.
+- The start mark comes once: before everything else, also before a picture, or where a vocabulary says so behind a picture that stands
+  first, as BLIP-2's kind has it. Pieces in between have no special tokens of their own.
+- An encoder-decoder's tokenizer puts an end mark behind what the encoder reads, too.
 - The loss counts the tokens of an answer and the end mark behind it, nothing else. Padding is known by place and never by its id, which
   in many vocabularies is the end mark's: a model that is never asked for the end mark never learns to stop.
 - Rows are padded on the right to train and on the left to write, and the mask says where.
@@ -45,10 +47,14 @@ class Slots:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """Tokens that are given by their ids: chosen ones, or a text that was cut. `answer` as of `Words`, without an end mark behind."""
+    """Tokens that are given by their ids: chosen ones, or a text that was cut. `answer` as of `Words`, without an end mark behind.
+
+    picture  they stand for a picture, so that a start mark goes where it goes beside one
+    """
 
     ids: tuple[int, ...]
     answer: bool = False
+    picture: bool = False
 
 
 Piece = Words | Slots | Ids
@@ -58,12 +64,18 @@ class Vocabulary(Protocol):
     """What a language model reads.
 
     start_ids  before every row, as the model's own tokenizer puts them; often none
+    start_behind  they stand behind a picture that a row begins with
+    close_ids  behind what stands before an answer, for encoder-decoders; else none
     end_id     behind an answer
     pad_id     fills rows up
     """
 
     @property
     def start_ids(self) -> Sequence[int]: ...
+    @property
+    def start_behind(self) -> bool: ...
+    @property
+    def close_ids(self) -> Sequence[int]: ...
     @property
     def end_id(self) -> int: ...
     @property
@@ -125,9 +137,9 @@ def lay_out(
 def _row(
     pieces: Sequence[Piece], vocabulary: Vocabulary, length: int, name: str
 ) -> tuple[list[int], list[bool], list[bool], bool]:
-    ids, slots, answers = list(vocabulary.start_ids), [False] * len(vocabulary.start_ids), [False] * len(vocabulary.start_ids)
-    fixed = len(ids)  # places up to the end of the last piece that is no answer
-    for piece in pieces:
+    ids, slots, answers = list[int](), list[bool](), list[bool]()
+    fixed = 0  # places up to the end of the last piece that is no answer
+    for piece in _marked(pieces, vocabulary):
         if isinstance(piece, Slots):
             found, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
         elif isinstance(piece, Ids):
@@ -149,3 +161,15 @@ def _row(
         )
     cut = bool(length) and len(ids) > length
     return (ids[:length], slots[:length], answers[:length], True) if cut else (ids, slots, answers, False)
+
+
+def _marked(pieces: Sequence[Piece], vocabulary: Vocabulary) -> list[Piece]:
+    """The row with the marks of its beginning, and those behind what stands before the answer."""
+    row = list(pieces)
+    asked = max((place + 1 for place, piece in enumerate(row) if isinstance(piece, Slots) or not piece.answer), default=0)
+    if vocabulary.close_ids:
+        row.insert(asked, Ids(tuple(vocabulary.close_ids)))
+    if vocabulary.start_ids:
+        behind = vocabulary.start_behind and row and (isinstance(row[0], Slots) or (isinstance(row[0], Ids) and row[0].picture))
+        row.insert(1 if behind else 0, Ids(tuple(vocabulary.start_ids)))
+    return row

@@ -31,11 +31,15 @@ class ConceptSets(Pairs):
 class ConceptEncoder(nn.Module):
     """A `DualEncoder` (`encoder`, which alone is deployed) that reads a caption and K concepts an image.
 
-    own_scale  concepts have a learned temperature of their own; otherwise the captions'
+    own_scale   concepts have a learned temperature of their own; otherwise the captions'
+    read_most   temperatures are read as this number where they are above it, without a gradient then; None reads them as they are
     """
 
-    def __init__(self, image_tower: Tower, text_tower: Tower, *, own_scale: bool = True, **options: Any) -> None:
+    def __init__(
+        self, image_tower: Tower, text_tower: Tower, *, own_scale: bool = True, read_most: float | None = None, **options: Any
+    ) -> None:
         super().__init__()
+        self.read_most = read_most
         self.encoder = DualEncoder(image_tower, text_tower, **options)
         self.concept_log_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07))) if own_scale else None
 
@@ -44,14 +48,20 @@ class ConceptEncoder(nn.Module):
         encoder = self.encoder
         text_BKD = encoder.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1)).unflatten(0, text_BKL.shape[:2])
         pairs = encoder.pairs(encoder.encode_image(image_BCHW), text_BKD[:, 0].clone())
+        caption_scale = self._read(pairs.scale)
         if text_BKL.shape[1] == 1:
-            return ConceptSets(pairs.image_ND, pairs.text_ND, pairs.scale)
-        scale = pairs.scale if self.concept_log_scale is None else self.concept_log_scale.exp()
-        return ConceptSets(pairs.image_ND, pairs.text_ND, pairs.scale, concept_NKD=text_BKD[:, 1:].clone(), concept_scale=scale)
+            return ConceptSets(pairs.image_ND, pairs.text_ND, caption_scale)
+        scale = caption_scale if self.concept_log_scale is None else self._read(self.concept_log_scale.exp())
+        return ConceptSets(pairs.image_ND, pairs.text_ND, caption_scale, concept_NKD=text_BKD[:, 1:].clone(), concept_scale=scale)
+
+    def _read(self, scale: Tensor) -> Tensor:
+        return scale if self.read_most is None else scale.clamp(max=self.read_most)
 
     @torch.no_grad()
     def clamp_scale_(self, most: float) -> None:
-        """Keep both temperatures in [1, most]."""
+        """Keep both temperatures in [1, most]; with most 0 they stay as they are."""
+        if most == 0:
+            return
         self.encoder.clamp_scale_(most)
         if self.concept_log_scale is not None:
             self.concept_log_scale.clamp_(0.0, math.log(most))

@@ -174,7 +174,9 @@ class TwoTokenEncoder(DualEncoder):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep both temperatures in [1, most], or in [1, max_scale]."""
+        """Keep both temperatures in [1, most], or in [1, max_scale]; with most 0 they stay as they are."""
+        if most == 0:
+            return
         super().clamp_scale_(most)
         self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
 

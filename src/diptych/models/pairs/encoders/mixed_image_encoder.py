@@ -186,7 +186,9 @@ class MixedEncoder(nn.Module):
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
-        """Keep both temperatures in [1, most], or in [1, max_scale]. Call it after each optimiser step."""
+        """Keep both temperatures in [1, most], or in [1, max_scale]; with most 0 they stay as they are."""
+        if most == 0:
+            return
         self.encoder.clamp_scale_(most)
         if self.log_class_scale is not None:
             self.log_class_scale.clamp_(0.0, math.log(self.encoder.max_scale))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.packaged.groupvit import drop_paths, start_
 
 CLASSES = {
     "align_vision_model": "AlignVisionModel",
@@ -30,16 +31,22 @@ class TransformersImage(Tower):
 
     `config` is the encoder's configuration as a dict, as under "vision_config" in its config.json. Tokens are the last feature map, row by
     row, or the patches without the class token; of GroupViT the groups of the last stage. EfficientNets (ALIGN) have batch norm, which
-    reads the whole batch of a process: with gradient caching it normalises within a chunk.
+    reads the whole batch of a process: with gradient caching it normalises within a chunk. A GroupViT starts as its authors draw it;
+    `drop_path` is the highest rate of its stochastic depth.
     """
 
-    def __init__(self, *, config: dict[str, Any], image_size: int | None = None) -> None:
+    def __init__(self, *, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> None:
         super().__init__()
         kind = config.get("model_type", "")
         if kind not in CLASSES:
             raise ConfigError(f"model_type of an image encoder is {kind!r} (expected {' | '.join(CLASSES)})")
         settings = transformers.AutoConfig.for_model(**config)
         self.net: Any = getattr(transformers, CLASSES[kind])._from_config(settings)
+        if kind == "groupvit_vision_model":
+            start_(self.net)
+            drop_paths(self.net, drop_path)
+        elif drop_path:
+            raise ConfigError(f"drop_path is {drop_path:g} for a {kind} (expected 0: only groupvit_vision_model has it)")
         self.image_size = int(image_size or settings.image_size)
         convolves = kind == "align_vision_model"  # any size then
         if not convolves and self.image_size != settings.image_size:

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
@@ -19,10 +20,11 @@ class TimmTower(Tower):
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
     between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
-    convolutions see (`layers.blurred_conv`). `qk_norm`, for transformers, normalises queries and keys in every block; `layer_scale`
-    is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`, for transformers,
-    are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front: BLIP-2 shows its Q-Former
-    the class token, too, and what the last block but one says.
+    convolutions see (`layers.blurred_conv`). `zero_last`, for residual networks, says whether the last norm of each block begins at
+    0 (timm) or at 1 (torchvision); None leaves it to timm. `qk_norm`, for transformers, normalises queries and keys in every block;
+    `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
+    for transformers, are the first so many of them; `prefix` True leaves class and register tokens among the tokens, in front:
+    BLIP-2 shows its Q-Former the class token, too, and what the last block but one says.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class TimmTower(Tower):
         image_size: int | None = None,
         head_conv: bool = True,
         blur: bool = False,
+        zero_last: bool | None = None,
         qk_norm: bool = False,
         layer_scale: float | None = None,
         blocks: int | None = None,
@@ -50,6 +53,8 @@ class TimmTower(Tower):
             changes["init_values"] = layer_scale
         if blocks is not None:
             changes["depth"] = blocks
+        if zero_last is not None:
+            changes["zero_init_last"] = zero_last
         self.prefix = prefix
         self.net: Any = timm.create_model(model, pretrained=False, num_classes=0, **changes)
         self.image_size = image_size or self.net.pretrained_cfg["input_size"][-1]
@@ -77,3 +82,15 @@ class TimmTower(Tower):
             )
         channels_last = features.shape[-1] == self.net.num_features and features.shape[1] != self.net.num_features
         return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)
+
+    def drop_paths_(self, rate: float) -> None:
+        """Stochastic depth in training, for transformers: the branches of a block are left out for a share of the images that grows evenly
+        from 0 in the first block to `rate` in the last. Raises ConfigError for a network without such blocks."""
+        blocks = getattr(self.net, "blocks", ())
+        if not blocks or not all(hasattr(block, "drop_path2") for block in blocks):
+            raise ConfigError(
+                f"{type(self.net).__name__} has no blocks to leave out (expected drop_path 0, or a transformer of timm)"
+            )
+        for block, share in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
+            for name in ("drop_path1", "drop_path2"):
+                setattr(block, name, DropPath(share) if share else nn.Identity())

@@ -55,7 +55,7 @@ def _both(recipe: Any, model: PairEmbedder) -> dict[str, Any]:
         "text_pooling": None,
         "width": inner.width,
         "act": None,
-        "max_scale": max(recipe.max_scale, math.exp(float(inner.log_scale.detach()))),
+        "max_scale": recipe.max_scale and max(recipe.max_scale, math.exp(float(inner.log_scale.detach()))),
         "towers_from": json.dumps(sides),
     }
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 from typing_extensions import TypeVar
 
 from diptych.core.contracts import Dataset, Recipe
+from diptych.core.disk.json_text import read_object
 from diptych.core.errors import ConfigError
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageVocabulary
@@ -32,6 +33,7 @@ class BeforeLanguage(Recipe[M, B, F]):
                   image settings; "small" or "small:ADDRESS": a small one that learns the pairs of the data first, for
                   `small_image_steps`, in the same way
     start         whether a start mark stands before everything; none: as the language model's tokenizer has it
+    start_behind  it stands behind a picture that a row begins with, and not before
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
     small_image_steps  of the small image encoder
@@ -40,6 +42,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     language_model: str = "small"
     image_weights: str = ""
     start: bool | None = None
+    start_behind: bool = False
     language: str = "en"
     pieces: int = 4096
     small_steps: int = 2500
@@ -76,7 +79,9 @@ class BeforeLanguage(Recipe[M, B, F]):
 
     def words(self) -> LanguageVocabulary:
         """The tokenizer of the language model. Raises ConfigError before `prepare`."""
-        return LanguageVocabulary(_tokenizer(self.language_path), start=self.start)
+        folder = self.language_path
+        reads = bool(read_object(Path(folder, "config.json")).get("is_encoder_decoder"))
+        return LanguageVocabulary(_tokenizer(folder), start=self.start, start_behind=self.start_behind, closes=reads)
 
     @property
     def language_path(self) -> str:

@@ -54,6 +54,9 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     image_tower   by name, with fresh weights, where there are no `image_weights`
     template      what stands before the answer, "{image}" and "{prompt}" where they go; `space` stands between it and the answer
     per           the loss is the mean over "token"s of the batch, or over the tokens of a "row" first
+    rows_a_mean   the mean over tokens is of so many rows each, and then over these, as many as a process of the release had; 0: of all
+    awake         parts that are frozen and stay in training mode all the same ("encoder", "language"), as where a release turns
+                  gradients off and nothing else: their dropout and stochastic depth act
     blind         features are zeros: what the language model writes without seeing. A control
     match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
                   as it comes, which beside small embeddings can be thirty times as large
@@ -67,6 +70,8 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     template: str = "A picture of"
     space: str = " "
     per: Per = "token"
+    rows_a_mean: int = 0
+    awake: tuple[str, ...] = ()
     blind: bool = False
     match_norms: bool = False
     image_size: int = 224
@@ -152,7 +157,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
         encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
-        bridge = Bridge(encoder, made, language, trained=self.trained, blind=self.blind)
+        bridge = Bridge(encoder, made, language, trained=self.trained, awake=self.awake, blind=self.blind)
         if self.match_norms:
             bridge.match_norms_(torch.randn(4, 3, self.image_size, self.image_size))
         return bridge
@@ -162,7 +167,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
         return written
 
     def losses(self, features: Written, batch: BridgeBatch) -> dict[str, Tensor]:
-        return {"answer": answer_loss(features.nll_B, features.count_B, per=self.per)}
+        return {"answer": answer_loss(features.nll_B, features.count_B, per=self.per, rows=self.rows_a_mean)}
 
     def metrics(self, features: Written, batch: BridgeBatch) -> dict[str, Tensor]:
         hits = features.hit_B.sum() / features.count_B.sum().clamp_min(1)

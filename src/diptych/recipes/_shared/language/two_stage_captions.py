@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diptych.core.contracts import Draw, Draws, Optimiser, Stage
+from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
+from diptych.data.load.order import SourceBlocks
 from diptych.data.text.prompts.layout import Ids
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.bridge import Bridge
@@ -44,15 +45,19 @@ class DetailedRecipe(BridgeRecipe):
     former_weights  "hf:FOLDER" of BLIP-2, whose Q-Former, queries and norm of features it takes; "": fresh ones, which know nothing
     former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
-    requests     what is asked in the second stage, drawn at each step; the first one when nobody asks anything
+    requests     what is asked in the second stage, one drawn for all rows of a step; the first one when nobody asks anything
     chat         template of the second stage
     used         template of use; "": that of the second stage. The released chats say first what will come (`CHAT_SYSTEM`)
     sign, second_sign   what ends an answer in either stage; "": the language model's end mark
+    role         in use, of an answer only what stands behind the last such word; "" for all of it
     answer_length, second_answer_length   tokens of an answer at most, its sign among them; longer ones are cut
     clean        short captions in lower case, without marks, of 50 words at most, as BLIP cleans them
     second_share, second_batch_size, second_lr, second_warmup, second_final   of the second stage: its share of the steps, samples a
                  step, rate, warm-up, and share of the rate at the end; `final_lr` is that of the first
     second_warmup_lr   `warmup_lr` of the second stage
+    second_rows_a_mean   `rows_a_mean` of the second stage
+    sources, shares   of the first stage: sources of samples, and how often one is drawn, for `rows_a_mean` rows at once as a process of
+                 the release draws one for its batch, or for each row; (): all rows alike
     group        patches side by side that become one token, where there are no queries
     """
 
@@ -69,8 +74,11 @@ class DetailedRecipe(BridgeRecipe):
     used: str = ""
     sign: str = "\n"
     second_sign: str = "###"
+    role: str = ""
     answer_length: int = 32
     second_answer_length: int = 160
+    sources: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
     clean: bool = True
     final_lr: float = 0.8
     second_share: float = 1 / 21
@@ -80,13 +88,13 @@ class DetailedRecipe(BridgeRecipe):
     second_final: float = 1 / 3
     warmup_lr: float | None = 1e-6
     second_warmup_lr: float | None = 1e-6
+    second_rows_a_mean: int = 0
     over: Literal["rest", "run"] = "run"
 
     image_tower: str = "eva_g14"
     template: str = ""
     space: str = ""
     start: bool | None = True
-    crop: tuple[float, float] = (0.5, 1.0)
     text_length: int = 512
     weight_decay: float = 0.05
     warmup: float = 5000.0
@@ -98,6 +106,17 @@ class DetailedRecipe(BridgeRecipe):
             raise ConfigError(
                 f"second_share is {self.second_share} with {len(self.requests)} requests (expected 0 to 1, and one request at least)"
             )
+
+        if len(self.sources) != len(self.shares) or any(share <= 0 for share in self.shares):
+            raise ConfigError(
+                f"{len(self.shares)} shares of {len(self.sources)} sources (expected one above 0 for each, or none)"
+            )
+
+    def row_order(self, data: Dataset) -> Order | None:
+        if self.second or not self.sources:
+            return None
+        sources = [data[row].source for row in range(len(data))]
+        return SourceBlocks(sources, dict(zip(self.sources, self.shares, strict=True)), self.rows_a_mean or 1)
 
     @property
     def written_after(self) -> str:
@@ -120,13 +139,13 @@ class DetailedRecipe(BridgeRecipe):
         words, template = self.words(), Template(self.chat if self.second else self.template)
         sign = self.second_sign if self.second else self.sign
         most = self.second_answer_length if self.second else self.answer_length
+        request = self.requests[int(draws.rng.integers(len(self.requests)))] if self.second else ""
         rows, cut = [], 0
         for draw in draws:
             text = self._drawn(draw).string
             ids = words.pieces(self.space + (text if self.second or not self.clean else cleaned(text)) + sign)
             ids = ids if sign else [*ids, words.end_id]
             cut += len(ids) > most
-            request = self.requests[int(draw.rng.integers(len(self.requests)))] if self.second else ""
             rows.append([*template.pieces(self.slots, request), Ids(tuple(ids[:most]), answer=True)])
         made = self.laid(draws, rows)
         return replace(made, truncated=made.truncated + cut)
@@ -176,6 +195,7 @@ class DetailedRecipe(BridgeRecipe):
             warmup=self.second_warmup,
             warmup_lr=self.second_warmup_lr,
             final_lr=self.second_final,
+            rows_a_mean=self.second_rows_a_mean,
         )
         return (
             Stage("short captions", self, 1 - self.second_share, keep=self.has_short),
@@ -185,6 +205,7 @@ class DetailedRecipe(BridgeRecipe):
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
         made.request, made.sign = self.requests[0], self.second_sign if self.second_share else self.sign
+        made.role = self.role
         return made
 
     @classmethod
@@ -201,7 +222,8 @@ class DetailedRecipe(BridgeRecipe):
             "answer_length": 48,
             "second_answer_length": 64,
             "text_length": 128,
-            "crop": (1.0, 1.0),
+            "rows_a_mean": 0,
+            "second_rows_a_mean": 0,
             "pieces": 512,
             "match_norms": True,
             "batch_size": 64,

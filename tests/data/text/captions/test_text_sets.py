@@ -114,3 +114,27 @@ def test_one_text_of_one_sentence_is_the_batch_of_pairs() -> None:
     assert torch.equal(sets.image_BCHW, pairs.image_BCHW)
     assert torch.equal(sets.group_B, pairs.group_B)
     assert sets.truncated == pairs.truncated
+
+
+def test_texts_cut_at_stops_are_those_of_the_released_code() -> None:
+    """Written out as DreamLIP's `CsvDataset` does it, but that the last piece may be drawn too."""
+    raw = Text("A bus. Seen from e.g. a car", origin="alt")
+    long = captions("It is red. It is 2.5 m high.\nIt is red", "New</s> old .. ")
+    pieces = ["It is red", "It is 2", "5 m high", "It is red", "New", "old"]
+    for merged in (1, 2):
+        joined = [". ".join(pieces[at : at + merged]) for at in range(len(pieces) - merged + 1)]
+        seen = Counter[str]()
+        for seed in range(200):
+            chosen, numbers = texts_of_draw(draw(0, raw, *long, seed=seed), 4, merged=merged, keep_first=True, cut="stops")
+            assert chosen[0] == raw.string
+            assert not Counter(chosen[1:]) - Counter(joined), "none more often than it is there"
+            assert [chosen.index(text) for text in chosen] == [numbers.index(n) for n in numbers]
+            seen.update(chosen[1:])
+        assert set(seen) == set(joined)
+    few = [
+        texts_of_draw(draw(0, raw, *captions("One. Two"), seed=seed), 3, keep_first=True, cut="stops")[0][1:]
+        for seed in range(40)
+    ]
+    assert any(len(set(texts)) == 1 for texts in few), "with repetition"
+    alone, _ = texts_of_draw(draw(0, raw), 2, keep_first=True, cut="stops")
+    assert set(alone[1:]) <= {"A bus", "Seen from e", "g", "a car"}, "the only text, where there is no other"

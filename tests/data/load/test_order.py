@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.load.order import Grouped, Weighted, order, span
+from diptych.data.load.order import Grouped, SourceBlocks, Weighted, order, span
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 200))
@@ -149,3 +149,24 @@ def test_some_rows_stand_in_every_block_of_their_group() -> None:
     assert Grouped(["a"], 3, always=[True]).block(0, 0).tolist() == [0, 0, 0]
     with pytest.raises(ConfigError, match="always"):
         Grouped(groups, 4, always=[True])
+
+
+def test_blocks_of_one_source_come_by_its_weight_across_epochs() -> None:
+    """115 to 14, as MiniGPT-4 has them, over blocks that run on over the seams of epochs; rows of a third source never come."""
+    sources = ["laion"] * 7 + ["cc"] * 40 + ["other"] * 3
+    made = SourceBlocks(sources, {"laion": 115.0, "cc": 14.0}, 4)
+    epochs = [made(0, epoch, 50) for epoch in range(400)]
+    assert all(len(rows) == 50 for rows in epochs)
+    drawn = [sources[row] for row in np.concatenate(epochs).tolist()]
+    blocks = [set(drawn[start : start + 4]) for start in range(0, len(drawn), 4)]
+    assert all(len(block) == 1 for block in blocks)
+    share = sum(block == {"laion"} for block in blocks) / len(blocks)
+    assert abs(share - 115 / 129) < 0.02
+    assert "other" not in drawn
+    assert set(np.concatenate(epochs).tolist()) == set(range(47))
+    assert (made(0, 3, 50) == SourceBlocks(sources, {"laion": 115.0, "cc": 14.0}, 4)(0, 3, 50)).all()
+    assert (made(1, 3, 50) != made(0, 3, 50)).any()
+    with pytest.raises(DataError, match="no row is of source 'coco'"):
+        SourceBlocks(sources, {"coco": 1.0}, 4)
+    with pytest.raises(ConfigError, match="blocks of 0 rows"):
+        SourceBlocks(sources, {"cc": 1.0}, 0)

@@ -127,6 +127,11 @@ def test_counts_of_a_pool_a_world_and_the_published_file_agree() -> None:
     assert list(counted.object_counts) == sorted(counted.object_counts, reverse=True)
     assert CorpusNames.from_json(counted.to_json()) == counted
     assert CorpusNames.of(Pool.from_samples([Sample("a")])) == CorpusNames()
+    regions = (Region((0, 0, 4, 4), "man"), Region((0, 0, 5, 4), "hat"))
+    tagged = tuple(Relation(0, name, 1, confidence) for name, confidence in (("wearing", 0.2), ("near", 0.19), ("wearing", 0.1)))
+    pool = Pool.from_samples([Sample("a", regions=regions, relations=tagged)])
+    assert CorpusNames.of(pool, min_confidence=0.2).to_json()["relationship_freq"] == {"wearing": 1}
+    assert CorpusNames.of(pool).to_json()["relationship_freq"] == {"wearing": 2, "near": 1}
     with pytest.raises(DataError, match=r"vocab.json, field 'relationship_freq'"):
         CorpusNames.from_json({"object_freq": {}}, file="vocab.json")
 

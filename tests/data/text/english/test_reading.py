@@ -17,7 +17,7 @@ from diptych.data.text.english.scene_parser import SceneParser
 from diptych.data.text.english.tagger import spacy_tagger, tag
 from diptych.data.text.english.words import kinds, lexicon
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "english_accuracy.py"
+SCRIPT = Path(__file__).parents[4] / "scripts" / "english_accuracy.py"
 
 
 @pytest.fixture(scope="module")

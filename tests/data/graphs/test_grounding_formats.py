@@ -94,7 +94,7 @@ def test_flickr30k_entities(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("100\n")
     (tmp_path / "Sentences" / "100.txt").write_text(
         "Two [/EN#1/people young guys] with [/EN#2/bodyparts shaggy hair] in [/EN#0/notvisual the yard] .\n"
-        "[/EN#1/people Men] at [/EN#3/scene night] near [/EN#2/bodyparts/other hair] .\n"
+        "Nobody knows .\n[/EN#1/people Men] at [/EN#3/scene night] near [/EN#2/bodyparts/other hair] .\n"
     )
     (tmp_path / "Annotations" / "100.xml").write_text(
         "<annotation><filename>100.jpg</filename><size><width>60</width><height>40</height></size>"
@@ -109,8 +109,8 @@ def test_flickr30k_entities(tmp_path: Path) -> None:
     assert sentences_of(pool[0])[0].text == "Two young guys with shaggy hair in the yard ."
     assert words(pool[0]) == [
         [(["young guys"], [one, two], "people"), (["shaggy hair"], [two], "bodyparts"), (["the yard"], [], "notvisual")],
-        [(["Men"], [one, two], "people"), (["night"], [], "scene"), (["hair"], [two], "bodyparts")],
-    ]
+        [(["Men"], [one, two], "people"), (["night"], [], "scene"), (["hair"], [two], "bodyparts/other")],
+    ]  # the sentence without a phrase is passed over
     assert pool[0].extras["split"] == "test"
     (tmp_path / "Annotations" / "100.xml").write_text("<annotation><object>")
     with pytest.raises(DataError, match="is not XML"):

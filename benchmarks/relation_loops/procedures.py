@@ -1,7 +1,7 @@
 """The procedures of the released scene-graph scorers: a loop over images, NumPy within an image. What `relation_scoring` times against.
 
 Step by step what those do, in our words: every prediction compared with every truth of its image, sets of matched truths united for
-each K anew, detections judged one by one. `scene_graph_loops` has the leanest loops that we could write for the same numbers. Rows
+each K anew, detections judged one by one. `scene_graphs` has the leanest loops that we could write for the same numbers. Rows
 are the records as Python dicts; boxes are half-open, so that all come to the same number.
 """
 
@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from scene_graph_loops import area, around, eleven_points, overlap
+from relation_loops.scene_graphs import area, around, eleven_points, overlap
 
 Row = dict[str, Any]
 

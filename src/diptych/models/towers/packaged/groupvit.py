@@ -1,0 +1,54 @@
+"""What GroupViT's training has beside transformers' model of it: how its weights start, and stochastic depth (2202.11094).
+
+Letters: B batch, L places, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DEVIATION = 0.02
+
+
+def start_(net: nn.Module) -> None:
+    """Fresh weights of a `GroupViTVisionModel` as the authors' code draws them.
+
+    Linear layers, positions and the first stage's group tokens are normal with deviation 0.02 (cut at 2, as timm does it); biases are zero,
+    and group tokens that a projection of the last stage's is added to. Patches keep PyTorch's start. transformers leaves positions and all
+    group tokens at zero, where the tokens of the first stage never learn to differ.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=DEVIATION)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+        elif isinstance(getattr(module, "group_token", None), nn.Parameter) and module.group_projector is None:
+            nn.init.trunc_normal_(module.group_token, std=DEVIATION)  # type: ignore[arg-type]
+        elif isinstance(getattr(module, "position_embeddings", None), nn.Parameter):
+            nn.init.trunc_normal_(module.position_embeddings, std=DEVIATION)  # type: ignore[arg-type]
+
+
+def drop_paths(net: Any, highest: float) -> None:
+    """Stochastic depth: in training a block's attention, and its MLP, answers nothing for some images, and more for the others.
+
+    The share that is left out rises evenly over the blocks of all stages, from 0 to `highest`. Names of weights stay as they are.
+    """
+    blocks = [block for stage in net.vision_model.encoder.stages for block in stage.layers]
+    for block, rate in zip(blocks, torch.linspace(0, highest, len(blocks), device="cpu").tolist(), strict=True):
+        for branch in (block.self_attn, block.mlp) if rate > 0 else ():
+            branch.register_forward_hook(partial(_left_out, rate))
+
+
+def _left_out(rate: float, branch: nn.Module, inputs: Any, answer: Any) -> Any:
+    if not branch.training:
+        return answer
+    whole_BLD: Tensor = answer[0] if isinstance(answer, tuple) else answer
+    keep = 1 - rate
+    kept_B11 = (keep + torch.rand(len(whole_BLD), 1, 1, dtype=whole_BLD.dtype, device=whole_BLD.device)).floor()
+    left_BLD = whole_BLD / keep * kept_B11
+    return (left_BLD, *answer[1:]) if isinstance(answer, tuple) else left_BLD

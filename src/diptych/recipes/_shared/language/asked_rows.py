@@ -1,0 +1,60 @@
+"""What recipes share whose language model is asked something about a picture: rows of picture, request and answer, each of a length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from diptych.core.contracts import Draws
+from diptych.data.text.prompts.layout import Ids, Piece, Words
+from diptych.data.text.prompts.template import Template
+from diptych.models.bridges.language_model import LanguageVocabulary
+from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedRecipe(BridgeRecipe):
+    """Rows of a picture, a request and its answer. Lengths are of training; what is asked in use is read whole.
+
+    prompt_length   tokens of a request at most, marks among them; 0: all
+    prompt_keeps    of a longer one the "first" or the "last" tokens stay
+    answer_length   tokens of an answer at most; 0: all. An encoder-decoder's answer ends in its end mark however long it was
+    answer_end      of a decoder's answer: the end mark counts among its tokens, and a long answer lacks it ("counted", LAVIS), or stands
+                    behind in any case ("added", mBLIP). A start mark counts too, where the tokenizer puts one; the row leaves it out
+    """
+
+    prompt_length: int = 0
+    prompt_keeps: Literal["first", "last"] = "last"
+    answer_length: int = 0
+    answer_end: Literal["counted", "added"] = "counted"
+
+    def asked_rows(self, draws: Draws, asked: Sequence[tuple[str, str]], slots: Sequence[int]) -> BridgeBatch:
+        """The batch of these requests and answers; `slots`, the places of each row's pictures."""
+        words, template, cut = self.words(), Template(self.template), 0
+        rows: list[list[Piece]] = []
+        for (prompt, answer), places in zip(asked, slots, strict=True):
+            row = [self._shortened(piece, words) for piece in template.pieces(places, prompt)]
+            ids = words.pieces(self.space + answer)
+            kept = self._answer(ids, words)
+            cut += self.answer_length > 0 and kept[: len(ids)] != (*ids,)
+            rows.append([*row, Ids(kept, answer=True)])
+        made = self.laid(draws, rows)
+        return replace(made, truncated=made.truncated + cut)
+
+    def _shortened(self, piece: Piece, words: LanguageVocabulary) -> Piece:
+        if not self.prompt_length or not isinstance(piece, Words):
+            return piece
+        room = self.prompt_length - len(words.start_ids) - len(words.close_ids)
+        ids = words.pieces(piece.text)
+        return Ids(tuple(ids[:room] if self.prompt_keeps == "first" else ids[max(0, len(ids) - room) :]))
+
+    def _answer(self, ids: Sequence[int], words: LanguageVocabulary) -> tuple[int, ...]:
+        whole, most = (*ids, words.end_id), self.answer_length
+        if not most:
+            return whole
+        if words.close_ids:
+            return (*ids[: most - 1], words.end_id)
+        if self.answer_end == "added":
+            return (*ids[: most - len(words.start_ids)], words.end_id)
+        return whole[: most - len(words.start_ids)]

@@ -1,0 +1,155 @@
+"""InstructBLIP: rows as LAVIS lays them, lengths of requests and answers, frames of a clip, how answers are ranked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from tokenizers.processors import TemplateProcessing
+
+import diptych
+from diptych.core.prompt import ImagePart, TextPart
+from diptych.data.text.prompts.layout import lay_out
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.language_model import LanguageVocabulary
+from diptych.recipes._shared.language.asked_rows import AskedRecipe
+from diptych.recipes.bridges.instructblip import InstructBLIP
+from diptych.recipes.bridges.mblip import MBLIP
+from diptych.worlds.scenes.questions import questions
+
+TEXTS = ["what colour is the circle left of the square ?", "a red circle", "short answer :", "yes", ""]
+SLOTS = 3
+RELEASED = "the released tokenisation, by transformers"
+PAIRS = [
+    (TEXTS[0], TEXTS[1]),
+    (TEXTS[2], TEXTS[3]),
+    (TEXTS[0] * 4, TEXTS[1] * 5),
+    (TEXTS[3], TEXTS[0] * 2),
+    (TEXTS[2] * 3, TEXTS[4]),
+]
+LENGTHS = [(128, 256), (9, 6), (4, 4), (12, 3)]
+
+
+def marked(single: str) -> tuple[Tokenizer, Any]:
+    """A tokenizer whose file puts these marks around a text, and the same as transformers opens it."""
+    made = Tokenizer.train(TEXTS * 3, 300)
+    made.inner.post_processor = TemplateProcessing(single=single, special_tokens=[("<sot>", 1), ("<eot>", 2)])
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(made.inner.to_str()),
+        bos_token="<sot>",
+        eos_token="<eot>",
+        pad_token="<pad>",
+    )
+    return made, theirs
+
+
+def laid(
+    recipe: type[AskedRecipe], tokenizer: Tokenizer, lengths: tuple[int, int], *, reads: bool, monkeypatch: Any
+) -> list[Any]:
+    """For each pair the ids of its row, with None for the picture, and which of them are learned."""
+    made = replace(recipe(), prompt_length=lengths[0], answer_length=lengths[1])
+    vocabulary = LanguageVocabulary(tokenizer, start_behind=made.start_behind, closes=reads)
+    monkeypatch.setattr(recipe, "words", lambda self: vocabulary)
+    found: list[Any] = []
+    monkeypatch.setattr(recipe, "laid", lambda self, draws, rows: found.extend(rows))
+    with pytest.raises(AttributeError, match="truncated"):  # no batch comes back
+        made.asked_rows([], PAIRS, [SLOTS] * len(PAIRS))  # type: ignore[arg-type]
+    layout, rows = lay_out(found, vocabulary), []
+    for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True):
+        count = int(mask.sum())
+        rows.append(([None if s else int(i) for i, s in zip(ids[:count], slots, strict=False)], answer[:count].tolist()))
+    return rows
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_rows_before_a_decoder_are_those_of_lavis(lengths: tuple[int, int], monkeypatch: Any, parity: Any) -> None:
+    """`blip2_vicuna_instruct`: its two calls of the tokenizer, the start mark of the answer dropped, the answer behind the request."""
+    ours, theirs = marked("<sot> $A")
+    found = laid(InstructBLIP, ours, lengths, reads=False, monkeypatch=monkeypatch)
+    wrong = 0
+    for (prompt, answer), (ids, learned) in zip(PAIRS, found, strict=True):
+        theirs.truncation_side = "left"
+        asked = theirs(prompt, truncation=True, max_length=lengths[0]).input_ids
+        theirs.truncation_side = "right"
+        said = theirs(answer + "<eot>", truncation=True, max_length=lengths[1]).input_ids[1:]
+        wrong += ids != [None] * SLOTS + asked + said
+        wrong += learned != [False] * (SLOTS + len(asked)) + [True] * len(said)
+    parity(
+        "instructblip",
+        "rows of a decoder, requests and answers cut",
+        "LAVIS' tokenisation, by transformers",
+        [(np.array(wrong), np.array(0))],
+        tolerance=0,
+    )
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_rows_of_an_encoder_decoder_are_those_of_lavis_and_mblip(lengths: tuple[int, int], monkeypatch: Any, parity: Any) -> None:
+    """An end mark stands behind what the encoder reads, and behind an answer however it is cut. LAVIS keeps the end of a long request,
+    mBLIP its beginning."""
+    ours, theirs = marked("$A <eot>")
+    for recipe, side in ((InstructBLIP, "left"), (MBLIP, "right")):
+        found, wrong = laid(recipe, ours, lengths, reads=True, monkeypatch=monkeypatch), 0
+        for (prompt, answer), (ids, learned) in zip(PAIRS, found, strict=True):
+            theirs.truncation_side = side
+            asked = theirs(prompt, truncation=True, max_length=lengths[0]).input_ids
+            theirs.truncation_side = "right"
+            said = theirs(answer, truncation=True, max_length=lengths[1]).input_ids
+            wrong += ids != [None] * SLOTS + asked + said
+            wrong += [i for i, one in zip(ids, learned, strict=True) if one] != said
+        what = "rows of an encoder-decoder, requests and answers cut"
+        parity(recipe.slug, what, RELEASED, [(np.array(wrong), np.array(0))], tolerance=0)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_rows_before_a_decoder_are_those_of_mblip(lengths: tuple[int, int], monkeypatch: Any, parity: Any) -> None:
+    """`TokenizeCLM`: an end mark behind every answer, also a cut one."""
+    ours, theirs = marked("$A")
+    found, wrong = laid(MBLIP, ours, lengths, reads=False, monkeypatch=monkeypatch), 0
+    for (prompt, answer), (ids, learned) in zip(PAIRS, found, strict=True):
+        asked = theirs(prompt, truncation=True, max_length=lengths[0]).input_ids
+        said = [*theirs(answer, truncation=True, max_length=lengths[1]).input_ids, theirs.eos_token_id]
+        wrong += ids != [None] * SLOTS + asked + said
+        wrong += learned != [False] * (SLOTS + len(asked)) + [True] * len(said)
+    parity(
+        "mblip",
+        "rows of a decoder, requests and answers cut",
+        "the release's tokenisation, by transformers",
+        [(np.array(wrong), np.array(0))],
+        tolerance=0,
+    )
+
+
+SMALL = replace(InstructBLIP.tiny(), small_steps=2, batch_size=8, steps=2)
+
+
+def test_frames_are_read_with_the_question_and_answers_ranked_as_lavis_ranks(tmp_path: Path) -> None:
+    data = questions(16, seed=0).remembering()
+    recipe = replace(SMALL, pictures=3, ranks_end=False)
+    model: Any = diptych.load(diptych.train(recipe, data=data, out=tmp_path / "run", seed=0).path)
+    assert (model.pictures, model.ranks_end) == (3, False)
+    images, asked = [data[row].image for row in range(3)], "what colour is it ?"
+    prompt = (ImagePart(), *(ImagePart(source=image) for image in images[1:]), TextPart(asked))
+    with torch.no_grad():
+        together = model._pictures([((images[0], *images[1:]), asked)])
+        alone = torch.cat([model._pictures([((image,), asked)]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    (found,) = model.answer_nll([images[0]], [prompt], [["red", "a red circle"]])
+    pieces = [len(model.vocabulary.pieces(model.space + text)) for text in ("red", "a red circle")]
+    assert found[:, 1].tolist() == pieces
+    model.ranks_end = True
+    (ended,) = model.answer_nll([images[0]], [prompt], [["red", "a red circle"]])
+    assert ended[:, 1].tolist() == [count + 1 for count in pieces]
+    assert (ended[:, 0] > found[:, 0]).all()
+
+
+def test_the_published_settings() -> None:
+    made = InstructBLIP.paper()
+    assert (made.crop, made.flip, made.space, made.prompt_length, made.answer_length) == ((0.5, 1.0), True, "", 128, 256)
+    assert (made.rows_a_mean, made.batch_size, made.start_behind, made.ranks_end) == (8, 128, True, False)
