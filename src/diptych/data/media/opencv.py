@@ -56,7 +56,8 @@ def nearest(label_HW: Pixels, height: int, width: int) -> Pixels:
         np.floor(np.arange(new) * (1 / (new / old))).astype(np.int64).clip(0, old - 1)
         for old, new in ((high, height), (wide, width))
     )
-    return label_HW[y_H[:, None], x_W]
+    resized_HW: Pixels = label_HW[y_H[:, None], x_W]
+    return resized_HW
 
 
 def hsv(image_HWC: Pixels) -> Pixels:
