@@ -132,6 +132,6 @@ class SegmentingModel:
             model = dense_segmenter(settings, tokenizer)
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
-        told = {name: config[name] for name in ("stride", "longest", "smooth") if name in config}
-        shown: dict[str, Any] = {"smooth": True, **told}  # folders of before do not say, and were smoothed
+        shown: dict[str, Any] = {"smooth": True}  # folders of before do not say, and were smoothed
+        shown |= {name: config[name] for name in ("stride", "longest", "smooth") if name in config}
         return cls(model.eval(), settings, preprocess, tokenizer, config["name"], **shown, card=config.get("card"))
