@@ -177,3 +177,31 @@ def test_nothing_to_ask_is_refused() -> None:
     pool = Pool.from_samples([replace(s, texts=()) for s in rows()], name="mute")
     with pytest.raises(DataError, match=r"no caption of 'mute' is left for language 'en'"):
         PersonSearch().predict(told(rows()), pool)
+
+
+def released_map(index: list[bool]) -> float:
+    """`compute_mAP` of PLIP's utils.py, as a loop over places."""
+    worth, rows = 0.0, [at for at, hit in enumerate(index) if hit]
+    for number, row in enumerate(rows):
+        before = number / row if row else 1.0
+        worth += (before + (number + 1) / (row + 1)) / 2 / len(rows)
+    return worth
+
+
+def test_trapezoids_are_those_of_plips_released_test(parity: Any) -> None:
+    rng, pairs = np.random.default_rng(4), []
+    for values in (3, 100, 1, 2):
+        score = rng.integers(values, size=6).astype(np.float32)
+        relevant = np.array([True, False, True, False, True, False])[rng.permutation(6)]
+        pairs.append((RankedList.of(score, relevant).trapezoid_precision, orders(score, relevant, released_map)))
+    parity("plip_person", "trapezoid mAP with ties", "every order, by compute_mAP of PLIP (09890e3)", pairs, tolerance=1e-12)
+    assert RankedList.of(np.array([2.0, 1.0], np.float32), np.array([True, False])).trapezoid_precision == 1
+    assert RankedList.of(np.array([1.0, 2.0], np.float32), np.array([True, False])).trapezoid_precision == 0.25
+    pool, task = rows(), PersonSearch(trapezoid=True, draws=10)
+    records = task.predict(told(pool), pool)
+    values = task.item_values(records, "map_trapezoid")
+    assert values is not None
+    assert values.mean() == pytest.approx(task.score(records).metrics["map_trapezoid"].value)
+    same = Told({s.image.name: (1.0, 0.0) for s in pool if s.image is not None}, {f"text {n}": (1.0, 0.0) for n in range(6)})
+    collapsed = task.score(task.predict(same, pool)).metrics["map_trapezoid"]
+    assert collapsed.value == pytest.approx(collapsed.chance)

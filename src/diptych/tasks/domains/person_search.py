@@ -7,8 +7,9 @@ re-ranking. The unit of the intervals is the identity.
 
 With `asks="pictures"` every picture is a query and all captions are the gallery, as IRRA's evaluator reports beside the other way.
 
-Queries whose identity has nothing in the gallery are left out and counted: they crash some published code and are worth 0 in other. Ties
-are worth their mean over random orders, so a model that answers the same to everything gets chance.
+Queries whose identity has nothing in the gallery are left out and counted: they crash some published code and are worth 0 in other
+(PLIP's released test, which also takes trapezoids for the precisions of `map`: `map_trapezoid`). Ties are worth their mean over random
+orders, so a model that answers the same to everything gets chance.
 
 Letters: N queries, M items of the gallery, D width.
 """
@@ -40,6 +41,7 @@ class PersonSearch:
     asks       "texts" among pictures, or "pictures" among texts
     language   captions of this language or of an unknown one; "" takes all
     texts_per_image  the first so many captions of a picture; 0 takes all
+    trapezoid  `map_trapezoid` is given, too
     """
 
     name: ClassVar[str] = "person_search"
@@ -50,6 +52,7 @@ class PersonSearch:
     asks: Literal["texts", "pictures"] = "texts"
     language: str = "en"
     texts_per_image: int = 0
+    trapezoid: bool = False
     ks: tuple[int, ...] = (1, 5, 10)
     draws: int = 2000
     seed: int = 0
@@ -123,7 +126,7 @@ class PersonSearch:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed)
+        metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed, trapezoid=self.trapezoid)
         groups = records.column("group").to_pylist()
         tied, tied_relevant = (array(records, name).astype(np.int64) for name in ("tied", "tied_relevant"))
         notes = {
