@@ -2,7 +2,7 @@
 
 Looks and words take long to find each other: for some 900 steps scores of right and wrong descriptions stay at chance, while boxes are
 found from step 400 on. Where each description is read by itself (`reads="pieces"`) they part then. A text encoder with fresh weights that
-reads all of a query at once was given a minute of a processor only, and did not leave chance in that; the release's BERT has learned to read.
+reads all of a query at once was given a minute of a processor only and did not leave chance in it; the release's BERT can read before.
 """
 
 from __future__ import annotations
