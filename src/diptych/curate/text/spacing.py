@@ -52,7 +52,7 @@ NO_LINE = str.maketrans({"\n": " "})
 def prepared(texts: Sequence[str], rule: Rule) -> tuple[bytes, npt.NDArray[np.int64]]:
     """All texts in one stretch of bytes, and where each ends: a match that begins at u lies in text searchsorted(end_N, u)."""
     if rule == "tokens":
-        content = _delimited(texts)
+        content = _mark_edges(texts)
     else:
         content = "".join(f" {text.translate(SPACED)} \n" for text in texts).encode("utf-8", "replace")
     end_N = np.flatnonzero(np.frombuffer(content, np.uint8) == LINE)
@@ -62,7 +62,7 @@ def prepared(texts: Sequence[str], rule: Rule) -> tuple[bytes, npt.NDArray[np.in
 def pattern(entries: Sequence[str], rule: Rule) -> list[bytes]:
     """What to look for in `prepared` texts, one an entry."""
     if rule == "tokens":
-        content = _delimited([entry.strip() for entry in entries])
+        content = _mark_edges([entry.strip() for entry in entries])
         edge = bytes([EDGE])
         return [line if line.startswith(edge) else edge + line for line in content.split(b"\n")[: len(entries)]]
     if rule == "released":
@@ -77,7 +77,7 @@ def _open(character: str) -> bool:
     return character in OPEN_SIGNS or any(low <= ord(character) <= high for low, high in OPEN_SCRIPTS)
 
 
-def _delimited(texts: Sequence[str]) -> bytes:
+def _mark_edges(texts: Sequence[str]) -> bytes:
     """Every token between two edges, neighbours sharing one; a line end after every text."""
     joined = "\n".join(text.translate(NO_LINE) for text in texts) + "\n"
     if not joined.isascii():

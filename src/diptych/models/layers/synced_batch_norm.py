@@ -18,13 +18,14 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         count = len(input) * dist.get_world_size()
-        mean_H = all_reduce(input.sum(0)) / count  # type: ignore[no-untyped-call]
+        mean_H: Tensor = all_reduce(input.sum(0)) / count
         apart_BH = input - mean_H
-        variance_H = all_reduce(apart_BH.square().sum(0)) / count  # type: ignore[no-untyped-call]
+        variance_H: Tensor = all_reduce(apart_BH.square().sum(0)) / count
         with torch.no_grad():
             self._remember(mean_H, variance_H * count / max(1, count - 1))
         normal_BH = apart_BH * torch.rsqrt(variance_H + self.eps)
-        return normal_BH * self.weight + self.bias
+        out_BH: Tensor = normal_BH * self.weight + self.bias
+        return out_BH
 
     def _remember(self, mean_H: Tensor, variance_H: Tensor) -> None:
         assert self.running_mean is not None

@@ -121,6 +121,7 @@ class ARO:
 
 
 def relation_kind(name: str) -> str:
+    """The name of a relation as a kind of case; a slash would divide it."""
     return f"relation/{name.replace('/', '-')}"
 
 

@@ -193,7 +193,7 @@ def analogies(caption: str, *, tagger: Tagger = tag) -> tuple[str, ...]:
     """
     words = tagger(caption)
     phrases = noun_phrases(words)
-    made = [turned for turned in (_turned(caption, words),) if turned]
+    made = [turned for turned in (_invert_relation(caption, words),) if turned]
     adjectives = [phrase for phrase in phrases if len(phrase.attributes) == 1 and _adjective_noun(phrase)]
     for phrase in adjectives:
         adjective, noun = phrase.words[-2:]
@@ -209,7 +209,7 @@ def _adjective_noun(phrase: Phrase) -> bool:
     return tags[-2:-1] == ["ADJ"] and phrase.head == phrase.words[-1] and "ADV" not in tags
 
 
-def _turned(caption: str, words: Sequence[Word]) -> str | None:
+def _invert_relation(caption: str, words: Sequence[Word]) -> str | None:
     """The caption, one relation between two phrases, told from the other side."""
     phrases = [p for p in noun_phrases(words) if not (p.head.lower in ("left", "right", "front") and p.start)]
     if len(phrases) != 2 or phrases[0].start > 1 or phrases[1].stop < len(words) - 1:
