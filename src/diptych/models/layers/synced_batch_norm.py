@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm(nn.BatchNorm1d):
     """[B, H] by mean and variance of the rows of all processes, which hold equally many; in one process `nn.BatchNorm1d`.
 
-    Gradients are those of one process with the whole batch, under the convention that a wrapper averages them over the processes.
+    Sums are taken in float32 at least. Gradients are those of one process with the whole batch, where a wrapper averages
+    them over the processes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         count = len(input) * dist.get_world_size()
-        mean_H: Tensor = all_reduce(input.sum(0)) / count
-        apart_BH = input - mean_H
-        variance_H: Tensor = all_reduce(apart_BH.square().sum(0)) / count
+        wide_BH = input.to(torch.promote_types(input.dtype, torch.float32))
+        mean_H: Tensor = _Summed.apply(wide_BH.sum(0)) / count  # type: ignore[no-untyped-call]
+        apart_BH = wide_BH - mean_H
+        variance_H: Tensor = _Summed.apply(apart_BH.square().sum(0)) / count  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self._remember(mean_H, variance_H * count / max(1, count - 1))
         normal_BH = apart_BH * torch.rsqrt(variance_H + self.eps)
         out_BH: Tensor = normal_BH * self.weight + self.bias
-        return out_BH
+        return out_BH.to(input.dtype)
 
     def _remember(self, mean_H: Tensor, variance_H: Tensor) -> None:
         assert self.running_mean is not None
@@ -35,3 +38,21 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean_H.to(self.running_mean), share)
         self.running_var.lerp_(variance_H.to(self.running_var), share)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, own_H: Tensor) -> Tensor:
+        return _summed(own_H)
+
+    @staticmethod
+    def backward(ctx: Any, grad_H: Tensor) -> Tensor:
+        return _summed(grad_H)
+
+
+def _summed(own_H: Tensor) -> Tensor:
+    total_H = own_H.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total_H)
+    return total_H
