@@ -127,6 +127,19 @@ def test_a_step_that_was_killed_goes_on(built: Path, tagger: Path, tmp_path: Pat
     assert not other.steps[0].resumed
 
 
+def test_the_tagger_can_be_asked_as_published(built: Path, tagger: Path, tmp_path: Path) -> None:
+    out = tmp_path / "said"
+    words = ["curate", "relation_tags", str(built), str(out), "--tagger", str(tagger), "--threshold", "0"]
+    assert main([*words, "--asked", "said", "--names", "person", "bicycle"]) == 0
+    model, data = dp.load(tagger), dp.read(built)
+    said = RelationTags(model, TemplateGrammar(model.relations), threshold=0.0, asked="said", names=("person", "bicycle"))
+    found = open_pool(out)
+    expected = said(data).columns["tagged_relations"]
+    assert {s.uid: [r.confidence for r in s.relations] for s in found} == {
+        uid: [r["confidence"] for r in rows] for uid, rows in expected.items()
+    }
+
+
 def test_names_of_captions_can_be_paraphrased(built: Path, tagger: Path, tmp_path: Path) -> None:
     path = tmp_path / "names.json"
     path.write_text(json.dumps({"circle": ["disc", "wheel"]}))

@@ -94,7 +94,9 @@ def test_labels_are_whole_words_at_the_end_of_a_phrase() -> None:
 
 def test_published_rule_finds_words_inside_words() -> None:
     link = LabelLinker((("person", ("man",)),), rule="substring")
-    assert link("carpet of a woman", ["car", "person", "dog"]) == ("car", "person")
+    assert link("carpet", ["dog", "car"]) == ("car",)
+    assert link("carpet of a woman", ["car", "person", "dog"]) == ("person",), "of two the last, as the release overwrites"
+    assert link("carpet of a woman", ["person", "car", "dog"]) == ("car",)
 
 
 def test_wrong_options_are_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -101,6 +102,50 @@ def test_only_candidate_pairs_count_and_the_best_of_each_is_kept() -> None:
 
     few = RelationTags(knowing(data, flat=0.5), GRAMMAR, per_image=1)(data)
     assert all(len(found) == 1 for found in few.columns["tagged_relations"].values())
+
+
+@dataclass
+class Written:
+    """Writes down what it is asked about pairs, and says nothing."""
+
+    asked: list[tuple[list[str], list[tuple[int, int]], list[str]]]
+    name: str = "written"
+    fingerprint: str = "1"
+
+    def relate(self, images, regions, *, objects, relations, labels_known):
+        raise AssertionError("all pairs were asked about")
+
+    def relate_pairs(self, images, regions, pairs, *, objects, relations):
+        self.asked.append((objects, pairs[0], relations))
+        return [SceneGraph(tuple(regions[0]), ())]
+
+
+def test_a_tagger_can_be_asked_about_what_was_said_alone_once_a_triplet_as_released() -> None:
+    boxes = [("dog", 0), ("person", 1), ("", 2), ("person", 3), ("car", 4)]
+    regions = tuple(Region((x, 0, x + 3, 5), label) for label, x in boxes)
+    captions = ("a woman near a dog", "a man riding a horse, a carpet near a man", "the man riding a dog", "a dog near a cat")
+    sample = Sample("uid", pixels(1), tuple(map(Text, captions)), regions)
+    tagger = Written([])
+    link = LabelLinker((("person", ("man",)),), "substring")
+    RelationTags(tagger, RIDING, link, asked="said", names=("horse", "car"))(Pool.from_samples([sample], name="one"))
+
+    # RLIPv2, rlipv2_helper/BLIP_coco_caption_helper.py: for each ordered pair, each triplet of names that the pair fits. A box without
+    # a label is none there: places are among the others.
+    names = [label for label, _ in boxes if label]
+    said = [("person", "near", "dog"), ("car", "near", "person"), ("person", "riding", "dog")]
+    expected = [(pair, p) for pair in permutations(range(4), 2) for s, p, o in said if (s, o) == tuple(names[n] for n in pair)]
+    assert tagger.asked == [
+        (["horse", "car", "dog", "person"], [pair for pair, _ in expected], list(dict.fromkeys(p for _, p in expected)))
+    ]
+    assert len(expected) == 6
+    assert len({pair for pair, _ in expected}) == 4
+
+
+def test_a_tagger_of_all_pairs_cannot_be_asked_about_some() -> None:
+    with pytest.raises(ConfigError, match="scores all pairs"):
+        RelationTags(knowing(world()), GRAMMAR, asked="said")
+    with pytest.raises(ConfigError, match=r"all \| said"):
+        RelationTags(knowing(world()), GRAMMAR, asked="some")  # type: ignore[arg-type]
 
 
 def pixels(shade: int) -> ArrayImage:

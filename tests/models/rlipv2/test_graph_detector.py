@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,26 @@ def test_given_regions_come_back_with_relations() -> None:
         detector().relate(pictures, regions, relations=RELATIONS)
     with pytest.raises(DataError, match="3 images but regions for 1"):
         tagger.relate(pictures, regions[:1], relations=RELATIONS)
+
+
+def test_some_pairs_are_asked_about_alone_and_see_no_others() -> None:
+    tagger, (picture,) = detector(variant="parsed", given=True), images((30, 50))
+    regions = [Region((0, 0, 10, 10), "dog"), Region((5, 5, 40, 20), "tree"), Region((5, 5, 30, 25), "dog")]
+    every = list(permutations(range(3), 2))
+
+    def of(pairs: list[tuple[int, int]]) -> dict[tuple[int, str, int], float]:
+        (graph,) = tagger.relate_pairs([picture], [regions], [pairs], relations=RELATIONS, objects=OBJECTS)
+        assert graph.regions == tuple(regions)
+        return {(r.subject, r.predicate, r.object): r.confidence for r in graph.relations}
+
+    (whole,) = tagger.relate([picture], [regions], relations=RELATIONS, objects=OBJECTS)
+    assert of(every) == {(r.subject, r.predicate, r.object): r.confidence for r in whole.relations}
+    alone = of([(1, 2)])
+    assert alone.keys() == {(1, name, 2) for name in RELATIONS}
+    assert any(abs(of(every)[key] - confidence) > 1e-6 for key, confidence in alone.items())
+    twice = of([(1, 2), (0, 1), (1, 2)])
+    assert twice.keys() == {(s, name, o) for name in RELATIONS for s, o in ((1, 2), (0, 1))}
+    assert of([]) == {}
 
 
 def test_wrong_lists_of_labels_are_named() -> None:

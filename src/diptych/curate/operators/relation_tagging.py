@@ -33,7 +33,7 @@ from diptych.core.scene_graph import SceneGraph
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.run import mapped_where
 from diptych.curate.tagging.caption_triplets import LabelLinker
-from diptych.curate.tagging.relation_tags import RelationTags
+from diptych.curate.tagging.relation_tags import Asked, RelationTags
 from diptych.curate.tagging.summary import Answer, Summary
 from diptych.curate.tagging.tagger_worker import TaggerWorker, open_tagger, packed
 from diptych.data.graphs.relation_splits import Relabelled
@@ -60,6 +60,8 @@ class TagRelations:
     per_pair     the most confident relations of a pair that are kept; 0 keeps all (a published filter takes 2)
     per_image    likewise of an image (published 100)
     overlap      only pairs whose boxes meet
+    asked        "all": the tagger scores all pairs of labelled boxes together; "said": those whose labels a caption relates (published)
+    names        labels that the tagger reads beside those of a picture (published: all of the data's, whatever a picture shows)
     foreign      ask the tagger although it was trained with none of the labels that the boxes have
     """
 
@@ -75,6 +77,8 @@ class TagRelations:
     per_pair: int = RelationTags.per_pair
     per_image: int = RelationTags.per_image
     overlap: bool = RelationTags.overlap
+    asked: Asked = RelationTags.asked
+    names: tuple[str, ...] = ()
     foreign: bool = False
 
     def plan(self, data: Dataset) -> dict[str, Any]:
@@ -120,7 +124,7 @@ class TagRelations:
         relations = self.relations or tuple(getattr(model, "relations", ()))
         if not relations:
             raise ConfigError(f"{self.tagger} does not say which relations it was trained with (expected --relations PHRASE ...)")
-        options = {name: getattr(self, name) for name in ("threshold", "per_pair", "per_image", "overlap")}
+        options = {name: getattr(self, name) for name in ("threshold", "per_pair", "per_image", "overlap", "asked", "names")}
         here = Path(self.tagger)
         address = str(here.resolve()) if here.exists() else self.tagger  # workers elsewhere start in another folder
         worker = TaggerWorker(address, tuple(relations), LabelLinker(self._paraphrases(), self.linking), options)

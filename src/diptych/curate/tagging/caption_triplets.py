@@ -78,8 +78,8 @@ class LabelLinker:
     else those one of whose paraphrases stands there.
 
     paraphrases  (label, its other names), as ("person", ("man", "woman", "rider"))
-    rule         "head" as above; "substring" takes every label that, or a paraphrase of which, occurs anywhere in the phrase,
-                 inside words too (published)
+    rule         "head" as above; "substring" takes the last of the labels that, or a paraphrase of which, occurs anywhere in the
+                 phrase, inside words too (published; so the order of the boxes of an image decides between two)
     """
 
     paraphrases: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -98,7 +98,7 @@ class LabelLinker:
         known = dict.fromkeys(labels)
         others: Mapping[str, tuple[str, ...]] = dict(self.paraphrases)
         if self.rule == "substring":
-            return tuple(label for label in known if any(name in span for name in (label, *others.get(label, ()))))
+            return tuple(label for label in known if any(name in span for name in (label, *others.get(label, ()))))[-1:]
         for names in ({label: (label,) for label in known}, {label: others.get(label, ()) for label in known}):
             ends = {label: max((len(n) for n in each if _ends_with(span, n)), default=0) for label, each in names.items()}
             longest = max(ends.values(), default=0)

@@ -4,9 +4,10 @@ Keeps images in which at least one relation was found; drops the others and says
 
     captions -> triplets of phrases -> triplets of this image's labels -> ordered pairs of boxes with such labels -> scores -> threshold
 
-Every candidate pair is judged against all predicates of its image, not only the one that made it a candidate. Cost: one call of the
-tagger an image. It needs to know how captions are read and from which confidence on a relation counts. Boxes and captions are never
-touched; relations that are already there are not looked at.
+Every candidate pair is judged against all predicates of its image, not only the one that made it a candidate. Pairs that a tagger judges
+in one pass may see each other: with `asked="said"` only candidates are there, as published. Cost: one call of the tagger an image. It
+needs to know how captions are read and from which confidence on a relation counts. Boxes and captions are never touched; relations that
+are already there are not looked at.
 
 Columns: "tagged_relations", a list of {subject, predicate, object, confidence} for each kept image, to be put in place by `tagged`; and
 "tagging", the counts of every stage for every image that could be read.
@@ -17,18 +18,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from diptych.core.config import config_hash
 from diptych.core.contracts import Curated, Dataset, Drop, Relater
 from diptych.core.errors import ConfigError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
-from diptych.core.scene_graph import Relation
+from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.tagging.caption_triplets import CaptionParser, LabelLinker, Spans
 from diptych.data.graphs.relation_splits import Relabelled
 
+Asked = Literal["all", "said"]
 TRIED = 4  # images that are tagged to estimate the cost
 
 
@@ -85,6 +87,21 @@ class Trace:
     scored: int = 0
 
 
+@runtime_checkable
+class PairRelater(Protocol):
+    """A relater that can be asked about some pairs alone, (subject, object) by their places among the regions of an image."""
+
+    def relate_pairs(
+        self,
+        images: Sequence[ImageSource],
+        regions: Sequence[Sequence[Region]],
+        pairs: Sequence[Sequence[tuple[int, int]]],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+    ) -> list[SceneGraph]: ...
+
+
 @dataclass(frozen=True)
 class RelationTags:
     """tagger      scores relations between given regions
@@ -94,6 +111,9 @@ class RelationTags:
     per_pair    the most confident relations of a pair that are kept; 0 keeps all, as published (a further released filter takes 2)
     per_image   likewise of an image (published 100)
     overlap     only pairs whose boxes meet
+    asked       "all": the tagger scores all pairs of labelled regions for all predicates that were linked; "said": candidate pairs alone,
+                one once for each triplet that it fits, for the predicates of these triplets (published)
+    names       what the tagger reads beside the labels of the image (published: all 80 of COCO, or 365, whatever an image shows)
     """
 
     slug: ClassVar[str] = "relation_tags"
@@ -105,6 +125,8 @@ class RelationTags:
     per_pair: int = 0
     per_image: int = 100
     overlap: bool = False
+    asked: Asked = "all"
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1 or self.per_pair < 0 or self.per_image < 1:
@@ -112,6 +134,10 @@ class RelationTags:
                 f"RelationTags has threshold {self.threshold}, per_pair {self.per_pair}, per_image {self.per_image} "
                 "(expected 0..1, 0 or more, 1 or more)"
             )
+        if self.asked not in get_args(Asked):
+            raise ConfigError(f"RelationTags.asked is {self.asked!r} (expected all | said)")
+        if self.asked == "said" and not isinstance(self.tagger, PairRelater):
+            raise ConfigError("asked is 'said', and this tagger scores all pairs of an image (expected asked='all')")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         rows = list(range(0, len(data), max(1, len(data) // TRIED)))[:TRIED]
@@ -166,8 +192,7 @@ class RelationTags:
         pairs = self._pairs(sample, {(subject, other) for subject, _, other in linked})
         proposed: tuple[Relation, ...] = ()
         if pairs:
-            names = list(dict.fromkeys(predicate for _, predicate, _ in linked))
-            proposed = self._score_pairs(sample, image, names)
+            proposed = self._score_pairs(sample, image, pairs, linked)
         found, reasons = self._confident(proposed, pairs)
         asked = sum((relation.subject, relation.object) in pairs for relation in proposed)
         tagging = Tagging(len(captions), len(parsed), len(linked), len(pairs), asked, len(found))
@@ -190,12 +215,27 @@ class RelationTags:
             if i != j and (one.label, other.label) in wanted and (not self.overlap or _meet(one.box, other.box))
         }
 
-    def _score_pairs(self, sample: Sample, image: ImageSource, names: list[str]) -> tuple[Relation, ...]:
-        """What the tagger says of all pairs of labelled regions, as places among all regions."""
+    def _score_pairs(
+        self, sample: Sample, image: ImageSource, pairs: set[tuple[int, int]], linked: Sequence[Spans]
+    ) -> tuple[Relation, ...]:
+        """What the tagger says of pairs of labelled regions, as places among all regions."""
         place = [n for n, region in enumerate(sample.regions) if region.label.strip()]
         given = [sample.regions[n] for n in place]
-        labels = list(dict.fromkeys(region.label for region in given))
-        graphs = self.tagger.relate([image], [given], objects=labels, relations=names, labels_known=True)
+        labels = list(dict.fromkeys([*self.names, *(region.label for region in given)]))
+        if self.asked == "said":
+            assert isinstance(self.tagger, PairRelater)
+            among = {n: row for row, n in enumerate(place)}
+            fits = [
+                ((among[i], among[j]), predicate)
+                for i, j in sorted(pairs)
+                for subject, predicate, other in linked
+                if (subject, other) == (sample.regions[i].label, sample.regions[j].label)
+            ]
+            names = list(dict.fromkeys(predicate for _, predicate in fits))
+            graphs = self.tagger.relate_pairs([image], [given], [[pair for pair, _ in fits]], objects=labels, relations=names)
+        else:
+            names = list(dict.fromkeys(predicate for _, predicate, _ in linked))
+            graphs = self.tagger.relate([image], [given], objects=labels, relations=names, labels_known=True)
         if len(graphs) != 1 or len(graphs[0].regions) != len(given):
             raise ShapeError(f"sample '{sample.uid}': the tagger must answer with the {len(given)} regions it was given")
         return tuple(replace(r, subject=place[r.subject], object=place[r.object]) for r in graphs[0].relations)

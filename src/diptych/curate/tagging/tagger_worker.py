@@ -16,7 +16,7 @@ from diptych.core.image import BytesImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
-from diptych.curate.tagging.relation_tags import RelationTags, impossible
+from diptych.curate.tagging.relation_tags import PairRelater, RelationTags, impossible
 from diptych.curate.tagging.summary import Answer
 from diptych.models.io.opened import open_address
 
@@ -47,6 +47,18 @@ class EveryPair:
         graphs: list[SceneGraph] = self.model.relate(
             images, regions, objects=objects, relations=relations, labels_known=labels_known, top=0
         )
+        return graphs
+
+    def relate_pairs(
+        self,
+        images: Sequence[ImageSource],
+        regions: Sequence[Sequence[Region]],
+        pairs: Sequence[Sequence[tuple[int, int]]],
+        *,
+        objects: Sequence[str],
+        relations: Sequence[str],
+    ) -> list[SceneGraph]:
+        graphs: list[SceneGraph] = self.model.relate_pairs(images, regions, pairs, objects=objects, relations=relations, top=0)
         return graphs
 
 
@@ -85,6 +97,8 @@ class TaggerWorker:
         return Answer(counts.ended, found, counts, trace, time.perf_counter() - start)
 
     def make_step(self, model: Any) -> RelationTags:
+        if self.options.get("asked") == "said" and not isinstance(model, PairRelater):
+            raise ConfigError(f"{model.name} scores all pairs of an image (expected --asked all)")
         tagger: Relater = EveryPair(model)
         return RelationTags(tagger=tagger, parse=TemplateGrammar(self.relations), link=self.link, **self.options)
 

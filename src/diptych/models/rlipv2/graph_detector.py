@@ -164,26 +164,44 @@ class GraphDetector:
         objects   further names for the list of texts beside the labels of the regions
         labels_known  must hold: a query is made of a box and its label
         """
-        if not self.model.shape.given:
-            raise ConfigError(f"{self.name} finds its regions itself (expected a detector trained on given regions)")
         if not labels_known:
             raise ConfigError(f"{self.name} does not name regions, it asks for their labels (expected labels_known=True)")
         if len(images) != len(regions):
             raise DataError(f"{len(images)} images but regions for {len(regions)}", field="regions", expected="a list an image")
+        pairs = [list(permutations(range(len(row)), 2)) for row in regions]
+        return self.relate_pairs(images, regions, pairs, relations=relations, objects=objects, top=top)
+
+    def relate_pairs(
+        self,
+        images: Sequence[ImageSource],
+        regions: Sequence[Sequence[Region]],
+        pairs: Sequence[Sequence[tuple[int, int]]],
+        *,
+        relations: Sequence[str],
+        objects: Sequence[str] = (),
+        top: int = 1000,
+    ) -> list[SceneGraph]:
+        """As `relate`, of these pairs alone, (subject, object) by their places among the regions of an image. Pairs of a pass see each
+        other, so that which others are asked about has a say in a score. A pair may be there twice: the surer of its scores counts."""
+        if not self.model.shape.given:
+            raise ConfigError(f"{self.name} finds its regions itself (expected a detector trained on given regions)")
         names = tuple(dict.fromkeys([*objects, *(region.label for row in regions for region in row)]))
         lists = LabelLists(names, tuple(relations))
-        return [self._related(image, row, lists, top) for image, row in zip(images, regions, strict=True)]
+        rows = zip(images, regions, pairs, strict=True)
+        return [self._related(image, row, asked, lists, top) for image, row, asked in rows]
 
-    def _related(self, image: ImageSource, regions: Sequence[Region], lists: LabelLists, top: int) -> SceneGraph:
+    def _related(
+        self, image: ImageSource, regions: Sequence[Region], pairs: Sequence[tuple[int, int]], lists: LabelLists, top: int
+    ) -> SceneGraph:
         pixels_HWC = decode(image, exact=True)
         height, width = pixels_HWC.shape[:2]
         box_R4 = torch.tensor([region.box for region in regions], dtype=torch.float32).view(-1, 4)
         corner_R4 = box_R4 / torch.tensor([width, height, width, height])
         centre_R4 = torch.cat(((corner_R4[:, :2] + corner_R4[:, 2:]) / 2, corner_R4[:, 2:] - corner_R4[:, :2]), 1)
         label_R = torch.tensor([lists.objects.index(region.label) for region in regions], dtype=torch.int64)
-        edges = []
+        edges: list[Relation] = []
         most = min(PAIRS, self.model.relation_decoder.slots or PAIRS)
-        for part in parts(list(permutations(range(len(regions)), 2)), most):
+        for part in parts(pairs, most):
             subject_N, object_N = torch.tensor(part).unbind(1)
             given = RegionPairs(
                 centre_R4[subject_N][None],
@@ -200,7 +218,10 @@ class GraphDetector:
                 subject, object_ = part[pair]
                 edges.append(Relation(subject, lists.relations[relation], object_, float(score_NR[pair, relation])))
         edges.sort(key=lambda edge: -edge.confidence)
-        return SceneGraph(tuple(regions), tuple(edges[: top or None]))
+        surest: dict[tuple[int, str, int], Relation] = {}
+        for edge in edges:
+            surest.setdefault((edge.subject, edge.predicate, edge.object), edge)
+        return SceneGraph(tuple(regions), tuple(surest.values())[: top or None])
 
     def _predicted(self, images: Sequence[Pixels], lists: LabelLists, given: RegionPairs | None = None) -> PairSet:
         image_BCHW, pixel_BHW = self.images(images)
