@@ -51,11 +51,11 @@ class Weighted:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != len(self.weights):
             raise ConfigError(f"{len(self.weights)} weights for {n} rows (expected one a row)")
-        return _weighted(self.weights, seed, epoch)
+        return _weighted_order(self.weights, seed, epoch)
 
 
 @lru_cache(maxsize=4)
-def _weighted(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
+def _weighted_order(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
     n = len(weights)
     rng = keyed_rng(seed, "weighted order", epoch)
     edge_N = np.cumsum(np.asarray(weights, np.float64))
@@ -64,6 +64,21 @@ def _weighted(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
     row_N = rng.permutation(row_N)
     row_N.flags.writeable = False
     return row_N
+
+
+@dataclass(frozen=True)
+class WholeBatches:
+    """Passes of whole batches of `size` rows: what does not fill the last batch of a pass is left out of it, other rows in each pass, as by
+    torch's `drop_last`. An epoch is n rows like any other, and may hold the end of one pass and the start of the next."""
+
+    size: int
+
+    def __call__(self, seed: int, epoch: int, n: int) -> Ints:
+        held = n // max(1, self.size) * self.size
+        if not held:
+            raise ConfigError(f"{n} rows do not fill a batch of {self.size} (expected as many rows or more)")
+        pass_N, place_N = np.divmod(np.arange(epoch * n, (epoch + 1) * n), held)
+        return np.concatenate([order(seed, number, n)[place_N[pass_N == number]] for number in np.unique(pass_N).tolist()])
 
 
 class SourceBlocks:
@@ -177,7 +192,7 @@ class Grouped:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
             raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
-        return order(seed, epoch, n) if self.members == 1 else _grouped(self, seed, epoch)
+        return order(seed, epoch, n) if self.members == 1 else _grouped_order(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all epochs."""
@@ -224,7 +239,7 @@ def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
 
 
 @lru_cache(maxsize=4)
-def _grouped(grouped: Grouped, seed: int, epoch: int) -> Ints:
+def _grouped_order(grouped: Grouped, seed: int, epoch: int) -> Ints:
     first = epoch * grouped.count
     begin, end = first // grouped.members, (first + grouped.count - 1) // grouped.members + 1
     row_N = np.concatenate([grouped.block(seed, number) for number in range(begin, end)])

@@ -115,7 +115,7 @@ class Captions:
             )
             for place, (name, value_N) in enumerate(columns.items())
         }
-        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._drawn(counts, groups)))
+        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._resample_bleu(counts, groups)))
         notes: dict[str, Any] = {
             **facts_of(records),
             "words": "lower case, Penn-Treebank cuts, 17 marks of punctuation dropped; no Java"
@@ -130,7 +130,7 @@ class Captions:
         text = " ".join("".join(text.split())) if self.cut == "letters" else text
         return words_of(unicodedata.normalize("NFC", text) if self.composed else text)
 
-    def _drawn(self, counts: Any, groups: list[str]) -> Floats:
+    def _resample_bleu(self, counts: Any, groups: list[str]) -> Floats:
         """BLEU-4 of corpora that are drawn group by group."""
         code_N, count = codes(groups)
         if count < 2:

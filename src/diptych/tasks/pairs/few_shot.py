@@ -5,8 +5,8 @@ the zero-shot head of the same class names and one template, and a linear probe 
 the accuracy on all test images; its interval is that of a t distribution over the draws, mean +- t s / sqrt(n) with n - 1 degrees of
 freedom (4.30 s / sqrt(3) for three), not a bootstrap of images.
 
-With `part` "base_to_new" the first half of the sorted classes is trained on; "base" is tested among base names, "new" among new names, and
-"h" is their harmonic mean, taken in each draw. A linear probe has nothing to say about new names.
+With `part` "base_to_new" the first half of the classes, in their order, is trained on; "base" is tested among base names, "new" among new
+names, and "h" is their harmonic mean, taken in each draw. A linear probe has nothing to say about new names.
 
 A class with fewer images than shots gives all it has, none twice; the notes list it. Ties of classes share their places.
 
@@ -35,7 +35,7 @@ from diptych.index.embed import embedded_images
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import class_list_hash
-from diptych.tasks.pairs.few_shot_methods import Scores, linear_probe, trained, zero_shot
+from diptych.tasks.pairs.few_shot_methods import Scores, linear_probe, train_on_shots, zero_shot
 
 PROBE, HEAD = "linear_probe", "zero_shot"
 
@@ -47,6 +47,7 @@ class FewShot:
     method      a recipe that adapts a dual encoder from shots, such as coop
     shots       sizes of the grid; repeats: draws of each size
     part        "all" classes, or "base_to_new"
+    class_order the classes by their numbers, which are halved so, as published; empty: sorted by their names
     shot_files  a folder: files of shots that are there are read, others are drawn and written, shots-16-draw-1.json; "": drawn anew
     templates   of the zero-shot head: a set's name or one sentence with {}
     passes, context, start  of the recipe: passes over the shots, context vectors, words to start from; 0 and "": as the recipe has it
@@ -62,6 +63,7 @@ class FewShot:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     repeats: int = 3
     part: Literal["all", "base_to_new"] = "all"
+    class_order: tuple[str, ...] = ()
     label: str = "label"
     language: str = "en"
     templates: str = "one"
@@ -87,7 +89,7 @@ class FewShot:
             raise DataError(
                 f"'{data.name}' brings no images to draw shots from", field="split", expected="a split 'train', or train="
             )
-        test = _tested(model, data, self.label, self.language, self.batch_size)
+        test = _embed_test(model, data, self.label, self.language, self.batch_size)
         drawn = {(n, draw): self._shots(n, draw) for n in self.shots for draw in range(1, self.repeats + 1)}
         classes = drawn[self.shots[0], 1].classes
         parts = self._parts(classes)
@@ -99,14 +101,16 @@ class FewShot:
                 known = next(iter(parts.values()))
                 probe = linear_probe(model, self.train, shots, known, seed=self.seed)
                 rows.append(self._rows(test, PROBE, n, draw, next(iter(parts)), known, probe))
-                learned = trained(
+                learned = train_on_shots(
                     self.method,
                     model,
                     self.train,
                     shots,
                     Path(folder),
                     part="base" if self.part == "base_to_new" else "all",
-                    changes={name: value for name in ("passes", "context", "start") if (value := getattr(self, name))},
+                    changes={
+                        name: value for name in ("passes", "context", "start", "class_order") if (value := getattr(self, name))
+                    },
                     seed=self.seed,
                 )
                 for part, names in parts.items():
@@ -163,7 +167,7 @@ class FewShot:
     def _parts(self, classes: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         if self.part == "all":
             return {"all": tuple(classes)}
-        base, new = base_and_new(classes)
+        base, new = base_and_new(classes, self.class_order)
         if len(new) < 2:
             raise DataError(f"{len(classes)} classes have no two new ones", field=self.label, expected="four classes or more")
         return {"base": base, "new": new}
@@ -178,7 +182,7 @@ class FewShot:
             raise DataError(f"no test image is of a {part} class", field=self.label, expected="test images of every part")
         label_N = np.array([place.get(test.labels[i], len(names)) for i in kept], np.int64)
         score_NK = scores(test.vector_ND[kept])
-        found = rk.rank(score_NK, rk.known, label_N, np.arange(len(names)))
+        found = rk.rank(score_NK, rk.given_scores, label_N, np.arange(len(names)))
         hit_N = rk.hits(found.above, found.tied, found.tied_relevant, 1, self.ties, found.by_index)
         hit_N = np.where(label_N == len(names), 0.0, hit_N)
         return pa.table(
@@ -206,7 +210,7 @@ class Tested:
     unreadable: list[str]
 
 
-def _tested(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> Tested:
+def _embed_test(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> Tested:
     found = embedded_images(model, data, batch_size=batch_size)
     labels = [label_of(sample, label, language) for sample in found.samples]
     return Tested(list(found.samples), labels, found.vectors_ND, [one.uid for one in found.unreadable])

@@ -39,14 +39,14 @@ def zero_shot(model: Embedder, names: Sequence[str], templates: str) -> Scores:
 
 def linear_probe(model: Embedder, data: Dataset, shots: Shots, names: Sequence[str], *, seed: int) -> Scores:
     """Logistic regression on the vectors of the shots; its penalty is chosen on those of validation, where there are any."""
-    rows_ND, label_N = _labelled(model, data, shots.train, names)
-    val_ND, val_N = _labelled(model, data, shots.val, names)
+    rows_ND, label_N = _embed_labelled(model, data, shots.train, names)
+    val_ND, val_N = _embed_labelled(model, data, shots.val, names)
     l2 = search(rows_ND, label_N, val_ND, val_N)["l2"] if len(val_N) else ALONE
     fitted = fit(rows_ND, label_N, l2)
     return lambda vector_ND: fitted(vector_ND.astype(np.float64))
 
 
-def trained(
+def train_on_shots(
     method: str,
     model: Any,
     data: Dataset,
@@ -80,7 +80,7 @@ def trained(
     return lambda names: lambda vector_ND: learned.scores_of_vectors(vector_ND, names)
 
 
-def _labelled(
+def _embed_labelled(
     model: Embedder, data: Dataset, uids: Any, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     row_of = {uid: row for row, uid in enumerate(data.uids)}
