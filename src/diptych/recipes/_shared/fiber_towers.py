@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "image_size": 64, "swin_width": 24, "swin_depths": (1, 1, 2, 1), "swin_heads": (2, 2, 4, 4), "swin_window": 4, "drop_path": 0.0,
     "text_width": 128, "text_layers": 4, "text_heads": 4, "text_places": 32, "text_length": 24, "fused_layers": 3, "dropout": 0.0,
     "width": 128, "tokenizer": "data", "pieces": 2048, "gate_scale": 2.0, "head_scale": 2.0, "clip_norm": 1.0, "decay": "matrices",
-    "warmup_from": None, "adam": "torch",
+    "warmup_from": None, "adam": "torch", "decoding": "reduced",
 }  # fmt: skip
 """Sizes and rates of the small presets, for two cores."""
 
@@ -51,6 +51,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
     head_scale: float = 5.0
     decay: Literal["matrices", "released"] = "released"
     adam: Literal["torch", "transformers"] = "transformers"
+    decoding: Literal["reduced", "whole"] = "whole"
     warmup_from: float | None = 0.0
     augment: Literal["none", "rand"] = "none"
     swin_patch: int = 4

@@ -225,6 +225,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         """GroupViT-S beside a text tower of width 256, both with a projector of two layers, 55,726,610 parameters; CC3M, batch 4 x 256,
         whose rate is the released 1.6e-3 times 1,024 / 4,096. Pictures are shown by the middle 224 of 256 pixels."""
         return cls(
+            decoding="whole",
             image_tower="hf_image",
             groupvit=True,
             text_tower="transformer",

@@ -119,6 +119,7 @@ class LaCLIP(DualEncoderRecipe):
             crop_interpolation="bilinear",
             interpolation="bilinear",
             max_scale=math.exp(4.6052),
+            decoding="whole",
         )
 
 

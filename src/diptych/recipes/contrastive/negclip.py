@@ -98,4 +98,11 @@ class NegCLIP(NegativeRecipe):
         """ViT-B/32 on COCO's captions, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 images and as many hard ones a
         step, five passes over the captions (ten epochs of these pairs). Wrong texts are made anew at every step, with a tagger of our
         own; published are up to five a caption, made once."""
-        return cls(act="quick_gelu", same_group="negative", published_swaps=True, articles=False, hard_images="hard_images")
+        return cls(
+            act="quick_gelu",
+            same_group="negative",
+            published_swaps=True,
+            articles=False,
+            hard_images="hard_images",
+            decoding="whole",
+        )

@@ -216,4 +216,4 @@ class SVLC(NegativeRecipe):
         rules and a model for the wrong texts, analogies for the right ones; wrong texts of the model and analogies as curation wrote
         them."""
         published = cls(act="quick_gelu", same_group="negative", negatives="both", positives="texts", published_rules=True)
-        return replace(published, articles=False, adapter_start="random", patch_adapter="side")
+        return replace(published, articles=False, adapter_start="random", patch_adapter="side", decoding="whole")

@@ -227,4 +227,4 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     def paper(cls) -> Self:
         """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
         describes it, without MixStyle and styles, as its commands have it."""
-        return cls(act="quick_gelu", same_group="negative", adapter_start="random", patch_adapter="side")
+        return cls(act="quick_gelu", same_group="negative", adapter_start="random", patch_adapter="side", decoding="whole")

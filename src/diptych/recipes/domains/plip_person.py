@@ -337,7 +337,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     def paper(cls) -> Self:
         """ResNet-50 with CLIP's stem and BERT-base, 256 x 128 pixels, 70 epochs of SYNTH-PEDES. CLIP's vocabulary takes the place of BERT's
         word pieces, which are not at hand without a download; `--text-tower hf:FOLDER --tokenizer FOLDER` take both."""
-        return cls(flip_sides="ignore")
+        return cls(flip_sides="ignore", decoding="whole")
 
     @classmethod
     def finetune(cls) -> Self:
@@ -353,4 +353,4 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             "warmup": 5 / 30,
             "drops": (20 / 30,),
         }
-        return cls(**parts, **losses, **steps, members=1, compared=32, flip_sides="ignore")
+        return cls(**parts, **losses, **steps, members=1, compared=32, flip_sides="ignore", decoding="whole")

@@ -440,7 +440,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     def paper(cls) -> Self:
         """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million
         pseudo texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
-        pixels: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "flip_sides": "ignore"}
+        pixels: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "flip_sides": "ignore", "decoding": "whole"}
         loss: dict[str, Any] = {"learned_scale": False, "read_padding": True, "same_group": "negative", "compared": 64}
         patches: dict[str, Any] = {"places": "released", "targets": "released", "teacher": "open_clip:ViT-B-16/openai"}
         return cls(**loss, **pixels, **patches)

@@ -284,4 +284,6 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         """PTP-BLIP: ViT-B/16 at 224 pixels with BERT-base's text transformer; flips look at no word, as released. CLIP's vocabulary takes
         the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with the
         weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
-        return cls(flip_sides="ignore", resize="squash", interpolation="bilinear", crop_interpolation="bilinear")
+        return cls(
+            flip_sides="ignore", resize="squash", interpolation="bilinear", crop_interpolation="bilinear", decoding="whole"
+        )

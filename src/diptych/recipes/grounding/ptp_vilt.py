@@ -317,7 +317,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
         """As released: ViT-B/32 on pictures of 384 pixels, 40 tokens, 200,000 steps of 4,096 pairs, ranked by the logit of "fits".
         CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them.
         So it is with the weights of ImageNet that the release starts from (`image_weights`)."""
-        return cls(by="fits", flip_sides="ignore")
+        return cls(by="fits", flip_sides="ignore", decoding="whole")
 
 
 def inner_words(mask_BL: Tensor) -> Tensor:
