@@ -80,10 +80,11 @@ def _found(row: dict[str, str]) -> Found:
 def choice_of(reply: str, options: int, *, released: bool = False) -> Choice:
     """The option in a reply: that of a dictionary; else the number behind "prediction"; else one alone or behind "option" or "answer".
 
-    A number that is no option counts as none. released: as the published code reads it, which takes the first number of all in the end,
-    and cannot read a number that stands alone.
+    A number that is no option counts as none. released: as the published code reads it, which evaluates the whole reply as Python, keeps
+    nothing where that gives something else than a dictionary, a number alone for example, and where it fails takes the first number of all
+    in the end.
     """
-    fields = _dictionary(reply)
+    fields = _evaluated(reply) if released else _dictionary(reply)
     if fields is not None:
         said = fields.get("prediction")
         number = _whole(str(said)) if said is not None else None
@@ -102,11 +103,25 @@ def choice_of(reply: str, options: int, *, released: bool = False) -> Choice:
 
 def _last_resort(reply: str, released: bool) -> str | None:
     if released:
-        alone = re.fullmatch(r"\s*(\d+\.?|\[\d+\])\s*", reply)  # a value without a field, which stops the published code
         first = re.search("[0-9]+", reply)
-        return first[0] if first and not alone else None
+        return first[0] if first else None
     plain = _PLAIN.fullmatch(reply)
     return (plain[1] or plain[2]) if plain else None
+
+
+def _evaluated(reply: str) -> dict[str, Any] | None:
+    """The dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None where it is no value.
+    Names are none, nor calls: what programs could do is not done here."""
+    try:
+        tree = ast.parse(reply.lstrip(" \t"), mode="eval")
+        if any(isinstance(node, ast.Name | ast.Call | ast.Attribute) for node in ast.walk(tree)):
+            return None
+        value = ast.literal_eval(tree)
+    except ValueError as error:
+        return {} if "malformed" in str(error) else None  # 2 is 2: a value, of no use
+    except (SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return {str(name): one for name, one in value.items()} if isinstance(value, dict) else {}
 
 
 def _dictionary(reply: str) -> dict[str, Any] | None:
