@@ -141,3 +141,35 @@ def test_refused(model: PairEmbedder) -> None:
     with pytest.raises(ConfigError, match=r"shots are \[4, 2\]"):
         FewShot(shots=(4, 2))
     assert over_draws([0.5, 0.5]).low == 0.5
+
+
+@pytest.mark.parametrize("spread", [0.4, 1.5])
+def test_the_probes_penalty_is_chosen_as_coop_releases_it(spread: float) -> None:
+    """lpclip/linear_probe.py with scikit-learn as it stands there, on noisy clusters."""
+    import warnings
+
+    from sklearn.linear_model import LogisticRegression
+
+    from diptych.tasks.pairs.few_shot_methods import halve_penalty
+
+    rng = np.random.default_rng(int(10 * spread))
+    middle = rng.normal(size=(4, 6))
+    rows_ND, val_ND = (np.repeat(middle, n, 0) + spread * rng.normal(size=(4 * n, 6)) for n in (4, 4))
+    label_N = np.repeat(np.arange(4), 4)
+
+    def accuracy(c: float) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = LogisticRegression(solver="lbfgs", max_iter=1000, C=c).fit(rows_ND, label_N)
+        return float((found.predict(val_ND) == label_N).mean())
+
+    tried = [1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6]
+    peak = tried[int(np.argmax([accuracy(c) for c in tried]))]
+    left, right = 1e-1 * peak, 1e1 * peak
+    for _ in range(8):
+        middle_c = 10 ** (0.5 * (np.log10(right) + np.log10(left)))
+        if accuracy(left) < accuracy(right):
+            chosen, left = right, middle_c
+        else:
+            chosen, right = left, middle_c
+    assert halve_penalty(rows_ND, label_N, val_ND, label_N) == pytest.approx(1 / chosen)

@@ -35,7 +35,7 @@ from diptych.index.embed import embedded_images
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import class_list_hash
-from diptych.tasks.pairs.few_shot_methods import Scores, linear_probe, train_on_shots, zero_shot
+from diptych.tasks.pairs.few_shot_methods import Scores, Search, linear_probe, train_on_shots, zero_shot
 
 PROBE, HEAD = "linear_probe", "zero_shot"
 
@@ -49,6 +49,8 @@ class FewShot:
     part        "all" classes, or "base_to_new"
     class_order the classes by their numbers, which are halved so, as published; empty: sorted by their names
     shot_files  a folder: files of shots that are there are read, others are drawn and written, shots-16-draw-1.json; "": drawn anew
+    probe       how the linear probe's penalty is chosen: "bracket" as in `linear_probe`, or "coop" as CoOp's released code does; its
+                features, not brought to norm 1 there, have norm 1 here
     templates   of the zero-shot head: a set's name or one sentence with {}
     passes, context, start  of the recipe: passes over the shots, context vectors, words to start from; 0 and "": as the recipe has it
     train       labelled images to draw from; None: the split "train"
@@ -66,6 +68,7 @@ class FewShot:
     class_order: tuple[str, ...] = ()
     label: str = "label"
     language: str = "en"
+    probe: Search = "bracket"
     templates: str = "one"
     shot_files: str = ""
     passes: int = 0
@@ -80,8 +83,8 @@ class FewShot:
         rk.check_ties(self.ties)
         if not self.shots or list(self.shots) != sorted(set(self.shots)) or self.shots[0] < 1 or self.repeats < 1:
             raise ConfigError(f"shots are {list(self.shots)} and repeats {self.repeats} (expected sizes in order, and 1 or more)")
-        if self.part not in ("all", "base_to_new"):
-            raise ConfigError(f"part is {self.part!r} (expected all | base_to_new)")
+        if self.part not in ("all", "base_to_new") or self.probe not in ("bracket", "coop"):
+            raise ConfigError(f"part is {self.part!r}, probe {self.probe!r} (expected all | base_to_new, bracket | coop)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row for each method, number of shots, draw, part and test image."""
@@ -99,7 +102,7 @@ class FewShot:
         with TemporaryDirectory(prefix="diptych-few-shot-") as folder:
             for (n, draw), shots in drawn.items():
                 known = next(iter(parts.values()))
-                probe = linear_probe(model, self.train, shots, known, seed=self.seed)
+                probe = linear_probe(model, self.train, shots, known, seed=self.seed, how=self.probe)
                 rows.append(self._rows(test, PROBE, n, draw, next(iter(parts)), known, probe))
                 learned = train_on_shots(
                     self.method,

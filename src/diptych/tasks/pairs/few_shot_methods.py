@@ -29,6 +29,8 @@ Scores = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating[Any]]]
 """Unit vectors [N, D] of images to scores [N, K]."""
 ALONE = 1.0
 """The probe's lambda where a class has no image to validate on."""
+Search = Literal["bracket", "coop"]
+ROUNDS = 8
 
 
 def zero_shot(model: Embedder, names: Sequence[str], templates: str) -> Scores:
@@ -37,13 +39,40 @@ def zero_shot(model: Embedder, names: Sequence[str], templates: str) -> Scores:
     return lambda vector_ND: vector_ND @ head_KD.T
 
 
-def linear_probe(model: Embedder, data: Dataset, shots: Shots, names: Sequence[str], *, seed: int) -> Scores:
-    """Logistic regression on the vectors of the shots; its penalty is chosen on those of validation, where there are any."""
+def linear_probe(
+    model: Embedder, data: Dataset, shots: Shots, names: Sequence[str], *, seed: int, how: Search = "bracket"
+) -> Scores:
+    """Logistic regression on the vectors of the shots; its penalty is chosen on those of validation, where there are any, as `linear_probe`
+    chooses it ("bracket") or as CoOp's released code does ("coop")."""
     rows_ND, label_N = _embed_labelled(model, data, shots.train, names)
     val_ND, val_N = _embed_labelled(model, data, shots.val, names)
-    l2 = search(rows_ND, label_N, val_ND, val_N)["l2"] if len(val_N) else ALONE
+    parts, l2 = (rows_ND, label_N, val_ND, val_N), ALONE
+    if len(val_N):
+        l2 = halve_penalty(*parts) if how == "coop" else search(*parts)["l2"]
     fitted = fit(rows_ND, label_N, l2)
     return lambda vector_ND: fitted(vector_ND.astype(np.float64))
+
+
+def halve_penalty(
+    rows_ND: npt.NDArray[np.float64],
+    label_N: npt.NDArray[np.int64],
+    val_ND: npt.NDArray[np.float64],
+    val_N: npt.NDArray[np.int64],
+) -> float:
+    """The lambda of CoOp's search (lpclip/linear_probe.py): the best of seven, two decades apart, of equal ones the smallest; then eight
+    times the better end of the interval of a decade on either side, of equal ones the larger lambda, and the half of the interval next to
+    it."""
+
+    def accuracy(decade: float) -> float:
+        return float((fit(rows_ND, label_N, 10.0**decade)(val_ND).argmax(1) == val_N).mean())
+
+    peak = max(range(-6, 7, 2), key=lambda decade: (accuracy(decade), -decade))
+    low, high = peak - 1.0, peak + 1.0  # of lambda, which is 1 / C
+    for _ in range(ROUNDS):
+        left, right = accuracy(high), accuracy(low)  # the release names the ends by C
+        best, middle = low if left < right else high, (low + high) / 2
+        low, high = (low, middle) if left < right else (middle, high)
+    return float(10.0**best)
 
 
 def train_on_shots(
