@@ -149,3 +149,8 @@ def test_released_lines_keep_a_carriage_return() -> None:
     font = open_font("", 20)
     assert released_lines("ab\r\ncd\n\nef", font, 400) == ["ab\r", "cd", "", "ef"]
     assert released_lines("abcdefghijkl\r\ncd", font, 60) == ["", "abcdefghijkl", "\r", "cd"]
+
+
+def test_a_canvas_too_narrow_for_anything_breaks_as_released() -> None:
+    """Below 10 pixels the published limit is negative: nothing fits, not even what stands behind a line break, which is nothing."""
+    assert released_lines("a\nb", open_font("", 20), -9) == ["", "a", "", "", "", "b"]

@@ -101,13 +101,18 @@ def draw_shots(
     return Shots(shots, draw, label, data.fingerprint, train, val)
 
 
-def base_and_new(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The first half of the sorted classes, rounded up, is trained on ("base"), the rest is "new" (CoCoOp, 2203.05557).
+def base_and_new(classes: Sequence[str], order: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The first half of the classes, rounded up, is trained on ("base"), the rest is "new" (CoCoOp, 2203.05557).
 
-    >>> base_and_new(["c", "a", "b"])
-    (('a', 'b'), ('c',))
+    order  the classes by their numbers, as the release sorts them; it may name others, too. Empty: by their names
+
+    >>> base_and_new(["c", "a", "b"]), base_and_new(["c", "a", "b"], order=["b", "c", "a"])
+    ((('a', 'b'), ('c',)), (('b', 'c'), ('a',)))
     """
-    ordered = sorted(classes)
+    place = {name: number for number, name in enumerate(order)}
+    if lost := next((name for name in classes if order and name not in place), None):
+        raise ConfigError(f"class_order lacks {lost!r} (expected all {len(classes)} classes in the order of their numbers)")
+    ordered = sorted(classes, key=lambda name: (place.get(name, 0), name))
     half = math.ceil(len(ordered) / 2)
     return tuple(ordered[:half]), tuple(ordered[half:])
 

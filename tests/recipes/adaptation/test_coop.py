@@ -20,6 +20,7 @@ from diptych.api import load
 from diptych.cli.commands.classify import main as classify
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.dataset import Pool
+from diptych.data.load.order import WholeBatches, span
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.shots import base_and_new, draw_shots
@@ -361,3 +362,30 @@ def test_a_name_that_ends_in_a_full_stop_stands_where_it_is_released() -> None:
     assert row.ids_KL[0, 5:8].tolist() == joined[1:4].tolist()
     assert row.order_KL[0, 1:5].tolist() == [5, 6, 1, 2]
     assert own == 2
+
+
+def test_base_classes_are_the_first_by_their_numbers(base: Path) -> None:
+    """datasets/oxford_pets.py halves the classes in the order of their labels, whatever their names."""
+    data = rows()
+    names = draw_shots(data, 1, 1).classes
+    turned = tuple(reversed(names))
+    half = -(-len(names) // 2)
+    halves = {part: small(base, part=part, class_order=turned).prepare(data).classes for part in ("base", "new")}
+    assert halves == {"base": turned[:half], "new": turned[half:]}
+    assert small(base, part="base").prepare(data).classes == tuple(sorted(names))[:half]
+    with pytest.raises(ConfigError, match=f"class_order lacks '{names[-1]}'"):
+        small(base, part="base", class_order=names[:-1]).prepare(data)
+
+
+def test_what_does_not_fill_a_batch_is_left_out_of_a_pass() -> None:
+    """Dassl's loader drops it: passes of seven batches over 30 rows in fours, of 28 different rows each; then every row in turn."""
+    order, n = WholeBatches(4), 30
+    stream = np.concatenate([order(5, epoch, n) for epoch in range(28)])
+    passes = stream.reshape(30, 28)
+    assert all(len(set(one)) == 28 for one in passes.tolist())
+    assert len({tuple(sorted(set(range(n)) - set(one))) for one in passes.tolist()}) > 10, "others are left out each time"
+    assert np.array_equal(np.concatenate([WholeBatches(5)(5, epoch, n) for epoch in range(3)]), span(5, n, 0, 3 * n)[1])
+    with pytest.raises(ConfigError, match="3 rows do not fill a batch of 4"):
+        order(0, 0, 3)
+    recipe = replace(CoOp.paper(), steps=200 * 23, chosen=tuple(map(str, range(47 * 16))))
+    assert recipe.stages()[0].share == pytest.approx(1 / 200), "DTD: 23 whole batches of 752 images a pass"

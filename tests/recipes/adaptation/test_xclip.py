@@ -35,7 +35,7 @@ from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoSettings
 from diptych.recipes.adaptation.xclip import XCLIP, towers_of
 from diptych.train.fit import fit
-from diptych.train.optimise import lifted_rate
+from diptych.train.optimise import learning_rate, lifted_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.clips import CLASSES, clips
 
@@ -436,3 +436,12 @@ def test_new_attention_starts_as_pytorchs_and_depth_is_dropped_by_place() -> Non
         left = _dropped(branch, 0.5, drop)  # type: ignore[arg-type]
         assert (left == left.select(axis, 0).unsqueeze(axis)).all()
         assert set(left.unique().tolist()) == {0.0, 2.0}
+
+
+def test_few_clips_are_learned_from_as_released() -> None:
+    """configs/hmdb51/16_32.yaml: 32 frames, 4 clips a GPU and two batches an update of eight GPUs, 50 epochs at 2e-6."""
+    few = XCLIP.few_shot()
+    assert (few.frames, few.batch_size, few.mixed_together, few.epochs, few.lr) == (32, 8 * 4 * 2, 4, 50, 2e-6)
+    spec = few.optimiser()
+    found = [learning_rate(spec, step, 1000) for step in (0, 1, 100.5, 1000)]
+    assert found == pytest.approx([0, 2e-6 * 0.5 / 100, 2e-6 * (0.01 + 0.99 * (1 + math.cos(math.pi / 10)) / 2), 2e-8], rel=1e-4)

@@ -127,6 +127,44 @@ def test_identities_missing_from_the_gallery_are_counted_and_left_out() -> None:
     assert values.mean() == pytest.approx(result.metrics["map"].value)
 
 
+def released(score_NM: Any, key_N: Any, key_M: Any) -> dict[str, float]:
+    """anosorae/IRRA's `rank` in plain loops, without ties."""
+    hits = {1: 0.0, 2: 0.0}
+    precisions, lasts = [], []
+    for score_M, key in zip(score_NM, key_N, strict=True):
+        matched = [bool(key_M[at] == key) for at in np.argsort(-score_M, kind="stable")]
+        hits = {k: value + any(matched[:k]) for k, value in hits.items()}
+        precisions.append(precision(matched))
+        lasts.append(inverse_last(matched))
+    return {
+        **{f"cmc@{k}": value / len(key_N) for k, value in hits.items()},
+        "map": float(np.mean(precisions)),
+        "minp": float(np.mean(lasts)),
+    }
+
+
+@pytest.mark.parametrize("asks", ["texts", "pictures"])
+def test_either_side_may_ask_as_in_the_released_evaluator(asks: Any) -> None:
+    *known, last = rows()
+    spare = replace(last, texts=(), group="nobody")  # a picture whose identity has no caption
+    pool, rng = Pool.from_samples([*known, spare], name="six"), np.random.default_rng(5)
+    names = {s.image.name for s in pool if s.image is not None}
+    model = Told({n: rng.normal(size=3) for n in sorted(names)}, {f"text {n}": rng.normal(size=3) for n in range(6)})
+    image_ND = model.embed_images([s.image for s in pool])
+    texts = [(text.string, sample.group) for sample in pool for text in sample.texts]
+    text_ND = model.embed_texts([text for text, _ in texts])
+    pictures = [sample.group for sample in pool]
+    keys = np.array(pictures), np.array([group for _, group in texts])
+    score_TP = text_ND @ image_ND.T
+    kept = np.isin(keys[0], keys[1])
+    want = released(score_TP, keys[1], keys[0]) if asks == "texts" else released(score_TP.T[kept], keys[0][kept], keys[1])
+    task = PersonSearch(asks=asks, ks=(1, 2), draws=0)
+    result = task.score(task.predict(model, pool))
+    assert {name: result.metrics[name].value for name in want} == pytest.approx(want, abs=1e-9)
+    assert result.notes["queries_without_match"] == (0 if asks == "texts" else 1)
+    assert result.n_items == 5
+
+
 def test_a_collapsed_model_gets_chance() -> None:
     pool = rows()
     same = Told({s.image.name: (1.0, 0.0) for s in pool if s.image is not None}, {f"text {n}": (1.0, 0.0) for n in range(6)})
@@ -139,3 +177,31 @@ def test_nothing_to_ask_is_refused() -> None:
     pool = Pool.from_samples([replace(s, texts=()) for s in rows()], name="mute")
     with pytest.raises(DataError, match=r"no caption of 'mute' is left for language 'en'"):
         PersonSearch().predict(told(rows()), pool)
+
+
+def released_map(index: list[bool]) -> float:
+    """`compute_mAP` of PLIP's utils.py, as a loop over places."""
+    worth, rows = 0.0, [at for at, hit in enumerate(index) if hit]
+    for number, row in enumerate(rows):
+        before = number / row if row else 1.0
+        worth += (before + (number + 1) / (row + 1)) / 2 / len(rows)
+    return worth
+
+
+def test_trapezoids_are_those_of_plips_released_test(parity: Any) -> None:
+    rng, pairs = np.random.default_rng(4), []
+    for values in (3, 100, 1, 2):
+        score = rng.integers(values, size=6).astype(np.float32)
+        relevant = np.array([True, False, True, False, True, False])[rng.permutation(6)]
+        pairs.append((RankedList.of(score, relevant).trapezoid_precision, orders(score, relevant, released_map)))
+    parity("plip_person", "trapezoid mAP with ties", "every order, by compute_mAP of PLIP (09890e3)", pairs, tolerance=1e-12)
+    assert RankedList.of(np.array([2.0, 1.0], np.float32), np.array([True, False])).trapezoid_precision == 1
+    assert RankedList.of(np.array([1.0, 2.0], np.float32), np.array([True, False])).trapezoid_precision == 0.25
+    pool, task = rows(), PersonSearch(trapezoid=True, draws=10)
+    records = task.predict(told(pool), pool)
+    values = task.item_values(records, "map_trapezoid")
+    assert values is not None
+    assert values.mean() == pytest.approx(task.score(records).metrics["map_trapezoid"].value)
+    same = Told({s.image.name: (1.0, 0.0) for s in pool if s.image is not None}, {f"text {n}": (1.0, 0.0) for n in range(6)})
+    collapsed = task.score(task.predict(same, pool)).metrics["map_trapezoid"]
+    assert collapsed.value == pytest.approx(collapsed.chance)

@@ -178,8 +178,9 @@ class DetectorViews:
 
 def sharply_fitted(picture: Picture, short: int, longest: int | None = None) -> Picture:
     """The whole picture with a short side of `short` pixels, as OpenMMLab has it: both sides rounded, resized by OpenCV."""
-    sides = fitting_sides(*picture[0].shape[:2], short, longest or float("inf"))
-    return resized(picture, *(max(1, side) for side in sides), smooth=False)
+    height, width = picture[0].shape[:2]
+    high, wide = fitting_sides(height, width, short, longest or float("inf"))
+    return resized(picture, max(1, high), max(1, wide), smooth=False)
 
 
 def resized(picture: Picture, height: int, width: int, *, smooth: bool = True) -> Picture:

@@ -66,6 +66,21 @@ def _weighted_order(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
     return row_N
 
 
+@dataclass(frozen=True)
+class WholeBatches:
+    """Passes of whole batches of `size` rows: what does not fill the last batch of a pass is left out of it, other rows in each pass, as by
+    torch's `drop_last`. An epoch is n rows like any other, and may hold the end of one pass and the start of the next."""
+
+    size: int
+
+    def __call__(self, seed: int, epoch: int, n: int) -> Ints:
+        held = n // max(1, self.size) * self.size
+        if not held:
+            raise ConfigError(f"{n} rows do not fill a batch of {self.size} (expected as many rows or more)")
+        pass_N, place_N = np.divmod(np.arange(epoch * n, (epoch + 1) * n), held)
+        return np.concatenate([order(seed, number, n)[place_N[pass_N == number]] for number in np.unique(pass_N).tolist()])
+
+
 class SourceBlocks:
     """An order in blocks of `members` rows of one source: where processes draw a source each for a whole batch of theirs, as in LAVIS and
     MiniGPT-4. A block's source is drawn by its weight, its rows each anew from all of the source, so that an epoch is n rows of which some

@@ -52,7 +52,8 @@ class ClipAugment:
             seen_THWC = middle(frame_THWC, size, self.reading)
         else:
             frame_THWC = short_side(frame_THWC, size * 256 // 224, self.reading)
-            top, left, high, wide = _crop(*frame_THWC.shape[1:3], size, rng)
+            height, width = frame_THWC.shape[1:3]
+            top, left, high, wide = _crop(height, width, size, rng)
             part_THWC = np.ascontiguousarray(frame_THWC[:, top : top + high, left : left + wide])
             seen_THWC = np.stack([_fitted(frame_HWC, size, self.reading) for frame_HWC in part_THWC])
         if self.flip and rng.random() < 0.5:

@@ -8,11 +8,14 @@ Letters: H W pixels, C channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int32]
+Shares = npt.NDArray[np.floating[Any]]
 
 STEPS = 2048
 """Steps between two neighbouring pixels."""
@@ -53,7 +56,8 @@ def nearest(label_HW: Pixels, height: int, width: int) -> Pixels:
         np.floor(np.arange(new) * (1 / (new / old))).astype(np.int64).clip(0, old - 1)
         for old, new in ((high, height), (wide, width))
     )
-    return label_HW[y_H[:, None], x_W]
+    resized_HW: Pixels = label_HW[y_H[:, None], x_W]
+    return resized_HW
 
 
 def hsv(image_HWC: Pixels) -> Pixels:
@@ -90,14 +94,14 @@ _RED_GREEN_BLUE = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0
 """By sector of the hue: which of value, least, falling and rising level is red, green and blue."""
 
 
-def _places(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _places(old: int, new: int) -> tuple[npt.NDArray[np.int64], Shares]:
     """For each new pixel the old one before it, and how far behind that it lies."""
     place_N = ((np.arange(new) + 0.5) * (1 / (new / old)) - 0.5).astype(np.float32)
     before_N = np.floor(place_N)
     return before_N.astype(np.int64), place_N - before_N
 
 
-def _steps(share_N: npt.NDArray[np.float32]) -> Ints:
+def _steps(share_N: Shares) -> Ints:
     steps_N: Ints = np.rint(share_N * np.float32(STEPS)).astype(np.int32)
     return steps_N
 

@@ -223,7 +223,10 @@ def _params(engine: Any, ask: Ask) -> Any:
 
 
 def _first(engine: Any, ask: Ask, condition: Any) -> Any:
-    return engine.Prefetch(limit=ask.limit, query=_nearest(engine, ask), params=_params(engine, ask), filter=condition)
+    before = [_first(engine, ask.first, condition)] if ask.first else []
+    return engine.Prefetch(
+        limit=ask.limit, query=_nearest(engine, ask), params=_params(engine, ask), filter=condition, prefetches=before
+    )
 
 
 def _filter(engine: Any, choice: Choice) -> Any:

@@ -157,6 +157,7 @@ class ServerStore:
             limit=ask.limit,
             params=self._params(ask),
             filter=condition,
+            prefetch=self._first(ask.first, condition) if ask.first else None,
         )
 
     def _filter(self, choice: Choice) -> Any:

@@ -132,8 +132,6 @@ class SegmentingModel:
             model = dense_segmenter(settings, tokenizer)
         load_weights(model, folder)
         preprocess = Preprocess.from_json(config["preprocess"])
-        shown = {
-            "smooth": True,
-            **{name: config[name] for name in ("stride", "longest", "smooth") if name in config},
-        }  # as before
+        shown: dict[str, Any] = {"smooth": True}  # folders of before do not say, and were smoothed
+        shown |= {name: config[name] for name in ("stride", "longest", "smooth") if name in config}
         return cls(model.eval(), settings, preprocess, tokenizer, config["name"], **shown, card=config.get("card"))

@@ -115,8 +115,9 @@ class UnifiedEncoder(nn.Module):
         if guesses_words:
             width, table = text.token_width, text.embed
             linear = nn.Linear(width, table.num_embeddings)
-            self.words = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=1e-12), linear)
-            for layer in (self.words[0], linear) if words_std else ():
+            first = nn.Linear(width, width)
+            self.words = nn.Sequential(first, nn.GELU(), nn.LayerNorm(width, eps=1e-12), linear)
+            for layer in (first, linear) if words_std else ():
                 nn.init.normal_(layer.weight, std=words_std)
                 nn.init.zeros_(layer.bias)
             self.mask_D = nn.Parameter(torch.randn(table.embedding_dim) * 0.02) if mask_id is None else None

@@ -82,8 +82,7 @@ class VideoEncoder(nn.Module):
             drop=settings.drop,
             begins=settings.begins,
         )
-        mixer = {"layers": settings.mixer, "heads": heads}
-        self.mixer = FrameMixer(encoder.width, settings.frames, **mixer, begins=settings.begins)
+        self.mixer = FrameMixer(encoder.width, settings.frames, layers=settings.mixer, heads=heads, begins=settings.begins)
         inner = encoder.image_tower.token_width
         self.patch_norm = nn.LayerNorm(inner) if settings.prompts else None
         self.patch_projection_DJ = nn.Parameter(torch.randn(inner, encoder.width)) if settings.prompts else None

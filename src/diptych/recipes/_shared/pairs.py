@@ -226,14 +226,17 @@ class PairRecipe(Recipe[M, B, F]):
         group_B: Tensor,
         smoothing: float = 0.0,
         weight_N: Tensor | None = None,
+        keep_NM: Tensor | None = None,
     ) -> Tensor:
-        """CLIP's loss, the mean of both directions' cross-entropies; samples of one group as `same_group` says."""
+        """CLIP's loss, the mean of both directions' cross-entropies; samples of one group as `same_group` says, pairs that `keep_NM` leaves
+        out as `info_nce` has it."""
         loss, _ = info_nce(
             share_of_gradient(image_ND, self.feature_gradient),
             share_of_gradient(text_ND, self.feature_gradient),
             scale=scale,
             smoothing=smoothing,
             weight_N=weight_N,
+            keep_NM=keep_NM,
             group_N=group_B,
             group_M=group_B,
             same=self.same_group,

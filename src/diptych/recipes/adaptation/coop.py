@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.contracts import Dataset, Draws, Optimiser, Rule, Stage
+from diptych.core.contracts import Dataset, Draws, Optimiser, Order, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch, view
+from diptych.data.load.order import WholeBatches
 from diptych.data.shots import Shots, base_and_new, by_class, draw_shots
 from diptych.data.text.prompts.class_prompts import Placement, context_ids
 from diptych.models.pairs.prompted.embedder import ConditionedEmbedder, PromptedEmbedder, PromptSettings, prompted_encoder
@@ -48,20 +49,23 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     kilobytes (prompts.safetensors) for the model that was adapted: `diptych classify MODEL IMAGE --prompts FILE`.
 
     Without augmentation the image vectors are computed once and kept. The release draws crops and mirror images (`crop`, `flip`), which the
-    preset `paper` does. We depart in one thing: its loader leaves out what does not fill a batch, ours leaves out nothing.
+    preset `paper` does.
 
     label       column with the class; "label" falls back to the text of origin "label"
     shots       images a class; 0 takes all. draw: which of the draws, from 1. Classes with fewer images give all they have
     shot_file   a file of shots to take instead, which other methods read too (task few_shot writes them)
-    part        "base" trains on the first half of the sorted classes alone; "new" on the other half
+    part        "base" trains on the first half of the classes alone; "new" on the other half
+    class_order  the classes by their numbers, whose halves "base" and "new" are, as released; empty: sorted by their names
     context     how many vectors; with `start` as many as these words have tokens
     start       what the context starts from, such as "a photo of a"; "" for random numbers of deviation 0.02
-    per_class   every class has a context of its own; other names cannot be read then
+    per_class   every class has a context of its own; other names cannot be read then. With `start` each begins with those words, where the
+                release goes back to one context for all
     placement   the name stands at the "end" of the context, in its "middle" or in "front" of it
     tail        what follows name and context, "." as published
     hyphens     stay in names; with `hyphens` False they are read as spaces ("sky-weather"), as underscores always are
     conditioned CoCoOp: a small network shifts the context by each image; costs a text pass for every image and class
     crop, flip  augmentation: share of the area, mirror images
+    leftover    images that do not fill the last batch of a pass are "dropped" from it, as released, or "used" in one with the next pass
     passes      over the shots; 0: as published, 50 for one shot a class to 200 for eight or more. `steps` overrules them
     falls       the rate, by a cosine: after each "period", which is a pass, as published, or at each "step"
     """
@@ -76,6 +80,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     draw: int = 1
     shot_file: str = ""
     part: Literal["all", "base", "new"] = "all"
+    class_order: tuple[str, ...] = ()
     context: int = 16
     start: str = ""
     per_class: bool = False
@@ -85,6 +90,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     conditioned: bool = False
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
+    leftover: Literal["dropped", "used"] = "dropped"
     passes: int = 0
     falls: Literal["period", "step"] = "period"
 
@@ -105,6 +111,8 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
             raise ConfigError(
                 "conditioned context is shared by all classes and stands before the name (expected per_class False, end)"
             )
+        if self.leftover not in ("dropped", "used"):
+            raise ConfigError(f"leftover is {self.leftover!r} (expected dropped | used)")
         if self.context < 1 or self.shots < 0:
             raise ConfigError(f"context is {self.context} and shots {self.shots} (expected 1 or more, and 0 or more)")
 
@@ -117,7 +125,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         if self.classes:
             return self
         shots = self._drawn(data)
-        base, new = base_and_new(shots.classes)
+        base, new = base_and_new(shots.classes, self.class_order)
         classes = {"all": shots.classes, "base": base, "new": new}[self.part]
         if len(classes) < 2:
             raise DataError(f"the {self.part} part has {len(classes)} class", field=self.label, expected="two classes or more")
@@ -127,7 +135,8 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         found.settings().prompts(classes, found.words(), found.read_length)  # refuses names that do not fit
         batch_size = min(self.batch_size, len(chosen))
         passes = self.passes or EPOCHS[max((n for n in EPOCHS if n <= max(self.shots, 1)), default=1)]
-        steps = self.steps or math.ceil(passes * len(chosen) / batch_size)
+        a_pass = len(chosen) // batch_size if self.leftover == "dropped" else len(chosen) / batch_size
+        steps = self.steps or math.ceil(passes * a_pass)
         if found.cached:
             image_features(data, self.weights, chosen)
         return replace(found, batch_size=batch_size, steps=steps)
@@ -143,6 +152,10 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
             return draw_shots(data, self.shots, self.draw, label=self.label, language=self.language)
         train = {name: tuple(uids) for name, uids in by_class(data, self.label, self.language).items()}
         return Shots(0, self.draw, self.label, data.fingerprint, train, {})
+
+    def row_order(self, data: Dataset) -> Order | None:
+        """Passes over the shots of whole batches alone."""
+        return WholeBatches(self.batch_size) if self.leftover == "dropped" else None
 
     @property
     def cached(self) -> bool:
@@ -219,7 +232,8 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     @property
     def pass_share(self) -> float:
         """One pass over the shots as a share of the run."""
-        return math.ceil(len(self.chosen) / self.batch_size) / self.steps
+        batches = len(self.chosen) / self.batch_size
+        return (math.floor(batches) if self.leftover == "dropped" else math.ceil(batches)) / self.steps
 
     def is_chosen(self, sample: Sample) -> bool:
         """Whether a sample is one of the shots."""
@@ -244,6 +258,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
             context=4,
             shots=16,
             passes=40,
+            leftover="used",
             falls="step",
             lr=2e-3,
         )

@@ -71,6 +71,7 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
 
     slug = "xclip"
     needs: ClassVar[tuple[str, ...]] = ("clip",)
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper", "few_shot")
     cacheable: ClassVar[bool] = True
 
     label: str = "label"
@@ -273,6 +274,11 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     def paper(cls) -> Self:
         """ViT-B/16 on 8 frames of 224 pixels, 30 epochs of Kinetics-400."""
         return cls()
+
+    @classmethod
+    def few_shot(cls) -> Self:
+        """ViT-B/16 on 32 frames, 50 epochs of a few clips a class of HMDB-51 or UCF-101."""
+        return cls(frames=32, batch_size=64, epochs=50.0, lr=2e-6, warmup=5 / 50, mixed_together=4, late=0.5)
 
 
 def towers_of(encoder: DualEncoder) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
-from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.parts_of_batch import within_parts
 from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
 from diptych.recipes._shared.frozen.patch_count import patches_of
@@ -259,7 +258,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
                 raise ConfigError(f"teacher {self.teacher!r} is no pair of towers (expected a model such as CLIP)")
             shown = self.shown if self.teacher_sees == "theirs" else opened.preprocess
             teacher = FrozenPatches(opened, grid, patch, shown, shifted=self.targets == "released")
-            size = {"layers": self.regressor_layers, "heads": self.regressor_heads}
+            size: dict[str, Any] = {"layers": self.regressor_layers, "heads": self.regressor_heads}
             rest: dict[str, Any] = {"places": self.places, "eps": self.regressor_eps, "dropout": self.image_dropout}
             regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, **rest)
         return UnifiedEncoder(
@@ -367,11 +366,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def compare(self, image_ND: Tensor, text_ND: Tensor, scale: Tensor, group_B: Tensor) -> Tensor:
         """InfoNCE over the batch, or over each of its parts by itself."""
-        if not self.compared:
-            return self.contrast(image_ND, text_ND, scale=scale, group_B=group_B)
-        keep_BN = within_parts(len(group_B), self.compared, device=group_B.device)
-        same = {"group_N": group_B, "group_M": group_B, "same": self.same_group}
-        return info_nce(image_ND, text_ND, scale=scale, keep_NM=keep_BN, **same)[0]
+        keep_BN = within_parts(len(group_B), self.compared, device=group_B.device) if self.compared else None
+        return self.contrast(image_ND, text_ND, scale=scale, group_B=group_B, keep_NM=keep_BN)
 
     def ranking(self, image_ND: Tensor, text_ND: Tensor, batch: UnifiedBatch, draw_B2: Tensor) -> Tensor:
         how: dict[str, Any] = {"margin": self.margin, "reduction": self.mined, "cells": self.ranked}

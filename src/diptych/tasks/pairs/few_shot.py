@@ -5,8 +5,8 @@ the zero-shot head of the same class names and one template, and a linear probe 
 the accuracy on all test images; its interval is that of a t distribution over the draws, mean +- t s / sqrt(n) with n - 1 degrees of
 freedom (4.30 s / sqrt(3) for three), not a bootstrap of images.
 
-With `part` "base_to_new" the first half of the sorted classes is trained on; "base" is tested among base names, "new" among new names, and
-"h" is their harmonic mean, taken in each draw. A linear probe has nothing to say about new names.
+With `part` "base_to_new" the first half of the classes, in their order, is trained on; "base" is tested among base names, "new" among new
+names, and "h" is their harmonic mean, taken in each draw. A linear probe has nothing to say about new names.
 
 A class with fewer images than shots gives all it has, none twice; the notes list it. Ties of classes share their places.
 
@@ -47,6 +47,7 @@ class FewShot:
     method      a recipe that adapts a dual encoder from shots, such as coop
     shots       sizes of the grid; repeats: draws of each size
     part        "all" classes, or "base_to_new"
+    class_order the classes by their numbers, which are halved so, as published; empty: sorted by their names
     shot_files  a folder: files of shots that are there are read, others are drawn and written, shots-16-draw-1.json; "": drawn anew
     templates   of the zero-shot head: a set's name or one sentence with {}
     passes, context, start  of the recipe: passes over the shots, context vectors, words to start from; 0 and "": as the recipe has it
@@ -62,6 +63,7 @@ class FewShot:
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     repeats: int = 3
     part: Literal["all", "base_to_new"] = "all"
+    class_order: tuple[str, ...] = ()
     label: str = "label"
     language: str = "en"
     templates: str = "one"
@@ -106,7 +108,9 @@ class FewShot:
                     shots,
                     Path(folder),
                     part="base" if self.part == "base_to_new" else "all",
-                    changes={name: value for name in ("passes", "context", "start") if (value := getattr(self, name))},
+                    changes={
+                        name: value for name in ("passes", "context", "start", "class_order") if (value := getattr(self, name))
+                    },
                     seed=self.seed,
                 )
                 for part, names in parts.items():
@@ -163,7 +167,7 @@ class FewShot:
     def _parts(self, classes: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         if self.part == "all":
             return {"all": tuple(classes)}
-        base, new = base_and_new(classes)
+        base, new = base_and_new(classes, self.class_order)
         if len(new) < 2:
             raise DataError(f"{len(classes)} classes have no two new ones", field=self.label, expected="four classes or more")
         return {"base": base, "new": new}

@@ -55,9 +55,9 @@ class SegmentationView:
         if image_HWC.shape[:2] != label_HW.shape:
             came = f"{list(image_HWC.shape[:2])} and {list(label_HW.shape)}"
             raise ShapeError(f"an image and its label map are {came} (expected one size)")
-        factor = rng.uniform(*self.scale)
-        sides = fitting_sides(*label_HW.shape, max(1, int(self.size * factor)), max(1, int(self.longest * factor)))
-        image_HWC, label_HW = resized(image_HWC, label_HW, *(max(1, side) for side in sides), smooth=self.smooth)
+        (height, width), factor = label_HW.shape, rng.uniform(*self.scale)
+        high, wide = fitting_sides(height, width, max(1, int(self.size * factor)), max(1, int(self.longest * factor)))
+        image_HWC, label_HW = resized(image_HWC, label_HW, max(1, high), max(1, wide), smooth=self.smooth)
         image_HWC, label_HW = self._cropped(image_HWC, label_HW, rng)
         if self.flip and rng.random() < 0.5:
             image_HWC, label_HW = image_HWC[:, ::-1], label_HW[:, ::-1]

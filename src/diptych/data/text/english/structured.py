@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -134,6 +135,39 @@ def replaced_by_model(
             text = f"{left}{new}{right}"
             made.append(with_articles(text, caption) if articles else text)
     return list(dict.fromkeys(made))
+
+
+def masked_as_released(
+    caption: str,
+    rng: np.random.Generator,
+    filler: Filler,
+    *,
+    count: int = 1,
+    tags: Sequence[str] = MASKED,
+    tagger: Tagger = tag,
+) -> list[str]:
+    """What the released code makes of a caption with a fill-mask model, where `replaced_by_model` keeps the caption as it is.
+
+    Punctuation goes, and of more than 512 letters all but the first 100. A word is taken only where the caption has it between spaces,
+    each word as likely, however often it stands there; one of its places is filled anew, by a proposal that is not the word letter by
+    letter. The same wrong text may come twice.
+    """
+    caption = caption[:100] if len(caption) > 512 else caption
+    parts = caption.translate(str.maketrans("", "", string.punctuation)).split()
+    spaced, clean = set(caption.split()), " ".join(parts)
+    words = list(dict.fromkeys(word.text for word in tagger(clean) if word.tag in tags and word.text in spaced))
+    made: list[str] = []
+    for _ in range(count if words else 0):
+        old = words[int(rng.integers(len(words)))]
+        places = [place for place, part in enumerate(parts) if part == old]
+        if not places:  # the tagger cut a word that stands whole elsewhere
+            continue
+        place = places[int(rng.integers(len(places)))]
+        left, right = (" ".join([*parts[:place], ""]), " ".join(["", *parts[place + 1 :]]))
+        offered = [new.strip() for new in filler(left, right) if new.strip() not in ("", old)]
+        if offered:
+            made.append(f"{left}{offered[int(rng.integers(len(offered)))]}{right}")
+    return made
 
 
 def replaced_at_random(caption: str, rng: np.random.Generator, words: Sequence[str], *, tagger: Tagger = tag) -> str | None:

@@ -17,19 +17,24 @@ from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.ranking.ranked_lists import RankedList, chance
 from diptych.tasks._scoring.records import array
 
+TRAPEZOID = "map_trapezoid"
 
-def list_metrics(records: pa.Table, ks: Sequence[int], *, draws: int, seed: int) -> dict[str, Metric]:
-    """ "cmc@K", "map" and "minp" with intervals over the column "group". Read are "blocks" (`ranked_lists.py`) and "gallery", how long the
-    list of each query is. Raises DataError for no row."""
+
+def list_metrics(records: pa.Table, ks: Sequence[int], *, draws: int, seed: int, trapezoid: bool = False) -> dict[str, Metric]:
+    """ "cmc@K", "map" and "minp" with intervals over the column "group", and with `trapezoid` "map_trapezoid". Read are "blocks"
+    (`ranked_lists.py`) and "gallery", how long the list of each query is. Raises DataError for no row."""
     groups = records.column("group").to_pylist()
     if not groups:
         raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
     lists, gallery = lists_of(records), array(records, "gallery").astype(np.int64)
     relevant = np.array([sum(block[2] for block in ranked.blocks) for ranked in lists], np.int64)
-    names = [f"cmc@{k}" for k in ks] + ["map", "minp"]
+    names = [f"cmc@{k}" for k in ks] + ["map", "minp", *([TRAPEZOID] if trapezoid else [])]
     columns = {name: values(lists, name) for name in names}
     guess = {f"cmc@{k}": float(rk.chance_hits(gallery, relevant, k).mean()) for k in ks}
     guess["map"], guess["minp"] = chance(gallery.tolist(), relevant.tolist())
+    if trapezoid:
+        random = [RankedList(((0, size, count),)) for size, count in zip(gallery.tolist(), relevant.tolist(), strict=True)]
+        guess[TRAPEZOID] = float(np.mean([ranked.trapezoid_precision for ranked in random]))
     drawn_RM = resampled_means(np.stack([columns[name] for name in names], 1), groups, draws=draws, seed=seed)
     return {
         name: Metric(float(columns[name].mean()), *percentiles(drawn_RM[:, at]), chance=guess[name])
@@ -41,6 +46,8 @@ def values(lists: Sequence[RankedList], metric: str) -> Floats:
     """What each query adds to a metric, [N]. Ties count as the mean over their orders."""
     if metric == "map":
         return np.array([ranked.average_precision for ranked in lists])
+    if metric == TRAPEZOID:
+        return np.array([ranked.trapezoid_precision for ranked in lists])
     if metric == "minp":
         return np.array([ranked.inverse_last for ranked in lists])
     above, tied, matches = (np.array([ranked.blocks[0][at] for ranked in lists], np.int64) for at in range(3))
@@ -49,7 +56,7 @@ def values(lists: Sequence[RankedList], metric: str) -> Floats:
 
 def list_values(records: pa.Table, metric: str) -> Floats | None:
     """[N, 1], or None for a metric that is none of the three."""
-    if metric not in ("map", "minp") and not (metric.startswith("cmc@") and metric[4:].isdigit()):
+    if metric not in ("map", "minp", TRAPEZOID) and not (metric.startswith("cmc@") and metric[4:].isdigit()):
         return None
     return values(lists_of(records), metric)[:, None]
 

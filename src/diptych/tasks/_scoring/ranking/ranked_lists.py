@@ -4,6 +4,7 @@ A list is described by its blocks of equal scores that hold a relevant item: `ab
 which `relevant` are relevant. Under `expected` a block is worth its mean over all orders.
 
     AP   the mean, over the relevant items, of the share of relevant items up to each
+    trapezoid AP  the same, each share averaged with that of the items before it, 1 before the first place (PLIP's released test)
     INP  (number of relevant items) / (rank of the last), 1 where all stand in front (Ye et al., TPAMI 2021, 2001.04193)
 
 Letters: Q blocks of a list, P places of a block.
@@ -50,6 +51,17 @@ class RankedList:
         return total / before if before else float("nan")
 
     @property
+    def trapezoid_precision(self) -> float:
+        """Trapezoid AP, the mean over the orders of tied items."""
+        total, before = 0.0, 0
+        for above, tied, relevant in self.blocks:
+            total += (
+                _block_precision(above, tied, relevant, before) + _block_precision_before(above, tied, relevant, before)
+            ) / 2
+            before += relevant
+        return total / before if before else float("nan")
+
+    @property
     def inverse_last(self) -> float:
         """INP, the mean over the orders of tied items."""
         if not self.blocks:
@@ -65,6 +77,15 @@ def _block_precision(above: int, tied: int, relevant: int, before: int) -> float
     place_P = np.arange(1, tied + 1)
     ahead_P = before + 1 + ((relevant - 1) * (place_P - 1) / (tied - 1) if tied > 1 else 0.0)
     return float(relevant / tied * (ahead_P / (above + place_P)).sum())
+
+
+@lru_cache(maxsize=65536)
+def _block_precision_before(above: int, tied: int, relevant: int, before: int) -> float:
+    """Sum of the precisions of all that stands before each of the block's relevant items; 1 where nothing does."""
+    place_P = np.arange(tied)
+    ahead_P = before + ((relevant - 1) * place_P / (tied - 1) if tied > 1 else np.zeros(1))
+    precision_P = np.where(above + place_P == 0, 1.0, ahead_P / np.maximum(above + place_P, 1))
+    return float(relevant / tied * precision_P.sum())
 
 
 @lru_cache(maxsize=65536)
