@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.index.engine.edge import EdgeStore
 from diptych.index.engine.store import Choice, Dense, Item
-from diptych.index.filters import check_where, matches, merge_kinds
+from diptych.index.filters import OneOf, check_where, clauses, matches, merge_kinds
 
 ROW = {"split": "train", "side": 40, "score": 0.5, "ok": True, "tags": ["red", "old"]}
 KINDS = {"split": "text", "side": "integer", "score": "number", "ok": "boolean", "tags": "texts"}
@@ -120,3 +120,11 @@ def test_engine_understands_alike(filled: Any, where: dict[str, Any]) -> None:
     check_where(where, kinds)
     found = store.scroll(Choice(where, kinds))
     assert sorted(item.id.int for item in found) == [i for i, row in enumerate(rows) if matches(row, where)]
+
+
+def test_truth_is_asked_for_as_the_numbers_that_are_stored() -> None:
+    """JSON has a word for true, and an engine on a server would look for that."""
+    (clause,) = clauses({"mirrored": [True, False]}, {"mirrored": "boolean"})
+    assert isinstance(clause, OneOf)
+    assert [type(value) for value in clause.values] == [int, int]
+    assert clause.values == (1, 0)

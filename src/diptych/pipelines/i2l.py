@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -23,6 +23,7 @@ from diptych.data.canvas.compose import Canvas, Lettering, Place, Side, Wrap, re
 from diptych.data.canvas.demonstrations import Demonstration, read_demonstrations
 from diptych.data.media.decode import Pixels, decode
 from diptych.pipelines._items import judged, read_items
+from diptych.pipelines._settings import identity_of, settings_of
 from diptych.tasks._scoring.answers.blind import grey
 
 How = Literal["i2l", "interleaved", "text", "hybrid"]
@@ -261,9 +262,9 @@ class InImageLearning:
         items = read_items(request.items)
         about = {
             "pipeline": self.slug,
-            "model": _identity(self.model),
-            "captioner": _identity(self.captioner),
-            **self._settings(),
+            "model": identity_of(self.model),
+            "captioner": identity_of(self.captioner),
+            **settings_of(self),
         }
         new = 0
         with LineLog(request.answers, about) as log:
@@ -275,17 +276,6 @@ class InImageLearning:
                 log.write({"id": item.id, **judged(item, reply.text), **reply.to_json()})
                 new += 1
             return Replies(tuple(log.rows[item.id] for item in items), new, request.answers)
-
-    def _settings(self) -> dict[str, Any]:
-        roles = {role.name for role in self.roles}
-        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in roles}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
-
-
-def _identity(model: Any) -> str | None:
-    return (
-        None if model is None else f"{getattr(model, 'name', type(model).__name__)} {getattr(model, 'fingerprint', '')}".strip()
-    )
 
 
 def rating_of(reply: str) -> int | None:

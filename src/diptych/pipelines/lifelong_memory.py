@@ -7,7 +7,7 @@ and names an interval or an option with its confidence, and an interval may be r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,6 +25,7 @@ from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.questions import Question, read_questions
 from diptych.pipelines._memory.refine import refined, strongest_run
 from diptych.pipelines._memory.replies import Choice, Found, Window, choice_of, windows_of
+from diptych.pipelines._settings import identity_of, settings_of
 from diptych.tasks._scoring.ranking.moments import recalls
 
 NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
@@ -327,8 +328,8 @@ class LifelongMemory:
         logs = read_captions(request.captions)
         about = {
             "pipeline": self.slug,
-            **{role.name: _identity(getattr(self, role.name)) for role in self.roles},
-            **self._settings(),
+            **{role.name: identity_of(getattr(self, role.name)) for role in self.roles},
+            **settings_of(self),
         }
         videos = dict.fromkeys(question.key for question in questions)
         new = 0
@@ -346,11 +347,6 @@ class LifelongMemory:
                     new += 1
             rows = tuple(log.rows[question.id] for question in questions)
         return Recollections(rows, scores(questions, rows), new)
-
-    def _settings(self) -> dict[str, Any]:
-        roles = {role.name for role in self.roles}
-        plain = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in roles}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
 
 
 def scores(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -377,9 +373,3 @@ def _weight(found: Found | Choice) -> tuple[bool, int]:
     """What is read before what is not, then by confidence; `max` keeps the first of equals."""
     read = bool(found.windows) if isinstance(found, Found) else found.option is not None
     return read, found.confidence or 0
-
-
-def _identity(model: Any) -> str | None:
-    return (
-        None if model is None else f"{getattr(model, 'name', type(model).__name__)} {getattr(model, 'fingerprint', '')}".strip()
-    )

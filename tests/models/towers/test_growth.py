@@ -137,6 +137,20 @@ def test_a_wider_mlp_keeps_its_units_and_says_what_they_were() -> None:
         assert (new.mlp_out.weight[:, 4 * WIDTH :] == 0).all()
 
 
+def test_new_units_have_that_share_of_the_weights_and_biases_which_they_copy() -> None:
+    stack = model().image_tower.transformer.blocks
+    with torch.no_grad():
+        for block in stack:
+            block.mlp_in.bias.normal_()
+    old = deepcopy(stack)
+    widen(stack, 6 * WIDTH, Inherit(0.25))
+    for new, was in zip(stack, old, strict=True):
+        torch.testing.assert_close(new.mlp_in.bias[: 4 * WIDTH], was.mlp_in.bias)
+        torch.testing.assert_close(new.mlp_in.bias[4 * WIDTH :], 0.25 * was.mlp_in.bias[: 2 * WIDTH])
+        fresh = (new.mlp_in.weight[4 * WIDTH :] - 0.25 * was.mlp_in.weight[: 2 * WIDTH]) / 0.75
+        assert abs(float(fresh.std() * (2 * WIDTH) ** 0.5) - 1) < 0.1
+
+
 def test_a_shared_block_is_one_block_for_both() -> None:
     encoder = model(shared_layers=1)
     before = said(encoder)

@@ -19,12 +19,12 @@ import pyarrow as pa
 
 from diptych.core.contracts import Curated, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DecodeError
-from diptych.core.image import ArrayImage, BytesImage, ImageSource
+from diptych.core.image import BytesImage, ImageSource
 from diptych.curate.engine.costs import planned
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.run import mapped_where
 from diptych.curate.operators.synthetic_captions import COLUMN
-from diptych.data.media.decode import encode_png
+from diptych.data.media.decode import encode_exactly
 from diptych.models.io.inference import parts as batches
 from diptych.models.io.opened import open_address, require
 
@@ -155,7 +155,7 @@ def _caption_rows(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table
         sample = data[row]
         assert sample.image is not None  # rows without a picture are not asked about
         try:
-            contents.append(_encode_exactly(sample.image))
+            contents.append(encode_exactly(sample.image))
         except OSError as error:
             unread[sample.uid] = f"-{error}"
             continue
@@ -170,8 +170,3 @@ def _caption_rows(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table
     )
     answers = mapped_where(given, ["name", "image"], worker, "told")["told"].to_pylist() if uids else []
     return pa.table({"uid": pa.array([*uids, *unread], pa.string()), "told": pa.array([*answers, *unread.values()], pa.string())})
-
-
-def _encode_exactly(image: ImageSource) -> bytes:
-    """Bytes that decode to the very same pixels."""
-    return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()

@@ -26,7 +26,6 @@ import pyarrow as pa
 
 from diptych.core.contracts import Curated, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
-from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import SceneGraph
@@ -37,7 +36,7 @@ from diptych.curate.tagging.relation_tags import Asked, RelationTags
 from diptych.curate.tagging.summary import Answer, Summary
 from diptych.curate.tagging.tagger_worker import TaggerWorker, open_tagger, packed
 from diptych.data.graphs.relation_splits import Relabelled
-from diptych.data.media.decode import decode, encode_png
+from diptych.data.media.decode import decode, encode_exactly
 from diptych.data.read.caption_sources import captions_by_uid
 from diptych.report.pages.tagging import TaggedPicture, tagging_page
 
@@ -195,7 +194,7 @@ def _answers(data: Dataset, rows: Sequence[int], worker: TaggerWorker) -> list[s
         content = None
         if sample.image is not None:
             try:
-                content = _encode_exactly(sample.image)
+                content = encode_exactly(sample.image)
             except (DecodeError, OSError) as error:
                 broken[place] = Answer(f"unreadable: {error}").to_json()
         contents.append(content)
@@ -217,11 +216,6 @@ def _summary(data: Dataset, order: Sequence[int], answers: dict[str, Answer]) ->
     truths = [frozenset((r.subject, r.predicate, r.object) for r in s.relations) if related else None for s in samples]
     labels = [[region.label for region in sample.regions] for sample in samples]
     return Summary.of([answers[sample.uid] for sample in samples], labels, truths)
-
-
-def _encode_exactly(image: ImageSource) -> bytes:
-    """Bytes that decode to the very same pixels."""
-    return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()
 
 
 @dataclass(frozen=True)

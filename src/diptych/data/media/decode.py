@@ -132,6 +132,11 @@ def encode_png(pixels_HWC: Pixels) -> bytes:
     return file.getvalue()
 
 
+def encode_exactly(image: ImageSource) -> bytes:
+    """Bytes that decode to the very same pixels: those of a file as they are, pixels as PNG."""
+    return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()
+
+
 # ---------------------------------------------------------------- the two decoders
 
 

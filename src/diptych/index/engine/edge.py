@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from diptych.core.disk.lock import Lock
 from diptych.core.errors import DiptychError, RunError
 from diptych.index.engine.disk import DiskFull, need_room, size_of
-from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
+from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors, vector_of
 from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path
 
 SEGMENT = 1 << 30
@@ -213,13 +211,7 @@ def _from_engine(vectors: Any, wanted: Sequence[str]) -> Vectors:
     if not wanted or vectors is None:
         return {}
     named = vectors if isinstance(vectors, dict) else {wanted[0]: vectors}
-    return {name: _array(value) for name, value in named.items()}
-
-
-def _array(value: Any) -> Vector:
-    if hasattr(value, "indices"):
-        return Terms(np.asarray(value.indices, np.int64), np.asarray(value.values, np.float32))
-    return np.asarray(value, np.float32)
+    return {name: vector_of(value) for name, value in named.items()}
 
 
 def _nearest(engine: Any, ask: Ask) -> Any:

@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from diptych.core.errors import MissingExtra, RunError
-from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors
+from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors, vector_of
 from diptych.index.filters import RANGES, InRange, Kind, OneOf, clauses, json_path
 
 NUMBERS = 200_000  # of vectors in one request: some megabytes of JSON, below the server's limit of 32 MB
@@ -225,10 +223,4 @@ def _dense(models: Any, space: Dense) -> Any:
 def _from_engine(vectors: Any, wanted: Sequence[str]) -> Vectors:
     if not wanted or vectors is None:
         return {}
-    return {name: _array(vectors[_space_name(name)]) for name in wanted if _space_name(name) in vectors}
-
-
-def _array(value: Any) -> Vector:
-    if hasattr(value, "indices"):
-        return Terms(np.asarray(value.indices, np.int64), np.asarray(value.values, np.float32))
-    return np.asarray(value, np.float32)
+    return {name: vector_of(vectors[_space_name(name)]) for name in wanted if _space_name(name) in vectors}

@@ -58,6 +58,13 @@ Vector = Unit | Terms  # Unit: [D], or [T, D] in a space of many
 Vectors = Mapping[str, Vector]  # by the name of the space
 
 
+def vector_of(value: Any) -> Vector:
+    """A vector as an engine answers it, sparse where it has indices."""
+    if hasattr(value, "indices"):
+        return Terms(np.asarray(value.indices, np.int64), np.asarray(value.values, np.float32))
+    return np.asarray(value, np.float32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
     """One point of an engine. The payload holds the columns and `uid`."""
