@@ -229,6 +229,15 @@ def equal(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("slug", BUILT)
+def test_published_presets_read_whole_pictures(slug: str) -> None:
+    """None decodes at a reduced scale, which changes pixels before they are cropped; no published code does."""
+    kind = RECIPES.load(slug)
+    presets = [name for name in kind.presets if name != "tiny"]
+    assert presets
+    assert {name: getattr(kind, name)().decode_size for name in presets if getattr(kind, name)().decode_size} == {}
+
+
+@pytest.mark.parametrize("slug", BUILT)
 def test_batches_are_pure(slug: str, rows: Any) -> None:
     recipe = tiny(slug)
     first = [step.batch for step in batches(rows, recipe, seed=3, stop=2)]

@@ -76,7 +76,15 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/16 and CLIP's text tower with six blocks above: the size of ALBEF, on CLIP's parts."""
-        return cls(image_tower="vit_b16", batch_size=512, lr=1e-4, weight_decay=0.02, warmup=1000.0, same_group="negative")
+        return cls(
+            image_tower="vit_b16",
+            batch_size=512,
+            lr=1e-4,
+            weight_decay=0.02,
+            warmup=1000.0,
+            same_group="negative",
+            decoding="whole",
+        )
 
 
 def matching(features: Matched) -> Tensor:

@@ -266,14 +266,15 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     @classmethod
     def paper(cls) -> Self:
         """Sixteen vectors, 8,192 numbers, for ResNet-50 of CLIP; crops and mirror images. Give its released weights as `weights`."""
-        return cls(image_tower="resnet_clip_50", width=1024, crop=(0.08, 1.0), flip=True)
+        return cls(image_tower="resnet_clip_50", width=1024, crop=(0.08, 1.0), flip=True, decoding="whole")
 
     @classmethod
     def cocoop(cls) -> Self:
         """CoCoOp as published: ViT-B/16, from "a photo of a", one image a step, ten passes."""
         return cls(
-            conditioned=True, start="a photo of a", context=4, batch_size=1, passes=10, part="base", crop=(0.08, 1.0), flip=True
-        )
+            conditioned=True, start="a photo of a", context=4, batch_size=1, passes=10, part="base", crop=(0.08, 1.0), flip=True,
+            decoding="whole",
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=4)

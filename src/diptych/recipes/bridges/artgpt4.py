@@ -65,7 +65,7 @@ class ArtGPT4(DetailedRecipe):
         is used in the released chat, whose answers are drawn with top_p 0.9; of one what stands before ### and behind the last
         "Assistant:" is kept, without the end mark that the release leaves in it."""
         used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant:"
-        return cls(resize="squash", zero_start=False, used=used, role="Assistant:")
+        return cls(decoding="whole", resize="squash", zero_start=False, used=used, role="Assistant:")
 
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "ln_1", "ln_2")

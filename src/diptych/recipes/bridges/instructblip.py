@@ -217,4 +217,4 @@ class InstructBLIP(AskedRecipe):
         Batches of 128 are sixteen processes' eights. It answers with five beams, a repetition penalty of 1.5 and a length penalty of 1, or
         of 0 where answers are short, in the release; `generate` takes the likeliest token unless told otherwise. The frozen FLAN-T5 of
         the release has its dropout in training: `awake` language."""
-        return cls(resize="squash", rows_a_mean=8)
+        return cls(resize="squash", rows_a_mean=8, decoding="whole")

@@ -130,4 +130,6 @@ class LiMBeR(BridgeRecipe):
         stochastic depth. Answers are drawn at a temperature of .7 with a nucleus that is narrower than it says
         (`models.bridges.narrow_nucleus`); `generate` takes the likeliest token unless told otherwise."""
         half = (0.5, 0.5, 0.5)
-        return cls(batch_size=2048, resize="squash", interpolation="bilinear", mean=half, std=half, drop_path=0.1)
+        return cls(
+            batch_size=2048, resize="squash", interpolation="bilinear", mean=half, std=half, drop_path=0.1, decoding="whole"
+        )

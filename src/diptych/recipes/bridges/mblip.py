@@ -318,7 +318,7 @@ class MBLIP(AskedRecipe):
         """EVA-g and BLIP-2's Q-Former (`former_weights`) before mT0-XL or BLOOMZ-7B (`language_model`): 8,000 steps for the projection,
         then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data. Languages are those of mC4 by their
         shares. Batches of 128 are four processes' fours of 8: BLOOMZ has 4 (`rows_a_mean`) and no first stage (`warm_share` 0)."""
-        return cls(resize="squash", languages=tuple(MC4_SHARES), weights=tuple(MC4_SHARES.values()))
+        return cls(decoding="whole", resize="squash", languages=tuple(MC4_SHARES), weights=tuple(MC4_SHARES.values()))
 
 
 def inner_maps(bridge: Bridge) -> tuple[str, ...]:

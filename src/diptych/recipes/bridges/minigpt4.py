@@ -43,4 +43,4 @@ class MiniGPT4(DetailedRecipe):
         released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest unless told
         otherwise; of an answer what stands before ### and behind the last "Assistant:" is kept."""
         used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: "
-        return cls(resize="squash", used=used, role="Assistant:")
+        return cls(decoding="whole", resize="squash", used=used, role="Assistant:")

@@ -185,4 +185,4 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
         takes the place of BERT's word pieces, which are not at hand without a download; `--tokenizer FOLDER` takes them. So it is with
         the weights of DeiT and BERT that the release starts from (`image_weights`, `text_weights`)."""
         shown: dict[str, Any] = {"crop": (0.2, 1.0), "flip": True, "flip_sides": "ignore", "augment": "rand", "resize": "squash"}
-        return cls(**shown, patch_bias=True)
+        return cls(**shown, patch_bias=True, decoding="whole")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from diptych.core.config import config_hash
 from diptych.core.contracts import Dataset, Recipe, Unit
@@ -33,6 +33,8 @@ class AdaptedRecipe(Recipe[M, B, F]):
                 image settings are used. "": fresh towers of the names below, for trying things out
     image_tower, patch, text_tower, width, image_size, text_length, tokenizer, pieces  of fresh
                 towers; patch 0: its own; "data" learns a vocabulary from the class names
+    decoding    in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
+                the model's
     """
 
     weights: str = ""
@@ -44,6 +46,7 @@ class AdaptedRecipe(Recipe[M, B, F]):
     text_length: int = 77
     tokenizer: str = "clip"
     pieces: int = 4096
+    decoding: Literal["reduced", "whole"] = "reduced"
     vocabulary: str = field(default="", metadata={"prepared": True})
 
     def started(self, model: Any) -> Self:
@@ -78,7 +81,7 @@ class AdaptedRecipe(Recipe[M, B, F]):
 
     @property
     def decode_size(self) -> int | None:
-        return self.preprocess.size
+        return 0 if self.decoding == "whole" else self.preprocess.size
 
     def with_vocabulary(self, texts: Iterable[str]) -> Self:
         """With a vocabulary of these texts, where it is to be learned and is not there yet."""

@@ -58,6 +58,8 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     awake         parts that are frozen and stay in training mode all the same ("encoder", "language"), as where a release turns
                   gradients off and nothing else: their dropout and stochastic depth act
     blind         features are zeros: what the language model writes without seeing. A control
+    decoding      in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
+                  image_size
     match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
                   as it comes, which beside small embeddings can be thirty times as large
     """
@@ -82,6 +84,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
     text_length: int = 128
+    decoding: Literal["reduced", "whole"] = "reduced"
     slots: int = field(default=0, metadata={"prepared": True})
 
     @property
@@ -137,7 +140,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
 
     @property
     def decode_size(self) -> int:
-        return self.image_size
+        return 0 if self.decoding == "whole" else self.image_size
 
     def batch(self, draws: Draws) -> BridgeBatch:
         texts = [choose_text(draw, self.language).string for draw in draws]
