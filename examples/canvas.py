@@ -42,7 +42,7 @@ def main(out: Path) -> list[str]:
     )
     lettering = Lettering()
     question = with_text(decode(asked.image, exact=True), QUESTION, lettering)
-    canvas = stacked([demo.drawn(lettering), question.pixels_HWC])
+    canvas = stacked([demo.draw(lettering), question.pixels_HWC])
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(encode_png(canvas))
     return [text for _, text in read_lines(canvas, lettering)]

@@ -16,8 +16,8 @@ from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.compare import Arm, Comparison, check_version, compare
 from diptych.claims.job import Job
-from diptych.claims.results import decided
-from diptych.claims.spelling import Budget, listed, options, parse_name
+from diptych.claims.results import judge_contrasts
+from diptych.claims.spelling import Budget, options, parse_name, split_names
 from diptych.claims.verdict import Margins, equivalence_p, paired_difference
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
@@ -221,7 +221,7 @@ def test_words_of_arms_and_tasks() -> None:
         "clip",
         {"lr": 2e-4, "same_group": "negative", "flip": True},
     )
-    assert listed("retrieval,zero_shot:label=style,language=de, probe") == (
+    assert split_names("retrieval,zero_shot:label=style,language=de, probe") == (
         "retrieval",
         "zero_shot:label=style,language=de",
         "probe",
@@ -329,7 +329,7 @@ def test_two_thousand_null_comparisons_are_seldom_called_a_difference(seeds: int
     for _ in range(2000):
         shared = rng.normal(0.6, 0.02, seeds)
         arms = [rng.binomial(2000, np.clip(shared + rng.normal(0, 0.03, seeds), 0, 1)) / 2000 for _ in range(2)]
-        found = decided([contrast(*arms)], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[seeds])
+        found = judge_contrasts([contrast(*arms)], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[seeds])
         false += found[0].p_holm < 0.05
         (a, b), n = (arms[0][0], arms[1][0]), 2000
         items_would += abs(b - a) > 1.96 * math.sqrt((a * (1 - a) + b * (1 - b)) / n)
@@ -341,7 +341,9 @@ def test_swapped_arms_give_the_mirrored_verdict_and_equal_ones_none() -> None:
     low, high = (0.50, 0.52, 0.51), (0.60, 0.61, 0.62)
 
     def word(first: Sequence[float], other: Sequence[float], *, more: bool = True) -> str:
-        return decided([contrast(first, other)], ONE_POINT, seeds_decide=True, higher_is_better=more, pairs=[3])[0].verdict
+        return judge_contrasts([contrast(first, other)], ONE_POINT, seeds_decide=True, higher_is_better=more, pairs=[3])[
+            0
+        ].verdict
 
     assert (word(low, high), word(high, low), word(low, low)) == ("shown", "reversed", "equal within the margin")
     assert word(low, high, more=False) == "reversed"
@@ -350,8 +352,8 @@ def test_swapped_arms_give_the_mirrored_verdict_and_equal_ones_none() -> None:
 def test_holm_counts_the_arms() -> None:
     """p = .04 decides alone and not among three: the smallest of three is held against .05 / 3."""
     one = replace(contrast((0.1, 0.2, 0.3), (0.2, 0.3, 0.4)), p=0.04, p_holm=0.04)
-    assert decided([one], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[3])[0].verdict == "shown"
-    three = decided(
+    assert judge_contrasts([one], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[3])[0].verdict == "shown"
+    three = judge_contrasts(
         [one, replace(one, p=0.5), replace(one, p=0.9)], ONE_POINT, seeds_decide=True, higher_is_better=True, pairs=[3] * 3
     )
     assert three[0].p_holm == pytest.approx(0.12)

@@ -62,6 +62,6 @@ def test_steps_are_scaled_by_the_share_and_by_how_much_of_the_clock_the_processo
 def test_an_arm_of_several_claims_is_tried_once_on_a_small_share(tmp_path: Path) -> None:
     told: list[str] = []
     CALLS.clear()
-    found = cost.estimated([claim(), claim("again")], tmp_path, lambda claim, seconds: told.append(claim.key))
+    found = cost.estimate_costs([claim(), claim("again")], tmp_path, lambda claim, seconds: told.append(claim.key))
     assert list(found) == told == ["clip", "clip/again"]
     assert {name: [cost.SHARE] for name in ("plain", "better", "untrained")} == CALLS

@@ -11,7 +11,7 @@ import pytest
 from diptych import api
 from diptych.cli import main
 from diptych.cli.commands import demo as demo_command
-from diptych.cli.commands.demo import Clock, Demo, _said_of, _with_steps_that_fit
+from diptych.cli.commands.demo import Clock, Demo, _with_steps_that_fit, _words_on_cut
 
 WORLD = "world:scenes?n=32"
 
@@ -52,9 +52,9 @@ def test_steps_are_cut_where_a_single_seed_does_not_fit(
 
 def test_what_was_cut_is_said() -> None:
     args = Demo(seconds=360, seeds=3)
-    assert _said_of(args, 3, 1.0) == ""
-    assert "Cut to 360 seconds on this machine: 2 of 3 seeds;" in _said_of(args, 2, 1.0)
-    assert "1 of 3 seeds and 10% of the steps" in _said_of(args, 1, 0.0981)
+    assert _words_on_cut(args, 3, 1.0) == ""
+    assert "Cut to 360 seconds on this machine: 2 of 3 seeds;" in _words_on_cut(args, 2, 1.0)
+    assert "1 of 3 seeds and 10% of the steps" in _words_on_cut(args, 1, 0.0981)
 
 
 def test_a_comparison_says_its_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

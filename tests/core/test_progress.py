@@ -34,7 +34,7 @@ def test_a_bar_names_its_work_where_somebody_watches(
     assert list(with_bar("abc", 3, "letters")) == ["a", "b", "c"]
     keys = [f"k{row}" for row in range(5)]
     values = np.arange(5, dtype=np.float32)[:, None]
-    table = FeatureTable.made(tmp_path / "t", keys, lambda rows: values[list(rows)], block=2, what="features of images")
+    table = FeatureTable.open_or_make(tmp_path / "t", keys, lambda rows: values[list(rows)], block=2, what="features of images")
     np.testing.assert_array_equal(table.rows(keys), values)
     out, said = capsys.readouterr()
     assert not out

@@ -128,10 +128,10 @@ def test_demonstrations_from_a_folder(tmp_path: Path) -> None:
     row = {"image": "a.png", "question": "Which?", "answer": "B", "rationale": "The frame.", "cues": [[5, 5, 30, 30]]}
     (tmp_path / "demonstrations.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"canvas": "a.png", "category": "x"}))
     first, second = read_demonstrations(tmp_path)
-    canvas = first.drawn(Lettering())
+    canvas = first.draw(Lettering())
     assert tuple(canvas[5, 20]) == (255, 0, 0)
     assert [text for _, text in read_lines(canvas, Lettering())] == ["Which?", "The frame.", "Answer: B"]
-    np.testing.assert_array_equal(second.drawn(Lettering()), ramp(40, 260))
+    np.testing.assert_array_equal(second.draw(Lettering()), ramp(40, 260))
     for bad, said in (
         ({"image": "b.png", "question": "q", "answer": "a"}, "row 1, field 'image': there is no picture b.png"),
         ({"image": "a.png", "question": "q"}, "row 1, field 'question': lacks its question or answer"),
@@ -149,3 +149,8 @@ def test_released_lines_keep_a_carriage_return() -> None:
     font = open_font("", 20)
     assert released_lines("ab\r\ncd\n\nef", font, 400) == ["ab\r", "cd", "", "ef"]
     assert released_lines("abcdefghijkl\r\ncd", font, 60) == ["", "abcdefghijkl", "\r", "cd"]
+
+
+def test_a_canvas_too_narrow_for_anything_breaks_as_released() -> None:
+    """Below 10 pixels the published limit is negative: nothing fits, not even what stands behind a line break, which is nothing."""
+    assert released_lines("a\nb", open_font("", 20), -9) == ["", "a", "", "", "", "b"]

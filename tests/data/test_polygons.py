@@ -8,7 +8,7 @@ from pycocotools import mask as coco
 
 from diptych.core.errors import DataError
 from diptych.data.masks import decode, encode, pixels_of
-from diptych.data.polygons import drawn
+from diptych.data.polygons import fill_outlines
 
 
 def theirs(outlines: list[list[float]], height: int, width: int) -> np.ndarray:
@@ -24,13 +24,13 @@ def test_outlines_are_drawn_as_coco_draws_them() -> None:
             (rng.uniform(-0.2, 1.2, (int(rng.integers(3, 9)), 2)) * [width, height]).ravel().tolist()
             for _ in range(int(rng.integers(1, 4)))
         ]
-        assert (drawn(outlines, height, width) == theirs(outlines, height, width)).all(), outlines
+        assert (fill_outlines(outlines, height, width) == theirs(outlines, height, width)).all(), outlines
 
 
 def test_outlines_on_the_edge_and_with_a_point_twice() -> None:
     for outline in ([0, 0, 7, 0, 7, 5, 0, 5], [2.5, 1.5, 2.5, 1.5, 6, 1, 4, 4], [1, 1, 5, 1, 1, 1], [3, 0, 3, 5, 4, 5, 4, 0]):
-        assert (drawn([outline], 5, 7) == theirs([outline], 5, 7)).all(), outline
-    assert drawn([[0, 0, 7, 0, 7, 5, 0, 5]], 5, 7).all()
+        assert (fill_outlines([outline], 5, 7) == theirs([outline], 5, 7)).all(), outline
+    assert fill_outlines([[0, 0, 7, 0, 7, 5, 0, 5]], 5, 7).all()
 
 
 def test_codes_are_those_of_coco_packed_or_as_runs() -> None:
@@ -46,9 +46,9 @@ def test_codes_are_those_of_coco_packed_or_as_runs() -> None:
 
 def test_refused() -> None:
     with pytest.raises(DataError, match="an outline has 4 numbers"):
-        drawn([[0, 0, 3, 3]], 5, 5)
+        fill_outlines([[0, 0, 3, 3]], 5, 5)
     with pytest.raises(DataError, match="an outline has 7 numbers"):
-        drawn([[0, 0, 3, 3, 1, 2, 3]], 5, 5)
+        fill_outlines([[0, 0, 3, 3, 1, 2, 3]], 5, 5)
     with pytest.raises(DataError, match=r"a mask is \[9, 14\]"):
         pixels_of(encode(np.ones((9, 14), bool)), 9, 15)
     with pytest.raises(DataError, match="a mask is a str"):

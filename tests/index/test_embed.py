@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import BytesImage
 from diptych.data.dataset import Pool
-from diptych.index.embed import checked, count_truncated, embed_texts, embedded_images, image_blocks
+from diptych.index.embed import check_rows, count_truncated, embed_texts, embedded_images, image_blocks
 
 
 @settings(max_examples=15, deadline=None)
@@ -55,13 +55,13 @@ def test_equal_texts_are_embedded_once(kit: Any) -> None:
 
 def test_refused() -> None:
     good = np.eye(3, dtype=np.float32)
-    assert checked(good, ["a", "b", "c"], "image") is good
+    assert check_rows(good, ["a", "b", "c"], "image") is good
     with pytest.raises(ShapeError, match=r"answered \[3, 3\] for 2 images"):
-        checked(good, ["a", "b"], "image")
+        check_rows(good, ["a", "b"], "image")
     with pytest.raises(DataError, match="image of b and 1 more is not finite"):
-        checked(np.diag([1, np.nan, np.inf]).astype(np.float32), ["a", "b", "c"], "image")
+        check_rows(np.diag([1, np.nan, np.inf]).astype(np.float32), ["a", "b", "c"], "image")
     with pytest.raises(DataError, match="text of c has length 2"):
-        checked(np.diag([1, 1, 2]).astype(np.float32), ["a", "b", "c"], "text")
+        check_rows(np.diag([1, 1, 2]).astype(np.float32), ["a", "b", "c"], "text")
 
 
 def test_truncation_is_unknown_for_a_model_that_does_not_tell(kit: Any) -> None:

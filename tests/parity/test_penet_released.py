@@ -23,7 +23,7 @@ from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, Scored
 from diptych.objectives.boxes.predicate_prototypes import prototype_distance, prototype_similarity, prototype_spread
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import records
-from diptych.tasks.relations.predicate_nms import settled
+from diptych.tasks.relations.predicate_nms import settle_pairs
 
 RELEASED = "VL-Group/PENET 9c9f507, PrototypeEmbeddingNetwork"
 NAMES = {
@@ -98,7 +98,7 @@ def answered(head: PrototypeHead, stored: dict[str, Tensor], setting: str) -> tu
         if setting == "sgdet" and not head.training:
             split = (start, len(label_N) - start)
             parts = [
-                names_without_repeats(logit_NC, stored[f"per_class_{n}"], 0.5)
+                names_without_repeats(logit_NC, stored[f"per_class_{n}"], 0.5, inclusive=True)
                 for n, logit_NC in enumerate(naming_NC.split(split))
             ]
             label_N = torch.cat(parts)
@@ -156,7 +156,7 @@ def test_relation_nms_equals_the_release(stored: dict[str, Tensor], parity: Any)
     arrays = GraphArrays.of(
         records(["a"], [SceneGraph()], [graph]), "prediction", objects=["o1", "o2"], predicates=["r1", "r2", "r3", "r4"]
     )
-    done = settled(arrays, inclusive=True, released=True)
+    done = settle_pairs(arrays, inclusive=True, released=True)
     place = np.arange(len(edges)) // 4
     ours, worth = np.zeros(len(pair_P2), np.int64), np.zeros(len(pair_P2))
     ours[place[done.stays]] = np.flatnonzero(done.stays) % 4 + 1
@@ -200,7 +200,7 @@ def test_pairs_of_found_boxes_are_assigned_as_in_the_release(regions: dict[str, 
     relation_KK = regions["draw.relation"]
     pair_G2 = relation_KK.nonzero()
     true = Targets(regions["draw.true_box"], regions["draw.true_label"], pair_G2, relation_KK[pair_G2[:, 0], pair_G2[:, 1]])
-    drawn = PairSampling(pairs=1000, positive=0.25, each=100)(regions["draw.box"], regions["draw.box"], true)
+    drawn = PairSampling(pairs=1000, positive=0.25, each=100, last_pixel=True)(regions["draw.box"], regions["draw.box"], true)
     ours = torch.cat((drawn.pair_P2, drawn.relation_P[:, None]), 1)
     rows = sorted(ours.tolist())
     pairs = [(drawn.label_N, regions["draw.label"]), (torch.tensor(rows), torch.tensor(sorted(regions["draw.triples"].tolist())))]

@@ -48,9 +48,9 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
 
 def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
     """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
-    from diptych.train.best import SCORE, watched
+    from diptych.train.best import SCORE, looks_for_best
 
-    asked = options.eval_every or watched(options)
+    asked = options.eval_every or looks_for_best(options)
     if asked and "val" not in split_names(whole):
         raise ConfigError(
             f"'{whole.name}' has no split 'val' to evaluate on inside the run (expected one beside 'train'; data without splits get one, "
@@ -63,7 +63,7 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
         found = {name: metric.value for name, metric in result.metrics.items()}
-        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if watched(options) else found
+        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if looks_for_best(options) else found
 
     return ((f"{task.name}-val", ask),)
 

@@ -43,13 +43,13 @@ def export(
         hub.checked(push)
     elif public:
         raise ConfigError("--public says who sees what is sent (expected --push OWNER/NAME beside it)")
-    folder = _exported(model, Path(out), to, like, download)
+    folder = _write_export(model, Path(out), to, like, download)
     if push:
         hub.pushed(folder, push, public=public)
     return folder
 
 
-def _exported(model: str | Path, out: Path, to: str, like: str, download: bool) -> Path:
+def _write_export(model: str | Path, out: Path, to: str, like: str, download: bool) -> Path:
     from diptych.models.io.export.onnx_files import to_onnx
     from diptych.models.io.export.transformers_folder import to_transformers
     from diptych.models.pairs.embedder import PairEmbedder

@@ -47,7 +47,7 @@ def leaderboard(
     protocols = {str(one.get("protocol")) for one in facts}
     if len(protocols) > 1:
         raise DataError(f"the records are of different protocols: {', '.join(sorted(protocols))}", expected="one protocol")
-    tables = [_sorted(one) for one in tables]
+    tables = [_sort_rows(one) for one in tables]
     _same_questions(tables)
     names = list(named) if named is not None else _names(facts)
     tasks = [_task(one) for one in facts]
@@ -110,7 +110,7 @@ def _task(facts: Mapping[str, Any]) -> TaskInWords:
     return task
 
 
-def _sorted(table: pa.Table) -> pa.Table:
+def _sort_rows(table: pa.Table) -> pa.Table:
     """By the columns that name a row, as the paired comparison sorts."""
     return table.sort_by([(name, "ascending") for name in ("uid", "case") if name in table.column_names])
 

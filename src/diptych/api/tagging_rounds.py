@@ -103,7 +103,7 @@ def tag_rounds(
     before: frozenset[Edge] = frozenset()
     for number in range(1, rounds + 1):
         folder = out / f"round_{number}"
-        run = _trained(recipe, learned, folder / "tagger", options or TrainOptions(progress=False))
+        run = _train_or_go_on(recipe, learned, folder / "tagger", options or TrainOptions(progress=False))
         asked = replace(step or TagRelations(), tagger=str(run.path))
         done = curate(rest, [asked], folder / "tagged", source=source)
         relations = done.columns.get("tagged_relations", {})
@@ -134,7 +134,7 @@ def tag_rounds(
     return found
 
 
-def _trained(recipe: Recipe, rows: Dataset, folder: Path, options: TrainOptions) -> RunFolder:
+def _train_or_go_on(recipe: Recipe, rows: Dataset, folder: Path, options: TrainOptions) -> RunFolder:
     """The finished run: read, gone on with, or begun."""
     drawn = quick_to_draw(rows, recipe)
     if not (folder / "run.json").is_file():

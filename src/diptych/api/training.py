@@ -75,7 +75,7 @@ def train(
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
     from diptych.api.cards import write_card
-    from diptych.train.best import watched
+    from diptych.train.best import looks_for_best
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
@@ -90,9 +90,9 @@ def train(
         made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
     refuse_occupied(Path(out), overwrite=overwrite)
     given = read(data, **(columns or {}))
-    whole = dealt(given, hold_out, val=bool(options.eval_every) or watched(options))
+    whole = dealt(given, hold_out, val=bool(options.eval_every) or looks_for_best(options))
     uids = _uids(subset)
-    rows = _limited(training_rows(whole), whole, uids, subset)
+    rows = _rows_to_use(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = quick_to_draw(rows, made)
     made = made.prepare(rows)
@@ -154,7 +154,7 @@ def _uids(subset: str | Path | Sequence[str]) -> list[str]:
     return (read_uids(subset) if isinstance(subset, str | Path) else list(subset)) if subset else []
 
 
-def _limited(rows: Any, whole: Any, uids: Sequence[str], file: object = None) -> Any:
+def _rows_to_use(rows: Any, whole: Any, uids: Sequence[str], file: object = None) -> Any:
     """The training rows that are to be used."""
     from diptych.data.subset import subset
 
@@ -183,7 +183,7 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     options = from_plain(TrainOptions, folder.config["run"])
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
-    rows = _limited(training_rows(whole), whole, uids, folder.subset)
+    rows = _rows_to_use(training_rows(whole), whole, uids, folder.subset)
     run_again = resume_run(folder.path, quick_to_draw(rows, made), validators(made, whole, options), kind=type(made), steps=steps)
     if steps:
         run_again.report.unlink(missing_ok=True)
@@ -217,6 +217,6 @@ def estimate(
 
     made = recipe(name, preset=preset, **changes)
     whole = dealt(read(data, **(columns or {})), hold_out)
-    rows = _limited(training_rows(whole), whole, _uids(subset), subset)
+    rows = _rows_to_use(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())

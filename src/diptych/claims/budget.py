@@ -23,7 +23,7 @@ TOLERANCE = 0.1
 Spent = dict[str, float]
 
 
-def spent(cells: Sequence[CellResult]) -> Spent:
+def mean_spent(cells: Sequence[CellResult]) -> Spent:
     """Means over the cells of an arm; a quantity that no cell could measure is not a number.
 
     steps and samples of all trainings and stages, labelled and trusted rows that were given, parameters of the largest module,

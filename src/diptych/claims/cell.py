@@ -68,7 +68,7 @@ class Spending:
         self.samples += folder.state["step"] * recipe.batch_size
         self.train_seconds += folder.training_seconds()
         trained, frozen = _parameters(recipe)
-        trained += max(0, _stored(folder.model) - trained - frozen)  # what grew while it was trained
+        trained += max(0, _stored_numbers(folder.model) - trained - frozen)  # what grew while it was trained
         if trained + frozen > self.trained + self.frozen:
             self.trained, self.frozen = trained, frozen
 
@@ -201,7 +201,7 @@ def _parameters(recipe: Recipe) -> tuple[int, int]:
     return trained, sum(size for size, _ in sizes) - trained
 
 
-def _stored(model: Path) -> int:
+def _stored_numbers(model: Path) -> int:
     """Numbers in the weights of a stored model; 0 when it has none."""
     path = model / "model.safetensors"
     if not path.is_file():

@@ -11,7 +11,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-from diptych.claims.syntax import stripped
+from diptych.claims.syntax import strip_syntax
 
 PACKAGE = "diptych"
 SOURCES = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ SOURCES = Path(__file__).resolve().parents[2]
 
 def closure_hash(*modules: str, sources: Path = SOURCES) -> str:
     """Twelve hex digits over everything that these modules import, directly or not."""
-    texts = {_read(sources, module)[0] for module in closure(*modules, sources=sources)}
+    texts = {_read_module(sources, module)[0] for module in closure(*modules, sources=sources)}
     return hashlib.sha256("\n\n".join(sorted(texts - {""})).encode()).hexdigest()[:12]
 
 
@@ -33,7 +33,7 @@ def closure(*modules: str, sources: Path = SOURCES) -> set[str]:
         if module in seen or module == PACKAGE or _file(sources, module) is None:
             continue
         seen.add(module)
-        waiting += _read(sources, module)[1]
+        waiting += _read_module(sources, module)[1]
         waiting += (
             [module.rpartition(".")[0]] if module.count(".") > 1 else []
         )  # the package itself imports its whole public face
@@ -48,15 +48,15 @@ def _file(sources: Path, module: str) -> Path | None:
     return None
 
 
-def _read(sources: Path, module: str) -> tuple[str, tuple[str, ...]]:
+def _read_module(sources: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """Syntax of a module, and what it imports of the package."""
     path = _file(sources, module)
     assert path is not None
-    return _parsed(sources, path, path.stat().st_mtime_ns)
+    return _parse_module(sources, path, path.stat().st_mtime_ns)
 
 
 @cache
-def _parsed(sources: Path, path: Path, changed: int) -> tuple[str, tuple[str, ...]]:
+def _parse_module(sources: Path, path: Path, changed: int) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported: list[str] = []
     for node in ast.walk(tree):
@@ -68,4 +68,4 @@ def _parsed(sources: Path, path: Path, changed: int) -> tuple[str, tuple[str, ..
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
     ours = tuple(name for name in imported if name.split(".")[0] == PACKAGE and _file(sources, name) is not None)
-    return stripped(tree), ours
+    return strip_syntax(tree), ours

@@ -29,7 +29,7 @@ class Price:
         return self.fixed + share * self.steps
 
 
-def priced(arm: Arm, folder: Path) -> Price:
+def price_arm(arm: Arm, folder: Path) -> Price:
     """Runs an arm for `SHARE` of its steps. Rows that other arms read too may be at hand already, which makes it look cheaper."""
     done = run_cell(Cell(arm.name, TRIED_ON, folder, rate=min(arm.rates, default=None), share=SHARE), arm.run)
     return price_of(done.cost)
@@ -48,7 +48,7 @@ def seconds(claim: Claim, prices: dict[str, Price]) -> float:
     return swept + claim.seeds * sum(prices[arm.name].at(1.0) for arm in claim.every_arm)
 
 
-def estimated(claims: Sequence[Claim], folder: Path, on_claim: Callable[[Claim, float], None]) -> dict[str, float]:
+def estimate_costs(claims: Sequence[Claim], folder: Path, on_claim: Callable[[Claim, float], None]) -> dict[str, float]:
     """Claim -> processor seconds when it runs alone. An arm that stands in several claims is tried once."""
     known: dict[Path, Price] = {}
     found: dict[str, float] = {}
@@ -56,7 +56,7 @@ def estimated(claims: Sequence[Claim], folder: Path, on_claim: Callable[[Claim, 
         for arm in claim.every_arm:
             place = folder_of(folder, arm)
             if place not in known:
-                known[place] = priced(arm, place)
+                known[place] = price_arm(arm, place)
         found[claim.key] = seconds(claim, {arm.name: known[folder_of(folder, arm)] for arm in claim.every_arm})
         on_claim(claim, found[claim.key])
     return found

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.claims.syntax import stripped
+from diptych.claims.syntax import strip_syntax
 
 
 def declared_hash(value: Any, *, without: Sequence[str] = ()) -> str:
@@ -52,7 +52,7 @@ def _belongs_to_the_body(kind: type) -> bool:
 
 
 def _code(value: type | Callable[..., Any]) -> str:
-    return stripped(ast.parse(textwrap.dedent(inspect.getsource(value))))
+    return strip_syntax(ast.parse(textwrap.dedent(inspect.getsource(value))))
 
 
 def modules_of(value: Any) -> set[str]:

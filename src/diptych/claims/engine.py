@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diptych.claims.budget import check_equal, spent
+from diptych.claims.budget import check_equal, mean_spent
 from diptych.claims.cell import Cell, CellResult, run_cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.closure import closure_hash
@@ -48,7 +48,7 @@ def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on
     seeds = tuple(seeds) or claim.verdict_seeds()
     check_seeds(seeds)
     swept = {arm.name: _sweep(claim, arm, cells, on_cell) for arm in claim.arms}
-    tuned = {name: spent(found.cells) for name, found in swept.items() if found.cells}
+    tuned = {name: mean_spent(found.cells) for name, found in swept.items() if found.cells}
     if len(tuned) == len(claim.arms):
         check_equal(claim.key, tuned, claim.equal_budget)
     found: dict[str, list[CellResult]] = {arm.name: [] for arm in claim.every_arm}
@@ -60,7 +60,7 @@ def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on
     for arm in claim.arms:
         if not arm.rates and any(done.steps for done in found[arm.name]):
             raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
-    check_equal(claim.key, {arm.name: spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
+    check_equal(claim.key, {arm.name: mean_spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
     return _entry(claim, seeds, found, swept, commit)
 
 
@@ -131,7 +131,7 @@ def _entry(
         metrics = [name for name in (claim.metric, *claim.reported) if all(name in cell.scores for cell in cells)]
         scores = {name: [cell.scores[name] for cell in cells] for name in metrics}
         rate = swept[arm.name].rate if arm.name in swept else None
-        budget = {name: value if math.isfinite(value) else None for name, value in spent(cells).items()}
+        budget = {name: value if math.isfinite(value) else None for name, value in mean_spent(cells).items()}
         return Side(arm.name, scores, rate, budget)
 
     return Entry(

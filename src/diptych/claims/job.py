@@ -120,7 +120,7 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
             raise RunError(f"stopped after {folder.state.get('step')} steps; the same command goes on with it")
         folder.expect_finished()
         cell.spending.add(folder, type(job.recipe))
-        scored.update({} if scored else _kept(job, whole))
+        scored.update({} if scored else _kept_results(job, whole))
         shutil.rmtree(folder.checkpoints, ignore_errors=True)  # the cell is finished: nothing goes on from here
         return _values(scored)
 
@@ -131,7 +131,7 @@ def _values(scored: Results) -> dict[str, float]:
     return {f"{task}/{split}": result.value for task, parts in scored.items() for split, result in parts.items()}
 
 
-def _kept(job: Job, whole: Any) -> Results:
+def _kept_results(job: Job, whole: Any) -> Results:
     """The results of a run that was killed between its evaluation and `cell.json`."""
 
     def read(words: str, part: Dataset) -> Result:

@@ -192,17 +192,17 @@ def edits(claim: Claim, entry: Entry) -> list[str]:
         "what is held equal": (sorted(entry.equal_budget), sorted(claim.equal_budget)),
         "data": (entry.data, claim.data),
         "number of seeds": (len(entry.seeds), claim.seeds),
-        "tuning seeds": (_tuned(entry, "seeds"), {arm.name: list(claim.tuning_seeds) for arm in claim.arms if arm.rates}),
-        "rates": (_tuned(entry, "rates"), {arm.name: [f"{rate:g}" for rate in arm.rates] for arm in claim.arms if arm.rates}),
+        "tuning seeds": (_tuned_on(entry, "seeds"), {arm.name: list(claim.tuning_seeds) for arm in claim.arms if arm.rates}),
+        "rates": (_tuned_on(entry, "rates"), {arm.name: [f"{rate:g}" for rate in arm.rates] for arm in claim.arms if arm.rates}),
     }
     return [f"{name}: {old} was judged, {new} is declared" for name, (old, new) in pairs.items() if old != new]
 
 
-def _tuned(entry: Entry, name: str) -> dict[str, list[Any]]:
+def _tuned_on(entry: Entry, name: str) -> dict[str, list[Any]]:
     return {arm: list(swept[name]) for arm, swept in entry.sweep.items()}
 
 
-def recomputed(entry: Entry) -> str:
+def recompute_verdict(entry: Entry) -> str:
     """What the present rule says about the scores of a line; another word than the line's own means that the rule has changed."""
     judged = judge(
         entry.baseline.scores[entry.metric],

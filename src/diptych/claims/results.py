@@ -61,7 +61,9 @@ def measures_of(
                     pair = [[values[side][seed] for seed in seeds] for side in (arms[0], arm)]
                     view = replace(view, seed=seeds[0]) if view else None
                     contrasts.append(
-                        _given(arm, pair, view, margins) if given else _trained(arm, pair, view, metric == example.main, margins)
+                        _contrast_of_given(arm, pair, view, margins)
+                        if given
+                        else _contrast_of_trained(arm, pair, view, metric == example.main, margins)
                     )
                 measures.append(_measure(task, split, metric, example, values, contrasts, margins, given=given))
     return measures
@@ -100,11 +102,13 @@ def _measure(
         n_items=example.n_items,
         n_groups=example.n_groups,
         values=values,
-        contrasts=tuple(decided(contrasts, margins, seeds_decide=not given, higher_is_better=higher, pairs=pairs)),
+        contrasts=tuple(judge_contrasts(contrasts, margins, seeds_decide=not given, higher_is_better=higher, pairs=pairs)),
     )
 
 
-def _trained(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, main: bool, margins: Margins) -> Contrast:
+def _contrast_of_trained(
+    arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, main: bool, margins: Margins
+) -> Contrast:
     first, other = pair
     if not first or not all(map(math.isfinite, [*first, *other])):
         return Contrast(
@@ -119,7 +123,7 @@ def _trained(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, m
     return Contrast(arm, d.mean, d.low, d.high, d.p, d.p, "no verdict", view, needed, items, p_equal)
 
 
-def _given(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, margins: Margins) -> Contrast:
+def _contrast_of_given(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, margins: Margins) -> Contrast:
     first, other = pair
     difference = other[0] - first[0] if first else math.nan
     if view is None:
@@ -132,7 +136,7 @@ def _given(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, mar
     return Contrast(arm, view.difference, view.low, view.high, view.p, view.p, "no verdict", view, 0, needed, p_equal)
 
 
-def decided(
+def judge_contrasts(
     contrasts: Sequence[Contrast], margins: Margins, *, seeds_decide: bool, higher_is_better: bool, pairs: Sequence[int]
 ) -> list[Contrast]:
     """The same with Holm-adjusted p and a verdict, where there is enough to give one. `pairs` counts the seeds of each."""

@@ -52,17 +52,17 @@ class Budget:
 def parse_name(words: str) -> tuple[str, dict[str, Any]]:
     """A name and its options; values are read as YAML.
 
-    >>> spelled("clip:lr=2e-4,same_group=negative")
+    >>> parse_name("clip:lr=2e-4,same_group=negative")
     ('clip', {'lr': 0.0002, 'same_group': 'negative'})
     """
     name, _, tail = words.partition(":")
     return name, options(tail.split(",") if tail else ())
 
 
-def listed(words: str) -> tuple[str, ...]:
+def split_names(words: str) -> tuple[str, ...]:
     """Names with commas between them; what holds "=" and no colon is one more option of the name before.
 
-    >>> listed("retrieval, zero_shot:label=group_name,language=de")
+    >>> split_names("retrieval, zero_shot:label=group_name,language=de")
     ('retrieval', 'zero_shot:label=group_name,language=de')
     """
     found: list[str] = []

@@ -36,7 +36,7 @@ def item_view(first: pa.Table, other: pa.Table, values: ItemValues, *, draws: in
     values   of a metric by item (`Task.item_values`)
     Raises DataError when the two were not asked the same.
     """
-    first, other = _sorted(first), _sorted(other)
+    first, other = _sort_records(first), _sort_records(other)
     if _keys(first) != _keys(other):
         raise DataError("the two models were not asked the same items", expected="records of the same task on the same rows")
     a_NM, b_NM = values(first), values(other)
@@ -119,7 +119,7 @@ def detectable(discordant: float, items: int) -> float:
     return POWER * math.sqrt(discordant / items)
 
 
-def _sorted(records: pa.Table) -> pa.Table:
+def _sort_records(records: pa.Table) -> pa.Table:
     return records.sort_by([(name, "ascending") for name in KEYS if name in records.column_names])
 
 

@@ -39,10 +39,10 @@ def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def stripped(tree: ast.Module) -> str:
+def strip_syntax(tree: ast.Module) -> str:
     """The tree as text without positions; "" when nothing is left but imports.
 
-    >>> stripped(ast.parse("x = 1  # one")) == stripped(ast.parse("'''Ones.'''\\nx   =   1"))
+    >>> strip_syntax(ast.parse("x = 1  # one")) == strip_syntax(ast.parse("'''Ones.'''\\nx   =   1"))
     True
     """
     kept = _Strip().visit(tree)
@@ -52,11 +52,11 @@ def stripped(tree: ast.Module) -> str:
     rest = [node for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
     if not rest:
         return ""
-    lines = sorted({ast.unparse(ast.fix_missing_locations(node)) for node in _merged(imports)})
+    lines = sorted({ast.unparse(ast.fix_missing_locations(node)) for node in _split_imports(imports)})
     return "\n".join([*lines, *(ast.unparse(ast.fix_missing_locations(node)) for node in rest)])
 
 
-def _merged(imports: list[ast.Import | ast.ImportFrom]) -> list[ast.Import | ast.ImportFrom]:
+def _split_imports(imports: list[ast.Import | ast.ImportFrom]) -> list[ast.Import | ast.ImportFrom]:
     """One import a bound name, so that what moves from one module to two leaves no trace."""
     singles: list[ast.Import | ast.ImportFrom] = []
     for node in imports:

@@ -37,7 +37,7 @@ def image_of(given: Any, *, row: int | None = None) -> ImageSource:
             raise DataError(f"sample '{given.uid}' has no image", row=row, field="image", expected="one with a picture")
         return given.image
     if _from_pil(given):
-        return _encoded(given)
+        return _encode_picture(given)
     if isinstance(given, str | Path | bytes | np.ndarray | ImageSource):
         return as_image(given)
     if isinstance(given, bytearray | memoryview):
@@ -130,7 +130,7 @@ def _from_pil(given: Any) -> bool:
     return hasattr(given, "getbands") and hasattr(given, "save")
 
 
-def _encoded(image: Any) -> ImageSource:
+def _encode_picture(image: Any) -> ImageSource:
     """An image of PIL in bytes that are decoded as a file with the same pixels would be: EXIF rotation, transparency and depth stay."""
     file, exif = io.BytesIO(), image.getexif()
     name = str(getattr(image, "filename", "") or "<PIL image>")

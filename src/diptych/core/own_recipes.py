@@ -46,7 +46,7 @@ def load_own(words: str) -> Any:
 def load_remembered(words: str, run: object) -> Any:
     """The same on behalf of a run folder: only files that were named by hand before. Raises RunError for others."""
     path, name = _parts(words)
-    if str(path) not in _trusted():
+    if str(path) not in _trusted_files():
         raise RunError(
             f"{run} was trained with {path}:{name}, a program that nobody named on this machine yet, and it is not carried out because a "
             f"file says so: if it is yours, say `diptych train {path}:{name} --help` once"
@@ -91,12 +91,12 @@ def _list() -> Path:
     return cache_folder() / "own-recipes.txt"
 
 
-def _trusted() -> set[str]:
+def _trusted_files() -> set[str]:
     return set(_list().read_text(encoding="utf-8").splitlines()) if _list().is_file() else set()
 
 
 def _remember(path: Path) -> None:
-    if str(path) in _trusted():
+    if str(path) in _trusted_files():
         return
     _list().parent.mkdir(parents=True, exist_ok=True)
     with _list().open("a", encoding="utf-8") as file:

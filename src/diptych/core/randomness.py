@@ -12,7 +12,7 @@ import numpy.typing as npt
 def keyed_rng(*key: int | str) -> np.random.Generator:
     """A generator that depends on the key alone: same key, same numbers, in every process and on every machine.
 
-    >>> keyed_rng(0, 3, "cat").integers(100) == keyed_rng(0, 3, "cat").integers(100)
+    >>> bool(keyed_rng(0, 3, "cat").integers(100) == keyed_rng(0, 3, "cat").integers(100))
     True
     """
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
@@ -28,7 +28,7 @@ def keyed_seed(*key: int | str) -> int:
 def keyed_uniforms(keys: Iterable[str], *purpose: int | str) -> npt.NDArray[np.float64]:
     """One number in [0, 1) for each key, that depends on (purpose, key) alone: a draw a row, whatever the order of rows. [N]
 
-    >>> keyed_uniforms(["b", "a"], 0)[1] == keyed_uniforms(["a"], 0)[0]
+    >>> bool(keyed_uniforms(["b", "a"], 0)[1] == keyed_uniforms(["a"], 0)[0])
     True
     """
     start = hashlib.blake2b("\x1f".join(map(str, purpose)).encode() + b"\x1f", digest_size=8)

@@ -75,7 +75,7 @@ def check_rows(value: Any, count: int) -> None:
     """Refuses a batch, or features, in which a field that is declared rows has not `count` of them; records inside are visited."""
     if not is_record(value):
         raise ConfigError(f"a {type(value).__name__} cannot declare which of its fields are rows (expected a dataclass)")
-    for name, found in _declared(value):
+    for name, found in _declared_fields(value):
         if len(found) != count:
             raise ConfigError(
                 f"{type(value).__name__}.{name} is declared `Rows` and has {len(found)}, the batch has {count} rows"
@@ -85,7 +85,7 @@ def check_rows(value: Any, count: int) -> None:
             check_rows(found, count)
 
 
-def _declared(value: Any) -> Iterator[tuple[str, Any]]:
+def _declared_fields(value: Any) -> Iterator[tuple[str, Any]]:
     return ((name, found) for name in row_fields(type(value)) if (found := getattr(value, name)) is not None)
 
 
@@ -99,7 +99,7 @@ def _axes(kind: type) -> dict[str, RowAxis]:
         ) from error
     found: dict[str, RowAxis] = {}
     for field in dataclasses.fields(kind):
-        axis, shape = _marked(hints[field.name]), _shape(field.name)
+        axis, shape = _mark_of(hints[field.name]), _shape(field.name)
         if shape and (shape[0] in "BN") != (axis is not None):
             what = (
                 "named like rows, but is not declared `Rows`"
@@ -112,12 +112,12 @@ def _axes(kind: type) -> dict[str, RowAxis]:
     return found
 
 
-def _marked(hint: Any) -> RowAxis | None:
+def _mark_of(hint: Any) -> RowAxis | None:
     """The mark of an annotation, also under `| None`."""
     for mark in getattr(hint, "__metadata__", ()):
         if isinstance(mark, RowAxis):
             return mark
-    return next((mark for option in typing.get_args(hint) if (mark := _marked(option)) is not None), None)
+    return next((mark for option in typing.get_args(hint) if (mark := _mark_of(option)) is not None), None)
 
 
 def _shape(name: str) -> str:

@@ -52,7 +52,7 @@ class LabelMaps:
             raise DataError(
                 f"sample '{sample.uid}' has no label map", field=LABELS, expected="KEY.raster-labels.png, or regions with masks"
             )
-        return self._painted(sample, height, width)
+        return self._paint_masks(sample, height, width)
 
     def _raster(self, sample: Sample, height: int, width: int) -> Labels:
         value_HWC = sample.media[LABELS].decode()
@@ -69,7 +69,7 @@ class LabelMaps:
         found_HW: Labels = label_HW.astype(np.uint8)
         return found_HW
 
-    def _painted(self, sample: Sample, height: int, width: int) -> Labels:
+    def _paint_masks(self, sample: Sample, height: int, width: int) -> Labels:
         place = {name: number for number, name in enumerate(self.classes)}
         empty = place[self.background] if self.background else IGNORE
         label_HW = np.full((height, width), empty, np.uint8)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DataError
 from diptych.core.scene_graph import Box
-from diptych.data.polygons import drawn
+from diptych.data.polygons import fill_outlines
 
 Mask = npt.NDArray[np.bool_]
 LONGEST = 60
@@ -71,7 +71,7 @@ def pixels_of(mask: Any, height: int, width: int) -> Mask:
     Raises DataError for a code of another size, and for anything else.
     """
     if isinstance(mask, list | tuple):
-        return drawn(mask, height, width)
+        return fill_outlines(mask, height, width)
     if not isinstance(mask, dict):
         raise DataError(f"a mask is a {type(mask).__name__}", field="mask", expected="a run-length code or a list of outlines")
     if (size := _size(mask.get("size"))) != (height, width):

@@ -23,12 +23,12 @@ BEYOND, WALK = 4, 50_000_000
 followed further."""
 
 
-def drawn(outlines: Sequence[Any], height: int, width: int) -> npt.NDArray[np.bool_]:
+def fill_outlines(outlines: Sequence[Any], height: int, width: int) -> npt.NDArray[np.bool_]:
     """bool [H, W]: pixels within any of the outlines. Raises DataError for one of fewer than three points, far from its image
     or without an end."""
     mask_HW = np.zeros((height, width), bool)
     for outline in outlines:
-        mask_HW |= _filled(_points(outline), height, width)
+        mask_HW |= _fill_outline(_points(outline), height, width)
     return mask_HW
 
 
@@ -43,7 +43,7 @@ def _points(outline: Any) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, 2)
 
 
-def _filled(point_N2: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.bool_]:
+def _fill_outline(point_N2: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.bool_]:
     if (np.abs(point_N2) > BEYOND * max(height, width, 1)).any():
         raise DataError("an outline lies far from its image", field="mask", expected=f"points within {height} x {width} pixels")
     fine_N2 = (FINER * point_N2 + 0.5).astype(np.int64)

@@ -72,7 +72,7 @@ def _units(pool: Pool, together: Sequence[Tie]) -> Any:
 
     rows, keys, size = [], [], len(pool)
     for tie in together:
-        row_V, key_V = _shared(pool, tie)
+        row_V, key_V = _keys_of_rows(pool, tie)
         rows.append(row_V)
         keys.append(size + key_V)
         size += int(key_V.max(initial=-1)) + 1
@@ -81,7 +81,7 @@ def _units(pool: Pool, together: Sequence[Tie]) -> Any:
     return connected_components(graph, directed=False)[1][: len(pool)]
 
 
-def _shared(pool: Pool, tie: Tie) -> tuple[Ints, Ints]:
+def _keys_of_rows(pool: Pool, tie: Tie) -> tuple[Ints, Ints]:
     """row_V and key_V: rows with equal keys have the same group, the same hash of their image, or a text in common (case and outer
     space aside). A row may come several times, with as many keys, or not at all."""
     if tie == "group":
@@ -158,7 +158,7 @@ def leaks(pool: Pool, *, examples: int = 3) -> LeakReport:
     found: list[Leak] = []
     known: list[Tie] = []
     for tie in TIES:
-        row_V, key_V = _shared(pool, tie)
+        row_V, key_V = _keys_of_rows(pool, tie)
         if tie == "image" and not len(row_V):
             continue
         known.append(tie)

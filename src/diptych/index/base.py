@@ -306,7 +306,7 @@ class Index(ABC):
             raise ConfigError(f"existing is {existing!r} (expected replace | skip)")
         self._ready()
         with self._alone():
-            return self._added(pool, batch_size, progress, existing)
+            return self._add_rows(pool, batch_size, progress, existing)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -324,7 +324,7 @@ class Index(ABC):
         for name in self.read_once:
             self.__dict__.pop(name, None)
 
-    def _added(self, pool: Dataset, batch_size: int, progress: bool, existing: Existing) -> int:
+    def _add_rows(self, pool: Dataset, batch_size: int, progress: bool, existing: Existing) -> int:
         skip = set(self.uids()) if existing == "skip" else set()
         with full_disk(self.folder):
             stored = fill(self, pool, batch_size=batch_size, progress=progress, skip=skip)

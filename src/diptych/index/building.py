@@ -33,7 +33,7 @@ def build_in_place(
     Raises DataError when nothing can be embedded, and DiskFull, after which the same build goes on.
     """
     work = folder.parent / f".{folder.name}.building"
-    index = started(kind, work, facts, model)
+    index = start_or_go_on(kind, work, facts, model)
     collection = index.collection
     try:
         done = set(index.uids()) if collection.is_open else set()
@@ -57,7 +57,7 @@ def build_in_place(
         drop_collection(before)
 
 
-def started(kind: type[K], work: Path, facts: Facts, model: Any) -> K:
+def start_or_go_on(kind: type[K], work: Path, facts: Facts, model: Any) -> K:
     """An index in the working folder: what an interrupted build of the same thing left there, or a new one."""
     if (work / FILE).is_file():
         before = read_facts(work)

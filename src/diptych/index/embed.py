@@ -63,7 +63,7 @@ def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size
 
         good, rows, unreadable = readable(encode, samples)
         rows_ND = np.stack(rows) if rows else np.zeros((0, 1), np.float32)
-        yield Block(tuple(good), checked(rows_ND, [s.uid for s in good], "image"), unreadable)
+        yield Block(tuple(good), check_rows(rows_ND, [s.uid for s in good], "image"), unreadable)
 
 
 def embedded_images(model: Embedder, data: Dataset, *, batch_size: int = 64, wanted: str = "samples with images") -> Block:
@@ -83,11 +83,11 @@ def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *
     position = {string: row for row, string in enumerate(distinct)}
     first_name = dict(zip(reversed(strings), reversed(names), strict=True))
     vectors_ND = model.embed_texts(distinct, batch_size=batch_size)
-    checked(vectors_ND, [f"{first_name[s]} ({s!r})" for s in distinct], "text")
+    check_rows(vectors_ND, [f"{first_name[s]} ({s!r})" for s in distinct], "text")
     return np.asarray(vectors_ND, np.float32)[[position[s] for s in strings]]
 
 
-def checked(vectors_ND: Unit, names: Sequence[str], what: str) -> Unit:
+def check_rows(vectors_ND: Unit, names: Sequence[str], what: str) -> Unit:
     """The same rows, if there is one finite unit row a name; otherwise an error that names the first bad one."""
     vectors_ND = np.asarray(vectors_ND, np.float32)
     if vectors_ND.ndim != 2 or len(vectors_ND) != len(names):

@@ -46,7 +46,7 @@ def export_parquet(
         while page := list(islice(items, PAGE)):
             data: dict[str, list[Any]] = {"uid": [item.payload["uid"] for item in page]}
             data |= {name: [_value(item.payload.get(name), columns[name]) for item in page] for name in names}
-            data |= {space_column(s): [_listed(item.vectors.get(s.name), terms) for item in page] for s in spaces}
+            data |= {space_column(s): [_as_list(item.vectors.get(s.name), terms) for item in page] for s in spaces}
             writer.write_table(pa.table(data, schema))
             rows += len(page)
     part.replace(out)
@@ -65,7 +65,7 @@ def _vector_type(space: Space) -> pa.DataType:
     return pa.list_(vector) if space.many else vector
 
 
-def _listed(vector: Vector | None, terms: Sequence[str]) -> Any:
+def _as_list(vector: Vector | None, terms: Sequence[str]) -> Any:
     if isinstance(vector, Terms):
         return [(terms[index], float(value)) for index, value in zip(vector.indices, vector.values, strict=True)]
     return None if vector is None else np.asarray(vector).tolist()

@@ -153,10 +153,10 @@ def read_facts(folder: Path) -> Facts:
     if known != FORMAT:
         raise RunError(f"{folder} is an index of format {known}, and this version of Diptych reads 1 to {FORMAT}: update Diptych")
     names = {f.name for f in fields(Facts)}
-    return _checked(folder, {name: value for name, value in stored.items() if name in names})
+    return _check_facts(folder, {name: value for name, value in stored.items() if name in names})
 
 
-def _checked(folder: Path, stored: dict[str, Any]) -> Facts:
+def _check_facts(folder: Path, stored: dict[str, Any]) -> Facts:
     """The facts, once each is of its kind. The folder of the engine's files is one of the index's own: beside it, others are removed."""
     try:
         facts = from_plain(Facts, stored)
@@ -191,7 +191,7 @@ def _from_format_1(folder: Path, stored: dict[str, Any]) -> Facts:
     except ValueError as error:
         raise RunError(f"{addresses} {error}: build the index again") from error
     same = {name: stored[name] for name in ("what", "model", "data", "columns", "unreadable")}
-    facts = _checked(folder, {"kind": "dense", **same, "source": source, "dims": {"": stored["dim"]}})
+    facts = _check_facts(folder, {"kind": "dense", **same, "source": source, "dims": {"": stored["dim"]}})
     facts.write(folder)
     addresses.unlink(missing_ok=True)
     return facts

@@ -17,7 +17,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.slides.features import SlideFeatures, kept_features, path_of, write_features
 from diptych.data.slides.tiling import Tiles, Tiling, pixels_of, tiles_of
-from diptych.index.embed import Unreadable, checked
+from diptych.index.embed import Unreadable, check_rows
 
 SLIDE = "slide"
 """The name of the medium of a slide."""
@@ -62,7 +62,7 @@ def embedded_slides(
         try:
             while (block := next(blocks, None)) is not None:
                 tiles, images = block
-                vectors.append(_embedded(model, images, batch_size))
+                vectors.append(_embed_tiles(model, images, batch_size))
         except _BadSlide as error:
             yield Unreadable(sample.uid, str(error))
             continue
@@ -97,5 +97,5 @@ def _blocks(sample: Sample, tiling: Tiling) -> Iterator[tuple[Tiles, list[ArrayI
         raise _BadSlide(str(error)) from error
 
 
-def _embedded(model: Embedder, images: list[ArrayImage], batch_size: int) -> Unit:
-    return checked(model.embed_images(images, batch_size=batch_size), [image.name for image in images], "tile")
+def _embed_tiles(model: Embedder, images: list[ArrayImage], batch_size: int) -> Unit:
+    return check_rows(model.embed_images(images, batch_size=batch_size), [image.name for image in images], "tile")

@@ -223,7 +223,7 @@ class InImageLearning:
 
     def canvas(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> Pixels:
         """The one picture that the model gets: the demonstrations from the top, then picture and question."""
-        solved = [demo.drawn(self.lettering) for demo in demos]
+        solved = [demo.draw(self.lettering) for demo in demos]
         width = max((canvas_HWC.shape[1] for canvas_HWC in solved), default=0) if self.as_wide else 0
         asked = self.question_canvas(image, question, width=width).pixels_HWC
         return resized(stacked([*solved, asked], self.place), self.area)

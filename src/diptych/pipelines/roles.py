@@ -9,7 +9,7 @@ from typing import Any
 from diptych.core.contracts import Pipeline
 from diptych.core.errors import UnknownName
 from diptych.core.registry import PIPELINES
-from diptych.tasks.roles import filled
+from diptych.tasks.roles import fill_roles
 
 
 def start(kind: str | type[Pipeline], given: Mapping[str, Any], **options: Any) -> Pipeline[Any, Any]:
@@ -26,5 +26,5 @@ def start(kind: str | type[Pipeline], given: Mapping[str, Any], **options: Any) 
     for name in options:
         if name not in known:
             raise UnknownName(f"option of pipeline '{made.slug}'", name, known)
-    ready: Pipeline[Any, Any] = made(**filled(made.roles, given, who=f"pipeline '{made.slug}'"), **options)
+    ready: Pipeline[Any, Any] = made(**fill_roles(made.roles, given, who=f"pipeline '{made.slug}'"), **options)
     return ready

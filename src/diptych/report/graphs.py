@@ -35,13 +35,13 @@ def annotated(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, most: 
     most    relations that are drawn, the most confident first; regions without one are drawn while there are fewer than `most`
     marks   one for each relation, or none
     """
-    height, width = _checked(pixels_HWC).shape[:2]
+    height, width = _check_pixels(pixels_HWC).shape[:2]
     scale = side / max(height, width)
     drawing = Drawing(round(width * scale), round(height * scale), picture_HWC=pixels_HWC, fixed=True)
-    relations, regions = _shown(graph, most)
+    relations, regions = _rows_to_draw(graph, most)
     names = node_names(graph)
     boxes = {i: _scaled(graph.regions[i].box, scale) for i in regions}
-    marked = _marked(graph, marks)
+    marked = _one_mark_each(graph, marks)
     for i in regions:
         drawing.shapes.append(Outline(boxes[i], _colour(i)))
     taken: list[Rect] = []
@@ -53,7 +53,7 @@ def annotated(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, most: 
 
 def node_link(graph: SceneGraph, *, side: int = SIDE, most: int = 24, marks: Sequence[Mark] = ()) -> Drawing:
     """The graph alone: names as nodes, placed so that the number of steps between two is their distance."""
-    relations, regions = _shown(graph, most)
+    relations, regions = _rows_to_draw(graph, most)
     names = {i: wrapped(name) for i, name in enumerate(node_names(graph))}
     room = max(float(side), NODE_ROOM * math.sqrt(2 * max(len(regions), 1)))
     drawing = Drawing(round(room * 1.25), round(room))
@@ -61,7 +61,7 @@ def node_link(graph: SceneGraph, *, side: int = SIDE, most: int = 24, marks: Seq
     labels = [Label(centres[i], tuple((line, "panel") for line in names[i]), ground=_colour(i)) for i in regions]
     boxes = dict(zip(regions, (label.rect for label in labels), strict=True))
     taken = list(boxes.values())
-    drawing.shapes.extend(_arrows(graph, relations, boxes, _marked(graph, marks), labels, taken, drawing))
+    drawing.shapes.extend(_arrows(graph, relations, boxes, _one_mark_each(graph, marks), labels, taken, drawing))
     drawing.shapes.extend(_notes(graph, relations, regions, drawing))
     return drawing
 
@@ -72,7 +72,7 @@ def graph_picture(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, da
     The image is as high as the graph, which grows with the number of regions; a long one is at most twice as wide as `side`.
     """
     right = pixels(node_link(graph, side=side), dark=dark)
-    height, width = _checked(pixels_HWC).shape[:2]
+    height, width = _check_pixels(pixels_HWC).shape[:2]
     longer = round(len(right) * max(height, width) / height)
     left = pixels(annotated(pixels_HWC, graph, side=min(longer, 2 * side)), dark=dark)
     canvas = np.empty((max(len(left), len(right)), left.shape[1] + right.shape[1], 3), np.uint8)
@@ -148,13 +148,13 @@ def node_names(graph: SceneGraph) -> list[str]:
 # ---------------------------------------------------------------- what is drawn
 
 
-def _checked(pixels_HWC: Pixels) -> Pixels:
+def _check_pixels(pixels_HWC: Pixels) -> Pixels:
     if pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3 or pixels_HWC.dtype != np.uint8:
         raise ShapeError(f"a picture must be uint8 [H, W, 3], got {pixels_HWC.dtype} {list(pixels_HWC.shape)}")
     return pixels_HWC
 
 
-def _shown(graph: SceneGraph, most: int) -> tuple[list[int], list[int]]:
+def _rows_to_draw(graph: SceneGraph, most: int) -> tuple[list[int], list[int]]:
     """Rows of the relations and of the regions that are drawn."""
     relations = sorted(range(len(graph.relations)), key=lambda row: -graph.relations[row].confidence)[:most]
     regions = dict.fromkeys(end for row in relations for end in (graph.relations[row].subject, graph.relations[row].object))
@@ -186,7 +186,7 @@ def _notes(graph: SceneGraph, relations: Sequence[int], regions: Sequence[int], 
     return [Label((drawing.width - width / 2 - 2, drawing.height - height / 2 - 2), ((words, "soft"),), size=SMALL)]
 
 
-def _marked(graph: SceneGraph, marks: Sequence[Mark]) -> Sequence[Mark]:
+def _one_mark_each(graph: SceneGraph, marks: Sequence[Mark]) -> Sequence[Mark]:
     if marks and len(marks) != len(graph.relations):
         raise ShapeError(f"{len(marks)} marks for {len(graph.relations)} relations (expected one each, or none)")
     return marks or [""] * len(graph.relations)

@@ -44,10 +44,12 @@ def style() -> str:
 
 
 def text(words: str, *, note: bool = False) -> str:
+    """A paragraph; a note is small and grey."""
     return f'<p class="note">{escape(words)}</p>' if note else f"<p>{escape(words)}</p>"
 
 
 def heading(words: str) -> str:
+    """A heading within a section."""
     return f"<h3>{escape(words)}</h3>"
 
 
@@ -99,6 +101,7 @@ def figure(picture: str, caption: str = "", *, right: bool = False) -> str:
 
 
 def sheet(figures: Iterable[str]) -> str:
+    """Figures in a grid, as many beside each other as the page is wide."""
     return '<div class="sheet">' + "".join(figures) + "</div>"
 
 
@@ -113,6 +116,7 @@ def folded(summary: str, content: str) -> str:
 
 
 def definitions(values: Mapping[str, Any]) -> str:
+    """A table of names and values without a head."""
     return table(("", ""), [(k, v) for k, v in values.items()])
 
 

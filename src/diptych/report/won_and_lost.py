@@ -95,7 +95,7 @@ def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Ans
     """Of retrieval a row for each, with the answers of both; of everything else a picture for each, with what the loser answered."""
     pairs = [(answers[winner].seeds[0][key], answers[loser].seeds[0][key]) for key in keys]
     if "top" in pairs[0][0] and "query" in pairs[0][0]:
-        return "".join(_found(good, bad, winner, loser, album) for good, bad in pairs)
+        return "".join(_row_of_query(good, bad, winner, loser, album) for good, bad in pairs)
     figures = []
     for good, bad in pairs:
         if "roles" in good:
@@ -108,7 +108,7 @@ def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Ans
     return page.sheet(figures)
 
 
-def _found(good: Row, bad: Row, winner: str, loser: str, album: Album) -> str:
+def _row_of_query(good: Row, bad: Row, winner: str, loser: str, album: Album) -> str:
     figures = [(album.of(good["query"])[0] if good["query"] in album else "", "wanted", True)]
     for arm, row in ((winner, good), (loser, bad)):
         for place, found in enumerate(album.known(row["top"][:3])):

@@ -136,7 +136,7 @@ class Batcher:
 def _run(model: Any, jobs: Sequence[Job]) -> None:
     """Embed for all, finish each. What goes wrong in the embedding is tried for each job alone, so that it fails only its own."""
     try:
-        texts, images = _embedded(model, jobs)
+        texts, images = _embed_jobs(model, jobs)
     except Exception as error:  # whatever it is, it is the answer of those jobs, and the thread lives on
         if len(jobs) == 1:
             jobs[0].result.set_exception(error)
@@ -157,7 +157,7 @@ def _run(model: Any, jobs: Sequence[Job]) -> None:
             job.result.set_result(result)
 
 
-def _embedded(model: Any, jobs: Sequence[Job]) -> tuple[dict[str, Any], Unit]:
+def _embed_jobs(model: Any, jobs: Sequence[Job]) -> tuple[dict[str, Any], Unit]:
     """Every text once, every picture in the order of the jobs."""
     strings = list(dict.fromkeys(text for job in jobs for text in job.texts))
     sources = [image for job in jobs for image in job.images]

@@ -70,6 +70,7 @@ def to_stderr() -> None:
 
 
 def event(name: str, **fields: Any) -> None:
+    """One line of the log: what happened, and its fields."""
     log.info(name, extra={"fields": fields})
 
 

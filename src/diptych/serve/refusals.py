@@ -48,6 +48,7 @@ class Json(Response):
 
 
 def refused(error: Refused) -> Response:
+    """The answer to a request that a route refuses, with its status, message and headers."""
     return refusal(error.status, error.message, error.headers)
 
 

@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().set_exception_handler(_noted)
+        asyncio.get_running_loop().set_exception_handler(_note_trouble)
         await super().startup(sockets)
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -107,7 +107,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return socket.socket(fileno=line.detach())  # asks the system for the number
 
 
-def _noted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _note_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What goes wrong in the event loop, as a line without addresses and tracebacks: connections that broke, descriptors that ran out."""
     logs.trouble(type(context.get("exception")).__name__)
 

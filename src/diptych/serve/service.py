@@ -190,7 +190,7 @@ class Service:
         """A picture of a request, decoded. Raises Refused: 400 when it is no sound image, 413 when it is too large."""
         data = await self.aside(lambda: bytes_of(encoded, name))
         try:
-            return await self._decoded(data, name)
+            return await self._decode_within_memory(data, name)
         except TooLarge as error:
             raise Refused(413, f"{name} is too large: {error.problem}") from None
         except DecodeError as error:
@@ -208,7 +208,7 @@ class Service:
         try:
             if isinstance(source, ArrayImage):
                 return ArrayImage(await self.aside(lambda: decode(source, max_pixels=self.limits.image_pixels)), source.name)
-            return await self._decoded(source, "the image of that item")
+            return await self._decode_within_memory(source, "the image of that item")
         except DecodeError:
             raise Refused(404, "the image of that item cannot be read") from None
 
@@ -253,7 +253,7 @@ class Service:
         except (DecodeError, MissingExtra, OSError):
             raise Refused(404, "that item has nothing that can be shown") from None
 
-    async def _decoded(self, data: bytes, name: str) -> ArrayImage:
+    async def _decode_within_memory(self, data: bytes, name: str) -> ArrayImage:
         """Room is taken for it when its header has been read, and given back when the request ends."""
         return ArrayImage(
             await self._decoders.pixels(data, name, lambda width, height: self.memory.take(3 * width * height)), name
@@ -299,7 +299,7 @@ class Service:
         with ExitStack() as doors:
             for side in self.sides.values():
                 if side.index is not None:
-                    doors.enter_context(side.index.open_to_others(self._inside, partial(self._changed, side)))
+                    doors.enter_context(side.index.open_to_others(self._inside, partial(self._note_change, side)))
             yield
 
     def _inside(self, work: Callable[[], T]) -> T:
@@ -313,7 +313,7 @@ class Service:
             except Stopped:
                 raise RunError("the service is stopping: ask again") from None
 
-    def _changed(self, side: Side) -> None:
+    def _note_change(self, side: Side) -> None:
         side.__dict__.pop("facts", None)
         self._look_over(side)
 

@@ -27,7 +27,7 @@ class Stops:
         if places:
             self.found, self._held = True, ""
             return text[: min(places)]
-        kept = max((self._begun(text, stop) for stop in self._stops), default=0)
+        kept = max((self._letters_of_stop(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
@@ -37,6 +37,6 @@ class Stops:
         return held
 
     @staticmethod
-    def _begun(text: str, stop: str) -> int:
+    def _letters_of_stop(text: str, stop: str) -> int:
         """How many letters at the end of the text may be the beginning of the stop."""
         return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

@@ -23,18 +23,18 @@ def cast(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     given  models, lists of models for a role of many, or addresses of them
     Raises ConfigError for a role that nobody fills, a name that is no role, or a model without the capability.
     """
-    return filled(roles_of(task), given, who=f"task '{task.name}'", beside=" beside the model")
+    return fill_roles(roles_of(task), given, who=f"task '{task.name}'", beside=" beside the model")
 
 
-def filled(roles: Sequence[Role], given: Mapping[str, Any], *, who: str, beside: str = "") -> dict[str, Any]:
+def fill_roles(roles: Sequence[Role], given: Mapping[str, Any], *, who: str, beside: str = "") -> dict[str, Any]:
     """The same for any list of roles. who, beside: for messages."""
     names = [role.name for role in roles]
     if unknown := sorted(set(given) - set(names)):
         raise ConfigError(f"{who} asks for no {unknown[0]} (it asks for {', '.join(names) or 'nobody'}{beside})")
-    return {role.name: _filled(role, given.get(role.name), who) for role in roles}
+    return {role.name: _fill_role(role, given.get(role.name), who) for role in roles}
 
 
-def _filled(role: Role, given: Any, asker: str) -> Any:
+def _fill_role(role: Role, given: Any, asker: str) -> Any:
     if given is None or (isinstance(given, str) and given == ""):
         if role.optional:
             return None
@@ -44,7 +44,7 @@ def _filled(role: Role, given: Any, asker: str) -> Any:
     if role.needs is VectorIndex and isinstance(given, str | Path):
         raise ConfigError(f"{who} got the address {given} (expected an open index: diptych.open_index)")
     if not role.many:
-        model = _opened(given, role.needs) if isinstance(given, str | Path) else given
+        model = _open_for(given, role.needs) if isinstance(given, str | Path) else given
         require(model, role.needs, who=who)
         return model
     models = _folder(Path(given)) if isinstance(given, str | Path) else given
@@ -55,7 +55,7 @@ def _filled(role: Role, given: Any, asker: str) -> Any:
     return list(models)
 
 
-def _opened(address: str | Path, needs: Any) -> Any:
+def _open_for(address: str | Path, needs: Any) -> Any:
     """The model at an address; a BLIP for retrieval with its matching head, where that is what is asked for: else it is an embedder."""
     if needs is MatchMapper and str(address).startswith("hf:"):
         return open_matcher(str(address))

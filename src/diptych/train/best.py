@@ -28,14 +28,14 @@ class Best:
     since: int
 
 
-def watched(options: TrainOptions) -> bool:
+def looks_for_best(options: TrainOptions) -> bool:
     """Whether the run looks for its best moment."""
     return options.keep_best or options.early_stop
 
 
 def pace(options: TrainOptions, steps: int) -> int:
     """Steps between evaluations; 0 for none before the end."""
-    if options.eval_every or not watched(options):
+    if options.eval_every or not looks_for_best(options):
         return options.eval_every
     return max(1, steps // EVALUATIONS)
 

@@ -50,6 +50,7 @@ class Checkpoint:
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies; names sort by step."""
     return checkpoints / f"step-{step:08d}"
 
 

@@ -29,7 +29,7 @@ from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.core.terminal.signals import SignalWatch
 from diptych.train import checkpoint
-from diptych.train.best import best_so_far, out_of_patience, pace, promote, watched
+from diptych.train.best import best_so_far, looks_for_best, out_of_patience, pace, promote
 from diptych.train.boards import BOARDS
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.log import Log
@@ -171,19 +171,19 @@ def _train(
     if world.main:
         folder.write_state(status="running", error=None, signal=None)
 
-    def ended() -> None:
+    def note_stop() -> None:
         if world.main:
             _note_end(folder, "stopped", signal=stop.number)
 
-    def given_up(verdict: Verdict) -> None:
+    def note_verdict(verdict: Verdict) -> None:
         _note_end(folder, verdict.status, verdict.reason)
 
-    stop = SignalWatch(before_end=ended)
+    stop = SignalWatch(before_end=note_stop)
     hint = f"go on with: diptych train --resume {folder.path}"
     try:
         with (
             stop,
-            Peers(world, options.silence, asked=lambda: stop.asked, ended=given_up, hint=hint),
+            Peers(world, options.silence, asked=lambda: stop.asked, ended=note_verdict, hint=hint),
             Log(
                 folder,
                 start=start,
@@ -199,7 +199,7 @@ def _train(
             run = Training(recipe, data, options, world, folder, log, phases)
             finished = _loop(run, evaluators, stop, begin)
     except KeyboardInterrupt:  # a second Ctrl-C
-        ended()
+        note_stop()
         raise
     except Lost as error:
         if world.main or error.speaks:
@@ -273,7 +273,7 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
         hook.on_end(run)
     evaluate(run, evaluators)  # of what is deployed
     run.deploy_to(run.folder.model)
-    if watched(options) and run.folder.best.is_dir():
+    if looks_for_best(options) and run.folder.best.is_dir():
         best = best_so_far(run.folder)
         barrier(run.world)  # before the folder goes
         if best is not None and best.step < run.step:
@@ -303,7 +303,7 @@ def _without_best(run: Training) -> bool:
 
 def _keep_best(run: Training) -> bool:
     """After an evaluation: keep the model where it is the best so far. Whether the run is to end, since nothing better came for long."""
-    if not watched(run.options):
+    if not looks_for_best(run.options):
         return False
     best = best_so_far(run.folder) if run.world.main else None
     if highest(int(best is not None and best.step == run.step), run.world):

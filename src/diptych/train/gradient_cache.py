@@ -104,7 +104,7 @@ def _in_chunks(
     _total(losses).backward()
 
     after_losses = _random_state()
-    with _frozen_statistics(model):
+    with _freeze_statistics(model):
         for index in reversed(range(len(chunks))):
             grads = [leaf.grad for leaf in tensors(leaves[index])]
             if all(grad is None for grad in grads):
@@ -164,10 +164,10 @@ def join(parts: list[Any]) -> Any:
         return first if isinstance(first, Tensor) else _rebuild(parts, join)
     rows = row_fields(type(first))
     named = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(first) if f.init}
-    return dataclasses.replace(first, **{name: (_stacked if name in rows else join)(found) for name, found in named.items()})
+    return dataclasses.replace(first, **{name: (_stack_parts if name in rows else join)(found) for name, found in named.items()})
 
 
-def _stacked(parts: list[Any]) -> Any:
+def _stack_parts(parts: list[Any]) -> Any:
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     return None if parts[0] is None else type(parts[0])(item for part in parts for item in part)
@@ -201,7 +201,7 @@ def _restore(state: tuple[Tensor, Tensor | None]) -> None:
 
 
 @contextmanager
-def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+def _freeze_statistics(model: nn.Module) -> Iterator[None]:
     """Running averages of batch norm stand still: pass 1 has moved them already."""
     moving = [
         m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats

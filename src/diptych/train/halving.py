@@ -62,7 +62,7 @@ def successive_halving(run: Run, models: Sequence[nn.Module], *, steps: int, see
             for step, batch in enumerate(run.batches(length, seed=seed + number)):
                 _step(run, models[place], optimisers[place], batch, min(1.0, (number * length + step + 1) / max(1, steps // 3)))
             spent += length
-            losses[place] = _judged(run, models[place], judges)
+            losses[place] = _mean_loss(run, models[place], judges)
         alive = sorted(alive, key=lambda place: (losses[place], place))[: math.ceil(count / 2)]
     return Search(alive[0], tuple(losses), spent)
 
@@ -89,7 +89,7 @@ def _step(run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, batch: o
 
 
 @torch.no_grad()
-def _judged(run: Run, model: nn.Module, judges: Sequence[object]) -> float:
+def _mean_loss(run: Run, model: nn.Module, judges: Sequence[object]) -> float:
     model.eval()
     losses = [sum(run.recipe.losses(run.recipe.features(model, batch), batch).values()) for batch in judges]
     model.train()

@@ -40,12 +40,12 @@ class WeightAverage(Hook):
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.early else self.decay
         self._follow(run.model)
-        for name, parameter in _trained(run.model).items():
+        for name, parameter in _trained_parameters(run.model).items():
             self.average[name].lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
     def on_end(self, run: Run) -> None:
-        for name, parameter in _trained(run.model).items():
+        for name, parameter in _trained_parameters(run.model).items():
             if name not in self.average:
                 raise RunError(f"the weight average has no tensor '{name}'")
             parameter.copy_(self.average[name])
@@ -58,10 +58,10 @@ class WeightAverage(Hook):
 
     def _follow(self, model: nn.Module) -> None:
         """Averages for exactly the tensors that are trained now, placed as they are."""
-        now = _trained(model)
+        now = _trained_parameters(model)
         kept = {name: old for name, old in self.average.items() if name in now and old.shape == now[name].shape}
         self.average = {name: like(kept[name], p) if name in kept else p.detach().clone() for name, p in now.items()}
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

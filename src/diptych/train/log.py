@@ -34,12 +34,12 @@ class Log:
         if not main:
             return
         self._folder = folder
-        self._cut(start)
+        self._cut_lines_after(start)
         self._metrics = folder.metrics_file.open("a", encoding="utf-8")
         self._boards: list[Board] = [BOARDS[name](folder.path, start) for name in boards]
         self._bar = _Bar(start, steps) if progress and sys.stderr.isatty() else None
 
-    def _cut(self, start: int) -> None:
+    def _cut_lines_after(self, start: int) -> None:
         kept = [line for line in self._folder.metrics() if line["step"] <= start]
         self.evaluated = max((line["step"] for line in kept if line["kind"] == "eval"), default=-1)
         if self._folder.metrics_file.exists():

@@ -168,6 +168,7 @@ def lifted_rate(spec: Optimiser, step: int, steps: int, scale: float) -> float:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Each group gets the rate times its own scale."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["scale"]
 
@@ -197,7 +198,7 @@ def _fusable(groups: dict[tuple[float, bool], list[nn.Parameter]]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 
-def remembered_by(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
+def memory_by_name(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
     """Shape and optimiser state of every parameter, by name."""
     return {name: (p.shape, memory[p]) for name, p in model.named_parameters() if p in memory}
 

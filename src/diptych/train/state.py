@@ -30,8 +30,8 @@ from diptych.train.optimise import (
     clip,
     freeze,
     load_optimiser_state,
+    memory_by_name,
     optimiser_state,
-    remembered_by,
     schedule,
     silent_parameters,
 )
@@ -102,7 +102,7 @@ class Training:
         """Builds model, optimiser and data of a phase. With `begin`, a checkpoint taken within it, takes everything from there;
         else weights come from the module of the phase before."""
         before = self.whole_model() if hasattr(self, "model") else None
-        remembered = remembered_by(self.model, self._memory) if before is not None and phase.stage.keep_optimiser else {}
+        remembered = memory_by_name(self.model, self._memory) if before is not None and phase.stage.keep_optimiser else {}
         self.phase = phase
         self.engine = engine_kind(self.recipe)()
         self._checked = False
@@ -236,9 +236,9 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return self._placed(item.batch)
+        return self._on_device(item.batch)
 
-    def _placed(self, batch: Batch) -> Batch:
+    def _on_device(self, batch: Batch) -> Batch:
         """On the device, in the precision of the run."""
         batch = batch.to(self.world.device)
         if self.precision == "fp64":
@@ -406,11 +406,11 @@ class Training:
             order=self._order,
         )
         for item in extra:
-            yield self._placed(item.batch)
+            yield self._on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield self._placed(item.batch)
+            yield self._on_device(item.batch)
 
     @property
     def snapshots(self) -> Path:

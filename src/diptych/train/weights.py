@@ -118,11 +118,11 @@ def start_lines(tensors: Mapping[str, Any], model: nn.Module, init: str, left: C
     if resized:
         first = resized[0]
         lines.append(
-            f"fresh, since their shape is another: {_grouped(resized)} "
+            f"fresh, since their shape is another: {_count_by_part(resized)} "
             f"(such as {first}: {list(own[first])} here, {list(tensors[plain[first]].shape)} there)"
         )
-    lines += [f"fresh: {_grouped(rest)}"] if (rest := [name for name in fresh if name not in set(resized)]) else []
-    lines += [f"not used: {_grouped(unused)}"] if unused else []
+    lines += [f"fresh: {_count_by_part(rest)}"] if (rest := [name for name in fresh if name not in set(resized)]) else []
+    lines += [f"not used: {_count_by_part(unused)}"] if unused else []
     numbers = sum(shape.numel() for name, shape in own.items() if plain[name] in taken)
     given = sum(tensor.numel() for tensor in tensors.values() if isinstance(tensor, Tensor))
     if numbers < LEAST * min(given, sum(shape.numel() for shape in own.values())) or not taken:
@@ -134,7 +134,7 @@ def start_lines(tensors: Mapping[str, Any], model: nn.Module, init: str, left: C
     return lines
 
 
-def _grouped(names: Iterable[str]) -> str:
+def _count_by_part(names: Iterable[str]) -> str:
     """Names by their first two parts, with how many there are of each."""
     counts = Counter(".".join(name.removeprefix("encoder.").split(".")[:2]) for name in names)
     return ", ".join(f"{name} ({count})" if count > 1 else name for name, count in counts.items())

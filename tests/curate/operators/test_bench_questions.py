@@ -13,8 +13,8 @@ from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.bench_questions import BenchQuestions
-from diptych.curate.text.question_programs import NUMBERS, PROGRAMS, Vocabulary, written
-from diptych.curate.text.triplet_filters import FILTERS, measured, reasons, spoilt
+from diptych.curate.text.question_programs import NUMBERS, PROGRAMS, Vocabulary, write_questions
+from diptych.curate.text.triplet_filters import FILTERS, measure_filters, reasons, spoilt
 from diptych.data.text.question_answering.symbols import Symbols, Thing, symbols_of
 from diptych.data.text.question_answering.triplets import Triplet, lines_of, read_triplets
 from diptych.worlds.scenes.world import scenes
@@ -35,7 +35,7 @@ def symbols(world: Any) -> dict[str, Symbols]:
 @pytest.fixture(scope="module")
 def triplets(symbols: dict[str, Symbols]) -> list[Triplet]:
     vocabulary = Vocabulary.of(list(symbols.values()))
-    return [one for uid, some in symbols.items() for one in written(uid, some, vocabulary, keyed_rng("test", uid))]
+    return [one for uid, some in symbols.items() for one in write_questions(uid, some, vocabulary, keyed_rng("test", uid))]
 
 
 def test_every_answer_is_that_of_the_scene_as_it_was_planned(world: Any, triplets: list[Triplet], parity: Any) -> None:
@@ -98,7 +98,7 @@ def test_filters_find_planted_errors(symbols: dict[str, Symbols], triplets: list
     planted = spoilt(triplets, symbols, vocabulary, 0.5, keyed_rng("planted"))
     errors = [error for _, error in planted]
     assert set(errors) == {"", *FILTERS}
-    found = measured(reasons([one for one, _ in planted], symbols, vocabulary), errors)
+    found = measure_filters(reasons([one for one, _ in planted], symbols, vocabulary), errors)
     for kind in (*FILTERS, "any"):
         precision, recall = found[kind].precision, found[kind].recall
         assert precision is not None
@@ -106,7 +106,7 @@ def test_filters_find_planted_errors(symbols: dict[str, Symbols], triplets: list
         assert precision >= 0.95, kind
         assert recall >= 0.95, kind
     # by hand: one of two taken out for a leak had one, one of two leaks was taken out
-    by_hand = measured(["leak: x", "leak: x", "", ""], ["leak", "", "leak", ""])["leak"]
+    by_hand = measure_filters(["leak: x", "leak: x", "", ""], ["leak", "", "leak", ""])["leak"]
     assert (by_hand.taken, by_hand.errors, by_hand.precision, by_hand.recall) == (2, 2, 0.5, 0.5)
 
 

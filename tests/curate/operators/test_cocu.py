@@ -53,6 +53,14 @@ def test_the_formula_by_hand_and_words_against_letters() -> None:
     assert curated_concepts(anchor, near, [(), ()], concept, row_of) == []
 
 
+def test_captions_are_cut_as_the_release_cuts_them_where_it_is_asked() -> None:
+    gallery, caption = Gallery.of(["dog", "cat"]), "A dog's bowl. It is a cat/bird"
+    assert (gallery.found(caption), gallery.found(caption, "treebank")) == (("cat",), ("dog",))
+    assert CoCu.paper().words == "treebank"
+    with pytest.raises(ConfigError, match="words is 'x'"):
+        CoCu(words="x")  # type: ignore[arg-type]
+
+
 def test_concepts_of_a_caption_are_words_in_either_number() -> None:
     gallery = Gallery.of(["Cat", "fire truck", "bus", "a very long name of many words", "cat"])
     assert gallery.names == ("cat", "fire truck", "bus", "cats", "fire trucks", "buses")

@@ -114,7 +114,7 @@ def test_local_and_cluster_engines_write_the_same_files(
         curate(pool(12), [step_], here)
         monkeypatch.setenv("DIPTYCH_CACHE", str(there / "cache"))
         with monkeypatch.context() as patch:
-            patch.setattr(run, "chosen", lambda: "ray")
+            patch.setattr(run, "current_engine", lambda: "ray")
             curate(pool(12), [step_], there)
         assert tables(here) == tables(there)
 

@@ -18,7 +18,7 @@ from diptych.core.sample import Sample, Text
 from diptych.curate.duplicates.whitening import whitened
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators import tldr as module
-from diptych.curate.operators.tldr import TLDR
+from diptych.curate.operators.tldr import TLDR, spread_over_clusters
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 
@@ -169,7 +169,8 @@ def test_the_published_rule_keeps_what_both_of_its_parts_leave(planted: Captione
     monkeypatch.setattr(module, "open_embedder", lambda address: Agrees())
     order = np.random.default_rng(2).permutation(40)
     data = Pool.from_samples([row(f"u{n:02}", 2 * (n % 2), text=f"agrees {order[n] / 40}") for n in range(40)])
-    published = replace(TLDR.paper(), captioner="x", match="y", clusters=2, repair=False)
+    assert TLDR.paper().agreement == "pair"
+    published = replace(TLDR.paper(), captioner="x", match="y", clusters=2, repair=False, agreement="cosine")
     better = {f"u{n:02}" for n in range(40) if order[n] >= 20}
     drawn = set(replace(published, match="", share_of="matching")(data).kept)
     assert len(drawn) == 10, "a quarter of all rows, whatever their texts"
@@ -179,6 +180,37 @@ def test_the_published_rule_keeps_what_both_of_its_parts_leave(planted: Captione
     assert ours < better
     with pytest.raises(ConfigError, match="--match RUN"):
         replace(published, match="")(data)
+
+
+class Reads:
+    """Scores a pair by the number at the end of its text, as a matching head would."""
+
+    def score_pairs(self, images, texts, *, query) -> np.ndarray:
+        return np.array([[10 * float(text.split()[-1]) - 5 for text in texts]] * len(images), np.float32)
+
+
+def test_a_matching_head_judges_pairs(planted: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Pool.from_samples([row(f"u{n:02}", 2, text=f"agrees {n % 8 / 8}") for n in range(16)])
+    judged = TLDR(captioner="x", match="y", agreement="pair", keep=1.0, repair=False)
+    monkeypatch.setattr(module, "open_address", lambda address: planted if address == "x" else Reads())
+    assert judged(data).kept == tuple(f"u{n:02}" for n in range(16) if n % 8 >= 4)
+    reasons = {drop.uid: drop.reason for drop in judged(data).dropped}
+    assert reasons["u00"] == "match: -5.000 (the best 50% have at least 0.000)"
+    monkeypatch.setattr(module, "open_address", lambda address: planted)
+    with pytest.raises(ConfigError, match="y reads no pairs"):
+        judged(data)
+
+
+def test_every_fifth_of_the_list_as_released() -> None:
+    rng = np.random.default_rng(0)
+    vector_ND = rng.normal(size=(60, 4)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    label_N, stays_N = spread_over_clusters(vector_ND, 0.2, clusters=5, pick="listed")
+    naive = []
+    for cluster in range(5):
+        members = [row for row in range(60) if label_N[row] == cluster]
+        naive += [members[i] for i in range(0, len(members), 5)]
+    assert sorted(naive) == np.flatnonzero(stays_N).tolist()
 
 
 def test_what_cannot_be_described(planted: Captioner) -> None:

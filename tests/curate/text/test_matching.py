@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 import pyarrow as pa
 import pytest
@@ -97,6 +98,14 @@ def test_all_matches_not_the_longest_one() -> None:
 def test_what_the_rules_say(entry: str, text: str, tokens: bool, released: bool) -> None:
     assert bool(matched([entry], [text])) is tokens
     assert bool(matched([entry], [text], rule="released")) is released
+
+
+def test_the_multilingual_rule_is_open_at_the_characters_of_the_released_code() -> None:
+    """MetaCLIP f47f784, is_cjk_or_similar at every code point: how many, and their CRC-32."""
+    points = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    bits = bytes(line[:1] != b" " for line in pattern([chr(point) for point in points], "multilingual"))
+    assert (sum(bits), zlib.crc32(bits)) == (89_689, 679_875_179)
+    assert matched(["ねこ", "_x"], ["黒いねこ", "ねこ", "a_x b"], rule="multilingual") == [(1, 0), (2, 1)]
 
 
 def test_scripts_without_blanks_in_the_multilingual_rule() -> None:

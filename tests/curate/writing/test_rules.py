@@ -143,7 +143,7 @@ def test_what_is_not_kept_is_found(caption: str, text: str, kind: str) -> None:
 def test_examples_and_their_faults(tmp_path) -> None:
     file = tmp_path / "mine.json"
     file.write_text('{"coco": {"groups": [["a", "b"], ["c", "d", "e"], ["f", "g"]]}}')
-    pairs = in_context.style("coco", str(file)).drawn(keyed_rng(0))
+    pairs = in_context.style("coco", str(file)).draw(keyed_rng(0))
     assert len(pairs) == 3
     assert all(
         {source, target} <= group

@@ -73,11 +73,11 @@ def test_pictures_of_phones_are_upright_and_close_to_what_was_saved(format, orie
 
 def test_a_heic_picture_without_its_package_costs_itself_and_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    heif._registered.cache_clear()
+    heif._register_opener.cache_clear()
     data = (24).to_bytes(4, "big") + b"ftypmif1" + bytes(4) + b"mif1heic" + bytes(40)
     with pytest.raises(DecodeError, match=r"a HEIC picture needs the package 'pillow-heif'.*diptych\[heif\]"):
         rgb(data)
-    heif._registered.cache_clear()
+    heif._register_opener.cache_clear()
 
 
 def test_exact_jpeg_is_what_pil_decodes():

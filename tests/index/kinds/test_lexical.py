@@ -147,3 +147,14 @@ def test_a_line_that_a_kill_cut_is_forgotten(tmp_path: Path) -> None:
 def test_words() -> None:
     assert words_of("It's 3 Ｆoxes — naïve_cat") == ["it", "s", "3", "foxes", "naïve", "cat"]
     assert words_of("赤いバス") == ["赤", "い", "バ", "ス"]
+
+
+def test_of_equal_weights_the_first_terms_stay() -> None:
+    assert list(heaviest({"b": 1.0, "c": 2.0, "a": 1.0, "d": 0.5}, 2).items()) == [("c", 2.0), ("a", 1.0)]
+    assert heaviest({"b": 1.0, "a": 1.0}, 0) == {"b": 1.0, "a": 1.0}
+
+
+def test_texts_that_have_no_words_on_average_are_weighted_as_if_one_word_were_usual() -> None:
+    """An index that began with texts of signs alone has a mean length of 0: nothing is divided by it."""
+    assert Words().documents(["!?", "a bus"], 0.0) == Words().documents(["!?", "a bus"], 1.0)
+    assert Words().documents(["!?", "bus"], 0.0) == [{}, {"bus": 1.0}]

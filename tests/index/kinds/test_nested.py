@@ -93,3 +93,30 @@ def test_refused(kit: Any, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=says):
             NestedIndex.build(kit.model(), kit.pool(0, 5), tmp_path / "index", **options)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("order", ["given", "principal"])
+def test_a_funnel_looks_at_more_numbers_of_fewer_items(kit: Any, tmp_path: Path, order: str) -> None:
+    """The released re-ranking written out: what the shortlist holds is ordered anew by each longer prefix, and then cut."""
+    pool = kit.pool(0, 300)
+    vectors = np.stack([kit.vector(uid, 16) for uid in pool.uids]).astype(np.float64)
+    queries = np.stack([kit.vector(f"q{i}", 16) for i in range(8)])
+    _, _, directions = np.linalg.svd(vectors)
+    turn = np.eye(16) if order == "given" else directions.T
+    with NestedIndex.build(kit.model(), pool, tmp_path / "index", funnel="2:60,4:30,8:12", order=order) as index:
+        assert index.info.options == {"prefix": 2, "shortlist": 60, "order": order, "funnel": "2:60,4:30,8:12"}
+        found = index.search_vectors(queries, 5)
+    for row, query in zip(found, queries.astype(np.float64), strict=True):
+        kept = list(range(300))
+        for width, count in ((2, 60), (4, 30), (8, 12)):
+            short = (vectors @ turn)[:, :width]
+            away = np.linalg.norm(short / np.linalg.norm(short, axis=1, keepdims=True) - (query @ turn)[:width], axis=1)
+            kept = sorted(kept, key=lambda i: away[i])[:count]
+        want = sorted(kept, key=lambda i: -float(vectors[i] @ query))[:5]
+        assert [hit.uid for hit in row] == [pool.uids[i] for i in want]
+
+
+@pytest.mark.parametrize("funnel", ["8", "8:20,4:10", "4:10,8:20", "4:10,4:5", "0:10", "a:b"])
+def test_a_funnel_that_does_not_narrow_is_refused(kit: Any, tmp_path: Path, funnel: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected WIDTH:SHORTLIST, growing widths and falling shortlists"):
+        NestedIndex.build(kit.model(), kit.pool(0, 5), tmp_path / "index", funnel=funnel)

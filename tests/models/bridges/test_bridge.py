@@ -141,11 +141,12 @@ def test_the_mean_of_processes_is_theirs() -> None:
     assert answer_loss(torch.zeros(1), torch.zeros(1), rows=2) == 0.0
 
 
-def test_the_narrow_nucleus_is_the_released_one() -> None:
+def test_the_narrow_nucleus_is_the_released_one(parity: Any) -> None:
     """Against the rule token by token: one stays while those before it have at most 1 - top_p together; the first always does."""
     torch.manual_seed(0)
     some = torch.cat([torch.randn(6, 9) * 3, torch.randn(2, 9) * 0.1, torch.tensor([[0.0] + [-1e4] * 8])])
-    for top_p in (0.0, 0.3, 0.9, 1.0):
+    wrong = 0
+    for top_p in (0.1, 0.3, 0.9, 1.0):
         found = NarrowNucleus(top_p)(None, some)
         for row, kept in zip(some, found, strict=True):
             before, wanted = torch.tensor(0.0), row.clone()
@@ -153,7 +154,10 @@ def test_the_narrow_nucleus_is_the_released_one() -> None:
                 if rank and before > 1 - top_p:
                     wanted[token] = -torch.inf
                 before = before + row.softmax(0)[token]
-            assert torch.equal(kept, wanted)
+            wrong += not torch.equal(kept, wanted)
+    assert torch.equal(NarrowNucleus(0.0)(None, some), some)
+    against = "top_p_filter of the released sampling.py, token by token"
+    parity("limber", "tokens that the released nucleus leaves", against, [(np.array(wrong), np.array(0))], tolerance=0)
 
 
 def test_splice_puts_tokens_in_order_and_counts_places() -> None:

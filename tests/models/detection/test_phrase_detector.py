@@ -53,7 +53,7 @@ def test_it_answers_both_capabilities_and_comes_back_from_its_folder(tmp_path: P
     again = open_model(tmp_path / "model")
     assert again.fingerprint == made.fingerprint
     assert again.prompt == made.prompt
-    query = SpanText.found("the red cup left of a plate", {0: "red cup", 1: "plate"}).query()
+    query = SpanText.from_phrases("the red cup left of a plate", {0: "red cup", 1: "plate"}).query()
     pictures = images((40, 60), (50, 30))
     for ours, theirs in zip(made.ground(pictures, [query] * 2), again.ground(pictures, [query] * 2), strict=True):
         for one, other in zip(ours, theirs, strict=True):
@@ -65,8 +65,8 @@ def test_phrases_of_a_batch_are_scored_by_their_own_tokens(monkeypatch: pytest.M
     """The model's answer is made up: query q says token t exactly where q == t, counted from the start mark."""
     made = detector()
     queries = [
-        SpanText.found("a plate", {0: "plate"}).query(),
-        SpanText.found("a red cup on a plate", {"cup": "red cup", "plate": "plate"}).query(["plate", "cup"]),
+        SpanText.from_phrases("a plate", {0: "plate"}).query(),
+        SpanText.from_phrases("a red cup on a plate", {"cup": "red cup", "plate": "plate"}).query(["plate", "cup"]),
     ]
 
     def said(self: Any, image: torch.Tensor, text_BL: torch.Tensor, mask_BL: torch.Tensor, **_: Any) -> TokenRegions:
@@ -83,12 +83,12 @@ def test_phrases_of_a_batch_are_scored_by_their_own_tokens(monkeypatch: pytest.M
         (second[0], queries[1].text, "plate"),
         (second[1], queries[1].text, "red cup"),
     ):
-        (inside_L,) = SpanText.found(text, {0: words}).tokens(made.tokenizer.offsets(text, 24)).values()
+        (inside_L,) = SpanText.from_phrases(text, {0: words}).tokens(made.tokenizer.offsets(text, 24)).values()
         count = int(inside_L.sum())
         np.testing.assert_allclose(grounded.score_N[:count], 1 / count, rtol=1e-5)
         np.testing.assert_allclose(grounded.score_N[count:], 0, atol=1e-9)
     # cxcywh (0.3 + token / 100, 0.5, 0.2, 0.4) of a picture 60 wide and 40 high
-    token = np.flatnonzero(SpanText.found("a plate", {0: "plate"}).tokens(made.tokenizer.offsets("a plate", 24))[0])[0]
+    token = np.flatnonzero(SpanText.from_phrases("a plate", {0: "plate"}).tokens(made.tokenizer.offsets("a plate", 24))[0])[0]
     np.testing.assert_allclose(first[0].box_N4[0], [(0.2 + token / 100) * 60, 12, (0.4 + token / 100) * 60, 28], rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_one_image_alone_gets_one_answer() -> None:
 def test_what_cannot_be_asked_says_what_would_work() -> None:
     made, (picture,) = detector(length=8), images((40, 60))
     with pytest.raises(DataError, match="cannot read the phrase 'plate'"):
-        made.ground([picture], [SpanText.found("a red cup on the table left of a plate", {0: "plate"}).query()])
+        made.ground([picture], [SpanText.from_phrases("a red cup on the table left of a plate", {0: "plate"}).query()])
     with pytest.raises(DataError, match="1 images but 2 queries"):
         made.ground([picture], [PhraseQuery.of(["cup"])] * 2)
     with pytest.raises(DataError, match="at least one phrase"):

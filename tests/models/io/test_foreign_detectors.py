@@ -94,7 +94,7 @@ def test_grounding_dino_reads_the_whole_text_and_scores_phrases_by_their_tokens(
     assert isinstance(model, Detector)
     assert isinstance(model, Grounder)
     text = "The red cups left of a plate"
-    query = SpanText.found(text, {"cups": "red cups", "plate": "plate"}).query()
+    query = SpanText.from_phrases(text, {"cups": "red cups", "plate": "plate"}).query()
     cups, plate = model.ground(ArrayImage(PICTURE), query, top=6)
     theirs = transformers.GroundingDinoForObjectDetection.from_pretrained(folders["dino"]).eval()
     processor = transformers.GroundingDinoProcessor.from_pretrained(folders["dino"])
@@ -111,7 +111,7 @@ def test_grounding_dino_reads_the_whole_text_and_scores_phrases_by_their_tokens(
         np.testing.assert_allclose(found.box_N4, box_Q4[order], atol=1e-3)
     with pytest.raises(DataError, match="cannot read the phrase 'plate'"):
         model.ground(
-            ArrayImage(PICTURE), SpanText.found("a cup left of a cup left of the red cup of a plate", {0: "plate"}).query()
+            ArrayImage(PICTURE), SpanText.from_phrases("a cup left of a cup left of the red cup of a plate", {0: "plate"}).query()
         )
 
 

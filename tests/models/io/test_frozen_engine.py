@@ -126,7 +126,9 @@ class FixedTexts:
 
 def test_digests_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
     digests = [b"a" * 8 + b"b" * 8, b"z" * 16]
-    FeatureTable.made(tmp_path / "t-end", ["x", "y"], lambda rows: np.eye(2, dtype=np.float32)[list(rows)], digests=digests)
+    FeatureTable.open_or_make(
+        tmp_path / "t-end", ["x", "y"], lambda rows: np.eye(2, dtype=np.float32)[list(rows)], digests=digests
+    )
     found = content_features.find(tmp_path, "-end", [b"a" * 8 + b"c" * 8, b"z" * 16, b"\xff" * 16])
     assert list(found) == [b"z" * 16]
     np.testing.assert_array_equal(found[b"z" * 16], [0, 1])

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import diptych as dp
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.penet.opened import BACKBONE, MEAN, STD, from_released, load_released
-from diptych.models.penet.scene_graph_network import NetworkShape, SceneGraphNetwork
+from diptych.models.penet.opened import BACKBONE, MEAN, RELEASED, STD, from_released, load_released
+from diptych.models.penet.scene_graph_network import SceneGraphNetwork
 from diptych.recipes.relations.penet import PENet
 from diptych.worlds.links.world import links
 
@@ -33,7 +33,7 @@ def released_tensors() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def network() -> SceneGraphNetwork:
     with torch.device("meta"):
-        return SceneGraphNetwork(detection_backbone(**BACKBONE), NetworkShape(), 150, 50)  # type: ignore[arg-type]
+        return SceneGraphNetwork(detection_backbone(**BACKBONE), RELEASED, 150, 50)  # type: ignore[arg-type]
 
 
 def test_every_released_tensor_has_its_place(network: SceneGraphNetwork) -> None:

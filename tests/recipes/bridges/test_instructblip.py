@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from diptych.recipes.bridges.mblip import MBLIP
 from diptych.worlds.scenes.questions import questions
 
 TEXTS = ["what colour is the circle left of the square ?", "a red circle", "short answer :", "yes", ""]
+LAVIS = json.loads((Path(__file__).parent / "fixtures" / "lavis_rows.json").read_text(encoding="utf-8"))
 SLOTS = 3
 RELEASED = "the released tokenisation, by transformers"
 PAIRS = [
@@ -124,6 +126,33 @@ def test_rows_before_a_decoder_are_those_of_mblip(lengths: tuple[int, int], monk
         [(np.array(wrong), np.array(0))],
         tolerance=0,
     )
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_rows_are_those_of_the_released_models(kind: str, monkeypatch: Any, parity: Any) -> None:
+    """Ids, with -1, -2, -3 for a picture's three tokens, and labels, of the forward of `Blip2VicunaInstruct` and `Blip2T5Instruct` at
+    506965b9, whose embeddings were ids; batches of five and of one."""
+    reads, wrong, seen = kind == "encoder-decoder", 0, 0
+    tokenizer, _ = marked("$A <eot>" if reads else "<sot> $A")
+    for name, released in LAVIS.items():
+        said, most, longest, count = name.split()
+        if said != kind:
+            continue
+        found = laid(InstructBLIP, tokenizer, (int(most), int(longest)), reads=reads, monkeypatch=monkeypatch)
+        for (ids, learned), (theirs, labels) in zip(found[2:3] if count == "1" else found, released, strict=True):
+            places = iter(range(-1, -SLOTS - 1, -1))
+            shown = [next(places) if one is None else one for one in ids]
+            answer = [one for one, learns in zip(shown, learned, strict=True) if learns]
+            if reads:
+                wrong += [one for one, learns in zip(shown, learned, strict=True) if not learns] != theirs
+                wrong += answer != labels
+            else:
+                wrong += shown != theirs
+                wrong += [one if learns else -100 for one, learns in zip(shown, learned, strict=True)] != labels
+            seen += 1
+    assert seen == 24
+    what = f"rows and labels before a{'n' * reads} {kind}"
+    parity("instructblip", what, "LAVIS' models at 506965b9", [(np.array(wrong), np.array(0))], tolerance=0)
 
 
 SMALL = replace(InstructBLIP.tiny(), small_steps=2, batch_size=8, steps=2)

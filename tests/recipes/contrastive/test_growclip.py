@@ -216,7 +216,7 @@ def test_half_of_the_models_stay_after_each_round_by_the_loss_that_they_have_the
     trained: list[int] = []
     monkeypatch.setattr(halving, "_optimiser", lambda run, model: None)
     monkeypatch.setattr(halving, "_step", lambda run, model, *_: trained.append(models.index(model)))
-    monkeypatch.setattr(halving, "_judged", lambda run, model, judges: next(left[id(model)]))
+    monkeypatch.setattr(halving, "_mean_loss", lambda run, model, judges: next(left[id(model)]))
 
     class Run:
         model = models[0]

@@ -64,8 +64,8 @@ def test_prompts_and_answers_are_those_of_the_released_script(parity: Any) -> No
         shown = tuple((RELEASED["pairs"][place][0], RELEASED["pairs"][place][1]) for place in draw)
         ours = in_context.prompt(shown, caption)
         assert ours == theirs
-        assert in_context.answered(continued) == read
-        pairs += [(float(ours == theirs), 1.0), (float(in_context.answered(continued) == read), 1.0)]
+        assert in_context.caption_of_reply(continued) == read
+        pairs += [(float(ours == theirs), 1.0), (float(in_context.caption_of_reply(continued) == read), 1.0)]
     parity(
         "laclip",
         "prompts, and what is read of answers, as equal or not",

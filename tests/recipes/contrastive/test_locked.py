@@ -60,12 +60,12 @@ def test_only_the_heads_are_trained(rows: Any) -> None:
 
 def test_a_feature_table_keeps_keys_and_refuses_unknown_ones(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(4, 3)
-    made = FeatureTable.made(tmp_path / "t", ["a", "b", "c", "d"], lambda rows: values[list(rows)], block=3)
+    made = FeatureTable.open_or_make(tmp_path / "t", ["a", "b", "c", "d"], lambda rows: values[list(rows)], block=3)
     np.testing.assert_array_equal(made.rows(["c", "a"]), values[[2, 0]])
     with pytest.raises(DataError, match="no features for 'x'"):
         made.rows(["x"])
     with pytest.raises(DataError, match="repeat"):
-        FeatureTable.made(tmp_path / "u", ["a", "a"], lambda rows: values[list(rows)])
+        FeatureTable.open_or_make(tmp_path / "u", ["a", "a"], lambda rows: values[list(rows)])
 
 
 def test_any_model_is_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.models.layers.blurred_conv import BlurredConv
 from diptych.recipes.contrastive.mrl_classes import LabelBatch, MRLClasses
+from diptych.tasks._scoring.cascades import answering, thresholds
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs.trained_classes import Classification
 from diptych.train.optimise import build_optimiser, learning_rate
@@ -163,6 +164,8 @@ def test_small_crops_first_and_the_middle_of_larger_pictures_in_use() -> None:
         sides.append(made.batch.image_BCHW.shape[-1])
     assert sides == [160, 160, 192, 192]
     assert (recipe.shown.size, recipe.shown.margin, recipe.decode_size) == (256, 37, 0)
+    alone = replace(recipe, shown_size=224).shown
+    assert (alone.size, alone.margin, alone.interpolation) == (224, 32, "bilinear"), "Resize(256), CenterCrop(224) of torchvision"
     tiny = MRLClasses.tiny()
     assert (tiny.prepare(pool(32)).early_steps, tiny.shown, tiny.decode_size) == (0, tiny.preprocess, 64)
 
@@ -240,6 +243,60 @@ def test_the_task_scores_each_width_and_counts_unknown_labels() -> None:
         assert result.metrics[name].value == pytest.approx(np.mean([a == b for a, b in zip(said, labels, strict=True)]))
     assert result.notes["items_of_unseen_classes"] == 1
     assert result.metrics["acc@1"].chance == pytest.approx(8 / 9 / 3)
+
+
+def test_a_cascade_answers_at_the_first_width_that_is_sure_as_in_the_released_notebook(parity: Any) -> None:
+    """Its loops written out: a threshold for each two neighbours, then item after item."""
+    rng = np.random.default_rng(2)
+    logit_MNC = torch.from_numpy(rng.normal(size=(3, 400, 4)) * np.array([1.0, 2.0, 4.0])[:, None, None])
+    truth_N = torch.from_numpy(rng.integers(0, 4, 400))
+    logit_MNC[:, torch.arange(400), truth_N] += torch.tensor([[0.5], [1.0], [2.0]])
+    sure_MN, said_MN = logit_MNC.softmax(-1).max(-1)
+    right_NM = (said_MN == truth_N).double().T.numpy()
+    sought, asked = slice(0, 80), range(80, 400)
+    wanted = []
+    for d in range(2):
+        best, at = -1, 0.0
+        for t in np.linspace(0.1, 1, 100):
+            said = [said_MN[d if sure_MN[d, n] > t else d + 1, n] == truth_N[n] for n in range(80)]
+            if sum(said) > best:
+                best, at = sum(said), float(t)
+        wanted.append(at)
+    found = thresholds(sure_MN.T.numpy()[sought], right_NM[sought])
+    level = []
+    for n in asked:
+        stop = [d for d in range(2) if sure_MN[d, n] > wanted[d]]
+        level.append(stop[0] if stop else 2)
+    at_N = answering(sure_MN.T.numpy()[80:], found)
+    assert set(level) == {0, 1, 2}
+    parity(
+        "mrl",
+        "thresholds of a cascade of widths, and the width that answers",
+        "the loops of the released notebook",
+        [
+            (torch.from_numpy(found), torch.tensor(wanted, dtype=torch.float64)),
+            (torch.from_numpy(at_N).double(), torch.tensor(level).double()),
+        ],
+        tolerance=1e-12,
+    )
+
+
+def test_the_task_scores_a_cascade_on_images_that_its_thresholds_have_not_seen() -> None:
+    recipe = small()
+    torch.manual_seed(0)
+    deployed = recipe.deploy(recipe.model())
+    plain, found = (evaluate(Classification(draws=20, cascade=share), deployed, pool(30)) for share in (0.0, 0.2))
+    assert set(found.metrics) - set(plain.metrics) == {"acc@1/cascade", "width/cascade"}
+    assert 2 <= found.metrics["width/cascade"].value <= 64
+    assert not found.metrics["width/cascade"].higher_is_better
+    assert len(found.notes["cascade_thresholds"]) == 2
+    records = Classification(cascade=0.2, sharpness=2.0).predict(deployed, pool(30))
+    score_NK = deployed.classify([pool(30)[row].image for row in range(30)])
+    wanted_N = torch.from_numpy(2 * score_NK).double().softmax(1).amax(1)
+    assert [row[-1] for row in records.column("confidences").to_pylist()] == pytest.approx(wanted_N.tolist(), abs=1e-6)
+    for share, says in ((1.0, "cascade is 1.0"), (0.01, "0.01 of 30 images are 0")):
+        with pytest.raises((ConfigError, DataError), match=says):
+            evaluate(Classification(draws=20, cascade=share), deployed, pool(30))
 
 
 def test_labels_decide_and_faults_are_named() -> None:

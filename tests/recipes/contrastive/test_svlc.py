@@ -226,6 +226,23 @@ def test_curation_writes_wrong_and_right_texts() -> None:
         StructuredNegatives(tags=("noun",))
 
 
+def test_curation_writes_wrong_texts_as_released_where_it_is_asked_to() -> None:
+    captions = ["A big dog, on a red mat!", "A new cat, on a red bed!", "A big cat, on a blue mat!"]
+    row = small_pairs(1).to_pool()[0]
+    data = Pool.from_samples([replace(row, uid=str(n), texts=(Text(text, "en"),)) for n, text in enumerate(captions)])
+    assert StructuredNegatives.paper() == StructuredNegatives(published=True)
+    made = StructuredNegatives(published=True, count=8)(data).columns[NEGATIVES]
+    assert set(made) == {"0", "1", "2"}
+    for uid, texts in made.items():
+        bare = captions[int(uid)].replace(",", "").replace("!", "").split()
+        for text in texts:
+            words = text.split()
+            assert sum(one != two for one, two in zip(words, bare, strict=True)) == 1
+            assert (words[2], words[-1]) == (bare[2], bare[-1]), "signs stand at these two: no words between spaces"
+    kept = StructuredNegatives(count=8)(data).columns[NEGATIVES].values()
+    assert all("," in text for texts in kept for text in texts)
+
+
 def test_a_fill_mask_model_proposes(tmp_path: Path) -> None:
     """The five likeliest words of a random BERT: those of its logits."""
     (tmp_path / "vocab.txt").write_text(

@@ -33,6 +33,7 @@ from diptych.recipes._shared.presets import ADAPTED
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.train.fit import fit
+from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
@@ -56,6 +57,16 @@ def rows(count: int = 24) -> Pool:
 @pytest.fixture(scope="module")
 def theirs() -> dict[str, Any]:
     return {name: torch.from_numpy(value) for name, value in np.load(RELEASED).items()}
+
+
+def test_the_released_adam_takes_decay_from_every_weight_that_is_trained() -> None:
+    for coupled in (True, False):
+        recipe = replace(small(), tokenizer="clip", coupled=coupled, falls="step")
+        model = recipe.model()
+        decays = {
+            id(p) for g in build_optimiser(model, recipe.optimiser()).param_groups if g["weight_decay"] for p in g["params"]
+        }
+        assert all((id(p) in decays) == (coupled or p.ndim >= 2) for p in model.parameters())
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:

@@ -244,8 +244,13 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert (paper.queue, paper.batch_size, paper.steps, paper.lr, paper.gate_scale) == (4096, 4096, 100_000, 1e-5, 5.0)
     assert FIBER.vqa().head_scale == 50.0
     assert FIBER.captions_gold().gold
-    assert [kind.measured_by for kind in (paper, FIBER.vqa(), FIBER.captions())] == [
+    by_vectors, by_pairs = FIBER.retrieval(), FIBER.retrieval_fused()
+    for kind, side, terms in ((by_vectors, 576, (1.0, 0.0, 0.0)), (by_pairs, 384, (0.0, 1.0, 0.0))):
+        assert (kind.image_size, kind.batch_size, kind.epochs, kind.lr, kind.text_length) == (side, 1024, 10.0, 2e-5, 50)
+        assert (kind.itc, kind.itm, kind.mlm, kind.head_scale, kind.augment) == (*terms, 5.0, "rand")
+    assert [kind.measured_by for kind in (paper, by_pairs, FIBER.vqa(), FIBER.captions())] == [
         "retrieval:compare=vectors",
+        "retrieval:compare=pairs",
         "vqa",
         "captions",
     ]

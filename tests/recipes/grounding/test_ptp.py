@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from invariants import on_two_processes, stopped_and_resumed
 
 from diptych.api import load
-from diptych.core.contracts import Embedder, Generator, PairScorer, Ranker
+from diptych.core.contracts import Draw, Embedder, Generator, PairScorer, Ranker
 from diptych.core.errors import ConfigError
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.position_prompts import block_of
@@ -43,6 +45,19 @@ def small(**changes: Any) -> PTP:
 
 def rows(count: int = 24) -> Pool:
     return small_pairs(count, regions=True).to_pool()
+
+
+def test_two_captions_stand_side_by_side_or_run_into_each_other() -> None:
+    """The released loader of COCO joins the last one and another without a blank."""
+    sample = replace(rows(1)[0], texts=tuple(Text(text, "en") for text in ("a mat", "a dog.", "one cat")), regions=())
+    image_HWC = np.zeros((48, 48, 3), np.uint8)
+    found = {}
+    for form in ("two", "glued"):
+        draws = [Draw(sample, keyed_rng(seed), image_HWC) for seed in range(20)]
+        found[form] = {small(captions=form).shown_with_text(draw)[1] for draw in draws}
+    assert found == {"two": {"one cat a mat", "one cat a dog"}, "glued": {"one cata mat", "one cata dog"}}
+    with pytest.raises(ConfigError, match="captions is 'three'"):
+        small(captions="three")
 
 
 def made(recipe: PTP, data: Pool) -> tuple[Any, Any]:

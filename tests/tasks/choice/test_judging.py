@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import TextPart
 from diptych.tasks._scoring.answers.judge_agreement import agreement, bradley_terry, elo, kappa
-from diptych.tasks._scoring.answers.judging import JudgedAnswer, compared, judged, preference_of, rating_of, word_f1
+from diptych.tasks._scoring.answers.judging import JudgedAnswer, compare_answers, judge_answers, preference_of, rating_of, word_f1
 
 ASKED = [
     JudgedAnswer("what?", "a red bus", "the red bus."),
@@ -66,25 +66,25 @@ class Letters:
 
 
 def test_each_judge_on_the_same_answers() -> None:
-    assert [verdict.score for verdict in judged("exact", ASKED)] == [1, 0, 1, 0]
-    assert [verdict.score for verdict in judged("soft", ASKED)] == pytest.approx([1, 2 / 3, 1, 0])
+    assert [verdict.score for verdict in judge_answers("exact", ASKED)] == [1, 0, 1, 0]
+    assert [verdict.score for verdict in judge_answers("soft", ASKED)] == pytest.approx([1, 2 / 3, 1, 0])
     cosine = float(np.dot(*Letters().embed_texts(["a red bus", "a bus"])))
     for threshold, right in ((cosine - 1e-4, 1.0), (cosine + 1e-4, 0.0)):
-        assert judged("embedding", ASKED, Letters(), threshold=threshold)[1].score == right
+        assert judge_answers("embedding", ASKED, Letters(), threshold=threshold)[1].score == right
     yes, no = 1 / (1 + math.exp(1 - 2)), 1 / (1 + math.exp(3 - 2))
-    assert [verdict.score for verdict in judged("likelihood", ASKED, Nats())] == pytest.approx([yes, yes, no, no])
-    ratings = judged("model", ASKED, Talker(lambda text: "Rating: 10" if "Answer: 2\n" in text else "I cannot"))
+    assert [verdict.score for verdict in judge_answers("likelihood", ASKED, Nats())] == pytest.approx([yes, yes, no, no])
+    ratings = judge_answers("model", ASKED, Talker(lambda text: "Rating: 10" if "Answer: 2\n" in text else "I cannot"))
     assert [verdict.score for verdict in ratings] == [None, None, 1.0, None]
     assert ratings[0].said == "I cannot"
 
 
 def test_a_judge_must_be_able_to() -> None:
     with pytest.raises(ConfigError, match="judged by model needs a judge that is a Generator, got letters"):
-        judged("model", ASKED, Letters())
+        judge_answers("model", ASKED, Letters())
     with pytest.raises(ConfigError, match="got nobody"):
-        judged("embedding", ASKED)
+        judge_answers("embedding", ASKED)
     with pytest.raises(ConfigError, match="judged by 'taste'"):
-        judged("taste", ASKED)  # type: ignore[arg-type]
+        judge_answers("taste", ASKED)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def test_a_comparison_counts_where_both_orders_agree() -> None:
     asked = [JudgedAnswer("q", "blue", "blue"), JudgedAnswer("q", "red", "green"), JudgedAnswer("{answer}", "{x}", "same")]
     rivals = ["green", "red", "same"]
     fair = Talker(lambda text: "Better: " + ("A" if _shown(text, "A") == _shown(text, "Reference") else "B"))
-    assert [one.better for one in compared(fair, asked[:2], rivals[:2])] == ["first", "second"]
-    first = compared(Talker(lambda text: "Better: A"), asked, rivals)
+    assert [one.better for one in compare_answers(fair, asked[:2], rivals[:2])] == ["first", "second"]
+    first = compare_answers(Talker(lambda text: "Better: A"), asked, rivals)
     assert [(one.better, one.consistent, one.took_first) for one in first] == [("tie", False, 2)] * 3
-    assert [one.better for one in compared(Talker(lambda text: "hm"), asked, rivals)] == ["unread"] * 3
-    tie = compared(Talker(lambda text: "Better: tie"), asked, rivals)
+    assert [one.better for one in compare_answers(Talker(lambda text: "hm"), asked, rivals)] == ["unread"] * 3
+    tie = compare_answers(Talker(lambda text: "Better: tie"), asked, rivals)
     assert [(one.better, one.consistent, one.took_first) for one in tie] == [("tie", True, 0)] * 3
     long = Talker(lambda text: "Better: A" if len(_shown(text, "A")) > len(_shown(text, "B")) else "Better: B")
-    assert [one.better for one in compared(long, asked[:2], rivals[:2])] == ["second", "first"], (
+    assert [one.better for one in compare_answers(long, asked[:2], rivals[:2])] == ["second", "first"], (
         "a judge of length is consistent and wrong"
     )
     once = Talker(lambda text: "tie")
-    compared(once, [asked[2]] * 5, [rivals[2]] * 5)
+    compare_answers(once, [asked[2]] * 5, [rivals[2]] * 5)
     assert once.asked == 1, "equal questions are asked once; here both orders are equal, too"
     assert preference_of("Better: B, not better: A") == "unread"
 

@@ -17,7 +17,7 @@ import diptych as dp
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue
 from diptych.tasks._scoring.odds import odds_ratio
-from diptych.tasks.choice.lengths import released, strict
+from diptych.tasks.choice.lengths import released_length, strict
 from diptych.tasks.choice.q_spatial import QSpatial, reference_found
 from diptych.tasks.choice.spatial_prompts import SYSTEM, prompt_of
 
@@ -82,7 +82,7 @@ def test_the_published_parser_reads_as_published(parity: Any) -> None:
     assert len(LENGTHS) >= 40
     pairs = []
     for row in LENGTHS:
-        ours, theirs = released(row["reply"]), row["cm"]
+        ours, theirs = released_length(row["reply"]), row["cm"]
         ours = -1.0 if ours is None else -2.0 if math.isnan(ours) else ours
         pairs.append((ours, {None: -1.0, "nan": -2.0}.get(theirs, theirs)))
         if theirs is not None:

@@ -19,7 +19,7 @@ from diptych.data.dataset import Pool
 from diptych.data.probes.case import Case, stored_cases
 from diptych.tasks import find
 from diptych.tasks._scoring.captions.text_scorers import bag_of_words, constant, perfect
-from diptych.tasks._scoring.ranking.placing import placed
+from diptych.tasks._scoring.ranking.placing import share_in_first
 from diptych.tasks.composition.aro import ARO
 from diptych.worlds.scenes.mirrored import mirrored
 from diptych.worlds.scenes.probes import SceneFacts
@@ -274,9 +274,9 @@ def _picture() -> Any:
 
 
 def test_placing_shares_ties() -> None:
-    assert [placed([0.5, 0.5, 0.5, 0.1], 2, depth) for depth in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert [placed([0.5, 0.5, 0.5], 2, depth, "index") for depth in (1, 2, 3)] == [0, 0, 1]
-    assert [placed([0.5, 0.5], 1, 1, ties) for ties in ("optimistic", "pessimistic")] == [1, 0]
+    assert [share_in_first([0.5, 0.5, 0.5, 0.1], 2, depth) for depth in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [share_in_first([0.5, 0.5, 0.5], 2, depth, "index") for depth in (1, 2, 3)] == [0, 0, 1]
+    assert [share_in_first([0.5, 0.5], 1, 1, ties) for ties in ("optimistic", "pessimistic")] == [1, 0]
 
 
 def test_item_values_average_to_the_metric() -> None:

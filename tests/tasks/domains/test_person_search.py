@@ -127,6 +127,44 @@ def test_identities_missing_from_the_gallery_are_counted_and_left_out() -> None:
     assert values.mean() == pytest.approx(result.metrics["map"].value)
 
 
+def released(score_NM: Any, key_N: Any, key_M: Any) -> dict[str, float]:
+    """anosorae/IRRA's `rank` in plain loops, without ties."""
+    hits = {1: 0.0, 2: 0.0}
+    precisions, lasts = [], []
+    for score_M, key in zip(score_NM, key_N, strict=True):
+        matched = [bool(key_M[at] == key) for at in np.argsort(-score_M, kind="stable")]
+        hits = {k: value + any(matched[:k]) for k, value in hits.items()}
+        precisions.append(precision(matched))
+        lasts.append(inverse_last(matched))
+    return {
+        **{f"cmc@{k}": value / len(key_N) for k, value in hits.items()},
+        "map": float(np.mean(precisions)),
+        "minp": float(np.mean(lasts)),
+    }
+
+
+@pytest.mark.parametrize("asks", ["texts", "pictures"])
+def test_either_side_may_ask_as_in_the_released_evaluator(asks: Any) -> None:
+    *known, last = rows()
+    spare = replace(last, texts=(), group="nobody")  # a picture whose identity has no caption
+    pool, rng = Pool.from_samples([*known, spare], name="six"), np.random.default_rng(5)
+    names = {s.image.name for s in pool if s.image is not None}
+    model = Told({n: rng.normal(size=3) for n in sorted(names)}, {f"text {n}": rng.normal(size=3) for n in range(6)})
+    image_ND = model.embed_images([s.image for s in pool])
+    texts = [(text.string, sample.group) for sample in pool for text in sample.texts]
+    text_ND = model.embed_texts([text for text, _ in texts])
+    pictures = [sample.group for sample in pool]
+    keys = np.array(pictures), np.array([group for _, group in texts])
+    score_TP = text_ND @ image_ND.T
+    kept = np.isin(keys[0], keys[1])
+    want = released(score_TP, keys[1], keys[0]) if asks == "texts" else released(score_TP.T[kept], keys[0][kept], keys[1])
+    task = PersonSearch(asks=asks, ks=(1, 2), draws=0)
+    result = task.score(task.predict(model, pool))
+    assert {name: result.metrics[name].value for name in want} == pytest.approx(want, abs=1e-9)
+    assert result.notes["queries_without_match"] == (0 if asks == "texts" else 1)
+    assert result.n_items == 5
+
+
 def test_a_collapsed_model_gets_chance() -> None:
     pool = rows()
     same = Told({s.image.name: (1.0, 0.0) for s in pool if s.image is not None}, {f"text {n}": (1.0, 0.0) for n in range(6)})

@@ -24,7 +24,7 @@ from diptych.data.slides.features import path_of
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.domains.slide_detection import SlideDetection, auroc
-from diptych.tasks.domains.slide_reading import named
+from diptych.tasks.domains.slide_reading import names_by_label
 from diptych.tasks.domains.slide_segmentation import SlideSegmentation
 from diptych.tasks.domains.slide_subtyping import SlideSubtyping
 from diptych.worlds.resolve import resolve
@@ -110,7 +110,7 @@ def test_kinds_are_told_apart_by_votes_in_which_normal_tissue_cannot_win() -> No
             replace(task, kinds=bad).predict(Nuclei(), pool)
     with pytest.raises(DataError, match="no slide of these kinds"):
         replace(task, kinds=("fibroma", "angioma")).predict(Nuclei(), pool)
-    assert named((" a = b | c ",)) == {"a": ("b", "c")}
+    assert names_by_label((" a = b | c ",)) == {"a": ("b", "c")}
 
 
 def test_segmentation_takes_its_threshold_from_validation_slides_alone() -> None:

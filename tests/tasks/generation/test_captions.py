@@ -60,6 +60,16 @@ def test_words(caption: str, words: str) -> None:
     assert words_of(caption) == [word for word in words.split() if word not in ("-lrb-", "-rrb-")]
 
 
+def test_words_of_languages_without_spaces_and_with_marks() -> None:
+    """As mBLIP scores: Chinese by its characters, spaces or none between them; a letter and its mark as one character."""
+    cut = Captions(cut="letters")
+    assert cut._words("一只 狗\n坐着 A") == ["一", "只", "狗", "坐", "着", "a"] == cut._words("一只狗坐着A")
+    assert Captions()._words("一只 狗") == ["一只", "狗"]
+    decomposed, composed = "un cafe\u0301 noir", "un caf\u00e9 noir"
+    assert Captions(composed=True)._words(decomposed) == Captions()._words(composed) == ["un", "caf\u00e9", "noir"]
+    assert Captions()._words(decomposed) != Captions()._words(composed)
+
+
 class Says:
     """Writes what it is given to write."""
 

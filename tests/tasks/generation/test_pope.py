@@ -15,7 +15,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.tasks._scoring.answers.polling import SETTINGS, polled
+from diptych.tasks._scoring.answers.polling import SETTINGS, poll_questions
 from diptych.tasks._scoring.answers.yes_no import READERS, confusion, read_answer, scores
 from diptych.tasks.generation.pope import POPE
 
@@ -24,23 +24,23 @@ RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_pope.js
 
 @pytest.mark.parametrize("setting", ["popular", "adversarial"])
 def test_the_questions_are_those_of_the_released_generator(setting: Any) -> None:
-    found = polled(RELEASED["objects"], setting)
+    found = poll_questions(RELEASED["objects"], setting)
     assert [list(pair) for asked in found for pair in asked] == RELEASED[setting]
 
 
 def test_objects_at_random_are_absent_and_asked_once() -> None:
-    found = polled(RELEASED["objects"], "random", seed=3)
+    found = poll_questions(RELEASED["objects"], "random", seed=3)
     for there, asked in zip(RELEASED["objects"], found, strict=True):
         assert [name for name, yes in asked if yes] == there[:3]
         absent = [name for name, yes in asked if not yes]
         assert not set(absent) & set(there)
         assert len(set(absent)) == 3
-    assert found == polled(RELEASED["objects"], "random", seed=3)
-    assert found != polled(RELEASED["objects"], "random", seed=4)
+    assert found == poll_questions(RELEASED["objects"], "random", seed=3)
+    assert found != poll_questions(RELEASED["objects"], "random", seed=4)
 
 
 def test_pairs_end_where_no_absent_object_is_left() -> None:
-    assert polled([["a", "b", "c"], ["a", "d"]], "popular") == [
+    assert poll_questions([["a", "b", "c"], ["a", "d"]], "popular") == [
         [("a", True), ("d", False)],
         [("a", True), ("b", False), ("d", True), ("c", False)],
     ]

@@ -97,6 +97,22 @@ def test_the_background_has_no_sentence(folder: Path, monkeypatch: pytest.Monkey
         PatchSegmenter(model, background="sky").segment([image], LABELS)
 
 
+def test_groupvits_rule_takes_the_mean_of_sentences_before_their_norm(folder: Path) -> None:
+    """As the released build_text_embedding: long vectors weigh more. The other rule takes the mean of unit vectors."""
+    model, forms = load(f"hf:{folder}"), ("a photo of a {}.", "{}", "many {} in the snow, seen from far above")
+    for rule in ("groupvit", "cosine"):
+        found_KD = PatchSegmenter(model, templates=forms, rule=rule)._classes(LABELS)
+        for label, found_D in zip(LABELS, found_KD, strict=True):
+            total_D = 0.0
+            for form in forms:
+                encoded = model.tokenizer.encode([form.format(label)], model.text_length)
+                ids_1L, mask_1L = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
+                with torch.no_grad():
+                    raw_D = model.model.text_projection(model.model.text_tower(ids_1L, mask_1L).pooled_BD)[0]
+                total_D = total_D + (raw_D if rule == "groupvit" else F.normalize(raw_D, dim=-1))
+            np.testing.assert_allclose(found_D, F.normalize(total_D, dim=-1).numpy(), atol=1e-6)
+
+
 def test_positions_are_stretched_for_larger_windows() -> None:
     import transformers
 

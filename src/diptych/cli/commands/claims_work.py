@@ -12,7 +12,7 @@ from typing import Any
 from diptych.claims import engine, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import Claim
-from diptych.claims.cost import estimated
+from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace
 from diptych.claims.tree import Tree, tree
@@ -30,9 +30,9 @@ def print_list(args: Table) -> int:
 
 
 def print_costs(args: Cost) -> int:
-    claims = _chosen(args.slugs) if args.slugs else registry.every()
+    claims = _claims_of(args.slugs) if args.slugs else registry.every()
     with tempfile.TemporaryDirectory() as folder:
-        found = estimated(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
+        found = estimate_costs(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
     systems: dict[str, float] = {}
     for claim in claims:
         systems[claim.slug] = systems.get(claim.slug, 0.0) + found[claim.key]
@@ -48,7 +48,7 @@ def run_claims(args: Run) -> int:
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
     now = tree()
-    for claim in _chosen(args.slugs):
+    for claim in _claims_of(args.slugs):
         if args.smoke:
             with tempfile.TemporaryDirectory() as folder:
                 engine.smoke(claim, Path(folder))
@@ -120,7 +120,7 @@ def _seeds(text: str, claim: Claim) -> tuple[int, ...]:
 def check_claims(args: Check) -> int:
     found: list[dict[str, Any]] = []
     lines: list[str] = []
-    claims = _chosen(args.slugs) if args.slugs else registry.every()
+    claims = _claims_of(args.slugs) if args.slugs else registry.every()
     if args.respelled:  # of a bare slug it speaks about the main claim, which has no name; never about one without a verdict
         claims = [claim for claim in claims if claim.key in args.slugs] or claims
         claims = [claim for claim in claims if ledger.latest(args.ledger, claim.key) is not None] or claims
@@ -134,7 +134,7 @@ def check_claims(args: Check) -> int:
         respelled = args.respelled if state == "stale" else ""
         if state == "changed" or respelled:
             parted = ledger.edits(claim, entry) or differences(entry.trace, trace(claim))
-            rule = ledger.recomputed(entry)
+            rule = ledger.recompute_verdict(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
             state = "stale" if parted else "fresh"
             if not parted:
@@ -165,5 +165,5 @@ def print_table(args: Table) -> int:
     return finish({"claims": [row.to_json() for row in found]}, table_lines(found) or ["no claims"], args.json)
 
 
-def _chosen(names: Sequence[str]) -> list[Claim]:
+def _claims_of(names: Sequence[str]) -> list[Claim]:
     return [claim for name in names for claim in ([registry.find(name)] if "/" in name else registry.of(name))]

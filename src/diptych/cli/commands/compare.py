@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if args.seeds < 1:
         raise ConfigError(f"seeds is {args.seeds} (expected 1 or more; three at least for a verdict)")
     from diptych.api import compare
-    from diptych.claims.spelling import listed, options
+    from diptych.claims.spelling import options, split_names
     from diptych.train.options import TrainOptions
 
     if args.dry_run:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     comparison = compare(
         args.arms,
         args.data,
-        tasks=listed(args.tasks),
+        tasks=split_names(args.tasks),
         seeds=args.seeds,
         budget=args.budget,
         preset=args.preset,

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
         clock.round_is_over()
         found = found or _search(runs[args.recipes[-1]][0][0].path, curated, args)
     seeds = len(runs[args.recipes[0]])
-    cut = _said_of(args, seeds, share)
+    cut = _words_on_cut(args, seeds, share)
     sides = [Side(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
     story = Story(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
@@ -134,7 +134,7 @@ def _with_steps_that_fit(args: Demo, curated: Any, clock: Clock) -> tuple[Demo, 
     return replace(args, steps=min(max(1, int(steps * share)) for steps in own.values())), share
 
 
-def _said_of(args: Demo, seeds: int, share: float) -> str:
+def _words_on_cut(args: Demo, seeds: int, share: float) -> str:
     """What was cut, in words; "" where nothing was."""
     if seeds == args.seeds and share == 1.0:
         return ""

@@ -34,6 +34,9 @@ class Build:
         Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
     ] = ""
     shortlist: Annotated[int, arg(help="nested, late: items that the second look ranks again (200)")] = UNSET
+    funnel: Annotated[
+        str, arg(help="nested: several looks, each WIDTH:SHORTLIST, in place of prefix and shortlist: 8:200,16:100,32:50")
+    ] = ""
     query_terms: Annotated[int, arg(help="lexical: heaviest terms of a query that are looked up (0: all)")] = UNSET
     item_terms: Annotated[int, arg(help="lexical: heaviest terms of an item that are stored (0: all)")] = UNSET
     fusion: Annotated[Literal["", "rrf", "weighted"], arg(help="hybrid: reciprocal ranks (the default) or weighted scores")] = ""
@@ -51,7 +54,7 @@ class Build:
 
     def options(self) -> dict[str, Any]:
         """What was given about the kind; a kind refuses what it does not know."""
-        names = ("prefix", "order", "shortlist", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
+        names = ("prefix", "order", "shortlist", "funnel", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
         return {name: value for name, value in given.items() if value not in (UNSET, "", ())}

@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
             print(f"  {name:<{width}}  {entry.about}")
         return 0
     kind: Any = PIPELINES.load(argv[0])
-    own = make_dataclass("Own", [(f.name, _hints(kind)[f.name], _copied(f)) for f in _configuration(kind)], frozen=True)
+    own = make_dataclass("Own", [(f.name, _hints(kind)[f.name], _same_default(f)) for f in _configuration(kind)], frozen=True)
     own.__doc__ = kind.__doc__
-    parts = [_asked(kind.request), own, _roles(kind.roles), Output]
+    parts = [_request_options(kind.request), own, _roles(kind.roles), Output]
     args: Any = parse(
         flat("Run", [(part, None) for part in parts]), argv[1:], f"run {kind.slug}", (kind.__doc__ or "").partition("\n")[0]
     )
@@ -45,15 +45,15 @@ def main(argv: Sequence[str]) -> int:
     from diptych.pipelines.roles import start
 
     with ExitStack() as opened:
-        pipeline: Pipeline = start(kind, _given(kind.roles, args, opened), **pick(own, args))
+        pipeline: Pipeline = start(kind, _actors_by_role(kind.roles, args, opened), **pick(own, args))
         answer = pipeline.run(kind.request(**_pictures(kind.request, args)))
     lines = list(answer.lines())
     if args.out is not None:
-        lines.append(f"picture: {_drawn(kind.slug, answer, args.out)}")
+        lines.append(f"picture: {_write_picture(kind.slug, answer, args.out)}")
     return finish(answer.to_json(), lines, args.json)
 
 
-def _drawn(slug: str, answer: Any, out: Path) -> Path:
+def _write_picture(slug: str, answer: Any, out: Path) -> Path:
     """Writes the picture of an answer."""
     if not callable(getattr(answer, "picture", None)):
         raise ConfigError(f"pipeline '{slug}' draws no picture (expected no --out)")
@@ -73,7 +73,7 @@ def _configuration(kind: Any) -> list[Field[Any]]:
     return [item for item in fields(kind) if item.name not in roles]
 
 
-def _copied(item: Field[Any]) -> Any:
+def _same_default(item: Field[Any]) -> Any:
     return field(default=item.default, default_factory=item.default_factory)
 
 
@@ -81,7 +81,7 @@ def _is_picture(hint: Any) -> bool:
     return ImageSource in (typing.get_args(hint) or (hint,))
 
 
-def _asked(request: type[Any]) -> type[Any]:
+def _request_options(request: type[Any]) -> type[Any]:
     """The request with a path for each picture; a field of one letter has a short option, too."""
     hints, words = _hints(request), documented(request)
     made = []
@@ -90,7 +90,7 @@ def _asked(request: type[Any]) -> type[Any]:
         if _is_picture(hint):
             hint = Path if item.default is MISSING else Path | None
         short = [f"-{item.name}"] if len(item.name) == 1 else None
-        made.append((item.name, Annotated[hint, arg(help=words.get(item.name), aliases=short)], _copied(item)))
+        made.append((item.name, Annotated[hint, arg(help=words.get(item.name), aliases=short)], _same_default(item)))
     return make_dataclass("Asked", made, frozen=True)
 
 
@@ -107,7 +107,7 @@ def _roles(roles: Sequence[Role]) -> type[Any]:
     return make_dataclass("Roles", made, frozen=True)
 
 
-def _given(roles: Sequence[Role], args: Any, opened: ExitStack) -> dict[str, Any]:
+def _actors_by_role(roles: Sequence[Role], args: Any, opened: ExitStack) -> dict[str, Any]:
     """The addresses by role; indexes are open until the end of `opened`."""
     given: dict[str, Any] = {role.name: getattr(args, role.name) for role in roles}
     for role in roles:

@@ -97,17 +97,17 @@ def filters(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] 
         if name not in columns:
             raise UnknownName("column in --where", name, columns)
         if sign == "=":
-            values = [_typed(name, one, columns[name]) for one in value.split(",")]
+            values = [_value_of_kind(name, one, columns[name]) for one in value.split(",")]
             found[name] = values if len(values) > 1 else values[0]
         else:
             edges = found.setdefault(name, {})
             if not isinstance(edges, dict):
                 raise ConfigError(f"column '{name}' is asked to be a value and in a range (expected one of both)")
-            edges[sign] = _typed(name, value, "number")
+            edges[sign] = _value_of_kind(name, value, "number")
     return found or None
 
 
-def _typed(column: str, value: str, kind: str) -> Any:
+def _value_of_kind(column: str, value: str, kind: str) -> Any:
     """A word of the command line as a value of a column of that kind."""
     if kind in ("integer", "number"):
         try:

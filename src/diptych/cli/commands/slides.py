@@ -61,21 +61,21 @@ def _embed(argv: Sequence[str]) -> int:
     from diptych.api import slide_features
 
     report = slide_features(args.model, args.data, args.out, **_options(args, "size", "overwrite", "batch_size"))
-    return _told(report, args.out, args.json)
+    return _finish_report(report, args.out, args.json)
 
 
 def _cut(argv: Sequence[str]) -> int:
     args = parse(Cut, argv, "slides cut", "Write the tiles of slides as a data set, each with a picture of its place.")
     from diptych.api import cut_slides
 
-    return _told(cut_slides(args.data, args.out, **_options(args, "size", "overwrite", "barcode")), args.out, args.json)
+    return _finish_report(cut_slides(args.data, args.out, **_options(args, "size", "overwrite", "barcode")), args.out, args.json)
 
 
 def _options(args: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in (*names, "mpp", "overlap", "tissue", "spacing")}
 
 
-def _told(report: Any, out: Path, as_json: bool) -> int:
+def _finish_report(report: Any, out: Path, as_json: bool) -> int:
     lines = [
         f"{out}: {report.tiles:,} tiles of {report.slides:,} slides" + (f", {report.kept:,} of them kept" if report.kept else "")
     ]

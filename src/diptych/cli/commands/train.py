@@ -107,7 +107,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     from diptych.api import train
 
     talk = say if _main_process() else None
-    asked = _asked(recipe, argv)
+    asked = _fields_asked_for(recipe, argv)
     given = {
         "init": args.init,
         "subset": args.subset,
@@ -128,7 +128,7 @@ def _preset(argv: Sequence[str]) -> str:
     return "tiny"
 
 
-def _asked(recipe: Any, argv: Sequence[str]) -> set[str]:
+def _fields_asked_for(recipe: Any, argv: Sequence[str]) -> set[str]:
     """Fields of the recipe that are among the arguments."""
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
     return {field.name for field in fields(recipe)} & given

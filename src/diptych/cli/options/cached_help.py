@@ -36,7 +36,7 @@ def print_help(words: Sequence[str], make: Callable[[], int]) -> int:
     terminal = sys.stdout.isatty()
     asked = [list(words), shutil.get_terminal_size().columns, terminal, sys.version, os.environ.get("NO_COLOR", "")]
     path = cache_folder() / "help" / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}.json"
-    kept = _kept(path)
+    kept = _read_kept(path)
     if kept is not None:
         sys.stdout.write(kept)
         return 0
@@ -72,7 +72,7 @@ def _files() -> dict[str, list[int]]:
     return found
 
 
-def _kept(path: Path) -> str | None:
+def _read_kept(path: Path) -> str | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         for name, (time, size) in kept["files"].items():

@@ -23,7 +23,7 @@ def flat(name: str, parts: Iterable[tuple[Any, Any]], *, leave_out: Iterable[str
     """
     chosen: dict[str, tuple[str, Any, Field[Any]]] = {}
     hidden = set(leave_out)
-    pairs = [pair for kind, default in parts for pair in ((kind, default), *_held(default))]
+    pairs = [pair for kind, default in parts for pair in ((kind, default), *_parts_of(default))]
     for kind, default in pairs:
         hints, words = typing.get_type_hints(kind, include_extras=True), documented(kind)
         for item in fields(kind):
@@ -33,7 +33,7 @@ def flat(name: str, parts: Iterable[tuple[Any, Any]], *, leave_out: Iterable[str
             hint = hints[item.name]
             if item.name in words and typing.get_origin(hint) is not Annotated:
                 hint = Annotated[hint, tyro.conf.arg(help=words[item.name])]
-            chosen[item.name] = (item.name, hint, _defaulted(item, default))
+            chosen[item.name] = (item.name, hint, _with_default(item, default))
     # Fields without a default come first: they are the arguments that must be given.
     ordered = sorted(chosen.values(), key=lambda entry: entry[2].default is not MISSING)
     return make_dataclass(name, ordered, frozen=True)
@@ -48,13 +48,13 @@ def changed(config: C, values: Any) -> C:
     """A configuration with what a flat instance says of its fields, and of those of the configurations that it holds."""
     given = {
         key: value
-        for kind in (type(config), *(type(held) for _, held in _held(config)))
+        for kind in (type(config), *(type(held) for _, held in _parts_of(config)))
         for key, value in pick(kind, values).items()
     }
     return with_changes(config, given)
 
 
-def _held(config: Any) -> list[tuple[Any, Any]]:
+def _parts_of(config: Any) -> list[tuple[Any, Any]]:
     """The configurations that one holds, each with its class."""
     if config is None:
         return []
@@ -62,7 +62,7 @@ def _held(config: Any) -> list[tuple[Any, Any]]:
     return [(type(value), value) for value in values if is_dataclass(value)]
 
 
-def _defaulted(item: Field[Any], instance: Any) -> Field[Any]:
+def _with_default(item: Field[Any], instance: Any) -> Field[Any]:
     made: Any
     if instance is not None:
         made = field(default=getattr(instance, item.name))

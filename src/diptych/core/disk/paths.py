@@ -55,7 +55,7 @@ def fault_of(path: str) -> str:
 def printable(name: str) -> str:
     r"""A file name that can be written down and shown: bytes that are not UTF-8 become escapes.
 
-    >>> spelled("caf\udce9.jpg")
+    >>> printable("caf\udce9.jpg")
     'caf\\xe9.jpg'
     """
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace") if _encodable(name) else ascii(name)

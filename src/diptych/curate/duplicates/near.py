@@ -81,7 +81,7 @@ class NearDuplicates:
 
     def __call__(self, data: Dataset) -> Curated:
         start = time.perf_counter()
-        looks, plain, dropped = _looked(data, look, self.slug)
+        looks, plain, dropped = _look_at_rows(data, look, self.slug)
         order = sorted(looks, key=lambda row: (-looks[row].area, data.uids[row]))
         kept_bits = HammingIndex(self.bits)
 
@@ -97,7 +97,7 @@ class NearDuplicates:
                 return None
             return best[3], f"{best[1]} of 64 bits and {best[0]:.1f} of 255 in colour"
 
-        return _curated(data, self.slug, order, nearest, plain, dropped, start)
+        return _walk_rows(data, self.slug, order, nearest, plain, dropped, start)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class NearDuplicateEmbeddings:
 
     def __call__(self, data: Dataset) -> Curated:
         start = time.perf_counter()
-        areas, plain, dropped = _looked(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug)
+        areas, plain, dropped = _look_at_rows(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug)
         order = sorted(areas, key=lambda row: (-areas[row], data.uids[row]))
         images = [image for row in order if (image := data[row].image) is not None]
         vector_ND: Unit = self.embedder.embed_images(images) if images else np.zeros((0, 1), np.float32)
@@ -135,7 +135,7 @@ class NearDuplicateEmbeddings:
             kept_rows.append(row)
             return None
 
-        return _curated(data, self.slug, order, nearest, plain, dropped, start)
+        return _walk_rows(data, self.slug, order, nearest, plain, dropped, start)
 
 
 class HammingIndex:
@@ -164,7 +164,7 @@ class HammingIndex:
                 yield key, distance
 
 
-def _looked(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tuple[dict[int, Any], list[int], list[Drop]]:
+def _look_at_rows(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tuple[dict[int, Any], list[int], list[Drop]]:
     """What is seen of each row, the rows without an image, and a named drop for each that cannot be read."""
     seen: dict[int, Any] = {}
     plain: list[int] = []
@@ -181,7 +181,7 @@ def _looked(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tupl
     return seen, plain, dropped
 
 
-def _curated(
+def _walk_rows(
     data: Dataset,
     slug: str,
     order: Sequence[int],

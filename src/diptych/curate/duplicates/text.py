@@ -99,7 +99,7 @@ class TextDuplicates:
 
     def _greedy(self, keys: Any, strings: list[str]) -> dict[int, tuple[int, float]]:
         """Row that leaves -> (row that is kept, similarity): the most similar one, the first on a tie."""
-        shared = _shared(keys)
+        shared = _keys_met_twice(keys)
         kept: dict[int, list[int]] = {}  # key -> kept rows
         sets: dict[int, set[str]] = {}
         out: dict[int, tuple[int, float]] = {}
@@ -118,7 +118,7 @@ class TextDuplicates:
         return out
 
 
-def _shared(keys: Any) -> Any:
+def _keys_met_twice(keys: Any) -> Any:
     """Which keys another row has as well: the others can make no pair. bool [N, bands]"""
     shared = np.zeros(keys.shape, bool)
     for band in range(keys.shape[1]):

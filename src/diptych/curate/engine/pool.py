@@ -108,7 +108,7 @@ def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *
     for number, operator in enumerate(operators):
         before, table = current, f"step_{number:02d}_{operator.slug}"
         made_by = MadeBy(operator.slug, {"options": configuration(operator), "input": before.fingerprint})
-        done = _finished(out, table, made_by) if out else None
+        done = _earlier_verdict(out, table, made_by) if out else None
         parts = Parts(out / "parts" / table, made_by.config_hash) if out else Parts()
         result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
         _check(before, result, operator.slug)
@@ -196,7 +196,7 @@ def _write_step(out: Path, table: str, result: Curated, made_by: MadeBy) -> None
     write_table(out, table, verdict, dataclasses.replace(made_by, config=config))
 
 
-def _finished(out: Path, table: str, made_by: MadeBy) -> Curated | None:
+def _earlier_verdict(out: Path, table: str, made_by: MadeBy) -> Curated | None:
     """The verdict of an earlier run, when it was made from the same data with the same configuration."""
     if table not in table_names(out):
         return None

@@ -59,7 +59,7 @@ def start(engine: Engine = "local", *, cpus: int = 2) -> None:
     _CHOSEN.append(engine)
 
 
-def chosen() -> Engine | None:
+def current_engine() -> Engine | None:
     """The engine of this process; None while there is none."""
     return _CHOSEN[0] if _CHOSEN else None
 

@@ -82,8 +82,8 @@ class AlignFilters:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         if self.evaluation:
-            return planned(data, lambda image: (_measured(image), look(image)), unit="read, hash, decode")
-        return planned(data, _measured, unit="read and hash")
+            return planned(data, lambda image: (_digest_and_size(image), look(image)), unit="read, hash, decode")
+        return planned(data, _digest_and_size, unit="read and hash")
 
     def __call__(self, data: Dataset) -> Curated:
         start = time.perf_counter()
@@ -96,7 +96,7 @@ class AlignFilters:
             digest = b"without image " + data.uids[row].encode()
             if image is not None:
                 try:
-                    digest, sizes[row] = _measured(image)
+                    digest, sizes[row] = _digest_and_size(image)
                 except (DecodeError, OSError) as error:
                     faults[row] = f"unreadable: {error}"
             rows_of_image.setdefault(digest, []).append(row)
@@ -117,7 +117,7 @@ class AlignFilters:
         for row in rows:
             sample = data[row]
             texts = self._texts(sample)
-            passed, first_fault = self._judged(texts, counts)
+            passed, first_fault = self._passing_texts(texts, counts)
             size_fault = self._size_fault(sizes[row]) if row in sizes else ""
             fault = size_fault or faults.get(row, "") or self._unsafe(sample) or near(sample.image) or first_fault
             if fault:
@@ -133,7 +133,7 @@ class AlignFilters:
         texts = sample.positives(self.language)
         return [text.string for text in texts if not self.origins or text.origin in self.origins]
 
-    def _judged(self, texts: Sequence[str], counts: TextCounts) -> tuple[list[str], str]:
+    def _passing_texts(self, texts: Sequence[str], counts: TextCounts) -> tuple[list[str], str]:
         """The texts that pass, and the first one's fault when none does."""
         limits = {"shared_by": self.shared_by, "min_words": self.min_words, "max_words": self.max_words}
         found = [(text, counts.fault(text, **limits)) for text in texts]
@@ -192,7 +192,7 @@ def _apart(one: Look, other: Look) -> float:
     return float(np.abs(one.colour_HWC.astype(np.int16) - other.colour_HWC).mean())
 
 
-def _measured(image: ImageSource) -> tuple[bytes, Size]:
+def _digest_and_size(image: ImageSource) -> tuple[bytes, Size]:
     """What tells an image from others, and its (width, height) from the header."""
     if isinstance(image, ArrayImage):
         pixels = image.pixels_HWC

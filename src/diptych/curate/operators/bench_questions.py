@@ -23,8 +23,8 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
 from diptych.curate.engine.parts import Parts
-from diptych.curate.text.question_programs import Vocabulary, written
-from diptych.curate.text.triplet_filters import Limits, measured, reasons, spoilt
+from diptych.curate.text.question_programs import Vocabulary, write_questions
+from diptych.curate.text.triplet_filters import Limits, measure_filters, reasons, spoilt
 from diptych.curate.writing.requests import Request
 from diptych.curate.writing.step import Wish, Writes
 from diptych.data.media.decode import decode
@@ -114,7 +114,7 @@ class BenchQuestions(Writes):
                 f"nothing says what is in the images of '{data.name}'", field="regions, texts", expected="boxes or captions"
             )
         vocabulary = Vocabulary.of(list(known.values()))
-        made, files, notes = self._made(known, vocabulary, parts)
+        made, files, notes = self._write_questions(known, vocabulary, parts)
         limits = Limits(self.question_words, self.answer_words, self.reasoning_words)
         found = reasons(made, known, vocabulary, limits)
         kept = [triplet for triplet, reason in zip(made, found, strict=True) if not reason]
@@ -122,7 +122,7 @@ class BenchQuestions(Writes):
         report: dict[str, Any] = {"written": len(made), "kept": len(kept), "taken_out": dict(sorted(gone.items()))}
         report["kinds"] = dict(sorted(Counter(f"{one.ability}/{one.sub_ability}" for one in kept).items()))
         if self.planted:
-            report["measured"] = self._measured(kept, known, vocabulary, limits)
+            report["measured"] = self._measure_filters(kept, known, vocabulary, limits)
         files |= {"triplets.jsonl": lines_of(kept), "filters.json": (json.dumps(report, indent=1) + "\n").encode()}
         counts = Counter(triplet.uid for triplet in kept)
         first = f"{len(kept):,} of {len(made):,} questions are kept" + "".join(
@@ -139,16 +139,16 @@ class BenchQuestions(Writes):
             size = width, height
         return symbols_of(sample, size, language=self.language)
 
-    def _made(
+    def _write_questions(
         self, symbols: Mapping[str, Symbols], vocabulary: Vocabulary, parts: Parts
     ) -> tuple[list[Triplet], dict[str, bytes], tuple[str, ...]]:
         if self.writer == PROGRAMS:
             rngs = {uid: keyed_rng("bench questions", self.seed, uid) for uid in symbols}
-            every = [written(uid, one, vocabulary, rngs[uid], options=self.options) for uid, one in symbols.items()]
+            every = [write_questions(uid, one, vocabulary, rngs[uid], options=self.options) for uid, one in symbols.items()]
             return [triplet for some in every for triplet in some], {}, ()
         rows = _table(symbols)
         done = self.written(rows, self._wishes, self._backend(rows), _read, parts, name="triplets")
-        made = [_made_by(row, done.backend.name) for row in done.used()]
+        made = [_triplet_of_row(row, done.backend.name) for row in done.used()]
         return made, {"writing.json": done.report()}, done.notes()
 
     def _backend(self, rows: pa.Table) -> Any:
@@ -173,12 +173,12 @@ class BenchQuestions(Writes):
             "(word for word one of the options) and reasoning.\n"
         )
 
-    def _measured(
+    def _measure_filters(
         self, kept: list[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, limits: Limits
     ) -> dict[str, dict[str, Any]]:
         planted = spoilt(kept, symbols, vocabulary, self.planted, keyed_rng("planted errors", self.seed))
         found = reasons([triplet for triplet, _ in planted], symbols, vocabulary, limits)
-        return {kind: asdict(one) for kind, one in measured(found, [error for _, error in planted]).items()}
+        return {kind: asdict(one) for kind, one in measure_filters(found, [error for _, error in planted]).items()}
 
 
 def _table(symbols: Mapping[str, Symbols]) -> pa.Table:
@@ -205,7 +205,7 @@ def _read(wish: Wish, text: str) -> tuple[str, str]:
     return json.dumps(asked, ensure_ascii=False), ""
 
 
-def _made_by(row: Mapping[str, Any], writer: str) -> Triplet:
+def _triplet_of_row(row: Mapping[str, Any], writer: str) -> Triplet:
     ability, _, kind = row["style"].partition("/")
     value = json.loads(row["string"])
     return triplet_from({"uid": row["uid"], "ability": ability, "sub_ability": kind, **value, "by": writer})

@@ -12,8 +12,9 @@ Columns, lists in order of score: ``concepts``, ``concept_scores``, ``concept_cl
 `diptych train concept_texts --data OUT` draws three concepts as further positive texts. Files: cocu.json.
 
 Where this departs from the released code: a neighbour has a concept when its list has it; there "cat" is found in the string
-"cattle, dog" (`membership="substring"` does that). An image is no neighbour of itself (`itself`). The gallery of 1,921 concepts is the
-authors': `gallery` names a file; without one, labels of regions and texts of origin "label" are the gallery. Neighbours are exact.
+"cattle, dog" (`membership="substring"` does that). Captions are cut into words by our rule and not by the Penn Treebank's (`words`). An
+image is no neighbour of itself (`itself`). The gallery of 1,921 concepts is the authors': `gallery` names a file; without one, labels of
+regions and texts of origin "label" are the gallery. Its plurals are ours, where the release asks TextBlob. Neighbours are exact.
 
 Cost: an embedding of every image, N x M dot products for M images of the index, and a k-means a row.
 """
@@ -37,7 +38,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.curate.engine.costs import planned
 from diptych.curate.engine.embedding import Embedded, embedded, open_embedder
 from diptych.curate.engine.parts import Parts
-from diptych.curate.text.gallery import Gallery, places
+from diptych.curate.text.gallery import Gallery, Words, places
 from diptych.index.embed import embed_texts
 from diptych.worlds.address import open_data
 
@@ -55,6 +56,7 @@ class CoCu:
     neighbours  images that lend concepts (published 8 in the code, 16 in its script)
     itself      whether an image is its own neighbour, where it is found there, as released
     membership  "word": a caption has a concept when it is in its list; "substring": when its letters are in the joined list, as released
+    words       how captions are cut into words: "plain", or as the Penn "treebank" has it, as released
     clusters    whether concepts are clustered
     template    of a concept's text
     language    of captions that are searched; "" any
@@ -69,6 +71,7 @@ class CoCu:
     neighbours: int = 8
     itself: bool = False
     membership: Literal["word", "substring"] = "word"
+    words: Words = "plain"
     clusters: bool = True
     template: str = "a photo of a {}"
     language: str = "en"
@@ -78,12 +81,14 @@ class CoCu:
             raise ConfigError(f"neighbours {self.neighbours}, template {self.template!r} (expected 1 or more, one {{}} in it)")
         if self.membership not in ("word", "substring"):
             raise ConfigError(f"membership is {self.membership!r} (expected word | substring)")
+        if self.words not in ("plain", "treebank"):
+            raise ConfigError(f"words is {self.words!r} (expected plain | treebank)")
 
     @classmethod
     def paper(cls) -> Self:
         """Eight neighbours, an image among its own, concepts found as letters, no clusters (the release leaves them off): name `model`
         and `gallery`."""
-        return cls(neighbours=8, itself=True, membership="substring", clusters=False)
+        return cls(neighbours=8, itself=True, membership="substring", words="treebank", clusters=False)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._model()
@@ -149,7 +154,7 @@ class CoCu:
         """The concepts of the captions of each embedded row."""
         row_of = places(data.uids)
         texts = ([text.string for text in data[row_of[uid]].positives(self.language)] for uid in pool.uids)
-        return [tuple(dict.fromkeys(name for text in some for name in gallery.found(text))) for some in texts]
+        return [tuple(dict.fromkeys(name for text in some for name in gallery.found(text, self.words))) for some in texts]
 
     def _near(self, own: Embedded, pool: Embedded) -> Any:
         """uid, vector and the rows of the nearest images of the pool, nearest first, ties by row."""

@@ -124,7 +124,7 @@ class GeneratedCaptions:
         rows = pa.table({"row": pa.array([row_of[uid] for uid in with_image], pa.int64())})
 
         def work(part: pa.Table) -> pa.Table:
-            return _captioned(data, part["row"].to_pylist(), worker)
+            return _caption_rows(data, part["row"].to_pylist(), worker)
 
         fingerprint = str(getattr(worker.model, "fingerprint", ""))
         made = Parts(parts.folder, parts.key, PART_ROWS).mapped(rows, f"captions-{fingerprint[:16]}", work)
@@ -145,7 +145,7 @@ class GeneratedCaptions:
         return Captioner(self.captioner, self.prompt, self.max_tokens, self.batch_size, open_captioner(self.captioner))
 
 
-def _captioned(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
+def _caption_rows(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
     """uid and what the captioner says, for some rows of the data."""
     uids: list[str] = []
     names: list[str] = []
@@ -155,7 +155,7 @@ def _captioned(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
         sample = data[row]
         assert sample.image is not None  # rows without a picture are not asked about
         try:
-            contents.append(_encoded(sample.image))
+            contents.append(_encode_exactly(sample.image))
         except OSError as error:
             unread[sample.uid] = f"-{error}"
             continue
@@ -172,6 +172,6 @@ def _captioned(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
     return pa.table({"uid": pa.array([*uids, *unread], pa.string()), "told": pa.array([*answers, *unread.values()], pa.string())})
 
 
-def _encoded(image: ImageSource) -> bytes:
+def _encode_exactly(image: ImageSource) -> bytes:
     """Bytes that decode to the very same pixels."""
     return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()

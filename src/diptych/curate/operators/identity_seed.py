@@ -92,7 +92,7 @@ class IdentitySeed:
         attributes = {uid: data[row_of[uid]].extras.get("attributes") for uid in person}
         reasons |= self._unknown(person, attributes)
         reasons |= self._disagreeing({u: p for u, p in person.items() if u not in reasons}, attributes)
-        reasons |= self._counted({u: p for u, p in person.items() if u not in reasons})
+        reasons |= self._odd_identities({u: p for u, p in person.items() if u not in reasons})
         kept = tuple(uid for uid in sorted(data.uids) if uid not in reasons)
         dropped = tuple(Drop(uid, self.slug, reasons[uid]) for uid in sorted(reasons))
         columns = {COLUMN: {uid: f"person-{person[uid]}" for uid in kept}} if kept else {}
@@ -141,7 +141,7 @@ class IdentitySeed:
             uid: f"pictures of person {number} do not agree on the gender" for uid, number in person.items() if number in split
         }
 
-    def _counted(self, person: Mapping[str, int]) -> dict[str, str]:
+    def _odd_identities(self, person: Mapping[str, int]) -> dict[str, str]:
         members: dict[int, list[str]] = {}
         for uid in sorted(person):
             members.setdefault(person[uid], []).append(uid)

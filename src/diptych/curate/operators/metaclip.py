@@ -34,7 +34,16 @@ from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.run import mapped
 from diptych.curate.engine.tables import parquet_bytes
 from diptych.curate.text.balance import entry_probability, share_below, threshold_for
-from diptych.curate.text.entries import NUMBERS, Entries, bound, frequent, page_views, viewed, wordnet, words_of_corpus
+from diptych.curate.text.entries import (
+    NUMBERS,
+    Entries,
+    bound_pairs,
+    frequent,
+    page_views,
+    viewed_titles,
+    wordnet,
+    words_of_corpus,
+)
 from diptych.curate.text.entry_draws import Judged, judged
 from diptych.curate.text.entry_languages import Counts, EntryLanguages, Matches, thresholds_by_language
 from diptych.curate.text.matching import MatchEntries
@@ -127,10 +136,10 @@ class MetaCLIP:
         words, pairs = words_of_corpus(texts["string"].to_pylist())
         chosen = {"word": frequent(words, self.min_count), "number": NUMBERS}
         if self.bigrams:
-            chosen["pair"] = [pair for pair, _ in bound(words, pairs, top=self.bigrams)]
+            chosen["pair"] = [pair for pair, _ in bound_pairs(words, pairs, top=self.bigrams)]
         if self.titles:
-            chosen["title"] = viewed(page_views(Path(self.titles)).items(), self.min_views)
-        return _made(self.wordnet, tuple((source, tuple(names)) for source, names in chosen.items()))
+            chosen["title"] = viewed_titles(page_views(Path(self.titles)).items(), self.min_views)
+        return _make_entries(self.wordnet, tuple((source, tuple(names)) for source, names in chosen.items()))
 
     def __call__(self, data: Dataset) -> Curated:
         return self.run(data, Parts())
@@ -213,6 +222,6 @@ def _reports(
 
 
 @lru_cache(maxsize=2)
-def _made(folder: str, chosen: tuple[tuple[str, tuple[str, ...]], ...]) -> Entries:
+def _make_entries(folder: str, chosen: tuple[tuple[str, tuple[str, ...]], ...]) -> Entries:
     found = dict(chosen)
     return Entries.of({**found, "wordnet": wordnet(Path(folder))} if folder else found)

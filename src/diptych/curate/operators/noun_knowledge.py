@@ -29,8 +29,8 @@ from diptych.curate.text.glosses import lemma, read_glosses
 from diptych.curate.writing.requests import Request
 from diptych.curate.writing.step import Wish, Writes
 from diptych.data.text.captions.phrases import sentences_of
-from diptych.data.text.descriptions.description_queries import spoken
-from diptych.data.text.descriptions.knowledge import answered
+from diptych.data.text.descriptions.description_queries import spoken_name
+from diptych.data.text.descriptions.knowledge import parse_noun
 
 FILE, REPORT = "knowledge.json", "writing.json"
 PROMPT = """\
@@ -110,9 +110,9 @@ class NounKnowledge(Writes):
         if not self.glosses:
             return made, {"by_the_grammar": len(made)}
         defined, found = read_glosses(Path(self.glosses)), 0
-        known = {lemma(spoken(name)): name for name in reversed(seen.names)}
+        known = {lemma(spoken_name(name)): name for name in reversed(seen.names)}
         for name in seen.names:
-            key = next((k for k in (lemma(name), lemma(spoken(name))) if k in defined), "")
+            key = next((k for k in (lemma(name), lemma(spoken_name(name))) if k in defined), "")
             if key:
                 entry = defined[key].entry()
                 alike = [known[one] for one in map(lemma, entry["similar objects"]) if known.get(one, name) != name]
@@ -129,18 +129,18 @@ class NounKnowledge(Writes):
     def _wishes(self, part: pa.Table) -> Iterator[Wish]:
         for name in part["uid"].to_pylist():
             seed = keyed_seed(self.seed, self.slug, name)
-            yield Wish(name, 0, "name", Request(name, PROMPT.format(name=spoken(name)), name, style="knowledge", seed=seed))
+            yield Wish(name, 0, "name", Request(name, PROMPT.format(name=spoken_name(name)), name, style="knowledge", seed=seed))
 
 
 def _read(wish: Wish, raw: str) -> tuple[str, str]:
     """The answer as one line of JSON, or what is wrong with it."""
-    noun = answered(raw.strip())
+    noun = parse_noun(raw.strip())
     if noun is None:
         return raw, 'malformed: no JSON with "type" and "description"'
     kind = noun.kind.removeprefix("a kind of ").strip()
     if not kind or not noun.description:
         return raw, "empty: no type or no description"
-    if kind.casefold() == spoken(wish.uid).casefold():
+    if kind.casefold() == spoken_name(wish.uid).casefold():
         return raw, "circular: the type is the name"
     entry = {"type": kind, "description": "; ".join(noun.description), "similar objects": list(noun.similar)}
     return json.dumps(entry, ensure_ascii=False), ""
@@ -172,13 +172,13 @@ class _Seen:
                 ends = [" ".join(marked.words(place)).split() for place in range(len(sentence.phrases))]
                 phrases.update(words[-1] for words in ends if words)
             texts.update(text.string for text in sample.texts if text.origin in ("alt", "caption"))
-        names = _listed(Path(file)) if file else sorted({*boxes, *phrases})
+        names = _read_names(Path(file)) if file else sorted({*boxes, *phrases})
         if not names:
             raise DataError(f"'{data.name}' has no label and no phrase", field="regions", expected="boxes, or a file of names")
-        return cls(tuple(names), boxes, attributes, _counted(names, texts.items()))
+        return cls(tuple(names), boxes, attributes, _count_names(names, texts.items()))
 
 
-def _listed(path: Path) -> list[str]:
+def _read_names(path: Path) -> list[str]:
     try:
         names = sorted({line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()})
     except (OSError, UnicodeDecodeError) as error:
@@ -188,11 +188,11 @@ def _listed(path: Path) -> list[str]:
     return names
 
 
-def _counted(names: Iterable[str], texts: Iterable[tuple[str, int]]) -> Counter[str]:
+def _count_names(names: Iterable[str], texts: Iterable[tuple[str, int]]) -> Counter[str]:
     """How often each name stands in the texts as whole words, in any case."""
     wanted: dict[str, list[str]] = {}
     for name in names:
-        wanted.setdefault(lemma(spoken(name)), []).append(name)
+        wanted.setdefault(lemma(spoken_name(name)), []).append(name)
     longest = max((len(words.split()) for words in wanted), default=0)
     found: Counter[str] = Counter()
     for text, times in texts:

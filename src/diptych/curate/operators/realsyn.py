@@ -13,7 +13,8 @@ writer.
 
 Columns: ``text_variants``, per picture its sentences (origin "caption", with the row that each is from as its source) and the synthetic
 text (origin "synthetic"); ``text_similarity`` of every text, so that training may draw by it. Train any pair recipe on OUT: a step draws
-one of the texts. File: realsyn.json.
+one of the texts. The alternative text of a picture stays among them; published are the sentences and the synthetic text alone
+(`--text-policy weighted --text-weights alt=0`). File: realsyn.json.
 
 Where this departs: which parser tells low complexity and action verbs is not published, so both are ours by rules (`sentence_filters`), in
 `paper()` and off by default; perplexity is that of an n-gram model of these sentences, on another scale than the published bounds (30 to

@@ -114,7 +114,7 @@ class TagRelations:
     def step(self) -> RelationTags:
         """The step with its models and words in place. Raises ConfigError when the tagger is none."""
         model = open_tagger(self.tagger)
-        return self._worker(model).made(model)
+        return self._worker(model).make_step(model)
 
     def _worker(self, model: Any) -> TaggerWorker:
         relations = self.relations or tuple(getattr(model, "relations", ()))
@@ -124,7 +124,7 @@ class TagRelations:
         here = Path(self.tagger)
         address = str(here.resolve()) if here.exists() else self.tagger  # workers elsewhere start in another folder
         worker = TaggerWorker(address, tuple(relations), LabelLinker(self._paraphrases(), self.linking), options)
-        worker.step = worker.made(model)
+        worker.step = worker.make_step(model)
         return worker
 
     def _check_labels(self, model: Any, data: Dataset) -> None:
@@ -191,7 +191,7 @@ def _answers(data: Dataset, rows: Sequence[int], worker: TaggerWorker) -> list[s
         content = None
         if sample.image is not None:
             try:
-                content = _encoded(sample.image)
+                content = _encode_exactly(sample.image)
             except (DecodeError, OSError) as error:
                 broken[place] = Answer(f"unreadable: {error}").to_json()
         contents.append(content)
@@ -215,7 +215,7 @@ def _summary(data: Dataset, order: Sequence[int], answers: dict[str, Answer]) ->
     return Summary.of([answers[sample.uid] for sample in samples], labels, truths)
 
 
-def _encoded(image: ImageSource) -> bytes:
+def _encode_exactly(image: ImageSource) -> bytes:
     """Bytes that decode to the very same pixels."""
     return encode_png(image.pixels_HWC) if isinstance(image, ArrayImage) else image.read()
 

@@ -150,7 +150,7 @@ class Rewrite(Writes):
                 key = (row["uid"], style, again)
                 prompt = ""
                 if self.writer not in ("grammar", "ngram"):
-                    pairs = in_context.style(style, self.examples).drawn(keyed_rng(self.seed, "examples", *key))
+                    pairs = in_context.style(style, self.examples).draw(keyed_rng(self.seed, "examples", *key))
                     prompt = form(pairs, row["string"])
                 request = Request(
                     "/".join(map(str, key)), prompt, row["string"], style=style, seed=keyed_seed(self.seed, "rewrite", *key)
@@ -158,7 +158,7 @@ class Rewrite(Writes):
                 yield Wish(row["uid"], number, f"{row['origin']} 0", request)
 
     def _read(self, wish: Wish, raw: str) -> tuple[str, str]:
-        text, caption = in_context.answered(raw), wish.request.caption
+        text, caption = in_context.caption_of_reply(raw), wish.request.caption
         if not text:
             return "", "empty: nothing on the answer's line"
         if not self.copies and " ".join(text.split()).casefold() == " ".join(caption.split()).casefold():

@@ -14,14 +14,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from diptych.core.contracts import Curated, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.text.english.filling import OFFERED, NeighbourCounts
-from diptych.data.text.english.structured import MASKED, Filler, analogies, replaced_by_model
+from diptych.data.text.english.structured import MASKED, Filler, analogies, masked_as_released, replaced_by_model
+from diptych.data.text.english.tagger import spacy_tagger, tag
 
 NEGATIVES, POSITIVE = "structured_negatives", "structured_positive"
 
@@ -33,6 +34,8 @@ class StructuredNegatives:
     tags       parts of speech that are replaced (published, of adpositions also where the paper's text has none)
     language   of the captions; the first of a row is taken
     positives  whether right texts are written, too
+    published  wrong texts as the released code makes them: without punctuation, articles as they come, each word as likely
+    spacy      the name of an installed spaCy model that tags the texts, as published (en_core_web_sm); "" takes the built-in tagger
     seed       of what is replaced by what
     """
 
@@ -43,11 +46,18 @@ class StructuredNegatives:
     tags: tuple[str, ...] = MASKED
     language: str = "en"
     positives: bool = True
+    published: bool = False
+    spacy: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1 or not self.tags or set(self.tags) - set(MASKED):
             raise ConfigError(f"count {self.count}, tags {list(self.tags)} (expected 1 or more, some of {' | '.join(MASKED)})")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Wrong texts as released: name a `filler` (there distilroberta-base), and a `spacy` tagger."""
+        return cls(published=True)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         start, filler = time.perf_counter(), self._filler(data)
@@ -80,7 +90,9 @@ class StructuredNegatives:
     def _wrong(self, sample: Sample, filler: Filler) -> list[str]:
         caption = self._caption(sample)
         rng = keyed_rng("structured", self.seed, sample.uid)
-        return replaced_by_model(caption, rng, filler, count=self.count, tags=self.tags) if caption else []
+        made = masked_as_released if self.published else replaced_by_model
+        tagger = spacy_tagger(self.spacy) if self.spacy else tag
+        return made(caption, rng, filler, count=self.count, tags=self.tags, tagger=tagger) if caption else []
 
     def _filler(self, data: Dataset) -> Filler:
         if self.filler:

@@ -6,7 +6,8 @@ of its patches. 2. Rows are clustered by these; of each cluster a share stays, s
 
 Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes would
 change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare. "Every
-fifth of the list" depends on the order of the list; here draws are seeded and stratified. By default the share is taken of the rows that
+fifth of the list" depends on the order of the list (`pick="listed"`); here draws are seeded and stratified. By default the share is taken
+of the rows that
 agree well enough with their text (`match`), so that what stays is the share that was asked for; `share_of="all"` clusters all rows and
 keeps what both rules leave, as published. `paper()` has the published numbers.
 
@@ -16,14 +17,15 @@ Cost: one pass of the captioner over all images, k-means, and a caption for each
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import Curated, Dataset, Drop, PairScorer
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
@@ -49,7 +51,11 @@ class TLDR:
     iterations    of k-means at most (published 20)
     describe      an image by its code "vectors" one after the other, their mean ("pooled"), a "histogram" of codes, or the "ids" (released)
     whiten        directions kept before k-means (published 256)
-    match         address of a model that embeds images and texts; "" looks at no agreement
+    pick          which of a cluster's rows stay: "spread" over the distances to its centre, from a seeded start, or "listed", every
+                  1/keep-th in order of uid, the first one included, as released of the order of its list
+    match         address of a model that judges images and texts; "" looks at no agreement
+    agreement     "cosine" of what `match` embeds, or its own score of a "pair" that it reads together: the matching head of BLIP, as
+                  published
     match_share   of rows with the best agreement that may stay (published half)
     repair        whether kept rows get a caption
     joint         between original and generated
@@ -66,7 +72,9 @@ class TLDR:
     iterations: int = 20
     describe: Describe = "vectors"
     whiten: int = 256
+    pick: Literal["spread", "listed"] = "spread"
     match: str = ""
+    agreement: Literal["cosine", "pair"] = "cosine"
     match_share: float = 0.5
     repair: bool = True
     joint: str = "; "
@@ -78,6 +86,10 @@ class TLDR:
             raise ConfigError(f"keep is {self.keep}, match_share {self.match_share} (expected above 0, at most 1)")
         if self.describe not in DESCRIBE:
             raise ConfigError(f"describe is {self.describe!r} (expected {' | '.join(DESCRIBE)})")
+        if self.pick not in ("spread", "listed") or self.agreement not in ("cosine", "pair"):
+            raise ConfigError(
+                f"pick is {self.pick!r}, agreement {self.agreement!r} (expected spread | listed, and cosine | pair)"
+            )
         if self.share_of not in ("matching", "all") or self.iterations < 1:
             raise ConfigError(
                 f"share_of is {self.share_of!r}, iterations {self.iterations} (expected matching | all, and 1 or more)"
@@ -85,9 +97,11 @@ class TLDR:
 
     @classmethod
     def paper(cls) -> Self:
-        """A quarter of each of 1,000 clusters, and of that what is in the better half by agreement: name the models by `captioner` and
-        `match`. The code keeps a fifth (`keep=0.2`) and clusters numbers of codes (`describe="ids"`); neither is taken over."""
-        return cls(keep=0.25, share_of="all", clusters=1000, iterations=20, whiten=256, match_share=0.5, max_tokens=30)
+        """A quarter of each of 1,000 clusters, and of that what is in the better half by the matching head of a BLIP: name the models by
+        `captioner` and `match`. The code keeps a fifth (`keep=0.2`) in the order of its list (`pick="listed"`) and clusters numbers of
+        codes (`describe="ids"`); none of these is taken over. Captions are written greedily, where BLIP's code has three beams."""
+        published = cls(keep=0.25, share_of="all", clusters=1000, iterations=20, whiten=256, match_share=0.5, max_tokens=30)
+        return replace(published, agreement="pair")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._captioner()
@@ -160,7 +174,7 @@ class TLDR:
     def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
         """Rows that their cluster has enough of."""
         label_N, stays_N = spread_over_clusters(
-            vector_ND, self.keep, clusters=self.clusters, iterations=self.iterations, seed=self.seed
+            vector_ND, self.keep, clusters=self.clusters, iterations=self.iterations, seed=self.seed, pick=self.pick
         )
         sizes_K, stay_K = np.bincount(label_N), np.bincount(label_N, weights=stays_N).astype(int)
         return {
@@ -170,7 +184,18 @@ class TLDR:
         }
 
     def _disagreeing(self, data: Dataset, parts: Parts) -> dict[str, str]:
-        """Rows outside the best `match_share` by the cosine of image and best text; a row without text agrees with nothing."""
+        """Rows outside the best `match_share` by the agreement of image and best text; a row without text agrees with nothing."""
+        uids, agree_N = self._scored_pairs(data) if self.agreement == "pair" else self._cosines(data, parts)
+        order = np.argsort(-agree_N, kind="stable")
+        out = order[max(1, round(len(order) * self.match_share)) :]
+        level = float(agree_N[order[max(1, round(len(order) * self.match_share)) - 1]]) if len(order) else 0.0
+        return {
+            uids[row]: f"match: {agree_N[row]:.3f} (the best {self.match_share:.0%} have at least {level:.3f})"
+            for row in out.tolist()
+        }
+
+    def _cosines(self, data: Dataset, parts: Parts) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
+        """uids, and the cosine of each image and its best text."""
         model = open_embedder(self.match)
         found = embedded(data, model, parts)
         place = {uid: row for row, uid in enumerate(data.uids)}
@@ -179,13 +204,20 @@ class TLDR:
         agree_N = np.full(len(found.uids), -1.0)
         for (row, _), vector in zip(pairs, text_MD, strict=True):
             agree_N[row] = max(agree_N[row], float(found.vector_ND[row] @ vector))
-        order = np.argsort(-agree_N, kind="stable")
-        out = order[max(1, round(len(order) * self.match_share)) :]
-        level = float(agree_N[order[max(1, round(len(order) * self.match_share)) - 1]]) if len(order) else 0.0
-        return {
-            found.uids[row]: f"match: {agree_N[row]:.3f} (the best {self.match_share:.0%} have at least {level:.3f})"
-            for row in out.tolist()
-        }
+        return found.uids, agree_N
+
+    def _scored_pairs(self, data: Dataset) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
+        """uids, and the model's score of each image and its best text, read together."""
+        model = open_address(self.match)
+        if not isinstance(model, PairScorer):
+            raise ConfigError(f"{self.match} reads no pairs (expected a model with a matching head, or agreement 'cosine')")
+        agree_N = np.full(len(data), -np.inf)
+        for row in range(len(data)):
+            sample = data[row]
+            texts = [text.string for text in sample.positives()]
+            if texts and sample.image is not None:
+                agree_N[row] = float(model.score_pairs([sample.image], texts, query="text").max())
+        return data.uids, agree_N
 
     def _repaired(self, data: Dataset, model: Any, parts: Parts) -> dict[str, Any]:
         def work(part: pa.Table) -> pa.Table:
@@ -214,17 +246,25 @@ class TLDR:
 
 
 def spread_over_clusters(
-    vector_ND: npt.NDArray[np.float32], keep: float, *, clusters: int = 0, iterations: int = 20, seed: int = 0
+    vector_ND: npt.NDArray[np.float32],
+    keep: float,
+    *,
+    clusters: int = 0,
+    iterations: int = 20,
+    seed: int = 0,
+    pick: Literal["spread", "listed"] = "spread",
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Cluster [N] of each row, and whether it stays: of a cluster's rows in order of distance to its centre, every 1/keep-th from a
-    seeded start; at least one does. `clusters` 0 takes a fortieth of the rows."""
+    seeded start, or "listed" in the order given, from the first; at least one does. `clusters` 0 takes a fortieth of the rows."""
     count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
     centre_KD = centres(vector_ND, count, seed=seed, iterations=iterations)
     label_N = nearest_centres(vector_ND, centre_KD, 1)[:, 0].astype(np.int64)
     stays_N = np.zeros(len(vector_ND), bool)
     for cluster in range(count):
         rows = np.flatnonzero(label_N == cluster)
-        if len(rows):
+        if pick == "listed":
+            stays_N[rows[:: round(1 / keep)]] = True
+        elif len(rows):
             rows = rows[np.argsort(-(vector_ND[rows] @ centre_KD[cluster]), kind="stable")]
             stay = max(1, round(len(rows) * keep))
             begin = float(keyed_rng(seed, "tldr", cluster).random())

@@ -162,12 +162,12 @@ class RelationTags:
         captions = tuple(text.string for text in sample.positives())
         parsed = list(dict.fromkeys(spans for caption in captions for spans in self.parse(caption)))
         meant = self._meanings(sample, parsed)
-        linked = _linked(parsed, meant)
+        linked = _link_labels(parsed, meant)
         pairs = self._pairs(sample, {(subject, other) for subject, _, other in linked})
         proposed: tuple[Relation, ...] = ()
         if pairs:
             names = list(dict.fromkeys(predicate for _, predicate, _ in linked))
-            proposed = self._scored(sample, image, names)
+            proposed = self._score_pairs(sample, image, names)
         found, reasons = self._confident(proposed, pairs)
         asked = sum((relation.subject, relation.object) in pairs for relation in proposed)
         tagging = Tagging(len(captions), len(parsed), len(linked), len(pairs), asked, len(found))
@@ -190,7 +190,7 @@ class RelationTags:
             if i != j and (one.label, other.label) in wanted and (not self.overlap or _meet(one.box, other.box))
         }
 
-    def _scored(self, sample: Sample, image: ImageSource, names: list[str]) -> tuple[Relation, ...]:
+    def _score_pairs(self, sample: Sample, image: ImageSource, names: list[str]) -> tuple[Relation, ...]:
         """What the tagger says of all pairs of labelled regions, as places among all regions."""
         place = [n for n, region in enumerate(sample.regions) if region.label.strip()]
         given = [sample.regions[n] for n in place]
@@ -236,7 +236,7 @@ def impossible(sample: Sample) -> str:
     return "" if any(region.label.strip() for region in sample.regions) else "its boxes have no labels"
 
 
-def _linked(parsed: Sequence[Spans], meant: Mapping[str, tuple[str, ...]]) -> list[Spans]:
+def _link_labels(parsed: Sequence[Spans], meant: Mapping[str, tuple[str, ...]]) -> list[Spans]:
     """Triplets of labels that the image has."""
     triplets = ((s, predicate, o) for subject, predicate, other in parsed for s in meant[subject] for o in meant[other])
     return list(dict.fromkeys(triplets))

@@ -76,7 +76,7 @@ class TaggerWorker:
         if reason := impossible(sample):
             return Answer(reason)
         assert sample.image is not None
-        self.step = self.step or self.made(open_tagger(self.tagger))
+        self.step = self.step or self.make_step(open_tagger(self.tagger))
         start = time.perf_counter()
         try:
             found, counts, trace = self.step.traced(sample, sample.image)
@@ -84,7 +84,7 @@ class TaggerWorker:
             return Answer(f"unreadable: {error}")
         return Answer(counts.ended, found, counts, trace, time.perf_counter() - start)
 
-    def made(self, model: Any) -> RelationTags:
+    def make_step(self, model: Any) -> RelationTags:
         tagger: Relater = EveryPair(model)
         return RelationTags(tagger=tagger, parse=TemplateGrammar(self.relations), link=self.link, **self.options)
 

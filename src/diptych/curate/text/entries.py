@@ -130,7 +130,7 @@ def frequent(words: Counter[str], minimum: int = 100) -> list[str]:
     return sorted(word for word, count in words.items() if count >= minimum)
 
 
-def bound(
+def bound_pairs(
     words: Counter[str], pairs: Counter[tuple[str, str]], *, cut: float = 0.0, top: int = 0, minimum: int = 5
 ) -> list[tuple[str, float]]:
     """Word pairs that come together more than chance would have it, with their PMI, the highest first.
@@ -156,7 +156,7 @@ def bound(
     return scored[:top] if top else scored
 
 
-def viewed(titles: Iterable[tuple[str, int]], minimum: int = 70) -> list[str]:
+def viewed_titles(titles: Iterable[tuple[str, int]], minimum: int = 70) -> list[str]:
     """Titles that were looked at often enough, without those of other name spaces ("Talk:..."). Published: 70 over 26 sampled days."""
     return sorted(title.replace("_", " ") for title, views in titles if views >= minimum and ":" not in title)
 

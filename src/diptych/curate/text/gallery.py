@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from diptych.core.errors import DataError
 from diptych.curate.text.ngram import words_of
 from diptych.curate.text.plurals import plural
+from diptych.data.text.english.treebank import treebank_words
 
+Words = Literal["plain", "treebank"]
 LONGEST = 4
 """Words of a concept at most."""
 
@@ -47,14 +49,16 @@ class Gallery:
             raise DataError("names no concept", file=path, expected="a concept a line, or JSON of lists")
         return made
 
-    def found(self, text: str) -> tuple[str, ...]:
+    def found(self, text: str, words: Words = "plain") -> tuple[str, ...]:
         """The concepts of a text, each once, in order of where they begin, shorter ones first.
+
+        words  how the text is cut: "plain", or as the Penn "treebank" has it, which finds "dog" in "dog's" and nothing in "cat/dog".
 
         >>> Gallery.of(["car", "red car", "cat"]).found("Two red cars, a carpet and a red car")
         ('red cars', 'cars', 'red car', 'car')
         """
-        words, known = words_of(text), self._set()
-        grams = (" ".join(words[start : start + size]) for start in range(len(words)) for size in range(1, LONGEST + 1))
+        cut, known = treebank_words(text.lower()) if words == "treebank" else words_of(text), self._set()
+        grams = (" ".join(cut[start : start + size]) for start in range(len(cut)) for size in range(1, LONGEST + 1))
         return tuple(dict.fromkeys(gram for gram in grams if gram in known))
 
     def _set(self) -> frozenset[str]:

@@ -70,7 +70,7 @@ def read_glosses(path: Path) -> Mapping[str, Gloss]:
     for noun, text in value.items():
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{noun!r} is {str(text)[:60]!r}", file=path, expected="a definition in words")
-    return {lemma(noun): Gloss(_defined(text)) for noun, text in value.items()}
+    return {lemma(noun): Gloss(_definition(text)) for noun, text in value.items()}
 
 
 def lemma(noun: str) -> str:
@@ -88,10 +88,10 @@ def _field(category: Any, name: str, path: Path, row: int) -> str:
     return str(category[name])
 
 
-def _defined(gloss: str) -> str:
+def _definition(gloss: str) -> str:
     """The definition without its examples, which stand in quotes.
 
-    >>> _defined('a set of two; "a pair of shoes"')
+    >>> _definition('a set of two; "a pair of shoes"')
     'a set of two'
     """
     return re.sub(r'"[^"]*"', "", gloss).strip(" ;.,")
@@ -116,7 +116,7 @@ class _WordNet(Mapping[str, Gloss]):
         synset = self.synsets[key]
         above = self.synsets.get(synset.above[0]) if synset.above else None
         sisters = [self.synsets[one].words[0] for one in above.below if one != key and one in self.synsets] if above else []
-        return Gloss(_defined(synset.gloss), above.words[0] if above else "", tuple(dict.fromkeys(sisters)))
+        return Gloss(_definition(synset.gloss), above.words[0] if above else "", tuple(dict.fromkeys(sisters)))
 
     def __iter__(self) -> Any:
         return iter(self.first)

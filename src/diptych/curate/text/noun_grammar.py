@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diptych.data.text.descriptions.description_queries import spoken
+from diptych.data.text.descriptions.description_queries import spoken_name
 
 
 def entries(
@@ -48,7 +48,7 @@ def _falling(grade: tuple[bool, int]) -> tuple[int, int]:
 
 
 def _kind(name: str) -> str:
-    words = spoken(name).split()
+    words = spoken_name(name).split()
     return words[-1] if len(words) > 1 else ""
 
 

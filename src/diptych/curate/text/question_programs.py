@@ -37,12 +37,12 @@ class Vocabulary:
         )
 
 
-def written(uid: str, symbols: Symbols, vocabulary: Vocabulary, rng: Any, *, options: int = 4) -> list[Triplet]:
+def write_questions(uid: str, symbols: Symbols, vocabulary: Vocabulary, rng: Any, *, options: int = 4) -> list[Triplet]:
     """One question of each program that has something to ask. options: of closed questions; fewer where the vocabulary has fewer."""
     found: list[Triplet] = []
     for program in PROGRAMS:
         for asked in program(symbols, vocabulary, rng):
-            offered = _offered(asked, rng, options)
+            offered = _draw_options(asked, rng, options)
             found.append(
                 Triplet(
                     uid, asked.ability, asked.sub_ability, asked.question, asked.answer, offered, asked.reasoning, asked.support
@@ -65,7 +65,7 @@ class _Asked:
 Program = Callable[[Symbols, Vocabulary, Any], Iterator[_Asked]]
 
 
-def _offered(asked: _Asked, rng: Any, count: int) -> tuple[str, ...]:
+def _draw_options(asked: _Asked, rng: Any, count: int) -> tuple[str, ...]:
     wrong = [option for option in dict.fromkeys(asked.wrong) if option != asked.answer]
     drawn = [wrong[place] for place in rng.permutation(len(wrong))[: count - 1]]
     every = [asked.answer, *drawn]

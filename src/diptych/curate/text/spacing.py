@@ -7,13 +7,15 @@ Three rules:
               "猫" inside a sentence without blanks, where every character is a token; "car" is not found in "carpet".
 "released"    What MetaCLIP's code does: `, . ; : ? !` and the backtick get a blank on both sides, tab and line ends become one, and
               " entry " must stand in " text ". An entry with one of those signs can never match, nor can a word in brackets or quotes.
-"multilingual" The same, but no blank is asked for at an end of an entry that is a sign or of a script written without blanks.
+"multilingual" The same, but no blank is asked for at an end of an entry that is one of the signs or of the scripts that MetaCLIP 2's code
+              lists: ASCII's and 25 others; Han, Thai, Lao, Burmese, Khmer and Tibetan. Kana are not among them, nor "…" or "–".
 
 Whatever "released" finds of an entry without signs, "tokens" finds as well. Letters: N texts, S characters, U bytes.
 """
 
 from __future__ import annotations
 
+import string
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -37,6 +39,12 @@ WITHOUT_BLANKS = (
     (0xA9E0, 0xA9FF), (0xAA60, 0xAA7F), (0xF900, 0xFAFF), (0xFF66, 0xFF9D), (0x20000, 0x3134F),
 )  # fmt: skip
 """Thai and Lao, Tibetan, Burmese, Khmer, kana, Han and their extensions."""
+OPEN_SCRIPTS = (
+    (0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0x2FDF), (0x2FF0, 0x2FFF), (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2EBEF),
+)  # fmt: skip
+OPEN_SIGNS = frozenset(string.punctuation + "，。、；：？！“”‘’（）【】《》〈〉「」『』～—")
+"""At which rule "multilingual" asks for no blank, as released."""
 SPACED = str.maketrans({sign: f" {sign} " for sign in ",.;:?!`"} | {"\t": " ", "\n": " ", "\r": " "})
 NO_LINE = str.maketrans({"\n": " "})
 
@@ -44,7 +52,7 @@ NO_LINE = str.maketrans({"\n": " "})
 def prepared(texts: Sequence[str], rule: Rule) -> tuple[bytes, npt.NDArray[np.int64]]:
     """All texts in one stretch of bytes, and where each ends: a match that begins at u lies in text searchsorted(end_N, u)."""
     if rule == "tokens":
-        content = _delimited(texts)
+        content = _mark_edges(texts)
     else:
         content = "".join(f" {text.translate(SPACED)} \n" for text in texts).encode("utf-8", "replace")
     end_N = np.flatnonzero(np.frombuffer(content, np.uint8) == LINE)
@@ -54,7 +62,7 @@ def prepared(texts: Sequence[str], rule: Rule) -> tuple[bytes, npt.NDArray[np.in
 def pattern(entries: Sequence[str], rule: Rule) -> list[bytes]:
     """What to look for in `prepared` texts, one an entry."""
     if rule == "tokens":
-        content = _delimited([entry.strip() for entry in entries])
+        content = _mark_edges([entry.strip() for entry in entries])
         edge = bytes([EDGE])
         return [line if line.startswith(edge) else edge + line for line in content.split(b"\n")[: len(entries)]]
     if rule == "released":
@@ -66,10 +74,10 @@ def pattern(entries: Sequence[str], rule: Rule) -> list[bytes]:
 
 
 def _open(character: str) -> bool:
-    return not _is_word(character) or any(low <= ord(character) <= high for low, high in WITHOUT_BLANKS)
+    return character in OPEN_SIGNS or any(low <= ord(character) <= high for low, high in OPEN_SCRIPTS)
 
 
-def _delimited(texts: Sequence[str]) -> bytes:
+def _mark_edges(texts: Sequence[str]) -> bytes:
     """Every token between two edges, neighbours sharing one; a line end after every text."""
     joined = "\n".join(text.translate(NO_LINE) for text in texts) + "\n"
     if not joined.isascii():

@@ -104,7 +104,7 @@ def _times(text: str, lowered: str) -> int:
     return len(re.findall(rf"(?<![\w-]){re.escape(words)}(?![\w-])", lowered)) if words else 0
 
 
-def _named(text: str, vocabulary: Vocabulary) -> list[str]:
+def _labels_in(text: str, vocabulary: Vocabulary) -> list[str]:
     """Labels of the data in a text, in either number, where they stand; the longest where one lies in another."""
     lowered = " ".join(_words(text))
     found: list[tuple[int, int, str]] = []
@@ -127,21 +127,21 @@ def _unanswerable(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) ->
         return ""  # asks whether it is there
     if "how many" in lowered or " more " in f" {lowered} ":
         return ""  # none is an answer
-    absent = [label for label in _named(triplet.question, vocabulary) if label not in here]
+    absent = [label for label in _labels_in(triplet.question, vocabulary) if label not in here]
     return f"unanswerable: there is no {absent[0]}" if absent else ""
 
 
 def _consistency(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) -> str:
-    expected = settled(triplet.question, symbols, vocabulary)
+    expected = settled_answers(triplet.question, symbols, vocabulary)
     answer = " ".join(_words(triplet.answer))
     if expected is None or answer in expected:
         return ""
     return f"consistency: {triplet.answer}, by the symbols {' or '.join(sorted(expected))}"
 
 
-def settled(question: str, symbols: Symbols, vocabulary: Vocabulary) -> set[str] | None:
+def settled_answers(question: str, symbols: Symbols, vocabulary: Vocabulary) -> set[str] | None:
     """The answers that the symbols allow, in small letters; None where the question is of no kind that they settle."""
-    lowered, labels = " ".join(_words(question)), _named(question, vocabulary)
+    lowered, labels = " ".join(_words(question)), _labels_in(question, vocabulary)
     things = symbols.named(labels[0]) if labels else []
     if not labels:
         return None
@@ -213,7 +213,7 @@ def _spoil(kind: str, triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary
         case "unanswerable":
             here = {thing.label for thing in symbols.things}
             away = [label for label in vocabulary.labels if label not in here]
-            labels = _named(triplet.question, vocabulary)
+            labels = _labels_in(triplet.question, vocabulary)
             if triplet.sub_ability not in ("attribute", "location") or not away or not labels:
                 return None
             return replace(triplet, question=triplet.question.replace(labels[0], str(rng.choice(away))))
@@ -235,7 +235,7 @@ class Measured:
     recall: float | None
 
 
-def measured(found: Sequence[str], errors: Sequence[str]) -> dict[str, Measured]:
+def measure_filters(found: Sequence[str], errors: Sequence[str]) -> dict[str, Measured]:
     """Each filter's precision and recall over questions whose errors are known, and those of "any": a sound question taken out is wrong."""
     taken = [reason.partition(":")[0] for reason in found]
     made = {}

@@ -86,7 +86,7 @@ def fused(caption: str, findings: Sequence[Finding]) -> str:
     rest: list[str] = []
     taken: set[int] = set()
     for finding in findings:
-        start = -1 if finding.text else _mentioned(text, finding.label, taken)
+        start = -1 if finding.text else _place_of_mention(text, finding.label, taken)
         if start < 0:
             rest.append(f"a {finding.phrase}" if finding.label and not several(finding.label) else finding.phrase)
             continue
@@ -165,7 +165,7 @@ def span(text: str, finding: Finding) -> tuple[int, int]:
     for phrase in (finding.phrase, finding.label, finding.text):
         if phrase and (found := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
             return found.span()
-    start = _mentioned(text, finding.label, set()) if finding.label else -1
+    start = _place_of_mention(text, finding.label, set()) if finding.label else -1
     return (start, start + len(finding.label)) if start >= 0 else (-1, -1)
 
 
@@ -178,7 +178,7 @@ def several(label: str) -> bool:
     return label.endswith("s") and not label.endswith(("ss", "us", "is"))
 
 
-def _mentioned(text: str, label: str, taken: set[int]) -> int:
+def _place_of_mention(text: str, label: str, taken: set[int]) -> int:
     """Where a label begins in a text as a word of its own, in either number, at a place that no other finding has; -1 nowhere."""
     if not label:
         return -1

@@ -37,7 +37,7 @@ class Style:
     pairs: Pairs = ()
     groups: tuple[tuple[str, ...], ...] = ()
 
-    def drawn(self, rng: np.random.Generator, count: int = SHOWN) -> Pairs:
+    def draw(self, rng: np.random.Generator, count: int = SHOWN) -> Pairs:
         """So many different pairs, or a pair of so many different groups."""
         if self.pairs:
             return tuple(self.pairs[place] for place in rng.permutation(len(self.pairs))[:count].tolist())
@@ -62,7 +62,7 @@ def instruction(pairs: Pairs, caption: str) -> str:
     )
 
 
-def answered(text: str) -> str:
+def caption_of_reply(text: str) -> str:
     """What stands behind the caption's arrow: the rest of that line, up to a further arrow."""
     return text.split("\n", 1)[0].split(ARROW, 1)[0].strip()
 

@@ -54,7 +54,7 @@ def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers
     found = known.of(list(dict.fromkeys(hashes))) if known is not None else {}
     looked_up = sum(key in found for key in hashes)
     missing = {key: request for key, request in zip(hashes, requests, strict=True) if key not in found}
-    if missing and run.chosen() == "ray":
+    if missing and run.current_engine() == "ray":
         found |= _on_cluster(missing, backend, known)
     elif missing:
         found |= _here(missing, backend, known)
@@ -64,12 +64,14 @@ def answers_of(requests: Sequence[Request], backend: TextBackend, known: Answers
 def _here(missing: dict[str, Request], backend: TextBackend, known: Answers | None) -> dict[str, Reply]:
     found: dict[str, Reply] = {}
     calls = _calls(list(missing), backend.at_once)
-    for answers in with_bar(_answered(calls, missing, backend, known), len(calls), f"{len(missing):,} texts", least=BAR_CALLS):
+    for answers in with_bar(
+        _answers_of_calls(calls, missing, backend, known), len(calls), f"{len(missing):,} texts", least=BAR_CALLS
+    ):
         found |= answers
     return found
 
 
-def _answered(
+def _answers_of_calls(
     calls: Sequence[Sequence[str]], missing: dict[str, Request], backend: TextBackend, known: Answers | None
 ) -> Iterator[dict[str, Reply]]:
     """The answers of one call after another, in the order in which they come back, each kept before it is given out."""

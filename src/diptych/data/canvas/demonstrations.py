@@ -62,7 +62,7 @@ class Demonstration:
     def name(self) -> str:
         return (self.canvas or self.image or FileImage(Path())).name
 
-    def drawn(self, lettering: Lettering) -> Pixels:
+    def draw(self, lettering: Lettering) -> Pixels:
         """The canvas: picture with cues, question, rationale and answer; or the finished one."""
         if self.canvas is not None:
             return decode(self.canvas, exact=True)

@@ -70,6 +70,8 @@ def released_lines(text: str, font: Font, limit: int) -> list[str]:
                     line = ""
                 lines.append(line + part)
                 line = ""
+            if not fits(last):  # also of nothing, on a canvas of fewer than 10 pixels
+                lines.append(line)
             line = last
         elif fits(f"{line} {word}" if line else word):  # counts a space that is not drawn
             line += word

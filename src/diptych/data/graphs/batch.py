@@ -307,4 +307,5 @@ def _rows(value_BK: Tensor, place_BG: Tensor) -> Tensor:
 
 
 def row_mask(counts: Sequence[int]) -> Tensor:
+    """bool [rows, largest count]: True at the first `count` places of each row."""
     return torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]

@@ -158,9 +158,11 @@ class _Noisy:
 
     def __call__(self, sample: Sample) -> Sample:
         rng = keyed_rng("noisy predicates", self.seed, sample.uid)
-        return replace(sample, relations=tuple(replace(r, predicate=self._drawn(r.predicate, rng)) for r in sample.relations))
+        return replace(
+            sample, relations=tuple(replace(r, predicate=self._draw_predicate(r.predicate, rng)) for r in sample.relations)
+        )
 
-    def _drawn(self, predicate: str, rng: np.random.Generator) -> str:
+    def _draw_predicate(self, predicate: str, rng: np.random.Generator) -> str:
         wrong, others = rng.random() < self.share, [name for name in self.names if name != predicate]
         drawn = others[int(rng.integers(len(others)))]
         return drawn if wrong else predicate

@@ -62,14 +62,14 @@ class TensorBatch:
         return self._tensors(lambda tensor: tensor.pin_memory())
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, **{field.name: _changed(getattr(self, field.name), change) for field in fields(self)})
+        return replace(self, **{field.name: _map_tensors(getattr(self, field.name), change) for field in fields(self)})
 
 
-def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple | list):
-        return type(value)(_changed(item, change) for item in value)
+        return type(value)(_map_tensors(item, change) for item in value)
     return value
 
 

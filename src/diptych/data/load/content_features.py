@@ -46,10 +46,10 @@ def find(features: Path, ending: str, digests: Sequence[bytes]) -> dict[bytes, R
     for folder in sorted(features.glob(f"*{ending}")) if digests else ():
         if (folder / DIGESTS).is_file():
             left = [digest for digest in digests if digest not in found]
-            found |= _opened(folder, (folder / DIGESTS).stat().st_mtime_ns).find(left)
+            found |= _open_features(folder, (folder / DIGESTS).stat().st_mtime_ns).find(left)
     return found
 
 
 @lru_cache(maxsize=8)
-def _opened(folder: Path, when: int) -> ContentFeatures:
+def _open_features(folder: Path, when: int) -> ContentFeatures:
     return ContentFeatures(folder)

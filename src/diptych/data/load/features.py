@@ -31,7 +31,7 @@ class FeatureTable:
         self.value_ND: Vectors = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
 
     @classmethod
-    def made(
+    def open_or_make(
         cls,
         folder: Path,
         keys: Sequence[str],

@@ -29,7 +29,7 @@ class WithNeighbours:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != len(self.near):
             raise ConfigError(f"neighbours of {len(self.near)} rows for {n} rows (expected one list a row)")
-        return _paired(self, seed, epoch)
+        return _pair_rows(self, seed, epoch)
 
     def pair(self, seed: int, number: int) -> tuple[int, int]:
         """The pair of that number, counted over all epochs."""
@@ -40,7 +40,7 @@ class WithNeighbours:
 
 
 @lru_cache(maxsize=4)
-def _paired(pairs: WithNeighbours, seed: int, epoch: int) -> Ints:
+def _pair_rows(pairs: WithNeighbours, seed: int, epoch: int) -> Ints:
     n = len(pairs.near)
     first = epoch * n
     numbers = range(first // 2, (first + n + 1) // 2)

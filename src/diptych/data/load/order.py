@@ -51,11 +51,11 @@ class Weighted:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != len(self.weights):
             raise ConfigError(f"{len(self.weights)} weights for {n} rows (expected one a row)")
-        return _weighted(self.weights, seed, epoch)
+        return _weighted_order(self.weights, seed, epoch)
 
 
 @lru_cache(maxsize=4)
-def _weighted(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
+def _weighted_order(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
     n = len(weights)
     rng = keyed_rng(seed, "weighted order", epoch)
     edge_N = np.cumsum(np.asarray(weights, np.float64))
@@ -192,7 +192,7 @@ class Grouped:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
             raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
-        return order(seed, epoch, n) if self.members == 1 else _grouped(self, seed, epoch)
+        return order(seed, epoch, n) if self.members == 1 else _grouped_order(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all epochs."""
@@ -239,7 +239,7 @@ def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
 
 
 @lru_cache(maxsize=4)
-def _grouped(grouped: Grouped, seed: int, epoch: int) -> Ints:
+def _grouped_order(grouped: Grouped, seed: int, epoch: int) -> Ints:
     first = epoch * grouped.count
     begin, end = first // grouped.members, (first + grouped.count - 1) // grouped.members + 1
     row_N = np.concatenate([grouped.block(seed, number) for number in range(begin, end)])

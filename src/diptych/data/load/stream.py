@@ -99,10 +99,12 @@ def batches(
         raise ConfigError(f"rank {rank} of {world} processes (expected 0 to {world - 1})")
     if len(data) == 0:
         raise DataError(f"'{data.name}' has no samples", expected="at least one")
-    return _checked(_loader(StepData(data, recipe, seed, rank, world, order), start, stop, workers), data, bad_limit, known_bad)
+    return _stop_at_bad_limit(
+        _loader(StepData(data, recipe, seed, rank, world, order), start, stop, workers), data, bad_limit, known_bad
+    )
 
 
-def _checked(loader: Any, data: Dataset, bad_limit: float, known_bad: Collection[str]) -> Iterator[Step]:
+def _stop_at_bad_limit(loader: Any, data: Dataset, bad_limit: float, known_bad: Collection[str]) -> Iterator[Step]:
     bad: dict[str, str] = dict.fromkeys(known_bad, "met before")
     steps = iter(loader)
     try:

@@ -94,9 +94,9 @@ class Clip:
             if is_video(data):
                 return read_video(data, item, limit, places)
             if not data.startswith(NUMPY):
-                return _animated(data, item, limit, places, min_side)
+                return _read_animation(data, item, limit, places, min_side)
             frame_THWC = read_npy(data, item, replace(limit, elements=3 * limit.elements), "values")
-        return np.ascontiguousarray(_checked(frame_THWC, item, limit)[places(len(frame_THWC))])
+        return np.ascontiguousarray(_check_frames(frame_THWC, item, limit)[places(len(frame_THWC))])
 
 
 def frame_places(
@@ -135,7 +135,7 @@ def _pictures(item: MediaItem, limit: MediaLimit, places: Places, min_side: int)
     return np.stack(frames)
 
 
-def _animated(data: bytes, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
+def _read_animation(data: bytes, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
     """Frames of one file. Each is what a viewer shows at that time: what a frame leaves out is that of the frame before."""
     try:
         info = probe(data, name=item.name, max_pixels=limit.elements)
@@ -162,7 +162,7 @@ def _too_many(count: int, limit: MediaLimit) -> str:
     return f"{count:,} frames are more than the limit of {limit.parts:,}"
 
 
-def _checked(frame_THWC: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Pixels:
+def _check_frames(frame_THWC: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Pixels:
     if frame_THWC.dtype != np.uint8 or frame_THWC.ndim != 4 or frame_THWC.shape[3] != 3 or not frame_THWC.size:
         came = f"{frame_THWC.dtype} {list(frame_THWC.shape)}"
         raise DecodeError(f"frames are {came}", file=item.name, medium=item.medium, expected="uint8 [T, H, W, 3]")

@@ -39,11 +39,11 @@ class Cloud:
                 array = read_npy(data, item, MediaLimit(limit.bytes, 64 * limit.elements), "values")
             else:
                 array = read_ply(data, item, limit)
-        return _checked(array, item, limit)
+        return _check_points(array, item, limit)
 
     def thumbnail(self, item: MediaItem, *, side: int = 0, limit: MediaLimit | None = None) -> Pixels:
         """Seen from above and aside without perspective, nearer points darker, on white."""
-        return drawn(self.decode(item, limit=limit)[:, :3], side or SIDE)
+        return draw_points(self.decode(item, limit=limit)[:, :3], side or SIDE)
 
     def facts(self, content: Points) -> MediaFacts:
         return MediaFacts(content.shape, str(content.dtype))
@@ -52,7 +52,7 @@ class Cloud:
         return stored_array(part, self.name, "ply")
 
 
-def drawn(point_P3: Points, side: int) -> Pixels:
+def draw_points(point_P3: Points, side: int) -> Pixels:
     """uint8 RGB [side, side, 3]: the points turned by 45 degrees about z and tilted by 30, the nearest of a pixel drawn last."""
     turn, tilt = np.pi / 4, np.pi / 6
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
@@ -68,7 +68,7 @@ def drawn(point_P3: Points, side: int) -> Pixels:
     return np.repeat(grey_HW[..., None], 3, axis=2)
 
 
-def _checked(array: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Points:
+def _check_points(array: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Points:
     place = place_of(item)
     if array.ndim != 2 or array.shape[1] < 3 or not len(array) or array.dtype.kind not in "iuf":
         came = f"{array.dtype} {list(array.shape)}"

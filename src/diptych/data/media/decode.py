@@ -60,7 +60,7 @@ def probe(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -
     except DecodeError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
-        raise _broken(data, name, error) from error
+        raise _broken_picture(data, name, error) from error
 
 
 def upright_size(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -71,7 +71,7 @@ def upright_size(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PI
     except DecodeError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
-        raise _broken(data, name, error) from error
+        raise _broken_picture(data, name, error) from error
 
 
 def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -87,7 +87,7 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
     [255, 255, 255]
     """
     if isinstance(source, ArrayImage):
-        return on_white(_checked(source, max_pixels))
+        return on_white(_check_pixels(source, max_pixels))
     data = _read(source)
     if min_side > 0 and not exact and data[:3] == b"\xff\xd8\xff":
         pixels_HWC = _jpeg(data, source.name, min_side, max_pixels)
@@ -99,7 +99,7 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
 def decode_rgba(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """An image as uint8 RGBA [H, W, 4], alpha kept; 255 everywhere for an image without."""
     if isinstance(source, ArrayImage):
-        return _with_alpha(_checked(source, max_pixels))
+        return _with_alpha(_check_pixels(source, max_pixels))
     return _with_alpha(_pil(_read(source), source.name, max_pixels, _eight_bits))
 
 
@@ -153,7 +153,7 @@ def _refuse_half_grey(data: bytes, name: str) -> None:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)  # an eighth of the size
     except ValueError as error:
         if "premature end" in str(error).lower():
-            raise _broken(data, name, error) from error
+            raise _broken_picture(data, name, error) from error
 
 
 def _pil(data: bytes, name: str, max_pixels: int, pixels_of: Callable[[Any, str], Pixels]) -> Pixels:
@@ -168,7 +168,7 @@ def _pil(data: bytes, name: str, max_pixels: int, pixels_of: Callable[[Any, str]
     except DecodeError:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
-        raise _broken(data, name, error) from error
+        raise _broken_picture(data, name, error) from error
 
 
 def _open(data: bytes, name: str, max_pixels: int) -> Any:
@@ -189,7 +189,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
         known = ", ".join((*FORMATS, "HEIC"))
         raise DecodeError(f"not an image: {len(data):,} bytes that start with {start}", file=name, expected=known) from error
     except Exception as error:  # decoders raise anything on hostile bytes
-        raise _broken(data, name, error) from error
+        raise _broken_picture(data, name, error) from error
     _refuse_bomb(*image.size, name, max_pixels)
     refuse_scans(scans, *image.size, name, max_pixels)
     return image
@@ -236,7 +236,7 @@ def _read(source: ImageSource) -> bytes:
     return data
 
 
-def _checked(source: ArrayImage, max_pixels: int) -> Pixels:
+def _check_pixels(source: ArrayImage, max_pixels: int) -> Pixels:
     pixels_HWC = source.pixels_HWC
     if pixels_HWC.dtype != np.uint8 or pixels_HWC.ndim != 3 or pixels_HWC.shape[2] not in (3, 4) or not pixels_HWC.size:
         came = f"{pixels_HWC.dtype} {list(pixels_HWC.shape)}"
@@ -296,6 +296,6 @@ def _format(image: Any) -> str:
     return "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with further pictures behind it
 
 
-def _broken(data: bytes, name: str, error: Exception) -> DecodeError:
+def _broken_picture(data: bytes, name: str, error: Exception) -> DecodeError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return DecodeError(f"cannot be decoded: {reason} ({len(data):,} bytes)", file=name)

@@ -43,6 +43,7 @@ def main() -> None:
 
 
 def answer(question: dict[str, Any], data: bytes, source: BinaryIO, out: BinaryIO) -> None:
+    """Answers one question on `out`: the size of a picture, and its pixels or a small WebP once `source` says go; or what is wrong."""
     try:
         image, max_pixels = BytesImage(data, question["name"]), question["max_pixels"]
         width, height = upright_size(data, name=image.name, max_pixels=max_pixels)
@@ -71,6 +72,7 @@ def receive(source: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 
 def send(out: BinaryIO, fields: dict[str, Any], data: bytes | memoryview = b"") -> None:
+    """Writes an object and the bytes behind it: four bytes of length, big-endian, JSON with the count of bytes, and these."""
     size = data.nbytes if isinstance(data, memoryview) else len(data)
     text = json.dumps({**fields, "bytes": size}).encode()
     out.write(struct.pack(">I", len(text)) + text)

@@ -221,7 +221,7 @@ def visible_share(preprocess: Any, width: int, height: int) -> Share:
     """The part of a picture that a model's square input shows, as shares of its sides.
 
     >>> class Crop: resize = "crop"
-    >>> seen(Crop, 200, 100)
+    >>> visible_share(Crop, 200, 100)
     (0.25, 0.0, 0.75, 1.0)
     """
     how = getattr(preprocess, "resize", "squash")

@@ -42,7 +42,7 @@ def open_ontology(path: str | Path, *, missing: Missing = "refuse", obsolete: bo
         text = read_file(file).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"is not UTF-8 at byte {error.start:,}", file=file, expected="an ontology in UTF-8") from error
-    concepts = _obo(text, file, obsolete) if file.suffix.lower() == ".obo" else parsed(text, file)
+    concepts = _obo(text, file, obsolete) if file.suffix.lower() == ".obo" else parse_concepts(text, file)
     return Ontology(concepts, name=str(file), missing=missing)
 
 
@@ -67,7 +67,7 @@ def save_ontology(ontology: Ontology, path: str | Path) -> None:
     write_atomic(Path(path), to_json(ontology).encode())
 
 
-def parsed(text: str, file: object) -> list[Concept]:
+def parse_concepts(text: str, file: object) -> list[Concept]:
     """The concepts of a JSON text; `file` is its name in messages. Raises DataError."""
     try:
         plain = parse_json(text)

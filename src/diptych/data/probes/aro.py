@@ -28,6 +28,7 @@ _PAIR: dict[str, tuple[type, ...]] = {
 
 
 def holds(folder: Path) -> bool:
+    """Whether a folder has a file of ARO."""
     return any((folder / name).is_file() for name in (RELATION, ATTRIBUTION, *CAPTIONS))
 
 

@@ -100,4 +100,5 @@ def normal(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
+    """Words in order, whatever their case, without punctuation."""
     return re.findall(r"\w+", text.casefold())

@@ -64,6 +64,7 @@ class Collected:
 
 
 def uid_of(file: Path, row: int) -> str:
+    """The uid of a row: name of its file and number, dots of the name as underscores."""
     return f"{file.stem.replace('.', '_')}-{row:06d}"
 
 

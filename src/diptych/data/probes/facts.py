@@ -38,10 +38,10 @@ class AttributionFact:
         """As the released code groups cases."""
         return "_".join(self.attributes)
 
-    def said(self, verb: str = "is") -> str:
+    def sentence(self, verb: str = "is") -> str:
         """A sentence about each.
 
-        >>> AttributionFact(("red", "blue"), ("cup", "box"), "", "").said("is not")
+        >>> AttributionFact(("red", "blue"), ("cup", "box"), "", "").sentence("is not")
         'the cup is not red and the box is not blue'
         """
         (one, two), (first, second) = self.attributes, self.objects

@@ -19,6 +19,7 @@ KINDS = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swa
 
 
 def holds(folder: Path) -> bool:
+    """Whether a folder has a file of SugarCrepe."""
     return any((folder / f"{kind}.json").is_file() for kind in KINDS)
 
 

@@ -59,7 +59,7 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
     for row, entry in found.entries(file, read_parquet(file).to_pylist() if packed else _lines(file), fields):
         images: list[FileImage | BytesImage | None]
         if packed:
-            images = [_packed(found, file, row, entry[name]) for name in PICTURES]
+            images = [_picture_of_cell(found, file, row, entry[name]) for name in PICTURES]
         else:
             images = [found.image(file, row, names_of(entry[name])) for name in PICTURES]
         captions = [entry["caption_0"], entry["caption_1"]]
@@ -106,7 +106,7 @@ def _columns(file: Path) -> list[str]:
         return []
 
 
-def _packed(found: Collected, file: Path, row: int, cell: dict[str, Any]) -> BytesImage | None:
+def _picture_of_cell(found: Collected, file: Path, row: int, cell: dict[str, Any]) -> BytesImage | None:
     """The picture that a row holds; None, and a reason, where it holds none."""
     data = cell.get("bytes")
     if not isinstance(data, bytes) or not data:

@@ -21,6 +21,7 @@ OPTIONS = 6
 
 
 def holds(row: Row) -> bool:
+    """Whether a row is one of II-Bench, in either form of its release."""
     return {"local_path", "questions"} <= set(row) or {"option1", "option6", "image", "question"} <= set(row)
 
 

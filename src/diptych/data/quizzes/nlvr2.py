@@ -25,6 +25,7 @@ ABOVE = 3
 
 
 def holds(row: Row) -> bool:
+    """Whether a row is one of NLVR2."""
     return {"identifier", "sentence", "label"} <= set(row)
 
 

@@ -14,6 +14,7 @@ FIELD = "length"
 
 
 def holds(row: Row) -> bool:
+    """Whether a row is one of Q-Spatial Bench."""
     return {"question", "answer_value", "answer_unit", "question_type"} <= set(row)
 
 

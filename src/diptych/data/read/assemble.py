@@ -210,10 +210,10 @@ def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], p
     """From the column that was named, else from paths, else from row numbers. A row whose uid is missing has that of its path, where it
     has one; without, and where its uid was taken before, it is left out."""
     if "uid" not in chosen.others:
-        return _Uids(_named(found, table, names, paths), {})
+        return _Uids(_uids_of_rows(found, table, names, paths), {})
     name = chosen.others["uid"]
     given = [(value or "").strip() for value in _strings(table, name).to_pylist()]
-    rest = _named(found, table, names, paths).to_pylist() if found.names and not all(given) else [""] * len(given)
+    rest = _uids_of_rows(found, table, names, paths).to_pylist() if found.names and not all(given) else [""] * len(given)
     uids = [uid_of(value) if value else other for value, other in zip(given, rest, strict=True)]
     faults: dict[int, str] = {}
     first: dict[str, int] = {}
@@ -235,7 +235,7 @@ def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], p
     return _Uids(pa.array(uids, pa.string()), faults)
 
 
-def _named(found: Found, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
+def _uids_of_rows(found: Found, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
     """Uids from paths or row numbers."""
     if names:
         places = found.places or (paths.fill_null("").to_pylist() if paths is not None else names)

@@ -214,16 +214,16 @@ class _HTML(HTMLParser):
         if tag == "body":
             self._silent.clear()
         if tag in SILENT:
-            self._ended()
+            self._end_text()
             self._silent.append(tag)
         elif tag == "img":
-            self._ended()
+            self._end_text()
             given = {name: value or "" for name, value in attrs}
             source = given.get("src") or given.get("data-src") or ""
             if source:
                 self._pieces.append(Picture(source, " ".join(given.get("alt", "").split())))
         elif tag not in INLINE:
-            self._ended()
+            self._end_text()
 
     def handle_endtag(self, tag: str) -> None:
         if self._silent:
@@ -233,18 +233,18 @@ class _HTML(HTMLParser):
                 self._silent.clear()
             return
         if tag not in INLINE:
-            self._ended()
+            self._end_text()
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
             self._run.parts.append(data)
 
-    def _ended(self) -> None:
+    def _end_text(self) -> None:
         if text := self._run.take():
             self._pieces.append(text)
 
     def finished(self) -> list[Piece]:
-        self._ended()
+        self._end_text()
         return self._pieces
 
 

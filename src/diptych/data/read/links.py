@@ -60,7 +60,7 @@ def read_links(path: Path | str, *, name: str = "") -> Pool:
     if not tables:
         first = f"; first problem: {bad[0]}" if bad else ""
         raise DataError(f"holds no row of a text{first}", file=path, expected="Parquet with a column caption, text, alt or title")
-    table = _stacked(tables, bad)
+    table = _stack_tables(tables, bad)
     table = _once(table, bad)
     strings, rows = table["string"], np.arange(table.num_rows)
     languages, origins = (pa.array([value] * table.num_rows, pa.string()) for value in ("", "alt"))
@@ -70,7 +70,7 @@ def read_links(path: Path | str, *, name: str = "") -> Pool:
     return Pool(name or path.stem, extras, Texts(Ragged.by_row(texts, rows, table.num_rows)), images, quarantine=bad)
 
 
-def _stacked(tables: list[pa.Table], bad: list[Bad]) -> pa.Table:
+def _stack_tables(tables: list[pa.Table], bad: list[Bad]) -> pa.Table:
     """One table of all files. A column that is of another kind in a later one is left out of that one."""
     whole = tables[0]
     for table in tables[1:]:

@@ -61,9 +61,9 @@ class MediaNames:
         stem, _, ending = file.rpartition(".")
         label, _, number = stem.rpartition(".")
         if number.isdigit() and (found := self._label.fullmatch(label)):
-            return _named(found, int(number))
+            return _part_of_match(found, int(number))
         if found := self._label.fullmatch(stem):
-            return _named(found)
+            return _part_of_match(found)
         if stem and (medium := self._own.get(ending.lower(), "")):
             return NamedPart(stem, medium, medium)
         return None
@@ -71,7 +71,7 @@ class MediaNames:
     def folder(self, name: str) -> NamedPart | None:
         """What a folder of parts is: ``KEY.clip``."""
         found = self._label.fullmatch(name)
-        return _named(found) if found else None
+        return _part_of_match(found) if found else None
 
     def refuse_unused(self, file: object) -> None:
         """An ending that was asked for and that no file has is a mistake."""
@@ -79,7 +79,7 @@ class MediaNames:
             raise DataError(f"no file ends in .{min(self._unused)}", file=file, field="media", expected="an ending that is there")
 
 
-def _named(found: re.Match[str], number: int = 0) -> NamedPart:
+def _part_of_match(found: re.Match[str], number: int = 0) -> NamedPart:
     medium = found["medium"].lower()
     return NamedPart(found["key"], found["name"] or medium, medium, number)
 

@@ -47,12 +47,12 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
         plain = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"is no JSON: {error}", file=path, expected="annotations of MC-Bench") from error
-    parts = {part: _listed(plain, part, path) for part in ("images", "annotations", "descriptions", "categories")}
+    parts = {part: _records_of(plain, part, path) for part in ("images", "annotations", "descriptions", "categories")}
     images = {entry["id"]: {**entry, "place": place} for place, entry in enumerate(parts["images"])}
     names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in parts["categories"]}
     boxes: dict[Any, list[Mapping[str, Any]]] = {}
     for row, entry in enumerate(parts["annotations"]):
-        _checked(entry, row, images, names, path)
+        _check_annotation(entry, row, images, names, path)
         boxes.setdefault(entry["image_id"], []).append(entry)
     samples = []
     for row, text in enumerate(parts["descriptions"]):
@@ -83,14 +83,16 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
     return pool
 
 
-def _listed(plain: Any, part: str, path: Path) -> list[Any]:
+def _records_of(plain: Any, part: str, path: Path) -> list[Any]:
     found = plain.get(part) if isinstance(plain, Mapping) else None
     if not isinstance(found, list) or not all(isinstance(entry, Mapping) and "id" in entry for entry in found):
         raise DataError(f"'{part}' is {str(found)[:60]}", file=path, field=part, expected="a list of records with an id")
     return found
 
 
-def _checked(entry: Mapping[str, Any], row: int, images: Mapping[Any, Any], names: Mapping[int, str], path: Path) -> None:
+def _check_annotation(
+    entry: Mapping[str, Any], row: int, images: Mapping[Any, Any], names: Mapping[int, str], path: Path
+) -> None:
     if entry.get("image_id") not in images:
         raise DataError(
             f"annotation {entry['id']} is of picture {entry.get('image_id')}",

@@ -38,13 +38,13 @@ def read_object(source: Any, wanted: Wanted, *, name: str, root: Path | None) ->
     if isinstance(source, pa.Table):
         return _table(source, wanted, name or "table", root)
     if isinstance(source, list | tuple):
-        return _listed(source, wanted, name, root)
+        return _read_list(source, wanted, name, root)
     if not isinstance(source, Mapping | str | bytes) and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _lazily(source, name or type(source).__name__)
     return None
 
 
-def _listed(rows: Sequence[Any], wanted: Wanted, name: str, root: Path | None) -> Pool:
+def _read_list(rows: Sequence[Any], wanted: Wanted, name: str, root: Path | None) -> Pool:
     if not rows:
         raise DataError("the list is empty", expected=A_PAIR)
     if all(isinstance(row, Sample) for row in rows):

@@ -72,6 +72,7 @@ class Rows:
 
 
 def is_json(field: pa.Field) -> bool:
+    """Whether a column holds JSON texts that are read as values."""
     return (field.metadata or {}).get(b"diptych") == b"json"
 
 

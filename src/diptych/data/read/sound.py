@@ -53,7 +53,7 @@ def flat_texts(table: pa.Table, name: str, file: str, where: Callable[[int], str
     if pa.types.is_nested(values.type):
         raise DataError(f"column '{name}' holds {table[name].type}", file=file, field=name, expected="texts, or lists of texts")
     if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type) or pa.types.is_fixed_size_binary(values.type):
-        values = _decoded(values, at, name, where, bad)
+        values = _decode_utf8(values, at, name, where, bad)
     try:
         strings = values.cast(pa.large_string())
     except pa.ArrowException:
@@ -63,7 +63,7 @@ def flat_texts(table: pa.Table, name: str, file: str, where: Callable[[int], str
     return pc.utf8_trim_whitespace(strings), at
 
 
-def _decoded(values: pa.Array, at: Ints, name: str, where: Callable[[int], str], bad: list[Bad]) -> pa.Array:
+def _decode_utf8(values: pa.Array, at: Ints, name: str, where: Callable[[int], str], bad: list[Bad]) -> pa.Array:
     """Bytes as the UTF-8 that they are, null where they are not."""
     found: list[str | None] = []
     for number, value in enumerate(values.to_pylist()):

@@ -111,9 +111,9 @@ def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: boo
     none has to be there where other media are. `media_columns`: whether `wanted.media` names columns, not endings of files. Of a table
     without pictures, columns that are called as a medium is ("slide", "clip") hold that medium, and "mask" beside a slide its mask."""
     asked_media = (wanted.media or {}) if media_columns else {}
-    media = {str(_named(name, names, file)): medium for name, medium in asked_media.items()}
+    media = {str(_known_column(name, names, file)): medium for name, medium in asked_media.items()}
     names = [name for name in names if name not in media]
-    image = (_named(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)) if image_needed else None
+    image = (_known_column(wanted.image, names, file) or _guess("image", IMAGE_NAMES, names, file)) if image_needed else None
     if image is None and image_needed and media_columns and wanted.media is None:
         media = {name: name for name in names if name in MEDIA and name not in ("image", "images")}
         media |= {"mask": "image"} if "slide" in media and "mask" in names else {}
@@ -121,7 +121,7 @@ def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: boo
     if image is None and image_needed and not media:
         raise DataError(f"no column looks like images; columns are {', '.join(names)}", file=file, expected="image=COLUMN")
     if wanted.text is not None:
-        text = {str(_named(name, names, file)): language for name, language in wanted.text.items()}
+        text = {str(_known_column(name, names, file)): language for name, language in wanted.text.items()}
     else:
         rest = [name for name in names if name != image]
         guess = _guess("text", TEXT_NAMES, rest, file)
@@ -132,13 +132,13 @@ def choose(wanted: Wanted, names: Sequence[str], file: Any, *, image_needed: boo
         if what == "language" and asked and asked not in names and _LANGUAGE.fullmatch(asked):
             language = asked
             continue
-        found = _named(asked, names, file) or next((name for name in usual if name in names and name != image), None)
+        found = _known_column(asked, names, file) or next((name for name in usual if name in names and name != image), None)
         if found and (asked or found not in text):
             others[what] = found
     return Chosen(image, text, others, language, media)
 
 
-def _named(name: str | None, names: Sequence[str], file: Any) -> str | None:
+def _known_column(name: str | None, names: Sequence[str], file: Any) -> str | None:
     if name is None or name in names:
         return name
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -97,10 +97,12 @@ def build(
         raise DataError(f"shard_samples is {shard_samples}", expected="at least 1")
     place = out.absolute()
     with only_here(place.parent, f".{place.name}.lock", f"{out} is being built"):
-        return _built(pool, out, shard_samples, overwrite, check, progress, command)
+        return _build_alone(pool, out, shard_samples, overwrite, check, progress, command)
 
 
-def _built(pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bool, progress: bool, command: str) -> BuildReport:
+def _build_alone(
+    pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bool, progress: bool, command: str
+) -> BuildReport:
     """`build`, once it is the only one."""
     config = {"format": FORMAT, "fingerprint": pool.fingerprint, "shard_samples": shard_samples, "check": check}
     if is_built(out):
@@ -112,7 +114,7 @@ def _built(pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bo
         work = place.with_name(f".{place.name}.building")
         if is_built(work) and read_mark(work).get("built_from") != config:
             shutil.rmtree(work)  # of a build that was killed just before it took its place
-        made = _built(pool, work, shard_samples, False, check, progress, command)
+        made = _build_alone(pool, work, shard_samples, False, check, progress, command)
         publish(work, out)
         return _report(out, kept=made.kept)
     with _disk_errors(out):
@@ -143,7 +145,7 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = (), follow_links: 
     """
     folder = Path(path)
     try:
-        return _opened(folder, tables, follow_links)
+        return _open_folder(folder, tables, follow_links)
     except DiptychError:
         raise
     except (pa.ArrowException, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
@@ -153,7 +155,7 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = (), follow_links: 
         ) from error
 
 
-def _opened(folder: Path, tables: tuple[str, ...], follow_links: bool) -> Pool:
+def _open_folder(folder: Path, tables: tuple[str, ...], follow_links: bool) -> Pool:
     if not follow_links:
         refuse_links(folder)
     mark = read_mark(folder)

@@ -51,7 +51,7 @@ def refuse_links(folder: Path) -> None:
     names = (MARK, MANIFEST, QUARANTINE, SHARDS, TABLES)
     for place in (*(folder / name for name in names), *sorted((folder / TABLES).glob("*.parquet"))):
         if leads_out(place, folder):
-            raise _led_out(place, folder)
+            raise _leads_out(place, folder)
 
 
 def shard_path(folder: Path, name: str, *, follow_links: bool = False) -> Path:
@@ -66,7 +66,7 @@ def shard_path(folder: Path, name: str, *, follow_links: bool = False) -> Path:
             expected=f"a file in {SHARDS}/, by its name alone",
         )
     if not follow_links and leads_out(path, folder):
-        raise _led_out(path, folder)
+        raise _leads_out(path, folder)
     return path
 
 
@@ -143,5 +143,5 @@ def _refuse_columns(table: pa.Table, fields: Mapping[str, pa.DataType], file: Pa
             raise DataError(f"has {column.null_count:,} gaps", file=file, field=name, expected="a value in every row")
 
 
-def _led_out(path: Path, folder: Path) -> DataError:
+def _leads_out(path: Path, folder: Path) -> DataError:
     return DataError(f"is a link that leads out of {folder}", file=path, expected="--follow-links, or the file itself")

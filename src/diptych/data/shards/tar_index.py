@@ -50,7 +50,7 @@ def open_index(path: Path) -> TarIndex:
     It is kept as NAME.idx.parquet beside the tar, or in the user's cache folder where the tar's folder cannot be written.
     """
     for place in (index_path(path), _cache_path(path)):
-        if place.is_file() and place.stat().st_mtime_ns >= path.stat().st_mtime_ns and (stored := _stored(place, path)):
+        if place.is_file() and place.stat().st_mtime_ns >= path.stat().st_mtime_ns and (stored := _read_index(place, path)):
             return stored
     index = index_tar(path)
     for place in (index_path(path), _cache_path(path)):
@@ -62,7 +62,7 @@ def open_index(path: Path) -> TarIndex:
     return index
 
 
-def _stored(place: Path, tar: Path) -> TarIndex | None:
+def _read_index(place: Path, tar: Path) -> TarIndex | None:
     """An index that fits the tar; None for one of another time or form, or with places that the tar does not have."""
     try:
         table = read_parquet(place)
@@ -82,12 +82,14 @@ def _stored(place: Path, tar: Path) -> TarIndex | None:
 
 
 def write_index(place: Path, members: pa.Table, tar: Path, problems: tuple[Problem, ...] | list[Problem]) -> None:
+    """Writes the index of a tar to `place`, with the size of the tar that it is true of and what is wrong in it."""
     rows = [{"byte": p.byte, "reason": p.reason, "member": p.member} for p in problems]
     metadata = {"format": _FORMAT, "tar_size": str(tar.stat().st_size), "problems": json.dumps(rows, ensure_ascii=False)}
     write_parquet(place, members.replace_schema_metadata(metadata))
 
 
 def index_path(tar: Path) -> Path:
+    """Where the index of a tar lies: beside it."""
     return tar.with_name(f"{tar.stem}.idx.parquet")
 
 
@@ -105,10 +107,10 @@ def index_tar(path: Path) -> TarIndex:
         size = os.fstat(opened.fileno()).st_size
         if size == 0:
             raise DataError("is empty", file=path, expected="a tar file")
-        return _walked(opened, size, path)
+        return _walk_tar(opened, size, path)
 
 
-def _walked(file: BinaryIO, size: int, path: Path) -> TarIndex:
+def _walk_tar(file: BinaryIO, size: int, path: Path) -> TarIndex:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if kind := next((name for magic, name in _COMPRESSED.items() if data[:2] == magic), None):
             raise DataError(f"is compressed with {kind}: members cannot be reached", file=path, expected="a plain .tar")

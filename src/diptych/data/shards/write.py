@@ -124,7 +124,7 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
     bad: list[Bad] = []
     status = "ok" if check else "unchecked"
     with ShardWriter(path) as writer:
-        for sample, found in _checked(pool, rows, check):
+        for sample, found in _check_samples(pool, rows, check):
             tick()
             if isinstance(found, Bad):
                 bad.append(found)
@@ -175,7 +175,7 @@ def _store_item(writer: ShardWriter, uid: str, item: CheckedItem, status: str) -
 Found = tuple[Checked | None, list[CheckedItem]]
 
 
-def _checked(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Found | Bad]]:
+def _check_samples(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Found | Bad]]:
     """Samples in order with what they hold, read and decoded; decoding runs beside in threads (the decoders release the lock)."""
 
     def one(row: int) -> tuple[Sample, Found | Bad]:

@@ -40,7 +40,7 @@ class TileImage(Viewable):
         return f"{self.item.name} at {x},{y}"
 
     def read(self) -> bytes:
-        return encode_png(next(pixels_of(_opened(self.item), self.tiles, self.tiling, self.number, self.number + 1)))
+        return encode_png(next(pixels_of(_open_slide(self.item), self.tiles, self.tiling, self.number, self.number + 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class PlaceImage(Viewable):
         return f"{self.item.name} around {self.x},{self.y}"
 
     def read(self) -> bytes:
-        return encode_webp(marked(_map(self.item), _opened(self.item).size, self.x, self.y, self.extent))
+        return encode_webp(marked(_map(self.item), _open_slide(self.item).size, self.x, self.y, self.extent))
 
 
 def marked(map_HWC: Pixels, size: tuple[int, int], x: int, y: int, extent: int) -> Pixels:
@@ -84,7 +84,7 @@ def tile_samples(data: Dataset, tiling: Tiling, *, refused: list[tuple[str, str]
         if item is None:
             continue
         try:
-            slide = _opened(item)
+            slide = _open_slide(item)
             tiles = tiles_of(slide, tiling, item.name)
         except DataError as error:
             if refused is None:
@@ -104,7 +104,7 @@ def tile_samples(data: Dataset, tiling: Tiling, *, refused: list[tuple[str, str]
 
 
 @lru_cache(maxsize=4)
-def _opened(item: MediaItem) -> SlideReader:
+def _open_slide(item: MediaItem) -> SlideReader:
     """The slide of an item; the last few stay open."""
     reader: SlideReader = item.decode()
     return reader
@@ -112,4 +112,4 @@ def _opened(item: MediaItem) -> SlideReader:
 
 @lru_cache(maxsize=4)
 def _map(item: MediaItem) -> Pixels:
-    return _opened(item).thumbnail(MAP_SIDE)
+    return _open_slide(item).thumbnail(MAP_SIDE)

@@ -36,6 +36,7 @@ class SlideFeatures:
 
 
 def path_of(folder: Path, uid: str) -> Path:
+    """The file of a slide's features."""
     return folder / f"{uid}.h5"
 
 

@@ -328,17 +328,17 @@ def _around(inner: tokenizers.Tokenizer, config: dict[str, Any]) -> tuple[list[i
             prefix, suffix = with_marks[:before], with_marks[before + len(without) :]
             if suffix:
                 return prefix, suffix
-            return prefix, _named(inner, config, ENDS, KNOWN_ENDS)
-    return _named(inner, config, STARTS, KNOWN_STARTS), _named(inner, config, ENDS, KNOWN_ENDS)
+            return prefix, _special_id(inner, config, ENDS, KNOWN_ENDS)
+    return _special_id(inner, config, STARTS, KNOWN_STARTS), _special_id(inner, config, ENDS, KNOWN_ENDS)
 
 
 def _pad(inner: tokenizers.Tokenizer, config: dict[str, Any]) -> int:
     if inner.padding:
         return int(inner.padding["pad_id"])
-    return (_named(inner, config, ("pad_token",), KNOWN_PADS) or [0])[0]
+    return (_special_id(inner, config, ("pad_token",), KNOWN_PADS) or [0])[0]
 
 
-def _named(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[str], known: Sequence[str]) -> list[int]:
+def _special_id(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[str], known: Sequence[str]) -> list[int]:
     """The id of the token that the config names under one of the keys, else of the first known spelling; empty without either."""
     values = [config.get(key) for key in keys]
     names = [value["content"] if isinstance(value, dict) else value for value in values if value]

@@ -154,7 +154,7 @@ class _Shard:
             wanted = [row for row, record in enumerate(records) if record["status"] != "success"] if retry_failed else []
             if not wanted:
                 return 0
-            stored = self._stored()
+            stored = self._read_shard()
             done = {row: (record, stored.get(record["key"])) for row, record in enumerate(records) if row not in set(wanted)}
         else:
             wanted = list(range(len(self.rows)))
@@ -202,7 +202,7 @@ class _Shard:
         record |= {**facts, "status": "success", "error_kind": None, "error_message": None}
         return {**dict.fromkeys(SCHEMA.names), **record, "sha256": hashlib.sha256(data).hexdigest()}, data
 
-    def _stored(self) -> dict[str, bytes]:
+    def _read_shard(self) -> dict[str, bytes]:
         """Images of the shard as it is, by key."""
         found = {}
         for member in open_index(self.tar).members.to_pylist():

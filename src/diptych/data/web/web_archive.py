@@ -150,7 +150,7 @@ def _of_wat(content: bytes, page: str, bad: list[Bad], place: str) -> Iterator[L
     head = found.get("Head")
     base = head.get("Base") if isinstance(head, dict) else None
     links = found.get("Links")
-    base = _joined(page, base) if isinstance(base, str) else page
+    base = _base_of_page(page, base) if isinstance(base, str) else page
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("path") == "IMG@/src":
             yield from _link(link.get("url"), link.get("alt"), base, page, bad, place)
@@ -177,7 +177,7 @@ def _of_page(content: bytes, sort: str, page: str, bad: list[Bad], place: str) -
         reader.feed(text)
     except (AssertionError, ValueError) as error:  # of the library, on markup that it does not expect
         bad.append(Bad("", "read", f"is no HTML that can be read: {error}", place))
-    base = _joined(page, reader.base) if reader.base else page
+    base = _base_of_page(page, reader.base) if reader.base else page
     for source, alt in reader.found:
         yield from _link(source, alt, base, page, bad, place)
 
@@ -198,7 +198,7 @@ class _Images(HTMLParser):
             self.base = given.get("href") or ""
 
 
-def _joined(page: str, base: str) -> str:
+def _base_of_page(page: str, base: str) -> str:
     """The base of a page; a base that is no address is as if there were none."""
     try:
         return urljoin(page, base)
@@ -222,4 +222,5 @@ def _link(source: Any, alt: Any, base: str, page: str, bad: list[Bad], place: st
 
 
 def as_rows(links: Iterator[Link]) -> list[dict[str, str]]:
+    """Links as plain rows, for a table."""
     return [asdict(link) for link in links]

@@ -85,13 +85,13 @@ class Door:
             if question.get("do") == "scroll":
                 yield from self._scroll(question)
             else:
-                yield {"result": self._inside(lambda: self._done(question))}
+                yield {"result": self._inside(lambda: self._do(question))}
         except DiptychError as error:
             yield {"error": str(error)}
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             yield {"error": f"the index was asked in a way that this version does not know ({type(error).__name__})"}
 
-    def _done(self, question: dict[str, Any]) -> Any:
+    def _do(self, question: dict[str, Any]) -> Any:
         store = self._store()
         match question["do"]:
             case "count":
@@ -169,41 +169,41 @@ class DoorStore:
         try:
             send(line, question)
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._is_gone(error) from error
 
     def _answer(self, line: socket.socket) -> dict[str, Any]:
         try:
             answer = receive(line)
         except OSError as error:
-            raise self._gone(error) from error
+            raise self._is_gone(error) from error
         if answer is None:
-            raise self._gone()
+            raise self._is_gone()
         if "error" in answer:
             raise RunError(answer["error"])
         return answer
 
-    def _gone(self, error: OSError | None = None) -> RunError:
+    def _is_gone(self, error: OSError | None = None) -> RunError:
         why = "does not answer" if isinstance(error, TimeoutError) else "has ended"
         return RunError(f"the process that had {self._folder} open {why}: what it had confirmed is kept; ask again")
 
 
 def visit(folder: Path) -> DoorStore | None:
     """The engine of an index that another process has open; None where nobody lets visitors in."""
-    line = _connected(folder)
+    line = _connect(folder)
     return None if line is None else DoorStore(folder, line)
 
 
 @contextmanager
 def visiting(folder: Path) -> Iterator[socket.socket]:
     """A line to the process that has the index open; RunError when it has ended."""
-    line = _connected(folder)
+    line = _connect(folder)
     if line is None:
         raise RunError(f"the process that had {folder} open has ended: ask again")
     with line:
         yield line
 
 
-def _connected(folder: Path) -> socket.socket | None:
+def _connect(folder: Path) -> socket.socket | None:
     line = socket.socket(socket.AF_UNIX)
     line.settimeout(SECONDS)
     try:

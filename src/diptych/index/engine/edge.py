@@ -75,7 +75,7 @@ class EdgeStore:
         import qdrant_edge as engine
 
         points = [
-            engine.Point(item.id, {name: _given(engine, vector) for name, vector in item.vectors.items()}, item.payload)
+            engine.Point(item.id, {name: _to_engine(engine, vector) for name, vector in item.vectors.items()}, item.payload)
             for item in items
         ]
         if points:
@@ -115,7 +115,7 @@ class EdgeStore:
             params=_params(engine, ask),
         )
         return [
-            Scored(_id(point.id), float(point.score), dict(point.payload), _taken(point.vector, vectors))
+            Scored(_id(point.id), float(point.score), dict(point.payload), _from_engine(point.vector, vectors))
             for point in self._shard.query(request)
         ]
 
@@ -133,7 +133,7 @@ class EdgeStore:
             )
             records, offset = self._shard.scroll(request)
             for record in records:
-                yield Item(_id(record.id), _taken(record.vector, vectors), dict(record.payload))
+                yield Item(_id(record.id), _from_engine(record.vector, vectors), dict(record.payload))
             if offset is None:
                 return
 
@@ -202,13 +202,13 @@ def _dense(engine: Any, space: Dense) -> Any:
     )
 
 
-def _given(engine: Any, vector: Vector) -> Any:
+def _to_engine(engine: Any, vector: Vector) -> Any:
     if isinstance(vector, Terms):
         return engine.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
     return vector.tolist()
 
 
-def _taken(vectors: Any, wanted: Sequence[str]) -> Vectors:
+def _from_engine(vectors: Any, wanted: Sequence[str]) -> Vectors:
     """The engine gives a shard's only dense vector bare, and several by name."""
     if not wanted or vectors is None:
         return {}
@@ -223,7 +223,7 @@ def _array(value: Any) -> Vector:
 
 
 def _nearest(engine: Any, ask: Ask) -> Any:
-    return engine.Query.Nearest(_given(engine, ask.vector), using=ask.space)
+    return engine.Query.Nearest(_to_engine(engine, ask.vector), using=ask.space)
 
 
 def _params(engine: Any, ask: Ask) -> Any:
@@ -231,7 +231,10 @@ def _params(engine: Any, ask: Ask) -> Any:
 
 
 def _first(engine: Any, ask: Ask, condition: Any) -> Any:
-    return engine.Prefetch(limit=ask.limit, query=_nearest(engine, ask), params=_params(engine, ask), filter=condition)
+    before = [_first(engine, ask.first, condition)] if ask.first else []
+    return engine.Prefetch(
+        limit=ask.limit, query=_nearest(engine, ask), params=_params(engine, ask), filter=condition, prefetches=before
+    )
 
 
 def _filter(engine: Any, choice: Choice) -> Any:

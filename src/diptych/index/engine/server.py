@@ -29,9 +29,9 @@ class ServerStore:
     def create(cls, url: str, collection: str, spaces: Sequence[Space]) -> ServerStore:
         """A new collection. A collection of that name is replaced: names are made for one build."""
         client, models = connect(url)
-        dense = {_named(space.name): _dense(models, space) for space in spaces if isinstance(space, Dense)}
+        dense = {_space_name(space.name): _dense(models, space) for space in spaces if isinstance(space, Dense)}
         sparse = {
-            _named(space.name): models.SparseVectorParams(modifier=models.Modifier.IDF if space.idf else None)
+            _space_name(space.name): models.SparseVectorParams(modifier=models.Modifier.IDF if space.idf else None)
             for space in spaces
             if not isinstance(space, Dense)
         }
@@ -73,7 +73,7 @@ class ServerStore:
             points = [
                 self._models.PointStruct(
                     id=str(item.id),
-                    vector={_named(name): self._given(vector) for name, vector in item.vectors.items()},
+                    vector={_space_name(name): self._to_engine(vector) for name, vector in item.vectors.items()},
                     payload=item.payload,
                 )
                 for item in portion
@@ -97,17 +97,18 @@ class ServerStore:
         with self._answering():
             answer = self._client.query_points(
                 self._collection,
-                query=self._given(ask.vector),
-                using=_named(ask.space),
+                query=self._to_engine(ask.vector),
+                using=_space_name(ask.space),
                 prefetch=self._first(ask.first, condition) if ask.first else None,
                 query_filter=condition,
                 search_params=self._params(ask),
                 limit=ask.limit,
                 with_payload=True,
-                with_vectors=[_named(name) for name in vectors] if vectors else False,
+                with_vectors=[_space_name(name) for name in vectors] if vectors else False,
             )
         return [
-            Scored(uuid.UUID(str(p.id)), float(p.score), dict(p.payload or {}), _taken(p.vector, vectors)) for p in answer.points
+            Scored(uuid.UUID(str(p.id)), float(p.score), dict(p.payload or {}), _from_engine(p.vector, vectors))
+            for p in answer.points
         ]
 
     def scroll(self, choice: Choice | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False) -> Iterator[Item]:
@@ -120,10 +121,10 @@ class ServerStore:
                     limit=PAGE,
                     offset=offset,
                     with_payload=["uid"] if uid_only else True,
-                    with_vectors=[_named(name) for name in vectors] if vectors else False,
+                    with_vectors=[_space_name(name) for name in vectors] if vectors else False,
                 )
             for record in records:
-                yield Item(uuid.UUID(str(record.id)), _taken(record.vector, vectors), dict(record.payload or {}))
+                yield Item(uuid.UUID(str(record.id)), _from_engine(record.vector, vectors), dict(record.payload or {}))
             if offset is None:
                 return
 
@@ -143,7 +144,7 @@ class ServerStore:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise RunError(f"the server at {self._url} did not do as asked: {first_line}") from error
 
-    def _given(self, vector: Vector) -> Any:
+    def _to_engine(self, vector: Vector) -> Any:
         if isinstance(vector, Terms):
             return self._models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
         return vector.tolist()
@@ -153,11 +154,12 @@ class ServerStore:
 
     def _first(self, ask: Ask, condition: Any) -> Any:
         return self._models.Prefetch(
-            query=self._given(ask.vector),
-            using=_named(ask.space),
+            query=self._to_engine(ask.vector),
+            using=_space_name(ask.space),
             limit=ask.limit,
             params=self._params(ask),
             filter=condition,
+            prefetch=self._first(ask.first, condition) if ask.first else None,
         )
 
     def _filter(self, choice: Choice) -> Any:
@@ -205,7 +207,7 @@ def portions(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield portion
 
 
-def _named(space: str) -> str:
+def _space_name(space: str) -> str:
     return space or UNNAMED
 
 
@@ -220,10 +222,10 @@ def _dense(models: Any, space: Dense) -> Any:
     )
 
 
-def _taken(vectors: Any, wanted: Sequence[str]) -> Vectors:
+def _from_engine(vectors: Any, wanted: Sequence[str]) -> Vectors:
     if not wanted or vectors is None:
         return {}
-    return {name: _array(vectors[_named(name)]) for name in wanted if _named(name) in vectors}
+    return {name: _array(vectors[_space_name(name)]) for name in wanted if _space_name(name) in vectors}
 
 
 def _array(value: Any) -> Vector:

@@ -15,7 +15,7 @@ from diptych.core.contracts import Embedder, Unit
 from diptych.core.errors import ConfigError, RunError, ShapeError
 from diptych.core.sample import Sample
 from diptych.index.base import Index
-from diptych.index.embed import checked, embed_texts, images_of
+from diptych.index.embed import check_rows, embed_texts, images_of
 from diptych.index.engine.store import Ask, Dense, Space, Terms, Vector, Vectors
 from diptych.index.facts import Info
 from diptych.index.items import What, point_id
@@ -47,7 +47,7 @@ class DenseIndex(Index):
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         rows_ND = self._ready().embed_images(images_of(samples), batch_size=self.batch_size)
-        return self.layers(checked(rows_ND, [sample.uid for sample in samples], "image"))
+        return self.layers(check_rows(rows_ND, [sample.uid for sample in samples], "image"))
 
     def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
         return self.layers(embed_texts(self._ready(), strings, uids))
@@ -84,7 +84,7 @@ class DenseIndex(Index):
         dim = self._facts.width("")
         if query_QD.ndim != 2 or query_QD.shape[1] != dim:
             raise ShapeError(f"queries are {list(query_QD.shape)} (expected [Q, {dim}])")
-        return checked(query_QD, [f"number {row}" for row in range(len(query_QD))], "query")
+        return check_rows(query_QD, [f"number {row}" for row in range(len(query_QD))], "query")
 
     # ------------------------------------------------------------ inside
 

@@ -110,12 +110,14 @@ class GraphIndex(Index):
     def _graphs(self, samples: Sequence[Sample]) -> list[SceneGraph]:
         """Kept until the block that they belong to is stored with them."""
         model = self._ready()
-        found = [sample.graph for sample in samples] if isinstance(model, Annotations) else self._detected(images_of(samples))
+        found = (
+            [sample.graph for sample in samples] if isinstance(model, Annotations) else self._detect_graphs(images_of(samples))
+        )
         kept = [graph.strongest(top=TOP, min_score=self._facts.option("min_confidence", float)) for graph in found]
         self._known.update({sample.uid: graph for sample, graph in zip(samples, kept, strict=True)})
         return kept
 
-    def _detected(self, images: Sequence[ImageSource]) -> list[SceneGraph]:
+    def _detect_graphs(self, images: Sequence[ImageSource]) -> list[SceneGraph]:
         names = {name: self._facts.option(name, list) for name in ("objects", "relations")}
         parts = (images[start : start + DETECTED] for start in range(0, len(images), DETECTED))
         return [graph for part in parts for graph in self._ready().detect(part, **names)]
@@ -157,7 +159,7 @@ class GraphIndex(Index):
             case ByText(string):
                 return self._terms_of(ByTriplet(triplet(string)))
             case ByTriplet(names):
-                wanted = self._known_names(names)
+                wanted = self._spelled_pattern(names)
                 return self._vocabulary.encode({_term(wanted): 1.0}), lambda hit: fitting(hit, wanted), []
             case ByImage(image):
                 return self._vocabulary.encode(terms_of(self._read(image))), lambda hit: hit, []
@@ -172,16 +174,16 @@ class GraphIndex(Index):
         """What the detector finds in a picture."""
         if isinstance(self._ready(), Annotations):
             raise ConfigError("an index of annotations cannot read a picture: ask for a triplet, or build it with a detector")
-        return self._detected([image])[0].strongest(top=TOP, min_score=self._facts.option("min_confidence", float))
+        return self._detect_graphs([image])[0].strongest(top=TOP, min_score=self._facts.option("min_confidence", float))
 
-    def _known_names(self, pattern: Pattern) -> Pattern:
+    def _spelled_pattern(self, pattern: Pattern) -> Pattern:
         """The pattern in the spelling of the index."""
         if all(name == ANY for name in pattern):
             raise ConfigError('the triplet names nothing (expected "person, riding, horse"; a * leaves one or two of them open)')
         there = self.triplets()
         roles = ("subject", "relation", "object")
         return tuple(  # type: ignore[return-value]
-            name and _spelled(role, name, sorted({known[place] for known in there}))
+            name and _known_spelling(role, name, sorted({known[place] for known in there}))
             for place, (role, name) in enumerate(zip(roles, pattern, strict=True))
         )
 
@@ -246,7 +248,7 @@ def _pattern(term: str) -> Pattern:
     return subject, relation, thing
 
 
-def _spelled(role: str, name: str, known: Sequence[str]) -> str:
+def _known_spelling(role: str, name: str, known: Sequence[str]) -> str:
     """The name as it stands in the index, whatever its case."""
     same = [one for one in known if one.casefold() == name.casefold()]
     if not same:

@@ -75,7 +75,7 @@ class HybridIndex(DenseIndex):
         """A text or a picture alone asks both halves; sums, examples and vectors the dense one."""
         if plan.half == "lexical":
             return self._lexical_ranking(plan)
-        return self._fused(plan) if self._asks_both(plan) else super().ranking(plan)
+        return self._rank_by_both(plan) if self._asks_both(plan) else super().ranking(plan)
 
     def search_words(self, text: str, k: int = 10, *, where: Where | None = None, distinct: float | None = None) -> list[Hit]:
         """By the words of a text alone; the dense half is `search_text(..., half="dense")`."""
@@ -91,7 +91,7 @@ class HybridIndex(DenseIndex):
         terms = self._lexicon.query(plan.parts[0])
         return Ranking(lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [])
 
-    def _fused(self, plan: SearchPlan) -> Ranking:
+    def _rank_by_both(self, plan: SearchPlan) -> Ranking:
         query_D, _ = self._vector_of(plan.parts[0])
         terms = self._lexicon.query(plan.parts[0])
 

@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.base import Index
-from diptych.index.embed import checked, images_of
+from diptych.index.embed import check_rows, images_of
 from diptych.index.engine.store import Ask, Dense, Item, Space, Vectors
 from diptych.index.exact import Hit
 from diptych.index.items import What
@@ -102,7 +102,7 @@ class LateIndex(Index):
 def _tokens(x_TD: Unit, name: str) -> Unit:
     if x_TD.ndim != 2 or not len(x_TD):
         raise DataError(f"{name} has tokens of shape {list(x_TD.shape)}", expected="[T, D] with one or more")
-    return checked(x_TD, [f"{name}, number {place}" for place in range(len(x_TD))], "token")
+    return check_rows(x_TD, [f"{name}, number {place}" for place in range(len(x_TD))], "token")
 
 
 def _mean(x_TD: Unit) -> Unit:
@@ -110,5 +110,5 @@ def _mean(x_TD: Unit) -> Unit:
 
 
 def _both(pooled: Any, tokens: Sequence[Unit], uids: Sequence[str], what: str) -> Sequence[Vectors]:
-    rows_ND = checked(np.asarray(pooled), uids, what)
+    rows_ND = check_rows(np.asarray(pooled), uids, what)
     return [{POOLED: row_D, TOKENS: x_TD} for row_D, x_TD in zip(rows_ND, tokens, strict=True)]

@@ -111,15 +111,15 @@ class Lexicon:
     def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         """Of the pictures, or with `Words` of all texts of a sample together."""
         if isinstance(self.model, Words):
-            return self._stored(self._documents([all_texts(sample) for sample in samples]))
+            return self._vectors_of_terms(self._documents([all_texts(sample) for sample in samples]))
         found = self.model.lexicalise_images(images_of(samples))
-        return self._stored([self._kept(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
+        return self._vectors_of_terms([self._kept_terms(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
 
     def of_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
         if isinstance(self.model, Words):
-            return self._stored(self._documents(strings))
+            return self._vectors_of_terms(self._documents(strings))
         found = self.model.lexicalise_texts(list(strings))
-        return self._stored([self._kept(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
+        return self._vectors_of_terms([self._kept_terms(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
 
     def query(self, part: Part, most: int = 0) -> Terms:
         """The terms that a part asks for, by number. most: only so many of the heaviest; 0 for all."""
@@ -139,7 +139,7 @@ class Lexicon:
                 return terms
         raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
 
-    def _kept(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
+    def _kept_terms(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
         """What an item is stored with."""
         most = self._facts.option("item_terms", int) if self._facts.options.get("item_terms") else 0
         return heaviest(unit_weights(weights, name), most)
@@ -147,7 +147,7 @@ class Lexicon:
     def _documents(self, texts: Sequence[str]) -> list[dict[str, float]]:
         return self.model.documents(texts, self._facts.option("mean_length", float))  # type: ignore[no-any-return]
 
-    def _stored(self, weights: Sequence[Mapping[str, float]]) -> Sequence[Vectors]:
+    def _vectors_of_terms(self, weights: Sequence[Mapping[str, float]]) -> Sequence[Vectors]:
         """New terms get their numbers first, so that whatever is stored can be read. An item without any term is left out."""
         self.vocabulary.learn(term for row in weights for term in row)
         return [{WORDS: self.vocabulary.encode(row)} if row else {} for row in weights]

@@ -10,7 +10,7 @@ from diptych.core.errors import ConfigError
 
 class NarrowNucleus:
     """A logits processor of transformers. It leaves the likeliest token, and those before which at most 1 - top_p of the probability lies:
-    a `top_p` of .9 draws from a tenth, where it should from nine tenths. Probabilities are those before any temperature.
+    a `top_p` of .9 draws from a tenth, where it should from nine tenths. Probabilities are those before any temperature. 0 leaves all.
 
     >>> NarrowNucleus(0.9)(None, torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()).exp().round(decimals=2)
     tensor([[0.5000, 0.0000, 0.0000, 0.0000]])
@@ -22,6 +22,8 @@ class NarrowNucleus:
         self.top_p = top_p
 
     def __call__(self, id_BT: Tensor | None, logit_BV: Tensor) -> Tensor:
+        if not self.top_p:
+            return logit_BV
         sorted_BV, token_BV = logit_BV.sort(descending=True)
         before_BV = sorted_BV.softmax(1).cumsum(1).roll(1, 1)
         before_BV[:, 0] = 0.0

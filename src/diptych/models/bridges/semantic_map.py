@@ -155,6 +155,7 @@ def statistics_of(rows_NE: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def positive(std_D: Tensor) -> Tensor:
+    """Deviations [D] with 1 in place of 0, so that a constant column can be divided by its own."""
     return torch.where(std_D > 0, std_D, torch.ones_like(std_D))
 
 

@@ -1,7 +1,8 @@
 """Faster R-CNN with a feature pyramid, whose proposals keep the scores and the box of every class: what two-stage relation models stand on.
 
-Proposal network, sampling and losses are torchvision's. Of its inference only the boxes are used: models of relations name regions
-anew, so a proposal comes back once, with its logits and a box for each class (`Found`), and never once a class.
+Proposal network, sampling and losses are torchvision's, with the boxes of maskrcnn-benchmark on request. Of its inference only the boxes
+are used: models of relations name regions anew, so a proposal comes back once, with its logits and a box for each class (`Found`), and
+never once a class.
 
 Letters: B images, N proposals, C classes with the background first.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +22,24 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, batched_nms, box_iou, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from diptych.core.errors import ConfigError
 from diptych.models.detection.backbone import DetectionBackbone
+from diptych.models.detection.inclusive_boxes import (
+    SIZE,
+    InclusiveCoder,
+    InclusiveProposer,
+    Sizes,
+    StrideAnchors,
+    box_losses,
+    cut_to_pixels,
+    inclusive_iou,
+    inclusive_nms,
+)
 from diptych.models.detection.region_pool import RegionLayers, RegionPool
 
-Sizes = Sequence[tuple[int, int]]
+Counting = Literal["half_open", "inclusive"]
+PER_CLASS = 300
+"""Boxes of one class that stand NMS, at most ("inclusive")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +56,8 @@ class DetectorShape:
     min_score    from which probability on a class is a detection
     nms          overlap from which the lower of two boxes of a class goes
     detections   kept of an image
+    counting     "half_open": boxes, anchors and losses as torchvision has them; "inclusive": boxes end on their last pixel, with anchors
+                 and losses of maskrcnn-benchmark (published), and what is found stays in the order of the proposals
     """
 
     channels: int = 256
@@ -53,6 +71,11 @@ class DetectorShape:
     min_score: float = 0.01
     nms: float = 0.3
     detections: int = 80
+    counting: Counting = "half_open"
+
+    def __post_init__(self) -> None:
+        if self.counting not in ("half_open", "inclusive"):
+            raise ConfigError(f"counting is {self.counting!r} (expected half_open | inclusive)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +116,17 @@ class FasterRCNN(nn.Module):
         super().__init__()
         self.backbone, self.shape, self.strides = backbone, shape, backbone.strides
         self.pyramid = FeaturePyramidNetwork(list(backbone.channels), shape.channels, LastLevelMaxPool())
-        anchors = AnchorGenerator(tuple((side,) for side in shape.anchors), (shape.ratios,) * len(shape.anchors))
+        self.inclusive = shape.counting == "inclusive"
+        anchors: nn.Module = AnchorGenerator(tuple((side,) for side in shape.anchors), (shape.ratios,) * len(shape.anchors))
+        if self.inclusive:
+            anchors = StrideAnchors(shape.anchors, shape.ratios, (*self.strides, 2 * self.strides[-1]))
         counts = [
             {"training": shape.learns_considered or shape.considered, "testing": shape.considered},
             {"training": shape.proposals, "testing": shape.proposals},
         ]
         head = RPNHead(shape.channels, len(shape.ratios))
-        self.proposer = RegionProposalNetwork(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7)
+        proposer = InclusiveProposer if self.inclusive else RegionProposalNetwork
+        self.proposer = proposer(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7)
         pool = RegionPool(shape.channels, self.strides, side=shape.pooled_side)
         layers = RegionLayers(shape.channels, shape.region_width, side=shape.pooled_side)
         self.heads = RoIHeads(
@@ -115,6 +142,9 @@ class FasterRCNN(nn.Module):
             shape.nms,
             shape.detections,
         )
+        if self.inclusive:
+            self.heads.box_coder = InclusiveCoder(self.heads.box_coder.weights)
+            self.heads.box_similarity = inclusive_iou
 
     def maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
         """Maps of the pyramid by name, finest first; one more, coarser, for proposals."""
@@ -131,11 +161,16 @@ class FasterRCNN(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """Proposals of each image, and the four losses of the detector; `labels` are classes, 1 and above."""
         targets: list[dict[str, Tensor]] = [
-            {"boxes": box_K4, "labels": label_K} for box_K4, label_K in zip(boxes, labels, strict=True)
+            {"boxes": box_K4, "labels": label_K, SIZE: torch.tensor(size)}
+            for box_K4, label_K, size in zip(boxes, labels, sizes, strict=True)
         ]
         proposals, proposing = self.proposer(ImageList(image_BCHW, list(sizes)), maps, targets)
-        _, naming = self.heads(maps, [proposal_N4.detach() for proposal_N4 in proposals], list(sizes), targets)
-        return proposals, {**proposing, **naming}
+        known = [proposal_N4.detach() for proposal_N4 in proposals]
+        if not self.inclusive:
+            return proposals, {**proposing, **self.heads(maps, known, list(sizes), targets)[1]}
+        chosen, _, named, goals = self.heads.select_training_samples(known, targets)
+        logit_NC, change_NC = self.heads.box_predictor(self.heads.box_head(self.heads.box_roi_pool(maps, chosen)))
+        return proposals, {**proposing, **box_losses(logit_NC, change_NC, torch.cat(named), torch.cat(goals))}
 
     @torch.no_grad()
     def proposals(self, image_BCHW: Tensor, maps: dict[str, Tensor], sizes: Sizes) -> list[Tensor]:
@@ -159,20 +194,33 @@ class FasterRCNN(nn.Module):
     def _of_image(
         self, proposal_N4: Tensor, logit_NC: Tensor, box_NC4: Tensor, size: tuple[int, int], asked_C: Tensor | None
     ) -> Found:
-        box_NC4 = clip_boxes_to_image(box_NC4, size)
+        box_NC4 = cut_to_pixels(box_NC4, size) if self.inclusive else clip_boxes_to_image(box_NC4, size)
         share_NC = logit_NC.softmax(1)
         open_NC = share_NC > self.shape.min_score
         open_NC[:, 0] = False
         if asked_C is not None:
             open_NC &= asked_C
         row_M, class_M = open_NC.nonzero(as_tuple=True)
-        kept_M = batched_nms(box_NC4[row_M, class_M], share_NC[row_M, class_M], class_M, self.shape.nms)
+        kept_M = self._standing(box_NC4[row_M, class_M], share_NC[row_M, class_M], class_M)
         left_NC = torch.zeros_like(share_NC)
         left_NC[row_M[kept_M], class_M[kept_M]] = share_NC[row_M[kept_M], class_M[kept_M]]
         best_N, label_N = left_NC.max(1)
         order_N = best_N.sort(descending=True, stable=True).indices[: self.shape.detections]
         order_N = order_N[best_N[order_N] > 0]
+        if self.inclusive and len(order_N):  # in the order of the proposals, all of those that tie with the last
+            order_N = (best_N >= best_N[order_N[-1]]).nonzero()[:, 0]
         return Found(proposal_N4[order_N], logit_NC[order_N], box_NC4[order_N], label_N[order_N])
+
+    def _standing(self, box_M4: Tensor, score_M: Tensor, class_M: Tensor) -> Tensor:
+        """Places of the boxes that no better one of their class covers."""
+        if not self.inclusive:
+            kept_M: Tensor = batched_nms(box_M4, score_M, class_M, self.shape.nms)
+            return kept_M
+        kept = [class_M[:0]]
+        for number in class_M.unique().tolist():
+            mine = (class_M == number).nonzero()[:, 0]
+            kept.append(mine[inclusive_nms(box_M4[mine], score_M[mine], self.shape.nms)[:PER_CLASS]])
+        return torch.cat(kept)
 
 
 class BoxPredictor(nn.Module):
@@ -189,11 +237,14 @@ class BoxPredictor(nn.Module):
         return self.cls_score(region_NV), self.bbox_pred(region_NV)
 
 
-def names_without_repeats(logit_NC: Tensor, box_NC4: Tensor, overlap: float, asked_C: Tensor | None = None) -> Tensor:
+def names_without_repeats(
+    logit_NC: Tensor, box_NC4: Tensor, overlap: float, asked_C: Tensor | None = None, *, inclusive: bool = False
+) -> Tensor:
     """int64 [N]: a class for each box, 1 and above, the surest first; a class is closed to boxes that overlap one of its own.
 
-    Overlaps are those of the boxes of that class. Neural Motifs' decoding (Zellers et al., 2018).
+    Overlaps are those of the boxes of that class, `inclusive` with their last pixel. Neural Motifs' decoding (Zellers et al., 2018).
     """
+    share_of = inclusive_iou if inclusive else box_iou
     share_NC = logit_NC.softmax(1).clone()
     share_NC[:, 0] = -1
     if asked_C is not None:
@@ -202,7 +253,7 @@ def names_without_repeats(logit_NC: Tensor, box_NC4: Tensor, overlap: float, ask
     for _ in range(len(logit_NC)):
         row, name = divmod(int(share_NC.argmax()), share_NC.shape[1])
         label_N[row] = name
-        near_N = box_iou(box_NC4[row : row + 1, name], box_NC4[:, name])[0] >= overlap
+        near_N = share_of(box_NC4[row : row + 1, name], box_NC4[:, name])[0] >= overlap
         share_NC[near_N, name] = share_NC[near_N, name].clamp(max=0)
         share_NC[row] = -1
     return label_N

@@ -30,6 +30,7 @@ _UNUSED = re.compile(r".*\.relative_position_index|.*\.attn_mask|.*\.position_id
 
 
 def is_fine(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are tensors of the fine-grained release, by their names."""
     return any(name.removeprefix("module.").startswith("fusion_backbone.") for name in tensors)
 
 

@@ -55,6 +55,7 @@ _MERGE = re.compile(r"vit_model\.layers\.(\d+)\.downsample\.(.+)")
 
 
 def is_released(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are tensors of the coarse-grained release, by their names."""
     return any(name.startswith("vit_model.") for name in tensors)
 
 
@@ -68,27 +69,10 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
     before = [sum(depths[:stage]) for stage in range(len(depths))]
     first_image, first_text = sum(depths) - fused, text_layers - fused
     for name, tensor in tensors.items():
-        if match := _IMAGE.fullmatch(name):
-            stage, place, rest = int(match[1]), int(match[2]), match[3]
-            if "i2t" in rest:
-                gate = f"image_tower.gates.{before[stage] + place - first_image}."
-                gate_part(found, gate, rest, tensor)
-            elif rest != "relative_position_index":
-                found[f"image_tower.net.layers.{stage}.blocks.{place}.attn.{rest}"] = tensor
-        elif match := _MERGE.fullmatch(name):
-            found[f"image_tower.net.layers.{int(match[1]) + 1}.downsample.{match[2]}"] = tensor
-        elif name.startswith("vit_model."):
-            if not name.endswith("attn_mask"):
-                found[f"image_tower.net.{name.removeprefix('vit_model.')}"] = tensor
+        if name.startswith("vit_model."):
+            _image(found, name, tensor, before, first_image)
         elif match := _TEXT.fullmatch(name):
-            layer, (part, _, kind) = int(match[1]), match[2].rpartition(".")
-            if part in LAYER:
-                found[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensor
-            elif part == "attention.self.query":
-                names = [name.replace(".query.", f".{other}.") for other in ("query", "key", "value")]
-                found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each, SOURCE) for each in names])
-            elif kind == "alpha_t2i" and layer >= first_text:
-                found[f"text.blocks.{layer}.gate.alpha_1"] = tensor
+            _text(found, int(match[1]), name, tensors, first_text)
         elif name.startswith("cross_modal_att_layers."):
             _, number, kind = name.split(".")
             if int(number) >= first_text:
@@ -111,7 +95,35 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
     return ours
 
 
+def _image(found: dict[str, Tensor], name: str, tensor: Tensor, before: Sequence[int], first: int) -> None:
+    """Adds one tensor of the picture's tower. before: blocks before each stage; first: the first block that reads the text."""
+    if match := _IMAGE.fullmatch(name):
+        stage, place, rest = int(match[1]), int(match[2]), match[3]
+        if "i2t" in rest:
+            gate_part(found, f"image_tower.gates.{before[stage] + place - first}.", rest, tensor)
+        elif rest != "relative_position_index":
+            found[f"image_tower.net.layers.{stage}.blocks.{place}.attn.{rest}"] = tensor
+    elif match := _MERGE.fullmatch(name):
+        found[f"image_tower.net.layers.{int(match[1]) + 1}.downsample.{match[2]}"] = tensor
+    elif not name.endswith("attn_mask"):
+        found[f"image_tower.net.{name.removeprefix('vit_model.')}"] = tensor
+
+
+def _text(found: dict[str, Tensor], layer: int, name: str, tensors: Mapping[str, Tensor], first: int) -> None:
+    """Adds one tensor of a layer of the text's tower: query, key and value become one. first: the first layer that reads the picture."""
+    part, _, kind = name.partition(f".layer.{layer}.")[2].rpartition(".")
+    if part in LAYER:
+        found[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensors[name]
+    elif part == "attention.self.query":
+        names = [name.replace(".query.", f".{other}.") for other in ("query", "key", "value")]
+        found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each, SOURCE) for each in names])
+    elif kind == "alpha_t2i" and layer >= first:
+        found[f"text.blocks.{layer}.gate.alpha_1"] = tensors[name]
+
+
 def gate_part(found: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) -> None:
+    """Adds one tensor of the attention through which a picture's block reads the text; `gate` is its place here, `rest` its name there.
+    Key and value are one tensor there."""
     if rest == "alpha_i2t":
         found[f"{gate}alpha_1"] = tensor
         return

@@ -34,6 +34,7 @@ class FiberFeatures:
     word_NMV                logits at the hidden places
     caption_BLV, old_BLV    logits of each next token, and those of the frozen copy
     answer_BA               logits of the answers
+    fit_N2, fits_N          answers to "do they fit" where matching is trained alone, and whether they do
     """
 
     image_ND: Embeddings[Tensor] | None
@@ -50,6 +51,8 @@ class FiberFeatures:
     caption_BLV: Rows[Tensor] | None
     old_BLV: Rows[Tensor] | None
     answer_BA: Rows[Tensor] | None
+    fit_N2: Rows[Tensor] | None = None
+    fits_N: Rows[Tensor] | None = None
 
 
 class InputQueue(nn.Module):
@@ -146,6 +149,10 @@ class FiberTraining(nn.Module):
                     (wrong_BHWC, text_BLD, mask_BL),
                 )
             )
+        fit_N2 = fits_N = None
+        if fiber.fits is not None and not self.compares:
+            place_N, fits_N = half_wrong(group_B)
+            fit_N2 = fiber.fits(fiber.fuse(image_BHWC[place_N], text_BLD, mask_BL).pooled_BD)
         word_NMV = caption_BLV = old_BLV = answer_BA = None
         if masked_BL is not None and place_BM is not None:
             assert fiber.guess is not None
@@ -175,6 +182,8 @@ class FiberTraining(nn.Module):
             caption_BLV,
             old_BLV,
             answer_BA,
+            fit_N2,
+            fits_N,
         )
 
     def _of_copy(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -240,3 +249,14 @@ class FiberTraining(nn.Module):
             torch.where(here_N1, text_BL[place_N], self.inputs.text_QL[kept_N]),
             torch.where(here_N1, mask_BL[place_N], self.inputs.mask_QL[kept_N]),
         )
+
+
+@torch.no_grad()
+def half_wrong(group_N: Tensor) -> tuple[Tensor, Tensor]:
+    """place_N and fits_N: the picture that each text is shown with, and whether it is its own. A random half of the texts, the smaller one,
+    keep theirs; the others get that of another group, each as likely, and keep theirs where there is none."""
+    other_NN = group_N[:, None] != group_N
+    fits_N = torch.randperm(len(group_N), device=group_N.device) < len(group_N) // 2
+    fits_N |= ~other_NN.any(1)
+    own_NN = torch.eye(len(group_N), dtype=torch.bool, device=group_N.device)
+    return torch.where(fits_N[:, None], own_NN, other_NN).float().multinomial(1)[:, 0], fits_N

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Start = Literal["clip", "torch", "xavier", "narrow"]
+Start = Literal["clip", "spread", "torch", "xavier", "narrow"]
 """Of a transformer's blocks.
 
 clip    normal: attention input width^-1/2, first MLP layer (2 width)^-1/2, both layers that write to the residual stream
         width^-1/2 (2 layers)^-1/2, so that its variance does not grow with depth; biases zero (CLIP's text tower, 2103.00020)
+spread  the same with the MLP's biases evenly within 1 / sqrt(fan in), as PyTorch begins and CLIP's released code leaves them
 torch   as PyTorch begins: attention input Xavier-uniform over all three parts at once, the other layers evenly within
         1 / sqrt(fan in); the attention's biases zero (CLIP's image tower, which its code leaves alone, and open_clip's)
 xavier  every map Xavier-uniform, of the attention input each part by itself; the attention's biases zero, the MLP's normal with deviation
@@ -23,7 +24,7 @@ narrow  normal with deviation 0.02, cut at 2, biases zero (timm's and ALBEF's vi
 
 @torch.no_grad()
 def start_block_(start: Start, qkv: nn.Linear, out: nn.Linear, mlp_in: nn.Linear, mlp_out: nn.Linear, *, layers: int) -> None:
-    """Begins the four maps of one block of `layers`. Anything but these four names of a start begins as "clip"."""
+    """Begins the four maps of one block of `layers`."""
     maps, width = (qkv, out, mlp_in, mlp_out), qkv.in_features
     if start == "torch":
         nn.init.xavier_uniform_(qkv.weight)
@@ -47,6 +48,8 @@ def start_block_(start: Start, qkv: nn.Linear, out: nn.Linear, mlp_in: nn.Linear
         for layer, std in zip(maps, (width**-0.5, into_residual, (2 * width) ** -0.5, into_residual), strict=True):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
+        for layer in (mlp_in, mlp_out) if start == "spread" else ():
+            nn.init.uniform_(layer.bias, -(layer.in_features**-0.5), layer.in_features**-0.5)
 
 
 @torch.no_grad()

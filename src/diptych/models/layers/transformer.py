@@ -66,8 +66,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks one after the other.
 
-    start  how their weights begin (`layers/starts.py`): "clip", the published initialisation of CLIP's text tower, "torch", "xavier" or
-           "narrow"
+    start  how their weights begin (`layers/starts.py`): "clip", the published initialisation of CLIP's text tower, "spread", "torch",
+           "xavier" or "narrow"
     """
 
     def __init__(

@@ -89,8 +89,13 @@ class DualEncoder(PairModule):
 
     def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """Unit-norm [B, width] from token ids [B, L], or from token embeddings [B, L, D] where the tower takes them."""
+        return normalised(self.text_vectors(text, mask_BL))
+
+    def text_vectors(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        """What `encode_text` normalises."""
         text, mask_BL = self._trimmed(text, mask_BL)
-        return normalised(self.text_projection(self.text_tower(text, mask_BL).pooled_BD))
+        vector_BD: Tensor = self.text_projection(self.text_tower(text, mask_BL).pooled_BD)
+        return vector_BD
 
     def _trimmed(self, text: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Without the columns that are padding in every row, where the tower's vector does not depend on them. Texts of a dozen tokens

@@ -22,12 +22,14 @@ from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import FILTERS
+from diptych.models.io.inference import parts
 from diptych.models.layers.sliding_window import slid
 from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.headed import HeadedTower
 
 Rule = Literal["cosine", "groupvit"]
+TEXTS_AT_ONCE = 256
 TOP = 5
 """Classes of the whole image that GroupViT lets a place choose from."""
 
@@ -47,7 +49,7 @@ class PatchSegmenter:
     window      side of the windows in pixels, for a GroupViT, whose positions are then stretched (448, as published); 0 is the model's own
     rule        "cosine"; or "groupvit", as GroupViT and CoCu release it: a place's probabilities of the classes, times those of the five
                 that the window as a whole is likeliest of, at the model's temperature. There `threshold` is at most the largest score of
-                the window, and places below it are background
+                the window, and places below it are background; and a class is the mean of its sentences' vectors before their norm
     """
 
     def __init__(
@@ -101,12 +103,24 @@ class PatchSegmenter:
         return found
 
     def _classes(self, labels: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The mean of a class's unit vectors, of length 1 again. [K, D]"""
+        """The mean of a class's vectors, of length 1 again: of unit vectors, by GroupViT's rule of vectors as they are. [K, D]"""
         sentences = [template.format(label) for label in labels for template in self.templates]
-        text_KTD = self.embedder.embed_texts(sentences).reshape(len(labels), len(self.templates), -1)
+        vectors = self._text_vectors if self.rule == "groupvit" else self.embedder.embed_texts
+        text_KTD = vectors(sentences).reshape(len(labels), len(self.templates), -1)
         mean_KD = text_KTD.mean(1)
         unit: npt.NDArray[np.float32] = mean_KD / np.linalg.norm(mean_KD, axis=1, keepdims=True)
         return unit
+
+    def _text_vectors(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Before their norm."""
+        embedder, found = self.embedder, []
+        with embedder._ready() as device:
+            for part in parts(sentences, TEXTS_AT_ONCE):
+                encoded = embedder.tokenizer.encode(list(part), embedder.text_length)
+                text_BL, mask_BL = (torch.from_numpy(each).to(device) for each in (encoded.ids_BL, encoded.mask_BL))
+                found.append(embedder.model.text_vectors(text_BL, mask_BL).float().cpu())
+        vector_ND: npt.NDArray[np.float32] = torch.cat(found).numpy()
+        return vector_ND
 
     @torch.no_grad()
     def _scores(self, pixels_HWC: npt.NDArray[np.uint8], text_KD: Tensor, background: int | None) -> Tensor:

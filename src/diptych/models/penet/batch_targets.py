@@ -5,8 +5,12 @@ Letters: B images, K regions, G pairs, R predicates.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from diptych.core.contracts import Draw
+from diptych.core.scene_graph import Relation
 from diptych.data.graphs.batch import GraphBatch
 from diptych.models.penet.pair_sampling import Targets
 
@@ -29,3 +33,14 @@ def targets(batch: GraphBatch) -> list[Targets]:
 def sizes_of(batch: GraphBatch) -> list[tuple[int, int]]:
     """(height, width) of each image in pixels of the batch, without its padding."""
     return [(height, width) for height, width in batch.size_B2.tolist()]
+
+
+def one_predicate(draw: Draw) -> Draw:
+    """Each ordered pair with one of its predicates, drawn: a pair has one label (published)."""
+    found: dict[tuple[int, int], list[Relation]] = {}
+    for relation in draw.sample.relations:
+        found.setdefault((relation.subject, relation.object), []).append(relation)
+    if all(len(each) == 1 for each in found.values()):
+        return draw
+    chosen = tuple(each[int(draw.rng.integers(len(each)))] for each in found.values())
+    return replace(draw, sample=replace(draw.sample, relations=chosen))

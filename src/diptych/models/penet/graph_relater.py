@@ -23,6 +23,7 @@ from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.media.decode import decode
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.inclusive_boxes import cut_to_pixels
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
@@ -124,7 +125,13 @@ class GraphRelater:
         label_K = None if asked_C is not None else torch.tensor([self._class(region) for region in regions])
 
         def ask(shown_BCHW: Tensor, sizes: list[tuple[int, int]], scale_4: Tensor) -> list[Answer]:
-            box_K4 = torch.tensor([region.box for region in regions], dtype=torch.float32) * scale_4
+            box_K4 = torch.tensor([region.box for region in regions], dtype=torch.float32)
+            if self.model.detector.inclusive:  # cut in pixels of the image itself, as released
+                height, width = (
+                    round(side / float(scale)) for side, scale in zip(sizes[0], (scale_4[1], scale_4[0]), strict=True)
+                )
+                box_K4 = cut_to_pixels(box_K4, (height, width))
+            box_K4 = box_K4 * scale_4
             labels = None if label_K is None else [label_K.to(self._device)]
             every_C = torch.ones(len(self.objects) + 1, dtype=torch.bool, device=self._device)
             return self.model.relate(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,8 +25,10 @@ from diptych.data.media.transforms import Triple
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.checkpoint import Released, load_whole, read_checkpoint, some
+from diptych.models.detection.faster_rcnn import DetectorShape
 from diptych.models.detection.images import DetectionImages
 from diptych.models.penet.graph_relater import GraphRelater
+from diptych.models.penet.prototype_head import HeadShape
 from diptych.models.penet.scene_graph_network import NetworkShape, SceneGraphNetwork, Setting
 
 MEAN: Triple = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
@@ -35,6 +38,8 @@ EPS = 1e-5
 """Of timm's fixed BatchNorm; the released one has none."""
 VOCABULARIES = ("vg150", "open-images")
 BACKBONE = {"name": "timm:resnext101_32x8d", "strides": (4, 8, 16, 32), "frozen_norm": True}
+RELEASED = NetworkShape(head=HeadShape(place_momentum=0.001999), detector=DetectorShape(counting="inclusive"))
+"""Boxes end on their last pixel, and where they lie is read twice a step."""
 UNREAD = r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.relation\.predictor\.linear_pred\.(weight|bias)"
 PREDICTOR = "roi_heads.relation.predictor."
 UNION = "roi_heads.relation.union_feature_extractor."
@@ -97,7 +102,7 @@ def open_released(spec: str) -> GraphRelater:
     released = read_checkpoint(Path(path).expanduser())
     tensors = {name.removeprefix("module."): tensor for name, tensor in released.tensors.items()}
     lists = _lists(tensors, released)
-    shape = NetworkShape(setting=setting)  # type: ignore[arg-type]
+    shape = replace(RELEASED, setting=setting)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         model = SceneGraphNetwork(
             detection_backbone(**BACKBONE),  # type: ignore[arg-type]

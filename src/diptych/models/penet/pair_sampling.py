@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from diptych.models.detection.inclusive_boxes import inclusive_iou
+
 FOREGROUND = 0.5
 """Overlap from which a proposal has the label of a true region, and from which a found box stands for it."""
 
@@ -40,11 +42,13 @@ class PairSampling:
     """pairs      of an image at most (512)
     positive   share of them that may be related (.25)
     each       pairs of boxes that may stand for one true relation, drawn by how well they lie (4)
+    last_pixel   overlaps count the last pixel of boxes in (as released)
     """
 
     pairs: int = 512
     positive: float = 0.25
     each: int = 4
+    last_pixel: bool = False
 
     def __call__(self, proposal_N4: Tensor, box_N4: Tensor, targets: Targets) -> Drawn:
         """Proposals decide the labels, the boxes read off them which relation a pair stands for. Draws from torch's generator.
@@ -56,9 +60,10 @@ class PairSampling:
         none = torch.zeros(0, 2, dtype=torch.int64, device=device)
         if not count or not len(targets.box_K4):
             return Drawn(label_N, none, none[:, 0])
-        overlap_N, region_N = box_iou(targets.box_K4, proposal_N4).max(0)
+        share_of = inclusive_iou if self.last_pixel else box_iou
+        overlap_N, region_N = share_of(targets.box_K4, proposal_N4).max(0)
         label_N = torch.where(overlap_N >= FOREGROUND, targets.label_K[region_N], label_N)
-        overlap_KN = box_iou(targets.box_K4, box_N4)
+        overlap_KN = share_of(targets.box_K4, box_N4)
         stands_KN = (targets.label_K[:, None] == label_N) & (overlap_KN > FOREGROUND)
         free_NN = ~torch.eye(count, dtype=torch.bool, device=device)
         free_NN &= (label_N > 0)[:, None] & (label_N > 0)

@@ -43,6 +43,7 @@ class HeadShape:
     naming_width  of the layer that names things anew (512)
     dropout      behind every residual layer and before the projection
     classifier   prototypes, or a linear classifier on the same pairs (the baseline)
+    place_momentum   of the running statistics of where boxes lie. The release has .001 and reads them twice a step: .001999
     """
 
     width: int = 2048
@@ -50,6 +51,7 @@ class HeadShape:
     naming_width: int = 512
     dropout: float = 0.2
     classifier: Literal["prototypes", "linear"] = "prototypes"
+    place_momentum: float = 0.001
 
     def __post_init__(self) -> None:
         if self.classifier not in ("prototypes", "linear"):
@@ -151,7 +153,8 @@ class Naming(nn.Module):
     def __init__(self, shape: HeadShape, features: int, objects: int) -> None:
         super().__init__()
         self.word_CE = nn.Embedding(objects, shape.word_width)
-        self.place = nn.Sequential(nn.Linear(9, 32), nn.BatchNorm1d(32, momentum=0.001), nn.Linear(32, PLACE_WIDTH), nn.ReLU())
+        norm = nn.BatchNorm1d(32, momentum=shape.place_momentum)
+        self.place = nn.Sequential(nn.Linear(9, 32), norm, nn.Linear(32, PLACE_WIDTH), nn.ReLU())
         self.hidden = filled(nn.Linear(features + shape.word_width + PLACE_WIDTH, shape.naming_width))
         self.out = filled(nn.Linear(shape.naming_width, objects))
 

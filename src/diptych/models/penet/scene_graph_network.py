@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.detection.faster_rcnn import DetectorShape, FasterRCNN, Found, Sizes, names_without_repeats
+from diptych.models.detection.faster_rcnn import DetectorShape, FasterRCNN, Found, names_without_repeats
+from diptych.models.detection.inclusive_boxes import Sizes
 from diptych.models.detection.region_pool import RegionLayers, RegionPool
 from diptych.models.penet.pair_regions import PairRegions
 from diptych.models.penet.pair_sampling import PairSampling, Targets
@@ -179,7 +180,7 @@ class SceneGraphNetwork(nn.Module):
         region_NV = self.regions(self.pool(maps, boxes))
         naming_NC = self.head.naming(region_NV, torch.cat([f.logit_NC for f in found]), _codes(boxes, sizes))
         named = [
-            names_without_repeats(logit_NC, f.box_NC4, self.shape.repeats, asked_C)
+            names_without_repeats(logit_NC, f.box_NC4, self.shape.repeats, asked_C, inclusive=self.detector.inclusive)
             for logit_NC, f in zip(naming_NC.split([len(b) for b in boxes]), found, strict=True)
         ]
         told_N = torch.cat(named)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
+from diptych.models.layers.synced_batch_norm import SyncedBatchNorm
 from diptych.models.towers.outputs import Tokens, Tower
 
 Head = Literal["batch_norm", "gelu"]
@@ -16,12 +17,12 @@ class HeadedTower(Tower):
     """Behind the pooled vector of `inner` one of two heads. Tokens stay as they are; `head` leads them the same way where they are asked
     for.
 
-    batch_norm  Linear, batch norm, ReLU: with the dual encoder's projection (give it a bias) the projector of two layers of GroupViT
-                (2202.11094)
+    batch_norm  Linear, batch norm over all processes, ReLU: with the dual encoder's projection (give it a bias) the projector of two
+                layers of GroupViT (2202.11094)
     gelu        Linear, GELU, Linear, weights from a normal of deviation `std`: the whole head of KEEP (2412.13126), which leads into the
                 joint space and takes no projection (published: 0.01 of images, `hidden` ** -0.5 of texts)
 
-    Batch norm reads the whole batch of a process: with gradient caching it would normalise within a chunk.
+    Batch norm reads the whole batch: with gradient caching it would normalise within a chunk.
     """
 
     def __init__(self, inner: Tower, hidden: int, *, kind: Head = "batch_norm", std: float = 0.01) -> None:
@@ -36,7 +37,7 @@ class HeadedTower(Tower):
             self.head = nn.Sequential(first, nn.GELU(), second)
             self.projects = True
         else:
-            self.head = nn.Sequential(nn.Linear(inner.width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True))
+            self.head = nn.Sequential(nn.Linear(inner.width, hidden), SyncedBatchNorm(hidden), nn.ReLU(inplace=True))
         self.image_size: Any = getattr(inner, "image_size", None)
 
     @property

@@ -30,8 +30,8 @@ class TextTransformer(Tower):
     causal         each token reads itself and earlier ones, as published; padding behind the text is then never read
     positions      "learned", or "sine": fixed waves, sines before cosines (TIPS, 2410.16512)
     scaled         word vectors are multiplied by the root of the width, as beside fixed waves (TIPS)
-    start          how the blocks' weights begin (`layers/starts.py`): "clip" as published; with "xavier" words and positions, too, begin as
-                   SigLIP's, normal with deviation width^-1/2
+    start          how the blocks' weights begin (`layers/starts.py`): "clip", or "spread" as CLIP's code; with "xavier" words and
+                   positions, too, begin as SigLIP's, normal with deviation width^-1/2
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class TextTransformer(Tower):
 def waves(length: int, width: int) -> Tensor:
     """Sines, then cosines, of each place [L, D], in half the width of periods from 2 pi to 10,000 times that.
 
-    >>> waves(2, 4)[1].round(decimals=4).tolist()
+    >>> [round(value, 4) for value in waves(2, 4)[1].tolist()]
     [0.8415, 0.0001, 0.5403, 1.0]
     """
     half = width // 2

@@ -178,8 +178,8 @@ TEXT: dict[str, Preset] = {
         {"length": 24, "width": 192, "layers": 2, "heads": 3, "causal": False, "pooling": "mean"},
     ),
     "text_tiny_clip": (TextTransformer, {"length": 24, "width": 192, "layers": 2, "heads": 3}),
-    "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8}),
-    "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12}),
+    "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8, "start": "spread"}),
+    "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12, "start": "spread"}),
     "text_siglip": (
         TextTransformer,
         {

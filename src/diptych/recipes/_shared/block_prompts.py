@@ -25,7 +25,8 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
     regions      at most so many of a picture's regions, the first ones, are drawn from
     attributes   words that stand before the label of a region: published 0, a detector's label alone
     caption_words, prompt_words, words_alone   of a caption with prompt, of the prompt, of a caption alone
-    captions     "one" text a step, or "two": the last one and another, as published for COCO
+    captions     "one" text a step, or "two": the last one and another, as the first released loader has it for COCO; that one leaves out
+                 the blank between them, so that a caption without a stop runs into the next ("glued")
     """
 
     prompts: Literal["moved", "original", "none"] = "moved"
@@ -34,11 +35,13 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
     caption_words: int = 22
     prompt_words: int = 8
     words_alone: int = 30
-    captions: Literal["one", "two"] = "one"
+    captions: Literal["one", "two", "glued"] = "one"
 
     def __post_init__(self) -> None:
         if self.prompts not in ("moved", "original", "none"):
             raise ConfigError(f"prompts is {self.prompts!r} (expected moved | original | none)")
+        if self.captions not in ("one", "two", "glued"):
+            raise ConfigError(f"captions is {self.captions!r} (expected one | two | glued)")
         if self.regions < 1 or self.attributes < 0:
             raise ConfigError(f"regions is {self.regions}, attributes {self.attributes} (expected 1 or more, 0 or more)")
 
@@ -76,8 +79,9 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
 
     def _caption(self, draw: Draw) -> str:
         texts = [text.string for text in draw.sample.positives(self.language)]
-        if self.captions == "two" and len(texts) > 1:
-            return f"{texts[-1]} {texts[int(draw.rng.integers(len(texts) - 1))]}"
+        if self.captions != "one" and len(texts) > 1:
+            between = " " if self.captions == "two" else ""
+            return f"{texts[-1]}{between}{texts[int(draw.rng.integers(len(texts) - 1))]}"
         return choose_text(draw, self.language).string
 
     def _region(self, draw: Draw) -> Region | None:

@@ -41,7 +41,8 @@ class InstructBLIP(AskedRecipe):
     on the answers alone. A sample brings its questions in extras["questions"] (`data.text.question_answering.questions`), of which one is
     drawn at a step; samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large
     ones not forgotten. With `rows_a_mean` so many rows in a row are of one source, as where a process of LAVIS draws one for its batch.
-    We leave out the adjustments of these shares that were made by hand.
+    We leave out the adjustments of these shares that were made by hand. As in LAVIS images are cropped and mirrored, also where a question
+    says left or right: `flip` False is safer there.
 
     queries     K, tokens that a picture becomes
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked

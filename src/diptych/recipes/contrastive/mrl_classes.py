@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch, view
-from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, CropForm, Preprocess
 from diptych.models.pairs.classifiers.class_embedder import ClassEmbedder, NestedImageClassifier, NestedLogits
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.pairs.nested import Reduction, nested_cross_entropy
@@ -40,7 +40,9 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
 
     Released training is that of FFCV: SGD with decay in the momentum, a rate that rises for two epochs and falls linearly, crops of 8 to
     100 % of the area, small ones in the first epochs, blurred strided convolutions, evaluation on the middle of larger pictures, with
-    mirror images. We depart where it cuts the middle out before it resizes, with another filter: here that comes after, as torchvision's.
+    mirror images. Its script of evaluation alone resizes to 256 pixels and takes the middle 224 (`shown_size` 224); while training it
+    cuts seven eighths out of the middle and resizes them to 256, which we do in the other order. We depart in the filter of FFCV, which
+    takes means over areas where we resize bilinearly.
 
     label      column with the class; "label" falls back to the text of origin "label"
     dims       widths of the prefixes; those beyond the width of the tower are refused
@@ -50,6 +52,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     smoothing  share of the target that is spread over all classes
     early_size, early_share  pixels a side of the crops in the first share of the steps (released: 32 epochs of 40); 0 has image_size in all
     shown_size pixels a side in evaluation, the middle 7/8 of the shorter side; 0 takes image_size, of the whole shorter side
+    interpolation  how pictures are resized, in training and after it
     decoding   in training: "whole" pictures, as released, or JPEG files "reduced" to the least size that is at least image_size
     decay      weight decay is where the "released" code has it, which spares what has "bn" in its name, so not the norms of shortcuts, or
                on "matrices" alone
@@ -81,6 +84,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     early_size: int = 160
     early_share: float = 0.8
     shown_size: int = 256
+    interpolation: Literal["bicubic", "bilinear"] = "bilinear"
     decoding: Literal["reduced", "whole"] = "whole"
     decay: Literal["released", "matrices"] = "released"
     zero_last: bool = False
@@ -113,7 +117,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess(self.image_size, IMAGENET_MEAN, IMAGENET_STD)
+        return Preprocess(self.image_size, IMAGENET_MEAN, IMAGENET_STD, interpolation=self.interpolation)
 
     @property
     def shown(self) -> Preprocess:
@@ -150,7 +154,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
 
     def batch(self, draws: Draws) -> LabelBatch:
         side = self.early_size if draws.step < self.early_steps else self.image_size
-        images = [view(draw, side, self.crop, self.flip) for draw in draws]
+        images = [view(draw, side, self.crop, self.flip, CropForm(interpolation=self.interpolation)) for draw in draws]
         labels = []
         for draw in draws:
             name = label_of(draw.sample, self.label, self.language)
@@ -198,6 +202,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
             flip=False,
             early_size=0,
             shown_size=0,
+            interpolation="bicubic",
             decoding="reduced",
             warmup_from=None,
             optimiser_kind="adamw",

@@ -15,6 +15,7 @@ from diptych.data.text.english.structured import Lists, analogies, checked_lists
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
+from diptych.objectives.pairs.second_positives import evenly_right, spread_over_texts
 from diptych.recipes._shared.pairs import strings_of
 from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
 from diptych.recipes._shared.texts.negatives import LOOKED_AT, NegativeRecipe
@@ -39,8 +40,9 @@ class SVLC(NegativeRecipe):
     depart in how a list's words are found and replaced (`published_rules`), in articles that follow their noun (`articles`), in our own
     lists of words (`word_lists` names a file of others), in the rank of the patches' adapter (`patch_adapter`), and samples of one group
     are no negatives of each other (`same_group`).
-    Punctuation stays where a model replaces a word. The released analogies come from BLOOM with 176 billion parameters; ours from rules
-    ("analogies"), from what any local model wrote, or from texts of origin "rewrite" ("texts").
+    Punctuation stays where a model replaces a word (`diptych curate structured_negatives --published` drops it). The released analogies
+    come from BLOOM with 176 billion parameters; ours from rules ("analogies"), from what any local model wrote, or from texts of origin
+    "rewrite" ("texts").
 
     negatives        "rules", "texts", "both"; "random_words" and "none" are controls
     positives        "none", "analogies" by rules, "texts" of origin "rewrite" or written by curation
@@ -51,6 +53,8 @@ class SVLC(NegativeRecipe):
     in_contrastive   wrong texts join the contrastive loss, too
     negative_weight  factor of the choice among an image's own texts
     symmetric        the second positive is compared in both directions (an option of the released code)
+    even_weight      of a loss by which an image likes both of its right texts alike (an option of the released code, then .1)
+    spread_weight    of a loss by which it chooses among all texts of the batch nearly evenly (an option of the released code, then .01)
     rank             of the adapters, which count as B A / rank and stand where the release has them: in towers other than CLIP's
                      transformers, on every linear map; 0 trains all weights
     adapter_start    "zero": all adapters start as nothing; "random", as released (`paper`): those of queries, keys and values start random
@@ -71,6 +75,8 @@ class SVLC(NegativeRecipe):
     in_contrastive: bool = True
     negative_weight: float = 1.0
     symmetric: bool = False
+    even_weight: float = 0.0
+    spread_weight: float = 0.0
     rank: int = 4
     adapter_start: Literal["zero", "random"] = "zero"
     patch_adapter: Literal["rank", "side"] = "rank"
@@ -178,6 +184,11 @@ class SVLC(NegativeRecipe):
         }
         if features.positive_ND is not None:
             found["positives"] = (self._met(image_ND, features, batch) + self._met(text_ND, features, batch)) / 2
+            both = image_ND, text_ND, features.positive_ND
+            if self.even_weight:
+                found["even"] = self.even_weight * evenly_right(*both, scale=scale)
+            if self.spread_weight:
+                found["spread"] = self.spread_weight * spread_over_texts(*both, scale=scale)
         return found
 
     def _met(self, anchor_ND: Tensor, features: HardPairs, batch: NegativeBatch) -> Tensor:

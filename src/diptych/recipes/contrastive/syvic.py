@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draw, Draws, Optimiser, Tuning
+from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Tuning
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
@@ -83,7 +83,8 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     falls       the rate, by a cosine: after each "period", an epoch, as released, or at each "step"
     planned     epochs that the cosine is laid out for, of which `epochs` are run
     final_lr    with "step", the share of the rate that is left at the end: where a cosine of ten epochs stands after six
-    coupled     weight decay enters the gradient, as released, and Adam is the optimiser; False: AdamW
+    coupled     weight decay enters the gradient of every weight that is trained, as released, and Adam is the optimiser; False: AdamW,
+                which spares biases and norms
     """
 
     slug = "syvic"
@@ -206,7 +207,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         return pairs
 
     def optimiser(self) -> Optimiser:
-        chosen = replace(super().optimiser(), coupled_decay=self.coupled)
+        chosen = super().optimiser()
+        if self.coupled:
+            chosen = replace(chosen, coupled_decay=True, rules=(*chosen.rules, Rule("", decay=True)))
         if self.falls == "step":
             return replace(chosen, final_lr=self.final_lr)
         return replace(chosen, falls="period", periods=self.planned, part=(0.0, min(1.0, self.epochs / self.planned)))

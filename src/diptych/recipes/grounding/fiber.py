@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diptych.core.contracts import Dataset, Draw, Draws
 from diptych.core.errors import ConfigError
@@ -18,7 +19,7 @@ from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
 from diptych.models.pairs.matching.matcher import Matched
-from diptych.objectives.gather import all_gather
+from diptych.objectives.gather import all_gather, mean_over_processes
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.gold import gold_caption_loss, gold_weights
@@ -56,6 +57,8 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
 
     Wrong pairs are drawn within a process, so batches cannot be cut into chunks.
 
+    wrong            wrong pairs of the matching are "similar" by the contrast, or, where it is trained alone, "random": half of the texts
+                     get the picture of another one of the batch (released: of the data)
     itc, itm, mlm, caption, questions   weights of the terms; 0 leaves one out, with the parts that it alone needs
     hidden           share of the words of a text that are hidden; masking: "each" by its own chance, as released, or exactly that "share"
     queue, temperature   features of earlier batches; what similarities are divided by at the start, learned, from 0.001 to 1
@@ -70,13 +73,14 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     slug = "fiber"
     cacheable = False
     no_prefixes = "it reads pairs together"
-    presets = ("tiny", "paper", "vqa", "captions", "captions_gold")
+    presets = ("tiny", "paper", "vqa", "retrieval", "retrieval_fused", "captions", "captions_gold")
 
     itc: float = 1.0
     itm: float = 1.0
     mlm: float = 1.0
     caption: float = 0.0
     questions: float = 0.0
+    wrong: Literal["similar", "random"] = "similar"
     fusion: Literal["backbone", "top"] = "backbone"
     top_layers: int = 2
     hidden: float = 0.15
@@ -103,9 +107,11 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
         terms = (self.itc, self.itm, self.mlm, self.caption, self.questions)
         if min(terms) < 0 or not any(terms):
             raise ConfigError(f"weights of the terms are {terms} (expected 0 or more, one of them above 0)")
-        if self.itm and not self.itc:
+        if self.wrong not in ("similar", "random") or (self.wrong == "random" and self.itc):
+            raise ConfigError(f"wrong is {self.wrong!r} with itc {self.itc} (expected similar, or random with itc 0)")
+        if self.itm and not self.itc and self.wrong == "similar":
             raise ConfigError(
-                "itm is above 0 and itc is not (expected both: wrong partners are drawn by the contrast's similarities)"
+                "itm is above 0 and itc is not (expected both: wrong partners are drawn by the contrast's similarities; or wrong random)"
             )
         if self.gold and not self.caption:
             raise ConfigError("gold weighs captions, and caption is 0 (expected caption above 0)")
@@ -120,9 +126,9 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
 
     @property
     def measured_by(self) -> str:
-        """Retrieval by vectors, as published for the contrast; what was trained instead, where that is left out."""
-        if self.itc:
-            return "retrieval:compare=vectors"
+        """Retrieval by vectors, as published for the contrast, or by matching; what was trained instead, where both are left out."""
+        if self.itc or self.itm:
+            return "retrieval:compare=vectors" if self.itc else "retrieval:compare=pairs"
         return "vqa" if self.questions else "captions"
 
     @property
@@ -232,6 +238,8 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             terms["contrastive"] = self.itc * (by_image + by_text) / 2
             if found.own_N2 is not None:
                 terms["matching"] = self.itm * self._matching(found, found.image_ND, found.text_ND)
+        if found.fit_N2 is not None and found.fits_N is not None:
+            terms["matching"] = self.itm * mean_over_processes(F.cross_entropy(found.fit_N2.float(), found.fits_N.long()))
         if found.word_NMV is not None and batch.word_BM is not None:
             terms["words"] = self.mlm * masked_words(found.word_NMV, batch.word_BM)
         if found.caption_BLV is not None:
@@ -309,6 +317,16 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             itc=0.0, itm=0.0, mlm=0.0, questions=1.0, image_size=576, text_length=50, batch_size=512, steps=0, epochs=10.0, lr=2e-5,
             head_scale=50.0, crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
         )  # fmt: skip
+
+    @classmethod
+    def retrieval(cls) -> Self:
+        """Fine-tuning on retrieval by vectors as released, for COCO and, from there, for Flickr30k."""
+        return replace(cls.vqa(), questions=0.0, itc=1.0, batch_size=1024, head_scale=5.0)
+
+    @classmethod
+    def retrieval_fused(cls) -> Self:
+        """Fine-tuning on retrieval by matching as released."""
+        return replace(cls.retrieval(), itc=0.0, itm=1.0, wrong="random", image_size=384)
 
     @classmethod
     def captions(cls) -> Self:

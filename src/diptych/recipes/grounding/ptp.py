@@ -43,8 +43,9 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     Regions come with the data, published from a detector (VinVL, ten a picture); pictures without any have their caption alone.
 
     The released code has two loaders. `prompts="moved"` is the second, which moves boxes with the picture. "original" writes the block of
-    the picture as it is stored and then crops and flips it, as the first loader does, which is the one in its guide: with flips the column
-    is wrong in a third of the cases. "none" is BLIP. The second loader keeps the stop between caption and prompt, the first loses it.
+    the picture as it is stored and then crops, shears, shifts and turns it, as the first loader does, which is the one in its guide. That
+    one has no flips (`flip=False`): with them the column would be wrong in a third of the cases. "none" is BLIP. The second loader keeps
+    the stop between caption and prompt, the first loses it.
 
     We depart: keys of all processes are in the contrast; operations of the augmentation are PIL's, with the released ranges.
     `caption_mean="rows"` weighs captions alike; published is the

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Recipe, Rule
+from diptych.core.contracts import Dataset, Draws, Optimiser, Recipe, Rule
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.scene_graph import Relation
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists
 from diptych.data.graphs.transforms import Mirror, ShortSides, Squashed, Views
@@ -24,8 +23,9 @@ from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
 from diptych.models.detection.faster_rcnn import DetectorShape
 from diptych.models.detection.images import DetectionImages
-from diptych.models.penet.batch_targets import sizes_of, targets
+from diptych.models.penet.batch_targets import one_predicate, sizes_of, targets
 from diptych.models.penet.graph_relater import GraphRelater
+from diptych.models.penet.opened import RELEASED
 from diptych.models.penet.pair_sampling import PairSampling
 from diptych.models.penet.prototype_head import HeadShape
 from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting, copy_detector_layers
@@ -65,11 +65,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     A part of the published mean recall comes from how it was scored: `diptych eval RUN vg150_predcls --relation-nms` applies the
     relation NMS of the released scorer, to this or any other model.
 
-    We depart: a released layer that nothing reads (`linear_pred`) is left out. The phase before has torchvision's losses, where the
-    release's boxes weigh differences below 1 by their square and not below a ninth, and its proposals learn nothing from anchors that
-    cross the border. Of proposals a box is not one pixel larger than
-    its corners say, nor is its overlap with others (where the network codes the place of a box, it is, as released). Images have
-    ImageNet's mean and deviation, not Caffe's (`pixel_mean`, `pixel_std`; a run that starts from released weights keeps theirs).
+    We depart: a released layer that nothing reads (`linear_pred`) is left out. A mirrored box lies a pixel further than the release's.
+    Images have ImageNet's mean and deviation, not Caffe's (`pixel_mean`, `pixel_std`), unless a run starts from released weights.
 
     setting      predcls, sgcls, sgdet
     trains       relations: the detector stays as it is (published). detector: that alone. both: at once, from scratch, with true boxes
@@ -226,7 +223,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         return detection_backbone(self.backbone, strides=STRIDES, frozen_norm=self.frozen_norm)
 
     def batch(self, draws: Draws) -> GraphBatch:
-        items = tuple(_one_predicate(draw) for draw in draws)
+        items = tuple(one_predicate(draw) for draw in draws)
         return graph_batch(
             replace(draws, items=items),
             views=self.views,
@@ -405,36 +402,32 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     @classmethod
     def paper(cls) -> Self:
         """Predicates of VG150 with a frozen ResNeXt-101 detector: 60,000 steps of 8 images."""
-        return cls(vocabulary="vg150")
+        return cls(vocabulary="vg150", **PUBLISHED)
 
     @classmethod
     def sgcls(cls) -> Self:
         """As paper, labels made anew."""
-        return cls(vocabulary="vg150", setting="sgcls")
+        return cls(vocabulary="vg150", setting="sgcls", **PUBLISHED)
 
     @classmethod
     def sgdet(cls) -> Self:
         """As paper, boxes found by the detector."""
-        return cls(vocabulary="vg150", setting="sgdet")
+        return cls(vocabulary="vg150", setting="sgdet", **PUBLISHED)
 
     @classmethod
     def detection(cls) -> Self:
         """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020). Biases learn twice as fast; 12,000
         proposals of a map are considered while it trains, and 2,000 kept of an image."""
-        shape = DetectorShape(learns_considered=12_000, proposals=2_000, detections=256)
-        plan: dict[str, Any] = {"steps": 50_000, "lr_drops": (0.6, 0.9), "bias_lr": 2.0}
-        return cls(vocabulary="vg150", setting="sgdet", trains="detector", detector=shape, **plan)
+        shape = DetectorShape(learns_considered=12_000, proposals=2_000, detections=256, counting="inclusive")
+        plan: dict[str, Any] = {**PUBLISHED, "detector": shape, "steps": 50_000, "lr_drops": (0.6, 0.9), "bias_lr": 2.0}
+        return cls(vocabulary="vg150", setting="sgdet", trains="detector", **plan)
 
 
-def _one_predicate(draw: Draw) -> Draw:
-    """Each ordered pair with one of its predicates, drawn: a pair has one label (published)."""
-    found: dict[tuple[int, int], list[Relation]] = {}
-    for relation in draw.sample.relations:
-        found.setdefault((relation.subject, relation.object), []).append(relation)
-    if all(len(each) == 1 for each in found.values()):
-        return draw
-    chosen = tuple(each[int(draw.rng.integers(len(each)))] for each in found.values())
-    return replace(draw, sample=replace(draw.sample, relations=chosen))
+PUBLISHED: dict[str, Any] = {
+    "relation_head": RELEASED.head,
+    "detector": RELEASED.detector,
+    "sampling": PairSampling(last_pixel=True),
+}
 
 
 def _written(lists: LabelLists) -> str:

@@ -29,7 +29,7 @@ def comparison_report(path: Path, measured: Measured, data: Dataset | None = Non
         *([page.Section("Won and lost", won_and_lost(measured, Album(data)))] if data is not None else []),
         page.Section("What was different", _differences(measured)),
         page.Section("All numbers", _all_numbers(measured)),
-        page.Section("How it was made", _made(measured)),
+        page.Section("How it was made", _origin_blocks(measured)),
     ]
     made = measured.environment
     footer = f"commit {made.get('commit') or 'unknown'}, {made.get('cores')} cores, {made.get('memory_gib')} GiB"
@@ -315,7 +315,7 @@ def _all_numbers(m: Measured) -> tuple[str, ...]:
     return tuple(blocks)
 
 
-def _made(m: Measured) -> tuple[str, ...]:
+def _origin_blocks(m: Measured) -> tuple[str, ...]:
     return (
         page.folded("Models" if m.given else "Configurations", json.dumps(m.configs, indent=2, ensure_ascii=False))
         if m.configs

@@ -63,7 +63,7 @@ def side_by_side(path: Path, sides: Sequence[Side], data: Dataset, story: Story)
         page.Section("Data", (*data_blocks(album), curation, page.lines(story.inspection))),
         page.Section("Training", _curves(sides)),
         *_answers(sides, album),
-        page.Section("How it was made", _made(sides)),
+        page.Section("How it was made", _origin_blocks(sides)),
     ]
     environment = sides[0].runs[0].state.get("environment", {})
     footer = (
@@ -165,7 +165,7 @@ def _answers(sides: Sequence[Side], album: Album) -> list[page.Section]:
     ]
 
 
-def _made(sides: Sequence[Side]) -> tuple[str, ...]:
+def _origin_blocks(sides: Sequence[Side]) -> tuple[str, ...]:
     import yaml
 
     blocks = []

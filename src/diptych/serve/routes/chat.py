@@ -53,11 +53,11 @@ def add(app: FastAPI, service: Service) -> None:
     async def complete(request: ChatRequest, connection: Request) -> Response:
         """An answer to the last message; with `stream` piece by piece, as server-sent events."""
         side = service.writer(request.model)
-        wanted = await _wanted(service, side, request)
+        wanted = await _read_request(service, side, request)
         writing, number = Writing(service, side, wanted), f"chatcmpl-{uuid.uuid4().hex}"
         if request.stream:
             usage = bool(request.stream_options and request.stream_options.include_usage)
-            return await _streamed(writing, number, usage, connection)
+            return await _stream_answer(writing, number, usage, connection)
         whole = asyncio.ensure_future(writing.whole())
         leaving = asyncio.ensure_future(client_gone(connection.receive))
         try:
@@ -74,7 +74,7 @@ def add(app: FastAPI, service: Service) -> None:
         return Json({**head, "choices": [choice], "usage": _usage(writing)})
 
 
-async def _streamed(writing: Writing, number: str, usage: bool, connection: Request) -> Response:
+async def _stream_answer(writing: Writing, number: str, usage: bool, connection: Request) -> Response:
     """The answer begins when its first piece is there, so that whatever can be refused has its own status."""
     pieces = writing.pieces()
     ends = asyncio.get_running_loop().time() + writing.service.limits.seconds
@@ -146,7 +146,7 @@ def _usage(writing: Writing) -> dict[str, int] | None:
 # ---------------------------------------------------------------- what is asked
 
 
-async def _wanted(service: Service, side: Side, request: ChatRequest) -> Wanted:
+async def _read_request(service: Service, side: Side, request: ChatRequest) -> Wanted:
     for name, usual in UNANSWERED.items():
         if (value := getattr(request, name)) not in usual:
             raise Refused(422, f"{name} is {str(value)[:60]} (expected {json.dumps(usual[-1])}, or nothing)")
@@ -170,6 +170,7 @@ async def _wanted(service: Service, side: Side, request: ChatRequest) -> Wanted:
 
 
 def tokens_of(service: Service, tokens: int) -> int:
+    """The tokens that a request asks for. Raises Refused (422) outside of what the service allows."""
     if not 1 <= tokens <= service.limits.tokens:
         raise Refused(422, f"max_tokens is {tokens} (expected 1..{service.limits.tokens})")
     return tokens

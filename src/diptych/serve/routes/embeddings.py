@@ -30,7 +30,7 @@ def add(app: FastAPI, service: Service) -> None:
         texts = [text_of(value, name, service.limits) for name, value in named if isinstance(value, str)]
         images = [await service.picture(v.image, name) for name, v in named if isinstance(v, ImageInput)]
         both: tuple[Unit, Unit] = await service.ask(side.model, lambda t_ND, i_ND: (t_ND, i_ND), texts=texts, images=images)
-        rows = _in_order(inputs, *(_cut(side, rows_ND, request.dimensions) for rows_ND in both))
+        rows = _in_order(inputs, *(_prefixes(side, rows_ND, request.dimensions) for rows_ND in both))
         encode = _base64 if request.encoding_format == "base64" else _floats
         data = [{"object": "embedding", "index": place, "embedding": encode(row_D)} for place, row_D in enumerate(rows)]
         usage = {"prompt_tokens": 0, "total_tokens": 0, "texts": len(texts), "images": len(images)}
@@ -42,7 +42,7 @@ def _in_order(inputs: Sequence[Any], text_ND: Unit, image_ND: Unit) -> list[Unit
     return [next(texts if isinstance(value, str) else images) for value in inputs]
 
 
-def _cut(side: Side, rows_ND: Unit, dimensions: int | None) -> Unit:
+def _prefixes(side: Side, rows_ND: Unit, dimensions: int | None) -> Unit:
     """The first numbers of each vector at length 1 again, for models whose prefixes are embeddings in themselves."""
     if dimensions is None or not len(rows_ND) or dimensions == rows_ND.shape[1]:
         return rows_ND

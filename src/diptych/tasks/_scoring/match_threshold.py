@@ -16,7 +16,7 @@ from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array
 
 
-def decided(records: pa.Table, threshold: float) -> pa.Table:
+def apply_threshold(records: pa.Table, threshold: float) -> pa.Table:
     """The same cases; a case's credit is the share of its options, entailed ones aside, that are decided rightly: a true one that scores
     above the threshold, a false one that does not."""
     credit_N = (_counts(records, threshold) @ [1, 0, 0, 1]) / _counts(records, threshold).sum(1)

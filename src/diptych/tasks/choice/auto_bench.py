@@ -15,14 +15,14 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.curate.text.question_programs import Vocabulary, written
+from diptych.curate.text.question_programs import Vocabulary, write_questions
 from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.symbols import symbols_of
 from diptych.data.text.question_answering.triplets import Triplet, read_triplets
 from diptych.tasks._scoring.answers.blind import BLIND, grey
 from diptych.tasks._scoring.answers.choices import with_options
 from diptych.tasks._scoring.answers.judge_agreement import agreement, kappa
-from diptych.tasks._scoring.answers.judging import JudgedAnswer, Kind, compared, judged
+from diptych.tasks._scoring.answers.judging import JudgedAnswer, Kind, compare_answers, judge_answers
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.choice.extractors import strict
@@ -121,14 +121,14 @@ class AutoBench:
             "score": score,
             "blind_score": self._scores(asked, blind, judge)[0] if blind else nothing,
             "said": said,
-            "exact": [verdict.score for verdict in judged("exact", _judgeable(asked, replies))],
+            "exact": [verdict.score for verdict in judge_answers("exact", _judgeable(asked, replies))],
             "better": nothing,
             "consistent": nothing,
             "took_first": nothing,
         }
         if rival is not None:
             others = rival.generate(images, prompts, max_tokens=self.max_tokens)
-            found = compared(judge, _judgeable(asked, replies), others)
+            found = compare_answers(judge, _judgeable(asked, replies), others)
             columns |= {name: [getattr(one, name) for one in found] for name in ("better", "consistent", "took_first")}
         facts = {**asdict(self), "triplets": str(self.triplets or "")}
         elsewhere = 0 if self.triplets is None else len(read_triplets(self.triplets)) - len(asked)
@@ -142,8 +142,8 @@ class AutoBench:
     def questions(self, data: Dataset) -> tuple[dict[str, Sample], list[Triplet]]:
         """Samples by uid, and the questions that are asked about them."""
         samples = {sample.uid: sample for sample in (data[row] for row in range(len(data)))}
-        asked = self._written(samples) if self.triplets is None else read_triplets(self.triplets)
-        known = [self._formed(one) for one in asked if one.uid in samples]
+        asked = self._write_triplets(samples) if self.triplets is None else read_triplets(self.triplets)
+        known = [self._in_form(one) for one in asked if one.uid in samples]
         if not known:
             where = str(self.triplets or data.name)
             raise DataError(
@@ -153,7 +153,7 @@ class AutoBench:
             raise DataError(f"sample '{missing}' has questions and no image", file=data.name, field="image")
         return samples, known
 
-    def _written(self, samples: dict[str, Sample]) -> list[Triplet]:
+    def _write_triplets(self, samples: dict[str, Sample]) -> list[Triplet]:
         symbols = {}
         for uid, sample in samples.items():
             if sample.regions and sample.image is not None:
@@ -165,9 +165,13 @@ class AutoBench:
             )
         vocabulary = Vocabulary.of(list(symbols.values()))
         rngs = {uid: keyed_rng("bench questions", self.seed, uid) for uid in symbols}
-        return [one for uid in sorted(symbols) for one in written(uid, symbols[uid], vocabulary, rngs[uid], options=self.options)]
+        return [
+            one
+            for uid in sorted(symbols)
+            for one in write_questions(uid, symbols[uid], vocabulary, rngs[uid], options=self.options)
+        ]
 
-    def _formed(self, one: Triplet) -> Triplet:
+    def _in_form(self, one: Triplet) -> Triplet:
         if self.form == "closed" and not one.options:
             raise DataError(f"'{one.question[:60]}' has no options", field="options", expected="some, or --form given")
         if self.form != "open" or not one.options:
@@ -180,7 +184,9 @@ class AutoBench:
     def _scores(self, asked: Sequence[Triplet], replies: Sequence[str], judge: Any) -> tuple[list[float | None], list[str]]:
         """Scores and what was said; closed questions by the option named, None where none is."""
         places = [place for place, one in enumerate(asked) if not one.options]
-        verdicts = judged(self.by, [_judgeable(asked, replies)[place] for place in places], judge, threshold=self.threshold)
+        verdicts = judge_answers(
+            self.by, [_judgeable(asked, replies)[place] for place in places], judge, threshold=self.threshold
+        )
         by_place = dict(zip(places, verdicts, strict=True))
         score: list[float | None] = []
         said: list[str] = []

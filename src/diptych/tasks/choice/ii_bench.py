@@ -80,11 +80,11 @@ class IIBench(MultipleChoice):
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         records = super().predict(model, data)
         if self.submission:
-            write_json(Path(self.submission), submitted(records, self._extractor))
+            write_json(Path(self.submission), submitted_rows(records, self._extractor))
         return records
 
     def text(self, item: Item, options: Sequence[str], *, answered: str = "") -> str:
-        lines = [f"Question: {item.question}", *_lettered(options)]
+        lines = [f"Question: {item.question}", *_with_letters(options)]
         if self.mode == "cot":
             return "\n".join([f"{ASKED}{THINKING}", *lines, "Explanation: ", "Answer:\n"])
         if self.mode == "none":
@@ -103,9 +103,19 @@ class IIBench(MultipleChoice):
         blocks = [f"{ASKED} example{several}(with answer{several}) and the corresponding picture{several}.\n"]
         for place, (shot, (name, order, letter)) in enumerate(zip(shots, SHOTS, strict=False), 1):
             options = [shot.options[one] + "." * ((name, one) == STOPPED) for one in order]
-            lines = [f"Question: {shot.question}", f"Picture: <Picture {place}>", *_lettered(options), f"Answer: ({letter})\n"]
+            lines = [
+                f"Question: {shot.question}",
+                f"Picture: <Picture {place}>",
+                *_with_letters(options),
+                f"Answer: ({letter})\n",
+            ]
             blocks.append("\n".join(lines) + "\n" * (place < len(shots)))
-        last = [f"Question: {ask.item.question}", f"Picture: <Picture {len(shots) + 1}>", *_lettered(ask.options), "Answer:\n"]
+        last = [
+            f"Question: {ask.item.question}",
+            f"Picture: <Picture {len(shots) + 1}>",
+            *_with_letters(ask.options),
+            "Answer:\n",
+        ]
         text = "".join(blocks) + "\n" + "\n".join(last)
         return (*(ImagePart(source=shot.pictures[0]) for shot in shots), ImagePart(), TextPart(text))
 
@@ -142,7 +152,7 @@ def released_rates(records: pa.Table) -> dict[str, float]:
     return {"accuracy": right / len(records), "errors": failed / len(records), "misses": missed / len(records)}
 
 
-def submitted(records: pa.Table, extractor: str) -> list[dict[str, Any]]:
+def submitted_rows(records: pa.Table, extractor: str) -> list[dict[str, Any]]:
     """What EvalAI takes for the test split: the letter of each question in the order of the data, null where none was read."""
     extract = EXTRACTORS.load(extractor)
     found = []
@@ -154,5 +164,5 @@ def submitted(records: pa.Table, extractor: str) -> list[dict[str, Any]]:
     return found
 
 
-def _lettered(options: Sequence[str]) -> list[str]:
+def _with_letters(options: Sequence[str]) -> list[str]:
     return [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]

@@ -66,9 +66,9 @@ def items_of(data: Dataset, *, options: int, seed: int, none_option: str = "") -
     made = []
     for sample, number, question in found:
         key = f"{sample.uid}/{number}"
-        offered = question.choices or _drawn(question, sorted(known[question.kind]), options, seed, key)
+        offered = question.choices or _draw_options(question, sorted(known[question.kind]), options, seed, key)
         answer = question.answer if question.answers else None
-        text, given = _numbered(
+        text, given = _number_marks(
             question.text, offered, len(pictures_of(sample)), f"question '{question.text[:60]}' of {sample.uid}"
         )
         made.append(
@@ -125,7 +125,7 @@ def as_prompt(text: str, pictures: int) -> PromptLike:
     return tuple(parts)
 
 
-def bound(prompt: PromptLike, pictures: Sequence[ImageSource]) -> PromptLike:
+def with_own_sources(prompt: PromptLike, pictures: Sequence[ImageSource]) -> PromptLike:
     """The same parts, each further picture as a source of its own: models are given the first one alone."""
     if isinstance(prompt, str) or not isinstance(prompt, tuple):
         return prompt
@@ -135,7 +135,7 @@ def bound(prompt: PromptLike, pictures: Sequence[ImageSource]) -> PromptLike:
     )
 
 
-def _numbered(text: str, options: Sequence[str], pictures: int, where: str) -> tuple[str, tuple[str, ...]]:
+def _number_marks(text: str, options: Sequence[str], pictures: int, where: str) -> tuple[str, tuple[str, ...]]:
     """Marks get the number of their picture, so that options can change places and take their pictures along."""
     marks = sum(one.count(PICTURE) for one in (text, *options))
     if not marks:
@@ -149,7 +149,7 @@ def _numbered(text: str, options: Sequence[str], pictures: int, where: str) -> t
     return made[0], tuple(made[1:])
 
 
-def _drawn(question: Question, known: Sequence[str], options: int, seed: int, key: str) -> tuple[str, ...]:
+def _draw_options(question: Question, known: Sequence[str], options: int, seed: int, key: str) -> tuple[str, ...]:
     others = [answer for answer in known if answer not in question.answers]
     if not others:
         raise DataError(

@@ -59,13 +59,13 @@ def _length(text: str, unit: float | None) -> float | None:
     bare = re.sub(r"^(?:about|around|approximately|approx\.?|roughly|~|≈|\$)+\s*", "", bare, flags=re.IGNORECASE).strip(" $~≈")
     ends = re.split(r"(?<=[\w.\"'″′])\s*(?:-|–|—|to|and)\s*(?=[\d.])", bare)
     if len(ends) == 2:
-        last = _measured(ends[1], unit)
-        first = _measured(ends[0], _own_unit(ends[1]) or unit)
+        last = _sum_of_quantities(ends[1], unit)
+        first = _sum_of_quantities(ends[0], _own_unit(ends[1]) or unit)
         return None if first is None or last is None else round((first + last) / 2, 10)
-    return _measured(bare, unit)
+    return _sum_of_quantities(bare, unit)
 
 
-def _measured(text: str, unit: float | None) -> float | None:
+def _sum_of_quantities(text: str, unit: float | None) -> float | None:
     """A sum of quantities, each with its unit, or one quantity in `unit`."""
     total, place = 0.0, 0
     pieces = list(re.finditer(rf"(?:{QUANTITY})\s*([a-zA-Z″′\"']*)\s*,?\s*", text))
@@ -93,12 +93,12 @@ def _own_unit(text: str) -> float | None:
     return unit_of(found[1]) if found else None
 
 
-def released(reply: str) -> float | None:
+def released_length(reply: str) -> float | None:
     """As Q-Spatial Bench reads it (2409.09788): the mean of all digits with points in the last braces, so that "1,200" is
     100.5, "1e2" is 1.5 and "-2" is 2; any unit that is not on its list, " m " and yards among them, counts as centimetres. NaN
     for braces without a number; None where its code raises, for want of either pair of braces.
 
-    >>> released("scalar{1,200} distance_unit{yards}")
+    >>> released_length("scalar{1,200} distance_unit{yards}")
     100.5
     """
     scalars, units = (re.findall(name + r"{([^}]*)}", reply) for name in ("scalar", "distance_unit"))
@@ -114,4 +114,4 @@ def released(reply: str) -> float | None:
     return sum(numbers) / len(numbers) * factor if numbers else float("nan")
 
 
-PARSERS = {"": strict, "released": released}
+PARSERS = {"": strict, "released": released_length}

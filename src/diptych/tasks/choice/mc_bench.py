@@ -93,7 +93,7 @@ class MCBench:
                 if planner is not None
                 else [Wanted(n, asked["text"]) for n in range(len(pictures))]
             )
-            found = self._found(model, pictures, plan)
+            found = self._find_instances(model, pictures, plan)
             rows.append({**truth_of(sample.uid, sample.group, asked), "plan": reply, **found})
         if not rows:
             raise DataError(f"'{data.name}' has no pair of pictures", field=FIELD, expected="one or more")
@@ -104,21 +104,21 @@ class MCBench:
         (reply,) = planner.generate([pictures[0]], [_own(plan_prompt(text, len(pictures)), pictures)], max_tokens=self.max_tokens)
         return reply
 
-    def _found(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[Wanted]) -> dict[str, Any]:
+    def _find_instances(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[Wanted]) -> dict[str, Any]:
         boxes: list[list[list[float]]] = [[] for _ in pictures]
         groups: list[list[int]] = [[] for _ in pictures]
         scores: list[list[float]] = [[] for _ in pictures]
         for wanted in plan:
             if not wanted.phrase:
                 continue
-            for box, score in self._localised(model, pictures[wanted.image], wanted.phrase):
+            for box, score in self._locate(model, pictures[wanted.image], wanted.phrase):
                 if score >= self.least:
                     boxes[wanted.image].append([float(end) for end in box])
                     groups[wanted.image].append(wanted.group)
                     scores[wanted.image].append(float(score))
         return {"found_boxes": boxes, "found_groups": groups, "scores": scores}
 
-    def _localised(self, model: Any, picture: ImageSource, phrase: str) -> list[tuple[Any, float]]:
+    def _locate(self, model: Any, picture: ImageSource, phrase: str) -> list[tuple[Any, float]]:
         if isinstance(model, Grounder):
             answer = model.ground([picture], [PhraseQuery.of([phrase], behind="")], top=self.top)[0][0]
             return list(zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True))
@@ -133,7 +133,7 @@ class MCBench:
         rows = records.to_pylist()
         compat = facts_of(records).get("options", {}).get("compat", self.compat)
         code_N, count = codes([row["group"] for row in rows])
-        pairs = [_seen(row, int(code)) for row, code in zip(rows, code_N, strict=True)]
+        pairs = [_pictures_of_row(row, int(code)) for row, code in zip(rows, code_N, strict=True)]
         ids = [row["image_ids"] for row in rows]
         named = regrouped_as_released(pairs, ids) if compat == "repo" else regrouped(pairs)
         metrics = {"ap50": self._precision(named, ids, count)}
@@ -186,7 +186,7 @@ class MCBench:
         """[N, 1] for "image_accuracy"; average precision is no mean over texts."""
         if metric != "image_accuracy":
             return None
-        pairs = [_seen(row, 0) for row in records.to_pylist()]
+        pairs = [_pictures_of_row(row, 0) for row in records.to_pylist()]
         right = [[float(all(bool(len(s.true_M4)) == bool(len(s.found_N4)) for s in pair))] for pair in pairs]
         return np.array(right, np.float64)
 
@@ -279,7 +279,7 @@ def _own(prompt: Any, pictures: Sequence[ImageSource]) -> Any:
     return tuple(ImagePart(0, pictures[part.place]) if isinstance(part, ImagePart) and part.place else part for part in prompt)
 
 
-def _seen(row: Mapping[str, Any], group: int) -> list[Seen]:
+def _pictures_of_row(row: Mapping[str, Any], group: int) -> list[Seen]:
     return [
         Seen(
             _array(row["true_boxes"][side]).reshape(-1, 4),

@@ -23,7 +23,7 @@ from diptych.tasks._scoring.answers.replying import replies_of
 from diptych.tasks._scoring.intervals import Floats
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.choice.choice_scores import accuracy_by_extractor, ask_columns, read_chosen, score_choices
-from diptych.tasks.choice.items import Item, as_prompt, bound, items_of, unanswerable, with_none
+from diptych.tasks.choice.items import Item, as_prompt, items_of, unanswerable, with_none, with_own_sources
 
 How = Literal["write", "letter", "mean", "sum"]
 OrderBy = Literal["rotate", "shuffle", "given"]
@@ -144,7 +144,7 @@ class MultipleChoice:
         pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
         shades: list[Sequence[ImageSource]] = [grey(each) for each in pictures] if self.blind else []
         both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
-        said, chosen = self._answered(model, both, [*pictures, *shades], shots)
+        said, chosen = self._ask_model(model, both, [*pictures, *shades], shots)
         replies, places = said[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
         if self.blind:
@@ -187,7 +187,7 @@ class MultipleChoice:
             return rotations(count, self.orders)
         return shuffles(count, self.orders, self.seed, item.uid, item.item, int(item.answerable))
 
-    def _answered(
+    def _ask_model(
         self, model: Any, asks: Sequence[Ask], pictures: Sequence[Sequence[ImageSource]], shots: Sequence[Item]
     ) -> tuple[list[Reply], list[int | None]]:
         """What was replied, and for rankings the place of the likeliest option."""
@@ -205,7 +205,7 @@ class MultipleChoice:
 
     def _prompt(self, ask: Ask, pictures: Sequence[ImageSource], shots: Sequence[Item]) -> PromptLike:
         """What one question is asked with; the pictures may be grey ones."""
-        asked = bound(as_prompt(self.text(ask.item, ask.options), len(pictures)), pictures)
+        asked = with_own_sources(as_prompt(self.text(ask.item, ask.options), len(pictures)), pictures)
         if not shots:
             return asked
         parts: list[Part] = []

@@ -87,7 +87,7 @@ class QSpatial:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         samples = [data[row] for row in range(len(data))]
-        asked = [_asked(sample.extras.get(FIELD), data.name, row) for row, sample in enumerate(samples)]
+        asked = [_question_of(sample.extras.get(FIELD), data.name, row) for row, sample in enumerate(samples)]
         images: list[ImageSource] = []
         for row, sample in enumerate(samples):
             if sample.image is None:
@@ -186,7 +186,7 @@ class QSpatial:
         return found
 
 
-def _asked(value: Any, name: str, row: int) -> dict[str, Any]:
+def _question_of(value: Any, name: str, row: int) -> dict[str, Any]:
     """The question of a sample with its truth in centimetres."""
     wanted = '{"question": words, "value": 1.5, "unit": "m", "kind": words}'
     if not isinstance(value, dict) or not {"question", "value", "unit", "kind"} <= set(value):

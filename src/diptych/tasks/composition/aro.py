@@ -23,7 +23,7 @@ from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
-from diptych.tasks.composition.order_options import OrderOptions, tagger_of
+from diptych.tasks.composition.order_options import OrderOptions, Trigrams, tagger_of
 from diptych.worlds.scenes.probes import SceneFacts
 
 
@@ -37,8 +37,9 @@ class ARO:
     there. `accuracy` is the mean over cases, which tables call by the same name and which differs by many points.
 
     Published code takes the first of tied options. It lists the false one first in relation and attribution, and the true one first in
-    order, where shuffles that change nothing then count as right. `ties="index", keep_equal=True, normalise=False` counts so; by default
-    ties are shared and options that equal the true one are dropped (and counted). Its shuffles are drawn anew in every run, ours by key.
+    order, where shuffles that change nothing then count as right. `ties="index", keep_equal=True, normalise=False, trigrams="treebank"`
+    counts so; by default ties are shared and options that equal the true one are dropped (and counted). Its shuffles are drawn anew in
+    every run, ours by key.
 
     leave_out   relations that count in no mean: those that the release leaves out (they hold both ways, or are rare), or "none"
     minimum     cases that a pair of attributes needs to count. Relations need none, as released
@@ -47,6 +48,7 @@ class ARO:
     normalise   whether every option is written from the same tokens
     most_words  of an option of order
     tagger      of the words that are shuffled: our own, or "spacy:en_core_web_sm", the published one
+    trigrams    whose words the threes of order are cut from: the "tagger"'s, or the Penn "treebank"'s, as released
     train       whose captions the blind scorer counts words in; the split "train" where there is one
     """
 
@@ -65,6 +67,7 @@ class ARO:
     normalise: bool = True
     most_words: int = 30
     tagger: str = ""
+    trigrams: Trigrams = "tagger"
     language: str = "en"
     train: Any = None
     draws: int = 2000
@@ -74,6 +77,8 @@ class ARO:
     def __post_init__(self) -> None:
         if self.leave_out not in ("released", "none"):
             raise ConfigError(f"leave_out is {self.leave_out!r} (expected released | none)")
+        if self.trigrams not in ("tagger", "treebank"):
+            raise ConfigError(f"trigrams is {self.trigrams!r} (expected tagger | treebank)")
         self._counting(())
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
@@ -95,7 +100,7 @@ class ARO:
 
     @cached_property
     def _orders(self) -> OrderOptions:
-        return OrderOptions(tagger_of(self.tagger), self.normalise, self.most_words, self.seed)
+        return OrderOptions(tagger_of(self.tagger), self.normalise, self.most_words, self.seed, self.trigrams)
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
@@ -116,6 +121,7 @@ class ARO:
 
 
 def relation_kind(name: str) -> str:
+    """The name of a relation as a kind of case; a slash would divide it."""
     return f"relation/{name.replace('/', '-')}"
 
 

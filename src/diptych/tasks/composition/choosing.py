@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
 from diptych.data.probes.case import Case, without_equals
-from diptych.index.embed import Unreadable, checked, count_truncated, embed_texts, images_of, readable
+from diptych.index.embed import Unreadable, check_rows, count_truncated, embed_texts, images_of, readable
 from diptych.tasks._scoring.captions.choices import Floats, probe_records
 from diptych.tasks._scoring.captions.text_scorers import bag_of_words, blind
 from diptych.tasks._scoring.pair_scores import pair_scores
@@ -152,7 +152,7 @@ class Asking:
 
     def _by_vectors(self, model: Any, samples: Sequence[Sample], options: list[list[tuple[str, ...]]]) -> list[list[Floats]]:
         image_ND = np.asarray(model.embed_images(images_of(samples), batch_size=self.batch_size), np.float32)
-        checked(image_ND, [sample.uid for sample in samples], "image")
+        check_rows(image_ND, [sample.uid for sample in samples], "image")
         strings = [option for lists in options for each in lists for option in each]
         names = [sample.uid for sample, lists in zip(samples, options, strict=True) for each in lists for _ in each]
         text_MD = iter(embed_texts(model, strings, names))

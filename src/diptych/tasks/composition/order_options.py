@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from diptych.data.probes.case import Case, Role
 from diptych.data.text.captions import shuffles as to
 from diptych.data.text.captions.cleaning import cleaned
 from diptych.data.text.english.tagger import Tagger, spacy_tagger, tag
+from diptych.data.text.english.treebank import treebank_words
 
+Trigrams = Literal["tagger", "treebank"]
 ARO_NAMES = ("true", "nouns_and_adjectives", "all_but_nouns_and_adjectives", "within_trigrams", "trigrams")
 SNARE_NAMES = ("true", "content_words", "other_words", "all_words")
 CONTENT = (to.NOUN, to.VERB, to.ADJECTIVE)  # in the order in which they are shuffled
@@ -26,6 +29,8 @@ class OrderOptions:
     tagger     turns a caption into words with tags
     normalise  True writes every option, the true one too, from the same tokens; False takes the true one as it stands, as published: it
                then differs from the others by its spaces alone in some captions, which a model can see without the image
+    trigrams   what the threes of ARO are cut from: the words of the "tagger", or those of the "treebank", as released, where a hyphen cuts
+               nothing
     most_words of an option, 0 for all
     seed       of the shuffles, with the uid and the number of the caption
     """
@@ -34,16 +39,18 @@ class OrderOptions:
     normalise: bool = True
     most_words: int = 30
     seed: int = 0
+    trigrams: Trigrams = "tagger"
 
     def aro(self, uid: str, group: str, number: int, caption: str) -> Case:
         """True, nouns and adjectives each among themselves, all others, within every three words, and the threes."""
         words, kinds, rng = self._read(uid, number, caption)
         content = (to.NOUN, to.ADJECTIVE)
+        cut = treebank_words(caption) if self.trigrams == "treebank" else words
         orders: tuple[Callable[[], Sequence[str]], ...] = (
             lambda: to.shuffled_classes(words, kinds, content, rng),
             lambda: to.shuffled_others(words, kinds, content, rng),
-            lambda: to.shuffled_within_trigrams(words, rng),
-            lambda: to.shuffled_trigrams(words, rng),
+            lambda: to.shuffled_within_trigrams(cut, rng),
+            lambda: to.shuffled_trigrams(cut, rng),
         )
         return self._case(uid, group, "order", caption, words, [order() for order in orders], ARO_NAMES)
 

@@ -174,7 +174,7 @@ def _of_attribution(uid: str, group: str, fact: AttributionFact | None) -> list[
         return []
     name = fact.name.replace("/", "-")
     return [
-        _case(uid, group, f"negation_logic/{name}", (fact.said(), fact.said("is not")), ("true", "false")),
+        _case(uid, group, f"negation_logic/{name}", (fact.sentence(), fact.sentence("is not")), ("true", "false")),
         _case(uid, group, f"attribute_ownership/{name}", (fact.true, fact.false, fact.apart), ("true", "false", "entailed")),
     ]
 

@@ -15,7 +15,7 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.vl_checklist import AREAS
 from diptych.tasks._scoring.captions.choices import Counting, Floats
-from diptych.tasks._scoring.match_threshold import decided, yes_metrics
+from diptych.tasks._scoring.match_threshold import apply_threshold, yes_metrics
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
@@ -102,13 +102,13 @@ class VLChecklist:
         threshold = facts_of(records).get("fits_above")
         if threshold is None:
             return self._counting().result(self, records)
-        result = self._counting().result(self, decided(records, threshold))
+        result = self._counting().result(self, apply_threshold(records, threshold))
         return replace(result, metrics=result.metrics | yes_metrics(records, threshold, draws=self.draws, seed=self.seed))
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
         """[N, 1]; see `Counting.item_values`."""
         if (threshold := facts_of(records).get("fits_above")) is not None:
-            return Counting(minimum=1).item_values(decided(records, threshold), metric)
+            return Counting(minimum=1).item_values(apply_threshold(records, threshold), metric)
         ties = facts_of(records).get("options", {}).get("ties", "expected")
         return Counting(ties, minimum=1).item_values(records, metric)

@@ -5,17 +5,19 @@ was written for among them. `cmc@K` is the share of queries with a match among t
 precision, `minp` the mean of (number of matches) / (rank of the last match). Similarities are cosines; there is no camera filter and no
 re-ranking. The unit of the intervals is the identity.
 
-Queries whose identity has no picture in the gallery are left out and counted: they crash some published code and are worth 0 in other
-(PLIP's released test, which also takes trapezoids for the precisions of `map`: `map_trapezoid`).
-Ties are worth their mean over random orders, so a model that answers the same to everything gets chance.
+With `asks="pictures"` every picture is a query and all captions are the gallery, as IRRA's evaluator reports beside the other way.
 
-Letters: N queries, M pictures, D width.
+Queries whose identity has nothing in the gallery are left out and counted: they crash some published code and are worth 0 in other
+(PLIP's released test, which also takes trapezoids for the precisions of `map`: `map_trapezoid`). Ties are worth their mean over random
+orders, so a model that answers the same to everything gets chance.
+
+Letters: N queries, M items of the gallery, D width.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,7 @@ from diptych.tasks._scoring.records import array, facts_of, with_facts
 class PersonSearch:
     """Mean average precision, mean inverse negative penalty and matching at rank K of descriptions among pictures.
 
+    asks       "texts" among pictures, or "pictures" among texts
     language   captions of this language or of an unknown one; "" takes all
     texts_per_image  the first so many captions of a picture; 0 takes all
     trapezoid  `map_trapezoid` is given, too
@@ -46,6 +49,7 @@ class PersonSearch:
     needs: ClassVar[type] = Embedder
     main: ClassVar[str] = "cmc@1"
 
+    asks: Literal["texts", "pictures"] = "texts"
     language: str = "en"
     texts_per_image: int = 0
     trapezoid: bool = False
@@ -57,6 +61,8 @@ class PersonSearch:
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"ks is {self.ks} (expected whole numbers from 1)")
+        if self.asks not in ("texts", "pictures"):
+            raise ConfigError(f"asks is {self.asks!r} (expected texts | pictures)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a query."""
@@ -69,37 +75,42 @@ class PersonSearch:
                 field="texts",
                 expected='another language ("" for all)',
             )
-        group_M = [sample.group or sample.uid for sample in samples]
-        place = {group: at for at, group in enumerate(dict.fromkeys(group_M))}
-        key_M = np.array([place[group] for group in group_M], np.int64)
-        group_N = [sample.group or sample.uid for sample, _ in asked]
-        key_N = np.array([place.get(group, -1) for group in group_N], np.int64)
-        there = np.flatnonzero(key_N >= 0)
+        pictures = [_Item(sample.uid, sample.group or sample.uid, "") for sample in samples]
+        texts = [_Item(sample.uid, sample.group or sample.uid, text) for sample, text in asked]
+        queries, gallery = (texts, pictures) if self.asks == "texts" else (pictures, texts)
+        place = {group: at for at, group in enumerate(dict.fromkeys(item.group for item in gallery))}
+        there = np.array([at for at, item in enumerate(queries) if item.group in place], np.int64)
         if not len(there):
+            missing = "picture" if self.asks == "texts" else "caption"
             raise DataError(
-                f"no identity that is asked for has a picture in '{data.name}'",
+                f"no identity that is asked for has a {missing} in '{data.name}'",
                 field="group",
-                expected="pictures of those persons",
+                expected=f"{missing}s of those persons",
             )
-        left_out = len(asked) - len(there)
-        asked, group_N, key_N = [asked[at] for at in there], [group_N[at] for at in there], key_N[there]
-        text_ND = embed_texts(model, [text for _, text in asked], [sample.uid for sample, _ in asked])
-        scorer, gallery_MD = rk.cosine(shown.vectors_ND), [sample.uid for sample in samples]
-        found = rk.rank(text_ND, scorer, key_N, key_M)
-        lists = [RankedList.of(score_M, key_M == key) for score_M, key in _scored(text_ND, scorer, key_N, len(key_M))]
+        left_out = len(queries) - len(there)
+        shown_texts = [texts[at] for at in there] if self.asks == "texts" else texts
+        text_ND = embed_texts(model, [item.text for item in shown_texts], [item.uid for item in shown_texts])
+        queries = [queries[at] for at in there]
+        if self.asks == "texts":
+            query_ND, scorer = text_ND, rk.cosine(shown.vectors_ND)
+        else:
+            query_ND, scorer = shown.vectors_ND[there], rk.cosine(text_ND)
+        key_N, key_M = (np.array([place[item.group] for item in side], np.int64) for side in (queries, gallery))
+        found = rk.rank(query_ND, scorer, key_N, key_M)
+        lists = [RankedList.of(score_M, key_M == key) for score_M, key in _score_queries(query_ND, scorer, key_N, len(key_M))]
         table = pa.table(
             {
-                "query": [sample.uid for sample, _ in asked],
-                "text": [text for _, text in asked],
-                "group": group_N,
+                "query": [item.uid for item in queries],
+                "text": [item.text for item in queries],
+                "group": [item.group for item in queries],
                 "above": found.above,
                 "tied": found.tied,
                 "tied_relevant": found.tied_relevant,
                 "relevant": found.relevant,
-                "gallery": np.full(len(asked), found.gallery, np.int64),
+                "gallery": np.full(len(queries), found.gallery, np.int64),
                 "rank_by_index": found.by_index,
                 "blocks": [[list(block) for block in ranked.blocks] for ranked in lists],
-                "top": [[gallery_MD[item] for item in row] for row in found.top_NK],
+                "top": [[gallery[at].text or gallery[at].uid for at in row] for row in found.top_NK],
                 "top_score": found.top_score_NK.tolist(),
             }
         )
@@ -109,7 +120,7 @@ class PersonSearch:
             images=len(samples),
             identities=len(place),
             queries_without_match=left_out,
-            texts_truncated=count_truncated(model, [text for _, text in asked]),
+            texts_truncated=count_truncated(model, [item.text for item in shown_texts]),
             unreadable=[asdict(one) for one in shown.unreadable],
         )
 
@@ -136,7 +147,16 @@ class PersonSearch:
         return texts[: self.texts_per_image] if self.texts_per_image else texts
 
 
-def _scored(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A picture, or a caption with its words."""
+
+    uid: str
+    group: str
+    text: str
+
+
+def _score_queries(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
     """The scores of each query, rounded as ranks are, a block at a time."""
     size = max(1, rk.CELLS // max(gallery, 1))
     for start in range(0, len(key_N), size):

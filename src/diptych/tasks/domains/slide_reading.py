@@ -112,7 +112,7 @@ class SlideReading:
         class_SKD = self.classes_of(model, names)
         folder = Path(self.features) if self.features else None
         for found in embedded_slides(model, data, self.tiling(model), folder=folder, batch_size=self.batch_size):
-            yield self._scored(found, class_SKD) if isinstance(found, EmbeddedSlide) else found
+            yield self._score_slide(found, class_SKD) if isinstance(found, EmbeddedSlide) else found
 
     def slides(
         self, model: Embedder, data: Dataset, names: Mapping[str, Sequence[str]]
@@ -144,7 +144,7 @@ class SlideReading:
     def _barcode(self, sample: Sample) -> str:
         return sample.uid if self.barcode == "uid" else str(sample.extras.get(self.barcode, ""))
 
-    def _scored(self, found: EmbeddedSlide, class_SKD: npt.NDArray[np.float32]) -> ReadSlide:
+    def _score_slide(self, found: EmbeddedSlide, class_SKD: npt.NDArray[np.float32]) -> ReadSlide:
         vector_ND, tiles = found.features.vector_ND, found.features.tiles
         best = min(self.best or len(class_SKD), len(class_SKD))
         score_S = screening_scores(vector_ND, class_SKD) if best < len(class_SKD) else np.zeros(len(class_SKD))
@@ -160,10 +160,10 @@ class SlideReading:
         return {name: value for name, value in asdict(self).items() if name != "validation"}
 
 
-def named(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def names_by_label(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """ "LABEL=NAME|NAME" each, or a label that is its own name, as label -> names.
 
-    >>> named(("ccrcc=clear cell carcinoma|clear cell cancer", "oncocytoma"))
+    >>> names_by_label(("ccrcc=clear cell carcinoma|clear cell cancer", "oncocytoma"))
     {'ccrcc': ('clear cell carcinoma', 'clear cell cancer'), 'oncocytoma': ('oncocytoma',)}
     """
     found: dict[str, tuple[str, ...]] = {}

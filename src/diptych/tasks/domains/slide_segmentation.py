@@ -57,7 +57,7 @@ class SlideSegmentation(SlideReading):
         names = {"normal": self.normal, "tumour": self.tumour}
         threshold, source = self.threshold, "fixed"
         if not threshold:
-            threshold, source = self._chosen(model, names, data)
+            threshold, source = self._choose_threshold(model, names, data)
         read, unreadable = self.slides(model, data, names)
         rows, without = [], 0
         for one in read:
@@ -87,7 +87,7 @@ class SlideSegmentation(SlideReading):
         notes = {**facts_of(records), "interval": "95 % percentile, draws of patients"}
         return Result(self.name, self.version, self.main, metrics, len(records), codes(groups)[1], notes=notes)
 
-    def _chosen(self, model: Embedder, names: dict[str, tuple[str, ...]], data: Dataset) -> tuple[float, str]:
+    def _choose_threshold(self, model: Embedder, names: dict[str, tuple[str, ...]], data: Dataset) -> tuple[float, str]:
         if self.validation is None:
             raise ConfigError(
                 "the threshold is chosen on validation slides: data with a split 'val', validation=, or --threshold"

@@ -21,7 +21,7 @@ from diptych.data.labels import label_of
 from diptych.tasks._scoring.intervals import codes, percentiles, resampled_class_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks._scoring.slides.scores import subtype_shares
-from diptych.tasks.domains.slide_reading import SlideReading, named
+from diptych.tasks.domains.slide_reading import SlideReading, names_by_label
 
 NORMAL = "normal"
 
@@ -46,7 +46,7 @@ class SlideSubtyping(SlideReading):
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a slide of one of the kinds."""
-        kinds = named(self.kinds)
+        kinds = names_by_label(self.kinds)
         if len(kinds) < 2 or NORMAL in kinds:
             raise ConfigError(f"kinds is {self.kinds} (expected two or more of LABEL=NAME|NAME, none of them '{NORMAL}')")
         labels = [*kinds]

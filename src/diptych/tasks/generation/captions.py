@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,9 @@ class Captions:
     blind       caption grey pictures too
     language    texts of this language or an unknown one are references; "" takes all
     max_tokens  of a caption
+    cut         "spaces": words stand between spaces; "letters": every character is a word, as mBLIP scores Chinese (Japanese and Thai it
+                cuts by programs of their own)
+    composed    letters and their marks are one character where Unicode has one (NFC), as mBLIP scores XM3600
     draws, seed of the intervals
     """
 
@@ -55,6 +59,8 @@ class Captions:
     language: str = "en"
     blind: bool = True
     max_tokens: int = 64
+    cut: Literal["spaces", "letters"] = "spaces"
+    composed: bool = False
     draws: int = 500
     seed: int = 0
 
@@ -79,8 +85,8 @@ class Captions:
     def score(self, records: pa.Table) -> Result:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
-        captions = [words_of(text) for text in records.column("caption").to_pylist()]
-        references = [[words_of(text) for text in known] for known in records.column("references").to_pylist()]
+        captions = [self._words(text) for text in records.column("caption").to_pylist()]
+        references = [[self._words(text) for text in known] for known in records.column("references").to_pylist()]
         groups = records.column("group").to_pylist()
         counts = bleu_counts(captions, references)
         most = int(facts_of(records).get("options", {}).get("max_tokens", self.max_tokens))
@@ -94,7 +100,7 @@ class Captions:
             "unended": np.array([float(len(words) >= most) for words in captions]),
         }
         if "blind_caption" in records.column_names and not records.column("blind_caption").null_count:
-            blind = [words_of(text) for text in records.column("blind_caption").to_pylist()]
+            blind = [self._words(text) for text in records.column("blind_caption").to_pylist()]
             columns[f"cider_d{BLIND}"] = cider_d(blind, references)
             columns[f"rouge_l{BLIND}"] = np.array([rouge_l(*pair) for pair in zip(blind, references, strict=True)])
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
@@ -109,16 +115,22 @@ class Captions:
             )
             for place, (name, value_N) in enumerate(columns.items())
         }
-        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._drawn(counts, groups)))
+        metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._resample_bleu(counts, groups)))
         notes: dict[str, Any] = {
             **facts_of(records),
-            "words": "lower case, Penn-Treebank cuts, 17 marks of punctuation dropped; no Java",
+            "words": "lower case, Penn-Treebank cuts, 17 marks of punctuation dropped; no Java"
+            + "; every character a word" * (self.cut == "letters")
+            + "; composed characters" * self.composed,
             "references": sum(map(len, references)) / len(references),
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}; word frequencies fixed",
         }
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
-    def _drawn(self, counts: Any, groups: list[str]) -> Floats:
+    def _words(self, text: str) -> list[str]:
+        text = " ".join("".join(text.split())) if self.cut == "letters" else text
+        return words_of(unicodedata.normalize("NFC", text) if self.composed else text)
+
+    def _resample_bleu(self, counts: Any, groups: list[str]) -> Floats:
         """BLEU-4 of corpora that are drawn group by group."""
         code_N, count = codes(groups)
         if count < 2:
@@ -130,8 +142,8 @@ class Captions:
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1] for metrics that are means over items; None for BLEU, which is one of the corpus."""
-        captions = [words_of(text) for text in records.column("caption").to_pylist()]
-        references = [[words_of(text) for text in known] for known in records.column("references").to_pylist()]
+        captions = [self._words(text) for text in records.column("caption").to_pylist()]
+        references = [[self._words(text) for text in known] for known in records.column("references").to_pylist()]
         if metric == "cider_d":
             return cider_d(captions, references)[:, None]
         if metric == "rouge_l":

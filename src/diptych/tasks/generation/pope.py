@@ -12,7 +12,7 @@ from diptych.core.contracts import Dataset, Generator, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.tasks._scoring.answers.blind import BLIND, grey
-from diptych.tasks._scoring.answers.polling import SETTINGS, polled
+from diptych.tasks._scoring.answers.polling import SETTINGS, poll_questions
 from diptych.tasks._scoring.answers.yes_no import READERS, Reader, confusion, read_answer, scores
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
@@ -75,7 +75,7 @@ class POPE:
         rows = [
             (sample, setting, name, there)
             for setting in SETTINGS
-            for sample, asked in zip(samples, polled(objects, setting, count=self.count, seed=self.seed), strict=True)
+            for sample, asked in zip(samples, poll_questions(objects, setting, count=self.count, seed=self.seed), strict=True)
             for name, there in asked
         ]
         if not rows:

@@ -87,9 +87,9 @@ class VQA:
         if self.how == "write":
             written: list[str] = model.generate(images, prompts, max_tokens=self.max_tokens)
             return written
-        return self._chosen(model, images, prompts, asked)
+        return self._choose_answers(model, images, prompts, asked)
 
-    def _chosen(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
+    def _choose_answers(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
         known: dict[str, dict[str, None]] = {}
         for _, question in asked:
             known.setdefault(question.kind, {}).update(dict.fromkeys(question.answers))

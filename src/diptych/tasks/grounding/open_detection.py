@@ -35,7 +35,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.graphs.formats.coco import CROWD
 from diptych.data.masks import encode, pixels_of
 from diptych.data.media import decode as media
-from diptych.data.text.descriptions.description_queries import BEFORE, CLASSES, ClassQueries, spoken
+from diptych.data.text.descriptions.description_queries import BEFORE, CLASSES, ClassQueries, spoken_name
 from diptych.data.text.descriptions.knowledge import Knowledge, knowledge_of, read_knowledge
 from diptych.data.text.tokens.spans import SpanText
 from diptych.tasks._scoring.detection.boxes import Boxes, average_precision
@@ -91,7 +91,7 @@ class OpenDetection:
             raise DataError(f"'{data.name}' has no labelled box", field="regions", expected="samples with regions")
         if self.queries == "descriptions" and not isinstance(model, Grounder):
             raise ConfigError(f"{getattr(model, 'name', model)} does not ground texts (expected queries='names')")
-        texts = list(_texts(names, self._known(samples))) if self.queries == "descriptions" else []
+        texts = list(_texts(names, self._class_knowledge(samples))) if self.queries == "descriptions" else []
         rows: list[dict[str, Any]] = []
         for number, sample in enumerate(samples):
             codes = _codes(sample) if self.shapes == "masks" else [None] * len(sample.regions)
@@ -105,7 +105,7 @@ class OpenDetection:
                     for name, region in self._regions(model, sample, names)
                 ]
                 continue
-            for name, answer in self._found(model, sample, names, texts):
+            for name, answer in self._ground_classes(model, sample, names, texts):
                 scored = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
                 rows += [_row(number, sample, name, box, score) for box, score in scored]
         facts = {
@@ -117,13 +117,15 @@ class OpenDetection:
         }
         return with_facts(pa.Table.from_pylist(rows, schema=_SCHEMA), options=asdict(self), **facts)
 
-    def _known(self, samples: Sequence[Sample]) -> Knowledge:
+    def _class_knowledge(self, samples: Sequence[Sample]) -> Knowledge:
         known = read_knowledge(Path(self.knowledge)) if self.knowledge else knowledge_of(samples)
         if known is None:
             raise DataError("the data describe no class", field="knowledge", expected="a knowledge file")
         return known
 
-    def _found(self, model: Any, sample: Sample, names: Sequence[str], texts: Sequence[SpanText]) -> list[tuple[str, Grounded]]:
+    def _ground_classes(
+        self, model: Any, sample: Sample, names: Sequence[str], texts: Sequence[SpanText]
+    ) -> list[tuple[str, Grounded]]:
         if texts:
             answers = model.ground([sample.image] * len(texts), [text.query() for text in texts], top=self.top)
             return [
@@ -140,7 +142,7 @@ class OpenDetection:
         """What a detector finds, each thing under every name that is asked for in the same words."""
         called: dict[str, list[str]] = {}
         for name in names:
-            called.setdefault(spoken(name) if self.wording == "plain" else name, []).append(name)
+            called.setdefault(spoken_name(name) if self.wording == "plain" else name, []).append(name)
         (graph,) = model.detect([sample.image], objects=list(called), top=self.top)
         return [(name, region) for region in graph.regions for name in called[region.label]]
 
@@ -165,7 +167,7 @@ class OpenDetection:
             classes=len(place),
             per_image=100 if self.rule == "coco" else 0,
             per_class=0 if self.rule == "coco" else PER_CLASS,
-            judged=_judged(facts, true, place),
+            judged=_judged_classes(facts, true, place),
             partial=[(int(image), place[name]) for image, names in facts["partial"].items() for name in names if name in place],
             crowds=every.of(crowd_N),
         )
@@ -241,7 +243,7 @@ def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:
     ]
 
 
-def _judged(facts: dict[str, Any], true: Boxes, place: dict[str, int]) -> set[tuple[int, int]] | None:
+def _judged_classes(facts: dict[str, Any], true: Boxes, place: dict[str, int]) -> set[tuple[int, int]] | None:
     """(image, class) that somebody looked for, there or not; None where the data say nothing of it."""
     if not facts["absent"] and not facts["partial"]:
         return None

@@ -84,7 +84,7 @@ class DenseProbe:
         train = self.train if self.train is not None else data.split(self.train_split)
         test = data if self.train is not None else data.split(self.test_split)
         names = self._classes(train)
-        probe = self._fitted(model, train, names)
+        probe = self._fit_probe(model, train, names)
         rows = []
         for samples, dense_NPPD in _dense(model, test, range(len(test))):
             for sample, dense_PPD in zip(samples, dense_NPPD, strict=True):
@@ -98,13 +98,13 @@ class DenseProbe:
         """Pure. Draws resample groups and add their pixels up again."""
         groups = records.column("group").to_pylist()
         right, predicted, true = (array(records, name).astype(np.float64) for name in ("right", "predicted", "true"))
-        pairs = np.stack([self._ordered(records), array(records, "pairs").astype(np.float64)], 1)
+        pairs = np.stack([self._ordered_pairs(records), array(records, "pairs").astype(np.float64)], 1)
         code_N, count = codes(groups)
         sums = {"right": right, "predicted": predicted, "true": true, "pairs": pairs}
         total = {name: np.zeros((count, value.shape[1])) for name, value in sums.items()}
         for name, value in sums.items():
             np.add.at(total[name], code_N, value)
-        counted_C = self._counted(records, true.shape[1])
+        counted_C = self._counted_classes(records, true.shape[1])
         whole = _numbers(np.ones((1, count)), total, counted_C)
         drawn = [_numbers(weight_RC, total, counted_C) for weight_RC in group_weights(count, self.draws, self.seed, count)]
         metrics = {}
@@ -116,7 +116,7 @@ class DenseProbe:
         notes |= {"ties": self.ties, "classes_left_out": sorted(self.leave_out)}
         return Result(self.name, self.version, self.main, metrics, len(records), count, notes=notes)
 
-    def _ordered(self, records: pa.Table) -> Floats:
+    def _ordered_pairs(self, records: pa.Table) -> Floats:
         """[N]: pairs in the right order under the policy for ties. The column counts a tie as half."""
         ordered_N: Floats = array(records, "ordered").astype(np.float64)
         if self.ties == "expected":
@@ -129,7 +129,7 @@ class DenseProbe:
             won_N = array(records, "tied") * float(self.ties == "optimistic")
         return ordered_N - array(records, "tied") / 2 + won_N
 
-    def _counted(self, records: pa.Table, classes: int) -> npt.NDArray[np.bool_]:
+    def _counted_classes(self, records: pa.Table, classes: int) -> npt.NDArray[np.bool_]:
         if not self.leave_out:
             return np.ones(classes, bool)
         names = facts_of(records)["classes"]
@@ -169,7 +169,7 @@ class DenseProbe:
             depth_HW[mask_HW] = depths[place]
         return label_HW, depth_HW
 
-    def _fitted(self, model: DenseEmbedder, train: Dataset, names: Sequence[str]) -> _Probe:
+    def _fit_probe(self, model: DenseEmbedder, train: Dataset, names: Sequence[str]) -> _Probe:
         chosen: list[Floats] = []
         labels: list[Labels] = []
         depths: list[Floats] = []
@@ -189,8 +189,8 @@ class DenseProbe:
     def _row(self, sample: Sample, dense_PPD: npt.NDArray[np.float32], probe: _Probe, names: Sequence[str]) -> dict[str, Any]:
         label_HW, _ = self._truth(sample, names)
         size = label_HW.shape
-        predicted_HW = _drawn_up(probe.classes(dense_PPD), size).argmax(-1)
-        depth_HW = _drawn_up(probe.depth(dense_PPD)[..., None], size)[..., 0]
+        predicted_HW = _upsample(probe.classes(dense_PPD), size).argmax(-1)
+        depth_HW = _upsample(probe.depth(dense_PPD)[..., None], size)[..., 0]
         known = label_HW >= 0
         total = len(names) + 1
         counts = {
@@ -252,7 +252,7 @@ def _patch_truth(label_HW: Labels, depth_HW: Floats, side: int, classes: int) ->
     return votes_PC.argmax(1).reshape(side, side), depth_P.reshape(side, side)
 
 
-def _drawn_up(score_PPC: Floats, size: tuple[int, ...]) -> Floats:
+def _upsample(score_PPC: Floats, size: tuple[int, ...]) -> Floats:
     """[H, W, C], bilinear."""
     score_1CPP = torch.from_numpy(np.ascontiguousarray(score_PPC.transpose(2, 0, 1)))[None]
     large = torch.nn.functional.interpolate(score_1CPP, size=tuple(size), mode="bilinear", align_corners=False)

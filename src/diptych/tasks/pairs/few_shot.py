@@ -35,7 +35,7 @@ from diptych.index.embed import embedded_images
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import class_list_hash
-from diptych.tasks.pairs.few_shot_methods import Scores, Search, linear_probe, trained, zero_shot
+from diptych.tasks.pairs.few_shot_methods import Scores, Search, linear_probe, train_on_shots, zero_shot
 
 PROBE, HEAD = "linear_probe", "zero_shot"
 
@@ -92,7 +92,7 @@ class FewShot:
             raise DataError(
                 f"'{data.name}' brings no images to draw shots from", field="split", expected="a split 'train', or train="
             )
-        test = _tested(model, data, self.label, self.language, self.batch_size)
+        test = _embed_test(model, data, self.label, self.language, self.batch_size)
         drawn = {(n, draw): self._shots(n, draw) for n in self.shots for draw in range(1, self.repeats + 1)}
         classes = drawn[self.shots[0], 1].classes
         parts = self._parts(classes)
@@ -104,7 +104,7 @@ class FewShot:
                 known = next(iter(parts.values()))
                 probe = linear_probe(model, self.train, shots, known, seed=self.seed, how=self.probe)
                 rows.append(self._rows(test, PROBE, n, draw, next(iter(parts)), known, probe))
-                learned = trained(
+                learned = train_on_shots(
                     self.method,
                     model,
                     self.train,
@@ -185,7 +185,7 @@ class FewShot:
             raise DataError(f"no test image is of a {part} class", field=self.label, expected="test images of every part")
         label_N = np.array([place.get(test.labels[i], len(names)) for i in kept], np.int64)
         score_NK = scores(test.vector_ND[kept])
-        found = rk.rank(score_NK, rk.known, label_N, np.arange(len(names)))
+        found = rk.rank(score_NK, rk.given_scores, label_N, np.arange(len(names)))
         hit_N = rk.hits(found.above, found.tied, found.tied_relevant, 1, self.ties, found.by_index)
         hit_N = np.where(label_N == len(names), 0.0, hit_N)
         return pa.table(
@@ -213,7 +213,7 @@ class Tested:
     unreadable: list[str]
 
 
-def _tested(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> Tested:
+def _embed_test(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> Tested:
     found = embedded_images(model, data, batch_size=batch_size)
     labels = [label_of(sample, label, language) for sample in found.samples]
     return Tested(list(found.samples), labels, found.vectors_ND, [one.uid for one in found.unreadable])

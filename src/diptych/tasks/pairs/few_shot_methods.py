@@ -44,16 +44,16 @@ def linear_probe(
 ) -> Scores:
     """Logistic regression on the vectors of the shots; its penalty is chosen on those of validation, where there are any, as `linear_probe`
     chooses it ("bracket") or as CoOp's released code does ("coop")."""
-    rows_ND, label_N = _labelled(model, data, shots.train, names)
-    val_ND, val_N = _labelled(model, data, shots.val, names)
+    rows_ND, label_N = _embed_labelled(model, data, shots.train, names)
+    val_ND, val_N = _embed_labelled(model, data, shots.val, names)
     parts, l2 = (rows_ND, label_N, val_ND, val_N), ALONE
     if len(val_N):
-        l2 = halved(*parts) if how == "coop" else search(*parts)["l2"]
+        l2 = search_as_coop(*parts) if how == "coop" else search(*parts)["l2"]
     fitted = fit(rows_ND, label_N, l2)
     return lambda vector_ND: fitted(vector_ND.astype(np.float64))
 
 
-def halved(
+def search_as_coop(
     rows_ND: npt.NDArray[np.float64],
     label_N: npt.NDArray[np.int64],
     val_ND: npt.NDArray[np.float64],
@@ -75,7 +75,7 @@ def halved(
     return float(10.0**best)
 
 
-def trained(
+def train_on_shots(
     method: str,
     model: Any,
     data: Dataset,
@@ -109,7 +109,7 @@ def trained(
     return lambda names: lambda vector_ND: learned.scores_of_vectors(vector_ND, names)
 
 
-def _labelled(
+def _embed_labelled(
     model: Embedder, data: Dataset, uids: Any, names: Sequence[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     row_of = {uid: row for row, uid in enumerate(data.uids)}

@@ -93,8 +93,8 @@ class Retrieval:
         if compare == "pairs":
             by_text_NM = pair_scores(model, items.images, items.strings, query="text")
             by_image_NM = pair_scores(model, items.images, items.strings, query="image")
-            t2i = rk.rank(by_text_NM.T, rk.known, text_key, image_key)
-            i2t = rk.rank(by_image_NM, rk.known, image_key, text_key)
+            t2i = rk.rank(by_text_NM.T, rk.given_scores, text_key, image_key)
+            i2t = rk.rank(by_image_NM, rk.given_scores, image_key, text_key)
         else:
             text_ND = embed_texts(model, items.strings, items.text_uids)
             t2i = rk.rank(text_ND, rk.cosine(items.image_ND), text_key, image_key)
@@ -133,13 +133,15 @@ class Retrieval:
             rows = np.flatnonzero(direction == long)
             count = _Counts(records, rows)
             for k in self.ks:
-                columns[f"{short}_r@{k}"] = _spread(rk.hits(*count.block, k, self.ties, count.by_index), rows, len(direction))
+                columns[f"{short}_r@{k}"] = _values_at_rows(
+                    rk.hits(*count.block, k, self.ties, count.by_index), rows, len(direction)
+                )
                 chance[f"{short}_r@{k}"] = float(rk.chance_hits(count.gallery, count.relevant, k).mean())
                 touched[rows] |= count.decided_by_tie(k)
             reciprocal = rk.reciprocal_ranks(*count.block, self.ties, count.by_index)
-            columns[f"{short}_mrr"] = _spread(reciprocal, rows, len(direction))
+            columns[f"{short}_mrr"] = _values_at_rows(reciprocal, rows, len(direction))
             chance[f"{short}_mrr"] = rk.chance_reciprocal(count.gallery, count.relevant)
-            ranks[f"{short}_medr"] = _spread(rk.ranks(*count.block, self.ties, count.by_index), rows, len(direction))
+            ranks[f"{short}_medr"] = _values_at_rows(rk.ranks(*count.block, self.ties, count.by_index), rows, len(direction))
             chance[f"{short}_medr"] = rk.chance_median(count.gallery, count.relevant)
         metrics = self._metrics(columns, ranks, chance, groups)
         notes = {
@@ -317,7 +319,7 @@ def _rows(
     )
 
 
-def _spread(value: Floats, rows: npt.NDArray[np.intp], count: int) -> Floats:
+def _values_at_rows(value: Floats, rows: npt.NDArray[np.intp], count: int) -> Floats:
     """The values at their rows, NaN elsewhere."""
     column = np.full(count, np.nan)
     column[rows] = value

@@ -47,7 +47,7 @@ def templates(which: str | Sequence[str]) -> tuple[str, ...]:
         if which == "filip":
             return composed(prefixes=("a photo of a",), suffixes=("", "I like it."))
         if which in NAMES:
-            return _published(which)
+            return _published_templates(which)
         if "{}" not in which:
             raise UnknownName("template set", which, NAMES)
         which = (which,)
@@ -64,7 +64,7 @@ def fill(sentence: str, name: str) -> str:
     return sentence.replace("{}", name)
 
 
-def _published(which: str) -> tuple[str, ...]:
+def _published_templates(which: str) -> tuple[str, ...]:
     import open_clip
 
     published = open_clip.SIMPLE_IMAGENET_TEMPLATES if which == "seven" else open_clip.OPENAI_IMAGENET_TEMPLATES

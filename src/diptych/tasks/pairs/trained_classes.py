@@ -4,6 +4,10 @@ The class of an image is the one with the highest score of the model's own class
 classes are those of `zero_shot`. A model of nested prefixes (`mrl_classes`) is also scored at each of its other widths, on the same
 images: "acc@1/first_8". An image whose label the model does not know counts as wrong, and the notes say how many there are.
 
+With `cascade` the widths of a nested model work together (adaptive classification, `_scoring/cascades.py`): thresholds of confidence are
+found on that share of the images, drawn at random, and on the others "acc@1/cascade" is what the cascade gets right and "width/cascade"
+the numbers that it needs on average.
+
 Letters: N items, K classes.
 """
 
@@ -16,14 +20,16 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy.special import softmax
 
 from diptych.core.contracts import Classifier, Dataset
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
 from diptych.data.labels import label_of
 from diptych.index.embed import Unreadable, images_of, readable
+from diptych.tasks._scoring.cascades import answering, thresholds
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
@@ -39,6 +45,9 @@ class Classification:
 
     label   the column that holds the class; "label" falls back to the text of origin "label"
     widths  whether a nested model is scored at each of its widths
+    cascade share of the images on which the thresholds of a cascade are found (published: a fifth); 0 leaves it out
+    sharpness  confidences are softmax shares of so many times the scores: 2 is as released for a model that takes the mean of an image's
+            scores and its mirror image's, which the released code adds up
     """
 
     name: ClassVar[str] = "classification"
@@ -49,6 +58,8 @@ class Classification:
     label: str = "label"
     language: str = "en"
     widths: bool = True
+    cascade: float = 0.0
+    sharpness: float = 1.0
     ties: rk.Ties = "expected"
     draws: int = 2000
     seed: int = 0
@@ -56,6 +67,10 @@ class Classification:
 
     def __post_init__(self) -> None:
         rk.check_ties(self.ties)
+        if not 0 <= self.cascade < 1:
+            raise ConfigError(f"cascade is {self.cascade} (expected a share of the images, below 1)")
+        if self.sharpness <= 0:
+            raise ConfigError(f"sharpness is {self.sharpness} (expected above 0)")
 
     def predict(self, model: Classifier, data: Dataset) -> pa.Table:
         """One row an image; "hits" holds, a number a width, what acc@1 counts it as."""
@@ -70,6 +85,9 @@ class Classification:
         hit_SN = [rk.hits(found.above, found.tied, found.tied_relevant, 1, self.ties, found.by_index) for found in each]
         table = class_records(samples, labels, each[-1], names)
         table = table.append_column("hits", pa.array(np.stack(hit_SN, axis=1).tolist(), pa.list_(pa.float64())))
+        if self.cascade and len(readers) > 1:
+            sure_NS = softmax(self.sharpness * score_NSK.astype(np.float64), axis=2).max(2)
+            table = table.append_column("confidences", pa.array(sure_NS.tolist(), pa.list_(pa.float64())))
         return with_facts(
             table,
             options=asdict(self),
@@ -82,7 +100,8 @@ class Classification:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        result = score_classes(records.drop_columns("hits"), self)
+        beside = [name for name in ("hits", "confidences") if name in records.column_names]
+        result = score_classes(records.drop_columns(beside), self)
         hit_NS, groups = _hits(records), records.column("group").to_pylist()
         for s, width in enumerate(facts_of(records)["widths"][:-1]):
             drawn_RM = resampled_means(hit_NS[:, s : s + 1], groups, draws=self.draws, seed=self.seed)
@@ -90,7 +109,28 @@ class Classification:
             result.metrics[f"acc@1/first_{width}"] = Metric(
                 float(hit_NS[:, s].mean()), *percentiles(drawn_RM[:, 0]), chance=chance
             )
+        if "confidences" in beside:
+            self._add_cascade(result, records, hit_NS)
         return result
+
+    def _add_cascade(self, result: Result, records: pa.Table, hit_NS: Floats) -> None:
+        widths, count = np.array(facts_of(records)["widths"], np.float64), len(records)
+        found = round(self.cascade * count)
+        if not 0 < found < count:
+            raise DataError(
+                f"{self.cascade:g} of {count} images are {found}", field="cascade", expected="one image or more on both sides"
+            )
+        order_N = np.random.default_rng(self.seed).permutation(count)
+        sought, asked = np.sort(order_N[:found]), np.sort(order_N[found:])
+        sure_NS = np.array(records.column("confidences").to_pylist(), np.float64)
+        threshold_S = thresholds(sure_NS[sought], hit_NS[sought])
+        at_N = answering(sure_NS[asked], threshold_S)
+        right_N1 = hit_NS[asked, at_N][:, None]
+        groups = [records.column("group")[int(row)].as_py() for row in asked]
+        drawn_RM = resampled_means(right_N1, groups, draws=self.draws, seed=self.seed)
+        result.metrics["acc@1/cascade"] = Metric(float(right_N1.mean()), *percentiles(drawn_RM[:, 0]))
+        result.metrics["width/cascade"] = Metric(float(widths[at_N].mean()), higher_is_better=False, unit="numbers")
+        result.notes["cascade_thresholds"] = threshold_S.tolist()
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:

@@ -92,7 +92,7 @@ class ZeroShot:
         label_N = np.array([code[label] for label in labels], np.int64)
         compare = compared_by(model, self.compare)
         if compare == "pairs":
-            found = rk.rank(self.pair_scores(model, images_of(samples), names), rk.known, label_N, np.arange(len(names)))
+            found = rk.rank(self.pair_scores(model, images_of(samples), names), rk.given_scores, label_N, np.arange(len(names)))
         else:
             score = scorer(self.embed_classes(model, names), self.ensemble)
             found = rk.rank(shown.vectors_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))

@@ -38,7 +38,7 @@ def predict(
         return graphs
 
     for start in range(0, len(data), batch_size):
-        if block := _given(data, range(start, min(start + batch_size, len(data))), labels_known):
+        if block := _given_rows(data, range(start, min(start + batch_size, len(data))), labels_known):
             good, graphs, bad = readable(related, block)
             seen += good
             found += graphs
@@ -65,7 +65,7 @@ class _Given:
     truth: SceneGraph
 
 
-def _given(data: Dataset, rows: range, labels_known: bool) -> list[_Given]:
+def _given_rows(data: Dataset, rows: range, labels_known: bool) -> list[_Given]:
     """Those of these rows that have an image."""
     samples = ((row, data[row]) for row in rows)
     return [

@@ -63,12 +63,12 @@ class GraphArrays:
             tuple(uids),
             tuple(table.column("group").to_pylist()),
             np.asarray(regions.column("box").flatten(), np.float64).reshape(-1, 4),
-            _coded(regions.column("label"), objects, uids, image_of_box, f"{prefix}label"),
+            _codes_of_names(regions.column("label"), objects, uids, image_of_box, f"{prefix}label"),
             np.asarray(regions.numbers("score"), np.float64),
             image_of_box,
             regions.start_N1,
             subject,
-            _coded(relations.column("predicate"), predicates, uids, image_of_relation, f"{prefix}predicate"),
+            _codes_of_names(relations.column("predicate"), predicates, uids, image_of_relation, f"{prefix}predicate"),
             other,
             np.asarray(relations.numbers("confidence"), np.float64),
             image_of_relation,
@@ -81,7 +81,7 @@ def names_in(table: pa.Table, column: str) -> list[str]:
     return sorted(pc.unique(pc.list_flatten(table.column(column))).to_pylist())
 
 
-def _coded(values: pa.Array, names: Sequence[str], uids: Sequence[str], image: Ints, field: str) -> Ints:
+def _codes_of_names(values: pa.Array, names: Sequence[str], uids: Sequence[str], image: Ints, field: str) -> Ints:
     codes = pc.fill_null(pc.index_in(values, value_set=pa.array(list(names), pa.string())), -1)
     code: Ints = np.asarray(codes, np.int64)
     if (code < 0).any():

@@ -83,7 +83,7 @@ def predict(
     table = records(
         [picture.uid for picture in seen],
         GraphColumns.of(data, rows) if isinstance(data, Pool) else [picture.graph for picture in seen],
-        [_translated(graph, means or {}, missing) for graph in found] if means or missing else found,
+        [_translate_graph(graph, means or {}, missing) for graph in found] if means or missing else found,
         groups=[data.groups[row] for row in rows],
         sizes=_sizes(data, rows),
     )
@@ -91,7 +91,7 @@ def predict(
         table,
         objects_asked=list(objects),
         predicates_asked=[(means or {}).get(name, name) for name in relations],
-        **_declared(model, rule),
+        **_declared_rule(model, rule),
         unreadable=[asdict(u) for u in unreadable],
     )
 
@@ -168,7 +168,7 @@ def _blocks(data: Dataset, batch_size: int) -> Iterator[list[_Picture]]:
             yield block
 
 
-def _translated(graph: Predicted, means: Mapping[str, str], missing: str) -> Predicted:
+def _translate_graph(graph: Predicted, means: Mapping[str, str], missing: str) -> Predicted:
     relations = []
     for relation in graph.relations:
         there = not missing or graph.regions[relation.object].label != missing
@@ -183,7 +183,7 @@ def _asking(model: Detector, objects: Sequence[str], relations: Sequence[str], r
     return lambda images: model.detect(images, objects=objects, relations=relations)
 
 
-def _declared(model: Detector, rule: TripletRule | None) -> dict[str, str]:
+def _declared_rule(model: Detector, rule: TripletRule | None) -> dict[str, str]:
     if not isinstance(model, RuledDetector):
         return {"triplet_score": "the detector's own, not stated"}
     return dict(model.detect_rule) if rule is None else rule.declared()

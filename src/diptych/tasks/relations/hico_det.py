@@ -156,12 +156,12 @@ class HicoDet:
             for side in SIDES
         )
         claimed_R = claims(found, truth, self.iou, strict=self.compat == "strict", touching=self.compat != "qpic")
-        kept = self._kept(found, truth)
+        kept = self._kept_rows(found, truth)
         kind_R, image_R, confidence_R = found.kind[kept], found.image[kept], found.confidence[kept]
         hit_R = first_claims(claimed_R[kept], confidence_R)
         group_N, groups = codes(truth.graphs.groups)
         object_K = np.array([objects.index(triplet[2]) for triplet in classes], np.int64)
-        shows_object = _shown(records, truth, object_K, objects)
+        shows_object = _objects_shown(records, truth, object_K, objects)
         known_R = np.flatnonzero(shows_object[image_R, object_K[kind_R]])
         default, known_object = (
             Curves.of(
@@ -181,7 +181,7 @@ class HicoDet:
         metrics, ap_K = self._means(default, parts)
         metrics |= {f"ko_{name}": mean for name, mean in self._means(known_object, parts)[0].items()}
         notes = {name: value for name, value in facts.items() if name not in ("classes", "train_counts")}
-        notes |= self._declared(facts)
+        notes |= self._declared_facts(facts)
         notes |= {
             "known_object": f"images {_known_by(records)}",
             "share_tied": default.share_tied,
@@ -252,7 +252,7 @@ class HicoDet:
 
     # ------------------------------------------------------------ numbers
 
-    def _kept(self, found: Triplets, truth: Triplets) -> Ints:
+    def _kept_rows(self, found: Triplets, truth: Triplets) -> Ints:
         """The predictions that are scored, class by class and best first: the best of each image, less what NMS or a fault removes."""
         rows = by_class(found.kind, found.confidence)
         if self.top and np.bincount(found.image, minlength=1).max() > self.top:
@@ -279,7 +279,7 @@ class HicoDet:
             absent_is_zero=self.compat == "matlab",
         )
 
-    def _declared(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def _declared_facts(self, facts: dict[str, Any]) -> dict[str, Any]:
         """What a reader of the number has to know."""
         published = self.vocabulary == "hico-det"
         return {
@@ -297,7 +297,7 @@ class HicoDet:
         }
 
 
-def _shown(records: pa.Table, truth: Triplets, object_K: Ints, objects: Sequence[str]) -> Bools:
+def _objects_shown(records: pa.Table, truth: Triplets, object_K: Ints, objects: Sequence[str]) -> Bools:
     """[N, C]: which objects an image shows a relation with, seen (it is annotated) or only labelled."""
     shown = np.zeros((len(truth.graphs), len(objects)), bool)
     shown[truth.image, object_K[truth.kind]] = True

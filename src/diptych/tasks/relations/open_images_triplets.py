@@ -73,19 +73,19 @@ class OpenImagesTriplets(OpenImagesPredicates):
             known &= np.diff(truth.box_start)[found.image_of_relation] > 0
         order = tm.Order.of(found.image_of_relation, score)
         judged = known[order.row] | bool(self.compat)  # classes do not touch each other, save in the published scorer
-        rows = self._kept(found, names, order.row[judged & (order.rank <= KEPT)])
-        few = self._kept(found, names, order.row[judged & (order.rank <= RECALLED)])
+        rows = self._kept_rows(found, names, order.row[judged & (order.rank <= KEPT)])
+        few = self._kept_rows(found, names, order.row[judged & (order.rank <= RECALLED)])
         t, p = tm.equal_pairs(true_names, names)
         both = tm.both_overlaps(truth, found, t, p, inclusive=bool(self.compat), touching=not self.compat)
         phrase = tm.phrase_overlaps(truth, found, t, p, inclusive=bool(self.compat), touching=not self.compat)
         hit = claims(t, p, both, (both >= 0.5) & _among(rows, len(score))[p], score)
-        found_rows = _claimed(t, p, both, (both >= 0.5) & _among(few, len(score))[p])
+        found_rows = _truths_pointed_at(t, p, both, (both >= 0.5) & _among(few, len(score))[p])
         recalled = np.zeros(len(truth.predicate))
         recalled[found_rows] = 1.0
         phrase_rows, judged_by = self._phrases(found, names, rows)
         phrase_hit = claims(t, p, phrase, (phrase >= 0.5) & _among(phrase_rows, len(score))[p], score)
         if judged_by is not phrase_rows:
-            phrase_hit = _misjudged(t, p, phrase, phrase_rows, judged_by, score, known)
+            phrase_hit = _hits_by_other_entry(t, p, phrase, phrase_rows, judged_by, score, known)
         group_N, groups = codes(truth.groups)
         curves = []
         for right, some in ((hit, rows), (phrase_hit, phrase_rows)):
@@ -94,7 +94,7 @@ class OpenImagesTriplets(OpenImagesPredicates):
             curves.append(self._curves(truth, right[some], score[some], kind[some], group, len(kinds), truth_kind))
         return Judged(curves[0], curves[1], recalled, group_N[truth.image_of_relation], groups)
 
-    def _kept(self, found: GraphArrays, names: Ints, rows: Ints) -> Ints:
+    def _kept_rows(self, found: GraphArrays, names: Ints, rows: Ints) -> Ints:
         """The rows that triplet NMS leaves."""
         if not self.nms:
             return rows
@@ -116,13 +116,15 @@ class OpenImagesTriplets(OpenImagesPredicates):
         return listed[np.lexsort((-score[listed], image[listed]))], listed
 
 
-def _claimed(t: Ints, p: Ints, share_M: Floats, fits_M: Bools) -> Ints:
+def _truths_pointed_at(t: Ints, p: Ints, share_M: Floats, fits_M: Bools) -> Ints:
     """The truths that any prediction points at."""
     t, p = t[fits_M], p[fits_M]
     return np.unique(t[tm.best_truths(t, p, share_M[fits_M])])
 
 
-def _misjudged(t: Ints, p: Ints, share_M: Floats, rows: Ints, judged_by: Ints, score_R: Floats, known_R: Bools) -> Bools:
+def _hits_by_other_entry(
+    t: Ints, p: Ints, share_M: Floats, rows: Ints, judged_by: Ints, score_R: Floats, known_R: Bools
+) -> Bools:
     """As `claims`, each of `rows` by the box and the names of its entry in `judged_by`. A phrase whose own class has no truth takes
     nothing, whatever its entry overlaps: the released scorer passes it over before it marks a truth as taken."""
     fits = (share_M >= 0.5) & _among(judged_by, len(score_R))[p]

@@ -3,7 +3,7 @@
 Published as part of an evaluation, though it is a step after any head: it spreads predicates over pairs and so lifts mean recall. A
 number with it and a number without it do not compare.
 
-What the released scorer does beyond that (`settled(..., released=True)`): its scores hold "no relation" too, by which any two pairs
+What the released scorer does beyond that (`settle_pairs(..., released=True)`): its scores hold "no relation" too, by which any two pairs
 are alike; and a pair all of whose predicates are closed stays in the ranking as "no relation", with the probability of that, which is
 high: such pairs take places among the first K that nothing true can have.
 
@@ -42,10 +42,10 @@ def predicate_nms(found: GraphArrays, *, inclusive: bool = False) -> Bools:
     other pair with the same two labels, whose subject and object boxes both overlap the winner's by .6 and whose confidences are
     alike; and so on. A pair whose predicates are all closed keeps none.
     """
-    return settled(found, inclusive=inclusive).stays
+    return settle_pairs(found, inclusive=inclusive).stays
 
 
-def settled(found: GraphArrays, *, inclusive: bool = False, released: bool = False) -> Settled:
+def settle_pairs(found: GraphArrays, *, inclusive: bool = False, released: bool = False) -> Settled:
     """What `predicate_nms` says, with the pairs that keep none; `released` takes any two pairs for alike."""
     relations = len(found.predicate)
     out = Settled(np.zeros(relations, bool), np.zeros(relations, bool), np.zeros(relations))

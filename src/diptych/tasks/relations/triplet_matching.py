@@ -63,7 +63,7 @@ def equal_pairs(one_R: Ints, other_R: Ints) -> tuple[Ints, Ints]:
     """Rows (i, j) with one[i] == other[j], all of them, ordered by j and then by i."""
     order = np.argsort(one_R, kind="stable")
     keys = one_R[order]
-    candidates = _sieved(one_R, other_R)
+    candidates = _sieve_keys(one_R, other_R)
     wanted = other_R[candidates]
     start, stop = np.searchsorted(keys, wanted, side="left"), np.searchsorted(keys, wanted, side="right")
     count = stop - start
@@ -72,7 +72,7 @@ def equal_pairs(one_R: Ints, other_R: Ints) -> tuple[Ints, Ints]:
     return order[start[m] + within], candidates[m]
 
 
-def _sieved(one_R: Ints, other_R: Ints) -> Ints:
+def _sieve_keys(one_R: Ints, other_R: Ints) -> Ints:
     """Positions in `other` that may occur in `one`, by the last bits of the keys: most predictions have no truth of their name."""
     size = 1 << (8 * len(one_R)).bit_length()
     seen = np.zeros(size, bool)

@@ -52,7 +52,7 @@ def seen_triplets(source: str | Dataset | None) -> set[Triple] | None:
     if source is None or source == "":
         return None
     if isinstance(source, str):
-        return {_triple(entry, source, row) for row, entry in enumerate(_listed(Path(source)))}
+        return {_triple(entry, source, row) for row, entry in enumerate(_read_list(Path(source)))}
     return set(GraphColumns.of(source).triplets())
 
 
@@ -63,7 +63,7 @@ def with_unseen(records: pa.Table, seen: set[Triple]) -> pa.Table:
     return records.append_column("truth_unseen", truth.relations.with_column("unseen", unseen).lists("unseen"))
 
 
-def _listed(path: Path) -> list[Any]:
+def _read_list(path: Path) -> list[Any]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

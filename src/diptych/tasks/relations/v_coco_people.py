@@ -40,7 +40,7 @@ class People:
         is_person = graphs.label == (labels.index(PERSON) if PERSON in labels else -1)
         does = np.zeros((len(is_person), len(ACTIONS)), bool)
         does[graphs.subject, ACTION_OF_ROLE[graphs.predicate]] = True
-        return cls(graphs, is_person, is_person & ~_annotated(records, graphs), does & is_person[:, None])
+        return cls(graphs, is_person, is_person & ~_annotated_boxes(records, graphs), does & is_person[:, None])
 
     def nearest(self, found: GraphArrays, *, inclusive: bool) -> tuple[Ints, Floats]:
         """For every predicted box the true person of its image with the highest overlap (-1: there is none), and the overlap."""
@@ -76,7 +76,7 @@ def with_annotated(records: pa.Table, annotated: Sequence[Sequence[bool] | None]
     return records.append_column(f"truth_{ANNOTATED}", column)
 
 
-def _annotated(records: pa.Table, graphs: GraphArrays) -> Bools:
+def _annotated_boxes(records: pa.Table, graphs: GraphArrays) -> Bools:
     annotated = np.ones(len(graphs.box), bool)
     name = f"truth_{ANNOTATED}"
     if name not in records.column_names:

@@ -63,7 +63,7 @@ class VCocoTriplets(VCoco):
         """Pure: the same rows and options give the same numbers."""
         labels = sorted({*names_in(records, "truth_label"), *names_in(records, "label")})
         truth, found = (GraphArrays.of(records, side, objects=labels, predicates=ROLES) for side in ("truth", "prediction"))
-        rows = self._kept(found)
+        rows = self._kept_rows(found)
         hit = first_claims(self._claims(truth, found, rows), found.confidence[rows])
         group_N, groups = codes(truth.groups)
         curves = Curves.of(
@@ -103,7 +103,7 @@ class VCocoTriplets(VCoco):
         }
         return Result(self.name, self.version, self.main, metrics, len(truth), groups, notes=notes)
 
-    def _kept(self, found: GraphArrays) -> Ints:
+    def _kept_rows(self, found: GraphArrays) -> Ints:
         """The rows that count: the best of each image, less what NMS removes."""
         order = Order.of(found.image_of_relation, found.confidence)
         rows = np.sort(order.row[order.rank <= self.top] if self.top else order.row)

@@ -43,7 +43,7 @@ from diptych.tasks.relations import given_regions, graph_records
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import nms_ran
-from diptych.tasks.relations.predicate_nms import settled
+from diptych.tasks.relations.predicate_nms import settle_pairs
 from diptych.tasks.relations.triplet_names import query_names, seen_triplets, sides, vocabulary_of, with_unseen
 
 IOU = 0.5
@@ -152,7 +152,7 @@ class VG150:
         pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
         if not self.relation_nms:
             return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight), mute_R
-        done = settled(found, inclusive=bool(self.compat), released=bool(self.compat))
+        done = settle_pairs(found, inclusive=bool(self.compat), released=bool(self.compat))
         left = done.stays
         if self.compat:
             mute_R, left = done.closed, done.stays | done.closed

@@ -32,7 +32,7 @@ def tuned_optimiser(spec: Optimiser, model: nn.Module, tuning: Tuning, *, head_o
         return spec
     names = [name for name, _ in model.named_parameters()]
     for pattern in tuning.freeze:
-        _known(pattern, names, "--freeze")
+        _check_pattern(pattern, names, "--freeze")
     scales = dict.fromkeys(names, 1.0) if tuning.layer_decay == 1 else layer_scales(model, tuning.layer_decay)
     heads = head_names(model, tuning.head) if head_only else set(names)
     rules = []
@@ -68,7 +68,7 @@ def head_names(model: nn.Module, pattern: str) -> set[str]:
     """Names of the parameters of the heads: those that the pattern finds, or all outside the towers."""
     names = [name for name, _ in model.named_parameters()]
     if pattern:
-        _known(pattern, names, "--head")
+        _check_pattern(pattern, names, "--head")
         return {name for name in names if re.search(pattern, name)}
     towers = tuple(f"{name}." for name in tower_names(model))
     heads = {name for name in names if not name.startswith(towers)} if towers else set()
@@ -84,7 +84,7 @@ def hold_statistics(model: nn.Module, tuning: Tuning) -> None:
             module.eval()
 
 
-def _known(pattern: str, names: list[str], option: str) -> None:
+def _check_pattern(pattern: str, names: list[str], option: str) -> None:
     try:
         found = any(re.search(pattern, name) for name in names)
     except re.error as error:

@@ -57,7 +57,7 @@ class Teacher(Hook):
     def further(self, run: Trainer, batch: Batch) -> Callable[[Any, Batch], Mapping[str, Tensor]]:
         """What adds the loss to the features of a batch. The teacher is asked here, with the step's random numbers left as they are."""
         with torch.random.fork_rng():
-            image_ND, text_ND, scale = self._asked_start(run, batch) if self.other is None else self._asked_other(run, batch)
+            image_ND, text_ND, scale = self._ask_start(run, batch) if self.other is None else self._ask_other(run, batch)
 
         def loss(features: Any, _: Batch) -> Mapping[str, Tensor]:
             student = pair_of(features, self.recipe)
@@ -71,7 +71,7 @@ class Teacher(Hook):
 
         return loss
 
-    def _asked_start(self, run: Trainer, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
+    def _ask_start(self, run: Trainer, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
         if self.start is None:
             raise RunError("the teacher has not begun")
         like = next(run.model.parameters())
@@ -79,7 +79,7 @@ class Teacher(Hook):
         image_ND, text_ND, scale = pair_of(run.ask(model, batch), self.recipe)
         return image_ND, text_ND, self.tuning.distill_scale or scale
 
-    def _asked_other(self, run: Trainer, batch: Any) -> tuple[Tensor, Tensor, Tensor | float]:
+    def _ask_other(self, run: Trainer, batch: Any) -> tuple[Tensor, Tensor, Tensor | float]:
         texts, image_BCHW = getattr(batch, "strings", None), getattr(batch, "image_BCHW", None)
         preprocess = getattr(self.recipe, "preprocess", None)
         if texts is None or image_BCHW is None or preprocess is None:

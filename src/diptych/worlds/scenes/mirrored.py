@@ -3,7 +3,7 @@
 "A red circle left of a blue square" is true of the one, "a blue square left of a red circle" of the other, and nothing else differs.
 
 >>> mirrored(2)[1].texts[0].string
-'a red triangle left of a yellow ring'
+'a yellow cross left of a cyan moon'
 """
 
 from __future__ import annotations

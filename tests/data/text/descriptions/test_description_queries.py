@@ -16,7 +16,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.text.captions.phrases import Phrase, Sentence, Written, sentences_of
 from diptych.data.text.descriptions.caption_queries import CaptionQueries, answering
 from diptych.data.text.descriptions.description_queries import ClassQueries, NounQueries, described
-from diptych.data.text.descriptions.knowledge import Knowledge, Noun, parsed, read_knowledge
+from diptych.data.text.descriptions.knowledge import Knowledge, Noun, parse_knowledge, read_knowledge
 from diptych.data.text.descriptions.positive_rate import PositiveRate
 
 RELEASED = "liunian-harold-li/DesCo 13b7793, GPTOutputParser and PosRateControllerV2"
@@ -36,7 +36,7 @@ def count(text: str) -> int:
 
 
 def test_descriptions_and_their_heads_are_those_of_the_release(released: dict[str, Any], parity: Any) -> None:
-    nouns = parsed(json.dumps([{"object": n, "gpt3_output": a} for n, a in released["answers"].items()]), "answers")
+    nouns = parse_knowledge(json.dumps([{"object": n, "gpt3_output": a} for n, a in released["answers"].items()]), "answers")
     assert nouns.unread == ("odd",)
     for key, (text, end) in released["spans"].items():
         name, kind, positive = key.split("|")
@@ -221,9 +221,11 @@ def test_knowledge_comes_back_from_its_json(tmp_path: Path) -> None:
     path = tmp_path / "known.json"
     path.write_text(KNOWN.to_json())
     assert read_knowledge(path).nouns == KNOWN.nouns
-    assert parsed(VOCABULARY.to_json(), "").uncommon("the cup") == "cup"
-    assert parsed(VOCABULARY.to_json(), "").uncommon("man") == ""
-    counted = parsed('{"cup": ["{\\"type\\": \\"vessel\\", \\"description\\": \\"a; b\\", \\"similar objects\\": []}", 7]}', "")
+    assert parse_knowledge(VOCABULARY.to_json(), "").uncommon("the cup") == "cup"
+    assert parse_knowledge(VOCABULARY.to_json(), "").uncommon("man") == ""
+    counted = parse_knowledge(
+        '{"cup": ["{\\"type\\": \\"vessel\\", \\"description\\": \\"a; b\\", \\"similar objects\\": []}", 7]}', ""
+    )
     assert counted["cup"] == Noun("a kind of vessel", ("a", "b"), (), 7)
 
 
@@ -241,7 +243,7 @@ def test_knowledge_comes_back_from_its_json(tmp_path: Path) -> None:
 )
 def test_faults_of_knowledge_files_name_their_entry(text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        parsed(text, "known.json")
+        parse_knowledge(text, "known.json")
 
 
 GOOD: dict[str, Any] = {"text": "a red cup", "phrases": [{"spans": [[2, 9]], "regions": [0]}]}

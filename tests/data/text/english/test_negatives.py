@@ -18,6 +18,7 @@ from diptych.data.text.english.filling import NeighbourCounts
 from diptych.data.text.english.structured import (
     analogies,
     checked_lists,
+    masked_as_released,
     replaced_at_random,
     replaced_by_model,
     replaced_by_rule,
@@ -192,6 +193,26 @@ def test_a_model_proposes_and_the_word_itself_is_never_taken() -> None:
     assert ("A ", " on the mat.") in asked
     assert replaced_by_model("!", rng(), fill) == []
     assert replaced_by_model("A dog", rng(), lambda left, right: ["Dog"]) == []
+
+
+def test_wrong_texts_of_a_model_as_the_released_code_makes_them(parity: Any) -> None:
+    released = json.loads((Path(__file__).parents[3] / "parity/svlc_released.json").read_text())["masked"]
+
+    def fill(left: str, right: str) -> list[str]:
+        return [" dog", " cat", " Dog", " sofa", " red"]
+
+    pairs = []
+    for caption, chance in released.items():
+        drawn = Counter("".join(masked_as_released(caption, rng(seed), fill)) for seed in range(3000))
+        assert set(drawn) == set(chance), caption
+        pairs.append(([drawn[text] / 3000 for text in chance], list(chance.values())))
+    parity(
+        "svlc", "shares of wrong texts of a model", "SivanDoveh/TSVLC 90b18e7, NegativesLLM, 3,000 draws", pairs, tolerance=0.035
+    )
+    cut = masked_as_released("a red cat on a mat " * 40, rng(), fill)[0]
+    assert 90 < len(cut) < 105
+    twice = masked_as_released("a cat", rng(), lambda left, right: ["dog"], count=2, tags=("NOUN",))
+    assert twice == ["a dog", "a dog"]
 
 
 def test_counts_propose_what_stood_there() -> None:

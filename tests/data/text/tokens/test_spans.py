@@ -77,7 +77,7 @@ def test_ten_thousand_random_builds_keep_every_span_on_its_text() -> None:
 
 
 def test_pieces_cover_the_text_and_drop_spans_that_cross_an_end() -> None:
-    text = SpanText.found("a red cup. a box on it. ", {0: "red cup", 1: "box"}).also(2, (6, 12))
+    text = SpanText.from_phrases("a red cup. a box on it. ", {0: "red cup", 1: "box"}).also(2, (6, 12))
     one, two = text.pieces([10])
     assert (one.text, one.spans) == ("a red cup.", {0: ((2, 9),)})
     assert (two.text, two.spans) == (" a box on it. ", {1: ((3, 6),)})
@@ -168,7 +168,7 @@ def test_offsets_are_those_of_transformers() -> None:
 
 def test_marks_padding_and_cut_tokens_belong_to_nothing() -> None:
     words = Tokenizer.from_spec("clip")
-    text = SpanText.found("a red bus and a tree", {"bus": "red bus", "tree": "tree"})
+    text = SpanText.from_phrases("a red bus and a tree", {"bus": "red bus", "tree": "tree"})
     rows = text.tokens(words.offsets(text.text, 6))  # four tokens beside the marks
     assert rows["bus"].tolist() == [False, False, True, True, False, False]
     assert not rows["tree"].any()
@@ -181,7 +181,7 @@ def test_offsets_on_the_left_stand_where_the_ids_stand() -> None:
     right = Tokenizer.from_spec("clip")
     left = Tokenizer(right.inner, pad_id=0, prefix=(49406,), suffix=(49407,), clean="clip", side="left")
     ids_L = left.encode(["a red bus"], 8).ids_BL[0]
-    (inside_L,) = SpanText.found("a red bus", {0: "bus"}).tokens(left.offsets("a red bus", 8)).values()
+    (inside_L,) = SpanText.from_phrases("a red bus", {0: "bus"}).tokens(left.offsets("a red bus", 8)).values()
     assert right.decode(ids_L[inside_L].tolist()) == "bus"
 
 
@@ -190,7 +190,7 @@ def test_a_text_that_cleaning_rewrites_has_no_offsets() -> None:
     with pytest.raises(DataError, match="where its words stood is lost"):
         words.offsets("fish &amp; chips", 16)
     siglip = Tokenizer(words.inner, pad_id=0, prefix=(49406,), suffix=(49407,), clean="siglip")
-    text = SpanText.found("A red bus, and (maybe) a tree.", {0: "maybe", 1: "tree"})
+    text = SpanText.from_phrases("A red bus, and (maybe) a tree.", {0: "maybe", 1: "tree"})
     rows = text.tokens(siglip.offsets(text.text, 16))
     ids_L = siglip.encode([text.text], 16).ids_BL[0]
     assert [words.decode(ids_L[row].tolist()) for row in rows.values()] == ["maybe", "tree"]

@@ -26,7 +26,7 @@ from diptych.recipes.grounding.desco import DesCo
 from diptych.worlds.scenes.invented import described as known_of
 from diptych.worlds.scenes.invented import invented, look_of, names
 
-SCENES, TESTED, STEPS, SMOKE_ROWS = 2000, 100, 3000, 6
+SCENES, TESTED, STEPS, SMOKE_ROWS = 2000, 100, 2000, 6
 KIND = "a kind of thing"
 OVERLAP = 0.5
 
@@ -38,8 +38,8 @@ def drawn(split: str, count: int, seed: int) -> Pool:
 
 
 def small(**changes: Any) -> DesCo:
-    """The small preset with one meeting of image and text, four classes a query, for so many steps."""
-    shape = {"encoder_layers": 2, "fusion_before": (0, 1), "queries": 8}
+    """The small preset with one meeting of image and text, four classes a query, each read by itself, for so many steps."""
+    shape = {"encoder_layers": 2, "fusion_before": (0, 1), "queries": 8, "reads": "pieces"}
     return with_changes(DesCo.tiny(), {**shape, "classes": 4, "text_length": 72, "steps": STEPS, **changes})
 
 

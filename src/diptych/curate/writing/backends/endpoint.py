@@ -68,9 +68,9 @@ class Endpoint:
         return -(-len(text) // LETTERS_A_TOKEN)
 
     def write(self, requests: Sequence[Request]) -> list[Reply]:
-        return [self._asked(request) for request in requests]
+        return [self._ask_once(request) for request in requests]
 
-    def _asked(self, request: Request) -> Reply:
+    def _ask_once(self, request: Request) -> Reply:
         text, fault = self._line().ask("/chat/completions" if self.chat else "/completions", self._body(request))
         if fault:
             return Reply("", fault=fault)

@@ -99,8 +99,7 @@ def rewritten(caption: str, style: str, rng: np.random.Generator, details: Seque
     whole = head.removesuffix(ends) if ends else head
     text = whole
     for often in (OFTEN, ALWAYS):
-        text = _turned(whole, rng, often) if style == "turned" else _shortened(whole, rng, often) if style == "short" else whole
-        text = _replaced(_without_opening(text) if style == "framed" else text, rng, often)
+        text = _replace_words(_restyled(whole, style, rng, often), rng, often)
         if text != whole:
             break  # else every rule is applied that can be
     if details:
@@ -108,6 +107,14 @@ def rewritten(caption: str, style: str, rng: np.random.Generator, details: Seque
     if style == "framed":
         text = FRAMES[int(rng.integers(len(FRAMES)))].format(_lowered(text))
     return with_articles(text) + ends + tail
+
+
+def _restyled(text: str, style: str, rng: np.random.Generator, often: Often) -> str:
+    if style == "turned":
+        return _turn_around(text, rng, often)
+    if style == "short":
+        return _drop_attributes(text, rng, often)
+    return _without_opening(text) if style == "framed" else text
 
 
 def listed(phrases: Sequence[str]) -> str:
@@ -142,7 +149,7 @@ def _first_letters(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
-def _turned(text: str, rng: np.random.Generator, often: Often) -> str:
+def _turn_around(text: str, rng: np.random.Generator, often: Often) -> str:
     """Converse relation, else passive, else the sides of the only "and" change places."""
     if rng.random() >= often.turned:
         return text
@@ -181,7 +188,7 @@ def _one_thing(text: str) -> bool:
     return bool(re.fullmatch(NOUN_PHRASE, text, re.IGNORECASE)) and not re.search(r"\b(and|or|with|is|are|of|in|on|at)\b", text)
 
 
-def _shortened(text: str, rng: np.random.Generator, often: Often) -> str:
+def _drop_attributes(text: str, rng: np.random.Generator, often: Often) -> str:
     """Attributes go where a word follows that they stand before."""
     words = text.split()
     stays = [
@@ -193,7 +200,7 @@ def _shortened(text: str, rng: np.random.Generator, often: Often) -> str:
     return " ".join(word for word, kept in zip(words, stays, strict=True) if kept)
 
 
-def _replaced(text: str, rng: np.random.Generator, often: Often) -> str:
+def _replace_words(text: str, rng: np.random.Generator, often: Often) -> str:
     def other(found: re.Match[str]) -> str:
         words = _synonyms()[1][found[0].lower()]
         if rng.random() >= often.replaced:

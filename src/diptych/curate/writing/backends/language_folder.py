@@ -75,7 +75,7 @@ class LanguageFolder:
             for some in ids
         ]
         if fits:
-            written = self._written([ids[row] for row in fits], [requests[row].seed for row in fits])
+            written = self._generate_rows([ids[row] for row in fits], [requests[row].seed for row in fits])
             for row, text_ids in zip(fits, written, strict=True):
                 answers[row] = Reply(self.sampling.cut(self.vocabulary.decode(text_ids)), len(ids[row]), len(text_ids))
         return answers
@@ -90,7 +90,7 @@ class LanguageFolder:
         return min(own, self.context) if own and self.context else own or self.context
 
     @torch.no_grad()
-    def _written(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
+    def _generate_rows(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
         """What is written behind each row, without what ends it."""
         longest = max(map(len, ids))
         pad, end = self.vocabulary.pad_id, self.vocabulary.end_id

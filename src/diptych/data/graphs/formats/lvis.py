@@ -57,8 +57,8 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
             there = {box.label for box in made.boxes if not box.fault}
             made.extras = {"split": split} if split else {}
             made.extras |= {
-                "absent": _listed(image, "neg_category_ids", coco),
-                "partial": _listed(image, "not_exhaustive_category_ids", coco),
+                "absent": _category_names(image, "neg_category_ids", coco),
+                "partial": _category_names(image, "not_exhaustive_category_ids", coco),
                 "frequency": {label: frequency[key] for key, label in coco.labels.items() if label in there},
             }
             return made
@@ -82,7 +82,7 @@ def _frequency(category: Any) -> str:
     return str(kind)
 
 
-def _listed(image: dict[str, Any], field: str, coco: Instances) -> list[str]:
+def _category_names(image: dict[str, Any], field: str, coco: Instances) -> list[str]:
     """The names of category ids."""
     ids = listed(image, field)
     unknown = [one for one in ids if one not in coco.labels]

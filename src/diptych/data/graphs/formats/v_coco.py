@@ -56,11 +56,11 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     collect = Collector(source, files[0], root=root)
     for file in by_name.values():
         collect.open(file)
-        collect.each(*_people(file, coco, _listed(file)))
+        collect.each(*_people(file, coco, _split_images(file)))
     return collect.pool(name)
 
 
-def _listed(file: Path) -> list[int]:
+def _split_images(file: Path) -> list[int]:
     """The images of a split from its file of ids, where there is one."""
     places = (file.parent, file.parent / "splits", file.parent.parent / "splits")
     ids = next((path for place in places if (path := place / f"{file.stem}.ids").is_file()), None)
@@ -77,7 +77,7 @@ def _people(file: Path, coco: Instances, listed: Sequence[int]) -> tuple[list[tu
     links: dict[int, list[Link]] = {}
     for row, action in enumerate(actions):
         try:
-            for at, image, person, found in _done(action):
+            for at, image, person, found in _people_of_action(action):
                 people.setdefault(image, {}).setdefault(person, at)
                 links.setdefault(image, []).extend(found)
         except DataError as error:
@@ -95,7 +95,7 @@ def _people(file: Path, coco: Instances, listed: Sequence[int]) -> tuple[list[tu
     return [(min(rows.values(), default=at), image) for at, (image, rows) in enumerate(people.items())], entry
 
 
-def _done(action: Any) -> Iterator[tuple[int, int, int, list[Link]]]:
+def _people_of_action(action: Any) -> Iterator[tuple[int, int, int, list[Link]]]:
     """For each person of one action: row, image, person, and its relations (none where the label is 0)."""
     name = str(need(action, "action_name", str)).replace("_", " ")
     roles = need(action, "role_name", list)[1:]

@@ -27,7 +27,7 @@ def is_heif(data: bytes) -> bool:
 
 
 @cache
-def _registered() -> None:
+def _register_opener() -> None:
     try:
         import pillow_heif
     except ImportError as error:
@@ -38,6 +38,6 @@ def _registered() -> None:
 def register(name: str) -> None:
     """Let PIL open HEIC files. Raises DecodeError, which costs the sample alone, where the package is not installed."""
     try:
-        _registered()
+        _register_opener()
     except MissingExtra as error:
         raise DecodeError(str(error), file=name) from error

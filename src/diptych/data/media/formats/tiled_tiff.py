@@ -94,7 +94,7 @@ def _directory(out: bytearray, tags: dict[int, tuple[int, list[Any]]]) -> int:
     behind = start + 2 + 12 * len(tags) + 4
     rows, extra = bytearray(struct.pack("<H", len(tags))), bytearray()
     for tag, (kind, values) in sorted(tags.items()):
-        data = b"".join(_packed(kind, value) for value in values)
+        data = b"".join(_pack_value(kind, value) for value in values)
         rows += struct.pack("<HHI", tag, kind, len(values))
         if len(data) <= 4:
             rows += data.ljust(4, b"\0")
@@ -105,7 +105,7 @@ def _directory(out: bytearray, tags: dict[int, tuple[int, list[Any]]]) -> int:
     return behind - 4
 
 
-def _packed(kind: int, value: Any) -> bytes:
+def _pack_value(kind: int, value: Any) -> bytes:
     if kind == RATIONAL:
         return struct.pack("<II", value.numerator, value.denominator)
     return struct.pack("<H" if kind == SHORT else "<I", value)

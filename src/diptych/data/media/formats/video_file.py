@@ -23,7 +23,7 @@ def is_video(data: bytes) -> bool:
 
 def count_frames(data: bytes, item: MediaItem) -> int:
     """How many frames can be decoded. Headers may lie, so packets are counted, which decodes nothing."""
-    with _opened(data, item) as container:
+    with _open_container(data, item) as container:
         return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
 
 
@@ -36,7 +36,7 @@ def read_video(data: bytes, item: MediaItem, limit: MediaLimit, places: Callable
         raise DecodeError(f"{count:,} frames are more than the limit of {limit.parts:,}", file=item.name, medium=item.medium)
     chosen = places(count).tolist()
     wanted, found, last = set(chosen), dict[int, Pixels](), max(chosen)
-    with _opened(data, item) as container:
+    with _open_container(data, item) as container:
         stream = container.streams.video[0]
         if len(wanted) * stream.codec_context.width * stream.codec_context.height > limit.elements:
             raise DecodeError(
@@ -55,7 +55,7 @@ def read_video(data: bytes, item: MediaItem, limit: MediaLimit, places: Callable
     return np.stack([found[number] for number in chosen])
 
 
-def _opened(data: bytes, item: MediaItem) -> Any:
+def _open_container(data: bytes, item: MediaItem) -> Any:
     try:
         import av
     except ImportError:

@@ -12,7 +12,7 @@ def cleaned(caption: str, most_words: int = 0) -> str:
 
     Commas, quotes and hyphens stay.
 
-    >>> cleaned('A dog (brown), running:  fast!', 4)
+    >>> cleaned('A dog (brown), running:  fast!', 5)
     'a dog brown , running'
     """
     small = re.sub(r"\s{2,}", " ", REMOVED.sub(" ", caption.lower())).rstrip("\n").strip(" ")

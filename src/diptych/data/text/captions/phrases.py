@@ -79,7 +79,7 @@ def _sentence(entry: Any, regions: int, where: str) -> Sentence:
     if not isinstance(phrases, list | tuple) or not phrases:
         raise DataError(f"{where} has no phrase", field=FIELD, expected='"phrases": a list of {"spans", "regions"}')
     read = tuple(_phrase(phrase, text, regions, f"{where}, phrase {number}") for number, phrase in enumerate(phrases))
-    return Sentence(text, read, _written(entry["written"], where) if entry.get("written") else None)
+    return Sentence(text, read, _parse_written(entry["written"], where) if entry.get("written") else None)
 
 
 def _phrase(entry: Any, text: str, regions: int, where: str) -> Phrase:
@@ -95,7 +95,7 @@ def _phrase(entry: Any, text: str, regions: int, where: str) -> Phrase:
     )
 
 
-def _written(entry: Any, where: str) -> Written:
+def _parse_written(entry: Any, where: str) -> Written:
     expected = '{"descriptions": {phrase: words}, "confusable": {thing: words}, "captions": [words]}'
     if not isinstance(entry, Mapping):
         raise DataError(f"{where}: written is {str(entry)[:60]}", field="written", expected=expected)

@@ -115,13 +115,13 @@ def texts_of_draw(
         chosen = first + [
             rest[place]
             for place in (
-                [int(draw.rng.integers(len(rest))) for _ in range(count)] if often else drawn(draw.rng, len(rest), count)
+                [int(draw.rng.integers(len(rest))) for _ in range(count)] if often else draw_numbers(draw.rng, len(rest), count)
             )
         ]
     else:
         pool = sub_captions(positives, merged) or [text.string for text in positives]
         rest = [text for text in pool if not first or key(text) != key(first[0])] or pool
-        chosen = first + [rest[place] for place in drawn(draw.rng, len(rest), count)]
+        chosen = first + [rest[place] for place in draw_numbers(draw.rng, len(rest), count)]
     numbers: dict[str, int] = {}
     return chosen, [numbers.setdefault(key(text), len(numbers)) for text in chosen]
 
@@ -173,11 +173,11 @@ def key(text: str) -> str:
     return AROUND.sub("", text).casefold() or text
 
 
-def drawn(rng: np.random.Generator, available: int, count: int) -> list[int]:
+def draw_numbers(rng: np.random.Generator, available: int, count: int) -> list[int]:
     """`count` of the numbers below `available`, in random order: all different when there are as many, else each once and then
     again. Every number is as likely as any other, the last one included.
 
-    >>> sorted(drawn(np.random.default_rng(0), 3, 3))
+    >>> sorted(draw_numbers(np.random.default_rng(0), 3, 3))
     [0, 1, 2]
     """
     places = list(range(available))

@@ -63,7 +63,7 @@ class CaptionQueries:
         texts += [SpanText(text) for text in self._wrong(right, wrong, kept_wrong, rng)]
         kept: list[SpanText] = []
         for place in rng.permutation(len(texts)):
-            text = ended(texts[int(place)])
+            text = with_full_stop(texts[int(place)])
             tokens -= count(text.text)
             if tokens < 0:
                 break
@@ -84,9 +84,10 @@ class CaptionQueries:
                 head = len(",".join(text.split(",")[: 2 if named else 1]))
                 spans: dict[Entity, tuple[Span, ...]] = dict.fromkeys(entities, ((0, head),))
                 right.append(Group(SpanText(text, spans), tuple(written.confusable.values())))
-        true = {ended(group.right).text for group in right}
+        true = {with_full_stop(group.right).text for group in right}
         return [
-            Group(group.right, tuple(text for text in group.wrong if ended(SpanText(text)).text not in true)) for group in right
+            Group(group.right, tuple(text for text in group.wrong if with_full_stop(SpanText(text)).text not in true))
+            for group in right
         ]
 
     def _wrong(self, right: Sequence[Group], every: Sequence[str], wanted: int, rng: np.random.Generator) -> list[str]:
@@ -113,7 +114,7 @@ def answering(marked: SpanText, phrase: str) -> list[Entity]:
     return [entity for entity, spans in marked.spans.items() if meets(spans)]
 
 
-def ended(text: SpanText) -> SpanText:
+def with_full_stop(text: SpanText) -> SpanText:
     """With a full stop, where it ends without one, and a blank."""
     bare = text.text.rstrip()
     tail = " " if bare.endswith(tuple(ENDS)) else ". "

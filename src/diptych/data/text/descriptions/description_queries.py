@@ -36,16 +36,16 @@ TOKENS = 254
 WORDS = 180
 
 
-def spoken(name: str) -> str:
+def spoken_name(name: str) -> str:
     """The name of a class as it stands in a query: without what is in brackets, underscores as blanks, "whole:part" as "part of whole" (as
     released for COCO, LVIS and the rest; a blank that is left at an end is dropped).
 
-    >>> spoken("aerosol_can"), spoken("bow_(weapon)"), spoken("Chair:Leg")
+    >>> spoken_name("aerosol_can"), spoken_name("bow_(weapon)"), spoken_name("Chair:Leg")
     ('aerosol can', 'bow', 'Leg of Chair')
     """
     if name.count(":") == 1:
         whole, part = name.split(":")
-        return f"{spoken(part)} of {spoken(whole)}"
+        return f"{spoken_name(part)} of {spoken_name(whole)}"
     return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ").strip() or name
 
 
@@ -138,8 +138,8 @@ class ClassQueries:
     def piece(self, name: str, knowledge: Knowledge, *, named: bool = True) -> SpanText:
         """What asks for one class."""
         if self.form == "name" or (self.missing == "name" and name not in knowledge):
-            return SpanText(f"{spoken(name)}. ", {name: ((0, len(spoken(name))),)})
-        return described(spoken(name), knowledge[name], name, named=named, positive=self.positive)
+            return SpanText(f"{spoken_name(name)}. ", {name: ((0, len(spoken_name(name))),)})
+        return described(spoken_name(name), knowledge[name], name, named=named, positive=self.positive)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class Knowledge(Mapping[str, Noun]):
         return noun if noun in self.nouns and 0 < self.nouns[noun].frequency <= COMMON else ""
 
     def to_json(self) -> str:
-        """One line; `parsed` reads it."""
+        """One line; `parse_knowledge` reads it."""
         plain = {
             name: {
                 "type": noun.kind.removeprefix("a kind of ") if noun.kind.startswith("a kind of ") else None,
@@ -91,10 +91,10 @@ def read_knowledge(path: Path) -> Knowledge:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="a knowledge file, in JSON") from error
-    return parsed(text, str(path))
+    return parse_knowledge(text, str(path))
 
 
-def parsed(text: str, where: str) -> Knowledge:
+def parse_knowledge(text: str, where: str) -> Knowledge:
     """The text of a knowledge file that came from `where`."""
     try:
         value = parse_json(text)
@@ -125,12 +125,12 @@ def knowledge_of(samples: Iterable[Sample]) -> Knowledge | None:
     return Knowledge(dict(sorted(nouns.items()))) if nouns else None
 
 
-def answered(text: str) -> Noun | None:
+def parse_noun(text: str) -> Noun | None:
     """What a language model wrote about a noun; None for a text that is no such JSON.
 
-    >>> answered('{"type": "vessel", "description": "round; has a handle"}')
+    >>> parse_noun('{"type": "vessel", "description": "round; has a handle"}')
     Noun(kind='a kind of vessel', description=('round', 'has a handle'), similar=(), frequency=0)
-    >>> answered("a vessel") is None
+    >>> parse_noun("a vessel") is None
     True
     """
     return _noun(text, 0, "the answer")

@@ -64,7 +64,7 @@ class SceneParser:
         words = self.tagger(caption)
         phrases = [phrase for phrase in noun_phrases(words) if not _in_preposition(words, phrase)]
         phrases = [phrase for phrase in phrases if not _measures(words, phrase, phrases)]
-        things = tuple((phrase.name, phrase.attributes + _said_of(words, phrase)) for phrase in phrases)
+        things = tuple((phrase.name, phrase.attributes + _predicate_adjectives(words, phrase)) for phrase in phrases)
         return Parsed(things, tuple(_relations(words, phrases)))
 
 
@@ -111,7 +111,7 @@ def _relations(words: Sequence[Word], phrases: Sequence[Phrase]) -> Iterator[tup
 def _predicate(between: Sequence[Word]) -> tuple[str, str]:
     """What the words between two phrases say, and how: "verb", "passive" (a participle with its preposition), "of", "preposition"; empty
     where they say nothing."""
-    kept = [word for place, word in enumerate(between) if _says(between, place) and not _shown(between, place)]
+    kept = [word for place, word in enumerate(between) if _says(between, place) and not _names_a_measure(between, place)]
     if not any(word.tag in ("VERB", "ADP") for word in kept) or (any(word.tag == "VERB" for word in kept) and _purpose(kept)):
         return "", ""
     verbs = [word for word in kept if word.tag == "VERB"]
@@ -137,7 +137,7 @@ def _says(between: Sequence[Word], place: int) -> bool:
     return word.tag == "ADJ" or (word.tag == "ADV" and not word.lower.endswith("ly"))
 
 
-def _shown(between: Sequence[Word], place: int) -> bool:
+def _names_a_measure(between: Sequence[Word], place: int) -> bool:
     """ "of" after a measure: "from a photograph of" says "from"."""
     return between[place].lower == "of" and place > 0 and between[place - 1].lower in MEASURES
 
@@ -161,7 +161,7 @@ def _measures(words: Sequence[Word], phrase: Phrase, phrases: Sequence[Phrase]) 
     return follows and phrase.head.lower in MEASURES and any(other.start == phrase.stop + 1 for other in phrases)
 
 
-def _said_of(words: Sequence[Word], phrase: Phrase) -> tuple[str, ...]:
+def _predicate_adjectives(words: Sequence[Word], phrase: Phrase) -> tuple[str, ...]:
     """Adjectives after the phrase and a form of "be": "the bar is small and tilted"."""
     place = phrase.stop
     if place >= len(words) or words[place].tag != "AUX":

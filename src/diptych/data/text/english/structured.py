@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -136,6 +137,39 @@ def replaced_by_model(
     return list(dict.fromkeys(made))
 
 
+def masked_as_released(
+    caption: str,
+    rng: np.random.Generator,
+    filler: Filler,
+    *,
+    count: int = 1,
+    tags: Sequence[str] = MASKED,
+    tagger: Tagger = tag,
+) -> list[str]:
+    """What the released code makes of a caption with a fill-mask model, where `replaced_by_model` keeps the caption as it is.
+
+    Punctuation goes, and of more than 512 letters all but the first 100. A word is taken only where the caption has it between spaces,
+    each word as likely, however often it stands there; one of its places is filled anew, by a proposal that is not the word letter by
+    letter. The same wrong text may come twice.
+    """
+    caption = caption[:100] if len(caption) > 512 else caption
+    parts = caption.translate(str.maketrans("", "", string.punctuation)).split()
+    spaced, clean = set(caption.split()), " ".join(parts)
+    words = list(dict.fromkeys(word.text for word in tagger(clean) if word.tag in tags and word.text in spaced))
+    made: list[str] = []
+    for _ in range(count if words else 0):
+        old = words[int(rng.integers(len(words)))]
+        places = [place for place, part in enumerate(parts) if part == old]
+        if not places:  # the tagger cut a word that stands whole elsewhere
+            continue
+        place = places[int(rng.integers(len(places)))]
+        left, right = (" ".join([*parts[:place], ""]), " ".join(["", *parts[place + 1 :]]))
+        offered = [new.strip() for new in filler(left, right) if new.strip() not in ("", old)]
+        if offered:
+            made.append(f"{left}{offered[int(rng.integers(len(offered)))]}{right}")
+    return made
+
+
 def replaced_at_random(caption: str, rng: np.random.Generator, words: Sequence[str], *, tagger: Tagger = tag) -> str | None:
     """The caption with one noun, adjective or verb replaced by any of `words`: the control of structured negatives. None where the
     caption has none of these, or `words` nothing else."""
@@ -159,7 +193,7 @@ def analogies(caption: str, *, tagger: Tagger = tag) -> tuple[str, ...]:
     """
     words = tagger(caption)
     phrases = noun_phrases(words)
-    made = [turned for turned in (_turned(caption, words),) if turned]
+    made = [turned for turned in (_invert_relation(caption, words),) if turned]
     adjectives = [phrase for phrase in phrases if len(phrase.attributes) == 1 and _adjective_noun(phrase)]
     for phrase in adjectives:
         adjective, noun = phrase.words[-2:]
@@ -175,7 +209,7 @@ def _adjective_noun(phrase: Phrase) -> bool:
     return tags[-2:-1] == ["ADJ"] and phrase.head == phrase.words[-1] and "ADV" not in tags
 
 
-def _turned(caption: str, words: Sequence[Word]) -> str | None:
+def _invert_relation(caption: str, words: Sequence[Word]) -> str | None:
     """The caption, one relation between two phrases, told from the other side."""
     phrases = [p for p in noun_phrases(words) if not (p.head.lower in ("left", "right", "front") and p.start)]
     if len(phrases) != 2 or phrases[0].start > 1 or phrases[1].stop < len(words) - 1:

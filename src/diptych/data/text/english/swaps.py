@@ -73,7 +73,7 @@ def every_swap(
     for one, two in combinations(_units(words, kind), 2):
         if _same(words, one, two) or not (published or (_makes_sense(words, one, two, kind) and _changes(words, one, two, kind))):
             continue
-        new = _exchanged(caption, words, one, two, articles=articles)
+        new = _exchange_spans(caption, words, one, two, articles=articles)
         if new.casefold() != caption.casefold():
             made.append(new)
     return tuple(dict.fromkeys(made))
@@ -146,7 +146,7 @@ def _phrase_of(words: Sequence[Word], unit: Span) -> Span:
     return next(((p.start, p.stop) for p in noun_phrases(words) if p.start <= unit[0] and unit[1] <= p.stop), unit)
 
 
-def _exchanged(caption: str, words: Sequence[Word], one: Span, two: Span, *, articles: bool) -> str:
+def _exchange_spans(caption: str, words: Sequence[Word], one: Span, two: Span, *, articles: bool) -> str:
     """The caption with the texts of both spans in each other's place; a capital that only the place gave stays with the place."""
     first, second = (caption[words[start].start : words[stop - 1].stop] for start, stop in (one, two))
     if one[0] == 0 and words[0].tag != "PROPN" and first[:1].isupper() and not first[1:2].isupper():
@@ -163,15 +163,15 @@ def with_articles(new: str, old: str) -> str:
     'an orange cat and a dog'
     """
     parts = new.split(" ")
-    if _misplaced(old.split(" ")):
+    if _wrong_articles(old.split(" ")):
         return new  # its spelling is its own: an European, a hour
-    for place in _misplaced(parts):
+    for place in _wrong_articles(parts):
         article = "an" if parts[place + 1].lower().startswith(VOWELS) else "a"
         parts[place] = article.capitalize() if parts[place][0].isupper() else article
     return " ".join(parts)
 
 
-def _misplaced(parts: Sequence[str]) -> list[int]:
+def _wrong_articles(parts: Sequence[str]) -> list[int]:
     return [
         place
         for place, (part, after) in enumerate(pairwise(parts))

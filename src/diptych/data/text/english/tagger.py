@@ -88,7 +88,7 @@ def _tags(texts: list[str]) -> list[Tag]:
         elif NUMBER.fullmatch(word):
             tags.append("NUM")
         elif word in CLOSED:
-            tags.append(_closed(words, tags, place))
+            tags.append(_closed_class_tag(words, tags, place))
         else:
             tags.append(_open(words, tags, place))
     return tags
@@ -130,7 +130,7 @@ def _next(words: Sequence[str], place: int) -> str:
     return "NUM" if NUMBER.fullmatch(word) else CLOSED.get(word) or kinds(word)[0]
 
 
-def _closed(words: Sequence[str], tags: Sequence[Tag], place: int) -> Tag:
+def _closed_class_tag(words: Sequence[str], tags: Sequence[Tag], place: int) -> Tag:
     word, tag, after = words[place], CLOSED[words[place]], _next(words, place)
     before = tags[place - 1] if place else ""
     if word == "'s" and before == "PRON":

@@ -65,25 +65,25 @@ def person_caption(attributes: Sequence[str], number: int) -> str:
     opening, at = divmod(rest, len(ORDERS))
     order, garments = ORDERS[at]
     of = {place: phrase.strip() for place, phrase in zip(PLACES, attributes, strict=True) if phrase.strip() not in ("", UNKNOWN)}
-    clothes = [_counted(of[name]) for name in garments if name in of]
+    clothes = [_with_article(of[name]) for name in garments if name in of]
     clauses = {
-        "head": f"with {_counted(of['head'])}" if "head" in of else "",
-        "worn": f"{WORN[worn]} {_joined(clothes)}" if clothes else "",
-        "held": f"{CARRIED[carried]} {_counted(of['belongings'])}" if "belongings" in of else "",
+        "head": f"with {_with_article(of['head'])}" if "head" in of else "",
+        "worn": f"{WORN[worn]} {_enumerate_parts(clothes)}" if clothes else "",
+        "held": f"{CARRIED[carried]} {_with_article(of['belongings'])}" if "belongings" in of else "",
     }
     said = [clauses[name] for name in order if clauses[name]]
-    who = _counted(of.get("gender", "person"))
+    who = _with_article(of.get("gender", "person"))
     whole = " ".join([who, *said[:2]]) + "".join(f", {clause}" for clause in said[2:])
     text = OPENINGS[opening].format(whole)
     return text[0].upper() + text[1:]
 
 
-def _counted(phrase: str) -> str:
+def _with_article(phrase: str) -> str:
     last = phrase.rsplit(" ", 1)[-1].lower()
     if last in UNCOUNTED or (last.endswith("s") and not last.endswith("ss")) or phrase.lower().startswith(("a ", "an ", "the ")):
         return phrase
     return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
 
 
-def _joined(parts: Sequence[str]) -> str:
+def _enumerate_parts(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -90,7 +90,7 @@ def class_prompts(
     order_KL = np.tile(np.arange(count), (len(rows), 1))
     for k, (row, name_length) in enumerate(zip(rows, lengths, strict=True)):
         ids_KL[k, : len(row)], mask_KL[k, : len(row)] = row, True
-        order_KL[k] = _placed(count, start, len(filler), name_length, placement)
+        order_KL[k] = _prompt_order(count, start, len(filler), name_length, placement)
     return ClassPrompts(ids_KL, mask_KL, order_KL, (start, start + len(filler)))
 
 
@@ -111,7 +111,7 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids[len(tokenizer.prefix) : len(ids) - len(tokenizer.suffix)]
 
 
-def _placed(count: int, start: int, context: int, name: int, placement: Placement) -> npt.NDArray[np.int64]:
+def _prompt_order(count: int, start: int, context: int, name: int, placement: Placement) -> npt.NDArray[np.int64]:
     """The places of a row in the order of its prompt."""
     place_L = np.arange(count)
     before = {"end": context, "middle": context // 2, "front": 0}[placement]

@@ -44,6 +44,7 @@ class Triplet:
 
 
 def lines_of(triplets: Iterable[Triplet]) -> bytes:
+    """JSON, a triplet a line, in UTF-8."""
     return "".join(json.dumps(asdict(triplet), ensure_ascii=False) + "\n" for triplet in triplets).encode()
 
 

@@ -2,7 +2,7 @@
 
 `plan_units` runs where batches are made and says of each token of a unit in which turn it would be hidden and what would stand there.
 `mask_units` hides the first units of each text, as many as a share asks for; it is cheap and runs anywhere, so that a share that grows with
-training (PLIP's) is known only in the step itself. `touched` says which units a reader has lost something of: what also has to be
+training (PLIP's) is known only in the step itself. `units_touched` says which units a reader has lost something of: what also has to be
 hidden where the same entity stands elsewhere.
 
 What implementations get wrong: single pieces of a phrase are hidden, which its other pieces give away; shares that are of tokens, so
@@ -98,7 +98,7 @@ def mask_units(ids_BL: Tensor, plan: UnitPlan, share: float | Tensor) -> MaskedW
 
     Where no mask but a random id, or the own one, stands, `hidden_BL` is False.
     """
-    asked_BM = _asked(plan, share)
+    asked_BM = _choose_units(plan, share)
     stands_BM = plan.stands_BM.where(asked_BM, MASK)
     swapped_BM = stands_BM != MASK
     rows_B1 = torch.arange(len(ids_BL), device=ids_BL.device)[:, None].expand_as(plan.place_BM)
@@ -110,7 +110,7 @@ def mask_units(ids_BL: Tensor, plan: UnitPlan, share: float | Tensor) -> MaskedW
     return MaskedWords(changed_BL, hidden_BL, plan.place_BM, plan.word_BM.masked_fill(~asked_BM, -1))
 
 
-def touched(found: MaskedWords, units: Sequence[Units]) -> list[tuple[int, ...]]:
+def units_touched(found: MaskedWords, units: Sequence[Units]) -> list[tuple[int, ...]]:
     """Of each text the numbers of the units that have lost a token, hidden by themselves or together with one that overlaps them."""
     gone = [set(place[word >= 0].tolist()) for place, word in zip(found.place_BM, found.word_BM, strict=True)]
     return [
@@ -129,7 +129,7 @@ def word_units(starts_BL: Tensor, mask_BL: Tensor) -> list[list[list[int]]]:
     return found
 
 
-def _asked(plan: UnitPlan, share: float | Tensor) -> Tensor:
+def _choose_units(plan: UnitPlan, share: float | Tensor) -> Tensor:
     share_1 = torch.as_tensor(share, dtype=torch.float64, device=plan.count_B.device)
     if not bool(((share_1 >= 0) & (share_1 <= 1)).all()):
         raise ConfigError(f"the share of hidden units is {share_1.tolist()} (expected 0..1)")

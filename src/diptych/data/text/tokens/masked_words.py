@@ -78,7 +78,7 @@ def mask_words(
             chosen = np.sort(rng.permutation(words)[: min(most, count)])
         else:
             units = _units(np.flatnonzero(real[row] | padding[row]), starts[row] | padding[row])
-            chosen = _drawn(units, count, most, rng)
+            chosen = _draw_words(units, count, most, rng)
             chosen = chosen[real[row, chosen]]
         place[row, : len(chosen)], word[row, : len(chosen)] = chosen, ids[row, chosen]
         dice = rng.random(len(chosen))
@@ -97,7 +97,7 @@ def _units(places: npt.NDArray[np.int64], starts_L: npt.NDArray[np.bool_]) -> li
     return np.split(places, np.flatnonzero(begins)[1:])
 
 
-def _drawn(units: list[npt.NDArray[np.int64]], count: int, most: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def _draw_words(units: list[npt.NDArray[np.int64]], count: int, most: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Places of words in a random order, as many as fit into `count`, sorted. Where none fits, the first of them, cut at `most`."""
     order = rng.permutation(len(units))
     taken: list[npt.NDArray[np.int64]] = []

@@ -66,7 +66,7 @@ class SpanText:
         return cls(text, {entity: ((0, len(text)),)})
 
     @classmethod
-    def found(cls, text: str, phrases: Mapping[Entity, str], *, occurrence: int | None = None) -> Self:
+    def from_phrases(cls, text: str, phrases: Mapping[Entity, str], *, occurrence: int | None = None) -> Self:
         """A text in which the phrase of each entity stands, as whole words and in any case.
 
         Raises DataError for a phrase that is not there, and for one that is there more than once unless `occurrence` (from 0) says which.

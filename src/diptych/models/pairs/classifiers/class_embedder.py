@@ -60,7 +60,7 @@ class ClassEmbedder:
     prefix and normalised, and the vector of a text is the weight of the class of that name; it knows no other texts. So classes are
     searched by name, and nearest neighbours are those of the paper; a class's bias and length count in `classify` alone.
 
-    flip  logits are the mean of an image's and its mirror image's, as the published evaluation has it
+    flip  logits are the mean of an image's and its mirror image's; the published evaluation has their sum, with the same order
     """
 
     kind: ClassVar[str] = "nested_classifier"

@@ -27,10 +27,12 @@ def start_(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             module.reset_parameters()
-        elif isinstance(getattr(module, "group_token", None), nn.Parameter) and module.group_projector is None:
-            nn.init.trunc_normal_(module.group_token, std=DEVIATION)  # type: ignore[arg-type]
-        elif isinstance(getattr(module, "position_embeddings", None), nn.Parameter):
-            nn.init.trunc_normal_(module.position_embeddings, std=DEVIATION)  # type: ignore[arg-type]
+        elif isinstance(token := getattr(module, "group_token", None), nn.Parameter) and not getattr(
+            module, "group_projector", None
+        ):
+            nn.init.trunc_normal_(token, std=DEVIATION)
+        elif isinstance(places := getattr(module, "position_embeddings", None), nn.Parameter):
+            nn.init.trunc_normal_(places, std=DEVIATION)
 
 
 def drop_paths(net: Any, highest: float) -> None:

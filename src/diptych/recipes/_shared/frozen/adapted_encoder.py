@@ -110,7 +110,9 @@ def image_features(data: Dataset, address: str, uids: Sequence[str]) -> FeatureT
     def encode(places: Sequence[int]) -> Unit:
         return model.embed_images([_image(data, row_of[uids[place]]) for place in places])
 
-    return FeatureTable.made(features_folder(data.fingerprint, address, uids), list(uids), encode, what="features of images")
+    return FeatureTable.open_or_make(
+        features_folder(data.fingerprint, address, uids), list(uids), encode, what="features of images"
+    )
 
 
 def features_folder(data: str, address: str, uids: Sequence[str]) -> Path:

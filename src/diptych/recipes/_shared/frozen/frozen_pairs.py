@@ -104,7 +104,7 @@ def table(
     folder = cache_folder() / "features" / name
     if encode is None:
         return _opened(str(folder))
-    return FeatureTable.made(folder, keys, encode, what=f"features of {side}", digests=digests)
+    return FeatureTable.open_or_make(folder, keys, encode, what=f"features of {side}", digests=digests)
 
 
 @lru_cache(maxsize=4)

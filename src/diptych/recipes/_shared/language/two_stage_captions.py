@@ -14,9 +14,11 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.order import SourceBlocks
 from diptych.data.text.prompts.layout import Ids
 from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.language_model import LanguageVocabulary
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
@@ -47,6 +49,9 @@ class DetailedRecipe(BridgeRecipe):
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
     requests     what is asked in the second stage, one drawn for all rows of a step; the first one when nobody asks anything
     chat         template of the second stage
+    turns        questions that lie beside a sample (`data.text.question_answering.questions`) are a conversation about its picture, all of
+                 whose answers the second stage learns; samples without any are described
+    chat_again   template of a conversation's later questions, which have a start mark before them
     used         template of use; "": that of the second stage. The released chats say first what will come (`CHAT_SYSTEM`)
     sign, second_sign   what ends an answer in either stage; "": the language model's end mark
     role         in use, of an answer only what stands behind the last such word; "" for all of it
@@ -71,6 +76,8 @@ class DetailedRecipe(BridgeRecipe):
     detailed: str = "synthetic"
     requests: tuple[str, ...] = REQUESTS
     chat: str = "###Human: <Img>{image}</Img> {prompt} ###Assistant: "
+    turns: bool = False
+    chat_again: str = "###Human: {prompt} ###Assistant: "
     used: str = ""
     sign: str = "\n"
     second_sign: str = "###"
@@ -142,13 +149,31 @@ class DetailedRecipe(BridgeRecipe):
         request = self.requests[int(draws.rng.integers(len(self.requests)))] if self.second else ""
         rows, cut = [], 0
         for draw in draws:
-            text = self._drawn(draw).string
-            ids = words.pieces(self.space + (text if self.second or not self.clean else cleaned(text)) + sign)
-            ids = ids if sign else [*ids, words.end_id]
-            cut += len(ids) > most
-            rows.append([*template.pieces(self.slots, request), Ids(tuple(ids[:most]), answer=True)])
+            asked = questions_of(draw.sample) if self.second and self.turns else []
+            if asked:
+                written, first = self._turns(asked, words), asked[0].text
+            else:
+                text, first = self._drawn(draw).string, request
+                ids = words.pieces(self.space + (text if self.second or not self.clean else cleaned(text)) + sign)
+                written = [Ids(tuple(ids if sign else [*ids, words.end_id]), answer=True)]
+            kept, longer = _first(written, most)
+            cut += longer
+            rows.append([*template.pieces(self.slots, first), *kept])
         made = self.laid(draws, rows)
         return replace(made, truncated=made.truncated + cut)
+
+    def _turns(self, asked: Sequence[Question], words: LanguageVocabulary) -> list[Ids]:
+        """Answers of a conversation, and its questions behind the first, which are not learned."""
+        if words.close_ids:
+            raise ConfigError("turns go with a decoder, which reads what it has written (expected turns False, or another model)")
+        found = []
+        for place, question in enumerate(asked):
+            if place:
+                text = self.chat_again.replace("{prompt}", question.text)
+                found.append(Ids((*words.start_ids, *words.pieces(text))))
+            ids = words.pieces(self.space + question.answer + self.second_sign)
+            found.append(Ids(tuple(ids if self.second_sign else [*ids, words.end_id]), answer=True))
+        return found
 
     def _drawn(self, draw: Draw) -> Text:
         found = [text for text in draw.sample.positives(self.language) if (text.origin == self.detailed) == self.second]
@@ -163,7 +188,8 @@ class DetailedRecipe(BridgeRecipe):
 
     def has_detailed(self, sample: Sample) -> bool:
         """Whether the second stage trains on it."""
-        return any(text.origin == self.detailed for text in sample.positives(self.language))
+        described = any(text.origin == self.detailed for text in sample.positives(self.language))
+        return described or (self.turns and bool(questions_of(sample)))
 
     # ------------------------------------------------------------ model
 
@@ -241,6 +267,16 @@ class DetailedRecipe(BridgeRecipe):
             "second_final": 0.0,
             "clip_norm": 1.0,
         }
+
+
+def _first(pieces: Sequence[Ids], most: int) -> tuple[list[Ids], bool]:
+    """So many tokens of these pieces from the first on, and whether there were more."""
+    kept, room = [], most
+    for piece in pieces:
+        if room > 0:
+            kept.append(replace(piece, ids=piece.ids[:room]))
+        room -= len(piece.ids)
+    return kept, room < 0
 
 
 def cleaned(caption: str, most: int = 50) -> str:

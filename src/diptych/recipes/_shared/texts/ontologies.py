@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
-from diptych.data.ontologies.files import open_ontology, parsed, to_json
+from diptych.data.ontologies.files import open_ontology, parse_concepts, to_json
 from diptych.data.ontologies.ontology import Ontology
 from diptych.worlds.tissue.tree import tissue_ontology
 
@@ -31,7 +31,7 @@ def stored(ontology: Ontology) -> str:
 @lru_cache(maxsize=4)
 def read_back(text: str) -> Ontology:
     """The ontology of a prepared recipe."""
-    return Ontology(parsed(text, "ontology"), name="ontology")
+    return Ontology(parse_concepts(text, "ontology"), name="ontology")
 
 
 def attributes(ontology: Ontology, stop: tuple[str, ...] = ()) -> Iterator[Sample]:

@@ -9,8 +9,8 @@ from functools import lru_cache
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
 from diptych.data.text.captions.phrases import sentences_of
-from diptych.data.text.descriptions.description_queries import spoken
-from diptych.data.text.descriptions.knowledge import Knowledge, parsed
+from diptych.data.text.descriptions.description_queries import spoken_name
+from diptych.data.text.descriptions.knowledge import Knowledge, parse_knowledge
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Again:
 @lru_cache(maxsize=8)
 def knowledge_from(text: str) -> Knowledge:
     """What a prepared recipe keeps as JSON; "" and "{}": nothing."""
-    return parsed(text, "known") if text not in ("", "{}") else Knowledge({})
+    return parse_knowledge(text, "known") if text not in ("", "{}") else Knowledge({})
 
 
 def every_text(before: str, names: Sequence[str], known: Knowledge, samples: Iterable[Sample]) -> Iterator[str]:
     """Every text that a query may be made of."""
     yield before
     for name in names:
-        yield f"{spoken(name)}, "
+        yield f"{spoken_name(name)}, "
     for noun in known.values():
         yield ", ".join((noun.kind, *noun.description)) + ". "
     for sample in samples:

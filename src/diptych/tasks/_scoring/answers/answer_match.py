@@ -63,6 +63,7 @@ def without_marks(answer: str) -> str:
 
 
 def trimmed(answer: str) -> str:
+    """Without space around it; line ends and tabs are spaces."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 

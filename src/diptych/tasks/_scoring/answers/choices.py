@@ -15,7 +15,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def with_options(question: str, options: Sequence[str], instruction: str) -> str:
     """The question with its options, a line each.
 
-    >>> print(shown("what colour ?", ["red", "blue"], "Answer with the letter."))
+    >>> print(with_options("what colour ?", ["red", "blue"], "Answer with the letter."))
     what colour ?
     A. red
     B. blue

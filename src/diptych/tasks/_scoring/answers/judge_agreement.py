@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 def agreement(first: Sequence[object], second: Sequence[object]) -> float:
     """The share of items on which both say the same."""
-    _paired(first, second)
+    _check_pairs(first, second)
     return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
 
 
@@ -74,6 +74,6 @@ def elo(
     return rating_M
 
 
-def _paired(first: Sequence[object], second: Sequence[object]) -> None:
+def _check_pairs(first: Sequence[object], second: Sequence[object]) -> None:
     if len(first) != len(second) or not first:
         raise DataError(f"{len(first)} verdicts and {len(second)}", field="verdicts", expected="as many of each, one or more")

@@ -56,7 +56,7 @@ class Verdict:
     said: str = ""
 
 
-def judged(
+def judge_answers(
     kind: Kind, asked: Sequence[JudgedAnswer], judge: Any = None, *, threshold: float = 0.8, max_tokens: int = 64
 ) -> list[Verdict]:
     """A verdict on each answer.
@@ -145,7 +145,9 @@ class Compared:
     said: tuple[str, str]
 
 
-def compared(judge: Generator, asked: Sequence[JudgedAnswer], rivals: Sequence[str], *, max_tokens: int = 64) -> list[Compared]:
+def compare_answers(
+    judge: Generator, asked: Sequence[JudgedAnswer], rivals: Sequence[str], *, max_tokens: int = 64
+) -> list[Compared]:
     """The answers of `asked` against those of `rivals`."""
     prompts = [_filled(PAIRED, one, first=one.answer, second=rival) for one, rival in zip(asked, rivals, strict=True)]
     swapped = [_filled(PAIRED, one, first=rival, second=one.answer) for one, rival in zip(asked, rivals, strict=True)]

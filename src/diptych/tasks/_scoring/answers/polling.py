@@ -21,7 +21,9 @@ Setting = Literal["random", "popular", "adversarial"]
 SETTINGS: tuple[Setting, ...] = ("random", "popular", "adversarial")
 
 
-def polled(objects: Sequence[Sequence[str]], setting: Setting, *, count: int = 3, seed: int = 0) -> list[list[tuple[str, bool]]]:
+def poll_questions(
+    objects: Sequence[Sequence[str]], setting: Setting, *, count: int = 3, seed: int = 0
+) -> list[list[tuple[str, bool]]]:
     """For each image its questions: an object, and whether it is there; there and not there in turn.
 
     objects  what each image has, without repetition, in the order in which it is asked about
@@ -36,10 +38,10 @@ def polled(objects: Sequence[Sequence[str]], setting: Setting, *, count: int = 3
     for there in objects:
         for name in there:
             beside[name].update(other for other in there if other != name)
-    return [_asked(there, known, popular, beside, setting, count, seed, row) for row, there in enumerate(objects)]
+    return [_questions_of_image(there, known, popular, beside, setting, count, seed, row) for row, there in enumerate(objects)]
 
 
-def _asked(
+def _questions_of_image(
     there: Sequence[str],
     known: list[str],
     popular: list[str],

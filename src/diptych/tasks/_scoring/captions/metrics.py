@@ -137,8 +137,8 @@ def cider_d(
     corpus = math.log(float(items or len(references)))
     scores = []
     for caption, known in zip(captions, references, strict=True):
-        own = _weighed(caption, table, corpus)
-        scores.append(10 * sum(_similar(own, _weighed(reference, table, corpus)) for reference in known) / len(known))
+        own = _weigh_grams(caption, table, corpus)
+        scores.append(10 * sum(_similar(own, _weigh_grams(reference, table, corpus)) for reference in known) / len(known))
     return np.asarray(scores, np.float64)
 
 
@@ -149,7 +149,7 @@ class _Weighed:
     pairs: int  # runs of two words: what the release takes for the length
 
 
-def _weighed(words: Sequence[str], table: Mapping[tuple[str, ...], int], corpus: float) -> _Weighed:
+def _weigh_grams(words: Sequence[str], table: Mapping[tuple[str, ...], int], corpus: float) -> _Weighed:
     parts: tuple[dict[tuple[str, ...], float], ...] = ({}, {}, {}, {})
     for run, count in grams(words).items():
         parts[len(run) - 1][run] = count * (corpus - math.log(max(1.0, table.get(run, 0))))

@@ -62,11 +62,11 @@ def average_precisions(
     """[R, K] with a draw a row: how often each group counts (None: one row, every group once). NaN for a class without a true box."""
     groups = 1 + max((picture.group for picture in pictures), default=0) if weight_RG is None else weight_RG.shape[1]
     weights = np.ones((1, groups)) if weight_RG is None else weight_RG
-    kept = [_matched(pictures, number, overlap, groups) for number in classes]
+    kept = [_match_class(pictures, number, overlap, groups) for number in classes]
     return np.array([[_precision(one, weight_G) for one in kept] for weight_G in weights]).reshape(len(weights), len(classes))
 
 
-def _matched(pictures: Sequence[Seen], number: int, overlap: float, groups: int) -> _Class:
+def _match_class(pictures: Sequence[Seen], number: int, overlap: float, groups: int) -> _Class:
     hits, scores, owners = [], [], []
     positives_G = np.zeros(groups)
     for picture in pictures:

@@ -109,7 +109,7 @@ def precision_and_recall(
     if not len(true.image_N):
         return np.full(len(thresholds), np.nan), np.full(len(thresholds), np.nan)
     found = _best(found, per_image, per_class)
-    hit_TN = _matched(true, found, thresholds)
+    hit_TN = _match_boxes(true, found, thresholds)
     ignored_TN = ~hit_TN & np.isin(found.image_N, list(partial))
     if crowds is not None and len(crowds.image_N):
         ignored_TN |= ~hit_TN & _within(crowds, found, thresholds)
@@ -130,7 +130,7 @@ def _best(found: Boxes, per_image: int, per_class: int) -> Boxes:
     return found.of(order[:per_class] if per_class else order)
 
 
-def _matched(true: Boxes, found: Boxes, thresholds: Floats) -> Bools:
+def _match_boxes(true: Boxes, found: Boxes, thresholds: Floats) -> Bools:
     """hit_TN: which predictions have a true box."""
     hit_TN = np.zeros((len(thresholds), len(found.score_N)), bool)
     for rows, truths in _by_image(found, true):

@@ -62,4 +62,5 @@ def list_values(records: pa.Table, metric: str) -> Floats | None:
 
 
 def lists_of(records: pa.Table) -> list[RankedList]:
+    """The ranked lists of all queries, from the column "blocks" of the records."""
     return [RankedList(tuple((a, t, r) for a, t, r in blocks)) for blocks in records.column("blocks").to_pylist()]

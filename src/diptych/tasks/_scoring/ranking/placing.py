@@ -26,12 +26,12 @@ def beats(one: float, other: float, ties: rk.Ties, *, first: bool) -> float:
     return {"expected": 0.5, "pessimistic": 0.0, "optimistic": 1.0, "index": float(first)}[ties]
 
 
-def placed(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Ties = "expected") -> float:
+def share_in_first(score_L: npt.ArrayLike, option: int, depth: int, ties: rk.Ties = "expected") -> float:
     """How far an option is among the first `depth`: 1 or 0 where no tie matters, else the share of the orders of those that tie.
 
     "index" lets the earlier option win, "optimistic" the one that is asked for, "pessimistic" all others.
 
-    >>> placed([0.5, 0.5, 0.1], 0, 1), placed([0.5, 0.5, 0.1], 1, 1, "index"), placed([0.5, 0.5, 0.1], 1, 2)
+    >>> share_in_first([0.5, 0.5, 0.1], 0, 1), share_in_first([0.5, 0.5, 0.1], 1, 1, "index"), share_in_first([0.5, 0.5, 0.1], 1, 2)
     (0.5, 0.0, 1.0)
     """
     score = np.asarray(score_L, np.float64)
@@ -59,5 +59,5 @@ def option_shares(records: pa.Table, node: str, ties: rk.Ties, depths: Sequence[
             for depth in depths:
                 if depth < len(scores):
                     value_N = found.setdefault((name, depth), np.full(len(records), np.nan))
-                    value_N[row] = placed(scores, option, depth, ties)
+                    value_N[row] = share_in_first(scores, option, depth, ties)
     return found

@@ -62,7 +62,7 @@ def cosine(gallery_MD: npt.NDArray[Any]) -> Scorer:
     return lambda query_BD: query_BD.astype(np.float64) @ transposed_DM
 
 
-def known(score_BM: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def given_scores(score_BM: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Scores that are there already: the queries are their rows."""
     return score_BM
 
