@@ -150,7 +150,7 @@ def test_the_probes_penalty_is_chosen_as_coop_releases_it(spread: float) -> None
 
     from sklearn.linear_model import LogisticRegression
 
-    from diptych.tasks.pairs.few_shot_methods import halve_penalty
+    from diptych.tasks.pairs.few_shot_methods import search_as_coop
 
     rng = np.random.default_rng(int(10 * spread))
     middle = rng.normal(size=(4, 6))
@@ -172,4 +172,4 @@ def test_the_probes_penalty_is_chosen_as_coop_releases_it(spread: float) -> None
             chosen, left = right, middle_c
         else:
             chosen, right = left, middle_c
-    assert halve_penalty(rows_ND, label_N, val_ND, label_N) == pytest.approx(1 / chosen)
+    assert search_as_coop(rows_ND, label_N, val_ND, label_N) == pytest.approx(1 / chosen)

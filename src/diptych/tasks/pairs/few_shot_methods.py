@@ -48,12 +48,12 @@ def linear_probe(
     val_ND, val_N = _embed_labelled(model, data, shots.val, names)
     parts, l2 = (rows_ND, label_N, val_ND, val_N), ALONE
     if len(val_N):
-        l2 = halve_penalty(*parts) if how == "coop" else search(*parts)["l2"]
+        l2 = search_as_coop(*parts) if how == "coop" else search(*parts)["l2"]
     fitted = fit(rows_ND, label_N, l2)
     return lambda vector_ND: fitted(vector_ND.astype(np.float64))
 
 
-def halve_penalty(
+def search_as_coop(
     rows_ND: npt.NDArray[np.float64],
     label_N: npt.NDArray[np.int64],
     val_ND: npt.NDArray[np.float64],
