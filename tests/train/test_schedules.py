@@ -17,7 +17,6 @@ from diptych.core.contracts import Optimiser
 from diptych.recipes.adaptation.coop import CoOp
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
-from diptych.recipes.adaptation.xclip import XCLIP
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.instructblip import InstructBLIP
 from diptych.recipes.bridges.mblip import MBLIP
@@ -81,18 +80,6 @@ def test_mblips_and_lexlips_are_those_of_transformers() -> None:
     np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, straight, atol=1e-9)
     for spec in vilts:
         np.testing.assert_allclose(rates(over_small(spec)), straight, atol=1e-9)
-
-
-def test_xclips_is_timms() -> None:
-    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = timm.scheduler.CosineLRScheduler(
-        optimiser, t_initial=STEPS, lr_min=0.01, warmup_lr_init=0, warmup_t=WARM, cycle_limit=1, t_in_epochs=False
-    )
-    spec, found = over_small(XCLIP.paper().optimiser()), []
-    for step in range(STEPS):
-        found.append(optimiser.param_groups[0]["lr"])
-        theirs.step_update(step)  # behind the update, as released
-    np.testing.assert_allclose(np.array(rates(spec)) / spec.lr, found, atol=1e-9)
 
 
 def test_cocus_is_timms() -> None:

@@ -151,8 +151,14 @@ def test_rows_are_those_of_the_released_models(kind: str, monkeypatch: Any, pari
                 wrong += [one if learns else -100 for one, learns in zip(shown, learned, strict=True)] != labels
             seen += 1
     assert seen == 24
-    what = f"rows and labels before a{'n' * reads} {kind}"
-    parity("instructblip", what, "LAVIS' models at 506965b9", [(np.array(wrong), np.array(0))], tolerance=0)
+    before = "an encoder-decoder" if reads else "a decoder"
+    parity(
+        "instructblip",
+        f"rows and labels before {before}",
+        "LAVIS' models at 506965b9",
+        [(np.array(wrong), np.array(0))],
+        tolerance=0,
+    )
 
 
 SMALL = replace(InstructBLIP.tiny(), small_steps=2, batch_size=8, steps=2)
