@@ -1,8 +1,9 @@
 """DesCo on shapes with made-up names: whether the description in a query is obeyed, or the name alone.
 
-Looks and words take long to find each other: for some 900 steps scores of right and wrong descriptions stay at chance, while boxes are
-found from step 400 on. Where each description is read by itself (`reads="pieces"`) they part then. A text encoder with fresh weights that
-reads all of a query at once was given a minute of a processor only and did not leave chance in it; the release's BERT can read before.
+Looks and words take long to find each other: for some 600 steps the share of right tokens that a run logs stays at a third, while boxes
+are found by then, and it rises to the end. So it is where each description is read by itself (`reads="pieces"`). A text encoder with
+fresh weights that reads all of a query at once was given a minute of a processor only and did not leave chance in it; the release's BERT
+can read before.
 """
 
 from __future__ import annotations

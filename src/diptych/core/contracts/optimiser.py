@@ -27,7 +27,7 @@ class Optimiser:
     fewer than two dimensions (biases, norms, scale) unless a rule says otherwise. With `coupled_decay`, for "sgd" and "adamw",
     it is added to the gradient instead and enters the momentum, as in the published recipes of ImageNet; "adamw" is then Adam.
 
-    adam  "adamw" as "torch" has it, or as "transformers" had it up to 4.46 (`CorrectedAdamW`), which some published code calls
+    adam  "adamw" as "torch" has it, or as "transformers" 4.24 had it (`CorrectedAdamW`), which some published code calls
     over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
     floor what cosine, linear and decay do not fall below: lr * final_lr as a "share", which each rule's lr_scale multiplies, or as one

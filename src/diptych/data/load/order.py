@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ class SourceBlocks:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
             raise ConfigError(f"{self.count} sources for {n} rows (expected one a row)")
-        return _source_blocks(self, seed, epoch)
+        return rows_of_blocks(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all epochs."""
@@ -117,12 +117,22 @@ class SourceBlocks:
         return block
 
 
+class InBlocks(Protocol):
+    """An order whose rows come in blocks of so many `members`, numbered over all epochs of `count` rows."""
+
+    count: int
+    members: int
+
+    def block(self, seed: int, number: int) -> Ints: ...
+
+
 @lru_cache(maxsize=4)
-def _source_blocks(blocks: SourceBlocks, seed: int, epoch: int) -> Ints:
-    first = epoch * blocks.count
-    begin, end = first // blocks.members, (first + blocks.count - 1) // blocks.members + 1
-    row_N = np.concatenate([blocks.block(seed, number) for number in range(begin, end)])
-    row_N = row_N[first - begin * blocks.members :][: blocks.count]
+def rows_of_blocks(order: InBlocks, seed: int, epoch: int) -> Ints:
+    """The rows of an epoch, block by block; it may begin and end within a block."""
+    first = epoch * order.count
+    begin, end = first // order.members, (first + order.count - 1) // order.members + 1
+    row_N = np.concatenate([order.block(seed, number) for number in range(begin, end)])
+    row_N = row_N[first - begin * order.members :][: order.count]
     row_N.flags.writeable = False
     return row_N
 
@@ -192,7 +202,7 @@ class Grouped:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
             raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
-        return order(seed, epoch, n) if self.members == 1 else _grouped_order(self, seed, epoch)
+        return order(seed, epoch, n) if self.members == 1 else rows_of_blocks(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all epochs."""
@@ -236,16 +246,6 @@ def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
             other = next(free)
             drawn[[place, other]] = drawn[[other, place]]
     return drawn
-
-
-@lru_cache(maxsize=4)
-def _grouped_order(grouped: Grouped, seed: int, epoch: int) -> Ints:
-    first = epoch * grouped.count
-    begin, end = first // grouped.members, (first + grouped.count - 1) // grouped.members + 1
-    row_N = np.concatenate([grouped.block(seed, number) for number in range(begin, end)])
-    row_N = row_N[first - begin * grouped.members :][: grouped.count]
-    row_N.flags.writeable = False
-    return row_N
 
 
 def span(seed: int, n: int, start: int, stop: int, *, order: Order = order) -> tuple[Ints, Ints]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
+from diptych.data.load.order import rows_of_blocks
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,10 +47,7 @@ class UsedUp:
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
         if n != self.count:
             raise ConfigError(f"{self.count} groups for {n} rows (expected one a row)")
-        first, last = epoch * n, (epoch + 1) * n - 1
-        begin, end = first // self.members, last // self.members + 1
-        row_N = np.concatenate([self.block(seed, number) for number in range(begin, end)])
-        return row_N[first - begin * self.members :][:n]
+        return rows_of_blocks(self, seed, epoch)
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all rounds."""

@@ -97,13 +97,6 @@ class Transformer(nn.Module):
             maps = (block.attention.qkv, block.attention.out, block.mlp_in, block.mlp_out)
             start_block_(self.start, *maps, layers=len(self.blocks))
 
-    def spread_biases_(self) -> None:
-        """Biases of the MLPs as the released code of CLIP and GroupViT leaves them, at PyTorch's start: uniform within fan_in^-1/2."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for layer in (block.mlp_in, block.mlp_out):
-                nn.init.uniform_(layer.bias, -(layer.in_features**-0.5), layer.in_features**-0.5)
-
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BL, causal=causal)

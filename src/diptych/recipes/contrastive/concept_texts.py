@@ -20,7 +20,6 @@ from diptych.data.text.captions.text_sets import TextSetBatch
 from diptych.models.pairs.encoders.concept_encoder import ConceptEncoder, ConceptSets
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Tower
-from diptych.models.towers.text import TextTransformer
 from diptych.objectives.pairs.several_texts import several_texts
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -129,12 +128,11 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         return {"config": GROUPVIT, "image_size": self.image_size, "drop_path": self.drop_path}
 
     def text_options(self) -> dict[str, Any]:
-        return {**super().text_options(), **(GROUPVIT_TEXT if self.groupvit else {})}
+        spread = {"start": "spread"} if self.as_released and self.text_tower.startswith(("text_", "transformer")) else {}
+        return {**super().text_options(), **spread, **(GROUPVIT_TEXT if self.groupvit else {})}
 
     def towers(self) -> tuple[Tower, Tower]:
         image, text = super().towers()
-        if self.as_released and isinstance(text, TextTransformer):
-            text.transformer.spread_biases_()
         return (headed(image, self.hidden, "image"), headed(text, self.hidden, "text")) if self.hidden else (image, text)
 
     def model(self) -> ConceptEncoder:

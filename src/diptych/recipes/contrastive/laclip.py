@@ -15,7 +15,6 @@ from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.captions.variants import TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Pairs
-from diptych.models.towers.text import TextTransformer
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 
@@ -84,14 +83,15 @@ class LaCLIP(DualEncoderRecipe):
 
     def text_options(self) -> dict[str, Any]:
         options = super().text_options()
-        return {**options, "act": self.text_act} if self.text_act and "text" not in self._given else options
+        if "text" in self._given:
+            return options
+        own = {"act": self.text_act} if self.text_act else {}
+        return {**options, **own, **({"start": "spread"} if self.released_start and self.text_tower.startswith("text_") else {})}
 
     def model(self) -> DualEncoder:
         model = super().model()
         if self.released_start and "image" not in self._given and self.image_tower.startswith("timm:vit_"):
             _start_image_(model.image_tower.net)
-        if self.released_start and "text" not in self._given and isinstance(model.text_tower, TextTransformer):
-            model.text_tower.transformer.spread_biases_()
         return model
 
     def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""AdamW as transformers had it before its fifth version, which published training code still calls."""
+"""AdamW as transformers had it beside torch's, which published training code still calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class CorrectedAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter 2019, 1711.05101) of `transformers.optimization` up to 4.46.
+    """AdamW (Loshchilov and Hutter 2019, 1711.05101) of `transformers.optimization`, as of its version 4.24.
 
     Two things differ from torch's AdamW, both in second order. Bias correction multiplies the rate, so that `eps` stands beside the root
     of the running mean of squares as it is: in the first steps it counts for up to sqrt(1 / (1 - betas[1])) times more. And weights
