@@ -56,10 +56,10 @@ def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on
         for arm in claim.every_arm:
             rate = swept[arm.name].rate if arm.name in swept else None
             cell = Cell(arm.name, seed, folder_of(cells, arm) / _stem(rate, seed), rate=rate)
-            found[arm.name].append(_run(claim, arm, cell, on_cell))
-    for arm in claim.arms:
-        if not arm.rates and any(done.steps for done in found[arm.name]):
-            raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
+            done = _run(claim, arm, cell, on_cell)
+            if arm in claim.arms and not arm.rates and done.steps:
+                raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
+            found[arm.name].append(done)
     check_equal(claim.key, {arm.name: mean_spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
     return _entry(claim, seeds, found, swept, commit)
 
