@@ -17,7 +17,7 @@ from diptych.tasks.generation.word_ranking import WordRanking
 from diptych.worlds.scenes.world import scenes
 
 SCENES, TESTED, SMOKE_ROWS = 2000, 200, 16
-PENALTIES = (0.1, 1.0, 10.0)
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True)
