@@ -13,7 +13,8 @@ from diptych.recipes.contrastive.dcd import DCD
 from diptych.recipes.contrastive.fused import Fused
 from diptych.worlds.small_pairs import SmallPairs
 
-PAIRS, STEPS, BATCH, CANDIDATES = 6000, 500, 128, 8
+PAIRS, STEPS, BATCH, CANDIDATES = 6000, 1600, 32, 8
+"""Small batches: a matcher learns to tell pairs by the number of its steps, and a teacher that cannot yet makes its student as blind."""
 
 
 def claims() -> tuple[Claim, ...]:
