@@ -1,28 +1,32 @@
-"""Arms on rendered scenes with few label maps: a small CLIP learns from captions, then a Semantic FPN from masks."""
+"""Arms on rendered pictures with few label maps: a small CLIP learns from texts, then a Semantic FPN from masks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.learned_pairs.pairs import sized_for
+from diptych.claims.cells.learned_pairs.pairs import clean_rows, drawn, sized_for
 from diptych.claims.training import opened, trained, untrained
+from diptych.core.sample import Sample
+from diptych.core.scene_graph import Region
+from diptych.data.dataset import Pool
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.segmentation import Segmentation
-from diptych.worlds.scenes.world import scenes
+from diptych.worlds.small_pairs import SmallPairs
 
-PAIRS, STEPS, TESTED, SMOKE_ROWS = 6000, 400, 200, 24
-BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), image_size=64, text_length=24)
-ELSEWHERE = 500_009
-"""Added to the seed of the captioned scenes, so that no picture with a mask was read with its caption."""
+PAIRS, STEPS, TESTED = 6000, 400, 300
+SIDE = 96
+"""Pixels that pictures are shown at: six patches a side, two for each cell in which a shape can stand."""
+BASE = replace(sized_for(CLIP.tiny(), batch_size=128, steps=STEPS), image_size=SIDE, text_length=24)
 
 
 @dataclass(frozen=True)
-class MaskedScenes:
-    """Mean IoU on scenes of the cell's seed, after training on `masks` of them.
+class MaskedPairs:
+    """Mean IoU over things by colour and shape on pictures of the cell's seed, after training on `masks` of them.
 
-    begun   the image side starts from a CLIP that learned from captions; False: from fresh weights
+    begun   the image side starts from a CLIP that learned from texts of other pictures; False: from fresh weights
     learns  False asks the segmenter as it is before its first step
     """
 
@@ -32,16 +36,15 @@ class MaskedScenes:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        captioned = scenes(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed + ELSEWHERE, lengths=("short",), negatives=False)
-        part = cell.part("base")
+        read, part = drawn(SmallPairs(PAIRS), cell, elsewhere=1), cell.part("base")
         if self.begun:
-            folder = trained(BASE, captioned, part).model
+            folder = trained(BASE, read, part).model
         else:
             folder = part.folder / "model"
-            untrained(BASE, captioned, part).save(folder)
-        rows = scenes(SMOKE_ROWS if cell.smoke else self.masks, seed=cell.seed)
-        test = scenes(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
-        recipe = replace(self.recipe, weights=str(folder))
+            untrained(BASE, read, part).save(folder)
+        rows = named(drawn(SmallPairs(self.masks, regions=True), cell))
+        test = named(clean_rows(cell, TESTED, regions=True))
+        recipe = replace(self.recipe, weights=str(folder), crop_size=SIDE)
         run = replace(cell, folder=cell.folder / "masks")
         cell.spending.count(labelled=len(rows))
         model = (opened if self.learns else untrained)(recipe, rows, run)
@@ -49,3 +52,12 @@ class MaskedScenes:
         known = test.select([row for row in range(len(test)) if {r.label for r in test[row].regions} <= set(model.classes)])
         result = task.score(task.predict(model, known))
         return {name: metric.value for name, metric in result.metrics.items()}
+
+
+def named(rows: Iterable[Sample]) -> Pool:
+    """Regions whose label is colour and shape: 24 classes."""
+
+    def of(region: Region) -> Region:
+        return replace(region, label=f"{region.attributes[0]} {region.label}", attributes=())
+
+    return Pool.from_samples([replace(row, regions=tuple(map(of, row.regions))) for row in rows], name="masked pairs")
