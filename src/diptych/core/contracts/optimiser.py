@@ -12,13 +12,15 @@ class Rule:
 
     lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
     count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
-    The first rule that matches wins.
+    With `length` above 1 their schedule is that of a run so many times as long, of which these steps are the beginning: a rate that falls
+    is not at its end when the others are. The first rule that matches wins.
     """
 
     pattern: str
     lr_scale: float = 1.0
     decay: bool | None = None
     counted: bool = False
+    length: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
