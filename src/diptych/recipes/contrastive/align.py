@@ -42,6 +42,7 @@ class ALIGN(DualEncoderRecipe):
     start_sigma    temperature at the start; similarities are divided by it
     optimiser_kind  "lamb" as published, or "adamw" for small batches
     schedule       after the warm-up: "linear" to 0 as published, "cosine" or "constant"
+    warmup_from    share of the rate at step 0: nothing, as published; None: the first step has lr / warmup
     project_image  a linear layer after the image tower; published without, so that width is the tower's own
     text_bias      whether the linear layer behind the text has a bias
     windows        training sees any square of image_size pixels of the whole picture, squashed to `edge` more (published: 289 of 346);
@@ -55,6 +56,7 @@ class ALIGN(DualEncoderRecipe):
     start_sigma: float = 1.0
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
     schedule: Literal["cosine", "linear", "constant"] = "linear"
+    warmup_from: float | None = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     project_image: bool = False
     text_bias: bool = True
@@ -115,14 +117,14 @@ class ALIGN(DualEncoderRecipe):
         return {"sigma": 1 / features.scale.detach()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), kind=self.optimiser_kind, schedule=self.schedule)
+        return replace(super().optimiser(), kind=self.optimiser_kind, schedule=self.schedule, warmup_from=self.warmup_from)
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers, batch and optimiser of `clip`'s: the loss and the schedule differ. Published shape in small:
         `--image-tower timm:efficientnet_lite0 --text-tower bert_tiny --optimiser-kind lamb`."""
         own: dict[str, Any] = {"start_sigma": 0.07, "project_image": True, "text_bias": False, "windows": False}
-        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98), **own)
+        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98), warmup_from=None, **own)
 
     @classmethod
     def paper(cls) -> Self:
