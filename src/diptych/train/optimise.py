@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
+from diptych.train.optimisers.plain_lamb import PlainLamb
 from diptych.train.parallel import full, like
 
 
@@ -54,6 +55,8 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
+    if spec.kind == "lamb" and spec.lamb == "plain":
+        return PlainLamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
     # timm's optimisers bring all of timm and torchvision: only who asks for one waits for them.
     if spec.kind == "adan":
         from diptych.train.optimisers.adan import Adan

@@ -30,6 +30,8 @@ class Optimiser:
     it is added to the gradient instead and enters the momentum, as in the published recipes of ImageNet; "adamw" is then Adam.
 
     adam  "adamw" as "torch" has it, or as "transformers" 4.24 had it (`CorrectedAdamW`), which some published code calls
+    lamb  "lamb" as "written", its running means corrected for their start, tensors without decay not rescaled, or "plain" as an early
+          implementation has it that published runs name (`PlainLamb`)
     over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
     floor what cosine, linear and decay do not fall below: lr * final_lr as a "share", which each rule's lr_scale multiplies, or as one
@@ -38,6 +40,7 @@ class Optimiser:
 
     kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
     adam: Literal["torch", "transformers"] = "torch"
+    lamb: Literal["written", "plain"] = "written"
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
