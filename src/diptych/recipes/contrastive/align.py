@@ -42,7 +42,7 @@ class ALIGN(DualEncoderRecipe):
     start_sigma    temperature at the start; similarities are divided by it
     optimiser_kind  "lamb" as published, or "adamw" for small batches
     schedule       after the warm-up: "linear" to 0 as published, "cosine" or "constant"
-    warmup_from    share of the rate at step 0: nothing, as published; None: the first step has lr / warmup
+    warmup_from    share of the rate at step 0, published: 0; None: the first step has lr / warmup
     project_image  a linear layer after the image tower; published without, so that width is the tower's own
     text_bias      whether the linear layer behind the text has a bias
     windows        training sees any square of image_size pixels of the whole picture, squashed to `edge` more (published: 289 of 346);
@@ -56,7 +56,7 @@ class ALIGN(DualEncoderRecipe):
     start_sigma: float = 1.0
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
     schedule: Literal["cosine", "linear", "constant"] = "linear"
-    warmup_from: float | None = 0.0
+    warmup_from: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     project_image: bool = False
     text_bias: bool = True
@@ -124,13 +124,13 @@ class ALIGN(DualEncoderRecipe):
         """The towers, batch and optimiser of `clip`'s: the loss and the schedule differ. Published shape in small:
         `--image-tower timm:efficientnet_lite0 --text-tower bert_tiny --optimiser-kind lamb`."""
         own: dict[str, Any] = {"start_sigma": 0.07, "project_image": True, "text_bias": False, "windows": False}
-        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98), warmup_from=None, **own)
+        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98), **own)
 
     @classmethod
     def paper(cls) -> Self:
         """EfficientNet-L2 and BERT-Large, batch 16,384, 1.2 million steps: about 12 epochs of 1.8 billion pairs. The vocabulary is
         learned from the data, as large as BERT's."""
-        return cls(same_group="negative", flip_sides="ignore", decoding="whole")
+        return cls(same_group="negative", flip_sides="ignore", decoding="whole", warmup_from=0.0)
 
     @classmethod
     def paper_tuned(cls) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     augment: Literal["none", "auto"] = "none"
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
     lamb: Literal["plain", "written"] = "plain"
-    decay: Literal["kernels", "matrices"] = "kernels"
+    decay: Literal["kernels", "matrices"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
 
     width: int = 256
@@ -125,13 +125,14 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     @classmethod
     def tiny(cls) -> Self:
         """The towers, batch and optimiser of `clip`'s, so that the two differ in the loss alone."""
-        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98), decay="matrices")
+        return cls(**SMALL_CLIP, optimiser_kind="adamw", betas=(0.9, 0.98))
 
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/32 with 256 numbers a token, 150,949,633 parameters; batch 40,960, a quarter of the tokens in 16 bits. The large one is
         `image_tower` vit_l14 with text_clip_l."""
-        return cls(kept=0.25, kept_of="places", halved=True, augment="auto", same_group="negative", decoding="whole")
+        published: dict[str, Any] = {"kept": 0.25, "kept_of": "places", "halved": True, "decay": "kernels"}
+        return cls(**published, augment="auto", same_group="negative", decoding="whole")
 
 
 def chosen(features: TokenPairs, share: float, of: Literal["tokens", "places"] = "tokens") -> TokenPairs:
