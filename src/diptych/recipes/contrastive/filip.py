@@ -52,7 +52,8 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     augment    "auto" changes views by AutoAugment, as published: not for texts that name colours
     optimiser_kind  "lamb" as published, or "adamw" for small batches
     lamb       "plain", of the implementation that the paper names, or as "written"
-    decay      weight decay spares the tables of words and places ("kernels", as published), or is on all "matrices"
+    decay      weight decay spares the tables of words and places ("kernels"; Huawei's later code spares those of places), or is on all
+               "matrices"
     """
 
     slug = "filip"
