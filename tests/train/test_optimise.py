@@ -190,6 +190,41 @@ def test_adamw_of_transformers_is_the_released_one_also_when_the_run_stops() -> 
         torch.testing.assert_close(found.detach(), torch.tensor(released, dtype=torch.float64), rtol=1e-12, atol=1e-14)
 
 
+RELEASED_LAMB = [
+    [
+        [0.573674457142086, -1.9511835709047614, 0.08609092131004434],
+        [-0.08558011393609546, 3.012765288977303, -0.8897134083519833],
+    ],
+    [0.9660124949648624, -0.14126440188307965],
+    [[19.16848218743402, 20.338232657704697], [19.753366783585488, 19.16845597446365]],
+    [-0.04413713645237893, 0.044136492002901095],
+]
+"""What `Lamb` of cybertronai/pytorch-lamb d3ab8dc makes of the weights below in four steps."""
+
+
+def test_plain_lamb_is_the_released_one_also_when_the_run_stops() -> None:
+    """One tensor joins late, one is larger than ten, one begins at zero."""
+    starts = ([[0.5, -2.0, 0.0], [1e-3, 3.0, -1.0]], [1.0, -0.25], [[20.0, 20.0], [20.0, 20.0]], [0.0, 0.0])
+    weights = [nn.Parameter(torch.tensor(start, dtype=torch.float64)) for start in starts]
+    model = nn.ParameterList(weights)
+    spec = Optimiser(kind="lamb", lamb="plain", lr=0.05, betas=(0.9, 0.999), weight_decay=0.1)
+    ours = build_optimiser(model, spec)
+    for step in range(4):
+        if step == 2:  # as checkpoints do: what is remembered, by parameter
+            saved = optimiser_state(model, ours.state)
+            ours = build_optimiser(model, spec)
+            load_optimiser_state(ours, model, saved)
+        set_learning_rate(ours, 0.05 * (step + 1) / 4)
+        sign = (-1) ** (step // 2) * (step + 1)
+        weights[0].grad = torch.tensor([[1.0, 0.0, 1e-3], [-1e-4, 2e-3, 5.0]], dtype=torch.float64) * sign
+        weights[1].grad = None if step == 0 else torch.tensor([1e-5, -3.0], dtype=torch.float64)
+        weights[2].grad = torch.tensor([[0.3, -0.2], [0.0, 1.0]], dtype=torch.float64)
+        weights[3].grad = torch.tensor([2.0, -1.0], dtype=torch.float64) * (step + 1)
+        ours.step()
+    for found, released in zip(weights, RELEASED_LAMB, strict=True):
+        torch.testing.assert_close(found.detach(), torch.tensor(released, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("slug", ["lexlip", "mblip", "fiber", "ptp_vilt"])
 def test_recipes_whose_release_calls_that_adamw_have_it_and_small_ones_torchs(slug: str) -> None:
     kind = RECIPES.load(slug)

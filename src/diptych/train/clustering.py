@@ -16,10 +16,12 @@ LARGE = 500_000_000
 """Items times clusters from which mini-batches stand in for whole passes."""
 
 
-def k_means(x_ND: Tensor, clusters: int, *, seed: int, iterations: int = 20, restarts: int = 3) -> Tensor:
-    """Labels [N] from 0 to K - 1: Lloyd's algorithm from random items, the best of `restarts`; features are not normalised.
+def k_means(x_ND: Tensor, clusters: int, *, seed: int, iterations: int = 20, restarts: int = 3) -> tuple[Tensor, Tensor]:
+    """Labels [N] from 0 to K - 1, each item's nearest of the centroids [K, D], float32: Lloyd's algorithm from random items, the best of
+    `restarts`; features are not normalised.
 
-    With fewer different items than clusters the rest stays empty. One thread, so that sums have one order.
+    Where the iterations end before the clusters rest, a centroid is not the mean of those whose label is its. With fewer different items
+    than clusters the rest stays empty, and of fewer items at all the other centroids are zeros. One thread, so that sums have one order.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -33,5 +35,7 @@ def k_means(x_ND: Tensor, clusters: int, *, seed: int, iterations: int = 20, res
     state = keyed_seed("k_means", seed) % 2**32
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different items than clusters: the rest is empty
-        label_N = kind(random_state=state, **options).fit(rows_ND).labels_.astype(np.int64)
-    return torch.from_numpy(label_N)
+        found = kind(random_state=state, **options).fit(rows_ND)
+    centroid_KD = np.zeros((clusters, rows_ND.shape[1]), np.float32)
+    centroid_KD[: len(found.cluster_centers_)] = found.cluster_centers_
+    return torch.from_numpy(found.labels_.astype(np.int64)), torch.from_numpy(centroid_KD)

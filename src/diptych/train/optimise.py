@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
+from diptych.train.optimisers.plain_lamb import PlainLamb
 from diptych.train.parallel import full, like
 
 
@@ -26,18 +27,19 @@ def freeze(model: nn.Module, spec: Optimiser) -> None:
 
 
 def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
-    """One group for each (learning-rate scale, decay) that occurs. Group key "scale" is the factor of the learning rate."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """One group for each (learning-rate scale, decay, length of the schedule) that occurs. Group key "scale" is the factor of the learning
+    rate, "length" that of the run's steps that its schedule has."""
+    groups: dict[tuple[float, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rule = rule_of(name, spec.rules) or Rule("")
             decays = parameter.ndim >= 2 if rule.decay is None else rule.decay
-            groups.setdefault((rule.lr_scale, decays), []).append(parameter)
+            groups.setdefault((rule.lr_scale, decays, rule.length), []).append(parameter)
     if not groups:
         raise ConfigError("no parameter is left to train: every one is frozen by the model or by a rule with lr_scale 0")
     lists = [
-        {"params": parameters, "scale": scale, "weight_decay": spec.weight_decay if decays else 0.0}
-        for (scale, decays), parameters in groups.items()
+        {"params": parameters, "scale": scale, "weight_decay": spec.weight_decay if decays else 0.0, "length": length}
+        for (scale, decays, length), parameters in groups.items()
     ]
     if spec.coupled_decay and spec.kind not in ("sgd", "adamw"):
         raise ConfigError(f"coupled_decay goes with sgd and adamw, not with {spec.kind}")
@@ -53,6 +55,8 @@ def build_optimiser(model: nn.Module, spec: Optimiser) -> torch.optim.Optimizer:
     if spec.kind == "sgd":
         kind = torch.optim.SGD if spec.coupled_decay else _DecoupledSGD
         return kind(lists, lr=spec.lr, momentum=spec.betas[0])
+    if spec.kind == "lamb" and spec.lamb == "plain":
+        return PlainLamb(lists, lr=spec.lr, betas=spec.betas, eps=spec.eps)
     # timm's optimisers bring all of timm and torchvision: only who asks for one waits for them.
     if spec.kind == "adan":
         from diptych.train.optimisers.adan import Adan
@@ -144,7 +148,9 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
     """Sets what step `step` of `steps` has: the rate, which is returned, weight decay that drops, and with one_cycle the first beta."""
     rate = learning_rate(spec, step, steps)
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, steps, group["scale"])
+        whole = round(steps * group["length"])
+        own = rate if whole == steps else learning_rate(spec, step, whole)
+        group["lr"] = own * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, whole, group["scale"])
     for group in optimiser.param_groups if spec.decay_drops else ():
         if group["weight_decay"]:
             group["weight_decay"] = weight_decay(spec, step, steps)
@@ -194,7 +200,7 @@ def rule_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
     return next((rule for rule in rules if re.search(rule.pattern, name)), None)
 
 
-def _fusable(groups: dict[tuple[float, bool], list[nn.Parameter]]) -> bool:
+def _fusable(groups: dict[tuple[float, bool, float], list[nn.Parameter]]) -> bool:
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 

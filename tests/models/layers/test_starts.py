@@ -13,6 +13,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.models.layers.starts import lecun_normal_
 from diptych.models.layers.transformer import Block, Transformer
+from diptych.models.towers.attention_pool import AttentionPool
 from diptych.models.towers.towers import image_tower, text_tower
 
 WIDTH = 192
@@ -80,6 +81,25 @@ def test_blocks_begin_as_big_visions_and_timms() -> None:
     assert all(spread(x) == pytest.approx(0.02, rel=0.02) for name, x in narrow.items() if x.ndim == 2)
     with pytest.raises(ConfigError, match="unknown start 'wide'"):
         block("wide")
+
+
+def test_a_pooling_head_begins_as_big_visions() -> None:
+    torch.manual_seed(2)
+    pool = AttentionPool(WIDTH, 3, mlp_width=4 * WIDTH)
+    square = math.sqrt(6 / (2 * WIDTH))
+    for name, weight in (
+        ("q", pool.q.weight),
+        ("k", pool.kv.weight[:WIDTH]),
+        ("v", pool.kv.weight[WIDTH:]),
+        ("out", pool.out.weight),
+    ):
+        assert furthest(weight) == pytest.approx(square, rel=0.01), name
+        assert spread(weight) == pytest.approx(square / math.sqrt(3), rel=0.02), name
+    for layer in (pool.mlp_in, pool.mlp_out):
+        assert furthest(layer.weight) == pytest.approx(math.sqrt(6 / (5 * WIDTH)), rel=0.01)
+        assert spread(layer.bias) == pytest.approx(1e-6, rel=0.2)
+    assert furthest(pool.query_D) <= math.sqrt(6 / (WIDTH + 1))
+    assert not any(layer.bias.any() for layer in (pool.q, pool.kv, pool.out))
 
 
 def test_blocks_of_a_text_tower_begin_as_open_clips() -> None:

@@ -181,10 +181,13 @@ def test_memory_grows_with_the_batch_and_not_with_its_square() -> None:
 # ---------------------------------------------------------------- selection
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_selected_tokens_are_those_of_the_loops(share: float) -> None:
+@pytest.mark.parametrize("of", ["tokens", "places"])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 1.0])
+def test_selected_tokens_are_those_of_the_loops(share: float, of: Any) -> None:
     given = batch()
-    place_NP, kept_NP, place_NL, kept_NL = select_tokens(**given, share=share, cells=50)
+    for name in ("word_NLD", "word_mask_NL"):  # a column that is padding in all rows
+        given[name] = torch.cat([given[name], torch.zeros_like(given[name][:, :1])], dim=1)
+    place_NP, kept_NP, place_NL, kept_NL = select_tokens(**given, share=share, of=of, cells=50)
     patch, word, patch_real, word_real = (given[n] for n in ("patch_NPD", "word_NLD", "patch_mask_NP", "word_mask_NL"))
     for own, own_real, other, other_real, place, kept in (
         (patch, patch_real, word, word_real, place_NP, kept_NP),
@@ -194,7 +197,8 @@ def test_selected_tokens_are_those_of_the_loops(share: float) -> None:
         for i in range(N):
             count = int(own_real[i].sum())
             value = {t: max(float(own[i, t] @ o) for o in every) for t in range(count)}
-            wanted = sorted(value, key=value.__getitem__, reverse=True)[: -(-int(count * share * 100) // 100)]
+            most = -(-int(count * share * 100) // 100) if of == "tokens" else max(1, int(share * own.shape[1]))
+            wanted = sorted(value, key=value.__getitem__, reverse=True)[:most]
             assert place[i][kept[i]].tolist() == wanted
 
 

@@ -75,6 +75,8 @@ def test_the_parts_of_the_towers_are_fields() -> None:
     assert not {"act", "pool", "patch_bias"} & set(plain.image_tower.spec)
     resnet = replace(tiny, image_tower="resnet_clip_50", width=1024).model()
     assert isinstance(resnet.image_projection, torch.nn.Identity)
+    released = replace(tiny, image_tower="resnet_clip_50", width=1024, act="quick_gelu").model()
+    assert released.text_tower.spec["act"] == "quick_gelu", "beside ReLU in the image tower, as OpenAI released it"
     with pytest.raises(UnknownName, match="option of convnet_tiny 'act'"):
         replace(tiny, image_tower="convnet_tiny", image_size=64, act="quick_gelu").model()
 

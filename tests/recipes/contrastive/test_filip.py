@@ -29,6 +29,7 @@ from diptych.objectives.pairs.late_interaction import late_interaction
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.filip import FILIP, TokenPairBatch, chosen
 from diptych.train.fit import fit
+from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
 from diptych.train.weights import copy_equal
 from diptych.worlds.small_pairs import small_pairs
@@ -62,7 +63,14 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == clip + (768 + 512) * 256
     paper = FILIP.paper()
     assert (paper.kept, paper.halved, paper.batch_size, paper.lr, paper.weight_decay) == (0.25, True, 40_960, 2e-3, 3e-3)
-    assert paper.optimiser().kind == "lamb"
+    spec = paper.optimiser()
+    assert (spec.kind, spec.lamb, paper.kept_of) == ("lamb", "plain", "places")
+    decaying = {id(p) for group in build_optimiser(model, spec).param_groups if group["weight_decay"] for p in group["params"]}
+    spared = {name for name, p in model.named_parameters() if p.ndim > 1 and id(p) not in decaying}
+    assert spared == {
+        f"encoder.{name}" for name in ("image_tower.position_PD", "text_tower.position_LD", "text_tower.embed.weight")
+    }
+    assert FILIP.tiny().optimiser().rules == ()
 
 
 def test_scores_equal_those_of_released_code(parity: Any) -> None:
@@ -172,6 +180,11 @@ def test_chosen_tokens_carry_the_gradient() -> None:
     loss = recipe.losses(features, batch)["contrastive"]
     assert torch.equal(loss, expected)
     assert loss != replace(recipe, kept=1.0).losses(features, batch)["contrastive"]
+    by_place = replace(recipe, kept_of="places")
+    few = chosen(features, 0.25, "places")
+    assert few.patch_NPD.shape[1] == 2, "a quarter of nine patches, rounded down"
+    assert torch.equal(few.word_mask_NL.sum(1), lengths.clamp(max=4)), "a quarter of sixteen places, as far as there are words"
+    assert by_place.losses(features, batch)["contrastive"] != loss
     grad_NPD = torch.autograd.grad(loss, features.patch_NPD)[0]
     assert ((grad_NPD != 0).any(-1).sum(1) <= 3).all()
 

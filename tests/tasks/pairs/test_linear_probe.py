@@ -148,6 +148,47 @@ def test_neighbours_against_loops(kit: Any) -> None:
     assert evaluate(LinearProbe(head="knn"), model, pool).value > 0.6
 
 
+RELEASED_LISTS = {
+    1: (0.25, 0.25, 0.0001923076923076923, 0.25),
+    10: (0.12216865079365077, 0.24500000000000002, 0.0018846153846153845, 0.7),
+    25: (0.10120480241098698, 0.22999999999999998, 0.004423076923076923, 0.75),
+}
+"""By k: mAP, precision, recall (of 1,300) and top-k that `compute_mAP_recall_at_k` of the released notebook gives for the rows below."""
+
+
+def test_lists_of_neighbours_are_judged_as_in_the_released_notebook(kit: Any, parity: Any) -> None:
+    rng = np.random.default_rng(8)
+    rows, label = rng.standard_normal((80, 6)), rng.integers(0, 4, 80)
+    rows += 1.2 * np.eye(6)[label]
+    label[75:] = 4  # a class that training lacks
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    model, pool = planted(kit, rows, label, test_from=60)
+    task = LinearProbe(head="knn", lists=(1, 10, 25))
+    records = task.predict(model, pool)
+    result = task.score(records)
+    there = np.array([(label[:60] == k).sum() for k in label[60:]])
+    pairs = []
+    for k, (*theirs, recall, hit) in RELEASED_LISTS.items():
+        pairs += [(result.metrics[f"{name}@{k}"].value, value) for name, value in zip(("map", "precision"), theirs, strict=True)]
+        own_N = task.item_values(records, f"recall@{k}")
+        pairs += [((own_N[:, 0] * there).mean() / 1300, recall), (result.metrics[f"hit@{k}"].value, hit)]
+    parity(
+        "mrl",
+        "retrieval by class: mAP, precision, recall, hits",
+        "RAIVNLab/MRL 7ccb42d, compute_metrics.ipynb",
+        pairs,
+        tolerance=1e-12,
+    )
+    assert result.metrics["recall@25"].low <= result.metrics["recall@25"].value
+    assert task.item_values(records, "acc@1") is not None
+    plain = LinearProbe(head="knn").predict(model, pool)
+    assert "neighbours_right" not in plain.column_names
+    with pytest.raises(ConfigError, match="lists reach 61 and there are 60"):
+        LinearProbe(head="knn", lists=(61,)).predict(model, pool)
+    with pytest.raises(ConfigError, match="with head 'logistic'"):
+        LinearProbe(lists=(10,))
+
+
 def test_searches_by_itself_and_says_so(kit: Any) -> None:
     rows, label = blobs(3, 240, 0.6)
     model, pool = planted(kit, rows, label, test_from=180)

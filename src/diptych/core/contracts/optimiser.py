@@ -12,13 +12,15 @@ class Rule:
 
     lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
     count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.
-    The first rule that matches wins.
+    With `length` above 1 their schedule is that of a run so many times as long, of which these steps are the beginning: a rate that falls
+    is not at its end when the others are. The first rule that matches wins.
     """
 
     pattern: str
     lr_scale: float = 1.0
     decay: bool | None = None
     counted: bool = False
+    length: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Optimiser:
     it is added to the gradient instead and enters the momentum, as in the published recipes of ImageNet; "adamw" is then Adam.
 
     adam  "adamw" as "torch" has it, or as "transformers" 4.24 had it (`CorrectedAdamW`), which some published code calls
+    lamb  "lamb" as "written", its running means corrected for their start, tensors without decay not rescaled, or "plain" as an early
+          implementation has it that published runs name (`PlainLamb`)
     over  what "cosine" and "linear" fall along: the "rest" behind the warm-up; the whole "run", whose beginning the warm-up takes, as in
           LAVIS and timm; "both", the whole run with the warm-up as a factor of it, as in OpenMMLab
     floor what cosine, linear and decay do not fall below: lr * final_lr as a "share", which each rule's lr_scale multiplies, or as one
@@ -36,6 +40,7 @@ class Optimiser:
 
     kind: Literal["adamw", "sgd", "lamb", "adan"] = "adamw"
     adam: Literal["torch", "transformers"] = "torch"
+    lamb: Literal["written", "plain"] = "written"
     lr: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6

@@ -36,10 +36,11 @@ class AttentionPool(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The published start: query and attention Xavier-uniform, the MLP too with biases of 1e-6."""
+        """The published start: query and attention Xavier-uniform, keys and values each by themselves, the MLP too with biases of 1e-6."""
         nn.init.xavier_uniform_(self.query_D[None])
-        for layer in (self.q, self.kv, self.out, self.mlp_in, self.mlp_out):
-            nn.init.xavier_uniform_(layer.weight)
+        for weight in (self.q.weight, *self.kv.weight.chunk(2), self.out.weight, self.mlp_in.weight, self.mlp_out.weight):
+            nn.init.xavier_uniform_(weight)
+        for layer in (self.q, self.kv, self.out):
             nn.init.zeros_(layer.bias)
         nn.init.normal_(self.mlp_in.bias, std=1e-6)
         nn.init.normal_(self.mlp_out.bias, std=1e-6)

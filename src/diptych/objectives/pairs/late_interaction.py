@@ -108,12 +108,15 @@ def select_tokens(
     *,
     patch_mask_NP: Tensor | None = None,
     word_mask_NL: Tensor | None = None,
+    of: Literal["tokens", "places"] = "tokens",
     cells: int = CELLS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Which tokens stand for their image or text: those that are most similar to any token of any text, or image, of this process.
 
     Of P real patches of an image the ceil(share * P) with the highest maximum over all words of all texts stay, and likewise of words.
-    (Published with a share of a quarter, before tokens are sent to other processes; so the choice depends on who shares a process.)
+    With "places" floor(share * P) stay, P counting padding: of a text in 77 places the best 19, or all where it is shorter.
+    (Published with a share of a quarter, before tokens are sent to other processes; so the choice depends on who shares a process. The
+    paper does not say a quarter of what; code that Huawei released later takes places.)
 
     Returns place_NP and kept_NP, place_NL and kept_NL: the places of the chosen tokens, the best first, in as many columns as the
     richest row has, and which of those places count. Choosing has no gradient; gathering the tokens at the places has.
@@ -131,14 +134,19 @@ def select_tokens(
             for at, end, a_TPKL in tile.chunks():
                 patch_NP[start:stop] = torch.maximum(patch_NP[start:stop], a_TPKL.amax((2, 3)))
                 word_NL[at:end] = torch.maximum(word_NL[at:end], a_TPKL.amax((0, 1)))
-    return (
-        *_best(patch_NP, patch_mask_NP[:, : patch_NP.shape[1]], share),
-        *_best(word_NL, word_mask_NL[:, : word_NL.shape[1]], share),
-    )
+    if of not in ("tokens", "places"):
+        raise ConfigError(f"of must be 'tokens' or 'places', got {of!r}")
+    return *_best(patch_NP, patch_mask_NP, share, of), *_best(word_NL, word_mask_NL, share, of)
 
 
-def _best(value_NT: Tensor, mask_NT: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    wanted_N = (mask_NT.sum(1) * share - 1e-6).ceil().clamp_min(1).long()
+def _best(value_NT: Tensor, mask_NT: Tensor, share: float, of: str) -> tuple[Tensor, Tensor]:
+    """`value_NT` may lack columns that are padding in all rows of `mask_NT`."""
+    real_N, places = mask_NT.sum(1), mask_NT.shape[1]
+    mask_NT = mask_NT[:, : value_NT.shape[1]]
+    if of == "places":
+        wanted_N = real_N.clamp(max=max(1, int(share * places + 1e-6)))
+    else:
+        wanted_N = (real_N * share - 1e-6).ceil().clamp_min(1).long()
     place_NT = value_NT.masked_fill(~mask_NT, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : int(wanted_N.max())]
     return place_NT, torch.arange(place_NT.shape[1], device=place_NT.device) < wanted_N[:, None]
 

@@ -55,7 +55,8 @@ class PairRecipe(Recipe[M, B, F]):
     image_tower  the network that reads images: vit_tiny, vit_b16, convnet_tiny and the others of docs/training.md (Towers), or timm:NAME
     text_tower   the network that reads texts: text_tiny, text_clip, bert_b6 and the others of that list, or hf:FOLDER with its weights
     act          the activation of both towers: "gelu", "quick_gelu" (as OpenAI released CLIP), "gelu_tanh" (as SigLIP's code has it); None
-                 takes each tower's own. A tower without such a choice (convolutions, transformers' or timm's) refuses one
+                 takes each tower's own. A tower without such a choice (convolutions, transformers' or timm's) refuses one, but that
+                 resnet_clip_* has ReLU as released whatever its text tower has
     image_pool   how a vit_* tower becomes one vector: "class" token or "attention" (SigLIP's head); a dense_* one "class" or "mean", a
                  resnet_clip_* one "attention" or "max"; None takes the tower's own
     patch_bias   whether the patches of a vit_* tower get a bias; None takes the tower's own
@@ -159,7 +160,8 @@ class PairRecipe(Recipe[M, B, F]):
         """What the image tower is built with beside its name: what the weights have, or what the fields of this recipe ask for."""
         if "image" in self._given:
             return dict(self._given["image"]["options"])
-        asked = {"act": self.act, "pool": self.image_pool, "patch_bias": self.patch_bias}
+        act = None if self.image_tower.startswith("resnet_clip") else self.act
+        asked = {"act": act, "pool": self.image_pool, "patch_bias": self.patch_bias}
         return {"image_size": self.image_size, **{name: value for name, value in asked.items() if value is not None}}
 
     def text_options(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class ALIGN(DualEncoderRecipe):
     start_sigma    temperature at the start; similarities are divided by it
     optimiser_kind  "lamb" as published, or "adamw" for small batches
     schedule       after the warm-up: "linear" to 0 as published, "cosine" or "constant"
+    warmup_from    share of the rate at step 0, published: 0; None: the first step has lr / warmup
     project_image  a linear layer after the image tower; published without, so that width is the tower's own
     text_bias      whether the linear layer behind the text has a bias
     windows        training sees any square of image_size pixels of the whole picture, squashed to `edge` more (published: 289 of 346);
@@ -55,6 +56,7 @@ class ALIGN(DualEncoderRecipe):
     start_sigma: float = 1.0
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
     schedule: Literal["cosine", "linear", "constant"] = "linear"
+    warmup_from: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     project_image: bool = False
     text_bias: bool = True
@@ -115,7 +117,7 @@ class ALIGN(DualEncoderRecipe):
         return {"sigma": 1 / features.scale.detach()}
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), kind=self.optimiser_kind, schedule=self.schedule)
+        return replace(super().optimiser(), kind=self.optimiser_kind, schedule=self.schedule, warmup_from=self.warmup_from)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -128,7 +130,7 @@ class ALIGN(DualEncoderRecipe):
     def paper(cls) -> Self:
         """EfficientNet-L2 and BERT-Large, batch 16,384, 1.2 million steps: about 12 epochs of 1.8 billion pairs. The vocabulary is
         learned from the data, as large as BERT's."""
-        return cls(same_group="negative", flip_sides="ignore", decoding="whole")
+        return cls(same_group="negative", flip_sides="ignore", decoding="whole", warmup_from=0.0)
 
     @classmethod
     def paper_tuned(cls) -> Self:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Draws, Optimiser
+from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
@@ -37,7 +37,8 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     cross-entropies. Both sides can still be computed before a query comes: an index of kind "late" holds the tokens.
 
     Texts that were translated there and back are further texts of an image (origin "rewrite"); one of all its texts is drawn at a step.
-    Words are all tokens of a text with its marks, patches those of the image tower without its class token: the paper does not say.
+    Words are all tokens of a text with its marks, patches those of the image tower without its class token: so has it the code that
+    Huawei released of a later model (MindFormers); the paper does not say.
 
     With `kept` below 1, tokens are chosen among those of one process, so that the result depends on how many processes there are; with
     several processes and `kept` 1 it does not. No vector of a whole image or text is trained: what the model answers when it is asked
@@ -45,20 +46,27 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
 
     kept       share of the tokens of an image, and of a text, that are compared: those most similar to any token of the other side.
                Published: a quarter
+    kept_of    of how many that is a share: of an image's or text's own "tokens", or of all "places", padding counted, as in that code
     halved     tokens are rounded to 16 bits before they are sent and compared, as published
     marks      whether the marks at start and end of a text are words
     augment    "auto" changes views by AutoAugment, as published: not for texts that name colours
     optimiser_kind  "lamb" as published, or "adamw" for small batches
+    lamb       "plain", of the implementation that the paper names, or as "written"
+    decay      weight decay spares the tables of words and places ("kernels"; Huawei's later code spares those of places), or is on all
+               "matrices"
     """
 
     slug = "filip"
     no_prefixes = "its features are sets of tokens"
 
     kept: float = 1.0
+    kept_of: Literal["tokens", "places"] = "tokens"
     halved: bool = False
     marks: bool = True
     augment: Literal["none", "auto"] = "none"
     optimiser_kind: Literal["lamb", "adamw"] = "lamb"
+    lamb: Literal["plain", "written"] = "plain"
+    decay: Literal["kernels", "matrices"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
 
     width: int = 256
@@ -91,7 +99,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     def losses(self, features: TokenPairs, batch: TokenPairBatch) -> dict[str, Tensor]:
         found = self._rounded(features)
         if self.kept < 1:
-            found = chosen(found, self.kept)
+            found = chosen(found, self.kept, self.kept_of)
         loss, _ = late_interaction(
             found.patch_NPD,
             found.word_NLD,
@@ -109,7 +117,8 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
         return replace(features, patch_NPD=features.patch_NPD.half(), word_NLD=features.word_NLD.half())
 
     def optimiser(self) -> Optimiser:
-        return replace(super().optimiser(), kind=self.optimiser_kind)
+        spared = (Rule(r"(\.embed\.weight|position_[PL]D)$", decay=False),) if self.decay == "kernels" else ()
+        return replace(super().optimiser(), kind=self.optimiser_kind, lamb=self.lamb, rules=spared)
 
     def deploy(self, model: LateEncoder) -> LateEmbedder:
         return LateEmbedder(encoder_of(model), self.shown, self.words(), self.text_length, name=self.slug, marks=self.marks)
@@ -123,10 +132,11 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     def paper(cls) -> Self:
         """ViT-B/32 with 256 numbers a token, 150,949,633 parameters; batch 40,960, a quarter of the tokens in 16 bits. The large one is
         `image_tower` vit_l14 with text_clip_l."""
-        return cls(kept=0.25, halved=True, augment="auto", same_group="negative", decoding="whole")
+        published: dict[str, Any] = {"kept": 0.25, "kept_of": "places", "halved": True, "decay": "kernels"}
+        return cls(**published, augment="auto", same_group="negative", decoding="whole")
 
 
-def chosen(features: TokenPairs, share: float) -> TokenPairs:
+def chosen(features: TokenPairs, share: float, of: Literal["tokens", "places"] = "tokens") -> TokenPairs:
     """Only the tokens that `select_tokens` chooses."""
     place_NP, kept_NP, place_NL, kept_NL = select_tokens(
         features.patch_NPD,
@@ -134,6 +144,7 @@ def chosen(features: TokenPairs, share: float) -> TokenPairs:
         share,
         patch_mask_NP=features.patch_mask_NP,
         word_mask_NL=features.word_mask_NL,
+        of=of,
     )
     return replace(
         features,

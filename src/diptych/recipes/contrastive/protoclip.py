@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Draws, Hook, Optimiser, Rule, Stage
+from diptych.core.contracts import Draw, Draws, Hook, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.augment.colour_views import recoloured
 from diptych.models.pairs.encoders.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
@@ -23,6 +23,10 @@ from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.train.clustering import k_means
 from diptych.train.episodes import Episodes, from_first
+
+IMAGE = r"^encoder\.(image_tower|image_projection)\b"
+HEADS = r"^(image_head|text_head|log_head_scale)\b"
+"""Names of parameters: of the image tower, and of what is trained for clusters alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +50,9 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     deployed is a plain dual encoder. Clusters and prototypes are in every checkpoint.
 
     We depart in these points: an episode is the next stretch of the run's own order, so that every sample is seen equally often (the
-    released code draws with replacement); a cluster without members is left out, where it was a prototype of zeros; k-means is
-    scikit-learn's; the LiT part starts its optimiser afresh, in the last part of the run's schedule, and before it the rate of the text
-    side falls with that of the image tower, to 0 where LiT begins (released: to 0 at the end of the run).
+    released code draws with replacement); k-means is scikit-learn's, by mini-batches where an episode is large, as in `paper()`; the LiT
+    part starts its optimiser afresh, in the last part of the run's schedule. `tiny()` also leaves a cluster without members out, and
+    before LiT its text side has the rate of the image tower, which falls to 0 where LiT begins.
 
     Logged beside the losses: how many clusters have members, and how often the nearest prototype is that of the row's own cluster
     (`image_to_text_accuracy` and so on, shares; the released code logs them in percent).
@@ -63,6 +67,11 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
     lit_share   share of the run, at its end, with a locked image tower
     head_decay  whether the heads have weight decay; False as released
+    empty       a cluster without members is "left_out", or a prototype of "zeros", which every row is compared with, as released
+    centroids   soft targets are between the means of the clusters' "members", or between the centroids of "k_means", as released: these
+                are means of who was nearest one iteration before
+    text_rate   the rate of what is no image tower falls to 0 with the "image" tower's, or at the end of the "run", as released
+    ascii       letters beyond ASCII are taken out of texts, as released
     augment     "light": a fifth of the views each with other colours, without colours, and blurred, as released (not for texts that name
                 colours), or "none"
     iterations, restarts  of the k-means that finds the prototypes
@@ -86,6 +95,10 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     lit_share: float = 2 / 400
     head_decay: bool = False
     augment: Literal["light", "none"] = "light"
+    empty: Literal["left_out", "zeros"] = "left_out"
+    centroids: Literal["members", "k_means"] = "members"
+    text_rate: Literal["image", "run"] = "image"
+    ascii: bool = False
 
     batch_size: int = 512
     warmup: float = 15_625.0
@@ -131,13 +144,17 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         )
 
     def batch(self, draws: Draws) -> EpisodeBatch:
-        pairs = self.pair_batch(draws, recoloured if self.augment == "light" else None)
+        pairs = self.pair_batch(draws, recoloured if self.augment == "light" else None, self._ascii_text if self.ascii else None)
         rows = [keyed_seed("episode", draws.step, draw.sample.uid) for draw in draws]
         return EpisodeBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
             row_B=torch.tensor(rows, dtype=torch.int64),
             teacher_BD=torch.tensor([self._teacher_features(draw.sample) for draw in draws], dtype=torch.float32),
         )
+
+    def _ascii_text(self, draw: Draw, language: str) -> Text:
+        text = self.text_draw(draw, language)
+        return replace(text, string=text.string.encode("ascii", "ignore").decode())
 
     def _teacher_features(self, sample: Sample) -> list[float]:
         if not self.teacher:
@@ -164,11 +181,18 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
                 known.append((empty_KD, empty_KD, empty_KD, empty_KD[:, 0] > 0))
                 continue
             seed = keyed_seed("episode", number, kind)
-            found = k_means(sources[kind], self.clusters, seed=seed, iterations=self.iterations, restarts=self.restarts)
-            label_E3[:, place] = from_first(found.to(label_E3.device))
+            label_E, centroid_KD = k_means(
+                sources[kind], self.clusters, seed=seed, iterations=self.iterations, restarts=self.restarts
+            )
+            label_E3[:, place] = from_first(label_E.to(label_E3.device))
             image_KD, filled_K = group_means(rows["image_ED"], label_E3[:, place], self.clusters)
             text_KD, _ = group_means(rows["text_ED"], label_E3[:, place], self.clusters)
-            own_KD = torch.zeros_like(image_KD) if kind == "teacher" else (image_KD if kind == "image" else text_KD)
+            if kind == "teacher":
+                own_KD = torch.zeros_like(image_KD)
+            elif self.centroids == "k_means":
+                own_KD = from_first(centroid_KD.to(image_KD))
+            else:
+                own_KD = image_KD if kind == "image" else text_KD
             known.append((image_KD, text_KD, own_KD, filled_K))
         stacked = (torch.stack(parts) for parts in zip(*known, strict=True))
         model.episode.store_(rows["row_E"], label_E3, Prototypes(*stacked))
@@ -180,7 +204,10 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
             return found
         known = features.prototypes
         heads = tuple(share_of_gradient(x_ND, self.feature_gradient) for x_ND in (features.head_image_ND, features.head_text_ND))
-        image, text = (Clusters(features.labels(kind), known.centroids(kind), known.filled(kind)) for kind in ("image", "text"))
+        image, text = (
+            Clusters(features.labels(kind), known.centroids(kind), self._taking_part(features, kind))
+            for kind in ("image", "text")
+        )
         found["prototypes"] = self.weight_prototypes * back_translation(
             heads[0],
             heads[1],
@@ -192,7 +219,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
             tau=self.tau_target,
         )
         if batch.teacher_BD.shape[1]:
-            label_N, filled_K = features.labels("teacher"), known.filled("teacher")
+            label_N, filled_K = features.labels("teacher"), self._taking_part(features, "teacher")
             means = (known.means("image", over="teacher"), known.means("text", over="teacher"))
             sides = [
                 prototype_loss(x_ND, mean_KD, label_N, scale=features.head_scale, filled_K=filled_K)
@@ -216,16 +243,22 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def accuracy(self, features: PrototypePairs, side: Literal["image", "text"], over: Kind) -> Tensor:
         """Share of images or of texts whose nearest prototype is that of their cluster of this kind (the released `acc_img2text`, ...)."""
         known, x_ND = features.prototypes, features.head_image_ND if side == "image" else features.head_text_ND
-        return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=known.filled(over))
+        part_K = self._taking_part(features, over)
+        return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=part_K)
+
+    def _taking_part(self, features: PrototypePairs, kind: Kind) -> Tensor | None:
+        """Which clusters of a kind rows are compared with; None: all."""
+        return features.prototypes.filled(kind) if self.empty == "left_out" else None
 
     def optimiser(self) -> Optimiser:
         chosen = super().optimiser()
-        if not self.head_decay:
-            chosen = replace(chosen, rules=(Rule(r"^(image_head|text_head)\b", decay=False),))
-        locked = (r"^encoder\.(image_tower|image_projection)\b", r"^(image_head|text_head|log_head_scale)\b")
-        if not self.lit:
-            return chosen
-        return replace(chosen, rules=tuple(Rule(pattern, 0.0) for pattern in locked), part=(1 - self.lit_share, 1.0))
+        if self.lit:
+            rules = (Rule(rf"{IMAGE}|{HEADS}", 0.0),)
+            return replace(chosen, rules=rules, part=(1 - self.lit_share, 1.0))
+        length = 1 / (1 - self.lit_share) if self.text_rate == "run" else 1.0
+        heads = () if self.head_decay else (Rule(HEADS, decay=False, length=length),)
+        others = () if length == 1 else (Rule(rf"^(?!{IMAGE.removeprefix('^')})", length=length),)
+        return replace(chosen, rules=(*heads, *others))
 
     def after_update(self, model: PrototypeEncoder, features: PrototypePairs, batch: EpisodeBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
@@ -240,9 +273,11 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     @classmethod
     def paper(cls) -> Self:
         """ResNet-50 on 2.5 million pairs of CC3M, batch 512, 32 epochs (400 episodes). The image tower is CLIP's ResNet-50 with
-        its attention pooling, as in the released code, whose eight processes gather features without gradient."""
+        its attention pooling, the text tower has QuickGELU, as in the released code, whose eight processes gather features without
+        gradient."""
         released: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}  # open_clip's for residual networks
-        released |= {"decoding": "whole", "feature_gradient": 1 / 8}
+        released |= {"decoding": "whole", "feature_gradient": 1 / 8, "act": "quick_gelu"}
+        released |= {"empty": "zeros", "centroids": "k_means", "text_rate": "run", "ascii": True}
         return cls(image_tower="resnet_clip_50", width=1024, same_group="negative", flip=True, flip_sides="ignore", **released)
 
 

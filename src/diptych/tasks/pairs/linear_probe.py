@@ -2,7 +2,8 @@
 
 Logistic regression (L-BFGS, at most 1,000 iterations) on the embeddings of a training split. The strength of the L2 penalty is
 chosen on a validation split, or on a fifth of the training *groups* that is held out with a recorded seed; the test split is used
-once, at the end, with the classifier fitted again on everything but the test. `head="knn"` asks the 20 nearest neighbours.
+once, at the end, with the classifier fitted again on everything but the test. `head="knn"` asks the 20 nearest neighbours; with `lists`
+their order is judged, too, as image retrieval by class ("map@10" and the others of `_scoring/ranking/class_lists.py`).
 
 The search: lambda from 1e-6 to 1e6, seven values two decades apart, then four rounds that halve the bracket around the best one,
 down to eight values a decade: 15 fits instead of 97. Of equal validation accuracies the largest lambda wins (`l2_ties="smallest"` takes
@@ -29,12 +30,14 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.core.result import Result
+from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.index.embed import embedded_images
+from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.ranking import ranks as rk
-from diptych.tasks._scoring.records import with_facts
+from diptych.tasks._scoring.ranking.class_lists import list_values, nearest_right
+from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,
     class_list_hash,
@@ -46,6 +49,8 @@ from diptych.tasks.pairs.classification import (
 STEPS_A_DECADE = 8
 GRID = tuple(10.0 ** (-6 + step / STEPS_A_DECADE) for step in range(12 * STEPS_A_DECADE + 1))
 HELD_OUT = 0.2
+RIGHT, THERE = "neighbours_right", "class_items"
+"""Columns of the records: whether each of the nearest training images has the class, and how many of all have it."""
 
 NeighbourTies = Literal["index", "shared"]
 L2Ties = Literal["largest", "smallest"]
@@ -68,6 +73,7 @@ class LinearProbe:
                 them, each with its share of the places that are left
     head        "logistic" or "knn" (k neighbours, votes weighted by exp(cosine / temperature))
     k           neighbours that vote, with the head "knn"
+    lists       with the head "knn": lengths of the lists of nearest training images whose classes are compared with the own one
     max_iterations   of the solver, with the head "logistic"
     """
 
@@ -88,6 +94,7 @@ class LinearProbe:
     l2_ties: L2Ties = "largest"
     max_iterations: int = 1000
     k: int = 20
+    lists: tuple[int, ...] = ()
     temperature: float = 0.07
     neighbour_ties: NeighbourTies = "index"
     ties: rk.Ties = "expected"
@@ -105,6 +112,10 @@ class LinearProbe:
             raise ConfigError(f"neighbour_ties is {self.neighbour_ties!r} (expected index | shared)")
         if self.k < 1 or self.temperature <= 0 or self.l2 < 0:
             raise ConfigError("k must be at least 1, temperature above 0, l2 0 or above")
+        if self.lists and (self.head != "knn" or min(self.lists) < 1):
+            raise ConfigError(
+                f"lists is {list(self.lists)} with head {self.head!r} (expected lengths of 1 or more, with head 'knn')"
+            )
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
         """One row a test image."""
@@ -126,9 +137,17 @@ class LinearProbe:
         unseen = len(names)  # a class that training never saw: no column answers to it, the item counts as wrong
         label_N = np.array([code.get(label, unseen) for label in asked.labels], np.int64)
         found = rk.rank(asked.rows_ND, probe, label_N, np.arange(len(names)), width=len(target_N))
+        records = class_records(asked.samples, asked.labels, found, names)
+        if self.lists:
+            if max(self.lists) > len(target_N):
+                raise ConfigError(f"lists reach {max(self.lists)} and there are {len(target_N)} training images")
+            right_NK = nearest_right(asked.rows_ND, known.rows_ND, label_N, target_N, max(self.lists))
+            there_N = np.bincount(target_N, minlength=unseen + 1)[label_N]
+            records = records.append_column(RIGHT, pa.array(right_NK.tolist(), pa.list_(pa.bool_())))
+            records = records.append_column(THERE, pa.array(there_N.tolist(), pa.int64()))
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("train", "val")}
         return with_facts(
-            class_records(asked.samples, asked.labels, found, names),
+            records,
             options=options,
             features="projected, unit-norm",
             classes=len(names),
@@ -142,9 +161,18 @@ class LinearProbe:
 
     def score(self, records: pa.Table) -> Result:
         """Pure: the same rows and options give the same numbers."""
-        return score_classes(records, self)
+        result = score_classes(records, self)
+        groups = records.column("group").to_pylist()
+        for name, value_N in _list_values(records).items():
+            drawn_RM = resampled_means(value_N[:, None], groups, draws=self.draws, seed=self.seed)
+            result.metrics[name] = Metric(float(value_N.mean()), *percentiles(drawn_RM[:, 0]))
+        return result
 
-    item_values = staticmethod(class_item_values)
+    @staticmethod
+    def item_values(records: pa.Table, metric: str) -> Floats | None:
+        """[N, 1] for a metric that is a mean over items, else None."""
+        value_N = _list_values(records).get(metric)
+        return class_item_values(records, metric) if value_N is None else value_N[:, None]
 
     def _splits(self, data: Dataset) -> tuple[Dataset, Dataset | None, Dataset]:
         if self.train is not None:
@@ -179,6 +207,14 @@ class LinearProbe:
             facts = {**search(*parts, ties=self.l2_ties, max_iterations=self.max_iterations), "search": where}
         fitted = fit(rows_ND, all_N, facts["l2"], max_iterations=self.max_iterations)
         return fitted, {**facts, "c": 1 / facts["l2"], "converged": fitted.converged, "iterations": fitted.iterations}
+
+
+def _list_values(records: pa.Table) -> dict[str, Floats]:
+    """By metric, the value of every item; none where the probe kept no lists."""
+    if RIGHT not in records.column_names:
+        return {}
+    right_NK = np.array(records.column(RIGHT).to_pylist(), bool)
+    return list_values(right_NK, array(records, THERE).astype(np.int64), facts_of(records)["options"]["lists"])
 
 
 @dataclass(frozen=True, slots=True)
