@@ -58,6 +58,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     awake         parts that are frozen and stay in training mode all the same ("encoder", "language"), as where a release turns
                   gradients off and nothing else: their dropout and stochastic depth act
     blind         features are zeros: what the language model writes without seeing. A control
+    language_act  the activation of a T5's feed-forward maps, by its name in transformers; "" for its own
     decoding      in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
                   image_size
     match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
@@ -75,6 +76,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     rows_a_mean: int = 0
     awake: tuple[str, ...] = ()
     blind: bool = False
+    language_act: str = ""
     match_norms: bool = False
     image_size: int = 224
     resize: Literal["crop", "squash", "pad"] = "crop"
@@ -156,7 +158,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     # ------------------------------------------------------------ model
 
     def model(self) -> Bridge:
-        language = LanguageModel.from_folder(self.language_path)
+        language = LanguageModel.from_folder(self.language_path, act=self.language_act)
         encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
