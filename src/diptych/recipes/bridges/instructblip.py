@@ -24,7 +24,6 @@ from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
-
 ASKS = (
     "{question}",
     "Question: {question}",
@@ -60,7 +59,7 @@ REQUESTS = (
     "Using language, provide a short account of the image.",
     "Use a few words to illustrate what is happening in the picture.",
 )
-"""All three as published (Dai et al., 2023), with the slip of the last but one list."""
+"""All three as published (Dai et al., 2023), "an question" among them."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,9 @@ class InstructBLIP(AskedRecipe):
     The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
     language model behind the queries' outputs. Image encoder and language model are frozen; Q-Former, queries and projection are trained,
     on the answers alone. A sample brings its questions in extras["questions"] (`data.text.question_answering.questions`), of which one is
-    drawn at a step, in one of many wordings (`asks`, `asks_back`, `requests`); samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large
-    ones not forgotten. With `rows_a_mean` so many rows in a row are of one source, as where a process of LAVIS draws one for its batch.
+    drawn at a step, in one of many wordings (`asks`, `asks_back`, `requests`); samples of several sources are drawn by the root of the
+    sources' sizes, so that small ones are learned and large ones not forgotten. With `rows_a_mean` so many rows in a row are of one
+    source, as where a process of LAVIS draws one for its batch.
     We leave out the adjustments of these shares that were made by hand. As in LAVIS images are cropped and mirrored, also where a question
     says left or right: `flip` False is safer there.
 
