@@ -22,6 +22,8 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import lay_out
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.connectors import QueryConnector
+from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.recipes._shared.language.asked_rows import AskedRecipe
 from diptych.recipes.bridges.instructblip import ASKS, ASKS_BACK, REQUESTS, InstructBLIP
@@ -268,3 +270,61 @@ def test_a_t5_gets_the_exact_gelu_and_keeps_it(tmp_path: Path) -> None:
     data = questions(16, seed=0).remembering()
     model: Any = diptych.load(diptych.train(recipe, data=data, out=tmp_path / "run", seed=0).path)
     torch.testing.assert_close(model.bridge.language.eval().inner(**given).logits, exact, rtol=0, atol=2e-6)
+
+
+VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+FORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
+
+
+@pytest.mark.parametrize("kind", ["first stage of BLIP-2", "InstructBLIP"])
+def test_a_former_that_reads_questions_begins_as_blip2_or_instructblip(kind: str, tmp_path: Path, parity: Any) -> None:
+    """What transformers' own Q-Former makes of the same features and words, its weights out of the folder."""
+    torch.manual_seed(0)
+    first = kind.startswith("first")
+    llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 60}
+    former = {**FORMER, "encoder_hidden_size": 64, **({"use_qformer_text_input": True} if first else {})}
+    names: Any = transformers.Blip2Config if first else transformers.InstructBlipConfig
+    config = names(vision_config=VISION, qformer_config=former, text_config={"model_type": "llama", **llama}, num_query_tokens=4)
+    made: Any = transformers.Blip2ForImageTextRetrieval if first else transformers.InstructBlipForConditionalGeneration
+    theirs = made(config).eval()
+    with torch.no_grad():
+        theirs.query_tokens.normal_()
+        theirs.vision_model.post_layernorm.weight.normal_()
+    theirs.save_pretrained(tmp_path)
+    ours = QueryConnector(64, 32, queries=4, former=FORMER, reads_text=True).eval()
+    take_former_(ours, tmp_path)
+    feature, words = torch.randn(2, 5, 64), torch.randint(0, 60, (2, 3))
+    seen = torch.nn.functional.layer_norm(feature, (64,), theirs.vision_model.post_layernorm.weight, eps=1e-5)
+    queries = theirs.query_tokens.expand(2, -1, -1)
+    with torch.no_grad():
+        if first:
+            embedded = theirs.embeddings(input_ids=words, query_embeds=queries)
+            read = {"query_embeds": embedded, "query_length": 4}
+        else:
+            read = {"input_ids": words, "query_embeds": queries}
+        wanted = theirs.qformer(**read, attention_mask=torch.ones(2, 7), encoder_hidden_states=seen).last_hidden_state[:, :4]
+        parity(
+            "instructblip",
+            f"tokens of a picture, weights of {kind}",
+            "transformers",
+            [(ours(feature, words), ours.map(wanted))],
+            tolerance=1e-5,
+        )
+    with pytest.raises(DataError, match="of a Q-Former"):
+        take_former_(QueryConnector(64, 32, queries=4, former={**FORMER, "num_hidden_layers": 3}, reads_text=True), tmp_path)
+
+
+def test_what_was_trained_before_is_where_a_run_begins(tmp_path: Path) -> None:
+    data = questions(16, seed=0).remembering()
+    before: Any = diptych.load(diptych.train(replace(SMALL, lr=0.01), data=data, out=tmp_path / "run", seed=0).path)
+    bridge = replace(SMALL, former_weights=str(tmp_path / "run")).prepare(data).model()
+    for part in ("encoder", "connector"):
+        for name, tensor in getattr(before.bridge, part).state_dict().items():
+            assert torch.equal(tensor, getattr(bridge, part).state_dict()[name]) != name.startswith("map."), name

@@ -42,11 +42,15 @@ class LinearConnector(nn.Module):
 
 
 class GroupedConnector(nn.Module):
-    """Neighbouring patches side by side, then one linear map (MiniGPT-4, 2304.10592, without Q-Former: four). K = P / group."""
+    """Neighbouring patches side by side, then one linear map (MiniGPT-4, 2304.10592, without Q-Former: four). K = P / group.
 
-    def __init__(self, features: int, width: int, *, group: int = 4) -> None:
+    norm  a LayerNorm of the patches before, without gain or bias, 0 for none, else its epsilon
+    """
+
+    def __init__(self, features: int, width: int, *, group: int = 4, norm: float = 0.0) -> None:
         super().__init__()
         self.group = group
+        self.norm = nn.LayerNorm(features, eps=norm, elementwise_affine=False) if norm else nn.Identity()
         self.map = nn.Linear(group * features, width)
 
     def count(self, patches: int) -> int:
@@ -56,7 +60,7 @@ class GroupedConnector(nn.Module):
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
         self.count(feature_BPF.shape[1])
-        picture_BKD: Tensor = self.map(feature_BPF.unflatten(1, (-1, self.group)).flatten(2))
+        picture_BKD: Tensor = self.map(self.norm(feature_BPF).unflatten(1, (-1, self.group)).flatten(2))
         return picture_BKD
 
 

@@ -18,6 +18,7 @@ from diptych.data.load.order import SourceBlocks, Weighted
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.recipes._shared.language.asked_rows import WHOLE, AskedRecipe
 from diptych.recipes._shared.language.bridges import BridgeBatch
@@ -84,6 +85,9 @@ class InstructBLIP(AskedRecipe):
     says left or right: `flip` False is safer there.
 
     queries     K, tokens that a picture becomes
+    former_weights  what to begin with: "hf:FOLDER" of BLIP-2, for a Q-Former that reads questions of its first stage
+                (`Blip2ForImageTextRetrieval` of transformers), or of InstructBLIP, or the run of another bridge. It takes Q-Former and
+                queries, and the image encoder where there are no `image_weights`; "" begins afresh
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
     balanced    draws by the root of a source's size; False: by its size
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base, with cross-attention in
@@ -105,6 +109,7 @@ class InstructBLIP(AskedRecipe):
     needs = ("image", "questions")
 
     queries: int = 32
+    former_weights: str = ""
     aware: bool = True
     balanced: bool = True
     former_width: int = 768
@@ -213,6 +218,11 @@ class InstructBLIP(AskedRecipe):
 
     # ------------------------------------------------------------ model
 
+    def model(self) -> Bridge:
+        bridge = super().model()
+        take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
+        return bridge
+
     def features(self, model: Bridge, batch: BridgeBatch) -> Written:
         if not isinstance(batch, AskedBatch):
             raise ConfigError("instructblip reads batches of its own making")
@@ -264,7 +274,7 @@ class InstructBLIP(AskedRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init.
+        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, BLIP-2 as `former_weights`.
         Batches of 128 are sixteen processes' eights. Requests are worded as published, questions and captions, and as often questions are
         asked for by their answers. As released Vicuna's start mark is its end mark, and the frozen
         FLAN-T5 has its dropout in training, and the exact GELU in place of its approximate one.

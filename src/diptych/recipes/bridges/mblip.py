@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ from diptych.data.text.languages import MC4_SHARES, NAMES
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import QueryConnector
-from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
 from diptych.recipes._shared.language.asked_rows import WHOLE, AskedRecipe
@@ -85,7 +84,8 @@ class MBLIP(AskedRecipe):
     queries         tokens that a picture becomes
     pictures        of a row at most: above 1, all of a sample with several (`media["images"]`) are read, their tokens one after the other,
                     and a sample with more is refused; 1 reads the first alone
-    former_weights  the Q-Former to begin with: "hf:FOLDER" of BLIP-2, or the run of another bridge; "" begins afresh
+    former_weights  the Q-Former to begin with, and where there are no `image_weights` the image encoder: "hf:FOLDER" of BLIP-2, or the run
+                    of another bridge; "" begins afresh
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
     languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
     weights         of these languages, published: their shares of mC4; () for equal ones
@@ -268,8 +268,7 @@ class MBLIP(AskedRecipe):
 
     def model(self) -> Bridge:
         bridge = super().model()
-        if self.former_weights and isinstance(bridge.connector, QueryConnector):
-            take_former_(bridge.connector, Path(self.former_weights.removeprefix("hf:")).expanduser())
+        take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
         if isinstance(bridge.connector, QueryConnector):
             bridge.connector.norm.requires_grad_(False)  # part of the frozen image encoder in the release
         if self.adapter_rank and not self.warm:
