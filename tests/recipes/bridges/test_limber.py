@@ -114,9 +114,9 @@ def test_one_token_of_an_nf_resnet_is_that_of_the_release() -> None:
     torch.manual_seed(0)
     theirs = timm.create_model("nf_resnet50", pretrained=False).eval()
     trunk = torch.nn.Sequential(*list(theirs.children())[:-1], torch.nn.AdaptiveAvgPool2d((1, 1)))
-    ours = image_tower("timm:nf_resnet50", image_size=96).eval()
-    ours.net.load_state_dict(theirs.state_dict(), strict=False)  # type: ignore[union-attr, operator]
-    spec = replace(LiMBeR.resnet()).connector_spec()
+    ours: Any = image_tower("timm:nf_resnet50", image_size=96).eval()
+    ours.net.load_state_dict(theirs.state_dict(), strict=False)
+    spec = LiMBeR.resnet().connector_spec()
     built: Any = connector(spec.pop("kind"), ours.token_width, 32, **spec).eval()
     image = torch.rand(2, 3, 96, 96)
     with torch.no_grad():

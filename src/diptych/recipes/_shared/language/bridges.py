@@ -67,7 +67,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     """
 
     needs = ("image", "texts")
-    presets = ("tiny", "paper")
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
     trained: ClassVar[tuple[str, ...]] = ("connector",)
 
     image_tower: str = "vit_b32"
