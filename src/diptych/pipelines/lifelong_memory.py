@@ -124,7 +124,7 @@ class LifelongMemory:
     wording     a JSON file with other texts around questions and memory
     system      instructions as a turn of their own; False puts them in front, for a model that takes no dialogue
     compat      "released" asks and reads as the published code: of a clip's annotations the last alone, no line break behind the header
-                of questions, any number is an option
+                of questions, any number is an option. All of a file's entries are read, of which its loader takes the first three
     prompt      for captions of frames
     caption_tokens, max_tokens  of a caption, and of an answer
     """

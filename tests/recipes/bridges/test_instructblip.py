@@ -15,12 +15,18 @@ import transformers
 from tokenizers.processors import TemplateProcessing
 
 import diptych
+from diptych.core.contracts import Draw
+from diptych.core.errors import DataError
 from diptych.core.prompt import ImagePart, TextPart
+from diptych.core.sample import Sample, Text
+from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import lay_out
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.bridges.language_model import LanguageVocabulary
+from diptych.models.bridges.connectors import QueryConnector
+from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.recipes._shared.language.asked_rows import AskedRecipe
-from diptych.recipes.bridges.instructblip import InstructBLIP
+from diptych.recipes.bridges.instructblip import ASKS, ASKS_BACK, REQUESTS, InstructBLIP
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.worlds.scenes.questions import questions
 
@@ -188,3 +194,137 @@ def test_the_published_settings() -> None:
     made = InstructBLIP.paper()
     assert (made.crop, made.flip, made.space, made.prompt_length, made.answer_length) == ((0.5, 1.0), True, "", 128, 256)
     assert (made.rows_a_mean, made.batch_size, made.start_behind, made.ranks_end) == (8, 128, True, False)
+    assert (made.awake, made.end_starts, made.language_act) == (("language",), True, "gelu")
+    assert (len(made.asks), len(made.asks_back), len(made.requests)) == (10, 6, 13)
+
+
+def drawn(made: InstructBLIP, sample: Sample, times: int = 600) -> set[tuple[str, str]]:
+    rng = np.random.default_rng(0)
+    return {made._drawn(Draw(sample, rng)) for _ in range(times)}
+
+
+def test_questions_and_captions_are_asked_for_in_every_published_wording() -> None:
+    """Thirteen wordings for captions, ten for questions, six for a question by its answer."""
+    made = InstructBLIP.paper()
+    asked = Sample("a", extras={"questions": [{"question": "what is it ?", "answer": "a dog"}]})
+    wanted = {(one.replace("{question}", "what is it ?"), "a dog") for one in ASKS}
+    turned = {(one.replace("{answer}", "a dog"), "what is it ?") for one in ASKS_BACK}
+    assert drawn(made, asked) == wanted | turned
+    assert ('What is the answer to the following question? "what is it ?"', "a dog") in wanted
+    rng = np.random.default_rng(1)
+    back = sum(made._drawn(Draw(asked, rng))[1] == "what is it ?" for _ in range(400))
+    assert 160 < back < 240
+    shown = Sample("b", texts=(Text("a dog on a sofa"),))
+    assert drawn(made, shown) == {(one, "a dog on a sofa") for one in REQUESTS}
+    whole = Sample("c", extras={"questions": [{"question": "Tell a story.", "answer": "Once.", "kind": "instruction"}]})
+    assert drawn(made, whole) == {("Tell a story.", "Once.")}
+    assert (made.needs, SMALL.needs) == (("image",), ("image", "questions"))
+    assert drawn(SMALL, asked) == {("what is it ?", "a dog")}
+    with pytest.raises(DataError, match="no question"):
+        drawn(SMALL, shown, 1)
+
+
+def test_the_former_reads_the_whole_request() -> None:
+    data = questions(16, seed=0).remembering()
+    made = replace(SMALL, asks=("Q: {question} A:",), asked_length=64).prepare(data)
+    (step,) = batches(data, made, seed=0, stop=1)
+    batch: Any = step.batch
+    read = [
+        made.asked_words().inner.decode(row[mask].tolist()) for row, mask in zip(batch.asked_BL, batch.asked_mask_BL, strict=True)
+    ]
+    assert all(text.strip().lower().startswith("q: ") and text.strip().lower().endswith(" a:") for text in read)
+
+
+def test_the_end_mark_is_the_start_mark_of_a_decoder_as_lavis_has_it(monkeypatch: Any, tmp_path: Path) -> None:
+    """`blip2_vicuna_instruct` names </s> the start mark, too; an encoder-decoder has none."""
+    ours, theirs = marked("<sot> $A")
+    theirs.bos_token = "<eot>"
+    words = LanguageVocabulary(ours, start_behind=True, end_starts=True)
+    assert list(words.start_ids) == [theirs.bos_token_id] == [ours.eot_id]
+    closing, _ = marked("$A <eot>")
+    assert LanguageVocabulary(closing, end_starts=True, closes=True).start_ids == ()
+    recipe = replace(SMALL, start=True, end_starts=True, start_behind=True)
+    data = questions(16, seed=0).remembering()
+    model: Any = diptych.load(diptych.train(recipe, data=data, out=tmp_path / "run", seed=0).path)
+    assert model.vocabulary.start_ids == (model.vocabulary.end_id,)
+
+
+def test_a_t5_gets_the_exact_gelu_and_keeps_it(tmp_path: Path) -> None:
+    """`blip2_t5_instruct` sets it, where FLAN-T5 has its approximation."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 300, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    settings = transformers.T5Config(**sizes, feed_forward_proj="gated-gelu", decoder_start_token_id=0)
+    theirs = transformers.T5ForConditionalGeneration(settings).eval()
+    theirs.save_pretrained(tmp_path / "t5")
+    Tokenizer.train(TEXTS * 3, 300).save(tmp_path / "t5")
+    given = {"inputs_embeds": torch.randn(1, 5, 16), "decoder_input_ids": torch.tensor([[0, 3, 4]])}
+    own = LanguageModel.from_folder(tmp_path / "t5").eval().inner(**given).logits
+    torch.testing.assert_close(own, theirs(**given).logits)
+    for block in (*theirs.encoder.block, *theirs.decoder.block):
+        block.layer[-1].DenseReluDense.act = torch.nn.GELU()
+    exact = theirs(**given).logits
+    found = LanguageModel.from_folder(tmp_path / "t5", act="gelu").eval().inner(**given).logits
+    torch.testing.assert_close(found, exact, rtol=0, atol=2e-6)
+    assert (own - exact).abs().max() > 2e-5
+    recipe = replace(SMALL, language_model=f"hf:{tmp_path / 't5'}", language_act="gelu")
+    data = questions(16, seed=0).remembering()
+    model: Any = diptych.load(diptych.train(recipe, data=data, out=tmp_path / "run", seed=0).path)
+    torch.testing.assert_close(model.bridge.language.eval().inner(**given).logits, exact, rtol=0, atol=2e-6)
+
+
+VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+FORMER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
+
+
+@pytest.mark.parametrize("kind", ["first stage of BLIP-2", "InstructBLIP"])
+def test_a_former_that_reads_questions_begins_as_blip2_or_instructblip(kind: str, tmp_path: Path, parity: Any) -> None:
+    """What transformers' own Q-Former makes of the same features and words, its weights out of the folder."""
+    torch.manual_seed(0)
+    first = kind.startswith("first")
+    llama = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 60}
+    former = {**FORMER, "encoder_hidden_size": 64, **({"use_qformer_text_input": True} if first else {})}
+    names: Any = transformers.Blip2Config if first else transformers.InstructBlipConfig
+    config = names(vision_config=VISION, qformer_config=former, text_config={"model_type": "llama", **llama}, num_query_tokens=4)
+    made: Any = transformers.Blip2ForImageTextRetrieval if first else transformers.InstructBlipForConditionalGeneration
+    theirs = made(config).eval()
+    with torch.no_grad():
+        theirs.query_tokens.normal_()
+        theirs.vision_model.post_layernorm.weight.normal_()
+    theirs.save_pretrained(tmp_path)
+    ours = QueryConnector(64, 32, queries=4, former=FORMER, reads_text=True).eval()
+    take_former_(ours, tmp_path)
+    feature, words = torch.randn(2, 5, 64), torch.randint(0, 60, (2, 3))
+    seen = torch.nn.functional.layer_norm(feature, (64,), theirs.vision_model.post_layernorm.weight, eps=1e-5)
+    queries = theirs.query_tokens.expand(2, -1, -1)
+    with torch.no_grad():
+        if first:
+            embedded = theirs.embeddings(input_ids=words, query_embeds=queries)
+            read = {"query_embeds": embedded, "query_length": 4}
+        else:
+            read = {"input_ids": words, "query_embeds": queries}
+        wanted = theirs.qformer(**read, attention_mask=torch.ones(2, 7), encoder_hidden_states=seen).last_hidden_state[:, :4]
+        parity(
+            "instructblip",
+            f"tokens of a picture, weights of {kind}",
+            "transformers",
+            [(ours(feature, words), ours.map(wanted))],
+            tolerance=1e-5,
+        )
+    with pytest.raises(DataError, match="of a Q-Former"):
+        take_former_(QueryConnector(64, 32, queries=4, former={**FORMER, "num_hidden_layers": 3}, reads_text=True), tmp_path)
+
+
+def test_what_was_trained_before_is_where_a_run_begins(tmp_path: Path) -> None:
+    data = questions(16, seed=0).remembering()
+    before: Any = diptych.load(diptych.train(replace(SMALL, lr=0.01), data=data, out=tmp_path / "run", seed=0).path)
+    bridge = replace(SMALL, former_weights=str(tmp_path / "run")).prepare(data).model()
+    for part in ("encoder", "connector"):
+        for name, tensor in getattr(before.bridge, part).state_dict().items():
+            assert torch.equal(tensor, getattr(bridge, part).state_dict()[name]) != name.startswith("map."), name

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import transformers
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
 
 import diptych
 from diptych.core.errors import ConfigError
@@ -104,6 +107,52 @@ def test_the_published_sizes() -> None:
         tokens = tower(torch.zeros(1, 3, 224, 224)).tokens_BPD
     assert tokens.shape == (1, 196, 1024)
     assert sum(p.numel() for p in built.parameters()) == 4_198_400
+
+
+def test_one_token_of_an_nf_resnet_is_that_of_the_release() -> None:
+    """`nfresnet50`: all of timm's network but its head, an average over places, one linear map."""
+    torch.manual_seed(0)
+    theirs = timm.create_model("nf_resnet50", pretrained=False).eval()
+    trunk = torch.nn.Sequential(*list(theirs.children())[:-1], torch.nn.AdaptiveAvgPool2d((1, 1)))
+    ours: Any = image_tower("timm:nf_resnet50", image_size=96).eval()
+    ours.net.load_state_dict(theirs.state_dict(), strict=False)
+    spec = LiMBeR.resnet().connector_spec()
+    built: Any = connector(spec.pop("kind"), ours.token_width, 32, **spec).eval()
+    image = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        tokens = ours(image).tokens_BPD
+        assert (tokens.shape[1], built.count(tokens.shape[1])) == (9, 1)
+        torch.testing.assert_close(built(tokens), built.map(trunk(image).flatten(1))[:, None])
+
+
+def test_pictures_of_the_nf_resnet_are_their_middle_as_it_is() -> None:
+    """`RandCropResize(384)` where it does not enlarge: Pillow's border of a negative width cuts."""
+    rng = np.random.default_rng(0)
+    made = LiMBeR.resnet()
+    assert (made.flip, made.image_size, made.pooled, made.drop_path) == (True, 384, True, 0.0)
+    for width, height in ((500, 387), (387, 20), (383, 383), (384, 384), (100, 900)):
+        image_HWC = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        across, down = 384 - width, 384 - height
+        border = (across // 2, down // 2, across - across // 2, down - down // 2)
+        wanted = np.asarray(ImageOps.expand(Image.fromarray(image_HWC), border)).transpose(2, 0, 1) / 255
+        np.testing.assert_allclose(made.preprocess([image_HWC])[0].numpy(), wanted, atol=1e-7)
+
+
+def test_a_trained_beit_sees_pictures_as_the_release_shows_them(folder: Path, tmp_path: Path) -> None:
+    """`BeitFeatureExtractor` squashes, bilinear; timm's settings of the same weights crop, bicubic."""
+    torch.manual_seed(0)
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", pretrained=False).state_dict(), weights)
+    made = replace(LiMBeR.paper(), language_model=f"hf:{folder}", image_weights=f"timm:vit_tiny_patch16_224/{weights}").prepare(
+        DATA
+    )
+    image_HWC = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    squashed = np.asarray(Image.fromarray(image_HWC).resize((224, 224), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(made.preprocess([image_HWC])[0].numpy(), squashed.transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+    assert made.slots == 196
+    assert replace(made, own_pictures=False).preprocess.resize == "crop"
+    seen = LiMBeR.clip()
+    assert (seen.own_pictures, seen.image_weights, seen.image_size) == (False, "open_clip:RN50x16/openai", 384)
 
 
 def test_a_fresh_picture_is_as_large_as_words() -> None:

@@ -15,7 +15,7 @@ import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.media import MediaItem
 from diptych.core.prompt import ImagePart, TextPart
-from diptych.core.sample import Sample
+from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.read import read
@@ -24,7 +24,7 @@ from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.adapters import LoRA, add_adapters, merged
-from diptych.recipes.bridges.mblip import MBLIP, REQUESTS, inner_maps
+from diptych.recipes.bridges.mblip import ASKS, ASKS_BACK, MBLIP, REQUESTS, inner_maps
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.scenes.captions import Mention, Statement
 from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, sentence
@@ -276,3 +276,39 @@ def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="recipe 'mblip' needs 'image', which 'bare' does not have"):
         diptych.train(SMALL, data=bare, out=tmp_path / "run")
     assert isinstance(SMALL.prepare(DATA).model(), Bridge)
+
+
+def test_questions_are_asked_and_asked_for_in_every_published_wording() -> None:
+    """Six wordings for a question of VQAv2, five for one by its answer, in the language that it is answered in; captions beside them."""
+    made = MBLIP.paper()
+    asked, turned, captions = set(), set(), 0
+    for number in range(400):
+        question = {"question": "what is it ?", "answer": "ein Hund", "hints": {"language": "de"}}
+        sample = Sample(f"s{number}", texts=(Text("ein Hund", "de"),), extras={"questions": [question]})
+        draw: Any = type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)})
+        request, answer = made._drawn(draw)
+        if answer == "what is it ?":
+            turned.add(request)
+        elif "what is it ?" in request:
+            asked.add(request)
+        else:
+            captions += 1
+        assert "German" in request
+        assert made._drawn(type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)})) == (request, answer)  # type: ignore[arg-type]
+        assert replace(made, warm=True)._drawn(draw)[0] in {one.format(language="German") for one in REQUESTS}
+    assert asked == {one.format(question="what is it ?", language="German") for one in ASKS}
+    assert turned == {one.format(answer="ein Hund", language="German") for one in ASKS_BACK}
+    assert 100 < captions < 170
+
+
+def test_what_says_itself_how_to_answer_is_asked_as_it_stands_and_captions_alone_warm_up() -> None:
+    made = MBLIP.paper()
+    told = {"question": 'Is "a dog" a good image description?', "answer": "Yes, it is.", "kind": "instruction"}
+    sample = Sample("s", extras={"questions": [told]})
+    draws: list[Any] = [type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)}) for number in range(20)]
+    assert {made._drawn(draw) for draw in draws} == {(told["question"], told["answer"])}
+    first, second = made.stages()
+    assert first.keep is not None
+    assert (first.keep(sample), first.keep(replace(sample, texts=(Text("a dog", "en"),)))) == (False, True)
+    assert second.keep is None
+    assert (SMALL.stages()[0].keep, made.needs, SMALL.needs) == (None, ("image",), ("image", "texts"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 import diptych
 from diptych.core.errors import ConfigError, DataError
@@ -18,8 +19,9 @@ from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import Slots, Words
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.connectors import QueryConnector, connector
-from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.former_weights import take_encoder_, take_former_
 from diptych.models.io.streaming import Pieces
+from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.language.two_stage_captions import REQUESTS, cleaned
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
@@ -84,6 +86,50 @@ def test_tokens_of_a_picture_are_those_of_blip2(blip2: Any, parity: Any) -> None
     assert trained == {"map.weight", "map.bias"}
     with pytest.raises(DataError, match="the same sizes"):
         take_former_(QueryConnector(24, 32, queries=5, former=FORMER), folder)
+
+
+class Seeing(torch.nn.Module):
+    """BLIP-2's image encoder under its name."""
+
+    def __init__(self, vision: Any) -> None:
+        super().__init__()
+        self.vision_model = vision
+
+
+def test_the_image_encoder_of_blip2_comes_with_its_former(blip2: Any, tmp_path: Path, parity: Any) -> None:
+    """Two blocks of EVA-g. The bias of the keys, which timm does not have, changes nothing."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 1408, "intermediate_size": 6144, "num_attention_heads": 16, "initializer_range": 0.02}
+    config = transformers.Blip2VisionConfig(**shape, num_hidden_layers=2, image_size=28, patch_size=14)
+    theirs = transformers.Blip2VisionModel(config).eval()
+    with torch.no_grad():
+        theirs.embeddings.position_embedding.normal_(std=0.02)
+        for layer in theirs.encoder.layers:
+            layer.self_attn.qkv.bias.normal_()
+    save_file({name: tensor.contiguous() for name, tensor in Seeing(theirs).state_dict().items()}, tmp_path / "model.safetensors")
+    ours = image_tower("eva_g14", image_size=28, blocks=2).eval()
+    take_encoder_(ours, tmp_path)
+    image = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        wanted = theirs.encoder(inputs_embeds=theirs.embeddings(image)).last_hidden_state
+        found = ours(image).tokens_BPD
+    parity("minigpt4", "patches and class token of EVA", BLIP2, [(found, wanted)], tolerance=1e-5)
+    with pytest.raises(DataError, match="an image encoder"):
+        take_encoder_(image_tower("vit_micro"), blip2[1])
+    with pytest.raises(DataError, match="the same sizes"):
+        take_encoder_(image_tower("eva_g14", image_size=28, blocks=2), blip2[1])
+
+
+def test_patches_side_by_side_are_normalised_as_in_the_release() -> None:
+    """Without Q-Former `ln_vision` is a fresh norm that stays so, and the class token is left out."""
+    patch_BPF = 3 + 2 * torch.randn(2, 9, 6)
+    spec = replace(MiniGPT4.paper(), queries=0).connector_spec()
+    ours = connector(spec.pop("kind"), 6, 5, **spec)
+    norm = torch.nn.LayerNorm(6)
+    wanted = ours.map(norm(patch_BPF)[:, 1:].reshape(2, 2, 24))  # type: ignore[operator]
+    torch.testing.assert_close(ours(patch_BPF[:, 1:]), wanted)
+    assert {name for name, p in ours.named_parameters()} == {"map.weight", "map.bias"}
+    assert "norm" not in SMALL.connector_spec()
 
 
 def rows(recipe: MiniGPT4, data: Any = DATA) -> Any:

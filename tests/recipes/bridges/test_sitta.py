@@ -19,7 +19,7 @@ from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import Ids, Words, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.bridges.semantic_map import SemanticMap, closed_form, image_statistics, map_of_rows, products
+from diptych.models.bridges.semantic_map import SemanticMap, closed_form, fold_accuracies, image_statistics, map_of_rows, products
 from diptych.models.bridges.word_writer import WordPrompt, WordWriter
 from diptych.models.io.folder import load_weights
 from diptych.recipes.bridges.sitta import SITTA
@@ -130,13 +130,37 @@ def test_a_run_ends_in_the_published_map(solution: Any, narrow: Path, parity: An
     parity("sitta", what, LOOP, [(model.map.map_DE, wanted)], tolerance=1e-7)
 
 
+@pytest.mark.parametrize("solution", ["least_squares", "robust"])
+def test_tokens_that_were_left_out_are_found_as_the_released_script_finds_them(solution: Any) -> None:
+    """`perform_cv` of train_lexical_matching.py: five folds, the nearest target among those of the same part. 52 rows do not divide."""
+    rng = np.random.default_rng(0)
+    x_RD = rng.standard_normal((52, 6))
+    y_RE = x_RD @ rng.standard_normal((6, 8)) + 0.5 * rng.standard_normal((52, 8))
+    order_R = np.random.RandomState(101).permutation(52)
+    given, settings = (torch.from_numpy(x_RD), torch.from_numpy(y_RE)), {"penalty": 1.0, "rounds": 5, "floor": 1e-3}
+    found = fold_accuracies(*given, solution, folds=5, seed=101, **settings)
+    wanted: list[list[float]] = [[], []]
+    for left in np.split(order_R, np.cumsum([11, 11, 10, 10])):  # the first two parts have one more
+        learned = np.setdiff1d(np.arange(52), left)
+        map_DE = published(x_RD[learned], y_RE[learned], solution)
+        for accuracies, part in zip(wanted, (learned, np.sort(left)), strict=True):
+            mapped = x_RD[part] @ map_DE
+            mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
+            target = y_RE[part] / np.linalg.norm(y_RE[part], axis=1, keepdims=True)
+            accuracies.append(float(np.mean((mapped @ target.T).argmax(1) == np.arange(len(part)))))
+    assert found == pytest.approx({"fold_train_accuracy": np.mean(wanted[0]), "fold_accuracy": np.mean(wanted[1])}, abs=1e-12)
+    assert 0.2 < found["fold_accuracy"] < 1
+
+
 def test_every_token_of_the_vocabulary_is_a_row_of_lexical_matching(tmp_path: Path) -> None:
     recipe = replace(SMALL, learned_from="vocabulary", solution="ridge").prepare(DATA)
     model = recipe.model()
     (step,) = batches(DATA, recipe, seed=0, stop=1)
     with torch.no_grad():
         found = recipe.solve(model, recipe.statistics(model, step.batch))
+        measured = replace(recipe, folds=2).solve(model, recipe.statistics(model, step.batch))
     assert found["rows"] == model.words
+    assert set(measured) - set(found) == {"fold_train_accuracy", "fold_accuracy"}
     inner, joint = recipe.words().tokenizer.inner, recipe.joint()
     texts = [f"a photo of a {inner.decode([token], skip_special_tokens=False).strip()}." for token in range(model.words)]
     encoded = joint.tokenizer.encode(texts, joint.text_length)
@@ -256,6 +280,8 @@ def test_the_published_size() -> None:
 
 
 def test_bad_settings_say_what_would_work() -> None:
+    with pytest.raises(ConfigError, match="folds is 5"):
+        replace(SITTA.paper(), folds=5)
     with pytest.raises(ConfigError, match="shown, orders, nearest are 0, 40, 50"):
         replace(SITTA.paper(), shown=0)
     with pytest.raises(ConfigError, match="no image encoder yet: call prepare"):

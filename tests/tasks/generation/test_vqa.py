@@ -77,6 +77,9 @@ def test_kinds_yes_share_and_chance() -> None:
     task, model = VQA(suffix="In a word.", blind=False, draws=50), Answers("Yes.")
     result = task.score(task.predict(model, DATA))
     assert model.prompts == ["is it red ? In a word.", "which ? In a word.", "is it blue ? In a word."]
+    published = Answers("yes")
+    VQA(prefix="Question:", suffix="Short Answer:", blind=False).predict(published, DATA)
+    assert published.prompts[0] == "Question: is it red ? Short Answer:"
     assert result.value == pytest.approx(1 / 3)
     assert result.metrics["accuracy/there"].value == 0.5
     assert result.metrics["accuracy/there"].items == 2

@@ -35,7 +35,7 @@ EVERYWHERE = {
     "mean": "of the three colours, from 0 to 1, taken away from every pixel",
     "over": 'what a schedule goes over: the "run" with its warm-up, the "rest" behind it, or "both": the run, with warm-up as a factor',
     "progress": "a bar while steps are made, where somebody watches",
-    "resize": 'how a picture becomes square: its middle ("crop"), squeezed ("squash"), or with a border ("pad")',
+    "resize": 'how a picture becomes square: its middle ("crop"), squeezed ("squash"), with a border ("pad"), not at all ("native")',
     "seed": "of everything that is drawn at random",
     "std": "of the three colours, from 0 to 1, by which every pixel is divided",
     "temperature": "what cosines are divided by",

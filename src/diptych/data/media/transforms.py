@@ -44,7 +44,8 @@ class Preprocess:
     were evaluated with.
 
     resize   "crop": short side to `size`, then the centre square (CLIP); "squash": both sides to `size`, whatever the shape
-             (SigLIP); "pad": long side to `size`, centred on `fill`
+             (SigLIP); "pad": long side to `size`, centred on `fill`; "native": the middle as it is, on `fill` where the image is
+             smaller
     fill     grey value 0..255 around a padded image
     margin   pixels a side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
     height   of the input where it is no square: `size` wide and this high, for "squash" (persons, 256 x 128); 0 is as high as wide
@@ -57,7 +58,7 @@ class Preprocess:
     size: int
     mean: Triple = OPENAI_MEAN
     std: Triple = OPENAI_STD
-    resize: Literal["crop", "squash", "pad"] = "crop"
+    resize: Literal["crop", "squash", "pad", "native"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     fill: int = 0
     margin: int = 0
@@ -68,8 +69,8 @@ class Preprocess:
             raise ConfigError(
                 f"Preprocess.size is {self.size} and margin {self.margin} (expected 1 pixel or more, and 0 or more)"
             )
-        if self.resize not in ("crop", "squash", "pad"):
-            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad)")
+        if self.resize not in ("crop", "squash", "pad", "native"):
+            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad | native)")
         if self.height and (self.resize != "squash" or self.margin or self.height < 1):
             raise ConfigError(
                 f"Preprocess.height is {self.height}, resize {self.resize!r}, margin {self.margin} (expected 'squash' without margin)"
@@ -107,6 +108,11 @@ class Preprocess:
             wide, high = (size if side == short else int(size * side / short) for side in (width, height))
             left, top = round((wide - size) / 2.0), round((high - size) / 2.0)
             return np.asarray(image.resize((wide, high), filter))[top : top + size, left : left + size]
+        if self.resize == "native":
+            left, top = (size - width) // 2, (size - height) // 2  # below 0 where it is cut, as Pillow's `expand` counts
+            whole = Image.new("RGB", (size, size), (self.fill,) * 3)
+            whole.paste(image, (left, top))
+            return np.asarray(whole)
         scale = size / max(height, width)
         wide, high = max(1, round(width * scale)), max(1, round(height * scale))
         padded_HWC = np.full((size, size, 3), self.fill, np.uint8)
@@ -227,6 +233,6 @@ def visible_share(preprocess: Any, width: int, height: int) -> Share:
     how = getattr(preprocess, "resize", "squash")
     if how == "squash":
         return 0.0, 0.0, 1.0, 1.0
-    side = min(width, height) if how == "crop" else max(width, height)
+    side = preprocess.size if how == "native" else min(width, height) if how == "crop" else max(width, height)
     x, y = side / width / 2, side / height / 2
     return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y

@@ -21,29 +21,36 @@ class LinearConnector(nn.Module):
     """One linear map of every feature, then dropout (LiMBeR, 2209.15162: .1, no norm). K = P.
 
     tokens  for an encoder with one vector an image: a map to that many tokens at once, [B, 1, F] -> [B, tokens, D]
+    pooled  the mean of all features first, which makes one vector of them
     """
 
-    def __init__(self, features: int, width: int, *, tokens: int = 1, dropout: float = 0.1) -> None:
+    def __init__(self, features: int, width: int, *, tokens: int = 1, dropout: float = 0.1, pooled: bool = False) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.tokens, self.pooled = tokens, pooled
         self.map = nn.Linear(features, tokens * width)
         self.dropout = nn.Dropout(dropout)
 
     def count(self, patches: int) -> int:
-        return patches * self.tokens
+        return self.tokens if self.pooled else patches * self.tokens
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
+        if self.pooled:
+            feature_BPF = feature_BPF.mean(1, keepdim=True)
         spread_BPE: Tensor = self.dropout(self.map(feature_BPF))
         picture_BKD: Tensor = spread_BPE.unflatten(2, (self.tokens, -1)).flatten(1, 2)
         return picture_BKD
 
 
 class GroupedConnector(nn.Module):
-    """Neighbouring patches side by side, then one linear map (MiniGPT-4, 2304.10592, without Q-Former: four). K = P / group."""
+    """Neighbouring patches side by side, then one linear map (MiniGPT-4, 2304.10592, without Q-Former: four). K = P / group.
 
-    def __init__(self, features: int, width: int, *, group: int = 4) -> None:
+    norm  a LayerNorm of the patches before, without gain or bias, 0 for none, else its epsilon
+    """
+
+    def __init__(self, features: int, width: int, *, group: int = 4, norm: float = 0.0) -> None:
         super().__init__()
         self.group = group
+        self.norm = nn.LayerNorm(features, eps=norm, elementwise_affine=False) if norm else nn.Identity()
         self.map = nn.Linear(group * features, width)
 
     def count(self, patches: int) -> int:
@@ -53,7 +60,7 @@ class GroupedConnector(nn.Module):
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
         self.count(feature_BPF.shape[1])
-        picture_BKD: Tensor = self.map(feature_BPF.unflatten(1, (-1, self.group)).flatten(2))
+        picture_BKD: Tensor = self.map(self.norm(feature_BPF).unflatten(1, (-1, self.group)).flatten(2))
         return picture_BKD
 
 

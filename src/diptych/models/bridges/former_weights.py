@@ -1,22 +1,55 @@
-"""A Q-Former that was trained before: out of a folder of BLIP-2 as transformers saves it, or out of another bridge's run."""
+"""Q-Former and image encoder that were trained before: out of a folder of BLIP-2 as transformers saves it, or of another bridge's run."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
+from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector
 
 INDEX = "model.safetensors.index.json"
-NAMES = {"qformer.": "former.", "vision_model.post_layernorm.": "norm."}
-"""Of BLIP-2 in transformers -> of the connector; `query_tokens` beside them."""
-OWN = "connector."
+NAMES = {
+    "qformer.": "former.",
+    "vision_model.post_layernorm.": "norm.",
+    "embeddings.word_embeddings.": "former.embeddings.word_embeddings.",
+    "embeddings.position_embeddings.": "former.embeddings.position_embeddings.",
+}
+"""Of BLIP-2 in transformers -> of the connector; `query_tokens` beside them. The last two are of its first stage, which reads texts."""
+EVA = (
+    (r"embeddings\.class_embedding$", "net.cls_token"),
+    (r"embeddings\.position_embedding$", "net.pos_embed"),
+    (r"embeddings\.patch_embedding\.", "net.patch_embed.proj."),
+    (r"encoder\.layers\.(\d+)\.self_attn\.qkv\.weight$", r"net.blocks.\1.attn.qkv.weight"),
+    (r"encoder\.layers\.(\d+)\.self_attn\.projection\.", r"net.blocks.\1.attn.proj."),
+    (r"encoder\.layers\.(\d+)\.layer_norm([12])\.", r"net.blocks.\1.norm\2."),
+    (r"encoder\.layers\.(\d+)\.mlp\.", r"net.blocks.\1.mlp."),
+)
+"""Of BLIP-2's image encoder -> of timm's, "eva_g14". The bias of queries, keys and values is one tensor there; that of the keys changes no
+attention, and timm has none."""
+BIAS = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.qkv\.bias$")
+VISION = "vision_model."
+UNUSED = ("net.fc_norm.", "net.norm.")
+"""Norms before a head, which patches do not pass."""
+OWN, OWN_ENCODER = "connector.", "encoder."
 """How the names begin in a bridge of ours."""
+
+
+def take_blip2_(bridge: Bridge, address: str, *, encoder: bool) -> None:
+    """Copies Q-Former, queries and the norm before it into the bridge's connector, if that is a Q-Former, and with `encoder` the image
+    encoder, too. `address` as of the recipes: "hf:FOLDER", a run of ours, or its model folder; "" takes nothing."""
+    if not address or not isinstance(bridge.connector, QueryConnector):
+        return
+    folder = Path(address.removeprefix("hf:")).expanduser()
+    take_former_(bridge.connector, folder)
+    if encoder:
+        take_encoder_(bridge.encoder, folder)
 
 
 @torch.no_grad()
@@ -24,32 +57,68 @@ def take_former_(connector: QueryConnector, folder: Path) -> None:
     """Copies Q-Former, queries and the norm before it into the connector; the linear map behind it stays as it is. Raises DataError where
     the folder holds none, or one of another shape.
 
-    folder  of transformers, a run folder of ours, or its model folder
+    folder  of transformers, a run folder of ours, or its model folder. A connector that reads texts takes them from BLIP-2's first stage
+            (`Blip2ForImageTextRetrieval`) or from InstructBLIP
     """
-    if (folder / "run.json").is_file():
-        folder = folder / "model"
     found: dict[str, Tensor] = {}
-    for file in _files(folder):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118, a handle is no mapping
-                own = name.removeprefix("model.")
-                if own.startswith(OWN):
-                    found[own.removeprefix(OWN)] = opened.get_tensor(name)
-                if own == "query_tokens":
-                    found["query_QD"] = opened.get_tensor(name)[0]
-                for theirs, ours in NAMES.items():
-                    if own.startswith(theirs):
-                        found[ours + own.removeprefix(theirs)] = opened.get_tensor(name)
+    for name, tensor in _tensors(folder, (OWN, "query_tokens", *NAMES)):
+        if name.startswith(OWN):
+            found[name.removeprefix(OWN)] = tensor
+        if name == "query_tokens":
+            found["query_QD"] = tensor[0]
+        for theirs, ours in NAMES.items():
+            if name.startswith(theirs):
+                found[ours + name.removeprefix(theirs)] = tensor
+    if connector.reads_text:
+        for last in ("weight", "bias"):
+            if f"former.layernorm.{last}" in found:
+                found[f"former.embeddings.layernorm.{last}"] = found[f"former.layernorm.{last}"]
     wanted = {name: tensor for name, tensor in connector.state_dict().items() if not name.startswith("map.")}
+    texts = ", with the texts of its first stage" if connector.reads_text else ""
+    _copy(wanted, found, folder, "a Q-Former", f"BLIP-2 as transformers saves it{texts}, or a bridge")
+
+
+@torch.no_grad()
+def take_encoder_(encoder: nn.Module, folder: Path) -> None:
+    """Copies BLIP-2's image encoder, EVA without its last block, into "eva_g14", or that of a bridge of ours into its like. Raises
+    DataError where the folder holds none, or one of another shape."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in _tensors(folder, (OWN_ENCODER, VISION)):
+        if name.startswith(OWN_ENCODER):
+            found[name.removeprefix(OWN_ENCODER)] = tensor
+            continue
+        rest = name.removeprefix(VISION)
+        if bias := BIAS.match(rest):
+            block = f"net.blocks.{bias[1]}.attn."
+            found[f"{block}q_bias"], _, found[f"{block}v_bias"] = tensor.chunk(3)
+        for pattern, ours in EVA:
+            if re.match(pattern, rest):
+                found[re.sub(pattern, ours, rest)] = tensor
+    wanted = {name: tensor for name, tensor in encoder.state_dict().items() if name in found or not name.startswith(UNUSED)}
+    _copy(wanted, found, folder, "an image encoder", "BLIP-2 as transformers saves it before image_tower eva_g14, or a bridge")
+
+
+def _copy(wanted: dict[str, Tensor], found: dict[str, Tensor], folder: Path, what: str, expected: str) -> None:
     for name, tensor in wanted.items():
         if name not in found:
-            raise DataError(
-                f"holds no {name} of a Q-Former", file=folder, expected="BLIP-2 as transformers saves it, or a bridge"
-            )
+            raise DataError(f"holds no {name} of {what}", file=folder, expected=expected)
         if found[name].shape != tensor.shape:
             shapes = f"{list(found[name].shape)}, the recipe {list(tensor.shape)}"
             raise DataError(f"{name} is {shapes}", file=folder, expected="the same sizes")
         tensor.copy_(found[name])
+
+
+def _tensors(folder: Path, starts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
+    """Those whose names begin so, without the "model." that some folders have before all."""
+    if (folder / "run.json").is_file():
+        folder = folder / "model"
+    found = []
+    for file in _files(folder):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118, a handle is no mapping
+                if (own := name.removeprefix("model.")).startswith(starts):
+                    found.append((own, opened.get_tensor(name)))
+    return found
 
 
 def _files(folder: Path) -> list[Path]:

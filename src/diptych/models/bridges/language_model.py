@@ -28,13 +28,20 @@ class LanguageVocabulary:
 
     start         whether a start mark stands before every row; None: where the tokenizer's own file puts one
     start_behind  it stands behind a picture that a row begins with, as LAVIS and transformers have it for BLIP-2 and its kind
+    end_starts    the end mark is the start mark, where there is one
     closes        an encoder reads what stands before an answer: marks that the file puts behind a text stand there, too
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, start: bool | None = None, start_behind: bool = False, closes: bool = False
+        self,
+        tokenizer: Tokenizer,
+        *,
+        start: bool | None = None,
+        start_behind: bool = False,
+        end_starts: bool = False,
+        closes: bool = False,
     ) -> None:
-        self.tokenizer, self.start_behind = tokenizer, start_behind
+        self.tokenizer, self.start_behind, self.end_starts = tokenizer, start_behind, end_starts
         with_marks = tokenizer.inner.encode("a", add_special_tokens=True).ids
         plain = self.pieces("a")
         before = next((n for n in range(len(with_marks)) if with_marks[n : n + len(plain)] == plain), 0)
@@ -42,6 +49,7 @@ class LanguageVocabulary:
         if start and not (own or tokenizer.prefix):
             raise ConfigError("the tokenizer has no start mark (expected start None or False)")
         self.start_ids: tuple[int, ...] = own if start is None else (own or tokenizer.prefix) if start else ()
+        self.start_ids = (self.end_id,) if self.start_ids and end_starts else self.start_ids
         self.close_ids: tuple[int, ...] = tuple(with_marks[before + len(plain) :]) if closes else ()
 
     @property
@@ -74,15 +82,22 @@ class LanguageModel(nn.Module):
         self._adopt(kind.from_config(settings))
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Self:
-        """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network."""
+    def from_folder(cls, folder: str | Path, *, act: str = "") -> Self:
+        """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network.
+
+        act  the activation of a T5's feed-forward maps in place of its own; other models have no such setting and keep theirs
+        """
         if not Path(folder, "config.json").is_file():
             raise DataError("not a folder of transformers", file=Path(folder), expected="config.json and model.safetensors")
         settings = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
         kind = transformers.AutoModelForSeq2SeqLM if settings.is_encoder_decoder else transformers.AutoModelForCausalLM
+        changed: dict[str, Any] = {}
+        if act and hasattr(settings, "dense_act_fn"):
+            settings.dense_act_fn = act
+            changed["config"] = settings
         try:
             with quiet():
-                inner = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+                inner = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, **changed)
         except ValueError as error:
             raise DataError(
                 f"'{settings.model_type}' writes no text", file=Path(folder), expected="a causal or sequence-to-sequence model"

@@ -205,6 +205,7 @@ class WordWriter:
             "prompt": asdict(self.prompt),
             "start": bool(self.vocabulary.start_ids),
             **({"start_behind": True} if self.vocabulary.start_behind else {}),
+            **({"end_starts": True} if self.vocabulary.end_starts else {}),
             **({"closes": True} if self.vocabulary.close_ids else {}),
             "language_folder": self.folder,
             "preprocess": self.preprocess.to_json(),
@@ -238,8 +239,8 @@ class WordWriter:
             raise RunError(f"{away} holds another language model than the one that '{config['name']}' was made for")
         model = SemanticMap(_images_alone(folder / "images") or joint.model, language, words=config["words"])
         load_weights(model.map, folder)
-        behind, closes = config.get("start_behind", False), config.get("closes", False)
-        vocabulary = LanguageVocabulary(Tokenizer.load(folder), start=config["start"], start_behind=behind, closes=closes)
+        marks = {name: config.get(name, False) for name in ("start", "start_behind", "end_starts", "closes")}
+        vocabulary = LanguageVocabulary(Tokenizer.load(folder), **marks)
         settings = {**config["prompt"], "stops": tuple(config["prompt"]["stops"])}
         images = Preprocess.from_json(config["preprocess"])
         prompt = WordPrompt(**settings)

@@ -250,6 +250,7 @@ class BridgeWriter:
             **({"pictures": self.pictures} if self.pictures > 1 else {}),
             "start": bool(self.vocabulary.start_ids),
             **({"start_behind": True} if self.vocabulary.start_behind else {}),
+            **({"end_starts": True} if self.vocabulary.end_starts else {}),
             **({"closes": True} if self.vocabulary.close_ids else {}),
             "text_length": self.length,
             "blind": bridge.blind,
@@ -279,7 +280,8 @@ class BridgeWriter:
         with torch.random.fork_rng(devices=[]):
             encoder = image_tower(**config["image_tower"])
             away = config["language_folder"]
-            language = LanguageModel.from_folder(away) if away else LanguageModel(config=config["language"])
+            act = config["language"].get("dense_act_fn", "")
+            language = LanguageModel.from_folder(away, act=act) if away else LanguageModel(config=config["language"])
             spec = dict(config["connector"])
             made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
             if away and fingerprint(language, {}) != config["language_hash"]:
@@ -303,6 +305,7 @@ class BridgeWriter:
                 Tokenizer.load(folder),
                 start=config["start"],
                 start_behind=config.get("start_behind", False),
+                end_starts=config.get("end_starts", False),
                 closes=config.get("closes", False),
             ),
             Template(config["template"]),

@@ -20,7 +20,8 @@ class ArtGPT4(DetailedRecipe):
     In the released code adapters begin as fresh linear layers, which changes the language model before the first step, and so in `paper`;
     else they begin as nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep.
     We depart in `clip_norm`: the release holds the norm of gradients at 1 while the factor of half precision, 65,536 at first, is still on
-    them, so that nearly every step has the same norm, of 1 over that factor; here it is the gradients' own norm.
+    them, so that nearly every step has the same norm, of 1 over that factor; here it is the gradients' own norm. And its adapters make
+    tensors anew in the first forward of half precision, behind the back of an optimiser that holds the old ones; here they are trained.
 
     adapters    whether there are adapters and trained gains; False: MiniGPT-4
     ratio       width over that of a bottleneck

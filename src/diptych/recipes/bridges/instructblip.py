@@ -13,15 +13,54 @@ from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
+from diptych.data.load.batch import choose_text
 from diptych.data.load.order import SourceBlocks, Weighted
-from diptych.data.text.question_answering.questions import Question, questions_of
+from diptych.data.text.question_answering.questions import questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.language.asked_rows import AskedRecipe
+from diptych.recipes._shared.language.asked_rows import WHOLE, AskedRecipe
 from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
+
+ASKS = (
+    "{question}",
+    "Question: {question}",
+    "{question} A short answer to the question is",
+    "Q: {question} A:",
+    "Question: {question} Short answer:",
+    "Given the image, answer the following question with no more than three words. {question}",
+    "Based on the image, respond to this question with a short answer: {question}. Answer:",
+    "Use the provided image to answer the question: {question} Provide your answer as short as possible:",
+    'What is the answer to the following question? "{question}"',
+    'The question "{question}" can be answered using the image. A short answer is',
+)
+ASKS_BACK = (
+    "Given the image, generate a question whose answer is: {answer}. Question:",
+    "Based on the image, provide a question with the answer: {answer}. Question:",
+    'Given the visual representation, create a question for which the answer is "{answer}".',
+    "From the image provided, craft a question that leads to the reply: {answer}. Question:",
+    "Considering the picture, come up with a question where the answer is: {answer}.",
+    "Taking the image into account, generate an question that has the answer: {answer}. Question:",
+)
+REQUESTS = (
+    "A short image caption:",
+    "A short image description:",
+    "A photo of",
+    "An image that shows",
+    "Write a short description for the image.",
+    "Write a description for the photo.",
+    "Provide a description of what is presented in the photo.",
+    "Briefly describe the content of the image.",
+    "Can you briefly explain what you see in the image?",
+    "Could you use a few words to describe what you perceive in the photo?",
+    "Please provide a short depiction of the picture.",
+    "Using language, provide a short account of the image.",
+    "Use a few words to illustrate what is happening in the picture.",
+)
+"""All three as published (Dai et al., 2023), "an question" among them."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +78,16 @@ class InstructBLIP(AskedRecipe):
     The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
     language model behind the queries' outputs. Image encoder and language model are frozen; Q-Former, queries and projection are trained,
     on the answers alone. A sample brings its questions in extras["questions"] (`data.text.question_answering.questions`), of which one is
-    drawn at a step; samples of several sources are drawn by the root of the sources' sizes, so that small ones are learned and large
-    ones not forgotten. With `rows_a_mean` so many rows in a row are of one source, as where a process of LAVIS draws one for its batch.
+    drawn at a step, in one of many wordings (`asks`, `asks_back`, `requests`); samples of several sources are drawn by the root of the
+    sources' sizes, so that small ones are learned and large ones not forgotten. With `rows_a_mean` so many rows in a row are of one
+    source, as where a process of LAVIS draws one for its batch.
     We leave out the adjustments of these shares that were made by hand. As in LAVIS images are cropped and mirrored, also where a question
     says left or right: `flip` False is safer there.
 
     queries     K, tokens that a picture becomes
+    former_weights  what to begin with: "hf:FOLDER" of BLIP-2, for a Q-Former that reads questions of its first stage
+                (`Blip2ForImageTextRetrieval` of transformers), or of InstructBLIP, or the run of another bridge. It takes Q-Former and
+                queries, and the image encoder where there are no `image_weights`; "" begins afresh
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
     balanced    draws by the root of a source's size; False: by its size
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base, with cross-attention in
@@ -54,7 +97,9 @@ class InstructBLIP(AskedRecipe):
     pictures    that a question in use may have, the frames of a clip for example: each is looked at with the question in mind, and their
                 tokens stand one after the other
     ranks_end   whether the end mark counts where answers are ranked; False: a decoder's, as LAVIS has it, which ranks by the sum
-    asked_length  tokens of the question that the Q-Former reads, at most: of a longer one the last
+    asked_length  tokens of the request that the Q-Former reads, at most: of a longer one the last
+    requests    what asks for a caption of samples without questions, one drawn for each; () refuses such samples
+    request     what asks for a caption in use, where a prompt is ""
     over        what the cosine of the rate falls along: the whole "run", whose beginning the warm-up takes, as LAVIS has it, or the "rest"
                 behind the warm-up. LAVIS falls after each of its inner epochs, whose length is not published for this training; here each
                 step falls
@@ -64,6 +109,7 @@ class InstructBLIP(AskedRecipe):
     needs = ("image", "questions")
 
     queries: int = 32
+    former_weights: str = ""
     aware: bool = True
     balanced: bool = True
     former_width: int = 768
@@ -76,6 +122,8 @@ class InstructBLIP(AskedRecipe):
     asked_length: int = 128
     pictures: int = 1
     ranks_end: bool = False
+    requests: tuple[str, ...] = ()
+    request: str = ""
 
     image_tower: str = "eva_g14"
     template: str = "{image}{prompt}"
@@ -95,6 +143,10 @@ class InstructBLIP(AskedRecipe):
     weight_decay: float = 0.05
 
     asked_vocabulary: str = field(default="", metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        if self.requests:  # samples without questions are captioned
+            object.__setattr__(self, "needs", ("image",))
 
     @property
     def measured_by(self) -> str:
@@ -146,21 +198,30 @@ class InstructBLIP(AskedRecipe):
 
     def batch(self, draws: Draws) -> AskedBatch:
         asked = [self._drawn(draw) for draw in draws]
-        made = self.asked_rows(draws, [(question.text, question.answer) for question in asked], [self.slots] * len(asked))
+        made = self.asked_rows(draws, asked, [self.slots] * len(asked))
         if not self.aware:
             return AskedBatch(**vars(made))
-        encoded = self.asked_words().encode([question.text for question in asked], self.asked_length, keep="last")
+        encoded = self.asked_words().encode([request for request, _ in asked], self.asked_length, keep="last")
         read_BL, mask_BL = (torch.from_numpy(array) for array in (encoded.ids_BL, encoded.mask_BL))
         return AskedBatch(**vars(made), asked_BL=read_BL, asked_mask_BL=mask_BL)
 
-    @staticmethod
-    def _drawn(draw: Draw) -> Question:
+    def _drawn(self, draw: Draw) -> tuple[str, str]:
+        """A request and its answer. A question is asked, and with `asks_back` as often asked for; a sample without any is captioned."""
         found = questions_of(draw.sample)
+        if not found and self.requests:
+            return self.requests[int(draw.rng.integers(len(self.requests)))], choose_text(draw, self.language).string
         if not found:
             raise DataError(f"sample '{draw.sample.uid}' has no question", field="questions", expected="one or more")
-        return found[int(draw.rng.integers(len(found)))]
+        question = found[int(draw.rng.integers(len(found)))]
+        back = bool(self.asks_back) and question.kind != WHOLE and bool(draw.rng.integers(2))
+        return self.asked(question, draw.rng, back=back)
 
     # ------------------------------------------------------------ model
+
+    def model(self) -> Bridge:
+        bridge = super().model()
+        take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
+        return bridge
 
     def features(self, model: Bridge, batch: BridgeBatch) -> Written:
         if not isinstance(batch, AskedBatch):
@@ -175,7 +236,7 @@ class InstructBLIP(AskedRecipe):
     def deploy(self, model: Bridge) -> BridgeWriter:
         made = super().deploy(model)
         made.reads = (self.asked_words(), self.asked_length) if self.aware else None
-        made.pictures, made.ranks_end = self.pictures, self.ranks_end
+        made.pictures, made.ranks_end, made.request = self.pictures, self.ranks_end, self.request
         return made
 
     @classmethod
@@ -213,8 +274,19 @@ class InstructBLIP(AskedRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, the start from BLIP-2 as --init.
-        Batches of 128 are sixteen processes' eights. It answers with five beams, a repetition penalty of 1.5 and a length penalty of 1, or
-        of 0 where answers are short, in the release; `generate` takes the likeliest token unless told otherwise. The frozen FLAN-T5 of
-        the release has its dropout in training: `awake` language."""
-        return cls(resize="squash", rows_a_mean=8, decoding="whole")
+        """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, BLIP-2 as `former_weights`.
+        Batches of 128 are sixteen processes' eights. Requests are worded as published, questions and captions, and as often questions are
+        asked for by their answers. As released Vicuna's start mark is its end mark, and the frozen
+        FLAN-T5 has its dropout in training, and the exact GELU in place of its approximate one.
+
+        It answers with five beams, a repetition penalty of 1.5 and a length penalty of 1, or where answers are short of 0 in the code and
+        of -1 in the released evaluations, which ask "Question: {} Short Answer:" (`prefix` and `suffix` of `vqa`); `generate` takes the
+        likeliest token unless told otherwise."""
+        wordings: dict[str, Any] = {
+            "asks": ASKS,
+            "asks_back": ASKS_BACK,
+            "requests": REQUESTS,
+            "request": "A short image caption.",
+        }
+        parts: dict[str, Any] = {"awake": ("language",), "end_starts": True, "language_act": "gelu"}
+        return cls(resize="squash", rows_a_mean=8, decoding="whole", **wordings, **parts)

@@ -29,6 +29,7 @@ class LiMBeR(BridgeRecipe):
               fills a process's sixteen captions up ends them; 0: every caption has one
     drop_path stochastic depth of the encoder, of BEiT in training mode (`awake`)
     tokens    for an encoder that gives one vector an image, how many tokens that vector becomes
+    pooled    the encoder's patches become one vector first, their mean
     dropout   on what the map gives
     horizon   steps over which the rate would fall to nothing; 0: those of the run. The released configuration says 300,000, twenty times
               the run, and in the same place "auto", which is what counts and means the run's own
@@ -37,11 +38,13 @@ class LiMBeR(BridgeRecipe):
     """
 
     slug = "limber"
+    presets = ("tiny", "paper", "clip", "resnet")
 
     asked_space: str = " "
     unended: int = 16
     drop_path: float = 0.0
     tokens: int = 1
+    pooled: bool = False
     dropout: float = 0.1
     horizon: int = 0
     rises: Literal["step", "log"] = "log"
@@ -62,7 +65,8 @@ class LiMBeR(BridgeRecipe):
     clip_norm: float = 1.0
 
     def connector_spec(self) -> dict[str, Any]:
-        return {"kind": "linear", "tokens": self.tokens, "dropout": self.dropout}
+        pooled = {"pooled": True} if self.pooled else {}
+        return {"kind": "linear", "tokens": self.tokens, "dropout": self.dropout, **pooled}
 
     def batch(self, draws: Draws) -> BridgeBatch:
         words, template = self.words(), Template(self.template)
@@ -124,12 +128,33 @@ class LiMBeR(BridgeRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """BEiT-L/16 before GPT-J: give the language model as `language_model`. A map of 4,198,400 numbers for its 4,096. Pictures are shown
-        as BEiT's own, squashed and from -1 to 1. The released script divides its 256 pictures among processes and adds up eight such
-        steps, so that an update has 2,048 (`--micro-batch` divides them here). The frozen BEiT is in training mode there, with its
-        stochastic depth. Answers are drawn at a temperature of .7 with a nucleus that is narrower than it says
-        (`models.bridges.narrow_nucleus`); `generate` takes the likeliest token unless told otherwise."""
+        """BEiT-L/16 (`image_weights` timm:beit_large_patch16_224/FILE, or none for the random one) before GPT-J: give the language model as
+        `language_model`. A map of 4,198,400 numbers for its 4,096. Pictures are shown as BEiT's own, squashed and from -1 to 1. The
+        released script divides its 256 pictures among processes and adds up eight such steps, so that an update has 2,048
+        (`--micro-batch` divides them here). The frozen BEiT is in training mode there, with its stochastic depth. Answers are drawn at a
+        temperature of .7 with a nucleus that is narrower than it says (`models.bridges.narrow_nucleus`); `generate` takes the likeliest
+        token unless told otherwise."""
         half = (0.5, 0.5, 0.5)
-        return cls(
-            batch_size=2048, resize="squash", interpolation="bilinear", mean=half, std=half, drop_path=0.1, decoding="whole"
-        )
+        shown: dict[str, Any] = {"resize": "squash", "interpolation": "bilinear", "mean": half, "std": half, "own_pictures": True}
+        return cls(batch_size=2048, drop_path=0.1, decoding="whole", **shown)
+
+    @classmethod
+    def clip(cls) -> Self:
+        """As `paper`, of CLIP RN50x16 the 144 places before its attention pool: a map of 12,587,008 numbers. Its frozen batch norms see
+        their batch in training, as in the release."""
+        return replace(cls.paper(), image_weights="open_clip:RN50x16/openai", image_size=384, own_pictures=False, drop_path=0.0)
+
+    @classmethod
+    def resnet(cls) -> Self:
+        """As `paper`, of NF-ResNet50 (`image_weights` timm:nf_resnet50/FILE, or none for the random one) the mean over all places: one
+        token, a map of 8,392,704 numbers. As released pictures are not resized: what is seen is their middle of 384 pixels, black where
+        they are smaller, from 0 to 1, mirrored half the time. We leave out that half of these are enlarged by a pixel, and that pictures
+        are mirrored in use, too."""
+        as_they_are: dict[str, Any] = {
+            "resize": "native",
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
+            "image_size": 384,
+            "flip": True,
+        }
+        return replace(cls.paper(), image_tower="timm:nf_resnet50", pooled=True, drop_path=0.0, **as_they_are)

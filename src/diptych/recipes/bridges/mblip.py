@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,13 +18,13 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import view
 from diptych.data.text.languages import MC4_SHARES, NAMES
-from diptych.data.text.question_answering.questions import questions_of
+from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.bridges.bridge import Bridge, Written
 from diptych.models.bridges.connectors import QueryConnector
-from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
-from diptych.recipes._shared.language.asked_rows import AskedRecipe
+from diptych.recipes._shared.language.asked_rows import WHOLE, AskedRecipe
 from diptych.recipes._shared.language.bridges import BridgeBatch
 
 SEVERAL = "images"
@@ -39,6 +38,23 @@ REQUESTS = (
     "Summarize the image in {language}.",
 )
 """As published (Geigle et al., 2023); the release has their translations beside them, which are not shipped here."""
+ASKS = (
+    "{question} Short {language} answer:",
+    "Question: {question} Brief answer (in {language}):",
+    "Give a short answer in {language} to the following question. {question}",
+    "Answer the provided question in {language} with three words or less. {question}",
+    "What is the {language} answer to this question? {question}",
+    "Briefly answer in {language}. {question}",
+)
+ASKS_BACK = (
+    "Given the image, generate a question in {language} whose answer is: {answer}. Question:",
+    'Based on the image, create a question (in {language}) for which the answer is "{answer}".',
+    "From the image provided, come up with a {language} question that leads to the reply: {answer}. Question:",
+    'What is a {language} question for the image with the answer "{answer}"?',
+    'Given the image, what would be a {language} question that has as answer "{answer}"?',
+)
+"""Both as published, for VQAv2; the rest of its mix (explanations, conversations, matching, classes) are questions that say themselves how
+they are to be answered, for the data to bring."""
 MADE_UP = {"qaa": "qaan", "qab": "qaban"}
 """Names of the rendered worlds' languages."""
 
@@ -68,14 +84,17 @@ class MBLIP(AskedRecipe):
     queries         tokens that a picture becomes
     pictures        of a row at most: above 1, all of a sample with several (`media["images"]`) are read, their tokens one after the other,
                     and a sample with more is refused; 1 reads the first alone
-    former_weights  the Q-Former to begin with: "hf:FOLDER" of BLIP-2, or the run of another bridge; "" begins afresh
+    former_weights  the Q-Former to begin with, and where there are no `image_weights` the image encoder: "hf:FOLDER" of BLIP-2, or the run
+                    of another bridge; "" begins afresh
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
     languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
     weights         of these languages, published: their shares of mC4; () for equal ones
     requests        what asks for a caption in training, with the language's name: one for a sample, always the same, where the release
                     takes them in turn; () for `request` alone
     request         what asks for a caption in use, as where the release is evaluated
-    questions       whether questions of a sample are drawn too, each as likely as the caption
+    questions       whether questions of a sample are drawn too, each as likely as the caption, and with `asks_back` each as often asked
+                    for. The hint "language" of a question says in which it is answered, else English. Not while the projection learns
+                    alone: it sees captions
     adapter_rank, adapter_alpha, adapter_dropout   of the low-rank adapters: rank, factor, dropout; rank 0 for none
     adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
     decay           weight decay by the names of the release ("released"), which has it on the first norm's gain of the Q-Former, too, or on
@@ -143,6 +162,8 @@ class MBLIP(AskedRecipe):
             raise ConfigError(f"pictures is {self.pictures} (expected 1 or more)")
         if not 0 <= self.warm_share < 1:
             raise ConfigError(f"warm_share is {self.warm_share} (expected 0 or more and below 1)")
+        if self.questions:  # samples without texts are asked
+            object.__setattr__(self, "needs", ("image",))
 
     def connector_spec(self) -> dict[str, Any]:
         shape = {
@@ -199,19 +220,33 @@ class MBLIP(AskedRecipe):
 
     def _drawn(self, draw: Draw) -> tuple[str, str]:
         """A request and its answer."""
-        found = questions_of(draw.sample) if self.questions else []
-        place = int(draw.rng.integers(len(found) + 1)) if found else 0
-        if place < len(found):
-            return found[place].text, found[place].answer
+        found = questions_of(draw.sample) if self.questions and not self.warm else []
+        rows = [(question, back) for question in found for back in (False, True)[: 1 + self._turned(question)]]
+        place = int(draw.rng.integers(len(rows) + self.captioned(draw.sample))) if rows else 0
+        if place < len(rows):
+            question, back = rows[place]
+            name = _named(question.hints.get("language", ("en",))[0])
+            return self.asked(question, keyed_rng("mblip question", draw.sample.uid, place), back=back, language=name)
         text = self.shown_text(draw)
         return self.asked_in(text.language, draw.sample.uid), text.string
+
+    def _turned(self, question: Question) -> bool:
+        """Whether it is also asked for by its answer."""
+        return bool(self.asks_back) and question.kind != WHOLE
+
+    def _texts(self, sample: Sample) -> list[Text]:
+        """Those in one of the languages."""
+        return [text for text in sample.positives(self.language) if not self.languages or text.language in self.languages]
+
+    def captioned(self, sample: Sample) -> bool:
+        """Whether it has a text in one of the languages."""
+        return bool(self._texts(sample))
 
     def shown_text(self, draw: Draw) -> Text:
         """A text of the sample in the language in which it is shown: always the same for a sample."""
         by_language: dict[str, list[Text]] = {}
-        for text in draw.sample.positives(self.language):
-            if not self.languages or text.language in self.languages:
-                by_language.setdefault(text.language, []).append(text)
+        for text in self._texts(draw.sample):
+            by_language.setdefault(text.language, []).append(text)
         if not by_language:
             wanted = f"in {', '.join(self.languages)}" if self.languages else "in any language"
             raise DataError(f"sample '{draw.sample.uid}' has no text {wanted}", field="texts", expected="one or more")
@@ -227,14 +262,13 @@ class MBLIP(AskedRecipe):
         request = self.request
         if uid and self.requests:
             request = self.requests[int(keyed_rng("mblip request", uid).integers(len(self.requests)))]
-        return request.replace("{language}", (MADE_UP | NAMES).get(tag, tag))
+        return request.replace("{language}", _named(tag))
 
     # ------------------------------------------------------------ model
 
     def model(self) -> Bridge:
         bridge = super().model()
-        if self.former_weights and isinstance(bridge.connector, QueryConnector):
-            take_former_(bridge.connector, Path(self.former_weights.removeprefix("hf:")).expanduser())
+        take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
         if isinstance(bridge.connector, QueryConnector):
             bridge.connector.norm.requires_grad_(False)  # part of the frozen image encoder in the release
         if self.adapter_rank and not self.warm:
@@ -254,8 +288,9 @@ class MBLIP(AskedRecipe):
     def stages(self) -> Sequence[Stage]:
         if self.warm or not self.warm_share:
             return ()
+        keep = self.captioned if self.questions else None
         return (
-            Stage("projection", replace(self, warm=True, lr=self.warm_lr), self.warm_share),
+            Stage("projection", replace(self, warm=True, lr=self.warm_lr), self.warm_share, keep=keep),
             Stage("all", replace(self, warm_share=0.0), 1 - self.warm_share, carry=_carried),
         )
 
@@ -315,10 +350,17 @@ class MBLIP(AskedRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """EVA-g and BLIP-2's Q-Former (`former_weights`) before mT0-XL or BLOOMZ-7B (`language_model`): 8,000 steps for the projection,
-        then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data. Languages are those of mC4 by their
-        shares. Batches of 128 are four processes' fours of 8: BLOOMZ has 4 (`rows_a_mean`) and no first stage (`warm_share` 0)."""
-        return cls(decoding="whole", resize="squash", languages=tuple(MC4_SHARES), weights=tuple(MC4_SHARES.values()))
+        """EVA-g and BLIP-2's Q-Former (`former_weights`) before mT0-XL or BLOOMZ-7B (`language_model`): 8,000 steps for the projection on
+        captions, then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data. Questions are asked, and
+        asked for by their answers. Languages are those of mC4 by their shares. Batches of 128 are four processes' fours of 8: BLOOMZ has
+        4 (`rows_a_mean`) and no first stage (`warm_share` 0)."""
+        spoken: dict[str, Any] = {"languages": tuple(MC4_SHARES), "weights": tuple(MC4_SHARES.values())}
+        return cls(decoding="whole", resize="squash", questions=True, asks=ASKS, asks_back=ASKS_BACK, **spoken)
+
+
+def _named(tag: str) -> str:
+    """The name of a language in English."""
+    return (MADE_UP | NAMES).get(tag, tag)
 
 
 def inner_maps(bridge: Bridge) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ class MiniGPT4(DetailedRecipe):
     The release ranks answers (`multi_select`) by the mean of nats over all places of a row, those of picture and request and padding among
     them; here by their sum or mean over an answer's tokens (`compared` of `ask`).
 
-    Without `former_weights` the Q-Former is a fresh one, which the published system never is.
+    Without `former_weights` Q-Former and image encoder are fresh ones, which those of the published system never are.
     """
 
     slug = "minigpt4"
@@ -43,4 +43,4 @@ class MiniGPT4(DetailedRecipe):
         released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest unless told
         otherwise; of an answer what stands before ### and behind the last "Assistant:" is kept."""
         used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: "
-        return cls(decoding="whole", resize="squash", used=used, role="Assistant:")
+        return cls(decoding="whole", resize="squash", norm_features=True, used=used, role="Assistant:")

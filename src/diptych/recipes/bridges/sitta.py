@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from diptych.models.bridges.semantic_map import (
     SemanticMap,
     Solution,
     closed_form,
+    fold_accuracies,
     image_statistics,
     map_of_rows,
     products,
@@ -59,10 +60,11 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     Rows pair an image with each token of its captions' words, stop words left out; or, with `learned_from` "vocabulary", the text
     embedding of every token with its own row of the table, and images only give the statistics by which they are standardised.
 
-    We depart from the released code, which standardises the images that it captions by their own mean and deviation: here those of the
-    training images are kept beside the map. Its pipeline compares with the raw table what was mapped into the standardised one; here
-    both are standardised. Its random orders run on from picture to picture; here every picture has those of the first, so that a caption
-    does not depend on what was captioned before. Rows are not written down: normal equations add up by image, which gives the same map.
+    A caption ends at the language model's end mark, too, over which the released code writes on. We depart from that code, which
+    standardises the images that it captions by their own mean and deviation: here those of the training images are kept beside the map. Its
+    pipeline compares with the raw table what was mapped into the standardised one; here both are standardised. Its random orders run on
+    from picture to picture; here every picture has those of the first, so that a caption does not depend on what was captioned before. Rows
+    are not written down: normal equations add up by image, which gives the same map.
 
     image_weights  an image-text model, or an image encoder alone (timm:NAME/FILE, a run of mrl_classes), whose features are then what its
                   classifier would see. With those, near to collinear as they are, take ridge or robust
@@ -73,6 +75,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     penalty       of ridge, on the whole sum
     rounds, floor  of the robust map: each round weighs rows by one over their distance plus `floor`
     templates     sentences into which tokens are put, with "vocabulary": a named set of `tasks.pairs.templates`
+    folds         with "vocabulary", how often a part of the tokens is left out to measure whether the map finds them, 0 for not at all;
+                  the released script does so with 5, drawn under `order_seed`
     marks         the tokenizer's marks are among a caption's tokens, tokens without letters count as words, words stand in a sentence as
                   they are decoded, and pieces of words enter the templates as the tokenizer spells them: all as in the released code, none
                   by default
@@ -92,6 +96,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     rounds: int = 5
     floor: float = 1e-3
     templates: str = "eighty"
+    folds: int = 0
     marks: bool = False
     within: bool = False
     shown: int = 8
@@ -108,6 +113,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     def __post_init__(self) -> None:
         if self.penalty < 0 or self.floor <= 0:
             raise ConfigError(f"penalty is {self.penalty}, floor {self.floor} (expected 0 or more, and more than 0)")
+        if self.folds < 0 or self.folds == 1 or (self.folds and self.learned_from != "vocabulary"):
+            raise ConfigError(f"folds is {self.folds} (expected 0, or 2 or more with learned_from='vocabulary')")
         if min(self.shown, self.orders, self.nearest) < 1 or self.rounds < 0:
             raise ConfigError(f"shown, orders, nearest are {self.shown}, {self.orders}, {self.nearest} (expected 1 or more)")
 
@@ -208,9 +215,13 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     def solve(self, model: SemanticMap, totals: Mapping[str, Tensor]) -> dict[str, float]:
         """Writes map and statistics. Logs the rows, and the share of the standardised tokens' variance that the map explains."""
         mean_D, std_D = image_statistics(totals)
+        measured: dict[str, float] = {}
         if self.learned_from == "vocabulary":
             x_VD, y_VE = self._vocabulary(model)
-            map_DE = map_of_rows(x_VD, y_VE, self.solution, penalty=self.penalty, rounds=self.rounds, floor=self.floor)
+            settings: dict[str, Any] = {"penalty": self.penalty, "rounds": self.rounds, "floor": self.floor}
+            map_DE = map_of_rows(x_VD, y_VE, self.solution, **settings)
+            if self.folds:
+                measured = fold_accuracies(x_VD, y_VE, self.solution, folds=self.folds, seed=self.order_seed, **settings)
             rows, explained = float(len(x_VD)), 1 - float((y_VE - x_VD @ map_DE).square().sum() / y_VE.square().sum())
         else:
             rows = float(totals["rows"])
@@ -223,7 +234,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         model.map.map_DE.copy_(map_DE)
         model.map.mean_D.copy_(mean_D)
         model.map.std_D.copy_(std_D)
-        return {"rows": rows, "explained": explained}
+        return {"rows": rows, "explained": explained, **measured}
 
     def _vocabulary(self, model: SemanticMap) -> tuple[Tensor, Tensor]:
         """Standardised rows of every token: its text embedding, the mean over the templates, and its row of the table."""

@@ -35,6 +35,7 @@ class VQA:
 
     how         "write": in the model's own words, the likeliest token each time; "mean" or "sum": the likeliest of all answers that any
                 question of that kind has, by nats a token or in all
+    prefix      stands before each question
     suffix      stands behind each question: "Answer with a single word or phrase." for models that would write more
     blind       ask about grey pictures too
     max_tokens  of a written answer
@@ -48,6 +49,7 @@ class VQA:
     main: ClassVar[str] = "accuracy"
 
     how: How = "write"
+    prefix: str = ""
     suffix: str = ""
     released: bool = False
     blind: bool = True
@@ -69,7 +71,7 @@ class VQA:
         if not asked:
             raise DataError(f"'{data.name}' has no question", field="questions", expected='extras["questions"] of samples')
         images = [sample.image for sample, _ in asked if sample.image is not None]
-        prompts = [f"{question.text} {self.suffix}".strip() for _, question in asked]
+        prompts = [f"{self.prefix} {question.text} {self.suffix}".strip() for _, question in asked]
         nothing: list[Any] = [None] * len(asked)
         columns = {
             "uid": [sample.uid for sample, _ in asked],

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from diptych.core.contracts import Draws
 from diptych.data.text.prompts.layout import Ids, Piece, Words
 from diptych.data.text.prompts.template import Template
+from diptych.data.text.question_answering.questions import Question
 from diptych.models.bridges.language_model import LanguageVocabulary
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+
+WHOLE = "instruction"
+"""The `kind` of a question that says itself how it is to be answered, and is asked as it stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +28,27 @@ class AskedRecipe(BridgeRecipe):
     answer_length   tokens of an answer at most; 0: all. An encoder-decoder's answer ends in its end mark however long it was
     answer_end      of a decoder's answer: the end mark counts among its tokens, and a long answer lacks it ("counted", LAVIS), or stands
                     behind in any case ("added", mBLIP). A start mark counts too, where the tokenizer puts one; the row leaves it out
+    asks            what a question stands in, "{question}" where it goes and "{language}" where the language of its answer does; one is
+                    drawn. (): the question itself, as in any case where its kind is "instruction"
+    asks_back       what asks for a question by its "{answer}"; (): nothing does
     """
 
     prompt_length: int = 0
     prompt_keeps: Literal["first", "last"] = "last"
     answer_length: int = 0
     answer_end: Literal["counted", "added"] = "counted"
+    asks: tuple[str, ...] = ()
+    asks_back: tuple[str, ...] = ()
+
+    def asked(self, question: Question, rng: np.random.Generator, *, back: bool = False, language: str = "") -> tuple[str, str]:
+        """A request and its answer: the question in one of the wordings, or what asks for it (`back`). `language` by its name."""
+        wordings = self.asks_back if back else self.asks
+        if not wordings or question.kind == WHOLE:
+            return question.text, question.answer
+        wording = wordings[int(rng.integers(len(wordings)))].replace("{language}", language)
+        if back:
+            return wording.replace("{answer}", question.answer), question.text
+        return wording.replace("{question}", question.text), question.answer
 
     def asked_rows(self, draws: Draws, asked: Sequence[tuple[str, str]], slots: Sequence[int]) -> BridgeBatch:
         """The batch of these requests and answers; `slots`, the places of each row's pictures."""

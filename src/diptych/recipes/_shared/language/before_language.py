@@ -34,6 +34,7 @@ class BeforeLanguage(Recipe[M, B, F]):
                   `small_image_steps`, in the same way
     start         whether a start mark stands before everything; none: as the language model's tokenizer has it
     start_behind  it stands behind a picture that a row begins with, and not before
+    end_starts    the end mark is the start mark, where there is one, as LAVIS has it for Vicuna
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
     small_image_steps  of the small image encoder
@@ -43,6 +44,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     image_weights: str = ""
     start: bool | None = None
     start_behind: bool = False
+    end_starts: bool = False
     language: str = "en"
     pieces: int = 4096
     small_steps: int = 2500
@@ -81,7 +83,9 @@ class BeforeLanguage(Recipe[M, B, F]):
         """The tokenizer of the language model. Raises ConfigError before `prepare`."""
         folder = self.language_path
         reads = bool(read_object(Path(folder, "config.json")).get("is_encoder_decoder"))
-        return LanguageVocabulary(_tokenizer(folder), start=self.start, start_behind=self.start_behind, closes=reads)
+        return LanguageVocabulary(
+            _tokenizer(folder), start=self.start, start_behind=self.start_behind, end_starts=self.end_starts, closes=reads
+        )
 
     @property
     def language_path(self) -> str:

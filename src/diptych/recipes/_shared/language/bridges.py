@@ -58,6 +58,8 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     awake         parts that are frozen and stay in training mode all the same ("encoder", "language"), as where a release turns
                   gradients off and nothing else: their dropout and stochastic depth act
     blind         features are zeros: what the language model writes without seeing. A control
+    language_act  the activation of a T5's feed-forward maps, by its name in transformers; "" for its own
+    own_pictures  images are shown by this recipe's own settings also where the encoder is a trained one, and not as that model shows them
     decoding      in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
                   image_size
     match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
@@ -65,7 +67,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     """
 
     needs = ("image", "texts")
-    presets = ("tiny", "paper")
+    presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
     trained: ClassVar[tuple[str, ...]] = ("connector",)
 
     image_tower: str = "vit_b32"
@@ -75,14 +77,16 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     rows_a_mean: int = 0
     awake: tuple[str, ...] = ()
     blind: bool = False
+    language_act: str = ""
     match_norms: bool = False
     image_size: int = 224
-    resize: Literal["crop", "squash", "pad"] = "crop"
+    resize: Literal["crop", "squash", "pad", "native"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     crop: tuple[float, float] = (1.0, 1.0)
     flip: bool = False
+    own_pictures: bool = False
     text_length: int = 128
     decoding: Literal["reduced", "whole"] = "reduced"
     slots: int = field(default=0, metadata={"prepared": True})
@@ -105,14 +109,15 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     def prepare(self, data: Dataset) -> Self:
         """Finds language model and image encoder, or makes the small ones, and counts the tokens that a picture becomes."""
         prepared = super().prepare(data)
-        if prepared.image_weights:
+        if prepared.image_weights and not prepared.own_pictures:
             prepared = replace(prepared, image_size=prepared._trained()[1].size)
         return replace(prepared, slots=prepared._slots())
 
     def _slots(self) -> int:
         """K, by one image through a tower without memory."""
+        trained = self._trained()[0].spec if self.image_weights else None  # opened here, and not without memory
         with torch.device("meta"):
-            tower = image_tower(**self._trained()[0].spec) if self.image_weights else self._fresh_encoder()
+            tower = self._fresh_encoder() if trained is None else image_tower(**trained)
             spec = self.connector_spec()
             made: Any = connector(spec.pop("kind"), tower.token_width, 8, **spec)
             patches = tower(torch.zeros(1, 3, self.image_size, self.image_size)).tokens_BPD.shape[1]
@@ -134,7 +139,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
 
     @property
     def preprocess(self) -> Preprocess:
-        if self.image_weights:
+        if self.image_weights and not self.own_pictures:
             return self._trained()[1]
         return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation)
 
@@ -156,7 +161,7 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     # ------------------------------------------------------------ model
 
     def model(self) -> Bridge:
-        language = LanguageModel.from_folder(self.language_path)
+        language = LanguageModel.from_folder(self.language_path, act=self.language_act)
         encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Stage
@@ -16,8 +15,7 @@ from diptych.data.text.prompts.layout import Ids
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.bridges.bridge import Bridge
-from diptych.models.bridges.connectors import QueryConnector
-from diptych.models.bridges.former_weights import take_former_
+from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.language_model import LanguageVocabulary
 from diptych.models.bridges.writer import BridgeWriter
 from diptych.models.towers.outputs import Tower
@@ -44,7 +42,9 @@ class DetailedRecipe(BridgeRecipe):
     """Two stages: short captions without any prompt, then detailed ones in a chat's form.
 
     queries      tokens that a picture becomes by a Q-Former that stays as it is; 0: `group` neighbouring patches side by side
-    former_weights  "hf:FOLDER" of BLIP-2, whose Q-Former, queries and norm of features it takes; "": fresh ones, which know nothing
+    former_weights  "hf:FOLDER" of BLIP-2, whose Q-Former, queries and norm of features it takes, and its image encoder where there are no
+                 `image_weights`; "": fresh ones, which know nothing
+    norm_features   without queries patches are normalised first, as in the release, whose norm is a fresh one and stays so
     former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
     requests     what is asked in the second stage, one drawn for all rows of a step; the first one when nobody asks anything
@@ -69,6 +69,7 @@ class DetailedRecipe(BridgeRecipe):
     queries: int = 32
     group: int = 4
     former_weights: str = ""
+    norm_features: bool = False
     former_width: int = 768
     former_layers: int = 12
     former_heads: int = 12
@@ -131,7 +132,7 @@ class DetailedRecipe(BridgeRecipe):
 
     def connector_spec(self) -> dict[str, Any]:
         if not self.queries:
-            return {"kind": "grouped", "group": self.group}
+            return {"kind": "grouped", "group": self.group, **({"norm": 1e-5} if self.norm_features else {})}
         shape = {
             "hidden_size": self.former_width,
             "num_hidden_layers": self.former_layers,
@@ -201,8 +202,7 @@ class DetailedRecipe(BridgeRecipe):
 
     def model(self) -> Bridge:
         bridge = super().model()
-        if self.former_weights and isinstance(bridge.connector, QueryConnector):
-            take_former_(bridge.connector, Path(self.former_weights.removeprefix("hf:")).expanduser())
+        take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
         return bridge
 
     def optimiser(self) -> Optimiser:
