@@ -90,8 +90,8 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     hidden_phrases   the share of phrases that is hidden at the start and at the end, between them by the square root of the progress
     masked, replaced   of the hidden words, the shares where the mask and a random word stand, as in BERT
     reader_layers, reader_heads   blocks that guess attributes
-    trained_layers   so many last blocks of a bert_* text tower are trained, all else of it is frozen; 0 trains all. (The released code
-                     trains 4, and pools differently: attention for the picture, BERT's pooler for the text.)
+    trained_layers   so many last blocks of a bert_* text tower are trained, all else of it is frozen; 0 trains all. (The released model of
+                     pre-training trains 4, and pools differently: attention for the picture, BERT's pooler for the text.)
     text_lr        factor of the learning rate of the text tower
     pool_heads     of an attention pool of the picture's map (8 in the released code)
     drops          shares of the run after each of which the learning rate is a tenth of what it was
@@ -342,8 +342,9 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     @classmethod
     def finetune(cls) -> Self:
         """Fine-tuning by CMPM and CMPC as released: identity contrast and a classifier of the persons on plain batches of four GPUs, 30
-        epochs; the picture is pooled by attention, the text by BERT's pooler, whose last four layers are trained."""
-        parts: dict[str, Any] = {"image_pool": "attention", "pool_heads": 8, "text_pooling": "pooler", "trained_layers": 4}
+        epochs; the picture is pooled by attention, the text by BERT's pooler, and all of both towers is trained. The release counts each
+        caption as a row: with two of each picture, as CUHK-PEDES has, its 30 epochs are 60 of ours."""
+        parts: dict[str, Any] = {"image_pool": "attention", "pool_heads": 8, "text_pooling": "pooler", "trained_layers": 0}
         losses: dict[str, Any] = {"weight_colour": 0.0, "weight_attributes": 0.0, "weight_classes": 1.0, "target_norm": "l2"}
         steps: dict[str, Any] = {
             "batch_size": 128,
