@@ -179,6 +179,8 @@ def test_thresholds_for_given_and_for_predicted_categories() -> None:
     given = pipeline(detector=detector).run(Reference(PICTURE, "the thing", category="cup"))
     assert [region.score for region in given.regions] == [0.9, 0.2]
     assert detector.asked == [("cup",)]
+    at_least = pipeline(least_given=0.2).run(Reference(PICTURE, "the thing", category="cup"))
+    assert [region.score for region in at_least.regions] == [0.9], "above it, as the released detector leaves boxes out"
     predicted = pipeline().run(Reference(PICTURE, "the cup"))
     assert [region.score for region in predicted.regions] == [0.9]
     assert predicted.category == "cup"

@@ -107,7 +107,9 @@ class GroundVLP:
     wins: a sum alone favours large boxes, a mean small ones.
 
     We depart: the noun that the text is about is the last one of its first noun phrase, by our tagger in place of a parser of constituents
-    that has to be fetched; it becomes a category by an embedder's texts, as published by CLIP's, or by its name alone where there is none.
+    that has to be fetched, where the release takes the last noun in the singular of the first innermost phrase that has one: of "two women
+    next to a bench" women, there the bench. It becomes a category by an embedder's texts, as published by CLIP's, or by its name alone
+    where there is none. Of a text without a noun the detector is asked for everything (released: for the category nearest to "[UNK]").
     Tokens of words are found by their characters, where the release counts pieces and is off by one for tokenizers that end with a mark.
     Where no box has a grade above 0 the highest still wins (released: a box of no area).
 
@@ -119,7 +121,7 @@ class GroundVLP:
     weighing   "weighted" (exponent 0.5), "sum", "mean", or an exponent of the area by `exponent`
     exponent   of the area, where it is 0 or more; below, that of `weighing`
     names      categories that the detector knows; empty takes COCO's 80
-    least_given, least_predicted   least score of a box whose category was given, or taken from the text
+    least_given, least_predicted   score that a box is above whose category was given, or taken from the text
     halve      halve that until a box is found, as the demo of the release; else everything is asked for
     model      scores a picture and a text, and says where in the picture the words lie
     detector   proposes boxes with categories
@@ -225,11 +227,11 @@ class GroundVLP:
         return next((name for form in forms for name in names if name.lower() == form), "")
 
     def candidates(self, image: ImageSource, category: str, least: float) -> list[Region]:
-        """The detector's boxes of a category at or above a score; everything that it finds, with score 1, where there are none."""
+        """The detector's boxes of a category above a score; everything that it finds, with score 1, where there are none."""
         if category:
             regions = _of(self.detector, image, (category,))
             while True:
-                found = [region for region in regions if region.label == category and region.score >= least]
+                found = [region for region in regions if region.label == category and region.score > least]
                 if found or not self.halve or least < 1e-3:
                     break
                 least /= 2

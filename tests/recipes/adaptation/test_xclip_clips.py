@@ -35,7 +35,7 @@ def test_which_frames_are_read() -> None:
     rest = [read_frames(item(19), 4, uid="a", rng=np.random.default_rng(s), reading="plain")[-1, 0, 0, 0] for s in range(40)]
     assert max(rest) == 18
     with pytest.raises(DataError, match=r"the clip of 'a' has 3 frames \(expected 4 or more"):
-        read_frames(item(3), 4, uid="a")
+        read_frames(item(3), 4, uid="a", reading="plain")
     views = clip_views(item(16, (48, 64)), 4, 48, uid="a", clips=2, crops=3)
     assert views.shape == (6, 4, 48, 48, 3)
     assert views[:, :, 0, 0, 0].tolist() == [view_places(16, 4, 2).tolist()[v // 3] for v in range(6)]
@@ -44,6 +44,17 @@ def test_which_frames_are_read() -> None:
     assert (left, centre, right) == (0, 8, 16)
     with pytest.raises(ConfigError, match="1 clips of 2 crops"):
         clip_views(item(8), 4, 48, uid="a", crops=2)
+
+
+def test_a_clip_that_is_too_short_gives_frames_several_times_as_released() -> None:
+    """What SampleFrames of VideoX/X-CLIP gave for 8 of 3 frames and 32 of 18: HMDB-51 has clips of 18 frames, and `few_shot` reads 32."""
+    drawn, seen = (read_frames(item(3), 8, uid="a", rng=rng)[:, 0, 0, 0].tolist() for rng in (np.random.default_rng(0), None))
+    assert (drawn, seen) == ([0, 0, 1, 1, 2, 2, 2, 0], [0, 0, 0, 1, 1, 2, 2, 2])
+    many = read_frames(item(18), 32, uid="a", rng=np.random.default_rng(0))[:, 0, 0, 0].tolist()
+    assert many[:12] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 6, 6]
+    assert many[-6:] == [15, 15, 16, 16, 17, 17]
+    assert clip_views(item(3), 8, 48, uid="a")[0, :, 0, 0, 0].tolist() == seen
+    assert clip_views(item(3), 8, 48, uid="a", clips=2, drawn=True)[:, :, 0, 0, 0].tolist() == [drawn, drawn]
 
 
 def test_a_video_file_is_read_as_its_frames(tmp_path: Path) -> None:

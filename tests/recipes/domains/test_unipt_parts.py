@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.people.patch_regressor import sine_places
 from diptych.models.towers.peak import PeakTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
+from diptych.recipes.domains.unipt import UniPT
+from diptych.train.optimise import build_optimiser
 
 
 def test_the_maximum_is_over_projected_tokens_and_never_over_padding() -> None:
@@ -52,3 +57,16 @@ def test_places_are_those_of_the_patches() -> None:
     torch.testing.assert_close(rows[0::2, 4:], sine_places((4, 1), 8)[:, 4:])  # rows go down the first column
     torch.testing.assert_close(rows[:2, :4], sine_places((1, 2), 8)[:, :4])
     assert not torch.allclose(rows, sine_places((4, 2), 8, "released")), "the released table numbers down the columns"
+
+
+def test_the_first_step_is_that_of_transformers_adamw() -> None:
+    """set_schedule calls `transformers.optimization.AdamW`: its eps is not corrected for the bias, and weights decay after the step."""
+    assert (UniPT.tiny().adam, UniPT.paper().adam) == ("torch", "transformers")
+    spec = UniPT.paper().optimiser()
+    model = nn.Linear(2, 1, bias=False).double()
+    before, small = model.weight.detach().clone(), 1e-7
+    model.weight.grad = torch.full_like(model.weight, small)
+    build_optimiser(model, spec).step()
+    root = math.sqrt(1 - 0.98)
+    moved = before - spec.lr * root / (1 - 0.9) * (1 - 0.9) * small / (root * small + 1e-8)
+    torch.testing.assert_close(model.weight.detach(), moved - spec.lr * 0.01 * moved, rtol=0, atol=1e-15)

@@ -17,7 +17,6 @@ from diptych.data.text.question_answering.answer_labels import answer_list, answ
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.fiber.released import from_released
 from diptych.models.pairs.matching.match_maps import grad_times_attention
-from diptych.recipes.grounding.fiber import FIBER
 from diptych.worlds.scenes.questions import questions
 
 from .test_fiber import randomised, small
@@ -27,9 +26,22 @@ def test_any_question_of_a_picture_may_be_asked() -> None:
     sample = questions(4).to_pool()[0]
     known = {question.text for question in questions_of(sample)}
     assert len(known) > 1
-    asked = [FIBER._asked(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
+    recipe = small(questions=1.0).prepare(questions(4))
+    asked = [recipe._asked(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
     assert {question.text for question in asked if question} == known
-    assert FIBER._asked(Draw(replace(sample, extras={}), np.random.default_rng(0))) is None
+    assert recipe._asked(Draw(replace(sample, extras={}), np.random.default_rng(0))) is None
+
+
+def test_a_question_without_a_listed_answer_is_not_asked() -> None:
+    """The released tables leave such questions out."""
+    sample = questions(4).to_pool()[0]
+    first, *others = questions_of(sample)
+    recipe = replace(small(questions=1.0), answers=(first.answer,))
+    asked = [recipe._asked(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
+    assert {question.answer for question in asked if question} == {first.answer}
+    assert {question.answer for question in others} != {first.answer}
+    none = replace(recipe, answers=("an answer of nobody",))
+    assert none._asked(Draw(sample, np.random.default_rng(0))) is None
 
 
 def test_answers_are_worth_what_people_gave() -> None:

@@ -157,7 +157,8 @@ class ListSampler:
     length         object and relation names together
     object_share   of which objects
     negatives      which names of the corpus are added: drawn by how often they occur ("frequency", published), each alike
-                   ("random"), or those most similar to the names of the batch ("hard", which needs `features`)
+                   ("random"), or those most similar to the names of the batch ("hard", which needs `features`; the release renews its
+                   features in training and counts a name of the batch as often as it stands there)
     triplet_share  share of the batch's kinds of triplets that are asked for: the list then holds the names of these only, and what
                    is not asked for is no target. 1 asks for every name of every region (published)
     features       of the corpus' object names and relation names, in their order: [N, D] each

@@ -106,7 +106,8 @@ def frame_places(
     one in its middle, or with `rng` any of them with equal chance (temporal segment networks, 1608.00859). 0 takes all.
 
     A clip with fewer frames gives some of them several times. With `whole`, what is drawn comes from stretches of a whole number of frames,
-    behind which a rest stays unread (mmaction2's `SampleFrames`, X-CLIP).
+    behind which a rest stays unread; of a clip with fewer, nothing is drawn, and the last place may be the first again (mmaction2's
+    `SampleFrames`, X-CLIP).
 
     >>> frame_places(10, 4).tolist(), frame_places(3, 6).tolist()
     ([1, 3, 6, 8], [0, 0, 1, 1, 2, 2])
@@ -115,7 +116,9 @@ def frame_places(
         raise DataError(f"{frames} of {count} frames", field="frames", expected="0 for all, or at least 1")
     if frames == 0:
         return np.arange(count)
-    if whole and rng is not None and count >= frames:
+    if whole and rng is not None:
+        if count < frames:
+            return np.rint(np.arange(frames) * (count / frames)).astype(np.int64) % count
         return np.arange(frames) * (count // frames) + rng.integers(count // frames, size=frames)
     within = np.full(frames, 0.5) if rng is None else rng.random(frames)
     return np.minimum(((np.arange(frames) + within) * count / frames).astype(np.int64), count - 1)

@@ -2,8 +2,9 @@
 
 A `Reading` says how the pixels come. "released" is X-CLIP's pipeline: frames are resized as OpenCV does it, without smoothing, those of
 just the right size as well (enlarged by 256/224, of which the middle is taken), and in training one frame is drawn of each of equal
-stretches of whole frames, so that a rest at the end is never read. "plain" smooths, takes frames of the right size as they are, and cuts
-a clip into stretches that cover all of it.
+stretches of whole frames, so that a rest at the end is never read; a clip with fewer frames than are read gives some of them several
+times. "plain" smooths, takes frames of the right size as they are, cuts a clip into stretches that cover all of it, and refuses a shorter
+one.
 
 Letters: T frames, V views, H W pixels.
 """
@@ -74,8 +75,8 @@ def read_frames(
     min_side: int = 0,
     reading: Reading = "released",
 ) -> Pixels:
-    """One frame of each of `frames` stretches of equal length, the middle one or with `rng` any. A shorter clip is refused."""
-    _enough(item, frames, uid)
+    """One frame of each of `frames` stretches of equal length, the middle one or with `rng` any. Of a shorter clip see `Reading`."""
+    _counted(item, frames, uid, reading)
     found: Pixels = item.decode(frames=frames, rng=rng, min_side=min_side, whole=reading == "released")
     return found
 
@@ -116,7 +117,7 @@ def clip_views(
     """
     if crops not in (1, 3) or clips < 1:
         raise ConfigError(f"{clips} clips of {crops} crops (expected one clip or more, and 1 or 3 crops)")
-    count = _enough(item, frames, uid)
+    count = _counted(item, frames, uid, reading)
     if clips == 1:
         read: Pixels = item.decode(frames=frames)
         parts = read[None]
@@ -126,10 +127,10 @@ def clip_views(
     return np.concatenate([_crops(part_THWC, size, crops, reading) for part_THWC in parts])
 
 
-def _enough(item: MediaItem, frames: int, uid: str) -> int:
+def _counted(item: MediaItem, frames: int, uid: str, reading: Reading) -> int:
     medium: Any = medium_of(item.medium)
     count: int = medium.count(item)
-    if count < frames:
+    if count < frames and reading == "plain":
         raise DataError(f"the clip of '{uid}' has {count} frames", file=item.name, field="clip", expected=f"{frames} or more")
     return count
 

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from diptych.core.contracts import Optimiser, Rule
+from diptych.core.contracts import Dataset, Optimiser, Rule
 from diptych.core.errors import ConfigError
+from diptych.core.sample import Sample
 from diptych.data.media.augment import boxed_views
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.fiber_model import FiberModel
@@ -18,6 +19,7 @@ from diptych.models.fiber.image_side import ImageSide
 from diptych.models.fiber.released import from_released, is_released, resized_tables
 from diptych.models.fiber.text_side import TextSide
 from diptych.recipes._shared.pairs import B, F, M, PairRecipe
+from diptych.recipes._shared.text_epochs import Counted, steps_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GATES = r"\.gates\.|\.gate\.|_transform\.|_pooler\.|_projection\.|fiber\.(image|text)_head\.|\.narrow\.|\.top\."
@@ -43,6 +45,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
     augment          "rand": random crops, flips and two operations, as for fine-tuning; "none": the whole picture squashed, as published
     decay            which parameters decay: "matrices", or also those that the "released" list of names misses
     adam             AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
+    counted          rows of an epoch: "pictures", or, as released for fine-tuning, "texts": captions that differ, or questions
     drop_path        share of a block's answers that are left out at random while training, in the last block; earlier ones have less
     """
 
@@ -53,6 +56,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
     adam: Literal["torch", "transformers"] = "transformers"
     decoding: Literal["reduced", "whole"] = "whole"
     warmup_from: float | None = 0.0
+    counted: Counted = "pictures"
     augment: Literal["none", "rand"] = "none"
     swin_patch: int = 4
     swin_width: int = 128
@@ -87,6 +91,22 @@ class FiberRecipe(PairRecipe[M, B, F]):
     def fused(self) -> int:
         """Blocks of either tower that have a gate."""
         return self.fused_layers
+
+    def prepare(self, data: Dataset) -> Self:
+        """Learns the vocabulary, where it is the data's own, and counts the texts, where they are the rows of an epoch."""
+        known = super().prepare(data).listed(data)
+        if known.steps:
+            return known
+        steps = steps_of(known.counted, data, known.rows_in, epochs=known.epochs, batch_size=known.batch_size)
+        return replace(known, steps=steps)
+
+    def listed(self, data: Dataset) -> Self:
+        """The recipe with what else it reads from the data."""
+        return self
+
+    def rows_in(self, sample: Sample) -> int:
+        """Texts of a sample that each are a row of an epoch that counts texts."""
+        return len({*self.texts_of(sample)})
 
     # ------------------------------------------------------------ weights to start from
 

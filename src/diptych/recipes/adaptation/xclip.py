@@ -51,7 +51,7 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     label        column with the class; "label" falls back to the text of origin "label"
     classes      names in the order of their numbers; empty takes the labels of the data, sorted
     medium       the name of the clip among a sample's media
-    frames       that are read of a clip; a clip with fewer is refused
+    frames       that are read of a clip; one with fewer gives some of them several times, or is refused (`reading`)
     messages, mixer, prompts  frames talk; layers of the temporal transformer; layers by which names look at the clip. False and 0 leave a
                  part out: without all three it is the mean of CLIP's frames
     gate         where the gate of the names starts

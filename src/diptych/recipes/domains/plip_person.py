@@ -32,6 +32,7 @@ from diptych.objectives.pairs.projection_classes import projection_classes
 from diptych.objectives.pairs.target_contrast import TargetNorm, same_id_targets, target_contrast
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.persons import person_number
+from diptych.recipes._shared.text_epochs import Counted, steps_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +91,15 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     hidden_phrases   the share of phrases that is hidden at the start and at the end, between them by the square root of the progress
     masked, replaced   of the hidden words, the shares where the mask and a random word stand, as in BERT
     reader_layers, reader_heads   blocks that guess attributes
-    trained_layers   so many last blocks of a bert_* text tower are trained, all else of it is frozen; 0 trains all. (The released code
-                     trains 4, and pools differently: attention for the picture, BERT's pooler for the text.)
+    trained_layers   so many last blocks of a bert_* text tower are trained, all else of it is frozen; 0 trains all. (The released model of
+                     pre-training trains 4, and pools differently: attention for the picture, BERT's pooler for the text.)
     text_lr        factor of the learning rate of the text tower
     pool_heads     of an attention pool of the picture's map (8 in the released code)
     drops          shares of the run after each of which the learning rate is a tenth of what it was
     rises          warm-up with each "period", an epoch, as in the released fine-tuning, or with each "step"
     decay          weight decay is on "all" parameters, as in the released fine-tuning, or on "matrices" alone
     image_height   pixels; `image_size` is the width
+    counted        rows of an epoch: "pictures", or their "texts", as in the released fine-tuning
     """
 
     slug = "plip_person"
@@ -130,6 +132,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     rises: Literal["step", "period"] = "period"
     decay: Literal["all", "matrices"] = "all"
     image_height: int = 256
+    counted: Counted = "pictures"
 
     image_tower: str = "resnet_clip_50"
     text_tower: str = "bert_b"
@@ -172,9 +175,17 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         return replace(super().started(model), image_height=model.preprocess.height or model.preprocess.size)
 
     def prepare(self, data: Dataset) -> Self:
-        """Learns the vocabulary, and who the persons are, where they are told apart."""
+        """Learns the vocabulary, who the persons are, where they are told apart, and counts texts that are rows of an epoch."""
         ready = super().prepare(data)
-        return replace(ready, persons=tuple(sorted({*data.groups}))) if self.weight_classes and not self.persons else ready
+        if self.weight_classes and not self.persons:
+            ready = replace(ready, persons=tuple(sorted({*data.groups})))
+        if ready.steps:
+            return ready
+
+        def texts(sample: Sample) -> int:
+            return len(sample.positives(self.language))
+
+        return replace(ready, steps=steps_of(self.counted, data, texts, epochs=self.epochs, batch_size=self.batch_size))
 
     def row_order(self, data: Dataset) -> Order | None:
         """Whole identities in a batch."""
@@ -342,12 +353,13 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     @classmethod
     def finetune(cls) -> Self:
         """Fine-tuning by CMPM and CMPC as released: identity contrast and a classifier of the persons on plain batches of four GPUs, 30
-        epochs; the picture is pooled by attention, the text by BERT's pooler, whose last four layers are trained."""
-        parts: dict[str, Any] = {"image_pool": "attention", "pool_heads": 8, "text_pooling": "pooler", "trained_layers": 4}
+        epochs of the captions; the picture is pooled by attention, the text by BERT's pooler, and all of both towers is trained."""
+        parts: dict[str, Any] = {"image_pool": "attention", "pool_heads": 8, "text_pooling": "pooler", "trained_layers": 0}
         losses: dict[str, Any] = {"weight_colour": 0.0, "weight_attributes": 0.0, "weight_classes": 1.0, "target_norm": "l2"}
         steps: dict[str, Any] = {
             "batch_size": 128,
             "epochs": 30.0,
+            "counted": "texts",
             "lr": 1e-4,
             "text_lr": 1.0,
             "warmup": 5 / 30,

@@ -61,8 +61,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     We depart in these points, by an option each where one is named: the temperature is learned (`learned_scale`; the released loss
     compares bare cosines, and so cannot fall below 5.24 at 512 pairs, or 3.17 at the 64 of a GPU); padding takes no part in the maximum
     (`read_padding`); patches know their own places (`places`) and guess what is said of themselves (`targets`); all pairs of a batch are
-    compared (`compared`); an anchor without a semi-hard negative has no loss, also where no anchor of the batch has one. Sizes of the
-    prototypes' layers are LGUR's, since the paper has none; LGUR's dictionary of words is not part of the paper.
+    compared (`compared`); an anchor without a semi-hard negative has no loss, also where no anchor of the batch has one; and places are
+    learned for 24 x 8 patches, where the release learns ImageNet's 24 x 24 and lays them over the picture bilinearly at each step. Sizes
+    of the prototypes' layers are LGUR's, since the paper has none; LGUR's dictionary of words is not part of the paper.
 
     phase          "pretrain" or "finetune"
     texts          what a step reads: "pseudo" sentences of the column `pseudo_attributes`, the "captions" of the data, or "auto": the first
@@ -74,6 +75,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     image_dropout  of the image tower's blocks and of the decoder's
     weight_words   of hidden words (beta); share_words of them, whole
     weight_patches of the guessed patches, in sum of hidden and visible ones; 0 leaves them out
+    adam           AdamW as "torch" has it, or as the "transformers" of the release does (`CorrectedAdamW`)
     padding_counts the share of hidden words is of the whole row and padding is drawn with them, as the released collator has it
     teacher_sees   "theirs": pixels as the frozen model is used to them; "ours": as the image tower gets them, as released
     decay          weight decay is on all but "named": biases, norms but those of the decoder, and the temperature, as released, or on
@@ -155,6 +157,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     warmup_from: float | None = 0.0
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
+    adam: Literal["torch", "transformers"] = "torch"
     persons: tuple[str, ...] = field(default=(), metadata={"prepared": True})
     teacher_folder: str = field(default="", metadata={"prepared": True})
 
@@ -395,7 +398,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         rules = [Rule(r"^regressor\..*norm\w*\.weight", decay=rest)] + [Rule(rf"{where}{spared}", lr_scale=rate, decay=decays)
                  for where, rate in ((r"text_tower\..*", self.text_lr), ("", 1.0))
                  for spared, decays in ((r"(bias|[Nn]orm\w*\.weight|^words\.2\.|log_scale)", named), ("", rest))]  # fmt: skip
-        return replace(super().optimiser(), schedule="linear", warmup_from=self.warmup_from, rules=tuple(rules))
+        return replace(super().optimiser(), schedule="linear", adam=self.adam, warmup_from=self.warmup_from, rules=tuple(rules))
 
     def deploy(self, model: UnifiedEncoder) -> PersonEmbedder:
         encoder = model.encoder
@@ -443,4 +446,4 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         pixels: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "flip_sides": "ignore", "decoding": "whole"}
         loss: dict[str, Any] = {"learned_scale": False, "read_padding": True, "same_group": "negative", "compared": 64}
         patches: dict[str, Any] = {"places": "released", "targets": "released", "teacher": "open_clip:ViT-B-16/openai"}
-        return cls(**loss, **pixels, **patches)
+        return cls(**loss, **pixels, **patches, adam="transformers")

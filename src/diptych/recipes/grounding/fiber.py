@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -62,7 +63,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     itc, itm, mlm, caption, questions   weights of the terms; 0 leaves one out, with the parts that it alone needs
     hidden           share of the words of a text that are hidden; masking: "each" by its own chance, as released, or exactly that "share"
     queue, temperature   features of earlier batches; what similarities are divided by at the start, learned, from 0.001 to 1
-    answers_least    questions whose most frequent answer makes an answer one of the list
+    answers_least    questions whose most frequent answer makes an answer one of the list; a question without a listed one is left out
     fusion           "backbone", as published, or "top": the baseline with `top_layers` layers of co-attention over both towers
     gold, gold_every, gold_floor, gold_mean   whether words of a caption are weighed by a frozen copy; steps between copies; the
                      least weight; whether the sum is divided by the "tokens" or, as "released", by the padded places
@@ -143,12 +144,18 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             "top_layers": top.layers if top is not None else self.top_layers,
         }
 
-    def prepare(self, data: Dataset) -> Self:
-        known = super().prepare(data)
-        if not known.questions or known.answers:
-            return known
+    def listed(self, data: Dataset) -> Self:
+        """With the answers that questions are answered from."""
+        if not self.questions or self.answers:
+            return self
         asked = (question for row in range(len(data)) for question in questions_of(data[row]))
-        return replace(known, answers=answer_list(asked, least=known.answers_least, alike=normalised))
+        return replace(self, answers=answer_list(asked, least=self.answers_least, alike=normalised))
+
+    def rows_in(self, sample: Sample) -> int:
+        """Questions, where they alone are trained; captions else."""
+        if self.questions and not (self.itc or self.itm or self.mlm or self.caption):
+            return len(self._questions(sample))
+        return len({*super().texts_of(sample)})
 
     def texts_of(self, sample: Sample) -> Iterable[str]:
         asked = [question.text for question in questions_of(sample)] if self.questions else []
@@ -210,9 +217,16 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             )
         return made
 
-    @staticmethod
-    def _asked(draw: Draw) -> Question | None:
-        found = questions_of(draw.sample)
+    def _questions(self, sample: Sample) -> list[Question]:
+        """The questions of a sample that the list has an answer to; one without is not trained on, as released."""
+        return [one for one in questions_of(sample) if not self._listed.isdisjoint(map(normalised, one.answers))]
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(self.answers)
+
+    def _asked(self, draw: Draw) -> Question | None:
+        found = self._questions(draw.sample)
         return found[int(draw.rng.integers(len(found)))] if found else None
 
     # ------------------------------------------------------------ loss
@@ -312,10 +326,10 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
 
     @classmethod
     def vqa(cls) -> Self:
-        """Fine-tuning on VQA v2 as released: 576 pixels, ten epochs, the heads at fifty times the rate."""
+        """Fine-tuning on VQA v2 as released: 576 pixels, ten epochs of the questions, the heads at fifty times the rate."""
         return cls(
             itc=0.0, itm=0.0, mlm=0.0, questions=1.0, image_size=576, text_length=50, batch_size=512, steps=0, epochs=10.0, lr=2e-5,
-            head_scale=50.0, crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
+            counted="texts", head_scale=50.0, crop=(0.5, 1.0), flip=True, flip_sides="ignore", augment="rand",
         )  # fmt: skip
 
     @classmethod

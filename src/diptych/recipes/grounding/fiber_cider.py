@@ -131,14 +131,13 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
     def measured_by(self) -> str:
         return "captions"
 
-    def prepare(self, data: Dataset) -> Self:
-        """Tokenizer, and in how many pictures' captions each run of words stands; one that stands in a single one weighs as one unseen."""
-        known = super().prepare(data)
-        if known.corpus:
-            return known
+    def listed(self, data: Dataset) -> Self:
+        """In how many pictures' captions each run of words stands; one that stands in a single one weighs as one unseen."""
+        if self.corpus:
+            return self
         found = document_frequencies([self.cut(self.captions_of(data, row)) for row in range(len(data))])
         table = {" ".join(run): count for run, count in sorted(found.items()) if count > 1}
-        return replace(known, corpus=json.dumps({"items": len(data), "runs": table}))
+        return replace(self, corpus=json.dumps({"items": len(data), "runs": table}))
 
     def captions_of(self, data: Dataset, row: int) -> tuple[str, ...]:
         return tuple(text.string for text in data[row].positives(self.language))
@@ -230,8 +229,8 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
 
     @classmethod
     def paper(cls) -> Self:
-        """As released: 576 pixels, ten epochs behind the stage `captions_gold` of `fiber`."""
-        return cls()
+        """As released: 576 pixels, ten epochs of the captions behind the stage `captions_gold` of `fiber`."""
+        return cls(counted="texts")
 
 
 @lru_cache(maxsize=4)

@@ -19,7 +19,8 @@ What published scorers do differently, and `compat="published"` does too: images
 instead of counting as 0; predicates without a true relation count as recall 0 in mr; overlaps count the last pixel in (width =
 x1 - x0 + 1); ties are broken by row. With relation NMS (PE-Net) any two near-duplicate pairs are rivals, a pair that keeps no
 predicate is ranked by what is left of 1, and under "product" the score of the subject counts twice and that of the object not at
-all. Recall in pairs that are given ("A@K") is another task; its sign is r@50 = r@100.
+all. Left aside: they cut boxes at the picture's last pixel (x1 <= W - 1), by up to one pixel. Recall in pairs that are given ("A@K")
+is another task; its sign is r@50 = r@100.
 
 Letters: N images, R true relations, M numbers a relation.
 """

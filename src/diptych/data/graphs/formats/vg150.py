@@ -10,7 +10,8 @@
 Relations point into the boxes of all images; "last" is inclusive and -1 stands for none. Four images of ``image_data.json`` have
 broken files and are passed over, as all published readers do. Split 0 is "train" and 2 is "test"; papers validate on the first
 5,000 training images that have relations. Boxes are whole numbers of a 1024th of the longer side, so a box that is written moves
-by up to one of these steps.
+by up to one of these steps. Their corners are whole numbers, too: published readers keep cx - w / 2 in an array of whole numbers, which
+cuts the half of an odd side off, and the far corner is w away.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class _Reader:
             _names(dicts, kind, file) for kind in ("label", "predicate", "attribute")
         )
         self._scale = next(scale for scale in SCALES if f"boxes_{scale}" in arrays)
+        boxes_N4 = arrays[f"boxes_{self._scale}"]
+        self._corners = (boxes_N4[:, :2] - boxes_N4[:, 2:] / 2).astype(boxes_N4.dtype)
 
     def entry(self, row: int, image: Any) -> Entry:
         image_id, width, height = (need(image, key, int) for key in ("image_id", "width", "height"))
@@ -86,8 +89,8 @@ class _Reader:
         attributes = self._arrays.get("attributes")
         boxes = []
         for n in range(first, last + 1):
-            cx, cy, w, h = boxes_N4[n].tolist()
-            xyxy = ((cx - w / 2) * step, (cy - h / 2) * step, (cx + w / 2) * step, (cy + h / 2) * step)
+            (left, top), (wide, high) = self._corners[n].tolist(), boxes_N4[n, 2:].tolist()
+            xyxy = (left * step, top * step, (left + wide) * step, (top + high) * step)
             number = int(self._arrays["labels"][n])
             label = self._labels.get(number, "")
             own = () if attributes is None else tuple(filter(None, (self._attributes.get(a) for a in attributes[n].tolist())))
@@ -228,6 +231,7 @@ def save_h5(file: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def _centred(box: Sequence[float], step: float) -> list[int]:
-    """xyxy pixels as whole numbers (cx, cy, w, h); a thin box keeps a width of one."""
+    """xyxy pixels as whole numbers (cx, cy, w, h), of which readers make the corner again; a thin box keeps a width of one."""
     x0, y0, x1, y1 = (value * step for value in box)
-    return [round((x0 + x1) / 2), round((y0 + y1) / 2), max(1, round(x1 - x0)), max(1, round(y1 - y0))]
+    w, h = max(1, round(x1 - x0)), max(1, round(y1 - y0))
+    return [round(x0) + (w + 1) // 2, round(y0) + (h + 1) // 2, w, h]
