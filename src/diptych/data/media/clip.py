@@ -118,7 +118,8 @@ def frame_places(
         return np.arange(count)
     if whole and rng is not None:
         if count < frames:
-            return np.rint(np.arange(frames) * (count / frames)).astype(np.int64) % count
+            place_F: npt.NDArray[np.int64] = np.rint(np.arange(frames) * (count / frames)).astype(np.int64)
+            return place_F % count
         return np.arange(frames) * (count // frames) + rng.integers(count // frames, size=frames)
     within = np.full(frames, 0.5) if rng is None else rng.random(frames)
     return np.minimum(((np.arange(frames) + within) * count / frames).astype(np.int64), count - 1)

@@ -133,6 +133,8 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
                 f"{getattr(model, 'name', model)} is no BLIP (expected a run of ptp, or a released file as .safetensors)"
             )
         text, seen = model.model.text, model.preprocess
+        if seen.resize == "native":
+            raise ConfigError(f"{model.name} sees pictures as they are (expected a BLIP that resizes them)")
         options = {key: value for key, value in model.model.image_tower.spec.items() if key != "name"}
         return replace(
             self, image_tower=model.model.image_tower.spec["name"], image_size=seen.size, width=model.model.width, act=None,
