@@ -257,7 +257,8 @@ def _sized(image_HWC: Pixels, options: Download) -> Pixels:
     if options.resize == "no" or (options.only_if_bigger and edge <= size):
         return image_HWC
     if edge != size:
-        image_HWC = _scaled(image_HWC, *(max(1, round(side * (size / edge))) for side in (height, width)), options)
+        high, wide = (max(1, round(side * (size / edge))) for side in (height, width))
+        image_HWC = _scaled(image_HWC, high, wide, options)
     high, wide = image_HWC.shape[:2]
     if options.resize == "border":
         top, left = (size - high) // 2, (size - wide) // 2
