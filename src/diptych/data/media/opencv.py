@@ -63,10 +63,11 @@ def nearest(label_HW: Pixels, height: int, width: int) -> Pixels:
 
 def area(image_HWC: Pixels, height: int, width: int) -> Pixels:
     """uint8 [height, width, C], no larger than before: each pixel the mean of what it covers, parts of pixels counted as parts."""
-    mean_HWC = image_HWC
+    mean_HWC: npt.NDArray[Any] = image_HWC
     for axis, new in enumerate((height, width)):
         mean_HWC = _covered(mean_HWC, axis, new)
-    return np.rint(mean_HWC).clip(0, 255).astype(np.uint8)
+    shrunk_HWC: Pixels = np.rint(mean_HWC).clip(0, 255).astype(np.uint8)
+    return shrunk_HWC
 
 
 def lanczos(image_HWC: Pixels, height: int, width: int) -> Pixels:
@@ -83,7 +84,8 @@ def lanczos(image_HWC: Pixels, height: int, width: int) -> Pixels:
         moved = np.moveaxis(made_HWC, axis, 0)
         summed = sum(moved[place_N8[:, tap]] * weight_N8[:, tap, None, None] for tap in range(8))
         made_HWC = np.moveaxis(np.asarray(summed), 0, axis)
-    return np.rint(made_HWC).clip(0, 255).astype(np.uint8)
+    enlarged_HWC: Pixels = np.rint(made_HWC).clip(0, 255).astype(np.uint8)
+    return enlarged_HWC
 
 
 def hsv(image_HWC: Pixels) -> Pixels:
@@ -129,10 +131,11 @@ def _covered(value_HWC: npt.NDArray[Any], axis: int, new: int) -> npt.NDArray[An
     first_N = np.floor(edge_N).astype(np.int64)
     shape = [-1 if place == axis else 1 for place in range(3)]
     cut_HWC = np.take(value_HWC, first_N, axis) * (edge_N - first_N).reshape(shape)  # what each stretch leaves to the one before
-    sum_HWC = np.add.reduceat(value_HWC, first_N, axis, dtype=np.float32) - cut_HWC
+    sum_HWC: npt.NDArray[Any] = np.add.reduceat(value_HWC, first_N, axis, dtype=np.float32) - cut_HWC
     before = tuple(slice(None, -1) if place == axis else slice(None) for place in range(3))
     sum_HWC[before] += np.take(cut_HWC, np.arange(1, new), axis)
-    return sum_HWC / (old / new)
+    sum_HWC /= old / new
+    return sum_HWC
 
 
 def _places(old: int, new: int) -> tuple[npt.NDArray[np.int64], Shares]:

@@ -107,7 +107,7 @@ class FusionReader(nn.Module):
 
     def read(self, text_tower: Tower, text: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
         """What the blocks make of every token, [B, L, D]; `text` are ids or word vectors."""
-        x_BLD = text_tower(text, mask_BL).tokens_BPD
+        x_BLD: Tensor = text_tower(text, mask_BL).tokens_BPD
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BL, patch_BPD)
         return x_BLD
