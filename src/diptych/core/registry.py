@@ -140,6 +140,10 @@ TASKS = Registry(
             "all pictures of a person by one of them, another camera's",
         ),
         "person_search": ("diptych.tasks.domains.person_search:PersonSearch", "all pictures of a person by a description"),
+        "category_search": (
+            "diptych.tasks.pairs.category_search:CategorySearch",
+            "items of one category by image and text read together",
+        ),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "video_classification": (
@@ -320,6 +324,10 @@ MODELS = Registry(
             "an image tower with classifiers on prefixes",
         ),
         "matcher": ("diptych.models.pairs.matching.embedder:MatchEmbedder", "reads an image and a text together"),
+        "fused_pairs": (
+            "diptych.models.pairs.matching.fused_embedder:FusedPairs",
+            "two towers, and a vector of image and text together",
+        ),
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),

@@ -72,7 +72,8 @@ def first_of_its_kind(
     """The k best items of which no two are more alike than `threshold` (cosine in `space`).
 
     Going down the ranking, an item stays unless it is too like one that stayed before it. So the answer does not depend on how far
-    one looks, and the answer for k is the beginning of the answer for k + 1. `rank(limit)` gives the ranking with vectors.
+    one looks, and the answer for k is the beginning of the answer for k + 1. (LAION's explorer keeps the first of each connected component
+    of what it has looked at, so that a chain of small steps takes far ones away.) `rank(limit)` gives the ranking with vectors.
 
     deepest  look at no more items than so many, and answer fewer than k when those hold no more; 0 looks to the end
     """

@@ -93,12 +93,13 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     whole = steps / (end - begin)
     step, steps = max(0, step - spec.late) + round(begin * whole), round(whole)
     warmup = round(spec.warmup) if spec.warmup >= 1 else round(spec.warmup * steps)
+    rising = step < warmup and not (spec.rises == "first" and step * spec.periods / steps + 1e-9 >= 1)
     if spec.schedule == "one_cycle":
         return one_cycle(
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
-    risen = _risen(spec, step, warmup, steps) if step < warmup else 1.0
-    if step < warmup and spec.over != "both":
+    risen = _risen(spec, step, warmup, steps) if rising else 1.0
+    if rising and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":
         return spec.lr

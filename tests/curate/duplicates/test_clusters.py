@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import networkx
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
 from diptych.curate.duplicates.clusters import centres, greedy, nearest_centres, reference
+from diptych.curate.duplicates.whitening import whitened
 
 
 def unit(count: int, width: int = 8, seed: int = 0, groups: int = 0) -> np.ndarray:
@@ -122,3 +125,21 @@ def test_k_means_finds_planted_groups_and_is_deterministic() -> None:
     assert adjusted_rand_score(label, ours) > 0.8
     with pytest.raises(ConfigError, match="7 clusters of 3 rows"):
         centres(vectors[:3], 7)
+
+
+def test_means_and_whitening_are_those_of_faiss(parity: Any) -> None:
+    """What TL;DR's code clusters with: `PCAMatrix` to the power -1/2, rows of norm 1, and `Clustering` with a flat index (faiss 1.15),
+    begun at the first five rows."""
+    theirs = json.loads((Path(__file__).parent / "fixtures/faiss_kmeans.json").read_text())
+    i = np.arange(480).reshape(80, 6)
+    raw = (np.sin(0.37 * i * (1 + i % 5)) + (i // 6 % 4 == i % 4) * 1.5).astype(np.float32)
+    rows = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    found = centres(rows, 5, unit=False, start_KD=rows[:5])
+    label = nearest_centres(rows, found, 1, unit=False)[:, 0]
+    made, wanted = whitened(raw, 4), np.array(theirs["whitened"])
+    made = made * np.sign((made * wanted).sum(0))  # the sign of a direction is free
+    parity("tldr", "centres of clusters", "faiss 1.15", [(found, np.array(theirs["centres"]))], tolerance=1e-5)
+    parity("tldr", "whitened rows", "faiss 1.15", [(made, wanted)], tolerance=1e-4)
+    assert label.tolist() == theirs["labels"]
+    cosines = centres(rows, 5, start_KD=rows[:5])
+    assert nearest_centres(rows, cosines, 1)[:, 0].tolist() != theirs["labels"]

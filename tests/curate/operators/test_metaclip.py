@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from diptych.curate.engine import run as engine
 from diptych.curate.engine.parts import Parts
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators.metaclip import MetaCLIP
+from diptych.curate.text.texts import texts_of
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 
@@ -193,6 +195,20 @@ def test_a_list_made_from_the_texts() -> None:
     assert by_name["red"] == "word"
     assert by_name["42"] == "number"
     assert sum("pair" in source for source in by_name.values()) == 2
+
+
+def test_the_published_preset_matches_as_released_and_spells_wordnet_so(tmp_path: Path) -> None:
+    for part in ("noun", "verb", "adj", "adv"):
+        (tmp_path / f"data.{part}").write_text("")
+    (tmp_path / "data.noun").write_text("00001740 06 n 01 Harp 0 000 | x\n00001750 06 n 01 U.S._car 0 000 | x\n")
+    step = replace(MetaCLIP.paper(), wordnet=str(tmp_path), min_count=10**6, bigrams=0, t=1)
+    done = step(pool(200))
+    listed = pq.read_table(pa.BufferReader(done.files["entries.parquet"])).to_pydict()
+    before = dict(zip(listed["entry"], listed["before"], strict=True))
+    assert {"harp", "u"} < set(before)
+    assert before["harp"] > 0
+    assert (step.rule, step.draw, MetaCLIP.paper().t, MetaCLIP.paper().bigrams) == ("released", "entry", 20_000, 100_646)
+    assert "U.S. car" in replace(step, names="written").lists(texts_of(pool(20))).all.names
 
 
 def written(folder: Path, data: Pool, cuts: int) -> Path:

@@ -201,6 +201,35 @@ def test_a_matching_head_judges_pairs(planted: Captioner, monkeypatch: pytest.Mo
         judged(data)
 
 
+class Writer:
+    """Captions of a model that people taught, which can search with beams."""
+
+    name, fingerprint = "writer", "fedcba9876543210"
+
+    def generate(self, images, prompts, *, max_tokens: int = 30, num_beams: int = 1) -> list[str]:
+        return [f"{num_beams} beams"] * len(images)
+
+
+def test_another_model_may_write_the_captions(planted: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_address", lambda address: planted if address == "x" else Writer())
+    taught = replace(TLDR.paper(), captioner="x", share_of="matching", keep=1.0, writer="y", beams=3)
+    data = Pool.from_samples([row("a", 3, text="a text")])
+    assert taught(data).columns["repaired_text"] == {"a": "a text; 3 beams"}
+    assert replace(taught, beams=1)(data).columns["repaired_text"] == {"a": "a text; 1 beams"}
+    monkeypatch.setattr(module, "open_address", lambda address: planted if address == "x" else Reads())
+    with pytest.raises(ConfigError, match="tldr's writer needs a model that is a Generator"):
+        taught(data)
+    with pytest.raises(ConfigError, match="beams is 3"):
+        TLDR(beams=3)
+
+
+def test_presets_differ_as_paper_and_code_do() -> None:
+    paper, code = TLDR.paper(), TLDR.released()
+    assert (paper.centre, paper.clusters, paper.share_of, paper.agreement) == ("mean", 1000, "all", "pair")
+    assert replace(code, keep=0.25, pick="spread", describe="vectors") == paper
+    assert (code.keep, code.pick, code.describe) == (0.2, "listed", "ids")
+
+
 def test_every_fifth_of_the_list_as_released() -> None:
     rng = np.random.default_rng(0)
     vector_ND = rng.normal(size=(60, 4)).astype(np.float32)

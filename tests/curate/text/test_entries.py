@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -37,6 +38,18 @@ def test_files(tmp_path: Path) -> None:
         Entries.load(tmp_path / "no.parquet")
     with pytest.raises(DataError, match="does not exist"):
         Entries.load(tmp_path / "none.txt")
+
+
+def test_the_published_list_is_taken_as_it_is(tmp_path: Path) -> None:
+    """metadata.json: what matches there matches here, signs and blanks included."""
+    (tmp_path / "metadata.json").write_text(json.dumps(["Gas", "gas", "--", "\u2665", "red  car", "", " "]), encoding="utf-8")
+    assert Entries.load(tmp_path / "metadata.json").names == ("--", "Gas", "gas", "red  car", "\u2665")
+    (tmp_path / "counts.json").write_text('{"Gas": 3}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"counts.json: is no list of strings"):
+        Entries.load(tmp_path / "counts.json")
+    (tmp_path / "cut.json").write_text('["Gas", ', encoding="utf-8")
+    with pytest.raises(DataError, match=r"cut.json: is no JSON"):
+        Entries.load(tmp_path / "cut.json")
 
 
 def test_words_and_pairs_as_written() -> None:
@@ -93,5 +106,7 @@ def test_wordnets_files(tmp_path: Path) -> None:
     (tmp_path / "data.adv").write_text("00001740 02 r 01 A_level 0 000 | x\n")
     assert wordnet(tmp_path) == ["entity", "hot dog", "breathe", "galore", "A level"]
     assert wordnet(tmp_path, lower=True)[-1] == "a level"
+    (tmp_path / "data.adv").write_text("00001740 02 n 01 U.S._Army 0 000 | x\n00001750 02 n 01 .22 0 000 | x\n")
+    assert wordnet(tmp_path, lower=True, cut=True)[-2:] == ["galore", "u"], "as the published list has it"
     with pytest.raises(DataError, match=r"holds no WordNet \(expected data.noun"):
         wordnet(tmp_path / "nowhere")

@@ -88,3 +88,24 @@ def test_the_rule_asks_for_cpu_autocast_and_few_tokens() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match="width 10 cannot be cut into 3 heads"):
         Attention(10, 3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_shares_are_dropped_while_training_alone(causal: bool, masked: bool) -> None:
+    torch.manual_seed(0)
+    attention, x_BLD = Attention(8, 2, dropout=0.5), torch.randn(2, 5, 8)
+    mask_BL = torch.tensor([[True, True, True, False, False], [True] * 5])
+    torch.manual_seed(1)
+    found = attention(x_BLD, mask_BL if masked else None, causal=causal)
+    q, k, v = attention.qkv(x_BLD).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    may = mask_BL[:, None, None] if masked else torch.ones(2, 1, 1, 5, dtype=torch.bool)
+    may = may & torch.ones(5, 5, dtype=torch.bool).tril() if causal else may
+    share = (q @ k.transpose(-1, -2) / 2).masked_fill(~may, -torch.inf).softmax(-1)
+    torch.manual_seed(1)
+    read = torch.nn.functional.dropout(share, 0.5) @ v
+    torch.testing.assert_close(found, attention.out(read.transpose(1, 2).flatten(2)))
+    attention.eval()
+    whole = Attention(8, 2)
+    whole.load_state_dict(attention.state_dict())
+    torch.testing.assert_close(attention(x_BLD, mask_BL, causal=causal), whole(x_BLD, mask_BL, causal=causal))

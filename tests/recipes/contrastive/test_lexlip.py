@@ -242,6 +242,20 @@ def test_the_momentum_model_may_follow_one_step_behind_as_released() -> None:
     assert LexLIP.paper().decode_size == 0, "RandAugment moves by pixels of the whole picture"
 
 
+def test_the_momentum_model_begins_as_released_in_the_published_preset() -> None:
+    """The released second phase copies it before it reads the weights of the first; what is tuned later goes on from its own weights."""
+    for preset, fresh in (("paper", True), ("paper_tuned", False)):
+        start = LexLIP.preset(preset).momentum_start
+        (second,) = small(momentum_start=start, bottleneck=0.0).stages()
+        before, after = small().model(), second.recipe.model()
+        built = {name: p.clone() for name, p in after.momentum.named_parameters()}
+        second.carry(before, after)
+        trained = dict(before.encoder.named_parameters())
+        assert all(torch.equal(p, trained[name]) for name, p in after.encoder.named_parameters())
+        for name, p in after.momentum.named_parameters():
+            assert torch.equal(p, built[name] if fresh else trained[name]), (preset, name)
+
+
 def test_cached_gradients_are_exact() -> None:
     for recipe in (small(), phase_two()):
         model, batch = made_model(recipe), doubled(batch_of(recipe))

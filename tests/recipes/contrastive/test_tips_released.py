@@ -74,3 +74,24 @@ def test_the_image_tower_is_the_released_one(parity: Any) -> None:
     pairs = [(found.pooled_BD, "first"), (found.second_BD, "second"), (found.tokens_BPD, "patches")]
     stored = [(ours, torch.tensor(STORED[name], dtype=torch.float64)) for ours, name in pairs]
     parity("tips", "both class tokens and patches of the image tower, some hidden", RELEASE, stored, tolerance=1e-9)
+
+
+def test_the_text_tower_begins_and_drops_as_the_released_flax_modules(parity: Any) -> None:
+    """scenic/models/text.py: words normal with variance 1 / width, maps Xavier-uniform of each part, MLP biases 1e-6, dropout 0.1 in the
+    blocks and of their attention."""
+    torch.manual_seed(0)
+    tower: Any = text_tower("text_tips", vocab_size=2000, width=96, heads=4, layers=1)
+    block = tower.transformer.blocks[0]
+    reach = {"attention.qkv": 96 + 96, "attention.out": 96 + 96, "mlp_in": 96 + 384, "mlp_out": 96 + 384}
+    pairs = [
+        (block.get_submodule(name).weight.detach().abs().max(), torch.tensor((6 / sides) ** 0.5)) for name, sides in reach.items()
+    ]
+    pairs.append((tower.embed.weight.detach().std(), torch.tensor(96**-0.5)))
+    parity("tips", "where the text tower's weights begin", f"{RELEASE}, scenic/models/text.py", pairs, tolerance=1e-3)
+    assert not block.attention.qkv.bias.any()
+    assert 0 < block.mlp_in.bias.abs().max() < 1e-5
+    assert (block.dropout, block.attention.dropout) == (0.1, 0.1)
+    ids_BL, mask_BL = torch.arange(12).reshape(2, 6), torch.ones(2, 6, dtype=torch.bool)
+    assert not torch.equal(tower(ids_BL, mask_BL).pooled_BD, tower(ids_BL, mask_BL).pooled_BD)
+    tower.eval()
+    assert torch.equal(tower(ids_BL, mask_BL).pooled_BD, tower(ids_BL, mask_BL).pooled_BD)

@@ -18,6 +18,7 @@ from diptych.data.load.stream import batches
 from diptych.models.io.deployed import open_model
 from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
 from diptych.train.fit import fit
+from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.small_pairs import SmallPairs
 
@@ -88,6 +89,20 @@ def test_published_size() -> None:
     assert (spec.schedule, spec.decay_rate, spec.periods) == ("decay", 0.9, 20)
     assert spec.lr * spec.final_lr == pytest.approx(1e-6)
     assert (spec.betas, spec.eps, recipe.crop, recipe.flip, recipe.resize) == ((0.9, 0.999), 1e-8, (0.2, 1.0), True, "squash")
+
+
+@pytest.mark.parametrize("epoch_steps", [1121, 5000])
+def test_the_rate_of_each_step_is_the_released_one(epoch_steps: int, parity: Any) -> None:
+    """An epoch of CC3M has 1,121 steps of 2,400: its 3,000 steps of warm-up end with the first epoch, at 1.1e-4, and the next has 2.7e-4."""
+    spec, steps = CodebookCaptioner.paper().optimiser(), 20 * epoch_steps
+    pairs = []
+    for step in range(0, steps, 53):
+        epoch, within = divmod(step, epoch_steps)
+        rate = max(1e-6, 3e-4 * 0.9**epoch)
+        if epoch == 0:
+            rate = min(3e-4, 1e-6 + (3e-4 - 1e-6) * within / 3000)
+        pairs.append((1e4 * learning_rate(spec, step, steps), 1e4 * rate))
+    parity("tldr", "learning rates", "showlab/datacentric.vlp a488102, utils.py", pairs, tolerance=1e-9)
 
 
 def published_small() -> CodebookCaptioner:

@@ -21,7 +21,7 @@ class Curate:
     step: Annotated[Positional[str], arg(metavar="SLUG", help="the curation step")]
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
-    preset: Annotated[str, arg(help="paper: the published configuration, where a step has one")] = ""
+    preset: Annotated[str, arg(help="paper, released: the published configuration, where a step has one")] = ""
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
     engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
@@ -77,10 +77,11 @@ def _preset(kind: Any, argv: Sequence[str]) -> Any:
     for word, value in zip(argv, [*argv[1:], ""], strict=True):
         if word == "--preset" or word.startswith("--preset="):
             name = word.partition("=")[2] or value
-            if name != "paper" or not hasattr(kind, "paper"):
-                known = "paper" if hasattr(kind, "paper") else f"none: {kind.slug} has no presets"
+            presets = [preset for preset in ("paper", "released") if hasattr(kind, preset)]
+            if name not in presets:
+                known = " | ".join(presets) or f"none: {kind.slug} has no presets"
                 raise ConfigError(f"unknown preset '{name}' (expected {known})")
-            return kind.paper()
+            return getattr(kind, name)()
     return None
 
 

@@ -31,7 +31,10 @@ class Fetched:
         Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"], arg(help="how an image comes to that size")
     ] = "border"
     quality: Annotated[int, arg(help="of the JPEG")] = 95
+    only_if_bigger: Annotated[bool, arg(help="leave images as they are that are no larger")] = False
+    filters: Annotated[Literal["opencv", "pil"], arg(help="how pixels are made: as published, or faster")] = "opencv"
     min_side: Annotated[int, arg(help="smaller images are refused; 0 is off")] = 0
+    max_area: Annotated[int, arg(help="images of more pixels are refused; 0 is off")] = 0
     max_aspect: Annotated[float, arg(help="long side / short side must not be above; 0 is off")] = 0.0
     shard_links: Annotated[int, arg(help="links a shard")] = 10_000
     threads: Annotated[int, arg(help="asked at once")] = 64
@@ -85,7 +88,10 @@ def download(argv: Sequence[str]) -> int:
         args.size,
         args.resize,
         args.quality,
+        only_if_bigger=args.only_if_bigger,
+        filters=args.filters,
         min_side=args.min_side,
+        max_area=args.max_area,
         max_aspect=args.max_aspect,
         shard_links=args.shard_links,
         threads=args.threads,

@@ -75,6 +75,13 @@ class PairScorer(Protocol):
 
 
 @runtime_checkable
+class FusedEmbedder(Protocol):
+    """One vector, unit-norm, of an image and a text that belong together, as the text reads the image: [N, D]."""
+
+    def embed_pairs(self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64) -> Unit: ...
+
+
+@runtime_checkable
 class PairJudge(PairScorer, Protocol):
     """A `PairScorer` that also says yes or no: a pair fits if its score is above `fits_above` (0 where scores are log-odds)."""
 

@@ -49,7 +49,8 @@ class Optimiser:
     warmup: float = 0.0  # steps when >= 1, else a share of the run
     warmup_from: float | None = None  # share of lr at step 0, from which warm-up is linear; None: the first step has lr / warmup
     warmup_peak: Literal["after", "last"] = "after"  # with warmup_from: lr is reached behind the warm-up, or with its last step
-    rises: Literal["step", "period", "log"] = "step"  # warm-up: evenly, with each period to its share, or by the step's logarithm
+    # warm-up: evenly, with each period to its share, by the step's logarithm, or evenly and over with the "first" period however long
+    rises: Literal["step", "period", "log", "first"] = "step"
     final_lr: float = 0.0  # share of lr at the end
     floor: Literal["share", "rate"] = "share"
     over: Literal["rest", "run", "both"] = "rest"

@@ -13,6 +13,7 @@ N rows, D width, K clusters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,41 +25,58 @@ Ints = npt.NDArray[np.int64]
 BLOCK = 1_024  # columns of a similarity matrix that is never held whole
 
 
-def centres(vector_ND: Unit, clusters: int, *, seed: int = 0, iterations: int = 20) -> Unit:
-    """Spherical k-means: unit-norm centres, float32 [K, D]. A cluster that comes out empty takes the row that is worst off."""
+def centres(
+    vector_ND: Unit,
+    clusters: int,
+    *,
+    seed: int = 0,
+    iterations: int = 20,
+    unit: bool = True,
+    start_KD: npt.NDArray[np.floating[Any]] | None = None,
+) -> Unit:
+    """K-means of rows of norm 1: centres, float32 [K, D]. A cluster that comes out empty takes the row that is worst off.
+
+    unit      spherical: centres have norm 1, and rows go to the largest cosine; else centres are means, and rows go to the nearest, as in
+              faiss
+    start_KD  centres to begin with; None draws rows
+    """
     if not 1 <= clusters <= len(vector_ND):
         raise ConfigError(f"{clusters} clusters of {len(vector_ND)} rows (expected at least 1, at most as many as rows)")
-    rng = np.random.default_rng(seed)
-    centre_KD = vector_ND[np.sort(rng.choice(len(vector_ND), clusters, replace=False))].astype(np.float64)
+    if start_KD is None:
+        start_KD = vector_ND[np.sort(np.random.default_rng(seed).choice(len(vector_ND), clusters, replace=False))]
+    centre_KD = start_KD.astype(np.float64)
     for _ in range(iterations):
-        label_N, near_N = _assigned(vector_ND, centre_KD)
+        label_N, near_N = _assigned(vector_ND, centre_KD, unit)
         count_K = np.bincount(label_N, minlength=clusters)
         sum_KD = np.zeros_like(centre_KD)
         np.add.at(sum_KD, label_N, vector_ND)
         for empty, worst in zip(np.flatnonzero(count_K == 0), np.argsort(near_N, kind="stable"), strict=False):
             sum_KD[empty] = vector_ND[worst]
-        moved = sum_KD / np.maximum(np.linalg.norm(sum_KD, axis=1, keepdims=True), 1e-12)
+        size_K = np.linalg.norm(sum_KD, axis=1) if unit else count_K.astype(np.float64).clip(1)
+        moved = sum_KD / np.maximum(size_K[:, None], 1e-12)
         if np.allclose(moved, centre_KD, atol=1e-7):
             break
         centre_KD = moved
     return centre_KD.astype(np.float32)
 
 
-def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64]) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """The nearest centre of each row, and the cosine to it."""
+def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64], unit: bool = True) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """The nearest centre of each row, and how near: the cosine to it, of means less half their square norm."""
     label_N, near_N = np.zeros(len(vector_ND), np.int64), np.zeros(len(vector_ND))
     for start in range(0, len(vector_ND), BLOCK * 8):
         cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
+        cosine_BK = cosine_BK if unit else cosine_BK - np.square(centre_KD).sum(1) / 2
         label_N[start : start + len(cosine_BK)] = cosine_BK.argmax(1)
         near_N[start : start + len(cosine_BK)] = cosine_BK.max(1)
     return label_N, near_N
 
 
-def nearest_centres(vector_ND: Unit, centre_KD: Unit, probe: int) -> Ints:
+def nearest_centres(vector_ND: Unit, centre_KD: Unit, probe: int, *, unit: bool = True) -> Ints:
     """The `probe` nearest centres of each row, the nearest first. [N, probe]"""
     found = []
     for start in range(0, len(vector_ND), BLOCK * 8):
         cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
+        cosine_BK = cosine_BK if unit else cosine_BK - np.square(centre_KD).sum(1) / 2
         found.append(np.argsort(-cosine_BK, axis=1, kind="stable")[:, :probe])
     return np.concatenate(found).astype(np.int64) if found else np.zeros((0, probe), np.int64)
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -56,9 +56,10 @@ TRIED = 2_000  # texts
 
 @dataclass(frozen=True)
 class MetaCLIP:
-    """entries      file of entries (lines of text, or Parquet with a column "entry"), or a folder with such a file a language, named by
-                 it ("en.txt", "other.txt"); "" makes the list from `wordnet`, `titles` and the texts
+    """entries      file of entries (lines of text, Parquet with a column "entry", or the published metadata.json), or a folder with such a
+                 file a language, named by it ("en.txt", "other.txt"); "" makes the list from `wordnet`, `titles` and the texts
     wordnet      folder of WordNet's data files, for a list that is made here; "" leaves WordNet out
+    names        WordNet's as they are "written", or as in the published list, "released": in small letters, cut at the first full stop
     titles       page views: a file or a folder of files, lines of title, tab, views, or Wikimedia's hourly dumps; "" leaves titles out
     min_views    a title becomes an entry when it was looked at so often (published 70, over 26 days)
     min_count    a word of the texts becomes an entry when it occurs so often (published 100)
@@ -81,6 +82,7 @@ class MetaCLIP:
 
     entries: str = ""
     wordnet: str = ""
+    names: Literal["written", "released"] = "written"
     titles: str = ""
     min_views: int = 70
     min_count: int = 100
@@ -98,6 +100,7 @@ class MetaCLIP:
 
     def __post_init__(self) -> None:
         choices = {"rule": RULES, "texts": ("one", "any"), "draw": ("text", "entry"), "threshold": ("pool", "language")}
+        choices["names"] = ("written", "released")
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)!r} (expected {' | '.join(allowed)})")
@@ -109,6 +112,12 @@ class MetaCLIP:
             raise ConfigError(f"tail_share is {self.tail_share} (expected above 0, at most 1)")
         if self.min_views < 1:
             raise ConfigError(f"min_views is {self.min_views} (expected 1 or more)")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Of 400 million pairs, with the rule of the released code; 2.5 billion have `t=170_000`. The list is the published one where
+        `entries` names its metadata.json, else one that is made likewise (`wordnet`, `titles`, the texts' own words and pairs)."""
+        return cls(t=20_000, bigrams=100_646, names="released", rule="released", draw="entry")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         texts = texts_of(data, language=self.language)
@@ -139,7 +148,8 @@ class MetaCLIP:
             chosen["pair"] = [pair for pair, _ in bound_pairs(words, pairs, top=self.bigrams)]
         if self.titles:
             chosen["title"] = viewed_titles(page_views(Path(self.titles)).items(), self.min_views)
-        return _make_entries(self.wordnet, tuple((source, tuple(names)) for source, names in chosen.items()))
+        found = tuple((source, tuple(names)) for source, names in chosen.items())
+        return _make_entries(self.wordnet, found, self.names == "released")
 
     def __call__(self, data: Dataset) -> Curated:
         return self.run(data, Parts())
@@ -222,6 +232,6 @@ def _reports(
 
 
 @lru_cache(maxsize=2)
-def _make_entries(folder: str, chosen: tuple[tuple[str, tuple[str, ...]], ...]) -> Entries:
+def _make_entries(folder: str, chosen: tuple[tuple[str, tuple[str, ...]], ...], released: bool) -> Entries:
     found = dict(chosen)
-    return Entries.of({**found, "wordnet": wordnet(Path(folder))} if folder else found)
+    return Entries.of({**found, "wordnet": wordnet(Path(folder), lower=released, cut=released)} if folder else found)

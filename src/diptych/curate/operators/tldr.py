@@ -2,14 +2,15 @@
 
 1. A captioner that sees images through a codebook (`recipes.generation.codebook_captioner`) describes every image by the codes
 of its patches. 2. Rows are clustered by these; of each cluster a share stays, spread over the distances to its centre.
-3. The captioner writes a caption for what stays: "original; generated" is the column ``repaired_text``.
+3. A captioner writes a caption for what stays: "original; generated" is the column ``repaired_text``. As published that is another
+one (`writer`), fine-tuned on captions by people, which sees whole images.
 
 Where this departs from the released code, which clusters the code *numbers* as if they were coordinates: relabelling the codes would
 change its clusters. Here the code vectors are clustered (`describe="vectors"`); "ids" and "histogram" are there to compare. "Every
 fifth of the list" depends on the order of the list (`pick="listed"`); here draws are seeded and stratified. By default the share is taken
 of the rows that
 agree well enough with their text (`match`), so that what stays is the share that was asked for; `share_of="all"` clusters all rows and
-keeps what both rules leave, as published. `paper()` has the published numbers.
+keeps what both rules leave, as published. `paper()` has the published numbers, `released()` also what the code does.
 
 Cost: one pass of the captioner over all images, k-means, and a caption for each row that stays.
 """
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop, PairScorer
+from diptych.core.contracts import Curated, Dataset, Drop, Generator, PairScorer
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
@@ -35,7 +36,7 @@ from diptych.curate.engine.costs import planned
 from diptych.curate.engine.embedding import embedded, open_embedder
 from diptych.curate.engine.parts import Parts
 from diptych.index.embed import embed_texts, readable
-from diptych.models.io.opened import open_address
+from diptych.models.io.opened import open_address, require
 
 Describe = Literal["vectors", "pooled", "histogram", "ids"]
 DESCRIBE: tuple[Describe, ...] = ("vectors", "pooled", "histogram", "ids")
@@ -51,6 +52,7 @@ class TLDR:
     iterations    of k-means at most (published 20)
     describe      an image by its code "vectors" one after the other, their mean ("pooled"), a "histogram" of codes, or the "ids" (released)
     whiten        directions kept before k-means (published 256)
+    centre        of a cluster: a vector of norm 1 ("unit", k-means by cosines), or the "mean" of its rows (by distances, as published)
     pick          which of a cluster's rows stay: "spread" over the distances to its centre, from a seeded start, or "listed", every
                   1/keep-th in order of uid, the first one included, as released of the order of its list
     match         address of a model that judges images and texts; "" looks at no agreement
@@ -58,6 +60,8 @@ class TLDR:
                   published
     match_share   of rows with the best agreement that may stay (published half)
     repair        whether kept rows get a caption
+    writer        address of a model that writes these; "" takes `captioner`
+    beams         of the search for a caption, of a `writer` that takes num_beams (published 3); 1 takes the likeliest token each time
     joint         between original and generated
     max_tokens    of a generated caption (published 30)
     seed          of k-means and of the draws
@@ -72,11 +76,14 @@ class TLDR:
     iterations: int = 20
     describe: Describe = "vectors"
     whiten: int = 256
+    centre: Literal["unit", "mean"] = "unit"
     pick: Literal["spread", "listed"] = "spread"
     match: str = ""
     agreement: Literal["cosine", "pair"] = "cosine"
     match_share: float = 0.5
     repair: bool = True
+    writer: str = ""
+    beams: int = 1
     joint: str = "; "
     max_tokens: int = 30
     seed: int = 0
@@ -94,14 +101,23 @@ class TLDR:
             raise ConfigError(
                 f"share_of is {self.share_of!r}, iterations {self.iterations} (expected matching | all, and 1 or more)"
             )
+        if self.centre not in ("unit", "mean"):
+            raise ConfigError(f"centre is {self.centre!r} (expected unit | mean)")
+        if self.beams < 1 or (self.beams > 1 and not self.writer):
+            raise ConfigError(f"beams is {self.beams} (expected 1, or more with --writer MODEL: the codebook captioner has one)")
 
     @classmethod
     def paper(cls) -> Self:
         """A quarter of each of 1,000 clusters, and of that what is in the better half by the matching head of a BLIP: name the models by
-        `captioner` and `match`. The code keeps a fifth (`keep=0.2`) in the order of its list (`pick="listed"`) and clusters numbers of
-        codes (`describe="ids"`); none of these is taken over. Captions are written greedily, where BLIP's code has three beams."""
+        `captioner`, `match` and `writer`, the last with `beams=3`."""
         published = cls(keep=0.25, share_of="all", clusters=1000, iterations=20, whiten=256, match_share=0.5, max_tokens=30)
-        return replace(published, agreement="pair")
+        return replace(published, agreement="pair", centre="mean")
+
+    @classmethod
+    def released(cls) -> Self:
+        """`paper` as its code has it: a fifth of each cluster in the order of the list, and clusters of the numbers of codes, which other
+        numbers for the same codes would change."""
+        return replace(cls.paper(), keep=0.2, pick="listed", describe="ids")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._captioner()
@@ -174,7 +190,13 @@ class TLDR:
     def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
         """Rows that their cluster has enough of."""
         label_N, stays_N = spread_over_clusters(
-            vector_ND, self.keep, clusters=self.clusters, iterations=self.iterations, seed=self.seed, pick=self.pick
+            vector_ND,
+            self.keep,
+            clusters=self.clusters,
+            iterations=self.iterations,
+            seed=self.seed,
+            pick=self.pick,
+            centre=self.centre,
         )
         sizes_K, stay_K = np.bincount(label_N), np.bincount(label_N, weights=stays_N).astype(int)
         return {
@@ -220,14 +242,20 @@ class TLDR:
         return data.uids, agree_N
 
     def _repaired(self, data: Dataset, model: Any, parts: Parts) -> dict[str, Any]:
+        if self.writer:
+            model = open_address(self.writer)
+            require(model, Generator, who="tldr's writer")
+        search = {"num_beams": self.beams} if self.beams > 1 else {}
+
         def work(part: pa.Table) -> pa.Table:
             samples = [data[row] for row in part["row"].to_pylist()]
             images: list[ImageSource] = [sample.image for sample in samples if sample.image is not None]
-            written = model.generate(images, [""] * len(images), max_tokens=self.max_tokens)
+            written = model.generate(images, [""] * len(images), max_tokens=self.max_tokens, **search)
             return pa.table({"uid": pa.array([s.uid for s in samples], pa.string()), "generated": pa.array(written, pa.string())})
 
         rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
-        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, f"captions-{model.fingerprint[:16]}", work)
+        key = f"captions-{model.fingerprint[:16]}" + (f"-{self.beams}" if search else "")
+        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, key, work)
         generated = dict(zip(made["uid"].to_pylist(), made["generated"].to_pylist(), strict=True))
         first = {
             sample.uid: next((text.string for text in sample.positives()), "")
@@ -253,12 +281,14 @@ def spread_over_clusters(
     iterations: int = 20,
     seed: int = 0,
     pick: Literal["spread", "listed"] = "spread",
+    centre: Literal["unit", "mean"] = "unit",
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Cluster [N] of each row, and whether it stays: of a cluster's rows in order of distance to its centre, every 1/keep-th from a
     seeded start, or "listed" in the order given, from the first; at least one does. `clusters` 0 takes a fortieth of the rows."""
     count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
-    centre_KD = centres(vector_ND, count, seed=seed, iterations=iterations)
-    label_N = nearest_centres(vector_ND, centre_KD, 1)[:, 0].astype(np.int64)
+    unit = centre == "unit"
+    centre_KD = centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)
+    label_N = nearest_centres(vector_ND, centre_KD, 1, unit=unit)[:, 0].astype(np.int64)
     stays_N = np.zeros(len(vector_ND), bool)
     for cluster in range(count):
         rows = np.flatnonzero(label_N == cluster)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import math
 import re
 from collections import Counter
@@ -72,11 +73,14 @@ class Entries:
 
     @classmethod
     def load(cls, path: Path) -> Entries:
-        """A Parquet file with a column "entry", or a text file with an entry a line."""
+        """A Parquet file with a column "entry", a text file with an entry a line, or the published metadata.json: a list of strings, of
+        which nothing but empty ones is left out."""
         if not path.is_file():
             raise DataError(
-                "does not exist", file=path, expected="a list of entries: Parquet with a column 'entry', or lines of text"
+                "does not exist", file=path, expected="a list of entries: Parquet with a column 'entry', JSON, or lines of text"
             )
+        if path.suffix == ".json":
+            return cls._published(path)
         if path.suffix != ".parquet":
             try:
                 return cls.of({"given": path.read_text(encoding="utf-8").splitlines()})
@@ -94,11 +98,24 @@ class Entries:
                 by_source.setdefault(one, []).append(name)
         return cls.of(by_source)
 
+    @classmethod
+    def _published(cls, path: Path) -> Entries:
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"is no JSON: {error}", file=path, expected="a list of strings") from error
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise DataError("is no list of strings", file=path, expected="a list of strings, as MetaCLIP's metadata.json")
+        names = tuple(sorted({name for name in given if name.strip()}))
+        return cls(names, ("given",) * len(names))
 
-def wordnet(folder: Path = WORDNET, *, lower: bool = False) -> list[str]:
+
+def wordnet(folder: Path = WORDNET, *, lower: bool = False, cut: bool = False) -> list[str]:
     """The name of every synset: its first word, underscores as blanks, without the mark of an adjective's place. In order of file.
 
     lower  as the published list has them; "eiffel tower" then never matches where case counts. (WordNet 3.0: 86,571 lower, 87,379 not)
+    cut    names end before their first full stop, as in the published list, whose code looks there for the part of speech: "u.s. army"
+           becomes "u"
     """
     if not (folder / "data.noun").is_file():
         expected = "data.noun, data.verb, data.adj, data.adv, as Debian's package wordnet-base has them"
@@ -109,7 +126,8 @@ def wordnet(folder: Path = WORDNET, *, lower: bool = False) -> list[str]:
             if not line.startswith(" "):  # the licence
                 word = line.split(" ", 5)[4]
                 names.append(re.sub(r"\((?:a|p|ip)\)$", "", word).replace("_", " "))
-    return [name.lower() for name in names] if lower else names
+    names = [name.lower() for name in names] if lower else names
+    return [head for name in names if (head := name.partition(".")[0])] if cut else names
 
 
 def words_of_corpus(documents: Iterable[str]) -> tuple[Counter[str], Counter[tuple[str, str]]]:

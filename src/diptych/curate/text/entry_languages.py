@@ -25,7 +25,7 @@ from diptych.curate.text.balance import share_below, threshold_for
 from diptych.curate.text.entries import Entries
 
 OTHER = "other"
-SUFFIXES = (".parquet", ".txt")
+SUFFIXES = (".parquet", ".txt", ".json")
 
 Ints = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.uint64]

@@ -1,7 +1,8 @@
-"""Pixels as OpenCV makes them, on which OpenMMLab's pipelines stand: resized without smoothing, and HSV in eight bits.
+"""Pixels as OpenCV makes them, on which OpenMMLab's pipelines and img2dataset stand: resized, and HSV in eight bits.
 
 Published code that reads pictures with mmcv shrinks them by the two nearest pixels of each side, where PIL and torchvision average all that
-fall together. Resizing is OpenCV's to the bit (its arithmetic of 11 bits, `INTER_LINEAR` and `INTER_NEAREST` of uint8).
+fall together. `bilinear` and `nearest` are OpenCV's to the bit (its arithmetic of 11 bits, `INTER_LINEAR` and `INTER_NEAREST` of uint8);
+`area` (`INTER_AREA`, shrinking) and `lanczos` (`INTER_LANCZOS4`, enlarging), by which img2dataset resizes, are so within one level.
 
 Letters: H W pixels, C channels.
 """
@@ -60,6 +61,33 @@ def nearest(label_HW: Pixels, height: int, width: int) -> Pixels:
     return resized_HW
 
 
+def area(image_HWC: Pixels, height: int, width: int) -> Pixels:
+    """uint8 [height, width, C], no larger than before: each pixel the mean of what it covers, parts of pixels counted as parts."""
+    mean_HWC: npt.NDArray[Any] = image_HWC
+    for axis, new in enumerate((height, width)):
+        mean_HWC = _covered(mean_HWC, axis, new)
+    shrunk_HWC: Pixels = np.rint(mean_HWC).clip(0, 255).astype(np.uint8)
+    return shrunk_HWC
+
+
+def lanczos(image_HWC: Pixels, height: int, width: int) -> Pixels:
+    """uint8 [height, width, C], no smaller than before: from the eight nearest pixels of either side, those at the edge repeated."""
+    made_HWC: npt.NDArray[Any] = image_HWC
+    for axis, new in enumerate((height, width)):
+        if (old := made_HWC.shape[axis]) == new:
+            continue
+        before_N, share_N = _places(old, new)
+        away_N8 = share_N[:, None].astype(np.float64) + 3 - np.arange(8)
+        weight_N8 = np.sinc(away_N8) * np.sinc(away_N8 / 4)
+        weight_N8 /= weight_N8.sum(1, keepdims=True)
+        place_N8 = (before_N[:, None] + np.arange(-3, 5)).clip(0, old - 1)
+        moved = np.moveaxis(made_HWC, axis, 0)
+        summed = sum(moved[place_N8[:, tap]] * weight_N8[:, tap, None, None] for tap in range(8))
+        made_HWC = np.moveaxis(np.asarray(summed), 0, axis)
+    enlarged_HWC: Pixels = np.rint(made_HWC).clip(0, 255).astype(np.uint8)
+    return enlarged_HWC
+
+
 def hsv(image_HWC: Pixels) -> Pixels:
     """Hue in steps of two degrees, 0 to 179, saturation and value up to 255."""
     red_HW, green_HW, blue_HW = np.moveaxis(image_HWC.astype(np.int64), 2, 0)
@@ -92,6 +120,22 @@ def from_hsv(image_HWC: Pixels) -> Pixels:
 
 _RED_GREEN_BLUE = np.array([[0, 3, 1], [2, 0, 1], [1, 0, 3], [1, 2, 0], [3, 1, 0], [0, 1, 2]])
 """By sector of the hue: which of value, least, falling and rising level is red, green and blue."""
+
+
+def _covered(value_HWC: npt.NDArray[Any], axis: int, new: int) -> npt.NDArray[Any]:
+    """Means over `new` equal stretches of an axis."""
+    old = value_HWC.shape[axis]
+    if old == new:
+        return value_HWC
+    edge_N = np.arange(new) * (old / new)
+    first_N = np.floor(edge_N).astype(np.int64)
+    shape = [-1 if place == axis else 1 for place in range(3)]
+    cut_HWC = np.take(value_HWC, first_N, axis) * (edge_N - first_N).reshape(shape)  # what each stretch leaves to the one before
+    sum_HWC: npt.NDArray[Any] = np.add.reduceat(value_HWC, first_N, axis, dtype=np.float32) - cut_HWC
+    before = tuple(slice(None, -1) if place == axis else slice(None) for place in range(3))
+    sum_HWC[before] += np.take(cut_HWC, np.arange(1, new), axis)
+    sum_HWC /= old / new
+    return sum_HWC
 
 
 def _places(old: int, new: int) -> tuple[npt.NDArray[np.int64], Shares]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from diptych.core.config import config_hash, to_plain
@@ -29,6 +30,8 @@ from diptych.core.errors import ConfigError, DataError, DecodeError, RunError
 from diptych.core.image import BytesImage, SliceImage
 from diptych.data.columns import read_parquet, write_parquet
 from diptych.data.media.decode import decode
+from diptych.data.media.opencv import area, lanczos
+from diptych.data.media.transforms import Pixels
 from diptych.data.shards.mark import DOWNLOAD as MARK
 from diptych.data.shards.tar_index import open_index
 from diptych.data.shards.write import ShardWriter
@@ -48,8 +51,11 @@ class Download:
     resize         border: whole, on a white square; keep_ratio: `size` is the short side; keep_ratio_largest: the long one; center_crop;
                    no: the size it has
     quality        of the JPEG (published 95)
-    only_if_bigger enlarge nothing
+    only_if_bigger leave images as they are that are no larger: they get no border and are not cropped either
+    filters        opencv: means over areas where images shrink, Lanczos' with eight pixels where they grow, as published; pil: Lanczos'
+                   with six a side where they shrink, bicubic where they grow, two to three times faster
     min_side       smaller images are refused; 0 is off
+    max_area       images of more pixels are refused; 0 is off
     max_aspect     long side / short side must not be above; 0 is off
     shard_links    links a shard
     threads        asked at once (published 256 for a big machine)
@@ -60,7 +66,9 @@ class Download:
     resize: Literal["border", "keep_ratio", "keep_ratio_largest", "center_crop", "no"] = "border"
     quality: int = 95
     only_if_bigger: bool = False
+    filters: Literal["opencv", "pil"] = "opencv"
     min_side: int = 0
+    max_area: int = 0
     max_aspect: float = 0.0
     shard_links: int = 10_000
     threads: int = 64
@@ -224,7 +232,7 @@ class _Shard:
 
 def resized(data: bytes, options: Download, *, name: str = "<bytes>") -> tuple[bytes, dict[str, int]]:
     """The image as it is stored, and its sizes. Raises DecodeError for what is no image, too small or too long."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     pixels_HWC = decode(BytesImage(data, name), exact=True)
     height, width = pixels_HWC.shape[:2]
@@ -233,17 +241,41 @@ def resized(data: bytes, options: Download, *, name: str = "<bytes>") -> tuple[b
         raise DecodeError(f"is {width} x {height} (expected a short side of at least {options.min_side})", file=name)
     if options.max_aspect and max(width, height) > options.max_aspect * min(width, height):
         raise DecodeError(f"is {width} x {height} (expected sides of at most 1:{options.max_aspect:g})", file=name)
-    picture, size = Image.fromarray(pixels_HWC), options.size
-    if options.resize != "no":
-        edge = max(width, height) if options.resize in ("border", "keep_ratio_largest") else min(width, height)
-        if edge > size or (edge < size and not options.only_if_bigger):
-            scaled = max(1, round(width * size / edge)), max(1, round(height * size / edge))
-            sharp = Image.Resampling.LANCZOS if edge > size else Image.Resampling.BICUBIC
-            picture = picture.resize(scaled, sharp)
-        if options.resize == "border":
-            picture = ImageOps.pad(picture, (size, size), color=(255, 255, 255)) if max(picture.size) == size else picture
-        elif options.resize == "center_crop":
-            picture = ImageOps.fit(picture, (min(size, *picture.size),) * 2)
+    if options.max_area and width * height > options.max_area:
+        raise DecodeError(f"is {width} x {height} (expected at most {options.max_area:,} pixels)", file=name)
+    picture = Image.fromarray(_sized(pixels_HWC, options))
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=options.quality)
     return out.getvalue(), facts | {"width": picture.width, "height": picture.height}
+
+
+def _sized(image_HWC: Pixels, options: Download) -> Pixels:
+    """As img2dataset sizes it: sides and margins are rounded as there."""
+    height, width = image_HWC.shape[:2]
+    size, longest = options.size, options.resize in ("border", "keep_ratio_largest")
+    edge = max(width, height) if longest else min(width, height)
+    if options.resize == "no" or (options.only_if_bigger and edge <= size):
+        return image_HWC
+    if edge != size:
+        high, wide = (max(1, round(side * (size / edge))) for side in (height, width))
+        image_HWC = _scaled(image_HWC, high, wide, options)
+    high, wide = image_HWC.shape[:2]
+    if options.resize == "border":
+        top, left = (size - high) // 2, (size - wide) // 2
+        square_HWC = np.full((size, size, 3), 255, np.uint8)
+        square_HWC[top : top + high, left : left + wide] = image_HWC
+        return square_HWC
+    if options.resize == "center_crop":
+        top, left = (high - size) // 2, (wide - size) // 2
+        return image_HWC[top : top + size, left : left + size]
+    return image_HWC
+
+
+def _scaled(image_HWC: Pixels, height: int, width: int, options: Download) -> Pixels:
+    from PIL import Image
+
+    shrinks = height * width < image_HWC.shape[0] * image_HWC.shape[1]
+    if options.filters == "pil":
+        filter = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(image_HWC).resize((width, height), filter))
+    return (area if shrinks else lanczos)(image_HWC, height, width)

@@ -17,15 +17,17 @@ class Attention(nn.Module):
     There are two forms, equal to rounding. The fused kernel (`scaled_dot_product_attention`) saves memory and is the default;
     two matrix products and a softmax are used where `writes_out` says that they are faster.
     Masks are boolean with True for "may be read"; a row in which nothing may be read gets NaN or zeros, so do not pass one.
+
+    dropout  while training: share of what each token reads that is left out
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(
                 f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
             )
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
@@ -33,7 +35,10 @@ class Attention(nn.Module):
         """`mask_BL` is True at real tokens; `causal` lets a token read itself and earlier ones only."""
         q_BHLE, k_BHLE, v_BHLE = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         length = x_BLD.shape[1]
-        if writes_out(x_BLD, length):
+        if self.dropout and self.training:
+            may = allowed(mask_BL, length, causal=causal, device=x_BLD.device)
+            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may, dropout_p=self.dropout)
+        elif writes_out(x_BLD, length):
             read_BHLE = attend_written_out(q_BHLE, k_BHLE, v_BHLE, allowed(mask_BL, length, causal=causal, device=x_BLD.device))
         elif mask_BL is None:
             read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=causal)

@@ -17,7 +17,7 @@ spread  the same with the MLP's biases evenly within 1 / sqrt(fan in), as PyTorc
 torch   as PyTorch begins: attention input Xavier-uniform over all three parts at once, the other layers evenly within
         1 / sqrt(fan in); the attention's biases zero (CLIP's image tower, which its code leaves alone, and open_clip's)
 xavier  every map Xavier-uniform, of the attention input each part by itself; the attention's biases zero, the MLP's normal with deviation
-        1e-6 (big_vision: SigLIP, 2303.15343)
+        1e-6 (big_vision: SigLIP, 2303.15343; the text tower of TIPS, 2410.16512)
 narrow  normal with deviation 0.02, cut at 2, biases zero (timm's and ALBEF's vision transformers)
 """
 

@@ -40,15 +40,24 @@ class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
     dropout  while training: behind the attention, within the MLP and behind it (timm's `drop`)
+    attention_dropout  likewise, of what each token reads
     """
 
     def __init__(
-        self, width: int, heads: int, *, mlp_width: int, act: str = "gelu", eps: float = 1e-5, dropout: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_width: int,
+        act: str = "gelu",
+        eps: float = 1e-5,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.norm_1 = nn.LayerNorm(width, eps=eps)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, dropout=attention_dropout)
         self.norm_2 = nn.LayerNorm(width, eps=eps)
         self.mlp_in = nn.Linear(width, mlp_width)
         self.act_name, self.act = act, activation(act)
@@ -81,13 +90,15 @@ class Transformer(nn.Module):
         eps: float = 1e-5,
         start: Start = "clip",
         dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if start not in get_args(Start):
             raise ConfigError(f"unknown start {start!r} (expected {' | '.join(get_args(Start))})")
         self.width, self.start = width, start
+        dropped = {"dropout": dropout, "attention_dropout": attention_dropout}
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps, dropout=dropout) for _ in range(layers)
+            Block(width, heads, mlp_width=int(width * mlp_ratio), act=act, eps=eps, **dropped) for _ in range(layers)
         )
         self.reset_parameters()
 

@@ -49,7 +49,8 @@ class DenseViT(Tower):
 
     layer_scale  where the branches' factors start
     pool         the pooled vector is the first "class" token or the "mean" of the patches
-    resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS)
+    resized      how positions are resized for other sizes: "bicubic", or "bilinear" (TIPS in JAX, smoothed where they shrink; its port to
+                 PyTorch does not smooth, and scales to a tenth of a patch more)
     start        how weights begin: blocks as CLIP's text tower, or "narrow" (`layers/starts.py`), then with a class token near zero and
                  zeros where patches are masked, as DINOv2's and TIPS' code has it
     """

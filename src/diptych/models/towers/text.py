@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,8 @@ class TextTransformer(Tower):
     positions      "learned", or "sine": fixed waves, sines before cosines (TIPS, 2410.16512)
     scaled         word vectors are multiplied by the root of the width, as beside fixed waves (TIPS)
     start          how the blocks' weights begin (`layers/starts.py`): "clip", or "spread" as CLIP's code; with "xavier" words and
-                   positions, too, begin as SigLIP's, normal with deviation width^-1/2
+                   positions, too, begin as SigLIP's and TIPS', normal with deviation width^-1/2
+    dropout        of the blocks while training, in the attention as well
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TextTransformer(Tower):
         positions: Literal["learned", "sine"] = "learned",
         scaled: bool = False,
         start: Start = "clip",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if positions not in ("learned", "sine"):
@@ -73,7 +75,8 @@ class TextTransformer(Tower):
             self.register_buffer("position_LD", waves(length, width), persistent=False)
         else:
             self.position_LD = nn.Parameter(torch.empty(length, width))
-        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, start=start)
+        blocks: dict[str, Any] = {"start": start, "dropout": dropout, "attention_dropout": dropout}
+        self.transformer = Transformer(width, layers, heads, mlp_ratio=mlp_ratio, act=act, eps=eps, **blocks)
         self.norm_after = nn.LayerNorm(width, eps=eps)
         wide = start == "xavier"
         nn.init.normal_(self.embed.weight, std=width**-0.5 if wide else 0.02)

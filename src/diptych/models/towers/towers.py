@@ -197,7 +197,7 @@ TEXT: dict[str, Preset] = {
     "text_tips": (
         TextTransformer,
         {"length": 64, "width": 768, "layers": 12, "heads": 12, "act": "relu", "causal": False, "pooling": "mean"}
-        | {"positions": "sine", "scaled": True},
+        | {"positions": "sine", "scaled": True, "start": "xavier", "dropout": 0.1},
     ),
     "bert_tiny": (_bert, {"length": 64, "width": 128, "layers": 2, "heads": 2}),
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),

@@ -16,8 +16,8 @@ def scheduled(
 ) -> Optimiser:
     """The optimiser with that schedule.
 
-    "epochs": warm-up is linear from `warmup_lr`, the rate is multiplied by `decay_rate` after each epoch and does not fall below
-    `min_lr`. "cosine" leaves the optimiser as it is. Raises ConfigError.
+    "epochs": warm-up is linear from `warmup_lr` and ends with the first epoch, where that is shorter; the rate is multiplied by
+    `decay_rate` after each epoch and does not fall below `min_lr`. "cosine" leaves the optimiser as it is. Raises ConfigError.
     """
     if schedule == "cosine":
         return spec
@@ -25,6 +25,5 @@ def scheduled(
         raise ConfigError(f"schedule is {schedule!r} (expected epochs | cosine)")
     if not 0 < decay_rate <= 1 or epochs <= 0:
         raise ConfigError(f"decay_rate is {decay_rate} over {epochs} epochs (expected above 0 and at most 1, over more than 0)")
-    return replace(
-        spec, schedule="decay", decay_rate=decay_rate, periods=epochs, warmup_from=warmup_lr / spec.lr, final_lr=min_lr / spec.lr
-    )
+    falls = replace(spec, schedule="decay", decay_rate=decay_rate, periods=epochs, final_lr=min_lr / spec.lr)
+    return replace(falls, warmup_from=warmup_lr / spec.lr, rises="first")

@@ -23,7 +23,9 @@ from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.continual_start import begin_
+from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, Remembered
+from diptych.models.pairs.matching.fused_embedder import FusedEncoder, FusedPairs
 from diptych.models.towers.outputs import present
 from diptych.objectives.distillation.topology import topology
 from diptych.objectives.gather import all_gather, world
@@ -67,9 +69,10 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     `continual` (`diptych eval RUN continual --snapshots RUN/snapshots --stream RUN/snapshots/stream.json --data D`) makes the
     score matrix from them.
 
-    We depart in these points: keys come from all processes (`keys="own"` has the released form, in which every process contrasts with
-    its own batch alone, and the result depends on the number of processes); the queue wraps; samples of one group are no negatives of
-    each other, as in `clip`. In our small runs the method keeps more of the first task and learns less of the last, as the price of it.
+    We depart in these points: keys come from all processes (`keys="own"`, in `paper()`, has the released form, in which every process
+    contrasts with its own batch alone, and the result depends on the number of processes: four there); the queue wraps; samples of one
+    group are no negatives of each other, as in `clip`. In our small runs the method keeps more of the first task and learns less of the
+    last, as the price of it.
 
     The release starts from DeiT's and from Chinese BERT's weights, which come with no package: `image_weights` and `text_weights` take the
     files, beside `tokenizer` with BERT's vocabulary; without them everything is fresh.
@@ -99,6 +102,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
                    replayed, and the prepared `epochs` say by how much. Steps that are given stay
     keys           "gathered" from all processes, or each process's "own"
+    fused          the deployed model keeps the blocks over words and image, whose vector of both protocol `category_search` asks for
     decay          weight decay is on "all" parameters, as released, or on "matrices" alone
     final_lr       share of the learning rate that is left at the end
     fusion_heads   attention heads of the fusion layers
@@ -136,6 +140,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     buffer_seed: int = 0
     replays: Literal["shared", "added"] = "shared"
     keys: Literal["gathered", "own"] = "gathered"
+    fused: bool = False
     decay: Literal["all", "matrices"] = "all"
     image_weights: str = ""
     text_weights: str = ""
@@ -241,6 +246,13 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
         begin_(made, image=image_weights, text=text_weights)
         return made
+
+    def deploy(self, model: ContinualEncoder) -> PairEmbedder:
+        if not self.fused or model.reader is None:
+            return super().deploy(model)
+        shape = {"layers": self.fusion_layers, "heads": self.fusion_heads, "post_norm": self.albef, "mask_id": self.mask_id}
+        fused = FusedEncoder(model.encoder, model.reader, class_token=model.class_token, shape=shape)
+        return FusedPairs(fused, self.shown, self.words(), self.text_length, name=self.slug)
 
     def words(self) -> Tokenizer:
         return tokenizer_of(self.tokenizer, self.vocabulary, clean="blip" if self.clean and self.tokenizer != "weights" else None)
@@ -376,6 +388,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             augment="rand",
             resize="squash",
             decoding="whole",
+            keys="own",
+            fused=True,
         )
 
     @classmethod

@@ -368,6 +368,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             momentum_batch=2880,
             small_images=True,
             queue_start="random",
+            momentum_start="fresh",
             momentum_dropout=True,
             momentum_behind=True,
             feature_gradient=1 / 8,
@@ -381,9 +382,10 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     @classmethod
     def paper_tuned(cls) -> Self:
         """What follows on COCO or Flickr30k, from a finished run (`--init RUN`): the second phase alone, images of 384 pixels, 10
-        epochs at batch 1,536. Position biases stay those of 224 pixels, drawn out."""
+        epochs at batch 1,536. Position biases stay those of 224 pixels, drawn out. The release goes on with the momentum model and the
+        queues of the run before; here that model begins as the weights themselves, and queues at random."""
         tuned: dict[str, Any] = {"image_size": 384, "bias_size": 224, "batch_size": 1536, "epochs": 10.0, "bottleneck": 0.0}
-        return replace(cls.paper(), momentum_steps=0, momentum_batch=0, small_images=False, **tuned)
+        return replace(cls.paper(), momentum_start="model", momentum_steps=0, momentum_batch=0, small_images=False, **tuned)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
 
     Give it data with two texts as for `alip` (see `raw`, `synthetic`, `captions`). A step costs about three times CLIP's image tower.
     No training code was released: number and size of the small views, the teacher's schedule and the heads are DINOv2's. Towers are those
-    of the released models (`dense_b14`, `text_tips`). We depart in the vocabulary, CLIP's, since theirs (32,000 pieces) is in no package.
+    of the released models (`dense_b14`, `text_tips`, which has their dropout of 0.1 in training and begins as they do). We depart in the
+    vocabulary, CLIP's with marks at either end, since theirs (32,000 pieces without marks) is in no package.
 
     project      projections behind both towers; False: their vectors are compared as they are, as in the released models
     two_tokens   False: one class token and raw texts alone; with alpha and beta 0 this is CLIP

@@ -14,7 +14,7 @@ Every task has a gallery of its own for R, because recall falls when a gallery g
 that grows: U[i, k] is the score of model i on the union of tasks 1..k. CTP (2308.07146) reports this one, and calls "BWT" the number
 mean_{i <= T} (U[i, i] - U[T, i]), which is POSITIVE for forgetting; it is `union_loss` here. What its code prints after the last task,
 over all test samples: recalls at 1, 5 and 10 of either direction (`union`, `union_r@5`, `union_r@10` are the means of both) and their
-mean, `union_mean` ("r_mean" there). Its fused form, category search by image and text read together, is not here.
+mean, `union_mean` ("r_mean" there). Its search by category, with image and text read together, is protocol `category_search`.
 
 Score: recall at 1, mean of both directions, ties worth their expectation (protocol `retrieval`). Letters: T tasks.
 """

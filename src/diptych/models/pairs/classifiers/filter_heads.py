@@ -17,7 +17,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SafetyHead(nn.Module):
-    """D - 1024 - 2048 - 1024 - 256 - 128 - 16 - 1; ReLU and dropout after all but the last two layers. Returns logits [B]."""
+    """D - 1024 - 2048 - 1024 - 256 - 128 - 16 - 1; ReLU and dropout after all but the last two layers. Returns logits [B]: a sigmoid
+    makes a probability of them, where the released head for ViT-H/14 compares the number itself with 0.5."""
 
     def __init__(self, width: int, *, hidden: tuple[int, ...] = SAFETY_WIDTHS, dropout: float = 0.2) -> None:
         super().__init__()

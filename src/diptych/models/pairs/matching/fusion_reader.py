@@ -101,11 +101,16 @@ class FusionReader(nn.Module):
         given = masked_BL if self.mask_id is None else masked_BL.masked_fill(hidden_BL, self.mask_id)
         if self.mask_D is not None:
             given = torch.where(hidden_BL[..., None], self.mask_D.to(table.weight), table(masked_BL))
-        x_BLD = text_tower(given, mask_BL).tokens_BPD
-        for block in self.blocks:
-            x_BLD = block(x_BLD, mask_BL, patch_BPD)
+        x_BLD = self.read(text_tower, given, mask_BL, patch_BPD)
         asked_BMD = x_BLD.gather(1, place_BM[..., None].expand(-1, -1, x_BLD.shape[2]))
         return F.linear(self.norm(F.gelu(self.dense(asked_BMD))), table.weight, self.bias_V)
+
+    def read(self, text_tower: Tower, text: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
+        """What the blocks make of every token, [B, L, D]; `text` are ids or word vectors."""
+        x_BLD: Tensor = text_tower(text, mask_BL).tokens_BPD
+        for block in self.blocks:
+            x_BLD = block(x_BLD, mask_BL, patch_BPD)
+        return x_BLD
 
 
 def word_table(text_tower: Tower) -> nn.Embedding:
