@@ -170,12 +170,15 @@ def main() -> None:
     args = parser.parse_args()
     declared = claim(str(args.clipart), str(args.work), args.steps)
     entry = engine.run(declared, cells=args.work / "cells", commit=str(environment()["commit"]), on_cell=said)
+    texts = [[text.string for text in sample.texts] for sample in rewritten(str(args.clipart), str(args.work))]
+    repeats = [string == own[0] for own in texts for string in own[1:]]
     sides = (entry.baseline, entry.method, *entry.controls, *entry.bounds)
     table = [{"arm": side.name, "rate": side.rate, "scores": {k: list(v) for k, v in side.scores.items()}} for side in sides]
     verdict = {
         name: value for name, value in asdict(entry).items() if name in ("verdict", "why", "difference", "interval", "seeds")
     }
     keep("rewritten_clipart", {**verdict, "minutes": round(entry.cpu_seconds / 60, 1), "table": table}, [])
+    print(f"{len(repeats):,} rewrites of {len(texts):,} titles, {statistics.mean(repeats):.0%} of them the title again")
     print(
         f"{entry.verdict}: {entry.difference:+.4f} [{entry.interval[0]:.4f}, {entry.interval[1]:.4f}] {entry.why}\n{markdown(sides)}"
     )

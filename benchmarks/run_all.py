@@ -51,6 +51,7 @@ STUDIES = {
     "on_cuda": "needs a CUDA device: python benchmarks/on_cuda.py",
     "openclipart": "fetches data, then trains at every step",
     "planted_responders": "draws a figure, no speed in it",
+    "rewritten_clipart": "fetches data, then asks a claim: half an hour",
     "tagging_sweep": "hours: taggers and detectors of three seeds",
     "trained_search": "trains four models before it searches",
 }
