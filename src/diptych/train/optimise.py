@@ -93,8 +93,10 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
         return one_cycle(
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
-    risen = _risen(spec, step, warmup, steps) if step < warmup else 1.0
-    if step < warmup and spec.over != "both":
+    # The code that "decay" is from, BLIP's, raises the rate in the first period alone, however much of the warm-up is left.
+    rising = step < warmup and (spec.schedule != "decay" or int(step * spec.periods / steps + 1e-9) == 0)
+    risen = _risen(spec, step, warmup, steps) if rising else 1.0
+    if rising and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":
         return spec.lr

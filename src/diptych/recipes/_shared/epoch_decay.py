@@ -16,8 +16,8 @@ def scheduled(
 ) -> Optimiser:
     """The optimiser with that schedule.
 
-    "epochs": warm-up is linear from `warmup_lr`, the rate is multiplied by `decay_rate` after each epoch and does not fall below
-    `min_lr`. "cosine" leaves the optimiser as it is. Raises ConfigError.
+    "epochs": warm-up is linear from `warmup_lr` and ends with the first epoch at the latest, the rate is multiplied by `decay_rate` after
+    each epoch and does not fall below `min_lr`. "cosine" leaves the optimiser as it is. Raises ConfigError.
     """
     if schedule == "cosine":
         return spec
