@@ -65,7 +65,9 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
-    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound.
+    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound, and weights are averaged as they are
+    read, adapters counted in. The release averages both maps of an adapter with those of a new one, so that of a change B A the share
+    (1 - a)^2 is left, beside a (1 - a) B A' of the new one's A' and, in queries, keys and values, chance.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
