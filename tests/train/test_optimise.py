@@ -313,18 +313,19 @@ def test_one_cycle_is_torchs_with_the_first_beta() -> None:
 
 def test_decay_after_each_epoch_is_blips() -> None:
     """The two functions of BLIP's utils.py as its pre-training calls them."""
-    spec = Optimiser(
-        lr=3e-4, schedule="decay", decay_rate=0.9, periods=60, warmup=30, warmup_from=1e-6 / 3e-4, final_lr=1e-6 / 3e-4
-    )
-    length, expected = 40, []
-    for epoch in range(60):
-        for step in range(length):
-            rate = max(1e-6, 3e-4 * 0.9**epoch)
-            if epoch == 0:
-                rate = min(3e-4, 1e-6 + (3e-4 - 1e-6) * step / 30)
-            expected.append(rate)
-    np.testing.assert_allclose([learning_rate(spec, step, 60 * length) for step in range(60 * length)], expected, rtol=1e-12)
-    assert expected[0] == 1e-6 == expected[-1]
+    falls: dict[str, Any] = {"schedule": "decay", "decay_rate": 0.9, "periods": 60, "final_lr": 1e-6 / 3e-4}
+    spec = Optimiser(lr=3e-4, **falls, warmup=30, warmup_from=1e-6 / 3e-4, rises="first")
+    for length in (40, 12):  # of the shorter epochs the first ends before the warm-up does, and the rate leaps
+        expected = []
+        for epoch in range(60):
+            for step in range(length):
+                rate = max(1e-6, 3e-4 * 0.9**epoch)
+                if epoch == 0:
+                    rate = min(3e-4, 1e-6 + (3e-4 - 1e-6) * step / 30)
+                expected.append(rate)
+        found = [learning_rate(spec, step, 60 * length) for step in range(60 * length)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        assert expected[0] == 1e-6 == expected[-1]
 
 
 def test_a_warm_up_never_starts_above_the_rate() -> None:

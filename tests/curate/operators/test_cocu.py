@@ -141,6 +141,8 @@ def test_a_gallery_that_does_not_match_says_so(tmp_path: Path, nouns: None) -> N
     (tmp_path / "gallery.json").write_text('{"concept": ["zebra"]}')
     with pytest.raises(DataError, match=r"no caption near an image of 'nouns' has a concept of the gallery \(2 names\)"):
         CoCu(model="nouns", gallery=str(tmp_path / "gallery.json"))(data)
+    with pytest.raises(DataError, match=r"of the gallery \(1 names\)"):
+        CoCu(model="nouns", gallery=str(tmp_path / "gallery.json"), plurals=False)(data)
     with pytest.raises(DataError, match=r"has no labels.*--gallery FILE"):
         CoCu(model="nouns")(data)
 

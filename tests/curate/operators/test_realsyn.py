@@ -270,6 +270,21 @@ def test_perplexity_keeps_what_reads_like_the_rest(colours: None) -> None:
     assert reason["t0"].startswith("sentence: ")
 
 
+def test_sentences_that_say_the_same_count_once(colours: None) -> None:
+    data = Pool.from_samples([*pool(2), Sample("t7", None, (Text("What a red thing this is", "en"),))], name="said twice")
+    plain, once = (RealSyn(model="colours", synthetic=False, top=9, probes=9, alike=alike)(data) for alike in (0.0, 0.999))
+    reason = {drop.uid: drop.reason for drop in once.dropped}
+    assert reason["t7"] == "alike: cosine 1.000 with t0"
+    assert {uid for uid, text in reason.items() if text.startswith("alike: ")} == {"t7"}
+    counts = [json.loads(made.files["realsyn.json"])["sentences"] for made in (plain, once)]
+    assert counts == [6, 5]
+    assert all("t7" not in [text["source"] for text in row[VARIANTS]] for row in once.columns[VARIANTS].to_pylist())
+    paper = RealSyn.paper()
+    assert (paper.probes, paper.alike, paper.top) == (1, 0.95, 3), "the sentences of one cluster, by the figure"
+    with pytest.raises(ConfigError, match="alike is 2"):
+        RealSyn(alike=2)
+
+
 def test_refused(colours: None) -> None:
     with pytest.raises(ConfigError, match="needs a model"):
         RealSyn()(pool(2))

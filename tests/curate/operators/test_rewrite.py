@@ -169,6 +169,16 @@ def test_another_attempt_is_another_draw(tmp_path: Path, server: Server) -> None
     assert facts["tokens_read"] == 10 * 11, "what was thrown away was paid for, too"
 
 
+def test_captions_of_one_word_are_rewritten_as_published() -> None:
+    """The released script rewrites every line."""
+    data = Pool.from_samples([Sample(uid, texts=(Text(text, "en"),)) for uid, text in (("a", "dog"), ("b", "a dog runs"))])
+    paper = Rewrite.paper()
+    assert (paper.min_words, paper.copies, paper.check, paper.max_tokens, paper.context) == (1, True, "none", 77, 395)
+    asked = Rewrite(writer="ngram", max_tokens=6, styles=("plain",), check="none", copies=True, min_words=paper.min_words)
+    assert asked._rows(data)["uid"].to_pylist() == ["a", "b"]
+    assert Rewrite()._rows(data)["uid"].to_pylist() == ["b"]
+
+
 def test_what_does_not_decide_the_texts_is_no_part_of_the_configuration() -> None:
     assert configuration(Rewrite(calls=3, timeout=1.0, tries=9, price_in=3.0, at_once=2)) == configuration(Rewrite())
     assert configuration(Rewrite(temperature=0.5)) != configuration(Rewrite())

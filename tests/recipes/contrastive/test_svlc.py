@@ -230,7 +230,7 @@ def test_curation_writes_wrong_texts_as_released_where_it_is_asked_to() -> None:
     captions = ["A big dog, on a red mat!", "A new cat, on a red bed!", "A big cat, on a blue mat!"]
     row = small_pairs(1).to_pool()[0]
     data = Pool.from_samples([replace(row, uid=str(n), texts=(Text(text, "en"),)) for n, text in enumerate(captions)])
-    assert StructuredNegatives.paper() == StructuredNegatives(published=True)
+    assert StructuredNegatives.paper() == StructuredNegatives(published=True, tags=("NOUN", "ADP", "ADJ", "VERB")), "no names"
     made = StructuredNegatives(published=True, count=8)(data).columns[NEGATIVES]
     assert set(made) == {"0", "1", "2"}
     for uid, texts in made.items():

@@ -158,6 +158,23 @@ def test_splitting_really_splits() -> None:
     assert all(thinned("a. b", rng, keep=0.0) == "a" for _ in range(5))
 
 
+def test_captions_of_actions_are_thinned_as_released() -> None:
+    """Of n pieces between full stops, the empty one at the end among them, each stays in 7 of n cases: 11 sentences leave 11 * 7 / 12."""
+    rng = np.random.default_rng(1)
+    long = "a. b. c. d. e. f. g. h. i. j. k."
+    kept = [pieces(thinned(long, rng, about=7.0)) for _ in range(600)]
+    assert np.mean([len(some) for some in kept]) == pytest.approx(77 / 12, abs=0.2)
+    assert np.mean(["a" in some for some in kept]) == pytest.approx(7 / 12, abs=0.06)
+    short = "a. b. c. d. e. f."
+    assert all(pieces(thinned(short, rng, about=7.0)) == pieces(short) for _ in range(20))
+    assert all(pieces(thinned("a. b. c.", rng, about=1e-9)) == ["a"] for _ in range(5)), "never nothing"
+    paper = SyViC.paper()
+    assert (paper.said_about, paper.flip, paper.flip_sides) == (7.0, True, "keep")
+    assert (SyViC.tiny().said_about, SyViC.tiny().said) == (0.0, 0.7)
+    with pytest.raises(ConfigError, match="said_about -1"):
+        SyViC(said_about=-1)
+
+
 def test_styles_mix_as_released_and_only_while_training(theirs: dict[str, Any], parity: Any) -> None:
     found = mixed(theirs["mix_in"], theirs["mix_part"], theirs["mix_other"])
     parity("syvic", "mixed styles", f"{SOURCE}, mixstyle.py", [(found, theirs["mix_out"])], tolerance=1e-12)

@@ -93,7 +93,8 @@ def test_published_size() -> None:
 
 @pytest.mark.parametrize("epoch_steps", [1121, 5000])
 def test_the_rate_of_each_step_is_the_released_one(epoch_steps: int, parity: Any) -> None:
-    """An epoch of CC3M has 1,121 steps of 2,400: its 3,000 steps of warm-up end with the first epoch, at 1.1e-4, and the next has 2.7e-4."""
+    """An epoch of CC3M has 1,121 steps of 2,400: its 3,000 steps of warm-up end with the first epoch, at 1.1e-4, and
+    the next has 2.7e-4."""
     spec, steps = CodebookCaptioner.paper().optimiser(), 20 * epoch_steps
     pairs = []
     for step in range(0, steps, 53):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -386,3 +386,17 @@ def test_two_processes_contrast_as_one(tmp_path: Path) -> None:
     parts = on_two_processes(_contrast, tmp_path)
     assert all(torch.allclose(part["loss"], whole["loss"], atol=1e-12) for part in parts)
     assert torch.allclose(torch.cat([part["grad"] for part in parts]), whole["grad"], atol=1e-12)
+
+
+def test_the_guide_trains_by_the_first_loader() -> None:
+    """Its transform has no flip, and its text names the block of the stored picture behind captions without a blank between them."""
+    guide, paper = PTP.preset("guide"), PTP.paper()
+    changed = {f.name for f in fields(PTP) if getattr(guide, f.name) != getattr(paper, f.name)}
+    assert changed == {"prompts", "flip", "captions"}
+    assert (guide.prompts, guide.flip, guide.captions, guide.crop, guide.words_alone) == (
+        "original",
+        False,
+        "glued",
+        (0.2, 1.0),
+        30,
+    )

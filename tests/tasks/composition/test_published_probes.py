@@ -21,6 +21,7 @@ from diptych.tasks import find
 from diptych.tasks._scoring.captions.text_scorers import bag_of_words, constant, perfect
 from diptych.tasks._scoring.ranking.placing import share_in_first
 from diptych.tasks.composition.aro import ARO
+from diptych.tasks.composition.choosing import snare_question
 from diptych.worlds.scenes.mirrored import mirrored
 from diptych.worlds.scenes.probes import SceneFacts
 from diptych.worlds.scenes.world import scenes
@@ -251,6 +252,27 @@ def test_generators_are_asked_by_likelihood_or_in_words(tmp_path: Path) -> None:
     assert evaluate(Writer("nothing"), "sugarcrepe", data, compare="ask", draws=10).value == 0.5, "no to both is a tie"
     with pytest.raises(ConfigError, match=r"cannot be asked by compare=vectors \(expected mean \| sum \| ask\)"):
         evaluate(Writer(""), "sugarcrepe", data, compare="vectors")
+
+
+def test_generators_are_asked_in_the_words_of_snare(tmp_path: Path) -> None:
+    """A description first; the questions are those that the released loop makes of these captions."""
+    theirs = {
+        "the cup is red and the box is blue": "is the cup red and the box bluein the image?",
+        "the island is to the left of the square": "is theland to the left of the squarein the image?",
+        "the cup and the box are red and blue respectively": "are the cup and the box red and blue respectivelyin the image?",
+        "two square tables": "are two square tablesin the image?",
+        "this": "is thisin the image?",
+        "the red cup and the blue box": "are there the red cup and the blue box in the image?",
+    }
+    assert {caption: snare_question(caption) for caption in theirs} == theirs
+    data = read(published.sugarcrepe(tmp_path / "s"))
+    model = Writer("A red cup and a blue box.")
+    result = evaluate(model, "sugarcrepe", data, compare="ask", question="snare", draws=10)
+    described = [prompt for prompt in model.asked if prompt == "Question: Describe the image. Answer:"]
+    asked = "Question: Describe the image. Answer: no. Question: are there A red cup and a blue box. in the image? Answer:"
+    assert result.value == 1.0
+    assert len(described) * 3 == len(model.asked), "once a case of two options"
+    assert asked in model.asked
 
 
 def test_the_blind_scorer_learns_from_the_training_split() -> None:

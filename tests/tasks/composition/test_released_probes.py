@@ -207,3 +207,11 @@ def test_winoground_counts_as_syvics_evaluation_does(theirs: dict[str, Any]) -> 
     result = Winoground(draws=10).score(probe_records(cases, scores, {"blind": zero, "bag_of_words": zero}))
     means = [result.metrics[name].value for name in ("text", "image", "group")]
     assert means == pytest.approx(theirs["wino"].mean(axis=0).tolist(), abs=1e-12)
+
+
+def test_words_go_by_their_tag_of_the_penn_treebank_where_there_is_one() -> None:
+    """As the released code sorts them: "someone" is a noun (spaCy: NN, a pronoun), a foreign word none, a modal no verb."""
+    words, tags = ["someone", "must", "see", "snowy", "Oslo"], ["PRON", "AUX", "VERB", "NOUN", "PROPN"]
+    assert to.kinds_of(words, tags) == ["PRON", "MODAL", "VERB", "NOUN", "PROPN"]
+    assert to.kinds_of(words, tags, ["NN", "MD", "VB", "FW", "NNP"]) == ["NOUN", "OTHER", "VERB", "OTHER", "NOUN"]
+    assert to.kinds_of(words[:2], tags[:2], ["", ""]) == ["PRON", "MODAL"]

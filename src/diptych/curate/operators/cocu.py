@@ -14,7 +14,8 @@ Columns, lists in order of score: ``concepts``, ``concept_scores``, ``concept_cl
 Where this departs from the released code: a neighbour has a concept when its list has it; there "cat" is found in the string
 "cattle, dog" (`membership="substring"` does that). Captions are cut into words by our rule and not by the Penn Treebank's (`words`). An
 image is no neighbour of itself (`itself`). The gallery of 1,921 concepts is the authors': `gallery` names a file; without one, labels of
-regions and texts of origin "label" are the gallery. Its plurals are ours, where the release asks TextBlob. Neighbours are exact.
+regions and texts of origin "label" are the gallery. Its plurals are ours, where the release asks TextBlob, which has other ones for 81 of
+them ("kine" of "cow", "volcanoes"); a gallery that brings plurals along takes `--no-plurals`. Neighbours are exact.
 
 Cost: an embedding of every image, N x M dot products for M images of the index, and a k-means a row.
 """
@@ -52,6 +53,7 @@ KMEANS = {"random_state": 0, "n_init": 5, "max_iter": 100}
 class CoCu:
     """model       address of a model that embeds images and texts (published: CLIP ViT-B/16)
     gallery     file of concepts, one a line or JSON of lists; "" takes the labels of the data
+    plurals     whether the plurals of a gallery's names belong to it
     index       address of another data set in which neighbours are looked for; "" looks here
     neighbours  images that lend concepts (published 8 in the code, 16 in its script)
     itself      whether an image is its own neighbour, where it is found there, as released
@@ -67,6 +69,7 @@ class CoCu:
 
     model: str = ""
     gallery: str = ""
+    plurals: bool = True
     index: str = ""
     neighbours: int = 8
     itself: bool = False
@@ -142,13 +145,13 @@ class CoCu:
 
     def _gallery(self, data: Dataset) -> Gallery:
         if self.gallery:
-            return Gallery.load(Path(self.gallery))
+            return Gallery.load(Path(self.gallery), plurals=self.plurals)
         samples = [data[row] for row in range(len(data))]
         labels = [region.label for sample in samples for region in sample.regions]
         labels += [text.string for sample in samples for text in sample.texts if text.origin == "label"]
         if not labels:
             raise DataError(f"'{data.name}' has no labels", field="regions, texts", expected="--gallery FILE, a concept a line")
-        return Gallery.of(sorted(set(labels)))
+        return Gallery.of(sorted(set(labels)), plurals=self.plurals)
 
     def _captions(self, data: Dataset, pool: Embedded, gallery: Gallery) -> list[tuple[str, ...]]:
         """The concepts of the captions of each embedded row."""

@@ -3,8 +3,8 @@
 The pool holds pictures and sentences as rows (`data.read.documents`: a folder of HTML or Markdown); which belongs to which is not known.
 
 1. Extraction: pictures narrower than 1 to 3 or smaller than 100 pixels leave; sentences lose addresses and emoji and have to keep to
-lengths and entropy (and, where asked, to a complexity, an action and a perplexity). Equal sentences count once. `near_duplicates` and
-`semantic_duplicates` before this step do the published deduplication of pictures.
+lengths and entropy (and, where asked, to a complexity, an action and a perplexity). Equal sentences count once, and where asked such as say
+the same (`alike`). `near_duplicates` and `semantic_duplicates` before this step do the published deduplication of pictures.
 2. Hierarchical retrieval: sentences are clustered; a picture looks at its `probes` nearest centres and takes the `top` nearest
 sentences of their clusters, of whatever document.
 3. Synthetic text: caption (the alternative text, or a captioner's), labels of regions as tags, and the best sentence are merged by a
@@ -18,7 +18,7 @@ one of the texts. The alternative text of a picture stays among them; published 
 
 Where this departs: which parser tells low complexity and action verbs is not published, so both are ours by rules (`sentence_filters`), in
 `paper()` and off by default; perplexity is that of an n-gram model of these sentences, on another scale than the published bounds (30 to
-200), and off by default, too. All are for English.
+200), and off by default, too. How near sentences are that say the same is not published either. All are for English.
 Cost: an embedding of every picture and sentence, M (K + ...) dot products for clusters, a text of the writer a picture.
 """
 
@@ -42,7 +42,7 @@ from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
-from diptych.curate.duplicates.clusters import centres, nearest_centres
+from diptych.curate.duplicates.clusters import centres, greedy, nearest_centres
 from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
 from diptych.curate.engine.costs import planned
 from diptych.curate.engine.embedding import Embedded, embedded, open_embedder
@@ -67,7 +67,7 @@ CAPTIONS_AT_ONCE = 32
 class RealSyn(Writes):
     """model        address of a model that embeds images and texts
     top          sentences a picture gets (published 3)
-    probes       clusters that a picture looks into; with as many as there are the search is exact
+    probes       clusters that a picture looks into; with as many as there are the search is exact (published 1, by its figure)
     sentence_clusters  of sentences (published 2 million for 840 million); 0 takes the square root of their number
     short_side   pixels that a picture has at least
     aspect       long side over short side at most
@@ -77,6 +77,7 @@ class RealSyn(Writes):
     perplexity   (least, most) by an n-gram model of all sentences; (0, 0) off
     complexity   attributes and relations of one thing of a sentence at least; 0 off
     action       whether a sentence needs a verb that tells an action
+    alike        a sentence leaves when a kept one is as near as this cosine of the model's vectors; 0 off
     captioner    address of a model that writes captions; "" takes the alternative text
     synthetic    whether a synthetic text is written
     balance_clusters  of pairs (published 1 million); 0 takes a twentieth of the pictures
@@ -98,6 +99,7 @@ class RealSyn(Writes):
     perplexity: tuple[float, float] = (0.0, 0.0)
     complexity: int = 0
     action: bool = False
+    alike: float = 0.0
     captioner: str = ""
     synthetic: bool = True
     balance_clusters: int = 0
@@ -111,20 +113,24 @@ class RealSyn(Writes):
                 f"top {self.top}, probes {self.probes}, clusters, cap, target and short_side {counts}, aspect {self.aspect} "
                 "(expected 1 or more, 1 or more, 0 or more each, 1 or more)"
             )
+        if not 0 <= self.alike <= 1:
+            raise ConfigError(f"alike is {self.alike} (expected 0..1)")
         self.rules()
 
     @classmethod
     def paper(cls) -> Self:
-        """The smallest released scale: three sentences, two million clusters, at most 20 pairs of each of a million clusters. Name the
-        models and the writer; for fewer sentences or pictures than clusters, clusters are as many as there are."""
+        """The smallest released scale: three sentences of the nearest of two million clusters, at most 20 pairs of each of a million
+        clusters. Name the models and the writer; for fewer sentences or pictures than clusters, clusters are as many as there are."""
         return cls(
             writer="folder:llama-3",
+            probes=1,
             sentence_clusters=2_000_000,
             balance_clusters=1_000_000,
             cap=20,
             perplexity=(30.0, 200.0),
             complexity=1,
             action=True,
+            alike=0.95,
         )
 
     def rules(self) -> SentenceRules:
@@ -163,6 +169,11 @@ class RealSyn(Writes):
         faults |= {uid: f"unreadable: {reason}" for uid, reason in seen.unreadable.items()}
         uids, strings = list(texts), list(texts.values())
         row_MD = embed_texts(model, strings, uids)
+        if self.alike:
+            said = self._said_before(row_MD)
+            faults |= {uids[row]: f"alike: cosine {cosine:.3f} with {uids[kept]}" for row, (kept, cosine) in said.items()}
+            left = [row for row in range(len(uids)) if row not in said]
+            uids, strings, row_MD = [uids[row] for row in left], [strings[row] for row in left], row_MD[left]
         place_NT, cosine_NT = self._retrieved(seen, row_MD)
         stays_N, cap = self._balanced(seen, row_MD, place_NT)
         for number, uid in enumerate(seen.uids):
@@ -228,6 +239,12 @@ class RealSyn(Writes):
         if short < self.short_side:
             return f"short_side: {short} pixels (expected at least {self.short_side})"
         return f"aspect: {long / short:.2f} (expected at most {self.aspect:g})" if long > self.aspect * short else ""
+
+    def _said_before(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
+        """Sentences that leave, with the kept one that each is near and the cosine: in order, among those of its two nearest clusters."""
+        centre_KD = centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
+        near_NP = nearest_centres(row_MD, centre_KD, min(2, len(centre_KD)))
+        return greedy(row_MD, range(len(row_MD)), self.alike, near_NP=near_NP)
 
     def _retrieved(self, seen: Embedded, row_MD: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         count = min(self.sentence_clusters or max(1, math.isqrt(len(row_MD))), len(row_MD))

@@ -78,7 +78,9 @@ class Rewrite(Writes):
 
     @classmethod
     def paper(cls) -> Self:
-        """A rewrite from each of four sources by LLaMA-7B at temperature 0.9: name the model (`writer`) and the lists (`examples`)."""
+        """A rewrite of every caption from each of four sources by LLaMA-7B at temperature 0.9: name the model (`writer`) and the lists
+        (`examples`). An answer without a word leaves its row a text short, where the release has an empty one, which training then
+        replaces by the caption."""
         return cls(
             writer="folder:llama-7b",
             styles=PUBLISHED,
@@ -88,6 +90,7 @@ class Rewrite(Writes):
             context=395,
             check="none",
             copies=True,
+            min_words=1,
         )
 
     def plan(self, data: Dataset) -> dict[str, Any]:

@@ -31,7 +31,7 @@ NEGATIVES, POSITIVE = "structured_negatives", "structured_positive"
 class StructuredNegatives:
     """filler     folder of a `transformers` fill-mask model; "" counts words of the captions themselves
     count      wrong texts a row, at most
-    tags       parts of speech that are replaced (published, of adpositions also where the paper's text has none)
+    tags       parts of speech that are replaced (those of the release's code, of adpositions also where the paper's text has none)
     language   of the captions; the first of a row is taken
     positives  whether right texts are written, too
     published  wrong texts as the released code makes them: without punctuation, articles as they come, each word as likely
@@ -56,8 +56,9 @@ class StructuredNegatives:
 
     @classmethod
     def paper(cls) -> Self:
-        """Wrong texts as released: name a `filler` (there distilroberta-base), and a `spacy` tagger."""
-        return cls(published=True)
+        """Wrong texts as released, of the words that the command in the release's guide names, which are no names: give a `filler` (there
+        distilroberta-base), and a `spacy` tagger."""
+        return cls(tags=("NOUN", "ADP", "ADJ", "VERB"), published=True)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         start, filler = time.perf_counter(), self._filler(data)

@@ -32,7 +32,7 @@ class Gallery:
         return cls(tuple(dict.fromkeys((*single, *(map(plural, single) if plurals else ())))))
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, *, plurals: bool = True) -> Self:
         """A file of concepts: one a line, or JSON of lists by any names. None at all is refused."""
         try:
             text = path.expanduser().read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ class Gallery:
         lists = plain.values() if isinstance(plain, dict) else [plain]
         if not all(isinstance(some, list) and all(isinstance(name, str) for name in some) for some in lists):
             raise DataError("holds something else than lists of names", file=path, expected='{"concept": ["cat", ...]}')
-        made = cls.of(name for some in lists for name in some)
+        made = cls.of((name for some in lists for name in some), plurals=plurals)
         if not made.names:
             raise DataError("names no concept", file=path, expected="a concept a line, or JSON of lists")
         return made

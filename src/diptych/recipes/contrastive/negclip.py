@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError
 from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
-from diptych.data.text.english.swaps import SWAPS, Swap, swaps
+from diptych.data.text.english.swaps import EVERY, RELEASED, SWAPS, Swap, swaps
 from diptych.data.text.english.tagger import spacy_tagger, tag
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import wide_info_nce
@@ -35,7 +35,8 @@ class NegCLIP(NegativeRecipe):
 
     negatives   "swaps"; "texts", those of origin "negative" that came with the data; "random_words", any common word in place of one, and
                 "none", which are controls
-    kinds       which kinds of swap
+    kinds       which kinds of swap. The released captions have six narrower ones, in `paper`: singular nouns, plural nouns, forms in
+                -ing, adjectives, adverbs, and noun phrases of three words or more
     published_swaps  every pair of a kind, also such that leave the meaning or no sentence
     spacy       the name of an installed spaCy model that tags the texts, as published (en_core_web_sm); "" takes the built-in tagger
     """
@@ -55,8 +56,8 @@ class NegCLIP(NegativeRecipe):
     weight_decay: float = 0.2
 
     def __post_init__(self) -> None:
-        if not self.kinds or set(self.kinds) - set(SWAPS):
-            raise ConfigError(f"kinds is {list(self.kinds)} (expected some of {' | '.join(SWAPS)})")
+        if not self.kinds or set(self.kinds) - set(EVERY):
+            raise ConfigError(f"kinds is {list(self.kinds)} (expected some of {' | '.join(EVERY)})")
         if self.negatives not in ("swaps", "texts", "random_words", "none") or self.negatives_each < 1:
             raise ConfigError(
                 f"negatives {self.negatives!r}, {self.negatives_each} each (expected swaps | texts | random_words | none, 1 or more)"
@@ -97,10 +98,11 @@ class NegCLIP(NegativeRecipe):
     def paper(cls) -> Self:
         """ViT-B/32 on COCO's captions, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 images and as many hard ones a
         step, five passes over the captions (ten epochs of these pairs). Wrong texts are made anew at every step, with a tagger of our
-        own; published are up to five a caption, made once."""
+        own; published are up to five a caption, made once, and captions without any are left out, where here they stay without one."""
         return cls(
             act="quick_gelu",
             same_group="negative",
+            kinds=RELEASED,
             published_swaps=True,
             articles=False,
             hard_images="hard_images",

@@ -65,11 +65,15 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     The released code keeps the first chunk alone (`split="first"`), so that its splitting cuts captions instead of reading them whole.
 
-    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound.
+    We depart: similarities are multiplied by at most `max_scale`, where the release has no bound, and weights are averaged as they are
+    read, adapters counted in. The release averages both maps of an adapter with those of a new one, so that of a change B A the share
+    (1 - a)^2 is left, beside a (1 - a) B A' of the new one's A' and, in queries, keys and values, chance.
 
     sentences   of a chunk
     split       "all" chunks, the "first" one, or "none": the caption as it is, cut at `text_length`
     said        share of the sentences behind the first that stay, drawn each time
+    said_about  so many sentences of a caption stay in the mean, instead of that share; 0 for `said`. The release thins its captions of
+                actions so, to about 7, once and not at each draw; its .7 is the share of optional sentences that its grammar writes
     mix_style   share of the steps in which styles are mixed, 0 for none (published .5); mix whose: see `MixStyle`. Needs a vit_* tower
     styles      data whose pictures lend their styles, one a step; "" for none. style_weights: the folder of `vgg_normalised.pth` and
                 `decoder.pth`; style_strength: 0 leaves a picture as the decoder draws it
@@ -92,6 +96,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     sentences: int = 4
     split: Literal["all", "first", "none"] = "all"
     said: float = 0.7
+    said_about: float = 0.0
     mix_style: float = 0.0
     mix: Mix = "crossdomain"
     styles: str = ""
@@ -117,9 +122,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     same_group: Literal["mask", "positive", "negative"] = "mask"
 
     def __post_init__(self) -> None:
-        if self.split not in ("all", "first", "none") or self.sentences < 1 or not 0 <= self.said <= 1:
+        if self.split not in ("all", "first", "none") or self.sentences < 1 or not 0 <= self.said <= 1 or self.said_about < 0:
             raise ConfigError(
-                f"split is {self.split!r}, sentences {self.sentences}, said {self.said} (expected all | first | none, 1 or more, 0..1)"
+                f"split is {self.split!r}, sentences {self.sentences}, said {self.said}, said_about {self.said_about} "
+                "(expected all | first | none, 1 or more, 0..1, 0 or more)"
             )
         if self.adapter_start not in ("zero", "random"):
             raise ConfigError(f"adapter_start is {self.adapter_start!r} (expected zero | random)")
@@ -189,7 +195,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     def chunks_of(self, draw: Draw) -> list[str]:
         """A caption of the draw, thinned and cut."""
-        caption = thinned(choose_text(draw, self.language).string, draw.rng, keep=self.said)
+        caption = thinned(choose_text(draw, self.language).string, draw.rng, keep=self.said, about=self.said_about)
         found = [caption] if self.split == "none" else chunks(caption, sentences=self.sentences)
         if not found or not found[0]:
             raise DataError(f"sample '{draw.sample.uid}' has a caption without a word", field="texts", expected="sentences")
@@ -226,5 +232,14 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
     @classmethod
     def paper(cls) -> Self:
         """ViT-B/32, to be started with `--init hf:openai/clip-vit-base-patch32`: 256 pictures a step, six epochs, splitting as the paper
-        describes it, without MixStyle and styles, as its commands have it."""
-        return cls(act="quick_gelu", same_group="negative", adapter_start="random", patch_adapter="side", decoding="whole")
+        describes it, without MixStyle and styles, as its commands have it. Pictures are mirrored unless a caption says left or right: the
+        release mirrors those of colours, materials and sizes, whose captions do not, and none of places."""
+        return cls(
+            act="quick_gelu",
+            same_group="negative",
+            adapter_start="random",
+            patch_adapter="side",
+            decoding="whole",
+            flip=True,
+            said_about=7.0,
+        )

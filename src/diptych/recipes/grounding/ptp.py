@@ -74,6 +74,7 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
     """
 
     slug = "ptp"
+    presets = ("tiny", "paper", "guide")
     cacheable = False
     no_prefixes = "it reads pairs together"
 
@@ -289,3 +290,9 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         return cls(
             flip_sides="ignore", resize="squash", interpolation="bilinear", crop_interpolation="bilinear", decoding="whole"
         )
+
+    @classmethod
+    def guide(cls) -> Self:
+        """`paper` by the command in the release's guide, which is its first loader: the block of the stored picture, no flips, and two
+        captions of a picture run together."""
+        return replace(cls.paper(), prompts="original", flip=False, captions="glued")

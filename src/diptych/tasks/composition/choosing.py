@@ -30,6 +30,10 @@ Way = Literal["vectors", "pairs", "mean", "sum", "ask"]
 CHOOSER: Any = Embedder | PairScorer | Ranker | Generator
 """What can choose among captions."""
 BLOCK = 512  # rows whose samples are held at once
+SNARE = "snare"
+DESCRIBE = "Question: Describe the image. Answer:"
+WRITTEN = 30
+"""Tokens of an answer at most where SNARE's questions are asked."""
 _NEEDS: dict[str, Any] = {"vectors": Embedder, "pairs": PairScorer, "mean": Ranker, "sum": Ranker, "ask": Generator}
 
 
@@ -41,7 +45,8 @@ class Asking:
                 (each caption is asked for in words; an answer with "yes" in it scores 1, another 0, as SNARE asks generators); "auto" is
                 the first of pairs, vectors, mean, ask that the model can
     prompt      stands before a caption whose likelihood is asked
-    question    what is asked of a caption under "ask", with one {}
+    question    what is asked of a caption under "ask", with one {}; or "snare": as SNARE's release asks BLIP-2, which first describes the
+                picture, and then answers about each caption behind its own description (`snare_question`)
     keep_equal  False drops false options that equal a true one but for case and punctuation, which no model could tell apart; True keeps
                 them as published code does
     batch_size  pictures that are read at once
@@ -56,8 +61,8 @@ class Asking:
     def __post_init__(self) -> None:
         if self.compare not in get_args(Compare):
             raise ConfigError(f"compare is {self.compare!r} (expected {' | '.join(get_args(Compare))})")
-        if self.question.count("{}") != 1:
-            raise ConfigError(f"question is {self.question!r} (expected one {{}} where the caption stands)")
+        if self.question != SNARE and self.question.count("{}") != 1:
+            raise ConfigError(f"question is {self.question!r} (expected one {{}} where the caption stands, or {SNARE!r})")
 
     def way(self, model: Any) -> Way:
         """How this model is asked. Raises ConfigError for a way that it has not."""
@@ -140,8 +145,17 @@ class Asking:
             ]
         flat = [(image, each) for image, lists in zip(images, options, strict=True) for each in lists]
         if way == "ask":
-            asked = [(image, self.question.format(option)) for image, each in flat for option in each]
-            answers = model.generate([image for image, _ in asked], [prompt for _, prompt in asked], max_tokens=8)
+            pictures = [image for image, each in flat for _ in each]
+            if self.question == SNARE:
+                described = model.generate([image for image, _ in flat], [DESCRIBE] * len(flat), max_tokens=WRITTEN)
+                prompts = [
+                    f"{DESCRIBE} {description}. Question: {snare_question(option)} Answer:"
+                    for description, (_, each) in zip(described, flat, strict=True)
+                    for option in each
+                ]
+            else:
+                prompts = [self.question.format(option) for _, each in flat for option in each]
+            answers = model.generate(pictures, prompts, max_tokens=WRITTEN if self.question == SNARE else 8)
             said = iter([float("yes" in answer.lower()) for answer in answers])
             found = [np.array([next(said) for _ in each]) for _, each in flat]
         else:
@@ -169,6 +183,19 @@ class Asking:
             raise DataError("the likelihood of a caption is not finite", expected="finite numbers")
         nats: Floats = table_L2[:, 0] / table_L2[:, 1] if way == "mean" else table_L2[:, 0]
         return -nats
+
+
+def snare_question(caption: str) -> str:
+    """A caption as a question, by the rule of SNARE's release: "is", else "are", is looked for among the letters, so that "square"
+    asks with "are", and no blank stands before "in".
+
+    >>> snare_question("the cup is red and the box is blue"), snare_question("two square cups")
+    ('is the cup red and the box bluein the image?', 'are two square cupsin the image?')
+    """
+    for verb in ("is", "are"):
+        if verb in caption:
+            return f"{verb} {caption.replace(f' {verb}', '')}in the image?"
+    return f"are there {caption} in the image?"
 
 
 class _Chosen:

@@ -67,7 +67,8 @@ class OrderOptions:
     def _read(self, uid: str, number: int, caption: str) -> tuple[list[str], list[str], np.random.Generator]:
         tagged = self.tagger(caption)
         words = [word.text for word in tagged]
-        return words, to.kinds_of(words, [word.tag for word in tagged]), keyed_rng("order", self.seed, uid, number)
+        kinds = to.kinds_of(words, [word.tag for word in tagged], [word.penn for word in tagged])
+        return words, kinds, keyed_rng("order", self.seed, uid, number)
 
     def _case(
         self,

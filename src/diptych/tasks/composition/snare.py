@@ -60,7 +60,7 @@ class SNARE:
     A folder of ARO's files is what the release reads; `world:scenes` asks all five parts of every scene that allows them; of any other
     data the captions are shuffled. Published ties go to the first option, which is the true one here: `ties="index"`. All options are kept,
     also shuffles that change nothing, and ties are shared by default. Generators are asked for each option by `compare="ask"`, as released,
-    with a question of ours.
+    with a question of ours, or with `question="snare"` in the words of the release.
 
     Fields as in `aro`.
     compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.choosing`

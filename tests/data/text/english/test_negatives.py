@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from diptych.data.text.english.structured import (
     replaced_by_rule,
     word_lists,
 )
+from diptych.data.text.english.swaps import RELEASED as RELEASED_KINDS
 from diptych.data.text.english.swaps import SWAPS, every_swap, swapped, swaps, with_articles
+from diptych.data.text.english.tagger import Word, tag
+from diptych.recipes.contrastive.negclip import NegCLIP
 from diptych.worlds.scenes.world import scenes
 
 CAPTION = "A child slowly holding a flowered umbrella and quickly petting a small yak."
@@ -62,6 +66,35 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_each_kind_exchanges_words_of_its_kind(kind: Any, expected: set[str]) -> None:
     assert set(every_swap(CAPTION, kind)) == expected
     assert {swapped(CAPTION, kind, rng(seed)) for seed in range(30)} == expected, "every pair is drawn, and no other"
+
+
+def test_the_kinds_of_the_released_captions_are_narrower() -> None:
+    """Counted in the released validation file by spaCy's tags: 4,365 exchanges of two NN, 575 of NNS, 356 of VBG, none of names, of other
+    verbs or across these; noun phrases of three words or more only. Of 4,839 captions 60 % have one wrong text, 29 % two, 10 % three."""
+    caption = "Two boys holding a red kite and petting some dogs and a cat near Anna on a green wall with men."
+    made = {kind: every_swap(caption, kind, published=True, articles=False) for kind in RELEASED_KINDS}
+    assert {kind: len(texts) for kind, texts in made.items()} == {
+        "long_phrases": 1,
+        "singular_nouns": 3,
+        "plural_nouns": 3,
+        "gerunds": 1,
+        "adverbs": 0,
+        "adjectives": 1,
+    }
+    assert made["long_phrases"] == (
+        "Two boys holding a green wall and petting some dogs and a cat near Anna on a red kite with men.",
+    )
+    assert any("Two men holding" in text for text in made["plural_nouns"])
+    assert made["gerunds"][0].startswith("Two boys petting a red kite and holding some dogs")
+    assert set(NegCLIP.paper().kinds) == set(RELEASED_KINDS)
+    assert set(NegCLIP.tiny().kinds) == set(SWAPS)
+
+    def penn(text: str) -> list[Word]:
+        tags = {"People": "NNS", "watch": "VBP", "fish": "NNS", "and": "CC", "sheep": "NN"}
+        return [replace(word, penn=tags[word.text]) for word in tag(text)]
+
+    plain = "People watch fish and sheep"
+    assert every_swap(plain, "plural_nouns", published=True, tagger=penn) == ("Fish watch people and sheep",)
 
 
 @pytest.mark.parametrize(

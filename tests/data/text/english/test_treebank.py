@@ -39,6 +39,16 @@ def test_sentences_end_at_stops() -> None:
     assert treebank_words("Mr. Fox sees J. Doe ... again") == ["Mr.", "Fox", "sees", "J.", "Doe", "...", "again"]
     assert treebank_words('a "cat." and (a dog!) sit') == ["a", "``", "cat", ".", "''", "and", "(", "a", "dog", "!", ")", "sit"]
     assert treebank_words("") == []
+    # NLTK's answers with its English sentences.
+    for text, words in {
+        "the corner of 8th ave. and 22 st.": "the corner of 8th ave. and 22 st .",
+        "a fire hydrant I. The street": "a fire hydrant I . The street",
+        "No. 7 bus. It stops": "No . 7 bus . It stops",
+        "eat fruit (e.g. apples). good": "eat fruit ( e.g . apples ) . good",
+        "Dec. 5 game.": "Dec. 5 game .",
+        "Washington D.C. is big.": "Washington D.C. is big .",
+    }.items():
+        assert treebank_words(text) == words.split(), text
 
 
 def test_threes_of_aro_come_from_these_words_where_it_is_asked() -> None:

@@ -25,9 +25,18 @@ class Permuting(Protocol):
     def permutation(self, x: Any, /) -> Any: ...
 
 
-def kinds_of(words: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """The tags with modals apart from other auxiliaries."""
-    return ["MODAL" if word.lower() in MODALS and tag == "AUX" else tag for word, tag in zip(words, tags, strict=True)]
+PENN = {"NN": "NOUN", "JJ": "ADJ", "VB": "VERB"}
+"""What tags of the Penn Treebank begin with, by which the published code sorts words: "someone" is a noun there, a modal no verb."""
+
+
+def kinds_of(words: Sequence[str], tags: Sequence[str], penn: Sequence[str] = ()) -> list[str]:
+    """The tags with modals apart from other auxiliaries; of words that have a tag of the Penn Treebank its kind, or "OTHER"."""
+    if not penn:
+        penn = [""] * len(words)
+    return [
+        PENN.get(fine[:2], "OTHER") if fine else "MODAL" if word.lower() in MODALS and tag == "AUX" else tag
+        for word, tag, fine in zip(words, tags, penn, strict=True)
+    ]
 
 
 def shuffled_classes(words: Sequence[str], kinds: Sequence[str], classes: Sequence[Collection[str]], rng: Permuting) -> list[str]:

@@ -9,6 +9,10 @@ and yellow hydrant" says what "a yellow and blue hydrant" says) or on both sides
 toilet"); and pairs that leave no sentence: nouns that are no head of their phrase ("a hydrant fire"), verbs of different forms, particles
 and negations, phrases with no verb or preposition between them. Their articles stay where they were ("a orange"), a hint that needs no
 picture; `articles` puts them right.
+
+What the paper calls nouns, verbs and noun phrases is narrower in the released captions: singular nouns change places among themselves and
+plural ones among themselves, names not at all, of verbs only forms in -ing, and of noun phrases only those of three words or more. Those
+are kinds of their own (`RELEASED`), by the tags of the Penn Treebank, which the built-in tagger guesses from the ending.
 """
 
 from __future__ import annotations
@@ -24,9 +28,20 @@ from diptych.data.text.english.phrases import NOUNS, noun_phrases
 from diptych.data.text.english.tagger import Tagger, Word, tag
 from diptych.data.text.english.words import CLOSED, split
 
-Swap = Literal["nouns", "adjectives", "verbs", "adverbs", "noun_phrases"]
-SWAPS: tuple[Swap, ...] = get_args(Swap)
+Swap = Literal[
+    "nouns", "adjectives", "verbs", "adverbs", "noun_phrases", "singular_nouns", "plural_nouns", "gerunds", "long_phrases"
+]
+EVERY: tuple[Swap, ...] = get_args(Swap)
+SWAPS = EVERY[:5]
+RELEASED: tuple[Swap, ...] = ("long_phrases", "singular_nouns", "plural_nouns", "gerunds", "adverbs", "adjectives")
+"""The kinds of the released captions."""
 TAGS: dict[str, tuple[str, ...]] = {"nouns": NOUNS, "adjectives": ("ADJ",), "verbs": ("VERB",), "adverbs": ("ADV",)}
+PENN = {"singular_nouns": "NN", "plural_nouns": "NNS", "gerunds": "VBG"}
+PARTS: dict[str, Swap] = {"singular_nouns": "nouns", "plural_nouns": "nouns", "gerunds": "verbs", "long_phrases": "noun_phrases"}
+"""What each is a part of."""
+LONG = 3
+"""Words of a long phrase at least."""
+PLURALS = split("men women children people feet teeth geese mice")
 BOTH_WAYS = split(
     "next to near beside by with and or & , alongside touching opposite nearby close adjacent facing meeting joining "
     "called named known"
@@ -66,12 +81,14 @@ def every_swap(
     caption: str, kind: Swap, *, published: bool = False, articles: bool = True, tagger: Tagger = tag
 ) -> tuple[str, ...]:
     """All captions that exchanging one pair of that kind can make, in order of the pairs; each differs from the caption."""
-    if kind not in SWAPS:
-        raise UnknownName("kind of swap", kind, SWAPS)
-    words = tagger(caption)
+    if kind not in EVERY:
+        raise UnknownName("kind of swap", kind, EVERY)
+    words, whole = tagger(caption), PARTS.get(kind, kind)
     made = []
     for one, two in combinations(_units(words, kind), 2):
-        if _same(words, one, two) or not (published or (_makes_sense(words, one, two, kind) and _changes(words, one, two, kind))):
+        if _same(words, one, two) or not (
+            published or (_makes_sense(words, one, two, whole) and _changes(words, one, two, whole))
+        ):
             continue
         new = _exchange_spans(caption, words, one, two, articles=articles)
         if new.casefold() != caption.casefold():
@@ -94,10 +111,20 @@ def swaps(
 
 
 def _units(words: Sequence[Word], kind: Swap) -> list[Span]:
-    if kind == "noun_phrases":
-        phrases = noun_phrases(words)
-        return [(phrase.start, phrase.stop) for phrase in phrases]
+    if kind in ("noun_phrases", "long_phrases"):
+        least = LONG if kind == "long_phrases" else 1
+        return [(phrase.start, phrase.stop) for phrase in noun_phrases(words) if phrase.stop - phrase.start >= least]
+    if kind in PENN:
+        return [(place, place + 1) for place, word in enumerate(words) if (word.penn or _penn(word)) == PENN[kind]]
     return [(place, place + 1) for place, word in enumerate(words) if word.tag in TAGS[kind]]
+
+
+def _penn(word: Word) -> str:
+    """The Penn Treebank's tag of a common noun or a form in -ing, by its letters; "" of others."""
+    if word.tag == "NOUN":
+        many = word.lower in PLURALS or (word.lower.endswith("s") and not word.lower.endswith(("ss", "us", "is")))
+        return "NNS" if many else "NN"
+    return "VBG" if word.tag == "VERB" and word.lower.endswith("ing") else ""
 
 
 def _same(words: Sequence[Word], one: Span, two: Span) -> bool:

@@ -25,12 +25,13 @@ OPENERS = ("DET", "ADJ", "NUM", "NOUN", "PROPN", "PRON")
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A token of a caption: `caption[start:stop] == text`."""
+    """A token of a caption: `caption[start:stop] == text`. penn: its tag of the Penn Treebank, where a tagger gives one."""
 
     text: str
     tag: Tag
     start: int
     stop: int
+    penn: str = ""
 
     @property
     def lower(self) -> str:
@@ -72,7 +73,7 @@ def spacy_tagger(name: str = "en_core_web_sm") -> Tagger:
 
 def _from_spacy(token: Any) -> Word:
     alike: dict[str, Tag] = {"CCONJ": "CONJ", "SCONJ": "CONJ", "SYM": "PUNCT", "INTJ": "NOUN", "X": "NOUN"}
-    return Word(token.text, alike.get(token.pos_, token.pos_), token.idx, token.idx + len(token.text))
+    return Word(token.text, alike.get(token.pos_, token.pos_), token.idx, token.idx + len(token.text), token.tag_)
 
 
 def _tags(texts: list[str]) -> list[Tag]:
