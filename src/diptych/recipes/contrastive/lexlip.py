@@ -68,8 +68,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     release reads it in parts (720 of 2,880), after each of which momentum model and queues move.
 
     bottleneck     share of the steps that the first phase has; 1 leaves out the second, 0 the first
-    momentum_steps  above 0, `epochs` counts passes of the first phase, and the second has so many steps: `prepare` makes steps and share of
-                   it
+    momentum_steps  above 0, `epochs` counts passes of the first phase, and the second has so many steps
     momentum_batch  of the second phase; 0 takes batch_size
     tau            temperature, fixed
     sparsity       weight of the FLOPS term of either tower, on vectors of norm 1
@@ -81,8 +80,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     decoder_layers, decoder_heads, decoder_dropout   of the decoder
     class_token    the image head reads the tower's pooled vector too, as one place more (released: the class token)
     momentum       of the momentum model
-    momentum_start  it begins as the "model" at the end of the first phase, or "fresh", as a model of its own (released: as the published
-                   weights that the first phase, too, had started from)
+    momentum_start  it begins as the "model" that the first phase left, or "fresh" (released: as the weights from which that phase began)
     momentum_dropout  it has dropout in training (released)
     momentum_behind  it follows the weights that a step began with (released, at the price of a further copy), and not those that it left
     queue          items of either modality that are remembered
