@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from diptych.claims import ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.tree import Tree, tree
+from diptych.claims.trace import Trace
+from diptych.claims.tree import Tree, sources_of, tree
 from diptych.claims.verdict import Margins
 from diptych.cli import main
 from diptych.cli.commands import claims_work
@@ -116,6 +118,53 @@ def test_check_and_table_speak_about_what_is_there(ask: Any, tmp_path: Path) -> 
     alone = answer["claims"][0]
     assert alone["p_holm"] == pytest.approx(alone["entry"]["p"], abs=1e-12), "one main claim: nothing to correct"
     assert plot.read_text().count("<circle") == 5
+
+
+def test_another_processor_is_told_from_other_code_by_the_sources_of_the_verdict(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 features differ by 1e-8 from machine to machine: what counts is whether both sources say the same on this one."""
+    ask("run", "clip")
+    entered: list[tuple[str, str]] = []
+
+    def answering(then: Trace | None) -> Callable[[str, str], Trace | None]:
+        def at_commit(commit: str, key: str) -> Trace | None:
+            entered.append((commit, key))
+            return then
+
+        return at_commit
+
+    def traced(loss: float) -> Trace:
+        return {side: {"losses": [{"loss": loss}], "scores": {"recall": 0.2}} for side in ("baseline", "method")}
+
+    monkeypatch.setattr(ledger, "claim_closure", lambda claim: "edited")
+    monkeypatch.setattr(claims_work, "trace", lambda claim: traced(1.0 + 1e-7))
+    for then, state in ((None, "stale"), (traced(1.0), "stale"), (traced(1.0 + 1e-7), "fresh")):
+        monkeypatch.setattr(claims_work, "trace_at", answering(then))
+        assert ask("check")[1]["claims"][0]["state"] == state
+    assert entered == [("abc1234", "clip")] * 3
+
+
+def test_sources_of_a_commit_come_back_as_they_were(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True
+        )
+
+    (tmp_path / "src").mkdir()
+    file = tmp_path / "src/a.py"
+    file.write_text("1\n")
+    git("init")
+    git("add", "-A")
+    git("commit", "-m", "one")
+    file.write_text("2\n")
+    with sources_of("HEAD", tmp_path) as folder:
+        assert folder is not None
+        assert (folder / "src/a.py").read_text() == "1\n"
+    assert not folder.exists()
+    for commit, root in (("", tmp_path), ("beefbeef", tmp_path), ("HEAD", tmp_path / "src")):
+        with sources_of(commit, root) as nothing:
+            assert nothing is None
 
 
 def test_the_tree_is_clean_when_only_the_ledger_differs(tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ that trains, and the scores at the end. Tidying and moving leave a trace as it i
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +20,21 @@ import torch
 
 from diptych.claims.cell import Cell, run_cell
 from diptych.claims.claim import Claim
+from diptych.claims.tree import sources_of
 from diptych.models.io.frozen_engine import frozen_engine
 
 SEED = 0
 LOSS_TOLERANCE = 1e-8
 """Relative: sums in another order on another processor differ by about 1e-12."""
 SCORE_TOLERANCE = 1e-6
+RETRACE = """
+import json, sys
+from diptych.claims import registry
+from diptych.claims.trace import trace
+print(json.dumps(trace(registry.find(sys.argv[1]))))
+"""
+LIMIT = 600
+"""Seconds that the sources of another commit may take."""
 Trace = dict[str, Any]
 """Arm ("baseline", "method") -> {"losses": [{name: value}, ...], "scores": {metric: value}}."""
 
@@ -40,6 +53,25 @@ def trace(claim: Claim) -> Trace:
             found[side] = {"losses": cell.spending.losses, "scores": kept}
     finally:
         torch.set_num_threads(threads)
+    return found
+
+
+def trace_at(commit: str, key: str) -> Trace | None:
+    """The trace of a claim by the sources of a commit, on this machine; None where that commit cannot be had or has no such trace."""
+    with sources_of(commit) as folder:
+        if folder is None:
+            return None
+        done = subprocess.run(
+            [sys.executable, "-c", RETRACE, key],
+            env={**os.environ, "PYTHONPATH": str(folder / "src")},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+        )
+    if done.returncode:
+        return None
+    found: Trace = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

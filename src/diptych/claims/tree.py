@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[3]
 WATCHED = ("src", "pyproject.toml")
@@ -29,6 +33,23 @@ def tree(root: Path = ROOT) -> Tree:
     head = _git(root, "rev-parse", "--short", "HEAD").strip()
     status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *WATCHED)
     return Tree(head, tuple(line[3:] for line in status.splitlines()))
+
+
+@contextmanager
+def sources_of(commit: str, root: Path = ROOT) -> Iterator[Path | None]:
+    """A folder with `src` as it was at a commit, for as long as the block lasts; None where the commit cannot be had."""
+    if not commit or not (root / ".git").exists():
+        yield None
+        return
+    with TemporaryDirectory() as folder:
+        archive = Path(folder, "src.tar")
+        words = ["git", "-C", str(root), "archive", "--format=tar", f"--output={archive}", commit, "src"]
+        if subprocess.run(words, capture_output=True, timeout=60).returncode:
+            yield None
+            return
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder, filter="data")
+        yield Path(folder)
 
 
 def _git(root: Path, *words: str) -> str:

@@ -14,7 +14,7 @@ from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import Claim
 from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
-from diptych.claims.trace import differences, trace
+from diptych.claims.trace import differences, trace, trace_at
 from diptych.claims.tree import Tree, tree
 from diptych.cli.commands.claims import Check, Cost, Run, Table
 from diptych.cli.options.output import finish, say
@@ -133,7 +133,7 @@ def check_claims(args: Check) -> int:
         state, parted = ledger.state(args.ledger, claim, entry), list[str]()
         respelled = args.respelled if state == "stale" else ""
         if state == "changed" or respelled:
-            parted = ledger.edits(claim, entry) or differences(entry.trace, trace(claim))
+            parted = ledger.edits(claim, entry) or _parted(claim, entry)
             rule = ledger.recompute_verdict(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
             state = "stale" if parted else "fresh"
@@ -154,6 +154,16 @@ def check_claims(args: Check) -> int:
     stale = any(row["state"] == "stale" for row in found)
     finish({"claims": found}, lines or ["no claim has a verdict yet"], args.json)
     return 1 if stale else 0
+
+
+def _parted(claim: Claim, entry: ledger.Entry) -> list[str]:
+    """Where the trace of a claim parts from its verdict's, in words. Before that counts, the sources of the verdict are traced here, too:
+    frozen encoders speak in float32, whose last digits differ from processor to processor."""
+    now = trace(claim)
+    parted = differences(entry.trace, now)
+    if parted and (then := trace_at(entry.commit, claim.key)) is not None:
+        return differences(then, now)
+    return parted
 
 
 def print_table(args: Table) -> int:
