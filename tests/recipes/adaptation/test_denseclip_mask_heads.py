@@ -154,8 +154,8 @@ def test_what_is_found_is_what_mmdetection_finds(parity: Any) -> None:
         SIZES, kept, parts, RELEASED["laid"], RELEASED["masks"], strict=True
     ):
         for share_HW, box_4, place, area in zip(part, box_N4 * 2, wanted, areas, strict=True):
-            # Not of boxes without area, whose places are no numbers there, nor of those thinner than two pixels: on another processor a last
-            # digit of their sides moves what they show by more than the tolerance.
+            # Not of boxes without area, whose places are no numbers there, nor of those thinner than two pixels: on another
+            # processor a last digit of their sides moves what they show by more than the tolerance.
             if place is not None and min(box_4[2:] - box_4[:2]) >= 2:
                 out_HW = laid(share_HW, box_4.tolist(), (2 * high, 2 * wide))
                 whole.append((probe(out_HW) * per_pixel, doubled(place) * per_pixel))
