@@ -61,9 +61,11 @@ LETTERS = st.characters(max_codepoint=0x52F, exclude_categories=["Cs", "Cn", "Mn
 @given(st.text(LETTERS, max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_open_clips_ids(text):
-    """Characters that Unicode gained lately are left out: libraries differ in whether they know them as letters."""
+    """Characters that Unicode gained lately are left out: libraries differ in whether they know them as letters. So is the iota below
+    (U+0345), which open_clip's pattern loses: it ignores case, and as that of a letter this mark is neither letter nor other sign to it."""
     import open_clip
 
+    assume("\u0345" not in clip_clean(text))
     assume(all(unicodedata.category(letter) != "Cn" for letter in clip_clean(text)))
     np.testing.assert_array_equal(_both()[1].encode([text], 40).ids_BL, open_clip.tokenize([text], 40).numpy())
 
