@@ -162,7 +162,7 @@ def test_sources_of_a_commit_come_back_as_they_were(tmp_path: Path) -> None:
         assert folder is not None
         assert (folder / "src/a.py").read_text() == "1\n"
     assert not folder.exists()
-    for commit, root in (("", tmp_path), ("beefbeef", tmp_path), ("HEAD", tmp_path / "src")):
+    for commit, root in (("", tmp_path), ("--help", tmp_path), ("beefbeef", tmp_path), ("HEAD", tmp_path / "src")):
         with sources_of(commit, root) as nothing:
             assert nothing is None
 

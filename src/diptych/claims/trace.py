@@ -61,14 +61,11 @@ def trace_at(commit: str, key: str) -> Trace | None:
     with sources_of(commit) as folder:
         if folder is None:
             return None
-        done = subprocess.run(
-            [sys.executable, "-c", RETRACE, key],
-            env={**os.environ, "PYTHONPATH": str(folder / "src")},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
+        words, paths = [sys.executable, "-c", RETRACE, key], {**os.environ, "PYTHONPATH": str(folder / "src")}
+        try:
+            done = subprocess.run(words, env=paths, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return None
     if done.returncode:
         return None
     found: Trace = json.loads(done.stdout.splitlines()[-1])

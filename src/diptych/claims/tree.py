@@ -38,7 +38,9 @@ def tree(root: Path = ROOT) -> Tree:
 @contextmanager
 def sources_of(commit: str, root: Path = ROOT) -> Iterator[Path | None]:
     """A folder with `src` as it was at a commit, for as long as the block lasts; None where the commit cannot be had."""
-    if not commit or not (root / ".git").exists():
+    if (
+        not commit.isalnum() or not (root / ".git").exists()
+    ):  # a ledger is a file that came from somewhere: nothing in it is an option
         yield None
         return
     with TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ TEXTS = [
     "  \n a\tb\x07",
     "ʼn ſ's Ⅷ ½ İ Σας ﬁ",
     "schÃ¶n â€œquotedâ€",
+    "\u03b1\u0345x a\u0345b !\u0345! \u00cd\x85",
     "a red bus left of a tree " * 30,
 ]
 CORPUS = ["a red bus", "a Red tree", "two red buses near a tree", "ein roter Bus", "赤いバス", "a bus"] * 4
@@ -61,11 +62,9 @@ LETTERS = st.characters(max_codepoint=0x52F, exclude_categories=["Cs", "Cn", "Mn
 @given(st.text(LETTERS, max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_text_gives_open_clips_ids(text):
-    """Characters that Unicode gained lately are left out: libraries differ in whether they know them as letters. So is the iota below
-    (U+0345), which open_clip's pattern loses: it ignores case, and as that of a letter this mark is neither letter nor other sign to it."""
+    """Characters that Unicode gained lately are left out: libraries differ in whether they know them as letters."""
     import open_clip
 
-    assume("\u0345" not in clip_clean(text))
     assume(all(unicodedata.category(letter) != "Cn" for letter in clip_clean(text)))
     np.testing.assert_array_equal(_both()[1].encode([text], 40).ids_BL, open_clip.tokenize([text], 40).numpy())
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import math
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.columns import read_parquet, write_parquet
 
@@ -101,7 +101,7 @@ class Entries:
     @classmethod
     def _published(cls, path: Path) -> Entries:
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"is no JSON: {error}", file=path, expected="a list of strings") from error
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):

@@ -276,8 +276,8 @@ class InstructBLIP(AskedRecipe):
     def paper(cls) -> Self:
         """EVA-g, 32 queries, a Q-Former of BERT-base size; the language model as `language_model`, BLIP-2 as `former_weights`.
         Batches of 128 are sixteen processes' eights. Requests are worded as published, questions and captions, and as often questions are
-        asked for by their answers. As released Vicuna's start mark is its end mark, and the frozen
-        FLAN-T5 has its dropout in training, and the exact GELU in place of its approximate one.
+        asked for by their answers. As released Vicuna's start mark is its end mark, and the frozen FLAN-T5 has its dropout in training, and
+        the exact GELU in place of its approximate one.
 
         It answers with five beams, a repetition penalty of 1.5 and a length penalty of 1, or where answers are short of 0 in the code and
         of -1 in the released evaluations, which ask "Question: {} Short Answer:" (`prefix` and `suffix` of `vqa`); `generate` takes the
