@@ -13,6 +13,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from diptych.claims import registry
+from diptych.claims.claim import LONG
 from diptych.claims.ledger import Entry, Side, Superseded
 from diptych.claims.table import Row, forest, rows
 from diptych.core import systems
@@ -147,7 +148,8 @@ def one_claim(row: Row) -> list[str]:
             row.state or "fresh"
         ]
         why = f" ({row.entry.why})" if row.entry.why else ""
-        lines += [f"Verdict: **{row.entry.verdict}**{why}. {numbers(row.entry)}{state}", "", *sides(row.entry)]
+        long = f" That is more than ten minutes of two cores: {claim.why_long}." if row.entry.cpu_seconds > LONG else ""
+        lines += [f"Verdict: **{row.entry.verdict}**{why}. {numbers(row.entry)}{long}{state}", "", *sides(row.entry)]
     if row.remark:
         lines += ["", row.remark]
     return [*lines, *(item for line in row.before for item in ["", earlier(line)])]

@@ -14,7 +14,7 @@ import pytest
 
 from diptych.claims import ledger, registry
 from diptych.claims.cell import Cell
-from diptych.claims.claim import Arm, Claim
+from diptych.claims.claim import LONG, Arm, Claim
 from diptych.claims.trace import Trace
 from diptych.claims.tree import Tree, sources_of, tree
 from diptych.claims.verdict import Margins
@@ -230,3 +230,11 @@ def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reas
     monkeypatch.setattr(registry, "every", lambda: [renamed, replace(CLAIM, name="unjudged")])
     code, found, _ = ask("check", "--respelled", "level is value")
     assert (code, [row["claim"] for row in found["claims"]]) == (0, ["clip"]), "a claim without a verdict is not meant"
+
+
+def test_whoever_takes_long_for_a_verdict_says_why() -> None:
+    folder = Path(__file__).parents[2] / "docs/claims"
+    entries = {claim.key: ledger.latest(folder, claim.key) for claim in registry.every()}
+    long = {key for key, entry in entries.items() if entry and entry.cpu_seconds > LONG}
+    assert "desco" in long  # a detector, two cells of which take as long as that
+    assert not [claim.key for claim in registry.every() if claim.key in long and not claim.why_long]

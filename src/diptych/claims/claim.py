@@ -18,6 +18,8 @@ from diptych.core.errors import ConfigError
 
 Kind = Literal["paper's claim", "mechanism check"]
 SMALLEST_VERDICT_SEED, VERDICT_SEEDS = 1_000, 1_000_000
+LONG = 2 * 10 * 60
+"""Processor seconds of ten minutes on two cores: a verdict that takes longer says why in its claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Claim:
     reported          further metrics that are written down and never decide
     seeds             how many give the verdict
     tuning_seeds      which ones choose the rates
-    why_long          why a verdict takes more than twenty minutes of two cores, where it does
+    why_long          why a verdict takes more than ten minutes of two cores (`LONG`), where it does
     """
 
     slug: str

@@ -95,5 +95,6 @@ def claims() -> tuple[Claim, ...]:
             data=f"{SCENES:,} scenes in three styles that their captions name, {TESTED} of the same seed to test",
             reported=("content", "perplexity", "perplexity_before"),
             tuning_seeds=(0,),
+            why_long="gradients run through a language model, whose text is read before and after; rates are swept on one seed",
         ),
     )

@@ -48,6 +48,7 @@ def claims() -> tuple[Claim, ...]:
         data=f"{6 * ROWS:,} rendered pictures of two shapes in four tasks; recall at 1 among {4 * TESTED:,} of all tasks",
         reported=("first_task", "last_task", "average", "forgetting", "union_loss", "first_task_then"),
         tuning_seeds=(0,),
+        why_long="four tasks one after the other in every cell, and the union and the first task alone stand beside",
     )
     buffered, replayed = (replace(arm, recipe=replace(arm.recipe, buffer=BUFFER)) for arm in (memory, none))
     buffer = replace(

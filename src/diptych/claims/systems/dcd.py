@@ -40,6 +40,7 @@ def claims() -> tuple[Claim, ...]:
         data=f"{PAIRS:,} rendered images of two shapes, each text names both and their places; retrieval among 500",
         reported=("test/t2i_r@1",),
         tuning_seeds=(0, 1),
+        why_long="a teacher is trained before every student, and a matcher learns by the number of its steps",
     )
     against_clip = replace(
         taught,

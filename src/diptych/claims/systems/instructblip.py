@@ -53,5 +53,6 @@ def claims() -> tuple[Claim, ...]:
             data=f"{SCENES:,} scenes of two things with questions, {TESTED} of the same seed to test",
             reported=("accuracy/colour", "accuracy/shape", "accuracy/count", "accuracy/there"),
             tuning_seeds=(0,),
+            why_long="a Q-Former in front of a language model: a cell takes some three minutes; rates are swept on one seed",
         ),
     )

@@ -84,5 +84,6 @@ def claims() -> tuple[Claim, ...]:
             data=f"{SCENES:,} scenes of two things, each shown with a caption in one of three languages, {TESTED} of the same seed to test",
             reported=TAGS,
             tuning_seeds=(0,),
+            why_long="a Q-Former is trained before one language model first, then before another; rates are swept on one seed",
         ),
     )

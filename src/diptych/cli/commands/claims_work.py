@@ -11,7 +11,7 @@ from typing import Any
 
 from diptych.claims import engine, ledger, registry
 from diptych.claims.cell import Cell, CellResult
-from diptych.claims.claim import Claim
+from diptych.claims.claim import LONG, Claim
 from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
@@ -19,8 +19,6 @@ from diptych.claims.tree import Tree, tree
 from diptych.cli.commands.claims import Check, Cost, Run, Table
 from diptych.cli.options.output import finish, say
 from diptych.core.errors import ConfigError, RunError
-
-LONG = 2 * 20 * 60  # processor seconds
 
 
 def print_list(args: Table) -> int:
@@ -63,7 +61,7 @@ def run_claims(args: Run) -> int:
         power = f"; a difference of {entry.matters:g} needs {entry.seeds_needed} seeds" if entry.verdict == "open" else ""
         lines.append(f"{claim.key}: {entry.verdict}{why}; {difference}, {spent}{power}")
         if entry.cpu_seconds > LONG and not claim.why_long:
-            say(f"note: {claim.key} took more than twenty minutes of two cores, and its file does not say why (`why_long`)")
+            say(f"note: {claim.key} took more than ten minutes of two cores, and its file does not say why (`why_long`)")
     return finish({"entries": entries}, lines, args.json)
 
 
