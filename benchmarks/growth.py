@@ -1,15 +1,16 @@
 """How cost grows: curation, building and searching every kind of index, more processes; and what 100 million pairs would ask for.
 
-    python benchmarks/growth.py [--sizes 10000 30000] [--only dense nested lexical late curate torchrun ray]
-    python benchmarks/growth.py --sizes 10000 30000 100000 300000 1000000      # the whole curve: hours, 24 GiB
+    python benchmarks/growth.py [--sizes 10000 30000 100000] [--only dense nested lexical late curate torchrun ray]
+    python benchmarks/growth.py --sizes 10000 30000 100000 300000 1000000      # the whole curve
 
 Every size runs in processes of its own. One makes the data and builds the index on disk; another opens that index and asks it, so that
 its memory is what a search needs: what is mapped from disk counts once it is read. `curate` is match, balance and near-duplicates
 (`curation.py`). `torchrun` trains the same clip with the same batch in one and in two processes, one thread each; `ray` matches texts on
 a Ray of one and of two workers. Efficiency is the speed-up over the number of processes: on two busy cores it says little.
 
-The estimate continues the line through the two largest sizes (in a log-log plot where growth is faster) to
-100 million pairs; it names the machine that it is for, and what breaks first there. It is an extrapolation and not a measurement.
+The estimate continues the curves to 100 million pairs: along the straight line of the three largest sizes and along their line in a
+log-log plot, which are given as a range where they differ. It names the machine that it is for, and what breaks first there by the dearer
+of the two. It is an extrapolation and not a measurement; a curve of fewer than three sizes, or over less than a decade, has none.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import numpy as np
 from machine_results import Figure, Peer, facts, keep, last
 
 KINDS = ("dense", "nested", "lexical", "late")
-SIZES = (10_000, 30_000)
+SIZES = (10_000, 30_000, 100_000)
 TARGET = 100_000_000
 HARDWARE = {"cores": 64, "memory_gib": 512, "disk_tb": 8.0, "days": 7.0}
 """The machine of the estimate, with cores as fast as the one that was measured on, and the time that one may want to wait."""
@@ -254,14 +255,25 @@ def told(what: str, one: float, two: float) -> Row:
 # ---------------------------------------------------------------- the estimate
 
 
-def continued(rows: Sequence[Row], key: str, target: float = TARGET) -> tuple[float, float]:
-    """(value, exponent) at the target from the two largest sizes: along their straight line, or along their line in a log-log plot
-    where growth is faster than that. A straight line keeps apart what every process takes, however small its data."""
-    (small, a), (large, b) = ((row["items"], max(row[key], 1e-9)) for row in sorted(rows, key=lambda row: row["items"])[-2:])
-    exponent = max(0.0, math.log(b / a) / math.log(large / small))
-    if exponent > 1:
-        return b * (target / large) ** exponent, exponent
-    return b + max(0.0, b - a) / (large - small) * (target - large), exponent
+def continued(rows: Sequence[Row], key: str, target: float = TARGET) -> tuple[float, float, float]:
+    """(by the straight line, by the line in a log-log plot, its slope) at the target, both by least squares over the three largest
+    sizes. A straight line keeps apart what every process takes, however small its data; the log-log line follows growth that is none.
+    """
+    found = sorted((row["items"], max(row[key], 1e-9)) for row in rows)[-3:]
+    sizes, values = (np.array(column, float) for column in zip(*found, strict=True))
+    slope, start = np.polyfit(np.log(sizes), np.log(values), 1)
+    rate, fixed = np.polyfit(sizes, values, 1)
+    return max(0.0, float(fixed + rate * target)), float(math.exp(start + slope * math.log(target))), float(slope)
+
+
+def spans_enough(rows: Sequence[Row]) -> bool:
+    sizes = [row["items"] for row in rows]
+    return len(sizes) >= 3 and max(sizes) >= 10 * min(sizes)
+
+
+def between(ends: Sequence[float], unit: str) -> str:
+    low, high = (f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in sorted(ends))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def estimate(curves: dict[str, list[Row]]) -> list[str]:
@@ -272,43 +284,41 @@ def estimate(curves: dict[str, list[Row]]) -> list[str]:
     ]
     needs: list[tuple[float, str]] = []
     for name, rows in curves.items():
-        if len(rows) < 2:
+        if not spans_enough(rows):
             continue
-        work, exponent = continued(rows, "build_cpu_seconds")
-        memory = continued(rows, "build_gib")[0]
-        days = work / HARDWARE["cores"] / 86_400
-        parts = [f"{work / 3600:,.0f} core hours (growth as N^{exponent:.2f}; {days:.2g} days, if all cores could share it)"]
-        parts.append(f"{memory:,.0f} GiB while it is built")
-        asked = {"memory while it is built": memory / HARDWARE["memory_gib"], "time": days / HARDWARE["days"]}
+        *work, exponent = continued(rows, "build_cpu_seconds")
+        memory = continued(rows, "build_gib")[:2]
+        days = max(work) / HARDWARE["cores"] / 86_400
+        parts = [f"{between([seconds / 3600 for seconds in work], 'core hours')} to build (growth as N^{exponent:.2f})"]
+        parts.append(between(memory, "GiB while it is built"))
+        asked = {"memory while it is built": max(memory) / HARDWARE["memory_gib"], "time": days / HARDWARE["days"]}
         if "disk_gib" in rows[-1]:
-            disk, held, answer = (continued(rows, key)[0] for key in ("disk_gib", "search_gib", "search_ms"))
-            parts.append(f"{disk:,.0f} GiB on disk, {held:,.0f} GiB read by 100 queries, {answer:,.0f} ms a query")
-            asked |= {"disk": disk * 2**30 / 1e12 / HARDWARE["disk_tb"], "memory of the search": held / HARDWARE["memory_gib"]}
-            asked["a query of more than a second"] = answer / 1000
+            disk, held, answer = (continued(rows, key)[:2] for key in ("disk_gib", "search_gib", "search_cpu_ms"))
+            parts.append(f"{between(disk, 'GiB on disk')}, {between(held, 'GiB read by 100 queries')}")
+            parts.append(between(answer, "processor ms a query"))
+            asked |= {
+                "disk": max(disk) * 2**30 / 1e12 / HARDWARE["disk_tb"],
+                "memory of the search": max(held) / HARDWARE["memory_gib"],
+            }
+            asked["a query of more than a second"] = max(answer) / 1000
         needs += [(share, f"{name}: {what}") for what, share in asked.items()]
         sentences.append(f"{name}: {'; '.join(parts)}.")
-    if needs:
-        share, what = max(needs)
-        verdict = (
-            f"What breaks first is {what}, at {share:.1f} times what there is."
-            if share > 1
-            else f"Nothing breaks; nearest to it is {what}, at {share:.2f} of what there is."
-        )
-        sentences.append(verdict)
-    return sentences
+    if not needs:
+        return []
+    share, what = max(needs)
+    verdict = (
+        f"What breaks first is {what}, at {share:.1f} times what there is."
+        if share > 1
+        else f"Nothing breaks; nearest to it is {what}, at {share:.2f} of what there is."
+    )
+    return [*sentences, verdict]
 
 
-def figures(curves: dict[str, list[Row]], processes: dict[str, Row]) -> list[Figure]:
-    found = []
-    for name, rows in curves.items():
-        for row in rows:
-            found.append(Figure(f"{name}, {row['items']:,} items, built", "processor s", row["build_cpu_seconds"]))
-            if "search_ms" in row:
-                found.append(Figure(f"{name}, {row['items']:,} items, a query", "ms", row["search_ms"]))
-                found.append(Figure(f"{name}, {row['items']:,} items, memory of the search", "GiB", row["search_gib"]))
-    for row in processes.values():
-        found.append(Figure(f"{row['what']}, two processes", "s", row["two_seconds"], (Peer("one process", row["one_seconds"]),)))
-    return found
+def figures(processes: dict[str, Row]) -> list[Figure]:
+    return [
+        Figure(f"{row['what']}, two processes", "s", row["two_seconds"], (Peer("one process", row["one_seconds"]),))
+        for row in processes.values()
+    ]
 
 
 def main() -> None:
@@ -333,7 +343,7 @@ def main() -> None:
         else:
             curves[name] = curation(options.sizes) if name == "curate" else curve(name, options.sizes)
         said = estimate(curves)
-        keep("growth", {"curves": curves, "processes": processes, "estimate": said}, figures(curves, processes))
+        keep("growth", {"curves": curves, "processes": processes, "estimate": said}, figures(processes))
     print("\n".join(said))
 
 

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import growth_curves
+
 from diptych.core.machine import MACHINES
 from diptych.report.escape import escape
 
@@ -31,12 +33,12 @@ Row = dict[str, Any]
 
 
 def records(root: Path) -> dict[str, dict[str, Record]]:
-    """benchmark -> machine class -> record, of those that have figures; both in a fixed order."""
+    """benchmark -> machine class -> record, of those that have figures or curves; both in a fixed order."""
     found: dict[str, dict[str, Record]] = {}
     for machine in MACHINES:
         for path in sorted((root / RESULTS / machine).glob("*.json")):
             record = json.loads(path.read_text(encoding="utf-8"))
-            if record["figures"]:
+            if record["figures"] or record.get("curves"):
                 found.setdefault(path.stem, {})[machine] = record
     return dict(sorted(found.items()))
 
@@ -44,7 +46,7 @@ def records(root: Path) -> dict[str, dict[str, Record]]:
 def pages(root: Path) -> dict[Path, str]:
     """The page and its pictures, as the stored results have them."""
     found = records(root)
-    written = {PICTURES / f"{name}.svg": picture(by_class) for name, by_class in found.items()}
+    written = {PICTURES / f"{name}.svg": drawn(by_class) for name, by_class in found.items()}
     lines = [*HEAD, *classes(found)]
     for name, by_class in found.items():
         lines += ["", *section(root, name, by_class)]
@@ -76,10 +78,14 @@ def classes(found: dict[str, dict[str, Record]]) -> list[str]:
 def section(root: Path, name: str, by_class: dict[str, Record]) -> list[str]:
     title = name.replace("_", " ").capitalize()
     lines = [f"## {title}", "", what(root, name), "", f"`python benchmarks/{name}.py`", ""]
-    lines += [f"![{title}: ours against its peers](images/fast/{name}.svg)", ""]
-    lines += ["| class | what | ours | peer, as started | times | peer, at its best | times |", "|---|---|---|---|---|---|---|"]
-    for machine, record in by_class.items():
-        lines += [f"| `{machine}` | {cells(row)} |" for row in record["figures"]]
+    curves = {machine: record for machine, record in by_class.items() if record.get("curves")}
+    lines += [f"![{title}: {'cost over the number of items' if curves else 'ours against its peers'}](images/fast/{name}.svg)"]
+    for machine, record in curves.items():
+        lines += ["", *growth_curves.table(machine, record)]
+    figures = [f"| `{machine}` | {cells(row)} |" for machine, record in by_class.items() for row in record["figures"]]
+    if figures:
+        head = ["| class | what | ours | peer, as started | times | peer, at its best | times |", "|---|---|---|---|---|---|---|"]
+        lines += ["", *head, *figures]
     lines += ["", *(f"- `{machine}`: {measured_on(record)}" for machine, record in by_class.items())]
     for machine, record in by_class.items():
         if said := record.get("estimate"):
@@ -125,6 +131,11 @@ def short(value: float) -> str:
 
 
 # ---------------------------------------------------------------- pictures
+
+
+def drawn(by_class: dict[str, Record]) -> str:
+    curves = any(record.get("curves") for record in by_class.values())
+    return growth_curves.picture(by_class, STYLE) if curves else picture(by_class)
 
 
 def picture(by_class: dict[str, Record]) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,8 +30,10 @@ def module(path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def how_fast() -> Any:
-    return module(ROOT / "scripts/how_fast.py")
+def how_fast() -> Iterator[Any]:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield module(ROOT / "scripts/how_fast.py")
+    sys.path.remove(str(ROOT / "scripts"))
 
 
 def test_page_and_pictures_are_what_the_results_say(how_fast: Any) -> None:
@@ -75,3 +78,25 @@ def test_another_number_makes_another_page_and_picture(how_fast: Any, tmp_path: 
     bars = [bar for bar in drawn.iter("{http://www.w3.org/2000/svg}rect") if float(bar.get("width", "0")) > 12]
     assert len(bars) == 2
     assert float(bars[0].get("width", "0")) < float(bars[1].get("width", "0"))  # 2 times and 3 times its best
+
+
+def test_curves_have_a_column_for_each_size_and_a_line_for_each_part(how_fast: Any, tmp_path: Path) -> None:
+    machine = {"commit": "abc", "cores": 2, "processor_flags": ["avx2"]}
+    record = {"name": "grown", "machine": "plain", "date": "2026-01-01", "processor": "Some CPU", "limited_by": {}}
+    rows = [{"items": n, "build_cpu_seconds": n / 1000, "build_gib": 0.5, "search_cpu_ms": 2.0} for n in (1000, 10_000, 100_000)]
+    curves = {"dense": rows, "curate": [{"items": 10_000, "build_cpu_seconds": 7.0, "build_gib": 0.25}]}
+    folder = tmp_path / how_fast.RESULTS / "plain"
+    folder.mkdir(parents=True)
+    found = {**record, "load_average": 0.5, "environment": machine, "figures": [], "curves": curves}
+    (folder / "grown.json").write_text(json.dumps(found))
+    (tmp_path / "benchmarks/grown.py").write_text('"""What grows."""\n')
+    pages = how_fast.pages(tmp_path)
+    assert "| class | what | 1,000 | 10,000 | 100,000 |" in pages[how_fast.PAGE]
+    assert "| `plain` | dense: built, processor s | 1 | 10 | 100 |" in pages[how_fast.PAGE]
+    assert "| `plain` | curate: built, processor s |  | 7 |  |" in pages[how_fast.PAGE]
+    drawn = ET.fromstring(pages[how_fast.PICTURES / "grown.svg"])
+    lines = [line.get("points", "").split() for line in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert [len(points) for points in lines] == [3, 1, 3, 3, 1]  # time, a query (curation has none), memory
+    x, y = zip(*(map(float, point.split(",")) for point in lines[0]), strict=True)
+    assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.11)  # decades are equally wide
+    assert y[0] > y[1] > y[2]
