@@ -5,8 +5,8 @@
 Photographs that scikit-learn ships, as JPEG of 640 x 427 pixels, to features, decoding and resizing included; then the tower alone, on
 pixels that are there. "As started" is timm's EfficientNet-Lite0 as a user would write the loop (PIL, torchvision's transforms, float32,
 one image after the other decoded, batches of 64); "at its best" is the same tower in channels-last. "Again" asks
-for the same pictures once more, as `index build` does after training: features are found by what the images hold. ONNX Runtime does
-not obey the variables that make a machine plain.
+for the same pictures once more, as `index build` does after training: features are found by what the images hold. ONNX Runtime obeys
+no variable that makes a machine plain: `run_all.py --plain` keeps it to AVX2 by what CPUID answers.
 """
 
 from __future__ import annotations

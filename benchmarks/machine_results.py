@@ -55,7 +55,7 @@ def facts() -> dict[str, Any]:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": processor_name(),
-        "limited_by": limits(),
+        "limited_by": limits() | ({"CPUID": "AVX2"} if "as_avx2.so" in os.environ.get("LD_PRELOAD", "") else {}),
         "load_average": load,
         "environment": environment(),
     }

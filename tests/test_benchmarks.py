@@ -4,7 +4,9 @@ is tried on small scripts. No test asks how long anything took."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +54,30 @@ def test_a_failure_stops_nothing_and_is_told_at_the_end(monkeypatch: pytest.Monk
         "works": "",
     }
     assert runner.summary(found).endswith("1 of 3 ended well: not breaks, hangs")
+
+
+def test_a_processor_can_be_made_to_say_that_it_has_avx2_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    variables = imported(FOLDER / "run_all.py", monkeypatch).as_avx2(tmp_path)
+    if not variables:
+        pytest.skip("no compiler, or CPUID cannot fault here")
+
+    def python(code: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-X", "faulthandler", "-c", code]
+        return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=60)
+
+    asked = (
+        "from numpy._core._multiarray_umath import __cpu_features__ as f; print(*(k for k in f if f[k] and k.startswith('AVX')))"
+    )
+    nested = (
+        f"import subprocess, sys; print(subprocess.run([sys.executable, '-c', {asked!r}], capture_output=True, text=True).stdout)"
+    )
+    for code in (asked, nested):
+        found = python(code)
+        assert not found.returncode, found.stderr
+        assert not [name for name in found.stdout.split() if name.startswith("AVX5")]
+    fault = python("import ctypes; ctypes.string_at(0)")  # the program's own
+    assert fault.returncode < 0
+    assert "Fatal Python error: Segmentation fault" in fault.stderr
 
 
 def test_a_record_is_kept_with_its_class_and_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

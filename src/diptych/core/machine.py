@@ -2,7 +2,7 @@
 
 A speed holds for machines of one class: `plain` (AVX2 or less), `avx512`, `amx` (bf16 tiles), `cuda`. Two variables keep the libraries
 from what the processor has, and count here too: ONEDNN_MAX_CPU_ISA (matrix products and convolutions of PyTorch) and
-ATEN_CPU_CAPABILITY (everything else in PyTorch). ONNX Runtime obeys neither, so its figures of a limited machine are its own.
+ATEN_CPU_CAPABILITY (everything else in PyTorch). ONNX Runtime obeys neither: `benchmarks/as_avx2.c` keeps it to AVX2, too.
 """
 
 from __future__ import annotations
