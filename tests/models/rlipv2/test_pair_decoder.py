@@ -204,10 +204,11 @@ def test_relations_look_at_the_mean_box_and_send_no_gradient_into_boxes() -> Non
     seen = []
     decoder.layers[0].image.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     entity, box = torch.randn(2, 6, WIDTH, requires_grad=True), torch.rand(2, 6, 4, requires_grad=True)
-    decoder(entity, box, maps).sum().backward()
+    out = decoder(entity, box, maps)
+    (out * torch.randn_like(out)).sum().backward()  # behind a norm a plain sum has no gradient but rounding
     torch.testing.assert_close(seen[0][:, :, 0], (box[:, :3] + box[:, 3:]) / 2)
     assert box.grad is None
-    assert entity.grad.abs().sum() > 0
+    assert entity.grad.abs().sum() > 1e-2
 
 
 def test_relations_start_from_the_fused_pair_or_from_its_slots_or_both() -> None:
