@@ -2,8 +2,8 @@
 
     python benchmarks/distilled_search.py [--pictures 1000] [--queries 20] [--steps 800] [--teacher RUN] [--student RUN]
 
-Without runs of your own, one run of `dcd` on rendered pairs trains both, and the teacher is taken from `--steps` steps of recipe `fused`
-with the same towers. Everything is timed from the words of a query to the sorted pictures, one query at a time, median over queries:
+Without runs of your own, recipe `fused` is trained on rendered pairs, and `dcd` follows it, for `--steps` steps each. Everything is
+timed from the words of a query to the sorted pictures, one query at a time, median over queries:
 
     student            the query's vector against all vectors (numpy, exact)
     student, index     the same over an index of kind dense, as `diptych search` does it
@@ -148,8 +148,8 @@ def main() -> None:
         slowest = next(row["seconds"] for row in rows if row["search"] == "teacher")
         for row in rows:
             row["times_the_teacher"] = slowest / row["seconds"]
-            figures = f"{1000 * row['seconds']:>12.2f}{row['pictures_per_second']:>14,.0f}{row['times_the_teacher']:>9.1f}"
-            print(f"{row['search']:<24}{figures}{row['recall@1']:>10.2f}")
+            numbers = f"{1000 * row['seconds']:>12.2f}{row['pictures_per_second']:>14,.0f}{row['times_the_teacher']:>9.1f}"
+            print(f"{row['search']:<24}{numbers}{row['recall@1']:>10.2f}")
         for name, seconds in before.items():
             print(f"before: {name}, {seconds:.2f} s")
     keep("distilled_search", {"rows": rows, "before": before}, figures(rows))

@@ -338,14 +338,15 @@ def main() -> None:
         print(json.dumps(found))
         return
     before = last("growth")
-    curves, processes = dict(before.get("curves", {})), dict(before.get("processes", {}))
+    curves, processes, measured = (dict(before.get(part, {})) for part in ("curves", "processes", "measured"))
     for name in options.only:
         if name in ("torchrun", "ray"):
-            processes[name] = (torchrun if name == "torchrun" else ray)() | facts()
+            processes[name] = (torchrun if name == "torchrun" else ray)()
         else:
             curves[name] = curation(options.sizes) if name == "curate" else curve(name, options.sizes)
+        measured[name] = facts()
         said = estimate(curves)
-        keep("growth", {"curves": curves, "processes": processes, "estimate": said}, figures(processes))
+        keep("growth", {"curves": curves, "processes": processes, "measured": measured, "estimate": said}, figures(processes))
     print("\n".join(said))
 
 

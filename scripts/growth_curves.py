@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from diptych.report.escape import escape
@@ -80,7 +81,7 @@ def panel(curves: dict[str, list[tuple[int, float]]], left: int, top: int, title
     return parts
 
 
-def scale(low: float, high: float, start: float, end: float) -> Any:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """A value's place on a logarithmic axis."""
     width = math.log(high / low) or 1.0
     return lambda value: start + (end - start) * math.log(value / low) / width

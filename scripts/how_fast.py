@@ -86,7 +86,7 @@ def section(root: Path, name: str, by_class: dict[str, Record]) -> list[str]:
     if figures:
         head = ["| class | what | ours | peer, as started | times | peer, at its best | times |", "|---|---|---|---|---|---|---|"]
         lines += ["", *head, *figures]
-    lines += ["", *(f"- `{machine}`: {measured_on(record)}" for machine, record in by_class.items())]
+    lines += ["", *(f"- `{machine}`: {words}" for machine, record in by_class.items() for words in measured(record))]
     for machine, record in by_class.items():
         if said := record.get("estimate"):
             lines += ["", f"From the curves of `{machine}`:", "", *(f"- {sentence}" for sentence in said)]
@@ -108,6 +108,16 @@ def cells(row: Row) -> str:
         told = ", ".join(f"{short(peer['value'])} ({peer['name']})" for peer in peers)
         found += [told, f"{min(times(row, peer) for peer in peers):.2f}"] if peers else ["", ""]
     return " | ".join(found)
+
+
+def measured(record: Record) -> list[str]:
+    """What a record was measured on; where its parts were measured by themselves, each lot of them."""
+    if "measured" not in record:
+        return [measured_on(record)]
+    lots: dict[str, list[str]] = {}
+    for part, found in record["measured"].items():
+        lots.setdefault(measured_on(found), []).append(part)
+    return [f"{', '.join(parts)}: {words}" for words, parts in lots.items()]
 
 
 def measured_on(record: Record) -> str:

@@ -88,12 +88,15 @@ def test_curves_have_a_column_for_each_size_and_a_line_for_each_part(how_fast: A
     folder = tmp_path / how_fast.RESULTS / "plain"
     folder.mkdir(parents=True)
     found = {**record, "load_average": 0.5, "environment": machine, "figures": [], "curves": curves}
+    found["measured"] = {"dense": {**found, "load_average": 1.5}, "curate": {**found, "load_average": 0.5}}
     (folder / "grown.json").write_text(json.dumps(found))
     (tmp_path / "benchmarks/grown.py").write_text('"""What grows."""\n')
     pages = how_fast.pages(tmp_path)
     assert "| class | what | 1,000 | 10,000 | 100,000 |" in pages[how_fast.PAGE]
     assert "| `plain` | dense: built, processor s | 1 | 10 | 100 |" in pages[how_fast.PAGE]
     assert "| `plain` | curate: built, processor s |  | 7 |  |" in pages[how_fast.PAGE]
+    assert "- `plain`: dense: 2026-01-01; commit abc; Some CPU; 2 cores; avx2; load average 1.5\n" in pages[how_fast.PAGE]
+    assert "- `plain`: curate: 2026-01-01; commit abc; Some CPU; 2 cores; avx2; load average 0.5\n" in pages[how_fast.PAGE]
     drawn = ET.fromstring(pages[how_fast.PICTURES / "grown.svg"])
     lines = [line.get("points", "").split() for line in drawn.iter("{http://www.w3.org/2000/svg}polyline")]
     assert [len(points) for points in lines] == [3, 1, 3, 3, 1]  # time, a query (curation has none), memory

@@ -38,9 +38,8 @@ def tree(root: Path = ROOT) -> Tree:
 @contextmanager
 def sources_of(commit: str, root: Path = ROOT) -> Iterator[Path | None]:
     """A folder with `src` as it was at a commit, for as long as the block lasts; None where the commit cannot be had."""
-    if (
-        not commit.isalnum() or not (root / ".git").exists()
-    ):  # a ledger is a file that came from somewhere: nothing in it is an option
+    # A ledger is a file that came from somewhere: nothing in it is an option of git.
+    if not commit.isalnum() or not (root / ".git").exists():
         yield None
         return
     with TemporaryDirectory() as folder:
