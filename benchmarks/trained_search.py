@@ -56,6 +56,8 @@ PUBLISHED = {
 }
 """LexLIP against CLIP's dense search, from the abstracts."""
 SEARCHED_SEED = 1
+NAME_WIDTH, LINE = 110, 14
+"""Pixels that the name of a way takes in the plot."""
 PLOT = Path(__file__).resolve().parents[1] / "docs/images/trained_search.svg"
 
 
@@ -350,11 +352,16 @@ def plot(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         parts.append(f'<text x="{across(tick):.1f}" y="{height - 26}" text-anchor="middle">{10**tick:.2g}</text>')
     parts.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">ms a query</text>')
     parts.append(f'<text x="8" y="{top - 6}">recall@10; area: bytes</text>')
+    names: list[tuple[float, float]] = []
     for place in np.argsort(-size):
         radius = 4 + 22 * size[place] / size.max()
         cx, cy = across(x[place]), up(y[place])
         parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{radius:.1f}" fill="#3366cc" fill-opacity=".35" stroke="#3366cc"/>')
-        parts.append(f'<text x="{cx + radius + 4:.1f}" y="{cy + 4:.1f}">{escape(rows[place]["way"])}</text>')
+        name_x, name_y = cx + radius + 4, cy + 4
+        while any(abs(name_x - other_x) < NAME_WIDTH and abs(name_y - other_y) < LINE for other_x, other_y in names):
+            name_y += LINE
+        names.append((name_x, name_y))
+        parts.append(f'<text x="{name_x:.1f}" y="{name_y:.1f}">{escape(rows[place]["way"])}</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
         f'<rect width="{width}" height="{height}" fill="white"/>{"".join(parts)}</svg>'
