@@ -250,6 +250,7 @@ WORLDS = Registry(
             "persons by their attributes, several pictures and captions each",
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
+        "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",

@@ -90,8 +90,9 @@ class InstructBLIP(AskedRecipe):
                 queries, and the image encoder where there are no `image_weights`; "" begins afresh
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
     balanced    draws by the root of a source's size; False: by its size
-    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base, with cross-attention in
-                every second layer
+    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
+    former_every  queries look at the image in every so many-th layer, from the first on; published: in every second
+    former_init  standard deviation of fresh weights; published: 0.02, at a width of 768
     former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
     pictures    that a question in use may have, the frames of a clip for example: each is looked at with the question in mind, and their
@@ -117,6 +118,8 @@ class InstructBLIP(AskedRecipe):
     former_heads: int = 12
     former_mlp: int = 3072
     former_dropout: float = 0.1
+    former_every: int = 2
+    former_init: float = 0.02
     former_vocabulary: int = 30523
     former_tokenizer: str = "data"
     asked_length: int = 128
@@ -163,6 +166,8 @@ class InstructBLIP(AskedRecipe):
             "intermediate_size": self.former_mlp,
             "hidden_dropout_prob": self.former_dropout,
             "attention_probs_dropout_prob": self.former_dropout,
+            "cross_attention_frequency": self.former_every,
+            "initializer_range": self.former_init,
         }
         if not self.aware:
             return shape
@@ -251,6 +256,8 @@ class InstructBLIP(AskedRecipe):
             former_heads=4,
             former_mlp=128,
             former_dropout=0.0,
+            former_every=1,
+            former_init=0.07,
             former_vocabulary=0,
             asked_length=16,
             ranks_end=True,

@@ -87,6 +87,8 @@ class MBLIP(AskedRecipe):
     former_weights  the Q-Former to begin with, and where there are no `image_weights` the image encoder: "hf:FOLDER" of BLIP-2, or the run
                     of another bridge; "" begins afresh
     former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
+    former_every    queries look at the image in every so many-th layer, from the first on; published: in every second
+    former_init     standard deviation of fresh weights; published: 0.02, at a width of 768
     languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
     weights         of these languages, published: their shares of mC4; () for equal ones
     requests        what asks for a caption in training, with the language's name: one for a sample, always the same, where the release
@@ -114,6 +116,8 @@ class MBLIP(AskedRecipe):
     former_heads: int = 12
     former_mlp: int = 3072
     former_dropout: float = 0.1
+    former_every: int = 2
+    former_init: float = 0.02
     languages: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     requests: tuple[str, ...] = REQUESTS
@@ -173,6 +177,8 @@ class MBLIP(AskedRecipe):
             "intermediate_size": self.former_mlp,
             "hidden_dropout_prob": self.former_dropout,
             "attention_probs_dropout_prob": self.former_dropout,
+            "cross_attention_frequency": self.former_every,
+            "initializer_range": self.former_init,
         }
         return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": self.warm, "rests": False}
 
@@ -318,6 +324,8 @@ class MBLIP(AskedRecipe):
             former_heads=4,
             former_mlp=128,
             former_dropout=0.0,
+            former_every=1,
+            former_init=0.07,
             adapter_rank=4,
             adapter_alpha=8.0,
             adapter_dropout=0.0,
