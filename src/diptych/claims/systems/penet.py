@@ -32,7 +32,6 @@ def claims() -> tuple[Claim, ...]:
         data=DATA,
         reported=("r@5", "rare/r@5", "nms/mr@5"),
         tuning_seeds=(0, 1),
-        why_long="a cell takes some two minutes of a core, of which half is features of pairs; rates are swept on two seeds",
     )
     against_adjustment = replace(
         mean_recall,
