@@ -1,7 +1,7 @@
 """The small rendered pairs with questions about what stands where: which colour, which shape. `world:asked_pairs`.
 
-A question names a place, and only what stands there answers it. Texts name things with their places: an image encoder that learned from
-such pairs tells places apart, and one that learned from captions without places hardly does.
+A question names a place, and only what stands there answers it. Texts name things with their places, so that an image encoder that learns
+from these pairs has a reason to tell places apart.
 
 >>> len(asked_pairs(4, seed=0))
 4

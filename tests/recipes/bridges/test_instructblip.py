@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 import diptych
 from diptych.core.contracts import Draw
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
@@ -328,3 +328,26 @@ def test_what_was_trained_before_is_where_a_run_begins(tmp_path: Path) -> None:
     for part in ("encoder", "connector"):
         for name, tensor in getattr(before.bridge, part).state_dict().items():
             assert torch.equal(tensor, getattr(bridge, part).state_dict()[name]) != name.startswith("map."), name
+
+
+@pytest.mark.parametrize("recipe", [replace(InstructBLIP.tiny(), former_vocabulary=50), MBLIP.tiny()])
+def test_where_queries_look_and_how_wide_weights_are_drawn_is_the_recipes(recipe: Any) -> None:
+    for made, layers, spread in ((replace(recipe, former_every=2, former_init=0.02), [0], 0.02), (recipe, [0, 1], 0.07)):
+        spec = {key: value for key, value in made.connector_spec().items() if key != "kind"}
+        connector = QueryConnector(24, 16, **spec)
+        blocks = connector.former.encoder.layer
+        assert [place for place, block in enumerate(blocks) if hasattr(block, "crossattention")] == layers
+        assert blocks[0].attention.attention.query.weight.std().item() == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", [InstructBLIP, MBLIP])
+def test_published_q_formers_look_in_every_second_layer(recipe: Any) -> None:
+    former = recipe.paper().connector_spec()["former"]
+    assert (former["cross_attention_frequency"], former["initializer_range"]) == (2, 0.02)
+
+
+@pytest.mark.parametrize("recipe", [InstructBLIP, MBLIP])
+@pytest.mark.parametrize("change", [{"former_every": 0}, {"former_init": 0.0}])
+def test_queries_that_never_look_and_weights_of_zero_are_refused(recipe: Any, change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        replace(recipe.tiny(), **change)

@@ -148,6 +148,10 @@ class InstructBLIP(AskedRecipe):
     asked_vocabulary: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
+        if self.former_every < 1:
+            raise ConfigError(f"former_every is {self.former_every} (expected 1 or more)")
+        if self.former_init <= 0:
+            raise ConfigError(f"former_init is {self.former_init} (expected above 0)")
         if self.requests:  # samples without questions are captioned
             object.__setattr__(self, "needs", ("image",))
 

@@ -162,6 +162,10 @@ class MBLIP(AskedRecipe):
             raise ConfigError(
                 f"{len(self.weights)} weights for {len(self.languages)} languages (expected one above 0 for each, or none)"
             )
+        if self.former_every < 1:
+            raise ConfigError(f"former_every is {self.former_every} (expected 1 or more)")
+        if self.former_init <= 0:
+            raise ConfigError(f"former_init is {self.former_init} (expected above 0)")
         if self.pictures < 1:
             raise ConfigError(f"pictures is {self.pictures} (expected 1 or more)")
         if not 0 <= self.warm_share < 1:
