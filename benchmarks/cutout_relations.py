@@ -3,6 +3,7 @@
     diptych data fetch stamps --out data/stamps
     python benchmarks/cutout_relations.py --cutouts data/stamps          # hours: every arm is a training of 3,000 steps or more
     python benchmarks/cutout_relations.py --only as_it_is,steps          # some of them
+    python benchmarks/cutout_relations.py --steps 1000                   # a third of the steps in every arm
     python benchmarks/cutout_relations.py --smoke                        # two steps of every arm on emoji, nothing written
 
 `as_it_is` is the row of docs/detecting.md. Every other arm differs in the one thing that it is called by:
@@ -101,6 +102,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default=",".join(ARMS), help="arms, comma between them")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the training in `as_it_is`; `steps` has three times as many")
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if unknown := set(args.only.split(",")) - set(ARMS):
@@ -108,12 +110,13 @@ def main() -> None:
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only.split(","):
-            arm = replace(ARMS[name], scenes=16, steps=2, tested=4) if args.smoke else ARMS[name]
+            arm = replace(ARMS[name], steps=ARMS[name].steps * args.steps // STEPS)
+            arm = replace(arm, scenes=16, steps=2, tested=4) if args.smoke else arm
             rows[name] = measured(arm, args.cutouts, args.seed, Path(folder) / name)
             shown = ", ".join(f"{key} {v['found']:.3f} of {v['at most']:.3f}" for key, v in rows[name]["recall"].items())
             print(f"{name:<11} {shown}", flush=True)
     if not args.smoke:
-        keep("cutout_relations", {"cutouts": args.cutouts, "seed": args.seed, "arms": rows}, [])
+        keep("cutout_relations", {"cutouts": args.cutouts, "seed": args.seed, "steps": args.steps, "arms": rows}, [])
 
 
 if __name__ == "__main__":

@@ -251,6 +251,10 @@ WORLDS = Registry(
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
+        "pair_languages": (
+            "diptych.worlds.pair_languages:pair_languages",
+            "two coloured shapes with captions in three languages",
+        ),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",

@@ -1,4 +1,4 @@
-"""mBLIP on scenes with captions in three languages: a Q-Former that is aligned anew against one from scratch."""
+"""mBLIP on pairs of shapes with captions in three languages: a Q-Former that is aligned anew against one from scratch."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores, Spending
-from diptych.claims.cells.bridges import PAIRS, hosted
+from diptych.claims.cells.bridges import hosted
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, trained, untrained
 from diptych.claims.verdict import Margins
 from diptych.recipes.bridges.mblip import MBLIP
-from diptych.worlds.scenes.captions import Mention
-from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, languages, named
+from diptych.worlds.pair_languages import noun_in, pair_languages
+from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS
+from diptych.worlds.small_pairs import SIDE
 
-SCENES, TESTED, SMOKE_ROWS, ENGLISH_STEPS = 4000, 150, 24, 800
-HOST = "small:world:languages?n=6000&seed=1"
-"""The new language model has read three languages, of other scenes; the first one the English of the same."""
+PAIRS, TESTED, SMOKE_ROWS, ENGLISH_STEPS = 6000, 200, 24, 1500
+HOST = "small:world:pair_languages?n=6000&seed=1"
+"""The new language model has read three languages, of other pictures; the first one the English of the same."""
+IMAGES = "small:world:asked_pairs?n=6000&seed=1"
+"""The image encoder learned from texts that name places, and sees a cell of a picture as a patch."""
 
 
 @dataclass(frozen=True)
 class Realigned:
-    """Learns captions of scenes of the cell's seed, one language an image, writes about others of the same seed in every language.
+    """Learns captions of pictures of the cell's seed, one language an image, writes about others of the same seed in every language.
 
     english  steps in which the Q-Former is trained before an English language model first; they are no part of what is held equal
     others   share of a picture's things, by colour and shape, that captions name, mean over the two languages that are not English
@@ -34,9 +37,9 @@ class Realigned:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        rows = languages(SMOKE_ROWS if cell.smoke else SCENES, seed=cell.seed).remembering()
-        test = languages(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
-        recipe = hosted(replace(self.recipe, image_weights=PAIRS), cell, address=HOST)
+        rows = pair_languages(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed).remembering()
+        test = pair_languages(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
+        recipe = hosted(replace(self.recipe, image_weights=IMAGES), cell, address=HOST)
         if self.english:
             first = replace(
                 recipe, languages=("en",), language="en", adapter_rank=0, warm_share=0.0, steps=self.english, visual_lr=recipe.lr
@@ -52,14 +55,13 @@ class Realigned:
             written = model.generate([sample.image for sample in samples], asked, max_tokens=32)
             shares = []
             for text, sample in zip(written, samples, strict=True):
-                things = [named(Mention(thing["label"], thing["colour"]), tag) for thing in sample.extras["things"]]
-                shares.append(np.mean([thing in text for thing in things]))
+                shares.append(np.mean([noun_in(noun, tag) in text for noun in sample.extras["things"]]))
             found[tag] = float(np.mean(shares))
         return {"others": (found["qaa"] + found["qab"]) / 2, **found}
 
 
 def claims() -> tuple[Claim, ...]:
-    fresh = MBLIP.tiny()
+    fresh = replace(MBLIP.tiny(), small_image_size=SIDE, small_image_steps=1500)
     short = replace(fresh, steps=fresh.steps // 2)
     rates = around(fresh.lr)
     english = Realigned(replace(short, languages=("en",)), english=ENGLISH_STEPS)
@@ -81,7 +83,7 @@ def claims() -> tuple[Claim, ...]:
             metric="others",
             margins=Margins(matters=0.05, equivalence=0.05),
             equal_budget=("steps", "samples", "trained_parameters"),
-            data=f"{SCENES:,} scenes of two things, each shown with a caption in one of three languages, {TESTED} of the same seed to test",
+            data=f"{PAIRS:,} rendered images of two shapes, each with a caption in one of three languages, {TESTED} of the same seed to test",
             reported=TAGS,
             tuning_seeds=(0,),
             why_long="a Q-Former is trained before one language model first, then before another; rates are swept on one seed",

@@ -46,13 +46,14 @@ class SmallEncoder(DualEncoderRecipe):
         return cls.tiny()
 
 
-def small_encoder(address: str, data: Dataset, *, steps: int, language: str, seed: int = 0) -> Path:
+def small_encoder(address: str, data: Dataset, *, steps: int, language: str, size: int = 64, seed: int = 0) -> Path:
     """The model folder of a `PairEmbedder` in the cache; trained first where it is not there.
 
     address  the data whose pairs it learns, so that runs on different data share it; "" takes those of the run, `data`
+    size     pixels of an image, a multiple of the patches' 16. Where things stand on a grid, patches that match its cells show one thing each
     """
     rows = training_rows(open_data(address)) if address else data
-    recipe = replace(SmallEncoder.tiny(), steps=steps, language=language)
+    recipe = replace(SmallEncoder.tiny(), steps=steps, image_size=size, language=language)
     key = [FORMAT, rows.fingerprint, to_plain(recipe), seed]
     seed = keyed_seed("small encoder", seed)
     return cached_model("encoders", key, lambda: _trained(quick_to_draw(rows, recipe), recipe, seed), seed=seed)

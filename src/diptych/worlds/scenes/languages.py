@@ -26,6 +26,8 @@ TAGS = ("en", "qaa", "qab")
 NAMES = {"en": "english", "qaa": "qaan", "qab": "qaban"}
 """What the languages are called in a request."""
 REQUEST = "caption in {language} :"
+JOINED = "and"
+"""What joins two things of which nothing else is said."""
 SOUNDS = {"qaa": (("l", "m", "n", "r", "v"), ("a", "e", "u")), "qab": (("k", "t", "p", "z", "sh"), ("i", "o", "ai"))}
 
 
@@ -66,6 +68,11 @@ def named(thing: Mention, tag: str) -> str:
     return f"{label} {colour}" if tag == "qaa" else f"{colour} {label}"
 
 
+def word(meaning: str, tag: str) -> str:
+    """A word for a colour, a shape, a predicate or `JOINED`, in a language."""
+    return meaning if tag == "en" else _words(tag)[meaning]
+
+
 @lru_cache(maxsize=len(TAGS))
 def _words(tag: str) -> dict[str, str]:
     """English words to those of a made-up language, of two syllables each, no two alike."""
@@ -74,7 +81,7 @@ def _words(tag: str) -> dict[str, str]:
     syllables = [onset + vowel for onset in onsets for vowel in vowels]
     pairs = [first + second for first in syllables for second in syllables]
     drawn = rng.permutation(len(pairs))
-    meanings = [*COLOURS, *SHAPES, *SURFACES]
+    meanings = [*COLOURS, *SHAPES, *SURFACES, "white", JOINED]
     return {meaning: pairs[place] for meaning, place in zip(meanings, drawn, strict=False)}
 
 

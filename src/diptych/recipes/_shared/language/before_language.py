@@ -37,7 +37,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     end_starts    the end mark is the start mark, where there is one, as LAVIS has it for Vicuna
     language      texts of this language or of an unknown one are read; "" takes all
     pieces        of a vocabulary that is learned from the data
-    small_image_steps  of the small image encoder
+    small_image_steps, small_image_size  of the small image encoder, which cuts an image into patches of 16 pixels
     """
 
     language_model: str = "small"
@@ -49,6 +49,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     pieces: int = 4096
     small_steps: int = 2500
     small_image_steps: int = 400
+    small_image_size: int = 64
     language_folder: str = field(default="", metadata={"prepared": True})
     image_folder: str = field(default="", metadata={"prepared": True})
 
@@ -71,7 +72,7 @@ class BeforeLanguage(Recipe[M, B, F]):
     def _images(self, data: Dataset) -> str:
         kind, _, address = self.image_weights.partition(":")
         if kind == "small":
-            return str(small_encoder(address, data, steps=self.small_image_steps, language=self.language))
+            return str(small_encoder(address, data, steps=self.small_image_steps, size=self.small_image_size, language=self.language))
         return self.image_weights
 
     @property
