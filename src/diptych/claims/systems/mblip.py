@@ -1,8 +1,13 @@
-"""mBLIP on pairs of shapes with captions in three languages: a Q-Former that is aligned anew against one from scratch."""
+"""mBLIP on pairs of shapes with captions in three languages: a Q-Former that is aligned anew against one from scratch.
+
+What stands before the question is made once, as BLIP-2 was: image encoder, language models, and the Q-Former that was trained before the
+English one, all on pictures of a seed that no verdict draws. Seeds vary the pictures, the fresh weights and the order.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -10,17 +15,24 @@ from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.bridges import hosted
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
-from diptych.claims.training import opened, trained, untrained
+from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
+from diptych.core.config import to_plain
+from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.worlds.pair_languages import noun_in, pair_languages
+from diptych.worlds.rendered import Rendered
 from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS
-from diptych.worlds.small_pairs import SIDE
+from diptych.worlds.small_pairs import SIDE, Split
 
-PAIRS, TESTED, SMOKE_ROWS, ENGLISH_STEPS = 6000, 200, 24, 1500
-HOST = "small:world:pair_languages?n=6000&seed=1"
+PAIRS, TESTED, SMOKE_ROWS = 6000, 200, 24
+STEPS, ENGLISH_STEPS, TIMES = 80, 1500, 5
+FORMAT = 1
+ELSEWHERE = 1
+"""The seed of what is made once."""
+HOST = f"small:world:pair_languages?n={PAIRS}&seed={ELSEWHERE}"
 """The new language model has read three languages, of other pictures; the first one the English of the same."""
-IMAGES = "small:world:asked_pairs?n=6000&seed=1"
+IMAGES = f"small:world:asked_pairs?n={PAIRS}&seed={ELSEWHERE}"
 """The image encoder learned from texts that name places, and sees a cell of a picture as a patch."""
 
 
@@ -28,26 +40,25 @@ IMAGES = "small:world:asked_pairs?n=6000&seed=1"
 class Realigned:
     """Learns captions of pictures of the cell's seed, one language an image, writes about others of the same seed in every language.
 
-    english  steps in which the Q-Former is trained before an English language model first; they are no part of what is held equal
+    english  whether it begins with the Q-Former that was trained before an English language model, for `ENGLISH_STEPS` that are no part of
+             what is held equal
     others   share of a picture's things, by colour and shape, that captions name, mean over the two languages that are not English
     """
 
     recipe: MBLIP
-    english: int = 0
+    english: bool = False
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        rows = pair_languages(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed).remembering()
-        test = pair_languages(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
+        rows = drawn("train", PAIRS, cell.seed, cell)
+        test = drawn("test", TESTED, cell.seed, cell)
         recipe = hosted(replace(self.recipe, image_weights=IMAGES), cell, address=HOST)
         if self.english:
-            first = replace(
-                recipe, languages=("en",), language="en", adapter_rank=0, warm_share=0.0, steps=self.english, visual_lr=recipe.lr
-            )
-            part = replace(cell.part("english"), share=1.0, spending=Spending())
-            recipe = replace(recipe, former_weights=str(trained(first, rows, part).path))
-        whole = replace(cell, folder=cell.folder / "whole")
-        model = (opened if self.learns else untrained)(recipe, rows, whole)
+            recipe = replace(recipe, former_weights=str(english_former(recipe, cell)))
+        if cell.rate is not None:  # of every part, in proportion
+            times = cell.rate / recipe.lr
+            recipe = replace(recipe, visual_lr=times * recipe.visual_lr, warm_lr=times * recipe.warm_lr)
+        model = (opened if self.learns else untrained)(recipe, rows, replace(cell, folder=cell.folder / "whole"))
         samples = [test[row] for row in range(len(test))]
         found = {}
         for tag in TAGS:
@@ -60,11 +71,35 @@ class Realigned:
         return {"others": (found["qaa"] + found["qab"]) / 2, **found}
 
 
+def drawn(split: Split, count: int, seed: int, cell: Cell) -> Rendered:
+    """So many pictures of a seed; few in a smoke test."""
+    return pair_languages(SMOKE_ROWS if cell.smoke else count, seed=seed, split=split).remembering()
+
+
+def english_former(recipe: MBLIP, cell: Cell) -> Path:
+    """The model folder of the bridge whose Q-Former was trained before the English language model: made once for all seeds and arms."""
+    rows = drawn("train", PAIRS, ELSEWHERE, cell)
+    first = replace(
+        recipe,
+        image_weights=recipe.prepare(rows).image_folder,  # the very encoder, whatever language each stage reads
+        languages=("en",),
+        language="en",
+        adapter_rank=0,
+        warm_share=0.0,
+        steps=ENGLISH_STEPS,
+        lr=MBLIP.tiny().lr,
+        visual_lr=MBLIP.tiny().lr,
+    )
+    alone = replace(cell, folder=cell.folder / "english", seed=ELSEWHERE, rate=None, share=1.0, spending=Spending())
+    settings = {name: value for name, value in to_plain(first).items() if not name.endswith("_weights")}
+    key = [FORMAT, rows.fingerprint, IMAGES, settings, cell.size]
+    return cached_model("formers", key, lambda: opened(first, rows, alone).save, seed=ELSEWHERE)
+
+
 def claims() -> tuple[Claim, ...]:
-    fresh = replace(MBLIP.tiny(), small_image_size=SIDE, small_image_steps=1500)
-    short = replace(fresh, steps=fresh.steps // 2)
+    fresh = replace(MBLIP.tiny(), small_image_size=SIDE, small_image_steps=1500, steps=STEPS)
+    english = Realigned(replace(fresh, languages=("en",)), english=True)
     rates = around(fresh.lr)
-    english = Realigned(replace(short, languages=("en",)), english=ENGLISH_STEPS)
     return (
         Claim(
             slug="mblip",
@@ -73,19 +108,18 @@ def claims() -> tuple[Claim, ...]:
             "before the new one, than one from scratch",
             source="2307.06930: re-aligning BLIP-2 takes a small part of what training it took",
             refuted="a difference whose interval lies below zero",
-            baseline=Arm("from scratch", Realigned(short), rates),
-            method=Arm("aligned anew", Realigned(short, english=ENGLISH_STEPS), rates),
+            baseline=Arm("from scratch", Realigned(fresh), rates),
+            method=Arm("aligned anew", Realigned(fresh, english=True), rates),
             controls=(
-                Arm("blind", Realigned(replace(short, blind=True))),
+                Arm("blind", Realigned(replace(fresh, blind=True))),
                 Arm("English alone", english),
-                Arm("untrained", Realigned(short, learns=False)),
+                Arm("untrained", Realigned(fresh, english=True, learns=False)),
             ),
+            bounds=(Arm(f"from scratch, {TIMES} times as long", Realigned(replace(fresh, steps=TIMES * STEPS))),),
             metric="others",
             margins=Margins(matters=0.05, equivalence=0.05),
             equal_budget=("steps", "samples", "trained_parameters"),
-            data=f"{PAIRS:,} rendered images of two shapes, each with a caption in one of three languages, {TESTED} of the same seed to test",
+            data=f"{PAIRS:,} images of two shapes, each with a caption in one of three languages, {TESTED} of the same seed to test",
             reported=TAGS,
-            tuning_seeds=(0,),
-            why_long="a Q-Former is trained before one language model first, then before another; rates are swept on one seed",
         ),
     )

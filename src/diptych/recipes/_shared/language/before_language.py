@@ -72,7 +72,9 @@ class BeforeLanguage(Recipe[M, B, F]):
     def _images(self, data: Dataset) -> str:
         kind, _, address = self.image_weights.partition(":")
         if kind == "small":
-            return str(small_encoder(address, data, steps=self.small_image_steps, size=self.small_image_size, language=self.language))
+            return str(
+                small_encoder(address, data, steps=self.small_image_steps, size=self.small_image_size, language=self.language)
+            )
         return self.image_weights
 
     @property
