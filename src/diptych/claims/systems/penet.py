@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.relations.tailed_predicates import SCENES, TESTED, Tailed, small
+from diptych.claims.cells.relations.tailed_predicates import FEW, SCENES, STEEP, TESTED, Tailed, TailedFew, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -61,4 +61,15 @@ def claims() -> tuple[Claim, ...]:
         baseline=Arm("cosines alone", Tailed(replace(prototypes, distance=0.0, similarity=0.0, spread=0.0)), rates),
         equal_budget=("steps", "samples", "trained_parameters"),
     )
-    return mean_recall, against_adjustment, with_nms, apart
+    few = replace(
+        mean_recall,
+        name="few",
+        sentence="Where the rarest predicates are some twenty links, prototypes give a higher mean recall at 5 than a linear classifier",
+        source="2303.07096, whose rare predicates have few links in VG150. Asked after the main claim had reversed: there a classifier "
+        "learned the rare predicates too",
+        baseline=Arm("linear", TailedFew(linear), rates),
+        method=Arm("penet", TailedFew(prototypes), rates),
+        controls=(Arm("untrained", TailedFew(prototypes, learns=False)), Arm("linear, adjusted", TailedFew(adjusted))),
+        data=f"{FEW:,} rendered scenes of linked shapes, predicates by Zipf's law (exponent {STEEP:g}); {TESTED} with all alike to test",
+    )
+    return mean_recall, against_adjustment, with_nms, apart, few
