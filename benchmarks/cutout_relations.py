@@ -24,9 +24,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from machine_results import keep
+from machine_results import keep, last
 
 from diptych.core.config import with_changes
+from diptych.core.environment import environment
 from diptych.core.sample import Sample
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.models.io.deployed import open_model
@@ -107,16 +108,19 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.only.split(",")) - set(ARMS):
         parser.error(f"unknown arm {min(unknown)!r} (expected {', '.join(ARMS)})")
-    rows: dict[str, Any] = {}
+    settings = {"cutouts": Path(args.cutouts).name, "seed": args.seed, "steps": args.steps}
+    before = last("cutout_relations")
+    rows: dict[str, Any] = dict(before["arms"]) if settings.items() <= before.items() else {}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only.split(","):
             arm = replace(ARMS[name], steps=ARMS[name].steps * args.steps // STEPS)
             arm = replace(arm, scenes=16, steps=2, tested=4) if args.smoke else arm
-            rows[name] = measured(arm, args.cutouts, args.seed, Path(folder) / name)
+            found = measured(arm, args.cutouts, args.seed, Path(folder) / name)
+            rows[name] = {**found, "commit": environment()["commit"]}
             shown = ", ".join(f"{key} {v['found']:.3f} of {v['at most']:.3f}" for key, v in rows[name]["recall"].items())
             print(f"{name:<11} {shown}", flush=True)
-    if not args.smoke:
-        keep("cutout_relations", {"cutouts": args.cutouts, "seed": args.seed, "steps": args.steps, "arms": rows}, [])
+            if not args.smoke:  # after each: arms that were asked about with the same settings before stay
+                keep("cutout_relations", {**settings, "arms": rows}, [])
 
 
 if __name__ == "__main__":
