@@ -13,6 +13,7 @@
     size         96 pixels in place of 64: are the things too small to be told apart?
     looks        drawn shapes in place of photographs: is it the pictures at all?
     vocabulary   predicates of place alone: are "same colour as" and "bigger than" what is missed?
+    names        everything is called "thing": is it what the things are called?
     given        boxes and labels are given (PredCls, the tagger): are the boxes what is missed?
 """
 
@@ -48,6 +49,7 @@ class Arm:
     size    pixels of a scene
     look    flat, or cutouts
     places  predicates of place alone
+    named   things have their names
     given   boxes and labels are given
     """
 
@@ -57,6 +59,7 @@ class Arm:
     size: int = 64
     look: str = "cutouts"
     places: bool = False
+    named: bool = True
     given: bool = False
 
     def rows(self, split: str, cutouts: str, seed: int) -> Any:
@@ -64,7 +67,8 @@ class Arm:
         from_folder = f"&cutouts={cutouts}" if cutouts and self.look == "cutouts" else ""
         address = f"world:scenes?n={self.scenes}&test={self.tested}&size={self.size}&look={self.look}&seed={seed}{from_folder}"
         rows = resolve(address).split(split)
-        return Relabelled(rows, places_alone, "places") if self.places else rows
+        rows = Relabelled(rows, places_alone, "places") if self.places else rows
+        return rows if self.named else Relabelled(rows, nameless, "nameless")
 
     def recipe(self) -> RLIPv2:
         made = RLIPv2.tagger_tiny() if self.given else RLIPv2.tiny()
@@ -78,12 +82,17 @@ ARMS = {
     "size": Arm(size=96),
     "looks": Arm(look="flat"),
     "vocabulary": Arm(places=True),
+    "names": Arm(named=False),
     "given": Arm(given=True),
 }
 
 
 def places_alone(sample: Sample) -> Sample:
     return replace(sample, relations=tuple(r for r in sample.relations if r.predicate in PLACES))
+
+
+def nameless(sample: Sample) -> Sample:
+    return replace(sample, regions=tuple(replace(region, label="thing", attributes=()) for region in sample.regions))
 
 
 def measured(arm: Arm, cutouts: str, seed: int, folder: Path) -> dict[str, Any]:
