@@ -28,6 +28,7 @@ from typing import Any
 from machine_results import keep, last
 
 from diptych.core.config import with_changes
+from diptych.core.contracts import Dataset
 from diptych.core.environment import environment
 from diptych.core.sample import Sample
 from diptych.data.graphs.relation_splits import Relabelled
@@ -66,7 +67,7 @@ class Arm:
         """Scenes of that look; the same in every arm but for what the arm changes."""
         from_folder = f"&cutouts={cutouts}" if cutouts and self.look == "cutouts" else ""
         address = f"world:scenes?n={self.scenes}&test={self.tested}&size={self.size}&look={self.look}&seed={seed}{from_folder}"
-        rows = resolve(address).split(split)
+        rows: Dataset = resolve(address).split(split)
         rows = Relabelled(rows, places_alone, "places") if self.places else rows
         return rows if self.named else Relabelled(rows, nameless, "nameless")
 
