@@ -14,6 +14,8 @@
     looks        drawn shapes in place of photographs: is it the pictures at all?
     vocabulary   predicates of place alone: are "same colour as" and "bigger than" what is missed?
     names        everything is called "thing": is it what the things are called?
+    table        a free vector for each name in place of what a small text tower makes of its words
+    vectors      names as a frozen sentence encoder has them: needs the extra "weights"
     given        boxes and labels are given (PredCls, the tagger): are the boxes what is missed?
 """
 
@@ -51,6 +53,7 @@ class Arm:
     look    flat, or cutouts
     places  predicates of place alone
     named   things have their names
+    texts   what turns names into vectors
     given   boxes and labels are given
     """
 
@@ -61,6 +64,7 @@ class Arm:
     look: str = "cutouts"
     places: bool = False
     named: bool = True
+    texts: str = "text_micro"
     given: bool = False
 
     def rows(self, split: str, cutouts: str, seed: int) -> Any:
@@ -73,7 +77,8 @@ class Arm:
 
     def recipe(self) -> RLIPv2:
         made = RLIPv2.tagger_tiny() if self.given else RLIPv2.tiny()
-        return with_changes(made, {"pairs": 12, "steps": self.steps, "image_size": self.size})
+        changes = {"pairs": 12, "steps": self.steps, "image_size": self.size, "label_encoder": self.texts}
+        return with_changes(made, changes)
 
 
 ARMS = {
@@ -84,6 +89,8 @@ ARMS = {
     "looks": Arm(look="flat"),
     "vocabulary": Arm(places=True),
     "names": Arm(named=False),
+    "table": Arm(texts="table"),
+    "vectors": Arm(texts="vectors"),
     "given": Arm(given=True),
 }
 
