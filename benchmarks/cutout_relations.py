@@ -131,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only.split(","):
             arm = replace(ARMS[name], steps=ARMS[name].steps * args.steps // STEPS)
-            arm = replace(arm, scenes=16, steps=2, tested=4) if args.smoke else arm
+            arm = replace(arm, scenes=400, steps=2, tested=4) if args.smoke else arm
             found = measured(arm, args.cutouts, args.seed, Path(folder) / name)
             rows[name] = {**found, "commit": environment()["commit"]}
             shown = ", ".join(f"{key} {v['found']:.3f} of {v['at most']:.3f}" for key, v in rows[name]["recall"].items())
