@@ -13,7 +13,8 @@
     size         96 pixels in place of 64: are the things too small to be told apart?
     looks        drawn shapes in place of photographs: is it the pictures at all?
     vocabulary   predicates of place alone: are "same colour as" and "bigger than" what is missed?
-    names        everything is called "thing": is it what the things are called?
+    names        everything is called "thing": is it what the things are called? From the same run, everything named after the training
+                 crops that it looks most like, by its pixels (`names/pixels`) and by a packaged encoder (`names/encoder`, extra "weights")
     table        a free vector for each name in place of what a small text tower makes of its words
     vectors      names as a frozen sentence encoder has them: needs the extra "weights"
     given        boxes and labels are given (PredCls, the tagger): are the boxes what is missed?
@@ -34,6 +35,8 @@ from diptych.core.contracts import Dataset
 from diptych.core.environment import environment
 from diptych.core.sample import Sample
 from diptych.data.graphs.relation_splits import Relabelled
+from diptych.models.detection.named_after import KnownCrops, NamedAfter, thumbnails
+from diptych.models.io import weights
 from diptych.models.io.deployed import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.vg150 import VG150, VG150PredCls
@@ -42,6 +45,8 @@ from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
 SCENES, STEPS, TESTED = 8000, 3000, 500
+KNOWN = 2000
+"""Training scenes whose crops name others."""
 PLACES = ("left of", "right of", "above", "below", "inside", "on")
 KS = (5, 20)
 
@@ -104,10 +109,23 @@ def nameless(sample: Sample) -> Sample:
 
 
 def measured(arm: Arm, cutouts: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Recall and how far it can go, with and without graph constraint."""
+    """Recall and how far it can go, with and without graph constraint, under ""; of a run without names also under what named it."""
     run = fit(arm.recipe(), arm.rows("train", cutouts, seed), folder, TrainOptions(seed=seed, progress=False)).expect_finished()
+    model = open_model(run.model)
+    found = {"": _scored(model, arm, arm.rows("test", cutouts, seed))}
+    if not arm.named:
+        named = replace(arm, named=True)
+        known = [sample for sample, _ in zip(named.rows("train", cutouts, seed), range(KNOWN), strict=False)]
+        encoder = weights.image("efficientnet-lite0", image_size=64, resize="squash")
+        for name, look in (("/pixels", thumbnails), ("/encoder", encoder.encode_images)):
+            after = NamedAfter(model, KnownCrops.of(known, look), look)
+            found[name] = _scored(after, named, named.rows("test", cutouts, seed))
+    return found
+
+
+def _scored(model: Any, arm: Arm, rows: Any) -> dict[str, Any]:
     task = (VG150PredCls if arm.given else VG150)(ks=KS, draws=0)
-    result = task.score(task.predict(open_model(run.model), arm.rows("test", cutouts, seed)))
+    result = task.score(task.predict(model, rows))
     ceiling = result.notes["ceiling"]
     found = {name: {"found": result.metrics[name].value, "at most": most} for name, most in ceiling.items()}
     return {"recall": found, "by_predicate": result.notes["by_predicate"]}
@@ -132,10 +150,10 @@ def main() -> None:
         for name in args.only.split(","):
             arm = replace(ARMS[name], steps=ARMS[name].steps * args.steps // STEPS)
             arm = replace(arm, scenes=400, steps=2, tested=4) if args.smoke else arm
-            found = measured(arm, args.cutouts, args.seed, Path(folder) / name)
-            rows[name] = {**found, "commit": environment()["commit"]}
-            shown = ", ".join(f"{key} {v['found']:.3f} of {v['at most']:.3f}" for key, v in rows[name]["recall"].items())
-            print(f"{name:<11} {shown}", flush=True)
+            for ending, found in measured(arm, args.cutouts, args.seed, Path(folder) / name).items():
+                rows[name + ending] = {**found, "commit": environment()["commit"]}
+                shown = ", ".join(f"{key} {v['found']:.3f} of {v['at most']:.3f}" for key, v in found["recall"].items())
+                print(f"{name + ending:<14} {shown}", flush=True)
             if not args.smoke:  # after each: arms that were asked about with the same settings before stay
                 keep("cutout_relations", {**settings, "arms": rows}, [])
 

@@ -18,6 +18,7 @@ from diptych.core.errors import ConfigError, MissingExtra
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.curate.experts.findings import Box, Finding, ReadText
+from diptych.data.media.cropped import crop_of
 from diptych.data.media.decode import decode
 from diptych.models.io.opened import open_address, require
 
@@ -89,7 +90,8 @@ class Attributes:
         if not asked:
             return list(things)
         pixels_HWC = decode(image)
-        crop_ND = self.model.embed_images([ArrayImage(cropped(pixels_HWC, things[place].box)) for place in asked])
+        boxes = [box for place in asked if (box := things[place].box)]
+        crop_ND = self.model.embed_images([ArrayImage(crop_of(pixels_HWC, box, margin=CROP_MARGIN)) for box in boxes])
         found = list(things)
         for place, crop_D in zip(asked, crop_ND, strict=True):
             text_KD = self.model.embed_texts([f"a {name} {things[place].label}" for name in self.names])
@@ -136,16 +138,6 @@ def chances(cosine_K: npt.NDArray[Any], sharpness: float) -> npt.NDArray[np.floa
     raw_K = np.exp(logit_K - logit_K.max())
     chance_K: npt.NDArray[np.float64] = raw_K / raw_K.sum()
     return chance_K
-
-
-def cropped(pixels_HWC: npt.NDArray[np.uint8], box: Box | None) -> npt.NDArray[np.uint8]:
-    """The pixels of a box with a margin, one at least."""
-    assert box is not None
-    height, width = pixels_HWC.shape[:2]
-    x_pad, y_pad = CROP_MARGIN * (box[2] - box[0]), CROP_MARGIN * (box[3] - box[1])
-    x0, y0 = (int(np.clip(np.floor(v), 0, m - 1)) for v, m in ((box[0] - x_pad, width), (box[1] - y_pad, height)))
-    x1, y1 = (int(np.clip(np.ceil(v), low + 1, m)) for v, low, m in ((box[2] + x_pad, x0, width), (box[3] + y_pad, y0, height)))
-    return np.ascontiguousarray(pixels_HWC[y0:y1, x0:x1])
 
 
 def _around(corner_42: Any) -> Box:

@@ -50,7 +50,7 @@ def small_encoder(address: str, data: Dataset, *, steps: int, language: str, siz
     """The model folder of a `PairEmbedder` in the cache; trained first where it is not there.
 
     address  the data whose pairs it learns, so that runs on different data share it; "" takes those of the run, `data`
-    size     pixels of an image, a multiple of the patches' 16. Where things stand on a grid, patches that match its cells show one thing each
+    size     pixels of an image, a multiple of 16. Where things stand on a grid, patches that match its cells show one thing each
     """
     rows = training_rows(open_data(address)) if address else data
     recipe = replace(SmallEncoder.tiny(), steps=steps, image_size=size, language=language)
