@@ -34,6 +34,7 @@ from diptych.core.config import with_changes
 from diptych.core.contracts import Dataset
 from diptych.core.environment import environment
 from diptych.core.sample import Sample
+from diptych.data.graphs.nameless import nameless
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.models.detection.named_after import KnownCrops, NamedAfter, thumbnails
 from diptych.models.io import weights
@@ -78,7 +79,7 @@ class Arm:
         address = f"world:scenes?n={self.scenes}&test={self.tested}&size={self.size}&look={self.look}&seed={seed}{from_folder}"
         rows: Dataset = resolve(address).split(split)
         rows = Relabelled(rows, places_alone, "places") if self.places else rows
-        return rows if self.named else Relabelled(rows, nameless, "nameless")
+        return rows if self.named else nameless(rows)
 
     def recipe(self) -> RLIPv2:
         made = RLIPv2.tagger_tiny() if self.given else RLIPv2.tiny()
@@ -102,10 +103,6 @@ ARMS = {
 
 def places_alone(sample: Sample) -> Sample:
     return replace(sample, relations=tuple(r for r in sample.relations if r.predicate in PLACES))
-
-
-def nameless(sample: Sample) -> Sample:
-    return replace(sample, regions=tuple(replace(region, label="thing", attributes=()) for region in sample.regions))
 
 
 def measured(arm: Arm, cutouts: str, seed: int, folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+import diptych as dp
 from diptych.core.contracts import Detector
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage, ImageSource
@@ -89,6 +90,11 @@ def test_names_without_a_crop_are_never_given() -> None:
         named().detect([picture()], objects=["pear"])
     with pytest.raises(DataError, match="no sample has a region"):
         KnownCrops.of([Sample("s", picture())], colours)
+
+
+def test_it_is_asked_like_any_detector() -> None:
+    graph = dp.detect(named(), picture(), relations="right of")
+    assert graph.triplets()[0] == ("plum", "right of", "cherry")
 
 
 def test_crops_are_embedded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

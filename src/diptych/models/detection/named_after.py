@@ -102,6 +102,20 @@ class NamedAfter:
     kind: str = "thing"
     sharpness: float = 100.0
 
+    @property
+    def name(self) -> str:
+        return f"{getattr(self.detector, 'name', 'a detector')}, named after crops"
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """What it can call a thing."""
+        return tuple(dict.fromkeys(self.known.names))
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """What the detector looks for where nobody says what for."""
+        return tuple(getattr(self.detector, "relations", ()))
+
     def detect(
         self,
         images: Sequence[ImageSource],
@@ -113,16 +127,13 @@ class NamedAfter:
         batch_size: int = 16,
     ) -> list[SceneGraph]:
         """As `core.contracts.Detector`. Raises DataError where no crop of any of the names is known."""
-        names = [name for name in dict.fromkeys(objects) if name in self._names]
+        known = frozenset(self.known.names)
+        names = [name for name in dict.fromkeys(objects) if name in known]
         if not names:
-            known = ", ".join(sorted(self._names)[:5])
-            raise DataError(f"no crop of {', '.join(list(objects)[:5])} is known", expected=f"names of crops: {known}, ...")
+            some = ", ".join(sorted(known)[:5])
+            raise DataError(f"no crop of {', '.join(list(objects)[:5])} is known", expected=f"names of crops: {some}, ...")
         found = self.detector.detect(images, objects=(self.kind,), relations=relations, top=top, batch_size=batch_size)
         return [self._named(image, graph, names, threshold, bool(relations)) for image, graph in zip(images, found, strict=True)]
-
-    @property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self.known.names)
 
     def _named(self, image: ImageSource, graph: SceneGraph, names: Sequence[str], threshold: float, related: bool) -> SceneGraph:
         if not graph.regions:
