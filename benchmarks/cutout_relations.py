@@ -112,7 +112,8 @@ def measured(arm: Arm, cutouts: str, seed: int, folder: Path) -> dict[str, Any]:
     found = {"": _scored(model, arm, arm.rows("test", cutouts, seed))}
     if not arm.named:
         named = replace(arm, named=True)
-        known = [sample for sample, _ in zip(named.rows("train", cutouts, seed), range(KNOWN), strict=False)]
+        rows = named.rows("train", cutouts, seed)
+        known = rows.select(range(min(len(rows), KNOWN)))
         encoder = weights.image("efficientnet-lite0", image_size=64, resize="squash")
         for name, look in (("/pixels", thumbnails), ("/encoder", encoder.encode_images)):
             after = NamedAfter(model, KnownCrops.of(known, look), look)

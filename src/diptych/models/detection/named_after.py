@@ -9,7 +9,7 @@ Letters: N crops, D numbers of a vector, B regions, K names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy.special import softmax
 
-from diptych.core.contracts import Detector
+from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
@@ -51,12 +51,13 @@ class KnownCrops:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, samples: Iterable[Sample], look: Look) -> KnownCrops:
+    def of(cls, rows: Dataset | Sequence[Sample], look: Look) -> KnownCrops:
         """The regions of a data set. Raises DataError where there is none."""
         vectors: list[Floats] = []
         names: list[str] = []
         waiting: list[ImageSource] = []
-        for sample in samples:
+        for row in range(len(rows)):
+            sample = rows[row]
             if sample.image is not None and sample.regions:
                 waiting += _crops(sample.image, sample.regions)
                 names += [region.label for region in sample.regions]
