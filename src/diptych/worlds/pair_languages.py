@@ -17,7 +17,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.text.question_answering.questions import FIELD
 from diptych.worlds.rendered import Rendered, rows_of, uid_of
 from diptych.worlds.scenes.captions import Mention
-from diptych.worlds.scenes.languages import JOINED, NAMES, REQUEST, TAGS, named, word
+from diptych.worlds.scenes.languages import JOINED, TAGS, asked_for, named, word
 from diptych.worlds.small_pairs import SmallPairsWorld, Split
 
 NAME = "pair_languages"
@@ -38,12 +38,8 @@ class PairLanguagesWorld(SmallPairsWorld):
         made = super().sample(split, index)
         nouns = [noun for noun, _ in self._drawn(split, index).things]
         texts = tuple(Text(sentence(nouns, tag), tag) for tag in TAGS)
-        questions = [
-            {"question": REQUEST.format(language=NAMES[text.language]), "answer": text.string, "kind": text.language}
-            for text in texts
-        ]
         uid = uid_of(NAME, self.seed, split, index)
-        extras = {**made.extras, "things": nouns, FIELD: questions}
+        extras = {**made.extras, "things": nouns, FIELD: asked_for(texts)}
         return replace(made, uid=uid, texts=texts, extras=extras, source=f"world:{NAME}")
 
 

@@ -20,7 +20,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.curate.engine.pool import curate, plan
 from diptych.curate.experts import experts
-from diptych.curate.experts.experts import CROP_MARGIN, OCR, Attributes
+from diptych.curate.experts.experts import OCR, Attributes
 from diptych.curate.experts.findings import Finding, ReadText, ordered, with_texts
 from diptych.curate.operators import fusecap
 from diptych.curate.operators.fusecap import FuseCap
@@ -30,7 +30,6 @@ from diptych.curate.writing.fusing import PLAIN_WORDS, fused, missing_or_new, pr
 from diptych.data.columns import read_table
 from diptych.data.curated import open_curated
 from diptych.data.dataset import Pool
-from diptych.data.media.cropped import crop_of
 from diptych.data.read import read
 from diptych.data.shards.build import build
 from diptych.data.text.captions.variants import VARIANTS
@@ -231,14 +230,6 @@ def test_a_detector_and_attributes_by_an_embedder(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DataError, match=r"no expert found anything in 'green'.*names that the detector knows"):
         unmatched(pool)
     fusecap._EXPERTS.clear()
-
-
-def test_crops_stay_inside_the_picture() -> None:
-    """A tenth of a side is shown around a box, in whole pixels; beside the picture lies its nearest pixel."""
-    pixels = np.arange(240).reshape(8, 10, 3).astype(np.uint8)
-    np.testing.assert_array_equal(crop_of(pixels, (4, 2, 6, 6), margin=CROP_MARGIN), pixels[1:7, 3:7])
-    np.testing.assert_array_equal(crop_of(pixels, (-5, -5, 99, 99), margin=CROP_MARGIN), pixels)
-    np.testing.assert_array_equal(crop_of(pixels, (20, 20, 22, 22), margin=CROP_MARGIN), pixels[7:, 9:])
 
 
 def test_an_image_that_cannot_be_read_costs_its_row() -> None:

@@ -312,3 +312,13 @@ def test_what_says_itself_how_to_answer_is_asked_as_it_stands_and_captions_alone
     assert (first.keep(sample), first.keep(replace(sample, texts=(Text("a dog", "en"),)))) == (False, True)
     assert second.keep is None
     assert (SMALL.stages()[0].keep, made.needs, SMALL.needs) == (None, ("image",), ("image", "texts"))
+
+
+def test_the_small_encoder_sees_pictures_of_the_recipes_size() -> None:
+    """Nine patches of 48 pixels, sixteen of 64: another encoder, and the bridge reads pictures as it does."""
+    for size, patches in ((48, 9), (64, 16)):
+        made = replace(SMALL, small_image_size=size).prepare(DATA)
+        assert made.trained_images().preprocess.size == size
+        batch = next(iter(batches(DATA, made, seed=0, stop=1))).batch
+        assert batch.image_BCHW.shape[-2:] == (size, size)
+        assert made.model().encoder(batch.image_BCHW).tokens_BPD.shape[1] == patches

@@ -22,7 +22,7 @@ from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.core.scene_graph import Region, Relation, SceneGraph
+from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.media.cropped import crop_of
 from diptych.data.media.decode import decode
 
@@ -134,9 +134,10 @@ class NamedAfter:
             some = ", ".join(sorted(known)[:5])
             raise DataError(f"no crop of {', '.join(list(objects)[:5])} is known", expected=f"names of crops: {some}, ...")
         found = self.detector.detect(images, objects=(self.kind,), relations=relations, top=top, batch_size=batch_size)
-        return [self._named(image, graph, names, threshold, bool(relations)) for image, graph in zip(images, found, strict=True)]
+        named = (self._named(image, graph, names, bool(relations)) for image, graph in zip(images, found, strict=True))
+        return [graph.strongest(top=top, min_score=threshold) for graph in named]
 
-    def _named(self, image: ImageSource, graph: SceneGraph, names: Sequence[str], threshold: float, related: bool) -> SceneGraph:
+    def _named(self, image: ImageSource, graph: SceneGraph, names: Sequence[str], related: bool) -> SceneGraph:
         if not graph.regions:
             return graph
         cosine_BK = self.known.nearest(_unit(self.look(_crops(image, graph.regions))), names)
@@ -148,19 +149,9 @@ class NamedAfter:
             for region, best, sure in zip(graph.regions, best_B, sure_B, strict=True)
         ]
         if not related:
-            kept = sorted((region for region in regions if region.score > threshold), key=_score, reverse=True)
-            return replace(graph, regions=tuple(kept))
-        sure = [replace(r, confidence=r.confidence * float(sure_B[r.subject] * sure_B[r.object])) for r in graph.relations]
-        above = sorted((relation for relation in sure if relation.confidence > threshold), key=_confidence, reverse=True)
-        return _of_use(replace(graph, regions=tuple(regions), relations=tuple(above)))
-
-
-def _of_use(graph: SceneGraph) -> SceneGraph:
-    """Without regions that no relation speaks of."""
-    spoken = sorted({end for relation in graph.relations for end in (relation.subject, relation.object)})
-    place = {old: new for new, old in enumerate(spoken)}
-    relations = [replace(r, subject=place[r.subject], object=place[r.object]) for r in graph.relations]
-    return replace(graph, regions=tuple(graph.regions[old] for old in spoken), relations=tuple(relations))
+            regions.sort(key=lambda region: -region.score)
+        relations = [replace(r, confidence=r.confidence * float(sure_B[r.subject] * sure_B[r.object])) for r in graph.relations]
+        return replace(graph, regions=tuple(regions), relations=tuple(relations))
 
 
 def _crops(image: ImageSource, regions: Sequence[Region]) -> list[ImageSource]:
@@ -172,11 +163,3 @@ def _unit(vector_ND: npt.NDArray[Any]) -> Floats:
     """Rows of norm 1; a row of zeros stays."""
     length_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
     return (vector_ND / np.where(length_N1 > 0, length_N1, 1)).astype(np.float32)
-
-
-def _score(region: Region) -> float:
-    return region.score
-
-
-def _confidence(relation: Relation) -> float:
-    return relation.confidence

@@ -9,6 +9,7 @@ names the other thing first, and qualifies before. Each has words of its own. Ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -43,12 +44,16 @@ class LanguagesWorld(SceneWorld):
         made = super().sample(split, index)
         stated = statement(layout(Dice.of_scene("scenes", self.seed, split, index), self._rules(split)))
         texts = tuple(Text(sentence(stated, tag), tag) for tag in TAGS)
-        questions = [
-            {"question": REQUEST.format(language=NAMES[text.language]), "answer": text.string, "kind": text.language}
-            for text in texts
-        ]
         uid = uid_of(NAME, self.seed, split, index)
-        return replace(made, uid=uid, texts=texts, extras={**made.extras, FIELD: questions}, source=f"world:{NAME}")
+        return replace(made, uid=uid, texts=texts, extras={**made.extras, FIELD: asked_for(texts)}, source=f"world:{NAME}")
+
+
+def asked_for(texts: Sequence[Text]) -> list[dict[str, str]]:
+    """A question for each text, which names its language."""
+    return [
+        {"question": REQUEST.format(language=NAMES[text.language]), "answer": text.string, "kind": text.language}
+        for text in texts
+    ]
 
 
 def sentence(stated: Statement, tag: str) -> str:
