@@ -36,8 +36,7 @@ from diptych.core.environment import environment
 from diptych.core.sample import Sample
 from diptych.data.graphs.nameless import nameless
 from diptych.data.graphs.relation_splits import Relabelled
-from diptych.models.detection.named_after import KnownCrops, NamedAfter, thumbnails
-from diptych.models.io import weights
+from diptych.models.detection.named_after import KnownCrops, NamedAfter, Thumbnails, look
 from diptych.models.io.deployed import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.vg150 import VG150, VG150PredCls
@@ -114,9 +113,8 @@ def measured(arm: Arm, cutouts: str, seed: int, folder: Path) -> dict[str, Any]:
         named = replace(arm, named=True)
         rows = named.rows("train", cutouts, seed)
         known = rows.select(range(min(len(rows), KNOWN)))
-        encoder = weights.image("efficientnet-lite0", image_size=64, resize="squash")
-        for name, look in (("/pixels", thumbnails), ("/encoder", encoder.encode_images)):
-            after = NamedAfter(model, KnownCrops.of(known, look), look)
+        for name, compared in (("/pixels", Thumbnails()), ("/encoder", look("efficientnet-lite0"))):
+            after = NamedAfter(model, KnownCrops.of(known, compared), compared)
             found[name] = _scored(after, named, named.rows("test", cutouts, seed))
     return found
 

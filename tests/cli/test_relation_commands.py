@@ -15,6 +15,7 @@ import pytest
 from diptych import api
 from diptych.cli import main
 from diptych.cli.commands.eval import table
+from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
@@ -177,3 +178,33 @@ def test_recalls_at_several_depths_are_a_grid() -> None:
     ]
     lone = Result("x", 1, "full", {"full": Metric(0.5), "rare": Metric(float("nan"))}, 3, 2)
     assert table("test", lone)[1:] == ["  full  0.500", "  rare  nothing to score"]
+
+
+def test_a_detector_of_nameless_things_is_named_after_crops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From data to a model folder that every command takes for a detector."""
+    things, named = str(tmp_path / "things"), str(tmp_path / "named")
+    asked = ("--steps", "2", "--batch-size", "4", "--no-evaluation")
+    said(capsys, "train", "rlipv2", "--data", f"nameless:{WORLD}", "--out", things, *asked)
+    assert api.load(things).objects == ("thing",)
+    made = json.loads(said(capsys, "named-after", things, WORLD, "--out", named, "--encoder", "thumbnails", "--json"))
+    rows = api.read(WORLD, split="train")
+    crops = [region.label for row in range(len(rows)) for region in rows[row].regions]
+    assert (made["crops"], made["names"], made["unreadable"]) == (len(crops), len(set(crops)), [])
+    picture = tmp_path / "a.png"
+    picture.write_bytes(encode_png(rows[0].image.pixels_HWC))
+    found = json.loads(said(capsys, "detect", named, str(picture), "--min-score", "0", "--json"))
+    assert {region["label"] for region in found["images"][0]["regions"]} <= set(crops)
+    assert found["rule"]["names"] == "of the most similar known crop"
+    scores = json.loads(said(capsys, "eval", named, "vg150", "--data", WORLD, "--split", "test", "--ks", "5", "--json"))
+    assert "r@5" in scores["results"]["test"]["metrics"]
+    told = said(capsys, "named-after", things, WORLD, "--out", named, code=1)
+    assert "is not empty" in told
+    assert "say where the model goes" in said(capsys, "named-after", things, WORLD, code=2)
+
+
+def test_a_detector_of_many_names_needs_a_word_for_everything(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"was trained with \d+ names .*\(expected a detector trained on data=nameless:"):
+        api.named_after(run, WORLD, encoder="thumbnails")
+    assert api.named_after(run, WORLD, encoder="thumbnails", called="shape").called == "shape"
+    with pytest.raises(ConfigError, match="does not detect"):
+        api.named_after(object(), WORLD)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diptych.api.generation import ask, caption
     from diptych.api.leaderboards import leaderboard
     from diptych.api.models import detect, ground, load
+    from diptych.api.naming import named_after
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
     from diptych.api.starting import weights_of
@@ -46,6 +47,7 @@ _WHERE = {
     "index": "search",
     "leaderboard": "leaderboards",
     "load": "models",
+    "named_after": "naming",
     "open_index": "search",
     "read": "data",
     "recipe": "training",
@@ -79,6 +81,7 @@ __all__ = [
     "index",
     "leaderboard",
     "load",
+    "named_after",
     "open_index",
     "read",
     "recipe",

@@ -36,6 +36,7 @@ COMMANDS = {
     "caption": "write about images, with a model that writes",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
+    "named-after": "a detector whose finds are named after crops that you have",
     "segment": "the class of every pixel, as a picture",
     "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",

@@ -324,6 +324,10 @@ MODELS = Registry(
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
+        "named_after": (
+            "diptych.models.detection.named_after:NamedAfter",
+            "a detector of things, each named like the known crop that it looks most like",
+        ),
         "nested_classifier": (
             "diptych.models.pairs.classifiers.class_embedder:ClassEmbedder",
             "an image tower with classifiers on prefixes",

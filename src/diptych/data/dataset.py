@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core.config import config_hash
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem, first_picture
@@ -323,6 +324,15 @@ class Pool:
         """The same rows; of images in files of their own, those that are links out of the folder cannot be read."""
         images = replace(self._images, within=folder) if isinstance(self._images, LooseFiles) else self._images
         return self._but(images=images, fingerprint=self._fingerprint)
+
+    def with_one_label(self, label: str) -> Pool:
+        """The same rows with every region called the same, without attributes; another fingerprint."""
+        if self._regions is None:
+            return self
+        rows = self._regions.table.num_rows
+        same = {"label": pa.array([label] * rows, pa.string()), "attributes": pa.array([[]] * rows, pa.list_(pa.string()))}
+        regions = self._regions.mapped(lambda table: pa.table({name: same.get(name, table[name]) for name in table.column_names}))
+        return self._but(regions=regions, fingerprint=config_hash([self.fingerprint, "one label", label]))
 
     def with_media(self, media: Media) -> Pool:
         """The same rows with media from elsewhere; `media` counts the rows of this pool."""

@@ -7,12 +7,14 @@ from typing import Any
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
+from diptych.data.graphs.nameless import called, nameless
 from diptych.data.load.cache import decoded
 from diptych.data.read import read
 from diptych.data.split import split
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.resolve import PREFIX, resolve
 
+NAMELESS = "nameless:"
 CACHE_BYTES = 2**30
 """Decoded images are kept when they take no more than this."""
 HELD_OUT = 0.1
@@ -22,7 +24,11 @@ FEWEST = 20
 
 
 def open_data(source: Any, **columns: Any) -> Any:
-    """A data set: "world:NAME?options" is rendered, a data set is taken as it is, anything else goes to `data.read`."""
+    """A data set: "world:NAME?options" is rendered, "nameless:ADDRESS" is what that means with all things called "thing", a data set is
+    taken as it is, anything else goes to `data.read`."""
+    if isinstance(source, str) and source.startswith(NAMELESS):
+        named = open_data(source.removeprefix(NAMELESS), **columns)
+        return named.changed(called, "nameless") if isinstance(named, Rendered) else nameless(named)
     if isinstance(source, str) and source.startswith(PREFIX):
         return resolve(source)
     if all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select")):

@@ -5,7 +5,7 @@ Every sample is a pure function of (seed, split, index), so any process draws th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -44,6 +44,33 @@ class World(Protocol):
         """The statement that every caption of this scene makes. Computed without rendering."""
 
     def sample(self, split: str, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class ChangedWorld:
+    """A world whose samples are changed when they are asked for; `said` tells the change from others."""
+
+    world: World
+    change: Callable[[Sample], Sample]
+    said: str
+
+    @property
+    def seed(self) -> int:
+        return self.world.seed
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.world.splits
+
+    @property
+    def identity(self) -> Any:
+        return [self.said, self.world.identity]
+
+    def group(self, split: str, index: int) -> str:
+        return self.world.group(split, index)
+
+    def sample(self, split: str, index: int) -> Sample:
+        return self.change(self.world.sample(split, index))
 
 
 @dataclass(frozen=True)
@@ -129,6 +156,10 @@ class Rendered:
     def named(self, name: str) -> Rendered:
         """The same rows under another name."""
         return Rendered(name, self.world, self.rows)
+
+    def changed(self, change: Callable[[Sample], Sample], said: str) -> Rendered:
+        """The same rows with every sample changed by a pure, picklable function; `said` is part of the fingerprint."""
+        return Rendered(self.name, ChangedWorld(self.world, change, said), self.rows)
 
     def to_pool(self) -> Pool:
         """Every row rendered and held in memory: what writing the data to disk needs (about 12 KB a row at 64 pixels)."""

@@ -7,13 +7,19 @@ from functools import partial
 
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
+from diptych.data.dataset import Pool
 from diptych.data.graphs.relation_splits import Relabelled
 
-
-def nameless(data: Dataset, kind: str = "thing") -> Relabelled:
-    """The same rows, boxes and relations; every region is called `kind` and has no attributes."""
-    return Relabelled(data, partial(_called, kind=kind), ["nameless", kind])
+KIND = "thing"
 
 
-def _called(sample: Sample, *, kind: str) -> Sample:
+def nameless(data: Dataset, kind: str = KIND) -> Pool | Relabelled:
+    """The same rows, boxes and relations; every region is called `kind` and has no attributes. A pool stays one, with its splits."""
+    return (
+        data.with_one_label(kind) if isinstance(data, Pool) else Relabelled(data, partial(called, kind=kind), ["nameless", kind])
+    )
+
+
+def called(sample: Sample, *, kind: str = KIND) -> Sample:
+    """The sample with regions of that name."""
     return replace(sample, regions=tuple(replace(region, label=kind, attributes=()) for region in sample.regions))

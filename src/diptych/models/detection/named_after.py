@@ -4,73 +4,136 @@ A detector has to learn what two hundred kinds of things look like from boxes in
 long before it can name them. Crops of the training regions know the names at once; what they cost is that a thing of which no crop is
 known cannot be named.
 
-Letters: N crops, D numbers of a vector, B regions, K names.
+Letters: N crops, D numbers of a vector, B regions, K names, U different names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from safetensors import safe_open
 from scipy.special import softmax
+from torch import nn
 
 from diptych.core.contracts import Dataset, Detector
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError, DecodeError, DiptychError, RunError, UnknownName
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.registry import IMAGE_WEIGHTS
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
+from diptych.core.terminal.progress import with_bar
 from diptych.data.media.cropped import crop_of
 from diptych.data.media.decode import decode
+from diptych.models.io import weights
+from diptych.models.io.card import detector_card
+from diptych.models.io.deployed import open_model
+from diptych.models.io.folder import fingerprint, load_weights, read_config, write_model
+from diptych.models.io.opened import is_address
 
 MARGIN = 0.1
 """Of a box's sides, that a crop shows around it."""
 AT_ONCE = 1024
 """Crops that are held and embedded together."""
+DETECTOR = "detector"
+"""The folder of the detector within that of the model."""
 Floats = npt.NDArray[np.float32]
-Look = Callable[[Sequence[ImageSource]], npt.NDArray[Any]]
-"""What turns pictures into vectors, [N, D]: `embed_images` of a model, `encode_images` of a packaged encoder, `thumbnails`."""
 
 
-def thumbnails(images: Sequence[ImageSource], *, side: int = 16) -> Floats:
-    """Pixels of every picture at `side` by `side`, [N, 3 side side], less their mean: what needs no model."""
-    shown = [Image.fromarray(decode(image)).resize((side, side), Image.Resampling.BILINEAR) for image in images]
-    flat_ND: Floats = np.stack([np.asarray(picture, np.float32).ravel() for picture in shown])
-    flat_ND -= flat_ND.mean(axis=1, keepdims=True)
-    return flat_ND
+class Look(Protocol):
+    """What turns pictures into vectors, [N, D]: a frozen encoder of `models.io.weights.image`, or `Thumbnails`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The arguments of `look` that give it again."""
+
+    def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
+class Thumbnails:
+    """Pixels of every picture at `side` by `side`, [N, 3 side side], less their mean: what needs no model."""
+
+    NAME: ClassVar[str] = "thumbnails"
+    side: int = 16
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.NAME}-{self.side}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.NAME, "image_size": self.side}
+
+    def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Floats:
+        """All at once: `batch_size` changes nothing."""
+        shown = [Image.fromarray(decode(image)).resize((self.side, self.side), Image.Resampling.BILINEAR) for image in images]
+        flat_ND: Floats = np.stack([np.asarray(picture, np.float32).ravel() for picture in shown])
+        flat_ND -= flat_ND.mean(axis=1, keepdims=True)
+        return flat_ND
+
+
+def look(name: str, *, image_size: int = 0, **options: Any) -> Look:
+    """What crops are compared by: "thumbnails", or an image encoder as `models.io.weights.image` takes it.
+
+    image_size  pixels a side; 0: 16 for thumbnails, 64 for an encoder in a package, since crops are small
+    """
+    if name == Thumbnails.NAME:
+        return Thumbnails(image_size or Thumbnails.side)
+    if name not in IMAGE_WEIGHTS and not is_address(name):
+        raise UnknownName("image encoder", name, (*IMAGE_WEIGHTS, Thumbnails.NAME))
+    return weights.image(name, **{"image_size": image_size or 64, "resize": "squash", **options})
+
+
+@dataclass(frozen=True, eq=False)
 class KnownCrops:
-    """Crops by their vectors of norm 1, vector_ND, and what each shows."""
+    """Crops by their vectors of norm 1, vector_ND, and what each shows.
+
+    unreadable  uids of the samples whose pictures could not be read
+    """
 
     vector_ND: Floats
     names: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rows: Dataset | Sequence[Sample], look: Look) -> KnownCrops:
-        """The regions of a data set. Raises DataError where there is none."""
+        """The regions of a data set; a picture that cannot be read costs its own. Raises DataError where there is none."""
         vectors: list[Floats] = []
         names: list[str] = []
+        unreadable: list[str] = []
         waiting: list[ImageSource] = []
-        for row in range(len(rows)):
+        for row in with_bar(range(len(rows)), len(rows), "crops", least=AT_ONCE // 4):
             sample = rows[row]
             if sample.image is not None and sample.regions:
-                waiting += _crops(sample.image, sample.regions)
+                try:
+                    waiting += _crops(sample.image, sample.regions)
+                except (DecodeError, OSError):
+                    unreadable.append(sample.uid)
+                    continue
                 names += [region.label for region in sample.regions]
             if len(waiting) >= AT_ONCE:
-                vectors.append(_unit(look(waiting)))
+                vectors.append(_unit(look.encode_images(waiting)))
                 waiting = []
         if waiting:
-            vectors.append(_unit(look(waiting)))
+            vectors.append(_unit(look.encode_images(waiting)))
         if not vectors:
             raise DataError(
-                "no sample has a region", field="regions", expected="pictures with boxes and labels, to name others after"
+                "no sample has a region" if not unreadable else f"none of {len(unreadable)} pictures with regions can be read",
+                field="regions",
+                expected="pictures with boxes and labels, to name others after",
             )
-        return cls(np.concatenate(vectors), tuple(names))
+        return cls(np.concatenate(vectors), tuple(names), tuple(unreadable))
 
     def nearest(self, vector_BD: Floats, names: Sequence[str]) -> Floats:
         """cosine_BK: how like the most similar crop of each name a region is; -1 for names of which no crop is known."""
@@ -84,28 +147,58 @@ class KnownCrops:
         return cosine_BK
 
 
-@dataclass(frozen=True)
+class _Kept(nn.Module):
+    """Crops as the tensors of a file: vector_ND, and name_N, the place of each one's name among the different ones."""
+
+    vector_ND: torch.Tensor
+    name_N: torch.Tensor
+
+    def __init__(self, vector_ND: torch.Tensor, name_N: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("vector_ND", vector_ND)
+        self.register_buffer("name_N", name_N)
+
+
+@dataclass(frozen=True, eq=False)
 class NamedAfter:
     """A detector that finds things of one name, and calls each like the known crops that it looks most like.
 
-    detector   is asked for things called `kind` and for the relations
+    detector   is asked for things called `called` and for the relations
     known      crops with their names; only names among them are given
-    look       the function that made their vectors
-    kind       what the detector calls everything
+    look       what their vectors were made by
+    called     what the detector calls everything
     sharpness  of the softmax over cosines that says how sure a name is: CLIP's 100
+    card       as for other detectors
 
     A region's score is the detector's times how sure its name is, a relation's confidence its own times that of both its regions.
     """
 
+    kind: ClassVar[str] = "named_after"
+
     detector: Detector
     known: KnownCrops
     look: Look
-    kind: str = "thing"
+    called: str = "thing"
     sharpness: float = 100.0
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{getattr(self.detector, 'name', 'a detector')}, named after crops"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the detector, the crops and what they are compared by."""
+        settings = {"called": self.called, "sharpness": self.sharpness, "look": self.look.fingerprint}
+        return fingerprint(
+            self._kept(), {**settings, "names": self.objects, "detector": getattr(self.detector, "fingerprint", "")}
+        )
+
+    @property
+    def detect_rule(self) -> dict[str, str]:
+        """That of the detector, and where names are from."""
+        own = {"names": "of the most similar known crop", "sure": "softmax over names, times the score of region and relation"}
+        return {**getattr(self.detector, "detect_rule", {}), **own}
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -133,14 +226,14 @@ class NamedAfter:
         if not names:
             some = ", ".join(sorted(known)[:5])
             raise DataError(f"no crop of {', '.join(list(objects)[:5])} is known", expected=f"names of crops: {some}, ...")
-        found = self.detector.detect(images, objects=(self.kind,), relations=relations, top=top, batch_size=batch_size)
+        found = self.detector.detect(images, objects=(self.called,), relations=relations, top=top, batch_size=batch_size)
         named = (self._named(image, graph, names, bool(relations)) for image, graph in zip(images, found, strict=True))
         return [graph.strongest(top=top, min_score=threshold) for graph in named]
 
     def _named(self, image: ImageSource, graph: SceneGraph, names: Sequence[str], related: bool) -> SceneGraph:
         if not graph.regions:
             return graph
-        cosine_BK = self.known.nearest(_unit(self.look(_crops(image, graph.regions))), names)
+        cosine_BK = self.known.nearest(_unit(self.look.encode_images(_crops(image, graph.regions))), names)
         chance_BK = softmax(self.sharpness * cosine_BK.astype(np.float64), axis=1)
         best_B = chance_BK.argmax(1)
         sure_B = chance_BK[np.arange(len(best_B)), best_B]
@@ -152,6 +245,75 @@ class NamedAfter:
             regions.sort(key=lambda region: -region.score)
         relations = [replace(r, confidence=r.confidence * float(sure_B[r.subject] * sure_B[r.object])) for r in graph.relations]
         return replace(graph, regions=tuple(regions), relations=tuple(relations))
+
+    # ------------------------------------------------------------ kept
+
+    def save(self, folder: Path) -> None:
+        """config.json, model.safetensors (the crops' vectors), README.md and the detector's own folder; replaces the folder as a whole.
+        What the crops are compared by comes from its package, or from the address that was given. Raises ConfigError for a detector that
+        has no folder of its own, such as released weights."""
+        detector: Any = self.detector
+        if not hasattr(detector, "save"):
+            raise ConfigError(
+                f"{getattr(detector, 'name', detector)} cannot be saved (expected a run's or a model folder's detector)"
+            )
+        config = {
+            "kind": self.kind,
+            "called": self.called,
+            "sharpness": self.sharpness,
+            "names": list(self.objects),
+            "look": self.look.spec,
+            "look_fingerprint": self.look.fingerprint,
+            "card": dict(self.card),
+        }
+        write_model(folder, self._kept(), config, self._readme(), lambda work: detector.save(work / DETECTOR))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The detector of a folder that `save` wrote; refused when what its crops are compared by is no longer what it was."""
+        config = read_config(folder, cls.kind)
+        shape = _shape(folder)
+        kept = _Kept(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64))
+        load_weights(kept, folder)
+        names, name_N = config["names"], kept.name_N.numpy()
+        if len(name_N) and not 0 <= name_N.min() <= name_N.max() < len(names):
+            raise RunError(f"{folder}: crops of names that config.json does not list (expected 0 to {len(names) - 1})")
+        try:
+            compared = look(**config["look"])
+        except DiptychError as error:
+            raise RunError(f"{folder}: what its crops are compared by does not open: {error}") from error
+        if compared.fingerprint != config["look_fingerprint"]:
+            raise RunError(f"{folder}: {config['look']['name']} is no longer what the crops were made by (name them anew)")
+        known = KnownCrops(kept.vector_ND.numpy(), tuple(names[place] for place in name_N.tolist()))
+        detector = open_model(Path(folder, DETECTOR))
+        return cls(detector, known, compared, config["called"], float(config["sharpness"]), config.get("card") or {})
+
+    def _kept(self) -> _Kept:
+        place = {name: u for u, name in enumerate(self.objects)}
+        name_N = torch.tensor([place[name] for name in self.known.names], dtype=torch.int64)
+        return _Kept(torch.from_numpy(self.known.vector_ND), name_N)
+
+    def _readme(self) -> str:
+        crops, names = len(self.known.names), len(self.objects)
+        return detector_card(
+            self.name,
+            self.card,
+            tags=("scene-graphs",),
+            about="Finds things and the relations between them; each is called like the known crops that it looks most like.",
+            facts=f"{crops:,} crops of {names:,} names, compared by {self.look.spec['name']}; the detector calls everything "
+            f"'{self.called}'.",
+            use="graphs = model.detect([image], objects=model.objects, relations=model.relations)",
+        )
+
+
+def _shape(folder: Path) -> tuple[int, int]:
+    """Crops and numbers of each, by the header of their file."""
+    path = Path(folder, "model.safetensors")
+    if not path.is_file():
+        raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")
+    with safe_open(path, "pt") as file:
+        crops, numbers = file.get_slice("vector_ND").get_shape()
+    return crops, numbers
 
 
 def _crops(image: ImageSource, regions: Sequence[Region]) -> list[ImageSource]:
