@@ -163,7 +163,7 @@ SYSTEMS: tuple[System, ...] = (
     System("svlc", "Teaching structured vision-language concepts", "data", "diptych.recipes.contrastive.svlc:SVLC", also=("curate/operators/structured_negatives.py",)),
     System("artgpt4", "ArtGPT-4 adapters", "mllm", "diptych.recipes.bridges.artgpt4:ArtGPT4"),
     System("keep", "KEEP, knowledge-enhanced pathology", "domains", "diptych.recipes.domains.keep:KEEP"),
-    System("mir", "Modality Integration Rate", "mllm", "diptych.tasks.choice.mir:MIR"),
+    System("mir", "Modality Integration Rate", "mllm", "diptych.tasks.generation.mir:MIR"),
     System("tips", "TIPS", "objectives", "diptych.recipes.contrastive.tips:TIPS"),
     System("visual_reasoning", "Multi-image reasoning with entropy and rejection", "mllm", "diptych.tasks.choice.visual_reasoning:VisualReasoning"),
     System("socialgpt", "SocialGPT and GSPO", "graphs", "diptych.pipelines.socialgpt:SocialGPT"),

@@ -13,10 +13,14 @@ import transformers
 
 import diptych
 from diptych.api.generation import Choice
-from diptych.core.contracts import Generator, Ranker
+from diptych.core.contracts import Generator, LayerReader, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.foreign.generators import _decoded_picture, _Row
+from diptych.tasks.evaluate import evaluate
+from diptych.tasks.generation.mir import MIR
+from diptych.worlds.scenes.world import scenes
 
 TOKENIZER = Tokenizer.train(["a red circle left of a blue square", "what colour is it ?", "yes no"] * 3, 320)
 VISION = {
@@ -126,6 +130,31 @@ def test_a_folder_writes_and_ranks(folder: Path) -> None:
     alone = [model.generate([image], [prompt], max_tokens=5)[0] for image, prompt in zip(images(3), prompts, strict=True)]
     assert together == alone
     assert not any("what colour" in text for text in together), "the prompt is no part of the answer"
+
+
+def test_its_layers_are_read(folder: Path) -> None:
+    """Behind the picture's places: a line break, the text, the end mark. The last layer is behind the final norm."""
+    model: Any = diptych.load(f"hf:{folder}")
+    assert isinstance(model, LayerReader)
+    (found,) = model.read_layers(images(1), ["a red circle"], layers=[1, 2])
+    ids = model.tokenizer("\na red circle", add_special_tokens=False)["input_ids"]
+    start = "blip" in model.model.config.model_type  # a start mark that stands behind the picture
+    assert (model.depth, found.visual_EKD.shape, found.text_ETD.shape) == (2, (2, 4, 32), (2, start + len(ids) + 1, 32))
+    given = model._inputs([_Row([_decoded_picture(images(1)[0])], model._read("a red circle", ""))], 0)
+    assert given["input_ids"][0, -1] == 2
+    with torch.no_grad():
+        logit_LV = model.model(**given).logits[0]
+    head = model.model.get_output_embeddings()
+    np.testing.assert_allclose(
+        head(torch.from_numpy(found.text_ETD[1])).detach(), logit_LV[-found.text_ETD.shape[1] :], atol=1e-5
+    )
+    (first,) = model.read_layers(images(1), ["a red circle"], layers=[1])
+    np.testing.assert_array_equal(first.visual_EKD[0], found.visual_EKD[0])
+    (cut,) = model.read_layers(images(1), ["what colour is it ? " * 30], layers=[2])
+    assert len(ids) + 1 < cut.text_ETD.shape[1] <= 64 - 4
+    (other,) = model.read_layers(images(1), ["a red circle"], layers=[2], template="{image} yes no")
+    assert other.text_ETD.shape[1] > 1
+    assert np.isfinite(evaluate(MIR(samples=4, words=6), model, scenes(4, seed=0)).value)
 
 
 def test_what_is_written_first_costs_least(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
@@ -264,6 +264,38 @@ class Ranker(Protocol):
     def answer_nll(
         self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerStates:
+    """What layers of a language model make of one row, float32: visual_EKD of the K tokens of its picture, text_ETD of all T tokens behind
+    them, in E layers."""
+
+    visual_EKD: npt.NDArray[np.float32]
+    text_ETD: npt.NDArray[np.float32]
+
+
+@runtime_checkable
+class LayerReader(Protocol):
+    """The states of a language model that reads a picture and then a text.
+
+    `depth` is how many layers there are; `layers` asks for some of them, from 1, and the last one is taken behind the final norm. Rows come
+    in order, one an image, so that not all have to be held at once. `template` is what stands before the text, with "{image}" where the
+    picture goes; "" takes the model's own.
+    """
+
+    @property
+    def depth(self) -> int: ...
+
+    def read_layers(
+        self,
+        images: Sequence[ImageSource],
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int],
+        template: str = "",
+        batch_size: int = 8,
+    ) -> Iterator[LayerStates]: ...
 
 
 @runtime_checkable

@@ -50,6 +50,8 @@ class Bridge(nn.Module):
              their dropout and stochastic depth act in training, batch norms see their batch. Their running statistics stay as they were
     blind    features are zeros: how much of an answer needs no picture
 
+    What calibrates the places of a picture (`models.bridges.calibration`) learns also in a language model that does not.
+
     Dropout of low-rank adapters acts in training, whatever part they are in.
     """
 
@@ -72,6 +74,8 @@ class Bridge(nn.Module):
         self.awake = tuple(name for name in self.still if name in awake)
         for name in self.still:
             getattr(self, name).requires_grad_(False)
+        if language.calibrated:
+            language.calibrations.requires_grad_(True)
         for name in self.awake:
             for module in getattr(self, name).modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -6,7 +6,8 @@ Letters: B batch, L places, D width, A answer tokens of all rows, T tokens of an
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.prompts.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
+from diptych.models.bridges.calibration import decoder_layers, insert_calibrations
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.packaged.hf_text import quiet
 
@@ -126,6 +128,8 @@ class LanguageModel(nn.Module):
         self.requires_grad_(False)
         self.adapters = insert_adapters(self.inner, self.width, ratio=ratio, zero_start=zero_start)
         self.adapters.requires_grad_(True)
+        if self.calibrated:
+            self.calibrations.requires_grad_(True)
         for gain in norm_gains(self.inner).values():
             gain.requires_grad_(True)
 
@@ -135,10 +139,33 @@ class LanguageModel(nn.Module):
         adapters = getattr(self, "adapters", ())
         return int(self.width // adapters[0].down.out_features) if adapters else 0
 
+    def calibrate(self, *, std: float = 0.0) -> None:
+        """Scales and shifts the places of pictures behind every layer (`models.bridges.calibration`); both take gradients."""
+        self.calibrations = insert_calibrations(self.inner, self.width, std=std)
+
+    @property
+    def calibrated(self) -> bool:
+        return hasattr(self, "calibrations")
+
     def adapted(self) -> nn.ModuleDict | None:
-        """What `adapt` lets learn, as a module that shares it; None before."""
+        """What `adapt` and `calibrate` let learn, as a module that shares it; None before."""
         adapters = getattr(self, "adapters", None)
-        return None if adapters is None else parameters_of(adapters, norm_gains(self.inner))
+        found = nn.ModuleDict() if adapters is None else parameters_of(adapters, norm_gains(self.inner))
+        if self.calibrated:
+            found["calibrations"] = self.calibrations
+        return found if len(found) else None
+
+    @contextmanager
+    def _reading(self, layout: Layout) -> Iterator[None]:
+        """What is calibrated is where the pictures of these rows stand."""
+        calibrations: Any = getattr(self, "calibrations", ())
+        for calibration in calibrations:
+            calibration.slot_BL = layout.slot_BL
+        try:
+            yield
+        finally:
+            for calibration in calibrations:
+                calibration.slot_BL = None
 
     @property
     def places(self) -> int:
@@ -168,10 +195,11 @@ class LanguageModel(nn.Module):
         given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
         if self._takes_positions:
             given["position_ids"] = layout.positions()
-        if self._takes_columns:
-            logit_BCV = self.inner(inputs_embeds=embed_BLD, logits_to_keep=column_C, **given).logits
-        else:
-            logit_BCV = self.inner(inputs_embeds=embed_BLD, **given).logits[:, column_C]
+        with self._reading(layout):
+            if self._takes_columns:
+                logit_BCV = self.inner(inputs_embeds=embed_BLD, logits_to_keep=column_C, **given).logits
+            else:
+                logit_BCV = self.inner(inputs_embeds=embed_BLD, **given).logits[:, column_C]
         chosen_BC = answer_BL[:, column_C]
         row_A, place_A = chosen_BC.nonzero(as_tuple=True)
         return logit_BCV[row_A, place_A], layout.id_BL[:, 1:][:, column_C][row_A, place_A], row_A
@@ -191,6 +219,31 @@ class LanguageModel(nn.Module):
         row_A, place_A = there_BT.nonzero(as_tuple=True)
         return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
 
+    @property
+    def depth(self) -> int:
+        """How many layers read the rows."""
+        return len(decoder_layers(self.inner))
+
+    def states(self, embed_BLD: Tensor, layout: Layout) -> list[Tensor]:
+        """What every layer makes of the rows, [B, L, D] each, the last one behind the final norm. Raises ConfigError for an
+        encoder-decoder."""
+        found: list[Tensor] = []
+
+        def keep(layer: nn.Module, given: Any, answer: Any) -> None:
+            found.append(answer if isinstance(answer, Tensor) else answer[0])
+
+        hooks = [layer.register_forward_hook(keep) for layer in decoder_layers(self.inner)]
+        given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
+        if self._takes_positions:
+            given["position_ids"] = layout.positions()
+        try:
+            with self._reading(layout):
+                last_BLD: Tensor = self.inner.base_model(inputs_embeds=embed_BLD, **given).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [*found[:-1], last_BLD]
+
     @torch.no_grad()
     def write(
         self,
@@ -207,7 +260,7 @@ class LanguageModel(nn.Module):
         It ends behind the end mark, or behind any of the tokens `ends`.
         """
         settings = {"do_sample": False, "num_beams": 1, **options}
-        with evaluating(self):
+        with evaluating(self), self._reading(layout):
             id_BT = self.inner.generate(
                 inputs_embeds=embed_BLD,
                 attention_mask=layout.mask_BL.long(),

@@ -5,7 +5,7 @@ Letters: B batch, L places, C candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Written
+from diptych.core.contracts import LayerStates, Written
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
@@ -31,6 +31,7 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.layer_states import parted
 from diptych.models.io.streaming import Pieces, drawn
 from diptych.models.towers.towers import image_tower
 
@@ -39,7 +40,7 @@ Asked = tuple[tuple[ImageSource, ...], str]
 
 
 class BridgeWriter:
-    """Answers `Generator`, `Streamer` and `Ranker`.
+    """Answers `Generator`, `Streamer`, `Ranker` and, before a decoder, `LayerReader`.
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
     length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
@@ -195,6 +196,35 @@ class BridgeWriter:
                 found.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
         return np.concatenate(found)
 
+    @property
+    def depth(self) -> int:
+        """Layers of the language model."""
+        return self.bridge.language.depth
+
+    def read_layers(
+        self,
+        images: Sequence[ImageSource],
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int],
+        template: str = "",
+        batch_size: int = 8,
+    ) -> Iterator[LayerStates]:
+        """What each of these layers, from 1, makes of every image and of the words behind it (`LayerReader`): the model's own template
+        without a prompt, or `template`, then the text and the end mark. A text that is longer than the model allows is cut."""
+        if len(texts) != len(images):
+            raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
+        before = Template(template) if template else self.template
+        for some in parts(list(zip(images, texts, strict=True)), batch_size):
+            with torch.no_grad(), evaluating(self.bridge):
+                picture_NKD = self._pictures([((image,), "") for image, _ in some])
+                rows = [before.pieces(picture_NKD.shape[1], "", self.space + text) for _, text in some]
+                layout = lay_out(rows, self.vocabulary, length=self.length).to(picture_NKD.device)
+                embed_BLD, _ = self.bridge.embed(picture_NKD, layout)
+                states = self.bridge.language.states(embed_BLD, layout)
+                found = parted(torch.stack([states[layer - 1] for layer in layers]), layout.slot_BL, layout.mask_BL)
+            yield from found
+
     def _asked(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[Asked]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
@@ -260,8 +290,10 @@ class BridgeWriter:
         if self.reads is not None:
             config["reads"] = {"tokenizer": self.reads[0].to_json(), "length": self.reads[1]}
         adapted = bridge.language.adapted()
-        if adapted is not None:
+        if bridge.language.ratio:
             config["adapters"] = {"ratio": bridge.language.ratio}
+        if bridge.language.calibrated:
+            config["calibrated"] = True
         if self.folder:
             as_given = bridge.language if adapted is None else LanguageModel.from_folder(self.folder)
             config["language_hash"] = fingerprint(as_given, {})
@@ -288,6 +320,8 @@ class BridgeWriter:
                 raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
             if "adapters" in config:
                 language.adapt(**config["adapters"])
+            if config.get("calibrated"):
+                language.calibrate()
             bridge = Bridge(encoder, made, language, blind=config["blind"])
         stored = torch.nn.ModuleDict({"encoder": encoder, "connector": made})
         if not away:

@@ -25,11 +25,22 @@ def write_model(folder: Path, model: nn.Module, config: Mapping[str, Any], readm
     which is replaced as a whole."""
     with atomic_folder(Path(folder)) as work:
         write_json(work / "config.json", {"format": FORMAT, **config})
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+        save_file(_apart(model.state_dict()), work / "model.safetensors", metadata={"format": "pt"})
         for add in more:
             add(work)
         (work / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _apart(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as a file takes them: of tied ones, such as a language model's table and its head, each has memory of its own."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if place in seen else plain
+        seen.add(place)
+    return found
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:

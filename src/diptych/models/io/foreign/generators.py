@@ -6,7 +6,7 @@ Letters: B batch, L places, V vocabulary, C candidates.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.contracts import Written
+from diptych.core.contracts import LayerStates, Written
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
@@ -28,6 +28,7 @@ from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.layer_states import parted
 from diptych.models.io.streaming import Begun, Forced, Pieces, drawn
 from diptych.models.towers.packaged.hf_text import quiet
 
@@ -155,6 +156,59 @@ class TransformersGenerator:
                 for row, answers in zip(rows, candidates, strict=True)
             ]
 
+    @property
+    def depth(self) -> int:
+        """Layers of the language model."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    def read_layers(
+        self,
+        images: Sequence[ImageSource],
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int],
+        template: str = "",
+        batch_size: int = 8,
+    ) -> Iterator[LayerStates]:
+        """What each of these layers, from 1, makes of every image and of the words behind it (`LayerReader`), one row at a time, which
+        `batch_size` does not change. Without `template` the text is what the model answers by its chat template, or stands behind the
+        picture and a line break. A text that is longer than the model allows is cut. Raises ConfigError for a model whose rows have no
+        places for a picture."""
+        if len(texts) != len(images):
+            raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
+        token = getattr(self.model.config, "image_token_id", None)
+        if token is None or self.reads_and_writes:
+            raise ConfigError(
+                f"'{self.name}' reads no picture among its words (expected a decoder with places for one, such as LLaVA)"
+            )
+        for image, text in zip(images, texts, strict=True):
+            picture = _decoded_picture(image)
+            with torch.no_grad(), evaluating(self.model):
+                given = self._inputs([_Row([picture], self._read(self._cut(picture, text, template), template))], 0)
+                answer = self.model(**given, output_hidden_states=True)
+                states = getattr(answer, "language_model_outputs", answer).hidden_states
+                state_EBLD = torch.stack([states[layer] for layer in layers])
+                (found,) = parted(state_EBLD, given["input_ids"] == token, given["attention_mask"].bool())
+            yield found
+
+    def _read(self, text: str, template: str) -> str:
+        """A row of a picture and the text behind it."""
+        mark, end = self._mark, str(self.tokenizer.eos_token or "")
+        if template or not getattr(self.processor, "chat_template", None):
+            before = template or "{image}\n"
+            return f"{before.replace('{image}', mark) if '{image}' in before else mark + before}{text}{end}"
+        said = [("user", {"type": "image"}), ("assistant", {"type": "text", "text": text})]
+        turns = [{"role": role, "content": [part]} for role, part in said]
+        return str(self.processor.apply_chat_template(turns))
+
+    def _cut(self, picture: Image.Image, text: str, template: str) -> str:
+        """The text, or as much of its beginning as there are places for."""
+        if not self.places:
+            return text
+        room = self.places - int(self._inputs([_Row([picture], self._read("", template))], 0)["input_ids"].shape[1])
+        stop = [end for _, end in self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+        return text if len(stop) <= room else text[: stop[room - 1]] if room > 0 else ""
+
     def _nll(self, row: _Row, answer: str) -> tuple[float, int]:
         """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are kept."""
         target = self._answer_ids(answer)
@@ -211,11 +265,16 @@ class TransformersGenerator:
 
     def _text(self, prompt: str) -> str:
         """A prompt for a folder without chat template: the mark of the picture, where the processor does not place it by itself."""
+        if not self._mark:
+            return prompt
+        return f"{self._mark}\n{prompt}" if prompt else self._mark
+
+    @property
+    def _mark(self) -> str:
+        """What stands for a picture in a text; "" where the processor places it by itself."""
         places_itself = hasattr(self.processor, "num_query_tokens") or "Blip" in type(self.processor).__name__
         token = getattr(self.processor, "image_token", None)
-        if places_itself or token is None:
-            return prompt
-        return f"{token}\n{prompt}" if prompt else str(token)
+        return "" if places_itself or token is None else str(token)
 
     def _inputs(self, rows: Sequence[_Row], tokens: int) -> dict[str, Tensor]:
         """What the model reads, padded on the left; refused where it leaves no room for so many tokens more."""

@@ -62,6 +62,9 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     own_pictures  images are shown by this recipe's own settings also where the encoder is a trained one, and not as that model shows them
     decoding      in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
                   image_size
+    moca          the places of a picture are scaled and shifted behind every layer of the language model, a decoder, by numbers that are
+                  learned beside the connector (MoCa, 2410.07167); `moca_std`: of what they have beside 1 and 0 in the beginning, 0 in the
+                  released script
     match_norms   a fresh connector starts with tokens of the norm of words (`models.bridges.splice.norm_ratio`); the releases leave it
                   as it comes, which beside small embeddings can be thirty times as large
     """
@@ -79,6 +82,8 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     blind: bool = False
     language_act: str = ""
     match_norms: bool = False
+    moca: bool = False
+    moca_std: float = 0.0
     image_size: int = 224
     resize: Literal["crop", "squash", "pad", "native"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
@@ -162,6 +167,8 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
 
     def model(self) -> Bridge:
         language = LanguageModel.from_folder(self.language_path, act=self.language_act)
+        if self.moca:
+            language.calibrate(std=self.moca_std)
         encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
@@ -197,4 +204,4 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
     def stored(self, name: str) -> bool:
         """A frozen language model, and an encoder from another run, are loaded again and not kept in checkpoints."""
         away = (("language.", "language" not in self.trained), ("encoder.", self.image_weights))
-        return not any(name.startswith(part) and source for part, source in away)
+        return not any(name.startswith(part) and source for part, source in away) or name.startswith("language.calibrations.")

@@ -1,0 +1,61 @@
+"""Modality calibration (MoCa) in a language model: behind every layer the places of a picture are scaled and shifted, those of words not.
+
+Huang et al., 2024, arXiv 2410.07167.  Letters: B batch, L places, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.core.errors import ConfigError
+
+
+class Calibration(nn.Module):
+    """scale h + shift, of D numbers each, where `slot_BL` says that a token of a picture stands.
+
+    std  of what the scale has beside 1 and the shift beside 0 in the beginning; 0 leaves the language model as it was
+    Nothing happens where one place alone is read, as for every token that is written behind the first: those are words. In beam search a
+    row is there several times.
+    """
+
+    def __init__(self, width: int, *, std: float = 0.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width) + std * torch.randn(width))
+        self.shift = nn.Parameter(std * torch.randn(width))
+        self.slot_BL: Tensor | None = None
+
+    def change(self, layer: nn.Module, given: tuple[Any, ...], answer: Any) -> Any:
+        """A hook behind the layer."""
+        whole = isinstance(answer, Tensor)
+        state_BLD: Tensor = answer if whole else answer[0]
+        if self.slot_BL is None or state_BLD.shape[1] == 1:
+            return answer
+        slot_BL = self.slot_BL.repeat_interleave(len(state_BLD) // len(self.slot_BL), 0)
+        changed_BLD = torch.where(slot_BL[..., None], (self.scale * state_BLD + self.shift).to(state_BLD.dtype), state_BLD)
+        return changed_BLD if whole else (changed_BLD, *answer[1:])
+
+
+def insert_calibrations(inner: Any, width: int, *, std: float = 0.0) -> nn.ModuleList:
+    """One behind every layer; the list of them, which has to be kept with the model."""
+    found = nn.ModuleList()
+    for layer in decoder_layers(inner):
+        made = Calibration(width, std=std)
+        layer.register_forward_hook(made.change)
+        found.append(made)
+    return found
+
+
+def decoder_layers(inner: Any) -> Sequence[nn.Module]:
+    """The layers of a decoder of transformers, in order. Raises ConfigError for encoder-decoders, and where they are not found."""
+    settings = inner.config.get_text_config()
+    count = int(getattr(settings, "num_hidden_layers", 0))
+    lists = [module for module in inner.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    if inner.config.is_encoder_decoder or not lists:
+        raise ConfigError(
+            f"'{settings.model_type}' has no layers that read picture and words in a row (expected a decoder, such as LLaMA)"
+        )
+    return list(lists[0])

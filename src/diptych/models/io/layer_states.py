@@ -1,0 +1,20 @@
+"""States of a language model's layers, parted into those of a picture and those of the words behind it.
+
+Letters: B batch, L places, D width, E the layers that were asked for.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diptych.core.contracts import LayerStates
+
+
+def parted(state_EBLD: Tensor, slot_BL: Tensor, mask_BL: Tensor) -> list[LayerStates]:
+    """For each row the places of its picture, and all that stand behind the last of them but padding."""
+    place_L = torch.arange(slot_BL.shape[1], device=slot_BL.device)
+    last_B1 = torch.where(slot_BL, place_L, -1).amax(1, keepdim=True)
+    behind_BL = mask_BL & (place_L > last_B1)
+    rows = zip(state_EBLD.float().cpu().unbind(1), slot_BL.cpu(), behind_BL.cpu(), strict=True)
+    return [LayerStates(state_ELD[:, slot_L].numpy(), state_ELD[:, behind_L].numpy()) for state_ELD, slot_L, behind_L in rows]

@@ -1,0 +1,200 @@
+"""How far pictures lie from words inside of a language model that reads both. Protocol `mir`, version 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import torch
+
+from diptych.core.contracts import Dataset, LayerReader, LayerStates
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.image import ImageSource
+from diptych.core.randomness import keyed_rng
+from diptych.core.result import Metric, Result
+from diptych.tasks._scoring.frechet import frechet, without_outliers
+from diptych.tasks._scoring.records import facts_of, with_facts
+
+NUMBERS = ("means", "visual", "text", "root", "product")
+COUNTS = ("visual_rows", "text_rows", "visual_outliers", "text_outliers")
+SCHEMA = pa.schema([("layer", pa.int32()), *((name, pa.float64()) for name in NUMBERS), *((name, pa.int64()) for name in COUNTS)])
+HIGHLIGHT = "@highlight"
+"""What the summary of a story of CNN or the Daily Mail begins with; the release reads what stands before."""
+
+
+@dataclass(frozen=True)
+class MIR:
+    """Modality Integration Rate (Huang et al., 2024, arXiv 2410.07167): a score of how a bridge was pre-trained, without any fine-tuning.
+
+    Each of `samples` pictures is read before a text that has nothing to do with it. In every layer the tokens of all pictures are one set
+    of vectors and those behind the pictures another; both are divided by the mean norm of the words', vectors of outlying norm are replaced
+    by the median, and the Fréchet distance between the sets is taken. MIR is the logarithm to base 10 of the sum over layers: lower means
+    closer. It tells a bridge that learned nothing from one that did; whether it ranks those that did is what its claim is about.
+
+    Values depend on the language model, its width, and on how many samples there are: compare with all three equal. There is no interval: a
+    set that is drawn again from the same tokens is biased by what it repeats. `mir_as_released` takes tr S_a S_b for the trace of the root,
+    as the release's default, "fast", comes to where there are more tokens than numbers (with fewer it inverts a singular matrix); it is not
+    a number where that is larger than the rest.
+
+    samples   pictures, and texts; drawn by `seed`, all where there are fewer (published: 100)
+    texts     a folder of text files or one file with a text a line; of a story in the form of CNN/DM what stands before its highlights.
+              "": texts of the other pictures
+    words     texts are put together until there are so many words; 0 takes one text a picture. A text that is longer than the model
+              allows is cut
+    template  what stands before the text, "{image}" where the picture goes; "": the model's own, as published
+    language  of the texts of the data; "" takes all
+    memory    GiB that states may take: with less, fewer layers are read at a time, and all pictures anew for each part of them
+    """
+
+    name: ClassVar[str] = "mir"
+    slug: ClassVar[str] = "mir"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = LayerReader
+    main: ClassVar[str] = "mir"
+
+    samples: int = 100
+    texts: str = ""
+    words: int = 100
+    template: str = ""
+    language: str = "en"
+    memory: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.words < 0 or not self.memory > 0:
+            raise ConfigError(
+                f"samples is {self.samples}, words {self.words}, memory {self.memory:g} (expected 2 or more, 0 or more, above 0)"
+            )
+
+    def predict(self, model: LayerReader, data: Dataset) -> pa.Table:
+        """A row a layer."""
+        images, texts = self._pairs(data)
+        records: list[dict[str, float]] = []
+        layers = list(range(1, model.depth + 1))
+        while layers:
+            some, layers = self._read(model, images, texts, layers)
+            records += some
+        table = pa.Table.from_pylist(records, SCHEMA)
+        facts = {"options": asdict(self), "fingerprint": data.fingerprint, "samples": len(images)}
+        return with_facts(table, **facts, model=getattr(model, "name", ""))
+
+    def _read(
+        self, model: LayerReader, images: Sequence[ImageSource], texts: Sequence[str], layers: list[int]
+    ) -> tuple[list[dict[str, float]], list[int]]:
+        """Records of the first layers, as many as memory holds, and the layers that are left."""
+        rows = model.read_layers(images, texts, layers=layers[:1], template=self.template)
+        first = next(rows)
+        size = first.visual_EKD.nbytes + first.text_ETD.nbytes
+        count = max(1, min(len(layers), int(self.memory * 2**30 / (size * len(images)))))
+        found = (
+            [first, *rows]
+            if count == 1
+            else list(model.read_layers(images, texts, layers=layers[:count], template=self.template))
+        )
+        return [_record(layer, found, place) for place, layer in enumerate(layers[:count])], layers[count:]
+
+    def _pairs(self, data: Dataset) -> tuple[list[ImageSource], list[str]]:
+        order = keyed_rng("mir", self.seed).permutation(len(data)).tolist()
+        images: list[ImageSource] = []
+        chosen: list[int] = []
+        for row in order:
+            if (image := data[row].image) is not None:
+                images.append(image)
+                chosen.append(row)
+            if len(images) == self.samples:
+                break
+        if len(images) < 2:
+            raise DataError(f"'{data.name}' has {len(images)} pictures", expected="two or more")
+        texts = _put_together(self._others(data, order, chosen), len(images), self.words)
+        return images, texts
+
+    def _others(self, data: Dataset, order: Sequence[int], chosen: Sequence[int]) -> Iterator[str]:
+        """Texts without end: of the data first those of pictures that were not drawn, then of the others, a place apart from their own."""
+        if self.texts:
+            known = _read_texts(Path(self.texts).expanduser())
+        else:
+            behind = [*order[len(chosen) :], *chosen[1:], chosen[0]]
+            known = [text.string for row in behind for text in data[row].positives(self.language)[:1] if text.string.split()]
+            if not known:
+                raise DataError(
+                    f"'{data.name}' has no text in language '{self.language}'", field="texts", expected="--texts FOLDER"
+                )
+        while True:
+            yield from known
+
+    def score(self, records: pa.Table) -> Result:
+        if not len(records):
+            raise DataError("there is nothing to score: the records hold no layer", expected="one row or more")
+        rows = records.to_pylist()
+        plain = [row["means"] + row["visual"] + row["text"] for row in rows]
+        distance = [max(0.0, base - 2 * row["root"]) for base, row in zip(plain, rows, strict=True)]
+        released = sum(base - 2 * row["product"] for base, row in zip(plain, rows, strict=True))
+        facts = facts_of(records)
+        count = int(facts.get("samples", 0))
+        metrics = {
+            "mir": Metric(_log10(sum(distance)), higher_is_better=False, unit="log10"),
+            "mir_as_released": Metric(_log10(released), higher_is_better=False, unit="log10"),
+            **{
+                f"outliers/{side}": Metric(
+                    sum(row[f"{side}_outliers"] for row in rows) / sum(row[f"{side}_rows"] for row in rows),
+                    higher_is_better=False,
+                )
+                for side in ("visual", "text")
+            },
+        }
+        notes: dict[str, Any] = {
+            **facts,
+            "layers": {str(row["layer"]): value for row, value in zip(rows, distance, strict=True)},
+            "rows": {side: rows[0][f"{side}_rows"] for side in ("visual", "text")},
+            "interval": "none: compare only with the same language model and as many samples",
+        }
+        return Result(self.name, self.version, self.main, metrics, count, count, notes=notes)
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else math.nan
+
+
+def _record(layer: int, found: Sequence[LayerStates], place: int) -> dict[str, float]:
+    visual_ND = torch.cat([torch.from_numpy(states.visual_EKD[place]) for states in found]).double()
+    text_ND = torch.cat([torch.from_numpy(states.text_ETD[place]) for states in found]).double()
+    if min(len(visual_ND), len(text_ND)) < 2:
+        raise DataError(f"{len(visual_ND)} tokens of pictures and {len(text_ND)} of words", expected="two or more of each")
+    scale = 1 / text_ND.norm(dim=1).mean()
+    visual_ND, far = without_outliers(scale * visual_ND)
+    text_ND, far_text = without_outliers(scale * text_ND)
+    parts = frechet(visual_ND, text_ND)
+    numbers = (parts.means, parts.first, parts.second, parts.root, parts.product)
+    counts = (len(visual_ND), len(text_ND), far, far_text)
+    return {"layer": layer, **dict(zip(NUMBERS, numbers, strict=True)), **dict(zip(COUNTS, counts, strict=True))}
+
+
+def _put_together(texts: Iterator[str], count: int, words: int) -> list[str]:
+    """`count` texts of at least so many words, each of the texts that follow those of the one before."""
+    made = []
+    for _ in range(count):
+        parts = [next(texts)]
+        while sum(len(part.split()) for part in parts) < words:
+            parts.append(next(texts))
+        made.append(" ".join(parts))
+    return made
+
+
+def _read_texts(place: Path) -> list[str]:
+    """A text a file of a folder, in the order of their names, or a text a line of one file."""
+    if not place.exists():
+        raise DataError("does not exist", file=place, expected="a folder of text files, or a file with a text a line")
+    files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    try:
+        read = [path.read_text(encoding="utf-8") for path in files]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", file=place, expected="text in UTF-8") from error
+    found = [text.partition(HIGHLIGHT)[0] for text in read] if place.is_dir() else read[0].splitlines()
+    found = [text.strip() for text in found if text.strip()]
+    if not found:
+        raise DataError("holds no text", file=place, expected="a folder of text files, or a file with a text a line")
+    return found
