@@ -1,0 +1,147 @@
+"""Eight runs of one bridge that learned more or less, and what can be said of each before anybody reads its captions.
+
+Runs of a seed are trained once for all arms, which only read what was measured: nothing of them is on an arm's account.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from diptych.claims.cell import Cell, Scores
+from diptych.claims.cells.bridges import hosted
+from diptych.claims.training import opened, untrained
+from diptych.core.contracts import Dataset
+from diptych.core.disk.files import write_json
+from diptych.core.randomness import keyed_rng
+from diptych.core.sample import Sample, Text
+from diptych.data.graphs.relation_splits import Relabelled
+from diptych.models.bridges.splice import norm_ratio
+from diptych.models.bridges.writer import BridgeWriter
+from diptych.recipes._shared.cached_models import cached_model
+from diptych.recipes.bridges.limber import LiMBeR
+from diptych.tasks.generation.captions import Captions
+from diptych.tasks.generation.mir import MIR
+from diptych.worlds.scenes.world import scenes
+
+STEPS, RIGHT = (40, 80, 160, 320), (1.0, 0.5)
+"""Of the runs: steps, each with pairs of its own, and the share of pairs whose caption is their own."""
+BATCH, TIMES = 32, 2
+"""Pairs of a step, and how often a pair is seen."""
+TESTED, READ, SMOKE_ROWS = 200, 100, 8
+FORMAT = 1
+FRESH, MATCHED = "fresh", "fresh, norms of words"
+
+
+def bridge(steps: int) -> LiMBeR:
+    """LiMBeR's small preset, shorter."""
+    return replace(LiMBeR.tiny(), batch_size=BATCH, steps=steps, horizon=steps, warmup=steps / 20)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well a signal puts the runs into the order of their captions: Spearman's correlation of minus the signal with CIDEr-D.
+
+    signal  "loss" (nats a token of held-out captions), "mir", "mir_as_released", "norm" (how far the norm of a picture's tokens is from
+            that of words, in powers of e). One that is the same for all, or not a number, orders nothing: 0
+    """
+
+    signal: str
+
+    def __call__(self, cell: Cell) -> Scores:
+        runs = [row for name, row in measured(cell).items() if name not in (FRESH, MATCHED)]
+        signal, score = [-row[self.signal] for row in runs], [row["cider_d"] for row in runs]
+        found = spearmanr(signal, score).statistic if min(len({*signal}), len({*score})) > 1 else math.nan
+        return {"spearman": 0.0 if math.isnan(found) else float(found), "best": max(score), "worst": min(score)}
+
+
+@dataclass(frozen=True)
+class One:
+    """What was measured of one of them, by name."""
+
+    run: str
+
+    def __call__(self, cell: Cell) -> Scores:
+        return dict(measured(cell)[self.run])
+
+
+def named(steps: int, right: float) -> str:
+    return f"{steps} steps, {right:g} right"
+
+
+def measured(cell: Cell) -> dict[str, dict[str, float]]:
+    """Signals and score of every run of the cell's seed, and of two that did not learn."""
+    if cell.smoke:
+        return _measure(cell)
+    key = [FORMAT, cell.seed, repr(bridge(1)), repr(hosted(bridge(1), cell)), STEPS, RIGHT, TIMES, TESTED, READ, repr(MIR())]
+
+    def make() -> Callable[[Path], object]:
+        found = _measure(cell)
+        return lambda folder: write_json(folder / "runs.json", found)
+
+    plain: dict[str, dict[str, float]] = json.loads((cached_model("ranked", key, make, seed=cell.seed) / "runs.json").read_text())
+    return plain
+
+
+def _measure(cell: Cell) -> dict[str, dict[str, float]]:
+    test = _rows("test", SMOKE_ROWS if cell.smoke else TESTED, cell)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, match in ((FRESH, False), (MATCHED, True)):
+            at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
+            found[name] = _signals(untrained(replace(hosted(bridge(1), cell), match_norms=match), test, at), test)
+        for steps in STEPS[-1:] if cell.smoke else STEPS:
+            for right in RIGHT[: 1 if cell.smoke else None]:
+                rows = _rows("train", SMOKE_ROWS if cell.smoke else steps * BATCH // TIMES, cell)
+                name = named(steps, right)
+                at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
+                found[name] = _signals(opened(hosted(bridge(steps), cell), _partly_wrong(rows, right, cell.seed), at), test)
+    return found
+
+
+def _rows(split: Any, count: int, cell: Cell) -> Any:
+    options: dict[str, Any] = {"max_objects": 2, "lengths": ("short",), "paraphrases": 0, "negatives": False}
+    return scenes(count, seed=cell.seed, split=split, **options).remembering()
+
+
+def _partly_wrong(rows: Dataset, right: float, seed: int) -> Dataset:
+    """The rows, of which a share keep their caption and the others have each other's."""
+    rng = keyed_rng("wrong captions", seed)
+    wrong = rng.permutation(len(rows))[round(right * len(rows)) :].tolist()
+    texts = {rows.uids[row]: rows[other].texts for row, other in zip(wrong, [*wrong[1:], *wrong[:1]], strict=True)}
+    return Relabelled(rows, partial(_with_text, texts=texts), ["wrong captions", right, seed]) if texts else rows
+
+
+def _with_text(sample: Sample, *, texts: Mapping[str, tuple[Text, ...]]) -> Sample:
+    return replace(sample, texts=texts.get(sample.uid, sample.texts))
+
+
+def _signals(model: BridgeWriter, test: Dataset) -> dict[str, float]:
+    samples = [test[row] for row in range(len(test))]
+    images = [sample.image for sample in samples if sample.image is not None]
+    captions = Captions(max_tokens=24, draws=1, blind=False)
+    written = captions.score(captions.predict(model, test))
+    mir = MIR(samples=READ, words=0)
+    read = mir.score(mir.predict(model, test))
+    nll_N = [rows[0] for rows in model.answer_nll(images, [""] * len(images), [[s.positives("en")[0].string] for s in samples])]
+    with torch.no_grad():
+        picture_BKD = model._pictures([((image,), "") for image in images[:SMOKE_ROWS]])
+        id_1V = torch.arange(model.bridge.language.vocab_size)[None]
+        ratio = norm_ratio(picture_BKD, model.bridge.language.embed(id_1V), torch.ones_like(id_1V, dtype=torch.bool))
+    return {
+        "cider_d": written.value,
+        "mir": read.value,
+        "mir_as_released": read.metrics["mir_as_released"].value,
+        "loss": float(np.sum([nll for nll, _ in nll_N]) / np.sum([count for _, count in nll_N])),
+        "norm": abs(math.log(float(ratio))),
+    }
