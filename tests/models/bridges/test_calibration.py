@@ -300,3 +300,12 @@ def test_a_recipe_learns_them_beside_its_connector(kind: Any, tmp_path: Path) ->
     loaded: Any = diptych.load(run.path)
     moved = [float((calibration.scale.detach() - 1).abs().max()) for calibration in loaded.bridge.language.calibrations]
     assert min(moved) > 0
+
+
+def test_the_published_size() -> None:
+    """Vicuna-7B has 32 layers of 4,096 numbers."""
+    vicuna = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    with torch.device("meta"):
+        made = LanguageModel(config={"model_type": "llama", **vicuna, **IDS, "vocab_size": 32000})
+        made.calibrate()
+    assert sum(parameter.numel() for parameter in made.calibrations.parameters()) == 262_144
