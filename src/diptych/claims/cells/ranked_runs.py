@@ -32,20 +32,27 @@ from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.generation.captions import Captions
 from diptych.tasks.generation.mir import MIR
-from diptych.worlds.scenes.world import scenes
+from diptych.worlds.asked_pairs import asked_pairs
+from diptych.worlds.rendered import Rendered
+from diptych.worlds.small_pairs import Split
 
 STEPS, RIGHT = (40, 80, 160, 320), (1.0, 0.5)
 """Of the runs: steps, each with pairs of its own, and the share of pairs whose caption is their own."""
 BATCH, TIMES = 32, 2
 """Pairs of a step, and how often a pair is seen."""
 TESTED, READ, SMOKE_ROWS = 200, 100, 8
-FORMAT = 1
-FRESH, MATCHED = "fresh", "fresh, norms of words"
+FORMAT = 2
+FRESH, MATCHED, BLIND = "fresh", "fresh, norms of words", "blind"
+
+
+WORLD = "small:world:asked_pairs?n=6000&seed=1"
+"""Texts of a seed that no verdict draws, for the language model and for the image encoder, which sees a cell of a picture as a patch."""
 
 
 def bridge(steps: int) -> LiMBeR:
-    """LiMBeR's small preset, shorter."""
-    return replace(LiMBeR.tiny(), batch_size=BATCH, steps=steps, horizon=steps, warmup=steps / 20)
+    """LiMBeR's small preset, shorter, on an image encoder that has learned: its captions rise above those of a blind one at once."""
+    learned: dict[str, Any] = {"image_weights": WORLD, "small_image_steps": 1500, "small_image_size": 48}
+    return replace(LiMBeR.tiny(), **learned, batch_size=BATCH, steps=steps, horizon=steps, warmup=steps / 20)
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,16 @@ class Ranking:
     signal: str
 
     def __call__(self, cell: Cell) -> Scores:
-        runs = [row for name, row in measured(cell).items() if name not in (FRESH, MATCHED)]
+        rows = measured(cell)
+        runs = [row for name, row in rows.items() if name not in (FRESH, MATCHED, BLIND)]
         signal, score = [-row[self.signal] for row in runs], [row["cider_d"] for row in runs]
         found = spearmanr(signal, score).statistic if min(len({*signal}), len({*score})) > 1 else math.nan
-        return {"spearman": 0.0 if math.isnan(found) else float(found), "best": max(score), "worst": min(score)}
+        return {
+            "spearman": 0.0 if math.isnan(found) else float(found),
+            "best": max(score),
+            "worst": min(score),
+            "blind": rows[BLIND]["cider_d"],
+        }
 
 
 @dataclass(frozen=True)
@@ -80,10 +93,11 @@ def named(steps: int, right: float) -> str:
 
 
 def measured(cell: Cell) -> dict[str, dict[str, float]]:
-    """Signals and score of every run of the cell's seed, and of two that did not learn."""
+    """Signals and score of every run of the cell's seed, of two bridges that did not learn, and of one that learned blind."""
     if cell.smoke:
         return _measure(cell)
-    key = [FORMAT, cell.seed, repr(bridge(1)), repr(hosted(bridge(1), cell)), STEPS, RIGHT, TIMES, TESTED, READ, repr(MIR())]
+    recipe = hosted(bridge(1), cell, address=WORLD)
+    key = [FORMAT, cell.seed, repr(recipe), STEPS, RIGHT, TIMES, TESTED, READ, repr(MIR())]
 
     def make() -> Callable[[Path], object]:
         found = _measure(cell)
@@ -99,19 +113,23 @@ def _measure(cell: Cell) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         for name, match in ((FRESH, False), (MATCHED, True)):
             at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
-            found[name] = _signals(untrained(replace(hosted(bridge(1), cell), match_norms=match), test, at), test)
+            found[name] = _signals(untrained(replace(hosted(bridge(1), cell, address=WORLD), match_norms=match), test, at), test)
+        blind = replace(hosted(bridge(STEPS[-1]), cell, address=WORLD), blind=True)
+        rows = _rows("train", SMOKE_ROWS if cell.smoke else STEPS[-1] * BATCH // TIMES, cell)
+        found[BLIND] = _signals(opened(blind, rows, Cell(BLIND, cell.seed, Path(folder) / BLIND, size=cell.size)), test)
         for steps in STEPS[-1:] if cell.smoke else STEPS:
             for right in RIGHT[: 1 if cell.smoke else None]:
                 rows = _rows("train", SMOKE_ROWS if cell.smoke else steps * BATCH // TIMES, cell)
                 name = named(steps, right)
                 at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
-                found[name] = _signals(opened(hosted(bridge(steps), cell), _partly_wrong(rows, right, cell.seed), at), test)
+                found[name] = _signals(
+                    opened(hosted(bridge(steps), cell, address=WORLD), _partly_wrong(rows, right, cell.seed), at), test
+                )
     return found
 
 
-def _rows(split: Any, count: int, cell: Cell) -> Any:
-    options: dict[str, Any] = {"max_objects": 2, "lengths": ("short",), "paraphrases": 0, "negatives": False}
-    return scenes(count, seed=cell.seed, split=split, **options).remembering()
+def _rows(split: Split, count: int, cell: Cell) -> Rendered:
+    return asked_pairs(count, seed=cell.seed, split=split).remembering()
 
 
 def _partly_wrong(rows: Dataset, right: float, seed: int) -> Dataset:
