@@ -198,5 +198,6 @@ def claims() -> tuple[Claim, ...]:
         data=f"{NOISY_ROWS:,} rendered images, the captioner trained on {TRUSTED:,} others; retrieval among 500 clean pairs",
         reported=("test/t2i_r@1", "caption_right"),
         seeds=4,
+        why_long="a captioner is trained in every cell that reads its captions",
     )
     return selection, repair
