@@ -112,15 +112,22 @@ def kill_at_random(kit: Any, folder: Path, times: int) -> None:
     assert zygote.stdin is not None
     assert zygote.stdout is not None
     rng, there, gone = random.Random(0), 20, set[int]()
+
+    def said() -> list[str]:
+        assert zygote.stdout is not None
+        line = zygote.stdout.readline()
+        assert line, f"what forks the children has ended: {zygote.wait()}"
+        return line.split()
+
     for _ in range(times):
         zygote.stdin.write(f"{there}\n")
         zygote.stdin.flush()
-        pid = int(zygote.stdout.readline().split()[1])
-        heard = [zygote.stdout.readline().split() for _ in range(rng.randint(0, 3))]
+        pid = int(said()[1])
+        heard = [said() for _ in range(rng.randint(0, 3))]
         time.sleep(rng.uniform(0, 0.15))
         os.kill(pid, signal.SIGKILL)
         start = there
-        while (line := zygote.stdout.readline().split()) != ["over"]:
+        while (line := said()) != ["over"]:
             heard.append(line)
         for line in heard:
             if line[0] == "added":

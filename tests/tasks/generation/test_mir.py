@@ -75,7 +75,8 @@ def test_the_score_is_that_of_the_released_functions(case: dict[str, Any], parit
     assert [[row["visual_outliers"], row["text_outliers"]] for row in rows] == case["outliers"]
     pairs = [(distance, np.array(case["accurate"])), (result.value, case["mir_accurate"])]
     few = sum(k for k, _ in case["rows"]) < case["width"]
-    what = "distance of every layer and MIR" + ", fewer rows than numbers: its root of a singular matrix in float32 is off" * few
+    off = "distance of every layer and MIR, fewer rows than numbers: its root of a singular matrix in float32 is off"
+    what = off if few else "distance of every layer and MIR"
     parity("mir", what, "mir.py of 07070b9, accurate mode", pairs, tolerance=1e-3 if few else 5e-6)
     pairs = [(fast, np.array(case["fast"])), (result.metrics["mir_as_released"].value, case["mir_fast"])]
     if not few:  # else it inverts a singular matrix

@@ -26,6 +26,7 @@ from torch import nn
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError, DecodeError, DiptychError, RunError, UnknownName
 from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.inputs import one_or_many
 from diptych.core.registry import IMAGE_WEIGHTS
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
@@ -210,6 +211,7 @@ class NamedAfter:
         """What the detector looks for where nobody says what for."""
         return tuple(getattr(self.detector, "relations", ()))
 
+    @one_or_many
     def detect(
         self,
         images: Sequence[ImageSource],
