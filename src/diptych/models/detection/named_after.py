@@ -253,7 +253,7 @@ class NamedAfter:
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors (the crops' vectors), README.md and the detector's own folder; replaces the folder as a whole.
         What the crops are compared by comes from its package, or from the address that was given. Raises ConfigError for a detector that
-        has no folder of its own, such as released weights."""
+        cannot be saved."""
         detector: Any = self.detector
         if not hasattr(detector, "save"):
             raise ConfigError(
