@@ -157,6 +157,34 @@ def test_its_layers_are_read(folder: Path) -> None:
     assert np.isfinite(evaluate(MIR(samples=4, words=6), model, scenes(4, seed=0)).value)
 
 
+TURNS = (
+    "{% for turn in messages %}{{ turn['role'] }}: {% for part in turn['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+)
+
+
+def test_layers_are_read_by_its_chat_template(tmp_path: Path) -> None:
+    """The text is what the model answers; what the template puts before the picture is no part of it, and a long answer is cut, not the
+    question."""
+    torch.manual_seed(0)
+    llava(tmp_path)
+    model: Any = diptych.load(f"hf:{tmp_path}")
+    model.processor.chat_template = TURNS
+    (found,) = model.read_layers(images(1), ["a red circle"], layers=[1, 2])
+    said = "user: " + "<image>" * 4 + "\nassistant: a red circle\n"
+    ids = model.tokenizer(said, return_tensors="pt")["input_ids"]
+    picture_L = ids[0] == model.model.config.image_token_id
+    behind_L = torch.arange(len(picture_L)) > picture_L.nonzero().max()
+    pixels = model.processor.image_processor([_decoded_picture(images(1)[0])], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        states = model.model(input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states
+    for at, layer in enumerate((1, 2)):
+        np.testing.assert_allclose(found.visual_EKD[at], states[layer][0][picture_L], atol=1e-5)
+        np.testing.assert_allclose(found.text_ETD[at], states[layer][0][behind_L], atol=1e-5)
+    (cut,) = model.read_layers(images(1), ["a red circle " * 60], layers=[2])
+    assert found.text_ETD.shape[1] < cut.text_ETD.shape[1] <= 64 - 4
+
+
 def test_what_is_written_first_costs_least(folder: Path) -> None:
     """Teacher forcing and writing look at the same model with the same inputs."""
     model: Any = diptych.load(f"hf:{folder}")

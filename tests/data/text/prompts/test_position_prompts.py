@@ -26,8 +26,13 @@ def drawn(box: tuple[int, int, int, int]) -> views.Boxed:
 
 
 def seen(picture: Any) -> tuple[float, float, float, float] | None:
-    """Where the thing is, by its pixels alone."""
-    shown = np.abs(picture.astype(int) - np.array(THING)).sum(-1) < 150
+    """Where the thing is, by its pixels alone: those of which it covers more than a fifth.
+
+    Red less blue is 240 of the thing, -40 of the ground and 0 of the grey beside a picture that was moved. A share, for the corner of a
+    thing that is sheared and cut by the border is a sliver: more than half of a pixel is covered only several pixels from its end.
+    """
+    covered_HW = (picture[..., 0].astype(int) - picture[..., 2] + 40) / 280
+    shown = covered_HW > 0.2
     if shown.sum() < 12:
         return None
     ys, xs = np.nonzero(shown)
@@ -50,7 +55,7 @@ def test_the_prompt_moves_with_crop_and_flip(box: tuple[int, int, int, int], see
     if there is None:
         return  # what is left of the thing is too little to be found by its pixels
     assert found is not None
-    assert np.abs(np.array(found) - there).max() <= 2.5
+    assert np.abs(np.array(found) - there).max() <= 1.5
     by_pixels, by_box = block_of(there, 64, 64), block_of(found, 64, 64)
     centre = np.array([(there[0] + there[2]) / 2, (there[1] + there[3]) / 2]) * 3 / 64
     if np.abs(centre - centre.round()).min() > 0.1:  # not on the border of two blocks
@@ -66,7 +71,7 @@ def test_the_box_moves_with_shear_shift_and_turn(box: tuple[int, int, int, int],
     if there is None:
         return
     assert found is not None
-    assert np.abs(np.array(found) - there).max() <= 4.0
+    assert np.abs(np.array(found) - there).max() <= 2.0
 
 
 def test_a_thing_that_is_cut_away_is_nowhere() -> None:
