@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from invariants import on_two_processes
 from safetensors.torch import save_file
 
+from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
 from diptych.models.io.deployed import open_model
+from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
 from diptych.train.fit import fit
 from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
+from diptych.train.weights import copy_equal, start_lines, start_tensors
 from diptych.worlds.small_pairs import SmallPairs
 
 
@@ -49,9 +52,23 @@ def test_every_parameter_gets_a_gradient_and_terms_add_up() -> None:
     assert float(losses["caption"]) == pytest.approx(np.log(model.tokens.num_embeddings), rel=0.1), "guessing"
     torch.stack(list(losses.values())).sum().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None]
-    assert silent in ([], ["tower.class_token_D"]), silent
+    assert silent in ([], ["image_tower.class_token_D"]), silent
     legacy = replace(recipe, legacy=True).losses(features, step.batch)
     assert float(legacy["codebook"]) == pytest.approx(0.25 * float(losses["codebook"]))
+
+
+def test_the_image_tower_of_clip_starts_it(tmp_path: Path) -> None:
+    """As `--init RUN` does: every tensor of the tower comes from CLIP, none of what writes."""
+    rows = SmallPairs(32).pool("train", 0)
+    clip = sized_for(CLIP.tiny(), image_size=48, steps=1, batch_size=8)
+    options = TrainOptions(progress=False, device="cpu", precision="fp32")
+    address = str(fit(clip, rows, tmp_path / "clip", options).model)
+    given = start_tensors(address)
+    model = small().prepare(rows).model()
+    taken = copy_equal(given, model)
+    assert set(taken) == {f"image_tower.{name}" for name in model.image_tower.state_dict()}
+    assert "fresh" in " ".join(start_lines(given, model, address))
+    torch.testing.assert_close(model.image_tower.state_dict()["patches.weight"], given["image_tower.patches.weight"])
 
 
 def moved_codes(rank: int, world: int, restart: int = 1) -> dict[str, torch.Tensor]:
@@ -129,7 +146,7 @@ def test_the_published_decoder_is_that_of_blip(parity: Any, tmp_path: Path) -> N
     batch = step.batch
     found = recipe.features(model, batch)
     assert found.id_BP.shape == (8, 10), "nine patches and the class token"
-    torch.testing.assert_close(found.patch_BPD[:, 0], model.tower(batch.image_BCHW).pooled_BD)
+    torch.testing.assert_close(found.patch_BPD[:, 0], model.image_tower(batch.image_BCHW).pooled_BD)
 
     # The decoder itself is held against transformers in test_ptp.py; here it is asked for what the release asks it for.
     logit_BLV = model.decoder.write(batch.text_BL, batch.text_mask_BL, found.code_BPD)
@@ -173,7 +190,7 @@ def test_it_starts_as_deit_and_bert(parity: Any, tmp_path: Path) -> None:
     image_BCHW, ids_BL = torch.randn(2, 3, 48, 48), torch.randint(3, 200, (2, 9))
     causal_LL = torch.ones(9, 9, dtype=torch.bool).tril()
     with torch.no_grad():
-        seen = model.tower(image_BCHW)
+        seen = model.image_tower(image_BCHW)
         x_BLD = model.decoder.norm(model.decoder.words(ids_BL) + model.decoder.position_LD[:9])
         for block in model.decoder.blocks:  # without the attention to the image
             x_BLD = block(x_BLD, causal_LL, None, "write")

@@ -72,7 +72,7 @@ class CodebookCaptioner(nn.Module):
     ) -> None:
         super().__init__()
         width = tower.token_width
-        self.tower, self.length, self.vocab_size, self.class_token = tower, length, vocab_size, class_token
+        self.image_tower, self.length, self.vocab_size, self.class_token = tower, length, vocab_size, class_token
         self.shape: dict[str, Any] = {"layers": layers, "heads": heads, "decoder": decoder, "class_token": class_token}
         self.codebook = Codebook(codes, width)
         if class_token and tower.width != width:
@@ -100,7 +100,7 @@ class CodebookCaptioner(nn.Module):
         self.out = nn.Linear(width, vocab_size)
 
     def quantised(self, image_BCHW: Tensor) -> Quantised:
-        seen = self.tower(image_BCHW)
+        seen = self.image_tower(image_BCHW)
         x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1) if self.class_token else seen.tokens_BPD
         quantised: Quantised = self.codebook(x_BPD)
         return quantised
@@ -206,7 +206,7 @@ class CodebookCaptions:
         config = {
             "kind": self.kind,
             "name": self.name,
-            "image_tower": self.model.tower.spec,
+            "image_tower": self.model.image_tower.spec,
             "codes": len(self.model.codebook.code_KD),
             "text_length": self.model.length,
             "vocab_size": self.model.vocab_size,

@@ -36,7 +36,8 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     the released training step. The released code weighs the other codebook term by beta: `legacy=True`.
 
     The release starts from DeiT's and BERT's weights, which come with no package: `image_weights` and `text_weights` take the files, beside
-    `tokenizer` with BERT's vocabulary; without them everything is fresh.
+    `tokenizer` with BERT's vocabulary; without them everything is fresh. The image tower of any recipe of pairs, such as CLIP's, starts it
+    by `--init`, where both have the same `image_tower`.
 
     codes    in the codebook
     restart  a code that no patch used for so many steps moves onto a patch; 0 never, as published. From scratch nearly all codes stay
@@ -110,7 +111,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
                 raise ConfigError("image_weights and text_weights are DeiT's and BERT's (expected decoder 'blip')")
             image = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
             text = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
-            begin_(made.tower, made.decoder, image=image, text=text)
+            begin_(made.image_tower, made.decoder, image=image, text=text)
         return made
 
     def batch(self, draws: Draws) -> PairBatch:
