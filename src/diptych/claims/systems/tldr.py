@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from diptych.claims.cell import Cell, Scores
+from diptych.claims.cell import Cell, Scores, Spending
 from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, Paired, clean_rows, drawn, retrieved, sized_for
 from diptych.claims.cells.learned_pairs.probed import Pixels
 from diptych.claims.claim import Arm, Claim
@@ -143,20 +143,23 @@ Texts = Literal["raw", "repaired", "generated", "right"]
 def written(pairs: SmallPairs, cell: Cell) -> Mapping[str, Mapping[str, str]]:
     """Two columns by uid, as the curation leaves them: what the captioner says of each picture, and "original; generated".
 
-    The captioner learns from the trusted pairs, its tower from CLIP on the same. It is trained once a seed, in full also while rates are
-    swept, and kept in the cache; every arm that reads its captions pays its steps.
+    The captioner learns from the trusted pairs, its tower from CLIP on the same. It is trained once a seed, at half its steps while rates
+    are swept like all else, and kept in the cache; every arm that reads its captions pays its steps.
     """
+    part = replace(cell, rate=None)
     if cell.smoke:
-        return _write(pairs, cell)
+        return _write(pairs, part)
     code = closure_hash(CodebookCaptioner.__module__, TLDR.__module__, CLIP.__module__, SmallPairs.__module__)
-    key = [cell.seed, code, repr((pairs, WRITING, _tower()))]
+    key = [cell.seed, cell.share, code, repr((pairs, WRITING, _tower()))]
 
     def make() -> Callable[[Path], object]:
         with tempfile.TemporaryDirectory() as folder:
-            found = _write(pairs, Cell(cell.arm, cell.seed, Path(folder)))
+            found = _write(pairs, replace(part, folder=Path(folder), spending=Spending()))
         return lambda made: write_json(made / "captions.json", found)
 
-    cell.spending.count(steps=TOWER_STEPS + WRITING_STEPS, samples=TOWER_STEPS * BATCH + WRITING_STEPS * CAPTIONER_BATCH)
+    for recipe in (_tower(), WRITING):
+        steps = part.sized(recipe).steps
+        cell.spending.count(steps=steps, samples=steps * recipe.batch_size)
     plain: dict[str, dict[str, str]] = json.loads(
         (cached_model("written", key, make, seed=cell.seed) / "captions.json").read_text()
     )
