@@ -91,6 +91,33 @@ def _open_clip_text(
     return OpenClipText(config=config, width=width, quick_gelu=quick_gelu, encoder=encoder, length=length)
 
 
+def _xlm_roberta(
+    *, vocab_size: int, length: int, width: int, layers: int, heads: int, out: int, pad_id: int = 1, eot_id: int | None = None
+) -> Tower:
+    """As open_clip has it: the mean of the tokens, then a hidden layer into the joint space."""
+    encoder = {
+        "model_type": "xlm-roberta",
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": pad_id,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+    config = {
+        "hf_model_name": "xlm-roberta-base",
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "mean_pooler",
+        "context_length": length,
+    }
+    return _open_clip_text(config=config, width=out, quick_gelu=False, encoder=encoder, length=length)
+
+
 def _headed_image(*, inner: dict[str, Any], hidden: int, kind: Any = "batch_norm", image_size: int | None = None) -> Tower:
     from diptych.models.towers.headed import HeadedTower
 
@@ -203,6 +230,8 @@ TEXT: dict[str, Preset] = {
     "bert_b6": (_bert, {"length": 64, "width": 768, "layers": 6, "heads": 12}),
     "bert_b": (_bert, {"length": 64, "width": 768, "layers": 12, "heads": 12}),
     "bert_l": (_bert, {"length": 64, "width": 1024, "layers": 24, "heads": 16}),
+    "xlm_roberta_tiny": (_xlm_roberta, {"length": 64, "width": 64, "layers": 2, "heads": 4, "out": 64}),
+    "xlm_roberta_b": (_xlm_roberta, {"length": 77, "width": 768, "layers": 12, "heads": 12, "out": 512}),
     "open_clip_text": (_open_clip_text, {}),
     "headed_text": (_headed_text, {}),
     "peak_text": (_peak_text, {}),

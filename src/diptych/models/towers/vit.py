@@ -95,12 +95,30 @@ class VisionTransformer(Tower):
         if image_BCHW.shape[1:] != (3, self.image_height, self.image_size):
             expected = ["B", 3, self.image_height, self.image_size]
             raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
+        return self._states(image_BCHW, self.position_PD, kept_BK)
+
+    def of_any_size(self, image_BCHW: Tensor) -> Tokens:
+        """As `forward`, of square images of another side, a multiple of the patch: places are resized, bicubic and smoothed where they
+        shrink."""
+        patch, side = int(self.patches.kernel_size[0]), image_BCHW.shape[-1]
+        if image_BCHW.shape[1:] != (3, side, side) or side % patch:
+            raise ShapeError(f"images must be [B, 3, S, S] with S a multiple of {patch}, got {list(image_BCHW.shape)}")
+        count = side // patch
+        if self.grid == (count, count):
+            return self(image_BCHW)  # type: ignore[no-any-return]
+        first = 0 if self.class_token_D is None else 1
+        grid_1DHW = self.position_PD[first:].T.reshape(1, self.width, *self.grid)
+        resized_PD = F.interpolate(grid_1DHW, size=(count, count), mode="bicubic", antialias=True).flatten(2)[0].T
+        position_PD = torch.cat([self.position_PD[:first], resized_PD])
+        return self._tokens(self._states(image_BCHW, position_PD))
+
+    def _states(self, image_BCHW: Tensor, position_PD: Tensor, kept_BK: Tensor | None = None) -> Tensor:
         x_BPD = self._embedded(image_BCHW)
         if self.style is not None:
             x_BPD = self.style(x_BPD)
         if self.class_token_D is not None:
             x_BPD = torch.cat([self.class_token_D.to(x_BPD.dtype).expand(x_BPD.shape[0], 1, -1), x_BPD], dim=1)
-        x_BPD = x_BPD + self.position_PD.to(x_BPD.dtype)
+        x_BPD = x_BPD + position_PD.to(x_BPD.dtype)
         if kept_BK is not None:
             first = 0 if self.class_token_D is None else 1
             chosen_BKD = x_BPD[:, first:].gather(1, kept_BK[..., None].expand(-1, -1, x_BPD.shape[2]))
@@ -109,7 +127,10 @@ class VisionTransformer(Tower):
         return found_BPD
 
     def forward(self, image_BCHW: Tensor) -> Tokens:
-        x_BPD = self.norm_after(self.states(image_BCHW))
+        return self._tokens(self.states(image_BCHW))
+
+    def _tokens(self, state_BPD: Tensor) -> Tokens:
+        x_BPD = self.norm_after(state_BPD)
         tokens_BPD = x_BPD if self.pool is not None else x_BPD[:, 1:]
         pooled_BD = self.pool(x_BPD) if self.pool is not None else x_BPD[:, 0]
         return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
@@ -121,7 +142,7 @@ class VisionTransformer(Tower):
             map_BDHW: Tensor = self.patches(image_BCHW)
             return map_BDHW.flatten(2).transpose(1, 2)
         side, weight = self.patches.kernel_size[0], self.patches.weight.flatten(1)
-        rows, columns = self.grid
+        rows, columns = (length // side for length in image_BCHW.shape[-2:])
         image_BCHW = image_BCHW[..., : rows * side, : columns * side]
         cut = image_BCHW.reshape(-1, 3, rows, side, columns, side)  # [B, C, rows, side, columns, side]
         return F.linear(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2), weight, self.patches.bias)

@@ -173,7 +173,7 @@ class PairRecipe(Recipe[M, B, F]):
         asked: dict[str, Any] = {"act": self.act, "pooling": self.text_pooling}
         if not self.text_tower.startswith(("hf", "bert")):  # those pool at the first token, or over all
             asked["eot_id"] = words.eot_id
-            if pools_last(self.text_tower, self.text_pooling):
+            if pools_last(self.text_tower, self.text_pooling) or self.text_tower.startswith("xlm"):
                 asked["pad_id"] = words.pad_id
         given = {name: value for name, value in asked.items() if value is not None}
         return {"vocab_size": words.vocab_size, "length": self.text_length, **given}

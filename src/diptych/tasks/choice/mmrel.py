@@ -48,9 +48,9 @@ class MMRel:
     Questions are those of the samples (extras["questions"]; MMRel's files are read so); of samples without any they are made from
     their relations: a true triple and, about the same two things, one with a wrong relation of the same kind, so that every cell is
     balanced. "Yes" is the positive class. `accuracy` is over all yes-or-no questions; beside it stand precision, recall, F1 and the share
-    of yes, the same for each domain, kind, both together, and part ("usual", "adversarial"), and the blind row: the same questions about plain
-    grey pictures. An answer that is neither yes nor no is wrong, and counted as `unread`; a refused one is wrong, and counted as `failed`.
-    The notes name cells whose answers are out of balance, where always saying the more frequent one beats .5.
+    of yes, the same for each domain, kind, both together, and part ("usual", "adversarial"), and the blind row: the same questions about
+    plain grey pictures. An answer that is neither yes nor no is wrong, and counted as `unread`; a refused one is wrong, and counted as
+    `failed`. The notes name cells whose answers are out of balance, where always saying the more frequent one beats .5.
 
     Open questions are judged against the given answer, as Auto-Bench's are: `open` is the mean score.
 
