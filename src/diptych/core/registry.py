@@ -120,6 +120,10 @@ OPERATORS = Registry(
             "drops nothing: wrong captions and right ones, by a word that is replaced",
         ),
         "text_duplicates": ("diptych.curate.duplicates.text:TextDuplicates", "texts that are nearly those of another row"),
+        "translate": (
+            "diptych.curate.operators.translate:Translate",
+            "drops nothing: captions in further languages, by a model that writes",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",

@@ -175,7 +175,7 @@ SYSTEMS: tuple[System, ...] = (
     System("ndcr", "NDCR", "graphs", "diptych.recipes.grounding.ndcr:NDCR"),
     System("rrn", "Recurrent Relational Networks", "graphs", "diptych.recipes.relations.rrn:RRN"),
     System("biovil", "BioViL", "domains", "diptych.recipes.domains.biovil:BioViL"),
-    System("rs_m_clip", "RS-M-CLIP, multilingual remote sensing", "domains", "diptych.recipes.domains.rs_m_clip:RSMCLIP"),
+    System("rs_m_clip", "RS-M-CLIP, multilingual remote sensing", "domains", "diptych.recipes.domains.rs_m_clip:RSMCLIP", also=("curate/operators/translate.py",)),
     System("dcd", "Dynamic Contrastive Distillation", "objectives", "diptych.recipes.contrastive.dcd:DCD"),
     System("auto_bench", "Auto-Bench", "mllm", "diptych.tasks.choice.auto_bench:AutoBench", also=("curate/operators/bench_questions.py",)),
     System("rl4lms", "RL4LMs, NLPO, GRUE", "graphs", "diptych.recipes.alignment.rl4lms:RL4LMs", also=("train/policy.py",)),

@@ -200,8 +200,13 @@ def test_a_language_is_drawn_first_and_then_one_of_its_captions() -> None:
     np.testing.assert_allclose(shares, 1 / 3, atol=0.05)
     named = small(distilled=0.0, languages=("de", "ru"))
     assert list(named.texts_of(data[0])) == ["deutsch", "русский"]
-    with pytest.raises(DataError, match="no text in fr"):
-        batch_of(small(languages=("fr",)), data)
+    with pytest.raises(DataError, match="no text in language 'fr, it'"):
+        small(languages=("fr", "it"), tokenizer="data", vocabulary="").prepare(data)
+    some = Pool.from_samples([*data, Sample("bare", image, texts[:5])], name="one without")
+    steps = list(batches(some, named, seed=0, stop=4, bad_limit=0.2))
+    (fault,) = [fault for step in steps for fault in step.failures][:1]
+    assert fault.uid == "bare"
+    assert "no text in de, ru" in fault.reason
 
 
 # ---------------------------------------------------------------- training

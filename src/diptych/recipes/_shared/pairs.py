@@ -131,8 +131,13 @@ class PairRecipe(Recipe[M, B, F]):
         """Learns the vocabulary, where it is the data's own."""
         if self.tokenizer != "data" or self.vocabulary:
             return self
-        texts = strings_of(data, self.texts_of, stride=max(1, len(data) // VOCABULARY_ROWS), language=self.language)
+        texts = strings_of(data, self.texts_of, stride=max(1, len(data) // VOCABULARY_ROWS), language=self.spoken)
         return replace(self, vocabulary=learned_vocabulary(texts, self.pieces))
+
+    @property
+    def spoken(self) -> str:
+        """The language of its texts, for messages."""
+        return self.language
 
     def texts_of(self, sample: Sample) -> Iterable[str]:
         """The texts of a sample that a step may draw."""

@@ -189,7 +189,11 @@ class MBLIP(AskedRecipe):
     # ------------------------------------------------------------ data
 
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
-        """The picture; where a row may have several, all of the sample, the first as its picture."""
+        """The picture; where a row may have several, all of the sample, the first as its picture. A sample without a text in one of the
+        languages, and without questions where these are asked, is left out, as one that cannot be read."""
+        if not self.captioned(sample) and (self.warm or not self.questions or not questions_of(sample)):
+            wanted = f" in {', '.join(self.languages)}" if self.languages else ""
+            raise DataError(f"sample '{sample.uid}' has no text{wanted}", field="texts", expected="one or more")
         if self.pictures == 1 or SEVERAL not in sample.media:
             return super().load(sample, rng)
         count = len(sample.media[SEVERAL].parts)
@@ -257,9 +261,6 @@ class MBLIP(AskedRecipe):
         by_language: dict[str, list[Text]] = {}
         for text in self._texts(draw.sample):
             by_language.setdefault(text.language, []).append(text)
-        if not by_language:
-            wanted = f"in {', '.join(self.languages)}" if self.languages else "in any language"
-            raise DataError(f"sample '{draw.sample.uid}' has no text {wanted}", field="texts", expected="one or more")
         tags = sorted(by_language)
         weights = dict(zip(self.languages, self.weights, strict=True)) if self.weights else dict.fromkeys(tags, 1.0)
         share = [weights[tag] for tag in tags]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,8 +108,19 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
     def hooks(self) -> Sequence[Hook]:
         return [TeacherFromStart()]
 
+    @property
+    def spoken(self) -> str:
+        return ", ".join(self.languages)
+
     def texts_of(self, sample: Sample) -> list[str]:
-        return [text.string for text in self._spoken(sample)]
+        return [text.string for text in self._texts(sample)]
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        """A sample without a text in one of the languages is left out, as one that cannot be read."""
+        if not self._texts(sample):
+            wanted = f" in {self.spoken}" if self.languages else ""
+            raise DataError(f"sample '{sample.uid}' has no text{wanted}", field="texts", expected="at least one")
+        return super().load(sample, rng)
 
     def batch(self, draws: Draws) -> ViewedBatch:
         """The text and the first view, then the other whole ones, then the small ones, all from the draw's own generator."""
@@ -121,16 +133,13 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
 
     def _translated(self, draw: Draw, language: str) -> Text:
         """One of the languages, then one of its captions; two numbers of the draw's generator."""
-        texts = self._spoken(draw.sample)
-        if not texts:
-            wanted = f" in {', '.join(self.languages)}" if self.languages else ""
-            raise DataError(f"sample '{draw.sample.uid}' has no text{wanted}", field="texts", expected="at least one")
+        texts = self._texts(draw.sample)
         tags = list(dict.fromkeys(text.language for text in texts))
         tag = tags[int(draw.rng.integers(len(tags)))]
         chosen = [text for text in texts if text.language == tag]
         return chosen[int(draw.rng.integers(len(chosen)))]
 
-    def _spoken(self, sample: Sample) -> list[Text]:
+    def _texts(self, sample: Sample) -> list[Text]:
         return [text for text in sample.positives() if not self.languages or text.language in self.languages]
 
     def features(self, model: SelfDistilledEncoder, batch: ViewedBatch) -> SelfDistilledPairs:

@@ -1,0 +1,163 @@
+"""Translates captions into further languages: what RS-M-CLIP trains on (Silva et al., 2024, 2410.23370). No row leaves.
+
+Every caption of the source language is translated by a model that writes (`curate.writing`), once for each language, and stored in the
+column ``text_variants`` with its language, model, hash of the prompt, source text and licence. Answers that are empty, that repeat the
+caption or that lose a number are counted by kind in ``writing.json`` and never used. `diptych train rs_m_clip --data OUT` draws a language
+at a step.
+
+The languages are the published ones; the translator is yours to name (`writer`), any language model that follows instructions. Split data
+before they are translated, by image: translations of one caption are nearly the same text.
+
+Cost: a text of the writer a caption and language.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import pyarrow as pa
+
+from diptych.core.contracts import Curated, Dataset
+from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.randomness import keyed_seed
+from diptych.curate.engine.parts import Parts
+from diptych.curate.text.texts import texts_of
+from diptych.curate.writing.requests import Request
+from diptych.curate.writing.step import TRIED, Wish, Writes, Writing
+from diptych.data.text.captions.variants import VARIANTS, variant_column
+from diptych.data.text.languages import NAMES
+
+PUBLISHED = ("pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
+PROMPT = (
+    "Translate the image caption from {source} into {target}. Keep every number and name, add nothing, and answer with the translation "
+    "alone, on one line.\n\n{source}: {caption}\n{target}:"
+)
+_DIGITS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translate(Writes):
+    """languages  to translate into, by tag
+    language   captions of this language or of an unknown one are translated
+    origins    of the captions
+    prompt     what the model is asked; {source} and {target} are the languages' English names, {caption} the caption on one line
+    numbers    whether a translation has to have the caption's numbers
+    """
+
+    slug: ClassVar[str] = "translate"
+
+    writer: str = ""
+    temperature: float = 0.0
+    max_tokens: int = 128
+    languages: tuple[str, ...] = PUBLISHED
+    language: str = "en"
+    origins: tuple[str, ...] = ("alt", "caption", "label")
+    prompt: str = PROMPT
+    numbers: bool = True
+
+    def __post_init__(self) -> None:
+        for tag in (*self.languages, self.language):
+            if tag not in NAMES:
+                raise UnknownName("language", tag, NAMES)
+        if not self.languages or self.language in self.languages or len(set(self.languages)) < len(self.languages):
+            raise ConfigError(
+                f"languages are {list(self.languages)}, from '{self.language}' (expected one or more others, each once)"
+            )
+        if "{target}" not in self.prompt or "{caption}" not in self.prompt:
+            raise ConfigError(f"prompt is {self.prompt[:60]!r} (expected {{target}} and {{caption}} in it)")
+
+    @classmethod
+    def paper(cls) -> Self:
+        """Nine languages: name the model (`writer`)."""
+        return cls()
+
+    def plan(self, data: Dataset) -> dict[str, Any]:
+        rows = self._rows(data)
+        total = rows.num_rows * len(self.languages)
+        some = list(self._wishes(rows.take(pa.array(range(0, rows.num_rows, max(1, total // TRIED))))))
+        return self.planned(some, total, self._translator())
+
+    def __call__(self, data: Dataset) -> Curated:
+        return self.run(data, Parts())
+
+    def run(self, data: Dataset, parts: Parts) -> Curated:
+        """As a call, going on from what an earlier run wrote."""
+        start = time.perf_counter()
+        done = self.written(self._rows(data), self._wishes, self._translator(), self._read, parts)
+        variants = self._variants(data, done)
+        columns = {VARIANTS: variant_column(variants)} if variants else {}
+        files = {"writing.json": done.report()}
+        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
+
+    def _translator(self) -> Any:
+        if not self.writer or self.writer.partition(":")[0] in ("grammar", "ngram"):
+            said = f"'{self.writer}' does not translate" if self.writer else "translate needs a model"
+            raise ConfigError(f"{said} (expected --writer folder:PATH, gguf:FILE or http://HOST/v1#MODEL)")
+        return self.backend(list)
+
+    def _rows(self, data: Dataset) -> pa.Table:
+        """Every caption to translate: uid, string, origin, and which of its row's captions it is, in order of uid."""
+        found = texts_of(data, language=self.language, origins=self.origins).select(["uid", "string", "origin"])
+        if not found.num_rows:
+            raise DataError(
+                f"'{data.name}' has no caption in language '{self.language}'",
+                field="texts",
+                expected=f"texts of origin {' or '.join(self.origins)} (--origins, --language)",
+            )
+        uids, place = found["uid"].to_pylist(), 0
+        places = [place := place + 1 if row and uids[row - 1] == uid else 0 for row, uid in enumerate(uids)]
+        return found.append_column("place", pa.array(places, pa.int64())).append_column(
+            "row", pa.array(range(len(uids)), pa.int64())
+        )
+
+    def _wishes(self, part: pa.Table) -> Iterator[Wish]:
+        for row in part.to_pylist():
+            for number, tag in enumerate(self.languages):
+                key = (row["uid"], row["place"], tag)
+                caption = " ".join(row["string"].split())
+                seed = keyed_seed(self.seed, "translate", *key)
+                request = Request("/".join(map(str, key)), self._asked(tag, caption), caption, style=tag, seed=seed)
+                source = f"{row['origin']} {row['place']}"
+                yield Wish(row["uid"], row["place"] * len(self.languages) + number, source, request)
+
+    def _asked(self, tag: str, caption: str) -> str:
+        """The prompt with its fields; braces in the caption stay as they are."""
+        fields = {"source": NAMES[self.language], "target": NAMES[tag], "caption": caption}
+        return re.sub(r"\{(source|target|caption)\}", lambda found: fields[found[1]], self.prompt)
+
+    def _read(self, wish: Wish, raw: str) -> tuple[str, str]:
+        text, caption = " ".join(raw.split("\n", 1)[0].split()), wish.request.caption
+        if not text:
+            return "", "empty: nothing on the answer's line"
+        if text.casefold() == caption.casefold():
+            return text, "copy: of the caption"
+        if self.numbers and sorted(_DIGITS.findall(text)) != sorted(_DIGITS.findall(caption)):
+            return text, f"number: not those of '{caption[:60]}'"
+        return text, ""
+
+    def _variants(self, data: Dataset, done: Writing) -> dict[str, list[dict[str, Any]]]:
+        """Every used translation with where it comes from, by uid; equal ones of a row and language once."""
+        licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in done.used():
+            texts = found.setdefault(row["uid"], [])
+            if any((text["string"], text["language"]) == (row["string"], row["style"]) for text in texts):
+                continue
+            texts.append(
+                {
+                    "string": row["string"],
+                    "language": row["style"],
+                    "origin": "rewrite",
+                    "source": row["source"],
+                    "style": "translation",
+                    "model": done.backend.name,
+                    "terms": done.backend.terms,
+                    "prompt": row["prompt"],
+                    "licence": licence[row["uid"]],
+                }
+            )
+        return found
