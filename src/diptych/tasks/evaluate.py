@@ -34,13 +34,14 @@ def evaluate(
     ask: Callable[..., pa.Table] = task.predict
     before = getattr(model, "spent", None)
     found = ask(model, data, **parts)
+    cast_in = {name: [_identity(one) for one in _several(part)] for name, part in parts.items() if part is not None}
     records = with_facts(
         found,
         protocol=f"{task.name} v{task.version}",
         data={"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)},
         model=_identity(model),
         **({} if before is None else {"spent": asdict(model.spent - before)}),
-        **({"roles": {name: [_identity(one) for one in _several(part)] for name, part in parts.items()}} if parts else {}),
+        **({"roles": cast_in} if cast_in else {}),
     )
     result = task.score(records)
     if out is not None:

@@ -288,6 +288,7 @@ def test_its_rows_are_read_from_json_and_parquet(tmp_path: Path) -> None:
     result = dp.evaluate(Scripted("yes", "yes", "the cat chases the dog"), MMRel(draws=20, blind=False), data)
     assert result.metrics["accuracy"].value == 0.5
     assert result.metrics["open"].value == 1
+    assert "roles" not in result.notes, "nobody judged"
     buffer = io.BytesIO()
     Image.new("RGB", (8, 6)).save(buffer, "PNG")
     table = pa.Table.from_pylist([row(image={"bytes": buffer.getvalue(), "path": "a.png"})])
