@@ -92,7 +92,7 @@ def made_model(recipe: RSMCLIP) -> Any:
 
 
 def test_without_its_term_it_is_clip(parity: Any) -> None:
-    recipe = small(distilled=0.0)
+    recipe = small(distilled=0.0, equal_texts="negative")
     batch, model = batch_of(recipe), recipe.model()
     features = recipe.features(model, batch)
     losses = recipe.losses(features, batch)
@@ -209,6 +209,23 @@ def test_a_language_is_drawn_first_and_then_one_of_its_captions() -> None:
     assert "no text in de, ru" in fault.reason
 
 
+def test_equal_texts_of_other_images_can_be_left_out(parity: Any) -> None:
+    image = rows()[0].image
+    data = Pool.from_samples([Sample(f"s{n}", image, (Text(("a pond", "two ponds")[n % 2], "en"),)) for n in range(8)], name="x")
+    recipe = small(distilled=0.0)
+    batch, model = batch_of(recipe, data), recipe.model()
+    f = recipe.features(model, batch)
+    logit_NM = f.scale * f.image_ND @ f.text_ND.T
+    same_NM = (batch.text_BL[:, None] == batch.text_BL).all(-1).fill_diagonal_(False)
+    assert int(same_NM.sum()) == 8 * 3
+    left_NM, truth = logit_NM.masked_fill(same_NM, float("-inf")), torch.arange(8)
+    expected = (F.cross_entropy(left_NM, truth) + F.cross_entropy(left_NM.T, truth)) / 2
+    pairs = [(recipe.losses(f, batch)["contrastive"], expected)]
+    parity("rs_m_clip", "loss without equal texts of other images", "torch's cross_entropy", pairs, tolerance=1e-5)
+    whole = (F.cross_entropy(logit_NM, truth) + F.cross_entropy(logit_NM.T, truth)) / 2
+    torch.testing.assert_close(replace(recipe, equal_texts="negative").losses(f, batch)["contrastive"], whole)
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -220,8 +237,12 @@ def test_cached_gradients_are_exact() -> None:
 
 
 def stepped(rank: int, world: int) -> dict[str, Tensor]:
+    """On pictures of which many have the same texts."""
     recipe = small()
-    return updated(recipe, made_model(recipe), [doubled(batch_of(recipe))], rank, world)
+    few = Pool.from_samples([replace(rows()[n], texts=rows()[n % 2].texts, group="") for n in range(12)], name="few texts")
+    batch = doubled(batch_of(recipe, few))
+    assert len(batch.text_id_B.unique()) < 8
+    return updated(recipe, made_model(recipe), [batch], rank, world)
 
 
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:

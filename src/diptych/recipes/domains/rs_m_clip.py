@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Draw, Draws, Hook
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
@@ -20,6 +21,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.encoders.self_distilled_encoder import SelfDistilledEncoder, SelfDistilledPairs
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
+from diptych.objectives.gather import gather_rows
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 from diptych.recipes._shared.teachers import TeacherFromStart, follow_
@@ -27,10 +29,11 @@ from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 @dataclass(frozen=True, kw_only=True)
 class ViewedBatch(PairBatch):
-    """A text an image, whole views beside the first, and small ones."""
+    """A text an image, whole views beside the first, and small ones. text_id_B is int64, equal where the texts are."""
 
     whole_BGCHW: Rows[Tensor]
     local_BVCHW: Rows[Tensor]
+    text_id_B: Rows[Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
 
     languages    tags of the languages that are drawn, of those that an image has; () takes all. A caption of unknown language counts as one
                  of its own
+    equal_texts  a text that is word for word that of another image, as captions of the same kind of place often are: "negative", as in
+                 CLIP's code, or "mask" leaves the pair out of the sums
     distilled    weight of the self-distillation; 0 leaves it and its views out
     wholes       whole views an image, of `image_size` pixels and `crop` of the area; the first is read with the text
     locals       small views, of local_size pixels and these shares of the area
@@ -62,6 +67,7 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
     no_prefixes = "its teacher's prototypes are of the whole width"
 
     languages: tuple[str, ...] = ()
+    equal_texts: Literal["negative", "mask"] = "negative"
     distilled: float = 1.0
     wholes: int = 2
     locals: int = 8
@@ -84,8 +90,10 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
             raise ConfigError(
                 f"wholes is {self.wholes}, locals {self.locals} (expected 1 or more, 0 or more, and two views with the self-distillation)"
             )
-        if self.distilled < 0:
-            raise ConfigError(f"distilled is {self.distilled} (expected 0 or more)")
+        if self.distilled < 0 or self.equal_texts not in ("negative", "mask"):
+            raise ConfigError(
+                f"distilled is {self.distilled}, equal_texts {self.equal_texts!r} (expected 0 or more, and negative | mask)"
+            )
 
     def model(self) -> SelfDistilledEncoder:
         image, text = self.towers()
@@ -129,7 +137,9 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
         whole_BGCHW = local_views(draws, self.preprocess, count=more, size=self.image_size, scale=self.crop)
         local_BVCHW = local_views(draws, self.preprocess, count=small, size=self.local_size, scale=self.local_scale)
         known = {f.name: getattr(read, f.name) for f in fields(PairBatch)}
-        return ViewedBatch(**known, whole_BGCHW=whole_BGCHW, local_BVCHW=local_BVCHW)
+        ids = [keyed_seed("text", *row[mask].tolist()) for row, mask in zip(read.text_BL, read.text_mask_BL.bool(), strict=True)]
+        text_id_B = torch.tensor(ids, dtype=torch.int64)
+        return ViewedBatch(**known, whole_BGCHW=whole_BGCHW, local_BVCHW=local_BVCHW, text_id_B=text_id_B)
 
     def _translated(self, draw: Draw, language: str) -> Text:
         """One of the languages, then one of its captions; two numbers of the draw's generator."""
@@ -149,7 +159,11 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
         return found
 
     def losses(self, features: SelfDistilledPairs, batch: ViewedBatch) -> dict[str, Tensor]:
-        found = {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
+        keep_NM = batch.text_id_B[:, None] != gather_rows(batch.text_id_B) if self.equal_texts == "mask" else None
+        contrastive = self.contrast(
+            features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B, keep_NM=keep_NM
+        )
+        found = {"contrastive": contrastive}
         if (student_NVK := features.student_NVK) is not None:
             teacher_NGK, centre_K = features.teacher_NGK, features.centre_K
             assert teacher_NGK is not None
@@ -173,7 +187,7 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
     @classmethod
     def tiny(cls) -> Self:
         own: dict[str, Any] = {"locals": 2, "local_size": 32, "prototypes": 256, "head_hidden": 128, "head_width": 32}
-        return cls(**SMALL, **own, momentum=0.99)
+        return cls(**SMALL, **own, momentum=0.99, equal_texts="mask")
 
     @classmethod
     def paper(cls) -> Self:
