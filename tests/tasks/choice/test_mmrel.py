@@ -126,7 +126,7 @@ def test_always_yes_has_half_right_finds_all_and_says_only_yes(parity: Any) -> N
 
 
 def test_unbalanced_cells_are_named_and_their_chance_is_the_frequent_answer() -> None:
-    rows = [closed("yes", "action")] * 3 + [closed("no", "action"), closed("yes"), closed("no")]
+    rows = [closed("Yes.", "action")] * 3 + [closed("no", "action"), closed("yes"), closed("no")]
     result = scored(MMRel(draws=20), Scripted("no"), asking(*rows))
     assert result.notes["out_of_balance"] == {"all": 0.6667, "action": 0.75}
     assert result.metrics["accuracy/action"].chance == 0.75

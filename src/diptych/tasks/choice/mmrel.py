@@ -122,7 +122,7 @@ class MMRel:
             "answer": answers,
             "fault": faults,
             "blind_answer": blind,
-            "true": [one.answers[0] == "yes" if _closed(one) else None for _, one, _ in rows],
+            "true": [_answer(one) for _, one, _ in rows],
             "score": [verdicts[place].score if place in verdicts else None for place in range(len(rows))],
             "said": [verdicts[place].said if place in verdicts else "" for place in range(len(rows))],
         }
@@ -312,8 +312,13 @@ def _cells(records: pa.Table) -> dict[str, Any]:
     return cells | {part: part_N == part for part in sorted(set(part_N.tolist()) - {""})}
 
 
+def _answer(question: Question) -> bool | None:
+    """Yes or no; None for an open question."""
+    return {"yes": True, "no": False}.get(question.answers[0].strip(" .").lower())
+
+
 def _closed(question: Question) -> bool:
-    return question.answers[0] in ("yes", "no")
+    return _answer(question) is not None
 
 
 def _part(question: Question) -> str:
