@@ -322,5 +322,7 @@ def test_bad_options_and_data_without_relations_are_refused() -> None:
         MMRel(template="Is {subject} {object}?")
     with pytest.raises(ConfigError, match=r"any \| opposite"):
         MMRel(wrong="none")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"'Which .*' is not given"):
+        MMRel().predict(Scripted("yes"), asking({"question": "Which ?", "answer": None, "choices": ["a", "b"]}))
     with pytest.raises(DataError, match="no question about relations"):
         MMRel().predict(Scripted("yes"), Pool.from_samples([Sample("a", PICTURE)], name="bare"))

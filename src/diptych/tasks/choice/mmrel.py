@@ -109,7 +109,7 @@ class MMRel:
         answers, faults = self._answers(model, images, prompts)
         blind = self._answers(model, grey(images), prompts)[0] if self.blind else [None] * len(rows)
         places = [place for place, (_, one, _) in enumerate(rows) if not _closed(one)]
-        judged = [JudgedAnswer(rows[place][1].text, rows[place][1].answers[0], answers[place]) for place in places]
+        judged = [JudgedAnswer(rows[place][1].text, rows[place][1].answer, answers[place]) for place in places]
         verdicts = dict(zip(places, judge_answers(self.by, judged, judge), strict=True))
         columns: dict[str, Any] = {
             "uid": [sample.uid for sample, *_ in rows],
@@ -118,7 +118,7 @@ class MMRel:
             "kind": [one.kind for _, one, _ in rows],
             "part": [part for *_, part in rows],
             "question": prompts,
-            "reference": [one.answers[0] for _, one, _ in rows],
+            "reference": [one.answer for _, one, _ in rows],
             "answer": answers,
             "fault": faults,
             "blind_answer": blind,
@@ -314,7 +314,7 @@ def _cells(records: pa.Table) -> dict[str, Any]:
 
 def _answer(question: Question) -> bool | None:
     """Yes or no; None for an open question."""
-    return {"yes": True, "no": False}.get(question.answers[0].strip(" .").lower())
+    return {"yes": True, "no": False}.get(question.answer.strip(" .").lower())
 
 
 def _closed(question: Question) -> bool:

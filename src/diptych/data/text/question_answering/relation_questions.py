@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
@@ -149,7 +151,7 @@ def _of_sample(sample: Sample, known: Mapping[RelationKind, list[str]], asked: A
 
 
 def _wrong(
-    true: str, labels: tuple[str, str], true_here: Sequence[str], known: Sequence[str], asked: Asked, rng: object
+    true: str, labels: tuple[str, str], true_here: Sequence[str], known: Sequence[str], asked: Asked, rng: np.random.Generator
 ) -> tuple[str, str]:
     """The wrong relation, "" where there is none, and the part that the pair of questions belongs to."""
     usual = Counter({name: n for name, n in asked.usual.get(labels, Counter()).items() if name in known})
@@ -161,11 +163,11 @@ def _wrong(
     if not others:
         return "", ""
     if not usual:
-        return others[int(rng.integers(len(others)))], ""  # type: ignore[attr-defined]
+        return others[int(rng.integers(len(others)))], ""
     ranked = sorted(others, key=lambda name: -usual[name])  # stable: of equal ones the first of the data
     if not usual[true] and usual[ranked[0]]:
         return ranked[0], "adversarial"
-    drawn = others[int(rng.integers(len(others)))]  # type: ignore[attr-defined]
+    drawn = others[int(rng.integers(len(others)))]
     return drawn, "usual" if usual[true] == max(usual.values()) else ""
 
 
