@@ -13,10 +13,10 @@ import torch
 from diptych.claims.cell import Cell
 from diptych.core.contracts import Dataset, Recipe
 from diptych.core.run_folder import RunFolder
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import quick_to_draw
+from diptych.worlds.address import cached_for_training
 
 NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
 
@@ -27,7 +27,7 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, 
     `init` is a file of weights to start from. Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
     """
     recipe = cell.sized(recipe, smoke_steps=smoke_steps)
-    rows = quick_to_draw(rows, recipe)
+    rows = cached_for_training(rows, recipe)
     if can_resume(cell.folder):
         folder = resume(cell.folder, rows, kind=type(recipe))
     else:

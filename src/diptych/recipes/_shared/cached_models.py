@@ -28,9 +28,9 @@ def cached_model(kind: str, key: Any, make: Callable[[], Callable[[Path], object
     digest = hashlib.sha256(json.dumps([key, torch.__version__], sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / kind / digest[:16]
     if not folder.exists():
-        with _alone(folder.with_suffix(".lock")):
+        with _locked(folder.with_suffix(".lock")):
             if not folder.exists():
-                with _own_numbers(seed), deterministic():
+                with _own_random_state(seed), deterministic():
                     write = make()
                 with atomic_folder(folder) as work:
                     write(work)
@@ -38,7 +38,7 @@ def cached_model(kind: str, key: Any, make: Callable[[], Callable[[Path], object
 
 
 @contextmanager
-def _own_numbers(seed: int) -> Iterator[None]:
+def _own_random_state(seed: int) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -50,7 +50,7 @@ def _own_numbers(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while (lock := Lock.take(path)) is None:
         time.sleep(1)
