@@ -270,6 +270,21 @@ def test_no_row_is_its_own_wrong_partner() -> None:
     assert (torch.multinomial(shares_N, 1) == 0).any(), "the released order draws the partner, which is what the test is about"
 
 
+@pytest.mark.parametrize(("partners", "likelier"), [("others", 0.88), ("all", 0.5)])
+def test_alike_wrong_partners_are_drawn_more_often_however_sure_the_contrast_is(partners: Any, likelier: float) -> None:
+    """The own pair leads by 40 and 42: 2 between the others are e^2 to 1, or, as released, nothing beside the small number."""
+    torch.manual_seed(0)
+    recipe = small().prepare(questions(24))
+    model = replace(recipe, partners=partners, temperature=0.5).model()
+    model.temperature_1.requires_grad_(False)
+    side_ND = torch.tensor([[1.0, 0.0]]).expand(2000, 2)
+    other_CD = torch.tensor([[21.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    may_NC = torch.tensor([[False, True, True]]).expand(2000, 3)
+    partner_N = model._wrong(side_ND, other_CD[:2], other_CD[2:], may_NC)
+    assert (partner_N > 0).all()
+    assert (partner_N == 1).float().mean().item() == pytest.approx(likelier, abs=0.03)
+
+
 def test_wrong_partners_come_from_the_queue_with_their_inputs() -> None:
     torch.manual_seed(0)
     recipe = small().prepare(questions(24))

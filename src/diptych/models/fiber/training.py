@@ -20,6 +20,7 @@ from diptych.models.layers.feature_queue import FeatureQueue
 from diptych.models.pairs.matching.matcher import drawn
 
 Unfilled = Literal["left_out", "random"]
+Partners = Literal["others", "all"]
 FLOOR = 1e-9
 """Added to the probability of each candidate before a wrong partner is drawn."""
 
@@ -82,6 +83,7 @@ class FiberTraining(nn.Module):
 
     queue       places, 0 for none;  compares  whether the sides are contrasted, so that their vectors are needed
     unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random numbers as released
+    partners    a wrong partner's share is its softmax over "others", or over "all", the own partner among them, as released
     copy_every  steps after which the frozen copy becomes the model as it is; 0 for no copy
     """
 
@@ -98,12 +100,16 @@ class FiberTraining(nn.Module):
         temperature: float = 0.07,
         compares: bool = True,
         unfilled: Unfilled = "left_out",
+        partners: Partners = "others",
         copy_every: int = 0,
     ) -> None:
         super().__init__()
         if unfilled not in ("left_out", "random"):
             raise ConfigError(f"unfilled is {unfilled!r} (expected left_out | random)")
+        if partners not in ("others", "all"):
+            raise ConfigError(f"partners is {partners!r} (expected others | all)")
         self.fiber, self.compares, self.copy_every = fiber, compares, copy_every
+        self.partners = partners
         self.temperature_1 = nn.Parameter(torch.full((1,), temperature))
         self.image_queue = FeatureQueue(queue, fiber.width) if queue else None
         self.text_queue = FeatureQueue(queue, fiber.width) if queue else None
@@ -220,7 +226,7 @@ class FiberTraining(nn.Module):
         """A wrong partner for each row [N], out of the batch and the queue behind it."""
         with torch.no_grad():
             share_NC = side_ND @ torch.cat([other_ND, queue_KD]).T / self.temperature_1
-            return drawn(share_NC.float(), may_NC, floor=FLOOR)
+            return drawn(share_NC.float(), may_NC, floor=FLOOR, over="allowed" if self.partners == "others" else "all")
 
     def _held(self, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.image_queue is None or self.text_queue is None:

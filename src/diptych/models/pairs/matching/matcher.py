@@ -6,7 +6,7 @@ Letters: B batch, N items, M pairs, C channel, H W, P patches, L tokens, D width
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -131,11 +131,15 @@ class MatcherTraining(nn.Module):
         return Matched(image.vector_ND, text.vector_ND, scale, own_N2, wrong_text_N2, wrong_image_N2, wrong_N)
 
 
-def drawn(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4) -> Tensor:
+def drawn(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4, over: Literal["all", "allowed"] = "all") -> Tensor:
     """One allowed column of each row [N], drawn with its softmax as probability; column 0 for a row that may have none.
 
     floor  added to each probability before columns that are not allowed are taken out; the other way round they could be drawn
+    over   "all": the softmax is over all columns, as ALBEF has it; once a column that is not allowed leads by some -log(floor), the
+           floor is all that is left, and the others are equally likely. "allowed": over allowed columns alone, at any lead
     """
+    if over == "allowed":
+        logit_NM = logit_NM.masked_fill(~may_NM, torch.finfo(logit_NM.dtype).min)
     share_NM = (logit_NM.softmax(1) + floor) * may_NM
     share_NM[~may_NM.any(1), 0] = 1.0
     return torch.multinomial(share_NM, 1)[:, 0]
