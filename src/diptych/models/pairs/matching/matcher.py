@@ -5,6 +5,7 @@ Letters: B batch, N items, M pairs, C channel, H W, P patches, L tokens, D width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -18,6 +19,8 @@ from diptych.models.layers.transformer import normalised
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matching.fusion_reader import CrossBlock
 
+PartnerDraw = Callable[[Tensor, Tensor], Tensor]
+"""Places [N] of wrong partners, of their logits [N, M] and of where one may be drawn, bool [N, M]: `drawn`, or another rule."""
 CHUNK = 256
 """Pairs that are read together at once, unless a call says otherwise."""
 
@@ -107,11 +110,14 @@ class Matched:
 
 
 class MatcherTraining(nn.Module):
-    """Trains a matcher by contrast and by matching; wrong pairs are drawn by how alike they are (ALBEF's hard negatives)."""
+    """Trains a matcher by contrast and by matching; wrong pairs are drawn by how alike they are (ALBEF's hard negatives).
 
-    def __init__(self, matcher: Matcher) -> None:
+    draw  which wrong partner each row gets, from the logits and from what may be its partner
+    """
+
+    def __init__(self, matcher: Matcher, *, draw: PartnerDraw | None = None) -> None:
         super().__init__()
-        self.matcher = matcher
+        self.matcher, self.draw = matcher, draw or drawn
 
     @property
     def encoder(self) -> DualEncoder:
@@ -124,7 +130,7 @@ class MatcherTraining(nn.Module):
         wrong_N = may_NN.any(1)
         with torch.no_grad():
             share_NN = (scale * image.vector_ND @ text.vector_ND.T).float()
-            other_text_N, other_image_N = (drawn(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
+            other_text_N, other_image_N = (self.draw(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
         own_N2, _ = matcher.answers(image, text)
         wrong_text_N2, _ = matcher.answers(image, text.rows(other_text_N))
         wrong_image_N2, _ = matcher.answers(image.rows(other_image_N), text)
