@@ -69,6 +69,15 @@ def test_four_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...
     assert tuple(read_answer(answer, reader) for reader in READERS) == wanted
 
 
+def test_single_is_read_as_vlmevalkit_reads(parity: Any) -> None:
+    """300 made-up replies, and what the `YOrN_Extraction` of VLMEvalKit 0c7163c makes of them."""
+    rows = json.loads(Path(__file__).with_name("vlmevalkit_answers.json").read_text(encoding="utf-8"))
+    code = {True: 1.0, False: 0.0, None: -1.0}
+    assert len({answer for _, answer in rows}) == 3
+    pairs = [([code[read_answer(text, "single")] for text, _ in rows], [code[answer] for _, answer in rows])]
+    parity("mmrel", "300 replies read by VLMEvalKit's rule", "YOrN_Extraction of VLMEvalKit 0c7163c", pairs, tolerance=0)
+
+
 def test_unread_answers_are_wrong_and_leave_the_recall_only_by_its_reader() -> None:
     truth, said = np.array([True, True, False, False]), [True, None, None, False]
     ours = scores(confusion(truth, said, "first").mean(0))

@@ -5,7 +5,8 @@ Published harnesses read answers differently, by several points of F1 on models 
 first     the first "yes" or "no" that stands as a word; without one the answer is unread (ours)
 released  the evaluation code of POPE (Li et al., 2023): the first sentence is a no where "No", "no" or "not" is a word of it, else a yes,
           so that an empty answer is a yes
-single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread
+single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread; words stand between spaces once marks are taken out as
+          the VQA evaluation code takes them out, so that "no," and "no-one" have a no, and "no'" and "yes:" neither
 whole     lmms-eval: the whole answer has to be "yes" or "no", so that "Yes." is unread; unread answers leave the recall
 
 An unread answer is wrong, and is no yes.
@@ -18,6 +19,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from diptych.tasks._scoring.answers.answer_match import without_marks
 
 Reader = Literal["first", "released", "single", "whole"]
 READERS: tuple[Reader, ...] = ("first", "released", "single", "whole")
@@ -36,9 +39,10 @@ def read_answer(answer: str, reader: Reader = "first") -> bool | None:
         return not {"No", "not", "no"} & set(words)
     if reader == "whole":
         return {"yes": True, "no": False}.get(answer.strip().lower())
-    said = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
     if reader == "single":
-        return said[0] if len(set(said)) == 1 else None
+        words = {"yes", "no"} & set(without_marks(answer.lower()).split())
+        return words == {"yes"} if len(words) == 1 else None
+    said = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
     return said[0] if said else None
 
 
