@@ -55,17 +55,18 @@ def test_scores_are_those_of_the_released_code() -> None:
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("Yes", (True, True, True, True)),
-        ("Yes.", (True, True, True, None)),
-        ("no", (False, False, False, False)),
-        ("No, there is no dog.", (False, False, False, None)),
-        ("There is not.", (None, False, None, None)),
-        ("yes. no", (True, True, None, None)),
-        ("", (None, True, None, None)),
-        ("A notable dog", (None, True, None, None)),
+        ("Yes", (True, True, True, True, True)),
+        ("Yes.", (True, True, True, None, True)),
+        ("no", (False, False, False, False, False)),
+        ("No, there is no dog.", (False, False, False, None, False)),
+        ("There is not.", (None, False, None, None, None)),
+        ("yes. no", (True, True, None, None, True)),
+        ("", (None, True, None, None, None)),
+        ("A notable dog", (None, True, None, None, False)),
+        ("It is yes", (True, True, True, None, None)),
     ],
 )
-def test_four_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
+def test_five_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
     assert tuple(read_answer(answer, reader) for reader in READERS) == wanted
 
 

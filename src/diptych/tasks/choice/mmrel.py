@@ -64,7 +64,7 @@ class MMRel:
 
     how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in
               all (open questions are left out)
-    reader    how a written answer is read: first | released | single | whole (`_scoring.yes_no`)
+    reader    how a written answer is read: first | released | single | whole | prefix (`_scoring.answers.yes_no`)
     unread    an answer that is neither is "wrong" and no yes, or, as MMRel counts it, the "opposite" of the right one: of a question whose
               answer is no it is then a yes, which precision and the share of yes feel
     by        the judge of open questions: exact, soft, embedding, likelihood, model; the last three ask the role `judge`

@@ -7,6 +7,8 @@ released  the evaluation code of POPE (Li et al., 2023): the first sentence is a
           so that an empty answer is a yes
 single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread; words stand between spaces once marks are taken out as
           the VQA evaluation code takes them out, so that "no," and "no-one" have a no, and "no'" and "yes:" neither
+prefix    the evaluation code of MME (Fu et al., 2023): a yes where the first four letters hold one, else a no where they do ("None" too),
+          else unread
 whole     lmms-eval: the whole answer has to be "yes" or "no", so that "Yes." is unread; unread answers leave the recall
 
 An unread answer is wrong, and is no yes.
@@ -22,8 +24,8 @@ import numpy.typing as npt
 
 from diptych.tasks._scoring.answers.answer_match import without_marks
 
-Reader = Literal["first", "released", "single", "whole"]
-READERS: tuple[Reader, ...] = ("first", "released", "single", "whole")
+Reader = Literal["first", "released", "single", "whole", "prefix"]
+READERS: tuple[Reader, ...] = ("first", "released", "single", "whole", "prefix")
 Floats = npt.NDArray[np.float64]
 _WORD = re.compile(r"[a-z]+")
 
@@ -32,11 +34,14 @@ def read_answer(answer: str, reader: Reader = "first") -> bool | None:
     """True for yes, False for no, None where it is neither.
 
     >>> [read_answer("There is no dog. Yes, I am sure.", reader) for reader in READERS]
-    [False, False, None, None]
+    [False, False, None, None, None]
     """
     if reader == "released":
         words = answer.split(".")[0].replace(",", "").split(" ")
         return not {"No", "not", "no"} & set(words)
+    if reader == "prefix":
+        begun = answer.lower()[:4]
+        return True if "yes" in begun else False if "no" in begun else None
     if reader == "whole":
         return {"yes": True, "no": False}.get(answer.strip().lower())
     if reader == "single":
