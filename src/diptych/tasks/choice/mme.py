@@ -37,6 +37,7 @@ class MME:
     reader    how an answer is read: "prefix", as released, takes what its first four letters hold; "single" is VLMEvalKit's
               (`_scoring.answers.yes_no`)
     suffix    stands behind each question; published questions bring theirs
+    keep      answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
     draws, seed of the intervals, which draw groups
     """
 

@@ -45,8 +45,8 @@ def read_answer(answer: str, reader: Reader = "first") -> bool | None:
     if reader == "whole":
         return {"yes": True, "no": False}.get(answer.strip().lower())
     if reader == "single":
-        words = {"yes", "no"} & set(without_marks(answer.lower()).split())
-        return words == {"yes"} if len(words) == 1 else None
+        spoken = {"yes", "no"} & set(without_marks(answer.lower()).split())
+        return spoken == {"yes"} if len(spoken) == 1 else None
     said = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
     return said[0] if said else None
 
