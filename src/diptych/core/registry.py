@@ -180,6 +180,7 @@ TASKS = Registry(
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
+        "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
