@@ -48,6 +48,8 @@ def world_of(slug: str) -> str:
     needs = RECIPES.load(slug).needs
     if "images" in needs:
         return "statements"
+    if "problem" in needs:
+        return "sudoku"
     return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
@@ -100,10 +102,18 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
     deployed = recipe.deploy(model.eval())
     deployed.save(tmp_path / "model")
     several = "images" in recipe.needs
-    answers = judged if several else next(found for kind, found in ANSWERS.items() if isinstance(deployed, kind))
+    answers = (
+        judged
+        if several
+        else reasoned
+        if "problem" in recipe.needs
+        else next(found for kind, found in ANSWERS.items() if isinstance(deployed, kind))
+    )
     again = api.load(tmp_path / "model")
     medium = "images" if several else "clip" if "clip" in recipe.needs else ""
     images = [rows[row].media[medium] if medium else rows[row].image for row in (0, 1)]
+    if answers is reasoned:
+        images = [rows[row] for row in (0, 1)]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
 
@@ -147,6 +157,13 @@ def judged(model: Any, pairs: list[Any]) -> list[Any]:
     assert [array.shape for array in found] == [(2, 2)] * 2
     np.testing.assert_allclose([np.exp(-array[:, 0]).sum() for array in found], 1, atol=1e-6)
     return list(found)
+
+
+def reasoned(model: Any, samples: list[Any]) -> list[Any]:
+    """Digits of the cells of two puzzles after each of three steps."""
+    found = model.reason(samples, steps=3)
+    assert [[len(step) for step in puzzle] for puzzle in found] == [[16] * 3] * 2
+    return [[[int(digit) for digit in step] for step in puzzle] for puzzle in found]
 
 
 def classified(model: Any, images: list[Any]) -> list[Any]:

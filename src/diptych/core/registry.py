@@ -186,6 +186,7 @@ TASKS = Registry(
         "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
+        "reasoning": ("diptych.tasks.reasoning.solved:Solved", "problems of several steps: Sudoku, stories, jumps"),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
@@ -266,6 +267,9 @@ WORLDS = Registry(
         "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "sudoku": ("diptych.worlds.problems.sudoku:sudoku", "Sudoku of 4, 6 or 9 digits with one solution"),
+        "stories": ("diptych.worlds.problems.stories:stories", "persons, places and things in short sentences, with a question"),
+        "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -327,6 +331,7 @@ MODELS = Registry(
         "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
+        "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "named_after": (
             "diptych.models.detection.named_after:NamedAfter",

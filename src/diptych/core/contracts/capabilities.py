@@ -14,6 +14,7 @@ from diptych.core.grounding import Grounded, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.prompt import PromptLike
+from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
 
 Unit = npt.NDArray[np.float32]  # [N, D], rows of norm 1
@@ -323,6 +324,14 @@ class ClipScorer(Protocol):
     def score_clips(
         self, clips: Sequence[MediaItem], texts: Sequence[str], *, views: int = 1, crops: int = 1
     ) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class Reasoner(Protocol):
+    """Answers to problems (`extras["problem"]`), after each step of reasoning: for each sample a list over steps, each with the digit of
+    every cell of a grid, or with the answer to a question. `steps` 0 takes as many as the model does by itself."""
+
+    def reason(self, samples: Sequence[Sample], *, steps: int = 0, batch_size: int = 64) -> list[list[tuple[str, ...]]]: ...
 
 
 @runtime_checkable
