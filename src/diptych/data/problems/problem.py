@@ -9,7 +9,7 @@ A jump goes to the nearest thing that was not visited. A start is a colour and t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,4 +157,4 @@ def _jumps(entry: Mapping[str, Any]) -> JumpProblem:
     return JumpProblem(things, start, jumps, str(entry["answer"]))
 
 
-_READ: dict[str, Any] = {"sudoku": _sudoku, "story": _story, "jumps": _jumps}
+_READ: dict[str, Callable[[Mapping[str, Any]], Problem]] = {"sudoku": _sudoku, "story": _story, "jumps": _jumps}
