@@ -237,7 +237,8 @@ def test_stories_are_answered_by_their_facts() -> None:
 
 def test_files_of_babi_and_sudoku(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    story = "1 Mary moved to the bathroom.\n2 John went to the hallway.\n3 Where is Mary? \tbathroom\t1\n1 Sandra got the milk.\n2 Where is the milk?\tgarden\t1\n"
+    story = "1 Mary moved to the bathroom.\n2 John went to the hallway.\n3 Where is Mary? \tbathroom\t1\n"
+    story += "1 Sandra got the milk.\n2 Where is the milk?\tgarden\t1\n"
     (tmp_path / "b/qa1_single-supporting-fact_train.txt").write_text(story)
     (tmp_path / "b/qa1_single-supporting-fact_test.txt").write_text(story)
     rows = dp.read(tmp_path / "b")

@@ -88,7 +88,8 @@ def read(
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
     captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes` or `data.problems.files`, where the form is not recognised or there are two
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes` or `data.problems.files`, where
+              the form is not recognised or there are two
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):

@@ -191,7 +191,7 @@ class RRN(Recipe[RelationalNetwork, ReasoningBatch, StepLogits]):
     @classmethod
     def tiny(cls) -> Self:
         """Sudoku of four digits: four steps in training, eight after it."""
-        return cls(hidden=48, reasoning_steps=4, test_steps=8, steps=1000, lr=1e-3, side=4)
+        return cls(hidden=48, reasoning_steps=4, test_steps=8, steps=1000, lr=2e-3, side=4)
 
     @classmethod
     def paper(cls) -> Self:
