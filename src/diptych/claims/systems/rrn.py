@@ -37,7 +37,7 @@ def claims() -> tuple[Claim, ...]:
             metric="solved",
             margins=Margins(matters=0.05, equivalence=0.05),
             equal_budget=("steps", "samples"),
-            data=f"{PUZZLES:,} puzzles with {MANY[0]} to {MANY[1]} given cells; {TESTED} with {FEW[0]} or {FEW[1]}, of other solutions, to test",
+            data=f"{PUZZLES:,} puzzles with {MANY[0]} to {MANY[1]} given cells; {TESTED} with {FEW[0]} or {FEW[1]} to test",
             reported=("cells", "solved/trained"),
             tuning_seeds=(0, 1),
         ),
