@@ -88,7 +88,7 @@ def released_parts(ours: DivideConquer, generator: PropositionGenerator) -> dict
 def test_released_network(parity: Any) -> None:
     """Three sets at once, of three, one and four propositions, against the released code's one at a time: what each part says, every loss,
     and the gradient of every parameter that the released phase trains."""
-    saved = {name: array for name, array in np.load(RELEASED).items()}
+    saved = dict(np.load(RELEASED))
     ours = DivideConquer(WIDTH, mlp_width=INNER).double().eval()
     generator = PropositionGenerator(NoTower(), WIDTH, layers=3, heads=8, mlp_width=INNER, minus=True).double().eval()
     found = released_parts(ours, generator)
@@ -126,7 +126,9 @@ def test_released_network(parity: Any) -> None:
     target_B = torch.tensor([int(saved[f"{case}/target"]) for case in range(3)])
     pairs = []
     for row, case in enumerate(cases):
-        assert picks.proposition_BPK is not None and picks.negated_BPK is not None and picks.conjoined_BK is not None
+        assert picks.proposition_BPK is not None
+        assert picks.negated_BPK is not None
+        assert picks.conjoined_BK is not None
         pairs += [
             (picks.answer_BK[row], case["final"]),
             (picks.context_BK[row], saved[f"{row}/context"]),

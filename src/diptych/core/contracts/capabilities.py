@@ -327,6 +327,25 @@ class ClipScorer(Protocol):
 
 
 @runtime_checkable
+class PictureChooser(Protocol):
+    """Which picture of a set a text describes: for each set float32 [K], shares that sum to 1.
+
+    propositions  the statements that each text makes; None: they are cut by rules
+    ordered       for each set, whether the order of its pictures means something; None: of none
+    """
+
+    def choose_pictures(
+        self,
+        sets: Sequence[Sequence[ImageSource]],
+        texts: Sequence[str],
+        *,
+        propositions: Sequence[Sequence[str]] | None = None,
+        ordered: Sequence[bool] | None = None,
+        batch_size: int = 32,
+    ) -> list[npt.NDArray[np.float32]]: ...
+
+
+@runtime_checkable
 class Reasoner(Protocol):
     """Answers to problems (`extras["problem"]`), after each step of reasoning: for each sample a list over steps, each with the digit of
     every cell of a grid, or with the answer to a question. `steps` 0 takes as many as the model does by itself."""

@@ -32,6 +32,8 @@ from diptych.data.read.coco import read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.hf import is_hub, read_hub
+from diptych.data.read.image_sets import holds as image_sets
+from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.look import Look, look, tables_of
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
@@ -74,7 +76,7 @@ def read(
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
-              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, problems
+              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, problems
               (bAbI, tables of Sudoku), a folder of HTML or Markdown documents
               with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars
               DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
@@ -138,6 +140,8 @@ def read(
         return _probes(path, wanted, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
         return read_multi_context(path, name=name, root=folder)
+    if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
+        return read_image_sets(path, name=name, root=folder)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if (
