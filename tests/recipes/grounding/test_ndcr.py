@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,22 @@ from diptych.worlds.problems.image_sets import PICTURES, image_sets
 from diptych.worlds.shapes import mask_of
 from diptych.worlds.small_pairs import CELL, COLOURS, JITTER, NOUNS, PLACES
 
-SPILL = 8
-"""Pixels of a thing that may lie in the cell beside its own; two of its own may be hidden."""
-
 
 def nouns_of(pixels_HWC: np.ndarray[Any, Any]) -> set[str]:
-    """What a picture shows, by its pixels alone: of each cell the shape and the colour that fit best."""
+    """What a picture shows, by its pixels alone: of each cell the shape and the colour that cover each other best, four fifths at least."""
     found = set()
     for cell in range(len(PLACES)):
+        top, left = cell // 3 * CELL, cell % 3 * CELL
+        y, x = np.ogrid[:CELL, :CELL]
+        best = (0.8, "")
         for noun in NOUNS:
             colour, shape = noun.split()
-            own_HW = (pixels_HWC == COLOURS[colour]).all(2)
-            top, left = cell // 3 * CELL, cell % 3 * CELL
-            lit_HW = own_HW[top : top + CELL, left : left + CELL]
-            y, x = np.ogrid[:CELL, :CELL]
-            for down in range(-JITTER, JITTER + 1):
-                for right in range(-JITTER, JITTER + 1):
-                    mask = mask_of(shape, y - (CELL / 2 + down), x - (CELL / 2 + right), radius=6, side=5, arm=2)
-                    if (mask & ~lit_HW).sum() <= 2 and (lit_HW & ~mask).sum() <= SPILL:
-                        found.add(noun)
-    return found
+            lit_HW = (pixels_HWC[top : top + CELL, left : left + CELL] == COLOURS[colour]).all(2)
+            for down, right in product(range(-JITTER, JITTER + 1), repeat=2) if lit_HW.sum() > CELL else ():
+                mask = mask_of(shape, y - (CELL / 2 + down), x - (CELL / 2 + right), radius=6, side=5, arm=2)
+                best = max(best, (float((mask & lit_HW).sum() / (mask | lit_HW).sum()), noun))
+        found.add(best[1])
+    return found - {""}
 
 
 def test_texts_are_true_of_their_picture_alone() -> None:
@@ -137,17 +134,17 @@ def test_choices_are_scored_by_hand() -> None:
         sample("c", None, ["near 1.0"], ordered=True),
     ]
     rows = Pool.from_samples(samples, name="by hand")
-    whole, product = (ImageChoice(by=by) for by in ("whole", "product"))
+    whole, multiplied = (ImageChoice(by=by) for by in ("whole", "product"))
     records = whole.predict(Fixed(), rows)
     assert whole.score(records).metrics["accuracy"].value == 0.5
     assert whole.score(records).metrics["accuracy/video"].value == 0.0
     assert whole.score(records).notes["secret"] == 1
     assert whole.score(records).metrics["accuracy"].chance == pytest.approx(1 / 3)
-    assert product.score(product.predict(Fixed(), rows)).metrics["accuracy"].value in (0.5, 1.0)
+    assert multiplied.score(multiplied.predict(Fixed(), rows)).metrics["accuracy"].value in (0.5, 1.0)
     angle_K = np.array([0, 100 / 255, 250 / 255])
     log_KT = 100 * np.cos(angle_K[:, None] - np.array([1.0, 0.0, 0.0]))
     by_hand = (log_KT - np.logaddexp.reduce(log_KT, 0)).sum(1)
-    assert np.argmax(product.predict(Fixed(), rows).column("shares")[1].as_py()) == np.argmax(by_hand)
+    assert np.argmax(multiplied.predict(Fixed(), rows).column("shares")[1].as_py()) == np.argmax(by_hand)
 
 
 def test_features_are_of_the_size_of_one() -> None:

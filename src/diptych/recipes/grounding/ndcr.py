@@ -277,7 +277,7 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
         """128 dimensions over a small encoder of rendered pictures, the whole learned at once: a minute or two on two cores."""
         return cls(
             encoder="small:world:image_sets?kind=captions&n=6000&seed=1",
-            small_image_steps=1500,
+            small_image_steps=500,
             text_tower="text_tiny",
             text_length=32,
             tokenizer="data",
@@ -288,7 +288,7 @@ class NDCR(Recipe[PickerNetwork, SetBatch, Picks]):
             decay_rate=1.0,
             generator_lr=1.0,
             batch_size=32,
-            steps=800,
+            steps=400,
             lr=1e-3,
             warmup=50.0,
             weight_decay=0.0,
