@@ -20,7 +20,7 @@ from diptych.objectives.proposition_losses import (
     proposition_cross_entropy,
 )
 
-RELEASED = Path(__file__).parents[2] / "parity/released/ndcr_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity/reasoning/ndcr_released.npz"
 ONES = "NDCR fac1ff3, its class with 16 dimensions in place of 1,024"
 WIDTH, INNER = 16, 24
 

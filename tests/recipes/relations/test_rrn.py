@@ -18,16 +18,16 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.problems.problem import FIELD, SudokuProblem, Thing, problem_of
 from diptych.data.problems.sudoku import sudoku_rules
-from diptych.models.layers.relational_block import ForgetBiasLSTM, RelationalBlock
 from diptych.models.reasoning.batches import GridBatch, ProblemForm, batch_of
 from diptych.models.reasoning.network import NetworkForm, RelationalNetwork
+from diptych.models.reasoning.relational_block import ForgetBiasLSTM, RelationalBlock
 from diptych.objectives.stepwise import stepwise_cross_entropy
 from diptych.recipes.relations.rrn import RRN
 from diptych.worlds.problems.jumps import jumps, path
 from diptych.worlds.problems.stories import stories
 from diptych.worlds.problems.sudoku import split_of, sudoku
 
-RELEASED = Path(__file__).parents[2] / "parity/released/rrn_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity/reasoning/rrn_released.npz"
 ONES = "recurrent-relational-networks d3a5a27, run on TensorFlow 2.15"
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.rows import Rows
-from diptych.models.layers.read_by_query import CrossAttention
 from diptych.models.reasoning.propositions import DROPOUT, bert_block
+from diptych.models.reasoning.read_by_query import CrossAttention
 
 Answers = Literal["full", "system1", "context"]
 EXPECTED, MIXED = 0.2, 0.5

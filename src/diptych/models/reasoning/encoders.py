@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.data.problems.sudoku import sudoku_rules
-from diptych.models.layers.relational_block import ForgetBiasLSTM, xavier_
 from diptych.models.reasoning.batches import GridBatch, ProblemForm, StoryBatch, ThingBatch
+from diptych.models.reasoning.relational_block import ForgetBiasLSTM, xavier_
 
 Edges = Literal["rules", "full"]
 CONV_LAYERS, CONV_WIDTH, CONV_SIDE = 5, 128, 128

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.models.layers.mlp import MLP
-from diptych.models.layers.relational_block import HIDDEN_LAYERS, RelationalBlock, xavier_
 from diptych.models.reasoning.batches import ProblemForm, ReasoningBatch
 from diptych.models.reasoning.encoders import Edges, GridEncoder, StoryEncoder, ThingEncoder
+from diptych.models.reasoning.relational_block import HIDDEN_LAYERS, RelationalBlock, xavier_
 from diptych.objectives.stepwise import half_squares
 
 Network = Literal["recurrent", "mlp"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.models.layers.post_norm import PostNormBlock
-from diptych.models.layers.read_by_query import CrossAttention
+from diptych.models.reasoning.read_by_query import CrossAttention
 from diptych.models.towers.outputs import Tower
 
 QUERIES = 10
