@@ -7,9 +7,6 @@ Letters: B batch, T steps, A answers, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,8 +21,3 @@ def stepwise_cross_entropy(logit_BTAK: Tensor, answer_BA: Tensor, *, last: bool 
         logit_BTAK = logit_BTAK[:, -1:]
     target_BTA = answer_BA[:, None].expand(logit_BTAK.shape[:-1])
     return F.cross_entropy(logit_BTAK.flatten(0, -2).float(), target_BTA.flatten())
-
-
-def half_squares(weights: Iterable[Tensor]) -> Tensor:
-    """[1]: half of the sum of squares of all weights, TensorFlow's `l2_loss`."""
-    return 0.5 * torch.stack([weight.float().square().sum() for weight in weights]).sum()[None]

@@ -5,6 +5,7 @@ Letters: B batch, N nodes, T steps, A answers, K classes, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +18,6 @@ from diptych.models.layers.mlp import MLP
 from diptych.models.reasoning.batches import ProblemForm, ReasoningBatch
 from diptych.models.reasoning.encoders import Edges, GridEncoder, StoryEncoder, ThingEncoder
 from diptych.models.reasoning.relational_block import HIDDEN_LAYERS, RelationalBlock, xavier_
-from diptych.objectives.stepwise import half_squares
 
 Network = Literal["recurrent", "mlp"]
 
@@ -97,6 +97,11 @@ class RelationalNetwork(nn.Module):
             h_TBND = h_TBND * inputs.exists_BN[..., None].to(h_TBND)
         logit_TBK: Tensor = self.head(h_TBND.sum(2))
         return StepLogits(logit_TBK.transpose(0, 1)[:, :, None], squares)
+
+
+def half_squares(weights: Iterable[Tensor]) -> Tensor:
+    """[1]: half of the sum of squares of all weights, TensorFlow's `l2_loss`."""
+    return 0.5 * torch.stack([weight.float().square().sum() for weight in weights]).sum()[None]
 
 
 def predicted(logit_BTAK: Tensor) -> Tensor:
