@@ -110,20 +110,20 @@ def stacked(rows: Sequence[npt.NDArray[np.float32]], most: int) -> tuple[Tensor,
 
 
 class SetPicker:
-    """`PictureChooser`. encoder: its address, where it is found again when the model is opened, or the model itself."""
+    """`PictureChooser`. encoder: the address of the frozen model, where it is found again when this one is opened."""
 
     kind: ClassVar[str] = "set_picker"
 
     def __init__(
         self,
         model: PickerNetwork,
-        encoder: Any,
+        encoder: str,
         tokenizer: Tokenizer,
         text_length: int,
         name: str,
         card: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.encoder, self.tokenizer, self.text_length = model, str(encoder), tokenizer, text_length
+        self.model, self.encoder, self.tokenizer, self.text_length = model, encoder, tokenizer, text_length
         self.name, self.card, self.truncated = name, dict(card or {}), 0
 
     @cached_property
