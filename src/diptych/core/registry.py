@@ -187,6 +187,11 @@ TASKS = Registry(
         "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
+        "reasoning": ("diptych.tasks.reasoning.solved:ReasoningTask", "problems of several steps: Sudoku, stories, jumps"),
+        "image_choice": (
+            "diptych.tasks.reasoning.image_choice:ImageChoice",
+            "which of several similar pictures a text describes",
+        ),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
@@ -267,6 +272,10 @@ WORLDS = Registry(
         "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "sudoku": ("diptych.worlds.problems.sudoku:sudoku", "Sudoku of 4, 6 or 9 digits with one solution"),
+        "stories": ("diptych.worlds.problems.stories:stories", "persons, places and things in short sentences, with a question"),
+        "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
+        "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -331,6 +340,8 @@ MODELS = Registry(
         "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
+        "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
+        "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "named_after": (
             "diptych.models.detection.named_after:NearestCropDetector",
