@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from diptych.core.contracts.data import Dataset
@@ -22,7 +23,8 @@ class Curated:
     """What a curation step did: the rows that stay, why the others left, new columns keyed by uid, what it cost.
 
     columns  by name: a mapping uid -> value, or an Arrow table of "uid" and the column where rows are many
-    files    what else it found out, to lie beside the tables: file name -> content
+    files    what else it found out, to lie beside the tables: file name -> content, or the path of a temporary file that is moved there
+             (new samples, such as dialogues over several images, are a file that `read` opens)
     notes    lines about this run, to be printed and not kept
     """
 
@@ -30,7 +32,7 @@ class Curated:
     dropped: tuple[Drop, ...] = ()
     columns: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes | Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
