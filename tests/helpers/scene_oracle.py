@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from diptych.curate.programs.nouns import number_words
 from diptych.curate.programs.templates import TEMPLATES
 from diptych.curate.text.plurals import plural
@@ -217,7 +215,8 @@ def box_relation(slots: dict[str, str], shown: Sequence[Drawn]) -> tuple[Judge, 
 
 def head(slots: dict[str, str], shown: Sequence[Drawn]) -> tuple[Judge, Judge]:
     drawn = shown[0]
-    assert slots["relation"] in PREDICATES and slots["object"] in SHAPES
+    assert slots["relation"] in PREDICATES
+    assert slots["object"] in SHAPES
     heads = {drawn.labels[s] for s, p, o in drawn.holds if p == slots["relation"] and drawn.labels[o] == slots["object"]}
     return _only([name for name in split(slots["candidates"]) if name in heads])
 
@@ -289,7 +288,9 @@ def caption(slots: dict[str, str], shown: Sequence[Drawn]) -> tuple[Judge, Judge
                         return False
                     mentioned |= set(rows)
                 continue
-            subject, *rest = re.split(rf" (?:and )?(?:is|are) (?=(?:{PREDICATE}) )", sentence.replace(", and is ", " and is ").replace(", is ", " is "))
+            subject, *rest = re.split(
+                rf" (?:and )?(?:is|are) (?=(?:{PREDICATE}) )", sentence.replace(", and is ", " and is ").replace(", is ", " is ")
+            )
             subjects = things(subject)
             mentioned |= set(subjects)
             for clause in rest:
@@ -323,13 +324,17 @@ def which(test: Callable[[dict[str, str], Drawn], float], sign: int = 1) -> Any:
 
 def has_pair(slots: dict[str, str], drawn: Drawn) -> float:
     subject, predicate, other = slots["subject"], slots["relation"], slots["object"]
-    assert predicate in PREDICATES and subject in SHAPES and other in SHAPES
-    assert subject in drawn.labels and other in drawn.labels
+    assert predicate in PREDICATES
+    assert subject in SHAPES
+    assert other in SHAPES
+    assert subject in drawn.labels
+    assert other in drawn.labels
     return any(drawn.labels[s] == subject and p == predicate and drawn.labels[o] == other for s, p, o in drawn.holds)
 
 
 def has_attribute(slots: dict[str, str], drawn: Drawn) -> float:
-    assert slots["object"] in drawn.labels and slots["attribute"] in KIND_OF
+    assert slots["object"] in drawn.labels
+    assert slots["attribute"] in KIND_OF
     return any(drawn.labels[row] == slots["object"] and slots["attribute"] in some for row, some in enumerate(drawn.attributes))
 
 

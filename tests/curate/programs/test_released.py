@@ -55,7 +55,9 @@ def graph_from(row: int, given: dict[str, Any], *, depth: Any = None) -> ImageGr
 @pytest.fixture(scope="module")
 def graphs() -> list[ImageGraph]:
     depths = [np.array(depth, np.uint8) for depth in RELEASED["depths"]]
-    return [graph_from(row, given, depth=depth) for row, (given, depth) in enumerate(zip(RELEASED["graphs"], depths, strict=True))]
+    return [
+        graph_from(row, given, depth=depth) for row, (given, depth) in enumerate(zip(RELEASED["graphs"], depths, strict=True))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,10 @@ def options(question: Question) -> list[str]:
 def counted(question: Question, graph: ImageGraph) -> dict[str, Any]:
     """The release offers four counts, whatever n_choice is."""
     first = int(question.choice)
-    return {"candidates": sorted(map(str, (1, 2, 3, 4) if first == 1 else (first, first - 1, first + 1, first + 2))), "answer": question.choice}
+    return {
+        "candidates": sorted(map(str, (1, 2, 3, 4) if first == 1 else (first, first - 1, first + 1, first + 2))),
+        "answer": question.choice,
+    }
 
 
 def offered(question: Question, graph: ImageGraph) -> dict[str, Any]:
@@ -85,7 +90,13 @@ def offered(question: Question, graph: ImageGraph) -> dict[str, Any]:
 def in_box(question: Question, graph: ImageGraph) -> dict[str, Any]:
     slots = question.slots
     more = {"attribute_type": slots["type"]} if "type" in slots else {}
-    return {"attribute_values": values(question.answer), "bbox": slots["box"], "name": slots["name"], **more, **offered(question, graph)}
+    return {
+        "attribute_values": values(question.answer),
+        "bbox": slots["box"],
+        "name": slots["name"],
+        **more,
+        **offered(question, graph),
+    }
 
 
 def related(question: Question, graph: ImageGraph) -> dict[str, Any]:
@@ -140,7 +151,9 @@ def agrees(found: set[str], released: Any) -> bool:
     return len(lines) == released["count"] and hashlib.sha256("\n".join(lines).encode()).hexdigest() == released["sha256"]
 
 
-def test_every_question_answer_and_option_is_that_of_the_release(graphs: list[ImageGraph], settings: Settings, parity: Any) -> None:
+def test_every_question_answer_and_option_is_that_of_the_release(
+    graphs: list[ImageGraph], settings: Settings, parity: Any
+) -> None:
     assert set(SHAPES) == set(RELEASED["single"])
     pairs = []
     for name, (shape, seeds) in SHAPES.items():
@@ -218,9 +231,12 @@ def test_questions_over_two_images_are_those_of_the_release(graphs: list[ImageGr
     singular = {"cups": "cup", "dogs": "dog", "tables": "table", "balls": "ball", "chairs": "chair", "hats": "hat"}
     for name, released in RELEASED["several"].items():
         lines = set()
-        for seed in range(14):
+        there = len(released) if isinstance(released, list) else released["count"]
+        for seed in range(30):
+            if len(lines) == there and seed > 2:
+                break
             rng = np.random.default_rng(seed)
-            for one in questions_about_several(SEVERAL[name], index, settings, rng, images=2, most=60, tries=20):
+            for one in questions_about_several(SEVERAL[name], index, settings, rng, images=2, most=60, tries=10):
                 question, slots = one.question, one.question.slots
                 row: dict[str, Any] = {"images": sorted(str(place) for place in one.images)}
                 if one.answer_image is not None:
