@@ -148,7 +148,7 @@ class SegmentObjective:
         table: nn.Module = self.model.get_input_embeddings()
         device = next(table.parameters()).device
         longest, taken = max(map(len, rows)), {token for row in rows for token in row}
-        pad = next(token for token in range(len(taken) + 1) if token not in taken)
+        pad = next((token for token in range(len(table.weight)) if token not in taken), 0)  # type: ignore[arg-type]  # of an embedding
         ids_PL = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
         mask_PL = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
         embeds_PLD: Tensor = table(ids_PL)
