@@ -223,8 +223,8 @@ class ProVision:
         by_needs: dict[str, list[str]] = {}
         for program, needs in writer.unmet().items():
             by_needs.setdefault(" and ".join(needs), []).append(program)
-        for needs, programs in by_needs.items():
-            yield f"no image has {needs}: nothing is asked by {', '.join(programs)}"
+        for missing, programs in by_needs.items():
+            yield f"no image has {missing}: nothing is asked by {', '.join(programs)}"
         short = [one.name for one in writer.several if writer.written[one.name] < self.several and one.name not in writer.unmet()]
         if short:
             few = ", ".join(f"{name} {writer.written[name]}" for name in short)
@@ -241,8 +241,7 @@ class ProVision:
             )
             for line, rows in shown
         ]
-        names = [program.name for program in (*writer.single, *writer.several)]
-        counts = [(name, writer.considered[name], writer.written[name]) for name in names]
+        counts = [(name, writer.considered[name], writer.written[name]) for name in writer.names]
         lead = f"{sum(writer.written.values()):,} questions that programs wrote about {writer.asked_images:,} images."
         return questions_page("Questions from scene graphs", lead, list(self._notes(writer)), counts, cards)
 
@@ -258,11 +257,10 @@ def _spread(examples: Sequence[Example], most: int) -> list[Example]:
 
 
 def _report(writer: QuestionWriter) -> dict[str, Any]:
-    names = [program.name for program in (*writer.single, *writer.several)]
     return {
         "images": writer.asked_images,
         "met": dict(sorted(writer.met.items())),
-        "programs": {name: {"considered": writer.considered[name], "written": writer.written[name]} for name in names},
+        "programs": {name: {"considered": writer.considered[name], "written": writer.written[name]} for name in writer.names},
         "unmet": writer.unmet(),
     }
 

@@ -46,7 +46,8 @@ def choice_weights(every: Sequence[Metadata], counts: Counts) -> npt.NDArray[np.
         cubes = [max(1, counts[name][value]) ** POWER for name, values in metadata.items() for value in values]
         weights.append(1.0 / float(np.mean(cubes)) if cubes else 1.0)
     weight_N = np.array(weights, np.float64)
-    return weight_N / weight_N.sum()
+    weight_N /= weight_N.sum()
+    return weight_N
 
 
 def chosen_questions(questions: Sequence[Question], most: int, counts: Counts | None, rng: np.random.Generator) -> list[Question]:

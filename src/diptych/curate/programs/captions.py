@@ -54,13 +54,13 @@ def _group(graph: ImageGraph, group: list[int], rng: Rng) -> str:
     clauses = []
     for row in _order(group, targets):
         if targets[row]:
-            verb, subject = "are" if is_plural(graph.labels[row]) else "is", name(row, "a")
+            verb, head = "are" if is_plural(graph.labels[row]) else "is", name(row, "a")
             said = [
-                f"{verb} {predicate} {listed(shuffled([name(other, 'the') for other in some], rng))}"
+                f"{verb} {predicate} {listed(shuffled([name(one, 'the') for one in some], rng))}"
                 for predicate, some in targets[row].items()
             ]
             mentioned |= {row, *(other for some in targets[row].values() for other in some)}
-            clauses.append(f"{subject} {listed(shuffled(said, rng))}")
+            clauses.append(f"{head} {listed(shuffled(said, rng))}")
         elif row not in mentioned:
             clauses.append(f"there is {name(row, 'a')}")
     return ";\n".join(clauses) + "."

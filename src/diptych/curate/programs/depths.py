@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.curate.programs.graph import Depth, ImageGraph
-from diptych.curate.programs.questions import Ask, Need, Program, Question, Settings, printed_point
+from diptych.curate.programs.questions import Ask, Need, Program, Question, Settings, Slot, printed_point
 from diptych.data.masks import Mask
 
 Rng = np.random.Generator
@@ -122,7 +122,7 @@ def compare_segments(which: Literal["same", "different"]) -> Ask:
                 continue
             anchor, same, different = points
             right, wrong = (same, different) if which == "same" else (different, same)
-            slots = {"candidates": (same, different), "anchor": anchor}
+            slots: dict[str, Slot] = {"candidates": (same, different), "anchor": anchor}
             asked.append(Question(f"{which}_object_segment", slots, (right,), right, (wrong,), {}))
         return asked
 

@@ -161,16 +161,14 @@ def head_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Quest
     for subject, predicate, other in graph.relations:
         heads[graph.labels[other], predicate].setdefault(graph.labels[subject])
     asked = []
-    for (other, predicate), subjects in heads.items():
-        labels = [label for label in graph.counts if label not in subjects and label != other]
+    for (tail, relation), names in heads.items():
+        labels = [label for label in graph.counts if label not in names and label != tail]
         if not labels:
             continue
-        for subject in subjects:
+        for name in names:
             wrong = sampled(labels, settings.options - 1, rng)
-            slots = {"candidates": (subject, *wrong), "relation": predicate, "object": other}
-            asked.append(
-                _question("head_relation", slots, subject, wrong, {"object": (subject, other), "relation": (predicate,)})
-            )
+            slots: dict[str, Slot] = {"candidates": (name, *wrong), "relation": relation, "object": tail}
+            asked.append(_question("head_relation", slots, name, wrong, {"object": (name, tail), "relation": (relation,)}))
     return asked
 
 

@@ -151,6 +151,11 @@ class QuestionWriter:
                     self.examples.append((line, shown))
             self.considered[program.name] = len(found)
 
+    @property
+    def names(self) -> list[str]:
+        """Programs in their order."""
+        return [*(program.name for program in self.single), *(program.name for program in self.several)]
+
     def unmet(self) -> dict[str, list[Need]]:
         """Needs that no image meets, by program."""
         programs: list[Program | SeveralProgram] = [*self.single, *self.several]
