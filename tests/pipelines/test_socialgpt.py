@@ -189,7 +189,7 @@ def test_options_and_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         start("socialgpt", {})
 
 
-def test_segments_are_tuned_to_labelled_stories() -> None:
+def test_segments_are_tuned_to_labelled_stories(tmp_path: Path) -> None:
     """The model of the other test file; whatever it has learned, the result is no worse than the start."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -216,3 +216,5 @@ def test_segments_are_tuned_to_labelled_stories() -> None:
     first, best = made.losses([dict.fromkeys(SEGMENTS, 0), result.choice], questions).tolist()
     assert best <= first
     assert best == pytest.approx(result.loss, abs=1e-5)
+    segments.write(tmp_path / "segments.json")
+    assert SocialGPT(Everything(), relations="pisc", segments=tmp_path / "segments.json").prompt == segments

@@ -84,9 +84,9 @@ def test_every_answer_about_2000_scenes_is_right() -> None:
 def test_the_oracle_refutes_what_the_released_code_does() -> None:
     data = world(40)
     points = ("closer_point", "farther_point")
-    rows = dialogues(ProVision(programs=points, released=("inverted_points",), shown=0), data)
+    rows = dialogues(ProVision(programs=points, habits=("inverted_points",), shown=0), data)
     assert len(judged(rows, data)[1]) == len(rows) > 40
-    rows = dialogues(ProVision(programs=points, released=("inverted_points", "first_points"), shown=0), data)
+    rows = dialogues(ProVision(programs=points, habits=("inverted_points", "first_points"), shown=0), data)
     assert len(rows) == 80
     assert len(judged(rows, data)[1]) > 40
 

@@ -10,7 +10,7 @@ list, which `read("OUT/dialogues.json")` opens with the medium `images`. Picture
 
 Of a program's questions about an image `per_image` are drawn; with `rebalance` what is asked about often is drawn rarely. A question
 whose answer another object of the image contradicts is not asked, and points are compared by the depth where they are printed. The released
-code does neither, and mistakes nearer for farther points: `released` names the habits that are kept.
+code does neither, and mistakes nearer for farther points: `habits` names what of it is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from diptych.core.contracts import Curated, Dataset, Drop
 from diptych.core.disk.json_text import parse_json
@@ -75,7 +75,7 @@ class ProVision:
     detector     address of a model whose detections stand instead of the data's regions; "" takes those
     objects      names that it is asked for
     depth        folder of a depth model of transformers; "" takes the data's depth maps
-    released     habits of the released code that are kept: inverted_points, first_points, ambiguous, five_relations, absent_class, singular
+    habits       of the released code that are kept: inverted_points, first_points, ambiguous, five_relations, absent_class, singular
     shown        questions on the page
     """
 
@@ -101,7 +101,7 @@ class ProVision:
     detector: str = ""
     objects: tuple[str, ...] = ()
     depth: str = ""
-    released: tuple[Habit, ...] = ()
+    habits: tuple[Habit, ...] = ()
     shown: int = 50
     seed: int = 0
 
@@ -109,7 +109,7 @@ class ProVision:
         for name in self.programs:
             if name not in GROUPS and name not in GROUPS["all"]:
                 raise UnknownName("program", name, (*GROUPS, *GROUPS["all"]))
-        for habit in self.released:
+        for habit in self.habits:
             if habit not in HABITS:
                 raise UnknownName("habit", habit, HABITS)
         least = {
@@ -129,6 +129,11 @@ class ProVision:
             raise ConfigError(f"choices {self.choices}, gap {self.gap} (expected 0..1, 1..255, and a program)")
         if bool(self.detector) != bool(self.objects):
             raise ConfigError("a detector is asked for names (expected --detector MODEL --objects NAME NAME ...)")
+
+    @classmethod
+    def released(cls) -> Self:
+        """Every habit of the released code, and every question considered."""
+        return cls(habits=HABITS, considered=0)
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -171,7 +176,7 @@ class ProVision:
             retries=self.retries,
             most=self.considered,
             numbers=self.numbers,
-            habits=self.released,
+            habits=self.habits,
         )
         return QuestionWriter(
             data,

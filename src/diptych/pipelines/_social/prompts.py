@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from diptych.core.disk.files import write_json
 from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import ConfigError, DataError
 from diptych.pipelines._social.segment_objective import SegmentQuestion, Slot
@@ -101,6 +102,10 @@ class Segments:
             raise DataError("holds no texts by segment", file=path, expected=f"texts for some of {', '.join(SEGMENTS)}")
         usual = cls.usual(relations)
         return cls(*(value.get(name, getattr(usual, name)) for name in SEGMENTS))
+
+    def write(self, path: Path) -> None:
+        """A JSON file of all four, as `read` takes it."""
+        write_json(path, asdict(self))
 
 
 def relations_of(name: str) -> dict[str, str]:
