@@ -16,7 +16,6 @@ code does neither, and mistakes nearer for farther points: `habits` names what o
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -142,17 +141,22 @@ class ProVision:
     def plan(self, data: Dataset) -> dict[str, Any]:
         rows = range(0, len(data), max(1, len(data) // 24))
         start = time.perf_counter()
-        dialogues = DialogueFile.temporary(DIALOGUES)
+        dialogues = DialogueFile.temporary()
         self._writer(data, rows).write(dialogues)
-        shutil.rmtree(dialogues.path.parent)
+        dialogues.path.unlink()
         each = (time.perf_counter() - start) / max(1, len(rows))
         return {"items": len(data), "unit": "image", "seconds_each": each, "seconds": each * len(data)}
 
     def __call__(self, data: Dataset) -> Curated:
         start = time.perf_counter()
-        writer, dialogues = self._writer(data, range(len(data))), DialogueFile.temporary(DIALOGUES)
-        writer.write(dialogues)
-        self._refuse_unmet(writer, data.name)
+        writer, dialogues = self._writer(data, range(len(data))), DialogueFile.temporary()
+        try:
+            writer.write(dialogues)
+            self._refuse_unmet(writer, data.name)
+        except BaseException:
+            dialogues.close()
+            dialogues.path.unlink()
+            raise
         files: dict[str, bytes | Path] = {DIALOGUES: dialogues.path, **dialogues.pictures}
         files[REPORT] = (json.dumps(_report(writer), indent=1, ensure_ascii=False) + "\n").encode()
         files[PAGE] = self._page(writer).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -41,9 +42,11 @@ class DialogueFile:
     _pending: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def temporary(cls, name: str) -> DialogueFile:
-        """A file of that name in a temporary folder."""
-        return cls(Path(tempfile.mkdtemp(prefix="dialogues-")) / name)
+    def temporary(cls) -> DialogueFile:
+        """A temporary file, which whoever asks for it moves or removes."""
+        handle, path = tempfile.mkstemp(prefix="dialogues-", suffix=".json")
+        os.close(handle)
+        return cls(Path(path))
 
     def add(self, images: Sequence[Sample], turn: Turn, program: str, metadata: Metadata, rng: Any) -> dict[str, Any]:
         """Write one dialogue about one image or several, and return its row."""
