@@ -12,7 +12,6 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from diptych.core.disk.files import FILE_MODE
 from diptych.core.image import FileImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.curate.programs.questions import Metadata, Turn, conversation
@@ -46,7 +45,7 @@ class DialogueFile:
     def temporary(cls) -> DialogueFile:
         """A temporary file, which whoever asks for it moves or removes."""
         handle, path = tempfile.mkstemp(prefix="dialogues-", suffix=".json")
-        os.fchmod(handle, FILE_MODE)  # it is moved to where others read it
+        os.fchmod(handle, 0o644)  # it is moved to where others read it
         os.close(handle)
         return cls(Path(path))
 
