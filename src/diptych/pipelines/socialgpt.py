@@ -181,9 +181,9 @@ class SocialGPT:
         asked = f"{self.prompt.relationship}\n\n{question_about('P1', 'P2', self.labels)} The picture shows {where}."
         return self._answer(self.reasoner.generate([image], [asked], max_tokens=self.max_tokens)[0])
 
-    def _answer(self, reply: str, **known: Any) -> SocialAnswer:
+    def _answer(self, reply: str, **facts: Any) -> SocialAnswer:
         named = relation_in(reply, list(self.labels), how=self.reading)
-        return SocialAnswer(named[0] if len(named) == 1 else "", named, reply.strip(), **known)
+        return SocialAnswer(named[0] if len(named) == 1 else "", named, reply.strip(), **facts)
 
     def _people(self, request: PairRequest) -> tuple[list[Box], tuple[Region, ...]]:
         given = [box for box in (request.first, request.second) if box is not None]

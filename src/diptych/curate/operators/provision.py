@@ -201,8 +201,8 @@ class ProVision:
     def _graph(self, sample: Sample, settings: Settings) -> ImageGraph:
         detector, depth = self._models
         if detector is not None and sample.image is not None:
-            found = detector.model.detect([sample.image], objects=self.objects)[0]
-            sample = replace(sample, regions=found.regions, relations=found.relations)
+            detections = detector.model.detect([sample.image], objects=self.objects)[0]
+            sample = replace(sample, regions=detections.regions, relations=detections.relations)
         graph = graph_of(sample, settings.types, depth=depth is None)
         if depth is not None and sample.image is not None:
             graph = replace(graph, depth_HW=stretched_depth(depth(sample.image)))

@@ -19,7 +19,7 @@ POWER = 3
 
 
 def count_metadata(every: Iterable[Metadata]) -> Counts:
-    """How often each value occurs in each field.
+    """Counts of the values of each metadata field.
 
     >>> count_metadata([{"object": ("cup", "table")}, {"object": ("cup",)}])["object"]
     Counter({'cup': 2, 'table': 1})

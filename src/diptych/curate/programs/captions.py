@@ -55,12 +55,12 @@ def _group(graph: ImageGraph, group: list[int], rng: Rng) -> str:
     for row in _order(group, targets):
         if targets[row]:
             verb, head = "are" if is_plural(graph.labels[row]) else "is", name(row, "a")
-            said = [
+            statements = [
                 f"{verb} {predicate} {listed(shuffled([name(one, 'the') for one in some], rng))}"
                 for predicate, some in targets[row].items()
             ]
             mentioned |= {row, *(other for some in targets[row].values() for other in some)}
-            clauses.append(f"{head} {listed(shuffled(said, rng))}")
+            clauses.append(f"{head} {listed(shuffled(statements, rng))}")
         elif row not in mentioned:
             clauses.append(f"there is {name(row, 'a')}")
     return ";\n".join(clauses) + "."

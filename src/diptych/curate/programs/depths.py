@@ -155,8 +155,8 @@ def segment_points(mask_HW: Mask, retries: int, rng: Rng) -> tuple[str, str, str
     rows, columns = np.nonzero(mask_HW)
 
     def inside() -> Pixel:
-        place = int(rng.integers(len(rows)))
-        return int(rows[place]), int(columns[place])
+        pixel = int(rng.integers(len(rows)))
+        return int(rows[pixel]), int(columns[pixel])
 
     def lies_in(pixel: Pixel) -> bool:
         return bool(mask_HW[printed_pixel(pixel, height, width)])

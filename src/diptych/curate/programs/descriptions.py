@@ -39,7 +39,7 @@ class Neighbour(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What is said of an object: attributes, sorted, and a related object or none."""
+    """Description of an object: attributes, sorted, and a related object or none."""
 
     attributes: tuple[str, ...]
     neighbour: Neighbour | None = None
@@ -62,8 +62,8 @@ def descriptions_of(graph: ImageGraph, elements: int) -> Descriptions:
     key = ("descriptions", elements)
     if key not in graph.memory:
         graph.memory[key] = [_describe(graph, row, elements) for row in range(len(graph.labels))]
-    found: Descriptions = graph.memory[key]
-    return found
+    remembered: Descriptions = graph.memory[key]
+    return remembered
 
 
 def _describe(graph: ImageGraph, row: int, elements: int) -> dict[Description, set[int]]:
@@ -89,8 +89,8 @@ def _links(graph: ImageGraph) -> Mapping[int, dict[int, dict[tuple[str, bool], N
                 links[subject][other][predicate, True] = None
                 links[other][subject][predicate, False] = None
         graph.memory["links"] = links
-    found: Mapping[int, dict[int, dict[tuple[str, bool], None]]] = graph.memory["links"]
-    return found
+    remembered: Mapping[int, dict[int, dict[tuple[str, bool], None]]] = graph.memory["links"]
+    return remembered
 
 
 def _fitting(graph: ImageGraph, settings: Settings) -> list[tuple[list[int], dict[Description, list[int]]]]:
@@ -138,8 +138,8 @@ def graph_attribute(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Que
             for row in rows:
                 for attribute in graph.attributes[row]:
                     values[kinds[attribute]][attribute] = None
-            said = {kinds[attribute] for attribute in description.attributes}
-            table += [(description, kind, tuple(some)) for kind, some in values.items() if kind not in said]
+            mentioned = {kinds[attribute] for attribute in description.attributes}
+            table += [(description, kind, tuple(some)) for kind, some in values.items() if kind not in mentioned]
     asked = []
     for description, kind, some in drawn(table, settings.most, rng):
         wrong = sampled(settings.types.words[kind], settings.options - 1, rng, without=some)
@@ -149,7 +149,7 @@ def graph_attribute(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Que
 
 
 def graph_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Question]:
-    """How two described objects are related; each description fits one object and does not name the other."""
+    """Relation between two described objects; each description fits one object and does not name the other."""
     every, single = descriptions_of(graph, settings.elements), {}
     for _, fits in _fitting(graph, settings):
         single.update({description: rows[0] for description, rows in fits.items() if len(rows) == 1})
@@ -161,16 +161,16 @@ def graph_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Ques
     total = sum(sizes)
     if not total:
         return []
-    places = np.arange(total)
+    picks = np.arange(total)
     if settings.most and total > settings.most:
-        places = np.sort(rng.choice(total, settings.most, replace=False))
+        picks = np.sort(rng.choice(total, settings.most, replace=False))
     ends = np.cumsum(sizes)
     pairs, asked = list(sides), []
-    for place in places.tolist():
-        number = int(np.searchsorted(ends, place, side="right"))
+    for pick in picks.tolist():
+        number = int(np.searchsorted(ends, pick, side="right"))
         pair = pairs[number]
         one, two = sides[pair]
-        inside = place - (int(ends[number]) - sizes[number])
+        inside = pick - (int(ends[number]) - sizes[number])
         first, second = one[inside // len(two)], two[inside % len(two)]
         predicates = graph.related[pair]
         count = settings.options - ("five_relations" not in settings.habits)

@@ -59,7 +59,7 @@ class ImageGraph:
     masks: tuple[Any, ...] | None = None
     depth_HW: Depth | None = None
     memory: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What programs computed about this graph that others need again."""
+    """Intermediate results of programs that others need again."""
 
     @cached_property
     def pixel_masks(self) -> Mask:
@@ -74,7 +74,7 @@ class ImageGraph:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How often each label occurs."""
+        """Counts of the labels."""
         return Counter(self.labels)
 
     @cached_property

@@ -13,7 +13,7 @@ from diptych.curate.programs.graph import ImageGraph
 
 @dataclass(frozen=True, slots=True)
 class GraphWords:
-    """What several-image programs read of a graph."""
+    """Labels, attributes and relations of a graph, as programs over several images read them."""
 
     uid: str
     labels: tuple[str, ...]

@@ -23,7 +23,7 @@ _ONES, _TENS = _SMALL.split(), _LARGE.split()
 
 
 def is_plural(label: str) -> bool:
-    """Whether a label is a plural by its form.
+    """True for a label that is a plural by its form.
 
     >>> [is_plural(label) for label in ("dogs", "dog", "bus", "glass", "children", "red apples", "cactus")]
     [True, False, False, False, True, True, False]
@@ -33,7 +33,7 @@ def is_plural(label: str) -> bool:
 
 
 def countable(label: str, given: frozenset[str] = frozenset()) -> bool:
-    """Whether "how many" can be asked: a label of `given`, or without such a list a singular that is no mass noun."""
+    """True where "how many" can be asked: a label of `given`, or without such a list a singular that is no mass noun."""
     if given:
         return label in given
     return not is_plural(label) and label.rpartition(" ")[2].lower() not in MASS

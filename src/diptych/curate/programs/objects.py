@@ -31,7 +31,7 @@ Rng = np.random.Generator
 
 
 def exists_object(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Question]:
-    """How many objects of a class there are."""
+    """Count of a class."""
     asked = []
     for label, count in graph.counts.items():
         if countable(label, settings.countable):
@@ -87,7 +87,7 @@ def extreme_object(side: Literal["left", "right", "top", "bottom"]) -> Ask:
 
 
 def exists_attribute(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Question]:
-    """How many objects of a class have exactly a set of attributes."""
+    """Count of a class with exactly a set of attributes."""
     described = [(tuple(sorted(some)), label) for some, label in zip(graph.attributes, graph.labels, strict=True)]
     asked = []
     for (attributes, label), count in Counter(one for one in described if one[0]).items():
@@ -133,7 +133,7 @@ def typed_attribute_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list
 
 
 def exists_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Question]:
-    """How two objects with unique labels are related."""
+    """Relation between two objects with unique labels."""
     unique = set(graph.unique)
     asked = []
     for (subject, other), predicates in graph.related.items():
@@ -144,7 +144,7 @@ def exists_relation(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Que
 
 
 def relation_box(graph: ImageGraph, settings: Settings, rng: Rng) -> list[Question]:
-    """How the objects in two boxes are related."""
+    """Relation between the objects in two boxes."""
     printed = [printed_box(box, graph.width, graph.height) for box in graph.boxes]
     times = Counter(printed)
     asked = []

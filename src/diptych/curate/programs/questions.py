@@ -37,7 +37,7 @@ HABITS: tuple[Habit, ...] = ("inverted_points", "first_points", "ambiguous", "fi
 
 @dataclass(frozen=True)
 class Settings:
-    """What all programs share.
+    """Settings that all programs share.
 
     types        attributes by type
     relations    predicates of the data, for options
@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a program asks about an image.
+    """A question of a program about an image.
 
     slots     what its templates name; several values of one slot are joined in random order
     answer    everything that is true, for a short answer
@@ -99,7 +99,7 @@ class Program:
     ask: Ask
     needs: tuple[Need, ...]
     balanced: bool = True
-    """Whether its questions have metadata, and count when questions are balanced."""
+    """True where its questions have metadata, and count when questions are balanced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class SeveralQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What an attempt has to go by."""
+    """Index, settings and random numbers of an attempt."""
 
     index: GraphIndex
     images: int
@@ -78,9 +78,9 @@ def questions_about_several(
 
     images  in every question
     """
-    draw, found, asked = Draw(index, images, settings, rng), list[SeveralQuestion](), set[object]()
+    draw, questions, asked = Draw(index, images, settings, rng), list[SeveralQuestion](), set[object]()
     for _ in range(tries * most):
-        if len(found) == most:
+        if len(questions) == most:
             break
         one = program.attempt(draw)
         if one is None:
@@ -88,8 +88,8 @@ def questions_about_several(
         key = (frozenset(one.images), *sorted((name, value) for name, value in one.question.slots.items()))
         if key not in asked:
             asked.add(key)
-            found.append(one)
-    return found
+            questions.append(one)
+    return questions
 
 
 def with_images_shuffled(one: SeveralQuestion, rng: Rng) -> SeveralQuestion:
@@ -97,16 +97,16 @@ def with_images_shuffled(one: SeveralQuestion, rng: Rng) -> SeveralQuestion:
     if one.answer_image is None:
         return one
     order = rng.permutation(len(one.images)).tolist()
-    place = order.index(one.answer_image)
+    position = order.index(one.answer_image)
     names = tuple(image_name(number) for number in range(len(order)))
-    wrong = tuple(name for number, name in enumerate(names) if number != place)
+    wrong = tuple(name for number, name in enumerate(names) if number != position)
     old = one.question
-    question = Question(old.program, old.slots, (names[place],), names[place], wrong, old.metadata)
-    return SeveralQuestion(question, tuple(one.images[row] for row in order), place)
+    question = Question(old.program, old.slots, (names[position],), names[position], wrong, old.metadata)
+    return SeveralQuestion(question, tuple(one.images[row] for row in order), position)
 
 
 def image_name(number: int) -> str:
-    """How an answer names an image, counted from 0."""
+    """Name of an image in an answer, counted from 0."""
     return f"Image {number}"
 
 
@@ -249,7 +249,7 @@ def common_attribute(draw: Draw) -> SeveralQuestion | None:
 
 
 def count_object(draw: Draw) -> SeveralQuestion | None:
-    """How many of a class there are in all images together."""
+    """Count of a class in all images together."""
     label, rows = _images_of_a_class(draw, draw.images)
     if not rows or not countable(label, draw.settings.countable):
         return None
@@ -258,7 +258,7 @@ def count_object(draw: Draw) -> SeveralQuestion | None:
 
 
 def count_attribute_object(draw: Draw) -> SeveralQuestion | None:
-    """How many of a class have an attribute in all images together; asked of attributes that occur more than once."""
+    """Count of a class with an attribute in all images together; asked of attributes that occur more than once."""
     label, rows = _images_of_a_class(draw, draw.images)
     if not rows or not countable(label, draw.settings.countable):
         return None
@@ -283,7 +283,7 @@ def _counted(
 
 
 def compare_attribute(draw: Draw) -> SeveralQuestion | None:
-    """How the attributes of the only object of a class differ from image to image."""
+    """Differences between images in the attributes of the only object of a class."""
     label, rows = _images_of_a_class(draw, draw.images)
     shown = []
     for row in rows:
@@ -296,7 +296,7 @@ def compare_attribute(draw: Draw) -> SeveralQuestion | None:
 
 
 def compare_relation(draw: Draw) -> SeveralQuestion | None:
-    """How the relation between the only objects of two classes differs from image to image."""
+    """Differences between images in the relation between the only objects of two classes."""
     pair = _one(draw.index.frequent("by_pair", draw.images), draw.rng)
     if pair is None:
         return None
@@ -324,8 +324,8 @@ def _compared(
         return None
 
     def words(order: Sequence[tuple[str, ...]]) -> str:
-        said = [f"{listed(some)}{tail} in {image_name(number)}" for number, some in enumerate(order)]
-        return f"{head} {', '.join(said)}."
+        statements = [f"{listed(some)}{tail} in {image_name(number)}" for number, some in enumerate(order)]
+        return f"{head} {', '.join(statements)}."
 
     right = words(shown)
     wrong = sampled([words(order) for order in islice(permutations(shown), ORDERS)], draw.settings.options - 1, draw.rng, [right])

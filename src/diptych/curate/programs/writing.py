@@ -24,7 +24,7 @@ KEY = "provision"
 
 @dataclass(frozen=True)
 class Amounts:
-    """How many questions are written.
+    """Numbers of questions that are written.
 
     per_image  of a program about an image; 0 all
     counted    images over which metadata are counted; 0 draws questions evenly
@@ -81,7 +81,7 @@ class QuestionWriter:
         rows = list(self.order)
         if len(rows) > self.amounts.counted:
             rng = keyed_rng(KEY, "counted", self.seed)
-            rows = [rows[place] for place in sorted(rng.choice(len(rows), self.amounts.counted, replace=False).tolist())]
+            rows = [rows[position] for position in sorted(rng.choice(len(rows), self.amounts.counted, replace=False).tolist())]
         asked = (
             question.metadata for row in with_bar(rows, len(rows), "counting", least=100) for question in self._balanced(row)
         )
@@ -137,19 +137,19 @@ class QuestionWriter:
         index = GraphIndex(list(words.values()))
         for program in with_bar(self.several, len(self.several), "several images", least=4):
             rng = keyed_rng(KEY, self.seed, program.name)
-            found = questions_about_several(
+            results = questions_about_several(
                 program, index, self.settings, rng, images=self.amounts.images, most=self.amounts.several
             )
-            for number, one in enumerate(found):
+            for number, one in enumerate(results):
                 one = with_images_shuffled(one, rng)
                 turn = write_turn(one.question, rng, choices=rng.random() < self.amounts.choices)
-                shown = tuple(rows[place] for place in one.images)
+                shown = tuple(rows[position] for position in one.images)
                 samples = [self.data[row] for row in shown]
                 line = dialogues.add(samples, turn, program.name, one.question.metadata, rng)
                 self.written[program.name] += 1
                 if number < 2:
                     self.examples.append((line, shown))
-            self.considered[program.name] = len(found)
+            self.considered[program.name] = len(results)
 
     @property
     def names(self) -> list[str]:

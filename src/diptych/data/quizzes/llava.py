@@ -66,8 +66,8 @@ def _turns(row: Row, path: Path, number: int) -> list[tuple[str, str]]:
     entries = row[TURNS]
     good = isinstance(entries, list) and len(entries) >= 2 and len(entries) % 2 == 0
     speakers = ("human", "gpt")
-    for place, entry in enumerate(entries if good else []):
-        good = good and isinstance(entry, dict) and entry.get("from") == speakers[place % 2] and bool(_words(entry))
+    for turn, entry in enumerate(entries if good else []):
+        good = good and isinstance(entry, dict) and entry.get("from") == speakers[turn % 2] and bool(_words(entry))
     if not good:
         expected = '{"from": "human", "value": words} and {"from": "gpt", "value": words} in turn'
         raise DataError(f"are {str(entries)[:60]}", file=path, row=number, field=TURNS, expected=expected)

@@ -48,7 +48,10 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class SceneRecords:
-    """What is known of a picture. `width` and `height` are those of the picture with its longer side at `side` pixels."""
+    """Descriptions of a picture, its people and its things.
+
+    width, height  of the picture with its longer side at `side` pixels, by which `scale` takes the boxes
+    """
 
     caption: str
     scene: str
@@ -76,16 +79,16 @@ def matched_people(people: Sequence[Box], regions: Sequence[Region], least: floa
 
     Each region is one person's at most, by the order of people. Regions that overlap an unmatched person so much are left out, too.
     """
-    left, found = list(regions), list[Described]()
+    left, persons = list(regions), list[Described]()
     for number, box in enumerate(people, start=1):
         shares = [overlap(box, region.box) for region in left]
         best = int(np.argmax(shares)) if shares else -1
         if best >= 0 and shares[best] > least:
             region = left.pop(best)
-            found.append(Described(f"P{number}", region.box, "", mask=region.mask))
+            persons.append(Described(f"P{number}", region.box, "", mask=region.mask))
         else:
-            found.append(Described(f"P{number}", box, ""))
-    return found, [region for region in left if all(overlap(person.box, region.box) <= least for person in found)]
+            persons.append(Described(f"P{number}", box, ""))
+    return persons, [region for region in left if all(overlap(person.box, region.box) <= least for person in persons)]
 
 
 def describe_scene(
@@ -110,13 +113,13 @@ def describe_scene(
     words = [" ".join(reply.split()) for reply in replies]
     captions, rest = words[2 : 2 + len(crops)], words[2 + len(crops) :]
     ages, genders = rest[: len(persons)], rest[len(persons) :]
-    told = [
+    described = [
         replace(one, caption=caption, age=age, gender=gender)
         for one, caption, age, gender in zip(persons, captions, ages, genders, strict=False)
     ]
-    told += [replace(one, caption=caption) for one, caption in zip(objects, captions[len(persons) :], strict=True)]
+    described += [replace(one, caption=caption) for one, caption in zip(objects, captions[len(persons) :], strict=True)]
     scale = side / max(height, width)
-    return SceneRecords(words[0], words[1], tuple(told), round(width * scale), round(height * scale), scale)
+    return SceneRecords(words[0], words[1], tuple(described), round(width * scale), round(height * scale), scale)
 
 
 def _crop(pixels_HWC: Any, one: Described, name: str) -> ImageSource:

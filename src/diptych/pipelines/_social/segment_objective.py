@@ -79,8 +79,8 @@ class SegmentObjective:
     @torch.no_grad()
     def losses(self, choices: Sequence[Choice], questions: Sequence[SegmentQuestion]) -> Tensor:
         """Mean loss of each choice over the questions [P]."""
-        found = [self.prompt_losses([self.prompt(choice, question) for choice in choices], question) for question in questions]
-        return torch.stack(found).mean(0)
+        losses = [self.prompt_losses([self.prompt(choice, question) for choice in choices], question) for question in questions]
+        return torch.stack(losses).mean(0)
 
     @torch.no_grad()
     def prompt_losses(self, prompts: Sequence[Tokens], question: SegmentQuestion) -> Tensor:

@@ -168,16 +168,16 @@ def _search(
     whole = not settings.questions or settings.questions >= len(questions)
     meter = _Meter(objective)
     current, steps, still = dict(start), list[SearchStep](), 0
-    known: float | None = None
+    least: float | None = None
     for _ in range(settings.steps):
         batch = (
             list(questions)
             if whole
             else [questions[row] for row in rng.choice(len(questions), settings.questions, replace=False)]
         )
-        if known is None or not whole:  # another batch has another loss
-            known = float(objective.losses([current], batch))
-            steps.append(SearchStep(meter.spent(), known, dict(current)))
+        if least is None or not whole:  # another batch has another loss
+            least = float(objective.losses([current], batch))
+            steps.append(SearchStep(meter.spent(), least, dict(current)))
         if settings.budget and meter.spent() + (ahead + 1) * len(batch) > settings.budget:
             break
         choices = [choice for choice in edits(current, batch) if not (settings.incumbent and choice == current)]
@@ -187,12 +187,12 @@ def _search(
             break
         loss_P = objective.losses(choices, batch)
         best = int(loss_P.argmin())
-        if not settings.incumbent or float(loss_P[best]) < known:
+        if not settings.incumbent or float(loss_P[best]) < least:
             still = still + 1 if choices[best] == current else 0
-            current, known = choices[best], float(loss_P[best])
+            current, least = choices[best], float(loss_P[best])
         else:
             still += 1
-        steps.append(SearchStep(meter.spent(), known, dict(current)))
+        steps.append(SearchStep(meter.spent(), least, dict(current)))
         if (settings.budget and meter.spent() >= settings.budget) or (patience and still >= patience):
             break
     best_step = min(steps, key=lambda step: step.loss)
@@ -234,29 +234,29 @@ def token_search(
     """
     meter, allowed = _Meter(objective), torch.tensor(list(vocabulary))
     slots = {slot: list(objective.ids(objective.candidates[slot][start[slot]])) for slot in objective.slots}
-    places = [(slot, place) for slot, tokens in slots.items() for place in range(len(tokens))]
+    positions = [(slot, position) for slot, tokens in slots.items() for position in range(len(tokens))]
 
     def prompt(segments: dict[str, list[int]], question: SegmentQuestion) -> Tokens:
         parts = [segments[part.name] if isinstance(part, Slot) else list(objective.ids(part)) for part in question.parts]
         return (*objective.start_ids, *(token for tokens in parts for token in tokens))
 
     def loss_of(many: Sequence[dict[str, list[int]]]) -> Tensor:
-        found = [objective.prompt_losses([prompt(segments, question) for segments in many], question) for question in questions]
-        return torch.stack(found).mean(0)
+        losses = [objective.prompt_losses([prompt(segments, question) for segments in many], question) for question in questions]
+        return torch.stack(losses).mean(0)
 
     loss = float(loss_of([slots]))
     steps = [SearchStep(meter.spent(), loss, dict(start))]
     while meter.spent() + (GRADIENT_COST + edits) * len(questions) <= budget:
         best_Vx = _token_gradient(objective, questions, slots, prompt)
         many = []
-        for row in rng.integers(len(places), size=edits).tolist():
-            slot, place = places[row]
-            scores = best_Vx[slot, place][allowed]
+        for row in rng.integers(len(positions), size=edits).tolist():
+            slot, position = positions[row]
+            scores = best_Vx[slot, position][allowed]
             token = int(
                 allowed[scores.topk(min(top, len(allowed)), largest=False).indices[int(rng.integers(min(top, len(allowed))))]]
             )
             changed = {name: list(tokens) for name, tokens in slots.items()}
-            changed[slot][place] = token
+            changed[slot][position] = token
             many.append(changed)
         loss_P = loss_of(many)
         best = int(loss_P.argmin())
@@ -282,13 +282,13 @@ def _token_gradient(
             embeds_1LD = embeds_1LD.detach().requires_grad_()
             (grad_1LD,) = torch.autograd.grad(objective._loss(embeds_1LD, mask_1L, target).sum(), embeds_1LD)
         objective.gradients += 1
-        place = len(objective.start_ids)
+        position = len(objective.start_ids)
         for part in question.parts:
             tokens = slots[part.name] if isinstance(part, Slot) else objective.ids(part)
             if isinstance(part, Slot):
                 for number in range(len(tokens)):
-                    score_V = table @ grad_1LD[0, place + number]
+                    score_V = table @ grad_1LD[0, position + number]
                     key = (part.name, number)
                     totals[key] = totals.get(key, torch.zeros_like(score_V)) + score_V
-            place += len(tokens)
+            position += len(tokens)
     return totals

@@ -35,7 +35,7 @@ NOISE = 12.0
 """Standard deviation of what is added to every pixel."""
 
 Pixels = npt.NDArray[np.uint8]
-Told = Literal["story", "direct", "whole", "other"]
+Mode = Literal["story", "direct", "whole", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +91,17 @@ class Onlooker:
 
     def _reply(self, image: ImageSource, asked: str) -> str:
         if asked == CAPTION:
-            words = seen(decode(image, exact=True))
+            words = recognised(decode(image, exact=True))
             overlooked = keyed_rng("look", self.seed, image.name).random() < MISSED
             return " ".join(("a person in", *(words[:1] if overlooked else words)))
         if "People and things:" in asked:
             return _story(asked.rpartition("People and things:")[2])
         if "The picture shows" in asked:
             pixels_HWC, boxes = coarse(decode(image, exact=True)), _boxes(asked.rpartition("The picture shows")[2])
-            people = [(box[3] - box[1], seen(part_of(pixels_HWC, box, SIDE))) for box in boxes]
+            people = [(box[3] - box[1], recognised(part_of(pixels_HWC, box, SIDE))) for box in boxes]
             return self._answer(people)
         if "[1. image description]:" in asked:
-            return self._answer(_told(asked.rpartition("[1. image description]:")[2]))
+            return self._answer(_people_of(asked.rpartition("[1. image description]:")[2]))
         return "unclear"
 
     def _answer(self, people: Sequence[tuple[float, Sequence[str]]]) -> str:
@@ -134,7 +134,7 @@ def part_of(grid_HWC: Pixels, box: Sequence[float], side: int) -> Pixels:
     return grid_HWC[np.ix_(rows, columns)]
 
 
-def seen(pixels_HWC: Pixels) -> tuple[str, ...]:
+def recognised(pixels_HWC: Pixels) -> tuple[str, ...]:
     """The shirt's colour in the lower half, and tie or guitar where a cell has nearly its colour."""
     grid_HWC = coarse(pixels_HWC) if min(pixels_HWC.shape[:2]) > EYE else pixels_HWC
     cells_NC = grid_HWC.reshape(-1, 3).astype(np.float64)
@@ -152,11 +152,11 @@ def _boxes(text: str) -> list[list[float]]:
 
 
 def _story(records: str) -> str:
-    found = re.findall(r"<symbol>:\[(\w+)\] , <coordinate>:\[([\d, -]+)\] , <caption>:\[([^\]]*)\]", records)
-    return " ".join(f"<{symbol}> is {caption}, {where.split(', ')[3]} high." for symbol, where, caption in found)
+    records_found = re.findall(r"<symbol>:\[(\w+)\] , <coordinate>:\[([\d, -]+)\] , <caption>:\[([^\]]*)\]", records)
+    return " ".join(f"<{symbol}> is {caption}, {where.split(', ')[3]} high." for symbol, where, caption in records_found)
 
 
-def _told(story: str) -> list[tuple[float, Sequence[str]]]:
+def _people_of(story: str) -> list[tuple[float, Sequence[str]]]:
     return [(float(high), words.split()) for words, high in re.findall(r"<P\d> is ([^,]*), (\d+) high", story)]
 
 
@@ -164,10 +164,10 @@ def _told(story: str) -> list[tuple[float, Sequence[str]]]:
 class Related:
     """Names the relations of drawn pairs.
 
-    told  "story" of the picture, "direct" question, story of captions of the "whole" picture in place of crops, or of an "other" picture
+    mode  "story" of the picture, "direct" question, story of captions of the "whole" picture in place of crops, or of an "other" picture
     """
 
-    told: Told = "story"
+    mode: Mode = "story"
 
     def __call__(self, cell: Cell) -> Scores:
         count = SMOKE_PAIRS if cell.smoke else PAIRS
@@ -176,10 +176,10 @@ class Related:
         return {"accuracy": float(np.mean(right))}
 
     def _relation(self, pairs: Sequence[SocialPair], row: int, seed: int) -> str:
-        pair = pairs[(row + 1) % len(pairs)] if self.told == "other" else pairs[row]
+        pair = pairs[(row + 1) % len(pairs)] if self.mode == "other" else pairs[row]
         image = ArrayImage(pair.pixels_HWC, f"pair {row}")
-        pipeline = SocialGPT(Onlooker(seed), how="direct" if self.told == "direct" else "story")
-        if self.told != "whole":
+        pipeline = SocialGPT(Onlooker(seed), how="direct" if self.mode == "direct" else "story")
+        if self.mode != "whole":
             return pipeline.run(PairRequest(image, *pair.boxes)).relation
         records = pipeline.perceive(image, pair.boxes)
         alike = tuple(replace(one, caption=records.caption) for one in records.described)

@@ -42,28 +42,28 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
         if not isinstance(value, dict):
             raise DataError(f"holds a {type(value).__name__}", file=file, expected="annotations by id")
         for key, entry in value.items():
-            told = entry.get("annotation") if isinstance(entry, dict) else None
-            if not isinstance(told, dict) or not isinstance(entry.get("data_path"), str):
+            annotation = entry.get("annotation") if isinstance(entry, dict) else None
+            if not isinstance(annotation, dict) or not isinstance(entry.get("data_path"), str):
                 raise DataError(f"'{key}' is {str(entry)[:60]}", file=file, expected='{"data_path": path, "annotation": {...}}')
             paths.setdefault(key, entry["data_path"])
-            merged.setdefault(key, {}).update(told)
+            merged.setdefault(key, {}).update(annotation)
     finder = ImageFinder(files[0], source, root)
-    samples = [_sample(key, paths[key], told, files[0], finder) for key, told in merged.items()]
+    samples = [_sample(key, paths[key], annotation, files[0], finder) for key, annotation in merged.items()]
     return Pool.from_samples(samples, name=name)
 
 
-def _sample(key: str, path: str, told: dict[str, Any], file: Path, finder: ImageFinder) -> Sample:
+def _sample(key: str, path: str, annotation: dict[str, Any], file: Path, finder: ImageFinder) -> Sample:
     image = finder.find([path, Path(path).name])
     if image is None:
         raise DataError(
             f"the image '{path}' of '{key}' is not there", file=file, field="data_path", expected="it beside the file, or root="
         )
-    labels = told.get("labels") or []
-    given = {field: told.get(field) or [None] * len(labels) for field in LISTS}
+    labels = annotation.get("labels") or []
+    given = {field: annotation.get(field) or [None] * len(labels) for field in LISTS}
     for field, values in given.items():
         if not isinstance(values, list) or len(values) != len(labels):
             raise DataError(f"'{key}' has {len(values)} for {len(labels)} labels", file=file, field=field, expected="one each")
-    masks = _masks(key, told, len(labels), file)
+    masks = _masks(key, annotation, len(labels), file)
     try:
         regions = tuple(
             Region(_box(box), str(label), tuple(map(str, some or ())), 1.0 if score is None else float(score), mask)
@@ -71,13 +71,13 @@ def _sample(key: str, path: str, told: dict[str, Any], file: Path, finder: Image
                 given["bboxes"], labels, given["det_scores"], given["attributes"], masks, strict=True
             )
         )
-        relations = tuple(Relation(int(a), str(predicate), int(b)) for a, predicate, b in told.get("relations") or ())
+        relations = tuple(Relation(int(a), str(predicate), int(b)) for a, predicate, b in annotation.get("relations") or ())
         made = Sample(
             key.replace("/", "-").replace(".", "-"),
             FileImage(image),
             regions=regions,
             relations=relations,
-            media=_depth(key, told, file),
+            media=_depth(key, annotation, file),
         )
         _ = made.graph  # whose relations point at regions that are there
     except (TypeError, ValueError, DataError) as error:
@@ -90,8 +90,8 @@ def _box(value: Any) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _masks(key: str, told: dict[str, Any], count: int, file: Path) -> list[Any]:
-    path = _array(key, told, "seg_mask_id", file)
+def _masks(key: str, annotation: dict[str, Any], count: int, file: Path) -> list[Any]:
+    path = _array(key, annotation, "seg_mask_id", file)
     if path is None:
         return [None] * count
     mask_NHW = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -100,22 +100,22 @@ def _masks(key: str, told: dict[str, Any], count: int, file: Path) -> list[Any]:
     return [encode(np.asarray(mask_HW, bool)) for mask_HW in mask_NHW]
 
 
-def _depth(key: str, told: dict[str, Any], file: Path) -> dict[str, MediaItem]:
-    path = _array(key, told, "depth_mask_id", file)
+def _depth(key: str, annotation: dict[str, Any], file: Path) -> dict[str, MediaItem]:
+    path = _array(key, annotation, "depth_mask_id", file)
     return {} if path is None else {"depth": MediaItem("raster", (FileImage(path),))}
 
 
-def _array(key: str, told: dict[str, Any], field: str, file: Path) -> Path | None:
+def _array(key: str, annotation: dict[str, Any], field: str, file: Path) -> Path | None:
     """The .npy of a field; None where the annotation names none."""
-    named = told.get(field)
+    named = annotation.get(field)
     if not named:
         return None
     if not isinstance(named, str) or Path(named).name != named or Path(named).suffix != ".npy":
         raise DataError(
             f"'{key}' names {named!r}", file=file, field=field, expected="the name of a .npy; save pickled masks as one"
         )
-    places = [folder / below / named for folder in (file.parent, file.parent.parent) for below in (FOLDERS[field], ".")]
-    path = next((place for place in places if place.is_file()), None)
+    paths = [folder / below / named for folder in (file.parent, file.parent.parent) for below in (FOLDERS[field], ".")]
+    path = next((candidate for candidate in paths if candidate.is_file()), None)
     if path is None:
         raise DataError(
             f"the array '{named}' of '{key}' is not there", file=file, field=field, expected=f"it in {FOLDERS[field]}/"
