@@ -171,7 +171,7 @@ class SocialGPT:
         return storyteller.generate([NOTHING], [_dialogue(STORYTELLER, asked)], max_tokens=self.story_tokens)[0].strip()
 
     def reasoning_prompt(self, story: str, first: str = "P1", second: str = "P2") -> PromptLike:
-        """What the reasoner reads: the system segment as a turn of its own, then the rest."""
+        """Prompt of the reasoner: the system segment as a turn of its own, then the rest."""
         parts = reasoning_parts(story, first, second, self.labels)
         words = "".join(getattr(self.prompt, part.name) if isinstance(part, Slot) else part for part in parts)
         return _dialogue(self.prompt.system, words)

@@ -77,7 +77,7 @@ class QuestionWriter:
         dialogues.close()
 
     def count(self) -> Counts:
-        """How often every object, attribute, relation and count is asked about, over a sample of the images."""
+        """Counts of every object, attribute, relation and count that is asked about, over a sample of the images."""
         rows = list(self.order)
         if len(rows) > self.amounts.counted:
             rng = keyed_rng(KEY, "counted", self.seed)
@@ -164,7 +164,7 @@ class QuestionWriter:
 
 
 def met_needs(graph: ImageGraph) -> set[Need]:
-    """What a graph has for programs."""
+    """Needs of programs that a graph meets."""
     there: dict[Need, bool] = {
         "boxes": bool(graph.labels),
         "attributes": any(graph.attributes),

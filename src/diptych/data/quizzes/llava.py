@@ -24,7 +24,7 @@ TURNS = "conversations"
 
 
 def holds(row: Row) -> bool:
-    """Whether a row is a dialogue about pictures."""
+    """True for a row that is a dialogue about pictures."""
     return TURNS in row and "image" in row
 
 

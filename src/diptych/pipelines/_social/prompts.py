@@ -130,12 +130,12 @@ def listed_names(relations: Mapping[str, str]) -> str:
 
 
 def question_about(first: str, second: str, relations: Mapping[str, str]) -> str:
-    """What is asked about two people by their symbols."""
+    """Question about two people by their symbols."""
     return f"What is the most likely social relation between {first} and {second}? Choose one of {listed_names(relations)}."
 
 
 def answer_words(label: str) -> str:
-    """How an answer begins."""
+    """Beginning of an answer."""
     return f"[The final answer is <{label}>]."
 
 

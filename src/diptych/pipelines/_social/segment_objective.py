@@ -24,7 +24,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class SegmentQuestion:
-    """What stands around the segments of one training question.
+    """Training question: the texts around the segments, and its answer.
 
     parts   texts in order; `Slot` where a segment goes
     target  the answer that is to follow

@@ -47,7 +47,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class SegmentSearch:
-    """How GSPO goes on.
+    """Settings of GSPO.
 
     steps      at most
     top        candidates of each slot that are evaluated (K)
@@ -201,7 +201,7 @@ def _search(
 
 @dataclass
 class _Meter:
-    """What a search has spent since it began."""
+    """Cost of a search since it began."""
 
     objective: SegmentObjective
     _before: int = field(init=False)
