@@ -27,12 +27,12 @@ from diptych.tasks.generation.vqa import VQA
 from diptych.worlds.rendered import Rendered
 from diptych.worlds.scenes.world import Split, scenes
 
-SCENES, TESTED, SMOKE_ROWS, STEPS = 2000, 60, 24, 450
+SCENES, TESTED, SMOKE_ROWS, STEPS = 2000, 60, 24, 300
 ELSEWHERE = 1
 """The seed of what the language model reads."""
 PROGRAMS = ("graph_object", "graph_attribute")
-ASKED = 3
-"""Questions of a program that an image brings."""
+ASKED, LENGTH = 2, 192
+"""Questions of a program that an image brings, and tokens in which the language model reads them all one after the other."""
 
 
 def asked(sample: Sample) -> Sample:
@@ -67,7 +67,8 @@ class Tuned:
     def __call__(self, cell: Cell) -> Scores:
         elsewhere = drawn("train", SCENES, ELSEWHERE, cell, questions=True)
         steps = SMOKE_STEPS if cell.smoke else self.recipe.small_steps
-        host = small_language("", elsewhere, SmallLanguage(steps=steps, pieces=self.recipe.pieces, language=self.recipe.language))
+        reader = SmallLanguage(steps=steps, pieces=self.recipe.pieces, language=self.recipe.language, length=LENGTH)
+        host = small_language("", elsewhere, reader)
         recipe = replace(self.recipe, language_model=f"hf:{host}", image_weights=PAIRS)
         recipe = replace(recipe, small_image_steps=SMOKE_STEPS) if cell.smoke else recipe
         rows = drawn("train", SCENES, cell.seed, cell, questions=self.questions).remembering()
@@ -78,7 +79,7 @@ class Tuned:
 
 
 def claims() -> tuple[Claim, ...]:
-    small = {"small_steps": 1200, "small_image_steps": 400}
+    small = {"small_steps": 800, "small_image_steps": 400}
     tuned = replace(InstructBLIP.tiny(), **small, steps=STEPS, batch_size=32, requests=("Describe the picture.",))
     rates = around(tuned.lr)
     return (
