@@ -71,7 +71,7 @@ def test_always_yes_has_a_quarter_of_the_points_and_readers_differ() -> None:
     plus = task.item_values(records, "accuracy_plus")
     assert plus is not None
     np.testing.assert_array_equal(plus[:, 0], [1, np.nan] * 3)
-    assert task.in_words(records)[1].said == "no"
+    assert task.in_words(records)[1].answer == "no"
 
 
 def test_bad_options_and_answers_are_one_line() -> None:
