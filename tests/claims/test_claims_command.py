@@ -6,13 +6,14 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diptych.claims import ledger, registry
+from diptych.claims import freshness, ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.claim import LONG, Arm, Claim
 from diptych.claims.trace import Trace
@@ -73,6 +74,10 @@ def test_a_run_writes_a_verdict_and_two_lines_of_the_log(ask: Any, tmp_path: Pat
     entry = ledger.latest(tmp_path, "clip")
     assert entry is not None
     assert (entry.verdict, entry.commit, entry.seeds) == ("shown", "abc1234", CLAIM.verdict_seeds())
+    assert {"trace", "closure"}.isdisjoint(json.loads((tmp_path / "clip.jsonl").read_text()))
+    (line,) = freshness.read(tmp_path)["clip"]
+    assert (line.commit, line.hash) == ("abc1234", CLAIM.hash())
+    assert set(line.trace) == {"baseline", "method"}
     assert answer["entries"][0]["verdict"] == "shown"
     assert [(line["event"], line["writes"]) for line in logged(tmp_path)] == [("begun", True), ("ended", True)]
 
@@ -137,7 +142,8 @@ def test_another_processor_is_told_from_other_code_by_the_sources_of_the_verdict
     def traced(loss: float) -> Trace:
         return {side: {"losses": [{"loss": loss}], "scores": {"recall": 0.2}} for side in ("baseline", "method")}
 
-    monkeypatch.setattr(ledger, "claim_closure", lambda claim: "edited")
+    closures = (f"edited {number}" for number in count())
+    monkeypatch.setattr(freshness, "claim_closure", lambda claim: next(closures))
     monkeypatch.setattr(claims_work, "trace", lambda claim: traced(1.0 + 1e-7))
     for then, state in ((None, "stale"), (traced(1.0), "stale"), (traced(1.0 + 1e-7), "fresh")):
         monkeypatch.setattr(claims_work, "trace_at", answering(then))
@@ -199,7 +205,7 @@ class Renamed:
 
 
 def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reason(
-    ask: Any, monkeypatch: pytest.MonkeyPatch
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def declare(claim: Claim) -> None:
         monkeypatch.setattr(registry, "of", lambda slug: (claim,))
@@ -222,7 +228,8 @@ def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reas
     code, found, _ = ask("check", "clip", "--respelled", "level is value")
     assert (code, found["claims"][0]["state"]) == (0, "fresh")
     code, found, _ = ask("check", "clip")
-    assert (code, found["claims"][0]["state"]) == (0, "fresh"), "the reason stands in the ledger"
+    assert (code, found["claims"][0]["state"]) == (0, "fresh"), "the reason stands beside the verdict"
+    assert freshness.read(tmp_path)["clip"][0].respelled == ("level is value",)
     monkeypatch.setattr(registry, "every", lambda: [renamed, CLAIM])
     code, _, err = ask("check", "--respelled", "level is value")
     assert code != 0

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.claims import ledger
+from diptych.claims import freshness, ledger
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.engine import folder_of, run, smoke
+from diptych.claims.tree import Tree
 from diptych.claims.verdict import Margins
 from diptych.core.errors import ConfigError, DataError
 
@@ -99,13 +100,12 @@ def test_finished_cells_are_read_and_an_arm_that_stands_in_two_claims_runs_once(
     first = judged(claim(), tmp_path)
     made = len(CALLS)
     again = judged(claim(), tmp_path)
-    traced = 2  # a trace is never stored
-    assert len(CALLS) == made + traced
+    assert len(CALLS) == made
     assert again.difference == first.difference
     second = replace(claim(), name="second", baseline=Arm("other", Fake(0.3), RATES))
     CALLS.clear()
     judged(second, tmp_path, seeds=claim().verdict_seeds())
-    assert {arm for arm, *_ in CALLS[:-traced]} == {"other"}, "method and control were there already"
+    assert {arm for arm, *_ in CALLS} == {"other"}, "method and control were there already"
 
 
 def test_a_broken_off_claim_goes_on_with_the_missing_cells(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_smoke_and_trace_store_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_ledger_round_trip_old_lines_checks_and_broken_ones(tmp_path: Path) -> None:
+def test_ledger_round_trip_old_lines_freshness_and_broken_ones(tmp_path: Path) -> None:
     it = claim()
     entry = judged(it, tmp_path / "cells")
     path = ledger.path_of(tmp_path, "clip/names")
@@ -199,15 +199,28 @@ def test_ledger_round_trip_old_lines_checks_and_broken_ones(tmp_path: Path) -> N
     assert ledger.latest(tmp_path, "clip") == entry
     assert ledger.latest(tmp_path, "clip/names") is None
     assert [line.superseded for line in ledger.superseded(tmp_path, "clip")] == ["older rules"]
-    assert ledger.state(tmp_path, it, entry) == "fresh"
-    moved = replace(entry, closure="another")
-    assert ledger.state(tmp_path, it, moved) == "changed"
-    ledger.append(path, ledger.Check("clip", "2026-01-01", "abc", it.hash(), ledger.claim_closure(it)))
-    assert ledger.state(tmp_path, it, moved) == "fresh"
-    assert ledger.state(tmp_path, replace(it, metric="other"), entry) == "stale"
-    path.write_text(path.read_text() + "{half")
-    with pytest.raises(DataError, match="row 4"):
-        list(ledger.lines(path))
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "changed", "no line says which code was judged"
+    assert freshness.state({}, it, replace(entry, closure=freshness.claim_closure(it))) == "fresh", (
+        "a line of before says it itself"
+    )
+    line = freshness.judged(it, {}, Tree("abc", ()))
+    freshness.write(tmp_path, replace(line, claim="siglip"))
+    freshness.write(tmp_path, replace(line, closure="another"))
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "changed"
+    freshness.write(tmp_path, line)
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "fresh"
+    assert freshness.state(freshness.read(tmp_path), replace(it, metric="other"), entry) == "stale"
+    kept = tmp_path / freshness.FILE
+    assert [json.loads(text)["claim"] for text in kept.read_text().splitlines()] == ["clip", "siglip"]
+    merged = kept.read_text() + kept.read_text().splitlines()[0].replace(line.closure, "of the other branch") + "\n"
+    kept.write_text(merged)
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "fresh", "of two lines of a merge the one that fits counts"
+    freshness.write(tmp_path, line)
+    assert len(kept.read_text().splitlines()) == 2
+    for file in (path, kept):
+        file.write_text(file.read_text() + "{half")
+        with pytest.raises(DataError, match="row 3"):
+            list(ledger.lines(path) if file == path else freshness.read(tmp_path))
 
 
 def test_a_remark_is_what_stands_under_the_claims_own_heading(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from diptych.claims import ledger, registry
+from diptych.claims import freshness, ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.closure import SOURCES, closure, closure_hash
 from diptych.claims.trace import differences, trace
@@ -179,7 +179,7 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
         path.write_text(path.read_text().replace("set_learning_rate", "put_rate"))
     assert closure_hash(CLAIM, sources=copy) != entry["closure"]
     assert check()["state"] == "fresh"
-    assert '"checked": "equal trace"' in ledger.path_of(folder, KEY).read_text()
+    assert freshness.read(folder)[KEY][0].closure != entry["closure"]
     for file, old, new in CHANGES.values():
         edited(copy, file, old, new)
         assert check()["state"] == "stale"
@@ -202,10 +202,10 @@ def _entry(claim: Any) -> ledger.Entry:
     }
     controls = tuple(sides[arm.name] for arm in claim.controls)
     return ledger.Entry(
-        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), ledger.claim_closure(claim), {}, tuple(claim.verdict_seeds()),
+        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), {}, tuple(claim.verdict_seeds()),
         claim.data, claim.metric, True, claim.margins.matters, claim.margins.equivalence, sides[claim.baseline.name],
         sides[claim.method.name], controls, claim.equal_budget, sweep, 0.0, (0.0, 0.0), 1.0, 0.0, "no verdict", "", {},
-        3, 0.0, trace(claim),
+        3, 0.0, (), freshness.claim_closure(claim), trace(claim),
     )  # fmt: skip
 
 

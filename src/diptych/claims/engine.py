@@ -19,9 +19,8 @@ from diptych.claims.cell import Cell, CellResult, run_cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.closure import closure_hash
 from diptych.claims.declared import declared_hash, modules_of
-from diptych.claims.ledger import Entry, Side, claim_closure
+from diptych.claims.ledger import Entry, Side
 from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, choose
-from diptych.claims.trace import trace
 from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError
@@ -140,7 +139,6 @@ def _entry(
         date=datetime.now(UTC).date().isoformat(),
         commit=commit,
         hash=claim.hash(),
-        closure=claim_closure(claim),
         machine=environment(),
         seeds=seeds,
         data=claim.data,
@@ -163,7 +161,6 @@ def _entry(
         reached={name: list(arms) for name, arms in judged.reached.items()},
         seeds_needed=seeds_needed(judged.difference.spread, claim.margins.matters),
         cpu_seconds=sum(_cpu(cells) for cells in found.values()) + sum(arm.cpu_seconds for arm in swept.values()),
-        trace=trace(claim),
     )
 
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.claims import ledger
+from diptych.claims import freshness, ledger
 from diptych.claims.claim import Claim
-from diptych.claims.ledger import Entry, State, Superseded
+from diptych.claims.freshness import State
+from diptych.claims.ledger import Entry, Superseded
 from diptych.claims.verdict import holm
 from diptych.report.forest import Mark, Span, forest_plot
 
@@ -45,8 +46,9 @@ class Row:
         }
 
 
-def rows(folder: Path, claims: Sequence[Claim]) -> list[Row]:
-    """In the order of the claims."""
+def rows(folder: Path, claims: Sequence[Claim], *, states: bool = True) -> list[Row]:
+    """In the order of the claims. states=False does not ask whether verdicts are fresh, which reads all sources."""
+    kept = freshness.read(folder) if states else {}
     found = [(claim, ledger.latest(folder, claim.key)) for claim in claims]
     main = [(claim.key, entry.p) for claim, entry in found if entry and not claim.name and entry.verdict != "no verdict"]
     adjusted = dict(zip((key for key, _ in main), holm([p for _, p in main]), strict=True))
@@ -54,7 +56,7 @@ def rows(folder: Path, claims: Sequence[Claim]) -> list[Row]:
         Row(
             claim,
             entry,
-            ledger.state(folder, claim, entry) if entry else None,
+            freshness.state(kept, claim, entry) if states and entry else None,
             tuple(ledger.superseded(folder, claim.key)),
             adjusted.get(claim.key, math.nan),
             ledger.remark(folder, claim.key),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diptych.claims import engine, ledger, registry
+from diptych.claims import engine, freshness, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import LONG, Claim
 from diptych.claims.cost import estimate_costs
@@ -86,13 +86,15 @@ def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
     ledger.append(log, {**facts, "event": "begun"})
     try:
         entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, on_cell=_report)
+        line = freshness.judged(claim, trace(claim), now) if writes else None
     except BaseException as error:
         ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
         raise
     found = {"verdict": entry.verdict, "difference": entry.difference, "p": entry.p, "cpu_seconds": entry.cpu_seconds}
     ledger.append(log, {**facts, "event": "ended", **found})
-    if writes:
+    if line is not None:
         ledger.append(ledger.path_of(args.ledger, claim.key), entry)
+        freshness.write(args.ledger, line)
     return entry
 
 
@@ -128,23 +130,17 @@ def check_claims(args: Check) -> int:
         entry = ledger.latest(args.ledger, claim.key)
         if entry is None:
             continue
-        state, parted = ledger.state(args.ledger, claim, entry), list[str]()
+        kept = freshness.read(args.ledger)
+        state, parted = freshness.state(kept, claim, entry), list[str]()
+        before = kept.get(claim.key, [freshness.of_verdict(entry)])[-1]
         respelled = args.respelled if state == "stale" else ""
         if state == "changed" or respelled:
-            parted = ledger.edits(claim, entry) or _parted(claim, entry)
+            parted = ledger.edits(claim, entry) or _parted(claim, before)
             rule = ledger.recompute_verdict(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
             state = "stale" if parted else "fresh"
             if not parted:
-                check = ledger.Check(
-                    claim.key,
-                    datetime.now(UTC).date().isoformat(),
-                    tree().commit,
-                    claim.hash(),
-                    ledger.claim_closure(claim),
-                    respelled,
-                )
-                ledger.append(ledger.path_of(args.ledger, claim.key), check)
+                freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
         elif state == "stale":
             parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
         found.append({"claim": claim.key, "state": state, "differences": parted})
@@ -154,12 +150,12 @@ def check_claims(args: Check) -> int:
     return 1 if stale else 0
 
 
-def _parted(claim: Claim, entry: ledger.Entry) -> list[str]:
-    """Where the trace of a claim parts from its verdict's, in words. Before that counts, the sources of the verdict are traced here, too:
+def _parted(claim: Claim, before: freshness.Freshness) -> list[str]:
+    """Where the trace of a claim parts from the one before, in words. Before that counts, the sources of that commit are traced here, too:
     frozen encoders speak in float32, whose last digits differ from processor to processor."""
     now = trace(claim)
-    parted = differences(entry.trace, now)
-    if parted and (then := trace_at(entry.commit, claim.key)) is not None:
+    parted = differences(before.trace, now)
+    if parted and (then := trace_at(before.commit, claim.key)) is not None:
         return differences(then, now)
     return parted
 
