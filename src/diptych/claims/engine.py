@@ -36,12 +36,22 @@ class Swept:
     record: dict[str, Any]
     cells: tuple[CellResult, ...]
     cpu_seconds: float
+    shared: dict[str, float | None]
 
 
-def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on_cell: OnCell = lambda cell, done: None) -> Entry:
+def run(
+    claim: Claim,
+    *,
+    cells: Path,
+    commit: str,
+    seeds: Sequence[int] = (),
+    tries: int = 1,
+    on_cell: OnCell = lambda cell, done: None,
+) -> Entry:
     """The verdict on a claim. Writes nothing but cells.
 
     seeds  others than the claim's own, for whoever wants to see the verdict again; a verdict on them does not enter the ledger
+    tries  declarations of this claim that were run to their end, this one included
     Raises ConfigError when seeds were used for tuning, budgets are unequal, or an arm trains without a sweep.
     """
     seeds = tuple(seeds) or claim.verdict_seeds()
@@ -60,7 +70,7 @@ def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on
                 raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
             found[arm.name].append(done)
     check_equal(claim.key, {arm.name: mean_spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
-    return _entry(claim, seeds, found, swept, commit)
+    return _entry(claim, seeds, found, swept, commit, tries)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -93,7 +103,7 @@ def _run(claim: Claim, arm: Arm, cell: Cell, on_cell: OnCell) -> CellResult:
 
 def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell) -> Swept:
     if not arm.rates:
-        return Swept(None, {}, (), 0.0)
+        return Swept(None, {}, (), 0.0, {})
     metric = claim.tuned_by or claim.metric
     found: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
     for seed in claim.tuning_seeds:
@@ -110,11 +120,12 @@ def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell) -> Swept:
         "seeds": list(claim.tuning_seeds),
         "rule": RULE,
     }
-    return Swept(best.rate, record, tuple(found[best.rate]), _cpu([cell for done in found.values() for cell in done]))
+    cells = [cell for done in found.values() for cell in done]
+    return Swept(best.rate, record, tuple(found[best.rate]), _cpu(cells), _shared(cells))
 
 
 def _entry(
-    claim: Claim, seeds: tuple[int, ...], found: dict[str, list[CellResult]], swept: dict[str, Swept], commit: str
+    claim: Claim, seeds: tuple[int, ...], found: dict[str, list[CellResult]], swept: dict[str, Swept], commit: str, tries: int
 ) -> Entry:
     values = {name: [cell.scores[claim.metric] for cell in cells] for name, cells in found.items()}
     judged = judge(
@@ -124,6 +135,9 @@ def _entry(
         claim.margins,
         higher_is_better=claim.higher_is_better,
     )
+
+    shared = {name: value for cells in found.values() for name, value in _shared(cells).items()}
+    shared |= {name: value for arm in swept.values() for name, value in arm.shared.items()}
 
     def side(arm: Arm) -> Side:
         cells = found[arm.name]
@@ -161,12 +175,24 @@ def _entry(
         reached={name: list(arms) for name, arms in judged.reached.items()},
         seeds_needed=seeds_needed(judged.difference.spread, claim.margins.matters),
         cpu_seconds=sum(_cpu(cells) for cells in found.values()) + sum(arm.cpu_seconds for arm in swept.values()),
+        shared_cpu_seconds=_sum_known(shared),
+        tries=tries,
     )
 
 
 def _cpu(cells: Sequence[CellResult]) -> float:
     """Of cells that ran through; one that was stopped and went on is not known."""
     return sum(seconds for cell in cells if (seconds := cell.cost["cpu_seconds"]) == seconds)
+
+
+def _shared(cells: Sequence[CellResult]) -> dict[str, float | None]:
+    return {name: seconds for cell in cells for name, seconds in cell.shared.items()}
+
+
+def _sum_known(shared: dict[str, float | None]) -> float | None:
+    """Each shared model once; None where what one took is not known."""
+    known = [seconds for seconds in shared.values() if seconds is not None]
+    return sum(known) if len(known) == len(shared) else None
 
 
 def _stem(rate: float | None, seed: int) -> str:

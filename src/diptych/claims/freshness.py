@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from diptych.claims.claim import Claim
 from diptych.claims.closure import closure_hash
+from diptych.claims.constants import constants_hash
 from diptych.claims.declared import modules_of
 from diptych.claims.ledger import Entry
+from diptych.claims.trace import Trace, trace
 from diptych.claims.tree import Tree
 from diptych.core.config import from_plain
 from diptych.core.disk.files import write_atomic
@@ -33,6 +35,7 @@ class Freshness:
 
     date, commit   of the check; the commit of changed sources ends with "+"
     hash, closure  of the declaration, and of the syntax of all modules that it reaches
+    constants      hash of full-size constants, see `claims/constants.py`; "" of a line whose trace has the earlier form
     respelled      why the declaration may have another hash than the verdict's and still says the same: a field was renamed, say
     trace          of the judged code, see `claims/trace.py`; what later code is compared with
     """
@@ -42,8 +45,9 @@ class Freshness:
     commit: str
     hash: str
     closure: str
+    constants: str = ""
     respelled: tuple[str, ...] = ()
-    trace: dict[str, Any] = field(default_factory=dict, repr=False)
+    trace: Trace = field(default_factory=dict, repr=False)
 
 
 Kept = dict[str, list[Freshness]]
@@ -77,10 +81,11 @@ def claim_closure(claim: Claim) -> str:
     return closure_hash(*sorted(modules_of(claim)))
 
 
-def judged(claim: Claim, trace: dict[str, Any], now: Tree) -> Freshness:
+def judged(claim: Claim, traced: Trace, now: Tree) -> Freshness:
     """The line of a claim that was judged with the present code."""
     commit = now.commit + ("" if now.clean else "+")
-    return Freshness(claim.key, datetime.now(UTC).date().isoformat(), commit, claim.hash(), claim_closure(claim), trace=trace)
+    date = datetime.now(UTC).date().isoformat()
+    return Freshness(claim.key, date, commit, claim.hash(), claim_closure(claim), constants_hash(claim), trace=traced)
 
 
 def of_verdict(entry: Entry) -> Freshness:
@@ -88,10 +93,18 @@ def of_verdict(entry: Entry) -> Freshness:
     return Freshness(entry.claim, entry.date, entry.commit, entry.hash, entry.closure, trace=entry.trace)
 
 
+def line_of(kept: Kept, entry: Entry) -> Freshness:
+    """The line that speaks about this verdict."""
+    own = [line for line in kept.get(entry.claim, ()) if line.hash == entry.hash or line.respelled]
+    return own[-1] if own else of_verdict(entry)
+
+
 def checked(claim: Claim, before: Freshness, now: Tree, respelled: str = "") -> Freshness:
-    """The line of a claim whose present code behaves as `before` says; its trace stays, so that small differences do not add up."""
+    """The line of a claim whose present code behaves as `before` says. Its trace stays, so that small differences do not add up; one of
+    the earlier form is taken anew."""
     reasons = (*before.respelled, *([respelled] if respelled else []))
-    return replace(judged(claim, before.trace, now), respelled=reasons)
+    kept = before.trace if before.constants else trace(claim)
+    return replace(judged(claim, kept, now), respelled=reasons)
 
 
 def _lines(path: Path) -> Iterator[Freshness]:

@@ -44,6 +44,8 @@ class Entry:
     seeds_needed     for power .8 at the margin that matters, at the spread that was seen
     cpu_seconds      of all cells, the sweep and the controls included
     bounds           what could be reached at best; no part of the verdict
+    shared_cpu_seconds  of models that all cells share (a base, a language model), once, beside `cpu_seconds`; None: not known
+    tries            declarations of this claim that were run to their end, this one included, by the log
     closure, trace   of lines before freshness had a file of its own
     """
 
@@ -74,6 +76,8 @@ class Entry:
     seeds_needed: int
     cpu_seconds: float
     bounds: tuple[Side, ...] = ()
+    shared_cpu_seconds: float | None = 0.0
+    tries: int = 1
     closure: str = ""
     trace: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -115,7 +119,7 @@ def lines(path: Path) -> Iterator[Line]:
             plain = parse_json(text)
             if "superseded" in plain:
                 yield Superseded(plain["claim"], plain["superseded"], plain)
-            else:
+            elif "checked" not in plain:  # of before freshness had a file of its own; a merge may bring such a line
                 yield from_plain(Entry, plain)
         except (ValueError, KeyError, TypeError, ConfigError, UnknownName) as error:
             raise DataError(f"not a ledger line ({error})", file=path, row=row) from error
@@ -129,6 +133,18 @@ def entries(folder: Path, key: str) -> list[Entry]:
 def latest(folder: Path, key: str) -> Entry | None:
     """The newest verdict on a claim by the present rules."""
     return next(reversed(entries(folder, key)), None)
+
+
+def tries(folder: Path, claim: Claim) -> int:
+    """Declarations of a claim that were run to their end by the log, dry runs too, with the present one: what was changed until it won."""
+    path, hashes = folder / LOG, {claim.hash()}
+    for row, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            line = parse_json(text)
+            hashes |= {str(line["hash"])} if line["claim"] == claim.key and line.get("verdict") else set()
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"not a line of the log ({error})", file=path, row=row) from error
+    return len(hashes)
 
 
 def superseded(folder: Path, key: str) -> list[Superseded]:

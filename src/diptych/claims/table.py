@@ -28,6 +28,7 @@ class Row:
     state: State | None
     before: tuple[Superseded, ...] = ()
     p_holm: float = math.nan
+    tries: int = 1
     remark: str = field(default="", repr=False)
 
     @property
@@ -41,6 +42,7 @@ class Row:
             "verdict": self.verdict,
             "state": self.state,
             "p_holm": None if math.isnan(self.p_holm) else self.p_holm,
+            "tries": self.tries,
             "entry": asdict(self.entry) if self.entry else None,
             "superseded": [line.line for line in self.before],
         }
@@ -59,6 +61,7 @@ def rows(folder: Path, claims: Sequence[Claim], *, states: bool = True) -> list[
             freshness.state(kept, claim, entry) if states and entry else None,
             tuple(ledger.superseded(folder, claim.key)),
             adjusted.get(claim.key, math.nan),
+            ledger.tries(folder, claim),
             ledger.remark(folder, claim.key),
         )
         for claim, entry in found
@@ -77,7 +80,8 @@ def table_lines(found: Sequence[Row]) -> list[str]:
         words = f"{entry.verdict}{'' if row.state == 'fresh' else f' ({row.state})'}"
         corrected = "" if math.isnan(row.p_holm) else f", Holm {row.p_holm:.2g}"
         numbers = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p {entry.p:.2g}{corrected}"
-        lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}  {entry.date} {entry.commit}")
+        tries = f"  tries: {row.tries}" if row.tries > 1 else ""
+        lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}{tries}  {entry.date} {entry.commit}")
     return lines
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from diptych.claims import engine, freshness, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import LONG, Claim
+from diptych.claims.constants import changed_constants, constants_hash
 from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
@@ -57,6 +58,14 @@ def run_claims(args: Run) -> int:
         low, high = entry.interval
         difference = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p = {entry.p:.3g}"
         spent = f"{len(entry.seeds)} seeds, {entry.cpu_seconds / 60:.1f} processor minutes"
+        if entry.shared_cpu_seconds != 0:
+            own = (
+                "an unknown time"
+                if entry.shared_cpu_seconds is None
+                else f"{entry.shared_cpu_seconds / 60:.1f} processor minutes"
+            )
+            spent += f", and {own} for models that its cells share"
+        spent += f", tries: {entry.tries}" if entry.tries > 1 else ""
         why = f" ({entry.why})" if entry.why else ""
         power = f"; a difference of {entry.matters:g} needs {entry.seeds_needed} seeds" if entry.verdict == "open" else ""
         lines.append(f"{claim.key}: {entry.verdict}{why}; {difference}, {spent}{power}")
@@ -82,10 +91,12 @@ def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
         "seeds": list(seeds),
         "writes": writes,
     }
-    log = args.ledger / ledger.LOG
+    log, tries = args.ledger / ledger.LOG, ledger.tries(args.ledger, claim)
+    if tries > 1:
+        say(f"note: {tries - 1} other declarations of {claim.key} were run to their end before this one")
     ledger.append(log, {**facts, "event": "begun"})
     try:
-        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, on_cell=_report)
+        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, tries=tries, on_cell=_report)
         line = freshness.judged(claim, trace(claim), now) if writes else None
     except BaseException as error:
         ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
@@ -132,17 +143,18 @@ def check_claims(args: Check) -> int:
             continue
         kept = freshness.read(args.ledger)
         state, parted = freshness.state(kept, claim, entry), list[str]()
-        before = kept.get(claim.key, [freshness.of_verdict(entry)])[-1]
-        respelled = args.respelled if state == "stale" else ""
-        if state == "changed" or respelled:
-            parted = ledger.edits(claim, entry) or _parted(claim, before)
+        before = freshness.line_of(kept, entry)
+        respelled = args.respelled if state != "fresh" else ""
+        if state == "stale" and not respelled:
+            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+        elif state != "fresh":
+            parted = ledger.edits(claim, entry) or _parted(claim, before, respelled=bool(respelled))
             rule = ledger.recompute_verdict(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
-            state = "stale" if parted else "fresh"
-            if not parted:
-                freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
-        elif state == "stale":
-            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+        if not parted and (state != "fresh" or not before.constants):
+            freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
+            say(f"{claim.key:<{WIDTH}}checked")
+        state = "stale" if parted else "fresh"
         found.append({"claim": claim.key, "state": state, "differences": parted})
         lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
     stale = any(row["state"] == "stale" for row in found)
@@ -150,10 +162,12 @@ def check_claims(args: Check) -> int:
     return 1 if stale else 0
 
 
-def _parted(claim: Claim, before: freshness.Freshness) -> list[str]:
-    """Where the trace of a claim parts from the one before, in words. Before that counts, the sources of that commit are traced here, too:
-    frozen encoders speak in float32, whose last digits differ from processor to processor."""
-    now = trace(claim)
+def _parted(claim: Claim, before: freshness.Freshness, *, respelled: bool) -> list[str]:
+    """Where constants or trace of a claim part from those before, in words. Before a trace counts, the sources of that commit are traced
+    here, too: single digits may differ from processor to processor. Who says that a claim was respelled speaks for its constants."""
+    if before.constants and not respelled and before.constants != constants_hash(claim):
+        return [changed_constants(claim, before.commit)]
+    now = trace(claim) if before.constants else trace(claim, earlier=True)
     parted = differences(before.trace, now)
     if parted and (then := trace_at(before.commit, claim.key)) is not None:
         return differences(then, now)

@@ -75,7 +75,11 @@ def small_language(address: str, data: Dataset, settings: SmallLanguage) -> Path
     corpus = training_rows(open_data(address)) if address else data
     key = [FORMAT, corpus.fingerprint, asdict(settings), SMALL_LANGUAGE]
     seed = keyed_seed("small language", settings.seed)
-    return cached_model("languages", key, lambda: _trained(_known(corpus, settings.language), settings, corpus.name), seed=seed)
+
+    def make() -> Callable[[Path], object]:
+        return _trained(_known(corpus, settings.language), settings, corpus.name)
+
+    return cached_model("languages", key, make, seed=seed, doubles=True)
 
 
 def shuffled(text: str, rng: np.random.Generator, *, most: int, alone: float = ALONE) -> str:
@@ -152,7 +156,7 @@ def _trained(known: Sequence[Known], settings: SmallLanguage, name: str) -> Call
 
     def write(folder: Path) -> None:
         with quiet():
-            model.inner.save_pretrained(folder)
+            model.inner.float().save_pretrained(folder)
         tokenizer.save(folder)
 
     return write
