@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.claims import freshness, ledger, registry
+from diptych.claims import constants, freshness, ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.claim import LONG, Arm, Claim
-from diptych.claims.trace import Trace
+from diptych.claims.trace import Trace, trace
 from diptych.claims.tree import Tree, sources_of, tree
 from diptych.claims.verdict import Margins
 from diptych.cli import main
@@ -149,6 +150,59 @@ def test_another_processor_is_told_from_other_code_by_the_sources_of_the_verdict
         monkeypatch.setattr(claims_work, "trace_at", answering(then))
         assert ask("check")[1]["claims"][0]["state"] == state
     assert entered == [("abc1234", "clip")] * 3
+
+
+def test_changed_constants_make_a_verdict_stale_unless_somebody_says_why(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask("run", "clip")
+    monkeypatch.setattr(freshness, "claim_closure", lambda claim: "edited")
+    monkeypatch.setattr(claims_work, "constants_hash", lambda claim: "edited")
+    answers = {"abc1234": {"500": 2, "3": 1}}
+    monkeypatch.setattr(constants, "run_at", lambda commit, program, key: answers.get(commit))
+    monkeypatch.setattr(constants, "constants", lambda claim: Counter({"500": 1, "50": 1, "3": 1}))
+    code, found, _ = ask("check")
+    assert (code, found["claims"][0]["differences"]) == (1, ["constants of its cells or worlds have changed: 500 went; 50 came"])
+    assert ask("check", "clip", "--respelled", "one 500 was never used")[1]["claims"][0]["state"] == "fresh"
+    assert freshness.read(tmp_path)["clip"][0].respelled == ("one 500 was never used",)
+
+
+def test_a_line_of_before_is_compared_by_its_own_form_and_gets_the_present_one(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask("run", "clip")
+    entry = ledger.latest(tmp_path, "clip")
+    assert entry is not None
+    earlier = trace(CLAIM, earlier=True)
+    (tmp_path / "clip.jsonl").unlink()
+    ledger.append(tmp_path / "clip.jsonl", {**asdict(entry), "closure": "of then", "trace": earlier})
+    check = {"claim": "clip", "date": "2026-11-27", "commit": "a", "hash": "b", "closure": "c", "checked": "equal trace"}
+    ledger.append(tmp_path / "clip.jsonl", check)
+    (tmp_path / freshness.FILE).unlink()
+    asked: list[bool] = []
+
+    def traced(claim: Claim, *, earlier: bool = False) -> Trace:
+        asked.append(earlier)
+        return trace(claim, earlier=earlier)
+
+    monkeypatch.setattr(claims_work, "trace", traced)
+    monkeypatch.setattr(freshness, "trace", traced)
+    for _ in range(2):
+        assert ask("check")[1]["claims"][0]["state"] == "fresh"
+    assert asked == [True, False], "once by its own form, once anew; then nothing has changed"
+    assert freshness.read(tmp_path)["clip"][0].constants
+
+
+def test_declarations_that_were_run_before_are_counted(ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert ask("run", "clip")[1]["entries"][0]["tries"] == 1
+    edited = replace(CLAIM, method=Arm("better", Fixed(0.5)))
+    monkeypatch.setattr(registry, "of", lambda slug: (edited,))
+    monkeypatch.setattr(registry, "every", lambda: [edited])
+    _, answer, err = ask("run", "clip", "--dry")
+    assert "1 other declarations of clip were run to their end before this one" in err
+    assert answer["entries"][0]["tries"] == 2
+    assert ask("table")[1]["claims"][0]["tries"] == 2
+    assert main(["claims", "table", "--ledger", str(tmp_path)]) == 0
 
 
 def test_sources_of_a_commit_come_back_as_they_were(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from diptych.claims.syntax import ENTRY, FILE, without_docstrings
 from diptych.claims.tree import run_at
 
 OWN = ("diptych.claims.cells.", "diptych.claims.systems.", "diptych.worlds.")
-WORD = re.compile(r"\W*\w*\W*")
+WORD = re.compile(r"[A-Za-z_][\w/.-]*")
 RECOUNT = """
 import json, sys
 from diptych.claims import registry

@@ -138,7 +138,7 @@ class FrozenImages:
         frozen: Any = tower.eval().requires_grad_(False)
         self.tower = frozen.to(memory_format=torch.channels_last)
         self.name, self.width, self.licence = entry.name, entry.width, entry.licence
-        self._known_by: dict[Engine, OrderedDict[bytes, npt.NDArray[np.float32]]] = {}
+        self._known: dict[Engine, OrderedDict[bytes, npt.NDArray[np.float32]]] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -156,7 +156,7 @@ class FrozenImages:
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         keys = [content(image) for image in images]
-        known = self._known_by.setdefault(self.engine, OrderedDict())
+        known = self._known.setdefault(self.engine, OrderedDict())
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
         found = content_features.find(cache_folder() / "features", table_ending(self, "images"), list(new))  # of any command
         known.update(found)
