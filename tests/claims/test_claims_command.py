@@ -36,7 +36,7 @@ class Fixed:
 
 CLAIM = Claim(
     slug="clip",
-    kind="mechanism check",
+    kind="paper's claim",
     sentence="more is more",
     source="nobody",
     refuted="less",
@@ -114,7 +114,9 @@ def test_a_run_that_fails_stands_in_the_log(ask: Any, tmp_path: Path, monkeypatc
     assert logged(tmp_path)[-1]["reason"] == "MemoryError: no room"
 
 
-def test_check_and_table_speak_about_what_is_there(ask: Any, tmp_path: Path) -> None:
+def test_check_and_table_speak_about_what_is_there(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ask("table")[1]["claims"][0]["verdict"] == "not judged"
     ask("run", "clip")
     assert ask("check")[1]["claims"] == [{"claim": "clip", "state": "fresh", "differences": []}]
@@ -123,6 +125,17 @@ def test_check_and_table_speak_about_what_is_there(ask: Any, tmp_path: Path) -> 
     assert (answer["claims"][0]["verdict"], answer["claims"][0]["state"]) == ("shown", "fresh")
     alone = answer["claims"][0]
     assert alone["p_holm"] == pytest.approx(alone["entry"]["p"], abs=1e-12), "one main claim: nothing to correct"
+    waiting = [CLAIM, *(replace(CLAIM, slug=slug) for slug in ("siglip", "fiber", "keep"))]
+    monkeypatch.setattr(registry, "every", lambda: waiting)
+    entry = ledger.latest(tmp_path, "clip")
+    assert entry is not None
+    for p, counted in ((0.012, "shown"), (0.0126, "open")):
+        ledger.append(tmp_path / "clip.jsonl", replace(entry, p=p))
+        row = ask("table")[1]["claims"][0]
+        assert (row["verdict"], row["counted"]) == ("shown", counted), "three claims that nobody judged stand in the family, too"
+        assert row["p_holm"] == pytest.approx(4 * p)
+    main(["claims", "table", "--ledger", str(tmp_path)])
+    assert "over all 4 main claims, those without a verdict with p = 1: 0 shown" in capsys.readouterr().out
     assert plot.read_text().count("<circle") == 5
 
 

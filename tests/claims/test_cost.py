@@ -35,7 +35,7 @@ def claim(name: str = "") -> Claim:
     return Claim(
         slug="clip",
         name=name,
-        kind="mechanism check",
+        kind="paper's claim",
         sentence="more is more",
         source="nobody",
         refuted="less",

@@ -168,6 +168,29 @@ def test_what_may_not_give_a_verdict(tmp_path: Path) -> None:
         judged(claim(metric="accuracy"), tmp_path)
 
 
+def test_a_grid_is_widened_once_where_its_edge_is_best(tmp_path: Path) -> None:
+    low = claim(method=0.4, baseline=0.2)
+    low = replace(low, method=Arm("better", Fake(0.4), (1e-5, 1e-4, 3e-4)), baseline=Arm("plain", Fake(0.2), (2e-3, 6e-3, 2e-2)))
+    tried: list[tuple[str, float, float]] = []
+    entry = judged(low, tmp_path, on_widened=lambda *words: tried.append(words))
+    assert tried == [("plain", 2e-3, 0.000666667), ("better", 3e-4, 9e-4)]
+    sweep = entry.sweep["better"]
+    assert (sweep["chosen"], sweep["widened"], sweep["at_edge"]) == (9e-4, ["0.0009"], True), "once: the next edge is only marked"
+    assert list(sweep["rates"]) == ["1e-05", "0.0001", "0.0003", "0.0009"]
+    assert all(len(values) == 3 for values in sweep["rates"].values())
+    assert {rate for arm, seed, rate, _ in CALLS if arm == "better" and seed > 2} == {9e-4}
+    assert ledger.edits(low, entry) == [], "what the runner tried is no edit of the declaration"
+    assert judged(claim(), tmp_path).sweep["better"]["widened"] == []
+
+
+def test_a_mechanism_check_in_which_nothing_learns_gives_no_verdict(tmp_path: Path) -> None:
+    planted = claim(baseline=0.2, method=0.4)
+    planted = replace(planted, baseline=Arm("plain", Fake(0.2, trains=False)), method=Arm("better", Fake(0.4, trains=False)))
+    with pytest.raises(ConfigError, match="no arm learns anything"):
+        judged(planted, tmp_path)
+    assert judged(replace(planted, kind="paper's claim"), tmp_path).verdict == "shown"
+
+
 def test_a_bound_is_run_and_shown_and_decides_nothing(tmp_path: Path) -> None:
     above = Arm("true labels", Fake(0.9))
     entry = judged(claim(bounds=(above,)), tmp_path)

@@ -19,13 +19,15 @@ from diptych.claims.cell import Cell, CellResult, run_cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.closure import closure_hash
 from diptych.claims.declared import declared_hash, modules_of
-from diptych.claims.ledger import Entry, Side
-from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, choose
+from diptych.claims.ledger import Entry, Side, learned
+from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, Chosen, choose
 from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError
 
 OnCell = Callable[[Cell, CellResult], None]
+OnWidened = Callable[[str, float, float], None]
+"""Arm, the best rate of its grid, and the one beyond that is tried, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def run(
     seeds: Sequence[int] = (),
     tries: int = 1,
     on_cell: OnCell = lambda cell, done: None,
+    on_widened: OnWidened = lambda arm, rate, beyond: None,
 ) -> Entry:
     """The verdict on a claim. Writes nothing but cells.
 
@@ -56,7 +59,7 @@ def run(
     """
     seeds = tuple(seeds) or claim.verdict_seeds()
     check_seeds(seeds)
-    swept = {arm.name: _sweep(claim, arm, cells, on_cell) for arm in claim.arms}
+    swept = {arm.name: _sweep(claim, arm, cells, on_cell, on_widened) for arm in claim.arms}
     tuned = {name: mean_spent(found.cells) for name, found in swept.items() if found.cells}
     if len(tuned) == len(claim.arms):
         check_equal(claim.key, tuned, claim.equal_budget)
@@ -70,6 +73,8 @@ def run(
                 raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
             found[arm.name].append(done)
     check_equal(claim.key, {arm.name: mean_spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
+    if claim.kind == "mechanism check" and not any(learned(mean_spent(cells)) for cells in found.values()):
+        raise ConfigError(f"claim '{claim.key}': no arm learns anything (expected a test in tests/ of what it plants)")
     return _entry(claim, seeds, found, swept, commit, tries)
 
 
@@ -101,27 +106,52 @@ def _run(claim: Claim, arm: Arm, cell: Cell, on_cell: OnCell) -> CellResult:
     return done
 
 
-def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell) -> Swept:
+def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnWidened) -> Swept:
+    """The best rate of an arm. Where it is at the edge of the grid, one more beyond it is tried, once; its cells count as any."""
     if not arm.rates:
         return Swept(None, {}, (), 0.0, {})
-    metric = claim.tuned_by or claim.metric
+    metric, widened = claim.tuned_by or claim.metric, list[str]()
+
+    def tuned(rate: float, seed: int) -> CellResult:
+        folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
+        return _run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell)
+
     found: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
     for seed in claim.tuning_seeds:
         for rate, done in found.items():
-            folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
-            done.append(_run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell))
-    scores = {rate: [cell.scores[metric] for cell in done] for rate, done in found.items()}
-    best = choose(scores, higher_is_better=claim.higher_is_better)
+            done.append(tuned(rate, seed))
+
+    def chosen() -> tuple[dict[float, list[float]], Chosen]:
+        scores = {rate: [cell.scores[metric] for cell in done] for rate, done in found.items()}
+        return scores, choose(scores, higher_is_better=claim.higher_is_better)
+
+    scores, best = chosen()
+    if best.at_edge and len(scores) > 1:
+        beyond = _beyond(best.rate, sorted(scores))
+        found[beyond] = [tuned(beyond, seed) for seed in claim.tuning_seeds]
+        on_widened(arm.name, best.rate, beyond)
+        widened, (scores, best) = [f"{beyond:g}"], chosen()
     record = {
         "rates": {f"{rate:g}": values for rate, values in scores.items()},
         "chosen": best.rate,
         "at_edge": best.at_edge,
+        "widened": widened,
         "metric": metric,
         "seeds": list(claim.tuning_seeds),
         "rule": RULE,
     }
     cells = [cell for done in found.values() for cell in done]
     return Swept(best.rate, record, tuple(found[best.rate]), _cpu(cells), _shared(cells))
+
+
+def _beyond(rate: float, rates: Sequence[float]) -> float:
+    """The next rate outside a sorted grid, on the side of the edge that `rate` is: as far away as its neighbour within.
+
+    >>> _beyond(9e-4, [1e-4, 3e-4, 9e-4]), _beyond(1e-4, [1e-4, 3e-4, 9e-4])
+    (0.0027, 3.33333e-05)
+    """
+    neighbour = rates[-2] if rate == rates[-1] else rates[1]
+    return float(f"{rate * rate / neighbour:.6g}")
 
 
 def _entry(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ class Entry:
     """A verdict.
 
     hash             of the declaration
-    sweep            arm -> {"rates": {rate: [a score a tuning seed]}, "chosen": rate, "at_edge": bool}
+    sweep            arm -> {"rates": {rate: [a score a tuning seed]}, "chosen": rate, "at_edge": bool, "widened": [rate]}: those that
+                     the runner tried beyond the declared ones
     reached          control -> the arms that are not above it
     p, p_equal       of the two-sided t test, and of the two one-sided tests at the equivalence margin
     seeds_needed     for power .8 at the margin that matters, at the spread that was seen
@@ -81,6 +82,10 @@ class Entry:
     closure: str = ""
     trace: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return self.baseline, self.method, *self.controls, *self.bounds
+
 
 @dataclass(frozen=True, slots=True)
 class Superseded:
@@ -89,6 +94,11 @@ class Superseded:
     claim: str
     superseded: str
     line: dict[str, Any] = field(repr=False)
+
+
+def learned(spent: Mapping[str, float | None]) -> bool:
+    """Whether an arm with this budget took a step, or read rows to solve for what it uses."""
+    return any((spent.get(name) or 0) > 0 for name in ("steps", "samples", "labelled"))
 
 
 Line = Entry | Superseded
@@ -185,7 +195,7 @@ def edits(claim: Claim, entry: Entry) -> list[str]:
 
 
 def _tuned_on(entry: Entry, name: str) -> dict[str, list[Any]]:
-    return {arm: list(swept[name]) for arm, swept in entry.sweep.items()}
+    return {arm: [value for value in swept[name] if value not in swept.get("widened", ())] for arm, swept in entry.sweep.items()}
 
 
 def recompute_verdict(entry: Entry) -> str:

@@ -95,8 +95,13 @@ def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
     if tries > 1:
         say(f"note: {tries - 1} other declarations of {claim.key} were run to their end before this one")
     ledger.append(log, {**facts, "event": "begun"})
+
+    def widened(arm: str, rate: float, beyond: float) -> None:
+        say(f"  {arm}: the best rate {rate:g} is at the edge of those declared, {beyond:g} is tried, too")
+        ledger.append(log, {**facts, "event": "widened", "arm": arm, "best": rate, "tried": beyond})
+
     try:
-        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, tries=tries, on_cell=_report)
+        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, tries=tries, on_cell=_report, on_widened=widened)
         line = freshness.judged(claim, trace(claim), now) if writes else None
     except BaseException as error:
         ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
