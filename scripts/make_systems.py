@@ -2,8 +2,8 @@
 
 With --check it only says whether these are up to date. A system works when its entry point loads under its own slug, its command
 answers, its docstring makes a page, a test recorded what its mechanism agrees with (tests/parity/SLUG.json), and the ledger holds a
-verdict with controls on its main claim, whatever the verdict says. Whether the claim was shown stands apart, and whether the code has
-changed since is asked by `make claims-check`.
+verdict with controls on its main claim, whatever the verdict says; a protocol, which learns nothing, needs none. Whether the claim was
+shown stands apart, and whether the code has changed since is asked by `make claims-check`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ PARITY = ROOT / "tests/parity"
 COMMANDS = {"recipes": "train", "curate": "curate", "tasks": "eval", "pipelines": "run", "worlds": "data"}
 README = ROOT / "README.md"
 PAPERS = "paper's claim"
+PROTOCOLS = ("tasks", "pipelines")
+"""Rooms of systems that learn nothing: their evidence is that they agree with a published scorer, which is recorded as parity."""
 BEGIN, END = "<!-- systems:begin -->\n", "<!-- systems:end -->"
 
 
@@ -47,7 +49,7 @@ def facts(system: systems.System, judged: list[Row]) -> dict[str, Any]:
     if not agreed:
         missing.append("recorded parity")
     if not judged:
-        missing.append("claim")
+        missing += [] if system.room in PROTOCOLS else ["claim"]
     elif judged[0].entry is None:
         missing.append("verdict")
     return {

@@ -46,12 +46,12 @@ class System:
 
     @property
     def works(self) -> bool:
-        """Command line, page, recorded parity and a fresh verdict with controls, whatever the verdict says."""
+        """Command line, page, recorded parity and, where something is learned, a verdict with controls, whatever it says."""
         return not facts(self.slug)["missing"] if self.slug in _facts() else False
 
     @property
     def verdict(self) -> str:
-        """The fresh verdict on the system's main claim, in words; a system may work although its claim was reversed."""
+        """The verdict on the system's main claim after Holm's correction, in words; a system may work although its claim was reversed."""
         return str(facts(self.slug).get("verdict", "not judged")) if self.slug in _facts() else "not judged"
 
     @property
@@ -65,8 +65,8 @@ class System:
 
     @property
     def shown(self) -> bool:
-        """Whether the main claim is the paper's and has a fresh verdict `shown`. That a part does what it says (a mechanism check, on
-        planted models say) is no such showing."""
+        """Whether the main claim is the paper's and its verdict after Holm's correction is `shown`. That a part does what it says (a
+        mechanism check) is no such showing."""
         return self.verdict == "shown" and self._kind == "paper's claim"
 
     @property
