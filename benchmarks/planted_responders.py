@@ -19,7 +19,7 @@ from diptych.tasks.choice.ii_bench import IIBench
 from diptych.tasks.choice.visual_reasoning import VisualReasoning
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/helpers"))
-from planted.responders import Responder, quiz  # noqa: E402
+from planted.responders import Responder, quiz
 
 KINDS = ("knower", "pulled knower", "content guesser", "first letter", "always none")
 SHOWN = ("accuracy", "circular", "entropy", "rejection", "false_rejection", "position_bias")
