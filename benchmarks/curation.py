@@ -58,13 +58,13 @@ def entries_of(texts: list[str], words: list[str], count: int) -> list[str]:
 
 
 def matching(texts: int, entries: int) -> dict:
-    from diptych.curate.text.matching import Matcher
-    from diptych.curate.text.spacing import pattern, prepared
+    from diptych.curate.text.matching import EntryMatcher
+    from diptych.curate.text.word_boundaries import pattern, prepared
 
     said, words = made_up(texts)
     names = entries_of(said, words, entries)
     start = time.process_time()
-    matcher = Matcher(names)
+    matcher = EntryMatcher(names)
     built = time.process_time() - start
     start = time.process_time()
     text_M, entry_M = matcher.match(said)
@@ -98,7 +98,7 @@ def pool_of(rows: int):
     import pyarrow as pa
 
     from diptych.data.dataset import Pool
-    from diptych.data.media.images import Objects
+    from diptych.data.media.images import ImageObjects
     from diptych.data.ragged import Ragged
     from diptych.data.texts import Texts
 
@@ -110,7 +110,7 @@ def pool_of(rows: int):
     )
     uids = pa.array([f"{row:08d}" for row in range(rows)], pa.string())
     texts = Texts(Ragged.by_row(table, np.arange(rows), rows))
-    return Pool("made up", {"uid": uids}, texts, Objects((None,) * rows)), said, words
+    return Pool("made up", {"uid": uids}, texts, ImageObjects((None,) * rows)), said, words
 
 
 def one_size(rows: int, entries: int) -> dict:
@@ -146,12 +146,12 @@ def growth(entries: int, sizes: list[int]) -> list[dict]:
 
 def draw(found: list[dict]) -> str:
     """Processor seconds and peak memory over rows, one SVG that stands alone."""
-    from diptych.report.curves import HEIGHT, WIDTH, Line, line_chart
+    from diptych.report.curves import HEIGHT, WIDTH, LineSeries, line_chart
 
     parts = []
     for number, (key, title) in enumerate((("cpu_seconds", "processor seconds"), ("peak_gib", "peak memory, GiB"))):
         points = tuple((line["rows"] / 1000, line[key]) for line in found)
-        drawn = line_chart(title, [Line(title, points, number)], x_label="thousand rows")
+        drawn = line_chart(title, [LineSeries(title, points, number)], x_label="thousand rows")
         chart = drawn[drawn.index("<svg") : drawn.index("</svg>")].replace(
             "<svg", f'<svg x="{number * WIDTH}" y="24" width="{WIDTH}"', 1
         )

@@ -36,8 +36,8 @@ from diptych.core.environment import environment
 from diptych.core.sample import Sample
 from diptych.data.graphs.nameless import nameless
 from diptych.data.graphs.relation_splits import Relabelled
-from diptych.models.detection.named_after import KnownCrops, NamedAfter, Thumbnails, look
-from diptych.models.io.deployed import open_model
+from diptych.models.detection.named_after import LabelledCrops, NearestCropDetector, ThumbnailEncoder, crop_encoder
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.vg150 import VG150, VG150PredCls
 from diptych.train.fit import fit
@@ -66,7 +66,7 @@ class Arm:
     tested: int = TESTED
     steps: int = STEPS
     size: int = 64
-    look: str = "cutouts"
+    crop_encoder: str = "cutouts"
     places: bool = False
     named: bool = True
     texts: str = "text_micro"
@@ -113,8 +113,8 @@ def measured(arm: Arm, cutouts: str, seed: int, folder: Path) -> dict[str, Any]:
         named = replace(arm, named=True)
         rows = named.rows("train", cutouts, seed)
         known = rows.select(range(min(len(rows), KNOWN)))
-        for name, compared in (("/pixels", Thumbnails()), ("/encoder", look("efficientnet-lite0"))):
-            after = NamedAfter(model, KnownCrops.of(known, compared), compared)
+        for name, compared in (("/pixels", ThumbnailEncoder()), ("/encoder", crop_encoder("efficientnet-lite0"))):
+            after = NearestCropDetector(model, LabelledCrops.of(known, compared), compared)
             found[name] = _scored(after, named, named.rows("test", cutouts, seed))
     return found
 

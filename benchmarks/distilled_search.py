@@ -33,7 +33,7 @@ from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.data.dataset import Pool
 from diptych.models.io.foreign.matchers import open_matcher
 from diptych.recipes.contrastive.dcd import DCD
-from diptych.recipes.contrastive.fused import Fused
+from diptych.recipes.contrastive.fused import FusedMatcher
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.small_pairs import SmallPairs
@@ -47,7 +47,7 @@ Search = Callable[[str], np.ndarray[Any, Any]]
 def trained(folder: Path, steps: int) -> tuple[str, str]:
     """(teacher, student): a matcher, and a student of one layer that learns from it for as many steps."""
     rows, options = SmallPairs(6000).pool("train", 0), TrainOptions(seed=0, progress=False)
-    fused = sized_for(replace(Fused.tiny(), fusion_heads=4), batch_size=BATCH, steps=steps)
+    fused = sized_for(replace(FusedMatcher.tiny(), fusion_heads=4), batch_size=BATCH, steps=steps)
     teacher = fit(fused, rows, folder / "fused", options).path
     dcd = sized_for(replace(DCD.tiny(), teacher=str(teacher), layers=1, candidates=8), batch_size=BATCH, steps=steps)
     return str(teacher), str(fit(dcd, rows, folder / "dcd", options).path)

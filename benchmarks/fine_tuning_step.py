@@ -83,7 +83,7 @@ class Step:
 def ours(file: Path, count: int, tune: str) -> Step:
     from diptych.data.load.batch import PairBatch
     from diptych.models.io.foreign.load import load_foreign
-    from diptych.models.towers.adapters import LoRA, add_adapters
+    from diptych.models.towers.adapters import LoRAConfig, add_adapters
     from diptych.recipes.contrastive.clip import CLIP
 
     start = load_foreign(f"open_clip:{ARCH}/{file}")
@@ -93,7 +93,7 @@ def ours(file: Path, count: int, tune: str) -> Step:
     rows = PairBatch(image_BCHW, torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL), torch.arange(count))
     model = start.model
     if tune == "lora":
-        add_adapters(model, LoRA.parse(f"{RANK}:qkv,attention.*out,mlp"))
+        add_adapters(model, LoRAConfig.parse(f"{RANK}:qkv,attention.*out,mlp"))
     model.train()
     return Step(
         model,

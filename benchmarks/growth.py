@@ -57,7 +57,7 @@ def built(kind: str, count: int, folder: Path) -> Row:
     """Makes the data, builds the index in the folder and leaves the queries beside it."""
     import search
 
-    from diptych.index.lexicon import Words
+    from diptych.index.lexicon import BM25Encoder
 
     rng = np.random.default_rng(0)
     texts: Sequence[str] = ()
@@ -72,7 +72,7 @@ def built(kind: str, count: int, folder: Path) -> Row:
     elif kind == "lexical":
         texts = search.sentences(count, rng)
         (folder / "queries.json").write_text(json.dumps(search.asked_words(texts, rng)), encoding="utf-8")
-        model = Words()
+        model = BM25Encoder()
     else:
         items, queries = token_items(count, rng, search.unit)
         np.save(folder / "queries.npy", np.stack(queries))
@@ -102,11 +102,11 @@ def searched(kind: str, folder: Path) -> Row:
     """Opens the index and asks it 100 queries one at a time, after a first round that is not counted."""
     import search
 
-    from diptych.index.lexicon import Words
+    from diptych.index.lexicon import BM25Encoder
 
     file = folder / ("queries.json" if kind == "lexical" else "queries.npy")
     queries: Any = json.loads(file.read_text(encoding="utf-8")) if kind == "lexical" else np.load(file)
-    model = Words() if kind == "lexical" else search.Tokens([], queries) if kind == "late" else None
+    model = BM25Encoder() if kind == "lexical" else search.Tokens([], queries) if kind == "late" else None
     before = memory_from_here()
     with index_of(kind).open(folder / "index", model) as index:
         ask: dict[str, Callable[[int], Any]] = {

@@ -32,7 +32,7 @@ from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.data.read import read
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.train.fit import fit

@@ -39,11 +39,11 @@ def texts(phrases: int) -> list[torch.Tensor]:
 
 def ours() -> tuple[torch.nn.Module, Callable[[torch.Tensor, torch.Tensor], Any]]:
     from diptych.models.detection.backbone import detection_backbone
-    from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
+    from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
     from diptych.models.towers.towers import text_tower
 
     text = text_tower("hf", config={"model_type": "bert", "vocab_size": VOCABULARY, **SIZE}, pooling="cls", length=TOKENS)
-    shape = GroundingShape(language_heads=4, language_mlp=1024, fusion_width=1024)
+    shape = GroundingConfig(language_heads=4, language_mlp=1024, fusion_width=1024)
     model = GroundingDetector(detection_backbone("timm:swin_tiny_patch4_window7_224"), text, shape).eval()
     return model, lambda image, ids: model(image, ids, torch.ones_like(ids, dtype=torch.bool))
 

@@ -33,7 +33,7 @@ from relation_loops.scene_graphs import predicates_loop, triplets_loop, vg150_lo
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary
 from diptych.models.rlipv2.relation_detector import PairSet
-from diptych.models.rlipv2.ruled_triplets import found_graph, selection
+from diptych.models.rlipv2.ruled_triplets import graph_in_pixels, selection_options
 from diptych.models.rlipv2.triplet_selection import best_triplets
 from diptych.tasks.relations.hico_det import HicoDet
 from diptych.tasks.relations.open_images_relations import OpenImagesPredicates
@@ -154,7 +154,9 @@ def hico_det_triplets(images: int) -> Bench:
     def ours() -> float:
         total = 0.0
         for _ in range(passes):
-            graphs = [found_graph(row, (480, 640), lists, rule) for row in best_triplets(said, **selection(rule, lists))]
+            graphs = [
+                graph_in_pixels(row, (480, 640), lists, rule) for row in best_triplets(said, **selection_options(rule, lists))
+            ]
             total = math.fsum(edge.confidence for graph in graphs for edge in graph.relations)
         return total
 

@@ -38,7 +38,7 @@ from diptych.index.kinds.hybrid import HybridIndex
 from diptych.index.kinds.late import LateIndex
 from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.kinds.nested import NestedIndex
-from diptych.index.lexicon import Words, words_of
+from diptych.index.lexicon import BM25Encoder, words_of
 
 QUERIES, ROUNDS, K = 100, 5, 10
 DIM, WIDE = 128, 512
@@ -215,7 +215,7 @@ class Bm25:
     """BM25 of all texts for a query, as a product of a sparse matrix and a vector."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        weights = Words().documents(texts, float(np.mean([len(words_of(text)) for text in texts])))
+        weights = BM25Encoder().documents(texts, float(np.mean([len(words_of(text)) for text in texts])))
         self.column: dict[str, int] = {}
         triples = [(row, self.column.setdefault(w, len(self.column)), x) for row, ws in enumerate(weights) for w, x in ws.items()]
         row, column, value = (np.array(part) for part in zip(*triples, strict=True))
@@ -240,7 +240,7 @@ def words(count: int) -> list[dict]:
     texts = sentences(count, rng)
     queries, exact = asked_words(texts, rng), Bm25(texts)
     with tempfile.TemporaryDirectory() as folder:
-        index, cost = build(LexicalIndex, Words(), pool(count, texts), folder)
+        index, cost = build(LexicalIndex, BM25Encoder(), pool(count, texts), folder)
         with index:
             ways: dict[str, Way] = {
                 "lexical": lambda q: rows_of(index.search_text(queries[q], K)),

@@ -31,10 +31,10 @@ from diptych.claims.systems.rlipv2 import BEFORE, TAGGED, TUNED
 from diptych.claims.training import trained
 from diptych.curate.tagging.relation_tags import RelationTags, tagged
 from diptych.data.dataset import Pool
-from diptych.models.io.deployed import open_model
-from diptych.models.io.opened import open_address
+from diptych.models.io.open_address import open_address
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.report.curves import HEIGHT, WIDTH, Line, line_chart
+from diptych.report.curves import HEIGHT, WIDTH, LineSeries, line_chart
 from diptych.worlds.links.changes import MISSING, captioned_in_haste
 
 THRESHOLDS, NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 0.2, 0.4)
@@ -112,7 +112,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
     """The measures over the threshold, a line for each noise; an SVG that stands alone."""
     parts, shown = [], [each for each in MEASURES if any(each[0] in row for row in rows)]
     for number, (measure, title) in enumerate(shown):
-        lines = [Line(f"{noise:.0%} of captions wrong", means(rows, measure, noise), n) for n, noise in enumerate(NOISES)]
+        lines = [LineSeries(f"{noise:.0%} of captions wrong", means(rows, measure, noise), n) for n, noise in enumerate(NOISES)]
         drawn = line_chart(title, lines, x_label="threshold")
         chart = drawn[drawn.index("<svg") : drawn.index("</svg>")].replace(
             "<svg", f'<svg x="{number * WIDTH}" y="24" width="{WIDTH}"', 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import diptych as dp
 from diptych.data.load.batch import PairBatch
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes.contrastive.clip import CLIP
 
@@ -32,7 +32,7 @@ class SmoothedCLIP(CLIP):
     slug = "smoothed_clip"
     smoothing: float = 0.1
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         loss, _ = info_nce(features.image_ND, features.text_ND, scale=features.scale, smoothing=self.smoothing)
         return {"contrastive": loss}
 

@@ -46,11 +46,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "api/index.md": [{f"diptych.{room}": f"api/diptych.{room}.md"} for room in ROOMS],
         "decisions/index.md": [{title_of(path): f"decisions/{path.name}"} for path in decisions()],
     }
-    config.nav = [
-        {title: [page, *sections[page]] if isinstance(page, str) and page in sections else page for title, page in entry.items()}
-        for entry in config.nav or []
-    ]
+    config.nav = [_expanded(entry, sections) for entry in config.nav or []]
     return config
+
+
+def _expanded(entry: dict[str, Any], sections: dict[str, list[Any]]) -> dict[str, Any]:
+    """An entry of the navigation in which every index page of a section is followed by the section's pages."""
+    (title, content), *_ = entry.items()
+    if isinstance(content, list):
+        return {title: [_expanded(item, sections) for item in content]}
+    return {title: [content, *sections[content]]} if content in sections else entry
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

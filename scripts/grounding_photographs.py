@@ -28,9 +28,9 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import Pixels, encode_png
 from diptych.data.read.multi_context import FIELD
-from diptych.pipelines.groundvlp import GroundVLP, Reference
+from diptych.pipelines.groundvlp import GroundVLP, ReferringExpression
 from diptych.recipes.grounding.fiber import FIBER
-from diptych.report.drawing import Drawing, Label, Outline, palette, pixels
+from diptych.report.drawing import Label, Outline, PictureOverlay, palette, pixels
 from diptych.tasks.choice.mc_bench import MCBench
 from diptych.worlds.small_pairs import SIDE as SIDE_READ
 from diptych.worlds.small_pairs import SmallPairs
@@ -90,7 +90,7 @@ def referred(model: Any, detector: Any) -> Pixels:
     """One row a photograph: the map of the text, and the candidates with the one that wins."""
     finder, photos, rows = GroundVLP(model, detector), photographs(), []
     for name, text in ASKED:
-        answer = finder.run(Reference(ArrayImage(photos[name]), text))
+        answer = finder.run(ReferringExpression(ArrayImage(photos[name]), text))
         print(f"{name}: ", *answer.lines(), sep="\n")
         shown = Image.fromarray(answer.picture())
         rows.append(np.asarray(shown.resize((WIDTH, round(shown.height * WIDTH / shown.width)), Image.Resampling.LANCZOS)))
@@ -144,7 +144,7 @@ def _side(photo: Pixels, tallest: int, text: str, truth: Any, boxes: Any, scores
     left, top = (SIDE - width) // 2, (tallest - height) // 2
     canvas = Image.new("RGB", (SIDE, tallest + STRIP), palette()["panel"])
     canvas.paste(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS), (left, top))
-    drawing = Drawing(SIDE, tallest + STRIP, picture_HWC=np.asarray(canvas), fixed=True)
+    drawing = PictureOverlay(SIDE, tallest + STRIP, picture_HWC=np.asarray(canvas), fixed=True)
     for some, colour, dashed in ((truth, "s2", True), (boxes, "s0", False)):
         for x0, y0, x1, y1 in some:
             ends = (left + x0 * scale, top + y0 * scale, left + x1 * scale, top + y1 * scale)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.multi_context import FIELD
-from diptych.pipelines.groundvlp import GroundVLP, Reference
+from diptych.pipelines.groundvlp import GroundVLP, ReferringExpression
 from diptych.worlds.scenes.pairs import scene_pairs
 from diptych.worlds.scenes.world import scenes
 
@@ -42,7 +42,7 @@ def referred() -> Any:
     finder = GroundVLP(Looks(data, 0), Proposes(data, 0), names=("thing",))
     image = data[1].image
     assert image is not None
-    return finder.run(Reference(image, "the orange ring")).picture()
+    return finder.run(ReferringExpression(image, "the orange ring")).picture()
 
 
 def pairs() -> Any:

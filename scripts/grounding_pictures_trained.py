@@ -20,13 +20,13 @@ from PIL import Image
 
 import diptych as dp
 from diptych.claims.cells.relations.invented_names import asked, small
-from diptych.core.grounding import Grounded
+from diptych.core.grounding import PhraseBoxes
 from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.media.decode import Pixels, decode, encode_png
-from diptych.pipelines.groundvlp import GroundVLP, Reference
+from diptych.pipelines.groundvlp import GroundVLP, ReferringExpression
 from diptych.recipes.grounding.fiber import FIBER
-from diptych.report.drawing import Drawing, Label, Outline, label_size, palette, pixels
+from diptych.report.drawing import Label, Outline, PictureOverlay, label_size, palette, pixels
 from diptych.worlds.scenes.invented import described, invented, look_of
 from diptych.worlds.scenes.world import scenes
 
@@ -99,7 +99,7 @@ def _referred(model: Any, image: Any, text: str, boxes: list[Any]) -> Pixels:
         def detect(self, images: Any, *, objects: Any, relations: Any = ()) -> list[SceneGraph]:
             return [SceneGraph(tuple(Region(box, "thing") for box in boxes))]
 
-    return GroundVLP(model, Given(), names=("thing",)).run(Reference(image, text)).picture()
+    return GroundVLP(model, Given(), names=("thing",)).run(ReferringExpression(image, text)).picture()
 
 
 def _tiles(picture: Pixels) -> list[tuple[float, float, float, float]]:
@@ -122,14 +122,14 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
     return round(shape[1] * share), round(shape[0] * share)
 
 
-def boxes_over(picture: Pixels, words: str, found: Grounded) -> Pixels:
+def boxes_over(picture: Pixels, words: str, found: PhraseBoxes) -> Pixels:
     """The picture with the best boxes, the first one strong, their scores, and the words below."""
     scale = SIDE / max(picture.shape[:2])
     height, width = (round(size * scale) for size in picture.shape[:2])
     how = Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS
     canvas = Image.new("RGB", (width, SIDE + STRIP), palette()["panel"])
     canvas.paste(Image.fromarray(picture).resize((width, height), how), (0, 0))
-    drawing = Drawing(width, SIDE + STRIP, picture_HWC=np.asarray(canvas), fixed=True)
+    drawing = PictureOverlay(width, SIDE + STRIP, picture_HWC=np.asarray(canvas), fixed=True)
     for place in reversed(range(min(SHOWN, len(found.score_N)))):
         x0, y0, x1, y1 = (float(end) * scale for end in found.box_N4[place])
         drawing.shapes.append(

@@ -16,7 +16,7 @@ import diptych as dp
 from diptych import api
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
-from diptych.worlds.address import dealt, held_out, training_rows
+from diptych.worlds.address import held_out, training_rows, with_held_out
 
 SMALL: dict[str, Any] = {"batch_size": 8, "steps": 1, "width": 16, "progress": False}
 
@@ -36,16 +36,18 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_groups_are_held_out_and_none_is_in_both(table: Path) -> None:
     pool = api.read(table)
-    made = dealt(pool)
+    made = with_held_out(pool)
     train, test = made.split("train"), made.split("test")
     assert len(test) == 10
     assert not {*train.groups} & {*test.groups}
-    assert dealt(pool.select(range(99, -1, -1))).split("test").fingerprint == test.fingerprint, "the order of rows decides"
-    assert dealt(made) is made
-    assert dealt(pool, 0.0) is pool
-    assert dealt(pool.select(range(20))).split_names == [], "ten groups are too few"
+    assert with_held_out(pool.select(range(99, -1, -1))).split("test").fingerprint == test.fingerprint, (
+        "the order of rows decides"
+    )
+    assert with_held_out(made) is made
+    assert with_held_out(pool, 0.0) is pool
+    assert with_held_out(pool.select(range(20))).split_names == [], "ten groups are too few"
     with pytest.raises(ConfigError, match=r"hold_out is 0\.9"):
-        dealt(pool, 0.9)
+        with_held_out(pool, 0.9)
 
 
 def test_a_run_is_scored_on_what_was_held_out(table: Path, tmp_path: Path) -> None:

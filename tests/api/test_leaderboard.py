@@ -61,8 +61,8 @@ def test_the_better_one_stands_first_and_pairs_are_mcnemars(three: tuple[Pool, l
     assert 0 < board.parted <= 60
     assert len(board.partings) == min(24, board.parted)
     for one in board.partings:
-        assert {right for _, _, right in one.said} == {True, False}
-        assert all(right == (said == one.truth) for _, said, right in one.said)
+        assert {right for _, _, right in one.answers} == {True, False}
+        assert all(right == (said == one.truth) for _, said, right in one.answers)
     html = (tmp_path / "board.html").read_text()
     assert "Where they part" in html
     assert html.count("data:image/webp") == len(board.partings)

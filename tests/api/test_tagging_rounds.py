@@ -13,7 +13,7 @@ from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.run_folder import RunFolder
 from diptych.curate.operators.relation_tagging import TagRelations
-from diptych.data.concatenated import Concatenated
+from diptych.data.concat import ConcatDataset
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.train.options import TrainOptions
 from diptych.worlds.links.world import links
@@ -63,7 +63,7 @@ def test_what_cannot_be_tagged_in_rounds_is_said(built: dict[str, Path], tmp_pat
     with pytest.raises(ConfigError, match="rounds is 0"):
         tag_rounds(built["boxes"], built["few"], tmp_path, recipe, rounds=0, step=step)
     with pytest.raises(DataError, match="is annotated already"):
-        tag_rounds(dp.read(built["boxes"]), Concatenated("all", (dp.read(built["boxes"]),)), tmp_path, recipe, step=step)
+        tag_rounds(dp.read(built["boxes"]), ConcatDataset("all", (dp.read(built["boxes"]),)), tmp_path, recipe, step=step)
     bare = dp.read(built["few"])
     empty = type(bare).from_samples(
         [type(s)(uid=s.uid, image=s.image, texts=s.texts, regions=s.regions) for s in bare], name="bare"
@@ -74,11 +74,11 @@ def test_what_cannot_be_tagged_in_rounds_is_said(built: dict[str, Path], tmp_pat
 
 def test_data_sets_lie_behind_one_another() -> None:
     one, other = links(3, seed=1), links(2, seed=2)
-    both = Concatenated("both", (one, other))
+    both = ConcatDataset("both", (one, other))
     assert list(both.uids) == [*one.uids, *other.uids]
     assert list(both.groups) == [*one.groups, *other.groups]
     assert both[3].uid == other[0].uid
     assert [both.select([4, 0])[row].uid for row in (0, 1)] == [other[1].uid, one[0].uid]
-    assert both.fingerprint != Concatenated("both", (other, one)).fingerprint
+    assert both.fingerprint != ConcatDataset("both", (other, one)).fingerprint
     with pytest.raises(DataError, match="links-1-train-0000000' is in two"):
-        Concatenated("twice", (one, one))
+        ConcatDataset("twice", (one, one))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diptych.core.errors import DataError
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read import read
 from diptych.data.shards.build import build
 from diptych.data.web.web_archive import links_of
@@ -155,7 +155,7 @@ def test_hostile_records_of_an_archive(tmp_path: Path) -> None:
         page({**link, "alt": "last"}),
     ]
     (tmp_path / "x.wat").write_bytes(wat(*records))
-    bad: list[Bad] = []
+    bad: list[QuarantineEntry] = []
     assert [found.text for found in links_of(tmp_path / "x.wat", bad)] == ["one", "one", "last"]
     reasons = [one.reason for one in bad]
     assert any("nested more than 100 deep" in reason for reason in reasons)

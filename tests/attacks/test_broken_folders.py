@@ -30,8 +30,8 @@ from diptych.data.read import read
 from diptych.data.shards.build import build
 from diptych.index.facts import read_facts
 from diptych.index.kinds import open_index
-from diptych.models.io.deployed import whole
 from diptych.models.io.folder import read_config
+from diptych.models.io.saved_model import one_line_errors
 
 NESTED = "[" * 100_000 + "]" * 100_000
 Break = Callable[[Path], object]
@@ -330,17 +330,17 @@ def test_pipes_and_devices_in_a_model_are_not_waited_for(model: Path, place: str
     for target in ("/dev/zero", "/dev/stdin"):
         (model / place).unlink()
         (model / place).symlink_to(target)
-        with pytest.raises(DiptychError, match=r"is a device|is a pipe|is not a model"), whole(model):
+        with pytest.raises(DiptychError, match=r"is a device|is a pipe|is not a model"), one_line_errors(model):
             pytest.fail("it would be read now")
     pipe(place)(model)
-    with pytest.raises(DiptychError, match="is a pipe"), whole(model):
+    with pytest.raises(DiptychError, match="is a pipe"), one_line_errors(model):
         pytest.fail("it would be read now")
 
 
 @pytest.mark.parametrize("error", [ValueError("a\nb"), KeyError("width"), RuntimeError(""), RecursionError(), MemoryError()])
 def test_what_a_library_raises_is_one_line(model: Path, error: Exception) -> None:
     def use() -> None:
-        with whole(model):
+        with one_line_errors(model):
             raise error
 
     assert type(error).__name__ in one_line(use, "holds no model that can be opened")

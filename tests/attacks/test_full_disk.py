@@ -68,7 +68,7 @@ def test_a_build_that_found_no_room_goes_on(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_half_of_a_term_does_not_stay_in_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = lexicon.Vocabulary(tmp_path)
+    words = lexicon.TermVocabulary(tmp_path)
     words.learn(["red", "bus"])
     with monkeypatch.context() as patch:
 
@@ -80,7 +80,7 @@ def test_half_of_a_term_does_not_stay_in_the_vocabulary(tmp_path: Path, monkeypa
         with pytest.raises(OSError, match="No space"):
             words.learn(["green", "tree"])
     words.learn(["tall"])
-    assert lexicon.Vocabulary(tmp_path).terms() == ["red", "bus", "tall"]
+    assert lexicon.TermVocabulary(tmp_path).terms() == ["red", "bus", "tall"]
 
 
 @pytest.mark.slow

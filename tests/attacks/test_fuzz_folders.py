@@ -26,8 +26,8 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.index.kinds import open_index
 from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.lexical import LexicalIndex
-from diptych.index.lexicon import Words
-from diptych.models.io.opened import open_model
+from diptych.index.lexicon import BM25Encoder
+from diptych.models.io.open_address import open_model
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
@@ -94,7 +94,7 @@ def dense(folder: Path) -> Path:
 
 
 def lexical(folder: Path) -> Path:
-    LexicalIndex.build(Words(), pool(), folder / "index", progress=False).close()
+    LexicalIndex.build(BM25Encoder(), pool(), folder / "index", progress=False).close()
     return folder / "index"
 
 
@@ -160,7 +160,7 @@ OURS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object], Callable
     "verified": (shards, verify, lambda file: file.suffix == ".tar" or file.name in ("diptych.json", "manifest.parquet")),
     # The engine's own files under shard/ are left alone: it maps them into memory and trusts them.
     "dense index": (dense, lambda path: use_index(path, Still()), lambda file: "shard" not in file.parts),
-    "lexical index": (lexical, lambda path: use_index(path, Words()), lambda file: "shard" not in file.parts),
+    "lexical index": (lexical, lambda path: use_index(path, BM25Encoder()), lambda file: "shard" not in file.parts),
     "model": (model, open_model, lambda file: True),
     "run": (run, use_run, lambda file: "model" not in file.parts),
     "claims": (claims, use_claims, lambda file: True),

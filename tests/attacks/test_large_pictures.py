@@ -19,7 +19,7 @@ from PIL import Image
 from diptych.core.image import BytesImage
 from diptych.data.media import decode as module
 from diptych.data.media.decode import BYTES_A_PIXEL, DECODING, MAX_PIXELS, decode, on_white
-from diptych.data.media.room import Room
+from diptych.data.media.weighted_semaphore import WeightedSemaphore
 
 
 def rgba_png(width: int, height: int) -> bytes:
@@ -93,7 +93,7 @@ def test_the_bound_is_what_the_page_says() -> None:
 
 
 def test_no_more_than_the_whole_is_taken_and_nobody_waits_for_ever() -> None:
-    room, guard = Room(10), threading.Lock()
+    room, guard = WeightedSemaphore(10), threading.Lock()
     inside, most, done = 0, 0, 0
 
     def work(units: int) -> None:
@@ -118,7 +118,7 @@ def test_no_more_than_the_whole_is_taken_and_nobody_waits_for_ever() -> None:
 
 
 def test_what_fails_gives_its_room_back() -> None:
-    room = Room(10)
+    room = WeightedSemaphore(10)
     for _ in range(3):
         with pytest.raises(ValueError, match="x"), room.reserved(10):
             raise ValueError("x")

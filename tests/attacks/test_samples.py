@@ -19,7 +19,7 @@ from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import FileImage
 from diptych.data.columns import read_parquet
 from diptych.data.media.decode import decode
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read import read
 from diptych.data.read.links import read_links
 from diptych.data.shards.build import build
@@ -208,7 +208,7 @@ def test_tars_and_tables_whose_names_are_not_utf8(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_can_be_written_down(tmp_path: Path) -> None:
-    assert Bad("caf\udce9", "read", "\ud800", "caf\udce9.jpg").file == r"caf\xe9.jpg"
+    assert QuarantineEntry("caf\udce9", "read", "\ud800", "caf\udce9.jpg").file == r"caf\xe9.jpg"
 
 
 # ---------------------------------------------------------------- Parquet

@@ -13,7 +13,7 @@ import pytest
 
 from diptych.core.errors import ConfigError
 from diptych.serve import Limits
-from diptych.serve.admission.connections import make_room, network
+from diptych.serve.admission.connections import client_network, raise_open_file_limit
 
 from .conftest import Victim, victim
 
@@ -190,10 +190,10 @@ def test_a_connection_too_many_is_told_so(service: Victim) -> None:
 
 
 def test_a_client_is_an_address_or_a_network_of_ipv6() -> None:
-    assert network("192.0.2.7") == "192.0.2.7"
-    assert network("2001:db8:1:2:3:4:5:6") == network("2001:db8:1:2::1") != network("2001:db8:1:3::1")
-    assert network("::ffff:192.0.2.7") == "192.0.2.7"
-    assert network("fe80::1%eth0") == network("fe80::2")
+    assert client_network("192.0.2.7") == "192.0.2.7"
+    assert client_network("2001:db8:1:2:3:4:5:6") == client_network("2001:db8:1:2::1") != client_network("2001:db8:1:3::1")
+    assert client_network("::ffff:192.0.2.7") == "192.0.2.7"
+    assert client_network("fe80::1%eth0") == client_network("fe80::2")
 
 
 def test_more_connections_than_descriptors_are_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_more_connections_than_descriptors_are_said_at_the_start(monkeypatch: py
     set_to: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 1024))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, value: set_to.append(value))
-    make_room(Limits())
+    raise_open_file_limit(Limits())
     assert set_to == [(768, 1024)]
     with pytest.raises(ConfigError, match="at most 768"):
-        make_room(Limits(connections=2000))
+        raise_open_file_limit(Limits(connections=2000))

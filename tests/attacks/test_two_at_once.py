@@ -17,7 +17,7 @@ import pytest
 from diptych.core.disk import files
 from diptych.core.disk.exchange import exchange
 from diptych.core.disk.files import atomic_folder, publish, restore, umask, write_atomic
-from diptych.core.disk.lock import Lock, only_here
+from diptych.core.disk.lock import Lock, exclusive
 from diptych.core.errors import RunError
 from diptych.core.run_folder import RunFolder
 
@@ -91,7 +91,7 @@ def test_of_many_that_come_at_once_one_is_let_in(tmp_path: Path) -> None:
         nonlocal inside, most, refused
         for _ in range(50):
             try:
-                with only_here(tmp_path, ".lock", "something is done"):
+                with exclusive(tmp_path, ".lock", "something is done"):
                     with guard:
                         inside += 1
                         most = max(most, inside)
@@ -115,7 +115,7 @@ def test_a_place_where_no_lock_can_be_written_is_used_without(tmp_path: Path, mo
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Lock, "take", refuse)
-    with only_here(tmp_path, ".lock", "something is done"):
+    with exclusive(tmp_path, ".lock", "something is done"):
         pass
 
 

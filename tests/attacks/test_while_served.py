@@ -24,7 +24,7 @@ from diptych.cli import main
 from diptych.core.errors import RunError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.index.engine.door import SOCKET, visit
+from diptych.index.engine.index_server import SOCKET, connect_remote
 
 SERVICE = """
 import sys
@@ -214,7 +214,7 @@ def test_nonsense_at_the_door_costs_the_visitor_alone(place: Path) -> None:
                 with suppress(ConnectionResetError):
                     while line.recv(1000):
                         pass
-        store = visit(place)
+        store = connect_remote(place)
         assert store is not None
         assert store.count() == 20
         store.close()

@@ -300,7 +300,7 @@ def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reas
     monkeypatch.setattr(registry, "every", lambda: [renamed, CLAIM])
     code, _, err = ask("check", "--respelled", "level is value")
     assert code != 0
-    assert "--respelled speaks about one claim, and 2 are named" in err
+    assert "--respelled is about one claim, and 2 are named" in err
     monkeypatch.setattr(registry, "every", lambda: [renamed, replace(CLAIM, name="unjudged")])
     code, found, _ = ask("check", "--respelled", "level is value")
     assert (code, [row["claim"] for row in found["claims"]]) == (0, ["clip"]), "a claim without a verdict is not meant"

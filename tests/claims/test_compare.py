@@ -24,7 +24,7 @@ from diptych.core.errors import ConfigError, DataError, RunError, UnknownName
 from diptych.data.dataset import Pool
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP
-from diptych.report.measured import Contrast, Measure, Measured
+from diptych.report.comparison_result import ComparisonResult, Contrast, Measure
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 from diptych.worlds.scenes.world import scenes
@@ -362,6 +362,6 @@ def test_holm_counts_the_arms() -> None:
 
 def test_measured_values_stay_plain() -> None:
     measure = Measure("retrieval", "test", "r@1", True, True, math.nan, 1, 1, {"a": {0: 0.5}})
-    m = Measured(("a",), (0,), {}, "steps:1", ("retrieval",), False, (measure,), (), (), {}, {"a": {"lr": 1}}, {})
+    m = ComparisonResult(("a",), (0,), {}, "steps:1", ("retrieval",), False, (measure,), (), (), {}, {"a": {"lr": 1}}, {})
     assert m.to_json()["measures"][0]["chance"] is None
     assert math.isnan(measure.mean("b"))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diptych.core.disk.files import write_atomic
-from diptych.report.measured import Contrast, Cost, Failure, ItemView, Measure, Measured
+from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult, Contrast, ItemDifference, Measure
 from diptych.report.pages.comparison import comparison_report, difference_chart, summary
 from diptych.report.pictures import Album
 from diptych.report.won_and_lost import won_and_lost
@@ -29,7 +29,7 @@ def data() -> Any:
 
 
 @pytest.fixture
-def measured(tmp_path: Path, data: Any) -> Measured:
+def measured(tmp_path: Path, data: Any) -> ComparisonResult:
     folders: dict[str, dict[int, str]] = {"a": {}, "b": {}}
     for (arm, seed), right in RIGHT.items():
         folder = tmp_path / f"{arm}-{seed}"
@@ -52,13 +52,13 @@ def measured(tmp_path: Path, data: Any) -> Measured:
             for step in (10, 20)
         ]
         write_atomic(folder / "metrics.jsonl", "\n".join(lines))
-    view = ItemView(0.1, -0.2, 0.4, 0.5, 3, 2, 0.3, 8, 4)
+    view = ItemDifference(0.1, -0.2, 0.4, 0.5, 3, 2, 0.3, 8, 4)
     contrast = Contrast("b", -0.05, -0.09, -0.01, 0.03, 0.03, "reversed", view, 7, 29400)
     measure = Measure(
         "retrieval", "test", "r@1", True, True, 0.25, 8, 4, {"a": {0: 0.5, 1: 0.6}, "b": {0: 0.5, 1: 0.5}}, (contrast,)
     )
-    cost = Cost("a", 20, 8, 1000, 900, 12.0, 20.0, 10.0, 16.0, 5e8)
-    return Measured(
+    cost = ArmCost("a", 20, 8, 1000, 900, 12.0, 20.0, 10.0, 16.0, 5e8)
+    return ComparisonResult(
         arms=("a", "b"),
         seeds=(0, 1),
         data={"name": "<scenes>", "fingerprint": "f", "training_rows": 24, "source": ""},
@@ -67,14 +67,16 @@ def measured(tmp_path: Path, data: Any) -> Measured:
         given=False,
         measures=(measure,),
         costs=(cost, replace(cost, arm="b", peak_memory=math.nan)),
-        failures=(Failure("b", 2, "the disk is full"),),
+        failures=(CellFailure("b", 2, "the disk is full"),),
         folders=folders,
         configs={"a": {"recipe": "a", "lr": 1e-3, "width": 8}, "b": {"recipe": "b", "lr": 1e-3, "bias": -10.0, "width": 8}},
         environment={"cores": 2},
     )
 
 
-def test_the_page_holds_what_was_measured_and_nothing_from_elsewhere(measured: Measured, data: Any, tmp_path: Path) -> None:
+def test_the_page_holds_what_was_measured_and_nothing_from_elsewhere(
+    measured: ComparisonResult, data: Any, tmp_path: Path
+) -> None:
     html = comparison_report(tmp_path / "report.html", measured, data).read_text(encoding="utf-8")
     for words in (
         "b against a: shown to be worse on test",
@@ -92,12 +94,12 @@ def test_the_page_holds_what_was_measured_and_nothing_from_elsewhere(measured: M
     assert "@import" not in html
 
 
-def test_without_data_the_page_has_no_pictures(measured: Measured, tmp_path: Path) -> None:
+def test_without_data_the_page_has_no_pictures(measured: ComparisonResult, tmp_path: Path) -> None:
     html = comparison_report(tmp_path / "report.html", measured).read_text(encoding="utf-8")
     assert "Won and lost" not in html
 
 
-def test_won_are_items_right_under_every_seed_and_under_none(measured: Measured, data: Any) -> None:
+def test_won_are_items_right_under_every_seed_and_under_none(measured: ComparisonResult, data: Any) -> None:
     html = "".join(won_and_lost(measured, Album(data)))
     titles = re.findall(r"<h3>(.*?)</h3>", html)
     assert titles == [
@@ -108,7 +110,7 @@ def test_won_are_items_right_under_every_seed_and_under_none(measured: Measured,
     assert html.count("data:image/webp") == 6  # each: what was wanted, and the first answer of both
 
 
-def test_configurations_are_shown_where_they_differ(measured: Measured) -> None:
+def test_configurations_are_shown_where_they_differ(measured: ComparisonResult) -> None:
     assert measured.differing_fields() == {"recipe": {"a": "a", "b": "b"}, "bias": {"b": -10.0}}
 
 
@@ -120,19 +122,19 @@ def test_configurations_are_shown_where_they_differ(measured: Measured) -> None:
         ("open", "b against a: open on test (−0.050)."),
     ],
 )
-def test_an_arm_in_a_sentence(measured: Measured, word: Any, said: str) -> None:
+def test_an_arm_in_a_sentence(measured: ComparisonResult, word: Any, said: str) -> None:
     measure = measured.measures[0]
     changed = replace(measure, contrasts=(replace(measure.contrasts[0], verdict=word),))
     assert summary(replace(measured, measures=(changed,)), "b") == said
 
 
-def test_a_sentence_names_the_metric_where_there_are_several(measured: Measured) -> None:
+def test_a_sentence_names_the_metric_where_there_are_several(measured: ComparisonResult) -> None:
     probe = replace(measured.measures[0], task="probe:minimum=2", metric="macro", split="unseen_style")
     words = summary(replace(measured, measures=(*measured.measures, probe), tasks=("retrieval", "probe:minimum=2")), "b")
     assert words == "b against a: shown to be worse on retrieval r@1 of test (−0.050) and probe macro of unseen style (−0.050)."
 
 
-def test_the_difference_chart_has_zero_and_every_seed(measured: Measured) -> None:
+def test_the_difference_chart_has_zero_and_every_seed(measured: ComparisonResult) -> None:
     svg = difference_chart("difference", measured, measured.measures[0])
     assert svg.count("<circle") == 2
     zero = re.search(r'x1="([\d.]+)"[^>]*stroke="var\(--soft\)"', svg)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diptych.claims.cells.relations.invented_names import asked, compared, drawn, small
-from diptych.core.grounding import Grounded
+from diptych.core.grounding import PhraseBoxes
 from diptych.data.text.descriptions.knowledge import knowledge_of
 from diptych.worlds.scenes.invented import HELD_OUT, invented, look_of, names
 
@@ -26,7 +26,7 @@ class Reader:
             words = set(query.text.replace(",", " ").replace(".", " ").split())
             score = np.array([len(words & set(look_of(r.label))) if self.reads else 1 for r in sample.regions], np.float32)
             order = np.argsort(-score, kind="stable")
-            answers.append([Grounded(np.array([r.box for r in sample.regions], np.float32)[order], score[order])])
+            answers.append([PhraseBoxes(np.array([r.box for r in sample.regions], np.float32)[order], score[order])])
         return answers
 
 

@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from diptych.cli import COMMANDS, main
-from diptych.cli.options.flat import changed, flat, pick
+from diptych.cli.options.flat import changed, flat, select_fields
 from diptych.cli.options.meaning import documented
 from diptych.core.registry import OPERATORS
 from diptych.recipes.contrastive.clip import CLIP
@@ -233,6 +233,6 @@ def test_flat_options_take_help_and_defaults_from_the_dataclasses() -> None:
     assert "byte pairs learned" in words["tokenizer"]
     every = flat("Options", [(CLIP, CLIP.tiny()), (TrainOptions, TrainOptions())])
     values = every()
-    assert pick(CLIP, values)["batch_size"] == CLIP.tiny().batch_size
-    assert pick(TrainOptions, values)["seed"] == 0
-    assert "vocabulary" not in pick(CLIP, values)
+    assert select_fields(CLIP, values)["batch_size"] == CLIP.tiny().batch_size
+    assert select_fields(TrainOptions, values)["seed"] == 0
+    assert "vocabulary" not in select_fields(CLIP, values)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from diptych.cli import main
-from diptych.cli.commands.compare import Compare
+from diptych.cli.commands.compare import CompareArgs
 
 WORLD = "world:scenes?n=24&val=6&test=12&size=32"
 SMALL = ["--set", "batch_size=8", "warmup=0", "width=16", "image_size=32", "text_length=12", "pieces=300"]
@@ -109,5 +109,5 @@ def test_a_comparison_killed_in_the_middle_goes_on_with_the_finished_cells(tmp_p
 
 
 def test_every_option_has_a_default_but_arms_and_data() -> None:
-    needed = [field.name for field in fields(Compare) if field.default is MISSING and field.default_factory is MISSING]
+    needed = [field.name for field in fields(CompareArgs) if field.default is MISSING and field.default_factory is MISSING]
     assert needed == ["arms", "data"]

@@ -16,8 +16,8 @@ from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.phrase_detector import PhraseDetector
 from diptych.models.towers.towers import text_tower
 
@@ -27,13 +27,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = Tokenizer.train(["the red cup left of a plate"] * 2, 300)
     text = text_tower("text_micro", vocab_size=tokenizer.vocab_size, length=40, width=16, layers=1, heads=2)
-    shape = GroundingShape(
+    shape = GroundingConfig(
         queries=4, width=16, heads=2, mlp_width=16, encoder_layers=1, decoder_layers=1, levels=2, fusion_before=(0,),
         fusion_width=16, language_heads=2, language_mlp=16,
     )  # fmt: skip
     detector = GroundingDetector(detection_backbone("conv_tiny", widths=(8, 16, 16)), text, shape)
     folder = tmp_path_factory.mktemp("model") / "phrases"
-    PhraseDetector(detector, tokenizer, 40, DetectionImages(48, longest=64, stride=16), "small", objects=["cup"]).save(folder)
+    PhraseDetector(detector, tokenizer, 40, DetectionPreprocess(48, longest=64, stride=16), "small", objects=["cup"]).save(folder)
     return folder
 
 
@@ -79,15 +79,15 @@ def test_names_are_found_by_the_same_model(model: Path, picture: Path) -> None:
 
 def test_faults_are_one_clear_line(model: Path, picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
-        (["--phrase", "fork", "--text", "a cup on a plate"], "'fork' does not stand in 'a cup on a plate'"),
+        (["--phrase", "fork", "--text", "a cup on a plate"], "'fork' does not occur in 'a cup on a plate'"),
         (["--phrase", ""], "phrase 0 is empty"),
         (["--phrase", "cup", "--objects", "cup"], "expected one of the two"),
         (["--text", "a cup"], "expected --phrase as well"),
-        (["--phrase", "cup", "--text", "a cup by a cup"], "stands 2 times"),
+        (["--phrase", "cup", "--text", "a cup by a cup"], "occurs 2 times"),
     ):
         assert main(["detect", str(model), str(picture), *words]) != 0
         assert said in capsys.readouterr().err
-    with pytest.raises(DataError, match="no phrase is asked for"):
+    with pytest.raises(DataError, match="no phrase to locate"):
         dp.ground(model, picture, [])
     with pytest.raises(ConfigError, match="does not ground phrases"):
         dp.ground(object(), picture, "cup")

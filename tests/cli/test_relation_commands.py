@@ -159,8 +159,8 @@ def test_given_boxes_are_related_by_command_and_other_models_are_refused_in_one_
     assert "scorer: VG150 PredCls, recall" in out
     words = ("--data", WORLD, "--split", "test")
     refused = said(capsys, "eval", str(run), "vg150_predcls", *words, code=2)
-    assert "finds its regions itself (expected a detector trained on given regions)" in refused
-    assert "does not name regions" in said(capsys, "eval", str(tagger.path), "vg150_sgcls", *words, code=2)
+    assert "detects its own regions (expected a detector trained on given regions)" in refused
+    assert "does not classify regions" in said(capsys, "eval", str(tagger.path), "vg150_sgcls", *words, code=2)
     strange = said(capsys, "eval", str(run), "v_coco", *words, code=1)
     assert re.search(r"links/test, row 0, field 'relations': '(near|far) .*' is no action-role of V-COCO", strange)
 

@@ -9,7 +9,7 @@ from importlib import resources
 
 import pytest
 
-from diptych.core.terminal.control_characters import visible, visible_json
+from diptych.core.terminal.control_characters import escape_controls, escape_controls_json
 from diptych.report.escape import escape
 
 
@@ -23,22 +23,22 @@ def test_what_acts_is_spelled_out_by_its_class_in_unicode() -> None:
             or unicodedata.category(character) in ("Zl", "Zp", "Cs")
         )
         if acts:
-            assert visible(character).isascii(), hex(code)
-            assert visible(character)[0] == "\\"
+            assert escape_controls(character).isascii(), hex(code)
+            assert escape_controls(character)[0] == "\\"
         elif unicodedata.category(character) != "Cf":
-            assert visible(character) == character, hex(code)
+            assert escape_controls(character) == character, hex(code)
 
 
 @pytest.mark.parametrize(
     "text", ["a red bus", "שלום", "مرحبا", "می‌خواهم", "👨‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "tab\tand\nnewline", "C:\\temp", "é ü 漢字"]
 )
 def test_what_people_write_stays(text: str) -> None:
-    assert visible(text) == text
+    assert escape_controls(text) == text
 
 
 def test_json_says_the_same_as_before() -> None:
     value = {"caption": "\x1b]0;owned\x07 \x85 \u202egpj.exe \ud800 \\u202e é"}
-    line = visible_json(json.dumps(value, ensure_ascii=False))
+    line = escape_controls_json(json.dumps(value, ensure_ascii=False))
     assert json.loads(line) == value
     assert not re.search("[\x00-\x1f\x7f-\x9f\u202e\ud800]", line)
     line.encode()
@@ -53,4 +53,4 @@ def test_the_page_of_the_service_spells_out_the_same_characters() -> None:
     (inside,) = re.findall(r"const ACTIVE = /(\[.*\])/g;", source)
     theirs = re.compile(inside)
     for code in (*range(0xD800), *range(0xE000, 0x30000)):  # a browser has no halves of pairs to show
-        assert bool(theirs.match(chr(code))) == (visible(chr(code)) != chr(code)), hex(code)
+        assert bool(theirs.match(chr(code))) == (escape_controls(chr(code)) != chr(code)), hex(code)

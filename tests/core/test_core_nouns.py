@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.core import contracts
 from diptych.core.config import config_hash, from_plain, load_config, save_config, to_plain
 from diptych.core.disk.files import atomic_folder, write_atomic
 from diptych.core.errors import ConfigError, DataError, UnknownName
@@ -154,3 +155,11 @@ def test_an_error_is_one_line_whatever_it_quotes() -> None:
     for error in (DataError("no column 'a\nb'", file="x\r\ny.csv"), ShapeError("a\nb"), UnknownName("task", "a\nb", ["ab"])):
         assert len(str(error).splitlines()) == 1
         assert "\\n" in str(error)
+
+
+def test_former_names_of_the_contracts_still_open() -> None:
+    with pytest.warns(DeprecationWarning, match="is GenerationOutput now"):
+        former = getattr(contracts, "Written")  # noqa: B009
+    assert former is contracts.GenerationOutput
+    with pytest.raises(AttributeError, match="no attribute 'Writen'"):
+        getattr(contracts, "Writen")  # noqa: B009

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core.machine import keep_to_quota, machine_class, processor_flags, usable_cores
+from diptych.core.machine import limit_threads_to_quota, machine_class, processor_flags, usable_cores
 
 XEON = {"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16"}
 EPYC = {"avx2", "avx512f", "avx512_bf16"}
@@ -74,8 +74,8 @@ def test_a_container_uses_the_cores_it_pays_for(
         (tmp_path / name).write_text(text + "\n", encoding="ascii")
     assert usable_cores(tmp_path) == cores
     variables: dict[str, str] = {}
-    keep_to_quota(variables, tmp_path)
+    limit_threads_to_quota(variables, tmp_path)
     assert variables == ({"OMP_NUM_THREADS": str(cores)} if cores < 16 else {})
     variables = {"OMP_NUM_THREADS": "7"}
-    keep_to_quota(variables, tmp_path)
+    limit_threads_to_quota(variables, tmp_path)
     assert variables == {"OMP_NUM_THREADS": "7"}

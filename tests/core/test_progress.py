@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from diptych.core.terminal.progress import alone, with_bar
+from diptych.core.terminal.progress import bar_allowed, with_bar
 from diptych.data.load.features import FeatureTable
 from diptych.models.io.inference import MANY, parts
 
@@ -66,14 +66,14 @@ def test_steps_inside_a_step_are_a_line_below_it(drawn: Seen) -> None:
 
 def test_none_is_drawn_over_another_kind_of_bar(drawn: Seen) -> None:
     """As where training, which draws its own, stops to evaluate."""
-    with alone("training"):
+    with bar_allowed("training"):
         assert list(with_bar("xy", 2, "inside")) == ["x", "y"]
     assert drawn() == ""
 
 
 def test_a_bar_that_ends_early_makes_room(drawn: Seen) -> None:
     next(with_bar("abc", 3, "letters"))  # nobody asks for the second
-    with alone("next") as free:
+    with bar_allowed("next") as free:
         assert free
 
 

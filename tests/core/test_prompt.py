@@ -25,7 +25,7 @@ from diptych.core.prompt import (
     dialogue_to_json,
     prompt_from_json,
     prompt_to_json,
-    words_about_one_picture,
+    text_of_single_image_prompt,
 )
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -110,7 +110,7 @@ def test_what_cannot_be_stored_is_refused() -> None:
 
 def test_a_model_of_words_leaves_nothing_out_in_silence() -> None:
     same = ["a red", (TextPart("a "), TextPart("red")), (ImagePart(), TextPart("a red")), as_dialogue("a red")]
-    assert {words_about_one_picture(asked, model="m") for asked in same} == {"a red"}
+    assert {text_of_single_image_prompt(asked, model="m") for asked in same} == {"a red"}
     others = [
         (TextPart("a"), ImagePart()),
         (ImagePart(1), TextPart("a")),
@@ -121,4 +121,4 @@ def test_a_model_of_words_leaves_nothing_out_in_silence() -> None:
     ]
     for asked in others:
         with pytest.raises(DataError, match="'m'"):
-            words_about_one_picture(asked, model="m")
+            text_of_single_image_prompt(asked, model="m")

@@ -69,7 +69,7 @@ def test_where_nothing_is_saved_the_first_one_has_a_limit() -> None:
 def test_the_first_is_noted_and_the_second_interrupts() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with SignalWatch() as watch:
-        assert not watch.asked
+        assert not watch.stop_requested
         os.kill(os.getpid(), signal.SIGTERM)
         assert watch.number == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
@@ -101,7 +101,7 @@ def test_a_fork_is_not_its_parent() -> None:
         os.kill(child, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         time.sleep(0.1)
-        assert not watch.asked
+        assert not watch.stop_requested
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])

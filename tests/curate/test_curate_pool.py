@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from diptych.core.contracts import Curated, Drop
+from diptych.core.contracts import CurationStepResult, Drop
 from diptych.core.errors import RunError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.registry import OPERATORS
@@ -67,16 +67,18 @@ class Counting:
     def plan(self, data) -> dict:
         return {"items": len(data), "unit": "nothing", "seconds_each": 0.0, "seconds": 0.0}
 
-    def __call__(self, data) -> Curated:
+    def __call__(self, data) -> CurationStepResult:
         self.runs.append(self.uid)
-        return Curated(tuple(u for u in data.uids if u != self.uid), (Drop(self.uid, self.slug, "chosen"),), {"n": {"a01": 5}})
+        return CurationStepResult(
+            tuple(u for u in data.uids if u != self.uid), (Drop(self.uid, self.slug, "chosen"),), {"n": {"a01": 5}}
+        )
 
 
 @dataclass(frozen=True)
 class Failing(Counting):
     slug: ClassVar[str] = "failing"
 
-    def __call__(self, data) -> Curated:
+    def __call__(self, data) -> CurationStepResult:
         raise KeyboardInterrupt
 
 
@@ -101,14 +103,14 @@ class Faulty(Counting):
     slug: ClassVar[str] = "faulty"
     fault: str = ""
 
-    def __call__(self, data) -> Curated:
+    def __call__(self, data) -> CurationStepResult:
         kept = list(data.uids)
         if self.fault == "invents":
             kept.append("nobody")
         if self.fault == "forgets":
             kept.pop()
         drops = (Drop("a01", "faulty", "twice"),) if self.fault == "repeats" else ()
-        return Curated(tuple(kept), drops)
+        return CurationStepResult(tuple(kept), drops)
 
 
 @pytest.mark.parametrize(

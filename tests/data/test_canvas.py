@@ -119,7 +119,7 @@ def test_long_words_and_chinese_break_where_they_must() -> None:
         with_text(ramp(10, 250), "你好")
     with pytest.raises(ConfigError, match="no letter of 'WWW' fits into -12 pixels"):
         with_text(ramp(10, 10), "WWW", Lettering(text_size=60))
-    with pytest.raises(ConfigError, match=r"nowhere.ttf is no font that can be read"):
+    with pytest.raises(ConfigError, match=r"nowhere.ttf is not a readable font"):
         with_text(ramp(10, 250), "a", Lettering(font="nowhere.ttf"))
 
 

@@ -151,11 +151,11 @@ def test_fingerprint_sees_pixels() -> None:
 
 
 def test_images_can_be_exchanged_below_a_subset() -> None:
-    from diptych.data.media.images import Objects
+    from diptych.data.media.images import ImageObjects
 
     pool = Pool.from_samples(samples()).select([7, 3])
     other = [BytesImage(b"a"), BytesImage(b"b")]
-    changed = pool.with_images(Objects(other))
+    changed = pool.with_images(ImageObjects(other))
     assert [s.image for s in changed] == other
     assert [replace(s, image=None) for s in changed] == [replace(s, image=None) for s in pool]
 

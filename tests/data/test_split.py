@@ -101,7 +101,7 @@ def test_leaks_equal_a_comparison_of_all_rows(made: list[tuple[int, int, list[st
                 expected[kind, (one, other)] = (len(shared), rows, set(first.values()))
     report = leaks(pool, examples=99)
     assert {(x.kind, x.splits): (x.shared, x.rows, set(x.examples)) for x in report.leaks} == expected
-    assert report.known == (("group", "image", "text") if any(carried["image"]) else ("group", "text"))
+    assert report.checked == (("group", "image", "text") if any(carried["image"]) else ("group", "text"))
 
 
 def test_planted_leaks_are_found() -> None:

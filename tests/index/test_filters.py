@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.index.engine.edge import EdgeStore
-from diptych.index.engine.store import Choice, Dense, Item
+from diptych.index.engine.store import DenseSpace, IndexItem, ItemFilter
 from diptych.index.filters import OneOf, check_where, clauses, matches, merge_kinds
 
 ROW = {"split": "train", "side": 40, "score": 0.5, "ok": True, "tags": ["red", "old"]}
@@ -49,7 +49,7 @@ def test_meaning(where: dict[str, Any], holds: bool) -> None:
         ({"split": {">": 3}}, ConfigError, "a range needs numbers"),
         ({"side": {"=>": 3}}, ConfigError, "expected keys among > >= < <="),
         ({"side": {}}, ConfigError, "expected keys"),
-        ({"side": []}, ConfigError, "one of nothing"),
+        ({"side": []}, ConfigError, "an empty list of values"),
         ({"ok": "yes"}, ConfigError, "holds boolean"),
         ({"ok": 1}, ConfigError, "holds boolean"),
         ({"split": [["train"]]}, ConfigError, "holds text, the condition gives"),
@@ -89,10 +89,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ]
     for row in rows[::7]:
         del row["whole"]
-    store = EdgeStore.create(tmp_path_factory.mktemp("filters") / "shard", [Dense("", 2)])
+    store = EdgeStore.create(tmp_path_factory.mktemp("filters") / "shard", [DenseSpace("", 2)])
     stored = [{k: int(v) if isinstance(v, bool) else v for k, v in row.items()} for row in rows]
     one = np.array([1, 0], np.float32)
-    store.upsert([Item(uuid.UUID(int=i), {"": one}, row) for i, row in enumerate(stored)])
+    store.upsert([IndexItem(uuid.UUID(int=i), {"": one}, row) for i, row in enumerate(stored)])
     yield store, rows
     store.close()
 
@@ -118,7 +118,7 @@ def test_engine_understands_alike(filled: Any, where: dict[str, Any]) -> None:
     store, rows = filled
     kinds = merge_kinds({}, rows)
     check_where(where, kinds)
-    found = store.scroll(Choice(where, kinds))
+    found = store.scroll(ItemFilter(where, kinds))
     assert sorted(item.id.int for item in found) == [i for i, row in enumerate(rows) if matches(row, where)]
 
 

@@ -26,7 +26,7 @@ from diptych.index.facts import Facts
 from diptych.index.kinds import open_index
 from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.lexical import LexicalIndex
-from diptych.index.lexicon import Words
+from diptych.index.lexicon import BM25Encoder
 from diptych.index.plan import SearchPlan
 
 
@@ -265,7 +265,7 @@ def test_export(kit: Any, tmp_path: Path) -> None:
         assert (tmp_path / "uids.txt").read_text().split() == index.uids()
         with pytest.raises(ConfigError, match=r"ends in '\.csv'"):
             index.export(tmp_path / "x.csv")
-    with LexicalIndex.build(Words(), bare(kit, 0, 2), tmp_path / "words") as index:
+    with LexicalIndex.build(BM25Encoder(), bare(kit, 0, 2), tmp_path / "words") as index:
         index.export(tmp_path / "words.parquet")
         row = pq.read_table(tmp_path / "words.parquet").to_pylist()[0]
         assert {term for term, _ in row["vector_words"]} == {"text", row["uid"][1:]}
@@ -347,7 +347,7 @@ def test_examples_and_arithmetic(kit: Any, tmp_path: Path) -> None:
             index.search_like("nobody")
         with pytest.raises(ConfigError, match="nothing to search for"):
             SearchPlan.of(unlike=("u1",))
-    with LexicalIndex.build(Words(), pool, tmp_path / "words") as words:
+    with LexicalIndex.build(BM25Encoder(), pool, tmp_path / "words") as words:
         assert words.answer(SearchPlan.of(text="text 5", k=1))[0].uid == "u5"
         assert words.answer(SearchPlan.of(like=("u5",), k=1))[0].uid != "u5"
         with pytest.raises(ConfigError, match="cannot add and subtract"):

@@ -13,7 +13,7 @@ from diptych.core.image import BytesImage
 from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.hybrid import HybridIndex
 from diptych.index.kinds.lexical import LexicalIndex
-from diptych.index.lexicon import Words
+from diptych.index.lexicon import BM25Encoder
 from diptych.index.plan import ByExamples, ByImage, ByText, ByTriplet, ByVector, SearchPlan
 
 IMAGE = BytesImage(b"", "u9")
@@ -64,7 +64,7 @@ def test_what_each_kind_can_do(kit: Any, tmp_path: Path) -> None:
                 dense.answer(SearchPlan((ByTriplet(("a", "", "")),)))
         with pytest.raises(ConfigError, match="has dense or lexical"):
             hybrid.answer(SearchPlan.of("text 3", mode="exact"))
-    with LexicalIndex.build(Words(), pool, tmp_path / "words", progress=False) as words:
+    with LexicalIndex.build(BM25Encoder(), pool, tmp_path / "words", progress=False) as words:
         with pytest.raises(ConfigError, match="does not search by vectors"):
             words.answer(SearchPlan(vector.parts))
         with pytest.raises(ConfigError, match="has no mode"):

@@ -206,7 +206,7 @@ def test_what_the_server_says_is_one_line(kit: Any, tmp_path: Path, memory: Memo
         raise sys.modules["qdrant_client.http.exceptions"].ResponseHandlingException("connection refused\nmore")
 
     monkeypatch.setattr(memory, "upsert", refuse)
-    with pytest.raises(RunError, match=r"the server at http://x did not do as asked: connection refused$"):
+    with pytest.raises(RunError, match=r"the server at http://x failed: connection refused$"):
         DenseIndex.build(kit.model(), kit.pool(0, 3), tmp_path / "index", url="http://x")
     assert list(tmp_path.iterdir()) == []
     assert memory.collections == {}

@@ -13,14 +13,14 @@ import pytest
 
 from diptych.core.contracts import capabilities
 from diptych.core.registry import MODELS
-from diptych.models.io.foreign.detectors import GroundingDinoReader, OwlReader
+from diptych.models.io.foreign.detectors import GroundingDinoDetector, OwlDetector
 
 PROTOCOLS = [
     one for one in vars(capabilities).values() if getattr(one, "_is_protocol", False) and one.__module__ == capabilities.__name__
 ]
 OWN = {"max_tokens"}
 """Parameters whose default is the model's: a captioner writes as many words as its authors let it."""
-ANSWERING = {**{name: MODELS.load(name) for name in MODELS}, "dino": GroundingDinoReader, "owl": OwlReader}
+ANSWERING = {**{name: MODELS.load(name) for name in MODELS}, "dino": GroundingDinoDetector, "owl": OwlDetector}
 
 
 def calls(protocol: type) -> Iterator[tuple[str, inspect.Signature]]:

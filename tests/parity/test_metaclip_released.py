@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("ahocorasick_rs", reason="the extra curate is not installed")
 
 from diptych.curate.text.balance import entry_probability, keep_by_entry, keep_probability, share_below, threshold_for
-from diptych.curate.text.matching import Matcher
-from diptych.curate.text.spacing import Rule
+from diptych.curate.text.matching import EntryMatcher
+from diptych.curate.text.word_boundaries import Rule
 
 STORED = json.loads((Path(__file__).parent / "released" / "metaclip_released.json").read_text(encoding="utf-8"))
 
@@ -25,7 +25,7 @@ def flat(matches: list[list[int]]) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("rule", ["released", "multilingual"])
 def test_entries_of_every_text_equal_the_release(parity: Any, rule: Rule) -> None:
-    text_M, entry_M = Matcher(STORED["entries"], rule=rule).match(STORED["texts"])
+    text_M, entry_M = EntryMatcher(STORED["entries"], rule=rule).match(STORED["texts"])
     found = [entry_M[text_M == text].tolist() for text in range(len(STORED["texts"]))]
     assert found == STORED[rule]
     table = np.zeros((2, len(STORED["texts"]), len(STORED["entries"])))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from diptych.core.errors import ConfigError
-from diptych.models.detection.faster_rcnn import DetectorShape, FasterRCNN, names_without_repeats
+from diptych.models.detection.faster_rcnn import FasterRCNN, FasterRCNNConfig, nms_labels
 from diptych.models.detection.inclusive_boxes import SIZE, box_losses
-from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, box_code
+from diptych.models.penet.predicate_head import PENetHeadConfig, PredicatePrototypeHead, box_code
 from diptych.recipes.relations.penet import PENet
 
 RELEASED = "VL-Group/PENET 9c9f507, RPN and box head"
@@ -54,7 +54,7 @@ def stored() -> dict[str, Tensor]:
 
 
 def detector(stored: dict[str, Tensor], counting: Any = "inclusive") -> FasterRCNN:
-    shape = DetectorShape(
+    shape = FasterRCNNConfig(
         channels=1, region_width=4, pooled_side=1, anchors=(8, 16, 24, 32, 48), considered=60, proposals=40, min_score=0.2,
         detections=7, counting=counting,
     )  # fmt: skip
@@ -95,12 +95,12 @@ def test_what_is_found_and_named_anew_is_the_released(stored: dict[str, Tensor],
     net = detector(stored).eval()
     net.heads.box_roi_pool, net.heads.box_head = Said(None), Said(None)
     net.heads.box_predictor = Said((stored["logit"], stored["change"]))
-    found = net.found({}, [stored[f"proposal_{n}"] for n in range(2)], SIZES)
+    found = net.predict_regions({}, [stored[f"proposal_{n}"] for n in range(2)], SIZES)
     pairs = []
     for n, one in enumerate(found):
         assert one.label_N.tolist() == stored[f"found_label_{n}"].tolist()
         pairs += [(one.box_NC4, stored[f"found_box_{n}"]), (one.logit_NC, stored[f"found_logit_{n}"])]
-        named_N = names_without_repeats(stored[f"anew_{n}"], one.box_NC4, 0.3, inclusive=True)
+        named_N = nms_labels(stored[f"anew_{n}"], one.box_NC4, 0.3, inclusive=True)
         pairs.append((named_N, stored[f"named_{n}"]))
     parity("penet", "boxes that are found, and their names made anew", RELEASED, pairs, tolerance=1e-4)
 
@@ -110,7 +110,9 @@ def test_places_are_read_twice_a_step_as_released() -> None:
     box_N4 = torch.rand(7, 4) * 20
     box_N4[:, 2:] += box_N4[:, :2]
     twice, once = (
-        PrototypeHead(HeadShape(width=4, word_width=4, naming_width=4, place_momentum=m), 6, 3, 3).naming.place.train()
+        PredicatePrototypeHead(
+            PENetHeadConfig(width=4, word_width=4, naming_width=4, place_momentum=m), 6, 3, 3
+        ).naming.place.train()
         for m in (0.001, PENet.sgdet().relation_head.place_momentum)
     )
     once.load_state_dict(twice.state_dict())
@@ -127,4 +129,4 @@ def test_published_presets_count_as_released_and_small_ones_do_not() -> None:
         assert (made.detector.counting, made.sampling.last_pixel) == ("inclusive", True)
     assert PENet.tiny().detector.counting == "half_open"
     with pytest.raises(ConfigError, match="counting is 'caffe'"):
-        DetectorShape(counting="caffe")  # type: ignore[arg-type]
+        FasterRCNNConfig(counting="caffe")  # type: ignore[arg-type]

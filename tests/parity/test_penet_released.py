@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.models.detection.faster_rcnn import names_without_repeats
-from diptych.models.detection.region_pool import RegionPool
+from diptych.models.detection.faster_rcnn import nms_labels
+from diptych.models.detection.roi_pooler import RoIPooler
 from diptych.models.penet.pair_regions import PairRegions
-from diptych.models.penet.pair_sampling import PairSampling, Targets
-from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, ScoredPairs, box_code
+from diptych.models.penet.pair_sampling import PairSampling, SceneGraphTargets
+from diptych.models.penet.predicate_head import PENetHeadConfig, PredicatePrototypeHead, ScoredPairs, box_code
 from diptych.objectives.boxes.predicate_prototypes import prototype_distance, prototype_similarity, prototype_spread
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import records
-from diptych.tasks.relations.predicate_nms import settle_pairs
+from diptych.tasks.relations.predicate_nms import predicate_nms_by_pair
 
 RELEASED = "VL-Group/PENET 9c9f507, PrototypeEmbeddingNetwork"
 NAMES = {
@@ -74,8 +74,8 @@ def regions() -> dict[str, Tensor]:
     return numbers("penet_regions.npz")
 
 
-def head_of(stored: dict[str, Tensor]) -> PrototypeHead:
-    head = PrototypeHead(HeadShape(width=16, word_width=12, naming_width=20, dropout=0.0), 24, 6, 13).double()
+def head_of(stored: dict[str, Tensor]) -> PredicatePrototypeHead:
+    head = PredicatePrototypeHead(PENetHeadConfig(width=16, word_width=12, naming_width=20, dropout=0.0), 24, 6, 13).double()
     state = {}
     for name, tensor in stored.items():
         if name.startswith("weight.") and not name.startswith("weight.linear_pred."):  # which nothing reads
@@ -86,7 +86,7 @@ def head_of(stored: dict[str, Tensor]) -> PrototypeHead:
     return head
 
 
-def answered(head: PrototypeHead, stored: dict[str, Tensor], setting: str) -> tuple[ScoredPairs, Tensor | None]:
+def answered(head: PredicatePrototypeHead, stored: dict[str, Tensor], setting: str) -> tuple[ScoredPairs, Tensor | None]:
     start = len(stored["box_0"])
     pair_P2 = torch.cat((stored["pair_0"], stored["pair_1"] + start))
     naming_NC = None
@@ -98,7 +98,7 @@ def answered(head: PrototypeHead, stored: dict[str, Tensor], setting: str) -> tu
         if setting == "sgdet" and not head.training:
             split = (start, len(label_N) - start)
             parts = [
-                names_without_repeats(logit_NC, stored[f"per_class_{n}"], 0.5, inclusive=True)
+                nms_labels(logit_NC, stored[f"per_class_{n}"], 0.5, inclusive=True)
                 for n, logit_NC in enumerate(naming_NC.split(split))
             ]
             label_N = torch.cat(parts)
@@ -156,7 +156,7 @@ def test_relation_nms_equals_the_release(stored: dict[str, Tensor], parity: Any)
     arrays = GraphArrays.of(
         records(["a"], [SceneGraph()], [graph]), "prediction", objects=["o1", "o2"], predicates=["r1", "r2", "r3", "r4"]
     )
-    done = settle_pairs(arrays, inclusive=True, released=True)
+    done = predicate_nms_by_pair(arrays, inclusive=True, released=True)
     place = np.arange(len(edges)) // 4
     ours, worth = np.zeros(len(pair_P2), np.int64), np.zeros(len(pair_P2))
     ours[place[done.stays]] = np.flatnonzero(done.stays) % 4 + 1
@@ -190,7 +190,7 @@ def test_features_of_pairs_equal_the_release(regions: dict[str, Tensor], parity:
 
 
 def test_regions_are_pooled_from_the_maps_of_the_release(regions: dict[str, Tensor], parity: Any) -> None:
-    pool = RegionPool(2, (4, 8, 16, 32), side=5)
+    pool = RoIPooler(2, (4, 8, 16, 32), side=5)
     ours = pool([regions[f"pool.map_{n}"] for n in range(4)], [regions["pool.box"]])
     parity("penet", "boxes pooled by size", "VL-Group/PENET 9c9f507, Pooler", [(ours, regions["pool.out"])], tolerance=1e-12)
 
@@ -199,7 +199,9 @@ def test_pairs_of_found_boxes_are_assigned_as_in_the_release(regions: dict[str, 
     """Which pairs are positive and which may be negative, where nothing is cut by number."""
     relation_KK = regions["draw.relation"]
     pair_G2 = relation_KK.nonzero()
-    true = Targets(regions["draw.true_box"], regions["draw.true_label"], pair_G2, relation_KK[pair_G2[:, 0], pair_G2[:, 1]])
+    true = SceneGraphTargets(
+        regions["draw.true_box"], regions["draw.true_label"], pair_G2, relation_KK[pair_G2[:, 0], pair_G2[:, 1]]
+    )
     drawn = PairSampling(pairs=1000, positive=0.25, each=100, last_pixel=True)(regions["draw.box"], regions["draw.box"], true)
     ours = torch.cat((drawn.pair_P2, drawn.relation_P[:, None]), 1)
     rows = sorted(ours.tolist())

@@ -22,7 +22,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher
-from diptych.pipelines.groundvlp import GroundVLP, Reference, agent_of, graded, main_words, token_mean, upsampled
+from diptych.pipelines.groundvlp import GroundVLP, ReferringExpression, box_grade, head_noun, main_words, token_mean, upsampled
 from diptych.pipelines.roles import start
 from diptych.report.heat import heat_picture
 
@@ -96,7 +96,8 @@ def test_the_exponent_is_between_sum_and_mean(parity: Any) -> None:
     heat[2:5, 2:5] = 1
     boxes = {"own": (2, 2, 5, 5), "all": (0, 0, 10, 10), "part": (3, 3, 4, 4)}
     found = {
-        name: [graded(heat, tuple(map(float, box)), exponent=power) for power in (0.5, 0.0, 1.0)] for name, box in boxes.items()
+        name: [box_grade(heat, tuple(map(float, box)), exponent=power) for power in (0.5, 0.0, 1.0)]
+        for name, box in boxes.items()
     }
     by_hand = {"own": [3.0, 9.0, 1.0], "all": [0.9, 9.0, 0.09], "part": [1.0, 1.0, 1.0]}
     parity("groundvlp", "grades of three boxes on a map of ten by ten", "counting by hand", [
@@ -108,7 +109,7 @@ def test_the_best_box_is_the_released_one(parity: Any) -> None:
     stored, pairs = np.load(RELEASED), []
     for case in range(6):
         heat, boxes, scores = (stored[f"{name}_{case}"] for name in ("map", "boxes", "scores"))
-        grades = [graded(heat, tuple(box), score) for box, score in zip(boxes, scores, strict=True)]
+        grades = [box_grade(heat, tuple(box), score) for box, score in zip(boxes, scores, strict=True)]
         if max(grades) > 0:
             pairs.append((boxes[int(np.argmax(grades))], stored[f"best_{case}"]))
         else:
@@ -121,7 +122,7 @@ def test_a_grade_equals_a_loop_over_pixels() -> None:
     heat = np.random.default_rng(0).standard_normal((9, 7)).astype(np.float32)
     box = (1.6, 0.2, 6.9, 8.4)
     total = sum(float(heat[y, x]) for y in range(8) for x in range(1, 6))
-    assert graded(heat, box, 0.7) == pytest.approx(0.7 * total / (5.3 * 8.2) ** 0.5)
+    assert box_grade(heat, box, 0.7) == pytest.approx(0.7 * total / (5.3 * 8.2) ** 0.5)
 
 
 # ------------------------------------------------------------ maps
@@ -137,12 +138,12 @@ def test_rows_of_words_are_found_by_their_characters() -> None:
 
 def test_words_that_can_be_seen_are_those_of_the_text_and_not_of_its_template() -> None:
     model = Looks()
-    answer = pipeline(model=model, layer=4).run(Reference(PICTURE, "the cup", category="cup"))
+    answer = pipeline(model=model, layer=4).run(ReferringExpression(PICTURE, "the cup", category="cup"))
     assert model.asked == [("there is a the cup", 4)]
     assert answer.words == ("cup",)
     assert answer.heat_HW[10].mean() > 0.4
     assert answer.heat_HW[:2].mean() == pytest.approx(0.5, abs=0.1)
-    every = pipeline(rows="all").run(Reference(PICTURE, "the cup", category="cup"))
+    every = pipeline(rows="all").run(ReferringExpression(PICTURE, "the cup", category="cup"))
     assert every.heat_HW[10].mean() < answer.heat_HW[10].mean()
 
 
@@ -166,39 +167,39 @@ def test_maps_are_laid_over_the_part_that_was_seen() -> None:
 
 
 def test_agent_and_category() -> None:
-    assert [agent_of(text) for text in ("the man with two dogs", "wooden chairs", "running")] == ["man", "chairs", ""]
+    assert [head_noun(text) for text in ("the man with two dogs", "wooden chairs", "running")] == ["man", "chairs", ""]
     by_name = pipeline(names=("cup", "person", "chair"))
     assert [by_name.category_of(word) for word in ("cup", "chairs", "mug", "")] == ["cup", "chair", "", ""]
     by_text = pipeline(names=("cup", "person"), embedder=Alike())
     assert [by_text.category_of(word) for word in ("mug", "man")] == ["cup", "person"]
-    assert len(pipeline().known()) == 80
+    assert len(pipeline().categories()) == 80
 
 
 def test_thresholds_for_given_and_for_predicted_categories() -> None:
     detector = Proposes()
-    given = pipeline(detector=detector).run(Reference(PICTURE, "the thing", category="cup"))
+    given = pipeline(detector=detector).run(ReferringExpression(PICTURE, "the thing", category="cup"))
     assert [region.score for region in given.regions] == [0.9, 0.2]
     assert detector.asked == [("cup",)]
-    at_least = pipeline(least_given=0.2).run(Reference(PICTURE, "the thing", category="cup"))
+    at_least = pipeline(least_given=0.2).run(ReferringExpression(PICTURE, "the thing", category="cup"))
     assert [region.score for region in at_least.regions] == [0.9], "above it, as the released detector leaves boxes out"
-    predicted = pipeline().run(Reference(PICTURE, "the cup"))
+    predicted = pipeline().run(ReferringExpression(PICTURE, "the cup"))
     assert [region.score for region in predicted.regions] == [0.9]
     assert predicted.category == "cup"
-    nothing = pipeline(names=("cup", "person")).run(Reference(PICTURE, "the dog"))
+    nothing = pipeline(names=("cup", "person")).run(ReferringExpression(PICTURE, "the dog"))
     assert [(region.label, region.score) for region in nothing.regions] == [("cup", 1.0), ("cup", 1.0), ("person", 1.0)]
-    strict = pipeline(least_given=0.95).run(Reference(PICTURE, "the cup", category="cup"))
+    strict = pipeline(least_given=0.95).run(ReferringExpression(PICTURE, "the cup", category="cup"))
     assert [region.score for region in strict.regions] == [1.0, 1.0] or len(strict.regions) == 3
-    halved = pipeline(least_given=0.95, halve=True).run(Reference(PICTURE, "the cup", category="cup"))
+    halved = pipeline(least_given=0.95, halve=True).run(ReferringExpression(PICTURE, "the cup", category="cup"))
     assert [region.score for region in halved.regions] == [0.9]
 
 
 def test_map_and_score_weigh_together() -> None:
     """The lower cup is where the word looks; at equal scores it wins, at its own score of 0.2 the map decides by how much."""
-    answer = pipeline().run(Reference(PICTURE, "the cup", category="cup"))
+    answer = pipeline().run(ReferringExpression(PICTURE, "the cup", category="cup"))
     assert answer.best == 0
     detector = Proposes()
     detector.regions = (Region((0.0, 0.0, 16.0, 4.0), "cup", score=0.5), Region((0.0, 8.0, 16.0, 12.0), "cup", score=0.5))
-    equal = pipeline(detector=detector).run(Reference(PICTURE, "cup cup", category="cup"))
+    equal = pipeline(detector=detector).run(ReferringExpression(PICTURE, "cup cup", category="cup"))
     assert equal.best == 1
     assert equal.grades[1] > equal.grades[0]
 
@@ -285,7 +286,7 @@ def test_maps_of_blip_are_attention_times_gradient(blip: Path, parity: Any) -> N
 def test_a_blip_by_address_is_opened_with_its_matching_head(blip: Path) -> None:
     made: Any = start("groundvlp", {"model": f"hf:{blip}", "detector": Proposes(), "embedder": None})
     assert isinstance(made.model, BlipMatcher)
-    assert made.run(Reference(PICTURE, "the red cup", category="cup")).best is not None
+    assert made.run(ReferringExpression(PICTURE, "the red cup", category="cup")).best is not None
     with pytest.raises(ConfigError, match=r"layer is 9 \(expected 0..2"):
         made.model.map_match(PICTURE, ["a cup"], layer=9)
 
@@ -303,7 +304,7 @@ def test_fiber_gives_maps_too() -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("alpha_1"):
             parameter.data.fill_(1.0)
-    answer = pipeline(model=recipe.deploy(model.eval())).run(Reference(PICTURE, "the cup", category="cup"))
+    answer = pipeline(model=recipe.deploy(model.eval())).run(ReferringExpression(PICTURE, "the cup", category="cup"))
     assert answer.heat_HW.shape == (12, 16)
     assert np.isfinite(answer.grades).all()
     assert answer.heat_HW.std() > 0
@@ -313,7 +314,7 @@ def test_fiber_gives_maps_too() -> None:
 
 
 def test_the_picture_shows_map_and_boxes() -> None:
-    answer = pipeline().run(Reference(PICTURE, "the cup", category="cup"))
+    answer = pipeline().run(ReferringExpression(PICTURE, "the cup", category="cup"))
     drawn = answer.picture()
     assert drawn.shape == (360 + 26, 960, 3)
     assert drawn.dtype == np.uint8
@@ -342,7 +343,7 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
 
 def test_an_empty_text_is_refused() -> None:
     with pytest.raises(DataError, match="the text is empty"):
-        pipeline().run(Reference(PICTURE, " "))
+        pipeline().run(ReferringExpression(PICTURE, " "))
     assert main_words("on the") == ()
 
 

@@ -16,7 +16,7 @@ from diptych.core.prompt import ImagePart, TextPart, as_prompt
 from diptych.data.canvas.compose import Lettering, stacked, with_text
 from diptych.data.canvas.reading import read_lines
 from diptych.data.media.decode import decode, encode_png
-from diptych.pipelines.i2l import ImageQuestion, InImageLearning, Replies, Reply, rating_of
+from diptych.pipelines.i2l import I2LReplies, I2LReply, ImageQuestion, InImageLearning, parse_rating
 
 
 class Recorder:
@@ -68,7 +68,7 @@ def test_the_model_gets_one_picture_and_no_words(folder: Path) -> None:
         "Answer: red",
         "What is it?",
     ]
-    assert reply == Reply("blue", "i2l", size=canvas.pixels_HWC.shape[1::-1])
+    assert reply == I2LReply("blue", "i2l", size=canvas.pixels_HWC.shape[1::-1])
     pipeline.run(ImageQuestion(image, "What is it?", category="places"))
     assert [text for _, text in read_lines(model.asked[1][0].pixels_HWC, Lettering())] == [
         "Where?",
@@ -110,15 +110,15 @@ def test_interleaved_and_captions_instead(folder: Path) -> None:
 def test_hybrid(folder: Path, said: str, how: str) -> None:
     model = Recorder(said, "blue")
     reply = InImageLearning(model, how="hybrid").run(ImageQuestion(FileImage(folder / "test.png"), "What?"))
-    assert isinstance(reply, Reply)
-    assert (reply.how, reply.rating, reply.text) == (how, rating_of(said) or 0, "blue")
+    assert isinstance(reply, I2LReply)
+    assert (reply.how, reply.rating, reply.text) == (how, parse_rating(said) or 0, "blue")
 
 
 def test_it_asks_again_while_nothing_is_said(folder: Path) -> None:
     model = Recorder("", "", "blue")
     asked = ImageQuestion(FileImage(folder / "test.png"), "What?")
     assert InImageLearning(model).run(asked).tries == 3  # type: ignore[union-attr]
-    assert InImageLearning(Recorder(""), tries=2).run(asked) == Reply("", "i2l", size=(260, 59), tries=2)
+    assert InImageLearning(Recorder(""), tries=2).run(asked) == I2LReply("", "i2l", size=(260, 59), tries=2)
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(folder: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(folder: Path) -> None:
         InImageLearning(Recorder("B", fails_after=2)).run(asked)
     rest = Recorder("(A)")
     found = InImageLearning(rest).run(asked)
-    assert isinstance(found, Replies)
+    assert isinstance(found, I2LReplies)
     assert (found.new, len(rest.asked)) == (2, 2)
     assert [row["right"] for row in found.rows] == [True, True, False, False]
     assert found.lines() == [

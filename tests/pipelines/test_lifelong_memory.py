@@ -16,12 +16,12 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue, as_dialogue
 from diptych.data.media.decode import encode_png
 from diptych.pipelines._memory import requests
-from diptych.pipelines._memory.caption_log import Caption, caption_frames, frames_of, read_captions, table_of
+from diptych.pipelines._memory.caption_log import TimedCaption, caption_frames, frames_of, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
 from diptych.pipelines._memory.questions import read_questions
 from diptych.pipelines._memory.refine import refined, strongest_run
-from diptych.pipelines._memory.replies import Found, choice_of, windows_of
-from diptych.pipelines.lifelong_memory import LifelongMemory, Recollection, Recollections, Remembered
+from diptych.pipelines._memory.replies import WindowReply, parse_option, parse_windows
+from diptych.pipelines.lifelong_memory import LifelongMemory, MemoryAnswer, MemoryAnswers, MemoryQuery
 from diptych.tasks._scoring.ranking.moments import recalls, temporal_iou
 
 RELEASED = json.loads((Path(__file__).parents[1] / "parity/released/lifelong_memory_released.json").read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ class Reader:
 def test_digest_is_that_of_the_published_code(parity: Any) -> None:
     pairs = []
     for case in RELEASED["digest"]:
-        memory = [Caption(time, time, text) for time, text in case["rows"]]
+        memory = [TimedCaption(time, time, text) for time, text in case["rows"]]
         found = digest(memory, jaccard, " + ".join, threshold=case["threshold"])
         assert [caption.text for caption in found] == [text for _, text in case["digest"]]
         spans = [json.loads(span) for span, _ in case["digest"]]
@@ -96,7 +96,9 @@ def test_digest_is_that_of_the_published_code(parity: Any) -> None:
 
 
 def test_merged_captions_are_written_or_the_first_of_them() -> None:
-    memory = tuple(Caption(time, time, text) for time, text in ((60, "C cuts bread"), (120, "C cuts the bread"), (180, "C runs")))
+    memory = tuple(
+        TimedCaption(time, time, text) for time, text in ((60, "C cuts bread"), (120, "C cuts the bread"), (180, "C runs"))
+    )
     reader = Reader(" 'C cuts some bread' ")
     found = LifelongMemory(reader, embedder=Bag(), alike=0.7).digested(memory)
     assert [caption.text for caption in found] == ["C cuts some bread", "C runs"]
@@ -110,8 +112,10 @@ def test_merged_captions_are_written_or_the_first_of_them() -> None:
 
 def test_prompts_are_laid_out_as_in_the_published_code(parity: Any) -> None:
     wording = requests.Wording(recall_begin="BEGIN", recall_end="END", choose_end="CHOOSE")
-    plain = table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits down on the chair"), Caption(1200, 1200, "x")])
-    spans = table_of([Caption(0, 60, "C opens a door"), Caption(90, 12000, "C sits")])
+    plain = table_of(
+        [TimedCaption(30, 30, "C opens a door"), TimedCaption(90, 90, "C sits down on the chair"), TimedCaption(1200, 1200, "x")]
+    )
+    spans = table_of([TimedCaption(0, 60, "C opens a door"), TimedCaption(90, 12000, "C sits")])
     table = requests.queries([(1, "Where is the cup?"), (3, "When did I sit?")], released=True)
     assert {"c|v": table} == RELEASED["queries"]
     made = [
@@ -133,7 +137,7 @@ def test_options_are_read_as_in_the_published_code(parity: Any) -> None:
     for reply, said in RELEASED["options"]:
         number = re.fullmatch(r"'?(\d+)(?:\.0)?'?", said)
         wanted = int(number[1]) if number and int(number[1]) < 5 else -1
-        found = choice_of(reply, 5, released=True).option
+        found = parse_option(reply, 5, released=True).option
         if (-1 if found is None else found) != wanted:
             better.append((reply, wanted, found))
         else:
@@ -149,7 +153,7 @@ def test_options_are_read_as_in_the_published_code(parity: Any) -> None:
      ("C cooks, so 0", None), ("The correct option is 1", 1), ("prediction two, that is 2", 2)],
 )  # fmt: skip
 def test_a_number_of_something_else_is_no_option(reply: str, option: int | None) -> None:
-    assert choice_of(reply, 5).option == option
+    assert parse_option(reply, 5).option == option
 
 
 @pytest.mark.parametrize(
@@ -173,31 +177,34 @@ def test_a_number_of_something_else_is_no_option(reply: str, option: int | None)
 )
 def test_odd_replies_are_read_as_the_published_code_reads_them(reply: str, option: int | None) -> None:
     """It evaluates the reply as Python: what is another value than a dictionary stops it, what is none has its numbers searched."""
-    assert choice_of(reply, 5, released=True).option == option
+    assert parse_option(reply, 5, released=True).option == option
 
 
 def test_windows_in_tables(parity: Any) -> None:
     assert len(RELEASED["tables"]) == len(WINDOWS) >= 40
     pairs = []
     for (reply, theirs), (windows, outcome, confidence) in zip(RELEASED["tables"], WINDOWS, strict=True):
-        found = windows_of(reply, [1])[1]
+        found = parse_windows(reply, [1])[1]
         assert (found.windows, found.outcome, found.confidence) == (windows, outcome, confidence), reply
         cell = next((row[1] for row in theirs if row[0] in ("1", "1.0")), None)
         if cell is None:
             assert outcome == "unread"
         else:  # the cell that pandas gives them, read alone
-            again = windows_of(f"{HEADER}1\t{cell}\t\t", [1])[1]
+            again = parse_windows(f"{HEADER}1\t{cell}\t\t", [1])[1]
             pairs.append(([len(again.windows), *np.ravel(again.windows)], [len(windows), *np.ravel(windows)]))
     parity("lifelong_memory", "predictions in 42 tables", f"{CODE} by pandas", pairs, tolerance=0)
-    assert windows_of(f"{HEADER}2\t[5, 9]\tb\t1", [1, 2]) == {1: Found((), "unread"), 2: Found(((5.0, 9.0),), "read", "b", 1)}
+    assert parse_windows(f"{HEADER}2\t[5, 9]\tb\t1", [1, 2]) == {
+        1: WindowReply((), "unread"),
+        2: WindowReply(((5.0, 9.0),), "read", "b", 1),
+    }
 
 
 def test_the_table_is_printed_as_pandas_prints_it() -> None:
     pandas = pytest.importorskip("pandas")
     for rows in ([(30, "a"), (90_000_000_000, "long caption " * 9)], [(5, "x")], [(60, "two\nlines"), (7, "a\tb\\ \r")]):
         theirs = pandas.DataFrame(rows, columns=["timestamp", "caption"]).to_string(index=False)
-        assert table_of([Caption(time, time, text) for time, text in rows]) == theirs
-    memory = [Caption(time, time, text) for time, text in ((60, "C cuts"), (120, "C runs"), (180, "C runs"))]
+        assert table_of([TimedCaption(time, time, text) for time, text in rows]) == theirs
+    memory = [TimedCaption(time, time, text) for time, text in ((60, "C cuts"), (120, "C runs"), (180, "C runs"))]
     for margin in (0, 30):  # the published code writes the span of a digest as words, also that of one moment
         found = digest(memory, lambda a, b: float(a == b), " + ".join, margin=margin)
         spans = [f"[{first - margin}, {last + margin}]" for first, last in ((60, 60), (120, 180))]
@@ -241,7 +248,7 @@ def test_recall_and_iou_by_hand() -> None:
 
 
 def test_a_sure_model_keeps_the_localiser_to_its_widened_windows_and_others_do_not() -> None:
-    memory = [Caption(10 * n, 10 * n + 4, str(n)) for n in range(6)]  # 0-4, 10-14, ..., 50-54
+    memory = [TimedCaption(10 * n, 10 * n + 4, str(n)) for n in range(6)]  # 0-4, 10-14, ..., 50-54
     seen: list[list[str]] = []
 
     def localise(question: str, inside: Any) -> tuple[float, float]:
@@ -250,9 +257,10 @@ def test_a_sure_model_keeps_the_localiser_to_its_widened_windows_and_others_do_n
 
     window = ((20.0, 24.0),)
     for found, pad in (
-        (Found(window, "read", confidence=2), 0), (Found(window, "read", confidence=2), 6), (Found(window, "read", confidence=3), 16),
-        (Found(window, "read", confidence=1), 6), (Found(window, "read"), 6), (Found((), "unknown", confidence=3), 6),
-        (Found(((70.0, 80.0),), "read", confidence=3), 6),
+        (WindowReply(window, "read", confidence=2), 0), (WindowReply(window, "read", confidence=2), 6),
+        (WindowReply(window, "read", confidence=3), 16), (WindowReply(window, "read", confidence=1), 6),
+        (WindowReply(window, "read"), 6), (WindowReply((), "unknown", confidence=3), 6),
+        (WindowReply(((70.0, 80.0),), "read", confidence=3), 6),
     ):  # fmt: skip
         assert refined(found, "where", memory, localise, pad=pad, sure=2) == ((1.0, 2.0), *found.windows)
     everything = ["0", "1", "2", "3", "4", "5"]
@@ -284,8 +292,8 @@ def test_one_question_about_a_table(tmp_path: Path) -> None:
     reader = Reader("'C opens a door'", "C cuts bread", f"{HEADER}1\t[240, 360]\tit is cut\t3")
     pipeline = LifelongMemory(reader, embedder=Bag())  # type: ignore[arg-type]
     assert isinstance(pipeline, Pipeline)
-    found = pipeline.run(Remembered("When do I cut the bread?", captions=captions))
-    assert found == Recollection(((8.0, 12.0),), outcome="read", explanation="it is cut", confidence=3, captions=7, digested=3)
+    found = pipeline.run(MemoryQuery("When do I cut the bread?", captions=captions))
+    assert found == MemoryAnswer(((8.0, 12.0),), outcome="read", explanation="it is cut", confidence=3, captions=7, digested=3)
     assert [turn.role for turn in reader.asked[0].turns] == ["system", "user"]
     assert reader.asked[0].turns[1].text == "\n".join(["C opens the door"] * 3)
     memory = "  timestamp        caption\n  [0, 180] C opens a door\n[240, 360]   C cuts bread\n[360, 420]         O sings"
@@ -298,8 +306,8 @@ def test_one_question_about_a_table(tmp_path: Path) -> None:
 def test_raw_log_options_and_one_turn(tmp_path: Path) -> None:
     captions = write_captions(tmp_path / "log.csv", LOG)
     reader = Reader("{'prediction': 1, 'explanation': 'sung', 'confidence': 2}")
-    found = LifelongMemory(reader, digest=False, system=False).run(Remembered("What?", "a|b", captions))
-    assert isinstance(found, Recollection)
+    found = LifelongMemory(reader, digest=False, system=False).run(MemoryQuery("What?", "a|b", captions))
+    assert isinstance(found, MemoryAnswer)
     assert (found.option, found.text, found.confidence, found.digested) == (1, "b", 2, 7)
     assert found.lines()[0] == "1: b, confidence 2 of 3"
     (turn,) = reader.asked[0].turns
@@ -309,7 +317,7 @@ def test_raw_log_options_and_one_turn(tmp_path: Path) -> None:
 
 def test_a_second_reader_counts_where_it_is_surer(tmp_path: Path) -> None:
     captions = write_captions(tmp_path / "log.csv", LOG)
-    ask = Remembered("When?", captions=captions)
+    ask = MemoryQuery("When?", captions=captions)
     for first, second, wanted in (("1\t[0, 60]\ta\t2", "1\t[90, 99]\tb\t3", 3.0), ("1\t[0, 60]\ta\t2", "1\t[90, 99]\tb\t2", 0.0),
                                   ("1\tNA\ta\t3", "1\t[90, 99]\tb\t1", 3.0)):  # fmt: skip
         pipeline = LifelongMemory(Reader(HEADER + first), second=Reader(HEADER + second), digest=False)
@@ -319,7 +327,7 @@ def test_a_second_reader_counts_where_it_is_surer(tmp_path: Path) -> None:
 def test_refinement_stays_within_windows_that_are_sure(tmp_path: Path) -> None:
     log = ["C cuts the bread", *["C sings"] * 6, "C cuts the bread", "C cuts the bread", *["C sings"] * 4]
     captions = write_captions(tmp_path / "log.csv", log)
-    ask = Remembered("cuts the bread", captions=captions)
+    ask = MemoryQuery("cuts the bread", captions=captions)
     for row, wanted in (
         ("1\t[360, 700]\ta\t3", (420 / 30, 540 / 30)),  # within: the two captions at 450 and 510
         ("1\t[0, 100]\ta\t3", (0.0, 2.0)),  # within the first one alone
@@ -341,13 +349,13 @@ def test_questions_of_a_file_go_on_and_are_scored(tmp_path: Path) -> None:
     captions.write_text(
         captions.read_text() + write_captions(tmp_path / "b.csv", LOG, cid="b", vid="v").read_text().split("\n", 1)[1]
     )
-    ask = Remembered(captions=captions, annotations=tmp_path / "nlq.json", answers=tmp_path / "out.jsonl")
+    ask = MemoryQuery(captions=captions, annotations=tmp_path / "nlq.json", answers=tmp_path / "out.jsonl")
     first = f"{HEADER}1\t[0, 120]\ta\t3\n3\tNA\tb\t1"
     with pytest.raises(KeyboardInterrupt):
         LifelongMemory(Reader(first, fails_after=1), digest=False).run(ask)
     rest = Reader(f"{HEADER}4\t[0, 90]\ta\t2\n6\t[300, 400]; [0, 120]\tb\t1")
     found = LifelongMemory(rest, digest=False).run(ask)
-    assert isinstance(found, Recollections)
+    assert isinstance(found, MemoryAnswers)
     assert (found.new, len(rest.asked)) == (2, 1)
     assert "When? \t 4 \nWhen? \t 6 \n" in rest.asked[0].turns[1].text, "queries without words are counted and not asked"
     # IoUs with [0, 4] s: 1; NA; .75; 0 then 1
@@ -366,8 +374,8 @@ def test_egoschema(tmp_path: Path) -> None:
             captions.read_text() + write_captions(tmp_path / "b.csv", LOG, q_uid=name).read_text().split("\n", 1)[1]
         )
     reader = Reader('{"prediction": 2, "confidence": 3}', "prediction: 1, confidence: 1", "I cannot say")
-    found = LifelongMemory(reader, digest=False).run(Remembered(captions=captions, annotations=tmp_path / "q.json"))
-    assert isinstance(found, Recollections)
+    found = LifelongMemory(reader, digest=False).run(MemoryQuery(captions=captions, annotations=tmp_path / "q.json"))
+    assert isinstance(found, MemoryAnswers)
     assert found.scores == pytest.approx(
         {"accuracy": 1 / 3, "accuracy/1": 0, "share/1": 1 / 3, "accuracy/3": 1, "share/3": 1 / 3}
     )
@@ -382,7 +390,7 @@ def test_frames_are_described_once(tmp_path: Path) -> None:
     assert caption_frames(captioner, tmp_path, prompt="p", fps=30, max_tokens=8, log=tmp_path / "log.jsonl") == (memory, 0)
     assert len(captioner.asked) == 3
     reader = Reader(f"{HEADER}1\t[0, 60]\ta\t3")
-    found = LifelongMemory(reader, captioner=captioner, digest=False).run(Remembered("When?", frames=tmp_path))
+    found = LifelongMemory(reader, captioner=captioner, digest=False).run(MemoryQuery("When?", frames=tmp_path))
     assert found.windows == ((0.0, 2.0),)  # type: ignore[union-attr]
     (tmp_path / "times.csv").write_text("file,seconds\n2.png,7\n")
     assert frames_of(tmp_path) == [(7.0, tmp_path / "2.png")]
@@ -406,12 +414,12 @@ def test_bad_input(tmp_path: Path) -> None:
         LifelongMemory(Reader(""))
     pipeline = LifelongMemory(Reader(""), digest=False)
     with pytest.raises(ConfigError, match="what is remembered"):
-        pipeline.run(Remembered("When?"))
+        pipeline.run(MemoryQuery("When?"))
     with pytest.raises(ConfigError, match="options are 'a'"):
-        pipeline.run(Remembered("When?", "a", write_captions(captions, LOG)))
+        pipeline.run(MemoryQuery("When?", "a", write_captions(captions, LOG)))
     (tmp_path / "q.json").write_text('[{"q_uid": "x", "question": "q"}]')
     with pytest.raises(DataError, match="lacks 'option 0'"):
-        pipeline.run(Remembered(captions=captions, annotations=tmp_path / "q.json"))
+        pipeline.run(MemoryQuery(captions=captions, annotations=tmp_path / "q.json"))
     (tmp_path / "w.json").write_text('{"merge": "x"}')
     with pytest.raises(DataError, match="is no wording"):
         requests.read_wording(tmp_path / "w.json")

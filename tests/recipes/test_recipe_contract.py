@@ -17,25 +17,25 @@ import torch
 from diptych import api
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import (
-    Acting,
     Classifier,
     ClipScorer,
+    ClosedFormRecipe,
     Detector,
     Embedder,
     Generator,
     Grounder,
     Optimiser,
     PairScorer,
+    PolicyRecipe,
     Recipe,
     Segmenter,
-    Solvable,
 )
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.grounding import PhraseQuery
 from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
-from diptych.models.denseclip.detecting import DetectingModel
+from diptych.models.denseclip.detecting import DenseClipDetectorModel
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
@@ -80,7 +80,7 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
     model = recipe.model()
     (step,) = batches(rows, recipe, seed=0, stop=1)
     batch = step.batch
-    if isinstance(recipe, Acting):
+    if isinstance(recipe, PolicyRecipe):
         with torch.no_grad():
             batch = recipe.rollout(model.eval(), recipe.companions(model), batch)
         model.train()
@@ -93,7 +93,7 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
     assert not silent, f"{slug}: no gradient reaches {silent[:5]}"
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     recipe.after_update(model, features, batch, 0.0)
-    if isinstance(recipe, Solvable):
+    if isinstance(recipe, ClosedFormRecipe):
         with torch.no_grad():
             recipe.solve(model, recipe.statistics(model, batch))
 
@@ -119,7 +119,7 @@ def embedded(model: Any, images: list[Any]) -> list[Any]:
 
 def detected(model: Any, images: list[Any]) -> list[Any]:
     """Boxes and scores of what a detector finds in two images."""
-    relations = () if isinstance(model, DetectingModel) else ("above", "left of")
+    relations = () if isinstance(model, DenseClipDetectorModel) else ("above", "left of")
     graphs = model.detect(images, objects=["circle", "square"], relations=relations)
     assert len(graphs) == 2
     assert all(graph.relations or not relations for graph in graphs)

@@ -7,15 +7,15 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from diptych.report.forest import COLOURS, LEFT, RIGHT, WIDTH, Mark, Span, forest_plot
+from diptych.report.forest import COLOURS, LEFT, RIGHT, WIDTH, ControlMark, ForestRow, forest_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_every_number_is_where_it_belongs() -> None:
     spans = [
-        Span("clip", 2.0, (1.0, 3.0), "shown", (1.5, 2.5), (Mark("untrained <towers>", -1.0),)),
-        Span("siglip", -0.5, (-4.0, 3.0), "open"),
+        ForestRow("clip", 2.0, (1.0, 3.0), "shown", (1.5, 2.5), (ControlMark("untrained <towers>", -1.0),)),
+        ForestRow("siglip", -0.5, (-4.0, 3.0), "open"),
     ]
     tree = ET.fromstring(forest_plot(spans))
     middle = (LEFT + WIDTH - RIGHT) / 2
@@ -33,6 +33,6 @@ def test_every_number_is_where_it_belongs() -> None:
 
 
 def test_what_lies_beyond_the_axis_is_drawn_at_its_edge() -> None:
-    svg = forest_plot([Span("far", 40.0, (30.0, 50.0), "shown", (45.0,))])
+    svg = forest_plot([ForestRow("far", 40.0, (30.0, 50.0), "shown", (45.0,))])
     assert max(float(x) for x in re.findall(r'c?x\d?="([\d.]+)"', svg)) <= WIDTH
     ET.fromstring(forest_plot([]))

@@ -15,12 +15,12 @@ from diptych.core.image import ArrayImage
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.core.triplet_rule import FoundGraph, FoundRegion
+from diptych.core.triplet_rule import RawDetections, RawRegion
 from diptych.data.dataset import Pool
-from diptych.report.drawing import Arrow, Drawing, Label, Outline, palette, pixels, svg
-from diptych.report.evaluation import Kept, graphs_compared
+from diptych.report.drawing import Arrow, Label, Outline, PictureOverlay, palette, pixels, svg
+from diptych.report.evaluation import StoredResult, graphs_compared
 from diptych.report.graph_layout import wrapped
-from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, matched, node_link
+from diptych.report.graphs import annotated, compared_block, graph_block, graph_picture, match_relations, node_link
 from diptych.report.pictures import Album
 from diptych.tasks.relations.graph_records import records
 from diptych.worlds.links.world import links
@@ -34,7 +34,7 @@ GRAPH = SceneGraph(
 GREY = np.full((64, 64, 3), 90, np.uint8)
 
 
-def words(drawing: Drawing) -> list[str]:
+def words(drawing: PictureOverlay) -> list[str]:
     return [text for shape in drawing.shapes if isinstance(shape, Label) for text, _ in shape.lines]
 
 
@@ -90,7 +90,7 @@ def test_outlines_are_scaled_with_the_picture() -> None:
 
 def test_pixels_show_what_the_drawing_holds() -> None:
     blue = np.array([47, 111, 222])
-    drawing = Drawing(40, 30, [Outline((5, 5, 35, 25), "s0", width=3)])
+    drawing = PictureOverlay(40, 30, [Outline((5, 5, 35, 25), "s0", width=3)])
     shown = pixels(drawing)
     assert shown.shape == (30, 40, 3)
     assert palette()["s0"] == "#2f6fde"
@@ -98,7 +98,7 @@ def test_pixels_show_what_the_drawing_holds() -> None:
     np.testing.assert_array_equal(shown[15, 20], 255)
     dark = pixels(drawing, dark=True)
     assert dark[15, 20].max() < 60
-    halo = pixels(Drawing(40, 30, [Arrow(((5, 15), (20, 15), (35, 15)), "s0", halo=True)], np.zeros((3, 4, 3), np.uint8)))
+    halo = pixels(PictureOverlay(40, 30, [Arrow(((5, 15), (20, 15), (35, 15)), "s0", halo=True)], np.zeros((3, 4, 3), np.uint8)))
     assert halo[15, 15, 2] > 200
     assert halo[13, 15].min() > 60
     assert halo[2].max() == 0
@@ -167,7 +167,7 @@ def test_svg_follows_the_page_and_escapes_names() -> None:
 def test_truth_and_prediction_are_compared_relation_by_relation() -> None:
     moved = Region((5, 5, 21, 21), "dog")
     said = SceneGraph((moved, *GRAPH.regions[1:]), (Relation(0, "chases", 1), Relation(2, "chases", 1)))
-    assert matched(GRAPH, said) == ([True, False, False], [True, False])
+    assert match_relations(GRAPH, said) == ([True, False, False], [True, False])
     html = compared_block(GREY, GRAPH, said, "one")
     assert "1 of 3 true relations found; 1 of 2 predicted are not true" in html
     assert html.count("sees (missed)") == 2
@@ -179,19 +179,19 @@ def test_truth_and_prediction_are_compared_relation_by_relation() -> None:
 def test_kept_relation_records_become_blocks(tmp_path: Path) -> None:
     sample = Sample("one", ArrayImage(GREY, "one"), regions=GRAPH.regions, relations=GRAPH.relations)
     pq.write_table(records(["one"], [GRAPH], [GRAPH]), tmp_path / "x.parquet")
-    kept = Kept("made/test", Result("vg150", 1, "r@5", {"r@5": Metric(1.0)}, 1, 1), tmp_path / "x.parquet")
+    kept = StoredResult("made/test", Result("vg150", 1, "r@5", {"r@5": Metric(1.0)}, 1, 1), tmp_path / "x.parquet")
     blocks = graphs_compared(kept, Album(Pool.from_samples([sample], name="made")))
     assert len(blocks) == 1
     assert "3 of 3 true relations found" in blocks[0]
 
 
 def test_a_predicted_box_without_area_is_not_drawn_and_the_others_keep_their_relations(tmp_path: Path) -> None:
-    """It is scored (`FoundGraph`), so it stands in the records."""
-    said = [FoundRegion((9, 0, 9, 30), "line"), *(FoundRegion(region.box, region.label) for region in GRAPH.regions)]
+    """It is scored (`RawDetections`), so it stands in the records."""
+    said = [RawRegion((9, 0, 9, 30), "line"), *(RawRegion(region.box, region.label) for region in GRAPH.regions)]
     edges = (Relation(0, "crosses", 1, 0.9), Relation(1, "chases", 2, 0.8))
-    pq.write_table(records(["u0"], [GRAPH], [FoundGraph(tuple(said), edges)]), tmp_path / "kept.parquet")
+    pq.write_table(records(["u0"], [GRAPH], [RawDetections(tuple(said), edges)]), tmp_path / "kept.parquet")
     sample = Sample("u0", ArrayImage(GREY, "u0"), regions=GRAPH.regions, relations=GRAPH.relations)
-    kept = Kept("made", Result("vg150", 1, "r@5", {"r@5": Metric(0.5)}, 1, 1), tmp_path / "kept.parquet")
+    kept = StoredResult("made", Result("vg150", 1, "r@5", {"r@5": Metric(0.5)}, 1, 1), tmp_path / "kept.parquet")
     (block,) = graphs_compared(kept, Album(Pool.from_samples([sample], name="made")))
     assert "chases" in block
     assert "crosses" not in block

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diptych.report import page
-from diptych.report.curves import Bar, Line, interval_chart, line_chart
+from diptych.report.curves import Bar, LineSeries, interval_chart, line_chart
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install playwright)")
@@ -32,7 +32,7 @@ ROW = (
 
 
 def written(tmp_path: Path) -> str:
-    curve = line_chart("loss", [Line("clip", ((0, 2.0), (12_500, 1.0)))])
+    curve = line_chart("loss", [LineSeries("clip", ((0, 2.0), (12_500, 1.0)))])
     charts = (curve, interval_chart("recall", [Bar("a name of 28 letters, no more", 0.5, 0.4, 0.6)]))
     blocks = (page.table(HEAD, [ROW, ROW]), page.table(("metric", "value"), [("r@1", "0.314 [0.281, 0.350]")]), *charts)
     path = tmp_path / "report.html"

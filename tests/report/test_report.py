@@ -15,7 +15,7 @@ from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.report import page
-from diptych.report.curves import Bar, Line, interval_chart, line_chart, ticks
+from diptych.report.curves import Bar, LineSeries, interval_chart, line_chart, ticks
 from diptych.report.pages.run import run_report
 from diptych.report.pages.side_by_side import over_seeds
 from diptych.report.pictures import Album, data_uri, thumbnail
@@ -34,7 +34,7 @@ def test_whatever_came_from_data_is_escaped() -> None:
         page.figure("data:,", EVIL),
         page.query_row(EVIL, EVIL, []),
         page.folded(EVIL, EVIL),
-        line_chart(EVIL, [Line(EVIL, ((0, 0), (1, 1)))], reference=(EVIL, 0.5)),
+        line_chart(EVIL, [LineSeries(EVIL, ((0, 0), (1, 1)))], reference=(EVIL, 0.5)),
         interval_chart(EVIL, [Bar(EVIL, 0.5)]),
     )
     html = page.page(EVIL, EVIL, [page.Section(EVIL, blocks)], footer=EVIL)
@@ -66,9 +66,9 @@ def test_ticks_enclose_the_range_with_few_round_steps(low: float, high: float) -
 
 
 def test_numbers_that_are_none_are_not_drawn() -> None:
-    chart = line_chart("loss", [Line("a", ((0, 1.0), (1, math.nan), (2, 0.5)))])
+    chart = line_chart("loss", [LineSeries("a", ((0, 1.0), (1, math.nan), (2, 0.5)))])
     assert "nan" not in chart
-    assert line_chart("loss", [Line("a", ((0, math.nan),))]) == ""
+    assert line_chart("loss", [LineSeries("a", ((0, math.nan),))]) == ""
     assert interval_chart("r", [Bar("a", math.nan)]) == ""
     assert "nan" not in interval_chart("r", [Bar("a", 0.2), Bar("b", 0.4, 0.3, 0.5, (0.35, 0.45), 0.01)])
 
@@ -93,7 +93,7 @@ def test_an_album_knows_captions_and_what_it_lacks() -> None:
     album = Album(Pool.from_samples([Sample("a", picture, (Text("eine Katze", "de"), Text("a cat", "en"))), Sample("b")]))
     assert album.of("a")[1] == "a cat"
     assert album.of("b")[1] == ""
-    assert album.known(["a", "z", "b"]) == ["a", "b"]
+    assert album.present(["a", "z", "b"]) == ["a", "b"]
     assert "z" not in album
 
 
@@ -109,5 +109,5 @@ def test_a_run_without_data_or_results_has_a_report_too(tmp_path: Path) -> None:
 
 
 def test_a_curve_of_few_points_marks_each_of_them() -> None:
-    assert line_chart("loss", [Line("a", ((30.0, 2.5),))]).count("<circle") == 1
-    assert line_chart("loss", [Line("a", tuple((float(step), 1.0) for step in range(40)))]).count("<circle") == 0
+    assert line_chart("loss", [LineSeries("a", ((30.0, 2.5),))]).count("<circle") == 1
+    assert line_chart("loss", [LineSeries("a", tuple((float(step), 1.0) for step in range(40)))]).count("<circle") == 0

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from diptych import api
-from diptych.report.pages.side_by_side import Side, Story, side_by_side
+from diptych.report.pages.side_by_side import PageText, RecipeRuns, side_by_side
 
 WORLD = "world:scenes?n=24"
 
@@ -20,8 +20,8 @@ def test_the_page_of_two_recipes(tmp_path: Path) -> None:
             run = api.train(slug, data, tmp_path / f"{slug}-{seed}", steps=1, batch_size=8, seed=seed, progress=False)
             api.evaluate_run(run, data, draws=50)
             runs.append(run)
-        sides.append(Side(slug, tuple(runs), (0.1, 0.2)))
-    story = Story("Two", "on scenes", ("a fact",), (("exact duplicates", 24, 23, 0.1),), (("a red circle", data.uids[:3]),))
+        sides.append(RecipeRuns(slug, tuple(runs), (0.1, 0.2)))
+    story = PageText("Two", "on scenes", ("a fact",), (("exact duplicates", 24, 23, 0.1),), (("a red circle", data.uids[:3]),))
     page = side_by_side(tmp_path / "report.html", sides, data, story).read_text()
     for section in ("Result", "Search", "Data", "Training", "Nearest neighbours", "Failures", "How it was made"):
         assert f"<h2>{section}</h2>" in page

@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from diptych.core.contracts import Written
+from diptych.core.contracts import GenerationOutput
 from diptych.core.errors import ConfigError
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
@@ -103,7 +103,7 @@ class Teller:
     def generate(self, images, prompts, *, max_tokens: int = 64) -> list[str]:
         return ["".join(self._text(image, prompt, max_tokens)) for image, prompt in zip(images, prompts, strict=True)]
 
-    def stream(self, image, prompt, *, heard, max_tokens=64, temperature=0.0, top_p=1.0, seed=0) -> Written:
+    def stream(self, image, prompt, *, on_text, max_tokens=64, temperature=0.0, top_p=1.0, seed=0) -> GenerationOutput:
         pieces = self._text(image, prompt, 10**6)
         if temperature:
             pieces = [*pieces, f" drawn {seed} {top_p:g}"]
@@ -115,13 +115,13 @@ class Teller:
                 time.sleep(self.slow)
                 told.append(piece)
                 self.told += 1
-                if not heard(piece):
+                if not on_text(piece):
                     break
                 if piece == " burst":
                     raise RuntimeError("secret path /home/somebody")
         finally:
             self.inside -= 1
-        return Written("".join(told), 5, len(told), len(told) == len(pieces))
+        return GenerationOutput("".join(told), 5, len(told), len(told) == len(pieces))
 
     def answer_nll(self, images, prompts, candidates) -> list[np.ndarray]:
         return [np.array([[2.0 * len(answer), 2.0] for answer in answers]) for answers in candidates]

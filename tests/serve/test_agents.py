@@ -116,11 +116,11 @@ def test_limits_hold_for_tools_too(tmp_path: Path) -> None:
 
 def test_only_what_the_service_can_do_is_offered() -> None:
     from diptych.serve.agents import agent_server
-    from diptych.serve.application import inner
+    from diptych.serve.application import internal_app
 
     def names(app: Any) -> list[str]:
         service = app.state.service
-        server = agent_server(inner(service), service)
+        server = agent_server(internal_app(service), service)
         return [str(tool.name) for tool in talk(server, lambda client: client.list_tools()).tools]
 
     assert names(create_app(Teller())) == ["caption", "ask"]

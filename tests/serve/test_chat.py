@@ -15,7 +15,7 @@ import pytest
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
 from diptych.serve import Limits, create_app
-from diptych.serve.stops import Stops
+from diptych.serve.stops import StopSequenceFilter
 
 from .conftest import COLOURS, Running, Stub, Teller, b64, encoded, flat, listening, refusal, running
 
@@ -312,7 +312,7 @@ def test_a_token_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cuts", [[1] * 30, [3] * 10, [30]])
 def test_stops_do_not_depend_on_where_pieces_are_cut(cuts: list[int]) -> None:
     for text, wanted in (("a cat ENDs", "a cat "), ("a cat EN", "a cat EN"), ("a\n\nb", "a"), ("EEND", "E"), ("plain", "plain")):
-        stops, given, at = Stops(["END", "\n\n"]), "", 0
+        stops, given, at = StopSequenceFilter(["END", "\n\n"]), "", 0
         for size in cuts:
             given += stops.take(text[at : at + size])
             at += size

@@ -26,7 +26,7 @@ import diptych as dp
 from diptych.cli import main
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.index.lexicon import Words
+from diptych.index.lexicon import BM25Encoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
@@ -115,7 +115,7 @@ def test_answers_on_a_connection_kept_alive_are_not_held_back() -> None:
     """Without TCP_NODELAY each body waits about 40 ms for the acknowledgement of its head."""
     with listening_socket("127.0.0.1", 0) as line, socket.create_connection(line.getsockname()), line.accept()[0] as taken:
         assert taken.proto == socket.IPPROTO_TCP  # what asyncio asks before it sets TCP_NODELAY
-    app = create_app(Words())
+    app = create_app(BM25Encoder())
     server, line = Server(app), listening_socket("127.0.0.1", 0)
     address = f"http://127.0.0.1:{line.getsockname()[1]}"
     thread = threading.Thread(target=server.run, args=([line],), daemon=True)
@@ -193,7 +193,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(folder: Path, capsys: pytest.C
 
 def test_a_host_that_others_reach_is_warned_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(folder / "one"), "--host", "0.0.0.0", "--port", "99999"]) == 2
-    assert "asks for no token" in capsys.readouterr().err
+    assert "needs no token" in capsys.readouterr().err
 
 
 def test_the_port_and_the_data_are_checked_before_a_model_is_loaded(

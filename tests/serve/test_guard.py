@@ -17,8 +17,8 @@ import pytest
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
 from diptych.serve import Limits, create_app
-from diptych.serve.admission.rate import Rate
-from diptych.serve.batching import Batcher, Job
+from diptych.serve.admission.rate import RateLimiter
+from diptych.serve.batching import Batcher, EmbeddingJob
 from diptych.serve.logs import JsonLines
 
 from .conftest import Running, Stub, b64, encoded, flat, listening, refusal, running
@@ -122,7 +122,7 @@ def test_a_client_may_not_come_too_often(tmp_path: Path) -> None:
 
 def test_the_rate_is_a_bucket_for_each_client() -> None:
     now = [0.0]
-    rate = Rate(2.0, 4, now=lambda: now[0])
+    rate = RateLimiter(2.0, 4, now=lambda: now[0])
     assert [rate.wait("a") for _ in range(4)] == [0.0] * 4
     assert rate.wait("a") == pytest.approx(0.5)
     assert rate.wait("b") == 0.0
@@ -132,7 +132,7 @@ def test_the_rate_is_a_bucket_for_each_client() -> None:
     now[0] = 1000.0
     assert [rate.wait("a") for _ in range(4)] == [0.0] * 4  # never more than the burst
     assert rate.wait("a") > 0
-    assert [Rate(0, 1).wait("a") for _ in range(9)] == [0.0] * 9
+    assert [RateLimiter(0, 1).wait("a") for _ in range(9)] == [0.0] * 9
     for number in range(30_000):
         rate.wait(f"client {number}")
     assert len(rate._buckets) <= 10_000
@@ -291,11 +291,11 @@ def test_a_job_that_nobody_waits_for_holds_no_pictures() -> None:
         started.set()
         go.wait(10)
 
-    batcher.submit(Job(None, block))
+    batcher.submit(EmbeddingJob(None, block))
     assert started.wait(10)
     image = ArrayImage(flat((1, 2, 3)))
     pixels = weakref.ref(image.pixels_HWC)
-    waiting = batcher.submit(Job(None, lambda texts, images, kept=image: kept, images=[image], inside=2))
+    waiting = batcher.submit(EmbeddingJob(None, lambda texts, images, kept=image: kept, images=[image], inside=2))
     assert batcher.waiting == 3
     del image
     assert waiting.cancel()

@@ -18,7 +18,7 @@ from diptych.core.image import BytesImage
 from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.hybrid import HybridIndex
 from diptych.index.kinds.lexical import LexicalIndex
-from diptych.index.lexicon import Words
+from diptych.index.lexicon import BM25Encoder
 from diptych.serve import app as app_module
 from diptych.serve import create_app, run
 
@@ -154,8 +154,8 @@ def test_conditions(client: httpx.Client) -> None:
 def test_modes_of_a_hybrid_index_and_an_index_of_words(tmp_path: Path) -> None:
     pool, model = a_pool(), Stub()
     hybrid = HybridIndex.build(model, pool, tmp_path / "hybrid", progress=False)
-    words = LexicalIndex.build(Words(), pool, tmp_path / "words", progress=False)
-    app = create_app(model, hybrid, pool=pool, compare=[(Words(), words)])
+    words = LexicalIndex.build(BM25Encoder(), pool, tmp_path / "words", progress=False)
+    app = create_app(model, hybrid, pool=pool, compare=[(BM25Encoder(), words)])
     with hybrid, words, listening(app) as address, httpx.Client(base_url=address) as http:
         kinds = {m["name"]: (m["modes"], m["combines"]) for m in http.get("/info").json()["models"]}
         assert kinds == {"stub/colours": (["dense", "lexical"], True), "words": ([], False)}

@@ -12,7 +12,7 @@ from toy import Toy, toy_pool
 from diptych import api
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
-from diptych.train.best import Best, best_so_far, pace
+from diptych.train.best import BestEvaluation, best_so_far, evaluation_interval
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 
@@ -44,7 +44,7 @@ RISE: Mapping[int, float] = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.2, 10: 0.25, 12: 0.2}
 def test_the_best_moment_is_what_stays(tmp_path: Path) -> None:
     run = fit(Toy(steps=12), toy_pool(), tmp_path / "run", TrainOptions(**OPTIONS, keep_best=True), [("judge", scores(RISE))])
     assert run.state["step"] == 12
-    assert best_so_far(run) == Best(4, 0.3, since=4)
+    assert best_so_far(run) == BestEvaluation(4, 0.3, since=4)
     short = fit(Toy(steps=12), toy_pool(), tmp_path / "plain", TrainOptions(**OPTIONS))
     assert weights(run) != weights(short)
     assert not run.best.exists()
@@ -76,9 +76,9 @@ def test_a_stop_in_between_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_off_by_default_and_on_by_one_word() -> None:
-    assert pace(TrainOptions(), 400) == 0
-    assert pace(TrainOptions(early_stop=True), 400) == 20
-    assert pace(TrainOptions(early_stop=True, eval_every=7), 400) == 7
+    assert evaluation_interval(TrainOptions(), 400) == 0
+    assert evaluation_interval(TrainOptions(early_stop=True), 400) == 20
+    assert evaluation_interval(TrainOptions(early_stop=True, eval_every=7), 400) == 7
     with pytest.raises(ConfigError, match="patience is 0"):
         TrainOptions(patience=0)
 

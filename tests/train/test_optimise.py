@@ -18,9 +18,9 @@ from diptych.train.optimise import (
     learning_rate,
     load_optimiser_state,
     optimiser_state,
+    parameters_without_gradient,
     schedule,
     set_learning_rate,
-    silent_parameters,
 )
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.lamb import Lamb
@@ -361,4 +361,4 @@ def test_an_undefined_gradient_stops_the_run_before_the_step() -> None:
 def test_silent_parameters_are_named() -> None:
     model = network()
     model[0](torch.randn(3, 4, dtype=torch.float64)).sum().backward()
-    assert silent_parameters(model) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+    assert parameters_without_gradient(model) == ["1.weight", "1.bias", "2.weight", "2.bias"]

@@ -15,7 +15,7 @@ from diptych.core.contracts import Dataset, Hook, Order
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.load.order import Grouped
+from diptych.data.load.order import GroupedOrder
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 
@@ -36,7 +36,7 @@ class Blocks(Toy):
     members: int = 2
 
     def row_order(self, data: Dataset) -> Order:
-        return Grouped(data.groups, self.members)
+        return GroupedOrder(data.groups, self.members)
 
 
 def met(witness: Path) -> list[list[str]]:
@@ -83,7 +83,7 @@ def test_extra_batches_and_batches_ahead_have_the_order_too(tmp_path: Path) -> N
 def test_a_closed_form_counts_every_sample_once(tmp_path: Path) -> None:
     class Ordered(Average):
         def row_order(self, data: Dataset) -> Order:
-            return Grouped(data.groups, 2)
+            return GroupedOrder(data.groups, 2)
 
     with pytest.raises(ConfigError, match="the engine 'solve' wants every sample once: 'average' cannot have an order"):
         fit(Ordered(), pool(), tmp_path / "run", QUIET)

@@ -19,7 +19,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.models.io.foreign.load import load_foreign
 from diptych.models.io.foreign.transformers_layout import FAMILIES
-from diptych.train.weights import copy_equal, start_lines
+from diptych.train.weights import copy_matching_tensors, start_lines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "io"))
 import published
@@ -46,7 +46,7 @@ def step_of_ours(address: str, slug: str, scale: float | None = None) -> tuple[A
     start = load_foreign(address)
     recipe = made.started(start)
     model = recipe.model().double().train()
-    taken = copy_equal({name: tensor.double() for name, tensor in start.model.state_dict().items()}, model)
+    taken = copy_matching_tensors({name: tensor.double() for name, tensor in start.model.state_dict().items()}, model)
     assert [name for name in model.state_dict() if name not in taken] == []
     if scale is not None:
         assert gap(model.log_scale.detach().exp(), torch.tensor([scale], dtype=torch.float64)) < 1e-5
@@ -281,7 +281,7 @@ def test_a_dense_tower_starts_as_the_vision_transformer_of_the_weights(slug: str
     start = load_foreign(f"hf:{tmp_path}")
     recipe = api.recipe(slug).started(start)
     model = recipe.model()
-    taken = copy_equal(recipe.fitted(start.model.state_dict()), model)
+    taken = copy_matching_tensors(recipe.fitted(start.model.state_dict()), model)
     tower, theirs = model.encoder.image_tower.eval(), start.model.image_tower
     fresh = {name for name in tower.state_dict() if f"encoder.image_tower.{name}" not in taken}
     assert {name for name in fresh if "scale_" not in name} == {"second_D", "mask_D"}

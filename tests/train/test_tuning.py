@@ -16,10 +16,10 @@ from diptych.core.contracts import Optimiser, Rule, Tuning
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.adapters import LoRA, add_adapters, merged
+from diptych.models.towers.adapters import LoRAConfig, add_adapters, merged
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.train.optimise import build_optimiser, freeze
-from diptych.train.tuning.rates import head_names, hold_statistics, layer_scales, tuned_optimiser
+from diptych.train.tuning.rates import freeze_batch_norm, head_names, layer_scales, tuned_optimiser
 
 WORLD = "world:scenes?n=16"
 SMALL: dict[str, Any] = {
@@ -63,7 +63,7 @@ def test_adapters_start_as_nothing_and_merged_weights_answer_the_same() -> None:
     model = encoder().double()
     image_BCHW, text_BL = torch.randn(2, 3, 48, 48).double(), torch.randint(0, 50, (2, 8))
     before = model.eval()(image_BCHW, text_BL)
-    add_adapters(model, LoRA.parse("4:qkv,mlp_in,patches,embed,projection"))
+    add_adapters(model, LoRAConfig.parse("4:qkv,mlp_in,patches,embed,projection"))
     model.double()
     begun = model.eval()(image_BCHW, text_BL)
     assert torch.equal(before.text_ND, begun.text_ND)
@@ -86,7 +86,7 @@ def test_adapters_start_as_nothing_and_merged_weights_answer_the_same() -> None:
 
 def test_the_adapted_map_is_the_papers() -> None:
     model = encoder()
-    add_adapters(model, LoRA.parse("4:qkv", alpha=8))
+    add_adapters(model, LoRAConfig.parse("4:qkv", alpha=8))
     layer: Any = model.image_tower.transformer.blocks[0].attention.qkv
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     nn.init.normal_(b)
@@ -100,7 +100,7 @@ def test_named_adapters_start_random_in_both_maps() -> None:
     model = encoder()
     image_BCHW = torch.randn(2, 3, 48, 48)
     before = model.eval()(image_BCHW, torch.zeros(2, 8, dtype=torch.int64)).image_ND
-    names = add_adapters(model, LoRA.parse("4:qkv,mlp_in,patches", alpha=1.0, random="qkv"))
+    names = add_adapters(model, LoRAConfig.parse("4:qkv,mlp_in,patches", alpha=1.0, random="qkv"))
     for name in names:
         layer: Any = model.get_submodule(name)
         b = layer.lora_B["default"].weight
@@ -117,15 +117,15 @@ def test_named_adapters_start_random_in_both_maps() -> None:
     with pytest.raises(
         ConfigError, match=r"--lora-random: no map or convolution with an adapter has 'head' .expected of patches, qkv"
     ):
-        add_adapters(encoder(), LoRA.parse("4:qkv,patches,embed", random="head"))
+        add_adapters(encoder(), LoRAConfig.parse("4:qkv,patches,embed", random="head"))
     with pytest.raises(ConfigError, match="has 'embed'"):
-        add_adapters(encoder(), LoRA.parse("4:qkv,embed", random="embed"))
+        add_adapters(encoder(), LoRAConfig.parse("4:qkv,embed", random="embed"))
     with pytest.raises(ConfigError, match="lora_kernel and lora_full are options of adapters"):
         Tuning(lora_random="qkv")
 
 
 def test_by_default_every_linear_map_and_the_convolutions_of_a_convolutional_tower() -> None:
-    names = add_adapters(encoder(), LoRA(2))
+    names = add_adapters(encoder(), LoRAConfig(2))
     assert "image_projection" in names
     assert "text_tower.transformer.blocks.1.mlp_out" in names
     assert len(names) == 2 * 2 * 4 + 2
@@ -133,7 +133,7 @@ def test_by_default_every_linear_map_and_the_convolutions_of_a_convolutional_tow
     convolutions = DualEncoder(
         image_tower("convnet_tiny", image_size=32), text_tower("text_micro", vocab_size=50, length=8), width=16
     )
-    assert any("image_tower" in name for name in add_adapters(convolutions, LoRA(2)))
+    assert any("image_tower" in name for name in add_adapters(convolutions, LoRAConfig(2)))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_by_default_every_linear_map_and_the_convolutions_of_a_convolutional_tow
 )
 def test_adapters_that_cannot_be_are_refused(words: str, error: str) -> None:
     with pytest.raises(ConfigError, match=error):
-        add_adapters(encoder(), LoRA.parse(words))
+        add_adapters(encoder(), LoRAConfig.parse(words))
 
 
 def test_an_adapter_on_a_module_that_is_never_called_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +225,7 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
     model = nn.ModuleDict({"frozen": nn.BatchNorm1d(3), "trained": nn.BatchNorm1d(3)})
     freeze(model, tuned_optimiser(Optimiser(), model, tuning := Tuning(freeze=("frozen",))))
     model.train()
-    hold_statistics(model, tuning)
+    freeze_batch_norm(model, tuning)
     for norm in model.values():
         norm(torch.randn(5, 3))
     assert model["frozen"].running_mean.tolist() == [0, 0, 0]
@@ -309,7 +309,7 @@ def test_options_that_mean_nothing_are_refused(ways: dict[str, Any], error: str)
 
 def test_an_engine_without_gradient_steps_cannot_be_tuned(tmp_path: Path) -> None:
     from diptych.train.options import TrainOptions
-    from diptych.train.tuning.modified import tuning_of
+    from diptych.train.tuning.fine_tuning import tuning_of
 
     recipe = api.recipe("linear_map")
     with pytest.raises(ConfigError, match="takes no gradient steps"):
@@ -339,17 +339,17 @@ def test_distillation_equals_open_clips_loss() -> None:
     unit = nn.functional.normalize
     student = [unit(torch.randn(6, 8), dim=1).requires_grad_() for _ in range(2)]
     teacher = [unit(torch.randn(6, 5), dim=1) for _ in range(2)]
-    from diptych.models.towers.outputs import Pairs
+    from diptych.models.towers.outputs import PairFeatures
 
     class Run:
         model = nn.Linear(1, 1)
 
-        def ask(self, model: nn.Module, batch: Any) -> Pairs:
-            return Pairs(*teacher, torch.tensor([20.0]))
+        def features_of(self, model: nn.Module, batch: Any) -> PairFeatures:
+            return PairFeatures(*teacher, torch.tensor([20.0]))
 
     hook = Teacher(Tuning(distill="start"), api.recipe("clip"))
     hook.begin(nn.Linear(1, 1))
-    loss = hook.further(Run(), None)(Pairs(*student, torch.tensor([7.0])), None)["distillation"]  # type: ignore[arg-type]
+    loss = hook.further(Run(), None)(PairFeatures(*student, torch.tensor([7.0])), None)["distillation"]  # type: ignore[arg-type]
     _, expected = DistillClipLoss()(student[0], student[1], torch.tensor(7.0), teacher[0], teacher[1], torch.tensor(20.0))
     assert torch.allclose(loss, expected, atol=1e-6)
 

@@ -26,7 +26,7 @@ def test_an_identity_is_a_tuple_that_no_other_has_in_any_split() -> None:
     assert identities("all") == len({person(0, "summer", n) for n in range(0)}) + int(
         np.prod([*map(len, choices("all").values())])
     )
-    with pytest.raises(ConfigError, match="people, asked for number"):
+    with pytest.raises(ConfigError, match="people, number"):
         person(0, "summer", identities("summer"))
 
 

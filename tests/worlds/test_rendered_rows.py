@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.worlds.address import quick_to_draw
+from diptych.worlds.address import cached_for_training
 from diptych.worlds.links.world import LinkWorld, links
 from diptych.worlds.resolve import resolve
 
@@ -40,7 +40,7 @@ def test_what_has_no_room_is_drawn_anew() -> None:
 
 
 def test_training_draws_from_remembered_rows() -> None:
-    rows = quick_to_draw(links(4), recipe=None)  # type: ignore[arg-type]
+    rows = cached_for_training(links(4), recipe=None)  # type: ignore[arg-type]
     assert rows[2] is rows[2]
     assert rows.fingerprint == links(4).fingerprint
 

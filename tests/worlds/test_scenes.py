@@ -23,7 +23,7 @@ from diptych.data.read import read
 from diptych.data.shards.build import build, open_built
 from diptych.worlds import resolve, scenes
 from diptych.worlds.contact_sheet import contact_sheet
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.scenes.captions import KINDS
 from diptych.worlds.scenes.cutouts import cutout, pool_cutouts
 from diptych.worlds.scenes.layout import COLOURS, PREDICATES, SHAPES
@@ -35,7 +35,7 @@ def digest(sample: Sample) -> str:
     return hashlib.sha256(sample.image.pixels_HWC.tobytes() + repr(plain).encode()).hexdigest()
 
 
-def digests(data: Rendered) -> list[str]:
+def digests(data: RenderedDataset) -> list[str]:
     return [digest(data[row]) for row in range(len(data))]
 
 

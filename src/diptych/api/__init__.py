@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
     from diptych.api.exports import export
     from diptych.api.generation import ask, caption
+    from diptych.api.initial_weights import weights_of
     from diptych.api.leaderboards import leaderboard
     from diptych.api.models import detect, ground, load
     from diptych.api.naming import named_after
+    from diptych.api.recipes import recipe
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
-    from diptych.api.starting import weights_of
-    from diptych.api.training import estimate, recipe, resume, train
+    from diptych.api.training import estimate, resume, train
     from diptych.api.tuning import blend, blend_curve, tune_report
 
 _WHERE = {
@@ -50,7 +51,7 @@ _WHERE = {
     "named_after": "naming",
     "open_index": "search",
     "read": "data",
-    "recipe": "training",
+    "recipe": "recipes",
     "refuse_missing": "checking",
     "report": "evaluation",
     "resume": "training",
@@ -58,7 +59,7 @@ _WHERE = {
     "train": "training",
     "tune_report": "tuning",
     "validators": "checking",
-    "weights_of": "starting",
+    "weights_of": "initial_weights",
 }
 
 __all__ = [
@@ -97,12 +98,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public function, imported when it is first asked for: a search need not wait for what trains or compares."""
+    """A public function, imported on first use: a search need not wait for the modules of training."""
     if name not in _WHERE:
         raise AttributeError(f"module 'diptych.api' has no attribute {name!r}")
-    found = getattr(import_module(f"diptych.api.{_WHERE[name]}"), name)
-    globals()[name] = found
-    return found
+    attribute = getattr(import_module(f"diptych.api.{_WHERE[name]}"), name)
+    globals()[name] = attribute
+    return attribute
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What a model card says of the run that a model is from."""
+"""Facts of a training run for its model card: data and licences, training, scores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections import Counter
 from typing import Any
 
 from diptych.api.data import read
-from diptych.api.evaluation import evaluate_kept
 from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.card import completed
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 
 
 def write_card(folder: RunFolder, data: Any = None) -> None:
@@ -26,13 +25,15 @@ def write_card(folder: RunFolder, data: Any = None) -> None:
 
 
 def run_facts(folder: RunFolder, data: Any = None) -> dict[str, Any]:
-    """What a card says of a run: its data with their licences, how it was trained, what it scored."""
+    """Facts of a run for a model card: its data with their licences, how it was trained, its scores."""
+    from diptych.report.evaluation import results_by_split
+
     state, config = folder.state, folder.config
-    seen = f"{state['data']['name']} (fingerprint {state['data']['fingerprint']})"
+    data_line = f"{state['data']['name']} (fingerprint {state['data']['fingerprint']})"
     source = state.get("source", "")
     if data is None and source:
         data = read(source)
-    seen += f"; licences: {licences(data) if data is not None else 'not stated, the run was trained on an object'}"
+    data_line += f"; licences: {licences(data) if data is not None else 'not stated, the run was trained on an object'}"
     run, recipe = config["run"], config["recipe"]
     tuned = {name: value for name, value in run.get("tune", {}).items() if value not in ("", 0, 0.0, [], 1.0, 1)}
     batch, lr = recipe.get("batch_size"), recipe.get("lr")
@@ -45,14 +46,14 @@ def run_facts(folder: RunFolder, data: Any = None) -> dict[str, Any]:
     ]
     scores = {
         f"{result.task}, {part}: {result.main}": str(result.metrics[result.main])
-        for part, result in evaluate_kept(folder).items()
+        for part, result in results_by_split(folder).items()
     }
-    return {"data": seen, "recipe": "; ".join(words) + ".", "metrics": scores}
+    return {"data": data_line, "recipe": "; ".join(words) + ".", "metrics": scores}
 
 
 def licences(data: Any) -> str:
     """Of the samples of a data set, as they are now."""
-    if isinstance(data, Rendered) or not hasattr(data, "column"):
+    if isinstance(data, RenderedDataset) or not hasattr(data, "column"):
         return "none needed, the samples are rendered"
     counts = Counter(licence or "unknown" for licence in data.column("licence"))
     return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())

@@ -48,27 +48,27 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
 
 def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
     """Evaluations inside the run: the recipe's own task on the split "val" where there is one, when `eval_every` asks for it."""
-    from diptych.train.best import SCORE, looks_for_best
+    from diptych.train.best import SCORE, tracks_best
 
-    asked = options.eval_every or looks_for_best(options)
-    if asked and "val" not in split_names(whole):
+    requested = options.eval_every or tracks_best(options)
+    if requested and "val" not in split_names(whole):
         raise ConfigError(
             f"'{whole.name}' has no split 'val' to evaluate on inside the run (expected one beside 'train'; data without splits get one, "
             "unless they have too few groups)"
         )
-    if not asked:
+    if not requested:
         return ()
-    task, part = own_task(made, draws=100), whole.split("val")
+    task, part = default_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
         result = task.score(task.predict(model, part))
-        found = {name: metric.value for name, metric in result.metrics.items()}
-        return {**found, SCORE: result.value if result.higher_is_better else -result.value} if looks_for_best(options) else found
+        values = {name: metric.value for name, metric in result.metrics.items()}
+        return {**values, SCORE: result.value if result.higher_is_better else -result.value} if tracks_best(options) else values
 
     return ((f"{task.name}-val", ask),)
 
 
-def own_task(made: Recipe, **options: Any) -> Task:
+def default_task(made: Recipe, **options: Any) -> Task:
     """The task that a recipe is measured by."""
     from diptych.claims.spelling import parse_name
     from diptych.tasks import find

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError
-from diptych.core.own_recipes import names_file
-from diptych.worlds.address import dealt, training_rows
+from diptych.core.own_recipes import is_recipe_file
+from diptych.worlds.address import training_rows, with_held_out
 
 if TYPE_CHECKING:
     from diptych.claims.compare import Arm, Comparison
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 from diptych.api.checking import refuse_missing
 from diptych.api.data import data_of, read
 from diptych.api.models import load, run_of
-from diptych.api.training import recipe
+from diptych.api.recipes import recipe
 
 Say = Callable[[str], None]
 
@@ -67,7 +67,7 @@ def compare(
     sides = [_arm(arm, preset, changes, download) for arm in arms]
     given = read(data)
     runs = [run for side in sides if side.model is not None and (run := run_of(side.model)) is not None]
-    whole = data_of(runs[0], given) if runs else dealt(given) if any(side.recipe is not None for side in sides) else given
+    whole = data_of(runs[0], given) if runs else with_held_out(given) if any(side.recipe is not None for side in sides) else given
     if whole is not given and say:
         say(f"'{given.name}' has no splits: {whole.column('split').count('test'):,} samples are held out as 'test', by group")
     for side in sides:
@@ -92,14 +92,14 @@ def compare(
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
     from diptych.claims.compare import Arm
     from diptych.claims.spelling import parse_name
-    from diptych.models.io.opened import FOREIGN
+    from diptych.models.io.open_address import FOREIGN
 
     if isinstance(arm, Recipe):
         return Arm(arm.slug, recipe(arm, **changes))
     if not isinstance(arm, str | Path):
         return Arm(str(arm.name), model=arm)
     words = str(arm)
-    if names_file(words):  # FILE.py:CLASS, or FILE.py:CLASS:OPTIONS
+    if is_recipe_file(words):  # FILE.py:CLASS, or FILE.py:CLASS:OPTIONS
         file, _, rest = words.partition(".py:")
         name, own = parse_name(rest)
         return Arm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
@@ -111,14 +111,14 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> A
 
 def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe | None:
     """The recipe that an arm names, or None for a model that is there."""
-    from diptych.models.io.opened import FOREIGN
+    from diptych.models.io.open_address import FOREIGN
 
-    if words.startswith(FOREIGN) or (not names_file(words) and ("/" in words or Path(words).is_dir())):
+    if words.startswith(FOREIGN) or (not is_recipe_file(words) and ("/" in words or Path(words).is_dir())):
         return None
     return _arm(words, preset, changes, False).recipe
 
 
 def _short_names(arms: Sequence[Arm]) -> list[Arm]:
-    """Addresses by their last part, where that tells them apart."""
+    """Addresses by their last part, where these differ."""
     short = [replace(arm, name=Path(arm.address).name) if arm.address else arm for arm in arms]
     return short if len({arm.name for arm in short}) == len(arms) else list(arms)

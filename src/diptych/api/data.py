@@ -7,7 +7,7 @@ from typing import Any
 
 from diptych.core.errors import RunError
 from diptych.core.run_folder import RunFolder
-from diptych.worlds.address import dealt, open_data, training_rows
+from diptych.worlds.address import open_data, training_rows, with_held_out
 
 
 def read(source: Any, *, split: str = "", **columns: Any) -> Any:
@@ -28,13 +28,13 @@ def read_recorded(source: str, where: object, columns: Any = None) -> Any:
 
     columns  what the file says of them, such as {"image": "where"}
     """
-    asked = columns if isinstance(columns, dict) else {}
-    if "://" in source or "://" in str(asked):
+    options = columns if isinstance(columns, dict) else {}
+    if "://" in source or "://" in str(options):
         raise RunError(
             f"{where} names the data {source[:200]}, which lie on another machine, and nothing is fetched because a file says so: "
             "name them yourself (data=)"
         )
-    return read(source, **{str(name): value for name, value in asked.items()})
+    return read(source, **{str(name): value for name, value in options.items()})
 
 
 def data_of(run: RunFolder, data: Any = None) -> Any:
@@ -45,13 +45,13 @@ def data_of(run: RunFolder, data: Any = None) -> Any:
         whole = read_recorded(source, run.path, columns) if data is None else read(data, **(columns or {}))
     else:
         whole = read(data)
-    made = dealt(whole, held_out_share(run), val=run.state.get("held_out_val") is True)
+    made = with_held_out(whole, held_out_share(run), val=run.state.get("held_out_val") is True)
     if data is None or made is whole or run.subset.is_file():
         return made
     return made if training_rows(made).fingerprint == run.state.get("data", {}).get("fingerprint") else whole
 
 
 def held_out_share(run: RunFolder) -> float:
-    """What share of data without splits was held out for a run: none in runs from before there was such a thing."""
+    """Share of the data without splits that a run held out; 0 for runs from before rows were held out."""
     share = run.state.get("held_out", 0.0)
     return share if isinstance(share, float) and 0.0 <= share <= 0.4 else 0.0

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from diptych.core.contracts import Task
     from diptych.core.result import Result
 
-from diptych.api.checking import own_task
+from diptych.api.cards import write_card
+from diptych.api.checking import default_task
 from diptych.api.data import data_of, read
 from diptych.api.models import load, run_of
-from diptych.api.training import recipe_of
+from diptych.api.recipes import recipe_of
 
 
 def evaluate(
@@ -80,16 +81,16 @@ def confusions(results: str | Path, data: Any, path: str | Path, *, title: str =
 
     Raises ConfigError where there is none.
     """
-    from diptych.report.confused import confused_page
+    from diptych.report.confusions import confused_page
     from diptych.report.evaluation import stored_results
 
     whole = read(data)
     parts = {f"{whole.name}/{name}": whole.split(name) for name in split_names(whole)} or {whole.name: whole}
-    kept = [(each, parts[each.part]) for each in stored_results(Path(results)) if each.part in parts]
-    kept = [(each, rows) for each, rows in kept if each.result.notes.get("options") and "compare" in each.result.notes]
-    if not kept:
+    stored = [(each, parts[each.part]) for each in stored_results(Path(results)) if each.part in parts]
+    stored = [(each, rows) for each, rows in stored if each.result.notes.get("options") and "compare" in each.result.notes]
+    if not stored:
         raise ConfigError(f"{results} holds no result of a probe on these data (expected one of {', '.join(parts)})")
-    return confused_page(Path(path), title or str(kept[0][0].result.notes.get("model", {}).get("name", "a model")), kept)
+    return confused_page(Path(path), title or str(stored[0][0].result.notes.get("model", {}).get("name", "a model")), stored)
 
 
 def _run(model: Any, task: str | Task, whole: Any, part: Any, out: str | Path | None, options: dict[str, Any]) -> Result:
@@ -117,20 +118,17 @@ def evaluate_run(run: str | Path | RunFolder, data: Any = None, **options: Any) 
     options  fields of the task, such as origins=("label",)
     """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-    from diptych.api.cards import write_card
-
     whole = data_of(folder, data)
-    results = evaluate_splits(folder.path, own_task(recipe_of(folder), **options), whole, out=folder.records)
+    results = evaluate_splits(folder.path, default_task(recipe_of(folder), **options), whole, out=folder.records)
     write_card(folder, whole)
     return results
 
 
 def evaluate_kept(run: str | Path | RunFolder) -> dict[str, Result]:
     """The results that a run folder holds, by the name of the held-out rows."""
-    from diptych.report.evaluation import stored_results
+    from diptych.report.evaluation import results_by_split
 
-    folder = run if isinstance(run, RunFolder) else RunFolder.open(Path(run))
-    return {kept.part.rpartition("/")[2]: kept.result for kept in stored_results(folder.records)}
+    return results_by_split(run if isinstance(run, RunFolder) else RunFolder.open(Path(run)))
 
 
 def report(run: str | Path, data: Any = None) -> Path:

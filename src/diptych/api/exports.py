@@ -1,4 +1,4 @@
-"""Models of ours for other libraries, with a card that says what they are."""
+"""Export of models for other libraries, with a model card."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def export(
     from diptych.models.io.export import hub
 
     if push:
-        hub.checked(push)
+        hub.check_push(push)
     elif public:
         raise ConfigError("--public says who sees what is sent (expected --push OWNER/NAME beside it)")
     folder = _write_export(model, Path(out), to, like, download)
     if push:
-        hub.pushed(folder, push, public=public)
+        hub.push_folder(folder, push, public=public)
     return folder
 
 
@@ -65,7 +65,7 @@ def _write_export(model: str | Path, out: Path, to: str, like: str, download: bo
     if to == "diptych":
         return _folder_of_ours(model, opened, out)
     if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
-        raise ConfigError(_no_place(model, opened, to))
+        raise ConfigError(_unsupported(model, opened, to))
     dual: Any = opened
     if to != "onnx" and (height := dual.preprocess.height):
         raise ConfigError(
@@ -74,7 +74,7 @@ def _write_export(model: str | Path, out: Path, to: str, like: str, download: bo
         )
 
     def as_transformers(folder: Path) -> None:
-        from diptych.models.io.export.sent_back import to_same_class
+        from diptych.models.io.export.source_layout import to_same_class
 
         to_same_class(dual, like, folder) if like else to_transformers(dual, folder)
 
@@ -87,7 +87,7 @@ def _write_export(model: str | Path, out: Path, to: str, like: str, download: bo
 
         to_sentence_transformers(as_transformers, out)
     elif like:
-        from diptych.models.io.export.sent_back import to_open_clip_like
+        from diptych.models.io.export.source_layout import to_open_clip_like
 
         to_open_clip_like(dual, like, out)
     else:
@@ -110,8 +110,8 @@ def _folder_of_ours(model: str | Path, opened: Any, out: Path) -> Path:
     return out
 
 
-def _no_place(model: str | Path, opened: Any, to: str) -> str:
-    """Why a model that is no dual encoder cannot become what was asked, and what it or another can."""
+def _unsupported(model: str | Path, opened: Any, to: str) -> str:
+    """Error message for exporting a model that is no dual encoder: the reason, and the exports that work."""
     from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if isinstance(opened, LockedEmbedder):

@@ -18,8 +18,8 @@ Compared = Literal["mean", "sum"]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What a model chose among given answers.
+class AnswerChoice:
+    """The likeliest of given answers to a question, with the likelihood of each.
 
     text    the answer with the least cost
     shares  of each answer: softmax of minus its cost, which adds up to 1 over those that were given and says nothing of others
@@ -32,14 +32,14 @@ class Choice:
 
 
 def caption(model: Any, images: Any, *, prompt: str = "", max_tokens: int = 64, **options: Any) -> Any:
-    """What a model writes about images: a string for one, a list for several.
+    """Captions of images by a generative model: a string for one image, a list for several.
 
     model    one that writes (the run of a recipe such as limber, "hf:FOLDER" of LLaVA, BLIP-2 and the like), or where to load one from
     images   a path, encoded bytes, a PIL image, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`; or several: a list, a data set
     prompt   what is asked; "" asks for what the model's own template asks for
     options  of transformers' `generate`, where the model is one of it: num_beams, repetition_penalty, ...
     """
-    made = _capable(
+    made = _require(
         model, Generator, "writes no text (expected a model that is a Generator: the run of limber, or hf:FOLDER of LLaVA)"
     )
     sources, alone = images_of(images)
@@ -49,8 +49,8 @@ def caption(model: Any, images: Any, *, prompt: str = "", max_tokens: int = 64, 
 
 def ask(
     model: Any, image: Any, question: str, *, choices: Sequence[str] = (), compared: Compared = "mean", max_tokens: int = 32
-) -> str | Choice:
-    """An answer about an image, in the model's own words, or the best of given `choices` by likelihood.
+) -> str | AnswerChoice:
+    """An answer to a question about an image: generated text, or the best of given `choices` by likelihood.
 
     compared  "mean": nats a token, so that long answers have no handicap; "sum": of the whole answer
     """
@@ -66,18 +66,18 @@ def ask(
         raise ConfigError(f"there is one choice, {choices[0]!r} (expected two or more)")
     if compared not in ("mean", "sum"):
         raise ConfigError(f"compared is {compared!r} (expected mean | sum)")
-    made = _capable(model, Ranker, "cannot rank answers (expected the run of limber, or hf:FOLDER of LLaVA, BLIP-2 and the like)")
+    made = _require(model, Ranker, "cannot rank answers (expected the run of limber, or hf:FOLDER of LLaVA, BLIP-2 and the like)")
     (found_C2,) = made.answer_nll([image_of(image)], [question], [list(choices)])
     nats_C = found_C2[:, 0] / found_C2[:, 1] if compared == "mean" else found_C2[:, 0]
     share_C = np.exp(nats_C.min() - nats_C)
     share_C /= share_C.sum()
     best = int(np.argmin(nats_C))
-    return Choice(
+    return AnswerChoice(
         choices[best], dict(zip(choices, share_C.tolist(), strict=True)), dict(zip(choices, nats_C.tolist(), strict=True))
     )
 
 
-def _capable(model: Any, capability: type, lacks: str) -> Any:
+def _require(model: Any, capability: type, lacks: str) -> Any:
     made = load(model) if isinstance(model, str | Path) else model
     if not isinstance(made, capability):
         raise ConfigError(f"{getattr(made, 'name', model)} {lacks}")

@@ -1,4 +1,4 @@
-"""Models that were asked the same questions, by their records."""
+"""Leaderboard of models by their records on the same questions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pyarrow as pa
 from diptych.api.data import read
 from diptych.claims.statistics import item_view
 from diptych.claims.verdict import holm
-from diptych.core.contracts import TaskInWords
+from diptych.core.contracts import ReadableTask
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.result import Result
-from diptych.report.pages.leaderboard import Leaderboard, Pairing, Parting, Standing, leaderboard_page, most_divided
+from diptych.report.pages.leaderboard import Disagreement, Leaderboard, LeaderboardRow, ModelPair, leaderboard_page, most_divided
 from diptych.report.pictures import Album
 from diptych.tasks import find
 from diptych.tasks._scoring.records import facts_of, read_records
@@ -55,7 +55,7 @@ def leaderboard(
     metric = results[0].main
     right = [_right(task, table, metric) for task, table in zip(tasks, tables, strict=True)]
     order = sorted(range(len(names)), key=lambda row: -np.nan_to_num(results[row].value, nan=-math.inf))
-    said = [task.in_words(table) for task, table in zip(tasks, tables, strict=True)]
+    readable = [task.in_words(table) for task, table in zip(tasks, tables, strict=True)]
     divided = most_divided([right[row] for row in order])
     board = Leaderboard(
         next(iter(protocols)),
@@ -66,11 +66,11 @@ def leaderboard(
         tuple(_standing(names[row], results[row]) for row in order),
         _pairings([(names[row], tables[row], tasks[row]) for row in order], metric),
         tuple(
-            Parting(
-                said[0][row].uid,
-                said[0][row].question,
-                said[0][row].truth,
-                tuple((names[model], said[model][row].said, right[model][row]) for model in order),
+            Disagreement(
+                readable[0][row].uid,
+                readable[0][row].question,
+                readable[0][row].truth,
+                tuple((names[model], readable[model][row].answer, right[model][row]) for model in order),
             )
             for row in divided[:shown]
         ),
@@ -99,13 +99,13 @@ def _table(given: Records) -> pa.Table:
     return read_records(path)
 
 
-def _task(facts: Mapping[str, Any]) -> TaskInWords:
+def _task(facts: Mapping[str, Any]) -> ReadableTask:
     """The task that made the records, with its options."""
     name = str(facts.get("protocol", "")).partition(" v")[0]
     task = find(name, **facts.get("options", {}))
-    if not isinstance(task, TaskInWords):
+    if not isinstance(task, ReadableTask):
         raise ConfigError(
-            f"rows of '{name}' cannot be told in words (expected multiple_choice, ii_bench, q_spatial and the like)"
+            f"rows of '{name}' has no rows that can be shown as text (expected multiple_choice, ii_bench, q_spatial and the like)"
         )
     return task
 
@@ -135,38 +135,38 @@ def _names(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [str((one.get("model") or {}).get("name", "")) or f"model {row}" for row, one in enumerate(facts, 1)]
     options = [one.get("options", {}) for one in facts]
     differ = [name for name in options[0] if any(one.get(name) != options[0][name] for one in options)]
-    found: list[str] = []
+    labels: list[str] = []
     for name, one in zip(names, options, strict=True):
         label = name
         if names.count(name) > 1 and differ:
             label = f"{name} ({', '.join(f'{field} {one.get(field)}' for field in differ)})"
-        found.append(label)
-    return [name if found.count(name) == 1 else f"{name} #{found[:row].count(name) + 1}" for row, name in enumerate(found)]
+        labels.append(label)
+    return [name if labels.count(name) == 1 else f"{name} #{labels[:row].count(name) + 1}" for row, name in enumerate(labels)]
 
 
-def _right(task: TaskInWords, table: pa.Table, metric: str) -> list[bool]:
+def _right(task: ReadableTask, table: pa.Table, metric: str) -> list[bool]:
     values_NM = task.item_values(table, metric)
     if values_NM is None:
         raise ConfigError(f"'{metric}' is no mean over rows")
     return [bool(value == 1) for value in values_NM[:, 0]]
 
 
-def _standing(name: str, result: Result) -> Standing:
+def _standing(name: str, result: Result) -> LeaderboardRow:
     main = result.metrics[result.main]
     beside = {other: metric.value for other, metric in result.metrics.items() if "/" not in other and other != result.main}
-    return Standing(name, main.value, main.low, main.high, main.chance, beside)
+    return LeaderboardRow(name, main.value, main.low, main.high, main.chance, beside)
 
 
-def _pairings(sides: Sequence[tuple[str, pa.Table, TaskInWords]], metric: str) -> tuple[Pairing, ...]:
+def _pairings(sides: Sequence[tuple[str, pa.Table, ReadableTask]], metric: str) -> tuple[ModelPair, ...]:
     """Every pair, the better one as `other`. McNemar's mid-p where each row is a group of its own; else signs of whole groups
     are flipped."""
-    found = []
+    pairs = []
     for (other, better, its_task), (first, table, task) in combinations(sides, 2):
         turn = iter((task, its_task))  # the two may read replies by different rules
         view = item_view(table, better, lambda rows: next(turn).item_values(rows, metric))  # noqa: B023
         if view is None:
             continue
         test, p = ("sign flips of groups", view.p) if math.isnan(view.mid_p) else ("McNemar, mid-p", view.mid_p)
-        found.append((first, other, view, test, p))
-    adjusted = holm([p for *_, p in found])
-    return tuple(Pairing(*one, corrected) for one, corrected in zip(found, adjusted, strict=True))
+        pairs.append((first, other, view, test, p))
+    adjusted = holm([p for *_, p in pairs])
+    return tuple(ModelPair(*one, corrected) for one, corrected in zip(pairs, adjusted, strict=True))

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from diptych.core.contracts import Detector, Grounder
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.inputs import image_of, names_of
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
@@ -35,7 +35,7 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
         raise UnknownName("engine", engine, ("torch", "onnx"))
     if engine == "onnx" or (Path(name) / "onnx.json").is_file():
         return _on_onnx(name, download)
-    from diptych.models.io.opened import open_address
+    from diptych.models.io.open_address import open_address
 
     model: Embedder = open_address(name, download=download)
     if (Path(name) / "run.json").is_file():
@@ -50,10 +50,10 @@ _RUNS: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
 def run_of(model: Any) -> RunFolder | None:
     """The run that a model, or an address, is from; None for others."""
     if isinstance(model, str | Path):
-        place: Path | None = Path(model)
+        folder: Path | None = Path(model)
     else:  # what has no hash, as a plain dataclass, was opened by no `load`
-        place = _RUNS.get(model) if isinstance(model, Hashable) else None
-    return RunFolder.open(place) if place is not None and (place / "run.json").is_file() else None
+        folder = _RUNS.get(model) if isinstance(model, Hashable) else None
+    return RunFolder.open(folder) if folder is not None and (folder / "run.json").is_file() else None
 
 
 def _on_onnx(name: str | Path, download: bool) -> Embedder:
@@ -87,7 +87,7 @@ def detect(
     min_score: float = 0.0,
     top: int = 100,
 ) -> SceneGraph:
-    """What is in an image and how it is related, in your own words.
+    """Scene graph of an image (objects, boxes, relations) for an open vocabulary of names.
 
     model      a model that detects, or where to load one from
     image      a path, encoded bytes, a PIL image, uint8 [H, W, 3] pixels, a `Sample` or an `ImageSource`
@@ -104,15 +104,15 @@ def detect(
     predicates = names_of(relations) or tuple(getattr(made, "relations", ()))
     if not names:
         raise ConfigError(f"{made} has no names of its own (expected objects=[...])")
-    # A detector leaves repeats out of its best: more are asked for than are kept, so that `top` are left.
-    asked = max(top, 100) if predicates else top
-    (graph,) = made.detect([image_of(image)], objects=names, relations=predicates, top=asked)
+    # A detector drops duplicates among its best: more are requested than are kept, so that `top` are left.
+    candidates = max(top, 100) if predicates else top
+    (graph,) = made.detect([image_of(image)], objects=names, relations=predicates, top=candidates)
     return graph.strongest(top=top, min_score=min_score)
 
 
 def ground(
     model: Any, image: Any, phrases: str | Sequence[str], *, text: str = "", top: int = 5, min_score: float = 0.0
-) -> dict[str, Grounded]:
+) -> dict[str, PhraseBoxes]:
     """Where in an image phrases of your own are: {phrase: boxes, the best first}.
 
     model     a model that grounds words, or where to load one from
@@ -130,17 +130,17 @@ def ground(
             f"{getattr(made, 'name', model)} does not ground phrases (expected a model trained with a recipe such as desco, or an hf: "
             "folder of Grounding DINO or OWL-ViT)"
         )
-    asked = list(dict.fromkeys([phrases] if isinstance(phrases, str) else phrases))
-    if not asked:
-        raise DataError("no phrase is asked for", field="phrases", expected="one or more")
+    unique = list(dict.fromkeys([phrases] if isinstance(phrases, str) else phrases))
+    if not unique:
+        raise DataError("no phrase to locate", field="phrases", expected="one or more")
     if text:
-        queries = [PhraseQuery(text, tuple((find(text, phrase),) for phrase in asked))]
+        queries = [PhraseQuery(text, tuple((find(text, phrase),) for phrase in unique))]
     else:
-        queries = [PhraseQuery.of([phrase], behind="") for phrase in asked]
+        queries = [PhraseQuery.of([phrase], behind="") for phrase in unique]
     rows = made.ground([image_of(image)] * len(queries), queries, top=top)
-    return dict(zip(asked, (_above(answer, min_score) for row in rows for answer in row), strict=True))
+    return dict(zip(unique, (_above(answer, min_score) for row in rows for answer in row), strict=True))
 
 
-def _above(answer: Grounded, min_score: float) -> Grounded:
+def _above(answer: PhraseBoxes, min_score: float) -> PhraseBoxes:
     kept_N = answer.score_N >= min_score
-    return Grounded(answer.box_N4[kept_N], answer.score_N[kept_N])
+    return PhraseBoxes(answer.box_N4[kept_N], answer.score_N[kept_N])

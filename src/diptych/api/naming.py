@@ -1,4 +1,4 @@
-"""A detector of nameless things and pictures with boxes and names, to a detector that names what it finds."""
+"""Named detector from a class-agnostic one and pictures with labelled boxes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.worlds.address import training_rows
 
 if TYPE_CHECKING:
-    from diptych.models.detection.named_after import NamedAfter
+    from diptych.models.detection.named_after import NearestCropDetector
 
 ENCODER = "efficientnet-lite0"
 
 
 def named_after(
     detector: Any, data: Any, out: str | Path | None = None, *, encoder: str = ENCODER, image_size: int = 0, called: str = ""
-) -> NamedAfter:
+) -> NearestCropDetector:
     """The detector with what it finds called like the crops of `data` that it looks most like. Written to `out` where that is given.
 
     detector    a model that detects, or where to load one from: trained on "nameless:DATA", or one that has a word for everything
@@ -29,7 +29,7 @@ def named_after(
     image_size  pixels a side that the encoder sees of a crop; 0: 64, and 16 for thumbnails
     called      what the detector calls everything; "" is the one name that it was trained with
     """
-    from diptych.models.detection.named_after import KnownCrops, NamedAfter, look
+    from diptych.models.detection.named_after import LabelledCrops, NearestCropDetector, crop_encoder
 
     made = load(detector) if isinstance(detector, str | Path) else detector
     name = getattr(made, "name", detector)
@@ -42,11 +42,11 @@ def named_after(
         raise ConfigError(f"{name} {knows} (expected a detector trained on data=nameless:..., or called='thing')")
     if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
         raise RunError(f"{out} is not empty: choose another folder")
-    compared = look(encoder, image_size=image_size)
+    compared = crop_encoder(encoder, image_size=image_size)
     rows = training_rows(read(data))
-    named = NamedAfter(made, KnownCrops.of(rows, compared), compared, called or words[0])
+    named = NearestCropDetector(made, LabelledCrops.of(rows, compared), compared, called or words[0])
     if out is not None:
-        said = f"Boxes by {name}; names by crops of '{rows.name}' ({len(rows):,} pictures), compared by {encoder}."
-        named.card.update({"recipe": said})
+        summary = f"Boxes by {name}; names by crops of '{rows.name}' ({len(rows):,} pictures), compared by {encoder}."
+        named.card.update({"recipe": summary})
         named.save(Path(out))
     return named

@@ -41,14 +41,14 @@ def index(
     """
     from diptych.index.kinds import kind as kind_of_index
 
-    wanted = kind_of_index(kind)
+    index_kind = kind_of_index(kind)
     opened = _searcher(model, download) if isinstance(model, str | Path) else model
     source = {
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",
     }
     rows = read(data, captions=False)  # a picture is found by what it shows
-    made = wanted.build(
+    made = index_kind.build(
         opened,
         rows,
         out,
@@ -81,16 +81,16 @@ def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
 
 
 def _recorded_pictures(address: str, folder: str | Path) -> Pictures | None:
-    """Of the data that the index was built from, which are opened when the first picture is asked for; None where they have no address."""
+    """Pictures of the data that the index was built from, opened on first use; None where they have no address."""
     if not address or "://" in address:
         return None
-    found: list[Pictures] = []
+    opened: list[Pictures] = []
 
     def picture(uid: str) -> ImageSource | None:
         try:
-            if not found:
-                found.append(pictures_of(read_recorded(address, folder, {"captions": False})))
-            return found[0](uid)
+            if not opened:
+                opened.append(pictures_of(read_recorded(address, folder, {"captions": False})))
+            return opened[0](uid)
         except DiptychError:  # the data moved: hits are still hits
             return None
 
@@ -98,13 +98,13 @@ def _recorded_pictures(address: str, folder: str | Path) -> Pictures | None:
 
 
 def _searcher(address: str | Path, download: bool = False) -> Any:
-    """What an index is built with: a model, the words of the texts, or the graphs of the data."""
+    """The embedder an index is built with: a model, "words" (lexical) or "annotations" (the graphs of the data)."""
     if str(address) == "words":
-        from diptych.index.lexicon import Words
+        from diptych.index.lexicon import BM25Encoder
 
-        return Words()
+        return BM25Encoder()
     if str(address) == "annotations":
-        from diptych.index.kinds.graphs import Annotations
+        from diptych.index.kinds.graphs import AnnotatedGraphs
 
-        return Annotations()
+        return AnnotatedGraphs()
     return load(address, download=download)

@@ -35,7 +35,7 @@ def slide_features(
     """
     from diptych.data.slides.tiling import Tiling
     from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
-    from diptych.models.io.opened import require
+    from diptych.models.io.open_address import require
 
     opened = load(model) if isinstance(model, str | Path) else model
     require(opened, Embedder, who="features of slides")

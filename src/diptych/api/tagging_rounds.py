@@ -27,18 +27,18 @@ from diptych.curate.engine.pool import curate
 from diptych.curate.operators.relation_tagging import TagRelations
 from diptych.curate.tagging.relation_tags import tagged
 from diptych.curate.tagging.summary import drift
-from diptych.data.concatenated import Concatenated
+from diptych.data.concat import ConcatDataset
 from diptych.report.pages.tagging_rounds import rounds_page
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import quick_to_draw, training_rows
+from diptych.worlds.address import cached_for_training, training_rows
 
 Edge = tuple[str, int, str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """What one round gave.
+class SelfTrainingRound:
+    """Result of one round of self-training: rows used, relations found, drift and accuracy.
 
     trained    images that its tagger was trained on
     images     that have relations now
@@ -79,7 +79,7 @@ def tag_rounds(
     step: TagRelations | None = None,
     options: TrainOptions | None = None,
     say: Callable[[str], None] | None = None,
-) -> list[Round]:
+) -> list[SelfTrainingRound]:
     """The rounds, each told to `say` when it is done; goes on with what an earlier call left in `out`.
 
     boxes   what is tagged: boxes with labels, and captions (its own, or those that `step` names)
@@ -98,19 +98,19 @@ def tag_rounds(
     counted = Counter(r.predicate for row in range(len(annotated)) for r in annotated[row].relations)
     if not counted:
         raise DataError(f"no image of '{annotated.name}' has a relation", field="few", expected="annotated scene graphs")
-    found: list[Round] = []
+    rounds_done: list[SelfTrainingRound] = []
     learned: Dataset = annotated
     before: frozenset[Edge] = frozenset()
     for number in range(1, rounds + 1):
         folder = out / f"round_{number}"
         run = _train_or_go_on(recipe, learned, folder / "tagger", options or TrainOptions(progress=False))
-        asked = replace(step or TagRelations(), tagger=str(run.path))
-        done = curate(rest, [asked], folder / "tagged", source=source)
+        tagging = replace(step or TagRelations(), tagger=str(run.path))
+        done = curate(rest, [tagging], folder / "tagged", source=source)
         relations = done.columns.get("tagged_relations", {})
         edges = frozenset((uid, e["subject"], e["predicate"], e["object"]) for uid, each in relations.items() for e in each)
         counts = Counter(predicate for _, _, predicate, _ in edges)
         ranked = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-        made = Round(
+        made = SelfTrainingRound(
             number,
             len(learned),
             len(relations),
@@ -118,25 +118,25 @@ def tag_rounds(
             ranked,
             len(edges & before) / max(1, len(before)),
             drift(counted.items(), counts.items()),
-            drift(found[-1].predicates.items(), counts.items()) if found else 0.0,
+            drift(rounds_done[-1].predicates.items(), counts.items()) if rounds_done else 0.0,
             *_rightness(edges, rest),
         )
-        found.append(made)
+        rounds_done.append(made)
         if say:
             say(made.line())
         if not edges:
             break  # there is nothing to learn from
         before = edges
-        learned = Concatenated(f"{annotated.name} and tagged", (annotated, tagged(done.kept, relations)))
-    write_json(out / "rounds.json", {"annotated": dict(counted), "rounds": [to_plain(each) for each in found]})
+        learned = ConcatDataset(f"{annotated.name} and tagged", (annotated, tagged(done.kept, relations)))
+    write_json(out / "rounds.json", {"annotated": dict(counted), "rounds": [to_plain(each) for each in rounds_done]})
     lead = f"{len(annotated):,} annotated images, {len(rest):,} to tag"
-    write_atomic(out / "rounds.html", rounds_page(lead, dict(counted), [to_plain(each) for each in found]))
-    return found
+    write_atomic(out / "rounds.html", rounds_page(lead, dict(counted), [to_plain(each) for each in rounds_done]))
+    return rounds_done
 
 
 def _train_or_go_on(recipe: Recipe, rows: Dataset, folder: Path, options: TrainOptions) -> RunFolder:
     """The finished run: read, gone on with, or begun."""
-    drawn = quick_to_draw(rows, recipe)
+    drawn = cached_for_training(rows, recipe)
     if not (folder / "run.json").is_file():
         return fit(recipe, drawn, folder, options).expect_finished()
     held = RunFolder.open(folder)
@@ -146,8 +146,8 @@ def _train_or_go_on(recipe: Recipe, rows: Dataset, folder: Path, options: TrainO
 
 
 def _without(data: Any, others: Dataset) -> Any:
-    known = set(others.uids)
-    kept = data if known.isdisjoint(data.uids) else data.select([n for n, uid in enumerate(data.uids) if uid not in known])
+    excluded = set(others.uids)
+    kept = data if excluded.isdisjoint(data.uids) else data.select([n for n, uid in enumerate(data.uids) if uid not in excluded])
     if not len(kept):
         raise DataError(
             f"every image of '{data.name}' is annotated already", field="boxes", expected="images beyond those of few"

@@ -1,4 +1,4 @@
-"""Recipes by name, trained, resumed and estimated."""
+"""Training of recipes: train, resume, and estimate the cost before."""
 
 from __future__ import annotations
 
@@ -8,37 +8,23 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.core.config import from_plain, with_changes
+from diptych.core.config import from_plain
 from diptych.core.contracts import Recipe, Tuning
 from diptych.core.errors import RunError
-from diptych.core.own_recipes import load_own, load_remembered, names_file, own_address
-from diptych.core.registry import RECIPES
+from diptych.core.own_recipes import recipe_file_address
 from diptych.core.run_folder import RunFolder, refuse_occupied
-from diptych.worlds.address import HELD_OUT, dealt, quick_to_draw, split_names, training_rows
+from diptych.worlds.address import HELD_OUT, cached_for_training, split_names, training_rows, with_held_out
 
 if TYPE_CHECKING:
     from diptych.train.options import TrainOptions
 
+from diptych.api.cards import write_card
 from diptych.api.checking import data_report, refuse_missing, validators
 from diptych.api.data import data_of, read
-from diptych.api.starting import start_of, start_report, started
+from diptych.api.initial_weights import initial_weights_path, start_report, with_initial_weights
+from diptych.api.recipes import recipe, recipe_of
 
 Say = Callable[[str], None]
-
-
-def recipe(name: str | Recipe, *, preset: str = "tiny", **changes: Any) -> Recipe:
-    """A recipe by slug, from one of its presets ("tiny", "paper", ...), with changed fields; an object is taken as it is, with changes.
-
-    >>> recipe("clip", steps=10).steps
-    10
-    """
-    made = name if isinstance(name, Recipe) else recipe_class(name).preset(preset)
-    return with_changes(made, changes)
-
-
-def recipe_class(name: str) -> Any:
-    """The class of a recipe: a slug, a name that a package adds, or ``FILE.py:CLASS``."""
-    return load_own(name) if names_file(name) else RECIPES.load(name)
 
 
 def train(
@@ -74,8 +60,7 @@ def train(
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
-    from diptych.api.cards import write_card
-    from diptych.train.best import looks_for_best
+    from diptych.train.best import tracks_best
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
 
@@ -86,15 +71,15 @@ def train(
     made = recipe(name, preset=preset, **changes)
     model = None
     if init:
-        options = replace(options, init=start_of(init))
-        made, model = started(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
+        options = replace(options, init=initial_weights_path(init))
+        made, model = with_initial_weights(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
     refuse_occupied(Path(out), overwrite=overwrite)
     given = read(data, **(columns or {}))
-    whole = dealt(given, hold_out, val=bool(options.eval_every) or looks_for_best(options))
+    whole = with_held_out(given, hold_out, val=bool(options.eval_every) or tracks_best(options))
     uids = _uids(subset)
     rows = _rows_to_use(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
-    rows = quick_to_draw(rows, made)
+    rows = cached_for_training(rows, made)
     made = made.prepare(rows)
     if say:
         if line := _held_out_line(given, whole):
@@ -108,10 +93,10 @@ def train(
             say(line)
     if init:
         for line in start_report(made, model, init, options):
-            (say or _unsaid)(line)
+            (say or noop)(line)
     source = data if isinstance(data, str | Path) else ""
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
-    if own_file := own_address(type(made)):
+    if own_file := recipe_file_address(type(made)):
         record["recipe"] = own_file
     if columns and source:
         record["columns"] = dict(columns)
@@ -125,7 +110,7 @@ def train(
 
 
 def _held_out_line(given: Any, whole: Any) -> str:
-    """What became of data that have no held-out rows, for who trains on them; "" for those that have some."""
+    """Log line about the held-out rows that were split off, or about data that have none; "" where the data have their own."""
     if whole is not given:
         counts = {name: whole.column("split").count(name) for name in whole.split_names if name != "train"}
         parts = " and ".join(f"{count:,} as '{name}'" for name, count in counts.items())
@@ -139,13 +124,13 @@ def _held_out_line(given: Any, whole: Any) -> str:
 
 
 def chosen_fields(name: str | Recipe) -> set[str]:
-    from diptych.recipes._shared.frozen.started import asked_fields
+    from diptych.recipes._shared.frozen.initial_weights import changed_fields
 
-    return asked_fields(name) if isinstance(name, Recipe) else set()
+    return changed_fields(name) if isinstance(name, Recipe) else set()
 
 
-def _unsaid(line: str) -> None:
-    """What nobody listens to; it stands in the run's log."""
+def noop(line: str) -> None:
+    """Discard a progress line (it is in the run's log all the same)."""
 
 
 def _uids(subset: str | Path | Sequence[str]) -> list[str]:
@@ -167,7 +152,6 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     data   only where the run was started on an object and not on an address
     steps  of a finished run: train on to so many in all; what it was scored before goes
     """
-    from diptych.api.cards import write_card
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
 
@@ -184,20 +168,14 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     made = recipe_of(folder)
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _rows_to_use(training_rows(whole), whole, uids, folder.subset)
-    run_again = resume_run(folder.path, quick_to_draw(rows, made), validators(made, whole, options), kind=type(made), steps=steps)
+    run_again = resume_run(
+        folder.path, cached_for_training(rows, made), validators(made, whole, options), kind=type(made), steps=steps
+    )
     if steps:
         run_again.report.unlink(missing_ok=True)
         shutil.rmtree(run_again.records, ignore_errors=True)
     write_card(run_again, whole)
     return run_again
-
-
-def recipe_of(folder: RunFolder) -> Recipe:
-    """The recipe of a run, as it was prepared."""
-    own_file = folder.state.get("recipe", "")
-    kind = load_remembered(str(own_file), folder.path) if own_file else RECIPES.load(folder.state["slug"])
-    made: Recipe = from_plain(kind, folder.config["recipe"])
-    return made
 
 
 def estimate(
@@ -211,12 +189,12 @@ def estimate(
     hold_out: float = HELD_OUT,
     **changes: Any,
 ) -> dict[str, Any]:
-    """What a run would cost: seconds a step and in all, parameters, memory, disk. Takes a few real steps and writes nothing."""
+    """Estimate time, memory, parameters and disk of a training run from a few real steps. Writes nothing."""
     from diptych.train.estimate import estimate as measure
     from diptych.train.options import TrainOptions
 
     made = recipe(name, preset=preset, **changes)
-    whole = dealt(read(data, **(columns or {})), hold_out)
+    whole = with_held_out(read(data, **(columns or {})), hold_out)
     rows = _rows_to_use(training_rows(whole), whole, _uids(subset), subset)
     refuse_missing(made, rows)
     return measure(made, rows, options or TrainOptions())

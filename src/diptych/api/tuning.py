@@ -12,11 +12,11 @@ from diptych.api.checking import data_report
 from diptych.api.data import data_of, read
 from diptych.api.evaluation import evaluate
 from diptych.api.models import load
-from diptych.api.training import recipe_of
+from diptych.api.recipes import recipe_of
 from diptych.claims.statistics import item_view
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
-from diptych.report.pages.tuning import Change, Point, TuningReport
+from diptych.report.pages.tuning import BlendPoint, MetricChange, TuningReport
 from diptych.worlds.address import held_out, training_rows
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def blend_curve(
     shares: Sequence[float] = SHARES,
     task: str = "retrieval",
     **options: Any,
-) -> list[Point]:
+) -> list[BlendPoint]:
     """The score of every share of the second model, on the target data and on those of the source where they are given.
 
     Held-out splits only; of several, their mean. `report.pages.tuning.blend_chart` draws it.
@@ -62,7 +62,7 @@ def blend_curve(
     for share in shares:
         made = blended(*ends, share)
         points.append(
-            Point(
+            BlendPoint(
                 share,
                 _mean(made, data, task, options),
                 _mean(made, source, task, options) if source is not None else math.nan,
@@ -94,7 +94,7 @@ def _dual(address: str | Path) -> PairEmbedder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _DataChoice:
     role: str
     data: Any
 
@@ -131,12 +131,15 @@ def tune_report(
     old, new = load(before or folder.start), load(folder.path)
     made = find(task, **options)
     changes = []
-    for asked in (_Asked("target", data if data is not None else folder.state.get("source")), _Asked("source", source)):
-        if asked.data in (None, ""):
+    for source_data in (
+        _DataChoice("target", data if data is not None else folder.state.get("source")),
+        _DataChoice("source", source),
+    ):
+        if source_data.data in (None, ""):
             continue
-        whole = data_of(folder, asked.data) if asked.role == "target" else read(asked.data)
+        whole = data_of(folder, source_data.data) if source_data.role == "target" else read(source_data.data)
         for name, part in held_out(whole).items():
-            changes.append(_change(asked.role, f"{whole.name}/{name}", made, old, new, part))
+            changes.append(_change(source_data.role, f"{whole.name}/{name}", made, old, new, part))
     if not changes:
         raise ConfigError(f"{run} was trained on an object: say --data")
     lines = _data_lines(folder)
@@ -152,14 +155,14 @@ def tune_report(
     return report
 
 
-def _change(role: str, where: str, task: Any, old: Any, new: Any, part: Any) -> Change:
+def _change(role: str, where: str, task: Any, old: Any, new: Any, part: Any) -> MetricChange:
     records = [task.predict(model, part) for model in (old, new)]
-    results = [task.score(kept) for kept in records]
+    results = [task.score(records_of_model) for records_of_model in records]
     main = results[0].main
     metric = results[0].metrics[main]
     by_item = getattr(task, "item_values", None)
     view = item_view(records[0], records[1], lambda table: by_item(table, main)) if by_item else None
-    return Change(
+    return MetricChange(
         role=role,
         data=where,
         metric=main,
@@ -190,38 +193,39 @@ def _losses(folder: RunFolder) -> tuple[tuple[float, float], ...]:
 
 
 def loss_warnings(folder: RunFolder) -> list[str]:
-    """What in a run's log says that its loss cannot fall, or did not: too small a batch, captions that are nearly alike, a temperature
-    that is stuck, a rate that is too high."""
+    """Warnings from a run's log about a loss that cannot fall or did not: batch too small, near-identical captions, a stuck temperature,
+    a learning rate that is too high.
+    """
     recipe = recipe_of(folder)
     lines = [line for line in folder.metrics() if line.get("kind") == "train" and "loss" in line]
-    found = []
+    warnings = []
     chance = math.log(recipe.batch_size) if recipe.batch_size > 1 else 0.0
     if recipe.batch_size < 32:
-        found.append(
-            f"batch_size is {recipe.batch_size}: a text is told from {recipe.batch_size - 1} others only, and guessing gives a loss of "
+        warnings.append(
+            f"batch_size is {recipe.batch_size}: a text is compared with {recipe.batch_size - 1} others only, and guessing gives a loss of "
             f"{chance:.2f}; take 32 or more (--micro-batch keeps the memory)"
         )
     contrastive = [float(line["contrastive"]) for line in lines if "contrastive" in line]
     if contrastive:
         last = sum(contrastive[-3:]) / len(contrastive[-3:])
         if last > 0.95 * chance:
-            found.append(
+            warnings.append(
                 f"the loss ended at {last:.2f} and guessing gives {chance:.2f}: nothing was learned. Captions that are nearly alike, a "
                 "rate that is too high, or frozen parts that the loss needs"
             )
         elif len(contrastive) > 3 and last > contrastive[0] - 0.01:
-            found.append(
+            warnings.append(
                 f"the loss did not fall ({contrastive[0]:.2f} at first, {last:.2f} at the end): more steps, or a higher rate"
             )
     scales = [float(line["scale"]) for line in lines if "scale" in line]
     if len(scales) > 1 and all(abs(scale - scales[0]) < 1e-6 for scale in scales):
-        found.append(
+        warnings.append(
             f"the temperature stayed at a factor of {scales[0]:.1f}: it is frozen (adapters do so, but for --lora-full log_scale) "
             "or stands at its bound"
         )
     elif scales and scales[-1] <= 1.001:
-        found.append("the temperature fell to its lower bound: the pairs look like noise to the model")
-    return [*found, *_caption_warnings(folder)]
+        warnings.append("the temperature fell to its lower bound: the pairs look like noise to the model")
+    return [*warnings, *_caption_warnings(folder)]
 
 
 def _caption_warnings(folder: RunFolder) -> list[str]:
@@ -249,5 +253,5 @@ def plain(report: TuningReport) -> dict[str, Any]:
             return {key: clean(item) for key, item in value.items()}
         return [clean(item) for item in value] if isinstance(value, list | tuple) else value
 
-    found: dict[str, Any] = clean(asdict(report))
-    return found
+    values: dict[str, Any] = clean(asdict(report))
+    return values

@@ -37,7 +37,7 @@ from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.terminal import notebook
-from diptych.report.measured import Cost, Failure, Measured
+from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
 
@@ -63,7 +63,7 @@ class Comparison:
     >>> dp.compare(["clip", "siglip"], data="emoji", seeds=3).report("report.html")      # doctest: +SKIP
     """
 
-    measured: Measured
+    measured: ComparisonResult
     out: Path
     data: Any = field(repr=False, default=None)
 
@@ -120,7 +120,7 @@ def compare(
     _begin(whole, tasks, seeds, out, given=given)
     if given:
         found, folders = _score_models(arms, whole, out, tuple(tasks), say)
-        failures: list[Failure] = []
+        failures: list[CellFailure] = []
         words = "given models, nothing was trained"
         configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in arms if a.model is not None}
     else:
@@ -133,7 +133,7 @@ def compare(
         words = str(budget)
     names = tuple(arm.name for arm in arms)
     rows = training_rows(whole)
-    measured = Measured(
+    measured = ComparisonResult(
         arms=names,
         seeds=() if given else tuple(seeds),
         data={"name": whole.name, "fingerprint": rows.fingerprint, "training_rows": 0 if given else len(rows), "source": source},
@@ -292,9 +292,9 @@ def _seconds_a_step(arm: Arm, rows: Any, out: Path, key: str, options: TrainOpti
     return float(known[key])
 
 
-def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult], list[Failure]]:
+def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult], list[CellFailure]]:
     found: list[CellResult] = []
-    failures: list[Failure] = []
+    failures: list[CellFailure] = []
     spent: list[float] = []
     waiting = [job for job in jobs if not (job.folder / "cell.json").is_file()]
     for job in jobs:
@@ -307,7 +307,7 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult
                 done = cells.run_apart(job, say) if job.portable else cells.run_job(job, whole)
             except Exception as error:  # whatever a recipe does wrong costs its own cell
                 reason = str(error) if isinstance(error, DiptychError) else f"{type(error).__name__}: {error}"
-                failures.append(Failure(job.arm, job.seed, reason))
+                failures.append(CellFailure(job.arm, job.seed, reason))
                 say(f"  failed: {failures[-1].reason}")
             spent.append(time.perf_counter() - begin)
             waiting.remove(job)
@@ -333,7 +333,7 @@ def _config(job: Job) -> dict[str, Any]:
     return {"recipe": job.recipe.slug, **{name: value for name, value in plain.items() if name not in hidden}}
 
 
-def _cost(arm: Arm, done: Sequence[CellResult]) -> Cost:
+def _cost(arm: Arm, done: Sequence[CellResult]) -> ArmCost:
     def mean(name: str) -> float:
         values = [c.cost[name] for c in done if math.isfinite(c.cost.get(name, math.nan))]
         return sum(values) / len(values) if values else math.nan
@@ -341,7 +341,7 @@ def _cost(arm: Arm, done: Sequence[CellResult]) -> Cost:
     def whole(name: str) -> int:
         return 0 if math.isnan(value := mean(name)) else round(value)
 
-    return Cost(
+    return ArmCost(
         arm=arm.name,
         steps=done[0].steps,
         batch_size=arm.recipe.batch_size if arm.recipe else 0,

@@ -1,8 +1,8 @@
 """Full-size constants of a claim: the numbers and texts in the code of its own cells and worlds that its arms reach, name by name.
 
 A trace runs at smoke-test size, so it cannot see that 500 tested rows became 50. These constants can: names, order and places of what
-holds them do not count, and neither do 0 and 1, indices, axes, messages of errors, and strings that are one word (columns, modes), for
-a trace sees those. Definitions of other claims in the same file are not reached and do not count.
+holds them do not count, and neither do 0 and 1, indices, axes, types, messages of errors, and strings that are one word (columns, modes),
+for a trace sees those. Definitions of other claims in the same file are not reached and do not count.
 """
 
 from __future__ import annotations
@@ -116,13 +116,21 @@ def _literals(node: ast.AST) -> Iterator[str]:
         if number or (text and not (WORD.fullmatch(text) or ENTRY.fullmatch(text) or FILE.fullmatch(text))):
             yield repr(node.value)
         return
-    if isinstance(node, ast.Raise | ast.Assert) or (isinstance(node, ast.keyword) and node.arg in ("dim", "axis")):
+    if (
+        isinstance(node, ast.Raise | ast.Assert)
+        or (isinstance(node, ast.keyword) and node.arg in ("dim", "axis"))
+        or _is_type(node)
+    ):
         return
     for name, value in ast.iter_fields(node):
         skipped = name in ("annotation", "returns") or (isinstance(node, ast.Subscript) and name == "slice" and _index(value))
         for part in () if skipped else value if isinstance(value, list) else (value,):
             if isinstance(part, ast.AST):
                 yield from _literals(part)
+
+
+def _is_type(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("TypeVar", "cast")
 
 
 def _index(node: ast.AST) -> bool:

@@ -34,7 +34,7 @@ from diptych.core.own_recipes import PREFIX
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import dealt, held_out, open_data, quick_to_draw, training_rows
+from diptych.worlds.address import cached_for_training, held_out, open_data, training_rows, with_held_out
 
 STDERR = 2  # the file descriptor: what a cell prints must not mix with the comparison's own output
 LISTEN = 20.0  # seconds between lines about a cell at work
@@ -103,7 +103,7 @@ def run_job(job: Job, whole: Any, *, own_process: bool = False) -> CellResult:
         raise RunError(
             f"'{rows.name}' changed while it was compared: fingerprint {job.fingerprint} before, {rows.fingerprint} now"
         )
-    rows = quick_to_draw(rows, job.recipe)
+    rows = cached_for_training(rows, job.recipe)
     scored: Results = {}
 
     def ask(model: Any) -> Mapping[str, float]:
@@ -202,7 +202,7 @@ def main(path: Path) -> int:
                 "folder": Path(plain["folder"]),
             }
         )
-        run_job(job, dealt(open_data(job.source)), own_process=True)  # as the comparison had them
+        run_job(job, with_held_out(open_data(job.source)), own_process=True)  # as the comparison had them
     except Exception as error:
         own = isinstance(error, DiptychError)
         write_json(failed, {"reason": str(error) if own else f"{type(error).__name__}: {error}"})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from diptych.report.measured import Contrast, Measure, Measured
+from diptych.report.comparison_result import ComparisonResult, Contrast, Measure
 
 
-def lines(measured: Measured) -> list[str]:
+def lines(measured: ComparisonResult) -> list[str]:
     """The first arm is what the others are measured against."""
     width = max(map(len, measured.arms))
     lines: list[str] = []
@@ -18,7 +18,7 @@ def lines(measured: Measured) -> list[str]:
     return lines
 
 
-def _measure(measured: Measured, measure: Measure, width: int) -> list[str]:
+def _measure(measured: ComparisonResult, measure: Measure, width: int) -> list[str]:
     chance = f", chance {measure.chance:.4f}" if math.isfinite(measure.chance) else ""
     lines = [
         f"{measure.split}: {measure.task} {measure.metric}, {measure.n_items:,} items in {measure.n_groups:,} groups{chance}"
@@ -37,14 +37,14 @@ def _measure(measured: Measured, measure: Measure, width: int) -> list[str]:
     return lines + [line for contrast in measure.contrasts for line in _remarks(measured, contrast)]
 
 
-def _difference(measured: Measured, c: Contrast) -> str:
+def _difference(measured: ComparisonResult, c: Contrast) -> str:
     span = f" [{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else ""
     p = f", p {c.p_holm:.3g}" if math.isfinite(c.p_holm) else ""
     holm = " (Holm)" if p and len(measured.arms) > 2 else ""
     return f"{c.difference:+.3f}{span}{p}{holm}: {c.verdict}" + (f" ({c.why})" if c.why else "")
 
 
-def _remarks(measured: Measured, c: Contrast) -> list[str]:
+def _remarks(measured: ComparisonResult, c: Contrast) -> list[str]:
     lines = []
     if c.items and not measured.given:
         lines.append(
@@ -71,7 +71,7 @@ def power_line(c: Contrast, *, given: bool) -> str:
     )
 
 
-def _costs(measured: Measured, width: int) -> list[str]:
+def _costs(measured: ComparisonResult, width: int) -> list[str]:
     if measured.given:
         return [f"{c.arm:<{width}}  scored in {c.wall_seconds:.0f} s" for c in measured.costs if math.isfinite(c.wall_seconds)]
     lines = [f"cost of a cell under {measured.budget}:"]

@@ -18,7 +18,7 @@ from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, word
 from diptych.core.contracts import TaskByItem
 from diptych.core.result import Result
-from diptych.report.measured import Contrast, ItemView, Measure
+from diptych.report.comparison_result import Contrast, ItemDifference, Measure
 from diptych.tasks._scoring.records import read_records
 from diptych.worlds.address import held_out
 
@@ -107,7 +107,7 @@ def _measure(
 
 
 def _contrast_of_trained(
-    arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, main: bool, margins: Margins
+    arm: str, pair: Sequence[Sequence[float]], view: ItemDifference | None, main: bool, margins: Margins
 ) -> Contrast:
     first, other = pair
     if not first or not all(map(math.isfinite, [*first, *other])):
@@ -123,7 +123,7 @@ def _contrast_of_trained(
     return Contrast(arm, d.mean, d.low, d.high, d.p, d.p, "no verdict", view, needed, items, p_equal)
 
 
-def _contrast_of_given(arm: str, pair: Sequence[Sequence[float]], view: ItemView | None, margins: Margins) -> Contrast:
+def _contrast_of_given(arm: str, pair: Sequence[Sequence[float]], view: ItemDifference | None, margins: Margins) -> Contrast:
     first, other = pair
     difference = other[0] - first[0] if first else math.nan
     if view is None:

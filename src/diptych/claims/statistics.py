@@ -19,7 +19,7 @@ from scipy import stats
 
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
-from diptych.report.measured import ItemView
+from diptych.report.comparison_result import ItemDifference
 from diptych.tasks._scoring.intervals import codes, percentiles, resampled_means
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ POWER = 2.8  # (1.96 + 0.84): a two-sided test at .05 with power .8
 KEYS = ("uid", "query", "direction", "text", "case")
 
 
-def item_view(first: pa.Table, other: pa.Table, values: ItemValues, *, draws: int = 2000, seed: int = 0) -> ItemView | None:
+def item_view(first: pa.Table, other: pa.Table, values: ItemValues, *, draws: int = 2000, seed: int = 0) -> ItemDifference | None:
     """`other` minus `first` over the same items; None when the metric is no mean over items.
 
     values   of a metric by item (`Task.item_values`)
@@ -51,7 +51,7 @@ def item_view(first: pa.Table, other: pa.Table, values: ItemValues, *, draws: in
     each_N = np.where(applies_NM, d_NM, 0.0).sum(axis=1)[asked_N]
     wins, losses = int((each_N > 0).sum()), int((each_N < 0).sum())
     single = len(set(groups)) == len(groups) and bool(np.isin(d_NM[applies_NM], (-1.0, 0.0, 1.0)).all()) and d_NM.shape[1] == 1
-    return ItemView(
+    return ItemDifference(
         difference=float(np.nanmean(d_NM, axis=0).mean()),
         low=low,
         high=high,

@@ -13,7 +13,7 @@ from diptych.claims.claim import Claim
 from diptych.claims.freshness import State
 from diptych.claims.ledger import Entry, Superseded
 from diptych.claims.verdict import LEVEL, holm
-from diptych.report.forest import Mark, Span, forest_plot
+from diptych.report.forest import ControlMark, ForestRow, forest_plot
 
 WIDTH = 26
 NOT_JUDGED = "not judged"
@@ -109,11 +109,11 @@ def forest(found: Sequence[Row]) -> str:
         unit = entry.matters * (1 if entry.higher_is_better else -1)
         ends = sorted(value / unit for value in entry.interval)
         base = _mean(entry.baseline.scores[entry.metric])
-        marks = tuple(Mark(side.name, (_mean(side.scores[entry.metric]) - base) / unit) for side in entry.controls)
+        marks = tuple(ControlMark(side.name, (_mean(side.scores[entry.metric]) - base) / unit) for side in entry.controls)
         dots = zip(entry.baseline.scores[entry.metric], entry.method.scores[entry.metric], strict=True)
         each = tuple((method - baseline) / unit for baseline, method in dots)
         name = row.claim.key if row.state == "fresh" else f"{row.claim.key} ({row.state})"
-        spans.append(Span(name, entry.difference / unit, (ends[0], ends[1]), row.verdict, each, marks))
+        spans.append(ForestRow(name, entry.difference / unit, (ends[0], ends[1]), row.verdict, each, marks))
     return forest_plot(sorted(spans, key=lambda span: span.mean, reverse=True))
 
 

@@ -14,11 +14,11 @@ import torch
 from diptych.claims.cell import Cell
 from diptych.core.contracts import Dataset, Optimiser, Recipe
 from diptych.core.run_folder import RunFolder
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.train.fit import fit, resume
 from diptych.train.optimise import schedule
 from diptych.train.options import TrainOptions
-from diptych.worlds.address import quick_to_draw
+from diptych.worlds.address import cached_for_training
 
 NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
 FIRST_STEPS, EVERY = 4, 8
@@ -36,7 +36,7 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, 
     """
     full = recipe if cell.rate is None else replace(recipe, lr=cell.rate)
     recipe = cell.sized(recipe, smoke_steps=smoke_steps)
-    rows = quick_to_draw(rows, recipe)
+    rows = cached_for_training(rows, recipe)
     if can_resume(cell.folder):
         folder = resume(cell.folder, rows, kind=type(recipe))
     else:

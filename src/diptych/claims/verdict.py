@@ -23,7 +23,7 @@ import numpy as np
 from scipy import stats
 
 from diptych.core.errors import ConfigError
-from diptych.report.measured import Word
+from diptych.report.comparison_result import Word
 
 LEVEL = 0.05
 MINIMUM_SEEDS = 3

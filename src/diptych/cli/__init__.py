@@ -16,7 +16,7 @@ from importlib import import_module
 
 from diptych import __version__
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
-from diptych.core.machine import keep_to_quota
+from diptych.core.machine import limit_threads_to_quota
 from diptych.core.terminal.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
 
 COMMANDS = {
@@ -97,7 +97,7 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
-    keep_to_quota(os.environ)
+    limit_threads_to_quota(os.environ)
     command = import_module(f"diptych.cli.commands.{words[0].replace('-', '_')}")
     if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
         from diptych.cli.options.cached_help import print_help
@@ -108,9 +108,9 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(problem: str, kind: str, code: int, as_json: bool) -> int:
-    from diptych.cli.options.output import emit, for_the_shell, say
+    from diptych.cli.options.output import as_options, emit, say
 
-    problem = for_the_shell(problem)
+    problem = as_options(problem)
     say(f"error: {problem}" if code < exit_code(0) else problem)
     if as_json:
         emit({"error": problem, "kind": kind})

@@ -96,7 +96,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    """A type in words: its name, the values of a Literal, "nothing" for None."""
+    """Name of a type for messages: its name, the values of a Literal, "nothing" for None."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, typing.get_args(hint)))
     return "nothing" if hint is type(None) else getattr(hint, "__name__", str(hint))
@@ -170,7 +170,7 @@ def load_config(folder: Path) -> dict[str, Any]:
 
 
 class _NoAliases(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """YAML without references, by which a few lines could stand for a petabyte; what is written here has none that matter."""
+    """YAML loader without aliases, by which a few lines could expand to a petabyte; our own files have none that matter."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):

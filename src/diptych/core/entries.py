@@ -1,4 +1,4 @@
-"""One name and what it stands for, and all the names of one kind: entry strings, imported when they are used."""
+"""Registries: names of one kind, with entry points that are imported when they are used."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from diptych.core.errors import ConfigError, UnknownName
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A name and what it stands for.
+class RegistryEntry:
+    """A name with its entry point.
 
     target   "package.module:attribute", imported by `load`
     about    a line for the help
@@ -41,8 +41,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Registry(Mapping[str, Entry]):
-    """The names of one kind. A mapping of name to `Entry`; dashes and capitals are forgiven when a name is looked up.
+class Registry(Mapping[str, RegistryEntry]):
+    """The names of one kind. A mapping of name to `RegistryEntry`; dashes and capitals are forgiven when a name is looked up.
 
     kind    how an error calls it ("recipe")
     group   the entry-point group of other packages
@@ -56,25 +56,25 @@ class Registry(Mapping[str, Entry]):
     room: str = ""
 
     @cached_property
-    def _entries(self) -> dict[str, Entry]:
-        found = {name: Entry(name, target, about) for name, (target, about) in self.own.items()}
+    def _entries(self) -> dict[str, RegistryEntry]:
+        entries = {name: RegistryEntry(name, target, about) for name, (target, about) in self.own.items()}
         if self.room:
             rows = [row for row in systems.rows() if row.room == self.room and row.built]
-            found |= {row.slug: Entry(row.slug, row.entry, row.title) for row in rows}
+            entries |= {row.slug: RegistryEntry(row.slug, row.entry, row.title) for row in rows}
         for point in self._foreign():
             package = point.dist.name if point.dist else "unknown"
-            if point.name in found:
-                here = found[point.name].package or "diptych"
+            if point.name in entries:
+                here = entries[point.name].package or "diptych"
                 raise ConfigError(
                     f"{self.kind} '{point.name}' is in the package '{package}' and in '{here}': uninstall one of them"
                 )
-            found[point.name] = Entry(point.name, point.value, f"from the package {package}", package)
-        return found
+            entries[point.name] = RegistryEntry(point.name, point.value, f"from the package {package}", package)
+        return entries
 
     def _foreign(self) -> list[EntryPoint]:
         return sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value))
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> RegistryEntry:
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -86,7 +86,7 @@ class Registry(Mapping[str, Entry]):
     def __hash__(self) -> int:
         return id(self)
 
-    def find(self, name: str) -> Entry:
+    def find(self, name: str) -> RegistryEntry:
         """The entry of that name.
 
         Raises UnknownName with near matches among everything that has a name of this kind, systems that are planned included, and
@@ -101,9 +101,9 @@ class Registry(Mapping[str, Entry]):
             if row.room == self.room:
                 raise ConfigError(row.not_built)
             raise ConfigError(f"'{name}' ({row.title}) is not a {self.kind}: it lives in {row.room}/")
-        known = {*self._entries, *(planned if self.room else ())}
-        raise UnknownName(self.kind, name, known, hint=f"among others: {', '.join(list(self._entries)[:12])}")
+        valid = {*self._entries, *(planned if self.room else ())}
+        raise UnknownName(self.kind, name, valid, hint=f"among others: {', '.join(list(self._entries)[:12])}")
 
     def load(self, name: str) -> Any:
-        """Import what that name stands for."""
+        """Import the entry point of that name."""
         return self.find(name).load()

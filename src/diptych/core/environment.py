@@ -1,4 +1,4 @@
-"""What a number was measured on: machine, processor flags, versions, commit. Goes into run folders, reports and the ledger."""
+"""Environment of a measurement: machine, processor flags, versions, commit. Goes into run folders, reports and the ledger."""
 
 from __future__ import annotations
 

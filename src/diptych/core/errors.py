@@ -37,10 +37,10 @@ class DataError(DiptychError):
         expected: str | None = None,
     ) -> None:
         self.problem, self.file, self.row, self.field, self.expected = problem, file, row, field, expected
-        place = [str(file)] if file is not None else []
-        place += [f"row {row}"] if row is not None else []
-        place += [f"field '{field}'"] if field is not None else []
-        where = ", ".join(place) + ": " if place else ""
+        parts = [str(file)] if file is not None else []
+        parts += [f"row {row}"] if row is not None else []
+        parts += [f"field '{field}'"] if field is not None else []
+        where = ", ".join(parts) + ": " if parts else ""
         super().__init__(f"{where}{problem}" + (f" (expected {expected})" if expected else ""))
 
 
@@ -65,7 +65,7 @@ class DecodeError(DataError):
 
 
 class TooLarge(DecodeError):
-    """An image that may be sound, and asks for more memory or work than is allowed."""
+    """An image above the limits of memory or work; it may be sound."""
 
 
 class ShapeError(DiptychError, ValueError):
@@ -77,7 +77,7 @@ class ConfigError(DiptychError):
 
 
 class RunError(DiptychError):
-    """A run folder, an index or a checkpoint that cannot be used as asked."""
+    """A run folder, an index or a checkpoint that cannot be used."""
 
 
 LISTED = 300
@@ -85,36 +85,36 @@ LISTED = 300
 
 
 class UnknownName(DiptychError):
-    """A name that nothing answers to, with the nearest known ones.
+    """Unknown name, with the nearest valid ones.
 
     >>> print(UnknownName("recipe", "fillip", ["clip", "filip", "align"]))
     unknown recipe 'fillip'; did you mean 'filip'?
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, kind: str, name: str, valid: Iterable[str], *, hint: str = "") -> None:
         name = str(name)  # what a file says may be anything
         self.kind, self.name = kind, name
-        known = sorted(known)
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=3, cutoff=0.6)
+        valid = sorted(valid)
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), valid, n=3, cutoff=0.6)
         if near:
             best = difflib.SequenceMatcher(None, name, near[0]).ratio()
             near = [n for n in near if difflib.SequenceMatcher(None, name, n).ratio() > best - 0.02]
             tail = "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-        elif not known:
+        elif not valid:
             tail = hint or "there is none"
-        elif len(known) <= 12 or (not hint and sum(map(len, known)) <= LISTED):
-            tail = "known: " + ", ".join(known)
+        elif len(valid) <= 12 or (not hint and sum(map(len, valid)) <= LISTED):
+            tail = "known: " + ", ".join(valid)
         else:
-            tail = hint or f"{len(known)} names are known"
+            tail = hint or f"{len(valid)} names are known"
         super().__init__(f"unknown {kind} '{name}'; {tail}")
 
 
 class MissingExtra(DiptychError):
-    """An optional package is not installed. Names what to install by the names that package indexes know, and the extra that lists it."""
+    """An optional package is not installed. Names the package as package indexes do, and the extra that lists it."""
 
     def __init__(self, package: str, extra: str, *, needed_for: str) -> None:
-        wanted = " ".join(f"'{name}'" for name in _packages_of(extra)) or f"'{package}'"
-        super().__init__(f"{needed_for} needs the package '{package}': pip install {wanted}   (the extra diptych[{extra}])")
+        packages = " ".join(f"'{name}'" for name in _packages_of(extra)) or f"'{package}'"
+        super().__init__(f"{needed_for} needs the package '{package}': pip install {packages}   (the extra diptych[{extra}])")
 
 
 def _packages_of(extra: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is asked of a model that grounds words, and what it answers: phrases of a text, and boxes for each."""
+"""Phrase grounding queries and results: phrases of a text, and boxes for each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PhraseQuery:
 
     def __post_init__(self) -> None:
         if not self.phrases:
-            raise DataError(f"no phrase is asked for in {self.text[:60]!r}", field="phrases", expected="one or more")
+            raise DataError(f"no phrase to locate in {self.text[:60]!r}", field="phrases", expected="one or more")
         for number, spans in enumerate(self.phrases):
             if not spans:
                 raise DataError(
@@ -47,7 +47,7 @@ class PhraseQuery:
 
     @classmethod
     def of(cls, phrases: Sequence[str], *, separator: str = ". ", before: str = "", behind: str = ".") -> PhraseQuery:
-        """Phrases one behind the other, each looked for whole."""
+        """A query of phrases joined into one text, each to be located as a whole."""
         text, spans = before, []
         for number, phrase in enumerate(phrases):
             if not phrase.strip():
@@ -58,12 +58,12 @@ class PhraseQuery:
         return cls(text + behind, tuple(spans))
 
     def words(self) -> list[str]:
-        """The words of each phrase; of several spans with a blank between them."""
+        """Text of each phrase; several spans are joined by a blank."""
         return [" ".join(self.text[start:stop] for start, stop in spans) for spans in self.phrases]
 
 
 @dataclass(frozen=True, slots=True)
-class Grounded:
+class PhraseBoxes:
     """Boxes for one phrase, the best first: box_N4 float32, xyxy pixels of the image, and score_N float32."""
 
     box_N4: npt.NDArray[np.float32]
@@ -74,12 +74,12 @@ class Grounded:
             raise ShapeError(f"boxes must be [N, 4] with N scores, got {list(self.box_N4.shape)} and {list(self.score_N.shape)}")
 
 
-def regions_of(names: Sequence[str], answers: Sequence[Grounded], *, top: int, threshold: float = 0.0) -> SceneGraph:
+def regions_of(names: Sequence[str], answers: Sequence[PhraseBoxes], *, top: int, threshold: float = 0.0) -> SceneGraph:
     """The `top` best boxes over all names with a score above `threshold`, labelled by them. A box without area is left out."""
-    found = [
+    regions = [
         Region((x0, y0, x1, y1), name, score=score)
         for name, answer in zip(names, answers, strict=True)
         for (x0, y0, x1, y1), score in zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
         if score > threshold and x1 > x0 and y1 > y0
     ]
-    return SceneGraph(tuple(sorted(found, key=lambda region: -region.score)[:top]))
+    return SceneGraph(tuple(sorted(regions, key=lambda region: -region.score)[:top]))

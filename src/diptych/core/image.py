@@ -26,8 +26,8 @@ class ImageSource(Protocol):
     def read(self) -> bytes: ...
 
 
-class Viewable:
-    """What every image source can do beside giving its bytes: be looked at."""
+class DisplayMixin:
+    """Mixin that shows an image source: as a PIL image, and in notebooks."""
 
     __slots__ = ()
 
@@ -47,8 +47,8 @@ class Viewable:
 
 
 @dataclass(frozen=True, slots=True)
-class FileImage(Viewable):
-    """An image in a file of its own. `within`: a folder that links may not lead out of; None for a file that somebody named."""
+class FileImage(DisplayMixin):
+    """An image file. `within`: a folder that links may not lead out of; None for a file that the user named."""
 
     path: Path
     within: str | None = None
@@ -62,7 +62,7 @@ class FileImage(Viewable):
 
 
 @dataclass(frozen=True, slots=True)
-class SliceImage(Viewable):
+class SliceImage(DisplayMixin):
     """An image inside a larger file (a tar shard): `size` bytes from `offset`."""
 
     path: Path
@@ -88,7 +88,7 @@ class SliceImage(Viewable):
 
 
 @dataclass(frozen=True, slots=True)
-class BytesImage(Viewable):
+class BytesImage(DisplayMixin):
     """An encoded image that is already in memory."""
 
     data: bytes
@@ -99,7 +99,7 @@ class BytesImage(Viewable):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ArrayImage(Viewable):
+class ArrayImage(DisplayMixin):
     """Decoded pixels, uint8 [H, W, 3] RGB or [H, W, 4] RGBA: rendered worlds and decoded caches. Never decoded again."""
 
     pixels_HWC: npt.NDArray[np.uint8]

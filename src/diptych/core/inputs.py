@@ -1,8 +1,8 @@
-"""What people hand to a model: one thing or several, in whatever form they have it. Names here; `data/media/decode.py` decodes.
+"""User input to a model: one item or several, in any supported form. Types are recognised here; `data/media/decode.py` decodes.
 
 An image is a path (a string or a `Path`), encoded bytes, a PIL image, uint8 pixels [H, W, 3] or [H, W, 4], an `ImageSource` or a
-`Sample`; a text is a string, a `Text` or a `Sample`. Several are a list of them, an array with one axis more, a data set, or anything
-that can be gone through.
+`Sample`; a text is a string, a `Text` or a `Sample`. Several are a list of them, an array with one axis more, a data set, or any
+other iterable.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ NAMES = ("objects", "relations", "labels")
 
 
 def image_of(given: Any, *, row: int | None = None) -> ImageSource:
-    """One image. Raises DataError for what is none, naming its place; ShapeError for an array that is no picture."""
+    """One image as an image source. Raises DataError for any other value, with its position; ShapeError for an array of the wrong
+    shape.
+    """
     if isinstance(given, Sample):
         if given.image is None:
             raise DataError(f"sample '{given.uid}' has no image", row=row, field="image", expected="one with a picture")
@@ -46,7 +48,9 @@ def image_of(given: Any, *, row: int | None = None) -> ImageSource:
 
 
 def text_of(given: Any, *, row: int | None = None) -> str:
-    """One text. Of a sample the first that describes its image. Raises DataError for what is none, naming its place."""
+    """One text as a string; of a sample the first that describes its image. Raises DataError for any other value, with its
+    position.
+    """
     if isinstance(given, str):
         return str(given)  # also numpy's
     if isinstance(given, Text):
@@ -76,7 +80,7 @@ def images_of(given: Any) -> tuple[Sequence[ImageSource], bool]:
         return [image_of(given)], True
     if isinstance(given, list | tuple) and all(isinstance(one, ImageSource) for one in given):
         return given, False
-    return [image_of(one, row=row) for row, one in enumerate(_gone_through(given, AN_IMAGE))], False
+    return [image_of(one, row=row) for row, one in enumerate(_as_list(given, AN_IMAGE))], False
 
 
 def texts_of(given: Any) -> tuple[Sequence[str], bool]:
@@ -85,7 +89,7 @@ def texts_of(given: Any) -> tuple[Sequence[str], bool]:
         return [text_of(given)], True
     if isinstance(given, list | tuple) and all(type(one) is str for one in given):
         return given, False
-    return [text_of(one, row=row) for row, one in enumerate(_gone_through(given, A_TEXT))], False
+    return [text_of(one, row=row) for row, one in enumerate(_as_list(given, A_TEXT))], False
 
 
 def one_or_many(method: Callable[P, R]) -> Callable[P, R]:
@@ -104,19 +108,19 @@ def one_or_many(method: Callable[P, R]) -> Callable[P, R]:
         given.update({name: names_of(given[name]) for name in NAMES if name in given})
         if alone["images"]:
             given.update({name: [given[name]] for name in FOLLOW_IMAGES if name in given})
-        found: Any = method(*bound.args, **bound.kwargs)
+        result: Any = method(*bound.args, **bound.kwargs)
         if alone["texts"] and "images" in given:
-            found = found[:, 0]
+            result = result[:, 0]
         elif alone["texts"]:
-            found = found[0]
-        return found[0] if alone["images"] else found  # type: ignore[no-any-return]
+            result = result[0]
+        return result[0] if alone["images"] else result  # type: ignore[no-any-return]
 
     if not {"images", "texts"} & set(names):
         raise TypeError(f"{method.__qualname__} takes neither images nor texts")
     return taking
 
 
-def _gone_through(given: Any, expected: str) -> Iterable[Any]:
+def _as_list(given: Any, expected: str) -> Iterable[Any]:
     if not isinstance(given, dict) and hasattr(given, "__iter__"):
         several: Iterable[Any] = given
         return several
@@ -126,7 +130,7 @@ def _gone_through(given: Any, expected: str) -> Iterable[Any]:
 
 
 def _from_pil(given: Any) -> bool:
-    """Whether it is an image of PIL, without importing PIL for who has none."""
+    """True for a PIL image, checked without importing PIL."""
     return hasattr(given, "getbands") and hasattr(given, "save")
 
 

@@ -1,7 +1,7 @@
-"""What the processor multiplies in hardware, as the libraries will really use it, and the class of machine that a figure belongs to.
+"""Processor class of this machine, by the matrix instructions that the libraries really use.
 
 A speed holds for machines of one class: `plain` (AVX2 or less), `avx512`, `amx` (bf16 tiles), `cuda`. Two variables keep the libraries
-from what the processor has, and count here too: ONEDNN_MAX_CPU_ISA (matrix products and convolutions of PyTorch) and
+from instructions that the processor has, and count here too: ONEDNN_MAX_CPU_ISA (matrix products and convolutions of PyTorch) and
 ATEN_CPU_CAPABILITY (everything else in PyTorch). ONNX Runtime obeys neither: `benchmarks/as_avx2.c` keeps it to AVX2, too.
 """
 
@@ -48,14 +48,14 @@ def processor_flags(words: set[str] | None = None, variables: Mapping[str, str] 
     level = next((number for number, names in enumerate(ONEDNN) if onednn in names), len(ONEDNN))
     plain = set_to.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2")
     # PyTorch's own kernels and oneDNN's are limited apart: AVX-512 is gone only where neither may use it.
-    kept = {
+    allowed = {
         "avx2": True,
         "avx512f": level >= 1 or not plain,
         "avx512_bf16": level >= 2,
         "amx_tile": level >= 3,
         "amx_bf16": level >= 3,
     }
-    return [flag for flag in FLAGS if flag in words and kept[flag]]
+    return [flag for flag in FLAGS if flag in words and allowed[flag]]
 
 
 def machine_class(flags: list[str] | None = None, *, device: str = "cpu") -> Machine:
@@ -75,7 +75,7 @@ def usable_cores(groups: Path = GROUPS) -> int:
     return max(1, math.ceil(min(_quota(groups), _cores())))
 
 
-def keep_to_quota(variables: MutableMapping[str, str], groups: Path = GROUPS) -> None:
+def limit_threads_to_quota(variables: MutableMapping[str, str], groups: Path = GROUPS) -> None:
     """Sets OMP_NUM_THREADS, for this process and those it starts, where a container's quota is less than the cores that PyTorch sees:
     with a thread for every core of a large host and the time of two, every parallel loop waits for threads that are not scheduled.
     What is set already stays. Only of use before PyTorch is imported."""
@@ -100,7 +100,7 @@ def _quota(groups: Path) -> float:
 
 
 def processor_name() -> str:
-    """The model, as the kernel says it; the architecture where it says none."""
+    """Model name of the processor from the kernel; the architecture where there is none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -108,7 +108,7 @@ def processor_name() -> str:
 
 
 def cache_bytes(level: int) -> int:
-    """Size of the processor's cache of that level for data, as the kernel lists it for the first processor; 0 where it says nothing."""
+    """Size in bytes of the processor's data cache of that level, as the kernel lists it for the first processor; 0 if unknown."""
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
             kind, at = ((folder / name).read_text(encoding="ascii").strip() for name in ("type", "level"))

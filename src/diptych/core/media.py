@@ -1,8 +1,8 @@
-"""Media: the kinds of things that a sample may hold, each with its own way to be read, shown, limited and refused.
+"""Media: kinds of content of a sample, each with its own decoding, thumbnails and size limits.
 
 A `Medium` is a kind; `registry.MEDIA` holds their classes by name, and a package may add its own (group "diptych.media"; audio is left to
 one). A `MediaItem` is one thing of a kind: encoded sources that nothing has read yet. So every other room can store, check, cache
-and show a medium that it has never heard of.
+and show a medium that it does not know.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ArraySource:
 
 @dataclass(frozen=True, slots=True)
 class MediaLimit:
-    """What is refused before it is decoded.
+    """Size limits of a media item; a larger one is refused before it is decoded.
 
     bytes     encoded, over all parts
     elements  decoded: pixels, points or voxels, over all frames
@@ -59,7 +59,7 @@ class MediaFacts:
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """One thing of a medium.
+    """One media item of a sample.
 
     medium  a name of `registry.MEDIA`
     parts   where its bytes lie: one source, or one for each picture or frame, in order
@@ -78,7 +78,7 @@ class MediaItem:
         return self.parts[0].name
 
     def decode(self, **options: Any) -> Any:
-        """What it holds; `options` are those of the medium's `decode`. Raises `DecodeError`."""
+        """Decoded content; `options` are those of the medium's `decode`. Raises `DecodeError`."""
         return medium_of(self.medium).decode(self, **options)
 
     def thumbnail(self, *, side: int = 0) -> Pixels:
@@ -88,11 +88,11 @@ class MediaItem:
 
 @runtime_checkable
 class Medium(Protocol):
-    """A kind of medium. Every method raises `DecodeError` with one line that says why, for the quarantine.
+    """A kind of medium. Every method raises `DecodeError` with one line of explanation, for the quarantine.
 
     name      under which the registry has it
     suffixes  endings of files that are this medium wherever they lie, without the dot
-    limit     what is refused when nobody sets another limit
+    limit     default limit; larger items are refused
     """
 
     @property
@@ -108,11 +108,11 @@ class Medium(Protocol):
         """The content. Sizes are read from headers and held against the limit before anything large is allocated."""
 
     def thumbnail(self, item: MediaItem, *, side: int = 0, limit: MediaLimit | None = None) -> Pixels:
-        """uint8 RGB [H, W, 3]: a picture that stands for it. `side` says how large it will be shown, in pixels: the picture may be
+        """Thumbnail, uint8 RGB [H, W, 3]. `side` is the size at which it will be displayed, in pixels: the picture may be
         larger, and is whole at 0."""
 
     def facts(self, content: Any) -> MediaFacts:
-        """What to remember of something that `decode` returned."""
+        """Size and other facts of decoded content, to be recorded."""
 
     def encode(self, part: Source) -> tuple[bytes, str]:
         """The bytes of one part as they are stored and the ending of their file; an array is encoded without loss."""

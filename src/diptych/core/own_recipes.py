@@ -19,12 +19,12 @@ PREFIX = "diptych_own_"
 """How the modules of such files are called, so that everything can tell them from those of packages."""
 
 
-def names_file(words: str) -> bool:
-    """Whether a recipe is named by the file that it is in."""
+def is_recipe_file(words: str) -> bool:
+    """True if a recipe is given by its file and class, FILE.py:CLASS."""
     return ".py:" in words
 
 
-def load_own(words: str) -> Any:
+def load_recipe_file(words: str) -> Any:
     """The class of ``FILE.py:CLASS``, which is trusted from now on.
 
     Raises ConfigError: no such file, no such class, a class that is no recipe, or a file that cannot be carried out, with the reason.
@@ -43,7 +43,7 @@ def load_own(words: str) -> Any:
     return kind
 
 
-def load_remembered(words: str, run: object) -> Any:
+def load_trusted_recipe(words: str, run: object) -> Any:
     """The same on behalf of a run folder: only files that were named by hand before. Raises RunError for others."""
     path, name = _parts(words)
     if str(path) not in _trusted_files():
@@ -51,11 +51,11 @@ def load_remembered(words: str, run: object) -> Any:
             f"{run} was trained with {path}:{name}, a program that nobody named on this machine yet, and it is not carried out because a "
             f"file says so: if it is yours, say `diptych train {path}:{name} --help` once"
         )
-    return load_own(words)
+    return load_recipe_file(words)
 
 
-def own_address(kind: type) -> str:
-    """How a class of such a file is named; "" for a class of a package."""
+def recipe_file_address(kind: type) -> str:
+    """Address FILE.py:CLASS of a class from a recipe file; "" for a class of a package."""
     if not kind.__module__.startswith(PREFIX):
         return ""
     return f"{sys.modules[kind.__module__].__file__}:{kind.__qualname__}"
@@ -67,7 +67,7 @@ def _parts(words: str) -> tuple[Path, str]:
 
 
 def _module(path: Path) -> Any:
-    """The module of a file, anew where its content changed. What it imports from its own folder is found."""
+    """Import a recipe file as a module, again where its content changed. Imports from its own folder work."""
     name = PREFIX + hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name]

@@ -1,11 +1,11 @@
-"""What is asked of a generator: a prompt is a list of parts, a dialogue a list of turns.
+"""Prompts and dialogues for generative models: a prompt is a list of parts, a dialogue a list of turns.
 
     prompt = (ImagePart(), TextPart("What is left of "), RegionPart((10, 20, 60, 80)), TextPart("?"))
     dialogue = Dialogue((Turn("user", prompt), Turn("assistant", (TextPart("A lamp."),)), Turn("user", (TextPart("Which colour?"),))))
 
-A picture, region or other medium is a part where it stands, and no placeholder in a string: which token stands for it is the business of
-the model. A part names what it means by its place among the pictures that go with the prompt (those of the sample), so that dialogues
-can be stored beside the data; or it brings a picture of its own, which cannot be stored.
+A picture, region or other medium is a part at its position in the prompt, not a placeholder in a string: which token stands for it
+depends on the model. A part refers to a picture by its index among the pictures that go with the prompt (those of the sample), so that
+dialogues can be stored beside the data; or it holds a picture of its own, which cannot be stored.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Words."""
+    """Text in a prompt."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """A picture: number `place` of those that go with the prompt, or `source`."""
+    """A picture in a prompt: number `place` of those that go with the prompt, or `source`."""
 
     place: int = 0
     source: ImageSource | None = None
@@ -44,7 +44,7 @@ class ImagePart:
 
 @dataclass(frozen=True, slots=True)
 class MediaPart:
-    """Another medium: that of the sample by its `name` ("clip", "cloud"), or `item`."""
+    """Another medium in a prompt: that of the sample by its `name` ("clip", "cloud"), or `item`."""
 
     name: str
     item: MediaItem | None = None
@@ -52,7 +52,7 @@ class MediaPart:
 
 @dataclass(frozen=True, slots=True)
 class RegionPart:
-    """A box, xyxy in pixels of picture number `place`; `label` is what it is called in the text, "" for no name."""
+    """A box in a prompt, xyxy in pixels of picture number `place`; `label` is its name in the text, "" for none."""
 
     box: Box
     place: int = 0
@@ -71,7 +71,7 @@ Prompt = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says."""
+    """One turn of a dialogue: a role and its prompt."""
 
     role: Role
     parts: Prompt
@@ -82,7 +82,7 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """The words of it, other parts left out."""
+        """Text of the turn without its other parts."""
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
@@ -109,7 +109,7 @@ class Dialogue:
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether it is the assistant's turn."""
+        """True if the assistant's turn is next."""
         return self.turns[-1].role == "user"
 
 
@@ -118,7 +118,7 @@ PromptLike = str | Sequence[Part] | Dialogue
 
 
 def as_prompt(asked: str | Sequence[Part]) -> Prompt:
-    """A prompt as its parts. A string is what is said of the picture that goes with it: the picture first, then the words, if any.
+    """A prompt as a tuple of parts. A string is a text about the picture that goes with it: the picture first, then the text, if any.
 
     >>> as_prompt("What is this?")
     (ImagePart(place=0, source=None), TextPart(text='What is this?'))
@@ -129,14 +129,14 @@ def as_prompt(asked: str | Sequence[Part]) -> Prompt:
 
 
 def as_dialogue(asked: PromptLike) -> Dialogue:
-    """Anything that may be asked as a dialogue; a prompt is one turn of the user."""
+    """Any prompt as a dialogue; a prompt without turns is one turn of the user."""
     return asked if isinstance(asked, Dialogue) else Dialogue((Turn("user", as_prompt(asked)),))
 
 
-def words_about_one_picture(asked: PromptLike, *, model: str) -> str:
-    """The words of a request to a model that reads one picture and words, and nothing else: the picture may only come first.
+def text_of_single_image_prompt(asked: PromptLike, *, model: str) -> str:
+    """Text of a prompt for a model that reads one picture and then text, and nothing else.
 
-    Raises `DataError` where the request holds what such a model would have to leave out.
+    Raises `DataError` where the prompt holds anything that such a model would have to leave out.
     """
     dialogue = as_dialogue(asked)
     if len(dialogue.turns) > 1:
@@ -149,15 +149,14 @@ def words_about_one_picture(asked: PromptLike, *, model: str) -> str:
     return "".join(part.text for part in rest if isinstance(part, TextPart))
 
 
-def words_about_pictures(asked: PromptLike, *, model: str, most: int) -> tuple[str, tuple[ImageSource, ...]]:
-    """The words of a request to a model that reads up to `most` pictures and then words, and the pictures that it brings beside the one
-    that goes with it.
+def text_and_images_of_prompt(asked: PromptLike, *, model: str, most: int) -> tuple[str, tuple[ImageSource, ...]]:
+    """Text of a prompt for a model that reads up to `most` pictures and then text, and the pictures that the prompt itself holds.
 
-    >>> words_about_pictures((ImagePart(), TextPart("The same?")), model="m", most=2)
+    >>> text_and_images_of_prompt((ImagePart(), TextPart("The same?")), model="m", most=2)
     ('The same?', ())
     """
     if most < 2 or isinstance(asked, str):
-        return words_about_one_picture(asked, model=model), ()
+        return text_of_single_image_prompt(asked, model=model), ()
     dialogue = as_dialogue(asked)
     parts = dialogue.turns[0].parts
     pictures = [part for part in parts if isinstance(part, ImagePart)]
@@ -171,7 +170,7 @@ def words_about_pictures(asked: PromptLike, *, model: str, most: int) -> tuple[s
         raise DataError(f"'{model}' cannot read pictures behind words", field="prompt", expected="the pictures first, then words")
     first = pictures[:1]
     rest = dataclasses.replace(dialogue, turns=(Turn("user", (*first, *behind)), *dialogue.turns[1:]))
-    return words_about_one_picture(rest, model=model), brought
+    return text_of_single_image_prompt(rest, model=model), brought
 
 
 # ---------------------------------------------------------------- stored beside the data
@@ -188,7 +187,7 @@ def dialogue_to_json(dialogue: Dialogue) -> list[dict[str, Any]]:
 
 
 def prompt_from_json(value: Any) -> Prompt:
-    """Parts from plain values, or words alone from a string. Raises `DataError` that names the part."""
+    """A prompt from plain JSON values, or text alone from a string. Raises `DataError` that names the part."""
     if isinstance(value, str):
         return (TextPart(value),)
     if not isinstance(value, Sequence):

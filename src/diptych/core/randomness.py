@@ -1,4 +1,4 @@
-"""Random numbers keyed by what they are for, so that any sample of any epoch can be drawn again on any worker."""
+"""Random generators keyed by purpose, so that any sample of any epoch can be drawn again on any worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 def keyed_rng(*key: int | str) -> np.random.Generator:
-    """A generator that depends on the key alone: same key, same numbers, in every process and on every machine.
+    """A random generator that depends on the key alone: the same in every process and on every machine.
 
     >>> bool(keyed_rng(0, 3, "cat").integers(100) == keyed_rng(0, 3, "cat").integers(100))
     True
@@ -20,7 +20,7 @@ def keyed_rng(*key: int | str) -> np.random.Generator:
 
 
 def keyed_seed(*key: int | str) -> int:
-    """A 63-bit seed for libraries that want a number (torch.manual_seed)."""
+    """A 63-bit seed from a key, for libraries that take one (torch.manual_seed)."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

@@ -30,7 +30,7 @@ RECIPES = Registry(
     "diptych.recipes",
     {
         "codebook_captioner": (
-            "diptych.recipes.generation.codebook_captioner:CodebookCaptioner",
+            "diptych.recipes.generation.codebook_captioner:CodebookCaptionerRecipe",
             "captions by the codes of image patches",
         ),
         "concept_texts": (
@@ -300,49 +300,52 @@ MODELS = Registry(
     "diptych.models",
     {
         "blip": ("diptych.models.blip.blip_model:BlipModel", "compares, matches and writes"),
-        "bridge": ("diptych.models.bridges.writer:BridgeWriter", "an image encoder before a language model"),
-        "codebook_captioner": ("diptych.models.blip.codebook_captioner:CodebookCaptions", "captions by codes"),
+        "bridge": ("diptych.models.bridges.writer:BridgeGenerator", "an image encoder before a language model"),
+        "codebook_captioner": ("diptych.models.blip.codebook_captioner:CodebookCaptionModel", "captions by codes"),
         "conditioned_prompts": (
             "diptych.models.pairs.prompted.embedder:ConditionedEmbedder",
             "class names behind context that each image shifts",
         ),
-        "dense_detector": ("diptych.models.denseclip.detecting:DetectingModel", "boxes of the classes of training"),
+        "dense_detector": ("diptych.models.denseclip.detecting:DenseClipDetectorModel", "boxes of the classes of training"),
         "dense_fiber_detector": (
-            "diptych.models.fiber.dense:DenseFiberPhrases",
+            "diptych.models.fiber.dense:DenseFiberPhraseDetector",
             "boxes for phrases, as FIBER's second stage is released",
         ),
         "dense_phrase_detector": (
-            "diptych.models.detection.dense.dense_detector:DensePhrases",
+            "diptych.models.detection.dense.dense_detector:DensePhraseDetector",
             "boxes for phrases, as GLIP and DesCo are released",
         ),
-        "dense_segmenter": ("diptych.models.denseclip.segmenting:SegmentingModel", "the class of every pixel"),
+        "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
-        "fiber_detector": ("diptych.models.fiber.grounding:FiberPhrases", "boxes for phrases, on the towers of FIBER"),
-        "fiber_statements": ("diptych.models.fiber.statements:FiberStatements", "whether a statement is true of two pictures"),
+        "fiber_detector": ("diptych.models.fiber.grounding:FiberPhraseDetector", "boxes for phrases, on the towers of FIBER"),
+        "fiber_statements": (
+            "diptych.models.fiber.statements:FiberStatementClassifier",
+            "whether a statement is true of two pictures",
+        ),
         "graph_relater": (
             "diptych.models.penet.graph_relater:GraphRelater",
             "relations between things, one prototype a predicate",
         ),
         "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
-        "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalWords", "two towers, weights over words"),
+        "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "named_after": (
-            "diptych.models.detection.named_after:NamedAfter",
+            "diptych.models.detection.named_after:NearestCropDetector",
             "a detector of things, each named like the known crop that it looks most like",
         ),
         "nested_classifier": (
             "diptych.models.pairs.classifiers.class_embedder:ClassEmbedder",
             "an image tower with classifiers on prefixes",
         ),
-        "matcher": ("diptych.models.pairs.matching.embedder:MatchEmbedder", "reads an image and a text together"),
+        "matcher": ("diptych.models.pairs.matching.embedder:MatcherModel", "reads an image and a text together"),
         "fused_pairs": (
             "diptych.models.pairs.matching.fused_embedder:FusedPairs",
             "two towers, and a vector of image and text together",
         ),
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
-        "word_writer": ("diptych.models.bridges.word_writer:WordWriter", "words of a picture before a language model"),
+        "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
@@ -367,25 +370,25 @@ MEDIA = Registry(
 IMAGE_WEIGHTS = Registry(
     "image encoder",
     "diptych.image_weights",
-    {"efficientnet-lite0": ("diptych.models.io.weights:lite0", "EfficientNet-Lite0 of ImageNet-1k, 1,280 numbers")},
+    {"efficientnet-lite0": ("diptych.models.io.weights:lite0", "EfficientNet-Lite0 of ImageNet-1k, 1,280 dimensions")},
 )
 TEXT_WEIGHTS = Registry(
     "text encoder",
     "diptych.text_weights",
-    {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 numbers")},
+    {"minilm-l6": ("diptych.models.io.weights:minilm", "all-MiniLM-L6-v2 of English sentences, 384 dimensions")},
 )
 TEXT_BACKENDS = Registry(
     "text backend",
     "diptych.text_backends",
     {
-        "grammar": ("diptych.curate.writing.opened:open_grammar", "rules of paraphrase"),
-        "ngram": ("diptych.curate.writing.opened:open_ngram", "an n-gram model of texts"),
-        "folder": ("diptych.curate.writing.opened:open_folder", "a language model in a folder of transformers"),
-        "gguf": ("diptych.curate.writing.opened:open_gguf", "a language model in a GGUF file"),
-        "endpoint": ("diptych.curate.writing.opened:open_endpoint", "any OpenAI-compatible endpoint"),
+        "grammar": ("diptych.curate.writing.backend_address:open_grammar", "rules of paraphrase"),
+        "ngram": ("diptych.curate.writing.backend_address:open_ngram", "an n-gram model of texts"),
+        "folder": ("diptych.curate.writing.backend_address:open_folder", "a language model in a folder of transformers"),
+        "gguf": ("diptych.curate.writing.backend_address:open_gguf", "a language model in a GGUF file"),
+        "endpoint": ("diptych.curate.writing.backend_address:open_endpoint", "any OpenAI-compatible endpoint"),
     },
 )
-"""Each takes a `curate.writing.opened.Wanted` and gives a `TextBackend`."""
+"""Each takes a `curate.writing.backend_address.BackendOptions` and gives a `TextBackend`."""
 EXTRACTORS = Registry(
     "extractor",
     "diptych.extractors",

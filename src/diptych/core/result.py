@@ -1,4 +1,4 @@
-"""What an evaluation says: numbers with intervals, and everything that is needed to read them rightly."""
+"""Evaluation results: metrics with confidence intervals, sample counts and the settings they depend on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Metric:
         return f"{self.value:.3f}{span}"
 
     def better(self, other: float) -> bool:
-        """Whether this value is strictly better than `other`.
+        """True if this value is strictly better than `other`.
 
         >>> Metric(3.0, higher_is_better=False).better(4.0)
         True
@@ -114,5 +114,7 @@ class Result:
             return Metric(**whole)
 
         metrics = {name: number(values) for name, values in plain["metrics"].items()}
-        known = {name: value for name, value in plain.items() if name != "higher_is_better"}  # of results before metrics had it
-        return cls(**{**known, "metrics": metrics})
+        own_values = {
+            name: value for name, value in plain.items() if name != "higher_is_better"
+        }  # of results before metrics had it
+        return cls(**{**own_values, "metrics": metrics})

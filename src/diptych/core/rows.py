@@ -41,7 +41,7 @@ Embeddings = Annotated[T, RowAxis(embedding=True)]
 
 
 def is_record(value: Any) -> bool:
-    """Whether the value is an object of a dataclass, the only kind that can declare rows."""
+    """True for an instance of a dataclass, the only kind that can declare rows."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -75,18 +75,16 @@ def check_rows(value: Any, count: int) -> None:
     """Refuses a batch, or features, in which a field that is declared rows has not `count` of them; records inside are visited."""
     if not is_record(value):
         raise ConfigError(f"a {type(value).__name__} cannot declare which of its fields are rows (expected a dataclass)")
-    for name, found in _declared_fields(value):
-        if len(found) != count:
-            raise ConfigError(
-                f"{type(value).__name__}.{name} is declared `Rows` and has {len(found)}, the batch has {count} rows"
-            )
+    for name, rows in _declared_fields(value):
+        if len(rows) != count:
+            raise ConfigError(f"{type(value).__name__}.{name} is declared `Rows` and has {len(rows)}, the batch has {count} rows")
     for inner in dataclasses.fields(value):
-        if is_record(found := getattr(value, inner.name)):
-            check_rows(found, count)
+        if is_record(rows := getattr(value, inner.name)):
+            check_rows(rows, count)
 
 
 def _declared_fields(value: Any) -> Iterator[tuple[str, Any]]:
-    return ((name, found) for name in row_fields(type(value)) if (found := getattr(value, name)) is not None)
+    return ((name, rows) for name in row_fields(type(value)) if (rows := getattr(value, name)) is not None)
 
 
 @functools.cache
@@ -97,7 +95,7 @@ def _axes(kind: type) -> dict[str, RowAxis]:
         raise ConfigError(
             f"the fields of {kind.__name__} cannot be read: {error} (expected types that its module imports when it runs)"
         ) from error
-    found: dict[str, RowAxis] = {}
+    axes: dict[str, RowAxis] = {}
     for field in dataclasses.fields(kind):
         axis, shape = _mark_of(hints[field.name]), _shape(field.name)
         if shape and (shape[0] in "BN") != (axis is not None):
@@ -108,8 +106,8 @@ def _axes(kind: type) -> dict[str, RowAxis]:
             )
             raise ConfigError(f"{kind.__name__}.{field.name} is {what}")
         if axis is not None:
-            found[field.name] = axis
-    return found
+            axes[field.name] = axis
+    return axes
 
 
 def _mark_of(hint: Any) -> RowAxis | None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from diptych.core.config import load_config
 from diptych.core.disk.files import restore, write_json
 from diptych.core.disk.json_text import parse_json, read_object
-from diptych.core.disk.lock import only_here
+from diptych.core.disk.lock import exclusive
 from diptych.core.disk.paths import is_file
 from diptych.core.errors import RunError
 from diptych.core.terminal.signals import raise_interrupt
@@ -60,11 +60,11 @@ class RunFolder:
         return folder
 
     def settle(self) -> None:
-        """The run took its first step: what it took the place of goes."""
+        """Delete the older run that this one replaced, once its first step is done."""
         shutil.rmtree(_aside(self.path), ignore_errors=True)
 
     def give_back(self) -> None:
-        """The run came to nothing before its first step: nothing of it stays, and what it took the place of is back."""
+        """Remove a run that failed before its first step, and restore the older run that it replaced."""
         _clear(self.path)
         if _aside(self.path).is_dir():
             for entry in _aside(self.path).iterdir():
@@ -94,7 +94,7 @@ class RunFolder:
             return
         fresh = not self.path.exists()
         try:
-            with only_here(self.path, LOCK, f"{self.path} is being trained"):
+            with exclusive(self.path, LOCK, f"{self.path} is being trained"):
                 yield
         finally:
             if fresh:
@@ -180,11 +180,11 @@ class RunFolder:
             return
         for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found = parse_json(line)
+                record = parse_json(line)
             except ValueError:
                 return
-            if isinstance(found, dict):
-                yield found
+            if isinstance(record, dict):
+                yield record
 
     def training_seconds(self) -> float:
         """Time spent in steps: lines of kind "train" carry the mean seconds a step since the line before."""
@@ -227,5 +227,5 @@ def _clear(path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where an older run lies until the one that takes its place has made its first step."""
+    """Folder of an older run until the one that replaces it has made its first step."""
     return path.with_name(f".{path.name}.replaced")

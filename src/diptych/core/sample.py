@@ -32,7 +32,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture or other media, their texts, and what is known about them.
+    """An image or other media, with texts, regions, relations and provenance.
 
     image    the picture; of a sample with several (`media["images"]`) and none of its own, the first of them
     media    further media by name: ``sample.media["clip"].decode(frames=8)``. None is read before it is asked for
@@ -70,7 +70,7 @@ class Sample:
 
     @property
     def shown(self) -> MediaItem | None:
-        """What stands for the sample where it is shown: its picture, else the first of its media, else nothing."""
+        """Media item that represents the sample when it is displayed: its picture, else its first medium, else None."""
         if self.image is not None:
             return MediaItem("image", (self.image,))
         return next(iter(self.media.values()), None)

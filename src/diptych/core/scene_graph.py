@@ -94,9 +94,9 @@ class SceneGraph:
 
     def strongest(self, *, top: int, min_score: float = 0.0) -> SceneGraph:
         """At most `top` relations, the most confident first, none below `min_score`; regions of that score or with such a relation."""
-        kept = sorted((r for r in self.relations if r.confidence >= min_score), key=lambda r: -r.confidence)[:top]
-        ends = {end for relation in kept for end in (relation.subject, relation.object)}
+        strongest = sorted((r for r in self.relations if r.confidence >= min_score), key=lambda r: -r.confidence)[:top]
+        ends = {end for relation in strongest for end in (relation.subject, relation.object)}
         stay = [i for i, region in enumerate(self.regions) if i in ends or region.score >= min_score]
         number = {old: new for new, old in enumerate(stay)}
-        relations = tuple(Relation(number[r.subject], r.predicate, number[r.object], r.confidence) for r in kept)
+        relations = tuple(Relation(number[r.subject], r.predicate, number[r.object], r.confidence) for r in strongest)
         return SceneGraph(tuple(self.regions[i] for i in stay), relations, self.extras)

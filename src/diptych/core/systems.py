@@ -41,12 +41,12 @@ class System:
 
     @property
     def built(self) -> bool:
-        """Whether its file is there at all (a weaker word than `works`)."""
+        """True if the system's file exists (weaker than `works`)."""
         return _module_file(self.entry).is_file()
 
     @property
     def works(self) -> bool:
-        """Command line, page, recorded parity and, where something is learned, a verdict with controls, whatever it says."""
+        """True with command line, page, recorded parity and, where something is learned, a verdict with controls."""
         return not facts(self.slug)["missing"] if self.slug in _facts() else False
 
     @property
@@ -65,18 +65,20 @@ class System:
 
     @property
     def shown(self) -> bool:
-        """Whether the main claim is the paper's and its verdict after Holm's correction is `shown`. That a part does what it says (a
-        mechanism check) is no such showing."""
+        """True if the main claim is the paper's and its verdict after Holm's correction is `shown`.
+
+        A mechanism check (a part does what it is meant to do) does not count.
+        """
         return self.verdict == "shown" and self._kind == "paper's claim"
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What keeps the system from working, in words; empty when it works."""
+        """Reasons why the system does not work yet; empty when it works."""
         return tuple(facts(self.slug)["missing"]) if self.slug in _facts() else ("not built",)
 
     @property
     def not_built(self) -> str:
-        """What to say when it is asked for before it is there."""
+        """Error message for a system that is not built yet."""
         return f"'{self.slug}' ({self.title}) is one of the {len(SYSTEMS)} systems but is not built yet"
 
     def load(self) -> Any:
@@ -188,7 +190,7 @@ SYSTEMS: tuple[System, ...] = (
 BASELINES: tuple[System, ...] = (
     System("siglip", "SigLIP, a sigmoid for every pair (baseline)", "objectives", "diptych.recipes.contrastive.siglip:SigLIP"),
     System("locked", "Locked towers with cached features (baseline)", "objectives", "diptych.recipes.contrastive.locked:Locked"),
-    System("fused", "A matcher that reads image and text together (baseline)", "objectives", "diptych.recipes.contrastive.fused:Fused"),
+    System("fused", "A matcher that reads image and text together (baseline)", "objectives", "diptych.recipes.contrastive.fused:FusedMatcher"),
     System("linear_map", "A linear map between two frozen encoders, in closed form (baseline)", "objectives", "diptych.recipes.contrastive.linear_map:LinearMap"),
 )
 # fmt: on
@@ -221,7 +223,7 @@ def slugs(room: str = "", *, built: bool = False) -> list[str]:
 
 
 def facts(slug: str) -> dict[str, Any]:
-    """What `make systems` found out about a system: {"missing": [...], "verdict": ..., "verdicts": {...}, "parity": [...]}."""
+    """Recorded state of a system, from `make systems`: {"missing": [...], "verdict": ..., "verdicts": {...}, "parity": [...]}."""
     return dict(_facts()[slug])
 
 

@@ -1,7 +1,7 @@
-"""How a relation protocol wants a detector's raw answers made into triplets, and the triplets as they come back.
+"""Rules by which relation benchmarks turn raw detections into triplets, and the resulting triplets.
 
-A detector's own `detect` is made for use: it multiplies every score, merges boxes and leaves out what cannot be drawn. A published
-number was made otherwise, and each benchmark has its own rule. `TripletRule` states one; `RuledDetector` follows it.
+A detector's own `detect` is made for use: it multiplies every score, merges boxes and leaves out what cannot be drawn. Published
+metrics are computed otherwise, by a rule of each benchmark. `TripletRule` states one; `RuledDetector` follows it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Subjects = Literal["scored", "given", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
-class FoundRegion:
-    """A box as a detector says it, in pixels, xyxy: it may stick out of the image and may have no area."""
+class RawRegion:
+    """A detected box before clipping, in pixels, xyxy: it may reach beyond the image and may have no area."""
 
     box: Box
     label: str
@@ -29,16 +29,16 @@ class FoundRegion:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundGraph:
-    """What a detector says of one image before anything is tidied up. A relation to itself says that its object is not there."""
+class RawDetections:
+    """Raw detections of one image, before any suppression. A relation from a region to itself: its object is not in the image."""
 
-    regions: tuple[FoundRegion, ...] = ()
+    regions: tuple[RawRegion, ...] = ()
     relations: tuple[Relation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TripletRule:
-    """From the raw answers of an image to its triplets. Boxes stay as they are: nothing is merged, clipped or left out for its size.
+    """Rule from the raw detections of an image to its triplets. Boxes are not merged, clipped or left out for their size.
 
     subjects  scored: each subject has its likeliest name, whose probability is in the score (scene graphs);
               given: each subject is called `subject`, whatever it looks like, and the score leaves it out (HICO-DET, V-COCO);
@@ -62,7 +62,7 @@ class TripletRule:
             raise ConfigError(f"top is {self.top} (expected 0 or above)")
 
     def declared(self) -> dict[str, str]:
-        """What a reader of a number made by this rule has to know."""
+        """Settings of the rule in words, to be reported beside a metric."""
         subjects = {
             "scored": "their likeliest name",
             "given": f"all called {self.subject}",
@@ -87,4 +87,4 @@ class RuledDetector(Detector, Protocol):
 
     def detect_by(
         self, images: Sequence[ImageSource], *, objects: Sequence[str], relations: Sequence[str], rule: TripletRule
-    ) -> list[FoundGraph]: ...
+    ) -> list[RawDetections]: ...

@@ -1,1 +1,1 @@
-"""Pool in, pool out: every step says which rows it dropped and why, and gives the same answer in any order of rows."""
+"""Curation: pool in, pool out. Every step reports which rows it dropped and why, independent of the order of rows."""

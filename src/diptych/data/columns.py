@@ -1,4 +1,4 @@
-"""Everything that is added to a data set later: Parquet tables keyed by uid, each with the step and configuration that made it.
+"""Column tables, which are added to a data set later: Parquet tables keyed by uid, each with the step and configuration that made it.
 
 Nothing is copied to try a new caption, score or box: a version of a data set is a list of tables and a subset of uids.
 """
@@ -29,7 +29,7 @@ _META = b"diptych.made_by"
 
 @dataclass(frozen=True, slots=True)
 class MadeBy:
-    """Which step made a table, and from what configuration.
+    """Provenance of a table: the step and its configuration.
 
     >>> MadeBy("min_side", {"pixels": 200}).config_hash == MadeBy("min_side", {"pixels": 100}).config_hash
     False
@@ -48,7 +48,7 @@ class MadeBy:
 
 @dataclass(frozen=True, slots=True)
 class ColumnTable:
-    """A table as it lies on disk. `table` has a column "uid"; `made_by` holds step, config and config_hash."""
+    """A table as stored on disk. `table` has a column "uid"; `made_by` holds step, config and config_hash."""
 
     name: str
     table: pa.Table
@@ -75,7 +75,7 @@ def write_table(folder: Path, name: str, table: pa.Table, made_by: MadeBy) -> Pa
 
 
 def read_table(folder: Path, name: str) -> ColumnTable:
-    """The table and what made it. An unknown name gets a near match."""
+    """Table with its provenance. An unknown name gets a suggestion."""
     path = folder / FOLDER / f"{name}.parquet"
     if not NAME.fullmatch(name) or not path.is_file():
         raise UnknownName("table", name, table_names(folder), hint=f"no table lies in {folder / FOLDER}")
@@ -91,12 +91,12 @@ def read_table(folder: Path, name: str) -> ColumnTable:
     try:
         made_by = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
     except (ValueError, RecursionError) as error:
-        raise DataError("does not say what made it", file=path, expected="a table of ours") from error
+        raise DataError("has no record of the step that made it", file=path, expected="a table of ours") from error
     return ColumnTable(name, table, made_by)
 
 
 def table_names(folder: Path) -> list[str]:
-    """Names of the tables that lie in a built folder."""
+    """Names of the tables in a built folder."""
     return sorted(path.stem for path in (folder / FOLDER).glob("*.parquet"))
 
 
@@ -139,7 +139,7 @@ def column_of(values: list[Any]) -> pa.Array | None:
 
 
 def refuse_duplicates(uids: pa.Array | pa.ChunkedArray) -> None:
-    """Raise a `DataError` that names both rows of the first uid that comes twice."""
+    """Raise a `DataError` that names both rows of the first duplicate uid."""
     if pc.count_distinct(uids).as_py() == len(uids):
         return
     values = uids.to_pylist()

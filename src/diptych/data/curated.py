@@ -32,7 +32,7 @@ RELATIONS = "tagged_relations"
 
 
 def is_curated(path: Path) -> bool:
-    """Whether a folder is the outcome of `diptych curate`."""
+    """True if a folder is the output of `diptych curate`."""
     return (path / MARK).is_file()
 
 
@@ -58,7 +58,7 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
             expected=f"{facts['input']['fingerprint']}; curate it again",
         )
     pool = pool.exclude(read_table(path, "removed").table["uid"].to_pylist())
-    known = set(pool.column_names)
+    columns = set(pool.column_names)
     for name in facts["columns"]:
         if name not in table_names(path):
             continue
@@ -70,13 +70,13 @@ def open_curated(path: Path, read: Callable[[Any], Any]) -> Pool:
             pool = pool.with_table(variant_rows(table))
         elif name == RELATIONS:
             pool = pool.with_table(_relations(table), replace=True)
-        elif name not in known:
+        elif name not in columns:
             pool = pool.with_table(table)
     return pool.named(path.name)
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What curation wrote down, each field of its kind."""
+    """The metadata file that curation wrote, with its fields type-checked."""
     file = path / MARK
     try:
         facts = read_object(file)
@@ -88,16 +88,16 @@ def _facts(path: Path) -> dict[str, Any]:
         or not isinstance(given.get("source", ""), str)
         or not isinstance(given.get("fingerprint"), str)
     ):
-        raise DataError("does not say what it was made from", file=file, field="input", expected="source and fingerprint")
+        raise DataError("has no record of its input", file=file, field="input", expected="source and fingerprint")
     if not isinstance(facts.get("columns"), list) or not all(isinstance(name, str) for name in facts["columns"]):
-        raise DataError("is no list of names", file=file, field="columns", expected="what `diptych curate` wrote")
+        raise DataError("is not a list of names", file=file, field="columns", expected="what `diptych curate` wrote")
     if not is_file(path / TABLES / "removed.parquet"):
         raise DataError(f"has no {TABLES}/removed.parquet", file=path, expected="a curation that came to its end: run it again")
     return facts
 
 
 def _relations(table: pa.Table) -> pa.Table:
-    """A row a relation, from a row a uid."""
+    """Relations with one row each, from a table with one row per uid."""
     lists = table[RELATIONS].combine_chunks()
     each = pc.list_flatten(lists)
     uids = table["uid"].take(pc.list_parent_indices(lists))

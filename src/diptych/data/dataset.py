@@ -1,4 +1,4 @@
-"""`Pool`: samples by row over flat columns. Choosing, splitting and joining cost almost nothing; a `Sample` is made on demand.
+"""`Pool`: samples by row over flat columns. Selecting, splitting and joining cost almost nothing; a `Sample` is made on demand.
 
 A million rows take a few hundred bytes each. A pool can be pickled and shared with loader workers: it holds no open file.
 """
@@ -22,10 +22,10 @@ from diptych.core.media import MediaItem, first_picture
 from diptych.core.sample import Sample
 from diptych.core.terminal import notebook
 from diptych.data.fingerprint import content_fingerprint
-from diptych.data.media.images import Images, LooseFiles, Objects
+from diptych.data.media.images import ImageObjects, Images, LooseFiles
 from diptych.data.media.table import Media, MediaObjects, MediaRows
 from diptych.data.metadata import Metadata
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged, with_records
 from diptych.data.regions import (
     REGION_SCHEMA,
@@ -63,7 +63,7 @@ class Pool:
         relations: Ragged | None = None,
         objects: Mapping[str, Sequence[Any]] | None = None,
         json_columns: Collection[str] = (),
-        quarantine: Sequence[Bad] = (),
+        quarantine: Sequence[QuarantineEntry] = (),
         notes: Sequence[str] = (),
         fingerprint: str = "",
     ) -> None:
@@ -83,21 +83,21 @@ class Pool:
 
     @classmethod
     def from_samples(cls, samples: Iterable[Sample], *, name: str = "samples") -> Pool:
-        """A pool over samples that are already made. An extra called "split" becomes the split column."""
+        """Pool of samples in memory. An extra called "split" becomes the split column."""
         items = list(samples)
-        found = Metadata.of_samples(items)
-        uids = found.columns["uid"]
+        metadata = Metadata.of_samples(items)
+        uids = metadata.columns["uid"]
         regions = [record for s in items for record in region_records(s.uid, s.regions)]
         relations = [record for s in items for record in relation_records(s.uid, s.relations)]
         return cls(
             name,
-            found.columns,
+            metadata.columns,
             Texts.from_lists(s.texts for s in items),
-            Objects(tuple(s.own_image for s in items)),
+            ImageObjects(tuple(s.own_image for s in items)),
             media=MediaObjects(tuple(s.media for s in items)) if any(s.media for s in items) else None,
             regions=Ragged.by_uid(pa.Table.from_pylist(regions, REGION_SCHEMA), uids) if regions else None,
             relations=Ragged.by_uid(pa.Table.from_pylist(relations, RELATION_SCHEMA), uids) if relations else None,
-            objects=found.objects,
+            objects=metadata.objects,
         )
 
     # ------------------------------------------------------------ rows
@@ -112,7 +112,7 @@ class Pool:
     def __getitem__(self, row: slice) -> Pool: ...
 
     def __getitem__(self, row: int | slice) -> Sample | Pool:
-        """The sample of a row, or the pool of some: ``pool[3]``, ``pool[:100]``."""
+        """Sample of a row, or the pool of several rows: ``pool[3]``, ``pool[:100]``."""
         if isinstance(row, slice):
             return self.select(range(len(self))[row])
         base = int(self._metadata.rows[row])  # IndexError past the end, as a sequence should
@@ -131,31 +131,31 @@ class Pool:
         )
 
     def __contains__(self, uid: object) -> bool:
-        """Whether there is a sample of that uid."""
+        """True if a sample has this uid."""
         return pc.is_in(pa.scalar(str(uid)), value_set=self.arrow("uid")).as_py() is True
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[row] for row in range(len(self)))
 
     def image(self, row: int) -> ImageSource | None:
-        """Where the image of a row lies, without making the whole sample: its own, or the first of its pictures."""
+        """Image source of a row, without making the whole sample: its own image, or the first of its pictures."""
         return self.own_image(row) or first_picture(self.media(row))
 
     def own_image(self, row: int) -> ImageSource | None:
-        """The image of a row, unless it is one of its media."""
+        """Image of a row, unless it is one of its media."""
         return self._images.source(int(self._metadata.rows[row]))
 
     def media(self, row: int) -> dict[str, MediaItem]:
-        """What a row has beside its image, by name."""
+        """Media of a row other than its image, by name."""
         return self._media.of(int(self._metadata.rows[row])) if self._media else {}
 
     def media_identity(self, row: int) -> list[Any]:
-        """What tells the media of two rows apart without decoding, see `data.media.table.Media`."""
+        """Identity of a row's media, comparable without decoding; see `data.media.table.Media`."""
         return self._media.identity(int(self._metadata.rows[row])) if self._media else []
 
     @property
     def has_media(self) -> bool:
-        """Whether anything but images was given."""
+        """True if the pool has media other than images."""
         return self._media is not None
 
     # ------------------------------------------------------------ columns
@@ -168,28 +168,28 @@ class Pool:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """One a row; a row without a group is its own (its uid)."""
+        """Group of each row; a row without a group is its own (its uid)."""
         if self._groups is None:
             self._groups = tuple(group or uid for group, uid in zip(self.column("group"), self.uids, strict=True))
         return self._groups
 
     @property
     def column_names(self) -> list[str]:
-        """Everything that `column` answers to, extras included."""
+        """Names of all columns that `column` accepts, extras included."""
         return self._metadata.names
 
     def column(self, name: str) -> list[Any]:
-        """Values of one column in the order of rows; None where there is a gap.
+        """Values of one column in the order of rows; None for missing values.
 
         "uid", "group", "licence", "source" and "split" are always there, with "" for a gap."""
         return self._metadata.column(name)
 
     def arrow(self, name: str) -> pa.Array:
-        """The same as an Arrow array (JSON columns as their strings)."""
+        """Column as an Arrow array (JSON columns as their strings)."""
         return self._metadata.arrow(name)
 
     def is_flat(self, name: str) -> bool:
-        """Whether `arrow` gives the values themselves: not JSON, not Python objects."""
+        """True if `arrow` gives a column's values themselves: not JSON, not Python objects."""
         return name in self._metadata.columns and name not in self._metadata.json
 
     @property
@@ -206,21 +206,21 @@ class Pool:
 
     @property
     def texts(self) -> Ragged:
-        """The texts of every row, by column: string, language, origin."""
+        """Texts of every row, by column: string, language, origin."""
         return self._texts.ragged.take(self._metadata.rows)
 
     @property
     def regions(self) -> Ragged | None:
-        """The regions of every row, by column; None for a pool without."""
+        """Regions of every row, by column; None for a pool without."""
         return None if self._regions is None else self._regions.take(self._metadata.rows)
 
     @property
     def relations(self) -> Ragged | None:
-        """The relations of every row, by column; None for a pool without."""
+        """Relations of every row, by column; None for a pool without."""
         return None if self._relations is None else self._relations.take(self._metadata.rows)
 
     def texts_table(self) -> pa.Table:
-        """All texts: uid, string, language, origin; several rows a uid, in order."""
+        """Table of all texts: uid, string, language, origin; several rows per uid, in order."""
         return self._texts.ragged.to_table(self.arrow("uid"), self._metadata.rows)
 
     def regions_table(self) -> pa.Table | None:
@@ -232,12 +232,12 @@ class Pool:
     # ------------------------------------------------------------ subsets
 
     def select(self, rows: Sequence[int] | npt.NDArray[Any]) -> Pool:
-        """The pool of these rows, in this order. Nothing is copied but row numbers."""
+        """Pool of these rows, in this order. Only row numbers are copied."""
         return self._but(metadata=self._metadata.chosen(rows, self.name))
 
     @property
     def split_names(self) -> list[str]:
-        """The splits that have rows, in order of first appearance."""
+        """Names of the splits that have rows, in order of first appearance."""
         return [name for name in dict.fromkeys(self.column("split")) if name]
 
     def split(self, name: str) -> Pool:
@@ -249,7 +249,7 @@ class Pool:
         return self.where("split", name)
 
     def where(self, name: str, value: Any | Callable[[Any], bool]) -> Pool:
-        """Rows whose column has this value, one of these values (list, set, tuple), or a value that a function says yes to."""
+        """Rows whose column has this value, one of these values (list, set, tuple), or a value for which a function is true."""
         values = self.column(name)
         if callable(value):
             keep = [bool(value(v)) for v in values]
@@ -326,7 +326,7 @@ class Pool:
         return self._but(images=images, fingerprint=self._fingerprint)
 
     def with_one_label(self, label: str) -> Pool:
-        """The same rows with every region called the same, without attributes; another fingerprint."""
+        """Same rows with one label for all regions, without attributes; another fingerprint."""
         if self._regions is None:
             return self
         rows = self._regions.table.num_rows
@@ -339,7 +339,7 @@ class Pool:
         return self._but(media=MediaRows(media, self._metadata.place()))
 
     def _but(self, *, name: str | None = None, **changes: Any) -> Pool:
-        """The same pool with other parts. What was worked out from the old ones is worked out anew."""
+        """Copy of the pool with some parts replaced. Cached properties of the old ones are computed anew."""
         made = copy(self)
         made.name = self.name if name is None else name
         made.quarantine, made.notes = list(self.quarantine), list(self.notes)
@@ -358,14 +358,14 @@ class Pool:
         return self._fingerprint
 
     def content_fingerprint(self, *, relations: bool = False) -> str:
-        """The fingerprint worked out from the content, whatever was written down; over the relations too where asked."""
+        """Fingerprint computed from the content, ignoring the stored one; includes the relations on request."""
         return content_fingerprint(self._metadata, self._texts, self._images, self._media, self._relations if relations else None)
 
     def __repr__(self) -> str:
         return f"Pool({self.name!r}, {len(self):,} samples)"
 
     def to_pandas(self) -> Any:
-        """A DataFrame with a row a sample: every column, and `texts`, a list of strings."""
+        """DataFrame with one row per sample: every column, and `texts`, a list of strings."""
         strings = [[text.string for text in sample.texts] for sample in self]
         columns = {name: self.column(name) for name in self.column_names}
         return notebook.frame(

@@ -30,7 +30,7 @@ SHARD = 10_000  # samples a tar
 def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True) -> int:
     """Write a pool to the folder `out`, which appears whole or not at all. Returns how many samples were written.
 
-    csv          data.csv with a row a sample: image (a path in images/), caption (the first), captions (JSON), every column
+    csv          data.csv with one row per sample: image (a path in images/), caption (the first), captions (JSON), every column
     parquet      data.parquet with the same columns; image is {bytes, path}, as `datasets` reads it
     datasets     a folder for `datasets.load_from_disk` (extra `datasets`)
     img2dataset  00000.tar, ... with KEY.jpg, KEY.txt and KEY.json, and 00000.parquet with the rows
@@ -53,7 +53,7 @@ def export_pool(pool: Pool, out: Path, form: str, *, images: bool = True) -> int
 
 
 def _rows(pool: Pool, loose: Path | None, images: bool) -> Iterator[tuple[dict[str, Any], tuple[bytes, str] | None]]:
-    """A row a sample, and its encoded picture. loose: a folder that gets the pictures as files; without, they are in the rows."""
+    """One row per sample, and its encoded picture. loose: a folder that gets the pictures as files; without, they are in the rows."""
     columns = {name: pool.column(name) for name in pool.column_names if name != "uid"}
     for row in range(len(pool)):
         sample = pool[row]

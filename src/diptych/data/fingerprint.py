@@ -1,4 +1,4 @@
-"""What tells one data set from another: a hash of its content that does not depend on the order of rows."""
+"""Content hash of a data set, independent of the order of its rows."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def content_fingerprint(
     digest = hashlib.sha256()
     for row in sorted(range(len(metadata)), key=uids.__getitem__):
         base = int(metadata.rows[row])
-        said = [(t.string, t.language, t.origin) for t in texts.of(base)]
+        text_fields = [(t.string, t.language, t.origin) for t in texts.of(base)]
         image = hashes[row] or images.identity(base)
         given: list[Any] = [{"media": parts}] if media and (parts := media.identity(base)) else []
         given += [relations.row(base)] if relations else []
-        digest.update(json.dumps([uids[row], groups[row], image, said, *given]).encode())
+        digest.update(json.dumps([uids[row], groups[row], image, text_fields, *given]).encode())
     return digest.hexdigest()[:16]

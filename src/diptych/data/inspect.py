@@ -15,9 +15,9 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.dataset import Pool
 from diptych.data.graphs.facts import GraphFacts, graph_facts
 from diptych.data.media.table import member_label
-from diptych.data.quarantine import Bad, first_lines
+from diptych.data.quarantine import QuarantineEntry, first_lines
 from diptych.data.split import LeakReport, leaks
-from diptych.data.text.captions.beside import Beside, beside
+from diptych.data.text.captions.text_comparisons import TextComparison, text_comparisons
 
 NEAR_CONSTANT = 0.5  # share of samples with one and the same first text
 BOILERPLATE = 0.3  # share of texts with the same first or last words
@@ -28,7 +28,7 @@ WRITTEN, LINES_OF_WRITTEN = 12, 3  # samples whose written texts are shown on th
 
 
 class Encoder(Protocol):
-    """What the report needs of a tokeniser: how many texts were longer than the context."""
+    """The part of a tokeniser that the report needs: the number of texts longer than the context."""
 
     def encode(self, texts: Sequence[str], length: int) -> Any: ...
 
@@ -73,57 +73,57 @@ class DataReport:
     left_out: list[str] = field(default_factory=list)  # the first of the quarantine, with file and row
     graphs: GraphFacts | None = None
     with_written: int = 0  # samples with texts that rules or a model wrote
-    beside: list[Beside] = field(default_factory=list)  # some of them, original and written
+    beside: list[TextComparison] = field(default_factory=list)  # some of them, original and written
 
     @property
     def warnings(self) -> list[str]:
-        """What is odd, without what helps."""
+        """Warnings about the data, without their remedies."""
         return [problem for problem, _ in self.decisions]
 
     @property
     def decisions(self) -> list[tuple[str, str]]:
-        """What is odd about the data, each with what helps: a command or an option where there is one."""
-        found = []
+        """Warnings about the data, each with its remedy: a command or an option where there is one."""
+        decisions = []
         if self.without_text == self.samples:
             if not self.graphs:
-                found.append(
+                decisions.append(
                     ("no sample has a text", "name the column (--text), take folder names (--text folder), or" + CAPTIONED)
                 )
         elif self.without_text:
-            found.append(
+            decisions.append(
                 (f"{self.without_text:,} samples have no text", "training needs one in each: leave them out, or" + CAPTIONED)
             )
         if self.without_image:
             what = f"{self.without_image:,} samples have no image" + (" and no other medium" if self.media else "")
-            found.append((what, "if they should have one, name the column of the paths (--image)"))
+            decisions.append((what, "if they should have one, name the column of the paths (--image)"))
         if self.quarantined:
             what = f"{self.quarantined:,} rows, or parts of them, were left out or cut while reading (see the quarantine)"
-            found.append((what, "mend what is named there, or go on without"))
-        found += (
+            decisions.append((what, "mend what is named there, or go on without"))
+        decisions += (
             [(warning, "fine where it is meant; else mend the annotations") for warning in self.graphs.warnings]
             if self.graphs
             else []
         )
         if self.duplicate_images > 0:
             what = f"{self.duplicate_images:,} samples share their image with another one"
-            found.append((what, "diptych curate exact_duplicates DATA OUT keeps one of each"))
+            decisions.append((what, "diptych curate exact_duplicates DATA OUT keeps one of each"))
         if self.common_texts and self.common_texts[0][1] >= NEAR_CONSTANT * self.samples > 1:
             text, count = self.common_texts[0]
             what = f"captions are nearly constant: {count / self.samples:.0%} are {_short(text)}"
-            found.append((what, "little can be learned from them: name another column (--text), or" + CAPTIONED))
+            decisions.append((what, "little can be learned from them: name another column (--text), or" + CAPTIONED))
         for phrase, share in self.boilerplate:
-            found.append(
-                (f"{share:.0%} of the texts {phrase}", "if it says nothing about the picture, take it out before building")
+            decisions.append(
+                (f"{share:.0%} of the texts {phrase}", "if it does not describe the picture, remove it before building")
             )
         if self.truncated:
             share = self.truncated / max(self.texts, 1)
             what = f"{self.truncated:,} texts ({share:.1%}) are longer than {self.text_length} tokens and will be cut"
-            found.append((what, "train with a larger --text-length, or leave it: the first words are read"))
+            decisions.append((what, "train with a larger --text-length, or leave it: the first words are read"))
         if self.broken:
             (uid, reason), kind = self.broken[0], "samples" if self.media else "images"
             what = f"{len(self.broken)} of {self.checked_images} {kind} looked at are broken, such as {uid}: {reason}"
-            found.append((what, "diptych data build SRC OUT looks at all, and leaves out what is broken"))
-        found += [
+            decisions.append((what, "diptych data build SRC OUT looks at all, and leaves out what is broken"))
+        decisions += [
             (str(leak), "diptych data split DIR deals again, what belongs together to one side") for leak in self.leaks.leaks
         ]
         if self.same_text_pairs >= 1:
@@ -131,17 +131,19 @@ class DataReport:
                 f"a batch of {self.batch_size:,} holds about {self.same_text_pairs:.1f} pairs with equal texts but "
                 "no common group: negatives that are none"
             )
-            found.append((what, "name the column of what belongs together (--group), as diptych data build and train take it"))
+            decisions.append(
+                (what, "name the column of what belongs together (--group), as diptych data build and train take it")
+            )
         if self.same_image_pairs >= 1:
             what = f"a batch of {self.batch_size:,} holds about {self.same_image_pairs:.1f} pairs with the same image but no common group"
-            found.append((what, "diptych curate exact_duplicates DATA OUT, or a group that they share (--group)"))
+            decisions.append((what, "diptych curate exact_duplicates DATA OUT, or a group that they share (--group)"))
         if 0 < self.samples < self.batch_size:
             what = f"{self.samples:,} samples do not fill a batch of {self.batch_size:,} without repeating"
-            found.append((what, f"train with --batch-size {max(2, self.samples // 2)} or less"))
-        return found
+            decisions.append((what, f"train with --batch-size {max(2, self.samples // 2)} or less"))
+        return decisions
 
     def lines(self) -> list[str]:
-        """The report, a fact a line; what needs a decision comes first, marked with ``!``."""
+        """The report, one fact per line; facts that need a decision come first, marked with ``!``."""
         name = f"{self.name} (fingerprint {self.fingerprint})"
         dup = "not known before `data build`" if self.duplicate_images < 0 else f"{self.duplicate_images:,}"
         facts = [
@@ -154,7 +156,7 @@ class DataReport:
             *([f"longest side of those looked at, pixels: {_mix(self.sides)}"] if self.sides else []),
             *([f"formats of those looked at: {_mix(self.formats)}"] if self.formats else []),
             *([f"media: {_mix(self.media)}"] if self.media else []),
-            *(f"shapes of {name} looked at: {_mix(found)}" for name, found in self.shapes.items()),
+            *(f"shapes of {name} looked at: {_mix(counts)}" for name, counts in self.shapes.items()),
             *([f"words a text: {_mix(self.words)}"] if self.words else []),
             f"languages: {_mix(self.languages)}",
             *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
@@ -232,7 +234,7 @@ def inspect(
         report.languages_read = _top(tag or "undetermined" for tag in read_language([unstated[i] for i in chosen.tolist()]))
     report.common_texts = [(text, n) for text, n in Counter(text for text in first if text).most_common(3) if n > 1]
     report.leaks = leaks(pool) if len(report.splits) > 1 else report.leaks
-    report.with_written, report.beside = beside(pool, WRITTEN, folder=folder, seed=seed)
+    report.with_written, report.beside = text_comparisons(pool, WRITTEN, folder=folder, seed=seed)
     _pairs(report, pool, groups, first)
     _images(report, pool, look_at, seed)
     if tokenizer is not None and text_length:
@@ -275,8 +277,8 @@ def _pairs(report: DataReport, pool: Pool, groups: Sequence[str], first: Sequenc
 
     both = pairs(Counter(with_text))
     if "sha256" in pool.column_names:
-        known = [(group, image) for group, image in zip(groups, pool.column("sha256"), strict=True) if image]
-        same_image = pairs(Counter(image for _, image in known)) - pairs(Counter(known))
+        keys = [(group, image) for group, image in zip(groups, pool.column("sha256"), strict=True) if image]
+        same_image = pairs(Counter(image for _, image in keys)) - pairs(Counter(keys))
     else:
         same_image = 0
     equal_text = pairs(Counter(text for _, text in with_text)) - both
@@ -310,12 +312,12 @@ def _images(report: DataReport, pool: Pool, look_at: int, seed: int) -> None:
     seen_sides, seen_formats = [], []
     seen_shapes: dict[str, Counter[str]] = {}
     for row in np.sort(chosen).tolist():
-        found = check_sample(pool[there[row]])
+        checked = check_sample(pool[there[row]])
         report.checked_images += 1
-        if isinstance(found, Bad):
-            report.broken.append((found.uid, found.reason))
+        if isinstance(checked, QuarantineEntry):
+            report.broken.append((checked.uid, checked.reason))
             continue
-        image, items = found
+        image, items = checked
         if image is not None:
             seen_sides.append(max(image.width, image.height))
             seen_formats.append(image.format)
@@ -334,15 +336,15 @@ def _boilerplate(strings: Sequence[str]) -> list[tuple[str, float]]:
     words = [parts for text in different if len(parts := text.split()) > WORDS]
     if len(words) < 20:
         return []
-    found = []
+    shares = []
     for how in ("begin with", "end with"):
         for k in range(WORDS, 1, -1):
             phrases = Counter(" ".join(parts[:k] if how == "begin with" else parts[-k:]) for parts in words)
             phrase, count = phrases.most_common(1)[0]
             if count >= BOILERPLATE * len(different):
-                found.append((f"{how} {_short(phrase)}", count / len(different)))
+                shares.append((f"{how} {_short(phrase)}", count / len(different)))
                 break
-    return found
+    return shares
 
 
 def _lengths(strings: Sequence[str]) -> dict[str, int]:

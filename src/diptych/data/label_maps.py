@@ -42,7 +42,7 @@ class LabelMaps:
         if not 1 < len(self.classes) < IGNORE or len(set(self.classes)) < len(self.classes):
             raise ConfigError(f"{len(self.classes)} classes (expected 2 to 254 different names)")
         if self.background and self.background not in self.classes:
-            raise ConfigError(f"background is {self.background!r}, which is no class (expected one of the classes, or '')")
+            raise ConfigError(f"background is {self.background!r}, which is not a class (expected one of the classes, or '')")
 
     def __call__(self, sample: Sample, height: int, width: int) -> Labels:
         """uint8 [H, W] for an image of that size, 255 where no class counts. Raises DataError that names the sample."""
@@ -64,14 +64,14 @@ class LabelMaps:
             label_HW = np.where((label_HW == 0) | (label_HW == IGNORE), IGNORE, label_HW - 1)
         wrong = label_HW[(label_HW != IGNORE) & ((label_HW < 0) | (label_HW >= len(self.classes)))]
         if wrong.size:
-            known = f"0..{len(self.classes) - 1}, or {IGNORE} to ignore a pixel"
-            raise DataError(f"the label map of '{sample.uid}' holds {int(wrong[0])}", field=LABELS, expected=known)
+            expected = f"0..{len(self.classes) - 1}, or {IGNORE} to ignore a pixel"
+            raise DataError(f"the label map of '{sample.uid}' holds {int(wrong[0])}", field=LABELS, expected=expected)
         found_HW: Labels = label_HW.astype(np.uint8)
         return found_HW
 
     def _paint_masks(self, sample: Sample, height: int, width: int) -> Labels:
-        place = {name: number for number, name in enumerate(self.classes)}
-        empty = place[self.background] if self.background else IGNORE
+        class_index = {name: number for number, name in enumerate(self.classes)}
+        empty = class_index[self.background] if self.background else IGNORE
         label_HW = np.full((height, width), empty, np.uint8)
         try:
             masks = [(pixels_of(region.mask, height, width), region.label) for region in sample.regions if region.mask]
@@ -79,11 +79,11 @@ class LabelMaps:
             came = f"in '{sample.uid}' {error.problem}"
             raise DataError(came, field="regions", expected=error.expected) from None
         for mask_HW, label in sorted(masks, key=lambda pair: -int(pair[0].sum())):
-            if label not in place:
+            if label not in class_index:
                 raise DataError(
                     f"a region of '{sample.uid}' is of class {label!r}", field="regions", expected=_some(self.classes)
                 )
-            label_HW[mask_HW] = place[label]
+            label_HW[mask_HW] = class_index[label]
         return label_HW
 
 

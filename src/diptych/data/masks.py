@@ -31,7 +31,7 @@ def box_of(mask_HW: Mask) -> Box | None:
 
 
 def touch(a_HW: Mask, b_HW: Mask) -> bool:
-    """Whether some pixel of one is a pixel of the other or one of its eight neighbours."""
+    """True if a pixel of one mask is a pixel of the other or one of its eight neighbours."""
     grown = np.pad(a_HW, 1)
     grown = grown[:-2] | grown[1:-1] | grown[2:]
     grown = grown[:, :-2] | grown[:, 1:-1] | grown[:, 2:]
@@ -47,7 +47,7 @@ def encode(mask_HW: Mask) -> dict[str, Any]:
 
 
 def decode(code: dict[str, Any]) -> Mask:
-    """The mask behind a code of `encode` (or of pycocotools), packed or as a list of runs, as COCO's crowds have it.
+    """Mask of a run-length code of `encode` (or of pycocotools), packed or as a list of runs, as COCO's crowds have it.
 
     Raises DataError for what is no such code, before anything of the size that it names is made.
     """
@@ -57,7 +57,7 @@ def decode(code: dict[str, Any]) -> Mask:
         counts = counts.decode("latin-1")
     runs = _unpack(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(type(run) is int for run in runs):
-        raise DataError("runs of a mask are no whole numbers", field="mask", expected="a packed text, or a list of runs")
+        raise DataError("runs of a mask are not whole numbers", field="mask", expected="a packed text, or a list of runs")
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise DataError(f"runs of a mask add up to {sum(runs)}", field="mask", expected=f"{height} x {width}")
     values = np.arange(len(runs)) % 2 == 1
@@ -104,17 +104,17 @@ def _pack(runs: list[int]) -> str:
 
 def _unpack(text: str) -> list[int]:
     runs: list[int] = []
-    place = value = 0
+    shift = value = 0
     for character in text:
         bits = ord(character) - 48
-        if place > LONGEST:
+        if shift > LONGEST:
             raise DataError("a run of a mask has no end", field="mask", expected="COCO's packed runs")
-        value |= (bits & 31) << place
-        place += 5
+        value |= (bits & 31) << shift
+        shift += 5
         if bits & 32:
             continue
         if bits & 16:
-            value -= 1 << place
+            value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
-        place = value = 0
+        shift = value = 0
     return runs

@@ -1,4 +1,4 @@
-"""One value a sample: the columns of a pool, and which of their rows it has. Choosing rows copies nothing but row numbers."""
+"""Columns of a pool with one value per sample, and the selected rows. Selecting copies only row numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JSON = {b"diptych": b"json"}
 
 @dataclass(frozen=True)
 class Metadata:
-    """Columns, and the rows of them that count.
+    """Columns and their selected rows.
 
     columns  Arrow arrays of one length, "uid" among them
     objects  values that Arrow cannot hold, as many in each
@@ -43,13 +43,13 @@ class Metadata:
 
     @classmethod
     def whole(cls, columns: Mapping[str, pa.Array], objects: Mapping[str, Sequence[Any]], json: Collection[str]) -> Metadata:
-        """All rows. Raises DataError when a uid comes twice."""
+        """All rows. Raises DataError for a duplicate uid."""
         refuse_duplicates(columns["uid"])
         return cls(dict(columns), dict(objects), frozenset(json), np.arange(len(columns["uid"])))
 
     @classmethod
     def of_samples(cls, samples: Sequence[Sample]) -> Metadata:
-        """Identity and extras of samples that are there."""
+        """Identity columns and extras of samples in memory."""
         columns = {field: pa.array([getattr(s, field) for s in samples], pa.string()) for field in IDENTITY}
         objects: dict[str, list[Any]] = {}
         for key in dict.fromkeys(key for s in samples for key in s.extras):
@@ -70,23 +70,23 @@ class Metadata:
     # ------------------------------------------------------------ one row
 
     def string(self, name: str, base: int) -> str:
-        """One of the identity columns, "" for a gap. `base` counts the rows of the columns."""
+        """Value of an identity column, "" if missing. `base` counts the rows of the columns."""
         column = self.columns.get(name)
         return "" if column is None else column[base].as_py() or ""
 
     def extras(self, base: int) -> dict[str, Any]:
-        """What a sample has beside its identity."""
-        found = {}
+        """Extra columns of a sample: all that are not part of its identity."""
+        extras = {}
         for key in self.columns:
             if key in HIDDEN:
                 continue
             value = self.columns[key][base].as_py()
             if value is not None and not (key == "split" and value == ""):
-                found[key] = json.loads(value) if key in self.json else value
+                extras[key] = json.loads(value) if key in self.json else value
         for key, values in self.objects.items():
             if values[base] is not None:
-                found[key] = values[base]
-        return found
+                extras[key] = values[base]
+        return extras
 
     # ------------------------------------------------------------ columns
 
@@ -120,15 +120,15 @@ class Metadata:
         return len(self.rows) == len(self.columns["uid"]) and bool(np.all(self.rows == np.arange(len(self.rows))))
 
     def place(self) -> Ints:
-        """Where each row of the columns stands among the rows that count; -1: nowhere."""
-        place = np.full(len(self.columns["uid"]), -1, np.int64)
-        place[self.rows] = np.arange(len(self))
-        return place
+        """Position of each row of the columns among the selected rows; -1 if not selected."""
+        position = np.full(len(self.columns["uid"]), -1, np.int64)
+        position[self.rows] = np.arange(len(self))
+        return position
 
     # ------------------------------------------------------------ changed
 
     def chosen(self, rows: Sequence[int] | npt.NDArray[Any], pool: str) -> Metadata:
-        """These rows, in this order. `pool` is for messages."""
+        """Selection of these rows, in this order. `pool` is for messages."""
         chosen = np.asarray(rows)
         chosen = chosen.astype(np.int64) if chosen.size == 0 else chosen
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
@@ -139,7 +139,7 @@ class Metadata:
         return replace(self, rows=self.rows[chosen])
 
     def copied(self) -> Metadata:
-        """The rows of this one as columns of their own."""
+        """Selected rows as columns of their own."""
         columns = {name: self.arrow(name) for name in self.columns}
         return Metadata(columns, {name: self.column(name) for name in self.objects}, self.json, np.arange(len(self)))
 
@@ -160,7 +160,7 @@ class Metadata:
         """The columns of a table with one row a uid. Unknown uids are ignored; a uid without row gets a gap."""
         refuse_duplicates(table["uid"])
         uids = self.columns["uid"]
-        place = pc.index_in(uids, value_set=table["uid"].cast(pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
+        position_N = pc.index_in(uids, value_set=table["uid"].cast(pa.string())).fill_null(-1).to_numpy(zero_copy_only=False)
         arrays, json_columns = {}, set()
         for field in table.schema:
             if field.name == "uid":
@@ -170,15 +170,15 @@ class Metadata:
             arrays[field.name] = table[field.name].combine_chunks()
             if (field.metadata or {}).get(b"diptych") == b"json":
                 json_columns.add(field.name)
-        return self._joined(arrays, {}, place.astype(np.int64), json_columns)
+        return self._joined(arrays, {}, position_N.astype(np.int64), json_columns)
 
     def _joined(
-        self, arrays: Mapping[str, pa.Array], objects: Mapping[str, list[Any]], place: Ints, json_columns: Collection[str]
+        self, arrays: Mapping[str, pa.Array], objects: Mapping[str, list[Any]], position_N: Ints, json_columns: Collection[str]
     ) -> Metadata:
         """`place[base row]` is the position in the new columns, or -1."""
-        take = pa.array(place, mask=place < 0)
+        take = pa.array(position_N, mask=position_N < 0)
         new = {name: array.take(take) for name, array in arrays.items()}
-        spread = {name: [values[p] if p >= 0 else None for p in place.tolist()] for name, values in objects.items()}
+        spread = {name: [values[p] if p >= 0 else None for p in position_N.tolist()] for name, values in objects.items()}
         names = {*new, *spread}
         return replace(
             self,

@@ -38,8 +38,8 @@ def _points(outline: Any) -> npt.NDArray[np.float64]:
     except (TypeError, ValueError):
         flat = np.zeros(0)
     if flat.ndim != 1 or len(flat) < 6 or len(flat) % 2 or not np.isfinite(flat).all():
-        said = f"an outline has {len(flat)} numbers" if flat.ndim == 1 else "an outline is no flat list"
-        raise DataError(said, field="mask", expected="x0, y0, x1, y1, ... of three points or more")
+        problem = f"an outline has {len(flat)} numbers" if flat.ndim == 1 else "an outline is no flat list"
+        raise DataError(problem, field="mask", expected="x0, y0, x1, y1, ... of three points or more")
     return flat.reshape(-1, 2)
 
 
@@ -67,7 +67,7 @@ def _fill_outline(point_N2: npt.NDArray[np.float64], height: int, width: int) ->
 def _edge(one_2: npt.NDArray[np.int64], other_2: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[2, N]: the points of the fine grid from one corner to the other, a step along the longer side at a time."""
     side_2 = np.abs(other_2 - one_2)
-    along = 0 if side_2[0] >= side_2[1] else 1  # of x and y, which moves by one a step
+    along = 0 if side_2[0] >= side_2[1] else 1  # of x and y, which moves by one per step
     low_2, high_2 = (one_2, other_2) if one_2[along] <= other_2[along] else (other_2, one_2)
     step_N = np.arange(side_2[along] + 1)
     slope = (high_2[1 - along] - low_2[1 - along]) / side_2[along] if side_2[along] else 0.0

@@ -1,4 +1,4 @@
-"""What was left out and why: one row a failure, kept beside the data so that nothing disappears in silence."""
+"""Quarantine: the rows that were left out and the reasons, one row per failure, stored beside the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ["uid", "stage", "reason", "file"]
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class QuarantineEntry:
     """A sample, or a part of a file, that cannot be used.
 
     stage   where it was found: "read", "text", "image", "build", "verify"
@@ -38,19 +38,19 @@ class Bad:
         return f"{self.file or self.uid}: {self.reason}" + (f" [{self.uid}]" if self.file and self.uid else "")
 
 
-def first_lines(rows: Sequence[Bad], most: int = 5) -> list[str]:
-    """The first of them for people to read, one a line, and how many more there are."""
+def first_lines(rows: Sequence[QuarantineEntry], most: int = 5) -> list[str]:
+    """The first of them for people to read, one per line, and how many more there are."""
     return [f"  {bad}" for bad in rows[:most]] + ([f"  and {len(rows) - most:,} more"] if len(rows) > most else [])
 
 
-def write_quarantine(folder: Path, rows: Iterable[Bad]) -> None:
+def write_quarantine(folder: Path, rows: Iterable[QuarantineEntry]) -> None:
     """Replaces ``quarantine.parquet``; equal rows are written once, in order of uid."""
     unique = sorted(set(rows), key=lambda bad: (bad.uid, bad.stage, bad.reason, bad.file))
     schema = pa.schema([(name, pa.string()) for name in NAMES])
     write_parquet(folder / FILE, pa.Table.from_pylist([asdict(bad) for bad in unique], schema=schema))
 
 
-def read_quarantine(folder: Path) -> list[Bad]:
+def read_quarantine(folder: Path) -> list[QuarantineEntry]:
     """The rows of ``quarantine.parquet``; none when there is no such file."""
     if not (folder / FILE).is_file():
         return []
@@ -60,4 +60,4 @@ def read_quarantine(folder: Path) -> list[Bad]:
             raise DataError(
                 f"has no '{name}' of strings in every row", file=folder / FILE, expected=f"columns {', '.join(NAMES)}"
             )
-    return [Bad(**row) for row in table.select(NAMES).to_pylist()]
+    return [QuarantineEntry(**row) for row in table.select(NAMES).to_pylist()]

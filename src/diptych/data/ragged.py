@@ -1,4 +1,4 @@
-"""Several records a sample (texts, regions, relations) in flat columns: `start[row]..start[row + 1]` are the records of a row."""
+"""Ragged records (texts, regions, relations), several per sample, in flat columns: records of a row are `start[row]..start[row + 1]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """Records by row. `start_N1` has one number more than there are rows; `table` holds the records in order of row."""
+    """Records by row. `start_N1` has one entry more than there are rows; `table` holds the records in order of row."""
 
     start_N1: Ints
     table: pa.Table
@@ -75,7 +75,7 @@ class Ragged:
         return values
 
     def lists(self, name: str) -> pa.ListArray:
-        """One column as a list a row."""
+        """One column as a list per row."""
         return pa.ListArray.from_arrays(pa.array(self.start_N1, pa.int32()), self.column(name))
 
     def rows(self) -> Ints:
@@ -118,7 +118,7 @@ class Ragged:
 
 
 def with_records(old: Ragged | None, table: pa.Table, uids: pa.Array, *, replace: bool) -> Ragged:
-    """The records of a uid-keyed table behind the old ones of its row, or with `replace` in their place; other rows keep theirs."""
+    """Append the records of a uid-keyed table to those of their rows, or replace them with `replace`; other rows keep theirs."""
     new = Ragged.by_uid(table, uids)
     if old is None:
         return new

@@ -1,6 +1,6 @@
-"""Few labelled images of each class, drawn once and written down, so that every method learns from the same ones.
+"""Few-shot subsets: a few labelled images of each class, drawn once and saved, so that every method learns from the same ones.
 
-A file of shots is JSON: how many a class, which draw, the label's column, uids of training and validation by class. The draw depends on
+A file of shots is JSON: how many per class, which draw, the label's column, uids of training and validation by class. The draw depends on
 (number of the draw, class, uids of the class) alone: not on the order of rows, not on other classes, not on another data set that was
 drawn before. Fewer shots of one draw are the first of more.
 """
@@ -25,9 +25,9 @@ MOST_VALIDATION = 4
 
 @dataclass(frozen=True, slots=True)
 class Shots:
-    """What a method may learn from.
+    """Few-shot split: the training and validation uids of each class.
 
-    shots   images a class; draw  which of the draws, from 1
+    shots   images per class; draw  which of the draws, from 1
     train   class -> uids, at most `shots`; val  class -> other uids, at most min(shots, 4)
     short   classes that have fewer images than shots, with how many there are: all of them are taken, none twice
     """
@@ -48,7 +48,7 @@ class Shots:
         return tuple(self.train)
 
     def uids(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
-        """Of training, by class; of these classes alone where they are named."""
+        """Training uids by class; of these classes alone where they are named."""
         return tuple(uid for name in classes or self.train for uid in self.train[name])
 
     def save(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class Shots:
 
     @classmethod
     def load(cls, path: Path) -> Shots:
-        """A file that `save` wrote. Raises DataError that names what is wrong with it."""
+        """Load a file of `save`. Raises DataError that names the fault."""
         try:
             plain = read_object(Path(path))
             sides = {side: {str(name): tuple(map(str, uids)) for name, uids in plain[side].items()} for side in ("train", "val")}
@@ -65,23 +65,23 @@ class Shots:
             raise DataError("there is no such file", file=path, expected="a file of shots") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"is no file of shots: {error!r}", file=path, expected="JSON with shots, draw, label, train, val"
+                f"is not a file of shots: {error!r}", file=path, expected="JSON with shots, draw, label, train, val"
             ) from error
 
 
 def by_class(data: Dataset, label: str, language: str = "en") -> dict[str, list[str]]:
-    """Class -> uids, both sorted."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Uids by class, both sorted."""
+    uids_by_class: dict[str, list[str]] = defaultdict(list)
     for row in range(len(data)):
         sample = data[row]
-        found[label_of(sample, label, language)].append(sample.uid)
-    return {name: sorted(found[name]) for name in sorted(found)}
+        uids_by_class[label_of(sample, label, language)].append(sample.uid)
+    return {name: sorted(uids_by_class[name]) for name in sorted(uids_by_class)}
 
 
 def draw_shots(
     data: Dataset, shots: int, draw: int, *, label: str = "label", language: str = "en", allow_short: bool = True
 ) -> Shots:
-    """`shots` images of each class, and others for validation.
+    """Draw `shots` images of each class, and others for validation.
 
     allow_short  a class with fewer images gives all it has; False refuses it
     """
@@ -93,7 +93,7 @@ def draw_shots(
             raise DataError(
                 f"class {name!r} has {len(uids)} images", file=data.name, field=label, expected=f"{shots}, one for each shot"
             )
-        order = [uids[place] for place in keyed_rng("shots", draw, name).permutation(len(uids))]
+        order = [uids[number] for number in keyed_rng("shots", draw, name).permutation(len(uids))]
         train[name] = tuple(order[:shots])
         val[name] = tuple(order[shots : shots + min(shots, MOST_VALIDATION)])
     if len(train) < 2:
@@ -102,23 +102,23 @@ def draw_shots(
 
 
 def base_and_new(classes: Sequence[str], order: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The first half of the classes, rounded up, is trained on ("base"), the rest is "new" (CoCoOp, 2203.05557).
+    """Base-to-new split of classes: the first half, rounded up, is trained on ("base"), the rest is "new" (CoCoOp, 2203.05557).
 
     order  the classes by their numbers, as the release sorts them; it may name others, too. Empty: by their names
 
     >>> base_and_new(["c", "a", "b"]), base_and_new(["c", "a", "b"], order=["b", "c", "a"])
     ((('a', 'b'), ('c',)), (('b', 'c'), ('a',)))
     """
-    place = {name: number for number, name in enumerate(order)}
-    if lost := next((name for name in classes if order and name not in place), None):
+    position_of = {name: number for number, name in enumerate(order)}
+    if lost := next((name for name in classes if order and name not in position_of), None):
         raise ConfigError(f"class_order lacks {lost!r} (expected all {len(classes)} classes in the order of their numbers)")
-    ordered = sorted(classes, key=lambda name: (place.get(name, 0), name))
+    ordered = sorted(classes, key=lambda name: (position_of.get(name, 0), name))
     half = math.ceil(len(ordered) / 2)
     return tuple(ordered[:half]), tuple(ordered[half:])
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """2 b n / (b + n); 0 where both are.
+    """Harmonic mean 2 b n / (b + n); 0 where both are 0.
 
     >>> round(harmonic_mean(82.7, 63.2), 2)
     71.65

@@ -1,4 +1,4 @@
-"""Splits that do not leak, and a report on those that do.
+"""Leak-free splits, and a report on leaks between existing ones.
 
 The unit is the group (patient, article, concept), joined with every other sample that shows the same image: all of it goes to
 one split.
@@ -66,7 +66,7 @@ def split(
 
 
 def _units(pool: Pool, together: Sequence[Tie]) -> Any:
-    """A number a row; rows that must stay together have the same."""
+    """One number per row; rows that must stay together have the same."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -87,8 +87,8 @@ def _keys_of_rows(pool: Pool, tie: Tie) -> tuple[Ints, Ints]:
     if tie == "group":
         return np.arange(len(pool)), _codes(pa.array(pool.groups, pa.string()))
     if tie == "image":
-        known = pool.column("sha256") if "sha256" in pool.column_names else [None] * len(pool)
-        hashes = pa.array(known, pa.string())
+        sha256 = pool.column("sha256") if "sha256" in pool.column_names else [None] * len(pool)
+        hashes = pa.array(sha256, pa.string())
         row_V = np.flatnonzero(pc.not_equal(hashes, "").fill_null(False).to_numpy(zero_copy_only=False))
         return row_V, _codes(hashes.take(pa.array(row_V)))
     texts = pool.texts
@@ -101,13 +101,13 @@ def _keys_of_rows(pool: Pool, tie: Tie) -> tuple[Ints, Ints]:
 
 
 def _codes(names: pa.Array) -> Ints:
-    """Equal numbers for equal names, in order of first appearance."""
+    """Integer code of each name, in order of first appearance."""
     codes: Ints = names.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return codes
 
 
 def save_split(folder: Path, pool: Pool, made_by: MadeBy) -> Path:
-    """Keep the splits of `pool` with a built folder: `open_built` applies them from now on."""
+    """Save the splits of `pool` with a built folder: `open_built` applies them from now on."""
     table = pa.table({"uid": pa.array(pool.uids, pa.string()), "split": pa.array(pool.column("split"), pa.string())})
     return write_table(folder, "split", table, made_by)
 
@@ -117,7 +117,7 @@ def save_split(folder: Path, pool: Pool, made_by: MadeBy) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Two splits that share something. `shared` counts groups, images or texts; `rows` the samples of both that carry them."""
+    """Overlap of two splits. `shared` counts groups, images or texts; `rows` the samples of both that carry them."""
 
     kind: Tie
     splits: tuple[str, str]
@@ -134,34 +134,34 @@ class Leak:
 
 @dataclass(frozen=True, slots=True)
 class LeakReport:
-    """Every leak between any two splits. `known` says which kinds could be checked (images need hashes: build first)."""
+    """Every leak between any two splits. `checked` lists the kinds that could be checked (images need hashes: build first)."""
 
     leaks: tuple[Leak, ...]
-    known: tuple[Tie, ...]
+    checked: tuple[Tie, ...]
 
     @property
     def clean(self) -> bool:
         return not self.leaks
 
     def lines(self) -> list[str]:
-        return [str(leak) for leak in self.leaks] or [f"no leak between splits by {', '.join(self.known)}"]
+        return [str(leak) for leak in self.leaks] or [f"no leak between splits by {', '.join(self.checked)}"]
 
     def to_json(self) -> dict[str, Any]:
-        return {"clean": self.clean, "known": list(self.known), "leaks": [asdict(leak) for leak in self.leaks]}
+        return {"clean": self.clean, "known": list(self.checked), "leaks": [asdict(leak) for leak in self.leaks]}
 
 
 def leaks(pool: Pool, *, examples: int = 3) -> LeakReport:
-    """What any two splits share. Rows without a split are not looked at. Pairs of splits, and examples, come in the order of rows."""
+    """Overlaps between any two splits, in the order of rows. Rows without a split are ignored."""
     names, uids = pool.split_names, pool.uids
     split_N = pc.index_in(pa.array(pool.column("split"), pa.string()), value_set=pa.array(names, pa.string()))
     split_N = split_N.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    found: list[Leak] = []
-    known: list[Tie] = []
+    leaks: list[Leak] = []
+    checked: list[Tie] = []
     for tie in TIES:
         row_V, key_V = _keys_of_rows(pool, tie)
         if tie == "image" and not len(row_V):
             continue
-        known.append(tie)
+        checked.append(tie)
         common = _Common.of(row_V, key_V, split_N, len(names))
         pair_C = common.one * len(names) + common.other
         by_pair = np.argsort(pair_C, kind="stable")
@@ -169,14 +169,15 @@ def leaks(pool: Pool, *, examples: int = 3) -> LeakReport:
         for line_C in sorted(np.split(by_pair, starts[1:]) if len(starts) else [], key=lambda line_C: int(line_C[0])):
             shown = [(uids[common.row[c]], uids[common.other_row[c]]) for c in line_C[:examples].tolist()]
             one, other = names[common.one[line_C[0]]], names[common.other[line_C[0]]]
-            found.append(Leak(tie, (one, other), len(line_C), int(common.rows[line_C].sum()), tuple(shown)))
-    return LeakReport(tuple(found), tuple(known))
+            leaks.append(Leak(tie, (one, other), len(line_C), int(common.rows[line_C].sum()), tuple(shown)))
+    return LeakReport(tuple(leaks), tuple(checked))
 
 
 @dataclass(frozen=True, slots=True)
 class _Common:
-    """What two splits have in common, a line a key and pair of splits, in order of the key's first row: the splits by number, the
-    first row of each that has it, and how many rows of both have it."""
+    """Keys that two splits share, a line per key and pair of splits, in order of the key's first row: the splits by number, the first row
+    of each that has the key, and the number of rows of both that have it.
+    """
 
     one: Ints
     other: Ints

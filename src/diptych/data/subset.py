@@ -12,14 +12,14 @@ from diptych.core.errors import DataError
 
 
 def read_uids(file: Path | str) -> list[str]:
-    """The uids of a text file, one a line; empty lines are passed over, and so is a uid that comes again."""
+    """Uids of a text file, one per line; empty lines and repeated uids are skipped."""
     file = Path(file)
     if not file.is_file():
         raise DataError("there is no such file", file=file, expected="a text file with one uid a line")
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise DataError("it is no UTF-8 text", file=file, expected="a text file with one uid a line") from None
+        raise DataError("it is not UTF-8 text", file=file, expected="a text file with one uid a line") from None
     uids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not uids:
         raise DataError("it holds no uid", file=file, expected="one uid a line")
@@ -28,8 +28,8 @@ def read_uids(file: Path | str) -> list[str]:
 
 def rows_of(data: Any, uids: Iterable[str]) -> list[int]:
     """The rows of a data set that have one of these uids, in the order of the data set."""
-    wanted = set(uids)
-    return [row for row, uid in enumerate(data.uids) if uid in wanted]
+    chosen = set(uids)
+    return [row for row, uid in enumerate(data.uids) if uid in chosen]
 
 
 def subset(data: Any, uids: Sequence[str], *, whole: Any = None, file: object = None) -> Any:

@@ -1,4 +1,4 @@
-"""The texts of a pool: strings with their languages and origins, several a sample."""
+"""Texts of a pool: strings with their languages and origins, several per sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Texts:
-    """The texts of every row. `of(row)` is on the path of every batch, so languages and origins are small numbers here."""
+    """Texts of every row. `of(row)` runs for every batch, so languages and origins are stored as small integers."""
 
     __slots__ = ("_languages", "_languages_R", "_origins_R", "_strings", "ragged")
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 
 Ints = npt.NDArray[np.int64]
 
 
-def utf8_rows(table: pa.Table, file: Path, bad: list[Bad]) -> Ints:
+def utf8_rows(table: pa.Table, file: Path, bad: list[QuarantineEntry]) -> Ints:
     """The rows of a Parquet table whose strings are UTF-8, at whatever depth: the format does not see to it."""
     keep = np.ones(table.num_rows, bool)
     for name in table.column_names:
@@ -23,7 +23,7 @@ def utf8_rows(table: pa.Table, file: Path, bad: list[Bad]) -> Ints:
             continue
         for row in _invalid_rows(column):
             if keep[row]:
-                bad.append(Bad("", "text", f"row {row}: its {name} is not UTF-8", str(file)))
+                bad.append(QuarantineEntry("", "text", f"row {row}: its {name} is not UTF-8", str(file)))
             keep[row] = False
     return np.flatnonzero(keep)
 

@@ -1,13 +1,12 @@
-"""The life of any index: built, opened, added to, searched, cut down, compacted, exported. Each kind says in a file of its own how
-a sample becomes vectors and how a search (`plan`) becomes what the engine is asked (`ranking`).
+"""Lifecycle of an index: build, open, add, search, remove, compact, export. Each kind defines in its own file how samples are encoded as
+vectors and how a search (`plan`) becomes engine queries (`ranking`).
 
-    FOLDER/index.json   what it is (`facts`): kind, model and data by fingerprint, columns
-    FOLDER/shard/       the engine's files (`edge`), unless they lie on a server (`server`)
+    FOLDER/index.json   metadata (`facts`): kind, model and data by fingerprint, columns
+    FOLDER/shard/       the engine's files (`edge`), unless they are on a server (`server`)
     FOLDER/words.txt    vocabulary of lexical kinds
 
-How it is built and filled stands in `building`. What `add` and `remove` have returned from, and every block that a build or an `add` has
-stored, survives a kill. A text can only be compared with vectors of the model that reads it, so opening an index with another
-model is refused.
+`building` has the build itself. Completed calls of `add` and `remove`, and every block that a build or an `add` has stored, survive a
+kill. A text can only be compared with vectors of the model that embeds it, so opening an index with another model is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self, Unpack, get_args, overload
 import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
-from diptych.core.disk.lock import only_here
+from diptych.core.disk.lock import exclusive
 from diptych.core.disk.paths import is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
@@ -29,20 +28,20 @@ from diptych.core.sample import Sample, Text
 from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection
 from diptych.index.engine.disk import full_disk
-from diptych.index.engine.door import Door, Inside
-from diptych.index.engine.store import Dense, Space, Vectors
-from diptych.index.facts import Facts, Info, read_facts
+from diptych.index.engine.index_server import IndexServer, Inside
+from diptych.index.engine.store import DenseSpace, Space, Vectors
+from diptych.index.facts import Facts, IndexInfo, read_facts
 from diptych.index.hits import Hits, Pictures
-from diptych.index.items import Block, What, image_items, text_items
-from diptych.index.places import new_collection, refuse_target, sweep
+from diptych.index.items import ItemBatch, What, image_items, text_items
+from diptych.index.places import new_collection, refuse_target, remove_stale_shards
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
-from diptych.index.ranking import Ranking, hits_of
+from diptych.index.ranking import RankingPlan, hits_of
 
 Existing = Literal["replace", "skip"]
 
 
 class Index(ABC):
-    """Open it with `build` or `open`; close it, or use it in a `with` block, to let another process in."""
+    """Base class of all indexes. Open it with `build` or `open`; close it, or use it in a `with` block, to release it to others."""
 
     kind: ClassVar[str] = ""
     compare: ClassVar[str] = ""
@@ -68,46 +67,47 @@ class Index(ABC):
     @classmethod
     @abstractmethod
     def check_model(cls, model: Any, what: What) -> None:
-        """Raise ConfigError unless the model can do what this kind asks of it."""
+        """Raise ConfigError unless the model has the capabilities that this kind needs."""
 
     @classmethod
     def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
-        """The options of an index of this kind, checked and completed; kept with the index."""
+        """Options of an index of this kind, validated and completed with defaults; stored with the index."""
         if options:
             raise ConfigError(f"an index of kind '{cls.kind}' has no option {', '.join(options)}")
         return {}
 
     @abstractmethod
     def spaces(self) -> list[Space]:
-        """The engine's spaces, from what is known about the vectors."""
+        """Vector spaces of the engine, from what is known about the vectors."""
 
     def needs_image(self) -> bool:
-        """Whether samples without image are passed over in an index of images."""
+        """True if samples without image are skipped in an index of images."""
         return True
 
     @abstractmethod
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
-        """One set of vectors a sample; an empty one leaves it out."""
+        """One set of vectors per sample; an empty one leaves it out."""
 
     @abstractmethod
     def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
-        """One set of vectors a text. `uids` is for messages."""
+        """One set of vectors per text. `uids` is for messages."""
 
     @abstractmethod
-    def ranking(self, plan: SearchPlan) -> Ranking:
-        """How the engine is asked. Indexes that do not combine get plans of one part."""
+    def ranking(self, plan: SearchPlan) -> RankingPlan:
+        """Engine queries for a search plan. Indexes that do not combine get plans of one part."""
 
     def takes_vectors(self, plan: SearchPlan) -> bool:
-        """Whether the texts and pictures of a plan may be given as the model's embeddings (`SearchPlan.embedded`), so that a service
-        can embed those of several requests together."""
+        """True if texts and pictures of a plan may be given as the model's embeddings (`SearchPlan.embedded`), so that a service can
+        embed those of several requests together.
+        """
         return False
 
     def checked_vectors(self, query_QD: Unit) -> Unit:
         """Unit vectors to search by."""
         raise ConfigError(f"an index of kind '{self.kind}' does not search by vectors: ask with a text, an image or a uid")
 
-    def blocks(self, pool: Dataset) -> Iterator[Block]:
-        """The items of a pool, embedded, a block at a time."""
+    def blocks(self, pool: Dataset) -> Iterator[ItemBatch]:
+        """Embedded items of a pool, one block at a time."""
         if self._facts.what == "images":
             return image_items(self.encode_samples, pool, needs_image=self.needs_image())
         return text_items(self.encode_texts, pool)
@@ -115,19 +115,19 @@ class Index(ABC):
     # ------------------------------------------------------------ searching
 
     def answer(self, plan: SearchPlan) -> Hits:
-        """The hits of a plan, best first; examples themselves are not among them.
+        """Hits of a plan, best first; examples themselves are not among them.
 
-        Raises ConfigError for what this kind of index cannot do, DataError for a uid that is not there.
+        Raises ConfigError for a plan that this kind of index cannot answer, DataError for an unknown uid.
         """
         self.check_mode(plan)
         if plan.only is None and not self.combines:
             raise ConfigError(f"an index of kind '{self.kind}' cannot add and subtract: ask with one text, one image or one uid")
         engine, columns = self.collection.engine, self._facts.columns
-        found = hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
-        return Hits(found, pictures=self.pictures)
+        hits = hits_of(self.ranking(plan), plan, engine, columns, compare=self.compare, deepest=self.deepest)
+        return Hits(hits, pictures=self.pictures)
 
     def check_mode(self, plan: SearchPlan) -> None:
-        """Raise ConfigError unless the index has what the plan asks for beside its usual search."""
+        """Raise ConfigError unless the index has the search mode of the plan."""
         mode = plan.mode
         if mode is None or isinstance(plan.only, ByVector):
             return
@@ -169,7 +169,7 @@ class Index(ABC):
         return self.answer(SearchPlan((ByImage(picture(image)),), k, **options))
 
     def search_like(self, uid: str, k: int = 10, **options: Unpack[Options]) -> Hits:
-        """The k items most like one that is there, without it."""
+        """The k items most similar to a stored one, without it."""
         return self.answer(SearchPlan((ByExamples((uid,)),), k, **options))
 
     def search_vectors(self, query_QD: Unit, k: int = 10, **options: Unpack[Options]) -> list[Hits]:
@@ -194,11 +194,11 @@ class Index(ABC):
         source: dict[str, str] | None = None,
         **options: Any,
     ) -> Self:
-        """Embed a pool and store it. The folder appears only when everything is in it; a killed build goes on where it was.
+        """Embed a pool and store it. The folder appears only when complete; a killed build resumes.
 
-        what     "images": one item a sample; "texts": one item a text (its string is in the column `text`)
-        url      of a Qdrant server that is to hold the vectors (extra `[server]`); the folder then keeps the facts only
-        source   addresses of model and data, to be remembered
+        what     "images": one item per sample; "texts": one item per text (its string is in the column `text`)
+        url      of a Qdrant server that is to hold the vectors (extra `[server]`); the folder then keeps the metadata only
+        source   addresses of model and data, stored with the index
         options  of the kind
         Raises RunError when the folder exists and `overwrite` is not set, DataError when nothing can be embedded.
         """
@@ -209,8 +209,8 @@ class Index(ABC):
         if not len(pool):
             raise DataError(f"'{pool.name}' is empty: there is nothing to index", expected="one sample or more")
         cls.check_model(model, what)
-        place = folder.absolute()
-        with only_here(place.parent, f".{place.name}.lock", f"{folder} is being built"):
+        target = folder.absolute()
+        with exclusive(target.parent, f".{target.name}.lock", f"{folder} is being built"):
             facts = Facts(
                 kind=cls.kind,
                 what=what,
@@ -226,7 +226,7 @@ class Index(ABC):
 
     @classmethod
     def open(cls, folder: Path | str, model: Any = None, *, url: str = "") -> Self:
-        """An index that is there. Without a model only vectors and uids can be searched.
+        """Open a stored index. Without a model only vectors and uids can be searched.
 
         url  of the server that holds its vectors; a server that only the folder names is not contacted (see `facts.SERVER`)
         Raises RunError: no index there, another kind or a newer format, another model's vectors, open elsewhere.
@@ -241,31 +241,31 @@ class Index(ABC):
                 cls.check_model(model, facts.what)  # type: ignore[arg-type]  # one of both, or refused there
             except ConfigError as error:
                 raise RunError(f"{folder}: {error}") from error
-        facts.refuse_untold(folder, url)
+        facts.refuse_unconfirmed_server(folder, url)
         index = cls(folder, facts, model)
         index.collection.load()
-        if not index.collection.is_visit:
-            sweep(folder, facts)
+        if not index.collection.is_remote:
+            remove_stale_shards(folder, facts)
         return index
 
     @contextmanager
     def open_to_others(self, inside: Inside, changed: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Let other processes of the same user search and change the index for a block, though this one has it open.
+        """Context manager: other processes of the same user may search and change the index while this one has it open.
 
-        inside   runs something where nothing else touches the index, and gives its result
-        changed  is called there after a visitor has changed something
+        inside   runs a function while nothing else touches the index, and returns its result
+        changed  is called there after a client has changed something
         """
 
         def refresh() -> None:
             self._reread()
             changed()
 
-        if self._facts.url or self.collection.is_visit:
+        if self._facts.url or self.collection.is_remote:
             yield  # others can ask the server, or the process that has it open
             return
         door = None
         with suppress(OSError, AttributeError):  # a folder, or a system, without such sockets: then nobody comes in
-            door = Door(self.folder, lambda: self.collection.engine, inside, refresh)
+            door = IndexServer(self.folder, lambda: self.collection.engine, inside, refresh)
         try:
             yield
         finally:
@@ -290,17 +290,16 @@ class Index(ABC):
         return self._model
 
     @property
-    def info(self) -> Info:
-        dim = next((space.dim for space in self.spaces() if isinstance(space, Dense)), 0)
+    def info(self) -> IndexInfo:
+        dim = next((space.dim for space in self.spaces() if isinstance(space, DenseSpace)), 0)
         return self._facts.info(count=len(self), dim=dim, size=self.collection.engine.bytes())
 
     # ------------------------------------------------------------ changing
 
     def add(self, pool: Dataset, *, batch_size: int = 64, progress: bool = True, existing: Existing = "replace") -> int:
-        """Embed and store more samples. Returns how many items were stored.
+        """Embed and store more samples. Returns the number of items stored.
 
-        existing  what happens to a uid that is there already: "replace" embeds it again; "skip" passes it over, which also makes an
-                  `add` that was killed go on
+        existing  a uid that is stored already: "replace" embeds it again; "skip" skips it, which also resumes an `add` that was killed
         """
         if existing not in get_args(Existing):
             raise ConfigError(f"existing is {existing!r} (expected replace | skip)")
@@ -311,15 +310,15 @@ class Index(ABC):
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Only one visitor of an index changes it at a time: facts and vocabulary are files that it writes."""
-        if not self.collection.is_visit:
+        if not self.collection.is_remote:
             yield
             return
-        with only_here(self.folder, ".changing", f"{self.folder} is being changed"):
+        with exclusive(self.folder, ".changing", f"{self.folder} is being changed"):
             self._reread()
             yield
 
     def _reread(self) -> None:
-        """Facts and vocabulary as another process has left them."""
+        """Reload facts and vocabulary after a change by another process."""
         self.collection.reread()
         for name in self.read_once:
             self.__dict__.pop(name, None)
@@ -332,33 +331,36 @@ class Index(ABC):
         return stored
 
     def remove(self, uids: Iterable[str]) -> int:
-        """Take samples out, for good and at once. Returns how many items went; uids that are not there are passed over.
+        """Delete samples permanently and at once. Returns the number of items deleted; uids that are not stored are skipped.
 
-        No search finds them again from this moment. Their bytes leave the disk with `compact`.
+        No search returns them from this moment. Their bytes leave the disk with `compact`.
         """
         names = list(dict.fromkeys(uids))
         with full_disk(self.folder), self._alone():
             return self.collection.remove(names) if names else 0
 
     def uids(self) -> list[str]:
-        """The uids of all items, sorted; a sample with several texts in an index of texts is there once."""
+        """Sorted uids of all items; a sample with several texts in an index of texts is listed once."""
         return self.collection.uids()
 
     def compact(self) -> int:
-        """Write all items anew, so that nothing of removed ones stays on disk. Returns how many bytes that saved. A server does
-        this by itself."""
+        """Rewrite all items, so that nothing of deleted ones stays on disk. Returns the number of bytes saved. A server does this by
+        itself.
+        """
         with full_disk(self.folder):
             return 0 if self._facts.url else self.collection.compact()
 
     def move(self, url: str) -> None:
-        """Bring all items to a Qdrant server, or with "" from there into the folder; then let go of them where they were. What
-        goes wrong on the way leaves the index as it was."""
+        """Move all items to a Qdrant server, or with "" from there into the folder; they are deleted at the old place. A failure on
+        the way leaves the index unchanged.
+        """
         with full_disk(self.folder):
             self.collection.move(url)
 
     def export(self, out: Path | str, *, vectors: bool = True) -> int:
-        """Write all items to a Parquet file (uid, columns, vectors by space), or their uids to a text file, one a line. Returns how
-        many rows. The ending of `out` decides: .parquet or .txt."""
+        """Write all items to a Parquet file (uid, columns, vectors by space), or their uids to a text file, one per line. Returns the
+        number of rows. The ending of `out` decides: .parquet or .txt.
+        """
         from diptych.index.export import export_parquet, export_uids
 
         out = Path(out)
@@ -371,7 +373,7 @@ class Index(ABC):
         return export_parquet(items, self._facts.columns, spaces, self.vocabulary_terms(), out)
 
     def vocabulary_terms(self) -> list[str]:
-        """What the numbers of sparse vectors stand for; empty where there are none."""
+        """Terms of the sparse dimensions, by position; empty where there are none."""
         return []
 
     # ------------------------------------------------------------ inside: what kinds use
@@ -381,11 +383,11 @@ class Index(ABC):
         return self.collection.facts
 
     def _cannot_take(self, part: Part) -> ConfigError:
-        """The error for a part that this kind of index does not know."""
+        """Error for a part of a plan that this kind of index does not support."""
         return ConfigError(f"an index of kind '{self.kind}' does not search by {part.noun}: ask with a text, an image or a uid")
 
     def _ready(self) -> Any:
-        """The model, or an error that says which one is missing."""
+        """The model. Raises an error that names a missing one."""
         if self._model is None:
             name = self._facts.model["name"]
             raise RunError(f"{self.folder} was opened without a model: texts and images need '{name}' (open(folder, model))")

@@ -1,4 +1,4 @@
-"""How an index is built and filled: block by block, in a folder of its own until everything is there.
+"""Build and fill an index block by block, in a temporary folder until it is complete.
 
 A build happens in `.NAME.building` beside the target and takes its place when everything is in it; a build that was killed goes on from
 there when it is started again.
@@ -58,10 +58,10 @@ def build_in_place(
 
 
 def start_or_go_on(kind: type[K], work: Path, facts: Facts, model: Any) -> K:
-    """An index in the working folder: what an interrupted build of the same thing left there, or a new one."""
+    """Index in the working folder: resumed from an interrupted build of the same thing, or new."""
     if (work / FILE).is_file():
         before = read_facts(work)
-        before.refuse_untold(work, facts.url)
+        before.refuse_unconfirmed_server(work, facts.url)
         index = kind(work, before, model)
         index.collection.load()  # raises when another process is building there
         if before.same_build(facts):
@@ -73,7 +73,7 @@ def start_or_go_on(kind: type[K], work: Path, facts: Facts, model: Any) -> K:
 
 
 def fill(index: Index, pool: Dataset, *, batch_size: int, progress: bool, skip: Container[str], once: bool = False) -> int:
-    """Embed and store block by block; how many items were stored. skip: uids to pass over; once: a uid that comes twice is refused."""
+    """Embed and store block by block; returns the number of items stored. skip: uids to skip; once: refuse duplicate uids."""
     index.batch_size = batch_size
     rows = [row for row, uid in enumerate(pool.uids) if uid not in skip]
     part = pool if len(rows) == len(pool) else pool.select(rows)

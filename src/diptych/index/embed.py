@@ -17,38 +17,38 @@ from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 
 
-class WithUid(Protocol):
-    """What can be named when it cannot be read."""
+class HasUid(Protocol):
+    """Item with a uid, by which an error names it when it cannot be read."""
 
     @property
     def uid(self) -> str: ...
 
 
-S = TypeVar("S", bound=WithUid)
+S = TypeVar("S", bound=HasUid)
 T = TypeVar("T")
 
 NORM_TOLERANCE = 0.02  # rows that were normalised in bfloat16 are off by up to half a per cent
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A sample that was left out, and why."""
+class UnreadableSample:
+    """A sample that was left out, with the reason."""
 
     uid: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Some samples in the order of the data, their image embeddings, and those that could not be read."""
+class ImageEmbeddingBlock:
+    """Image embeddings of some samples in the order of the data, and the samples that could not be read."""
 
     samples: tuple[Sample, ...]
     vectors_ND: Unit
-    unreadable: tuple[Unreadable, ...] = ()
+    unreadable: tuple[UnreadableSample, ...] = ()
 
 
-def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size: int = 64) -> Iterator[Block]:
-    """Every sample that has an image, embedded. Samples without one are passed over.
+def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size: int = 64) -> Iterator[ImageEmbeddingBlock]:
+    """Embeddings of all samples with an image, block by block; samples without one are skipped.
 
     An image that cannot be decoded is left out and reported in the block; the block is embedded again in halves around it, so
     a bad file costs a little time and nothing else.
@@ -63,22 +63,25 @@ def image_blocks(model: Embedder, data: Dataset, *, block: int = 512, batch_size
 
         good, rows, unreadable = readable(encode, samples)
         rows_ND = np.stack(rows) if rows else np.zeros((0, 1), np.float32)
-        yield Block(tuple(good), check_rows(rows_ND, [s.uid for s in good], "image"), unreadable)
+        yield ImageEmbeddingBlock(tuple(good), check_rows(rows_ND, [s.uid for s in good], "image"), unreadable)
 
 
-def embedded_images(model: Embedder, data: Dataset, *, batch_size: int = 64, wanted: str = "samples with images") -> Block:
-    """Every sample that has an image, embedded, as one block. Raises DataError when no image is left; `wanted` says in it what the
-    data should hold."""
+def embedded_images(
+    model: Embedder, data: Dataset, *, batch_size: int = 64, wanted: str = "samples with images"
+) -> ImageEmbeddingBlock:
+    """Embeddings of all samples with an image, as one block. Raises DataError when no image is left; `wanted` names the expected data in
+    the message.
+    """
     blocks = list(image_blocks(model, data, batch_size=batch_size))
     samples = tuple(sample for block in blocks for sample in block.samples)
     unreadable = tuple(one for block in blocks for one in block.unreadable)
     if not samples:
         raise DataError(f"'{data.name}' has no image{' that can be read' * bool(unreadable)}", field="image", expected=wanted)
-    return Block(samples, np.concatenate([block.vectors_ND for block in blocks if block.samples]), unreadable)
+    return ImageEmbeddingBlock(samples, np.concatenate([block.vectors_ND for block in blocks if block.samples]), unreadable)
 
 
 def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *, batch_size: int = 256) -> Unit:
-    """The texts' embeddings; equal strings are embedded once, so that they tie exactly. `names` is for messages."""
+    """Text embeddings; equal strings are embedded once, so that they tie exactly. `names` is for messages."""
     distinct = list(dict.fromkeys(strings))
     position = {string: row for row, string in enumerate(distinct)}
     first_name = dict(zip(reversed(strings), reversed(names), strict=True))
@@ -88,7 +91,7 @@ def embed_texts(model: Embedder, strings: Sequence[str], names: Sequence[str], *
 
 
 def check_rows(vectors_ND: Unit, names: Sequence[str], what: str) -> Unit:
-    """The same rows, if there is one finite unit row a name; otherwise an error that names the first bad one."""
+    """The same rows, if there is one finite unit row per name; otherwise an error that names the first bad one."""
     vectors_ND = np.asarray(vectors_ND, np.float32)
     if vectors_ND.ndim != 2 or len(vectors_ND) != len(names):
         raise ShapeError(f"the model answered {list(vectors_ND.shape)} for {len(names)} {what}s (expected [{len(names)}, D])")
@@ -104,7 +107,7 @@ def check_rows(vectors_ND: Unit, names: Sequence[str], what: str) -> Unit:
 
 
 def count_truncated(model: Embedder, strings: Sequence[str]) -> int | None:
-    """How many texts are longer than the model's context; None when the model does not tell."""
+    """Number of texts longer than the model's context; None for a model without a tokenizer that counts them."""
     tokenizer, length = getattr(model, "tokenizer", None), getattr(model, "text_length", None)
     if tokenizer is None or not hasattr(tokenizer, "encode") or not isinstance(length, int):
         return None
@@ -112,13 +115,15 @@ def count_truncated(model: Embedder, strings: Sequence[str]) -> int | None:
     return None if truncated is None else int(truncated)
 
 
-def readable(answer: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> tuple[list[S], list[T], tuple[Unreadable, ...]]:
-    """What `answer` gives for the items whose images can be decoded, and the others: halves until the bad ones stand alone."""
+def readable(
+    answer: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]
+) -> tuple[list[S], list[T], tuple[UnreadableSample, ...]]:
+    """Answers for the items whose images can be decoded, and the undecodable ones: halves the batch until the bad ones are alone."""
     try:
         return list(items), list(answer(items)), ()
     except DecodeError as error:
         if len(items) == 1:
-            return [], [], (Unreadable(items[0].uid, str(error)),)
+            return [], [], (UnreadableSample(items[0].uid, str(error)),)
     middle = len(items) // 2
     left, right = readable(answer, items[:middle]), readable(answer, items[middle:])
     return left[0] + right[0], left[1] + right[1], left[2] + right[2]

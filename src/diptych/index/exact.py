@@ -1,4 +1,4 @@
-"""Exact search by comparing with everything: the oracle of every other index, and the right choice for small pools.
+"""Exhaustive search by comparing with everything: the oracle of every other index, and the right choice for small pools.
 
 Letters: N items, Q queries, D width, K results.
 """
@@ -21,7 +21,7 @@ BLOCK = 256  # queries at once
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer of a search: cosine of the query and the item, and the item's columns."""
+    """One search result: cosine of the query and the item, and the item's columns."""
 
     uid: str
     score: float
@@ -45,7 +45,7 @@ class ExactIndex:
             raise ShapeError(f"{len(self.payloads)} payloads for {len(self.uids)} uids")
 
     def search_vectors(self, query_QD: Unit, k: int = 10, *, where: Where | None = None) -> list[list[Hit]]:
-        """The k nearest of each query, fewer when fewer satisfy `where`."""
+        """The k nearest items of each query, fewer when fewer satisfy `where`."""
         rows = np.arange(len(self.uids))
         if where:
             check_where(where, merge_kinds({}, self.payloads))
@@ -86,8 +86,8 @@ def nearest(
         score, row = (query.to(coarse.dtype) @ coarse.T).float().topk(min(max(k, shortlist), len(gallery)), dim=1)
         if shortlist:
             score = torch.einsum("qd,qkd->qk", query, gallery[row])
-        row, place = row.sort(dim=1)  # equal scores: lower row first
-        score, order = score.gather(1, place).sort(dim=1, descending=True, stable=True)
+        row, row_order = row.sort(dim=1)  # equal scores: lower row first
+        score, order = score.gather(1, row_order).sort(dim=1, descending=True, stable=True)
         rows.append(row.gather(1, order)[:, :k])
         scores.append(score[:, :k])
     if not rows:

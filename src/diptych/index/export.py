@@ -1,4 +1,4 @@
-"""An index as a file that other tools read."""
+"""Export of an index to files that other tools read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.core.disk.files import write_atomic
-from diptych.index.engine.store import PAGE, Dense, Item, Space, Terms, Vector
+from diptych.index.engine.store import PAGE, DenseSpace, IndexItem, Space, SparseVector, Vector
 from diptych.index.filters import Kind
 
 TYPES = {
@@ -25,15 +25,15 @@ TYPES = {
 
 
 def export_uids(uids: Sequence[str], out: Path) -> int:
-    """One uid a line."""
+    """Write the uids, one per line."""
     write_atomic(out, "".join(f"{uid}\n" for uid in uids))
     return len(uids)
 
 
 def export_parquet(
-    items: Iterator[Item], columns: Mapping[str, Kind], spaces: Sequence[Space], terms: Sequence[str], out: Path
+    items: Iterator[IndexItem], columns: Mapping[str, Kind], spaces: Sequence[Space], terms: Sequence[str], out: Path
 ) -> int:
-    """A row an item: uid, the columns, and a column a space: the vector, several vectors, or a map from terms to weights. The file
+    """One row per item: uid, the columns, and a column a space: the vector, several vectors, or a map from terms to weights. The file
     appears when it is whole. Returns the number of rows."""
     names = [name for name in columns if name != "uid"]
     schema = pa.schema(
@@ -54,19 +54,19 @@ def export_parquet(
 
 
 def space_column(space: Space) -> str:
-    """The unnamed space is the embedding."""
+    """Column name of a space: "vector" for the unnamed one, the embedding."""
     return f"vector_{space.name}" if space.name else "vector"
 
 
 def _vector_type(space: Space) -> pa.DataType:
-    if not isinstance(space, Dense):
+    if not isinstance(space, DenseSpace):
         return pa.map_(pa.string(), pa.float32())
     vector = pa.list_(pa.float32(), space.dim)
     return pa.list_(vector) if space.many else vector
 
 
 def _as_list(vector: Vector | None, terms: Sequence[str]) -> Any:
-    if isinstance(vector, Terms):
+    if isinstance(vector, SparseVector):
         return [(terms[index], float(value)) for index, value in zip(vector.indices, vector.values, strict=True)]
     return None if vector is None else np.asarray(vector).tolist()
 

@@ -1,5 +1,6 @@
-"""`index.json`: what an index is, written so that a kill leaves the old facts or the new ones. Older formats are brought up to date
-when an index is opened; newer ones are refused."""
+"""Metadata of an index, `index.json`, written so that a kill leaves the old version or the new one. Older formats are upgraded when an
+index is opened; newer ones are refused.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 from diptych.core.config import from_plain
 from diptych.core.disk.files import restore, write_json
 from diptych.core.disk.json_text import read_object
-from diptych.core.disk.paths import is_file, leads_out
+from diptych.core.disk.paths import escapes_folder, is_file
 from diptych.core.errors import ConfigError, RunError
-from diptych.index.embed import Unreadable
+from diptych.index.embed import UnreadableSample
 from diptych.index.filters import Kind
 
 FORMAT = 2
@@ -29,8 +30,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Info:
-    """What an index holds now.
+class IndexInfo:
+    """Description of the current content of an index.
 
     dim       width of its vectors; 0 where they are sparse
     options   what the kind of index was built with (prefix, shortlist, fusion, ...)
@@ -50,17 +51,17 @@ class Info:
     source: dict[str, str] = field(default_factory=dict)
     url: str = ""
     bytes: int = 0
-    unreadable: tuple[Unreadable, ...] = ()
+    unreadable: tuple[UnreadableSample, ...] = ()
 
 
 @dataclass(slots=True)
 class Facts:
-    """The content of `index.json`.
+    """Content of `index.json`.
 
-    dims   width of each dense space by its name
-    indexed  the columns that the engine has an index of, with their kinds
+    dims   dimensions of each dense space by its name
+    indexed  columns that the engine has an index of, with their kinds
     shard  folder of the embedded engine's files inside the index
-    url, collection  where the vectors lie instead, when they lie on a server
+    url, collection  address of the vectors when they are on a server
     """
 
     kind: str
@@ -80,20 +81,20 @@ class Facts:
     def write(self, folder: Path) -> None:
         write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
 
-    def info(self, *, count: int, dim: int, size: int) -> Info:
-        """With what the engine says: items, width of the main space, bytes."""
+    def info(self, *, count: int, dim: int, size: int) -> IndexInfo:
+        """Description of the index, with numbers from the engine: items, dimensions of the main space, bytes."""
         same = ("kind", "what", "model", "data", "columns", "options", "source", "url")
-        unreadable = tuple(Unreadable(**one) for one in self.unreadable)
-        return Info(count=count, dim=dim, bytes=size, unreadable=unreadable, **{name: getattr(self, name) for name in same})
+        unreadable = tuple(UnreadableSample(**one) for one in self.unreadable)
+        return IndexInfo(count=count, dim=dim, bytes=size, unreadable=unreadable, **{name: getattr(self, name) for name in same})
 
     def width(self, space: str) -> int:
-        """Numbers of a vector in that space. Raises RunError where the file says nothing of it."""
+        """Dimensions of a vector in that space. Raises RunError if the file does not give them."""
         if space not in self.dims:
             raise RunError(f"{FILE} has no width of the space '{space}', which a {self.kind} index has: build the index again")
         return self.dims[space]
 
     def option(self, name: str, kind: type[T]) -> T:
-        """What the index was built with. Raises RunError where the file does not say it, or something that no build writes."""
+        """Option that the index was built with. Raises RunError if the file lacks it or has a value that no build writes."""
         value = self.options.get(name)
         if kind is float and type(value) is int:
             value = float(value)
@@ -102,17 +103,17 @@ class Facts:
         return value
 
     def names_server(self, url: str = "") -> bool:
-        """Whether somebody here has named the server, and not only the folder, which may come from anybody."""
+        """True if the user named the server themselves, and not only the folder, which may come from anybody."""
         return not self.url or self.url in (url, os.environ.get(SERVER, ""))
 
-    def refuse_untold(self, folder: Path, url: str = "") -> None:
-        """Raise RunError for a server that only the folder names: a search would send it what is asked, and the key."""
+    def refuse_unconfirmed_server(self, folder: Path, url: str = "") -> None:
+        """Raise RunError for a server that only the folder names: a search would send it the query and the key."""
         if not self.names_server(url):
             raise RunError(
                 f"{folder} names the server {self.url}, and nothing is sent there unless you name it too: set {SERVER}={self.url}"
             )
 
-    def refuse_other_model(self, folder: Path, model: Named) -> None:
+    def refuse_other_model(self, folder: Path, model: NamedModel) -> None:
         """Raise RunError unless the vectors are this model's."""
         if self.model["fingerprint"] != model.fingerprint:
             raise RunError(
@@ -121,13 +122,13 @@ class Facts:
             )
 
     def same_build(self, other: Facts) -> bool:
-        """Whether a build that was interrupted would go on to become the same index."""
+        """True if an interrupted build would go on to become the same index."""
         same = ("kind", "what", "model", "data", "options", "url")
         return all(getattr(self, name) == getattr(other, name) for name in same)
 
 
-class Named(Protocol):
-    """What every model of an index has: a name to show, and a fingerprint that changes with what it computes."""
+class NamedModel(Protocol):
+    """Common interface of an index's models: a name to show, and a fingerprint that changes with what it computes."""
 
     @property
     def name(self) -> str: ...
@@ -137,7 +138,7 @@ class Named(Protocol):
 
 
 def read_facts(folder: Path) -> Facts:
-    """The facts of an index that is there. Raises RunError: not an index, of another format, damaged."""
+    """Metadata of a stored index. Raises RunError: not an index, of another format, damaged."""
     restore(folder)  # where a replacement was killed between its two steps
     file = folder / FILE
     if not is_file(file):
@@ -147,11 +148,13 @@ def read_facts(folder: Path) -> Facts:
         stored = read_object(file)
     except ValueError as error:
         raise RunError(f"{file} cannot be read (it {error}): build the index again") from error
-    known = stored.get("format")
-    if known == 1:
+    version = stored.get("format")
+    if version == 1:
         return _from_format_1(folder, stored)
-    if known != FORMAT:
-        raise RunError(f"{folder} is an index of format {known}, and this version of Diptych reads 1 to {FORMAT}: update Diptych")
+    if version != FORMAT:
+        raise RunError(
+            f"{folder} is an index of format {version}, and this version of Diptych reads 1 to {FORMAT}: update Diptych"
+        )
     names = {f.name for f in fields(Facts)}
     return _check_facts(folder, {name: value for name, value in stored.items() if name in names})
 
@@ -161,19 +164,19 @@ def _check_facts(folder: Path, stored: dict[str, Any]) -> Facts:
     try:
         facts = from_plain(Facts, stored)
         for one in facts.unreadable:
-            from_plain(Unreadable, one)
+            from_plain(UnreadableSample, one)
     except ConfigError as error:
         raise RunError(f"{folder / FILE} cannot be read ({error}): build the index again") from error
     where = f"{folder / FILE}"
     if not {"name", "fingerprint"} <= set(facts.model):
-        raise RunError(f"{where} does not say which model made it: build the index again")
+        raise RunError(f"{where} has no record of its model: build the index again")
     if not re.fullmatch(r"shard(-[0-9]{1,9})?", facts.shard):
         raise RunError(f"{where} names the folder {facts.shard[:60]!r} (expected shard or shard-NUMBER inside of the index)")
     if not all(0 < dim <= WIDEST for dim in facts.dims.values()):
         raise RunError(f"{where} has vectors of width {max(facts.dims.values())} (expected 1 to {WIDEST:,})")
     if facts.url and not facts.url.startswith(("http://", "https://")):
         raise RunError(f"{where} names the server {facts.url[:60]!r} (expected http://... or https://...)")
-    if leads_out(folder / facts.shard, folder):
+    if escapes_folder(folder / facts.shard, folder):
         raise RunError(f"{folder / facts.shard} is a link that leads out of {folder}: put the folder itself there")
     return facts
 

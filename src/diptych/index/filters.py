@@ -28,7 +28,7 @@ COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator
 
 
 def kind_of(value: Any) -> Kind | None:
-    """How a column value is stored; None for values that cannot be filtered by (lists of other than strings, dicts, nothing)."""
+    """Storage type of a column value; None for values that cannot be filtered by (lists of other than strings, dicts, nothing)."""
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int):
@@ -41,38 +41,41 @@ def kind_of(value: Any) -> Kind | None:
 
 
 def merge_kinds(old: Mapping[str, Kind], rows: Iterable[Mapping[str, Any]]) -> dict[str, Kind]:
-    """The kinds of columns after some more rows. Whole and broken numbers are "number", one and several strings "texts"; any
-    other mixture is refused."""
+    """Column kinds after some more rows. Integers and floats give "number", one and several strings "texts"; any other mixture is
+    refused.
+    """
     kinds = dict(old)
     for row in rows:
         for name, value in row.items():
             kind = kind_of(value)
             if kind is None:
                 continue
-            known = kinds.setdefault(name, kind)
-            if known != kind:
-                if {known, kind} not in ALIKE:
-                    raise ConfigError(f"column '{name}' holds {known} in some rows and {kind} in others (expected one kind)")
-                kinds[name] = "number" if "number" in (known, kind) else "texts"
+            stored_kind = kinds.setdefault(name, kind)
+            if stored_kind != kind:
+                if {stored_kind, kind} not in ALIKE:
+                    raise ConfigError(
+                        f"column '{name}' holds {stored_kind} in some rows and {kind} in others (expected one kind)"
+                    )
+                kinds[name] = "number" if "number" in (stored_kind, kind) else "texts"
     return kinds
 
 
 def check_where(where: Where, columns: Mapping[str, Kind]) -> None:
-    """Refuse a column that is not there, a value of the wrong kind, a range that is not one."""
-    for name, wanted in where.items():
+    """Refuse an unknown column, a value of the wrong kind, or an invalid range."""
+    for name, condition in where.items():
         if name not in columns:
             raise UnknownName("column in `where`", name, columns)
         kind = columns[name]
-        if isinstance(wanted, Mapping):
+        if isinstance(condition, Mapping):
             if kind not in ("integer", "number"):
                 raise ConfigError(f"column '{name}' holds {kind}, a range needs numbers")
-            if not wanted or not set(wanted) <= set(RANGES):
-                raise ConfigError(f"range of column '{name}' is {dict(wanted)} (expected keys among {' '.join(RANGES)})")
-            values: list[Any] = list(wanted.values())
+            if not condition or not set(condition) <= set(RANGES):
+                raise ConfigError(f"range of column '{name}' is {dict(condition)} (expected keys among {' '.join(RANGES)})")
+            values: list[Any] = list(condition.values())
         else:
-            values = _options(wanted)
+            values = _options(condition)
         if not values:
-            raise ConfigError(f"column '{name}' is asked to be one of nothing (expected a value or more)")
+            raise ConfigError(f"column '{name}' has an empty list of values (expected one or more)")
         for value in values:
             given = kind_of(value)
             if given == "texts" or (given != kind and {given, kind} not in ALIKE):
@@ -82,8 +85,8 @@ def check_where(where: Where, columns: Mapping[str, Kind]) -> None:
 
 
 def matches(row: Mapping[str, Any], where: Where) -> bool:
-    """Whether a row satisfies all conditions. The meaning of `where`; the engine's filter is tested against it."""
-    return all(_holds(row.get(name), wanted) for name, wanted in where.items())
+    """True if a row satisfies all conditions. Defines the meaning of `where`; the engine's filter is tested against it."""
+    return all(_holds(row.get(name), condition) for name, condition in where.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +107,13 @@ class InRange:
 
 def clauses(where: Where, columns: Mapping[str, Kind]) -> list[OneOf | InRange]:
     """The same conditions in the two forms that engines know; all must hold."""
-    return [_clause(name, wanted, columns[name]) for name, wanted in where.items()]
+    return [_clause(name, condition, columns[name]) for name, condition in where.items()]
 
 
-def _clause(name: str, wanted: Any, kind: Kind) -> OneOf | InRange:
-    if isinstance(wanted, Mapping):
-        return InRange(name, ({sign: float(edge) for sign, edge in wanted.items()},))
-    values = _options(wanted)
+def _clause(name: str, condition: Any, kind: Kind) -> OneOf | InRange:
+    if isinstance(condition, Mapping):
+        return InRange(name, ({sign: float(edge) for sign, edge in condition.items()},))
+    values = _options(condition)
     if kind in ("text", "texts"):
         return OneOf(name, tuple(values))
     if kind == "boolean":  # stored as 0 and 1: the engine reads a Python bool as a whole number
@@ -124,15 +127,15 @@ def json_path(name: str) -> str:
     return name if plain else f'"{name}"'
 
 
-def _options(wanted: Any) -> list[Any]:
-    return list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+def _options(condition: Any) -> list[Any]:
+    return list(condition) if isinstance(condition, list | tuple | set | frozenset) else [condition]
 
 
-def _holds(value: Any, wanted: Any) -> bool:
+def _holds(value: Any, condition: Any) -> bool:
     if value is None:
         return False
-    if isinstance(wanted, Mapping):
-        return all(COMPARE[sign](value, edge) for sign, edge in wanted.items())
+    if isinstance(condition, Mapping):
+        return all(COMPARE[sign](value, edge) for sign, edge in condition.items())
     if isinstance(value, list | tuple):
-        return any(part in _options(wanted) for part in value)
-    return value in _options(wanted)
+        return any(part in _options(condition) for part in value)
+    return value in _options(condition)

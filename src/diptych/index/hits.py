@@ -1,4 +1,4 @@
-"""The hits of a search: a list, with a table to take away and thumbnails in a notebook."""
+"""Search hits: a list, with a table for export and thumbnails in a notebook."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Pictures = Callable[[str], "ImageSource | None"]
 
 
 class Hits(list[Hit]):
-    """Best first. `pictures` gives the image of a uid, where the data are at hand."""
+    """List of hits, best first. `pictures` gives the image of a uid, where the data are available."""
 
     def __init__(self, hits: Iterable[Hit] = (), *, pictures: Pictures | None = None) -> None:
         super().__init__(hits)
         self.pictures = pictures
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a hit: uid, score, and the columns of the index."""
+        """One row per hit: uid, score, and the columns of the index."""
         return [{"uid": hit.uid, "score": hit.score, **hit.payload} for hit in self]
 
     def to_pandas(self) -> Any:
@@ -34,12 +34,12 @@ class Hits(list[Hit]):
 
 
 def pictures_of(data: Any) -> Pictures:
-    """The images of a data set by uid; its uids are listed when the first one is asked for."""
-    place: dict[str, int] = {}
+    """Images of a data set by uid; its uids are listed when the first image is requested."""
+    row_of: dict[str, int] = {}
 
     def picture(uid: str) -> ImageSource | None:
-        if not place:
-            place.update((name, row) for row, name in enumerate(data.uids))
-        return data[place[uid]].image if uid in place else None
+        if not row_of:
+            row_of.update((name, row) for row, name in enumerate(data.uids))
+        return data[row_of[uid]].image if uid in row_of else None
 
     return picture

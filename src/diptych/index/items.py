@@ -1,4 +1,4 @@
-"""From samples to the items of an index: one a sample or one a text, with columns to filter by and to show."""
+"""From samples to the items of an index: one per sample or one per text, with columns to filter by and to show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from diptych.core.contracts import Dataset
 from diptych.core.sample import Sample
-from diptych.index.embed import Unreadable, readable
-from diptych.index.engine.store import Item, Scored, Vectors
+from diptych.index.embed import UnreadableSample, readable
+from diptych.index.engine.store import IndexItem, ScoredItem, Vectors
 from diptych.index.exact import Hit
 from diptych.index.filters import Kind, kind_of
 
@@ -24,17 +24,17 @@ EncodeTexts = Callable[[Sequence[str], Sequence[str]], Sequence[Vectors]]  # str
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """What goes into an engine at once: items of some consecutive samples, and the samples that could not be read."""
+class ItemBatch:
+    """Batch for the engine: items of some consecutive samples, and the samples that could not be read."""
 
     uids: tuple[str, ...]
-    items: tuple[Item, ...]
-    unreadable: tuple[Unreadable, ...]
+    items: tuple[IndexItem, ...]
+    unreadable: tuple[UnreadableSample, ...]
     samples: int
 
 
-def image_items(encode: EncodeSamples, pool: Dataset, *, needs_image: bool = True, block: int = BLOCK) -> Iterator[Block]:
-    """One item a sample; samples without image are passed over, unless `encode` needs none."""
+def image_items(encode: EncodeSamples, pool: Dataset, *, needs_image: bool = True, block: int = BLOCK) -> Iterator[ItemBatch]:
+    """One item per sample; samples without image are skipped, unless `encode` needs none."""
     sizes = _sizes(pool)
     for start in range(0, len(pool), block):
         rows = range(start, min(start + block, len(pool)))
@@ -42,29 +42,31 @@ def image_items(encode: EncodeSamples, pool: Dataset, *, needs_image: bool = Tru
         good, vectors, unreadable = readable(encode, [sample for _, sample in picked]) if picked else ([], [], ())
         row_of = {sample.uid: row for row, sample in picked}
         items = [
-            Item(point_id(sample.uid), vector, payload(sample) | sizes(row_of[sample.uid]))
+            IndexItem(point_id(sample.uid), vector, payload(sample) | sizes(row_of[sample.uid]))
             for sample, vector in zip(good, vectors, strict=True)
             if vector
         ]
-        yield Block(tuple(sample.uid for sample in good), tuple(items), unreadable, len(rows))
+        yield ItemBatch(tuple(sample.uid for sample in good), tuple(items), unreadable, len(rows))
 
 
-def text_items(encode: EncodeTexts, pool: Dataset, *, block: int = BLOCK) -> Iterator[Block]:
-    """One item a text that describes its sample; the string, its language and its origin are columns."""
+def text_items(encode: EncodeTexts, pool: Dataset, *, block: int = BLOCK) -> Iterator[ItemBatch]:
+    """One item per text that describes its sample; the string, its language and its origin are columns."""
     sizes = _sizes(pool)
     for start in range(0, len(pool), block):
         rows = range(start, min(start + block, len(pool)))
-        found = [(row, sample, place) for row in rows if (sample := pool[row]) for place in range(len(sample.positives()))]
-        texts = [sample.positives()[place] for _, sample, place in found]
-        uids = [sample.uid for _, sample, _ in found]
-        vectors = encode([text.string for text in texts], uids) if found else ()
+        entries = [
+            (row, sample, position) for row in rows if (sample := pool[row]) for position in range(len(sample.positives()))
+        ]
+        texts = [sample.positives()[position] for _, sample, position in entries]
+        uids = [sample.uid for _, sample, _ in entries]
+        vectors = encode([text.string for text in texts], uids) if entries else ()
         items = []
-        for (row, sample, place), text, vector in zip(found, texts, vectors, strict=True):
+        for (row, sample, position), text, vector in zip(entries, texts, vectors, strict=True):
             own = {"text": text.string, "origin": text.origin} | ({"language": text.language} if text.language else {})
             columns = {name: value for name, value in payload(sample).items() if name != "language"}
             if vector:
-                items.append(Item(point_id(sample.uid, place), vector, columns | sizes(row) | own))
-        yield Block(tuple(pool.uids[row] for row in rows), tuple(items), (), len(rows))
+                items.append(IndexItem(point_id(sample.uid, position), vector, columns | sizes(row) | own))
+        yield ItemBatch(tuple(pool.uids[row] for row in rows), tuple(items), (), len(rows))
 
 
 def point_id(uid: str, text: int | None = None) -> uuid.UUID:
@@ -87,12 +89,12 @@ def payload(sample: Sample) -> dict[str, Any]:
 
 
 def storable(columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns as an engine keeps them: it reads a Python bool as a whole number, so that is what it is given."""
+    """Columns as an engine stores them: it reads a Python bool as an integer, so it gets one."""
     return {name: int(value) if isinstance(value, bool) else value for name, value in columns.items()}
 
 
-def hit_of(item: Scored, columns: Mapping[str, Kind]) -> Hit:
-    """What a search answers for an item. The languages that a sample has texts in are there to filter by, and long to read."""
+def hit_of(item: ScoredItem, columns: Mapping[str, Kind]) -> Hit:
+    """Search hit for an item. The list of a sample's text languages is left out: it serves filters and is long to read."""
     shown = {name: bool(value) if columns.get(name) == "boolean" else value for name, value in item.payload.items()}
     if columns.get("language") == "texts":
         shown.pop("language", None)
@@ -100,7 +102,7 @@ def hit_of(item: Scored, columns: Mapping[str, Kind]) -> Hit:
 
 
 def _sizes(pool: Dataset) -> Callable[[int], dict[str, Any]]:
-    """Width and height of the image in a row, for pools that know them."""
+    """Width and height of the image in a row, for pools that store them."""
     there = [name for name in SIZES if name in getattr(pool, "column_names", ())]
     columns: dict[str, Sequence[Any]] = {name: pool.column(name) for name in there}  # type: ignore[attr-defined]
     return lambda row: {name: values[row] for name, values in columns.items() if values[row] is not None}

@@ -27,7 +27,7 @@ import numpy as np
 
 from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, DataError, RunError
-from diptych.index.engine.store import Terms
+from diptych.index.engine.store import SparseVector
 
 FILE = "words.txt"
 SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"  # kana and Han: no spaces between words, so that a sign is a word
@@ -44,8 +44,8 @@ def words_of(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Words:
-    """Stands where a model stands and reads texts only: words weighted as BM25 does.
+class BM25Encoder:
+    """Sparse text encoder without a model: words weighted as in BM25.
 
     k1  how soon repeating a word stops to count
     b   how much long texts are held back: 0 not at all, 1 in full proportion
@@ -64,21 +64,21 @@ class Words:
         return f"bm25-1-{self.k1}-{self.b}"
 
     def documents(self, texts: Sequence[str], mean_length: float) -> list[dict[str, float]]:
-        """The part of BM25 that belongs to a document, a word."""
-        found = []
+        """Document part of BM25, by word."""
+        documents = []
         for text in texts:
             counts = Counter(words_of(text))
             held_back = self.k1 * (1 - self.b + self.b * counts.total() / max(mean_length, 1.0))
-            found.append({word: tf * (self.k1 + 1) / (tf + held_back) for word, tf in counts.items()})
-        return found
+            documents.append({word: tf * (self.k1 + 1) / (tf + held_back) for word, tf in counts.items()})
+        return documents
 
     def query(self, text: str) -> dict[str, float]:
-        """How often each word is asked for."""
+        """Count of each word of a query."""
         return {word: float(count) for word, count in Counter(words_of(text)).items()}
 
 
-class Vocabulary:
-    """Terms and their numbers, in a file of an index: one a line, the number is the line's. Lines are only ever added."""
+class TermVocabulary:
+    """Terms with their numbers, in a file of an index: one per line, numbered by line. Lines are only ever added."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
@@ -94,22 +94,22 @@ class Vocabulary:
         whole = data[: data.rfind(b"\n") + 1]  # a kill may have cut the last line, which nothing refers to yet
         if len(whole) < len(data):
             os.truncate(self._file, len(whole))
-        found: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         for number, line in enumerate(whole.split(b"\n")[:-1]):
             try:
                 term = json.loads(line)
             except (ValueError, RecursionError):
                 term = None
-            if not isinstance(term, str) or term in found:
-                raise RunError(f"{self._file}, line {number + 1}: is no term that is new ({line[:40]!r}): build the index again")
-            found[term] = number
-        return found
+            if not isinstance(term, str) or term in numbers:
+                raise RunError(f"{self._file}, line {number + 1}: is not a new term ({line[:40]!r}): build the index again")
+            numbers[term] = number
+        return numbers
 
     def __len__(self) -> int:
         return len(self._number_of)
 
     def terms(self) -> list[str]:
-        """In the order of their numbers."""
+        """Terms in the order of their numbers."""
         return list(self._number_of)
 
     def learn(self, terms: Iterable[str]) -> None:
@@ -130,14 +130,14 @@ class Vocabulary:
         for term in new:
             self._number_of[term] = len(self._number_of)
 
-    def encode(self, weights: Mapping[str, float]) -> Terms:
-        """As a sparse vector; terms without a number, which no item has, are left out."""
-        known = sorted((self._number_of[term], weight) for term, weight in weights.items() if term in self._number_of)
-        return Terms(np.array([n for n, _ in known], np.int64), np.array([w for _, w in known], np.float32))
+    def encode(self, weights: Mapping[str, float]) -> SparseVector:
+        """Sparse vector of weighted terms; terms without a number, which no item has, are left out."""
+        pairs = sorted((self._number_of[term], weight) for term, weight in weights.items() if term in self._number_of)
+        return SparseVector(np.array([n for n, _ in pairs], np.int64), np.array([w for _, w in pairs], np.float32))
 
 
 def unit_weights(weights: Mapping[str, float], name: str) -> dict[str, float]:
-    """The same direction at length 1; refuses weights that are not finite and positive. `name` is for the message."""
+    """Weights scaled to length 1; refuses weights that are not finite and positive. `name` is for the message."""
     for term, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):  # numpy's is ten times slower on one number
             raise DataError(f"the weight of {term!r} in {name} is {weight}", expected="finite weights above 0")

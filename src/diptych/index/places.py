@@ -1,4 +1,4 @@
-"""Where an index lies: its folder taking the place of an older one, its engine opened, and both put away."""
+"""Storage of an index: its folder replacing an older one, its engine opened, and both removed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.core.errors import RunError
-from diptych.index.engine.door import visit
-from diptych.index.engine.edge import Busy, EdgeStore
+from diptych.index.engine.edge import EdgeStore, IndexBusy
+from diptych.index.engine.index_server import connect_remote
 from diptych.index.engine.store import Space, Store
 from diptych.index.facts import FILE, Facts
 
@@ -23,17 +23,17 @@ def refuse_target(folder: Path, overwrite: bool) -> None:
 
 
 def next_shard(facts: Facts) -> str:
-    """A folder for the engine that is not the one in use."""
+    """Unused folder for the engine."""
     return f"shard-{int(facts.shard.partition('-')[2] or 1) + 1}"
 
 
 def new_collection(folder: Path) -> str:
-    """A name on a server that no other index has."""
+    """Unused collection name for a server."""
     return f"{folder.name}-{uuid.uuid4().hex[:8]}"
 
 
 def create_store(folder: Path, facts: Facts, spaces: Sequence[Space]) -> Store:
-    """An empty engine for an index with these spaces."""
+    """Empty engine for an index with these spaces."""
     if facts.url:
         from diptych.index.engine.server import ServerStore
 
@@ -42,30 +42,30 @@ def create_store(folder: Path, facts: Facts, spaces: Sequence[Space]) -> Store:
 
 
 def load_store(folder: Path, facts: Facts) -> Store:
-    """The engine of an index that is there."""
+    """Engine of a stored index."""
     if facts.url:
         from diptych.index.engine.server import ServerStore
 
         return ServerStore.load(facts.url, facts.collection)
     try:
         return EdgeStore.load(folder / facts.shard)
-    except Busy:
-        visitor = visit(folder)  # the process that has it open may let others in
+    except IndexBusy:
+        visitor = connect_remote(folder)  # the process that has it open may let others in
         if visitor is None:
             raise
         return visitor
 
 
 def drop_collection(facts: Facts) -> None:
-    """Take an index's vectors off its server; nothing to do where they lie in its folder."""
+    """Delete an index's vectors from its server; no effect where they are in its folder."""
     if facts.url:
         from diptych.index.engine.server import ServerStore
 
         ServerStore.load(facts.url, facts.collection).drop()
 
 
-def sweep(folder: Path, facts: Facts) -> None:
-    """Remove shards that a killed `compact` or `move` left beside what is in use."""
+def remove_stale_shards(folder: Path, facts: Facts) -> None:
+    """Remove shards that a killed `compact` or `move` left over."""
     for stale in folder.glob("shard*"):
         if facts.url or stale.name != facts.shard:
             shutil.rmtree(stale)

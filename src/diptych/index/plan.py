@@ -1,7 +1,7 @@
-"""A search as data: what hits are to be like, which items may be hits, how many are wanted. Services, commands and Python build the
-same plan, and every kind of index answers it (`Index.answer`).
+"""Search plans: query parts, filters and the number of hits, as data. Services, commands and Python build the same plan, and every kind
+of index answers it (`Index.answer`).
 
-Letters: N texts or images, D width.
+Letters: N texts or images, D dimensions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Mode = Literal["exact", "dense", "lexical"]  # what a kind of index may offer be
 
 @dataclass(frozen=True, slots=True)
 class ByText:
-    """What is to be in an item, in words; of an index of graphs a triplet, "person, riding, horse"."""
+    """Search by text; in an index of graphs by a triplet, "person, riding, horse"."""
 
     noun: ClassVar[str] = "texts"
     string: str
@@ -33,7 +33,7 @@ class ByText:
 
 @dataclass(frozen=True, slots=True)
 class ByImage:
-    """A picture that items are to be like."""
+    """Search by a picture."""
 
     noun: ClassVar[str] = "pictures"
     image: ImageSource
@@ -42,7 +42,7 @@ class ByImage:
 
 @dataclass(frozen=True, slots=True)
 class ByExamples:
-    """Items that are there, by the uids of their samples: their mean. They are no hits themselves."""
+    """Search by stored items, given by the uids of their samples: their mean. They are not hits themselves."""
 
     noun: ClassVar[str] = "uids"
     uids: tuple[str, ...]
@@ -51,7 +51,7 @@ class ByExamples:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ByVector:
-    """A unit vector [D] of the model's embedding space."""
+    """Search by a unit vector [D] of the model's embedding space."""
 
     noun: ClassVar[str] = "vectors"
     row_D: Unit
@@ -60,7 +60,7 @@ class ByVector:
 
 @dataclass(frozen=True, slots=True)
 class ByTerms:
-    """Weighted terms of a lexical index."""
+    """Search by weighted terms, in a lexical index."""
 
     noun: ClassVar[str] = "terms"
     terms: Mapping[str, float]
@@ -69,7 +69,7 @@ class ByTerms:
 
 @dataclass(frozen=True, slots=True)
 class ByTriplet:
-    """Subject, relation and object of an index of graphs; "" leaves a name open."""
+    """Search by subject, relation and object, in an index of graphs; "" matches any name."""
 
     noun: ClassVar[str] = "triplets"
     names: tuple[str, str, str]
@@ -91,15 +91,15 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """One search. A negative weight takes away what a part stands for; indexes with one vector an item add and subtract parts, the
-    others answer one part.
+    """One search. A negative weight subtracts a part; indexes with one vector per item add and subtract parts, the others answer one
+    part.
 
-    k         how many hits, best first
+    k         number of hits, best first
     where     conditions on columns
-    distinct  of items more alike than this cosine only the best
+    distinct  of items more similar than this cosine only the best is kept
     half      of a hybrid index: one of its two rankings, instead of both fused
-    exact     compare with everything, instead of walking a graph or ranking a shortlist
-    effort    candidates that are kept on the way, where more than the index's own: slower and closer to exact
+    exact     exhaustive comparison, instead of walking a graph or ranking a shortlist
+    effort    candidates kept during the search, where more than the index's own: slower and closer to exact
     """
 
     parts: tuple[Part, ...]
@@ -134,7 +134,7 @@ class SearchPlan:
         distinct: float | None = None,
         mode: Mode | None = None,
     ) -> SearchPlan:
-        """What people ask for together; any of text, image and like may be left out, not all.
+        """Search plan from any of text, image and example uids; at least one is needed.
 
         weight   of the text beside pictures (ALIGN, 2021, found 2 best for "this picture, but ..."); negative takes it away
         unlike   uids of bad examples: their mean is taken away, `against` times
@@ -155,24 +155,24 @@ class SearchPlan:
 
     @property
     def mode(self) -> Mode | None:
-        """What is asked of the index beside its usual search."""
+        """Search mode beside the index's usual one."""
         return self.half or ("exact" if self.exact else None)
 
     @property
     def only(self) -> Part | None:
-        """The one thing that is asked for, where nothing has to be added or subtracted."""
+        """The only part, where nothing has to be added or subtracted."""
         part = self.parts[0]
         many = isinstance(part, ByExamples) and len(part.uids) > 1
         return part if len(self.parts) == 1 and part.weight > 0 and not many else None
 
     @property
     def texts(self) -> list[str]:
-        """The strings that a model has to embed."""
+        """Strings that a model has to embed."""
         return [part.string for part in self.parts if isinstance(part, ByText)]
 
     @property
     def images(self) -> list[ImageSource]:
-        """The pictures that a model has to embed."""
+        """Pictures that a model has to embed."""
         return [part.image for part in self.parts if isinstance(part, ByImage)]
 
     def embedded(self, text_ND: Unit, image_ND: Unit) -> SearchPlan:
@@ -188,7 +188,7 @@ def _as_vector(part: Part, texts: Iterator[Unit], images: Iterator[Unit]) -> Par
 
 
 def picture(image: Any) -> ImageSource:
-    """A path, bytes, pixels, an image of PIL or a sample as an image source. Raises DataError when there is no such file."""
+    """Image source of a path, bytes, pixels, a PIL image or a sample. Raises DataError for a missing file."""
     source = image_of(image)
     if isinstance(source, FileImage) and not source.path.is_file():
         raise DataError("there is no such file", file=source.path, expected="an image")

@@ -1,14 +1,14 @@
-"""A bar on stderr where a person is watching: how many samples, how many a second, how long still."""
+"""A bar on stderr where a person is watching: how many samples, how many per second, how long still."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diptych.core.terminal.progress import alone
-from diptych.index.items import Block
+from diptych.core.terminal.progress import bar_allowed
+from diptych.index.items import ItemBatch
 
 
-def with_bar(blocks: Iterator[Block], total: int, show: bool) -> Iterator[Block]:
+def with_bar(blocks: Iterator[ItemBatch], total: int, show: bool) -> Iterator[ItemBatch]:
     """The same blocks; the bar moves when the consumer has come back for the next one, that is when a block is stored."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -20,7 +20,10 @@ def with_bar(blocks: Iterator[Block], total: int, show: bool) -> Iterator[Block]
 
     console = Console(stderr=True)
     columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    with alone("embedding") as free, Progress(*columns, console=console, disable=not (show and free), transient=True) as bar:
+    with (
+        bar_allowed("embedding") as free,
+        Progress(*columns, console=console, disable=not (show and free), transient=True) as bar,
+    ):
         task = bar.add_task("embedding", total=total)
         for block in blocks:
             yield block

@@ -1,4 +1,4 @@
-"""From a plan to hits: which rankings the engine is asked for, how they become one, and no two hits too much alike.
+"""Ranking of a search plan: engine queries, their fusion, and removal of near-duplicate hits.
 
 Letters: N items, D width.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diptych.core.errors import ConfigError
-from diptych.index.engine.store import Ask, Choice, Scored, Store, Terms, Vector
+from diptych.index.engine.store import EngineQuery, ItemFilter, ScoredItem, SparseVector, Store, Vector
 from diptych.index.exact import Hit
 from diptych.index.filters import Kind, check_where
 from diptych.index.items import hit_of
@@ -20,7 +20,7 @@ from diptych.index.plan import SearchPlan
 from diptych.index.vectors import cosine, unit_rows
 
 
-def _only(rankings: Sequence[list[Scored]]) -> list[Scored]:
+def _only(rankings: Sequence[list[ScoredItem]]) -> list[ScoredItem]:
     return rankings[0] if rankings else []
 
 
@@ -29,23 +29,23 @@ def _unchanged(hit: Hit) -> Hit:
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """What a kind of index makes of a plan.
+class RankingPlan:
+    """Engine queries of a search plan, and the way their answers become one ranking.
 
-    asks     what the engine is asked, for the beginning of a ranking of a given length; nothing, where nothing can be found
-    without  items that are no hits, such as the examples of the plan
-    merge    one ranking of the engine's answers
-    shown    a hit as that kind of index shows it
+    queries     engine queries for the first items of a ranking, as many as given; none where nothing can match
+    without     items that are not hits, such as the examples of the plan
+    merge       fuses the engine's answers into one ranking
+    format_hit  a hit as that kind of index shows it
     """
 
-    asks: Callable[[int], Sequence[Ask]]
+    queries: Callable[[int], Sequence[EngineQuery]]
     without: tuple[uuid.UUID, ...] = ()
-    merge: Callable[[Sequence[list[Scored]]], list[Scored]] = _only
-    shown: Callable[[Hit], Hit] = _unchanged
+    merge: Callable[[Sequence[list[ScoredItem]]], list[ScoredItem]] = _only
+    format_hit: Callable[[Hit], Hit] = _unchanged
 
 
 def hits_of(
-    ranking: Ranking, plan: SearchPlan, store: Store, columns: Mapping[str, Kind], *, compare: str, deepest: int = 0
+    ranking: RankingPlan, plan: SearchPlan, store: Store, columns: Mapping[str, Kind], *, compare: str, deepest: int = 0
 ) -> list[Hit]:
     """The hits of a plan, best first.
 
@@ -54,53 +54,53 @@ def hits_of(
     """
     where = plan.where or {}
     check_where(where, columns)
-    choice = Choice(where, columns, without=ranking.without)
+    choice = ItemFilter(where, columns, without=ranking.without)
 
-    def first(limit: int, spaces: Sequence[str]) -> list[Scored]:
-        return ranking.merge([store.query(ask, choice, vectors=spaces) for ask in ranking.asks(limit)])[:limit]
+    def first(limit: int, spaces: Sequence[str]) -> list[ScoredItem]:
+        return ranking.merge([store.query(ask, choice, vectors=spaces) for ask in ranking.queries(limit)])[:limit]
 
     if plan.distinct is None:
-        found = first(plan.k, ())
+        ranked = first(plan.k, ())
     else:
-        found = first_of_its_kind(lambda limit: first(limit, (compare,)), compare, plan.k, plan.distinct, deepest=deepest)
-    return [ranking.shown(hit_of(item, columns)) for item in found]
+        ranked = diversify(lambda limit: first(limit, (compare,)), compare, plan.k, plan.distinct, deepest=deepest)
+    return [ranking.format_hit(hit_of(item, columns)) for item in ranked]
 
 
-def first_of_its_kind(
-    rank: Callable[[int], list[Scored]], space: str, k: int, threshold: float, *, deepest: int = 0
-) -> list[Scored]:
-    """The k best items of which no two are more alike than `threshold` (cosine in `space`).
+def diversify(
+    rank: Callable[[int], list[ScoredItem]], space: str, k: int, threshold: float, *, deepest: int = 0
+) -> list[ScoredItem]:
+    """The k best items of which no two are more similar than `threshold` (cosine in `space`).
 
-    Going down the ranking, an item stays unless it is too like one that stayed before it. So the answer does not depend on how far
-    one looks, and the answer for k is the beginning of the answer for k + 1. (LAION's explorer keeps the first of each connected component
-    of what it has looked at, so that a chain of small steps takes far ones away.) `rank(limit)` gives the ranking with vectors.
+    Going down the ranking, an item is kept unless it is too similar to one kept before it. So the answer does not depend on the search
+    depth, and the answer for k is the beginning of the answer for k + 1. (LAION's explorer keeps the first of each connected component of
+    the items it has read, so that a chain of small steps removes distant ones.) `rank(limit)` gives the ranking with vectors.
 
-    deepest  look at no more items than so many, and answer fewer than k when those hold no more; 0 looks to the end
+    deepest  maximum number of items read; fewer than k are returned when those hold no more; 0 reads to the end
     """
     if not -1 <= threshold <= 1:
         raise ConfigError(f"distinct is {threshold} (expected a cosine, such as 0.94)")
     limit = min(4 * k, deepest or 4 * k)
     while True:
-        found = rank(limit)
-        kept = _apart([item.vectors[space] for item in found], k, threshold)
-        if len(kept) == k or len(found) < limit or limit == deepest:
+        ranked = rank(limit)
+        kept = _distinct_positions([item.vectors[space] for item in ranked], k, threshold)
+        if len(kept) == k or len(ranked) < limit or limit == deepest:
             break
         limit = min(4 * limit, deepest or 4 * limit)
-    return [found[place] for place in kept]
+    return [ranked[position] for position in kept]
 
 
-def _apart(vectors: Sequence[Vector], k: int, threshold: float) -> list[int]:
-    """Places of at most k vectors, each the first that is not too like one before it."""
+def _distinct_positions(vectors: Sequence[Vector], k: int, threshold: float) -> list[int]:
+    """Positions of at most k vectors, each the first that is not too similar to one before it."""
     kept: list[int] = []
-    dense = not any(isinstance(vector, Terms) for vector in vectors)
+    dense = not any(isinstance(vector, SparseVector) for vector in vectors)
     unit_ND = unit_rows(np.stack([np.asarray(vector) for vector in vectors])) if dense and vectors else None
-    for place, vector in enumerate(vectors):
+    for position, vector in enumerate(vectors):
         if unit_ND is not None:
-            near = float((unit_ND[kept] @ unit_ND[place]).max(initial=-1.0))
+            near = float((unit_ND[kept] @ unit_ND[position]).max(initial=-1.0))
         else:
             near = max((cosine(vector, vectors[other]) for other in kept), default=-1.0)
         if not kept or near <= threshold:
-            kept.append(place)
+            kept.append(position)
             if len(kept) == k:
                 break
     return kept

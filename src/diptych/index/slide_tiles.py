@@ -1,4 +1,4 @@
-"""The tiles of slides embedded by a model, slide by slide: kept in files, or made as they are asked for.
+"""Tile embeddings of slides, slide by slide: stored in files, or computed on demand.
 
 Letters: N tiles, D width.
 """
@@ -17,7 +17,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.slides.features import SlideFeatures, kept_features, path_of, write_features
 from diptych.data.slides.tiling import Tiles, Tiling, pixels_of, tiles_of
-from diptych.index.embed import Unreadable, check_rows
+from diptych.index.embed import UnreadableSample, check_rows
 
 SLIDE = "slide"
 """The name of the medium of a slide."""
@@ -27,7 +27,7 @@ BLOCK = 256
 
 @dataclass(frozen=True)
 class EmbeddedSlide:
-    """A slide and its tiles. kept: they were computed before."""
+    """Tile embeddings of a slide. kept: they were computed before."""
 
     sample: Sample
     features: SlideFeatures
@@ -42,10 +42,10 @@ def embedded_slides(
     folder: Path | None = None,
     overwrite: bool = False,
     batch_size: int = 64,
-) -> Iterator[EmbeddedSlide | Unreadable]:
+) -> Iterator[EmbeddedSlide | UnreadableSample]:
     """Every slide of the data, or why it could not be used; samples without a slide are passed over.
 
-    folder     keeps a file a slide; a slide whose file is there is not computed again. Files of other settings are refused, unless
+    folder     keeps one file per slide; a slide whose file is there is not computed again. Files of other settings are refused, unless
                `overwrite` makes them anew
     """
     settings = {**tiling.plain(), "model": getattr(model, "fingerprint", "") or getattr(model, "name", type(model).__name__)}
@@ -53,9 +53,9 @@ def embedded_slides(
         sample = data[row]
         if SLIDE not in sample.media:
             continue
-        known = kept_features(folder, sample.uid, settings) if folder is not None and not overwrite else None
-        if known is not None:
-            yield EmbeddedSlide(sample, known, kept=True)
+        stored = kept_features(folder, sample.uid, settings) if folder is not None and not overwrite else None
+        if stored is not None:
+            yield EmbeddedSlide(sample, stored, kept=True)
             continue
         vectors: list[Unit] = []
         blocks = _blocks(sample, tiling)
@@ -64,20 +64,20 @@ def embedded_slides(
                 tiles, images = block
                 vectors.append(_embed_tiles(model, images, batch_size))
         except _BadSlide as error:
-            yield Unreadable(sample.uid, str(error))
+            yield UnreadableSample(sample.uid, str(error))
             continue
-        found = SlideFeatures(tiles, np.concatenate(vectors).astype(np.float32), settings)
+        features = SlideFeatures(tiles, np.concatenate(vectors).astype(np.float32), settings)
         if folder is not None:
-            write_features(path_of(folder, sample.uid), found)
-        yield EmbeddedSlide(sample, found)
+            write_features(path_of(folder, sample.uid), features)
+        yield EmbeddedSlide(sample, features)
 
 
 class _BadSlide(DiptychError):
-    """What is wrong with one slide: its bytes, its scale, its size. What a model answers is no part of that, and stops everything."""
+    """Fault of one slide: its bytes, its scale, its size. Errors of a model are not of this class and stop everything."""
 
 
 def _blocks(sample: Sample, tiling: Tiling) -> Iterator[tuple[Tiles, list[ArrayImage]]]:
-    """The tiles of a slide and their pixels, some at a time. Raises _BadSlide."""
+    """Tiles of a slide with their pixels, in blocks. Raises _BadSlide."""
     item = sample.media[SLIDE]
     try:
         slide = item.decode()

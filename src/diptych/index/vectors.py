@@ -1,4 +1,4 @@
-"""Arithmetic of vectors: sums of weighted directions, rows at length 1, cosines.
+"""Vector arithmetic: sums of weighted directions, rows at length 1, cosines.
 
 Letters: N rows, D width.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
-from diptych.index.engine.store import Terms, Vector
+from diptych.index.engine.store import SparseVector, Vector
 
 
 def combine(parts: Sequence[tuple[Unit, float]]) -> Unit:
@@ -25,14 +25,14 @@ def combine(parts: Sequence[tuple[Unit, float]]) -> Unit:
 
 
 def unit_rows(x_ND: Unit) -> Unit:
-    """The same directions at length 1; rows of nothing but zeros stay."""
+    """Rows scaled to length 1; rows of zeros stay."""
     unit: Unit = x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), np.float32(1e-12))
     return unit
 
 
 def cosine(a: Vector, b: Vector) -> float:
-    """Of two sparse vectors."""
-    if not (isinstance(a, Terms) and isinstance(b, Terms)):
+    """Cosine of two sparse vectors."""
+    if not (isinstance(a, SparseVector) and isinstance(b, SparseVector)):
         raise TypeError("sparse vectors are compared with sparse vectors")
     _, at, bt = np.intersect1d(a.indices, b.indices, assume_unique=True, return_indices=True)
     return float(a.values[at] @ b.values[bt]) / max(float(np.linalg.norm(a.values) * np.linalg.norm(b.values)), 1e-12)

@@ -1,4 +1,4 @@
-"""How far a painted picture is from the true one.  Letters: N pictures, C channel, H W pixels."""
+"""Reconstruction loss of a painted picture.  Letters: N pictures, C channel, H W pixels."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Systems that act at inference time. One a file."""
+"""Systems that act at inference time, one a file."""

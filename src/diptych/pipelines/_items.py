@@ -1,4 +1,4 @@
-"""Files of questions about pictures that pipelines answer one after the other.
+"""Question files for pipelines that answer one question after the other.
 
     {"id": "17", "image": "pictures/17.png", "question": "Which bar is longest?", "choices": ["A", "B"], "answer": "B", "category": "bars"}
 
@@ -23,7 +23,7 @@ FIELDS = ("id", "image", "question", "choices", "answer", "category")
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class PictureQuestion:
     """A question about a picture; `choices` and `answer` where they are known."""
 
     id: str
@@ -35,44 +35,46 @@ class Item:
 
     @property
     def asked(self) -> str:
-        """The question with its choices, as MathVista writes them."""
+        """Question with its choices, as MathVista writes them."""
         if not self.choices:
             return self.question
         lines = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices, strict=False)]
         return "\n".join([self.question, "Choices:", *lines])
 
 
-def judged(item: Item, reply: str) -> dict[str, Any]:
-    """What a reply means and whether it is right: `read` is the choice that it names ("" for none) or the reply itself without articles
-    and marks; `right` is None where no answer is known."""
+def score_reply(item: PictureQuestion, reply: str) -> dict[str, Any]:
+    """Parsed reply and its correctness: `read` is the choice that it names ("" for none) or the reply itself without articles and marks;
+    `right` is None where no answer is known.
+    """
     if item.choices:
-        place = strict(reply, item.choices)
-        read = "" if place is None else item.choices[place]
+        index = strict(reply, item.choices)
+        read = "" if index is None else item.choices[index]
         return {"read": read, "right": read == item.answer if item.answer else None}
     read = normalised(reply)
     return {"read": read, "right": read == normalised(item.answer) if item.answer else None}
 
 
-def read_items(path: Path) -> list[Item]:
-    """Raises DataError that names file, row and field: an id twice, a picture that is not there, an answer that is no choice."""
+def read_items(path: Path) -> list[PictureQuestion]:
+    """Questions of a file. Raises DataError that names file, row and field: an id twice, a picture that is not there, an answer that is
+    no choice."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="JSON lines of id, image and question") from error
-    found: dict[str, Item] = {}
+    items: dict[str, PictureQuestion] = {}
     for row, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         item = _item(line, path, row)
-        if item.id in found:
+        if item.id in items:
             raise DataError(f"'{item.id}' stands there twice", file=path, row=row, field="id", expected="an id of its own")
-        found[item.id] = item
-    if not found:
+        items[item.id] = item
+    if not items:
         raise DataError("holds no question", file=path, expected="one JSON object a line")
-    return list(found.values())
+    return list(items.values())
 
 
-def _item(line: str, file: Path, row: int) -> Item:
+def _item(line: str, file: Path, row: int) -> PictureQuestion:
     try:
         value = parse_json(line)
     except ValueError as error:
@@ -91,7 +93,9 @@ def _item(line: str, file: Path, row: int) -> Item:
     choices, answer = _choices(value.get("choices", []), file, row), str(value.get("answer", ""))
     if choices and answer and answer not in choices:
         raise DataError(f"'{answer}' is none of the choices", file=file, row=row, field="answer", expected=" | ".join(choices))
-    return Item(str(value["id"]), FileImage(image), str(value["question"]), choices, answer, str(value.get("category", "")))
+    return PictureQuestion(
+        str(value["id"]), FileImage(image), str(value["question"]), choices, answer, str(value.get("category", ""))
+    )
 
 
 def _choices(value: Any, file: Path, row: int) -> tuple[str, ...]:

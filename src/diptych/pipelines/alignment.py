@@ -1,7 +1,7 @@
-"""Which part of a picture each word of a text goes with, as a grid of weights to lay over the picture.
+"""Word-to-patch alignment: for each word of a text, a grid of weights to lay over the picture.
 
 A model that embeds patches and words says so itself: the weight of a patch is its cosine with the word (FILIP, 2111.07783, figure 3).
-A model that knows which tokens make up a word reads it in its text, from others each word is asked for by itself; the row of the whole
+A model that maps words to tokens embeds each word within its text, other models embed each word by itself; the row of the whole
 text is the mean over its tokens. A lexical model says of each patch how heavy the words of the vocabulary are there; a word of the text
 stands for those that it becomes. Any other embedder is asked by occlusion
 (Zeiler & Fergus, 1311.2901): a part of the picture is covered with the picture's mean colour, and its weight is by how much
@@ -34,7 +34,7 @@ SIDE = 768  # pixels: pictures with a longer side are made smaller before they a
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alignment:
-    """What `align` finds.
+    """Word-to-region alignment of a picture and a text, from `align`.
 
     method      "patches", "lexicon" or "occlusion"
     score       of picture and text: for patches the mean over tokens of the best cosine, else the cosine
@@ -51,16 +51,16 @@ class Alignment:
     box: Share
 
     def lines(self) -> list[str]:
-        """The score, then of each word where its weight is highest, as row and column of the grid from 1."""
+        """Lines to print: the score, then the position of each word's highest weight, as row and column of the grid from 1."""
         rows, columns = self.weight_WHW.shape[1:]
         width = max(map(len, self.words))
         best_W = self.weight_WHW.reshape(len(self.words), -1).argmax(axis=1)
-        places = [(1 + int(best) // columns, 1 + int(best) % columns) for best in best_W]
+        positions = [(1 + int(best) // columns, 1 + int(best) % columns) for best in best_W]
         return [
             f"score {self.score:.3f}, by {self.method} on a grid of {rows} x {columns}",
             *(
                 f"  {word:<{width}}  {grid_HW.max():6.3f} in row {row}, column {column}"
-                for word, grid_HW, (row, column) in zip(self.words, self.weight_WHW, places, strict=True)
+                for word, grid_HW, (row, column) in zip(self.words, self.weight_WHW, positions, strict=True)
             ),
         ]
 
@@ -73,10 +73,10 @@ class Alignment:
 
 @dataclass(frozen=True)
 class TextOnPicture:
-    """What is laid over what.
+    """A picture and the text to be aligned with it.
 
     image  the picture
-    text   what is said of it
+    text   to be aligned with it
     """
 
     image: ImageSource
@@ -85,7 +85,7 @@ class TextOnPicture:
 
 @dataclass(frozen=True)
 class Align:
-    """Which parts of a picture each word of a text goes with.
+    """Word-to-patch alignment of a picture and a text.
 
     model  that embeds both; patches and words, or pictures and texts
     grid   parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
@@ -103,7 +103,7 @@ class Align:
 
 
 def align(model: Any, image: ImageSource, text: str, *, grid: int = 7) -> Alignment:
-    """Lay a text over a picture.
+    """Word-to-patch alignment of a text and a picture.
 
     grid  parts a side that occlusion covers, one after the other: costs grid * grid + 1 embeddings
     Raises ConfigError for a model that embeds neither tokens nor pictures and texts.
@@ -137,19 +137,19 @@ def _by_patches(model: TokenEmbedder, image: ImageSource, words: Sequence[str]) 
 
 
 def _tokens(model: TokenEmbedder, words: Sequence[str]) -> dict[str, Unit]:
-    """The tokens of the whole text and of each word, where it stands first; a word that was cut off has none and is left out."""
+    """Token positions of the whole text and of each word, where it stands first; a word that was cut off has none and is left out."""
     if len(words) == 1 or not isinstance(model, ContextEmbedder):
         return dict(zip(words, model.embed_words(list(words)), strict=True))
     whole = words[0]
-    found = {whole: model.embed_words([whole])[0]}
+    tokens = {whole: model.embed_words([whole])[0]}
     for word, token_TD in model.embed_in_context([whole])[0]:
         if len(token_TD):
-            found.setdefault(word, token_TD)
-    return dict(list(found.items())[: 1 + WORDS])
+            tokens.setdefault(word, token_TD)
+    return dict(list(tokens.items())[: 1 + WORDS])
 
 
 def method_of(model: Any) -> Method | None:
-    """How `align` would ask that model; None where it cannot."""
+    """Method that `align` uses for that model; None where it has none."""
     if isinstance(model, TokenEmbedder):
         return "patches"
     if isinstance(model, LexicalEmbedder) and isinstance(model, WordMapper):
@@ -158,19 +158,19 @@ def method_of(model: Any) -> Method | None:
 
 
 def _by_lexicon(model: Any, image: ImageSource, words: Sequence[str]) -> Alignment:
-    """A word of which the vocabulary knows nothing is left out."""
-    asked = {words[0]: _unit(model.lexicalise_texts([words[0]])[0])}
+    """Alignment through a lexicon; a word of which the vocabulary has nothing is left out."""
+    weights = {words[0]: _unit(model.lexicalise_texts([words[0]])[0])}
     for word in words[1:]:
         try:
-            asked[word] = _unit(model.lexicalise_texts([word])[0])
+            weights[word] = _unit(model.lexicalise_texts([word])[0])
         except DataError:
             continue
     picture = model.lexicalise_images([image])[0]
     length = math.sqrt(sum(weight * weight for weight in picture.values())) or 1.0
-    score = sum(weight * picture.get(term, 0.0) for term, weight in asked[words[0]].items()) / length
+    score = sum(weight * picture.get(term, 0.0) for term, weight in weights[words[0]].items()) / length
     height, width = decode(image, exact=True).shape[:2]
-    grids = model.map_words(image, list(asked.values())) / np.float32(length)
-    return Alignment("lexicon", score, tuple(asked), grids, visible_share(getattr(model, "preprocess", None), width, height))
+    grids = model.map_words(image, list(weights.values())) / np.float32(length)
+    return Alignment("lexicon", score, tuple(weights), grids, visible_share(getattr(model, "preprocess", None), width, height))
 
 
 def _unit(weights: Mapping[str, float]) -> dict[str, float]:
@@ -190,7 +190,7 @@ def _by_occlusion(model: Embedder, image: ImageSource, words: Sequence[str], gri
 
 
 def covered(pixels_HWC: Pixels, grid: int) -> list[Pixels]:
-    """The picture grid * grid times, each time with another cell in its mean colour, row by row."""
+    """Copies of a picture, grid * grid of them, each with another cell in its mean colour, row by row."""
     height, width = pixels_HWC.shape[:2]
     mean_C = pixels_HWC.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
     rows = [round(height * part / grid) for part in range(grid + 1)]

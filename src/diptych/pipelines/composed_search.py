@@ -1,4 +1,4 @@
-"""Search with an image and a text together: "this, but at night", "this, without the hat".
+"""Composed image retrieval, by an image and a text together: "this, but at night", "this, without the hat".
 
 ALIGN (Jia et al., 2021, section on multimodal queries): in a space shared by images and texts, attributes add up. The query is
 
@@ -23,7 +23,7 @@ from diptych.core.image import ImageSource
 
 
 def compose(image_ND: Unit, text_ND: Unit, weight: float = 2.0) -> Unit:
-    """Unit-norm queries [N, D] from N images and N texts (or one of either for all).
+    """Composed queries, unit-norm [N, D], from N images and N texts (or one of either for all).
 
     Raises ShapeError when widths or counts differ, ConfigError when image and text cancel out exactly.
     """
@@ -47,7 +47,7 @@ def _unit(x_ND: Unit) -> Unit:
 
 @dataclass(frozen=True)
 class Composition:
-    """What is looked for.
+    """Query of composed image retrieval.
 
     image  the picture that the answers should resemble
     text   what they should have beside, or lack with a negative weight
@@ -60,8 +60,8 @@ class Composition:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The index's hits, best first; for embeddings in memory, (row, cosine) pairs."""
+class ComposedSearchResult:
+    """Results: the index's hits, best first; for embeddings in memory, (row, cosine) pairs."""
 
     hits: tuple[Any, ...]
 
@@ -81,7 +81,7 @@ def _line(hit: Any) -> tuple[str, float, str]:
 
 @dataclass(frozen=True)
 class ComposedSearch:
-    """Search with a picture and a text together.
+    """Composed image retrieval with a picture and a text.
 
     embedder  what embeds the query; None is the model that the index is open with
     index     where to search
@@ -109,11 +109,11 @@ class ComposedSearch:
             raise ConfigError("nobody embeds the query: the index is open without its model (expected an embedder)")
         return compose(embedder.embed_images(images), embedder.embed_texts(texts), self.weight)
 
-    def run(self, request: Composition) -> Found:
-        return Found(tuple(self(request.image, request.text, k=request.k)))
+    def run(self, request: Composition) -> ComposedSearchResult:
+        return ComposedSearchResult(tuple(self(request.image, request.text, k=request.k)))
 
     def __call__(self, image: ImageSource, text: str, *, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Any]:
-        """The index's hits; for embeddings in memory, (row, cosine) pairs, best first, equal ones by row."""
+        """Hits of the index; for embeddings in memory, (row, cosine) pairs, best first, equal ones by row."""
         if k < 1:
             raise ConfigError(f"k is {k} (expected 1 or more)")
         query_1D = self.query([image], [text])

@@ -1,4 +1,4 @@
-"""GroundVLP: where a model looked that matches pictures with texts, and boxes of a detector, find what a text refers to.
+"""GroundVLP: zero-shot grounding from the attention map of an image-text matcher and the boxes of a detector.
 
 Letters: L tokens, R C rows and columns of a grid, H W pixels of the picture, N boxes.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from diptych.core.contracts import Detector, Embedder, MatchMap, MatchMapper, Role
 from diptych.core.errors import ConfigError, DataError, ShapeError
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region
 from diptych.data.media.decode import Pixels, decode
@@ -35,8 +35,8 @@ EXPONENTS: dict[str, float] = {"weighted": 0.5, "sum": 0.0, "mean": 1.0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Referred:
-    """What a text refers to.
+class GroundingResult:
+    """Grounding of a referring expression: candidate regions, their grades and the heat map.
 
     regions   the candidates, with the detector's scores; 1 where it was asked for everything
     grades    of each; best is the place of the highest, None where there is no candidate
@@ -57,32 +57,32 @@ class Referred:
     score: float
 
     def lines(self) -> list[str]:
-        asked = f"the detector was asked for {self.category!r}" if self.category else "the detector was asked for everything"
-        said = [
-            f"looked for: {', '.join(self.words) or 'the whole text'}; {asked}; picture and text fit with log-odds {self.score:.2f}"
+        query = f"the detector was asked for {self.category!r}" if self.category else "the detector was asked for everything"
+        lines = [
+            f"looked for: {', '.join(self.words) or 'the whole text'}; {query}; picture and text fit with log-odds {self.score:.2f}"
         ]
-        order = sorted(range(len(self.regions)), key=lambda place: -self.grades[place])
-        for place in order[:5]:
-            region = self.regions[place]
+        order = sorted(range(len(self.regions)), key=lambda index: -self.grades[index])
+        for index in order[:5]:
+            region = self.regions[index]
             box = ", ".join(f"{end:.0f}" for end in region.box)
-            said.append(f"  {self.grades[place]:9.4g}  {region.label or 'region'} {region.score:.2f} at {box}")
-        return said if order else [*said, "no candidate was found"]
+            lines.append(f"  {self.grades[index]:9.4g}  {region.label or 'region'} {region.score:.2f} at {box}")
+        return lines if order else [*lines, "no candidate was found"]
 
     def to_json(self) -> dict[str, Any]:
         rows = [
             {"box": list(region.box), "label": region.label, "score": region.score, "grade": grade}
             for region, grade in zip(self.regions, self.grades, strict=True)
         ]
-        said = {"text": self.text, "agent": self.agent, "category": self.category, "words": list(self.words), "match": self.score}
-        return {**said, "best": self.best, "candidates": rows}
+        out = {"text": self.text, "agent": self.agent, "category": self.category, "words": list(self.words), "match": self.score}
+        return {**out, "best": self.best, "candidates": rows}
 
     def picture(self) -> Pixels:
-        """The heat map over the picture, and the candidates with the best one strong."""
+        """Heat map over the picture, and the candidates with the best one strong."""
         return heat_picture(decode(self.image, exact=True), self.heat_HW, self.text, self.regions, self.best)
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferringExpression:
     """image     the picture
     text      what is referred to, such as "the red cup left of the plate"
     category  the name that the detector is asked for; "" takes it from the text
@@ -120,7 +120,7 @@ class GroundVLP:
     rows       "main": words that can be seen; "all": every token
     weighing   "weighted" (exponent 0.5), "sum", "mean", or an exponent of the area by `exponent`
     exponent   of the area, where it is 0 or more; below, that of `weighing`
-    names      categories that the detector knows; empty takes COCO's 80
+    names      categories of the detector; empty takes COCO's 80
     least_given, least_predicted   score that a box is above whose category was given, or taken from the text
     halve      halve that until a box is found, as the demo of the release; else everything is asked for
     model      scores a picture and a text, and says where in the picture the words lie
@@ -134,7 +134,7 @@ class GroundVLP:
         Role("detector", Detector, "what proposes boxes"),
         Role("embedder", Embedder, "whose texts say which category a noun is", optional=True),
     )
-    request: ClassVar[type] = Reference
+    request: ClassVar[type] = ReferringExpression
 
     model: MatchMapper
     detector: Detector
@@ -165,23 +165,23 @@ class GroundVLP:
     def name(self) -> str:
         return self.slug
 
-    def run(self, request: Reference) -> Referred:
-        """Raises DataError for a text without a word."""
+    def run(self, request: ReferringExpression) -> GroundingResult:
+        """Grounding of a text. Raises DataError for a text without a word."""
         if not request.text.strip():
             raise DataError("the text is empty", field="text", expected="what is referred to")
         text = self.template.format(request.text)
-        (found,) = self.model.map_match(request.image, [text], layer=self.layer)
+        (match_map,) = self.model.map_match(request.image, [text], layer=self.layer)
         height, width = decode(request.image, exact=True).shape[:2]
         start = self.template.index("{}")
         words = main_words(request.text) if self.rows == "main" else []
         spans = [(start + word.start, start + word.stop) for word in words]
-        heat_HW = upsampled(token_mean(found, spans), found.box, height, width)
-        agent = "" if request.category else agent_of(request.text)
+        heat_HW = upsampled(token_mean(match_map, spans), match_map.box, height, width)
+        agent = "" if request.category else head_noun(request.text)
         category = request.category or self.category_of(agent)
         regions = self.candidates(request.image, category, self.least_given if request.category else self.least_predicted)
         power = self.exponent if self.exponent >= 0 else EXPONENTS[self.weighing]
-        grades = [graded(heat_HW, region.box, region.score, exponent=power) for region in regions]
-        return Referred(
+        grades = [box_grade(heat_HW, region.box, region.score, exponent=power) for region in regions]
+        return GroundingResult(
             request.text,
             request.image,
             tuple(regions),
@@ -191,12 +191,12 @@ class GroundVLP:
             category,
             tuple(word.text for word in words),
             heat_HW,
-            found.score,
+            match_map.score,
         )
 
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
-    ) -> list[list[Grounded]]:
+    ) -> list[list[PhraseBoxes]]:
         """Boxes for the phrases of each query, the best first; what stands around a phrase is not read."""
         if len(images) != len(queries):
             raise DataError(f"{len(images)} images and {len(queries)} queries", field="queries", expected="one an image")
@@ -204,19 +204,19 @@ class GroundVLP:
             [self._grounded(image, words, top) for words in query.words()] for image, query in zip(images, queries, strict=True)
         ]
 
-    def _grounded(self, image: ImageSource, words: str, top: int) -> Grounded:
-        answer = self.run(Reference(image, words))
-        order = sorted(range(len(answer.regions)), key=lambda place: -answer.grades[place])[:top]
-        boxes = np.array([answer.regions[place].box for place in order], np.float32).reshape(-1, 4)
-        return Grounded(boxes, np.array([answer.grades[place] for place in order], np.float32))
+    def _grounded(self, image: ImageSource, words: str, top: int) -> PhraseBoxes:
+        answer = self.run(ReferringExpression(image, words))
+        order = sorted(range(len(answer.regions)), key=lambda index: -answer.grades[index])[:top]
+        boxes = np.array([answer.regions[index].box for index in order], np.float32).reshape(-1, 4)
+        return PhraseBoxes(boxes, np.array([answer.grades[index] for index in order], np.float32))
 
-    def known(self) -> tuple[str, ...]:
-        """The categories that the detector may be asked for."""
+    def categories(self) -> tuple[str, ...]:
+        """Categories that the detector may be queried with."""
         return self.names or tuple(vocabulary("coco").objects)
 
     def category_of(self, agent: str) -> str:
-        """The category that a noun means; "" for no noun, and, without an embedder, for one that is no category's name."""
-        names = self.known()
+        """Category of a noun; "" for no noun, and, without an embedder, for one that is no category's name."""
+        names = self.categories()
         if not agent:
             return ""
         if self.embedder is not None:
@@ -227,17 +227,17 @@ class GroundVLP:
         return next((name for form in forms for name in names if name.lower() == form), "")
 
     def candidates(self, image: ImageSource, category: str, least: float) -> list[Region]:
-        """The detector's boxes of a category above a score; everything that it finds, with score 1, where there are none."""
+        """Boxes of a category above a score, by the detector; all its boxes, with score 1, where there are none."""
         if category:
             regions = _of(self.detector, image, (category,))
             while True:
-                found = [region for region in regions if region.label == category and region.score > least]
-                if found or not self.halve or least < 1e-3:
+                hits = [region for region in regions if region.label == category and region.score > least]
+                if hits or not self.halve or least < 1e-3:
                     break
                 least /= 2
-            if found:
-                return found
-        return [Region(region.box, region.label) for region in _of(self.detector, image, self.known())]
+            if hits:
+                return hits
+        return [Region(region.box, region.label) for region in _of(self.detector, image, self.categories())]
 
 
 def _of(detector: Detector, image: ImageSource, names: Sequence[str]) -> tuple[Region, ...]:
@@ -246,7 +246,7 @@ def _of(detector: Detector, image: ImageSource, names: Sequence[str]) -> tuple[R
 
 @lru_cache(maxsize=4096)
 def main_words(text: str) -> tuple[Any, ...]:
-    """The words of a text that can be seen: nouns, verbs, adjectives, names, numbers.
+    """Content words of a text: nouns, verbs, adjectives, names, numbers.
 
     >>> [word.text for word in main_words("the red cup left of the plate")]
     ['red', 'cup', 'plate']
@@ -254,10 +254,10 @@ def main_words(text: str) -> tuple[Any, ...]:
     return tuple(word for word in tag(text) if word.tag in MEANINGFUL)
 
 
-def agent_of(text: str) -> str:
-    """The noun that a text is about: the last one of its first noun phrase, else the last of the text; "" for none.
+def head_noun(text: str) -> str:
+    """Head noun of a text: the last one of its first noun phrase, else the last of the text; "" for none.
 
-    >>> agent_of("a red and white table with two wooden chairs"), agent_of("left")
+    >>> head_noun("a red and white table with two wooden chairs"), head_noun("left")
     ('table', '')
     """
     words = tag(text)
@@ -267,22 +267,22 @@ def agent_of(text: str) -> str:
     return next((word.text for word in reversed(words) if word.tag in NOUNS), "")
 
 
-def token_mean(found: MatchMap, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.float32]:
-    """[R, C]: the mean over the tokens of these characters and the begin mark; over all tokens where no token has any of them."""
-    inside_L = tokens_of(spans, found.offset_L2)
+def token_mean(match_map: MatchMap, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.float32]:
+    """Mean map [R, C] over the tokens of these characters and the begin mark; over all tokens where no token has any of them."""
+    inside_L = tokens_of(spans, match_map.offset_L2)
     if not inside_L.any():
-        whole: npt.NDArray[np.float32] = found.weight_LHW.mean(axis=0)
+        whole: npt.NDArray[np.float32] = match_map.weight_LHW.mean(axis=0)
         return whole
-    if found.offset_L2[0, 1] == found.offset_L2[0, 0]:
+    if match_map.offset_L2[0, 1] == match_map.offset_L2[0, 0]:
         inside_L[0] = True
-    some: npt.NDArray[np.float32] = found.weight_LHW[inside_L].mean(axis=0)
+    some: npt.NDArray[np.float32] = match_map.weight_LHW[inside_L].mean(axis=0)
     return some
 
 
 def upsampled(
     grid_RC: npt.NDArray[np.float32], box: tuple[float, float, float, float], height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """[H, W]: the grid laid over the part of the picture that it saw, bicubic; 0 elsewhere."""
+    """Grid resized over the part of the picture that it saw, bicubic; 0 elsewhere. [H, W]"""
     x0, x1 = round(box[0] * width), round(box[2] * width)
     y0, y1 = round(box[1] * height), round(box[3] * height)
     if x1 <= x0 or y1 <= y0:
@@ -295,10 +295,10 @@ def upsampled(
     return heat_HW
 
 
-def graded(
+def box_grade(
     heat_HW: npt.NDArray[Any], box: tuple[float, float, float, float], score: float = 1.0, *, exponent: float = 0.5
 ) -> float:
-    """score * sum of the map inside the box / area ** exponent; pixels by whole numbers, cut down, the area as it is."""
+    """Grade of a box: score * sum of the map inside the box / area ** exponent; pixels by whole numbers, cut down, the area as it is."""
     x0, y0, x1, y1 = box
     inside = heat_HW[max(int(y0), 0) : max(int(y1), 0), max(int(x0), 0) : max(int(x1), 0)]
     return float(score * inside.sum(dtype=np.float64) / ((x1 - x0) * (y1 - y0)) ** exponent)

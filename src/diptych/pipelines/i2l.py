@@ -1,4 +1,4 @@
-"""In-Image Learning (Wang et al., 2024, 2402.17971): solved examples, cues and the question as one picture, which is all the model gets.
+"""In-Image Learning (Wang et al., 2024, 2402.17971): solved examples, cues and the question in one picture, the model's only input.
 
 The question is written under its picture, the demonstration's canvas stands above, and the prompt is empty. Beside it stand what the paper
 compares: captions in the place of pictures (text), pictures and text in turn (interleaved), and the hybrid, which asks the model first how
@@ -18,13 +18,13 @@ from diptych.core.contracts import Generator, Role
 from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart, words_about_one_picture
+from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart, text_of_single_image_prompt
 from diptych.data.canvas.compose import Canvas, Lettering, Place, Side, Wrap, resized, stacked, with_text
 from diptych.data.canvas.demonstrations import Demonstration, read_demonstrations
 from diptych.data.media.decode import Pixels, decode
-from diptych.pipelines._items import judged, read_items
+from diptych.pipelines._items import read_items, score_reply
 from diptych.pipelines._settings import identity_of, settings_of
-from diptych.tasks._scoring.answers.blind import grey
+from diptych.tasks._scoring.answers.blind import grey_images
 
 How = Literal["i2l", "interleaved", "text", "hybrid"]
 CAPTION = "Generate detailed caption for the image.\nCaption: "
@@ -57,14 +57,14 @@ class ImageQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What the model said, and how it was asked.
+class I2LReply:
+    """Reply of the model, and the prompting by which it was given.
 
     how     "i2l", "interleaved" or "text"
     rating  1 to 4, or 0 where it gave none; None where it was not asked
     caption of the picture, where one was written
     size    width and height of the canvas in pixels; None where there was none
-    tries   how often it was asked until it said something
+    tries   number of calls until the reply was not empty
     canvas  the picture that the model got, uint8 [H, W, 3]; no part of comparisons and JSON
     """
 
@@ -85,14 +85,14 @@ class Reply:
         return {name: value for name, value in asdict(replace(self, canvas=None)).items() if name != "canvas"}
 
     def picture(self) -> Pixels:
-        """The canvas."""
+        """Canvas that the model got."""
         if self.canvas is None:
             raise ConfigError(f"how={self.how} makes no canvas to draw (expected how=i2l)")
         return self.canvas
 
 
 @dataclass(frozen=True, slots=True)
-class Replies:
+class I2LReplies:
     """Answers to a file of questions.
 
     rows  one an item, as they lie in the file of answers
@@ -104,9 +104,9 @@ class Replies:
     out: Path | None = None
 
     def lines(self) -> list[str]:
-        known = [row["right"] for row in self.rows if row.get("right") is not None]
+        verdicts = [row["right"] for row in self.rows if row.get("right") is not None]
         unread = sum(row.get("read") == "" for row in self.rows)
-        right = [f"{sum(known)} of {len(known)} right, {unread} without an answer that can be read"] if known else []
+        right = [f"{sum(verdicts)} of {len(verdicts)} right, {unread} without an answer that can be read"] if verdicts else []
         where = f" in {self.out}" if self.out else ""
         return [f"{len(self.rows)} answers{where}, {self.new} of them new", *right]
 
@@ -193,13 +193,13 @@ class InImageLearning:
         return () if self.demos is None else tuple(read_demonstrations(self.demos))
 
     def chosen(self, category: str = "") -> tuple[Demonstration, ...]:
-        """The demonstrations of a category, or those for all where it has none of its own."""
+        """Demonstrations of a category, or those for all where it has none of its own."""
         own = [demo for demo in self.demonstrations if category and demo.category == category]
         return tuple((own or [demo for demo in self.demonstrations if not demo.category or not category])[: self.count])
 
     # ------------------------------------------------------------ use
 
-    def run(self, request: ImageQuestion) -> Reply | Replies:
+    def run(self, request: ImageQuestion) -> I2LReply | I2LReplies:
         if request.items is not None:
             return self._all(request)
         if request.image is None or not request.question.strip():
@@ -207,56 +207,56 @@ class InImageLearning:
         demos = (Demonstration(canvas=request.demo),) if request.demo is not None else self.chosen(request.category)
         return self.answer(request.image, request.question, demos)
 
-    def answer(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> Reply:
-        """One question about one picture."""
+    def answer(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> I2LReply:
+        """Reply to one question about one picture."""
         if self.how != "hybrid":
             return self._by(self.how, image, question, demos)
-        rating = rating_of(self.model.generate([image], [RATING], max_tokens=self.caption_tokens)[0])
+        rating = parse_rating(self.model.generate([image], [RATING], max_tokens=self.caption_tokens)[0])
         hard = rating is None or rating >= self.hard_from
-        found = self._by("i2l" if hard else self.easy, image, question, demos)
-        return replace(found, rating=rating or 0)
+        reply = self._by("i2l" if hard else self.easy, image, question, demos)
+        return replace(reply, rating=rating or 0)
 
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
-        """As a `Generator`, so that every task of models that write can ask it."""
-        words = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+        """Replies as a `Generator`, so that every task of generative models can use the pipeline."""
+        words = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
         short = replace(self, max_tokens=max_tokens)
         return [short.answer(image, text, self.chosen()).text for image, text in zip(images, words, strict=True)]
 
     def canvas(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> Pixels:
-        """The one picture that the model gets: the demonstrations from the top, then picture and question."""
+        """Canvas for the model: the demonstrations from the top, then picture and question."""
         solved = [demo.draw(self.lettering) for demo in demos]
         width = max((canvas_HWC.shape[1] for canvas_HWC in solved), default=0) if self.as_wide else 0
-        asked = self.question_canvas(image, question, width=width).pixels_HWC
-        return resized(stacked([*solved, asked], self.place), self.area)
+        question_HWC = self.question_canvas(image, question, width=width).pixels_HWC
+        return resized(stacked([*solved, question_HWC], self.place), self.area)
 
     def question_canvas(self, image: ImageSource, question: str, *, width: int = 0) -> Canvas:
-        """Picture and question alone, so wide at least."""
+        """Canvas of picture and question alone, of that width at least."""
         return with_text(decode(image, exact=True), question, self.lettering, width=width)
 
     # ------------------------------------------------------------ the ways
 
-    def _by(self, how: How, image: ImageSource, question: str, demos: Sequence[Demonstration]) -> Reply:
+    def _by(self, how: How, image: ImageSource, question: str, demos: Sequence[Demonstration]) -> I2LReply:
         if how == "i2l":
             canvas_HWC = self.canvas(image, question, demos)
-            text, tries = self._said(ArrayImage(canvas_HWC, f"canvas of {image.name}"), self.beside)
-            return Reply(text, how, size=(canvas_HWC.shape[1], canvas_HWC.shape[0]), tries=tries, canvas=canvas_HWC)
+            text, tries = self._reply(ArrayImage(canvas_HWC, f"canvas of {image.name}"), self.beside)
+            return I2LReply(text, how, size=(canvas_HWC.shape[1], canvas_HWC.shape[0]), tries=tries, canvas=canvas_HWC)
         if how == "interleaved":
-            text, tries = self._said(image, interleaved(question, demos))
-            return Reply(text, how, tries=tries)
+            text, tries = self._reply(image, interleaved(question, demos))
+            return I2LReply(text, how, tries=tries)
         captioner = self.captioner or self.model
-        caption = captioner.generate([image], [captioning(demos)], max_tokens=self.caption_tokens)[0]
-        asked = described(caption, question, demos, indent=self.indent)
-        text, tries = self._said(grey([image])[0], (TextPart(asked),))
-        return Reply(text, how, caption=caption, tries=tries)
+        caption = captioner.generate([image], [caption_prompt(demos)], max_tokens=self.caption_tokens)[0]
+        prompt = description_prompt(caption, question, demos, indent=self.indent)
+        text, tries = self._reply(grey_images([image])[0], (TextPart(prompt),))
+        return I2LReply(text, how, caption=caption, tries=tries)
 
-    def _said(self, image: ImageSource, prompt: PromptLike) -> tuple[str, int]:
+    def _reply(self, image: ImageSource, prompt: PromptLike) -> tuple[str, int]:
         for number in range(1, self.tries + 1):
             text = self.model.generate([image], [prompt], max_tokens=self.max_tokens)[0]
             if text:
                 return text, number
         return "", self.tries
 
-    def _all(self, request: ImageQuestion) -> Replies:
+    def _all(self, request: ImageQuestion) -> I2LReplies:
         if request.items is None:
             raise ConfigError("no file of items (expected --items FILE)")
         items = read_items(request.items)
@@ -273,23 +273,23 @@ class InImageLearning:
                     continue
                 demos = (Demonstration(canvas=request.demo),) if request.demo is not None else self.chosen(item.category)
                 reply = self.answer(item.image, item.asked, demos)
-                log.write({"id": item.id, **judged(item, reply.text), **reply.to_json()})
+                log.write({"id": item.id, **score_reply(item, reply.text), **reply.to_json()})
                 new += 1
-            return Replies(tuple(log.rows[item.id] for item in items), new, request.answers)
+            return I2LReplies(tuple(log.rows[item.id] for item in items), new, request.answers)
 
 
-def rating_of(reply: str) -> int | None:
-    """The rating in a reply, 1 to 4: its first number that is one; None where there is none.
+def parse_rating(reply: str) -> int | None:
+    """Rating in a reply, 1 to 4: its first number in that range; None where there is none.
 
-    >>> tuple(rating_of(reply) for reply in ("3", "I rate it 4 of 4.", "easy", "10"))
+    >>> tuple(parse_rating(reply) for reply in ("3", "I rate it 4 of 4.", "easy", "10"))
     (3, 4, None, None)
     """
-    found = re.search(r"(?<![\d.])[1-4](?!\d|\.\d)", reply)
-    return int(found[0]) if found else None
+    match = re.search(r"(?<![\d.])[1-4](?!\d|\.\d)", reply)
+    return int(match[0]) if match else None
 
 
 def interleaved(question: str, demos: Sequence[Demonstration]) -> tuple[Part, ...]:
-    """Picture, question and solution of each demonstration, then the picture and its question."""
+    """Interleaved prompt: picture, question and solution of each demonstration, then the picture and its question."""
     parts: list[Part] = []
     for demo in demos:
         if demo.image is None:
@@ -300,8 +300,8 @@ def interleaved(question: str, demos: Sequence[Demonstration]) -> tuple[Part, ..
     return (*parts, ImagePart(), TextPart(question))
 
 
-def captioning(demos: Sequence[Demonstration]) -> tuple[Part, ...]:
-    """What is asked for the caption: each demonstration's picture with its own, then the picture."""
+def caption_prompt(demos: Sequence[Demonstration]) -> tuple[Part, ...]:
+    """Prompt for a caption: each demonstration's picture with its own caption, then the picture."""
     parts: list[Part] = []
     for demo in demos:
         if demo.image is None or not demo.caption:
@@ -312,8 +312,9 @@ def captioning(demos: Sequence[Demonstration]) -> tuple[Part, ...]:
     return (*parts, ImagePart(), TextPart(CAPTION))
 
 
-def described(caption: str, question: str, demos: Sequence[Demonstration], *, indent: int = 0) -> str:
-    """The question about a caption, behind the demonstrations with theirs. Lines of the request behind its first are indented."""
-    asked = DESCRIBED.replace("\n", "\n" + " " * indent)
-    solved = [asked.format(description=demo.caption, question=demo.question) + demo.solution for demo in demos]
-    return "\n\n".join([*solved, asked.format(description=caption, question=question)])
+def description_prompt(caption: str, question: str, demos: Sequence[Demonstration], *, indent: int = 0) -> str:
+    """Prompt with the question about a caption, behind the demonstrations with theirs. Lines of the request behind its first are
+    indented."""
+    template = DESCRIBED.replace("\n", "\n" + " " * indent)
+    solved = [template.format(description=demo.caption, question=demo.question) + demo.solution for demo in demos]
+    return "\n\n".join([*solved, template.format(description=caption, question=question)])

@@ -20,11 +20,11 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
 from diptych.pipelines._memory import requests
-from diptych.pipelines._memory.caption_log import Caption, Memory, caption_frames, read_captions, table_of
+from diptych.pipelines._memory.caption_log import Memory, TimedCaption, caption_frames, read_captions, table_of
 from diptych.pipelines._memory.digest import digest
-from diptych.pipelines._memory.questions import Question, read_questions
+from diptych.pipelines._memory.questions import MemoryQuestion, read_questions
 from diptych.pipelines._memory.refine import refined, strongest_run
-from diptych.pipelines._memory.replies import Choice, Found, Window, choice_of, windows_of
+from diptych.pipelines._memory.replies import OptionReply, Window, WindowReply, parse_option, parse_windows
 from diptych.pipelines._settings import identity_of, settings_of
 from diptych.tasks._scoring.ranking.moments import recalls
 
@@ -33,7 +33,7 @@ NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
 
 
 @dataclass(frozen=True)
-class Remembered:
+class MemoryQuery:
     """A question, or a file of them, about captions or frames.
 
     question     in words
@@ -55,8 +55,9 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Recollection:
-    """windows in seconds, best first; option and its words where there were some. `outcome` is "read", "unknown" or "unread"."""
+class MemoryAnswer:
+    """Answer to a question. windows in seconds, best first; option and its words where there were some. `outcome` is "read", "unknown"
+    or "unread"."""
 
     windows: tuple[Window, ...] = ()
     option: int | None = None
@@ -70,24 +71,24 @@ class Recollection:
     def lines(self) -> list[str]:
         sure = "without a confidence" if self.confidence is None else f"confidence {self.confidence} of 3"
         if self.option is not None:
-            found = [f"{self.option}: {self.text}, {sure}"]
+            lines = [f"{self.option}: {self.text}, {sure}"]
         elif self.windows:
-            found = [f"{start:.1f} to {end:.1f} s" for start, end in self.windows]
-            found[0] += f", {sure}"
+            lines = [f"{start:.1f} to {end:.1f} s" for start, end in self.windows]
+            lines[0] += f", {sure}"
         else:
-            found = [
+            lines = [
                 f"no answer: {'it is not in the captions' if self.outcome == 'unknown' else 'the reply cannot be read'}, {sure}"
             ]
         read = f"  {self.digested} captions were read of {self.captions}"
-        return [*found, *([f"  {self.explanation}"] if self.explanation else []), read]
+        return [*lines, *([f"  {self.explanation}"] if self.explanation else []), read]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
-class Recollections:
-    """Answers to a file of questions. scores: where truths are known; new: how many questions were asked now."""
+class MemoryAnswers:
+    """Answers to a file of questions. scores: where truths are known; new: how many questions were answered in this run."""
 
     rows: tuple[dict[str, Any], ...]
     scores: Mapping[str, float]
@@ -136,7 +137,7 @@ class LifelongMemory:
         Role("embedder", Embedder, "what compares texts, for the digest and for --refine", optional=True),
         Role("second", Generator, "a second language model; the higher confidence counts", optional=True),
     )
-    request: ClassVar[type] = Remembered
+    request: ClassVar[type] = MemoryQuery
 
     reader: Generator
     captioner: Generator | None = None
@@ -176,7 +177,7 @@ class LifelongMemory:
 
     # ------------------------------------------------------------ use
 
-    def run(self, request: Remembered) -> Recollection | Recollections:
+    def run(self, request: MemoryQuery) -> MemoryAnswer | MemoryAnswers:
         if request.annotations is not None:
             return self._all(request)
         if not request.question.strip():
@@ -185,27 +186,27 @@ class LifelongMemory:
         options = tuple(option.strip() for option in request.options.split("|")) if request.options else ()
         if len(options) == 1 or not all(options) or len(set(options)) < len(options):
             raise ConfigError(f"options are {request.options!r} (expected two or more different texts with | between them)")
-        return self.answers([Question("1", (), request.question, options)], memory)[0]
+        return self.answers([MemoryQuestion("1", (), request.question, options)], memory)[0]
 
-    def answers(self, questions: Sequence[Question], memory: Memory) -> list[Recollection]:
-        """One answer for each question about one video: those for intervals are asked together, those with options one by one."""
+    def answers(self, questions: Sequence[MemoryQuestion], memory: Memory) -> list[MemoryAnswer]:
+        """Answers, one for each question about one video: those for intervals share a prompt, those with options have one each."""
         if not memory:
             raise DataError("there are no captions to remember", field="captions", expected="one or more")
         shared = self.digested(memory) if self.keep_from <= 0 else None
         asked_when = [question for question in questions if not question.options]
-        found: dict[str, Recollection] = {}
+        answer_of: dict[str, MemoryAnswer] = {}
         parts = [asked_when] if shared is not None else [[question] for question in asked_when]
         for some in (part for part in parts if part):
             read = shared if shared is not None else self.digested(memory, some[0].text)
-            found |= self._windows(some, memory, read)
+            answer_of |= self._windows(some, memory, read)
         for question in questions:
             if question.options:
                 read = shared if shared is not None else self.digested(memory, question.text)
-                found[question.id] = self._option(question, memory, read)
-        return [found[question.id] for question in questions]
+                answer_of[question.id] = self._option(question, memory, read)
+        return [answer_of[question.id] for question in questions]
 
     def digested(self, memory: Memory, question: str = "") -> Memory:
-        """What the language model gets to read."""
+        """Memory for the language model: similar captions merged where `digest` is on."""
         if not self.digest:
             return memory
         self._embed({caption.text for caption in memory})
@@ -222,53 +223,53 @@ class LifelongMemory:
     def similarity(self, first: str, second: str) -> float:
         """Cosine of two texts."""
         self._embed({first, second})
-        return float(self._known[first] @ self._known[second])
+        return float(self._vectors[first] @ self._vectors[second])
 
     @cached_property
-    def _known(self) -> dict[str, Any]:
+    def _vectors(self) -> dict[str, Any]:
         return {}
 
     def _embed(self, texts: set[str]) -> None:
         if self.embedder is None:
             raise ConfigError("nobody compares texts (expected an embedder)")
-        if missing := sorted(texts - set(self._known)):
-            self._known.update(zip(missing, self.embedder.embed_texts(missing), strict=True))
+        if missing := sorted(texts - set(self._vectors)):
+            self._vectors.update(zip(missing, self.embedder.embed_texts(missing), strict=True))
 
     # ------------------------------------------------------------ the language model
 
-    def _said(self, model: Generator, system: str, user: str) -> str:
+    def _reply(self, model: Generator, system: str, user: str) -> str:
         prompt: PromptLike = (TextPart(f"{system}\n\n{user}" if system else user),)
         if self.system and system:
             prompt = Dialogue((Turn("system", (TextPart(system),)), Turn("user", (TextPart(user),))))
         return model.generate([NOTHING], [prompt], max_tokens=self.max_tokens)[0]
 
     def _merge(self, texts: list[str]) -> str:
-        """The captions in one; the first of them where the model says nothing."""
+        """Merged caption; the first of them where the model answers nothing."""
         if self.merges == "first":
             return texts[0]
-        said = self._said(self.reader, self.words.merge_system, "\n".join(texts)).strip().strip('"').strip("'")
-        return said or texts[0]
+        reply = self._reply(self.reader, self.words.merge_system, "\n".join(texts)).strip().strip('"').strip("'")
+        return reply or texts[0]
 
     @property
     def _readers(self) -> list[Generator]:
         return [self.reader] if self.second is None else [self.reader, self.second]
 
-    def _windows(self, questions: Sequence[Question], memory: Memory, read: Memory) -> dict[str, Recollection]:
+    def _windows(self, questions: Sequence[MemoryQuestion], memory: Memory, read: Memory) -> dict[str, MemoryAnswer]:
         whole = all(question.id.isdigit() for question in questions)
-        numbers = {int(question.id) if whole else place: question for place, question in enumerate(questions, 1)}
+        numbers = {int(question.id) if whole else position: question for position, question in enumerate(questions, 1)}
         table = requests.queries(
             [(number, question.text) for number, question in numbers.items()], released=self.compat == "released"
         )
         prompt = requests.recall(self.words, table, table_of(read))
-        told = [windows_of(self._said(model, self.words.recall_system, prompt), list(numbers)) for model in self._readers]
+        replies = [parse_windows(self._reply(model, self.words.recall_system, prompt), list(numbers)) for model in self._readers]
         made = {}
         for number, question in numbers.items():
-            best: Found = max((one[number] for one in told), key=_weight)
+            best: WindowReply = max((one[number] for one in replies), key=_answer_rank)
             windows = best.windows
             if self.refine:
                 windows = refined(best, question.text, memory, self._localise, pad=self.pad, sure=self.sure)
             seconds = tuple((start / self.fps, end / self.fps) for start, end in windows)
-            made[question.id] = Recollection(
+            made[question.id] = MemoryAnswer(
                 seconds,
                 outcome=best.outcome,
                 explanation=best.explanation,
@@ -278,26 +279,26 @@ class LifelongMemory:
             )
         return made
 
-    def _option(self, question: Question, memory: Memory, read: Memory) -> Recollection:
+    def _option(self, question: MemoryQuestion, memory: Memory, read: Memory) -> MemoryAnswer:
         prompt = requests.choose(self.words, requests.options(question.text, question.options), table_of(read))
         released = self.compat == "released"
-        told = [
-            choice_of(self._said(model, self.words.choose_system, prompt), len(question.options), released=released)
+        replies = [
+            parse_option(self._reply(model, self.words.choose_system, prompt), len(question.options), released=released)
             for model in self._readers
         ]
-        best: Choice = max(told, key=_weight)
+        best: OptionReply = max(replies, key=_answer_rank)
         text = "" if best.option is None else question.options[best.option]
         outcome = "unread" if best.option is None else "read"
-        return Recollection((), best.option, text, outcome, best.explanation, best.confidence, len(memory), len(read))
+        return MemoryAnswer((), best.option, text, outcome, best.explanation, best.confidence, len(memory), len(read))
 
-    def _localise(self, question: str, memory: Sequence[Caption]) -> Window:
+    def _localise(self, question: str, memory: Sequence[TimedCaption]) -> Window:
         score_N = np.array([self.similarity(question, caption.text) for caption in memory])
         first, last = strongest_run(score_N - score_N.mean())
         return memory[first].start - self.margin, memory[last].end + self.margin
 
     # ------------------------------------------------------------ files
 
-    def _memory(self, request: Remembered) -> Memory:
+    def _memory(self, request: MemoryQuery) -> Memory:
         if request.captions is not None and request.frames is None:
             logs = read_captions(request.captions)
             if len(logs) > 1:
@@ -319,7 +320,7 @@ class LifelongMemory:
         )
         return memory
 
-    def _all(self, request: Remembered) -> Recollections:
+    def _all(self, request: MemoryQuery) -> MemoryAnswers:
         if request.annotations is None or request.captions is None:
             raise ConfigError(
                 "questions of a file are about a table of captions (expected --annotations FILE and --captions FILE)"
@@ -346,30 +347,30 @@ class LifelongMemory:
                     log.write({"id": question.id, **answer.to_json()})
                     new += 1
             rows = tuple(log.rows[question.id] for question in questions)
-        return Recollections(rows, scores(questions, rows), new)
+        return MemoryAnswers(rows, scores(questions, rows), new)
 
 
-def scores(questions: Sequence[Question], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def scores(questions: Sequence[MemoryQuestion], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Recall of windows and accuracy of options where the truth is known; accuracy by confidence, unread answers counted as wrong."""
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     timed = [(row, question.truth) for question, row in zip(questions, rows, strict=True) if question.truth is not None]
     if timed:
-        found |= recalls([[(a, b) for a, b in row["windows"]] for row, _ in timed], [truth for _, truth in timed])
+        metrics |= recalls([[(a, b) for a, b in row["windows"]] for row, _ in timed], [truth for _, truth in timed])
     chosen = [
         (row["confidence"], row["option"] == question.answer)
         for question, row in zip(questions, rows, strict=True)
         if question.answer is not None
     ]
     if chosen:
-        found["accuracy"] = float(np.mean([right for _, right in chosen]))
+        metrics["accuracy"] = float(np.mean([right for _, right in chosen]))
         for level in (1, 2, 3):
             if at := [right for confidence, right in chosen if confidence == level]:
-                found[f"accuracy/{level}"] = float(np.mean(at))
-                found[f"share/{level}"] = len(at) / len(chosen)
-    return found
+                metrics[f"accuracy/{level}"] = float(np.mean(at))
+                metrics[f"share/{level}"] = len(at) / len(chosen)
+    return metrics
 
 
-def _weight(found: Found | Choice) -> tuple[bool, int]:
-    """What is read before what is not, then by confidence; `max` keeps the first of equals."""
-    read = bool(found.windows) if isinstance(found, Found) else found.option is not None
-    return read, found.confidence or 0
+def _answer_rank(answer: WindowReply | OptionReply) -> tuple[bool, int]:
+    """Sort key of an answer: read before unread, then confidence; `max` keeps the first of equals."""
+    read = bool(answer.windows) if isinstance(answer, WindowReply) else answer.option is not None
+    return read, answer.confidence or 0

@@ -1,4 +1,4 @@
-"""Which words of its vocabulary a lexical model makes of a picture, how heavy they are, and where in the picture each of them stands.
+"""Words of a picture by a lexical model: weights, and where in the picture each of them stands.
 
 Letters: W words, H W rows and columns of the grid.
 """
@@ -23,7 +23,7 @@ TOP = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PictureWords:
-    """What `words_of` finds.
+    """Words of a picture by weight, from `words_of`.
 
     words       heaviest first
     weights     of norm 1 over all words of the picture
@@ -42,13 +42,13 @@ class PictureWords:
         if not self.words:
             return ["no word of the vocabulary fits this picture"]
         width = max(map(len, self.words))
-        said = [f"  {word:<{width}}  {weight:.3f}" for word, weight in zip(self.words, self.weights, strict=True)]
+        lines = [f"  {word:<{width}}  {weight:.3f}" for word, weight in zip(self.words, self.weights, strict=True)]
         if self.weight_WHW is not None:
             columns = self.weight_WHW.shape[2]
             best_W = self.weight_WHW.reshape(len(self.words), -1).argmax(axis=1)
-            places = [(1 + int(best) // columns, 1 + int(best) % columns) for best in best_W]
-            said = [f"{line} in row {row}, column {column}" for line, (row, column) in zip(said, places, strict=True)]
-        return [f"{len(self.words)} of {self.count} words", *said]
+            positions = [(1 + int(best) // columns, 1 + int(best) % columns) for best in best_W]
+            lines = [f"{line} in row {row}, column {column}" for line, (row, column) in zip(lines, positions, strict=True)]
+        return [f"{len(self.words)} of {self.count} words", *lines]
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {
@@ -62,7 +62,7 @@ class PictureWords:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureInput:
     """image  the picture"""
 
     image: ImageSource
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class WordsOfPicture:
-    """Which words a picture becomes.
+    """Words that a lexical model predicts for a picture.
 
     model  that turns pictures into weights over words
     top    so many of the heaviest are shown
@@ -78,17 +78,17 @@ class WordsOfPicture:
 
     slug: ClassVar[str] = "picture_words"
     roles: ClassVar[tuple[Role, ...]] = (Role("model", LexicalEmbedder, "the model that is asked"),)
-    request: ClassVar[type] = Picture
+    request: ClassVar[type] = PictureInput
 
     model: LexicalEmbedder
     top: int = TOP
 
-    def run(self, request: Picture) -> PictureWords:
+    def run(self, request: PictureInput) -> PictureWords:
         return words_of(self.model, request.image, self.top)
 
 
 def words_of(model: Any, image: ImageSource, top: int = TOP) -> PictureWords:
-    """The `top` heaviest words of a picture. Raises ConfigError for a model that knows no words."""
+    """Heaviest `top` words of a picture. Raises ConfigError for a model without a vocabulary."""
     if not isinstance(model, LexicalEmbedder):
         raise ConfigError(
             f"{getattr(model, 'name', model)} does not turn pictures into words (expected a model of recipe lexlip)"

@@ -1,4 +1,4 @@
-"""A pipeline by its name, with its roles filled."""
+"""Pipelines by name, with their roles filled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diptych.tasks.roles import fill_roles
 
 
 def start(kind: str | type[Pipeline], given: Mapping[str, Any], **options: Any) -> Pipeline[Any, Any]:
-    """A pipeline that can be asked.
+    """Pipeline of a name, with its models opened.
 
     kind     a name (`core.registry.PIPELINES`), or a class
     given    models, or their addresses, and open indexes, by role
@@ -22,9 +22,9 @@ def start(kind: str | type[Pipeline], given: Mapping[str, Any], **options: Any) 
     """
     made: Any = PIPELINES.load(kind) if isinstance(kind, str) else kind
     roles = {role.name for role in made.roles}
-    known = [item.name for item in fields(made) if item.name not in roles]
+    names = [item.name for item in fields(made) if item.name not in roles]
     for name in options:
-        if name not in known:
-            raise UnknownName(f"option of pipeline '{made.slug}'", name, known)
+        if name not in names:
+            raise UnknownName(f"option of pipeline '{made.slug}'", name, names)
     ready: Pipeline[Any, Any] = made(**fill_roles(made.roles, given, who=f"pipeline '{made.slug}'"), **options)
     return ready

@@ -1,1 +1,1 @@
-"""Every HTML page and picture. A page is one file that opens offline: no script, font or picture comes from elsewhere."""
+"""HTML reports and pictures. A page is one file that opens offline: no script, font or picture comes from elsewhere."""

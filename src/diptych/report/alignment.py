@@ -1,4 +1,4 @@
-"""Words over a picture: where each of them looks, as a row of small pictures.
+"""Word heat maps over a picture, as a row of small pictures.
 
 Letters: W words (the whole text first), H W rows and columns of the grid of weights, C channel.
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor
 
 from diptych.core.errors import ShapeError
-from diptych.report.drawing import Drawing, Label, Outline, Pixels, label_size, palette, pixels
+from diptych.report.drawing import Label, Outline, PictureOverlay, Pixels, label_size, palette, pixels
 
 SIDE = 240  # longer side of each small picture
 COLUMNS = 4
@@ -47,8 +47,8 @@ def alignment_picture(
     ground = ImageColor.getrgb(palette()["panel"])
     canvas_HWC = np.empty((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), np.uint8)
     canvas_HWC[:] = ground
-    for place, panel_HWC in enumerate(panels):
-        top, left = place // columns * (height + GAP), place % columns * (width + GAP)
+    for index, panel_HWC in enumerate(panels):
+        top, left = index // columns * (height + GAP), index % columns * (width + GAP)
         canvas_HWC[top : top + height, left : left + width] = panel_HWC
     return canvas_HWC
 
@@ -77,9 +77,9 @@ def _panel(
     shown.paste(Image.new("RGB", (width, height), ImageColor.getrgb(palette()["s1"])), (0, 0), cover)
     panel = Image.new("RGB", (width, height + STRIP), ImageColor.getrgb(palette()["panel"]))
     panel.paste(shown)
-    drawing = Drawing(width, height + STRIP, picture_HWC=np.asarray(panel), fixed=True)
+    drawing = PictureOverlay(width, height + STRIP, picture_HWC=np.asarray(panel), fixed=True)
     if high > low:
-        row, column = (int(place) for place in np.unravel_index(int(grid_HW.argmax()), grid_HW.shape))
+        row, column = (int(index) for index in np.unravel_index(int(grid_HW.argmax()), grid_HW.shape))
         wide, tall = (x1 - x0) / grid_HW.shape[1], (y1 - y0) / grid_HW.shape[0]
         left, top = x0 + column * wide, y0 + row * tall
         drawing.shapes.append(Outline((left, top, left + wide, top + tall), "white"))

@@ -16,7 +16,7 @@ CHARACTER = 6.5  # of the axis font, at most, in units of the view box
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LineSeries:
     """A named series; `colour` picks one of six."""
 
     name: str
@@ -24,9 +24,11 @@ class Line:
     colour: int = 0
 
 
-def line_chart(title: str, series: Sequence[Line], *, x_label: str = "step", reference: tuple[str, float] | None = None) -> str:
-    """Series over a common axis. Points that are not finite are left out; `reference` draws a dashed level (chance)."""
-    series = [Line(s.name, tuple(p for p in s.points if all(map(math.isfinite, p))), s.colour) for s in series]
+def line_chart(
+    title: str, series: Sequence[LineSeries], *, x_label: str = "step", reference: tuple[str, float] | None = None
+) -> str:
+    """Line chart of series over a common axis. Points that are not finite are left out; `reference` draws a dashed level (chance)."""
+    series = [LineSeries(s.name, tuple(p for p in s.points if all(map(math.isfinite, p))), s.colour) for s in series]
     series = [s for s in series if s.points]
     if not series:
         return ""
@@ -81,7 +83,8 @@ class Bar:
 
 
 def interval_chart(title: str, bars: Sequence[Bar]) -> str:
-    """One row a bar: dots for the observations, a thick tick for the value, a line for the interval, a grey tick for chance."""
+    """Interval chart, one row a bar: dots for the observations, a thick tick for the value, a line for the interval, a grey tick for
+    chance."""
     bars = [b for b in bars if math.isfinite(b.value)]
     if not bars:
         return ""
@@ -117,7 +120,7 @@ def interval_chart(title: str, bars: Sequence[Bar]) -> str:
 
 
 def bar_chart(title: str, counts: Mapping[str, int], *, colour: int = 0) -> str:
-    """One row a name with its count, in the order given."""
+    """Bar chart of counts, one row a name, in the order given."""
     if not counts:
         return ""
     row, left = 26, 130
@@ -133,7 +136,7 @@ def bar_chart(title: str, counts: Mapping[str, int], *, colour: int = 0) -> str:
 
 
 def legend(names: Sequence[tuple[str, int]]) -> str:
-    """(name, colour) pairs."""
+    """Legend of (name, colour) pairs."""
     items = "".join(f'<span><i style="background:var(--s{colour % 6})"></i>{escape(name)}</span>' for name, colour in names)
     return f'<div class="legend">{items}</div>'
 
@@ -145,7 +148,7 @@ def charts(items: Sequence[str]) -> str:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that enclose [low, high].
+    """Round tick values that enclose [low, high].
 
     >>> ticks(0.0, 0.37)
     [0.0, 0.1, 0.2, 0.3, 0.4]

@@ -1,4 +1,4 @@
-"""Rectangles, arrows and labels over a picture or over nothing, written once and drawn as SVG, as pixels, or by a page of its own.
+"""Vector drawing of rectangles, arrows and labels over a picture, as SVG, as pixels, or as plain values for a page.
 
 Colours are names of the page's palette ("ink", "panel", "s0", "good"), so that an SVG follows light and dark by itself and pixels
 are drawn for either. Lengths are in units of the drawing.
@@ -76,8 +76,8 @@ Shape = Outline | Arrow | Label
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """Shapes, in the order in which they cover each other, over a picture that fills the drawing.
+class PictureOverlay:
+    """Shapes over a picture that fills the drawing, in the order in which they cover each other.
 
     fixed   colours are those of the light page, whatever the page: for drawings that lie on a photograph
     """
@@ -98,16 +98,16 @@ def label_size(lines: Sequence[str], size: float = FONT) -> Point:
 def palette(dark: bool = False) -> dict[str, str]:
     """Colour names and their values, as the style sheet of the pages has them."""
     light, _, rest = style().partition("@media(prefers-color-scheme:dark)")
-    found = dict(re.findall(r"--(\w+):(#[0-9a-fA-F]{3,6})", light.partition("}")[0]))
+    colours = dict(re.findall(r"--(\w+):(#[0-9a-fA-F]{3,6})", light.partition("}")[0]))
     if dark:
-        found |= dict(re.findall(r"--(\w+):(#[0-9a-fA-F]{3,6})", rest.partition("}}")[0]))
-    return found | {"white": "#ffffff"}
+        colours |= dict(re.findall(r"--(\w+):(#[0-9a-fA-F]{3,6})", rest.partition("}}")[0]))
+    return colours | {"white": "#ffffff"}
 
 
 # ---------------------------------------------------------------- SVG
 
 
-def svg(drawing: Drawing, title: str) -> str:
+def svg(drawing: PictureOverlay, title: str) -> str:
     """An SVG element for a page; `title` is what a screen reader says."""
     parts = []
     if drawing.picture_HWC is not None:
@@ -163,8 +163,8 @@ def _svg_rect(rect: Rect) -> str:
 # ---------------------------------------------------------------- plain values
 
 
-def plain(drawing: Drawing) -> dict[str, Any]:
-    """The shapes as plain values, for a page that draws them itself; the picture is left out. Colours stay names of the palette."""
+def plain(drawing: PictureOverlay) -> dict[str, Any]:
+    """Shapes as plain values, for a page that draws them itself; the picture is left out. Colours stay names of the palette."""
     return {
         "width": drawing.width,
         "height": drawing.height,
@@ -202,8 +202,8 @@ def _rounded(values: Sequence[float]) -> list[float]:
 # ---------------------------------------------------------------- pixels
 
 
-def pixels(drawing: Drawing, *, dark: bool = False) -> Pixels:
-    """The drawing as uint8 RGB [H, W, 3], one pixel a unit; without a picture on the colour of the page's panels."""
+def pixels(drawing: PictureOverlay, *, dark: bool = False) -> Pixels:
+    """Rasterised drawing, uint8 RGB [H, W, 3], one pixel a unit; without a picture on the colour of the page's panels."""
     colours = palette(dark and not drawing.fixed)
     size = round(drawing.width), round(drawing.height)
     if drawing.picture_HWC is None:
@@ -252,8 +252,8 @@ def _paint(pen: ImageDraw.ImageDraw, shape: Shape, colours: dict[str, str]) -> N
             pen.rounded_rectangle(scaled(shape.rect), 4 * SMOOTH, fill(ground), outline, SMOOTH)
             font = _font(size * SMOOTH)
             for row, (text, name) in enumerate(lines):
-                place = ((x0 + x1) / 2 * SMOOTH, (y0 + PAD / 2 + (row + 0.8) * LEADING * size) * SMOOTH)
-                pen.text(place, text, fill(name), font, anchor="ms")
+                anchor = ((x0 + x1) / 2 * SMOOTH, (y0 + PAD / 2 + (row + 0.8) * LEADING * size) * SMOOTH)
+                pen.text(anchor, text, fill(name), font, anchor="ms")
 
 
 def _stroke(pen: ImageDraw.ImageDraw, points: Sequence[Point], colour: tuple[int, ...], width: float, dashed: bool) -> None:
@@ -263,7 +263,7 @@ def _stroke(pen: ImageDraw.ImageDraw, points: Sequence[Point], colour: tuple[int
 
 
 def _dashes(points: Sequence[Point], on: float, off: float) -> list[list[Point]]:
-    """A line cut into strokes of length `on` with gaps of length `off`."""
+    """Dashed line, cut into strokes of length `on` with gaps of length `off`."""
     pieces: list[list[Point]] = []
     left, drawing = on, True
     piece = [points[0]]
@@ -284,7 +284,7 @@ def _dashes(points: Sequence[Point], on: float, off: float) -> list[list[Point]]
 
 
 def _shaft(points: Sequence[Point]) -> tuple[Point, ...]:
-    """The line without what the head covers."""
+    """Line of an arrow without the part that the head covers."""
     kept = list(points)
     end = kept[-1]
     while len(kept) > 2 and math.dist(kept[-1], end) < HEAD * 0.7:

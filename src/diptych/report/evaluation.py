@@ -1,4 +1,4 @@
-"""Results and records as blocks of a page: numbers with intervals, what was found, what was missed."""
+"""Results and records as blocks of a page: metrics with intervals, hits and misses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import TRAINING_ROWS, Result
+from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.media.decode import decode
 from diptych.report import page
@@ -22,36 +23,41 @@ from diptych.report.pictures import Album
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A result that was kept with its records. `part` is the name of the rows: "emoji/unseen_style"."""
+class StoredResult:
+    """Stored result with its records. `part` is the name of the rows: "emoji/unseen_style"."""
 
     part: str
     result: Result
     records: Path
 
 
-def stored_results(folder: Path) -> list[Kept]:
-    """Every result below `records/`, in the order of file names; those on training rows last."""
-    found = []
+def stored_results(folder: Path) -> list[StoredResult]:
+    """Results below `records/`, in the order of file names; those on training rows last."""
+    results = []
     for path in sorted(folder.glob("*.json")):
         result = Result.from_json(json.loads(path.read_text(encoding="utf-8")))
         part = str(result.notes.get("data", {}).get("name", path.stem))
-        found.append(Kept(part, result, path.with_suffix(".parquet")))
-    return sorted(found, key=lambda kept: kept.part.endswith(f"/{TRAINING_ROWS}"))
+        results.append(StoredResult(part, result, path.with_suffix(".parquet")))
+    return sorted(results, key=lambda kept: kept.part.endswith(f"/{TRAINING_ROWS}"))
 
 
-def chart_of(results: Sequence[Kept]) -> str:
-    """The main metric of every result, with interval over groups and level of chance."""
+def results_by_split(run: RunFolder) -> dict[str, Result]:
+    """The results that a run folder holds, by the name of the held-out rows."""
+    return {stored.part.rpartition("/")[2]: stored.result for stored in stored_results(run.records)}
+
+
+def chart_of(results: Sequence[StoredResult]) -> str:
+    """Chart of the main metric of every result, with interval over groups and level of chance."""
     bars = [
-        Bar(kept.part.rpartition("/")[2], m.value, m.low, m.high, chance=m.chance, colour=place)
-        for place, kept in enumerate(results)
+        Bar(kept.part.rpartition("/")[2], m.value, m.low, m.high, chance=m.chance, colour=index)
+        for index, kept in enumerate(results)
         for m in [kept.result.metrics[kept.result.main]]
     ]
     return interval_chart(f"{results[0].result.task}: {results[0].result.main}", bars) if results else ""
 
 
-def table_of(kept: Kept) -> str:
-    """Every metric of one result, and what the protocol has to declare."""
+def table_of(kept: StoredResult) -> str:
+    """Table of every metric of one result, and the facts that the protocol declares."""
     result = kept.result
     rows = [(name, str(metric), metric.chance) for name, metric in result.metrics.items()]
     facts = f"{result.task} v{result.version} on {kept.part}: {result.n_items:,} items in {result.n_groups:,} groups"
@@ -64,8 +70,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def found_and_missed(kept: Kept, album: Album, *, count: int = 6, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Rows of text queries with what was found: some drawn at random, and those with the worst rank. Needs retrieval records."""
+def hits_and_misses(kept: StoredResult, album: Album, *, count: int = 6, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Rows of text queries with their results: some drawn at random, and those with the worst rank. Needs retrieval records."""
     if not kept.records.is_file():
         return [], []
     table = pq.read_table(kept.records)
@@ -80,8 +86,8 @@ def found_and_missed(kept: Kept, album: Album, *, count: int = 6, seed: int = 0)
     return [_row(row, album) for row in drawn], [_row(row, album, wanted=True) for row in worst]
 
 
-def graphs_compared(kept: Kept, album: Album, *, count: int = 4, seed: int = 0) -> list[str]:
-    """Images drawn at random, each with its true scene graph beside the predicted one. Needs records of a relation protocol."""
+def graphs_compared(kept: StoredResult, album: Album, *, count: int = 4, seed: int = 0) -> list[str]:
+    """True scene graphs beside predicted ones, of images drawn at random. Needs records of a relation protocol."""
     if not kept.records.is_file():
         return []
     table = pq.read_table(kept.records)
@@ -98,7 +104,8 @@ def graphs_compared(kept: Kept, album: Album, *, count: int = 4, seed: int = 0) 
 
 
 def _graph(row: dict[str, Any], prefix: str) -> SceneGraph:
-    """One side of a record; of a prediction only as many relations as the truth has and ten more, the most confident ones."""
+    """Scene graph of one side of a record; of a prediction only as many relations as the truth has and ten more, the most confident
+    ones."""
     boxes, labels, subjects, predicates, objects = (
         row[f"{prefix}{name}"] for name in ("box", "label", "subject", "predicate", "object")
     )
@@ -107,8 +114,8 @@ def _graph(row: dict[str, Any], prefix: str) -> SceneGraph:
     best = sorted(relations, key=lambda relation: -relation.confidence)
     shown = relations if prefix else best[: len(row["truth_predicate"]) + 10]
     # A predicted box may have no area: it was scored, and cannot be drawn.
-    at = {place: new for new, place in enumerate(n for n, (x0, y0, x1, y1) in enumerate(boxes) if x1 > x0 and y1 > y0)}
-    regions = tuple(Region(tuple(boxes[place]), labels[place]) for place in at)
+    at = {index: new for new, index in enumerate(n for n, (x0, y0, x1, y1) in enumerate(boxes) if x1 > x0 and y1 > y0)}
+    regions = tuple(Region(tuple(boxes[index]), labels[index]) for index in at)
     drawn = (
         replace(edge, subject=at[edge.subject], object=at[edge.object])
         for edge in shown
@@ -123,7 +130,7 @@ def _row(row: dict[str, Any], album: Album, *, wanted: bool = False) -> str:
     if wanted:
         picture, words = album.of(row["query"])
         figures.append(page.figure(picture, f"wanted: {words}", right=True))
-    for uid in album.known(row["top"]):
+    for uid in album.present(row["top"]):
         picture, words = album.of(uid)
         figures.append(page.figure(picture, words, right=_group(album, uid) == row["group"]))
     return page.query_row(row["text"], rank, figures)

@@ -1,4 +1,4 @@
-"""A forest plot: one line an experiment, its mean and interval coloured by verdict, seeds as dots, controls as ticks. Plain SVG."""
+"""Forest plot: one line an experiment, its mean and interval coloured by verdict, seeds as dots, controls as ticks. Plain SVG."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ REACH = 12.0
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A control, at its distance from the baseline."""
+class ControlMark:
+    """Control of a row, at its distance from the baseline."""
 
     name: str
     at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """One experiment: method minus baseline in units of the smallest difference that matters, positive where the method is better."""
+class ForestRow:
+    """Row of a forest plot: method minus baseline in units of the smallest difference that matters, positive where the method is better."""
 
     name: str
     mean: float
     interval: tuple[float, float]
     verdict: str
     seeds: tuple[float, ...] = ()
-    controls: tuple[Mark, ...] = ()
+    controls: tuple[ControlMark, ...] = ()
 
 
-def forest_plot(spans: Sequence[Span], *, title: str = "Method against baseline") -> str:
-    """The SVG text. One unit is the difference that was declared to matter; the band between -1 and 1 is shaded."""
+def forest_plot(spans: Sequence[ForestRow], *, title: str = "Method against baseline") -> str:
+    """SVG of the forest plot. One unit is the difference that was declared to matter; the band between -1 and 1 is shaded."""
     if not spans:
         return _svg(title, 60, [f'<text x="{WIDTH / 2}" y="34" text-anchor="middle">No claim has a verdict yet.</text>'])
     height = TOP + ROW * len(spans) + BOTTOM
@@ -65,22 +65,22 @@ def forest_plot(spans: Sequence[Span], *, title: str = "Method against baseline"
     return _svg(title, height, parts)
 
 
-def _row(span: Span, y: float, place: Callable[[float], float]) -> list[str]:
+def _row(span: ForestRow, y: float, x_of: Callable[[float], float]) -> list[str]:
     colour = COLOURS.get(span.verdict, "currentColor")
-    low, high = (place(value) for value in span.interval)
+    low, high = (x_of(value) for value in span.interval)
     parts = [
         f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(span.name)}</text>',
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="4" stroke-opacity=".45"/>',
     ]
     for seed in span.seeds:
-        parts.append(f'<circle cx="{place(seed):.1f}" cy="{y:.1f}" r="2.6" fill="{colour}" fill-opacity=".75"/>')
+        parts.append(f'<circle cx="{x_of(seed):.1f}" cy="{y:.1f}" r="2.6" fill="{colour}" fill-opacity=".75"/>')
     for control in span.controls:
-        at = place(control.at)
+        at = x_of(control.at)
         parts.append(
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}" stroke="currentColor" opacity=".7">'
             f"<title>{escape(control.name)}</title></line>"
         )
-    at = place(span.mean)
+    at = x_of(span.mean)
     parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{y - 7:.1f}" y2="{y + 7:.1f}" stroke="{colour}" stroke-width="3"/>')
     parts.append(f'<text x="{WIDTH - RIGHT + 12}" y="{y + 4:.1f}" fill="{colour}">{escape(span.verdict)}</text>')
     return parts
@@ -89,7 +89,7 @@ def _row(span: Span, y: float, place: Callable[[float], float]) -> list[str]:
 def _ticks(reach: float) -> list[float]:
     step = next(step for step in (0.5, 1.0, 2.0, 4.0) if reach / step <= 4)
     count = int(reach / step)
-    return [step * place for place in range(-count, count + 1)]
+    return [step * index for index in range(-count, count + 1)]
 
 
 def _svg(title: str, height: float, parts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Where the parts of a scene-graph picture go: arrows between boxes, labels that hide little of each other, nodes of a graph."""
+"""Layout of scene-graph pictures: arrows between boxes, labels with little overlap, nodes of a graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from diptych.core.scene_graph import SceneGraph
-from diptych.report.drawing import Drawing, Label, Point, Rect, label_size
+from diptych.report.drawing import Label, PictureOverlay, Point, Rect, label_size
 
 SMALL = 12.0  # font size of predicates
 BEND = 0.14  # how far an arrow bows, as a share of its length
@@ -19,7 +19,7 @@ LINES = 2  # of a label, at most; what is longer ends in dots
 
 
 def wrapped(text: str) -> list[str]:
-    """A name in lines that fit into a label.
+    """Lines of a name that fit into a label.
 
     >>> wrapped("elderly woman wearing a long red winter coat and a hat")
     ['elderly woman wearing a', 'long red winter coat ...']
@@ -27,8 +27,8 @@ def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, LINE, max_lines=LINES, placeholder=" ...") or [text]
 
 
-def bow(start: Rect, end: Rect, steps: int = 40) -> list[Point]:
-    """A bow from centre to centre, to the left of its direction; a loop above the region when both ends are the same."""
+def curved_arrow(start: Rect, end: Rect, steps: int = 40) -> list[Point]:
+    """Curved arrow from centre to centre, to the left of its direction; a loop above the region when both ends are the same."""
     (ax, ay), (bx, by) = _centre(start), _centre(end)
     if start == end:
         radius = max(16.0, (start[2] - start[0]) / 4)
@@ -44,14 +44,16 @@ def bow(start: Rect, end: Rect, steps: int = 40) -> list[Point]:
 
 
 def outside(curve: list[Point], start: Rect, end: Rect) -> list[Point]:
-    """The part of the curve between the two regions; all of it where they overlap so far that hardly anything would be left."""
+    """Part of a curve between the two regions; all of it where they overlap so far that hardly anything would be left."""
     between = [p for p in curve if not _inside(p, start) and not _inside(p, end)]
     length = sum(math.dist(p, q) for p, q in pairwise(between))
     return between if length > 24 else curve
 
 
-def on_line(line: Sequence[Point], words: tuple[tuple[str, str], ...], edge: str, drawing: Drawing, taken: list[Rect]) -> Label:
-    """A label on the line or right beside it, where it hides the least of other labels and of the line's own ends."""
+def on_line(
+    line: Sequence[Point], words: tuple[tuple[str, str], ...], edge: str, drawing: PictureOverlay, taken: list[Rect]
+) -> Label:
+    """Label on the line or right beside it, where it covers the least of other labels and of the line's own ends."""
     (ax, ay), (bx, by) = line[0], line[-1]
     length = math.dist(line[0], line[-1]) or 1.0
     across = (-(by - ay) / length, (bx - ax) / length)
@@ -71,8 +73,8 @@ def on_line(line: Sequence[Point], words: tuple[tuple[str, str], ...], edge: str
     return label
 
 
-def beside_box(name: str, box: Rect, colour: str, drawing: Drawing, taken: list[Rect]) -> Label:
-    """The name of a region at a corner of its box, outside where there is room."""
+def beside_box(name: str, box: Rect, colour: str, drawing: PictureOverlay, taken: list[Rect]) -> Label:
+    """Name label of a region at a corner of its box, outside where there is room."""
     lines = wrapped(name)
     width, height = label_size(lines)
     x0, y0, x1, y1 = box
@@ -85,8 +87,8 @@ def beside_box(name: str, box: Rect, colour: str, drawing: Drawing, taken: list[
     return label
 
 
-def _within(label: Label, drawing: Drawing) -> Label:
-    """The label, moved into the drawing."""
+def _within(label: Label, drawing: PictureOverlay) -> Label:
+    """Label moved into the drawing."""
     x0, y0, x1, y1 = label.rect
     dx = max(0.0, 1 - x0) or min(0.0, drawing.width - 1 - x1)
     dy = max(0.0, 1 - y0) or min(0.0, drawing.height - 1 - y1)
@@ -94,10 +96,15 @@ def _within(label: Label, drawing: Drawing) -> Label:
 
 
 def node_places(
-    graph: SceneGraph, relations: Sequence[int], regions: Sequence[int], names: Mapping[int, Sequence[str]], drawing: Drawing
+    graph: SceneGraph,
+    relations: Sequence[int],
+    regions: Sequence[int],
+    names: Mapping[int, Sequence[str]],
+    drawing: PictureOverlay,
 ) -> dict[int, Point]:
-    """A centre for each region: the number of steps between two is their distance (Kamada & Kawai, 1989), and the start is where
-    the regions lie in the image. `names` has the lines of each label."""
+    """Node positions, a centre for each region: the number of steps between two is their distance (Kamada & Kawai, 1989), and the start is
+    where the regions lie in the image. `names` has the lines of each label.
+    """
     import networkx as nx
 
     if not regions:
@@ -111,8 +118,8 @@ def node_places(
     start_N2 = (boxes[:, :2] + boxes[:, 2:]) / 2
     start_N2 += np.stack([np.cos(np.arange(len(regions))), np.sin(np.arange(len(regions)))], 1)  # equal centres must not stick
     start_N2 = (start_N2 - start_N2.mean(0)) / (np.abs(start_N2 - start_N2.mean(0)).max() or 1.0)
-    found = nx.kamada_kawai_layout(links, dist=apart, pos=dict(zip(regions, start_N2, strict=True)))
-    place_N2 = np.array([found[i] for i in regions])
+    layout = nx.kamada_kawai_layout(links, dist=apart, pos=dict(zip(regions, start_N2, strict=True)))
+    place_N2 = np.array([layout[i] for i in regions])
     low_2, high_2 = place_N2.min(0), place_N2.max(0)
     margin_2 = np.array([max(label_size(names[i])[0] for i in regions) / 2 + 14, 34.0])
     room_2 = np.array([drawing.width, drawing.height]) - 2 * margin_2

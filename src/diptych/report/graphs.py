@@ -14,11 +14,12 @@ from typing import Literal
 
 import numpy as np
 
+from diptych.core.box_iou import box_iou
 from diptych.core.errors import ShapeError
 from diptych.core.scene_graph import Box, Relation, SceneGraph
 from diptych.report import page
-from diptych.report.drawing import Arrow, Drawing, Label, Outline, Pixels, Rect, label_size, pixels, svg
-from diptych.report.graph_layout import SMALL, beside_box, bow, node_places, on_line, outside, wrapped
+from diptych.report.drawing import Arrow, Label, Outline, PictureOverlay, Pixels, Rect, label_size, pixels, svg
+from diptych.report.graph_layout import SMALL, beside_box, curved_arrow, node_places, on_line, outside, wrapped
 
 Mark = Literal["", "right", "wrong", "missed"]
 
@@ -29,7 +30,9 @@ WORDS = 2  # predicates of one pair that are written over a picture
 NODE_ROOM = 92.0  # side of the square that each node of a graph gets at least
 
 
-def annotated(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, most: int = 12, marks: Sequence[Mark] = ()) -> Drawing:
+def annotated(
+    pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, most: int = 12, marks: Sequence[Mark] = ()
+) -> PictureOverlay:
     """Boxes and arrows over the image, scaled so that its longer side has `side` pixels.
 
     most    relations that are drawn, the most confident first; regions without one are drawn while there are fewer than `most`
@@ -37,7 +40,7 @@ def annotated(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, most: 
     """
     height, width = _check_pixels(pixels_HWC).shape[:2]
     scale = side / max(height, width)
-    drawing = Drawing(round(width * scale), round(height * scale), picture_HWC=pixels_HWC, fixed=True)
+    drawing = PictureOverlay(round(width * scale), round(height * scale), picture_HWC=pixels_HWC, fixed=True)
     relations, regions = _rows_to_draw(graph, most)
     names = node_names(graph)
     boxes = {i: _scaled(graph.regions[i].box, scale) for i in regions}
@@ -51,12 +54,12 @@ def annotated(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, most: 
     return drawing
 
 
-def node_link(graph: SceneGraph, *, side: int = SIDE, most: int = 24, marks: Sequence[Mark] = ()) -> Drawing:
-    """The graph alone: names as nodes, placed so that the number of steps between two is their distance."""
+def node_link(graph: SceneGraph, *, side: int = SIDE, most: int = 24, marks: Sequence[Mark] = ()) -> PictureOverlay:
+    """Node-link diagram: names as nodes, placed so that the number of steps between two is their distance."""
     relations, regions = _rows_to_draw(graph, most)
     names = {i: wrapped(name) for i, name in enumerate(node_names(graph))}
     room = max(float(side), NODE_ROOM * math.sqrt(2 * max(len(regions), 1)))
-    drawing = Drawing(round(room * 1.25), round(room))
+    drawing = PictureOverlay(round(room * 1.25), round(room))
     centres = node_places(graph, relations, regions, names, drawing)
     labels = [Label(centres[i], tuple((line, "panel") for line in names[i]), ground=_colour(i)) for i in regions]
     boxes = dict(zip(regions, (label.rect for label in labels), strict=True))
@@ -67,7 +70,7 @@ def node_link(graph: SceneGraph, *, side: int = SIDE, most: int = 24, marks: Seq
 
 
 def graph_picture(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, dark: bool = False) -> Pixels:
-    """The annotated image and the graph beside it, as uint8 RGB [H, W, 3] for a file.
+    """Annotated image and the graph beside it, as uint8 RGB [H, W, 3] for a file.
 
     The image is as high as the graph, which grows with the number of regions; a long one is at most twice as wide as `side`.
     """
@@ -84,23 +87,21 @@ def graph_picture(pixels_HWC: Pixels, graph: SceneGraph, *, side: int = SIDE, da
 
 
 def graph_block(pixels_HWC: Pixels, graph: SceneGraph, title: str) -> str:
-    """The same for a page: two SVGs side by side below a title."""
+    """Annotated image and graph for a page: two SVGs side by side below a title."""
     return page.heading(title) + _columns(
         [svg(annotated(pixels_HWC, graph), f"{title}: boxes and arrows"), svg(node_link(graph), f"{title}: the graph")]
     )
 
 
 def compared_block(pixels_HWC: Pixels, truth: SceneGraph, predicted: SceneGraph, title: str, *, iou: float = 0.5) -> str:
-    """Truth at the left, prediction at the right: which relations were found, which are wrong, which were missed.
+    """True and predicted scene graphs side by side: relations found, wrong, and missed.
 
     Found means equal labels and predicate, and both boxes with an overlap of at least `iou`.
     """
-    found, right = matched(truth, predicted, iou=iou)
-    truth_marks: list[Mark] = ["right" if hit else "missed" for hit in found]
+    hits, right = match_relations(truth, predicted, iou=iou)
+    truth_marks: list[Mark] = ["right" if hit else "missed" for hit in hits]
     marks: list[Mark] = ["right" if hit else "wrong" for hit in right]
-    summary = (
-        f"{sum(found)} of {len(found)} true relations found; {len(right) - sum(right)} of {len(right)} predicted are not true"
-    )
+    summary = f"{sum(hits)} of {len(hits)} true relations found; {len(right) - sum(right)} of {len(right)} predicted are not true"
     sides = []
     for name, graph, mark in (("truth", truth, truth_marks), ("prediction", predicted, marks)):
         shown = svg(annotated(pixels_HWC, graph, marks=mark), f"{title}: {name}, boxes and arrows")
@@ -108,30 +109,24 @@ def compared_block(pixels_HWC: Pixels, truth: SceneGraph, predicted: SceneGraph,
     return page.heading(title) + page.text(summary, note=True) + _columns(sides)
 
 
-def matched(truth: SceneGraph, predicted: SceneGraph, *, iou: float = 0.5) -> tuple[list[bool], list[bool]]:
-    """(which true relations were found, which predicted relations are true). One prediction may answer several truths."""
-    found, right = [False] * len(truth.relations), [False] * len(predicted.relations)
+def match_relations(truth: SceneGraph, predicted: SceneGraph, *, iou: float = 0.5) -> tuple[list[bool], list[bool]]:
+    """Matched relations: (mask of true relations that were predicted, mask of predicted relations that are true). One prediction may match
+    several truths.
+    """
+    hits, right = [False] * len(truth.relations), [False] * len(predicted.relations)
     names, predicted_names = truth.triplets(), predicted.triplets()
     for row, relation in enumerate(truth.relations):
         for column, other in enumerate(predicted.relations):
             if names[row] == predicted_names[column] and all(
-                overlap(truth.regions[a].box, predicted.regions[b].box) >= iou
+                box_iou([truth.regions[a].box], [predicted.regions[b].box])[0, 0] >= iou
                 for a, b in ((relation.subject, other.subject), (relation.object, other.object))
             ):
-                found[row] = right[column] = True
-    return found, right
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(width, 0.0) * max(height, 0.0)
-    return both / (sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - both)
+                hits[row] = right[column] = True
+    return hits, right
 
 
 def node_names(graph: SceneGraph) -> list[str]:
-    """The labels of the regions, numbered where a label occurs more than once.
+    """Labels of the regions, numbered where a label occurs more than once.
 
     >>> from diptych.core.scene_graph import Region
     >>> node_names(SceneGraph((Region((0, 0, 1, 1), "cup"), Region((0, 0, 2, 2), "dog"), Region((0, 0, 3, 3), "cup"))))
@@ -164,8 +159,8 @@ def _rows_to_draw(graph: SceneGraph, most: int) -> tuple[list[int], list[int]]:
     return sorted(relations), sorted(regions)
 
 
-def _notes(graph: SceneGraph, relations: Sequence[int], regions: Sequence[int], drawing: Drawing) -> list[Label]:
-    """A line that says what is not drawn or not there, if anything is."""
+def _notes(graph: SceneGraph, relations: Sequence[int], regions: Sequence[int], drawing: PictureOverlay) -> list[Label]:
+    """Note on what is not drawn or not there, if anything is."""
     if not graph.regions:
         words = "no regions"
         centre = (drawing.width / 2, drawing.height / 2)
@@ -211,9 +206,9 @@ def _arrows(
     marks: Sequence[Mark],
     nodes: Sequence[Label],
     taken: list[Rect],
-    drawing: Drawing,
+    drawing: PictureOverlay,
 ) -> list[Arrow | Label]:
-    """One arrow for each ordered pair, with its predicates in one label: over a picture the first two and how many more there are,
+    """Arrows, one for each ordered pair, with its predicates in one label: over a picture the first two and how many more there are,
     since labels hide what they speak of. Node labels lie on the arrows, predicates on top."""
     over_graph = drawing.picture_HWC is None
     pairs: dict[tuple[int, int], list[int]] = {}
@@ -223,7 +218,7 @@ def _arrows(
     for (subject, object), rows in pairs.items():
         kinds: set[Mark] = {marks[row] for row in rows}
         ink = INK[next(iter(kinds))] if len(kinds) == 1 and "" not in kinds else _colour(subject)
-        curve = bow(boxes[subject], boxes[object])
+        curve = curved_arrow(boxes[subject], boxes[object])
         line = outside(curve, boxes[subject], boxes[object])
         dashed = bool(kinds) and kinds <= {"wrong", "missed"}
         arrows.append(Arrow(tuple(line), ink, dashed=dashed, halo=drawing.picture_HWC is not None))
@@ -235,7 +230,7 @@ def _arrows(
 
 
 def _sentences(graph: SceneGraph, rows: Sequence[int], marks: Sequence[Mark]) -> list[tuple[str, str]]:
-    """The lines of a label and their colours."""
+    """Lines of a label and their colours."""
     return [(line, INK.get(marks[row], "ink")) for row in rows for line in wrapped(_words(graph.relations[row], marks[row]))]
 
 

@@ -1,4 +1,4 @@
-"""A heat map over a picture, with the boxes that were weighed by it: the picture of a grounding.
+"""Heat map over a picture, with the boxes that were scored by it: the picture of a grounding.
 
 Letters: H W pixels of the picture, C channel.
 """
@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 
 from diptych.core.errors import ShapeError
 from diptych.core.scene_graph import Region
-from diptych.report.drawing import Drawing, Label, Outline, Pixels, label_size, palette, pixels
+from diptych.report.drawing import Label, Outline, PictureOverlay, Pixels, label_size, palette, pixels
 
 SIDE = 480  # longer side
 STRIP = 26  # below the picture, for the words
@@ -48,11 +48,11 @@ def heat_picture(
     canvas = Image.new("RGB", (2 * width, height + STRIP), ImageColor.getrgb(palette()["panel"]))
     canvas.paste(hot, (0, 0))
     canvas.paste(shown, (width, 0))
-    drawing = Drawing(2 * width, height + STRIP, picture_HWC=np.asarray(canvas), fixed=True)
-    order = [place for place in range(len(regions)) if place != best] + ([] if best is None else [best])
-    for place in order:
-        x0, y0, x1, y1 = (end * scale for end in regions[place].box)
-        chosen = place == best
+    drawing = PictureOverlay(2 * width, height + STRIP, picture_HWC=np.asarray(canvas), fixed=True)
+    order = [index for index in range(len(regions)) if index != best] + ([] if best is None else [best])
+    for index in order:
+        x0, y0, x1, y1 = (end * scale for end in regions[index].box)
+        chosen = index == best
         drawing.shapes.append(
             Outline((width + x0, y0, width + x1, y1), "s0" if chosen else "s2", 3.0 if chosen else 1.0, dashed=not chosen)
         )

@@ -1,4 +1,4 @@
-"""The frame of every page and its building blocks. Blocks return HTML; whatever came from data is escaped here."""
+"""Frame and building blocks of every page. Blocks return HTML; text from data is escaped here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diptych.report.escape import escape
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of a page: a title for the navigation and its blocks."""
+    """Section of a page: a title for the navigation and its blocks."""
 
     title: str
     blocks: tuple[str, ...]
@@ -24,7 +24,7 @@ class Section:
 
 
 def page(title: str, lead: str, sections: Sequence[Section], *, footer: str = "") -> str:
-    """A whole HTML document. Sections without blocks are left out."""
+    """HTML document. Sections without blocks are left out."""
     sections = [s for s in sections if any(s.blocks)]
     links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
     body = "".join(f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>{"".join(s.blocks)}</section>' for s in sections)
@@ -39,22 +39,22 @@ def page(title: str, lead: str, sections: Sequence[Section], *, footer: str = ""
 
 @cache
 def style() -> str:
-    """The style sheet that every page carries inside."""
+    """Style sheet that every page carries inside."""
     return (resources.files("diptych.report") / "style.css").read_text(encoding="utf-8")
 
 
 def text(words: str, *, note: bool = False) -> str:
-    """A paragraph; a note is small and grey."""
+    """Paragraph; a note is small and grey."""
     return f'<p class="note">{escape(words)}</p>' if note else f"<p>{escape(words)}</p>"
 
 
 def heading(words: str) -> str:
-    """A heading within a section."""
+    """Heading within a section."""
     return f"<h3>{escape(words)}</h3>"
 
 
 def lines(items: Iterable[str], *, warn: bool = False) -> str:
-    """One short line below the other; warnings are coloured."""
+    """Short lines, one below the other; warnings are coloured."""
     mark = ' class="warn"' if warn else ""
     return "<ul>" + "".join(f"<li{mark}>{escape(item)}</li>" for item in items) + "</ul>"
 
@@ -64,7 +64,7 @@ MANY = 4
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; a column whose every cell is a number, or a number with an interval, is set to the right.
+    """Table; a column whose every cell is a number, or a number with an interval, is set to the right.
 
     One of many columns is too wide for a phone: there each row stands as a block of its own, a line a cell, named by its column.
     """
@@ -86,7 +86,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def cards(items: Iterable[tuple[str, str]]) -> str:
-    """(number, what it is) pairs, large."""
+    """Large numbers with captions, from (number, what it is) pairs."""
     return (
         '<div class="cards">'
         + "".join(f'<div class="card"><b>{escape(value)}</b><span>{escape(name)}</span></div>' for value, name in items)
@@ -95,18 +95,18 @@ def cards(items: Iterable[tuple[str, str]]) -> str:
 
 
 def figure(picture: str, caption: str = "", *, right: bool = False) -> str:
-    """One picture (a data URI from `pictures`) with a caption; `right` marks the wanted answer."""
+    """Picture (a data URI from `pictures`) with a caption; `right` marks the right answer."""
     mark = ' class="right"' if right else ""
     return f'<figure{mark}><img src="{escape(picture)}" alt="{escape(caption)}">{escape(caption)}</figure>'
 
 
 def sheet(figures: Iterable[str]) -> str:
-    """Figures in a grid, as many beside each other as the page is wide."""
+    """Grid of figures, as many beside each other as the page is wide."""
     return '<div class="sheet">' + "".join(figures) + "</div>"
 
 
 def query_row(query: str, note: str, figures: Iterable[str]) -> str:
-    """A query at the left, what was found at the right."""
+    """Query at the left, its results at the right."""
     return f'<div class="row"><div><q>{escape(query)}</q><br><span class="note">{escape(note)}</span></div>{sheet(figures)}</div>'
 
 
@@ -116,7 +116,7 @@ def folded(summary: str, content: str) -> str:
 
 
 def definitions(values: Mapping[str, Any]) -> str:
-    """A table of names and values without a head."""
+    """Table of names and values without a head."""
     return table(("", ""), [(k, v) for k, v in values.items()])
 
 

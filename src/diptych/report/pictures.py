@@ -1,4 +1,4 @@
-"""Pictures as data URIs, small enough to put hundreds into one page."""
+"""Thumbnails as data URIs, small enough to put hundreds into one page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diptych.data.media.decode import encode_webp
 
 
 def thumbnail(item: MediaItem, *, side: int = 96) -> str:
-    """A data URI of a medium, its longer side at most `side` pixels; one that cannot be shown becomes a grey square."""
+    """Data URI of a medium, its longer side at most `side` pixels; one that cannot be shown becomes a grey square."""
     try:
         pixels_HWC = item.thumbnail()
     except (DecodeError, MissingExtra):
@@ -26,7 +26,7 @@ def thumbnail(item: MediaItem, *, side: int = 96) -> str:
 
 
 def data_uri(pixels_HWC: npt.NDArray[np.uint8], *, side: int = 96) -> str:
-    """uint8 RGB [H, W, 3] as a WebP of at most `side` pixels a side, to stand in a page itself."""
+    """Data URI of uint8 RGB [H, W, 3] as a WebP of at most `side` pixels a side."""
     image = Image.fromarray(pixels_HWC)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return "data:image/webp;base64," + base64.b64encode(encode_webp(np.asarray(image), quality=82)).decode()
@@ -55,5 +55,5 @@ class Album:
             self._made[uid] = (picture, words)
         return self._made[uid]
 
-    def known(self, uids: Iterable[str]) -> list[str]:
+    def present(self, uids: Iterable[str]) -> list[str]:
         return [uid for uid in uids if uid in self._row]

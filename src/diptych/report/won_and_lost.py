@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from diptych.core.randomness import keyed_rng
 from diptych.report import page
-from diptych.report.measured import Measured
+from diptych.report.comparison_result import ComparisonResult
 from diptych.report.pictures import Album
 
 SHOWN = 6  # items of each side, split and pair of arms
@@ -22,8 +22,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
-    """Of one arm: the rows of every seed by item, and the items that are right in all or in none."""
+class _ArmAnswers:
+    """Records of one arm: the rows of every seed by item, and the items that are right in all or in none."""
 
     seeds: tuple[dict[Key, Row], ...]
 
@@ -34,7 +34,7 @@ class _Answers:
         return not any(_right(rows[key]) for rows in self.seeds)
 
 
-def won_and_lost(measured: Measured, album: Album) -> tuple[str, ...]:
+def won_and_lost(measured: ComparisonResult, album: Album) -> tuple[str, ...]:
     """Blocks for every task, split and arm against the first; a few items each, drawn at random."""
     blocks: list[str] = []
     nothing: list[str] = []
@@ -64,20 +64,20 @@ def won_and_lost(measured: Measured, album: Album) -> tuple[str, ...]:
     return (note, *blocks, *rest)
 
 
-def _answers(measured: Measured, arm: str, task: str, split: str) -> _Answers:
-    """Rows of the records that show what was asked: of retrieval, the texts that ask for a picture."""
-    found = []
+def _answers(measured: ComparisonResult, arm: str, task: str, split: str) -> _ArmAnswers:
+    """Rows of the records with a query to show: of retrieval, the texts that ask for a picture."""
+    by_seed = []
     for folder in measured.folders.get(arm, {}).values():
         path = _records(Path(folder), task.partition(":")[0], split)
         if path is None:
             continue
         rows = [row for row in pq.read_table(path).to_pylist() if row.get("direction", "text_to_image") == "text_to_image"]
-        found.append({_key(row): row for row in rows})
-    return _Answers(tuple(found))
+        by_seed.append({_key(row): row for row in rows})
+    return _ArmAnswers(tuple(by_seed))
 
 
 def _records(folder: Path, task: str, split: str) -> Path | None:
-    """The records of that task on that split: their file ends in the split's name as file names spell it."""
+    """Records of that task on that split: their file ends in the split's name as file names spell it."""
     tail = re.sub(r"[^A-Za-z0-9._-]+", "-", split)
     paths = sorted((folder / "records").glob(f"{task}-*{tail}.parquet"), key=lambda path: len(path.name))
     return paths[0] if paths else None
@@ -91,7 +91,7 @@ def _right(row: Row) -> bool:
     return bool(row["credit"] == 1.0) if "credit" in row else bool(row["rank_expected"] <= 1.0)
 
 
-def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Answers], album: Album) -> str:
+def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _ArmAnswers], album: Album) -> str:
     """Of retrieval a row for each, with the answers of both; of everything else a picture for each, with what the loser answered."""
     pairs = [(answers[winner].seeds[0][key], answers[loser].seeds[0][key]) for key in keys]
     if "top" in pairs[0][0] and "query" in pairs[0][0]:
@@ -111,8 +111,8 @@ def _items(keys: Sequence[Key], winner: str, loser: str, answers: dict[str, _Ans
 def _row_of_query(good: Row, bad: Row, winner: str, loser: str, album: Album) -> str:
     figures = [(album.of(good["query"])[0] if good["query"] in album else "", "wanted", True)]
     for arm, row in ((winner, good), (loser, bad)):
-        for place, found in enumerate(album.known(row["top"][:3])):
-            figures.append((album.of(found)[0], f"{arm}: {place + 1}", _group(album, found) == row["group"]))
+        for index, uid in enumerate(album.present(row["top"][:3])):
+            figures.append((album.of(uid)[0], f"{arm}: {index + 1}", _group(album, uid) == row["group"]))
     return page.query_row(good["text"], f"{loser}: first right answer at rank {bad['rank_expected']:.0f}", _figures(figures))
 
 

@@ -1,4 +1,4 @@
-"""A picture beside the words that it became, each with a bar as long as its weight."""
+"""Bar chart of the words of a picture, beside the picture."""
 
 from __future__ import annotations
 

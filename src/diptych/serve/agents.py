@@ -1,4 +1,4 @@
-"""Search, detect, caption and ask as tools for agents: the Model Context Protocol, over stdin and stdout or at /mcp.
+"""Model Context Protocol server: search, detect, caption and ask as tools, over stdin and stdout or at /mcp.
 
 A tool asks the route of its name, so limits and refusals are those of the service. Only what the service can do is offered. Needs the
 extra `[mcp]`.
@@ -20,8 +20,8 @@ from pydantic import Field
 from diptych import __version__
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.core.terminal.signals import WATCHED, exit_code
-from diptych.serve.inside import ask_route
-from diptych.serve.refusals import Refused
+from diptych.serve.internal_call import call_route
+from diptych.serve.refusals import RequestError
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -72,8 +72,8 @@ def _tools(app: ASGIApp, service: Service, files: Path | None) -> list[Callable[
 
         try:
             given = _picture(image, files, service.limits.body_bytes) if image else {}
-            return await ask_route(app, path, {**body, **given})
-        except Refused as error:
+            return await call_route(app, path, {**body, **given})
+        except RequestError as error:
             raise ToolError(error.message) from None
 
     async def search(
@@ -96,8 +96,8 @@ def _tools(app: ASGIApp, service: Service, files: Path | None) -> list[Callable[
     ) -> dict[str, Any]:
         """Find things in a picture, with boxes in pixels, and the relations between them, which name things by their number."""
         body = {"objects": objects or [], "relations": relations or [], "min_score": min_score}
-        found = await route("/detect", body, image)
-        return {name: found[name] for name in ("regions", "relations")}
+        graph = await route("/detect", body, image)
+        return {name: graph[name] for name in ("regions", "relations")}
 
     async def caption(
         image: Image, prompt: Annotated[str, Field(description="what to ask for")] = "", max_tokens: Tokens = 64
@@ -123,35 +123,35 @@ def _tools(app: ASGIApp, service: Service, files: Path | None) -> list[Callable[
 
 
 def _picture(image: str, files: Path | None, most: int) -> dict[str, str]:
-    """A picture as routes take it. Raises Refused."""
+    """A picture argument of a tool in the form that routes take. Raises RequestError."""
     if image.startswith(ITEM):
         return {"uid": image.removeprefix(ITEM)}
     if not image.startswith(FILE):
         return {"image": image}
     name = image.removeprefix(FILE)
     if files is None:
-        raise Refused(400, "no folder is served (expected item:UID, base64 or a data URL)")
+        raise RequestError(400, "no folder is served (expected item:UID, base64 or a data URL)")
     path = (files / name).resolve()
     if not path.is_relative_to(files.resolve()) or not path.is_file():
-        raise Refused(404, f"the served folder has no file '{name[:80]}'")
+        raise RequestError(404, f"the served folder has no file '{name[:80]}'")
     if path.stat().st_size * 4 // 3 > most:
-        raise Refused(413, f"'{name[:80]}' is too large (expected at most {most * 3 // 4:,} bytes)")
+        raise RequestError(413, f"'{name[:80]}' is too large (expected at most {most * 3 // 4:,} bytes)")
     return {"image": base64.b64encode(path.read_bytes()).decode()}
 
 
-def speak(app: ASGIApp, service: Service, *, files: Path | None = None) -> None:
+def serve_stdio(app: ASGIApp, service: Service, *, files: Path | None = None) -> None:
     """Answer an agent on stdin and stdout until it closes them. A signal ends the process with its exit code, for the thread that waits
     for the next line of stdin cannot be ended by anything else."""
     server = agent_server(app, service, files=files)
     loop = asyncio.new_event_loop()
     with service.open_to_others():
-        number = loop.run_until_complete(_talk(server, service))
+        number = loop.run_until_complete(_serve_until_signal(server, service))
     if number:
         os._exit(exit_code(number))
     loop.close()
 
 
-async def _talk(server: MCPServer[Any], service: Service) -> int:
+async def _serve_until_signal(server: MCPServer[Any], service: Service) -> int:
     """0 when the agent has ended it, else the number of a signal."""
     loop = asyncio.get_running_loop()
     signalled: asyncio.Future[int] = loop.create_future()

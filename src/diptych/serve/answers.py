@@ -13,16 +13,16 @@ from diptych.report import drawing
 from diptych.report.graphs import annotated, node_link, node_names
 
 
-def plain(value: Any) -> Any:
-    """The same with what JSON has no word for left empty: NaN, infinity, bytes, other objects."""
+def jsonable(value: Any) -> Any:
+    """The same with values that JSON cannot represent as null: NaN, infinity, bytes, other objects."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): jsonable(part) for name, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(part) for part in value]
+        return [jsonable(part) for part in value]
     return value if isinstance(value, str | int) else None
 
 

@@ -62,7 +62,7 @@ def create_app(
     for package in PACKAGES:
         _needs(package)
     from diptych.serve.application import build
-    from diptych.serve.service import Service, Side
+    from diptych.serve.service import ServedModel, Service
 
     if detector is not None and not isinstance(detector, Detector):
         raise ConfigError(
@@ -75,8 +75,8 @@ def create_app(
     names: list[str] = []
     for one, _ in ((model, index), *compare):
         names.append(_new_name(str(getattr(one, "name", "model")), names))
-    sides = [Side(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
-    apart = None if writer is None else Side(_new_name(str(getattr(writer, "name", "writer")), names), writer)
+    sides = [ServedModel(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
+    apart = None if writer is None else ServedModel(_new_name(str(getattr(writer, "name", "writer")), names), writer)
     service = Service(sides, detector=detector, writer=apart, pool=pool, limits=limits or Limits())
     app = build(service, token=token, cors=cors, hosts=hosts, agents=agents)
     app.state.service = service
@@ -99,17 +99,17 @@ def run(
 
 
 def check_port(host: str, port: int) -> None:
-    """Whether this address can be listened on, asked before models are loaded for it. Raises ConfigError, RunError."""
+    """Check that an address can be listened on, before models are loaded for it. Raises ConfigError, RunError."""
     if not 0 <= port <= 65535:
         raise ConfigError(f"port is {port} (expected 0..65535)")
     _needs("uvicorn")
-    from diptych.serve.server import taken_port
+    from diptych.serve.server import bind_port
 
-    taken_port(host, port).close()
+    bind_port(host, port).close()
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:
-    """Two models of one name are told apart by a number."""
+    """A unique name for a model: a number is added to a name that is taken."""
     count = 2
     fresh = name
     while fresh in taken:

@@ -10,11 +10,11 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from diptych import __version__
-from diptych.serve.admission.body import LimitBody
-from diptych.serve.admission.deadline import Deadline
-from diptych.serve.admission.guard import Guard, Observe
+from diptych.serve.admission.body import BodyLimitMiddleware
+from diptych.serve.admission.deadline import DeadlineMiddleware
+from diptych.serve.admission.guard import AccessLogMiddleware, GuardMiddleware
 from diptych.serve.agents import agent_server
-from diptych.serve.refusals import answer_errors
+from diptych.serve.refusals import install_error_handlers
 from diptych.serve.routes import answers as answer_routes
 from diptych.serve.routes import chat as chat_routes
 from diptych.serve.routes import embeddings as embedding_routes
@@ -23,17 +23,17 @@ from diptych.serve.routes import page as page_routes
 from diptych.serve.routes import pictures as picture_routes
 from diptych.serve.routes import search as search_routes
 from diptych.serve.routes import status as status_routes
-from diptych.serve.schema import Refusal
+from diptych.serve.schema import ErrorResponse
 from diptych.serve.service import Service
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "The request cannot be understood, or a picture cannot be read"},
-    401: {"model": Refusal, "description": "A bearer token is needed"},
-    404: {"model": Refusal, "description": "No such item or model, or the service was started without what this needs"},
-    413: {"model": Refusal, "description": "More bytes, pixels or characters than the limits allow"},
-    422: {"model": Refusal, "description": "A field holds what it cannot hold"},
-    429: {"model": Refusal, "description": "Too much at once; the header Retry-After says when to try again"},
-    503: {"model": Refusal, "description": "The service stops, or the answer took too long"},
+    400: {"model": ErrorResponse, "description": "The request cannot be understood, or a picture cannot be read"},
+    401: {"model": ErrorResponse, "description": "A bearer token is needed"},
+    404: {"model": ErrorResponse, "description": "No such item or model, or the service was started without what this needs"},
+    413: {"model": ErrorResponse, "description": "More bytes, pixels or characters than the limits allow"},
+    422: {"model": ErrorResponse, "description": "A field holds what it cannot hold"},
+    429: {"model": ErrorResponse, "description": "Too much at once; the header Retry-After says when to try again"},
+    503: {"model": ErrorResponse, "description": "The service stops, or the answer took too long"},
 }
 AGENTS = "/mcp"
 
@@ -42,7 +42,7 @@ def build(
     service: Service, *, token: str = "", cors: Sequence[str] = (), hosts: Sequence[str] = (), agents: bool = False
 ) -> FastAPI:
     """All routes over one service, which is closed when the application ends; with `agents` also /mcp."""
-    server = agent_server(inner(service), service) if agents else None
+    server = agent_server(internal_app(service), service) if agents else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -70,25 +70,25 @@ def build(
             streamable_http_path=AGENTS, stateless_http=True, json_response=True, transport_security=trusted
         )
         app.router.routes.extend(spoken.routes)
-    app.add_middleware(Guard, service=service, token=token, hosts=hosts)
+    app.add_middleware(GuardMiddleware, service=service, token=token, hosts=hosts)
     if cors:
         headers = ["Retry-After", "X-Request-Id"]
         app.add_middleware(
             CORSMiddleware, allow_origins=list(cors), allow_methods=["GET", "POST"], allow_headers=["*"], expose_headers=headers
         )
-    app.add_middleware(Observe, service=service)
+    app.add_middleware(AccessLogMiddleware, service=service)
     return app
 
 
-def inner(service: Service) -> FastAPI:
-    """The same routes for callers inside of the process: bodies, memory and time are limited, and nobody is kept out."""
+def internal_app(service: Service) -> FastAPI:
+    """The same routes for callers inside of the process: with limits on bodies, memory and time, without access checks."""
     app = FastAPI(title="Diptych", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     _routes(app, service)
     return app
 
 
 def _routes(app: FastAPI, service: Service) -> None:
-    answer_errors(app)
+    install_error_handlers(app)
     status_routes.add(app, service)
     embedding_routes.add(app, service)
     chat_routes.add(app, service)
@@ -97,5 +97,5 @@ def _routes(app: FastAPI, service: Service) -> None:
     picture_routes.add(app, service)
     item_routes.add(app, service)
     # The last one added is the outermost.
-    app.add_middleware(Deadline, service=service, passed=(AGENTS,))  # each tool has its own
-    app.add_middleware(LimitBody, limits=service.limits, memory=service.memory)
+    app.add_middleware(DeadlineMiddleware, service=service, passed=(AGENTS,))  # each tool has its own
+    app.add_middleware(BodyLimitMiddleware, limits=service.limits, memory=service.memory)

@@ -31,12 +31,12 @@ class QueueFull(Exception):
         super().__init__("the queue is full")
 
 
-class Stopped(Exception):
-    """The thread has been asked to stop and takes nothing new."""
+class BatcherStopped(Exception):
+    """The batching thread has been stopped and takes no new jobs."""
 
 
 @dataclass(eq=False, slots=True)
-class Job:
+class EmbeddingJob:
     """Texts and pictures to embed with `model`, together with those of other jobs; then `finish(texts_ND, images_ND)` gives the
     result. `finish` too runs in the one thread, so it may call models and indexes itself.
 
@@ -55,7 +55,7 @@ class Job:
         self.inputs = max(1, len(self.texts) + len(self.images) + self.inside)
 
     def drop(self) -> None:
-        """Let go of everything, for nobody waits for the result; the job itself keeps its place in the queue."""
+        """Release everything of a job whose client is gone; the job itself keeps its position in the queue."""
         self.texts, self.images, self.finish = (), (), lambda texts, images: None
 
 
@@ -75,7 +75,7 @@ class Batcher:
         observed: Callable[[int, float], None] = lambda inputs, seconds: None,
     ) -> None:
         self._queue, self._batch, self._observed = queue, batch, observed
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[EmbeddingJob] = deque()
         self._waiting = 0
         self._stopped = False
         self._seconds_an_input = 0.01
@@ -83,11 +83,11 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="diptych-model", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job) -> Future[Any]:
+    def submit(self, job: EmbeddingJob) -> Future[Any]:
         """Its result, later. Raises QueueFull; a job that is larger than the whole queue is taken when nothing else waits."""
         with self._changed:
             if self._stopped:
-                raise Stopped
+                raise BatcherStopped
             if self._jobs and self._waiting + job.inputs > self._queue:
                 raise QueueFull(max(1.0, self._waiting * self._seconds_an_input))
             self._jobs.append(job)
@@ -119,12 +119,12 @@ class Batcher:
                 self._seconds_an_input += 0.1 * (seconds / inputs - self._seconds_an_input)
                 self._observed(inputs, seconds)
 
-    def _take(self) -> list[Job]:
+    def _take(self) -> list[EmbeddingJob]:
         """The next batch: at least one job, and as many more as fit. Nothing once there is nothing left to do."""
         with self._changed:
             while not self._jobs and not self._stopped:
                 self._changed.wait()
-            jobs: list[Job] = []
+            jobs: list[EmbeddingJob] = []
             size = 0
             while self._jobs and (not jobs or size + self._jobs[0].inputs <= self._batch):
                 jobs.append(self._jobs.popleft())
@@ -133,7 +133,7 @@ class Batcher:
             return jobs
 
 
-def _run(model: Any, jobs: Sequence[Job]) -> None:
+def _run(model: Any, jobs: Sequence[EmbeddingJob]) -> None:
     """Embed for all, finish each. What goes wrong in the embedding is tried for each job alone, so that it fails only its own."""
     try:
         texts, images = _embed_jobs(model, jobs)
@@ -157,7 +157,7 @@ def _run(model: Any, jobs: Sequence[Job]) -> None:
             job.result.set_result(result)
 
 
-def _embed_jobs(model: Any, jobs: Sequence[Job]) -> tuple[dict[str, Any], Unit]:
+def _embed_jobs(model: Any, jobs: Sequence[EmbeddingJob]) -> tuple[dict[str, Any], Unit]:
     """Every text once, every picture in the order of the jobs."""
     strings = list(dict.fromkeys(text for job in jobs for text in job.texts))
     sources = [image for job in jobs for image in job.images]

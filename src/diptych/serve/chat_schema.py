@@ -1,4 +1,4 @@
-"""What requests to a model that writes hold, and its answers: the chat completions of OpenAI clients, captions, answers."""
+"""Schemas of requests and answers of generative models: OpenAI chat completions, captions, answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from diptych.serve.schema import Name, Picture, Request
+from diptych.serve.schema import Name, Picture, StrictRequest
 
 PICTURE_URL = "a data URL (data:image/png;base64,...), base64, or item:UID for an item that is there; addresses are refused"
 Tokens = Field(default=64, ge=1, description="of the answer; at most `tokens` of /info")
@@ -29,7 +29,7 @@ class ImageContent(BaseModel):
 Content = Annotated[TextContent | ImageContent, Field(discriminator="type")]
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Content]
 
@@ -41,13 +41,13 @@ class StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """As OpenAI clients send it. Fields that such clients add and that leave the text as it is are ignored; others are refused."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = Name
-    max_tokens: int | None = Field(default=None, ge=1, description="of the answer; 64 where nothing is said")
+    max_tokens: int | None = Field(default=None, ge=1, description="of the answer; 64 by default")
     max_completion_tokens: int | None = Field(default=None, ge=1, description="the newer name of `max_tokens`")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0, as without it: the likeliest word each time")
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="of what is drawn; 0 where nothing is said")
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="of sampling; 0 by default")
     stop: str | list[str] | None = Field(default=None, description="up to 4 texts that end the answer and are left out")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -75,7 +75,7 @@ class ChatChoice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class Usage(BaseModel):
+class TokenUsage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -87,20 +87,20 @@ class ChatAnswer(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage | None = Field(description="empty where the model does not count")
+    usage: TokenUsage | None = Field(description="empty where the model does not count")
 
 
-class CaptionRequest(Request):
+class CaptionRequest(StrictRequest):
     """A caption for a picture."""
 
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
-    prompt: str = Field(default="", description="what to ask for; without, what the model's own template asks for")
+    prompt: str = Field(default="", description="the prompt; without one, the model's own template")
     max_tokens: int = Tokens
     model: str | None = Name
 
 
-class AskRequest(Request):
+class AskRequest(StrictRequest):
     """A question about a picture; with `choices` the likeliest of them is taken, and nothing is written."""
 
     image: str | None = Picture

@@ -1,4 +1,4 @@
-"""Pictures are decoded in processes of their own, which are ended when one takes too long or when nobody waits for it any more.
+"""Image decoding in processes of their own, which are killed on timeout or when the client is gone.
 
 A thread cannot be ended, and a decoder that a picture keeps busy would keep a place of the service for as long.
 """
@@ -30,7 +30,7 @@ ENVIRONMENT = ("PATH", "PYTHON", "LD_", "LANG", "LC_", "TMP", "HOME", "VIRTUAL_E
 MODULE = "diptych.data.media.decode_child"
 
 
-class Decoders:
+class DecoderPool:
     """A few processes that decode, started when they are first needed.
 
     count       how many, at most
@@ -46,12 +46,12 @@ class Decoders:
 
     async def pixels(self, data: bytes, name: str, admit: Admit) -> Pixels:
         """uint8 RGB [H, W, 3], as `decode(exact=True)` gives it. Raises DecodeError, TooLarge, and what `admit` raises."""
-        fields, content = await self._ask(data, name, 0, admit)
+        fields, content = await self._request(data, name, 0, admit)
         return np.frombuffer(content, np.uint8).reshape(fields["shape"])
 
     async def thumbnail(self, data: bytes, name: str, side: int) -> bytes:
         """WebP of at most `side` pixels a side. Raises as `pixels`."""
-        _, content = await self._ask(data, name, side, lambda width, height: None)
+        _, content = await self._request(data, name, side, lambda width, height: None)
         return bytes(content)
 
     async def close(self) -> None:
@@ -63,7 +63,7 @@ class Decoders:
         for child in ended:
             await child.wait()
 
-    async def _ask(self, data: bytes, name: str, side: int, admit: Admit) -> tuple[dict[str, Any], bytearray]:
+    async def _request(self, data: bytes, name: str, side: int, admit: Admit) -> tuple[dict[str, Any], bytearray]:
         question = {"name": name, "max_pixels": self.max_pixels, "side": side}
         async with self._free:
             child = self._idle.pop() if self._idle else await self._start()

@@ -1,4 +1,4 @@
-"""What the filters of a page offer: values and counts, or the range, of each column, over the items of an index."""
+"""Search facets: values and counts, or the range, of each column, over the items of an index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def facets(pool: Dataset | None, uids: Collection[str]) -> dict[str, dict[str, A
     if pool is None:
         return {}
     rows = [row for row, uid in enumerate(pool.uids) if uid in uids]
-    found: dict[str, dict[str, Any]] = {}
+    by_column: dict[str, dict[str, Any]] = {}
     for name in getattr(pool, "column_names", ()):
         column = pool.column(name)  # type: ignore[attr-defined]  # what has names of columns has these
         values = [value for row in rows if (value := column[row]) not in (None, "")]
@@ -30,8 +30,8 @@ def facets(pool: Dataset | None, uids: Collection[str]) -> dict[str, dict[str, A
             number_N = np.asarray(values, float)
             finite = number_N[np.isfinite(number_N)]
             if len(finite):
-                found[name] = {"min": float(finite.min()), "max": float(finite.max())}
+                by_column[name] = {"min": float(finite.min()), "max": float(finite.max())}
         elif len(counts := Counter(str(value) for value in values)) <= MOST:
             distinct = sorted(counts)
-            found[name] = {"values": distinct, "counts": [counts[value] for value in distinct]}
-    return found
+            by_column[name] = {"values": distinct, "counts": [counts[value] for value in distinct]}
+    return by_column

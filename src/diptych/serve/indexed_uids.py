@@ -15,10 +15,10 @@ def indexed_uids(pool: Dataset | None, uids: Collection[str]) -> list[str]:
     return [] if pool is None else [uid for uid in pool.uids if uid in uids]
 
 
-def spread(uids: Sequence[str], count: int = SHOWN) -> list[str]:
+def evenly_spaced(uids: Sequence[str], count: int = SHOWN) -> list[str]:
     """At most `count` of them, evenly from the first to the last.
 
-    >>> spread(["a", "b", "c", "d", "e"], 3)
+    >>> evenly_spaced(["a", "b", "c", "d", "e"], 3)
     ['a', 'c', 'e']
     """
     if len(uids) <= count:
@@ -26,8 +26,8 @@ def spread(uids: Sequence[str], count: int = SHOWN) -> list[str]:
     return [uids[round(step * (len(uids) - 1) / (count - 1))] for step in range(count)]
 
 
-def missing(pool: Dataset | None, uids: Collection[str]) -> int:
-    """How many items of an index the data do not hold. Raises ConfigError where that is all of them: the index is of other data."""
+def count_missing(pool: Dataset | None, uids: Collection[str]) -> int:
+    """Number of index items that are not in the data. Raises ConfigError where that is all of them: the index is of other data."""
     if pool is None or not uids:
         return 0
     there = len(indexed_uids(pool, uids))

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from diptych.serve.admission.rate import Rate
+from diptych.serve.admission.rate import RateLimiter
 
 log = logging.getLogger("diptych.serve")
 LONGEST = 200
@@ -35,12 +35,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(head | getattr(record, "fields", {}))
 
 
-class Sparing(logging.Filter):
-    """Lets so many lines of a kind through. A kind is an event of ours, or a place in the code of others."""
+class LogRateFilter(logging.Filter):
+    """Limits the log lines of each kind. A kind is an event of ours, or a place in the code of others."""
 
     def __init__(self, rate: float, burst: int) -> None:
         super().__init__()
-        self._rate = Rate(rate, burst)
+        self._rate = RateLimiter(rate, burst)
         self._left_out: Counter[tuple[str, int, str]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -63,7 +63,7 @@ def to_stderr() -> None:
     ):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonLines())
-        handler.addFilter(Sparing(*often))
+        handler.addFilter(LogRateFilter(*often))
         one = logging.getLogger(name)
         one.handlers, one.propagate = [handler], False
         one.setLevel(level)
@@ -74,12 +74,12 @@ def event(name: str, **fields: Any) -> None:
     log.info(name, extra={"fields": fields})
 
 
-def trouble(error: str) -> None:
+def loop_error(error: str) -> None:
     """Something outside of any request; `error` is a type."""
     log.warning("trouble", extra={"fields": {"error": error}})
 
 
-def failed(scope: Scope, error: BaseException) -> None:
+def request_error(scope: Scope, error: BaseException) -> None:
     """An error inside the service: its type and where it arose. Its text may quote the request, so it is left out."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]

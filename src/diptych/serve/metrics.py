@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus: `GET /metrics`. Labels are routes and statuses, never anything that a client chose."""
+"""Prometheus metrics: `GET /metrics`. Labels are routes and statuses, never anything that a client chose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INPUTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The counters of one service; `waiting` tells how many inputs wait now."""
+    """Prometheus counters of one service; `waiting` returns the number of inputs in the queues."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()

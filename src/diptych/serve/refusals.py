@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from diptych.core.errors import DataError, DiptychError, RunError, ShapeError
-from diptych.serve.logs import failed
+from diptych.serve.logs import request_error
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that cannot be answered: HTTP status, one clear line, and for 429 and 503 the seconds after which to try again."""
 
     def __init__(self, status: int, message: str, *, retry_after: float = 0.0, headers: Mapping[str, str] | None = None) -> None:
@@ -31,14 +31,14 @@ class Refused(Exception):
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_json(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """``{"error": {"message", "type", "code"}}``, as OpenAI clients read it."""
     kind = "server_error" if status >= 500 else KINDS.get(status, "invalid_request_error")
     error = {"message": " ".join(message.split()), "type": kind, "code": status}
-    return Json({"error": error}, status, headers=dict(headers or {}))
+    return SafeJsonResponse({"error": error}, status, headers=dict(headers or {}))
 
 
-class Json(Response):
+class SafeJsonResponse(Response):
     """JSON of any strings: a lone surrogate, which JSON may spell and UTF-8 may not, is spelled out again."""
 
     media_type = "application/json"
@@ -47,50 +47,50 @@ class Json(Response):
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode()
 
 
-def refused(error: Refused) -> Response:
+def error_response(error: RequestError) -> Response:
     """The answer to a request that a route refuses, with its status, message and headers."""
-    return refusal(error.status, error.message, error.headers)
+    return error_json(error.status, error.message, error.headers)
 
 
-def broken(error: BaseException) -> Response:
-    """What went wrong inside is named by its kind only: its text may hold paths, or what other clients sent."""
-    return refusal(500, f"{type(error).__name__} inside the service; its log says more")
+def internal_error(error: BaseException) -> Response:
+    """Response for an internal error; names its type only, since its text may hold paths or what other clients sent."""
+    return error_json(500, f"{type(error).__name__} inside the service; its log says more")
 
 
-def answer_errors(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Whatever goes wrong becomes a refusal. What is not the client's fault is logged, without what the client sent."""
 
-    @app.exception_handler(Refused)
-    def on_refused(_: Request, error: Refused) -> Response:
-        return refused(error)
+    @app.exception_handler(RequestError)
+    def on_refused(_: Request, error: RequestError) -> Response:
+        return error_response(error)
 
     @app.exception_handler(RequestValidationError)
     def on_malformed(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return refusal(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be parsed')}")
-        place = ".".join(str(part) for part in first["loc"][1:] if not re.match(r"[A-Z]|list\[|str$|constrained-", str(part)))
+            return error_json(400, f"the body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be parsed')}")
+        field = ".".join(str(part) for part in first["loc"][1:] if not re.match(r"[A-Z]|list\[|str$|constrained-", str(part)))
         message = str(first["msg"])
-        return refusal(422, f"{place or 'the body'}: {message[:1].lower()}{message[1:]}")
+        return error_json(422, f"{field or 'the body'}: {message[:1].lower()}{message[1:]}")
 
     @app.exception_handler(DiptychError)
     def on_wrong(request: Request, error: DiptychError) -> Response:
         if isinstance(error, RunError | ShapeError):
-            failed(request.scope, error)
-            return broken(error)
-        return refusal(404 if isinstance(error, DataError) and error.field == "uid" else 400, public(error))
+            request_error(request.scope, error)
+            return internal_error(error)
+        return error_json(404 if isinstance(error, DataError) and error.field == "uid" else 400, public_message(error))
 
     @app.exception_handler(HTTPException)
     def on_http(request: Request, error: HTTPException) -> Response:
-        return refusal(error.status_code, f"{request.method} {request.url.path}: {str(error.detail).lower()}", error.headers)
+        return error_json(error.status_code, f"{request.method} {request.url.path}: {str(error.detail).lower()}", error.headers)
 
     @app.exception_handler(Exception)
     def on_broken(request: Request, error: Exception) -> Response:
-        failed(request.scope, error)
-        return broken(error)
+        request_error(request.scope, error)
+        return internal_error(error)
 
 
-def public(error: DiptychError) -> str:
+def public_message(error: DiptychError) -> str:
     """The text of an error without paths of this machine."""
     if isinstance(error, DataError):
         if error.field == "uid":

@@ -1,4 +1,4 @@
-"""What requests and answers hold; the OpenAPI description is made from this file."""
+"""Schemas of requests and answers, from which the OpenAPI description is made."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from diptych.serve.admission.limits import Limits
-from diptych.serve.refusals import Refused
+from diptych.serve.refusals import RequestError
 
 Picture = Field(default=None, description="base64, or a data URL (data:image/png;base64,...)")
 Name = Field(default=None, description="which model, where the service has several; see /info")
 
 
-class Request(BaseModel):
+class StrictRequest(BaseModel):
     """Of ours: unknown fields are refused. No NaN, no infinity."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class ImageInput(Request):
+class ImageInput(StrictRequest):
     """An image as base64 or as a data URL."""
 
     image: str
@@ -34,7 +34,7 @@ class EmbeddingRequest(BaseModel):
     dimensions: int | None = Field(default=None, ge=1, description="a shorter vector, where the model was trained on prefixes")
 
 
-class SearchRequest(Request):
+class SearchRequest(StrictRequest):
     """At least one of text, image and like. Several are combined: image + mean of like + weight * text - against * mean of unlike."""
 
     text: str | None = None
@@ -55,7 +55,7 @@ class SearchRequest(Request):
     model: str | None = Name
 
 
-class ClassifyRequest(Request):
+class ClassifyRequest(StrictRequest):
     """Names for pictures, from a list of your own."""
 
     image: str | list[str] = Field(description="base64 or data URL, or several")
@@ -65,8 +65,8 @@ class ClassifyRequest(Request):
     model: str | None = Name
 
 
-class DetectRequest(Request):
-    """Things and the relations between them, in your own words; without words, those that the model was trained with."""
+class DetectRequest(StrictRequest):
+    """Objects and the relations between them, for given names; without names, those that the model was trained with."""
 
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
@@ -76,8 +76,8 @@ class DetectRequest(Request):
     top: int = Field(default=20, ge=1, le=200, description="relations, at most")
 
 
-class ExplainRequest(Request):
-    """Which part of a picture each word of a text goes with."""
+class ExplainRequest(StrictRequest):
+    """Relevance map of a picture for each word of a text."""
 
     text: str
     image: str | None = Picture
@@ -86,8 +86,8 @@ class ExplainRequest(Request):
     model: str | None = Name
 
 
-class WordsRequest(Request):
-    """Which words a picture becomes, heaviest first, and where each of them stands."""
+class WordsRequest(StrictRequest):
+    """Term weights of a picture, heaviest first, and a map for each term."""
 
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
@@ -95,7 +95,7 @@ class WordsRequest(Request):
     model: str | None = Name
 
 
-class Embedded(BaseModel):
+class EmbeddingObject(BaseModel):
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
@@ -104,18 +104,18 @@ class Embedded(BaseModel):
 class EmbeddingAnswer(BaseModel):
     object: Literal["list"]
     model: str
-    data: list[Embedded]
+    data: list[EmbeddingObject]
     usage: dict[str, int]
 
 
-class FoundItem(BaseModel):
+class SearchHit(BaseModel):
     uid: str
     score: float
     payload: dict[str, Any]
 
 
 class SearchAnswer(BaseModel):
-    hits: list[FoundItem]
+    hits: list[SearchHit]
 
 
 class ClassScore(BaseModel):
@@ -123,15 +123,15 @@ class ClassScore(BaseModel):
     score: float = Field(description="cosine of the picture and the mean of the name's sentences")
 
 
-class Classified(BaseModel):
+class ImageClasses(BaseModel):
     classes: list[ClassScore]
 
 
 class ClassifyAnswer(BaseModel):
-    answers: list[Classified]
+    answers: list[ImageClasses]
 
 
-class ThingOut(BaseModel):
+class RegionOut(BaseModel):
     label: str
     name: str = Field(description="the label, numbered where several things share it")
     box: list[float] = Field(description="x0, y0, x1, y1 in pixels")
@@ -146,7 +146,7 @@ class RelationOut(BaseModel):
 
 
 class GraphAnswer(BaseModel):
-    regions: list[ThingOut]
+    regions: list[RegionOut]
     relations: list[RelationOut]
     drawings: dict[str, Any] = Field(description="`picture` (boxes and arrows) and `graph`, as shapes that the page draws")
 
@@ -201,12 +201,12 @@ class InfoAnswer(BaseModel):
     limits: dict[str, float]
 
 
-class State(BaseModel):
+class ServiceStatus(BaseModel):
     status: Literal["ok", "ready", "stopping", "busy"]
     version: str
 
 
-class OneModel(BaseModel):
+class ModelObject(BaseModel):
     id: str
     object: Literal["model"]
     created: int
@@ -215,7 +215,7 @@ class OneModel(BaseModel):
 
 class ModelList(BaseModel):
     object: Literal["list"]
-    data: list[OneModel]
+    data: list[ModelObject]
 
 
 class ItemText(BaseModel):
@@ -239,29 +239,29 @@ class ItemAnswer(BaseModel):
     graph: GraphAnswer | None = Field(description="regions and relations that the data hold")
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     type: str
     code: int
 
 
-class Refusal(BaseModel):
-    error: Problem
+class ErrorResponse(BaseModel):
+    error: ErrorDetail
 
 
 def text_of(text: str, name: str, limits: Limits) -> str:
     if not text.strip():
-        raise Refused(422, f"{name} is empty (expected some text)")
+        raise RequestError(422, f"{name} is empty (expected some text)")
     if len(text) > limits.text_characters:
-        raise Refused(413, f"{name} has {len(text):,} characters (expected at most {limits.text_characters:,})")
+        raise RequestError(413, f"{name} has {len(text):,} characters (expected at most {limits.text_characters:,})")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Refused(422, f"{name} holds half of a surrogate pair (expected Unicode text)") from None
+        raise RequestError(422, f"{name} holds half of a surrogate pair (expected Unicode text)") from None
     return text
 
 
 def texts_of(texts: list[str], name: str, most: int, limits: Limits) -> list[str]:
     if len(texts) > most:
-        raise Refused(422, f"{name} has {len(texts):,} entries (expected at most {most:,})")
-    return [text_of(text, f"{name}[{place}]", limits) for place, text in enumerate(texts)]
+        raise RequestError(422, f"{name} has {len(texts):,} entries (expected at most {most:,})")
+    return [text_of(text, f"{name}[{index}]", limits) for index, text in enumerate(texts)]

@@ -17,7 +17,7 @@ import uvicorn
 from diptych.core.errors import RunError
 from diptych.core.image import ArrayImage
 from diptych.serve import logs
-from diptych.serve.admission.connections import BACKLOG, Connection, Connections, make_room
+from diptych.serve.admission.connections import BACKLOG, Connection, Connections, raise_open_file_limit
 from diptych.serve.service import Service
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SWEEP_SECONDS = 0.5
 
 
 class Server(uvicorn.Server):
-    """Keeps connections within their limits, and tells the service that it stops before they are closed."""
+    """Uvicorn server that limits connections, and tells the service to stop before they are closed."""
 
     def __init__(self, app: FastAPI) -> None:
         self.service: Service = app.state.service
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().set_exception_handler(_note_trouble)
+        asyncio.get_running_loop().set_exception_handler(_log_loop_error)
         await super().startup(sockets)
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -75,9 +75,9 @@ def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) 
     """`announce` gets the address once the port is taken. Returns the number of the signal that ended it. Raises RunError when the
     port cannot be taken."""
     service: Service = app.state.service
-    make_room(service.limits)
-    line = taken_port(host, port)
-    _warm(service)
+    raise_open_file_limit(service.limits)
+    line = bind_port(host, port)
+    _warm_up(service)
     announce(f"http://{f'[{host}]' if ':' in host else host}:{line.getsockname()[1]}/")
     logs.to_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # what it thinks of clients' pictures is no line of JSON
@@ -89,8 +89,8 @@ def listen(app: FastAPI, host: str, port: int, announce: Callable[[str], None]) 
     return server.ended_by
 
 
-def taken_port(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises RunError when the port cannot be taken."""
+def bind_port(host: str, port: int) -> socket.socket:
+    """A bound, listening socket. Raises RunError when the port cannot be taken."""
     try:
         return listening_socket(host, port)
     except OSError as error:
@@ -107,12 +107,12 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return socket.socket(fileno=line.detach())  # asks the system for the number
 
 
-def _note_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What goes wrong in the event loop, as a line without addresses and tracebacks: connections that broke, descriptors that ran out."""
-    logs.trouble(type(context.get("exception")).__name__)
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log errors of the event loop without addresses and tracebacks: broken connections, exhausted file descriptors."""
+    logs.loop_error(type(context.get("exception")).__name__)
 
 
-def _warm(service: Service) -> None:
+def _warm_up(service: Service) -> None:
     """Embed something, so that the first client does not pay for what libraries put off until they are used."""
     grey = ArrayImage(np.full((64, 64, 3), 128, np.uint8), "grey")
     for side in service.sides.values():

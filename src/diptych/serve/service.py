@@ -1,4 +1,4 @@
-"""What all routes share: models with their indexes, the data, the limits, and the one way into a model."""
+"""State that all routes share: models with their indexes, the data, the limits, and the queue to each model."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from diptych.core.machine import usable_cores
 from diptych.core.media import MediaItem, medium_of
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
-from diptych.index.facts import Info
+from diptych.index.facts import IndexInfo
 from diptych.pipelines.alignment import method_of
 from diptych.serve.admission.limits import Limits
-from diptych.serve.admission.memory import Memory
-from diptych.serve.batching import Batcher, Finish, Job, QueueFull, Stopped
-from diptych.serve.decoders import Decoders
+from diptych.serve.admission.memory import MemoryBudget
+from diptych.serve.batching import Batcher, BatcherStopped, EmbeddingJob, Finish, QueueFull
+from diptych.serve.decoders import DecoderPool
 from diptych.serve.facets import facets
-from diptych.serve.indexed_uids import indexed_uids, missing, spread
+from diptych.serve.indexed_uids import count_missing, evenly_spaced, indexed_uids
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
-from diptych.serve.refusals import Refused
-from diptych.serve.thumbnails import Thumbnails
+from diptych.serve.refusals import RequestError
+from diptych.serve.thumbnails import ThumbnailCache
 
 T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
 """For the model's thread, once every request has been answered or given up."""
-UNSHOWN = ("uid", "caption", "text", "group")  # columns that differ from item to item
+HIDDEN_COLUMNS = ("uid", "caption", "text", "group")  # columns that differ from item to item
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ServedModel:
     """A model and the index that it built. A service has one, or several to be compared.
 
     name   what requests call it
@@ -51,8 +51,8 @@ class Side:
     index: Index | None = None
 
     @cached_property
-    def facts(self) -> Info | None:
-        """What the index holds, read once."""
+    def facts(self) -> IndexInfo | None:
+        """Facts of the index (kind, size, dimensions), read once; None without an index."""
         return None if self.index is None else self.index.info
 
     @property
@@ -69,17 +69,17 @@ class Side:
 
     @property
     def ranks(self) -> bool:
-        """Whether it says how likely given answers are."""
+        """True if the model gives likelihoods of candidate answers."""
         return isinstance(self.model, Ranker)
 
     @property
     def aligns(self) -> str:
-        """How a text is laid over a picture: by the model's own patches and words, by its lexicon, by covering parts, or ""."""
+        """Method for text-to-image alignment: the model's own patches and tokens, its lexicon, occlusion, or "" for none."""
         return method_of(self.model) or ""
 
     @property
     def lexical(self) -> bool:
-        """Whether it says which words a picture becomes, and where."""
+        """True for a model that gives term weights of a picture and a map for each term."""
         return isinstance(self.model, LexicalEmbedder) and isinstance(self.model, WordMapper)
 
 
@@ -88,27 +88,27 @@ class Service:
 
     def __init__(
         self,
-        sides: Sequence[Side],
+        sides: Sequence[ServedModel],
         *,
         detector: Any = None,
-        writer: Side | None = None,
+        writer: ServedModel | None = None,
         pool: Dataset | None = None,
         limits: Limits,
     ) -> None:
         self.sides = {side.name: side for side in sides}
         self.first = sides[0]
-        beside: list[Side] = [] if writer is None else [writer]
+        beside: list[ServedModel] = [] if writer is None else [writer]
         self.writers = {side.name: side for side in [*beside, *sides] if side.writes}
         self.detector = detector if detector is not None else next((side.model for side in sides if side.detects), None)
         self.pool, self.limits = pool, limits
         self.draining = False
         self.metrics = Metrics(lambda: self.waiting)
-        self.memory = Memory(limits.queue_bytes)
+        self.memory = MemoryBudget(limits.queue_bytes)
         self.batcher = Batcher(queue=limits.queue, batch=limits.batch, observed=self.metrics.batch)
         apart = [side.model for side in self.writers.values() if not (side.embeds or side.detects or side.index)]
         self._slow = {id(model) for model in apart if model is not self.detector}
         self.writing = Batcher(queue=limits.queue, batch=1, observed=self.metrics.batch) if self._slow else self.batcher
-        self.thumbnails = Thumbnails()
+        self.thumbnails = ThumbnailCache()
         self._facets: dict[str, dict[str, dict[str, Any]]] = {}
         self._examples: dict[str, list[str]] = {}
         self.missing: dict[str, int] = {}
@@ -116,36 +116,36 @@ class Service:
             if side.index is not None:  # read now: later the model's thread is alone with the index
                 side.index.deepest = limits.depth
                 _ = side.facts
-                self.missing[side.name] = missing(pool, frozenset(side.index.uids()))
+                self.missing[side.name] = count_missing(pool, frozenset(side.index.uids()))
                 self._look_over(side)
         few = min(4, usable_cores())
         self._threads = ThreadPoolExecutor(few, thread_name_prefix="diptych-aside")
-        self._decoders = Decoders(few, limits.decode_seconds, limits.image_pixels)
+        self._decoders = DecoderPool(few, limits.decode_seconds, limits.image_pixels)
 
-    def side(self, name: str | None) -> Side:
+    def side(self, name: str | None) -> ServedModel:
         if not name:
             return self.first
         if name not in self.sides:
-            known = " or ".join(f"'{known}'" for known in self.sides)
-            raise Refused(404, f"unknown model '{name[:80]}'; this service has {known}")
+            names = " or ".join(f"'{names}'" for names in self.sides)
+            raise RequestError(404, f"unknown model '{name[:80]}'; this service has {names}")
         return self.sides[name]
 
-    def writer(self, name: str | None) -> Side:
+    def writer(self, name: str | None) -> ServedModel:
         """The model that writes, or that of this name. Raises Refused: 404 where there is none, 422 for one that does not write."""
         if not self.writers:
-            raise Refused(404, "no model of this service writes: start it with one (diptych serve ... --writer MODEL)")
+            raise RequestError(404, "no model of this service writes: start it with one (diptych serve ... --writer MODEL)")
         if not name:
             return next(iter(self.writers.values()))
         if name not in self.writers:
-            known = " or ".join(f"'{known}'" for known in self.writers)
+            names = " or ".join(f"'{names}'" for names in self.writers)
             if name in self.sides:
-                raise Refused(422, f"'{name}' does not write (expected {known})")
-            raise Refused(404, f"unknown model '{name[:80]}'; those that write are {known}")
+                raise RequestError(422, f"'{name}' does not write (expected {names})")
+            raise RequestError(404, f"unknown model '{name[:80]}'; those that write are {names}")
         return self.writers[name]
 
     @property
     def busy(self) -> bool:
-        """Whether a queue is full."""
+        """True if a queue is full."""
         return any(batcher.waiting >= self.limits.queue for batcher in self._batchers)
 
     @property
@@ -158,7 +158,7 @@ class Service:
         """The thread of models and indexes; and that of models which only write, so that a long answer holds no search up."""
         return (self.batcher,) if self.writing is self.batcher else (self.batcher, self.writing)
 
-    async def ask(
+    async def submit(
         self,
         model: Any,
         finish: Finish,
@@ -174,12 +174,12 @@ class Service:
         """
         try:
             batcher = self.writing if id(model) in self._slow else self.batcher
-            future = batcher.submit(Job(model, finish, texts, images, inside=times * len(inside)))
+            future = batcher.submit(EmbeddingJob(model, finish, texts, images, inside=times * len(inside)))
         except QueueFull as full:
             self.metrics.refused("queue")
-            raise Refused(429, "too many requests wait for the model: try again later", retry_after=full.seconds) from None
-        except Stopped:
-            raise Refused(503, "the service is stopping", retry_after=5) from None
+            raise RequestError(429, "too many requests wait for the model: try again later", retry_after=full.seconds) from None
+        except BatcherStopped:
+            raise RequestError(503, "the service is stopping", retry_after=5) from None
         return await asyncio.wrap_future(future)
 
     async def aside(self, work: Callable[[], T]) -> T:
@@ -192,14 +192,14 @@ class Service:
         try:
             return await self._decode_within_memory(data, name)
         except TooLarge as error:
-            raise Refused(413, f"{name} is too large: {error.problem}") from None
+            raise RequestError(413, f"{name} is too large: {error.problem}") from None
         except DecodeError as error:
-            raise Refused(400, f"{name} is not an image that can be read: {error.problem}") from None
+            raise RequestError(400, f"{name} is not an image that can be read: {error.problem}") from None
 
-    async def asked_picture(self, encoded: str | None, uid: str | None) -> ArrayImage:
+    async def request_picture(self, encoded: str | None, uid: str | None) -> ArrayImage:
         """The picture of a request: sent along, or that of an item. Raises Refused."""
         if (encoded is None) == (uid is None):
-            raise Refused(422, "say which picture: image or uid (expected one of them)")
+            raise RequestError(422, "say which picture: image or uid (expected one of them)")
         return await self.item_picture(str(uid)) if encoded is None else await self.picture(encoded, "image")
 
     async def item_picture(self, uid: str) -> ArrayImage:
@@ -210,23 +210,23 @@ class Service:
                 return ArrayImage(await self.aside(lambda: decode(source, max_pixels=self.limits.image_pixels)), source.name)
             return await self._decode_within_memory(source, "the image of that item")
         except DecodeError:
-            raise Refused(404, "the image of that item cannot be read") from None
+            raise RequestError(404, "the image of that item cannot be read") from None
 
     async def thumbnail(self, uid: str, side: int, medium: str = "") -> bytes:
         """The picture of an item, or of another medium that it has, as WebP of at most `side` pixels a side. Raises Refused (404)."""
         key = f"{medium}\n{uid}" if medium else uid
-        known = self.thumbnails.known(key, side)
-        if known is not None:
-            return known
+        cached = self.thumbnails.get(key, side)
+        if cached is not None:
+            return cached
         pool, row = self.row(uid)
         if medium:
             other = await self.aside(lambda: pool[row].media.get(medium))
             if other is None:
-                raise Refused(404, f"that item has no medium '{medium}'")
-            return self.thumbnails.keep(key, side, await self._other_thumbnail(other, side))
+                raise RequestError(404, f"that item has no medium '{medium}'")
+            return self.thumbnails.put(key, side, await self._other_thumbnail(other, side))
         shown = await self.aside(lambda: pool[row].shown)
         if shown is not None and shown.medium != "image":
-            return self.thumbnails.keep(uid, side, await self._medium_thumbnail(shown, side))
+            return self.thumbnails.put(uid, side, await self._medium_thumbnail(shown, side))
         source = await self._item_source(uid)
         try:
             if isinstance(source, ArrayImage):
@@ -234,8 +234,8 @@ class Service:
             else:
                 data = await self._decoders.thumbnail(source, "the image of that item", side)
         except DecodeError:
-            raise Refused(404, "that item has no image that can be shown") from None
-        return self.thumbnails.keep(uid, side, data)
+            raise RequestError(404, "that item has no image that can be shown") from None
+        return self.thumbnails.put(uid, side, data)
 
     async def _other_thumbnail(self, item: MediaItem, side: int) -> bytes:
         """Of a medium beside the picture; pictures are decoded where all others are."""
@@ -244,14 +244,14 @@ class Service:
         try:
             return await self._decoders.thumbnail(await self.aside(item.parts[0].read), "that medium", side)
         except (DecodeError, OSError):
-            raise Refused(404, "that medium cannot be shown") from None
+            raise RequestError(404, "that medium cannot be shown") from None
 
     async def _medium_thumbnail(self, item: MediaItem, side: int) -> bytes:
         """A clip, a cloud, a volume as one small picture, within the limits of its medium."""
         try:
             return await self.aside(lambda: small_webp(ArrayImage(medium_of(item.medium).thumbnail(item, side=side)), side))
         except (DecodeError, MissingExtra, OSError):
-            raise Refused(404, "that item has nothing that can be shown") from None
+            raise RequestError(404, "that item has nothing that can be shown") from None
 
     async def _decode_within_memory(self, data: bytes, name: str) -> ArrayImage:
         """Room is taken for it when its header has been read, and given back when the request ends."""
@@ -267,12 +267,12 @@ class Service:
             return image if image is None or isinstance(image, ArrayImage) else image.read()
 
         try:
-            found = await self.aside(read)
+            picture = await self.aside(read)
         except OSError:
-            found = None
-        if not found:
-            raise Refused(404, "that item has no image that can be shown")
-        return found
+            picture = None
+        if not picture:
+            raise RequestError(404, "that item has no image that can be shown")
+        return picture
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -281,16 +281,16 @@ class Service:
     def row(self, uid: str) -> tuple[Dataset, int]:
         """Where an item is. Raises Refused (404) without data or such an item."""
         if self.pool is None:
-            raise Refused(404, "this service shows no items: it was started without their data (diptych serve ... --data)")
+            raise RequestError(404, "this service shows no items: it was started without their data (diptych serve ... --data)")
         if uid not in self.rows:
-            raise Refused(404, "no item has that uid")
+            raise RequestError(404, "no item has that uid")
         return self.pool, self.rows[uid]
 
-    def facets(self, side: Side) -> dict[str, dict[str, Any]]:
+    def facets(self, side: ServedModel) -> dict[str, dict[str, Any]]:
         """The columns that can be filtered by: their kind, and their values or range where the data tell."""
         if side.facts is None:
             return {}
-        columns = {name: kind for name, kind in sorted(side.facts.columns.items()) if name not in UNSHOWN}
+        columns = {name: kind for name, kind in sorted(side.facts.columns.items()) if name not in HIDDEN_COLUMNS}
         return {name: {"kind": kind, **self._facets[side.name].get(name, {})} for name, kind in columns.items()}
 
     @contextmanager
@@ -306,25 +306,25 @@ class Service:
         """In the model's thread, from another one; waits for room in the queue."""
         while True:
             try:
-                done: T = self.batcher.submit(Job(None, lambda texts, images: work())).result()
+                done: T = self.batcher.submit(EmbeddingJob(None, lambda texts, images: work())).result()
                 return done
             except QueueFull as full:
                 time.sleep(min(1.0, full.seconds))
-            except Stopped:
+            except BatcherStopped:
                 raise RunError("the service is stopping: ask again") from None
 
-    def _note_change(self, side: Side) -> None:
+    def _note_change(self, side: ServedModel) -> None:
         side.__dict__.pop("facts", None)
         self._look_over(side)
 
-    def _look_over(self, side: Side) -> None:
-        """What the page offers at its start: filters, and a few items."""
+    def _look_over(self, side: ServedModel) -> None:
+        """Compute the facets and the example items of the search page for a model."""
         assert side.index is not None
         uids = frozenset(side.index.uids())
         self._facets[side.name] = facets(self.pool, uids)
-        self._examples[side.name] = spread(indexed_uids(self.pool, uids))
+        self._examples[side.name] = evenly_spaced(indexed_uids(self.pool, uids))
 
-    def examples(self, side: Side) -> list[str]:
+    def examples(self, side: ServedModel) -> list[str]:
         """Items of its index that can be shown, from all over the data."""
         return self._examples.get(side.name, [])
 

@@ -1,14 +1,14 @@
-"""Texts that end an answer: what may be the beginning of one is held back until it is known."""
+"""Stop sequences in streamed text: a possible beginning of one is held back until it is decided."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-class Stops:
+class StopSequenceFilter:
     """Cuts pieces of text before the first of `stops`, wherever the pieces are cut.
 
-    >>> stops = Stops(["\\n\\n", "END"])
+    >>> stops = StopSequenceFilter(["\\n\\n", "END"])
     >>> stops.take("a cat\\n"), stops.take("on a mat E"), stops.take("ND and more"), stops.found
     ('a cat', '\\non a mat ', '', True)
     """
@@ -19,24 +19,24 @@ class Stops:
         self.found = False
 
     def take(self, piece: str) -> str:
-        """What can be given away now."""
+        """Text that can be sent now: everything before a stop, without an ending that may be the beginning of one."""
         if self.found:
             return ""
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
+        positions = [position for stop in self._stops if (position := text.find(stop)) >= 0]
+        if positions:
             self.found, self._held = True, ""
-            return text[: min(places)]
-        kept = max((self._letters_of_stop(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+            return text[: min(positions)]
+        held = max((self._letters_of_stop(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
 
     def rest(self) -> str:
-        """What was held back, once nothing more comes."""
+        """Text that was held back, once the model has finished."""
         held, self._held = self._held, ""
         return held
 
     @staticmethod
     def _letters_of_stop(text: str, stop: str) -> int:
-        """How many letters at the end of the text may be the beginning of the stop."""
+        """Length of the longest ending of the text that is a beginning of the stop."""
         return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

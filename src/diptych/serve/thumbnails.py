@@ -8,7 +8,7 @@ from collections import OrderedDict
 REMEMBERED = 64 << 20  # bytes
 
 
-class Thumbnails:
+class ThumbnailCache:
     """WebP bytes by uid. Safe to call from many threads."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
@@ -16,15 +16,15 @@ class Thumbnails:
         self._lock = threading.Lock()
         self._recent: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
-    def known(self, uid: str, side: int) -> bytes | None:
+    def get(self, uid: str, side: int) -> bytes | None:
         with self._lock:
             if (uid, side) not in self._recent:
                 return None
             self._recent.move_to_end((uid, side))
             return self._recent[uid, side]
 
-    def keep(self, uid: str, side: int, data: bytes) -> bytes:
-        """Remember it; what has not been asked for the longest is forgotten."""
+    def put(self, uid: str, side: int, data: bytes) -> bytes:
+        """Add a thumbnail; the least recently used ones are evicted."""
         with self._lock:
             self._held += len(data) - len(self._recent.pop((uid, side), b""))
             self._recent[uid, side] = data

@@ -1,4 +1,4 @@
-"""Run a task on a model: predict, keep the records, score. The one way in for the public face, training and comparison."""
+"""Evaluation of a model by a task: predict, keep the records, score. Used by the public API, training and comparison."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from diptych.core.contracts import Dataset, Task
 from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError
 from diptych.core.result import Result
-from diptych.models.io.opened import require
+from diptych.models.io.open_address import require
 from diptych.tasks._scoring.records import read_records, with_facts, write_records
-from diptych.tasks.roles import cast
+from diptych.tasks.roles import open_roles
 
 
 def evaluate(
     task: Task, model: Any, data: Dataset, *, others: Mapping[str, Any] | None = None, out: Path | None = None
 ) -> Result:
-    """The result of one protocol. With `out`, a folder, also OUT/TASK-DATA.parquet (records) and OUT/TASK-DATA.json (result).
+    """Result of one protocol. With `out`, a folder, also OUT/TASK-DATA.parquet (records) and OUT/TASK-DATA.json (result).
 
     others   for a task with roles: the models, or their addresses, by role
     Raises ConfigError when a model lacks what the task asks for, DataError when the data are empty or do not fit.
     """
     require(model, task.needs, who=f"task '{task.name}'")
-    parts = cast(task, others or {})
+    parts = open_roles(task, others or {})
     if not len(data):
         raise DataError(f"'{data.name}' is empty: there is nothing to evaluate", expected="one sample or more")
     ask: Callable[..., pa.Table] = task.predict
     before = getattr(model, "spent", None)
-    found = ask(model, data, **parts)
+    predictions = ask(model, data, **parts)
     cast_in = {name: [_identity(one) for one in _several(part)] for name, part in parts.items() if part is not None}
     records = with_facts(
-        found,
+        predictions,
         protocol=f"{task.name} v{task.version}",
         data={"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)},
         model=_identity(model),
@@ -60,10 +60,10 @@ def _identity(model: Any) -> dict[str, str]:
 
 
 def rescore(task: Task, path: Path) -> Result:
-    """Score kept records again, with this task's tie policy and options; the model is not needed."""
+    """Result from kept records, with this task's tie policy and options; the model is not needed."""
     return task.score(read_records(path))
 
 
 def file_stem(task: str, data: str) -> str:
-    """A file name that tells task and data: everything but letters, digits, dots, dashes and underscores becomes a dash."""
+    """File name of task and data: everything but letters, digits, dots, dashes and underscores becomes a dash."""
     return f"{task}-{re.sub(r'[^A-Za-z0-9._-]+', '-', data).strip('-.') or 'data'}"

@@ -1,4 +1,4 @@
-"""Whom a task asks beside the model that is evaluated, and whom a pipeline asks: opened from addresses, checked, handed over by name."""
+"""Helper models of tasks and pipelines (judges, embedders): opened from addresses, checked, passed by role name."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.core.contracts import AsksOthers, MatchMapper, Role, Task, VectorIndex
+from diptych.core.contracts import MatchMapper, Role, Task, TaskWithRoles, VectorIndex
 from diptych.core.errors import ConfigError, RunError
 from diptych.models.io.foreign.matchers import open_matcher
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 
 
 def roles_of(task: Task | type[Task]) -> tuple[Role, ...]:
-    """What the task asks for; empty for one that asks nobody else."""
-    return task.roles if isinstance(task, AsksOthers) else ()
+    """Roles of a task (its other models); empty for a task without any."""
+    return task.roles if isinstance(task, TaskWithRoles) else ()
 
 
-def cast(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The models of every role, by its name.
+def open_roles(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Models of every role, by role name.
 
     given  models, lists of models for a role of many, or addresses of them
     Raises ConfigError for a role that nobody fills, a name that is no role, or a model without the capability.
@@ -27,7 +27,7 @@ def cast(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fill_roles(roles: Sequence[Role], given: Mapping[str, Any], *, who: str, beside: str = "") -> dict[str, Any]:
-    """The same for any list of roles. who, beside: for messages."""
+    """Models of a list of roles, by role name. who, beside: for messages."""
     names = [role.name for role in roles]
     if unknown := sorted(set(given) - set(names)):
         raise ConfigError(f"{who} asks for no {unknown[0]} (it asks for {', '.join(names) or 'nobody'}{beside})")

@@ -20,7 +20,7 @@ EVALUATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class BestEvaluation:
     """Where the run was best: the step, its score, and how many evaluations came after it."""
 
     step: int
@@ -28,35 +28,35 @@ class Best:
     since: int
 
 
-def looks_for_best(options: TrainOptions) -> bool:
-    """Whether the run looks for its best moment."""
+def tracks_best(options: TrainOptions) -> bool:
+    """True if the run tracks its best evaluation (`keep_best` or `early_stop`)."""
     return options.keep_best or options.early_stop
 
 
-def pace(options: TrainOptions, steps: int) -> int:
+def evaluation_interval(options: TrainOptions, steps: int) -> int:
     """Steps between evaluations; 0 for none before the end."""
-    if options.eval_every or not looks_for_best(options):
+    if options.eval_every or not tracks_best(options):
         return options.eval_every
     return max(1, steps // EVALUATIONS)
 
 
-def best_so_far(folder: RunFolder) -> Best | None:
+def best_so_far(folder: RunFolder) -> BestEvaluation | None:
     """The best evaluation that the log has, the earlier of two that are equal; None before the first."""
-    found = [
+    evaluations = [
         (int(line["step"]), float(value))
         for line in folder.metrics()
         if line.get("kind") == "eval"
         for key, value in line.items()
         if key.endswith(f"/{SCORE}") and isinstance(value, int | float)
     ]
-    if not found:
+    if not evaluations:
         return None
-    at = max(range(len(found)), key=lambda place: (found[place][1], -place))
-    return Best(*found[at], since=len(found) - 1 - at)
+    at = max(range(len(evaluations)), key=lambda place: (evaluations[place][1], -place))
+    return BestEvaluation(*evaluations[at], since=len(evaluations) - 1 - at)
 
 
-def out_of_patience(options: TrainOptions, best: Best | None) -> bool:
-    """Whether `patience` evaluations brought nothing better."""
+def out_of_patience(options: TrainOptions, best: BestEvaluation | None) -> bool:
+    """True if `patience` evaluations in a row brought no better score (early stopping)."""
     return options.early_stop and best is not None and best.since >= options.patience
 
 

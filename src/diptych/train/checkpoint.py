@@ -3,7 +3,7 @@
     checkpoints/step-00000120/
         model.safetensors        every tensor of the module that the recipe stores
         optimiser.safetensors    "parameter name|key" -> tensor
-        optimiser.json           the plain numbers among the optimiser's state
+        optimiser.json           the scalars of the optimiser's state
         hooks.safetensors, hooks.json
         state.json               step, stage, seed, fingerprints, and size and SHA-256 of the files above
 
@@ -50,7 +50,7 @@ class Checkpoint:
 
 
 def folder_of(checkpoints: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies; names sort by step."""
+    """Checkpoint folder of a step; names sort by step."""
     return checkpoints / f"step-{step:08d}"
 
 
@@ -101,9 +101,9 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     flat: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        flat[name] = tensor.clone() if place in seen or tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
-        seen.add(place)
+        address = tensor.untyped_storage().data_ptr()
+        flat[name] = tensor.clone() if address in seen or tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+        seen.add(address)
     save_file(flat, path)
 
 
@@ -126,15 +126,15 @@ def load(path: Path) -> Checkpoint:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if state["format"] != FORMAT:
             raise RunError(f"{path} has checkpoint format {state['format']}; this version reads {FORMAT}")
-        for name, known in state["files"].items():
+        for name, recorded in state["files"].items():
             size = (path / name).stat().st_size
-            if size != known["size"]:
-                raise RunError(f"{path / name} is damaged: {size} of {known['size']} bytes")
-            if _sha256(path / name) != known["sha256"]:
+            if size != recorded["size"]:
+                raise RunError(f"{path / name} is damaged: {size} of {recorded['size']} bytes")
+            if _sha256(path / name) != recorded["sha256"]:
                 raise RunError(f"{path / name} is damaged: its bytes are not those that were written")
         optimiser: dict[str, dict[str, Tensor | float | int]] = json.loads((path / "optimiser.json").read_text(encoding="utf-8"))
-        for place, tensor in load_file(path / "optimiser.safetensors").items():
-            name, _, key = place.rpartition("|")
+        for path_and_key, tensor in load_file(path / "optimiser.safetensors").items():
+            name, _, key = path_and_key.rpartition("|")
             optimiser.setdefault(name, {})[key] = tensor
         plain = json.loads((path / "hooks.json").read_text(encoding="utf-8"))
         hooks = _merge(plain, load_file(path / "hooks.safetensors"))
@@ -164,21 +164,21 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _split(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON values with a mark where a tensor stood; the tensors go into `tensors` by their place."""
+def _split(value: Any, key_path: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON values with a marker for each tensor; the tensors go into `tensors` by their path."""
     if isinstance(value, Tensor):
-        tensors[place] = value
-        return {TENSOR: place}
+        tensors[key_path] = value
+        return {TENSOR: key_path}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise RunError(f"the hook state{place} has the key {key!r} (expected strings)")
-        return {key: _split(item, f"{place}/{key}", tensors) for key, item in value.items()}
+                raise RunError(f"the hook state{key_path} has the key {key!r} (expected strings)")
+        return {key: _split(item, f"{key_path}/{key}", tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_split(item, f"{place}/{index}", tensors) for index, item in enumerate(value)]
+        return [_split(item, f"{key_path}/{index}", tensors) for index, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise RunError(f"the hook state{place} holds a {type(value).__name__} (expected JSON values or tensors)")
+    raise RunError(f"the hook state{key_path} holds a {type(value).__name__} (expected JSON values or tensors)")
 
 
 def _merge(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -35,7 +35,7 @@ def k_means(x_ND: Tensor, clusters: int, *, seed: int, iterations: int = 20, res
     state = keyed_seed("k_means", seed) % 2**32
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different items than clusters: the rest is empty
-        found = kind(random_state=state, **options).fit(rows_ND)
+        clustering = kind(random_state=state, **options).fit(rows_ND)
     centroid_KD = np.zeros((clusters, rows_ND.shape[1]), np.float32)
-    centroid_KD[: len(found.cluster_centers_)] = found.cluster_centers_
-    return torch.from_numpy(found.labels_.astype(np.int64)), torch.from_numpy(centroid_KD)
+    centroid_KD[: len(clustering.cluster_centers_)] = clustering.cluster_centers_
+    return torch.from_numpy(clustering.labels_.astype(np.int64)), torch.from_numpy(centroid_KD)

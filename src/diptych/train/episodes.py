@@ -39,12 +39,12 @@ class Episodes(Hook):
         if run.step == 0 or run.step % self.steps or not self.active(run.recipe):
             return
         run.model.eval()
-        kept: dict[str, list[Tensor]] = {}
+        rows_by_name: dict[str, list[Tensor]] = {}
         with torch.no_grad():
             for ahead in run.ahead(self.steps):
                 for name, rows in self.collect(run.recipe.features(run.model, ahead), ahead).items():
-                    kept.setdefault(name, []).append(_from_all(rows))
-        self.learn(run.model, {name: torch.cat(rows) for name, rows in kept.items()}, run.step // self.steps)
+                    rows_by_name.setdefault(name, []).append(_from_all(rows))
+        self.learn(run.model, {name: torch.cat(rows) for name, rows in rows_by_name.items()}, run.step // self.steps)
         run.model.train()
 
 

@@ -29,21 +29,21 @@ from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.core.terminal.signals import SignalWatch
 from diptych.train import checkpoint
-from diptych.train.best import best_so_far, looks_for_best, out_of_patience, pace, promote
-from diptych.train.boards import BOARDS
+from diptych.train.best import best_so_far, evaluation_interval, out_of_patience, promote, tracks_best
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, barrier, highest, join_world
-from diptych.train.peers import Lost, Peers, Verdict
+from diptych.train.parallel import DistributedContext, all_reduce_max, barrier, join_world
 from diptych.train.precision import deterministic
+from diptych.train.rank_watchdog import RankLost, RankWatchdog, StopReason
 from diptych.train.stages import plan
 from diptych.train.state import Training
-from diptych.train.tuning.modified import deployable, save_adapters
+from diptych.train.trackers import TRACKERS
+from diptych.train.tuning.fine_tuning import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
-FREE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *BOARDS, "progress", "silence"})
+RESUMABLE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *TRACKERS, "progress", "silence"})
 """Options that a resumed run may have otherwise."""
 
 
@@ -101,7 +101,7 @@ def resume(
 
     data     the data of the run: refused when its fingerprint is another
     kind     the class of the recipe; None looks the run's slug up among the recipes
-    changes  options that do not change what is learned (`FREE`), for a run that goes on elsewhere; the others are those of the run
+    changes  options that do not change what is learned (`RESUMABLE`), for a run that goes on elsewhere; the others are those of the run
     steps    of a finished run: train on to so many in all. The learning rate goes on from where it would stand in a run of that length, so
              a schedule that had come down goes up again
     The number of processes may differ; then only dropout draws other numbers.
@@ -115,13 +115,13 @@ def resume(
         )
     if not (folder.path / "config.yaml").is_file() or "data" not in folder.state:
         raise RunError(f"{folder.path} was stopped before it began: start it again with --overwrite")
-    known = folder.state["data"]
-    if known["fingerprint"] != data.fingerprint:
-        raise RunError(f"{folder.path} was trained on '{known['name']}' as it was then; '{data.name}' differs from it now")
+    recorded = folder.state["data"]
+    if recorded["fingerprint"] != data.fingerprint:
+        raise RunError(f"{folder.path} was trained on '{recorded['name']}' as it was then; '{data.name}' differs from it now")
     config = folder.config
     recipe = from_plain(kind or RECIPES.load(folder.state["slug"]), config["recipe"])
-    if fixed := sorted(set(changes or {}) - FREE):
-        raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(FREE))})")
+    if fixed := sorted(set(changes or {}) - RESUMABLE):
+        raise ConfigError(f"{fixed[0]} cannot change in the middle of a run (these can: {', '.join(sorted(RESUMABLE))})")
     options = from_plain(TrainOptions, {**config["run"], **(changes or {})})
     if steps:
         options = _longer(folder, recipe, data, options, steps)
@@ -160,12 +160,12 @@ def _train(
     recipe: Recipe,
     data: Dataset,
     options: TrainOptions,
-    world: World,
+    world: DistributedContext,
     evaluators: Sequence[Evaluator],
     begin: Checkpoint | None,
     notes: list[str],
 ) -> RunFolder:
-    """Around the loop: log, signals, status. Whatever goes wrong, the folder says so and can be resumed."""
+    """Training with log, signals and status; on any error the folder records it and can be resumed."""
     phases = plan(recipe, data, options)
     start = begin.step if begin else 0
     if world.main:
@@ -175,7 +175,7 @@ def _train(
         if world.main:
             _note_end(folder, "stopped", signal=stop.number)
 
-    def note_verdict(verdict: Verdict) -> None:
+    def note_verdict(verdict: StopReason) -> None:
         _note_end(folder, verdict.status, verdict.reason)
 
     stop = SignalWatch(before_end=note_stop)
@@ -183,12 +183,12 @@ def _train(
     try:
         with (
             stop,
-            Peers(world, options.silence, asked=lambda: stop.asked, ended=note_verdict, hint=hint),
+            RankWatchdog(world, options.silence, stop_requested=lambda: stop.stop_requested, ended=note_verdict, hint=hint),
             Log(
                 folder,
                 start=start,
                 steps=phases[-1].stop,
-                boards=[name for name in BOARDS if getattr(options, name)],
+                boards=[name for name in TRACKERS if getattr(options, name)],
                 progress=options.progress,
                 main=world.main,
             ) as log,
@@ -201,7 +201,7 @@ def _train(
     except KeyboardInterrupt:  # a second Ctrl-C
         note_stop()
         raise
-    except Lost as error:
+    except RankLost as error:
         if world.main or error.speaks:
             _note_end(folder, error.status, str(error))
         if error.speaks:
@@ -220,14 +220,14 @@ def _train(
 
 
 def _note_end(folder: RunFolder, status: str, error: str | None = None, **more: Any) -> None:
-    """How a run ended that did not come to its end; its step is that of the checkpoint from which it goes on."""
+    """Record the status of an unfinished run: its error, and the step of the checkpoint from which it resumes."""
     with suppress(OSError):  # a full disk must not hide what happened
         folder.write_state(status=status, error=error, step=max(checkpoint.steps_of(folder.checkpoints), default=0), **more)
 
 
 def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, begin: Checkpoint | None) -> bool:
     """The one loop, whatever the engine. A kill between any two lines costs the steps since the last checkpoint and nothing else."""
-    options, hooks, every = run.options, run.hooks, pace(run.options, run.steps)
+    options, hooks, every = run.options, run.hooks, evaluation_interval(run.options, run.steps)
     first = begin.state["stage"] if begin else 0
     for phase in run.phases[first:]:
         resumed = begin is not None and phase.index == first
@@ -266,14 +266,14 @@ def _loop(run: Training, evaluators: Sequence[Evaluator], stop: SignalWatch, beg
             for hook in hooks.values():
                 hook.after_step(run, losses)
         run.finish()
-        run.save()  # before the hooks, which are asked again when the run resumes from here
+        run.save()  # before the hooks, which run again when the run resumes from here
         for hook in hooks.values():
             hook.on_stage_end(run, phase.stage)
     for hook in hooks.values():
         hook.on_end(run)
     evaluate(run, evaluators)  # of what is deployed
     run.deploy_to(run.folder.model)
-    if looks_for_best(options) and run.folder.best.is_dir():
+    if tracks_best(options) and run.folder.best.is_dir():
         best = best_so_far(run.folder)
         barrier(run.world)  # before the folder goes
         if best is not None and best.step < run.step:
@@ -303,21 +303,21 @@ def _without_best(run: Training) -> bool:
 
 def _keep_best(run: Training) -> bool:
     """After an evaluation: keep the model where it is the best so far. Whether the run is to end, since nothing better came for long."""
-    if not looks_for_best(run.options):
+    if not tracks_best(run.options):
         return False
     best = best_so_far(run.folder) if run.world.main else None
-    if highest(int(best is not None and best.step == run.step), run.world):
+    if all_reduce_max(int(best is not None and best.step == run.step), run.world):
         run.deploy_to(run.folder.best)
         _save_adapters(run)
         run.restart_clock()
-    ends = bool(highest(int(out_of_patience(run.options, best)), run.world))
+    ends = bool(all_reduce_max(int(out_of_patience(run.options, best)), run.world))
     if ends and best is not None:
         run.note(f"ended at step {run.step:,}: nothing better than step {best.step:,} in {best.since} evaluations")
     return ends
 
 
 def evaluate(run: Training, evaluators: Sequence[Evaluator]) -> None:
-    """One line of the log with every evaluator's numbers, unless the log has this step's already. The main process works."""
+    """Run every evaluator and log one line of their metrics, unless the log has this step's already. Runs on the main process."""
     if not evaluators:
         return
     deployed = deployable(run.recipe, run.whole_model())

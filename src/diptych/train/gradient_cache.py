@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Batch, Outcome, Recipe
+from diptych.core.contracts import Batch, Recipe, StepOutput
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.rows import is_record, row_fields
 from diptych.train.precision import Autocast
 
 Visit = Callable[[Tensor], Tensor]
-Further = Callable[[Any, Batch], Mapping[str, Tensor]]
+ExtraLoss = Callable[[Any, Batch], Mapping[str, Tensor]]
 """Losses beside those of the recipe, of the features of the whole batch."""
 
 
@@ -43,8 +43,8 @@ def backward(
     micro_batch: int = 0,
     autocast: Autocast = nullcontext,
     unsynced: Callable[[], AbstractContextManager[object]] = nullcontext,
-    further: Further | None = None,
-) -> Outcome:
+    further: ExtraLoss | None = None,
+) -> StepOutput:
     """Adds the gradient of the sum of the recipe's losses to every parameter's `grad`.
 
     micro_batch  rows that go through the model at once; 0, or at least the batch, runs it undivided
@@ -54,10 +54,10 @@ def backward(
     """
     if not 0 < micro_batch < len(batch):
         with autocast():
-            features = widen(recipe.features(model, batch))
+            features = to_float32(recipe.features(model, batch))
         losses = _losses(recipe, features, batch, further)
         _total(losses).backward()
-        return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
+        return StepOutput({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
     if not recipe.cacheable:
         raise ConfigError(
             f"micro_batch is {micro_batch}, but the features of {type(recipe).__name__} need the whole batch (expected 0)"
@@ -65,19 +65,21 @@ def backward(
     return _in_chunks(recipe, model, batch, micro_batch, autocast, unsynced, further)
 
 
-def _losses(recipe: Recipe, features: Any, batch: Batch, further: Further | None) -> dict[str, Tensor]:
+def _losses(recipe: Recipe, features: Any, batch: Batch, further: ExtraLoss | None) -> dict[str, Tensor]:
     losses = recipe.losses(features, batch)
     return losses | dict(further(features, batch)) if further else losses
 
 
 @torch.no_grad()
-def ask(recipe: Recipe, model: nn.Module, batch: Batch, *, micro_batch: int = 0, autocast: Autocast = nullcontext) -> Any:
+def features_without_grad(
+    recipe: Recipe, model: nn.Module, batch: Batch, *, micro_batch: int = 0, autocast: Autocast = nullcontext
+) -> Any:
     """The features of a batch without gradient, in chunks as `backward` takes them."""
     size = micro_batch if recipe.cacheable and micro_batch else len(batch)
     parts = []
     for chunk in _chunks(batch, size):
         with autocast():
-            parts.append(widen(recipe.features(model, chunk)))
+            parts.append(to_float32(recipe.features(model, chunk)))
     return join(parts) if len(parts) > 1 else parts[0]
 
 
@@ -92,14 +94,14 @@ def _in_chunks(
     size: int,
     autocast: Autocast,
     unsynced: Callable[[], AbstractContextManager[object]],
-    further: Further | None,
-) -> Outcome:
+    further: ExtraLoss | None,
+) -> StepOutput:
     chunks = _chunks(batch, size)
     random_states, leaves = [], []
     for chunk in chunks:
         random_states.append(_random_state())
         with torch.no_grad(), autocast():
-            leaves.append(map_tensors(widen(recipe.features(model, chunk)), _leaf))
+            leaves.append(map_tensors(to_float32(recipe.features(model, chunk)), _leaf))
     losses = _losses(recipe, features := join(leaves), batch, further)
     _total(losses).backward()
 
@@ -112,12 +114,12 @@ def _in_chunks(
             _restore(random_states[index])
             with unsynced() if index else nullcontext():
                 with autocast():
-                    again = tensors(widen(recipe.features(model, chunks[index])))
+                    again = tensors(to_float32(recipe.features(model, chunks[index])))
                 pairs = [(a, g) for a, g in zip(again, grads, strict=True) if g is not None and a.requires_grad]
                 if pairs:
                     torch.autograd.backward([a for a, _ in pairs], [g for _, g in pairs])
     _restore(after_losses)
-    return Outcome({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
+    return StepOutput({name: value.detach() for name, value in losses.items()}, map_tensors(features, Tensor.detach), batch)
 
 
 def _total(losses: Mapping[str, Tensor]) -> Tensor:
@@ -136,7 +138,7 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
-def widen(features: Any) -> Any:
+def to_float32(features: Any) -> Any:
     """Half-precision tensors as float32; the others as they are."""
     return map_tensors(features, lambda t: t.float() if t.dtype in (torch.bfloat16, torch.float16) else t)
 
@@ -146,9 +148,9 @@ def widen(features: Any) -> Any:
 
 def tensors(value: Any) -> list[Tensor]:
     """Every tensor of the tree, in a fixed order."""
-    found: list[Tensor] = []
-    map_tensors(value, lambda t: found.append(t) or t)  # type: ignore[func-returns-value]
-    return found
+    leaves: list[Tensor] = []
+    map_tensors(value, lambda t: leaves.append(t) or t)  # type: ignore[func-returns-value]
+    return leaves
 
 
 def map_tensors(value: Any, visit: Visit) -> Any:
@@ -164,7 +166,9 @@ def join(parts: list[Any]) -> Any:
         return first if isinstance(first, Tensor) else _rebuild(parts, join)
     rows = row_fields(type(first))
     named = {f.name: [getattr(part, f.name) for part in parts] for f in dataclasses.fields(first) if f.init}
-    return dataclasses.replace(first, **{name: (_stack_parts if name in rows else join)(found) for name, found in named.items()})
+    return dataclasses.replace(
+        first, **{name: (_stack_parts if name in rows else join)(values) for name, values in named.items()}
+    )
 
 
 def _stack_parts(parts: list[Any]) -> Any:
@@ -174,7 +178,7 @@ def _stack_parts(parts: list[Any]) -> Any:
 
 
 def _rebuild(parts: list[Any], merge: Callable[[list[Any]], Any]) -> Any:
-    """One tree from several of equal shape; `merge` sees the children of equal place."""
+    """Merge several trees of equal structure into one; `merge` gets the children at equal positions."""
     first = parts[0]
     if is_record(first):
         names = [f.name for f in dataclasses.fields(first) if f.init]
@@ -202,7 +206,7 @@ def _restore(state: tuple[Tensor, Tensor | None]) -> None:
 
 @contextmanager
 def _freeze_statistics(model: nn.Module) -> Iterator[None]:
-    """Running averages of batch norm stand still: pass 1 has moved them already."""
+    """Keep running averages of batch norm fixed: pass 1 has updated them already."""
     moving = [
         m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
     ]

@@ -20,7 +20,7 @@ from diptych.train.optimise import build_optimiser, clip, freeze, set_learning_r
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class HalvingResult:
     """best     place of the winner
     losses   of each model, the last one that it had
     steps    optimiser steps of all trials together: what the search cost
@@ -31,20 +31,20 @@ class Search:
     steps: int
 
 
-def rungs(candidates: int, steps: int) -> list[tuple[int, int]]:
+def halving_rounds(candidates: int, steps: int) -> list[tuple[int, int]]:
     """(models, steps each trains further) of each round: half as many models, as many steps again.
 
-    >>> rungs(4, 15), rungs(3, 10), rungs(1, 9)
+    >>> halving_rounds(4, 15), halving_rounds(3, 10), halving_rounds(1, 9)
     ([(4, 15), (2, 15)], [(3, 10), (2, 10)], [])
     """
-    found = []
+    rounds = []
     while candidates > 1:
-        found.append((candidates, steps))
+        rounds.append((candidates, steps))
         candidates = math.ceil(candidates / 2)
-    return found
+    return rounds
 
 
-def successive_halving(run: Run, models: Sequence[nn.Module], *, steps: int, seed: int, judged_by: int = 2) -> Search:
+def successive_halving(run: Run, models: Sequence[nn.Module], *, steps: int, seed: int, judged_by: int = 2) -> HalvingResult:
     """The model with the lowest loss on the next `judged_by` batches, after each round half of the rest. Changes the models."""
     if not models or steps < 1 or judged_by < 1:
         raise ConfigError(
@@ -56,15 +56,21 @@ def successive_halving(run: Run, models: Sequence[nn.Module], *, steps: int, see
     optimisers = [_optimiser(run, model.to(device)) for model in models]
     judges = list(run.ahead(judged_by))
     spent = 0
-    for number, (count, length) in enumerate(rungs(len(models), steps)):
+    for number, (count, length) in enumerate(halving_rounds(len(models), steps)):
         assert count == len(alive)
-        for place in alive:
+        for candidate in alive:
             for step, batch in enumerate(run.batches(length, seed=seed + number)):
-                _step(run, models[place], optimisers[place], batch, min(1.0, (number * length + step + 1) / max(1, steps // 3)))
+                _step(
+                    run,
+                    models[candidate],
+                    optimisers[candidate],
+                    batch,
+                    min(1.0, (number * length + step + 1) / max(1, steps // 3)),
+                )
             spent += length
-            losses[place] = _mean_loss(run, models[place], judges)
-        alive = sorted(alive, key=lambda place: (losses[place], place))[: math.ceil(count / 2)]
-    return Search(alive[0], tuple(losses), spent)
+            losses[candidate] = _mean_loss(run, models[candidate], judges)
+        alive = sorted(alive, key=lambda candidate: (losses[candidate], candidate))[: math.ceil(count / 2)]
+    return HalvingResult(alive[0], tuple(losses), spent)
 
 
 def _optimiser(run: Run, model: nn.Module) -> torch.optim.Optimizer:
@@ -99,7 +105,7 @@ def _mean_loss(run: Run, model: nn.Module, judges: Sequence[object]) -> float:
 
 
 def _average(tensor: Tensor) -> None:
-    """The mean over processes, in place."""
+    """Average a tensor over processes, in place."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(tensor)
         tensor /= dist.get_world_size()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Hook, Run
 from diptych.core.errors import ConfigError, RunError
-from diptych.train.parallel import like
+from diptych.train.parallel import shard_like
 
 
 class WeightAverage(Hook):
@@ -60,7 +60,7 @@ class WeightAverage(Hook):
         """Averages for exactly the tensors that are trained now, placed as they are."""
         now = _trained_parameters(model)
         kept = {name: old for name, old in self.average.items() if name in now and old.shape == now[name].shape}
-        self.average = {name: like(kept[name], p) if name in kept else p.detach().clone() for name, p in now.items()}
+        self.average = {name: shard_like(kept[name], p) if name in kept else p.detach().clone() for name, p in now.items()}
 
 
 def _trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

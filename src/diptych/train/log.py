@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl, quarantine.jsonl, boards, the progress bar. Only the main process writes."""
+"""Logs of a run: metrics.jsonl, quarantine.jsonl, experiment trackers, the progress bar. Only the main process writes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
-from diptych.core.terminal.progress import alone
-from diptych.train.boards import BOARDS, Board
+from diptych.core.terminal.progress import bar_allowed
+from diptych.train.trackers import TRACKERS, ExperimentTracker
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -28,7 +28,7 @@ class Log:
     def __init__(
         self, folder: RunFolder, *, start: int, steps: int, progress: bool, main: bool, boards: Sequence[str] = ()
     ) -> None:
-        """boards: names of `boards.BOARDS` that get the numbers too."""
+        """boards: names of `trackers.TRACKERS` that log the metrics, too."""
         self.main = main
         self.evaluated = -1  # the last step with an evaluation in the file
         if not main:
@@ -36,7 +36,7 @@ class Log:
         self._folder = folder
         self._cut_lines_after(start)
         self._metrics = folder.metrics_file.open("a", encoding="utf-8")
-        self._boards: list[Board] = [BOARDS[name](folder.path, start) for name in boards]
+        self._boards: list[ExperimentTracker] = [TRACKERS[name](folder.path, start) for name in boards]
         self._bar = _Bar(start, steps) if progress and sys.stderr.isatty() else None
 
     def _cut_lines_after(self, start: int) -> None:
@@ -76,7 +76,7 @@ class Log:
             self._bar.advance(step, loss)
 
     def sync(self) -> None:
-        """Waits until the disk has everything; goes before a checkpoint, which must not know more than the log."""
+        """Flush the log to disk; called before a checkpoint, which must not be ahead of the log."""
         if self.main:
             os.fsync(self._metrics.fileno())
 
@@ -109,8 +109,8 @@ class _Bar:
 
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
-        self._open = ExitStack()  # what is asked of the model between two steps draws no bar into this one
-        self._open.enter_context(alone("training"))
+        self._open = ExitStack()  # evaluation between two steps draws no second bar
+        self._open.enter_context(bar_allowed("training"))
         self._progress = Progress(*columns, *times, console=Console(stderr=True))
         self._task = self._progress.add_task("training", total=steps, completed=start, rate="", loss="")
         self._progress.start()

@@ -15,7 +15,7 @@ from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError, RunError
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.plain_lamb import PlainLamb
-from diptych.train.parallel import full, like
+from diptych.train.parallel import full_tensor, shard_like
 
 
 def freeze(model: nn.Module, spec: Optimiser) -> None:
@@ -98,7 +98,7 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
         return one_cycle(
             step, steps, spec.warmup if spec.warmup < 1 else spec.warmup / steps, spec.lr / 25, spec.lr, spec.lr / 25e4
         )
-    risen = _risen(spec, step, warmup, steps) if rising else 1.0
+    risen = _warmup_share(spec, step, warmup, steps) if rising else 1.0
     if rising and spec.over != "both":
         return spec.lr * risen
     if spec.schedule == "constant":
@@ -116,7 +116,7 @@ def learning_rate(spec: Optimiser, step: float, steps: int) -> float:
     return spec.lr * risen * (spec.final_lr + (1 - spec.final_lr) * share)
 
 
-def _risen(spec: Optimiser, step: float, warmup: int, steps: int) -> float:
+def _warmup_share(spec: Optimiser, step: float, warmup: int, steps: int) -> float:
     """The share of the rate at a step of the warm-up: 1 at most, also where it was to start above."""
     if spec.rises == "log":
         return min(1.0, math.log(step + 1) / math.log(max(2, warmup)))
@@ -151,7 +151,7 @@ def schedule(optimiser: torch.optim.Optimizer, spec: Optimiser, step: int, steps
     for group in optimiser.param_groups:
         whole = round(steps * group["length"])
         own = rate if whole == steps else learning_rate(spec, step, whole)
-        group["lr"] = own * group["scale"] if spec.floor == "share" else lifted_rate(spec, step, whole, group["scale"])
+        group["lr"] = own * group["scale"] if spec.floor == "share" else rate_above_floor(spec, step, whole, group["scale"])
     for group in optimiser.param_groups if spec.decay_drops else ():
         if group["weight_decay"]:
             group["weight_decay"] = weight_decay(spec, step, steps)
@@ -166,7 +166,7 @@ def weight_decay(spec: Optimiser, step: int, steps: int) -> float:
     return spec.weight_decay / float(10 ** sum(step + 1e-6 >= share * steps for share in spec.decay_drops))
 
 
-def lifted_rate(spec: Optimiser, step: int, steps: int, scale: float) -> float:
+def rate_above_floor(spec: Optimiser, step: int, steps: int, scale: float) -> float:
     """The rate of parameters whose own is `scale` times lr, above a floor of lr * final_lr that is one for all."""
     down, level = (learning_rate(replace(spec, final_lr=final), step, steps) for final in (0.0, 1.0))
     if spec.schedule == "decay":
@@ -183,7 +183,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Global gradient norm before clipping, over all shards; scales gradients to `limit` when that is above 0 and exceeded."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = float(full(torch.nn.utils.get_total_norm(grads)))
+    norm = float(full_tensor(torch.nn.utils.get_total_norm(grads)))
     if not math.isfinite(norm):
         raise RunError(f"the gradient norm is {norm}: lower lr, lengthen warmup, or set clip_norm (a loss may be undefined)")
     if 0 < limit < norm:
@@ -191,13 +191,13 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
     return norm
 
 
-def silent_parameters(model: nn.Module) -> list[str]:
+def parameters_without_gradient(model: nn.Module) -> list[str]:
     """Names of trainable parameters that the last backward pass did not reach."""
     return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def rule_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
-    """The first rule whose pattern is found in a parameter's name."""
+    """The first rule whose pattern matches a parameter's name."""
     return next((rule for rule in rules if re.search(rule.pattern, name)), None)
 
 
@@ -205,7 +205,7 @@ def _fusable(groups: dict[tuple[float, bool, float], list[nn.Parameter]]) -> boo
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for parameters in groups.values() for p in parameters)
 
 
-def memory_by_name(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
+def state_by_name(model: nn.Module, memory: Mapping[Any, dict[str, Any]]) -> dict[str, tuple[torch.Size, dict[str, Any]]]:
     """Shape and optimiser state of every parameter, by name."""
     return {name: (p.shape, memory[p]) for name, p in model.named_parameters() if p in memory}
 
@@ -215,13 +215,13 @@ def optimiser_state(
 ) -> dict[str, dict[str, Tensor | float | int]]:
     """Parameter name -> key -> value for everything that an optimiser remembers of the parameters, shards put together, in main memory.
     All processes have to ask together, and those that do not `keep` get nothing."""
-    found: dict[str, dict[str, Tensor | float | int]] = {}
+    state: dict[str, dict[str, Tensor | float | int]] = {}
     for name, parameter in model.named_parameters():
         for key, value in memory.get(parameter, {}).items():
-            whole = full(value) if isinstance(value, Tensor) else value
+            whole = full_tensor(value) if isinstance(value, Tensor) else value
             if keep:
-                found.setdefault(name, {})[key] = whole.detach().cpu() if isinstance(whole, Tensor) else whole
-    return found
+                state.setdefault(name, {})[key] = whole.detach().cpu() if isinstance(whole, Tensor) else whole
+    return state
 
 
 def load_optimiser_state(
@@ -234,7 +234,7 @@ def load_optimiser_state(
     for name, parameter in model.named_parameters():
         for key, value in saved.get(name, {}).items():
             if isinstance(value, Tensor) and key != "step":
-                value = like(value, parameter.detach())
+                value = shard_like(value, parameter.detach())
             elif isinstance(value, Tensor) and fused:
                 value = value.to(parameter.device)
             optimiser.state[parameter][key] = value

@@ -1,4 +1,4 @@
-"""How a run is carried out: everything that is not the recipe. Part of `config.yaml`, section "run"."""
+"""Training options that are not part of the recipe; section "run" of `config.yaml`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrainOptions:
     wandb        a run of Weights & Biases, by your own account and settings (extra wandb)
     mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlruns/ (extra mlflow)
     silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
-    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); what is not said is the recipe's
+    tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); fields at their default are the recipe's
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
     download     allows fetching the weights of `init`
     """

@@ -25,12 +25,12 @@ from diptych.core.errors import ConfigError
 from diptych.train.options import Shard
 from diptych.train.precision import choose_device
 
-PATIENCE = timedelta(hours=2)  # the other processes wait while the first one evaluates
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one evaluates
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """This process among the others. `main` is the one that writes."""
+class DistributedContext:
+    """Rank, world size and device of this process. `main` is true on the one that writes."""
 
     rank: int
     size: int
@@ -42,26 +42,26 @@ class World:
 
 
 @contextmanager
-def join_world(device: str, shard: Shard) -> Iterator[World]:
+def join_world(device: str, shard: Shard) -> Iterator[DistributedContext]:
     """Joins the processes that `torchrun` started, leaves them at the end; a group that exists already is used and kept."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World(0, 1, choose_device(device))
+        yield DistributedContext(0, 1, choose_device(device))
         return
     if shard == "none":
         raise ConfigError(f"torchrun started {size} processes, but shard is none (expected ddp or fsdp)")
     here = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     owner = not dist.is_initialized()
     if owner:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield World(dist.get_rank(), size, here)
+        yield DistributedContext(dist.get_rank(), size, here)
     finally:
         if owner:
             dist.destroy_process_group()
 
 
-def wrap(model: nn.Module, world: World, shard: Shard) -> nn.Module:
+def wrap(model: nn.Module, world: DistributedContext, shard: Shard) -> nn.Module:
     """The module to call in training. "fsdp" cuts the parameters of `model` itself into shards (DTensors), each block of a
     stack of equal blocks on its own, and returns it; "ddp" returns a wrapper around it."""
     if world.size == 1 or shard == "none":
@@ -94,17 +94,12 @@ def _fsdp_unsynced(module: FSDPModule) -> Iterator[None]:
         module.set_requires_gradient_sync(True)
 
 
-def full(tensor: Tensor) -> Tensor:
-    """The whole tensor on every process; itself when it is not sharded. All processes have to ask together."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole tensor on every process; itself when it is not sharded. A collective: all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This process's part, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def like(tensor: Tensor, other: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole tensor cut and placed as `other` is."""
     tensor = tensor.to(other.device)
     if isinstance(other, DTensor) and not isinstance(tensor, DTensor):
@@ -112,18 +107,18 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor
 
 
-def whole(value: Any) -> Any:
+def gather_full(value: Any) -> Any:
     """A tree of plain values and tensors with every sharded tensor put together."""
     if isinstance(value, Tensor):
-        return full(value)
+        return full_tensor(value)
     if isinstance(value, Mapping):
-        return {key: whole(item) for key, item in value.items()}
+        return {key: gather_full(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [whole(item) for item in value]
+        return [gather_full(item) for item in value]
     return value
 
 
-def average(values: Mapping[str, Tensor], world: World) -> dict[str, float]:
+def all_reduce_mean(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, float]:
     """The mean over processes of named scalars."""
     if not values:
         return {}
@@ -134,7 +129,7 @@ def average(values: Mapping[str, Tensor], world: World) -> dict[str, float]:
     return dict(zip(values, numbers.tolist(), strict=True))
 
 
-def summed(values: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+def all_reduce_sum(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, Tensor]:
     """The sums over processes of tensors that all of them have under the same names and in the same shapes."""
     if world.size == 1:
         return dict(values)
@@ -144,16 +139,16 @@ def summed(values: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
     return totals
 
 
-def highest(number: int, world: World) -> int:
-    """The largest of the processes' numbers."""
+def all_reduce_max(number: int, world: DistributedContext) -> int:
+    """Maximum over processes of a number."""
     if world.size == 1:
         return number
-    seen = torch.tensor(number)
-    dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-    return int(seen)
+    value = torch.tensor(number)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value)
 
 
-def gather_text(text: str, world: World) -> list[str]:
+def gather_text(text: str, world: DistributedContext) -> list[str]:
     """The texts of all processes, by rank."""
     if world.size == 1:
         return [text]
@@ -168,7 +163,7 @@ def gather_text(text: str, world: World) -> list[str]:
     return [bytes(row[: int(size)].tolist()).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-def barrier(world: World) -> None:
+def barrier(world: DistributedContext) -> None:
     """Waits for the others. A reduction of one number, because gloo serves it with NCCL beside it too."""
     if world.size > 1:
         dist.all_reduce(torch.zeros(1))

@@ -34,10 +34,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def choose_precision(wish: Precision, device: torch.device) -> Precision:
-    """What "auto" means on this machine: "bf16" where it is faster than float32 in hardware, else "fp32"."""
-    if wish != "auto":
-        return wish
+def choose_precision(requested: Precision, device: torch.device) -> Precision:
+    """Resolve precision "auto" for a device: "bf16" where it is faster than float32 in hardware, else "fp32"."""
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     flags = environment()["processor_flags"]

@@ -1,4 +1,4 @@
-"""Keeps what inference would get at each turn of a run, for protocols that ask how a model came to be what it is."""
+"""Saves the model at each stage of a run, for protocols that evaluate its development."""
 
 from __future__ import annotations
 

@@ -12,13 +12,15 @@ from diptych.data.dataset import Pool
 from diptych.data.shards.build import build, open_built
 from diptych.train.engines import engine_kind
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, barrier
+from diptych.train.parallel import DistributedContext, barrier
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stage with its place in the run: steps `start` up to `stop`, counted over the whole run. `head_only`: of those heads that
-    `Tuning.head_first` trains before the first stage."""
+    """A stage with its steps, `start` up to `stop`, counted over the whole run.
+
+    head_only  the phase of `Tuning.head_first`, which trains the heads alone before the first stage
+    """
 
     index: int
     stage: Stage
@@ -32,8 +34,8 @@ def total_steps(recipe: Recipe, data: Dataset, options: TrainOptions) -> int:
     steps = options.steps or recipe.steps or math.ceil(recipe.epochs * len(data) / recipe.batch_size)
     if engine_kind(recipe).once:  # every stage sees the data once
         passes = max(1, len(recipe.stages()))
-        asked = options.steps or recipe.steps or passes * steps
-        steps = min(asked, passes * math.ceil(len(data) / recipe.batch_size))
+        requested = options.steps or recipe.steps or passes * steps
+        steps = min(requested, passes * math.ceil(len(data) / recipe.batch_size))
     if steps < 1:
         raise ConfigError(f"a run of {steps} steps trains nothing: {len(data)} samples, {recipe.epochs} epochs")
     return steps
@@ -74,7 +76,7 @@ def _after_heads(phases: list[Phase], heads: int) -> list[Phase]:
     return [alone, *(replace(p, index=p.index + 1, start=p.start + heads, stop=p.stop + heads) for p in phases)]
 
 
-def stage_data(phase: Phase, data: Dataset, run: Run, folder: Path, world: World) -> Dataset:
+def stage_data(phase: Phase, data: Dataset, run: Run, folder: Path, world: DistributedContext) -> Dataset:
     """The rows that a phase trains on: those of the run, those it keeps, or those that it makes.
 
     Made samples are built once, as a data set under `folder`; a resumed run reads what the stopped one made.

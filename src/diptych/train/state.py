@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.config import config_hash, to_plain
-from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Outcome, Recipe
+from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Recipe, StepOutput
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
-from diptych.train import checkpoint, gradient_cache
+from diptych.train import checkpoint, gradient_cache, parallel
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.engines import engine_kind
 from diptych.train.log import Log, quarantined
@@ -30,25 +30,25 @@ from diptych.train.optimise import (
     clip,
     freeze,
     load_optimiser_state,
-    memory_by_name,
     optimiser_state,
+    parameters_without_gradient,
     schedule,
-    silent_parameters,
+    state_by_name,
 )
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import World, average, barrier, gather_text, highest, summed, unsynced, whole, wrap
+from diptych.train.parallel import DistributedContext, barrier, gather_text, unsynced, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
-from diptych.train.tuning.modified import KEY, begin_tuning, deployable, refuse_idle, tuning_hooks, tuning_of
+from diptych.train.tuning.fine_tuning import KEY, begin_tuning, check_adapters_used, deployable, tuning_hooks, tuning_of
 from diptych.train.tuning.positions import start_from
-from diptych.train.tuning.rates import hold_statistics, tuned_optimiser
+from diptych.train.tuning.rates import freeze_batch_norm, tuned_optimiser
 from diptych.train.tuning.teacher import Teacher
 from diptych.train.weights import (
-    carry_equal,
+    copy_matching,
     load_weights,
-    padded,
     whole_copy,
     whole_tensors,
+    zero_pad,
 )
 
 ENGINE = "engine"
@@ -56,7 +56,7 @@ ENGINE = "engine"
 
 
 class Training:
-    """What `fit` and `estimate` drive, and what hooks see as `contracts.Run`.
+    """State of a training loop: what `fit` and `estimate` step through, and what hooks see as `contracts.Run`.
 
     `step` counts finished optimiser steps over all phases; `model` is the bare module and `module` what is called in training
     (the same, a data-parallel wrapper around it, or itself with its parameters sharded).
@@ -72,7 +72,7 @@ class Training:
         recipe: Recipe,
         data: Dataset,
         options: TrainOptions,
-        world: World,
+        world: DistributedContext,
         folder: RunFolder,
         log: Log,
         phases: Sequence[Phase] | None = None,
@@ -102,7 +102,7 @@ class Training:
         """Builds model, optimiser and data of a phase. With `begin`, a checkpoint taken within it, takes everything from there;
         else weights come from the module of the phase before."""
         before = self.whole_model() if hasattr(self, "model") else None
-        remembered = memory_by_name(self.model, self._memory) if before is not None and phase.stage.keep_optimiser else {}
+        remembered = state_by_name(self.model, self._memory) if before is not None and phase.stage.keep_optimiser else {}
         self.phase = phase
         self.engine = engine_kind(self.recipe)()
         self._checked = False
@@ -128,7 +128,7 @@ class Training:
         elif before is not None:
             for key, hook in self.hooks.items():
                 model = hook.reshape(model) if key.startswith(KEY) else model
-            carry = phase.stage.carry or carry_equal
+            carry = phase.stage.carry or copy_matching
             carry(before, model)
         elif self.options.init:
             taken = start_from(self.options, self.tuning, model, self.note, self.recipe.fitted)
@@ -151,8 +151,8 @@ class Training:
         self._stream = self._open(phase.stop)
 
     def _data_of(self, phase: Phase) -> Dataset:
-        """What a phase trains on. A stage that makes its samples has random numbers of its own for it, and may leave the model in
-        evaluation mode."""
+        """Data set of a training phase. A stage that generates its samples has random numbers of its own for it, and may leave the model
+        in evaluation mode."""
         folder = self.folder.path / "stages"
         if phase.stage.make is None:
             return stage_data(phase, self.whole_data, self, folder, self.world)
@@ -164,7 +164,7 @@ class Training:
 
     @property
     def _memory(self) -> MutableMapping[Any, Any]:
-        """What the optimiser remembers of each parameter."""
+        """State of the optimiser for each parameter; empty without an optimiser."""
         return self.optimiser.state if self.optimiser else {}
 
     def _add_hooks(self, phase: Phase) -> None:
@@ -195,7 +195,7 @@ class Training:
     def learning(self) -> None:
         """Puts the model into training mode."""
         self.model.train()
-        hold_statistics(self.model, self.tuning)
+        freeze_batch_norm(self.model, self.tuning)
 
     def _open(self, stop: int) -> Iterator[Step]:
         """Batches from the present step up to step `stop` of the phase's own order."""
@@ -229,7 +229,7 @@ class Training:
         return epoch if first == 0 or epoch != (first - 1) // rows else None
 
     def next_batch(self) -> Batch:
-        """The batch of the coming step, on the device. From here on the step's random numbers are its own."""
+        """The batch of the next step, on the device; seeds the random numbers of that step."""
         try:
             item = next(self._stream)
         except StopIteration:
@@ -251,7 +251,7 @@ class Training:
         first = (self.step - self.phase.start) * self.recipe.batch_size + self.world.rank * share
         return min(max(len(self.data) - first, 0), share)
 
-    def take_step(self, batch: Batch) -> Outcome:
+    def take_step(self, batch: Batch) -> StepOutput:
         """One step of the phase's engine; `step` has counted on when this returns."""
         if self.step == self.phase.start:
             check_rows(batch, len(batch))
@@ -259,14 +259,16 @@ class Training:
         self.step += 1
         return outcome
 
-    def ask(self, model: nn.Module, batch: Batch) -> Any:
-        return gradient_cache.ask(self.recipe, model, batch, micro_batch=self.options.micro_batch, autocast=self.autocast)
+    def features_of(self, model: nn.Module, batch: Batch) -> Any:
+        return gradient_cache.features_without_grad(
+            self.recipe, model, batch, micro_batch=self.options.micro_batch, autocast=self.autocast
+        )
 
     def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return summed(values, self.world)
+        return parallel.all_reduce_sum(values, self.world)
 
-    def backward(self, batch: Batch) -> Outcome:
-        """Gradients of the global batch in every parameter's `grad`; says which parameters get none."""
+    def backward(self, batch: Batch) -> StepOutput:
+        """Backward pass of the global batch: gradients in every parameter's `grad`."""
         self._descent.zero_grad(set_to_none=True)
         teacher = next((hook for hook in self.hooks.values() if isinstance(hook, Teacher)), None)
         outcome = gradient_cache.backward(
@@ -288,19 +290,19 @@ class Training:
             raise RunError(f"the engine '{self.recipe.engine}' does not descend: it has no optimiser")
         return self.optimiser
 
-    def _check(self, outcome: Outcome) -> None:
+    def _check(self, outcome: StepOutput) -> None:
         """The first gradients of a phase show whether rows are what is declared, and which parameters nothing trains."""
         self._checked = True
         check_rows(outcome.batch, len(outcome.batch))
         check_rows(outcome.features, len(outcome.batch))
-        if silent := silent_parameters(self.model):
-            refuse_idle(silent)
+        if silent := parameters_without_gradient(self.model):
+            check_adapters_used(silent)
             names = ", ".join(silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
             if isinstance(self.module, DistributedDataParallel):
                 raise RunError(f"no gradient reaches {names}: freeze them with a Rule(lr_scale=0), or use --shard fsdp")
             self.journal.note(self.step, f"no gradient reaches {names}")
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: StepOutput) -> None:
         """Clips, moves the parameters, and lets the recipe's module remember."""
         spec, optimiser = self.recipe.optimiser(), self._descent
         length = self.phase.stop - self.phase.start
@@ -311,19 +313,19 @@ class Training:
         with torch.no_grad():
             self.recipe.after_update(self.model, outcome.features, outcome.batch, progress)
 
-    def report(self, outcome: Outcome) -> dict[str, float]:
-        """The step's losses as numbers, averaged over processes; a line in the log when one is due."""
+    def report(self, outcome: StepOutput) -> dict[str, float]:
+        """Losses of the step as floats, averaged over processes; logs a line when one is due."""
         due = self.step % self.options.log_every == 0 or self.step == self.steps
         if not (due or self.hooks):
             self.journal.advance(self.step)
             return {}
-        losses = average(outcome.losses, self.world)
+        losses = parallel.all_reduce_mean(outcome.losses, self.world)
         loss = sum(losses.values()) if losses else None
         if due:
             values: dict[str, float] = dict(losses)
             if losses:
                 with torch.no_grad():
-                    values |= average(self.recipe.metrics(outcome.features, outcome.batch), self.world)
+                    values |= parallel.all_reduce_mean(self.recipe.metrics(outcome.features, outcome.batch), self.world)
             if self.engine.descends:
                 values |= {"lr": self.rate, "grad_norm": self.grad_norm}
             now = time.perf_counter()
@@ -339,7 +341,7 @@ class Training:
         return losses
 
     def finish(self) -> None:
-        """What the engine does after the last step of a phase."""
+        """Run the engine's last action of a phase and log its metrics."""
         if numbers := self.engine.finish(self):
             self.journal.write(self.step, self.recipe.engine, **numbers)
 
@@ -361,7 +363,7 @@ class Training:
         here = self.world.main
         model = whole_tensors(self.model, self.recipe, keep=here)
         optimiser = optimiser_state(self.model, self._memory, keep=here)
-        hooks = {key: whole(hook.state()) for key, hook in self.hooks.items()} | {ENGINE: whole(self.engine.state())}
+        hooks = parallel.gather_full({key: hook.state() for key, hook in self.hooks.items()} | {ENGINE: self.engine.state()})
         self._write_failures()
         if here:
             self.journal.sync()
@@ -441,8 +443,8 @@ class Training:
             if parameter in memory:
                 self._memory[parameter] = memory[parameter]
             elif parameter in grown and grown[parameter] in memory:
-                self._memory[parameter] = {key: padded(value, parameter) for key, value in memory[grown[parameter]].items()}
+                self._memory[parameter] = {key: zero_pad(value, parameter) for key, value in memory[grown[parameter]].items()}
 
     def stopped_by(self, number: int | None) -> int | None:
         """The signal by which any process was asked to stop, so that all stop after the same step."""
-        return highest(number or 0, self.world) or None
+        return parallel.all_reduce_max(number or 0, self.world) or None

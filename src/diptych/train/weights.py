@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Hook, Recipe
 from diptych.core.errors import ConfigError, RunError
-from diptych.models.io.opened import open_address
-from diptych.train.parallel import full, like
+from diptych.models.io.open_address import open_address
+from diptych.train.parallel import full_tensor, shard_like
 
 LEAST = 0.05
 """The share of the numbers, of the model's or of the start's, whichever are fewer, below which a start is a mistake: two models that have
 nothing in common but a scale."""
 
 
-def padded(value: Any, parameter: Tensor) -> Any:
+def zero_pad(value: Any, parameter: Tensor) -> Any:
     """A moment with zeros at the end of every axis that grew; counts of steps as they are."""
     if not isinstance(value, Tensor) or value.ndim != parameter.ndim:
         return value
@@ -47,17 +47,17 @@ def load_weights(model: nn.Module, saved: Mapping[str, Tensor], recipe: Recipe) 
     for name, tensor in saved.items():
         if tensor.shape != own[name].shape:
             raise RunError(f"'{name}' is {list(tensor.shape)} in the checkpoint and {list(own[name].shape)} in the model")
-        own[name].copy_(like(tensor, own[name]))
+        own[name].copy_(shard_like(tensor, own[name]))
 
 
 @torch.no_grad()
-def carry_equal(before: nn.Module, after: nn.Module) -> None:
+def copy_matching(before: nn.Module, after: nn.Module) -> None:
     """Copies the tensors whose name and shape are the same in both."""
-    copy_equal(before.state_dict(), after)
+    copy_matching_tensors(before.state_dict(), after)
 
 
 @torch.no_grad()
-def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
+def copy_matching_tensors(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
     """Copies every tensor that the model has under the same name and in the same shape; gives the names of those that it copied.
 
     Tensors of a model that is saved alone reach it also where another model holds it, as `encoder`: weights of `clip` start `alip`.
@@ -74,18 +74,18 @@ def copy_equal(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
 def whole_tensors(model: nn.Module, recipe: Recipe, *, keep: bool = True) -> dict[str, Tensor]:
     """The tensors that belong in a checkpoint, shards put together, in main memory. All processes have to ask together, and those that
     do not `keep` get none."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and recipe.stored(name):
-            value = full(tensor)
+            value = full_tensor(tensor)
             if keep:
-                found[name] = value.detach().cpu()
-    return found
+                tensors[name] = value.detach().cpu()
+    return tensors
 
 
 def whole_copy(model: nn.Module, recipe: Recipe, hooks: Iterable[Hook], device: torch.device) -> nn.Module:
     """A module like a sharded one, with whole tensors."""
-    state = {name: full(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    state = {name: full_tensor(value) for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     with torch.random.fork_rng():
         copied: nn.Module = recipe.model()
     for hook in hooks:
@@ -104,7 +104,7 @@ def start_tensors(init: str, *, download: bool = False) -> dict[str, Tensor]:
 
 
 def start_lines(tensors: Mapping[str, Any], model: nn.Module, init: str, left: Collection[str] = ()) -> list[str]:
-    """What of a model starts from these tensors and what is fresh, and what of them it has no place for; one line each.
+    """Report lines on initialisation from weights: tensors taken, fresh, resized and not used; one line each.
 
     Raises ConfigError when that is next to nothing (`LEAST`), or nothing.
     """

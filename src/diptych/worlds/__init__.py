@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 from diptych.worlds.links.world import LinkWorld, links
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.resolve import resolve
 from diptych.worlds.scenes.world import SceneWorld, scenes
 
-__all__ = ["LinkWorld", "Rendered", "SceneWorld", "links", "resolve", "scenes"]
+__all__ = ["LinkWorld", "RenderedDataset", "SceneWorld", "links", "resolve", "scenes"]

@@ -1,4 +1,4 @@
-"""What data a name stands for, which of its rows train and which are held out. Files are read by `data`, worlds are rendered."""
+"""Open data by address, and choose the rows that train and those held out. Files are read by `data`, worlds are rendered."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
-from diptych.data.graphs.nameless import called, nameless
+from diptych.data.graphs.nameless import nameless, with_label
 from diptych.data.load.cache import decoded
 from diptych.data.read import read
 from diptych.data.split import split
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.resolve import PREFIX, resolve
 
 NAMELESS = "nameless:"
@@ -28,7 +28,7 @@ def open_data(source: Any, **columns: Any) -> Any:
     taken as it is, anything else goes to `data.read`."""
     if isinstance(source, str) and source.startswith(NAMELESS):
         named = open_data(source.removeprefix(NAMELESS), **columns)
-        return named.changed(called, "nameless") if isinstance(named, Rendered) else nameless(named)
+        return named.changed(with_label, "nameless") if isinstance(named, RenderedDataset) else nameless(named)
     if isinstance(source, str) and source.startswith(PREFIX):
         return resolve(source)
     if all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select")):
@@ -40,7 +40,7 @@ def split_names(data: Any) -> list[str]:
     return list(getattr(data, "split_names", ()))
 
 
-def dealt(data: Any, share: float = HELD_OUT, *, val: bool = False) -> Any:
+def with_held_out(data: Any, share: float = HELD_OUT, *, val: bool = False) -> Any:
     """Data without splits, with a share of their groups held out as "test": the same ones for the same samples, in whatever order.
     val: as many again as "val", for evaluations inside a run.
 
@@ -61,7 +61,7 @@ def dealt(data: Any, share: float = HELD_OUT, *, val: bool = False) -> Any:
 
 
 def training_rows(data: Any) -> Any:
-    """The split "train" where there is one, else every row."""
+    """Rows of the split "train" if there is one, else every row."""
     return data.split("train") if "train" in split_names(data) else data
 
 
@@ -74,13 +74,13 @@ def held_out(data: Any) -> dict[str, Any]:
     return {name: data.split(name).named(f"{data.name}/{name}") for name in names} if names else {data.name: data}
 
 
-def quick_to_draw(rows: Any, recipe: Recipe) -> Any:
-    """The same rows made quick to draw from; batches and fingerprint do not change.
+def cached_for_training(rows: Any, recipe: Recipe) -> Any:
+    """Same rows, cached for fast access; batches and fingerprint do not change.
 
     Small square images are decoded once and kept as one array; texts in languages that the recipe does not draw from are left out;
     rendered scenes are kept as long as there is room.
     """
-    if isinstance(rows, Rendered) and len(rows):
+    if isinstance(rows, RenderedDataset) and len(rows):
         return rows.remembering()
     if not isinstance(rows, Pool):
         return rows

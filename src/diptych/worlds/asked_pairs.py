@@ -1,4 +1,4 @@
-"""The small rendered pairs with questions about what stands where: which colour, which shape. `world:asked_pairs`.
+"""The small rendered pairs with questions about colour and shape at each position. `world:asked_pairs`.
 
 A question names a place, and only what stands there answers it. Texts name things with their places, so that an image encoder that learns
 from these pairs has a reason to tell places apart.
@@ -15,7 +15,7 @@ from typing import Any
 
 from diptych.core.sample import Sample
 from diptych.data.text.question_answering.questions import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.small_pairs import PLACES, SmallPairsWorld, Split
 
 NAME = "asked_pairs"
@@ -37,15 +37,15 @@ class AskedPairsWorld(SmallPairsWorld):
 
 
 def questions_by_place(things: Sequence[tuple[str, int]]) -> list[dict[str, str]]:
-    """The colour and the shape of every thing, (noun, cell), in the order of the things."""
-    found = []
+    """Questions about the colour and the shape of every thing, (noun, cell), in the order of the things."""
+    questions = []
     for noun, cell in things:
         for kind, answer in zip(("colour", "shape"), noun.split(), strict=True):
-            found.append({"question": f"what {kind} is {PLACES[cell]} ?", "answer": answer, "kind": kind})
-    return found
+            questions.append({"question": f"what {kind} is {PLACES[cell]} ?", "answer": answer, "kind": kind})
+    return questions
 
 
-def asked_pairs(n: int = 6000, *, seed: int = 0, split: Split = "train") -> Rendered:
+def asked_pairs(n: int = 6000, *, seed: int = 0, split: Split = "train") -> RenderedDataset:
     """The first `n` images of one split, each with its text and four questions."""
     world = AskedPairsWorld(seed, n)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

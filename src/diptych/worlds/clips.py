@@ -24,7 +24,7 @@ from diptych.core.media import ArraySource, MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.worlds.rendered import SPLITS as EVERY_SPLIT
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.shapes import mask_of
 
 NAME = "clips"
@@ -45,7 +45,7 @@ NOISE = 12.0
 
 @dataclass(frozen=True)
 class ClipWorld:
-    """length  frames of a clip; size  pixels a side"""
+    """The configuration. length  frames of a clip; size  pixels per side"""
 
     seed: int = 0
     length: int = 16
@@ -84,7 +84,7 @@ class ClipWorld:
         )
 
     def _drawn(self, label: str, colour: str, shape: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """uint8 [T, H, W, 3]. The path runs one way and is turned round for the second class of a pair."""
+        """Frames uint8 [T, H, W, 3]. The path runs one way and is reversed for the second class of a pair."""
         size, step_T = self.size, np.linspace(-0.5, 0.5, self.length)
         y, x = rng.uniform(0.4, 0.6, 2) * size
         radius, way = rng.uniform(0.12, 0.18) * size, rng.uniform(0.4, 0.6) * size
@@ -99,7 +99,7 @@ class ClipWorld:
             radius_T = radius * (1 + step_T)
         else:
             alpha_T = 0.5 + step_T
-        frames = [self._frame(shape, colour, *place, rng) for place in zip(y_T, x_T, radius_T, alpha_T, strict=True)]
+        frames = [self._frame(shape, colour, *position, rng) for position in zip(y_T, x_T, radius_T, alpha_T, strict=True)]
         return np.stack(frames if label == first else frames[::-1])
 
     def _frame(
@@ -112,7 +112,7 @@ class ClipWorld:
         return np.clip(pixels_HWC, 0, 255).astype(np.uint8)
 
 
-def clips(n: int = 2000, *, seed: int = 0, split: Split = "train", length: int = 16, size: int = 48) -> Rendered:
+def clips(n: int = 2000, *, seed: int = 0, split: Split = "train", length: int = 16, size: int = 48) -> RenderedDataset:
     """The first `n` clips of one split."""
     world = ClipWorld(seed, length, size)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

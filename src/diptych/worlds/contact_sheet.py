@@ -1,4 +1,4 @@
-"""A picture of the first scenes of a data set, in rows. ``python -m diptych.worlds.contact_sheet`` renews those of the docs."""
+"""Contact sheet of the first scenes of a data set, in rows. ``python -m diptych.worlds.contact_sheet`` renews those of the docs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diptych.worlds.scenes.rendering import Pixels
 
 
 def contact_sheet(data: Dataset, *, columns: int = 8, rows: int = 4, scale: int = 2, gap: int = 2) -> Pixels:
-    """Pixels uint8 [H, W, 3]; each image enlarged `scale` times without smoothing, `gap` white pixels between."""
+    """Contact sheet as uint8 [H, W, 3]; each image enlarged `scale` times without smoothing, `gap` white pixels between."""
     tiles = []
     for row in range(min(columns * rows, len(data))):
         image = data[row].image
@@ -33,7 +33,7 @@ def contact_sheet(data: Dataset, *, columns: int = 8, rows: int = 4, scale: int 
 def _tumour_marked(sample: Sample) -> Pixels:
     """The slide of a sample with a frame around one of its tiles with tumour."""
     slide, mask_TU = sample.media["slide"].decode(), decode(sample.media["mask"].parts[0])[..., 0] > 0
-    y, x = (int(place) * slide.size[0] // len(mask_TU) for place in np.argwhere(mask_TU)[0])
+    y, x = (int(coordinate) * slide.size[0] // len(mask_TU) for coordinate in np.argwhere(mask_TU)[0])
     return marked(slide.thumbnail(384), slide.size, x, y, slide.size[0] // len(mask_TU))
 
 

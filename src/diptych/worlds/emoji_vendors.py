@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.read import read
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 
 NAME = "emoji_vendors"
 
@@ -57,11 +57,11 @@ def _stream() -> tuple[Pool, list[list[int]]]:
     return rows, list(by_vendor.values())
 
 
-def emoji_vendors(n: int = 3_000, *, seed: int = 0, split: Literal["train", "test"] = "train") -> Rendered:
+def emoji_vendors(n: int = 3_000, *, seed: int = 0, split: Literal["train", "test"] = "train") -> RenderedDataset:
     """The first `n` rows of one split, an equal number by each vendor. Raises ConfigError when there are fewer."""
     vendors = _stream()[1]
     most = len(vendors) * min(map(len, vendors))
     if n > most:
         raise ConfigError(f"n is {n} (expected at most {most}: the pictures of {len(vendors)} vendors)")
     world = EmojiVendors(seed)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

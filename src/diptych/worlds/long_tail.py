@@ -18,7 +18,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.shapes import mask_of
 
 NAME = "long_tail"
@@ -51,7 +51,7 @@ class LongTailWorld:
         return ""
 
     def kind(self, split: str, index: int) -> str:
-        """By Zipf's law in split "train"; in "test" every kind in turn."""
+        """Kind of a row: by Zipf's law in split "train"; in "test" every kind in turn."""
         if split == "test":
             return KINDS[index % len(KINDS)]
         reached = keyed_rng("long tail", self.seed, "kinds", index).random()
@@ -66,24 +66,26 @@ class LongTailWorld:
         y0, x0 = rng.uniform(10, SIDE - 10, 2)
         y, x = np.ogrid[:SIDE, :SIDE]
         pixels_HWC[_inside(shape, y - y0, x - x0)] = COLOURS[colour]
-        place = ("at the left", "in the middle", "at the right")[int(x0 * 3 / SIDE)]
-        text = f"{OPENINGS[int(rng.integers(len(OPENINGS)))]} {kind} {place}"
+        side = ("at the left", "in the middle", "at the right")[int(x0 * 3 / SIDE)]
+        text = f"{OPENINGS[int(rng.integers(len(OPENINGS)))]} {kind} {side}"
         extras = {"split": split, "kind": kind}
         return Sample(uid, ArrayImage(pixels_HWC, uid), (Text(text, "en", "alt"),), licence="CC0-1.0", extras=extras)
 
 
 @lru_cache(maxsize=16)
 def _law(seed: int, exponent: float) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Kinds from the most frequent on, and the share of images that show one of the first k."""
+    """Kinds by descending frequency, and the cumulative share of images."""
     order = keyed_rng("long tail", seed).permutation(len(KINDS))
     weights = (1.0 + np.arange(len(KINDS))) ** -exponent
     return [KINDS[kind] for kind in order], np.cumsum(weights / weights.sum())
 
 
-def long_tail(n: int = 30_000, *, seed: int = 0, split: Literal["train", "test"] = "train", exponent: float = 1.2) -> Rendered:
+def long_tail(
+    n: int = 30_000, *, seed: int = 0, split: Literal["train", "test"] = "train", exponent: float = 1.2
+) -> RenderedDataset:
     """The first `n` images of one split."""
     world = LongTailWorld(seed, exponent)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))
 
 
 def rarest(pool: Pool) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Any
 
 from diptych.core.sample import Sample, Text
 from diptych.data.text.question_answering.questions import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.captions import Mention
-from diptych.worlds.scenes.languages import JOINED, TAGS, asked_for, named, word
+from diptych.worlds.scenes.languages import JOINED, TAGS, language_questions, named, word
 from diptych.worlds.small_pairs import SmallPairsWorld, Split
 
 NAME = "pair_languages"
@@ -39,12 +39,12 @@ class PairLanguagesWorld(SmallPairsWorld):
         nouns = [noun for noun, _ in self._drawn(split, index).things]
         texts = tuple(Text(sentence(nouns, tag), tag) for tag in TAGS)
         uid = uid_of(NAME, self.seed, split, index)
-        extras = {**made.extras, "things": nouns, FIELD: asked_for(texts)}
+        extras = {**made.extras, "things": nouns, FIELD: language_questions(texts)}
         return replace(made, uid=uid, texts=texts, extras=extras, source=f"world:{NAME}")
 
 
 def sentence(nouns: Sequence[str], tag: str) -> str:
-    """Two nouns, in reading order, in a language."""
+    """Sentence about two nouns, in reading order, in a language."""
     first, second = (noun_in(noun, tag) for noun in nouns)
     joined = word(JOINED, tag)
     return f"{joined} {second} {first}" if tag == "qab" else f"{first} {joined} {second}"
@@ -57,7 +57,7 @@ def noun_in(noun: str, tag: str) -> str:
     return f"a {thing}" if tag == "en" else thing
 
 
-def pair_languages(n: int = 6000, *, seed: int = 0, split: Split = "train") -> Rendered:
+def pair_languages(n: int = 6000, *, seed: int = 0, split: Split = "train") -> RenderedDataset:
     """The first `n` images of one split, each with a caption in English, "qaa" and "qab"."""
     world = PairLanguagesWorld(seed, n)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -1,4 +1,4 @@
-"""A data set whose samples are rendered when they are asked for: row in, pixels and truth out, nothing stored.
+"""A data set whose samples are rendered on access: row in, pixels and ground truth out, nothing stored.
 
 Every sample is a pure function of (seed, split, index), so any process draws the same bytes for the same row, in any order.
 """
@@ -41,18 +41,18 @@ class World(Protocol):
         """Plain values that change when any sample would."""
 
     def group(self, split: str, index: int) -> str:
-        """The statement that every caption of this scene makes. Computed without rendering."""
+        """Group of a scene: the statement that every caption of it makes. Computed without rendering."""
 
     def sample(self, split: str, index: int) -> Sample: ...
 
 
 @dataclass(frozen=True)
 class ChangedWorld:
-    """A world whose samples are changed when they are asked for; `said` tells the change from others."""
+    """A world whose samples are changed on access; `label` names the change in the fingerprint."""
 
     world: World
     change: Callable[[Sample], Sample]
-    said: str
+    label: str
 
     @property
     def seed(self) -> int:
@@ -64,7 +64,7 @@ class ChangedWorld:
 
     @property
     def identity(self) -> Any:
-        return [self.said, self.world.identity]
+        return [self.label, self.world.identity]
 
     def group(self, split: str, index: int) -> str:
         return self.world.group(split, index)
@@ -74,7 +74,7 @@ class ChangedWorld:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedDataset:
     """Rows of a world as a `Dataset`. Holds (split, index) pairs and a configuration, so it forks and pickles cheaply."""
 
     name: str
@@ -114,10 +114,10 @@ class Rendered:
     def __getitem__(self, row: int) -> Sample: ...
 
     @overload
-    def __getitem__(self, row: slice) -> Rendered: ...
+    def __getitem__(self, row: slice) -> RenderedDataset: ...
 
-    def __getitem__(self, row: int | slice) -> Sample | Rendered:
-        """The sample of a row, or the data set of some: ``scenes[3]``, ``scenes[:100]``."""
+    def __getitem__(self, row: int | slice) -> Sample | RenderedDataset:
+        """Sample of a row, or the data set of several rows: ``scenes[3]``, ``scenes[:100]``."""
         if isinstance(row, slice):
             return self.select(range(len(self))[row])
         drawn: dict[int, Sample] | None = self._cache.get("drawn")
@@ -131,52 +131,52 @@ class Rendered:
         return drawn[row]
 
     def __contains__(self, uid: object) -> bool:
-        """Whether there is a sample of that uid."""
+        """True if a sample has this uid."""
         return uid in self.uids
 
     def _repr_html_(self) -> str:
         first = (self[row] for row in range(min(len(self), notebook.SHOWN)))
         return notebook.samples(first, caption=f"{self.name}: {len(self):,} samples, rendered as they are needed")
 
-    def remembering(self, limit: int = REMEMBERED) -> Rendered:
+    def remembering(self, limit: int = REMEMBERED) -> RenderedDataset:
         """The same rows; scenes that were drawn once are kept, up to `limit` bytes of pixels, since rendering one again costs more
         than reading it. Each loader process keeps its own."""
         image = self.world.sample(*self.rows[0]).image
         pixels = image.pixels_HWC.nbytes if isinstance(image, ArrayImage) else limit
-        return Rendered(self.name, self.world, self.rows, {"drawn": {}, "room": limit // max(1, pixels)})
+        return RenderedDataset(self.name, self.world, self.rows, {"drawn": {}, "room": limit // max(1, pixels)})
 
-    def select(self, rows: Sequence[int]) -> Rendered:
-        return Rendered(self.name, self.world, tuple(self.rows[row] for row in rows))
+    def select(self, rows: Sequence[int]) -> RenderedDataset:
+        return RenderedDataset(self.name, self.world, tuple(self.rows[row] for row in rows))
 
-    def split(self, name: str) -> Rendered:
+    def split(self, name: str) -> RenderedDataset:
         if name not in self.split_names:
             raise UnknownName("split", name, self.split_names)
-        return Rendered(self.name, self.world, tuple(row for row in self.rows if row[0] == name))
+        return RenderedDataset(self.name, self.world, tuple(row for row in self.rows if row[0] == name))
 
-    def named(self, name: str) -> Rendered:
+    def named(self, name: str) -> RenderedDataset:
         """The same rows under another name."""
-        return Rendered(name, self.world, self.rows)
+        return RenderedDataset(name, self.world, self.rows)
 
-    def changed(self, change: Callable[[Sample], Sample], said: str) -> Rendered:
-        """The same rows with every sample changed by a pure, picklable function; `said` is part of the fingerprint."""
-        return Rendered(self.name, ChangedWorld(self.world, change, said), self.rows)
+    def changed(self, change: Callable[[Sample], Sample], label: str) -> RenderedDataset:
+        """The same rows with every sample changed by a pure, picklable function; `label` is part of the fingerprint."""
+        return RenderedDataset(self.name, ChangedWorld(self.world, change, label), self.rows)
 
     def to_pool(self) -> Pool:
-        """Every row rendered and held in memory: what writing the data to disk needs (about 12 KB a row at 64 pixels)."""
+        """Render every row into memory, as writing the data to disk requires (about 12 KB per row at 64 pixels)."""
         from diptych.data.dataset import Pool
 
         return Pool.from_samples((self[row] for row in range(len(self))), name=self.name)
 
     def column(self, name: str) -> list[Any]:
-        """One value a row: "uid", "group", "split", or an extra (which renders every row)."""
+        """One value per row: "uid", "group", "split", or an extra (which renders every row)."""
         if name == "split":
             return [split for split, _ in self.rows]
         if name in ("uid", "group"):
             return list(self.uids if name == "uid" else self.groups)
         return [self[row].extras.get(name) for row in range(len(self))]
 
-    def where(self, name: str, value: Any) -> Rendered:
-        return self.select([row for row, found in enumerate(self.column(name)) if found == value])
+    def where(self, name: str, value: Any) -> RenderedDataset:
+        return self.select([row for row, row_value in enumerate(self.column(name)) if row_value == value])
 
 
 def uid_of(name: str, seed: int, split: str, index: int) -> str:
@@ -193,7 +193,7 @@ def rows_of(world: World, split: str, n: int) -> tuple[tuple[str, int], ...]:
     return tuple((split, index) for index in range(n))
 
 
-class Dice:
+class SceneRandom:
     """Random numbers of one scene. Drawn in blocks: a scene needs about a hundred, and one call a number would cost more than
     the rendering."""
 
@@ -202,8 +202,8 @@ class Dice:
         self._block: list[float] = []
 
     @classmethod
-    def of_scene(cls, name: str, seed: int, split: str, index: int) -> Dice:
-        """The dice of a scene number inside the range that its split owns."""
+    def of_scene(cls, name: str, seed: int, split: str, index: int) -> SceneRandom:
+        """Random numbers of a scene number inside the range that its split owns."""
         return cls(name, seed, SPLITS.index(split) * RANGE + index)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -215,7 +215,7 @@ class Dice:
         return min(int(self.uniform() * n), n - 1)
 
     def between(self, low: int, high: int) -> int:
-        """A whole number of low..high, both included."""
+        """Random integer of low..high, both included."""
         return low + self.below(high - low + 1)
 
     def pick(self, options: Sequence[Any]) -> Any:
@@ -241,5 +241,5 @@ class Dice:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """Numpy's generator for the parts that need many numbers at once (noise)."""
+    """Numpy generator for the parts that need many numbers at once (noise)."""
     return np.random.Generator(np.random.Philox(key=seed))

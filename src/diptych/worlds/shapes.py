@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 def mask_of(shape: str, y: Any, x: Any, *, radius: float, side: float, arm: float) -> npt.NDArray[np.bool_]:
-    """bool [H, W]: where a shape lies.
+    """bool [H, W] mask of a shape.
 
     y, x    distances of rows [H, 1] and columns [1, W] to the middle, in the unit of the sizes
     radius  of the circle; half the height of the triangle, half the length of the cross

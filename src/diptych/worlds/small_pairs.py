@@ -23,7 +23,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.masks import box_of, encode
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.shapes import mask_of
 
 NAME = "small_pairs"
@@ -47,7 +47,7 @@ SIDE, CELL, JITTER = 48, 16, 2
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedPair:
     """Pixels, and the mask and (noun, cell) of each thing in reading order."""
 
     pixels_HWC: npt.NDArray[np.uint8]
@@ -130,7 +130,7 @@ class SmallPairsWorld:
         """The row whose text this row gets. Test rows keep their own."""
         return exchanged(self.count, share, split, self.seed, what)[index] if split == "train" and index < self.count else index
 
-    def _drawn(self, split: str, index: int) -> Drawn:
+    def _drawn(self, split: str, index: int) -> RenderedPair:
         return draw(keyed_rng("noisy", self.seed, split, index), [noun for noun in NOUNS if noun not in self.avoid])
 
 
@@ -161,13 +161,13 @@ def small_pairs(
     captioned: bool = False,
     regions: bool = False,
     avoid: tuple[str, ...] = (),
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` images of one split. Shares are of the `n` training rows; test rows are clean."""
     world = SmallPairsWorld(seed, n, mismatched, wrong, captioned, regions, tuple(avoid))
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))
 
 
-def draw(rng: np.random.Generator, nouns: Sequence[str]) -> Drawn:
+def draw(rng: np.random.Generator, nouns: Sequence[str]) -> RenderedPair:
     """An image of two things, the cells in reading order."""
     pixels_HWC = np.clip(rng.normal(64, 30, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
     cells = sorted(int(cell) for cell in rng.choice(len(PLACES), 2, replace=False))
@@ -180,7 +180,7 @@ def draw(rng: np.random.Generator, nouns: Sequence[str]) -> Drawn:
         y, x = y - (cell // 3 * CELL + CELL / 2 + down), x - (cell % 3 * CELL + CELL / 2 + right)
         masks.append(mask_of(shape, y, x, radius=6, side=5, arm=2))
         pixels_HWC[masks[-1]] = COLOURS[colour]
-    return Drawn(pixels_HWC, tuple(masks), tuple(things))
+    return RenderedPair(pixels_HWC, tuple(masks), tuple(things))
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.clusters import centres, greedy, nearest_centres, reference
+from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres, semdedup_duplicates
 from diptych.curate.duplicates.whitening import whitened
 
 
@@ -42,7 +42,7 @@ def test_greedy_equals_the_loop_over_all_kept(seed: int, cosine: float) -> None:
             expected[row] = kept[int(alike.argmax())]
         else:
             kept.append(row)
-    assert {row: other for row, (other, _) in greedy(vectors, range(60), cosine).items()} == expected
+    assert {row: other for row, (other, _) in greedy_duplicates(vectors, range(60), cosine).items()} == expected
 
 
 def test_groups_of_copies_are_the_components_of_the_graph_of_near_pairs(parity: Any) -> None:
@@ -57,7 +57,7 @@ def test_groups_of_copies_are_the_components_of_the_graph_of_near_pairs(parity: 
     first = np.zeros(150)
     for component in networkx.connected_components(graph):
         first[list(component)] = min(component)
-    gone = greedy(vectors, range(150), 0.94)
+    gone = greedy_duplicates(vectors, range(150), 0.94)
     ours = [gone[row][0] if row in gone else row for row in range(150)]
     assert 5 < len(set(ours)) <= 12
     parity("laion", "groups of near-duplicates", "connected components of networkx", [(ours, first)], tolerance=0.0)
@@ -65,8 +65,8 @@ def test_groups_of_copies_are_the_components_of_the_graph_of_near_pairs(parity: 
 
 def test_what_leaves_is_near_what_stays_whatever_the_clusters() -> None:
     vectors = unit(2000, 8, groups=40)
-    near = nearest_centres(vectors, centres(vectors, 20), 2)
-    gone = greedy(vectors, range(2000), 0.95, near_NP=near)
+    near = nearest_centres(vectors, kmeans_centres(vectors, 20), 2)
+    gone = greedy_duplicates(vectors, range(2000), 0.95, near_NP=near)
     assert len(gone) > 500
     for row, (other, alike) in gone.items():
         assert other not in gone
@@ -76,22 +76,24 @@ def test_what_leaves_is_near_what_stays_whatever_the_clusters() -> None:
 
 def test_two_probes_find_nearly_all_pairs_and_one_finds_fewer() -> None:
     vectors = unit(3000, 4, seed=3)
-    whole = len(greedy(vectors, range(3000), 0.98))
-    centre_KD = centres(vectors, 55)
-    one, two = (len(greedy(vectors, range(3000), 0.98, near_NP=nearest_centres(vectors, centre_KD, p))) for p in (1, 2))
+    whole = len(greedy_duplicates(vectors, range(3000), 0.98))
+    centre_KD = kmeans_centres(vectors, 55)
+    one, two = (
+        len(greedy_duplicates(vectors, range(3000), 0.98, near_NP=nearest_centres(vectors, centre_KD, p))) for p in (1, 2)
+    )
     assert one < two <= whole * 1.02
     assert two > 0.95 * whole
 
 
 def test_the_published_rule_by_its_definition() -> None:
     vectors = unit(300, 6, seed=1, groups=30)
-    centre_KD = centres(vectors, 5)
+    centre_KD = kmeans_centres(vectors, 5)
     label_N = nearest_centres(vectors, centre_KD, 1)[:, 0]
     expected = set()
     for k in range(5):
         rows = sorted(np.flatnonzero(label_N == k).tolist(), key=lambda r: -float(vectors[r] @ centre_KD[k]))
         expected |= {rows[j] for j in range(len(rows)) if any(vectors[rows[i]] @ vectors[rows[j]] > 0.95 for i in range(j))}
-    assert set(reference(vectors, label_N, centre_KD, 0.95)) == expected
+    assert set(semdedup_duplicates(vectors, label_N, centre_KD, 0.95)) == expected
     assert 20 < len(expected) < 290
 
 
@@ -100,10 +102,10 @@ def test_the_published_rule_over_deletes_along_a_chain() -> None:
     points, eps = arc(), 0.003
     centre = points.mean(0, keepdims=True)
     centre /= np.linalg.norm(centre)
-    gone = reference(points, np.zeros(40, np.int64), centre, 1 - eps)
+    gone = semdedup_duplicates(points, np.zeros(40, np.int64), centre, 1 - eps)
     kept = [row for row in range(40) if row not in gone]
     far = max(1 - float((points[kept] @ points[row]).max()) for row in gone)
-    ours = greedy(points, range(40), 1 - eps)
+    ours = greedy_duplicates(points, range(40), 1 - eps)
     our_kept = [row for row in range(40) if row not in ours]
     assert len(kept) < len(our_kept)
     assert far > 2 * eps
@@ -116,15 +118,15 @@ def test_k_means_finds_planted_groups_and_is_deterministic() -> None:
     label = rng.integers(6, size=600)
     vectors = planted[label] + 0.05 * rng.normal(size=(600, 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    found = centres(vectors, 6, seed=1)
-    assert np.array_equal(found, centres(vectors, 6, seed=1))
+    found = kmeans_centres(vectors, 6, seed=1)
+    assert np.array_equal(found, kmeans_centres(vectors, 6, seed=1))
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(6), abs=1e-5)
     ours = nearest_centres(vectors, found, 1)[:, 0]
     from sklearn.metrics import adjusted_rand_score
 
     assert adjusted_rand_score(label, ours) > 0.8
     with pytest.raises(ConfigError, match="7 clusters of 3 rows"):
-        centres(vectors[:3], 7)
+        kmeans_centres(vectors[:3], 7)
 
 
 def test_means_and_whitening_are_those_of_faiss(parity: Any) -> None:
@@ -134,12 +136,12 @@ def test_means_and_whitening_are_those_of_faiss(parity: Any) -> None:
     i = np.arange(480).reshape(80, 6)
     raw = (np.sin(0.37 * i * (1 + i % 5)) + (i // 6 % 4 == i % 4) * 1.5).astype(np.float32)
     rows = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    found = centres(rows, 5, unit=False, start_KD=rows[:5])
+    found = kmeans_centres(rows, 5, unit=False, start_KD=rows[:5])
     label = nearest_centres(rows, found, 1, unit=False)[:, 0]
     made, wanted = whitened(raw, 4), np.array(theirs["whitened"])
     made = made * np.sign((made * wanted).sum(0))  # the sign of a direction is free
     parity("tldr", "centres of clusters", "faiss 1.15", [(found, np.array(theirs["centres"]))], tolerance=1e-5)
     parity("tldr", "whitened rows", "faiss 1.15", [(made, wanted)], tolerance=1e-4)
     assert label.tolist() == theirs["labels"]
-    cosines = centres(rows, 5, start_KD=rows[:5])
+    cosines = kmeans_centres(rows, 5, start_KD=rows[:5])
     assert nearest_centres(rows, cosines, 1)[:, 0].tolist() != theirs["labels"]

@@ -13,7 +13,7 @@ from PIL import Image
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample
-from diptych.curate.duplicates.near import HammingIndex, NearDuplicateEmbeddings, NearDuplicates, look
+from diptych.curate.duplicates.near import HammingIndex, NearDuplicateEmbeddings, NearDuplicates, hash_image
 from diptych.data.dataset import Pool
 from diptych.worlds import scenes
 
@@ -69,7 +69,7 @@ def test_another_colour_or_another_place_is_no_duplicate() -> None:
 
     grey_red, grey_green = (200, 30, 30), (20, 118, 20)  # about equally bright
     images = {"red": disc(grey_red, 20), "green": disc(grey_green, 20), "moved": disc(grey_red, 44), "same": disc(grey_red, 20)}
-    assert look(images["red"]).bits == look(images["green"]).bits
+    assert hash_image(images["red"]).bits == hash_image(images["green"]).bits
     result = NearDuplicates()(pool_of(images))
     assert [(drop.uid, drop.reason.split(":")[0]) for drop in result.dropped] == [("same", "near red")]
 

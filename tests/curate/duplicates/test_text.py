@@ -14,13 +14,13 @@ pytest.importorskip("daft", reason="the extra curate is not installed")
 
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample, Text
-from diptych.curate.duplicates.minhash import Bands, hashed_shingles, normal, shingles
+from diptych.curate.duplicates.minhash import MinHashBands, hashed_shingles, normal_text, shingles
 from diptych.curate.duplicates.text import TextDuplicates
 from diptych.data.dataset import Pool
 
 
 def jaccard(one: str, other: str, width: int = 5) -> float:
-    a, b = shingles(normal(one), width), shingles(normal(other), width)
+    a, b = shingles(normal_text(one), width), shingles(normal_text(other), width)
     return len(a & b) / len(a | b)
 
 
@@ -103,7 +103,7 @@ def test_equal_shingles_have_equal_hashes_and_no_others(texts: list[str], width:
 def test_agreement_of_signatures_estimates_the_similarity() -> None:
     one = "a photograph of a small red dog that sleeps on the grass in front of a house"
     for other in (one.replace("small", "large"), one.replace("grass in front of a house", "sofa"), "something else altogether"):
-        least = Bands(bands=500, rows=4).signature([normal(one), normal(other)])
+        least = MinHashBands(bands=500, rows=4).signature([normal_text(one), normal_text(other)])
         s = jaccard(one, other)
         assert abs((least[0] == least[1]).mean() - s) < 4 * np.sqrt(s * (1 - s) / 2000) + 1e-9
 
@@ -112,7 +112,7 @@ def test_bands_find_what_they_promise() -> None:
     step = TextDuplicates(similarity=0.8, bands=8, rows=4)
     assert step.recall == pytest.approx(1 - (1 - 0.8**4) ** 8)
     assert step.plan(pool(captions(50)))["items"] == 50
-    assert Bands()(pa.array(["a", "b"])).type == pa.list_(pa.uint64())
+    assert MinHashBands()(pa.array(["a", "b"])).type == pa.list_(pa.uint64())
 
 
 @pytest.mark.parametrize("options", [{"similarity": 0.0}, {"similarity": 1.1}, {"bands": 0}])

@@ -13,9 +13,9 @@ from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.curate.operators.bench_questions import BenchQuestions
-from diptych.curate.text.question_programs import NUMBERS, PROGRAMS, Vocabulary, write_questions
-from diptych.curate.text.triplet_filters import FILTERS, measure_filters, reasons, spoilt
-from diptych.data.text.question_answering.symbols import Symbols, Thing, symbols_of
+from diptych.curate.text.question_programs import NUMBERS, PROGRAMS, SymbolVocabulary, write_questions
+from diptych.curate.text.triplet_filters import FILTERS, drop_reasons, measure_filters, with_planted_errors
+from diptych.data.text.question_answering.symbols import SymbolicObject, Symbols, symbols_of
 from diptych.data.text.question_answering.triplets import Triplet, lines_of, read_triplets
 from diptych.worlds.scenes.world import scenes
 
@@ -34,7 +34,7 @@ def symbols(world: Any) -> dict[str, Symbols]:
 
 @pytest.fixture(scope="module")
 def triplets(symbols: dict[str, Symbols]) -> list[Triplet]:
-    vocabulary = Vocabulary.of(list(symbols.values()))
+    vocabulary = SymbolVocabulary.of(list(symbols.values()))
     return [one for uid, some in symbols.items() for one in write_questions(uid, some, vocabulary, keyed_rng("test", uid))]
 
 
@@ -93,12 +93,12 @@ def test_an_option_that_also_holds_is_never_offered(symbols: dict[str, Symbols],
 
 
 def test_filters_find_planted_errors(symbols: dict[str, Symbols], triplets: list[Triplet]) -> None:
-    vocabulary = Vocabulary.of(list(symbols.values()))
-    assert not any(reasons(triplets, symbols, vocabulary)), "a sound question stays"
-    planted = spoilt(triplets, symbols, vocabulary, 0.5, keyed_rng("planted"))
+    vocabulary = SymbolVocabulary.of(list(symbols.values()))
+    assert not any(drop_reasons(triplets, symbols, vocabulary)), "a sound question stays"
+    planted = with_planted_errors(triplets, symbols, vocabulary, 0.5, keyed_rng("planted"))
     errors = [error for _, error in planted]
     assert set(errors) == {"", *FILTERS}
-    found = measure_filters(reasons([one for one, _ in planted], symbols, vocabulary), errors)
+    found = measure_filters(drop_reasons([one for one, _ in planted], symbols, vocabulary), errors)
     for kind in (*FILTERS, "any"):
         precision, recall = found[kind].precision, found[kind].recall
         assert precision is not None
@@ -112,13 +112,17 @@ def test_filters_find_planted_errors(symbols: dict[str, Symbols], triplets: list
 
 def test_filters_on_questions_in_other_words() -> None:
     symbols = {
-        "1": Symbols((), (Thing("dog", ("brown",), (0, 0, 0.2, 0.2)), Thing("fire hydrant", ("red",), (0.6, 0, 0.9, 0.4))), ())
+        "1": Symbols(
+            (),
+            (SymbolicObject("dog", ("brown",), (0, 0, 0.2, 0.2)), SymbolicObject("fire hydrant", ("red",), (0.6, 0, 0.9, 0.4))),
+            (),
+        )
     }
-    vocabulary = Vocabulary(("bus", "dog", "fire hydrant", "hydrant"), (), ())
+    vocabulary = SymbolVocabulary(("bus", "dog", "fire hydrant", "hydrant"), (), ())
 
     def reason(question: str, answer: str, *options: str) -> str:
         one = Triplet("1", "perception", "object", question, answer, options, "because")
-        return reasons([one], symbols, vocabulary)[0].partition(":")[0]
+        return drop_reasons([one], symbols, vocabulary)[0].partition(":")[0]
 
     assert reason("How many dogs are there?", "1") == ""
     assert reason("How many dogs are there?", "two") == "consistency"

@@ -65,7 +65,7 @@ def test_scores_where_nothing_points_anywhere() -> None:
 
 def test_captions_are_cut_as_the_release_cuts_them_where_it_is_asked() -> None:
     gallery, caption = Gallery.of(["dog", "cat"]), "A dog's bowl. It is a cat/bird"
-    assert (gallery.found(caption), gallery.found(caption, "treebank")) == (("cat",), ("dog",))
+    assert (gallery.concepts_in(caption), gallery.concepts_in(caption, "treebank")) == (("cat",), ("dog",))
     assert CoCu.paper().words == "treebank"
     with pytest.raises(ConfigError, match="words is 'x'"):
         CoCu(words="x")  # type: ignore[arg-type]
@@ -74,7 +74,12 @@ def test_captions_are_cut_as_the_release_cuts_them_where_it_is_asked() -> None:
 def test_concepts_of_a_caption_are_words_in_either_number() -> None:
     gallery = Gallery.of(["Cat", "fire truck", "bus", "a very long name of many words", "cat"])
     assert gallery.names == ("cat", "fire truck", "bus", "cats", "fire trucks", "buses")
-    assert gallery.found("Two cats, a cattle fire-truck; FIRE TRUCKS and a bus. A cat") == ("cats", "fire trucks", "bus", "cat")
+    assert gallery.concepts_in("Two cats, a cattle fire-truck; FIRE TRUCKS and a bus. A cat") == (
+        "cats",
+        "fire trucks",
+        "bus",
+        "cat",
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.curate.engine.pool import curate, plan
 from diptych.curate.experts import experts
-from diptych.curate.experts.experts import OCR, Attributes
-from diptych.curate.experts.findings import Finding, ReadText, ordered, with_texts
+from diptych.curate.experts.experts import OCR, AttributeExpert
+from diptych.curate.experts.findings import Finding, RecognizedText, top_findings, with_texts
 from diptych.curate.operators import fusecap
 from diptych.curate.operators.fusecap import FuseCap
 from diptych.curate.text.ngram import words_of
 from diptych.curate.text.plurals import mention, plural
-from diptych.curate.writing.fusing import PLAIN_WORDS, fused, missing_or_new, prompt, span
+from diptych.curate.writing.fusing import PLAIN_WORDS, finding_span, fuse_by_rules, fusion_prompt, missing_or_new
 from diptych.data.columns import read_table
 from diptych.data.curated import open_curated
 from diptych.data.dataset import Pool
@@ -61,9 +61,9 @@ def test_of_a_hundred_random_captions_none_loses_or_gains_a_word(parity: Any) ->
             Finding(LABELS[k], (COLOURS[c],), score=float(s))
             for k, c, s in zip(*rng.integers(0, 3, (2, 4)), rng.random(4), strict=True)
         ]
-        chosen = ordered(picks, least=0.3, most=10)
+        chosen = top_findings(picks, least=0.3, most=10)
         wanted = {"a", "cat", "here"} | {word for f in chosen for word in words_of(f.phrase)}
-        said_words = set(words_of(fused("a cat here", chosen))) - {",", "and", "with", "an", "a"} | {"a"}
+        said_words = set(words_of(fuse_by_rules("a cat here", chosen))) - {",", "and", "with", "an", "a"} | {"a"}
         pairs.append((float(len(said_words ^ wanted)), 0.0))
     parity(
         "fusecap", "words lost or added by fusing, of 100 random lists", "the union of caption and findings", pairs, tolerance=0.0
@@ -74,8 +74,8 @@ def test_of_a_hundred_random_captions_none_loses_or_gains_a_word(parity: Any) ->
 def test_a_fused_text_says_every_finding_above_the_threshold_and_nothing_else(
     caption: str, things: list[Finding], least: float
 ) -> None:
-    chosen = ordered(things, least=least, most=10)
-    text = fused(caption, chosen)
+    chosen = top_findings(things, least=least, most=10)
+    text = fuse_by_rules(caption, chosen)
     words = words_of(text)
     assert [f.score for f in chosen] == sorted((f.score for f in chosen), reverse=True)
     assert all(f.score >= least for f in chosen)
@@ -83,7 +83,7 @@ def test_a_fused_text_says_every_finding_above_the_threshold_and_nothing_else(
         assert mention(words, finding.label) >= 0
         assert all(name in words for name in finding.attributes)
         assert finding.text.lower() in text.lower()
-        start, stop = span(text, finding)
+        start, stop = finding_span(text, finding)
         assert 0 <= start < stop <= len(text)
     allowed = {*words_of(caption), *PLAIN_WORDS, *(w for f in chosen for w in words_of(f.phrase))}
     assert set(words) - {"“", "”"} <= allowed | {","}
@@ -98,9 +98,12 @@ def test_a_fused_text_says_every_finding_above_the_threshold_and_nothing_else(
 
 def test_attributes_go_before_what_the_caption_names() -> None:
     things = [Finding("dog", ("brown",)), Finding("dog", ("black",)), Finding("sign", ("red",), "STOP"), Finding("road")]
-    assert fused("two dogs on a road", things) == "two brown dogs on a road, with a black dog and a red sign with the text “STOP”"
-    assert fused("", [Finding("apple"), Finding("", text="SALE")]) == "an apple and text “SALE”"
-    assert fused("a carpet", [Finding("car")]) == "a carpet, with a car", "words, not letters"
+    assert (
+        fuse_by_rules("two dogs on a road", things)
+        == "two brown dogs on a road, with a black dog and a red sign with the text “STOP”"
+    )
+    assert fuse_by_rules("", [Finding("apple"), Finding("", text="SALE")]) == "an apple and text “SALE”"
+    assert fuse_by_rules("a carpet", [Finding("car")]) == "a carpet, with a car", "words, not letters"
 
 
 @pytest.mark.parametrize(
@@ -128,9 +131,9 @@ def test_plurals() -> None:
 def test_read_text_belongs_to_the_smallest_box_around_its_middle() -> None:
     things = [Finding("wall", box=(0, 0, 100, 100)), Finding("sign", box=(10, 10, 40, 40)), Finding("cup", box=(60, 60, 80, 80))]
     texts = [
-        ReadText("WORK", 0.9, (12, 30, 38, 38)),
-        ReadText("ROAD", 0.8, (12, 12, 38, 20)),
-        ReadText("out", 0.7, (200, 200, 210, 210)),
+        RecognizedText("WORK", 0.9, (12, 30, 38, 38)),
+        RecognizedText("ROAD", 0.8, (12, 12, 38, 20)),
+        RecognizedText("out", 0.7, (200, 200, 210, 210)),
     ]
     found = with_texts(things, texts, by="ocr")
     assert [f.text for f in found] == ["", "ROAD WORK", "", "out"]
@@ -191,7 +194,7 @@ def test_a_model_is_asked_and_what_it_invents_is_not_used(tmp_path: Path, server
     curate(data(), [FuseCap(writer=f"chat+{server.address}#other", calls=1, least=0.4)], tmp_path / "b")
     assert json.loads((tmp_path / "b/fusecap.json").read_text())["not_used"] == {"missing": 3}
     content = server.asked[-1]["messages"][0]["content"]
-    assert content == prompt("a dog outside", [Finding("dog", ("brown",)), Finding("bus", ("red",))])
+    assert content == fusion_prompt("a dog outside", [Finding("dog", ("brown",)), Finding("bus", ("red",))])
 
 
 class Detects:
@@ -227,7 +230,7 @@ def test_a_detector_and_attributes_by_an_embedder(monkeypatch: pytest.MonkeyPatc
     found = step(pool)
     assert found.columns[VARIANTS].to_pylist()[0][VARIANTS][0]["string"] == "a green dog"
     unmatched = FuseCap(detector="detects", objects=("zebra",))
-    with pytest.raises(DataError, match=r"no expert found anything in 'green'.*names that the detector knows"):
+    with pytest.raises(DataError, match=r"no expert found anything in 'green'.*names of the detector's vocabulary"):
         unmatched(pool)
     fusecap._EXPERTS.clear()
 
@@ -272,11 +275,11 @@ def test_attribute_probabilities_are_a_softmax_of_cosines(monkeypatch: pytest.Mo
     monkeypatch.setattr(experts, "open_address", lambda address: Fixed())
     monkeypatch.setattr(experts, "require", lambda *args, **kwargs: None)
     chance = torch.softmax(torch.from_numpy(10 * unit[1] @ unit[0][0]), 0)
-    ours = experts.chances(unit[1] @ unit[0][0], 10.0)
+    ours = experts.name_probabilities(unit[1] @ unit[0][0], 10.0)
     parity("fusecap", "probabilities of attributes", "torch's softmax", [(torch.from_numpy(ours), chance)], tolerance=1e-12)
     image, thing = ArrayImage(np.zeros((8, 8, 3), np.uint8)), Finding("dog", box=(0, 0, 4, 4))
     for least in (0.0, float(chance.sort().values[-2]) - 1e-9, float(chance.max()) + 1e-9):
-        found = Attributes("m", tuple("abcd"), least=least, most=2, sharpness=10.0)(image, [thing])[0].attributes
+        found = AttributeExpert("m", tuple("abcd"), least=least, most=2, sharpness=10.0)(image, [thing])[0].attributes
         expected = [("abcd"[k]) for k in chance.argsort(descending=True)[:2].tolist() if chance[k] >= least]
         assert list(found) == expected
 
@@ -287,9 +290,9 @@ def test_refused() -> None:
     with pytest.raises(ConfigError, match="objects are what a detector is asked for"):
         FuseCap(objects=("dog",))
     with pytest.raises(ConfigError, match="has no names to look for"):
-        experts.Things("x", ())
+        experts.ObjectExpert("x", ())
     with pytest.raises(ConfigError, match="leave no choice"):
-        Attributes("x", ("red",))
+        AttributeExpert("x", ("red",))
     with pytest.raises(ConfigError, match="least 2"):
         FuseCap(least=2)
 

@@ -18,7 +18,7 @@ from diptych.core.contracts import Generator
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage, BytesImage, ImageSource
 from diptych.core.sample import Sample, Text
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.pool import curate, plan
 from diptych.curate.operators import generated_captions
 from diptych.curate.operators.generated_captions import ALIP_PROMPT, Captioner, GeneratedCaptions
@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_with_its_finished_parts(model: Sizes, tmp_path: Pa
     assert tables(tmp_path / "cut") == tables(tmp_path / "whole")
     assert curate(data, [step], tmp_path / "cut").steps[0].resumed
     model.fingerprint = "f2"
-    made = GeneratedCaptions("a", batch_size=2).run(data, Parts(tmp_path / "parts", "key"))
+    made = GeneratedCaptions("a", batch_size=2).run(data, PartStore(tmp_path / "parts", "key"))
     assert len(made.columns["synthetic_caption"]) == 7, "parts of other weights are not taken"
 
 

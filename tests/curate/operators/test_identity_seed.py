@@ -11,7 +11,7 @@ import pytest
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.registry import OPERATORS
 from diptych.curate.operators import identity_seed
-from diptych.curate.operators.identity_seed import IdentitySeed, seeded
+from diptych.curate.operators.identity_seed import IdentitySeed, final_identities
 from diptych.data.dataset import Pool
 from diptych.worlds.people.world import pedestrians
 
@@ -25,11 +25,11 @@ def at(*degrees: float) -> list[Any]:
 def test_a_stranger_joins_the_neighbour_that_it_resembles() -> None:
     vectors = dict(zip("abcdefg", at(0, 5, 10, 100, 90, 95, 85), strict=True))
     numbers = {"a": 1, "b": 1, "c": 1, "d": 1, "e": 3, "f": 3, "g": 3}
-    person, left = seeded(vectors, numbers, **RULES)
+    person, left = final_identities(vectors, numbers, **RULES)
     assert person == {"a": 1, "b": 1, "c": 1, "d": 3, "e": 3, "f": 3, "g": 3}
     assert not left
     far = {**numbers, "e": 4, "f": 4, "g": 4}
-    person, left = seeded(vectors, far, **RULES)
+    person, left = final_identities(vectors, far, **RULES)
     assert "d" not in person
     assert list(left) == ["d"], "a number of three more is no neighbour's"
 
@@ -37,14 +37,14 @@ def test_a_stranger_joins_the_neighbour_that_it_resembles() -> None:
 def test_neighbours_of_one_mean_become_one_and_others_do_not() -> None:
     vectors = dict(zip("abcdef", at(0, 10, 40, 50, 120, 125), strict=True))
     numbers = {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3, "f": 3}
-    person, left = seeded(vectors, numbers, **RULES)
+    person, left = final_identities(vectors, numbers, **RULES)
     assert not left
     assert [person[uid] for uid in "abcdef"] == [1, 1, 1, 1, 3, 3], "cos 40 is .77, cos 77.5 is .22"
 
 
 def test_the_least_alike_leaves_first_and_one_picture_stays() -> None:
     vectors = dict(zip("abc", at(0, 80, 300), strict=True))
-    person, left = seeded(vectors, dict.fromkeys("abc", 7), **RULES)
+    person, left = final_identities(vectors, dict.fromkeys("abc", 7), **RULES)
     assert len(person) == 1, "no two of them are alike"
     assert {*left} | {*person} == {*"abc"}
 

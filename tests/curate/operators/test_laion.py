@@ -24,7 +24,7 @@ from diptych.curate.engine.pool import curate
 from diptych.curate.operators import laion as module
 from diptych.curate.operators.filter_heads import train_safety
 from diptych.curate.operators.laion import LAION
-from diptych.curate.text.language import Languages
+from diptych.curate.text.language import LanguageIdentifier
 from diptych.data.dataset import Pool
 
 ENGLISH = "a photograph of a small dog that is running over the green grass"
@@ -130,8 +130,8 @@ def test_the_worker_says_undetermined_below_the_floor() -> None:
     import pyarrow as pa
 
     texts = pa.array([ENGLISH, "", "zz"])
-    assert [tag["language"] for tag in Languages(floor=1.0)(texts).to_pylist()][1:] == ["", ""]
-    assert Languages(floor=0.0)(texts).to_pylist()[0]["language"] == "en"
+    assert [tag["language"] for tag in LanguageIdentifier(floor=1.0)(texts).to_pylist()][1:] == ["", ""]
+    assert LanguageIdentifier(floor=0.0)(texts).to_pylist()[0]["language"] == "en"
 
 
 def coloured_pool() -> list[Sample]:
@@ -233,7 +233,7 @@ def test_semantic_duplicates_over_a_pool(colours: Colours) -> None:
 
 
 def test_options_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="look at embeddings"):
+    with pytest.raises(ConfigError, match="need embeddings"):
         LAION(near=0.9)
     with pytest.raises(ConfigError, match="language_floor"):
         LAION(language_floor=2)

@@ -22,7 +22,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.curate.engine import parts
 from diptych.curate.engine import run as engine
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators.metaclip import MetaCLIP
 from diptych.curate.text.texts import texts_of
@@ -252,7 +252,7 @@ def test_ray_gives_the_very_files_of_the_local_engine(tmp_path: Path, entries: s
 
 def test_a_killed_run_goes_on_with_its_finished_parts(tmp_path: Path, entries: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "ROWS", 100)
-    monkeypatch.setattr("diptych.curate.engine.pool.Parts", lambda *where: Parts(*where, rows=100))
+    monkeypatch.setattr("diptych.curate.engine.pool.PartStore", lambda *where: PartStore(*where, rows=100))
     data, calls = pool(), []
     real = engine.mapped
 

@@ -17,13 +17,13 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
-from diptych.curate.duplicates.clusters import centres, nearest_centres
-from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
+from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres
+from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators import realsyn
 from diptych.curate.operators.realsyn import RealSyn
 from diptych.curate.text.ngram import NGram
-from diptych.curate.text.sentence_filters import SentenceRules, cleaned
+from diptych.curate.text.sentence_filters import SentenceRules, strip_addresses
 from diptych.data.columns import read_table
 from diptych.data.dataset import Pool
 from diptych.data.text.captions.variants import SIMILARITY, VARIANTS
@@ -36,7 +36,7 @@ def unit(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_with_every_cluster_the_search_is_exact_and_with_few_nearly(parity: Any) -> None:
     query_ND, row_MD = unit(40, 8), unit(400, 8, seed=1)
-    centre_KD = centres(row_MD, 20, seed=0)
+    centre_KD = kmeans_centres(row_MD, 20, seed=0)
     label_M = nearest_centres(row_MD, centre_KD, 1)[:, 0]
     cosine_NM = query_ND @ row_MD.T
     exact_N3 = np.argsort(-cosine_NM, axis=1, kind="stable")[:, :3]
@@ -60,10 +60,10 @@ def test_with_every_cluster_the_search_is_exact_and_with_few_nearly(parity: Any)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 10), st.integers(0, 3))
 def test_a_cap_keeps_the_sum_of_minima(labels: list[int], cap: int, seed: int) -> None:
     label_N, names = np.array(labels), [f"n{n}" for n in range(len(labels))]
-    stays_N = capped(label_N, cap, seed=seed, names=names)
+    stays_N = cap_clusters(label_N, cap, seed=seed, names=names)
     count_K = np.bincount(label_N)
     assert (np.bincount(label_N, weights=stays_N) == np.minimum(count_K, cap)).all()
-    turned = capped(label_N[::-1], cap, seed=seed, names=names[::-1])
+    turned = cap_clusters(label_N[::-1], cap, seed=seed, names=names[::-1])
     assert (turned[::-1] == stays_N).all(), "the order of rows does not matter"
     target = max(1, len(labels) // 2)
     best = cap_for(label_N, target)
@@ -73,7 +73,9 @@ def test_a_cap_keeps_the_sum_of_minima(labels: list[int], cap: int, seed: int) -
 
 def test_the_kept_count_is_the_published_sum(parity: Any) -> None:
     label_N = np.random.default_rng(0).zipf(1.5, 2000).clip(0, 50)
-    kept = [(float(capped(label_N, cap, seed=0, names=[str(n) for n in range(2000)]).sum()), cap) for cap in (1, 20, 35, 180)]
+    kept = [
+        (float(cap_clusters(label_N, cap, seed=0, names=[str(n) for n in range(2000)]).sum()), cap) for cap in (1, 20, 35, 180)
+    ]
     pairs = [(found, float(np.minimum(np.bincount(label_N), cap).sum())) for found, cap in kept]
     parity("realsyn", "pairs that caps of 1, 20, 35 and 180 keep", "the sum over clusters of min(n, m)", pairs, tolerance=0.0)
 
@@ -106,7 +108,7 @@ def test_rules_that_read_what_a_sentence_says(text: str, fault: str) -> None:
 
 
 def test_addresses_and_emoji_go() -> None:
-    assert cleaned("Visit www.x.example/a?b=c 🐶 or mail me@x.example now ☀️!") == "Visit or mail now !"
+    assert strip_addresses("Visit www.x.example/a?b=c 🐶 or mail me@x.example now ☀️!") == "Visit or mail now !"
 
 
 def documents(root: Path) -> Path:

@@ -189,7 +189,7 @@ def test_a_plan_asks_nobody(server: Server) -> None:
     cost = plan(pool(), [step_])[0]
     assert server.asked == []
     assert cost["items"] == 80
-    prompt = next(iter(step_._wishes(step_._rows(pool())))).request.prompt
+    prompt = next(iter(step_._requests(step_._rows(pool())))).request.prompt
     assert 0.5 < cost["tokens_read"] / (80 * len(prompt) / 4) < 1.5
     assert "at most 6,160" in cost["tokens_written"]
     most = (cost["tokens_read"] * 10 + 6160 * 30) / 1e6
@@ -230,15 +230,15 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path, server: Ser
 def test_parts_that_are_done_are_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "PART_ROWS", 5)
     made = Counter[str]()
-    wishes = Rewrite._wishes
+    requests = Rewrite._requests
 
     def stops(self: Rewrite, part: Any) -> Any:
         made["parts"] += 1
         if made["parts"] == 3:
             raise KeyboardInterrupt
-        return wishes(self, part)
+        return requests(self, part)
 
-    monkeypatch.setattr(Rewrite, "_wishes", stops)
+    monkeypatch.setattr(Rewrite, "_requests", stops)
     with pytest.raises(KeyboardInterrupt):
         curate(pool(), [Rewrite()], tmp_path / "cut")
     curate(pool(), [Rewrite()], tmp_path / "cut")

@@ -22,8 +22,8 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Relation
 from diptych.curate.engine.sources import open_pool
 from diptych.curate.operators.relation_tagging import TagRelations
-from diptych.curate.tagging.relation_tags import Tagging, Trace
-from diptych.curate.tagging.summary import Answer, Summary, drift
+from diptych.curate.tagging.relation_tags import StageCounts, TaggingTrace
+from diptych.curate.tagging.summary import TaggingResult, TaggingSummary, drift
 from diptych.data.dataset import Pool
 from diptych.data.read.caption_sources import captions_by_uid
 from diptych.data.text.captions.variants import VARIANTS, variant_column
@@ -119,23 +119,23 @@ def test_where_truth_is_known_it_says_how_right_the_tagger_is(
 
 
 def test_a_summary_counts_stages_kinds_and_what_is_right() -> None:
-    one = Answer(
+    one = TaggingResult(
         relations=(Relation(0, "on", 1, 0.9), Relation(1, "near", 0, 0.5)),
-        counts=Tagging(2, 3, 2, 2, 4, 2),
-        trace=Trace(
+        counts=StageCounts(2, 3, 2, 2, 4, 2),
+        trace=TaggingTrace(
             parsed=((("cat", "on", "mat"), ()), (("dog", "on", "mat"), ("dog",))), linked=(("cat", "on", "mat"),), scored=2
         ),
         seconds=0.5,
     )
-    other = Answer("no triplet in its captions", counts=Tagging(captions=1), trace=Trace(), seconds=0.5)
+    other = TaggingResult("no triplet in its captions", counts=StageCounts(captions=1), trace=TaggingTrace(), seconds=0.5)
     truth = frozenset({(0, "on", 1), (0, "near", 1)})
-    summary = Summary.of([one, other], [["cat", "mat"], ["cat"]], [truth, frozenset()])
+    summary = TaggingSummary.of([one, other], [["cat", "mat"], ["cat"]], [truth, frozenset()])
     assert summary.stages == {"captions": 3, "parsed": 3, "linked": 2, "pairs": 2, "proposed": 4, "relations": 2}
     assert summary.kinds == {"parsed": 2, "linked": 1, "relations": 2}
     assert (summary.precision, summary.recall) == (0.5, 0.5)
     assert "2 pairs a second, 2.0 images a second" in summary.lines()[-1]
     assert "138.9 hours" in summary.lines()[-1]
-    assert Answer.from_json(one.to_json()) == one
+    assert TaggingResult.from_json(one.to_json()) == one
     assert b"seconds" not in summary.file()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.curate.text.balance import entry_probability, keep_by_entry, keep_probability, share_below, threshold_for
-from diptych.curate.text.entry_draws import judged
+from diptych.curate.text.entry_draws import draw_texts
 
 counts_of = st.lists(st.integers(0, 500), min_size=1, max_size=20).map(lambda c: np.array(c, np.uint64))
 
@@ -64,7 +64,7 @@ def test_draws_agree_with_their_expectation(draw: str) -> None:
     entry_K, offsets = np.concatenate(sets), np.cumsum([0, *map(len, sets)])
     count_M = np.bincount(entry_K, minlength=200).astype(np.uint64)
     p_M = entry_probability(count_M, 100)
-    found = judged([f"u{n:05}" for n in range(20_000)], entry_K, offsets, p_M, seed=1, draw=draw)
+    found = draw_texts([f"u{n:05}" for n in range(20_000)], entry_K, offsets, p_M, seed=1, draw=draw)
     chance = found.chance_T
     spread = np.sqrt((chance * (1 - chance)).sum())
     assert abs(found.stays_I.sum() - chance.sum()) < 4 * spread
@@ -73,7 +73,7 @@ def test_draws_agree_with_their_expectation(draw: str) -> None:
 def test_one_text_of_each_image_is_drawn_evenly() -> None:
     uids = [f"u{n:04}" for n in range(3000) for _ in range(3)]
     entry_K, offsets = np.zeros(6000, np.int64), np.cumsum([0, *([1, 0, 1] * 3000)])  # the middle text matches nothing
-    found = judged(uids, entry_K, offsets, np.ones(1), seed=0)
+    found = draw_texts(uids, entry_K, offsets, np.ones(1), seed=0)
     assert len(found.uids) == 3000
     assert set((found.text_I % 3).tolist()) == {0, 2}
     assert abs((found.text_I % 3 == 0).mean() - 0.5) < 0.04
@@ -83,19 +83,19 @@ def test_one_text_of_each_image_is_drawn_evenly() -> None:
 def test_any_text_may_keep_an_image() -> None:
     uids = [f"u{n:04}" for n in range(4000) for _ in range(2)]
     entry_K, offsets = np.tile([0, 1], 4000), np.arange(8001)
-    found = judged(uids, entry_K, offsets, np.array([0.5, 0.5]), seed=0, texts="any")
+    found = draw_texts(uids, entry_K, offsets, np.array([0.5, 0.5]), seed=0, texts="any")
     assert abs(found.stays_I.mean() - 0.75) < 0.03
-    one = judged(uids, entry_K, offsets, np.array([0.5, 0.5]), seed=0, texts="one")
+    one = draw_texts(uids, entry_K, offsets, np.array([0.5, 0.5]), seed=0, texts="one")
     assert abs(one.stays_I.mean() - 0.5) < 0.03
 
 
 def test_a_draw_belongs_to_its_uid() -> None:
     entry_K, offsets = np.zeros(50, np.int64), np.arange(51)
     uids = [f"u{n:02}" for n in range(50)]
-    whole = judged(uids, entry_K, offsets, np.array([0.5]), seed=3)
-    part = judged(uids[20:], entry_K[20:], offsets[:31], np.array([0.5]), seed=3)
+    whole = draw_texts(uids, entry_K, offsets, np.array([0.5]), seed=3)
+    part = draw_texts(uids[20:], entry_K[20:], offsets[:31], np.array([0.5]), seed=3)
     assert whole.stays_I[20:].tolist() == part.stays_I.tolist()
-    other = judged(uids, entry_K, offsets, np.array([0.5]), seed=4)
+    other = draw_texts(uids, entry_K, offsets, np.array([0.5]), seed=4)
     assert whole.stays_I.tolist() != other.stays_I.tolist()
 
 
@@ -109,7 +109,7 @@ def test_given_numbers_decide_as_a_loop_over_entries_does() -> None:
     assert keep_by_entry(entry_K, offsets, p_M, keep_K).tolist() == stays
     uids = [f"u{n // 3:02}" for n in range(60)]
     for draw, keep in (("entry", keep_K), ("text", keep_T)):
-        found = judged(uids, entry_K, offsets, p_M, draw=draw, choose_T=choose_T, keep=keep)
+        found = draw_texts(uids, entry_K, offsets, p_M, draw=draw, choose_T=choose_T, keep=keep)
         at = 0
         for image in range(20):
             matched = [n for n in range(3 * image, 3 * image + 3) if len(sets[n])]
@@ -122,7 +122,7 @@ def test_given_numbers_decide_as_a_loop_over_entries_does() -> None:
             at += 1
         assert at == len(found.uids)
     with pytest.raises(ShapeError, match=r"keep must be \[60\]"):
-        judged(uids, entry_K, offsets, p_M, keep=keep_K)
+        draw_texts(uids, entry_K, offsets, p_M, keep=keep_K)
     with pytest.raises(ShapeError, match="a number a match"):
         keep_by_entry(entry_K, offsets, p_M, keep_T)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.curate.text.entries import Entries, bound_pairs, frequent, page_views, viewed_titles, wordnet, words_of_corpus
+from diptych.curate.text.entries import Entries, frequent, page_views, pmi_pairs, viewed_titles, wordnet, words_of_corpus
 
 
 def test_sorted_hashed_and_without_signs() -> None:
@@ -62,20 +62,20 @@ def test_words_and_pairs_as_written() -> None:
 def test_mutual_information_by_its_formula() -> None:
     words = Counter({"new": 10, "york": 6, "the": 100, "end": 12})
     pairs = Counter({("new", "york"): 6, ("the", "end"): 8, ("the", "new"): 2})
-    found = dict(bound_pairs(words, pairs, minimum=2))
+    found = dict(pmi_pairs(words, pairs, minimum=2))
     total = 128
     assert found["new york"] == pytest.approx(math.log2(6 * total / 60))
     assert found["the end"] == pytest.approx(math.log2(8 * total / 1200))
-    assert [name for name, _ in bound_pairs(words, pairs, minimum=2)] == ["new york", "the end", "the new"]
-    assert [name for name, _ in bound_pairs(words, pairs, top=1, minimum=2)] == ["new york"]
-    assert [name for name, _ in bound_pairs(words, pairs, cut=2.0, minimum=2)] == ["new york"]
+    assert [name for name, _ in pmi_pairs(words, pairs, minimum=2)] == ["new york", "the end", "the new"]
+    assert [name for name, _ in pmi_pairs(words, pairs, top=1, minimum=2)] == ["new york"]
+    assert [name for name, _ in pmi_pairs(words, pairs, cut=2.0, minimum=2)] == ["new york"]
 
 
 def test_the_published_cut_cannot_be_reached_by_a_small_corpus() -> None:
     with pytest.raises(
         ConfigError, match=r"PMI of 30 bits cannot be reached by a corpus of 1,024 words \(expected at most log2 N = 10.0"
     ):
-        bound_pairs(Counter({"a": 1024}), Counter(), cut=30)
+        pmi_pairs(Counter({"a": 1024}), Counter(), cut=30)
 
 
 def test_titles_that_were_looked_at() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("ahocorasick_rs", reason="the extra curate is not installed")
 
 from diptych.core.errors import ConfigError
-from diptych.curate.text.matching import MatchEntries, Matcher
-from diptych.curate.text.spacing import RULES, Rule, pattern, prepared
+from diptych.curate.text.matching import EntryMatcher, MatchEntries
+from diptych.curate.text.word_boundaries import RULES, Rule, pattern, prepared
 
 SIGNS = ",.;:?!`"
 
@@ -46,7 +46,7 @@ def plain_loop(entries: list[str], texts: list[str], rule: Rule) -> list[tuple[i
 
 
 def matched(entries: list[str], texts: list[str], **options) -> list[tuple[int, int]]:
-    text_M, entry_M = Matcher(entries, **options).match(texts)
+    text_M, entry_M = EntryMatcher(entries, **options).match(texts)
     return list(zip(text_M.tolist(), entry_M.tolist(), strict=True))
 
 
@@ -147,4 +147,4 @@ def test_every_pattern_is_found_in_its_own_text(rule: Rule) -> None:
 
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"rule is 'longest' \(expected tokens"):
-        Matcher(["a"], rule="longest")  # type: ignore[arg-type]
+        EntryMatcher(["a"], rule="longest")  # type: ignore[arg-type]

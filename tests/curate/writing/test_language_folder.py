@@ -12,18 +12,18 @@ import torch
 import transformers
 
 from diptych.core.errors import ConfigError, DataError, MissingExtra
+from diptych.curate.writing.backend_address import BackendOptions, open_backend
 from diptych.curate.writing.backends.gguf import GGUF
 from diptych.curate.writing.backends.language_folder import LanguageFolder
-from diptych.curate.writing.opened import Wanted, open_backend
-from diptych.curate.writing.requests import Request, Sampling
-from diptych.curate.writing.sampling import drawn_from, nucleus
+from diptych.curate.writing.requests import Sampling, TextRequest
+from diptych.curate.writing.sampling import nucleus, sample_index
 
 SHORT = Sampling(max_tokens=12, stop=())
 
 
-def requests(count: int = 6) -> list[Request]:
+def requests(count: int = 6) -> list[TextRequest]:
     prompts = ["a red bus", "a tree next to a dog =>", "bus"]
-    return [Request(str(n), prompts[n % 3], seed=n) for n in range(count)]
+    return [TextRequest(str(n), prompts[n % 3], seed=n) for n in range(count)]
 
 
 @pytest.mark.parametrize("kind", ["decoder_folder", "seq2seq_folder"])
@@ -33,7 +33,7 @@ def test_an_answer_is_the_requests_own(kind: str, request: pytest.FixtureRequest
     alone = [backend.write([one])[0] for one in requests()]
     assert together == alone
     assert backend.write(requests()[::-1]) == together[::-1]
-    other = backend.write([Request("x", "a red bus", seed=99)])[0]
+    other = backend.write([TextRequest("x", "a red bus", seed=99)])[0]
     assert other.text != together[0].text, "another seed draws otherwise"
     assert together[0].text != together[3].text, "the same prompt under two seeds"
 
@@ -77,15 +77,15 @@ def test_a_row_stops_at_its_stop_and_says_what_it_would_have_said(kind: str, req
 
 def test_draws_follow_the_probabilities() -> None:
     chance_V = np.array([0.0, 0.5, 0.0, 0.3, 0.2])
-    counts = np.bincount([drawn_from(chance_V, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=5)
+    counts = np.bincount([sample_index(chance_V, u) for u in np.linspace(0, 1, 1000, endpoint=False)], minlength=5)
     assert counts.tolist() == [0, 500, 0, 300, 200]
-    assert drawn_from(chance_V, 1.0) == 4
+    assert sample_index(chance_V, 1.0) == 4
 
 
 def test_a_prompt_that_is_too_long_is_a_fault_and_never_cut(decoder_folder: Path) -> None:
     backend = LanguageFolder(str(decoder_folder), SHORT)
-    long = Request("long", "a red bus next to a tree " * 40)
-    short, cut, empty = backend.write([requests()[0], long, Request("empty", "")])
+    long = TextRequest("long", "a red bus next to a tree " * 40)
+    short, cut, empty = backend.write([requests()[0], long, TextRequest("empty", "")])
     assert short.fault == ""
     assert cut.fault.startswith("too long: ")
     assert "(at most 148)" in cut.fault
@@ -106,7 +106,7 @@ def test_it_travels_without_its_weights(decoder_folder: Path) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = Wanted("", SHORT, list)
+    wanted = BackendOptions("", SHORT, list)
     with pytest.raises(DataError, match="is not a folder of transformers"):
         open_backend(f"folder:{tmp_path}", wanted)
     with pytest.raises(DataError, match="is not there"):

@@ -14,12 +14,12 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.randomness import keyed_rng
 from diptych.curate.text.ngram import END, NGram, words_of
 from diptych.curate.writing import in_context
-from diptych.curate.writing.backends.grammar import STYLES, Grammar, rewritten, with_articles
+from diptych.curate.writing.backend_address import BackendOptions, open_backend
+from diptych.curate.writing.backends.grammar import STYLES, GrammarRewriter, rewritten, with_articles
 from diptych.curate.writing.backends.ngram import SMALL, NGramRewriter
 from diptych.curate.writing.backends.paraphrases import CONVERSE, DROPPED, FRAMES, NEUTRAL_PASSIVE, SYNONYMS
 from diptych.curate.writing.faithful import fault
-from diptych.curate.writing.opened import Wanted, open_backend
-from diptych.curate.writing.requests import PUBLISHED, Request
+from diptych.curate.writing.requests import PUBLISHED, TextRequest
 from diptych.worlds.small_pairs import SmallPairs
 
 CAPTIONS = [
@@ -72,12 +72,12 @@ def test_a_caption_of_ten_thousand_words_costs_no_more_than_its_beginning() -> N
 
 
 def test_answers_depend_on_the_request_alone() -> None:
-    requests = [Request(str(n), "", CAPTIONS[n % 7], style=STYLES[n % 4], seed=n) for n in range(40)]
-    found = Grammar().write(requests)
-    assert found == [Grammar().write([one])[0] for one in requests]
+    requests = [TextRequest(str(n), "", CAPTIONS[n % 7], style=STYLES[n % 4], seed=n) for n in range(40)]
+    found = GrammarRewriter().write(requests)
+    assert found == [GrammarRewriter().write([one])[0] for one in requests]
     assert len({answer.text for answer in found}) > 20
     with pytest.raises(ConfigError, match="style is 'loud'"):
-        Grammar().write([Request("x", "", "a dog", style="loud")])
+        GrammarRewriter().write([TextRequest("x", "", "a dog", style="loud")])
 
 
 def test_articles_fit() -> None:
@@ -112,7 +112,7 @@ def test_content_words_stay_in_order() -> None:
     pool = SmallPairs(100).pool("train", 0)
     texts = ["there is a red bus on the road", "the red bus is on a road", *(pool[row].texts[0].string for row in range(100))]
     backend = NGramRewriter.learned(texts, PUBLISHED)
-    requests = [Request(str(n), "", "the red bus is on a road", seed=n) for n in range(30)]
+    requests = [TextRequest(str(n), "", "the red bus is on a road", seed=n) for n in range(30)]
     found = backend.write(requests)
     assert found == [backend.write([one])[0] for one in requests]
     assert len({answer.text for answer in found}) > 2
@@ -166,7 +166,7 @@ def test_examples_and_their_faults(tmp_path) -> None:
 
 
 def test_addresses_of_rules(tmp_path) -> None:
-    wanted = Wanted("", PUBLISHED, lambda: ["a red bus"])
+    wanted = BackendOptions("", PUBLISHED, lambda: ["a red bus"])
     assert open_backend("grammar", wanted).name == "grammar"
     assert open_backend("ngram", wanted).name == "ngram"
     file = tmp_path / "texts.txt"

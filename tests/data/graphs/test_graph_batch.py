@@ -18,7 +18,7 @@ from diptych.core.scene_graph import Region, Relation
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.label_lists import CorpusNames, LabelLists, ListSampler
 from diptych.data.graphs.region_noise import RegionNoise
-from diptych.data.graphs.transforms import DetectorViews, Squashed
+from diptych.data.graphs.transforms import DetrTransform, SquareResize
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.tokenize import Tokenizer
 from diptych.worlds import links
@@ -126,11 +126,11 @@ def test_only_triplets_on_a_sampled_list_are_targets() -> None:
     items = tuple(Draw(world[n], keyed_rng(0, n), world[n].image.pixels_HWC) for n in range(8))
     names = CorpusNames.of(world)
     whole = graph_batch(
-        Draws(items, keyed_rng(0, 0)), views=Squashed(size=32), labels=ListSampler(names=names, length=0), augment=False
+        Draws(items, keyed_rng(0, 0)), views=SquareResize(size=32), labels=ListSampler(names=names, length=0), augment=False
     )
     assert int(whole.pair_mask_BG.sum()) == 16
     some = graph_batch(
-        Draws(items, keyed_rng(0, 0)), views=Squashed(size=32), labels=ListSampler(names=names, length=0, triplet_share=0.2)
+        Draws(items, keyed_rng(0, 0)), views=SquareResize(size=32), labels=ListSampler(names=names, length=0, triplet_share=0.2)
     )
     assert 0 < int(some.pair_mask_BG.sum()) < 16
     listed = set(some.lists.objects), set(some.lists.relations)
@@ -150,7 +150,7 @@ def test_lists_depend_on_the_step_and_pictures_on_the_epoch() -> None:
     names = CorpusNames.counted({f"o{n}": n + 1 for n in range(30)}, {f"r{n}": n + 1 for n in range(30)})
 
     def made(step: int, epoch: int) -> GraphBatch:
-        views = DetectorViews(shorts=(32, 48), longest=96, before_crop=(40,), crop=(20, 40))
+        views = DetrTransform(shorts=(32, 48), longest=96, before_crop=(40,), crop=(20, 40))
         return graph_batch(draws_of(PAIR, EMPTY, step=step, epoch=epoch), views=views, labels=ListSampler(names=names, length=20))
 
     assert made(3, 0).lists == made(3, 0).lists
@@ -207,7 +207,7 @@ def test_any_mixture_of_graphs_makes_a_batch(counts: list[int], key: int) -> Non
         regions = tuple(Region(tuple(map(float, box)), "man") for box in boxes)
         relations = tuple(Relation(int(i), "on", int(j)) for i, j in rng.integers(0, max(1, count), (count, 2)))
         samples.append(Sample(f"s{row}", regions=regions, relations=relations))
-    batch = graph_batch(draws_of(*samples), views=Squashed(size=16), labels=LISTS)
+    batch = graph_batch(draws_of(*samples), views=SquareResize(size=16), labels=LISTS)
     assert batch.region_mask_BK.sum(1).tolist() == counts
     assert len({batch.image_BCHW.shape[0], len(batch), len(counts)}) == 1
     assert ((batch.box_BK4 >= 0) & (batch.box_BK4 <= 1)).all()
@@ -242,7 +242,7 @@ def test_box_outside_the_image_and_missing_pixels_name_the_sample() -> None:
 
 def test_an_image_of_one_pixel() -> None:
     dot = Sample("dot", regions=(Region((0, 0, 1, 1), "man"),), relations=())
-    batch = graph_batch(draws_of(dot, sizes=[(1, 1)]), views=Squashed(size=8), labels=LISTS)
+    batch = graph_batch(draws_of(dot, sizes=[(1, 1)]), views=SquareResize(size=8), labels=LISTS)
     assert batch.box_BK4.tolist() == [[[0.5, 0.5, 1, 1]]]
     assert batch.pair_BG2.shape == (1, 0, 2)
 

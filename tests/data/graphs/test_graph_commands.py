@@ -88,7 +88,7 @@ def test_facts_count_what_is_odd(published: Any) -> None:
     assert (facts.doubled, facts.to_itself, facts.small, facts.rare) == (1, 1, 1, 1)
     assert (facts.labels, facts.predicates) == ({"kite": 2, "man": 1}, {"flying": 3})
     assert facts.warnings == [
-        "1 relations say what another one says about the same two regions",
+        "1 relations repeat another one between the same two regions",
         "1 boxes are thinner than 2 pixels",
     ]
     assert facts.lines() == [
@@ -207,7 +207,7 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         at(0, "annotations", 0, category_id=12),
         r"trainval_hico.json, row 0: box 0 .*12 is none of COCO's",
     ),
-    ("hico-det", "twice", HICO, repeated(), r"trainval_hico.json, row 1: image HICO_train2015_00000001.jpg comes again"),
+    ("hico-det", "twice", HICO, repeated(), r"trainval_hico.json, row 1: image HICO_train2015_00000001.jpg is a duplicate"),
     (
         "hico-det-pairs",
         "outside",
@@ -229,7 +229,7 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         into("annotation", 0, "object", 0, value=99),
         rf"{PAIRS}, row 0: box 1 .*object 99 is unknown",
     ),
-    ("hico-det-pairs", "twice", PAIRS, every_list_repeated, rf"{PAIRS}, row 1: image .* comes again"),
+    ("hico-det-pairs", "twice", PAIRS, every_list_repeated, rf"{PAIRS}, row 1: image .* is a duplicate"),
     (
         "v-coco",
         "outside",
@@ -258,7 +258,7 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         at("annotations", 1, category_id=99),
         r"vcoco_train.json, row 0: annotation 1 of instances_vcoco_all_2014.json.*category_id 99 is not among",
     ),
-    ("v-coco", "twice", ACTIONS, OnFile(copied_to_test), r"vcoco_train.json, row 0: image 42 comes again; .*vcoco_test.json"),
+    ("v-coco", "twice", ACTIONS, OnFile(copied_to_test), r"vcoco_train.json, row 0: image 42 is a duplicate; .*vcoco_test.json"),
     (
         "v-coco-hoia",
         "outside",
@@ -275,7 +275,7 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         at(0, "annotations", 0, category_id=12),
         r"test_vcoco.json, row 0: box 0 .*12 is none of COCO's",
     ),
-    ("v-coco-hoia", "twice", VCOCO, repeated(), r"test_vcoco.json, row 1: image .* comes again"),
+    ("v-coco-hoia", "twice", VCOCO, repeated(), r"test_vcoco.json, row 1: image .* is a duplicate"),
     ("visual-genome", "outside", VG, at(0, "objects", 0, x=150), rf"image_data.json, row 0: object 5 .*{OUTSIDE}"),
     ("visual-genome", "flat", VG, at(0, "objects", 0, w=0), rf"image_data.json, row 0: object 5 .*{FLAT}"),
     (
@@ -286,7 +286,7 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         r"image_data.json, row 0: relation 0 .*there is no box None",
     ),
     ("visual-genome", "label", VG, at(0, "objects", 0, names=[" "]), r"image_data.json, row 0: object 5 .*has no label"),
-    ("visual-genome", "twice", "image_data.json", repeated(), r"image_data.json, row 2: image 1 comes again"),
+    ("visual-genome", "twice", "image_data.json", repeated(), r"image_data.json, row 2: image 1 is a duplicate"),
     ("rlipv2", "outside", "tagged.json", at(0, "objects", 0, x=150), rf"tagged.json, row 0: box 0 .*{OUTSIDE}"),
     ("rlipv2", "flat", "tagged.json", at(0, "objects", 0, h=0), rf"tagged.json, row 0: box 0 .*{FLAT}"),
     (
@@ -297,12 +297,12 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         r"tagged.json, row 0: relation 0 .*there is no box 99",
     ),
     ("rlipv2", "label", "tagged.json", at(0, "objects", 0, names=""), r"tagged.json, row 0: box 0 .*has no label"),
-    ("rlipv2", "twice", "tagged.json", repeated(), r"tagged.json, row 2: image 7 comes again"),
+    ("rlipv2", "twice", "tagged.json", repeated(), r"tagged.json, row 2: image 7 is a duplicate"),
     ("vg150", "outside", H5, arrays(boxes_1024=put(0, [2000, 400, 20, 20])), rf"{H5}, row 0: box 0 .*{OUTSIDE}"),
     ("vg150", "flat", H5, arrays(boxes_1024=put(0, [300, 400, 0, 20])), rf"{H5}, row 0: box 0 .*{FLAT}"),
     ("vg150", "missing", H5, arrays(relationships=put(0, [0, 2])), rf"{H5}, row 0: relation 0 .*there is no box 2"),
     ("vg150", "label", H5, arrays(labels=put(0, 151)), rf"{H5}, row 0: box 0 .*label 151 is not in the dictionaries"),
-    ("vg150", "twice", "image_data.json", at(1, image_id=1), rf"{H5}, row 1: image 1 comes again"),
+    ("vg150", "twice", "image_data.json", at(1, image_id=1), rf"{H5}, row 1: image 1 is a duplicate"),
     ("coco", "outside", "val.json", at("annotations", 0, bbox=[150, 5, 9, 9]), rf"val.json, row 0: annotation 0 .*{OUTSIDE}"),
     ("coco", "flat", "val.json", at("annotations", 0, bbox=[10, 5, 0, 9]), rf"val.json, row 0: annotation 0 .*{FLAT}"),
     ("coco", "missing", "val.json", at("rel_annotations", 0, object_id=9), r"val.json, row 0: relation 0 .*there is no box 9"),
@@ -313,7 +313,7 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         at("annotations", 0, category_id=7),
         r"val.json, row 0: annotation 0 .*category_id 7 is not among",
     ),
-    ("coco", "twice", "val.json", repeated("images"), r"val.json, row 1: image 3 comes again"),
+    ("coco", "twice", "val.json", repeated("images"), r"val.json, row 1: image 3 is a duplicate"),
     (
         "psg",
         "outside",
@@ -330,12 +330,12 @@ FAULTS: list[tuple[str, str, str, Any, str]] = [
         at("data", 0, "annotations", 0, category_id=7),
         r"psg.json, row 0: box 0 .*7 is none of the 3 classes",
     ),
-    ("psg", "twice", "psg.json", repeated("data"), r"psg.json, row 2: image 5 comes again"),
+    ("psg", "twice", "psg.json", repeated("data"), r"psg.json, row 2: image 5 is a duplicate"),
     ("open-images", "outside", OI, into(0, "bbox", 0, value=[150, 5, 190, 75]), rf"{OI}, row 0: box 0 .*{OUTSIDE}"),
     ("open-images", "flat", OI, into(0, "bbox", 0, value=[10, 5, 10, 75]), rf"{OI}, row 0: box 0 .*{FLAT}"),
     ("open-images", "missing", OI, into(0, "rel", 0, value=[0, 7, 0]), rf"{OI}, row 0: relation 0 .*there is no box 7"),
     ("open-images", "label", OI, into(0, "det_labels", 0, value=601), rf"{OI}, row 0: box 0 .*det_label 601 is none of the 2"),
-    ("open-images", "twice", OI, repeated(), rf"{OI}, row 1: image 00a1 comes again"),
+    ("open-images", "twice", OI, repeated(), rf"{OI}, row 1: image 00a1 is a duplicate"),
     (
         "open-images-csv",
         "outside",

@@ -116,7 +116,7 @@ def test_coco_names_what_points_nowhere(published: Any) -> None:
         "row 0: annotation 4 ('man') was left out: its id 70 was taken before",
         "row 0: relation 1 ('flying') was left out: there is no box 500",
         "row 0: relation 2 was left out: predicate_id 44 is not among the rel_categories",
-        f"row 1: image 3 comes again; it stands in {folder / 'val.json'}, row 0",
+        f"row 1: image 3 is a duplicate; the first is in {folder / 'val.json'}, row 0",
         "row 2: image gone.jpg is not there",
         "row 3: field 'file_name': has no 'file_name' among id",
     ]
@@ -152,10 +152,10 @@ def test_hico_leaves_out_an_image_whose_triplet_points_past_its_boxes(published:
     ("change", "line"),
     [
         (lambda v: v[0]["annotations"][2].update(category_id=12), "box 2 was left out: category_id 12 is none of COCO's"),
-        (lambda v: v[0]["annotations"][2].update(category_id="x"), "field 'category_id': 'x' is no number"),
+        (lambda v: v[0]["annotations"][2].update(category_id="x"), "field 'category_id': 'x' is not a number"),
         (lambda v: v[0]["hoi_annotation"][0].update(category_id=118), "category_id 118 is none of the 117 verbs"),
         (lambda v: v[0].pop("annotations"), "has no 'annotations' among file_name, img_id, hoi_annotation"),
-        (lambda v: v.append(v[0]), "image HICO_train2015_00000001.jpg comes again"),
+        (lambda v: v.append(v[0]), "image HICO_train2015_00000001.jpg is a duplicate"),
         (lambda v: v.append(7), "row 1: is int"),
     ],
 )
@@ -198,7 +198,7 @@ def test_visual_genome_faults(published: Any) -> None:
     edited(folder / "relationships.json", nameless)
     said = reasons(read(folder))
     assert "objects.json, row 2: image_id 77 is not in image_data.json" in said[0]
-    assert "objects.json, row 3: image_id 1 comes again" in said[1]
+    assert "objects.json, row 3: image_id 1 is a duplicate" in said[1]
     assert said[2].endswith("row 0: relation 0 was left out: it has no predicate")
     assert said[3].endswith("row 0: relation 1 ('on') was left out: there is no box None")
 

@@ -60,7 +60,7 @@ def test_networkx_sees_a_directed_multigraph() -> None:
 def test_a_mask_of_another_kind_is_refused() -> None:
     made = to_networkx(SceneGraph((Region((0, 0, 4, 4), "dog", mask={"size": [3, 4], "counts": "32201"}),)))
     made.nodes[0]["mask"] = "everything"
-    with pytest.raises(DataError, match="a mask that is no code"):
+    with pytest.raises(DataError, match="a mask that is not a run-length code"):
         from_networkx(made)
 
 
@@ -70,10 +70,10 @@ def test_foreign_and_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_graph(tmp_path / "g.json")
     (tmp_path / "g.json").write_text("{")
-    with pytest.raises(DataError, match="no graph file"):
+    with pytest.raises(DataError, match="not a graph file"):
         read_graph(tmp_path / "g.json")
     (tmp_path / "g.graphml").write_text("<graphml")
-    with pytest.raises(DataError, match="no graph file"):
+    with pytest.raises(DataError, match="not a graph file"):
         read_graph(tmp_path / "g.graphml")
     bare = networkx.MultiDiGraph()
     bare.add_node(0, label="dog")

@@ -11,16 +11,16 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.graphs.transforms import (
-    DetectorViews,
-    Mirror,
-    ShortSide,
-    Squashed,
+    DetrTransform,
+    RandomHorizontalFlip,
+    ResizeShortSide,
+    SquareResize,
     cropped,
     fitting,
     jittered,
+    mentions_side,
     mirrored,
     resized,
-    says_a_side,
 )
 
 Picture = tuple[np.ndarray, SceneGraph]
@@ -80,18 +80,18 @@ def test_sided_words_are_words() -> None:
         ("leftover", False),
         ("on", False),
     ):
-        assert says_a_side(SceneGraph((Region((0, 0, 1, 1), name),))) is sided
+        assert mentions_side(SceneGraph((Region((0, 0, 1, 1), name),))) is sided
 
 
 def test_mirror_leaves_sided_pictures_alone_or_renames_them() -> None:
     sided, plain = picture(100, 160, TWO, Relation(0, "far left of", 1)), picture(100, 160, TWO, Relation(0, "near", 1))
     rng = keyed_rng(0)
     for _ in range(10):
-        assert Mirror(share=1.0)(sided, rng) is sided
-        assert Mirror(share=1.0)(plain, rng)[1] != plain[1]
-    assert Mirror(share=1.0, sides="swap")(sided, rng)[1].relations[0].predicate == "far right of"
-    assert Mirror(share=1.0, sides="keep")(sided, rng)[1].relations[0].predicate == "far left of"
-    turned = sum(Mirror()(plain, rng)[1] != plain[1] for _ in range(400))
+        assert RandomHorizontalFlip(share=1.0)(sided, rng) is sided
+        assert RandomHorizontalFlip(share=1.0)(plain, rng)[1] != plain[1]
+    assert RandomHorizontalFlip(share=1.0, sides="swap")(sided, rng)[1].relations[0].predicate == "far right of"
+    assert RandomHorizontalFlip(share=1.0, sides="keep")(sided, rng)[1].relations[0].predicate == "far left of"
+    turned = sum(RandomHorizontalFlip()(plain, rng)[1] != plain[1] for _ in range(400))
     assert 150 < turned < 250
 
 
@@ -140,7 +140,7 @@ def test_the_longest_side_holds_for_any_shape() -> None:
 @given(st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
 def test_detector_views_keep_boxes_on_their_things(key: int) -> None:
-    views = DetectorViews(shorts=(96, 128), longest=220, before_crop=(100, 120), crop=(60, 110), jitter=0.0)
+    views = DetrTransform(shorts=(96, 128), longest=220, before_crop=(100, 120), crop=(60, 110), jitter=0.0)
     shown = picture(100, 160, TWO, Relation(0, "near", 1))
     moved = views.draw(shown, keyed_rng(key))
     short, long = sorted(moved[0].shape[:2])
@@ -155,11 +155,11 @@ def test_detector_views_keep_boxes_on_their_things(key: int) -> None:
 
 def test_published_views_have_published_sizes() -> None:
     shown = picture(480, 640, TWO)
-    sizes = {min(DetectorViews(jitter=0.0).draw(shown, keyed_rng(key))[0].shape[:2]) for key in range(12)}
+    sizes = {min(DetrTransform(jitter=0.0).draw(shown, keyed_rng(key))[0].shape[:2]) for key in range(12)}
     assert sizes <= set(range(480, 801, 32)) | set(range(300, 480))  # the long side's limit makes the short one shorter
-    assert DetectorViews().whole(shown)[0].shape == (800, 1066, 3)
-    assert ShortSide().whole(shown)[0].shape == ShortSide().draw(shown, keyed_rng(0))[0].shape == (800, 1066, 3)
-    assert Squashed(size=64).draw(shown, keyed_rng(0))[0].shape == (64, 64, 3)
+    assert DetrTransform().whole(shown)[0].shape == (800, 1066, 3)
+    assert ResizeShortSide().whole(shown)[0].shape == ResizeShortSide().draw(shown, keyed_rng(0))[0].shape == (800, 1066, 3)
+    assert SquareResize(size=64).draw(shown, keyed_rng(0))[0].shape == (64, 64, 3)
 
 
 def test_jitter_changes_colours_within_bounds_and_nothing_else() -> None:
@@ -173,14 +173,14 @@ def test_jitter_changes_colours_within_bounds_and_nothing_else() -> None:
 
 def test_one_pixel_is_an_image() -> None:
     dot = np.zeros((1, 1, 3), np.uint8), SceneGraph((Region((0, 0, 1, 1), "red"),))
-    assert Squashed(size=32).whole(dot)[1].regions[0].box == (0, 0, 32, 32)
-    assert DetectorViews().draw(dot, keyed_rng(3))[0].shape[0] >= 1
+    assert SquareResize(size=32).whole(dot)[1].regions[0].box == (0, 0, 32, 32)
+    assert DetrTransform().draw(dot, keyed_rng(3))[0].shape[0] >= 1
 
 
 def test_wrong_options_are_named() -> None:
     for wrong in ({"share": 2.0}, {"sides": "flip"}):
         with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
-            Mirror(**wrong)
+            RandomHorizontalFlip(**wrong)
     for wrong in ({"shorts": ()}, {"crop": (5, 2)}, {"jitter": 1.5}):
         with pytest.raises(ConfigError):
-            DetectorViews(**wrong)
+            DetrTransform(**wrong)

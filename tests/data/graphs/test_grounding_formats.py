@@ -145,7 +145,7 @@ def test_omnilabel(tmp_path: Path) -> None:
     assert [region.attributes for region in pool[0].regions] == [(), ("crowd",)]
     plain["descriptions"][2]["anno_info"] = {"type": "D"}
     file.write_text(json.dumps(plain))
-    with pytest.raises(DataError, match=r"'D' is no type of a description"):
+    with pytest.raises(DataError, match=r"'D' is not a description type"):
         read(file)
     plain["descriptions"][2]["anno_info"] = {"type": "object_description"}
     plain["annotations"][1]["description_ids"] = []
@@ -215,7 +215,7 @@ def test_lvis_says_what_was_looked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "change", "said"),
     [
-        ("categories", {"frequency": "often"}, "'often' is no frequency"),
+        ("categories", {"frequency": "often"}, "'often' is not a frequency"),
         ("categories", {"name": None}, "name|has no"),
         ("images", {"neg_category_ids": [99]}, "99 is not among the categories"),
         ("images", {"coco_url": None}, "coco_url"),

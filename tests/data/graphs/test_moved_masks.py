@@ -15,7 +15,7 @@ from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.graphs.batch import graph_batch
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.graphs.moved_mask import MovedMask
-from diptych.data.graphs.transforms import Mirror, ShortSides, cropped, mirrored, resized
+from diptych.data.graphs.transforms import RandomHorizontalFlip, RandomShortSideResize, cropped, mirrored, resized
 from diptych.data.masks import encode
 
 MASK = np.random.default_rng(0).random((7, 11)) < 0.5
@@ -58,7 +58,7 @@ def drawn(*masks: object) -> Draws:
 
 def test_a_batch_holds_the_pixels_of_every_region() -> None:
     outline = [[1, 1, 9, 1, 9, 6, 1, 6]]
-    views, lists = ShortSides(shorts=(14,), longest=30, mirror=Mirror(share=1.0)), LabelLists(("b", "a"))
+    views, lists = RandomShortSideResize(shorts=(14,), longest=30, mirror=RandomHorizontalFlip(share=1.0)), LabelLists(("b", "a"))
     batch = graph_batch(drawn(encode(MASK), outline), views=views, labels=lists, multiple=32, masks=True)
     assert batch.masks is not None
     assert [tuple(mask_KHW.shape) for mask_KHW in batch.masks] == [(2, 14, 22), (1, 14, 22)]
@@ -72,7 +72,7 @@ def test_a_batch_holds_the_pixels_of_every_region() -> None:
 
 
 def test_refused() -> None:
-    views, lists = ShortSides(shorts=(14,), longest=30), LabelLists(("a", "b"))
+    views, lists = RandomShortSideResize(shorts=(14,), longest=30), LabelLists(("a", "b"))
     with pytest.raises(DataError, match="'uid' has a region 'b' without a mask"):
         graph_batch(drawn(encode(MASK), None), views=views, labels=lists, masks=True)
     with pytest.raises(DataError, match=r"'uid': a mask is \[11, 7\] \(expected \[7, 11\]"):

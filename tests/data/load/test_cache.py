@@ -124,5 +124,5 @@ def test_media_of_different_sizes_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"'s0' is uint8 \[6, 8, 9, 3\] but 'odd' is uint8 \[5, 8, 9, 3\]"):
         decoded_media(Pool.from_samples([*clips(2), replace(next(clips(1, (5, 8, 9, 3))), uid="odd")]), "clip", tmp_path)
     several = Sample("x", media={"images": MediaItem("images", (ArrayImage(np.zeros((4, 4, 3), np.uint8)),))})
-    with pytest.raises(DataError, match="no single array"):
+    with pytest.raises(DataError, match="not a single array"):
         decoded_media(Pool.from_samples([several]), "images", tmp_path)

@@ -23,7 +23,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.batch import TensorBatch, group_ids, pair_batch
-from diptych.data.load.order import Weighted, order, span
+from diptych.data.load.order import WeightedOrder, order, span
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.media.transforms import HALF, Preprocess
@@ -268,7 +268,7 @@ def test_making_a_stream_leaves_the_random_state_alone():
 
 def test_another_order_can_be_given():
     weights = (1.0,) * 10 + (0.0,) * 10
-    seen = {uid for step in steps(order=Weighted(weights)) for uid in step.batch.uids_B}
+    seen = {uid for step in steps(order=WeightedOrder(weights)) for uid in step.batch.uids_B}
     assert seen == {f"s{i}" for i in range(10)}
 
 

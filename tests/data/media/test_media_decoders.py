@@ -189,7 +189,7 @@ def test_a_numpy_file_is_held_against_its_limit_by_its_header() -> None:
     assert "23 of 24 bytes are there" in refused("volume", whole[:-1])
     assert "24 voxels are more than the limit of 23" in refused("volume", whole, limit=MediaLimit(1000, 23))
     assert f"{len(whole)} bytes are more than the limit of 100" in refused("volume", whole, limit=MediaLimit(100, 1000))
-    assert "is no NumPy array" in refused("volume", whole[:30])
+    assert "is not a NumPy array" in refused("volume", whole[:30])
 
 
 def test_fortran_order_is_kept() -> None:

@@ -126,7 +126,7 @@ def test_a_picture_and_two_rasters_side_by_side(tmp_path: Path) -> None:
     [
         ("clip", b"GIF89a", "not an image"),
         ("cloud", b"ply\nformat ascii 1.0\nend_header\n", "has no vertices"),
-        ("volume", b"\x93NUMPY\x01\x00", "is no NumPy array"),
+        ("volume", b"\x93NUMPY\x01\x00", "is not a NumPy array"),
         ("raster", b"", "the file is empty"),
         ("images", b"text", "not an image"),
     ],

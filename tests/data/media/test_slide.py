@@ -156,7 +156,7 @@ def test_a_slide_that_cannot_be_used_says_why(tmp_path: Path, pixels: np.ndarray
     with pytest.raises(DecodeError, match="more than the limit of 100"):
         medium_of("slide").decode(slide, limit=MediaLimit(100, 1_000_000))
     file.write_bytes(b"II*\0 nothing")
-    with pytest.raises(DecodeError, match="is no slide that can be opened"):
+    with pytest.raises(DecodeError, match="is not a slide that can be opened"):
         slide.decode()
     with pytest.raises(DecodeError, match="No such file"):
         MediaItem("slide", (FileImage(tmp_path / "two.tif"),)).decode()

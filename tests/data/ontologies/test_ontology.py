@@ -13,7 +13,7 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.ontologies.captions import NORMAL, HypernymCaptions
 from diptych.data.ontologies.files import open_ontology, save_ontology
 from diptych.data.ontologies.ontology import Concept, Ontology
-from diptych.data.text.prompts.prompt_bank import PATHOLOGY, PromptBank
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY, TemplateBank
 
 OBO = r"""format-version: 1.2
 ontology: made
@@ -196,7 +196,7 @@ def test_captions_take_half_their_names_from_the_whole_chain() -> None:
         name = "cancer carcinoma" if len(caption.names) == 2 else "carcinoma"
         assert caption.text == PATHOLOGY.templates[PATHOLOGY.ids.index(caption.template)].replace("{}", name)
     assert captions("normal", rng).names[0] == NORMAL[0]
-    assert not captions.knows("unknown")
+    assert not captions.covers("unknown")
     with pytest.raises(UnknownName):
         captions("unknown", rng)
 
@@ -208,8 +208,8 @@ def test_a_split_bank_keeps_ids_and_shares_no_wording() -> None:
         assert {*train.ids} | {*test.ids} == {*PATHOLOGY.ids}
         assert not {*train.ids} & {*test.ids}
         assert all(PATHOLOGY.templates[PATHOLOGY.ids.index(key)] == t for key, t in zip(test.ids, test.templates, strict=True))
-    bank = PromptBank(("A {}.", "a {}", "the {}"))
+    bank = TemplateBank(("A {}.", "a {}", "the {}"))
     assert {len(part) for part in bank.split(0.5, seed=1)} == {1, 2}, "two spellings of one wording stay together"
     for bad in ((), ("no place",), ("{} and {}",)):
         with pytest.raises(ConfigError):
-            PromptBank(bad)
+            TemplateBank(bad)

@@ -156,7 +156,7 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
     put(tmp_path, pairs__csv="image,caption\n", notes__docx=b"x", data__tar__gz=b"x")
     with pytest.raises(DataError, match=r"pairz\.csv: does not exist; did you mean '.*pairs\.csv'"):
         read(tmp_path / "pairz.csv")
-    with pytest.raises(DataError, match=r"notes\.docx: \.docx is no format"):
+    with pytest.raises(DataError, match=r"notes\.docx: \.docx is not a known format"):
         read(tmp_path / "notes.docx")
     with pytest.raises(DataError, match="compressed tar"):
         read(tmp_path / "data.tar.gz")

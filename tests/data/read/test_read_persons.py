@@ -64,7 +64,7 @@ def test_a_file_without_splits_and_one_with_shared_identities_are_told(tmp_path:
     pool = read(written(tmp_path / "a", [entry(1, "1.png", None), entry(2, "2.png", None)]))
     assert any("no entry names its split" in note for note in pool.notes)
     pool = read(written(tmp_path / "b", [entry(1, "1.png"), entry(1, "2.png", "test")]))
-    assert any("1 identities stand in several splits, the first is '1'" in note for note in pool.notes)
+    assert any("1 identities are in several splits, the first is '1'" in note for note in pool.notes)
 
 
 def test_a_wrong_entry_costs_itself_and_is_named(tmp_path: Path) -> None:

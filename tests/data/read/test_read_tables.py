@@ -221,7 +221,7 @@ def test_a_wrong_root_is_noticed(root: Path) -> None:
     [
         ("t.csv", "", "is empty"),
         ("t.csv", "image,caption\n", "has no rows"),
-        ("t.csv", "image,image\na,b\n", "'image' stands twice"),
+        ("t.csv", "image,image\na,b\n", "'image' is twice"),
         ("t.jsonl", "", "has no rows"),
         ("t.jsonl", "nonsense", "first problem: .*line 1"),
         ("t.parquet", "PAR1", "is not readable as Parquet"),

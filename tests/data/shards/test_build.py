@@ -260,7 +260,7 @@ def test_a_stopped_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     build(small_pool(), tmp_path / "whole", shard_samples=8)
     store, calls = shards.store_shard, []
 
-    def stop(pool: Pool, rows: list[int], path: Path, **options: Any) -> shards.Stored:
+    def stop(pool: Pool, rows: list[int], path: Path, **options: Any) -> shards.ShardRecords:
         calls.append(path.name)
         if len(calls) == at + 1:
             raise Killed

@@ -120,7 +120,7 @@ def test_tiles_of_glass_are_passed_over_and_tiles_of_tissue_are_not() -> None:
 @pytest.mark.parametrize(
     ("spacing", "tiling", "message"),
     [
-        (None, Tiling(size=32), r"says no micrometres a pixel .*--spacing"),
+        (None, Tiling(size=32), r"has no micrometres per pixel .*--spacing"),
         (1.0, Tiling(size=32, mpp=0.5), "scanned at 1 micrometres a pixel, more coarsely than the 0.5"),
         (0.5, Tiling(size=512), "has 300 x 200 pixels, a tile 512"),
     ],
@@ -151,7 +151,7 @@ def test_features_come_back_and_other_settings_are_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"was made with mpp 0\.5, not 1\.0"):
         kept_features(tmp_path, "a", {**settings, "mpp": 1.0})
     (tmp_path / "c.h5").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="is no file of slide features"):
+    with pytest.raises(DataError, match="is not a file of slide features"):
         read_features(tmp_path / "c.h5")
 
 

@@ -22,7 +22,7 @@ from diptych.core.errors import ConfigError, DataError, DecodeError, RunError
 from diptych.data.columns import read_parquet
 from diptych.data.read import read
 from diptych.data.web.download import Download, download, resized
-from diptych.data.web.polite_http import FetchError, Manners, fetch_image, opted_out, public_address
+from diptych.data.web.polite_http import FetchError, FetchPolicy, fetch_image, opted_out, public_address
 
 
 def picture(width: int = 40, height: int = 20, number: int = 0, format: str = "PNG") -> bytes:
@@ -94,7 +94,7 @@ def site() -> Iterator[str]:
     server.server_close()
 
 
-HERE = Manners(timeout=5, max_bytes=200_000, allow_private=True)
+HERE = FetchPolicy(timeout=5, max_bytes=200_000, allow_private=True)
 
 
 def links(site: str, *paths: str) -> pa.Table:
@@ -127,7 +127,7 @@ def test_every_failure_is_a_row_with_its_kind(site: str, tmp_path: Path) -> None
         "/text",
     ]
     wanted += ["/bomb", "/short", "/huge", "ftp://x/y", "http://no-such-name.invalid/a"]
-    report = download(links(site, *wanted), tmp_path / "out", Download(size=16, threads=4, manners=HERE))
+    report = download(links(site, *wanted), tmp_path / "out", Download(size=16, threads=4, policy=HERE))
     kinds = {wanted[int(uid[1:])]: kind for uid, (_, kind) in statuses(tmp_path / "out").items()}
     assert kinds == {
         "/a": None, "/noai": "opt-out", "/noai-for-another": None, "/missing-flaky": None, "/flaky": "http 503", "/moved": None,
@@ -142,7 +142,7 @@ def test_every_failure_is_a_row_with_its_kind(site: str, tmp_path: Path) -> None
 
 
 def test_the_layout_is_img2datasets_and_reads_back(site: str, tmp_path: Path) -> None:
-    download(links(site, "/a", "/noai", "/b", "/c"), tmp_path, Download(size=16, shard_links=3, manners=HERE))
+    download(links(site, "/a", "/noai", "/b", "/c"), tmp_path, Download(size=16, shard_links=3, policy=HERE))
     assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["00000.tar", "00001.tar"]
     pool = read(tmp_path)
     assert [sample.texts[0].string for sample in pool] == ["text 0", "text 2", "text 3"]
@@ -158,7 +158,7 @@ def test_the_layout_is_img2datasets_and_reads_back(site: str, tmp_path: Path) ->
 
 
 def test_a_second_run_asks_nothing_and_retry_asks_the_failed_alone(site: str, tmp_path: Path) -> None:
-    table, options = links(site, "/a", "/flaky1", "/b", "/flaky2"), Download(size=16, manners=HERE)
+    table, options = links(site, "/a", "/flaky1", "/b", "/flaky2"), Download(size=16, policy=HERE)
     assert download(table, tmp_path, options).succeeded == 2
     assert download(table, tmp_path, options).tried == 0
     before = read(tmp_path)[0].image.read()
@@ -172,7 +172,7 @@ def test_a_second_run_asks_nothing_and_retry_asks_the_failed_alone(site: str, tm
 
 
 def test_a_killed_run_goes_on_with_whole_shards(site: str, tmp_path: Path) -> None:
-    table, options = links(site, *(f"/x{n}" for n in range(6))), Download(size=16, shard_links=2, threads=1, manners=HERE)
+    table, options = links(site, *(f"/x{n}" for n in range(6))), Download(size=16, shard_links=2, threads=1, policy=HERE)
     download(table, tmp_path, options)
     Site.asked.clear()
     (tmp_path / "00001.parquet").unlink()  # as after a kill between the tar and its mark
@@ -182,12 +182,12 @@ def test_a_killed_run_goes_on_with_whole_shards(site: str, tmp_path: Path) -> No
 
 
 def test_retries_on_the_spot(site: str, tmp_path: Path) -> None:
-    download(links(site, "/flaky", "/noai"), tmp_path, Download(retries=2, manners=HERE))
+    download(links(site, "/flaky", "/noai"), tmp_path, Download(retries=2, policy=HERE))
     assert Site.asked == {"/flaky": 3, "/noai": 1}
 
 
 def test_private_addresses_are_refused_also_behind_a_name(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manners = Manners(timeout=2)
+    policy = FetchPolicy(timeout=2)
     for url in (
         f"{site}/a",
         "http://localhost/x",
@@ -197,28 +197,28 @@ def test_private_addresses_are_refused_also_behind_a_name(site: str, tmp_path: P
         "http://192.168.1.1/",
     ):
         with pytest.raises(FetchError) as raised:
-            fetch_image(url, manners)
+            fetch_image(url, policy)
         assert raised.value.kind == "private", url
     assert not Site.asked
     answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (number, 80)) for number in ("93.184.216.34", "127.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: answers)
     with pytest.raises(FetchError, match=r"is 127\.0\.0\.1, which is not public"):
-        public_address("two.example", 80, manners)
+        public_address("two.example", 80, policy)
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda *a, **k: [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::ffff:10.0.0.1", 80, 0, 0))]
     )
     with pytest.raises(FetchError, match="not public"):
-        public_address("mapped.example", 80, manners)
+        public_address("mapped.example", 80, policy)
 
 
 def test_a_redirect_into_a_private_network_is_refused(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_this_server(host: str, port: int, manners: Manners) -> str:
-        return host if f"{host}:{port}" == site.removeprefix("http://") else public_address(host, port, manners)
+    def only_this_server(host: str, port: int, policy: FetchPolicy) -> str:
+        return host if f"{host}:{port}" == site.removeprefix("http://") else public_address(host, port, policy)
 
     monkeypatch.setattr("diptych.data.web.polite_http.public_address", only_this_server)
-    assert fetch_image(f"{site}/moved", Manners())
+    assert fetch_image(f"{site}/moved", FetchPolicy())
     with pytest.raises(FetchError, match=r"10\.0\.0\.1, which is not public"):
-        fetch_image(f"{site}/to-private", Manners())
+        fetch_image(f"{site}/to-private", FetchPolicy())
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_redirect_into_a_private_network_is_refused(site: str, monkeypatch: py
     ],
 )
 def test_opt_outs(tags: list[str], says: str) -> None:
-    assert opted_out(tags, Manners()) == says
+    assert opted_out(tags, FetchPolicy()) == says
 
 
 @pytest.mark.parametrize(
@@ -276,15 +276,15 @@ def test_a_resolver_that_is_down_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_other_links_in_the_same_folder_are_refused(site: str, tmp_path: Path) -> None:
-    download(links(site, "/a"), tmp_path / "o", Download(manners=HERE))
+    download(links(site, "/a"), tmp_path / "o", Download(policy=HERE))
     with pytest.raises(DataError, match="holds the images of other links"):
-        download(links(site, "/b"), tmp_path / "o", Download(manners=HERE))
+        download(links(site, "/b"), tmp_path / "o", Download(policy=HERE))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(DataError, match="is not empty"):
-        download(links(site, "/a"), tmp_path / "full", Download(manners=HERE))
+        download(links(site, "/a"), tmp_path / "full", Download(policy=HERE))
     with pytest.raises(DataError, match="no column 'text'"):
-        download(links(site, "/a").drop_columns(["text"]), tmp_path / "p", Download(manners=HERE))
+        download(links(site, "/a").drop_columns(["text"]), tmp_path / "p", Download(policy=HERE))
 
 
 def test_the_command(site: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

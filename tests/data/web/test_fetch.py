@@ -13,7 +13,7 @@ from PIL import Image
 
 from diptych.core.errors import DataError, DiptychError, RunError, UnknownName
 from diptych.data.web import fetch as module
-from diptych.data.web.fetch import fetch, files, follow, read_card, stamp_texts
+from diptych.data.web.fetch import fetch, files, read_card, resolve_links, stamp_texts
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
 
@@ -147,7 +147,7 @@ def test_unsafe_members_are_passed_over(tmp_path: Path, monkeypatch: pytest.Monk
 def test_links_are_followed_by_name_and_circles_lead_nowhere() -> None:
     link = {"b": "a", "c": "b", "d": "e", "e": "d", "f": "../../etc/passwd"}
     found = {PurePosixPath("a"): 1}
-    follow({PurePosixPath(name): PurePosixPath(target) for name, target in link.items()}, found)
+    resolve_links({PurePosixPath(name): PurePosixPath(target) for name, target in link.items()}, found)
     assert {str(path): value for path, value in found.items()} == {"a": 1, "b": 1, "c": 1}
 
 

@@ -15,7 +15,7 @@ from warcio.warcwriter import WARCWriter
 from diptych.cli import main
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
-from diptych.data.quarantine import Bad, read_quarantine
+from diptych.data.quarantine import QuarantineEntry, read_quarantine
 from diptych.data.read.links import pair_uid
 from diptych.data.web.link_table import extract_links
 from diptych.data.web.web_archive import links_of
@@ -44,8 +44,8 @@ def write_archive(path: Path, records: list[tuple[str, str, bytes]], *, zipped: 
     return path
 
 
-def found(path: Path) -> tuple[list[tuple[str, str]], list[Bad]]:
-    bad: list[Bad] = []
+def found(path: Path) -> tuple[list[tuple[str, str]], list[QuarantineEntry]]:
+    bad: list[QuarantineEntry] = []
     return [(link.url, link.text) for link in links_of(path, bad)], bad
 
 
@@ -110,7 +110,7 @@ def test_a_file_cut_in_the_middle_keeps_what_stands_before(tmp_path: Path, zippe
         assert [url.rpartition("/")[2] for url, _ in urls[:3]] == ["0.jpg", "1.jpg", "2.jpg"]
         assert len(bad) == 1, size
         assert "\n" not in bad[0].reason
-        assert "was cut" in bad[0].reason or "is broken after" in bad[0].reason
+        assert "is truncated" in bad[0].reason or "is broken after" in bad[0].reason
 
 
 def test_what_is_no_archive(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_one_table_whatever_the_files(tmp_path: Path) -> None:
         for number, records in enumerate(cuts):
             write_archive(tmp_path / name / f"{number}.wat.gz", records)
         report = extract_links(tmp_path / name, tmp_path / f"out_{name}")
-        assert (report.found, report.links) == (6, 3)
+        assert (report.pairs, report.links) == (6, 3)
     one = (tmp_path / "out_one" / "links.parquet").read_bytes()
     assert one == (tmp_path / "out_three" / "links.parquet").read_bytes()
     table = read_parquet(tmp_path / "out_one" / "links.parquet").to_pylist()
@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     real, seen = module.links_of, []
 
-    def killed(path: Path, bad: list[Bad]):
+    def killed(path: Path, bad: list[QuarantineEntry]):
         seen.append(path.name)
         if len(seen) == 3:
             raise KeyboardInterrupt

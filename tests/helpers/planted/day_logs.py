@@ -20,8 +20,8 @@ from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
 from diptych.core.prompt import PromptLike, as_dialogue
 from diptych.core.randomness import keyed_rng
-from diptych.pipelines._memory.caption_log import Caption
-from diptych.pipelines._memory.questions import Question
+from diptych.pipelines._memory.caption_log import TimedCaption
+from diptych.pipelines._memory.questions import MemoryQuestion
 from diptych.pipelines.lifelong_memory import LifelongMemory, scores
 
 VERBS = ("cuts", "washes", "opens", "lifts", "paints", "folds", "fills", "shakes", "weighs", "wraps")
@@ -40,14 +40,14 @@ WIDE = 300
 class Day:
     """A log of captions, and questions about activities that happened once, with their windows in seconds."""
 
-    memory: tuple[Caption, ...]
-    questions: tuple[Question, ...]
+    memory: tuple[TimedCaption, ...]
+    questions: tuple[MemoryQuestion, ...]
 
 
 def day(seed: int, number: int, activities: int) -> Day:
     """About eight captions an activity."""
     rng = keyed_rng("day log", seed, number)
-    memory: list[Caption] = []
+    memory: list[TimedCaption] = []
     spans: dict[str, list[tuple[float, float]]] = {}
     for _ in range(activities):
         act = f"{rng.choice(VERBS)} the {rng.choice(THINGS)}"
@@ -56,11 +56,12 @@ def day(seed: int, number: int, activities: int) -> Day:
             manner = str(rng.choice(MANNERS))
             said = "C looks around" if rng.random() < IDLE else f"C {act} {manner}".strip()
             time = STEP * len(memory) + STEP // 2
-            memory.append(Caption(time, time, f"#C {said}"))
+            memory.append(TimedCaption(time, time, f"#C {said}"))
         spans.setdefault(act, []).append((first * STEP / FPS, len(memory) * STEP / FPS))
     once = [(act, windows[0]) for act, windows in spans.items() if len(windows) == 1]
     return Day(
-        tuple(memory), tuple(Question(str(row), (), f"When did C {act}?", truth=span) for row, (act, span) in enumerate(once, 1))
+        tuple(memory),
+        tuple(MemoryQuestion(str(row), (), f"When did C {act}?", truth=span) for row, (act, span) in enumerate(once, 1)),
     )
 
 
@@ -140,7 +141,7 @@ class Recalled:
     def __call__(self, cell: Cell) -> Scores:
         reader: Any = PlantedReader()
         pipeline = LifelongMemory(reader, embedder=WordBag(), digest=self.digest, refine=self.refine)
-        questions: list[Question] = []
+        questions: list[MemoryQuestion] = []
         rows = []
         read = 0
         for number in range(1 if cell.smoke else DAYS):

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.claims.cell import Cell, Scores
+from diptych.core.box_iou import box_iou
 from diptych.core.contracts import Dataset, MatchMap
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Region, SceneGraph
-from diptych.pipelines.groundvlp import GroundVLP, Reference, Weighing
-from diptych.tasks._scoring.detection.box_precision import overlaps
+from diptych.pipelines.groundvlp import GroundVLP, ReferringExpression, Weighing
 from diptych.worlds.scenes.layout import COLOURS
 from diptych.worlds.scenes.world import scenes
 
@@ -109,13 +109,13 @@ class Graded:
             rng = keyed_rng("graded", cell.seed, row)
             region = sample.regions[int(rng.integers(len(sample.regions)))]
             assert sample.image is not None
-            answer = asks.run(Reference(sample.image, f"the {_name(region)}"))
+            answer = asks.run(ReferringExpression(sample.image, f"the {_name(region)}"))
             best = int(rng.integers(len(answer.regions))) if self.weighing == "random" else answer.best
             assert best is not None
             box = np.array([answer.regions[best].box])
             if self.weighing == "anywhere":
                 box = np.tile(rng.uniform(0, 64 - 16, 2), 2)[None] + np.array([[0, 0, 16, 16]])
-            right.append(float(overlaps(box, np.array([region.box]))[0, 0] >= 0.5))
+            right.append(float(box_iou(box, np.array([region.box]))[0, 0] >= 0.5))
         return {"accuracy": float(np.mean(right))}
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diptych.claims.cell import Cell, Scores
 from diptych.core.contracts import Dataset
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.randomness import keyed_rng
@@ -40,10 +40,10 @@ class Localiser:
 
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
-    ) -> list[list[Grounded]]:
+    ) -> list[list[PhraseBoxes]]:
         return [[self._one(image, words) for words in query.words()] for image, query in zip(images, queries, strict=True)]
 
-    def _one(self, image: ImageSource, phrase: str) -> Grounded:
+    def _one(self, image: ImageSource, phrase: str) -> PhraseBoxes:
         words = set(phrase.split())
         colours, shapes = words & set(COLOURS), {shape for shape in SHAPES if words & {shape, f"{shape}s"}}
         found: list[npt.NDArray[np.float64]] = []
@@ -61,7 +61,7 @@ class Localiser:
             scores.append(0.5)
         boxes = np.array(found, np.float32).reshape(-1, 4)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
-        return Grounded(boxes, np.array(scores, np.float32))
+        return PhraseBoxes(boxes, np.array(scores, np.float32))
 
 
 class Planner:
@@ -120,11 +120,11 @@ class Guesses(Localiser):
 
     name = "guesses"
 
-    def _one(self, image: ImageSource, phrase: str) -> Grounded:
+    def _one(self, image: ImageSource, phrase: str) -> PhraseBoxes:
         rng = keyed_rng("guesses", self.seed, image.name, phrase)
         corner_N2 = rng.uniform(0, 50, (3, 2))
         boxes = np.concatenate([corner_N2, corner_N2 + rng.uniform(5, 20, (3, 2))], 1).astype(np.float32)
-        return Grounded(boxes, rng.uniform(0.4, 1, 3).astype(np.float32))
+        return PhraseBoxes(boxes, rng.uniform(0.4, 1, 3).astype(np.float32))
 
 
 @dataclass(frozen=True)

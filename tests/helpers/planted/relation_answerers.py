@@ -21,8 +21,8 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.text.question_answering.questions import FIELD
 from diptych.data.text.question_answering.relation_questions import (
-    Asked,
     RelationQuestion,
+    RelationQuestionOptions,
     Usual,
     relation_questions,
     usual_relations,
@@ -87,7 +87,9 @@ class AskedAboutRelations:
         truth = {sample.uid: frozenset(sample.graph.triplets()) for sample in samples}
         model = RelationAnswerer(self.kind, truth=truth, usual=usual, seed=cell.seed)
         task = MMRel(draws=50, blind=False)
-        data = Pool.from_samples(questioned(samples, Asked(usual=usual, count=2, seed=cell.seed)), name="placed")
+        data = Pool.from_samples(
+            questioned(samples, RelationQuestionOptions(usual=usual, count=2, seed=cell.seed)), name="placed"
+        )
         result = task.score(task.predict(model, data))
         return {name: metric.value for name, metric in result.metrics.items() if not np.isnan(metric.value)}
 
@@ -118,7 +120,7 @@ def _usual(subject: str, predicate: str, other: str, seed: int) -> bool:
     return (predicate in FORWARD) == (forward == (subject == first))
 
 
-def questioned(samples: Sequence[Sample], asked: Asked) -> list[Sample]:
+def questioned(samples: Sequence[Sample], asked: RelationQuestionOptions) -> list[Sample]:
     """Samples with the questions that their relations give."""
     return [
         replace(sample, extras={**sample.extras, FIELD: [_plain(one) for one in found]})

@@ -20,13 +20,13 @@ from diptych.core.prompt import PromptLike
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.curate.text.plurals import plural
-from diptych.curate.text.question_programs import NUMBERS, Vocabulary
-from diptych.curate.text.triplet_filters import reasons
+from diptych.curate.text.question_programs import NUMBERS, SymbolVocabulary
+from diptych.curate.text.triplet_filters import drop_reasons
 from diptych.data.text.question_answering.symbols import Symbols, symbols_of
 from diptych.data.text.question_answering.triplets import Triplet
 from diptych.tasks._scoring.answers.choices import LETTERS
 from diptych.tasks.choice.auto_bench import AutoBench
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.world import scenes
 
@@ -35,7 +35,7 @@ MISTAKES, MISSED = 1 / 3, 0.1
 """Shares of questions that are wrong, and of things without a box."""
 
 
-def pictures(cell: Cell) -> Rendered:
+def pictures(cell: Cell) -> RenderedDataset:
     """Scenes of up to four things."""
     count = SMOKE_PICTURES if cell.smoke else PICTURES
     return scenes(
@@ -46,7 +46,7 @@ def pictures(cell: Cell) -> Rendered:
 class Skilled:
     """A `Generator` that knows the answers of a task's questions and gives them with the probability `skill`; None guesses."""
 
-    def __init__(self, task: AutoBench, data: Rendered, skill: float | None, seed: int) -> None:
+    def __init__(self, task: AutoBench, data: RenderedDataset, skill: float | None, seed: int) -> None:
         samples, asked = task.questions(data)
         self.name, self.skill, self.seed = f"skill {skill}", skill, seed
         names = {uid: sample.image.name for uid, sample in samples.items() if sample.image is not None}
@@ -95,7 +95,7 @@ class Sound:
         rng = keyed_rng("careless writer", cell.seed)
         symbols = {sample.uid: _incomplete(symbols_of(sample, (SIDE, SIDE)), rng) for sample in samples}
         asked = [one for sample in samples for one in _careless(sample, rng)]
-        found = reasons([one for one, _ in asked], symbols, Vocabulary.of(list(symbols.values())))
+        found = drop_reasons([one for one, _ in asked], symbols, SymbolVocabulary.of(list(symbols.values())))
         kept = np.array([not reason for reason in found])
         if self.at_random:
             kept = rng.permutation(kept)

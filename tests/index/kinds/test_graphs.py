@@ -19,7 +19,7 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.index.kinds import open_index
-from diptych.index.kinds.graphs import Annotations, GraphIndex, Pattern, triplet
+from diptych.index.kinds.graphs import AnnotatedGraphs, GraphIndex, Pattern, triplet
 from diptych.worlds.links.world import links
 
 NAMES = ("cat", "dog", "bird")
@@ -73,7 +73,7 @@ def scan(count: int, wanted: Pattern, least: float = 0.05) -> dict[str, float]:
 
 
 def test_every_pattern_equals_a_scan(tmp_path: Path) -> None:
-    index = GraphIndex.build(Annotations(), pool(120), tmp_path / "i", progress=False)
+    index = GraphIndex.build(AnnotatedGraphs(), pool(120), tmp_path / "i", progress=False)
     asked = 0
     for wanted in product(("", *NAMES), ("", *VERBS), ("", *NAMES)):
         if not any(wanted):
@@ -94,7 +94,7 @@ def test_every_pattern_equals_a_scan(tmp_path: Path) -> None:
 
 
 def test_pictures_without_triplets_are_not_there_and_filters_hold(tmp_path: Path) -> None:
-    with GraphIndex.build(Annotations(), pool(60), tmp_path / "i", progress=False) as index:
+    with GraphIndex.build(AnnotatedGraphs(), pool(60), tmp_path / "i", progress=False) as index:
         silent = {f"s{i}" for i in range(60) if not any(r.confidence >= 0.05 for r in graph(f"s{i}").relations)}
         assert silent
         assert set(index.uids()) == {f"s{i}" for i in range(60)} - silent
@@ -109,7 +109,7 @@ def test_names_in_any_case_open_parts_and_unknown_ones(tmp_path: Path) -> None:
     assert triplet("any,sees,") == ("", "sees", "")
     with pytest.raises(ConfigError, match="three names"):
         triplet("cat sees dog")
-    with GraphIndex.build(Annotations(), pool(30), tmp_path / "i", progress=False) as index:
+    with GraphIndex.build(AnnotatedGraphs(), pool(30), tmp_path / "i", progress=False) as index:
         assert index.search_text("CAT, Sees, *") == index.search_triplet(("cat", "sees", ""))
         with pytest.raises(UnknownName, match="cat"):
             index.search_triplet(("cta", "", ""))
@@ -144,11 +144,11 @@ def test_wrong_builds_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a detector"):
         build(Blind(), pool(3), tmp_path / "i", progress=False)
     with pytest.raises(ConfigError, match="no objects"):
-        build(Annotations(), pool(3), tmp_path / "i", progress=False, objects=("cat",))
+        build(AnnotatedGraphs(), pool(3), tmp_path / "i", progress=False, objects=("cat",))
     with pytest.raises(ConfigError, match="min_confidence is 2"):
-        build(Annotations(), pool(3), tmp_path / "i", progress=False, min_confidence=2)
+        build(AnnotatedGraphs(), pool(3), tmp_path / "i", progress=False, min_confidence=2)
     with pytest.raises(ConfigError, match="holds images"):
-        build(Annotations(), pool(3), tmp_path / "i", progress=False, what="texts")
+        build(AnnotatedGraphs(), pool(3), tmp_path / "i", progress=False, what="texts")
 
 
 def test_searching_the_graphs_of_data_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

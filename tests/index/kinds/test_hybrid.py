@@ -19,7 +19,7 @@ from diptych.index.fusion import fuse, reciprocal_rank, weighted_scores
 from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.hybrid import HybridIndex
 from diptych.index.kinds.lexical import LexicalIndex
-from diptych.index.lexicon import Words
+from diptych.index.lexicon import BM25Encoder
 
 lists = st.lists(st.tuples(st.integers(0, 9), st.floats(-2, 2)), unique_by=lambda pair: pair[0], max_size=8).map(
     lambda pairs: sorted(pairs, key=lambda pair: -pair[1])
@@ -66,7 +66,7 @@ def test_search_fuses_the_two_rankings(kit: Any, tmp_path: Path, rule: Any) -> N
     with (
         HybridIndex.build(model, pool, tmp_path / "hybrid", fusion=rule, lexical=0.3, depth=40) as hybrid,
         DenseIndex.build(model, pool, tmp_path / "dense") as dense,
-        LexicalIndex.build(Words(), pool, tmp_path / "lexical") as lexical,
+        LexicalIndex.build(BM25Encoder(), pool, tmp_path / "lexical") as lexical,
     ):
         for query in ("red bus", "bus", "red"):
             rankings = [[(h.uid, h.score) for h in part.search_text(query, 40, where=where)] for part in (dense, lexical)]

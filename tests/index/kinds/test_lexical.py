@@ -17,7 +17,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.index.kinds.lexical import LexicalIndex
-from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
+from diptych.index.lexicon import BM25Encoder, TermVocabulary, heaviest, unit_weights, words_of
 
 TERMS = [f"t{i}" for i in range(40)]
 
@@ -67,7 +67,7 @@ def test_words_score_as_bm25(tmp_path: Path) -> None:
     vocabulary = ["red", "blue", "bus", "tree", "dog", "left", "of", "a"]
     texts = [[" ".join(rng.choice(vocabulary, size=rng.integers(1, 12))), "a picture"] for _ in range(60)]
     documents = ["\n".join(row) for row in texts]
-    with LexicalIndex.build(Words(), written(texts), tmp_path / "index") as index:
+    with LexicalIndex.build(BM25Encoder(), written(texts), tmp_path / "index") as index:
         for query in ("red bus", "dog", "a tree left of a tree", "Red, RED bus!"):
             want = bm25(documents, query)
             hits = index.search_text(query, 60)
@@ -85,11 +85,11 @@ def test_words_score_as_bm25(tmp_path: Path) -> None:
 
 def test_one_item_a_text_and_new_words_later(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    with LexicalIndex.build(Words(), written([["a red bus", "ein roter Bus"], ["a dog"]]), folder, what="texts") as index:
+    with LexicalIndex.build(BM25Encoder(), written([["a red bus", "ein roter Bus"], ["a dog"]]), folder, what="texts") as index:
         assert len(index) == 3
         assert [(h.uid, h.payload["text"]) for h in index.search_text("roter", 5)] == [("s0", "ein roter Bus")]
         index.add(Pool.from_samples([Sample("new", None, (Text("a zebra and a dog"),))]))
-    with LexicalIndex.open(folder, Words()) as index:
+    with LexicalIndex.open(folder, BM25Encoder()) as index:
         assert [h.uid for h in index.search_text("zebra", 5)] == ["new"]
         assert {h.uid for h in index.search_text("dog", 5)} == {"s1", "new"}
         assert index.search_like("new", 5)[0].uid == "s1"
@@ -127,20 +127,20 @@ def test_bad_weights_and_models_are_refused(kit: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a lexical model or 'words'"):
         LexicalIndex.build(kit.model(), kit.pool(0, 3), tmp_path / "index")
     with pytest.raises(ConfigError, match="query_terms is -1"):
-        LexicalIndex.build(Words(), kit.pool(0, 3), tmp_path / "index", query_terms=-1)
+        LexicalIndex.build(BM25Encoder(), kit.pool(0, 3), tmp_path / "index", query_terms=-1)
     with pytest.raises(ConfigError, match="b is 2"):
-        Words(b=2)
+        BM25Encoder(b=2)
 
 
 def test_a_line_that_a_kill_cut_is_forgotten(tmp_path: Path) -> None:
-    words = Vocabulary(tmp_path)
+    words = TermVocabulary(tmp_path)
     words.learn(["red", "new\nline", "red"])
     with (tmp_path / "words.txt").open("ab") as file:
         file.write(b'"hal')
-    again = Vocabulary(tmp_path)
+    again = TermVocabulary(tmp_path)
     assert again.terms() == ["red", "new\nline"]
     again.learn(["blue"])
-    assert Vocabulary(tmp_path).terms() == ["red", "new\nline", "blue"]
+    assert TermVocabulary(tmp_path).terms() == ["red", "new\nline", "blue"]
     assert again.encode({"blue": 2.0, "red": 1.0, "unknown": 9.0}).indices.tolist() == [0, 2]
 
 
@@ -156,5 +156,5 @@ def test_of_equal_weights_the_first_terms_stay() -> None:
 
 def test_texts_that_have_no_words_on_average_are_weighted_as_if_one_word_were_usual() -> None:
     """An index that began with texts of signs alone has a mean length of 0: nothing is divided by it."""
-    assert Words().documents(["!?", "a bus"], 0.0) == Words().documents(["!?", "a bus"], 1.0)
-    assert Words().documents(["!?", "bus"], 0.0) == [{}, {"bus": 1.0}]
+    assert BM25Encoder().documents(["!?", "a bus"], 0.0) == BM25Encoder().documents(["!?", "a bus"], 1.0)
+    assert BM25Encoder().documents(["!?", "bus"], 0.0) == [{}, {"bus": 1.0}]

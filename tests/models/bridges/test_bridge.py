@@ -13,16 +13,16 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError, ShapeError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.prompts.layout import Layout, Slots, Words, lay_out
+from diptych.data.text.prompts.layout import ImageSlots, Layout, TextPiece, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import GroupedConnector, LinearConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.bridges.narrow_nucleus import NarrowNucleus
+from diptych.models.bridges.narrow_top_p import NarrowTopP
 from diptych.models.bridges.splice import norm_ratio, splice
-from diptych.models.bridges.writer import BridgeWriter
-from diptych.models.towers.adapters import LoRA, add_adapters
+from diptych.models.bridges.writer import BridgeGenerator
+from diptych.models.towers.adapters import LoRAConfig, add_adapters
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.answers import answer_loss
 
@@ -59,10 +59,12 @@ def bridge(kind: str = "llama", **options: Any) -> Bridge:
     return Bridge(encoder, connector("linear", encoder.token_width, language.width), language, **options)
 
 
-def writer(kind: str = "llama") -> BridgeWriter:
+def writer(kind: str = "llama") -> BridgeGenerator:
     made = bridge(kind).eval()
     template = Template("Question: {prompt} Answer:")
-    return BridgeWriter(made, Preprocess(48), VOCABULARY, template, "writer", connector=SPEC, length=made.language.places)
+    return BridgeGenerator(
+        made, Preprocess(48), VOCABULARY, template, "writer", connector=SPEC, length=made.language.context_length
+    )
 
 
 def images(count: int) -> list[ArrayImage]:
@@ -100,7 +102,8 @@ def test_an_end_mark_counts_where_padding_has_its_id() -> None:
         pad_id = 2  # type: ignore[assignment]
 
     layout = lay_out(
-        [[Words("what"), Words(" red", answer=True)], [Words("what"), Words(" a blue square", answer=True)]], Same(TOKENIZER)
+        [[TextPiece("what"), TextPiece(" red", answer=True)], [TextPiece("what"), TextPiece(" a blue square", answer=True)]],
+        Same(TOKENIZER),
     )
     assert layout.id_BL[0, -1] == 2
     assert layout.answer_BL[0].sum() == len(VOCABULARY.pieces(" red")) + 1
@@ -108,20 +111,20 @@ def test_an_end_mark_counts_where_padding_has_its_id() -> None:
 
 
 def test_a_long_answer_is_cut_and_counted_and_a_long_prompt_refused() -> None:
-    row = [Slots(4), Words(" it"), Words(" a red circle left of a blue square", answer=True)]
+    row = [ImageSlots(4), TextPiece(" it"), TextPiece(" a red circle left of a blue square", answer=True)]
     layout = lay_out([row], VOCABULARY, length=8)
     assert layout.truncated == 1
     assert layout.id_BL.shape == (1, 8)
     assert 2 not in layout.id_BL[0].tolist()
-    with pytest.raises(DataError, match="u7: the prompt takes 6 of 5 places"):
+    with pytest.raises(DataError, match="u7: the prompt takes 6 of 5 tokens"):
         lay_out([row], VOCABULARY, length=5, names=["u7"])
-    with pytest.raises(DataError, match="nothing stands before the answer"):
-        lay_out([[Words("x", answer=True)]], LanguageVocabulary(TOKENIZER, start=False))
+    with pytest.raises(DataError, match="nothing comes before the answer"):
+        lay_out([[TextPiece("x", answer=True)]], LanguageVocabulary(TOKENIZER, start=False))
 
 
 def test_marks_stand_where_a_vocabulary_says() -> None:
     """The start mark before a picture or behind it, never behind words; an encoder's end mark behind what stands before the answer."""
-    picture, asked, said = Slots(2), Words("what colour"), Words(" red", answer=True)
+    picture, asked, said = ImageSlots(2), TextPiece("what colour"), TextPiece(" red", answer=True)
     question, answer = VOCABULARY.pieces("what colour"), [*VOCABULARY.pieces(" red"), 2]
     behind, closing = LanguageVocabulary(TOKENIZER, start_behind=True), LanguageVocabulary(TOKENIZER, start=False, closes=True)
     pad = [TOKENIZER.pad_id] * 2
@@ -147,7 +150,7 @@ def test_the_narrow_nucleus_is_the_released_one(parity: Any) -> None:
     some = torch.cat([torch.randn(6, 9) * 3, torch.randn(2, 9) * 0.1, torch.tensor([[0.0] + [-1e4] * 8])])
     wrong = 0
     for top_p in (0.1, 0.3, 0.9, 1.0):
-        found = NarrowNucleus(top_p)(None, some)
+        found = NarrowTopP(top_p)(None, some)
         for row, kept in zip(some, found, strict=True):
             before, wanted = torch.tensor(0.0), row.clone()
             for rank, token in enumerate(row.argsort(descending=True).tolist()):
@@ -155,7 +158,7 @@ def test_the_narrow_nucleus_is_the_released_one(parity: Any) -> None:
                     wanted[token] = -torch.inf
                 before = before + row.softmax(0)[token]
             wrong += not torch.equal(kept, wanted)
-    assert torch.equal(NarrowNucleus(0.0)(None, some), some)
+    assert torch.equal(NarrowTopP(0.0)(None, some), some)
     against = "top_p_filter of the released sampling.py, token by token"
     parity("limber", "tokens that the released nucleus leaves", against, [(np.array(wrong), np.array(0))], tolerance=0)
 
@@ -167,7 +170,7 @@ def test_splice_puts_tokens_in_order_and_counts_places() -> None:
     for row in range(2):
         torch.testing.assert_close(found[row, slot_BL[row]], picture_BKD[row])
     assert found[~slot_BL].abs().sum() == 0
-    with pytest.raises(ShapeError, match="row 1 has 1 places for the 2 tokens"):
+    with pytest.raises(ShapeError, match="row 1 has 1 slots for the 2 tokens"):
         splice(word_BLD, picture_BKD, torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 0, 0]]).bool())
     assert norm_ratio(torch.ones(1, 2, 4) * 3, torch.ones(1, 3, 4), torch.ones(1, 3).bool()).tolist() == [3.0]
 
@@ -175,8 +178,13 @@ def test_splice_puts_tokens_in_order_and_counts_places() -> None:
 def test_templates_refuse_two_places_for_one_thing() -> None:
     with pytest.raises(ConfigError, match="2 times"):
         Template("{image} and {image}")
-    assert Template("A picture of").pieces(3) == [Slots(3), Words("A picture of")]
-    assert Template("a {image} b").pieces(2, "c", "d") == [Words("a "), Slots(2), Words(" bc"), Words("d", answer=True)]
+    assert Template("A picture of").pieces(3) == [ImageSlots(3), TextPiece("A picture of")]
+    assert Template("a {image} b").pieces(2, "c", "d") == [
+        TextPiece("a "),
+        ImageSlots(2),
+        TextPiece(" bc"),
+        TextPiece("d", answer=True),
+    ]
 
 
 # ---------------------------------------------------------------- the bridge
@@ -217,7 +225,7 @@ def test_frozen_parts_may_stay_awake() -> None:
     assert norm.running_mean.tolist() == [0.0] * 3
     assert made.language.training
     assert not any(p.requires_grad for p in made.language.parameters())
-    rows = lay_out([[Words("what"), Words(" red", answer=True)]], VOCABULARY)
+    rows = lay_out([[TextPiece("what"), TextPiece(" red", answer=True)]], VOCABULARY)
     costs = {float(made.scored(None, rows).nll_B) for _ in range(4)}
     assert len(costs) == 4
     assert not made.eval().language.training
@@ -229,7 +237,7 @@ def test_frozen_parts_may_stay_awake() -> None:
 
 def test_dropout_of_adapters_acts_in_a_frozen_language_model() -> None:
     made = bridge("llama")
-    add_adapters(made.language.inner, LoRA(2, ("q_proj",), 4.0, 0.5))
+    add_adapters(made.language.inner, LoRAConfig(2, ("q_proj",), 4.0, 0.5))
     dropouts = [module for name, module in made.named_modules() if name.endswith("lora_dropout.default")]
     made.train()
     assert dropouts
@@ -303,7 +311,7 @@ def test_candidates_cost_what_the_loss_says() -> None:
 def test_a_folder_gives_the_same_back(tmp_path: Path) -> None:
     made = writer()
     made.save(tmp_path / "model")
-    again = BridgeWriter.load(tmp_path / "model")
+    again = BridgeGenerator.load(tmp_path / "model")
     assert again.fingerprint == made.fingerprint
     assert again.generate(images(2), ["", "green ring"], max_tokens=6) == made.generate(
         images(2), ["", "green ring"], max_tokens=6

@@ -25,7 +25,7 @@ from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.calibration import Calibration
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.towers import image_tower
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.limber import LiMBeR
@@ -191,11 +191,11 @@ def test_an_encoder_decoder_has_no_such_layers() -> None:
 # ---------------------------------------------------------------- with a bridge
 
 
-def writer(std: float | None = 0.5, *, length: int = 64) -> BridgeWriter:
+def writer(std: float | None = 0.5, *, length: int = 64) -> BridgeGenerator:
     made = language("gpt2", std)
     encoder = image_tower("vit_micro")
     bridge = Bridge(encoder, connector("linear", encoder.token_width, made.width), made).eval()
-    return BridgeWriter(
+    return BridgeGenerator(
         bridge, Preprocess(48), VOCABULARY, Template("Q: {image} A:"), "w", connector={"kind": "linear"}, length=length
     )
 
@@ -245,16 +245,16 @@ def test_a_folder_gives_calibrations_back(away: bool, tmp_path: Path) -> None:
         plain.inner.save_pretrained(tmp_path / "language")
         made.folder = str(tmp_path / "language")
     made.save(tmp_path / "model")
-    again = BridgeWriter.load(tmp_path / "model")
+    again = BridgeGenerator.load(tmp_path / "model")
     assert again.fingerprint == made.fingerprint
     assert again.bridge.language.calibrated
-    assert not BridgeWriter.load(_saved(writer(None), tmp_path / "plain")).bridge.language.calibrated
+    assert not BridgeGenerator.load(_saved(writer(None), tmp_path / "plain")).bridge.language.calibrated
     both = [model.read_layers(images(2), ["a", "b"], layers=[3]) for model in (made, again)]
     for mine, other in zip(*both, strict=True):
         np.testing.assert_array_equal(mine.visual_EKD, other.visual_EKD)
 
 
-def _saved(made: BridgeWriter, folder: Path) -> Path:
+def _saved(made: BridgeGenerator, folder: Path) -> Path:
     made.save(folder)
     return folder
 

@@ -13,7 +13,7 @@ from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import LinearConnector, MlpConnector, QueryConnector
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 AGAINST = "LlavaForConditionalGeneration of transformers, weights copied"
 AGAINST_BLIP2 = "Blip2ForConditionalGeneration of transformers, weights copied"
@@ -72,11 +72,11 @@ class Features(Tower):
         super().__init__()
         self.vision, self.layer, self.first, self.width = vision, layer, first, 24
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         found = self.vision(image_BCHW, output_hidden_states=True)
         tokens_BPD = found.last_hidden_state if self.layer is None else found.hidden_states[self.layer]
         tokens_BPD = tokens_BPD[:, self.first :]
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2]).bool(), tokens_BPD.mean(1))
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2]).bool(), tokens_BPD.mean(1))
 
 
 def layout(slots: int, *, answers: tuple[int, int] = (3, 2)) -> Layout:

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from diptych.models.detection.dense.dense_grounding import CoarserMaps
-from diptych.models.detection.feature_pyramid import two_columns
+from diptych.models.detection.dense.dense_grounding import PaddedLastLevelP6P7
+from diptych.models.detection.feature_pyramid import pad_single_column
 
 SIZES = [(1, 1), (2, 1), (3, 1), (1, 3), (2, 2), (5, 4)]
 
@@ -22,7 +22,7 @@ def spoilt() -> None:
 
 
 def weight_gradient(map_BCHW: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    out_BCHW = F.conv2d(two_columns(map_BCHW), weight, None, stride=2, padding=1)
+    out_BCHW = F.conv2d(pad_single_column(map_BCHW), weight, None, stride=2, padding=1)
     spoilt()
     return out_BCHW, torch.autograd.grad(out_BCHW.sum(), weight)[0]
 
@@ -45,7 +45,7 @@ def test_a_column_of_zeros_changes_no_answer_and_mends_the_gradient(size: tuple[
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_two_maps_behind_the_last_are_torchvisions(size: tuple[int, int]) -> None:
     torch.manual_seed(1)
-    theirs, ours = LastLevelP6P7(4, 4).double(), CoarserMaps(4, 4).double()
+    theirs, ours = LastLevelP6P7(4, 4).double(), PaddedLastLevelP6P7(4, 4).double()
     ours.load_state_dict(theirs.state_dict())
     maps = [torch.randn(2, 4, *size, dtype=torch.float64)]
     expected, names = theirs(list(maps), list(maps), ["last"])

@@ -13,7 +13,7 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.detection import deformable_attention, point_sampling
 from diptych.models.detection.deformable_attention import DeformableAttention
 from diptych.models.detection.point_sampling import by_grid_sample, by_sparse_product
-from diptych.models.towers.adapters import LoRA, add_adapters
+from diptych.models.towers.adapters import LoRAConfig, add_adapters
 
 SHAPES = ((5, 7), (3, 4), (1, 2))
 PLACES = sum(height * width for height, width in SHAPES)
@@ -220,7 +220,7 @@ def test_few_queries_read_before_the_projection(monkeypatch: pytest.MonkeyPatch)
     assert len(projected) == 1  # of the many queries alone
     torch.testing.assert_close(few, many[:, :5], atol=1e-12, rtol=0)
 
-    add_adapters(module, LoRA(2, ("value",)))
+    add_adapters(module, LoRAConfig(2, ("value",)))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if "lora_" in name:

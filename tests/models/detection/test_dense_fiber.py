@@ -28,13 +28,13 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.graphs.grounded import TokenTargets, moved_anchors
 from diptych.data.load.stream import batches
-from diptych.models.detection.dense.dense_detector import surest
-from diptych.models.detection.dense.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import top_phrase_boxes
+from diptych.models.detection.dense.dense_grounding import DenseHeadConfig
 from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
-from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
+from diptych.models.fiber.dense import DenseFiberDetector, DenseFiberPhraseDetector
 from diptych.models.fiber.fine_released import from_fine, is_fine
-from diptych.models.fiber.grounding import FiberShape
+from diptych.models.fiber.grounding import FiberConfig
 from diptych.objectives.boxes.boxes import cxcywh_from_xyxy
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss, adaptive_assignment
 from diptych.recipes.grounding.desco import DesCo
@@ -42,7 +42,7 @@ from diptych.worlds.scenes.world import scenes
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RELEASED = json.loads((FIXTURES / "fiber_fine_released.json").read_text())
-SIZES = FiberShape(
+SIZES = FiberConfig(
     gate_norm=False,
     text_places=30,
     swin_width=16,
@@ -52,7 +52,7 @@ SIZES = FiberShape(
     text_heads=4,
     text_dropout=0.0,
 )
-SHAPE = DenseShape(head_width=16, rounds=2, head_groups=4)
+SHAPE = DenseHeadConfig(head_width=16, rounds=2, head_groups=4)
 
 
 def layout() -> dict[str, tuple[int, ...]]:
@@ -115,9 +115,9 @@ def released_shape(name: str, vocabulary: int) -> tuple[int, ...]:
 
 
 @cache
-def detector() -> DenseFiber:
+def detector() -> DenseFiberDetector:
     image, text = SIZES.sides(image_size=128, drop_path=0.0, vocab_size=40, mask_id=39)
-    made = DenseFiber(image, text, SHAPE).double().eval()
+    made = DenseFiberDetector(image, text, SHAPE).double().eval()
     found = from_fine(small_released(), depths=SIZES.swin_depths, text_layers=SIZES.text_layers, fused=SIZES.fused_layers)
     made.load_state_dict(found)
     return made
@@ -184,7 +184,7 @@ def test_boxes_that_are_kept_are_the_released_ones(parity: Any) -> None:
     pairs = []
     for row, size in enumerate(((64, 96), (56, 80))):
         score = phrase_scores(found.token_logit_BAL[row] + 4, positive)
-        kept = surest(
+        kept = top_phrase_boxes(
             score,
             found.centre_BA[row].sigmoid(),
             moved_anchors(found.anchor_A4, found.change_BA4[row]),
@@ -208,7 +208,7 @@ def test_the_published_configuration_has_a_place_for_every_released_tensor() -> 
     assert (len(names), recipe.boxes_by, recipe.batch_size, recipe.steps) == (806, "places", 64, 800_000)
     with torch.device("meta"):
         image, text = recipe.fiber.sides(image_size=384, drop_path=0.4, vocab_size=50265, mask_id=50264)
-        model = DenseFiber(image, text, recipe.dense, recipe.fiber.swin_strides)
+        model = DenseFiberDetector(image, text, recipe.dense, recipe.fiber.swin_strides)
         released = {name: torch.empty(shape) for name, shape in names.items()}
     assert is_fine(released)
     found = dict(recipe.fitted(released))
@@ -228,18 +228,18 @@ def test_the_published_configuration_has_a_place_for_every_released_tensor() -> 
 
 def test_what_has_no_place_is_named() -> None:
     tensors = small_released()
-    with pytest.raises(DataError, match=r"tensor rpn.head.mlm_head.bias has no place in the detector"):
+    with pytest.raises(DataError, match=r"tensor rpn.head.mlm_head.bias does not belong to the detector"):
         from_fine({**tensors, "rpn.head.mlm_head.bias": torch.zeros(1)}, depths=(2, 2, 18, 2), text_layers=12, fused=6)
     del tensors["fusion_backbone.language_backbone.body.model.encoder.layer.3.attention.self.value.bias"]
     with pytest.raises(DataError, match=r"layer.3.attention.self.value.bias is missing .*fine-grained"):
         from_fine(tensors, depths=(2, 2, 18, 2), text_layers=12, fused=6)
     with pytest.raises(ConfigError, match=r"meeting_width is 128 over FIBER.s towers"):
-        DenseFiber(*TINY.sides(image_size=64, drop_path=0.0, vocab_size=9), DesCo.tiny().dense, (8, 16))
+        DenseFiberDetector(*TINY.sides(image_size=64, drop_path=0.0, vocab_size=9), DesCo.tiny().dense, (8, 16))
     with pytest.raises(ShapeError, match="2 images but 1 texts"):
         detector()(inputs()[0], inputs()[1][:1], inputs()[2][:1])
 
 
-TINY = FiberShape(
+TINY = FiberConfig(
     swin_width=8, swin_depths=(1, 1, 1), swin_heads=(1, 2, 2), swin_window=4, swin_strides=(8, 16), fused_layers=2, text_width=32,
     text_layers=3, text_heads=2, text_places=64, text_dropout=0.0,
 )  # fmt: skip
@@ -255,7 +255,7 @@ def test_it_learns_and_is_found_again(tmp_path: Path) -> None:
     torch.stack(list(recipe.losses(recipe.features(model, step.batch), step.batch).values())).sum().backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     deployed = recipe.deploy(model.eval())
-    assert isinstance(deployed, DenseFiberPhrases)
+    assert isinstance(deployed, DenseFiberPhraseDetector)
     assert isinstance(deployed, Grounder)
     assert isinstance(deployed, Detector)
     deployed.save(tmp_path / "model")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
-from diptych.models.detection.dense.dynamic_head import Coarser, DeformedConv, DynamicBlock, DynamicHead, DynamicReLU
+from diptych.models.detection.dense.dynamic_head import Coarser, DynamicBlock, DynamicHead, DynamicReLU, ModulatedDeformConv
 
 
 def waves(module: torch.nn.Module, size: float = 0.5) -> None:
@@ -31,7 +31,9 @@ def at(map_DHW: Tensor, y: float, x: float) -> Tensor:
     return found_D
 
 
-def deformed(layer: DeformedConv, map_DHW: Tensor, shift: list[float], share: list[float], height: int, width: int) -> Tensor:
+def deformed(
+    layer: ModulatedDeformConv, map_DHW: Tensor, shift: list[float], share: list[float], height: int, width: int
+) -> Tensor:
     """`shift` and `share` are flat: kernel place by kernel place, row by row."""
     out_DHW = torch.zeros(len(layer.weight), height, width, dtype=map_DHW.dtype)
     area = height * width

@@ -15,19 +15,19 @@ from diptych.core.contracts import Grounder
 from diptych.core.errors import ConfigError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.load.stream import batches
-from diptych.models.detection.grounding_detector import GroundingShape
+from diptych.models.detection.grounding_detector import GroundingConfig
 from diptych.models.fiber.fiber import Fiber
-from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
-from diptych.models.fiber.image_side import ImageSide
-from diptych.models.fiber.text_side import TextSide
+from diptych.models.fiber.grounding import FiberConfig, FiberDetector, FiberPhraseDetector, from_first_stage
+from diptych.models.fiber.image_encoder import FiberImageEncoder
+from diptych.models.fiber.text_encoder import FiberTextEncoder
 from diptych.recipes.grounding.desco import DesCo
 from diptych.worlds.scenes.world import scenes
 
-SIZES = FiberShape(
+SIZES = FiberConfig(
     swin_width=8, swin_depths=(1, 2, 1), swin_heads=(1, 2, 2), swin_window=4, swin_strides=(8, 16), fused_layers=2, text_width=32,
     text_layers=3, text_heads=2, text_places=64, text_dropout=0.0,
 )  # fmt: skip
-SHAPE = GroundingShape(
+SHAPE = GroundingConfig(
     queries=5, width=32, heads=2, mlp_width=32, encoder_layers=1, decoder_layers=2, levels=2, fusion_before=(), text_scale=4.0
 )
 
@@ -46,16 +46,16 @@ def detector() -> FiberDetector:
 def test_maps_and_tokens_are_those_of_the_first_stage(parity: Any) -> None:
     """The same weights in a `Fiber`: the last map, which the first stage leaves unnormed, and the tokens, behind their last norm."""
     made = detector()
-    image = ImageSide(**{**made.backbone.image.spec, "any_size": False})
+    image = FiberImageEncoder(**{**made.backbone.image.spec, "any_size": False})
     side: Any = made.text
-    text = TextSide(**side.spec)
+    text = FiberTextEncoder(**side.spec)
     first = Fiber(image, text, width=32).eval()
     image.load_state_dict(made.backbone.image.state_dict(), strict=False)
     text.load_state_dict(made.text.state_dict())
     image_BCHW, ids = torch.randn(2, 3, 64, 64), torch.randint(0, 20, (2, 6))
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     maps, tokens = made.backbone.met(image_BCHW, side, ids, mask)
-    map_BHWC, states = first.states(first.begun_images(image_BCHW), first.begun_texts(ids, mask), mask)
+    map_BHWC, states = first.states(first.image_features(image_BCHW), first.text_features(ids, mask), mask)
     last = text.blocks[-1].norm_2(states)
     parity("fiber", "maps and tokens of the second stage", "the first stage with the same weights", [
         (maps[-1], made.backbone.norms[-1](map_BHWC).permute(0, 3, 1, 2)), (tokens[mask], last[mask])
@@ -70,7 +70,11 @@ def test_maps_and_tokens_are_those_of_the_first_stage(parity: Any) -> None:
 def test_weights_of_the_first_stage_start_the_second() -> None:
     made = detector()
     side: Any = made.text
-    first = Fiber(ImageSide(**{**made.backbone.image.spec, "any_size": False, "image_size": 32}), TextSide(**side.spec), width=32)
+    first = Fiber(
+        FiberImageEncoder(**{**made.backbone.image.spec, "any_size": False, "image_size": 32}),
+        FiberTextEncoder(**side.spec),
+        width=32,
+    )
     table = first.image_tower.net.layers[2].blocks[0].attn.relative_position_bias_table
     assert len(table) == 9, "windows of two places in the last stage of 32 pixels"
     tensors = from_first_stage(first.state_dict(), 4)
@@ -91,7 +95,7 @@ def test_it_learns_and_is_found_again(tmp_path: Path) -> None:
     torch.stack(list(recipe.losses(recipe.features(model, step.batch), step.batch).values())).sum().backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     deployed = recipe.deploy(model.eval())
-    assert isinstance(deployed, FiberPhrases)
+    assert isinstance(deployed, FiberPhraseDetector)
     assert isinstance(deployed, Grounder)
     deployed.save(tmp_path / "model")
     again = api.load(tmp_path / "model")

@@ -20,8 +20,8 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions, TokenTargets, moved_anchors
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense.dense_detector import DenseDetector, surest
-from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape
+from diptych.models.detection.dense.dense_detector import DenseDetector, top_phrase_boxes
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseHeadConfig
 from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.glip.opened import MODEL
@@ -36,7 +36,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 RELEASED = json.loads((FIXTURES / "glip_released.json").read_text())
 SOURCE = "liunian-harold-li/DesCo 13b7793, SwinTransformer, FPN, BertEncoder, VLDyHeadModule"
 SIZES = {"embed_dim": 16, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 4, 8], "window_size": 4}
-SHAPE = DenseShape(
+SHAPE = DenseHeadConfig(
     head_width=16, rounds=2, head_groups=4, meeting_width=32, meeting_heads=4, word_heads=4, word_mlp=96, meeting_dropout=0.0,
     drop_block=0.0,
 )  # fmt: skip
@@ -105,7 +105,7 @@ def small_released(*, met: bool = True) -> dict[str, Tensor]:
 def detector(*, met: bool = True) -> DenseDetector:
     backbone = detection_backbone("timm:swin_tiny_patch4_window7_224", sizes=SIZES)
     text = text_tower("hf", config=TEXT, pooling="cls", length=32)
-    shape = SHAPE if met else DenseShape(head_width=16, rounds=2, head_groups=4, drop_block=0.0)
+    shape = SHAPE if met else DenseHeadConfig(head_width=16, rounds=2, head_groups=4, drop_block=0.0)
     made = DenseDetector(backbone, text, shape).double().eval()
     made.load_state_dict(from_glip(small_released(met=met)))
     return made
@@ -204,7 +204,7 @@ def test_boxes_that_are_kept_are_the_released_ones(parity: Any) -> None:
     for row, size in enumerate(((64, 96), (56, 80))):
         score = phrase_scores(found.token_logit_BAL[row] + 2, positive)
         box = moved_anchors(found.anchor_A4, found.change_BA4[row])
-        kept = surest(score, found.centre_BA[row].sigmoid(), box, found.counts, size, SHAPE)
+        kept = top_phrase_boxes(score, found.centre_BA[row].sigmoid(), box, found.counts, size, SHAPE)
         rows = [
             [*box, number, phrase + 1]
             for phrase, (boxes, scores) in enumerate(kept)
@@ -262,7 +262,7 @@ def test_large_numbers_are_kept_within_the_released_bounds(parity: Any) -> None:
 
 @torch.no_grad()
 def test_squares_that_go_from_finer_maps_are_the_released_ones(parity: Any) -> None:
-    shape = DenseShape(head_width=16, rounds=2, head_groups=4, meeting_width=32, meeting_heads=4, word_heads=4, word_mlp=96)
+    shape = DenseHeadConfig(head_width=16, rounds=2, head_groups=4, meeting_width=32, meeting_heads=4, word_heads=4, word_mlp=96)
     backbone, text = detector().backbone, detector().text
     made = DenseDetector(backbone, text, shape).double()
     made.load_state_dict(from_glip(small_released()))
@@ -355,9 +355,9 @@ def test_what_stays_skips_no_block_and_needs_a_swin() -> None:
 
 def test_what_has_no_place_is_named() -> None:
     tensors = small_released()
-    with pytest.raises(DataError, match=r"tensor rpn.head.mlm_head.bias has no place in the detector"):
+    with pytest.raises(DataError, match=r"tensor rpn.head.mlm_head.bias does not belong to the detector"):
         from_glip({**tensors, "rpn.head.mlm_head.bias": torch.zeros(1)})
-    with pytest.raises(DataError, match=r"tensor roi_heads.mask.weight has no place in the detector"):
+    with pytest.raises(DataError, match=r"tensor roi_heads.mask.weight does not belong to the detector"):
         from_glip({**tensors, "roi_heads.mask.weight": torch.zeros(1)})
     del tensors["rpn.head.dyhead_tower.4.attention.self.value.bias"]
     with pytest.raises(DataError, match=r"dyhead_tower.4.attention.self.value.bias is missing .*GLIP"):

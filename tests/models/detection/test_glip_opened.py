@@ -26,7 +26,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
-from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhraseDetector
 from diptych.recipes.grounding.desco import DesCo
 from diptych.worlds.scenes.world import scenes
 
@@ -110,12 +110,12 @@ def test_it_learns_and_is_found_again(tmp_path: Path) -> None:
         values.append(float(total.detach()))
     assert values[-1] < values[0]
     deployed = recipe.deploy(model.eval())
-    assert isinstance(deployed, DensePhrases)
+    assert isinstance(deployed, DensePhraseDetector)
     assert isinstance(deployed, Grounder)
     assert isinstance(deployed, Detector)
     deployed.save(tmp_path / "model")
     again = api.load(tmp_path / "model")
-    assert isinstance(again, DensePhrases)
+    assert isinstance(again, DensePhraseDetector)
     image, query = rows[0].image, PhraseQuery.of(["a red circle", "a star"])
     for before, after in zip(deployed.ground([image], [query], top=3)[0], again.ground([image], [query], top=3)[0], strict=True):
         assert len(before.score_N) == 3

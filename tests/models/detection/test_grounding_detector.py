@@ -8,12 +8,12 @@ import torch
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import TokenTargets
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
+from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
 from diptych.models.detection.token_head import TokenHead, phrase_scores
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.token_set import TokenSetLoss
 
-SMALL = GroundingShape(
+SMALL = GroundingConfig(
     queries=5,
     width=32,
     heads=2,
@@ -28,7 +28,7 @@ SMALL = GroundingShape(
 )
 
 
-def _detector(shape: GroundingShape = SMALL) -> GroundingDetector:
+def _detector(shape: GroundingConfig = SMALL) -> GroundingDetector:
     torch.manual_seed(0)
     return GroundingDetector(detection_backbone("conv_tiny"), text_tower("text_micro", vocab_size=20, width=32), shape).eval()
 
@@ -64,7 +64,7 @@ def test_the_text_moves_boxes_only_where_it_meets_the_image() -> None:
         for head in fused.decoder.boxes:
             torch.nn.init.normal_(head.last.weight, std=0.1)
         assert not torch.equal(fused(image_BCHW, one, mask_BL).box_BSQ4, fused(image_BCHW, two, mask_BL).box_BSQ4)
-        apart = _detector(GroundingShape(**{**SMALL.__dict__, "fusion_before": ()}))
+        apart = _detector(GroundingConfig(**{**SMALL.__dict__, "fusion_before": ()}))
         for head in apart.decoder.boxes:
             torch.nn.init.normal_(head.last.weight, std=0.1)
         assert torch.equal(apart(image_BCHW, one, mask_BL).box_BSQ4, apart(image_BCHW, two, mask_BL).box_BSQ4)
@@ -105,4 +105,4 @@ def test_the_head_starts_near_its_prior_and_keeps_logits_in_reach() -> None:
 @pytest.mark.parametrize("change", [{"gate": "x"}, {"width": 30}, {"queries": 0}])
 def test_impossible_shapes_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"expected|needs"):
-        GroundingShape(**{**SMALL.__dict__, **change})  # type: ignore[arg-type]
+        GroundingConfig(**{**SMALL.__dict__, **change})  # type: ignore[arg-type]

@@ -20,8 +20,8 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.media.decode import decode
 from diptych.models.detection import named_after
-from diptych.models.detection.named_after import KnownCrops, NamedAfter, Thumbnails, look
-from diptych.models.io.deployed import open_model
+from diptych.models.detection.named_after import LabelledCrops, NearestCropDetector, ThumbnailEncoder, crop_encoder
+from diptych.models.io.saved_model import open_model
 
 RED, BLUE = (0, 0, 8, 8), (8, 0, 16, 8)
 
@@ -63,15 +63,15 @@ class Finds:
         return [SceneGraph(regions, self.edges if options["relations"] else ()) for _ in images]
 
 
-def named(compared: Any = Colours(), **changes: Any) -> NamedAfter:
-    return NamedAfter(Finds(), KnownCrops.of([SAMPLE], compared), compared, **changes)
+def named(compared: Any = Colours(), **changes: Any) -> NearestCropDetector:
+    return NearestCropDetector(Finds(), LabelledCrops.of([SAMPLE], compared), compared, **changes)
 
 
 def test_a_region_is_called_like_the_crop_that_it_looks_like() -> None:
     assert isinstance(named(), Detector)
     (graph,) = named().detect([picture()], objects=["plum", "cherry"])
     assert [(region.label, region.box) for region in graph.regions] == [("plum", BLUE), ("cherry", RED)]
-    (graph,) = named(Thumbnails()).detect([picture()], objects=["plum", "cherry"])
+    (graph,) = named(ThumbnailEncoder()).detect([picture()], objects=["plum", "cherry"])
     assert [region.label for region in graph.regions] == ["plum", "cherry"]
 
 
@@ -101,7 +101,7 @@ def test_names_without_a_crop_are_never_given() -> None:
     with pytest.raises(DataError, match=r"no crop of pear is known \(expected names of crops: cherry, plum"):
         named().detect([picture()], objects=["pear"])
     with pytest.raises(DataError, match="no sample has a region"):
-        KnownCrops.of([Sample("s", picture())], Colours())
+        LabelledCrops.of([Sample("s", picture())], Colours())
 
 
 def test_it_is_asked_like_any_detector() -> None:
@@ -110,9 +110,9 @@ def test_it_is_asked_like_any_detector() -> None:
 
 
 def test_crops_are_embedded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = KnownCrops.of([SAMPLE] * 5, Colours())
+    whole = LabelledCrops.of([SAMPLE] * 5, Colours())
     monkeypatch.setattr(named_after, "AT_ONCE", 3)
-    parts = KnownCrops.of([SAMPLE] * 5, Colours())
+    parts = LabelledCrops.of([SAMPLE] * 5, Colours())
     assert parts.names == whole.names == ("cherry", "plum") * 5
     np.testing.assert_array_equal(parts.vector_ND, whole.vector_ND)
     np.testing.assert_allclose(np.linalg.norm(whole.vector_ND, axis=1), 1, rtol=1e-6)
@@ -120,10 +120,10 @@ def test_crops_are_embedded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_picture_that_cannot_be_read_costs_its_own_crops() -> None:
     broken = Sample("broken", BytesImage(b"no picture"), regions=SAMPLE.regions)
-    known = KnownCrops.of([broken, SAMPLE], Colours())
+    known = LabelledCrops.of([broken, SAMPLE], Colours())
     assert (known.names, known.unreadable) == (("cherry", "plum"), ("broken",))
     with pytest.raises(DataError, match="none of 1 pictures with regions can be read"):
-        KnownCrops.of([broken], Colours())
+        LabelledCrops.of([broken], Colours())
 
 
 class Kept(Finds):
@@ -139,21 +139,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a saved one, whose detector opens."""
     real = named_after.open_model
     monkeypatch.setattr(named_after, "open_model", lambda place: Kept() if place.name == "detector" else real(place))
-    compared = Thumbnails(4)
-    made = NamedAfter(Kept(), KnownCrops.of([SAMPLE, SAMPLE], compared), compared, sharpness=3.0, card={"licence": "CC0"})
+    compared = ThumbnailEncoder(4)
+    made = NearestCropDetector(
+        Kept(), LabelledCrops.of([SAMPLE, SAMPLE], compared), compared, sharpness=3.0, card={"licence": "CC0"}
+    )
     made.save(tmp_path / "named")
     return tmp_path / "named"
 
 
 def test_a_folder_answers_as_what_was_saved(folder: Path) -> None:
-    kind: type[Deployable] = NamedAfter
+    kind: type[Deployable] = NearestCropDetector
     assert kind.kind == "named_after"
-    compared = Thumbnails(4)
-    made = NamedAfter(Kept(), KnownCrops.of([SAMPLE, SAMPLE], compared), compared, sharpness=3.0)
+    compared = ThumbnailEncoder(4)
+    made = NearestCropDetector(Kept(), LabelledCrops.of([SAMPLE, SAMPLE], compared), compared, sharpness=3.0)
     again = open_model(folder)
     asked = {"objects": ["plum", "cherry"], "relations": ["left of", "right of"]}
     assert again.detect([picture()], **asked) == made.detect([picture()], **asked)
-    assert (again.fingerprint, again.known.names, again.card) == (made.fingerprint, made.known.names, {"licence": "CC0"})
+    assert (again.fingerprint, again.crops.names, again.card) == (made.fingerprint, made.crops.names, {"licence": "CC0"})
     assert again.fingerprint != named(compared, sharpness=3.0).fingerprint  # half of the crops
     assert "4 crops of 2 names" in (folder / "README.md").read_text()
 
@@ -183,7 +185,7 @@ def test_what_cannot_be_saved_says_so(tmp_path: Path) -> None:
 
 
 def test_crops_are_compared_by_pixels_or_by_an_encoder() -> None:
-    assert look("thumbnails") == Thumbnails(16) == look(**Thumbnails(16).spec)
-    assert look("thumbnails", image_size=8).encode_images([picture()]).shape == (1, 192)
+    assert crop_encoder("thumbnails") == ThumbnailEncoder(16) == crop_encoder(**ThumbnailEncoder(16).spec)
+    assert crop_encoder("thumbnails", image_size=8).encode_images([picture()]).shape == (1, 192)
     with pytest.raises(UnknownName, match="did you mean 'thumbnails'"):
-        look("thumbnail")
+        crop_encoder("thumbnail")

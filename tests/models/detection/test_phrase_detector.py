@@ -11,19 +11,19 @@ import torch
 
 from diptych.core.contracts import Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ArrayImage
 from diptych.data.graphs.grounded import TokenRegions
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.spans import SpanText
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.models.towers.towers import text_tower
 
-SHAPE = GroundingShape(
+SHAPE = GroundingConfig(
     queries=5, width=32, heads=4, mlp_width=32, encoder_layers=1, decoder_layers=1, levels=2, fusion_before=(0,),
     fusion_width=32, language_heads=2, language_mlp=32,
 )  # fmt: skip
@@ -36,7 +36,7 @@ def detector(seed: int = 0, length: int = 24, **prompt: Any) -> PhraseDetector:
     text = text_tower("text_micro", vocab_size=tokenizer.vocab_size, length=length, width=16, layers=1, heads=2)
     model = GroundingDetector(detection_backbone("conv_tiny", widths=(8, 16, 16)), text, SHAPE)
     return PhraseDetector(
-        model, tokenizer, length, DetectionImages(48, longest=64, stride=16), "small", prompt=PhrasePrompt(**prompt)
+        model, tokenizer, length, DetectionPreprocess(48, longest=64, stride=16), "small", prompt=PhrasePrompt(**prompt)
     )
 
 
@@ -120,9 +120,9 @@ def test_what_cannot_be_asked_says_what_would_work() -> None:
         made.ground([picture], [PhraseQuery.of(["cup"])] * 2)
     with pytest.raises(DataError, match="at least one phrase"):
         made.detect([picture], objects=[])
-    with pytest.raises(ConfigError, match="finds no relations"):
+    with pytest.raises(ConfigError, match="predicts no relations"):
         made.detect([picture], objects=["cup"], relations=["on"])
-    with pytest.raises(DataError, match="no phrase is asked for"):
+    with pytest.raises(DataError, match="no phrase to locate"):
         PhraseQuery("a cup", ())
     with pytest.raises(DataError, match="phrase 1 is empty"):
         PhraseQuery.of(["cup", " "])
@@ -133,7 +133,7 @@ def test_what_cannot_be_asked_says_what_would_work() -> None:
 
 
 def test_boxes_without_area_are_no_regions(monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = Grounded(np.array([[3, 3, 3, 9], [1, 1, 4, 4]], np.float32), np.array([0.9, 0.2], np.float32))
+    flat = PhraseBoxes(np.array([[3, 3, 3, 9], [1, 1, 4, 4]], np.float32), np.array([0.9, 0.2], np.float32))
     monkeypatch.setattr(PhraseDetector, "ground", lambda self, images, queries, **_: [[flat]])
     (graph,) = detector().detect(images((40, 60)), objects=["cup"])
     assert [region.box for region in graph.regions] == [(1, 1, 4, 4)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diptych.models.detection.text_pieces import read_pieces
+from diptych.models.detection.text_pieces import encode_pieces
 from diptych.models.towers.towers import text_tower
 
 transformers = pytest.importorskip("transformers")
@@ -32,7 +32,7 @@ def test_every_piece_is_read_as_grounding_dino_reads_it() -> None:
     own_BLL, place_BL = masks_and_places(text_BL, torch.tensor(ENDS))
     with torch.no_grad():
         wanted_BLD = bert(text_BL, attention_mask=own_BLL[:, None], position_ids=place_BL).last_hidden_state
-        got_BLD = read_pieces(tower, text_BL, mask_BL, ENDS)
+        got_BLD = encode_pieces(tower, text_BL, mask_BL, ENDS)
     torch.testing.assert_close(got_BLD[mask_BL], wanted_BLD[mask_BL], atol=1e-5, rtol=0)
     assert (got_BLD[~mask_BL] == 0).all()
 
@@ -43,11 +43,11 @@ def test_a_text_without_an_end_is_one_piece_and_pieces_do_not_hear_each_other() 
     text_BL = torch.randint(3, 20, (2, 8))
     mask_BL = torch.ones_like(text_BL, dtype=torch.bool)
     whole_BLD = tower(text_BL, mask_BL).tokens_BPD
-    torch.testing.assert_close(read_pieces(tower, text_BL, mask_BL, (1,)), whole_BLD)
+    torch.testing.assert_close(encode_pieces(tower, text_BL, mask_BL, (1,)), whole_BLD)
     text_BL[:, 3] = 1
-    before_BLD = read_pieces(tower, text_BL, mask_BL, (1,))
+    before_BLD = encode_pieces(tower, text_BL, mask_BL, (1,))
     text_BL[:, 6] = 2
-    after_BLD = read_pieces(tower, text_BL, mask_BL, (1,))
+    after_BLD = encode_pieces(tower, text_BL, mask_BL, (1,))
     torch.testing.assert_close(before_BLD[:, :4], after_BLD[:, :4])
     assert (before_BLD[:, 4:] - after_BLD[:, 4:]).abs().amin(0).amax() > 1e-3
     before_BLD.square().sum().backward()

@@ -18,9 +18,9 @@ from diptych.core.contracts import Generator, Ranker, Respondent
 from diptych.core.errors import ConfigError, DataError, DecodeError, RunError, UnknownName
 from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.prompt import Dialogue, ImagePart, MediaPart, TextPart, Turn
-from diptych.models.endpoint.answers import Answers
+from diptych.models.endpoint.answers import AnswerCache
 from diptych.models.endpoint.chat_model import SILENT, ChatModel
-from diptych.models.endpoint.line import KEY, LARGEST, Line
+from diptych.models.endpoint.connection import KEY, LARGEST, ServerConnection
 
 from ...text_server import Server, said
 
@@ -32,7 +32,7 @@ BLUE = ArrayImage(np.full((4, 4, 3), (0, 0, 200), np.uint8), "blue")
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses are written down and not waited for."""
     found: list[float] = []
-    monkeypatch.setattr(Line, "_rest", lambda line, seconds: found.append(seconds))
+    monkeypatch.setattr(ServerConnection, "_rest", lambda line, seconds: found.append(seconds))
     return found
 
 
@@ -167,7 +167,7 @@ def test_patience_ends_and_the_next_run_goes_on(server: Server, cache: Path, sle
         match=r"does not answer: (\d questions in a row failed, the last with )?refused: HTTP 503 'down'\. What was answered is kept",
     ):
         opened(server, "calls=2&patience=0").generate([RED] * 40, questions)
-    with Answers() as known:
+    with AnswerCache() as known:
         assert len(known) == 6
     before = len(server.asked)
     assert before < 15
@@ -277,7 +277,7 @@ def test_nonsense_is_no_answer(server: Server, cache: Path, body: bytes, fault: 
     first, second = opened(server, "calls=1").replies([RED] * 2, ["a", "b"])
     assert (first.text, second.text) == ("", "says b")
     assert first.fault.startswith(fault)
-    with Answers() as known:
+    with AnswerCache() as known:
         assert len(known) == 1, "faults are not kept"
 
 
@@ -305,7 +305,7 @@ def test_what_is_sent_to_models_with_other_wishes(server: Server, cache: Path) -
 @pytest.mark.parametrize(
     ("address", "error", "said"),
     [
-        ("openai:http://h/v1", ConfigError, "does not say which model"),
+        ("openai:http://h/v1", ConfigError, "names no model"),
         ("openai:ftp://h/v1#m", ConfigError, "expected http://HOST:PORT/v1#MODEL"),
         ("openai:http://me:pw@h/v1#m", ConfigError, "holds a password"),
         ("openai:http://h/v1#m?call=3", UnknownName, "did you mean 'calls'"),

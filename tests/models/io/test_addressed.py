@@ -19,7 +19,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io import weights
 from diptych.models.io.export.onnx_embedder import OnnxEmbedder
 from diptych.models.io.export.onnx_files import to_onnx
-from diptych.models.io.opened import open_address
+from diptych.models.io.open_address import open_address
 from diptych.models.pairs.frozen.locked import LockedEmbedder, LockedPair
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))

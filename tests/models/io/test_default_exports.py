@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import diptych as dp
 from diptych import api
 from diptych.core.errors import ConfigError, RunError
-from diptych.models.io.opened import open_address
+from diptych.models.io.open_address import open_address
 
 sys.path.insert(0, str(Path(__file__).parent))
 import published

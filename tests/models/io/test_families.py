@@ -21,7 +21,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.cleaners import CLEANERS
 from diptych.models.io.foreign.load import load_foreign
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
-from diptych.models.io.foreign.parts import built, fits
+from diptych.models.io.foreign.parts import build_dual_encoder, check_tensors
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.io.foreign.transformers_layout import FAMILIES
@@ -83,8 +83,8 @@ def test_every_tensor_of_a_published_size_has_its_place(name: str) -> None:
             config = made.config_class(**BIG[name])
             theirs = made(config)
             parts = family.parts(config.to_dict(), theirs.state_dict(), kind)
-            ours = built(parts)
-        fits(parts.tensors, ours.state_dict(), name, absent=("log_scale",))
+            ours = build_dual_encoder(parts)
+        check_tensors(parts.tensors, ours.state_dict(), name, absent=("log_scale",))
         read = [tensor for key, tensor in theirs.state_dict().items() if key not in parts.left]
         counted = sum(tensor.numel() for tensor in parts.tensors.values())
         assert counted == sum(tensor.numel() for key, tensor in theirs.state_dict().items() if key not in parts.left), len(read)
@@ -101,8 +101,8 @@ def test_every_tensor_of_an_architecture_of_open_clip_has_its_place(arch: str) -
     with torch.device("meta"):
         theirs = open_clip.create_model(arch, device="meta")
         parts = open_clip_parts(open_clip.get_model_config(arch), theirs.state_dict())
-        ours = built(parts)
-    fits(parts.tensors, ours.state_dict(), arch)
+        ours = build_dual_encoder(parts)
+    check_tensors(parts.tensors, ours.state_dict(), arch)
     left = sum(theirs.state_dict()[name].numel() for name in parts.left)
     assert sum(p.numel() for p in ours.parameters()) + left == sum(p.numel() for p in theirs.parameters())
 

@@ -176,7 +176,7 @@ def test_batches_caches_and_streams_give_the_same(model: Any) -> None:
     assert together == alone
     assert together == model.generate(images(3), PROMPTS, max_tokens=6, use_cache=False)
     heard: list[str] = []
-    model.stream(images(1)[0], PROMPTS[0], max_tokens=6, heard=lambda piece: heard.append(piece) or True)
+    model.stream(images(1)[0], PROMPTS[0], max_tokens=6, on_text=lambda piece: heard.append(piece) or True)
     assert "".join(heard) == together[0]
     assert not any(prompt[:9] in text for prompt, text in zip(PROMPTS, together, strict=True)), (
         "the prompt is no part of the answer"
@@ -189,7 +189,7 @@ def test_it_captions_and_chooses(model: Any) -> None:
     assert isinstance(diptych.caption(model, images(1)[0], max_tokens=4), str)
     found: Any = diptych.ask(model, images(1)[0], "what colour is it ?", choices=["red", "blue square", "yes"])
     assert sum(found.shares.values()) == pytest.approx(1)
-    if model.places:  # an encoder-decoder sets no limit
+    if model.context_length:  # an encoder-decoder sets no limit
         with pytest.raises(ConfigError, match="tokens more do not fit"):
             diptych.ask(model, images(1)[0], "what colour is it ? " * 80)
 

@@ -12,12 +12,12 @@ import torch
 import transformers
 
 import diptych
-from diptych.api.generation import Choice
+from diptych.api.generation import AnswerChoice
 from diptych.core.contracts import Generator, LayerReader, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.foreign.generators import _decoded_picture, _Row
+from diptych.models.io.foreign.generators import _decoded_picture, _ProcessorInput
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.generation.mir import MIR
 from diptych.worlds.scenes.world import scenes
@@ -140,7 +140,7 @@ def test_its_layers_are_read(folder: Path) -> None:
     ids = model.tokenizer("\na red circle", add_special_tokens=False)["input_ids"]
     start = "blip" in model.model.config.model_type  # a start mark that stands behind the picture
     assert (model.depth, found.visual_EKD.shape, found.text_ETD.shape) == (2, (2, 4, 32), (2, start + len(ids) + 1, 32))
-    given = model._inputs([_Row([_decoded_picture(images(1)[0])], model._read("a red circle", ""))], 0)
+    given = model._inputs([_ProcessorInput([_decoded_picture(images(1)[0])], model._read("a red circle", ""))], 0)
     assert given["input_ids"][0, -1] == 2
     with torch.no_grad():
         logit_LV = model.model(**given).logits[0]
@@ -209,7 +209,7 @@ def test_what_is_written_first_costs_least(folder: Path) -> None:
 def test_choices_are_shares_of_the_given_ones(folder: Path) -> None:
     model = diptych.load(f"hf:{folder}")
     found = diptych.ask(model, images(1)[0], "what colour is it ?", choices=["red", "blue square", "yes"])
-    assert isinstance(found, Choice)
+    assert isinstance(found, AnswerChoice)
     assert sum(found.shares.values()) == pytest.approx(1)
     assert found.text == min(found.nats, key=lambda choice: found.nats[choice])
     for choices, said in ((["red", "red"], "twice"), (["red"], "two or more")):

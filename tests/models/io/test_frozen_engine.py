@@ -17,8 +17,8 @@ from diptych.data.load import content_features
 from diptych.data.load.features import FeatureTable
 from diptych.data.media.transforms import HALF, Preprocess
 from diptych.models.io import frozen_engine, weights
-from diptych.models.io.inference import ahead
-from diptych.models.towers.outputs import Tokens
+from diptych.models.io.inference import prefetch
+from diptych.models.towers.outputs import TowerOutput
 from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds import scenes
 
@@ -41,7 +41,7 @@ class Small(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Any:
         x_BCHW = self.net(image_BCHW)
-        return Tokens(x_BCHW, x_BCHW[:, 0] > 0, x_BCHW.mean((2, 3)))
+        return TowerOutput(x_BCHW, x_BCHW[:, 0] > 0, x_BCHW.mean((2, 3)))
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +50,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(frozen_engine.WISH, raising=False)
 
 
-def encoder(*, norm: bool = True) -> weights.FrozenImages:
-    entry = weights.Entry("small", "", "", "none", 16, "")
-    return weights.FrozenImages(entry, Small(norm=norm), Preprocess(32, *HALF))  # type: ignore[arg-type]
+def encoder(*, norm: bool = True) -> weights.ImageFeatureExtractor:
+    entry = weights.PackagedEncoder("small", "", "", "none", 16, "")
+    return weights.ImageFeatureExtractor(entry, Small(norm=norm), Preprocess(32, *HALF))  # type: ignore[arg-type]
 
 
 def pictures(count: int, seed: int = 0) -> list[ArrayImage]:
@@ -158,8 +158,8 @@ def test_work_ahead_keeps_the_order_and_an_error_comes_where_its_result_would(wo
             raise ValueError("seven")
         return number // 2
 
-    assert list(ahead(range(6), half, workers=workers)) == [0, 0, 1, 1, 2, 2]
-    results = ahead(range(20), half, workers=workers)
+    assert list(prefetch(range(6), half, workers=workers)) == [0, 0, 1, 1, 2, 2]
+    results = prefetch(range(20), half, workers=workers)
     assert [next(results) for _ in range(7)] == [0, 0, 1, 1, 2, 2, 3]
     with pytest.raises(ValueError, match="seven"):
         next(results)

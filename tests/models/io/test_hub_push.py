@@ -14,7 +14,7 @@ import huggingface_hub.constants
 import pytest
 
 from diptych.core.errors import ConfigError, RunError
-from diptych.models.io.export.hub import checked, pushed
+from diptych.models.io.export.hub import check_push, push_folder
 
 SEEN = {True: [(False, None), (None, "public")], False: [(True, None), (None, "private")]}
 """Private by a flag or by a word, as releases of the library send it."""
@@ -94,7 +94,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("public", [False, True])
 def test_every_file_arrives_as_it_is(hub: type[Hub], folder: Path, public: bool) -> None:
-    assert pushed(folder, "someone/birds", public=public).endswith("/someone/birds")
+    assert push_folder(folder, "someone/birds", public=public).endswith("/someone/birds")
     assert hub.made["files"] == {path.name: path.read_bytes() for path in folder.iterdir()}
     made = hub.made["repository"]
     assert (made["organization"], made["name"]) == ("someone", "birds")
@@ -104,21 +104,21 @@ def test_every_file_arrives_as_it_is(hub: type[Hub], folder: Path, public: bool)
 def test_a_hub_that_refuses_leaves_the_folder(hub: type[Hub], folder: Path) -> None:
     hub.refuses = "someone is not yours"
     with pytest.raises(RunError, match=r"the hub refuses: .*someone is not yours.* `hf upload someone/birds .*` tries again"):
-        pushed(folder, "someone/birds")
+        push_folder(folder, "someone/birds")
     assert (folder / "README.md").is_file()
 
 
 def test_no_line_to_the_hub(hub: type[Hub], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RunError, match="the hub could not be reached"):
-        pushed(folder, "someone/birds")
+        push_folder(folder, "someone/birds")
 
 
 @pytest.mark.parametrize("name", ["birds", "a/b/c", "some one/birds", "/birds", "someone/"])
 def test_a_name_that_no_hub_has(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_known")
     with pytest.raises(ConfigError, match="expected OWNER/NAME"):
-        checked(name)
+        check_push(name)
 
 
 def test_nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(ConfigError, match="hf auth login"):
-        checked("someone/birds")
+        check_push("someone/birds")

@@ -81,7 +81,7 @@ def test_what_cannot_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "detector"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"kind": "relation_detector"}))
-    monkeypatch.setattr("diptych.models.io.opened.open_model", lambda folder: object())
+    monkeypatch.setattr("diptych.models.io.open_address.open_model", lambda folder: object())
     with pytest.raises(ConfigError, match="ONNX Runtime cannot run"):
         dp.load(folder, engine="onnx")
     to_onnx(model(), tmp_path / "onnx")

@@ -15,12 +15,12 @@ from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.adapter_folder import for_transformers, merge_adapter, save_adapter
 from diptych.models.io.export.open_clip import model_config, to_open_clip
-from diptych.models.io.export.sent_back import sent_back
+from diptych.models.io.export.source_layout import in_their_layout
 from diptych.models.io.export.transformers_folder import to_transformers
 from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.adapters import LoRA, add_adapters, merged
+from diptych.models.towers.adapters import LoRAConfig, add_adapters, merged
 from diptych.models.towers.towers import image_tower, text_tower
 
 
@@ -65,7 +65,7 @@ def test_every_number_goes_back_to_where_it_came_from(family: str) -> None:
         }
         layout = lambda given: {"log_scale": -given["temperature"].log().reshape(1), "w": given["text_model.x.weight"]}  # noqa: E731
         ours = {"log_scale": torch.tensor([2.5]), "w": torch.randn(3, 2)}
-        out = sent_back(theirs, ours, layout)
+        out = in_their_layout(theirs, ours, layout)
         assert torch.allclose(layout(out)["log_scale"], ours["log_scale"])
         assert torch.equal(out["text_model.x.weight"], ours["w"])
         assert torch.equal(out["text_model.pooler.dense.weight"], torch.ones(2))
@@ -77,15 +77,15 @@ def test_every_number_goes_back_to_where_it_came_from(family: str) -> None:
         return FAMILIES[family].parts(plain, given, kind.__name__).tensors
 
     ours = {name: torch.randn_like(tensor) for name, tensor in layout(model.state_dict()).items()}
-    out = sent_back(model.state_dict(), ours, layout)
+    out = in_their_layout(model.state_dict(), ours, layout)
     model.load_state_dict(out)
     again = layout(model.state_dict())
     assert again.keys() == ours.keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
     with pytest.raises(ConfigError, match="made for another size"):
-        sent_back(model.state_dict(), {**ours, "image_tower.position_PD": torch.zeros(50, 32)}, layout)
-    with pytest.raises(ConfigError, match="'head' has no place"):
-        sent_back(model.state_dict(), {"head": torch.zeros(1)}, layout)
+        in_their_layout(model.state_dict(), {**ours, "image_tower.position_PD": torch.zeros(50, 32)}, layout)
+    with pytest.raises(ConfigError, match="'head' does not belong to"):
+        in_their_layout(model.state_dict(), {"head": torch.zeros(1)}, layout)
 
 
 def test_open_clip_opens_ours_and_answers_the_same(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def adapted(words: str = "4") -> tuple[PairEmbedder, DualEncoder]:
     """A base, and the same with adapters that do something."""
     embedder = clip()
     model = clip().model
-    add_adapters(model, LoRA.parse(words))
+    add_adapters(model, LoRAConfig.parse(words))
     torch.manual_seed(3)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -168,8 +168,8 @@ def test_peft_puts_our_adapter_on_the_clip_model_of_transformers(tmp_path: Path)
 def test_a_folder_of_the_same_class_answers_as_the_tuned_model(tmp_path: Path) -> None:
     import transformers
 
-    from diptych.models.io.export.sent_back import to_same_class
-    from diptych.models.io.opened import open_address
+    from diptych.models.io.export.source_layout import to_same_class
+    from diptych.models.io.open_address import open_address
 
     to_transformers(clip(), tmp_path / "base")
     tuned = open_address(f"hf:{tmp_path / 'base'}")

@@ -12,7 +12,7 @@ import diptych
 from diptych.core.contracts import Streamer
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue, ImagePart, TextPart, Turn
-from diptych.models.io.streaming import Pieces
+from diptych.models.io.streaming import TextPieceStreamer
 
 from ..bridges.test_bridge import writer
 from .test_foreign_generators import FAMILIES, images, llava
@@ -36,28 +36,28 @@ def model(request: Any, tmp_path_factory: Any) -> Any:
 def test_the_pieces_are_the_text(model: Any) -> None:
     assert isinstance(model, Streamer)
     heard: list[str] = []
-    found = model.stream(images(1)[0], "what colour is it ?", max_tokens=12, heard=lambda piece: heard.append(piece) or True)
+    found = model.stream(images(1)[0], "what colour is it ?", max_tokens=12, on_text=lambda piece: heard.append(piece) or True)
     (whole,) = model.generate(images(1), ["what colour is it ?"], max_tokens=12)
     assert "".join(heard) == found.text == whole
     assert whole, "a model that writes nothing shows nothing"
-    assert found.written <= 12
-    assert found.ended == (found.written < 12)
-    assert found.read > 0
+    assert found.new_tokens <= 12
+    assert found.finished == (found.new_tokens < 12)
+    assert found.prompt_tokens > 0
 
 
 def test_it_stops_when_nobody_listens(model: Any) -> None:
     heard: list[str] = []
-    found = model.stream(images(1)[0], "what colour is it ?", max_tokens=20, heard=lambda piece: bool(heard.append(piece)))
+    found = model.stream(images(1)[0], "what colour is it ?", max_tokens=20, on_text=lambda piece: bool(heard.append(piece)))
     assert len(heard) == 1
     assert found.text == heard[0]
-    assert found.written < 20
-    assert not found.ended
+    assert found.new_tokens < 20
+    assert not found.finished
 
 
 def test_drawn_text_depends_on_its_seed_alone(model: Any) -> None:
     def drawn(seed: int) -> str:
         options = {"temperature": 1.5, "top_p": 0.95, "seed": seed}
-        text: str = model.stream(images(1)[0], "a red circle", max_tokens=12, heard=lambda piece: True, **options).text
+        text: str = model.stream(images(1)[0], "a red circle", max_tokens=12, on_text=lambda piece: True, **options).text
         return text
 
     one = drawn(1)
@@ -70,14 +70,14 @@ def test_drawn_text_depends_on_its_seed_alone(model: Any) -> None:
 
 
 def test_a_tiny_temperature_writes_the_likeliest(model: Any) -> None:
-    found = model.stream(images(1)[0], "green", max_tokens=8, heard=lambda piece: True, temperature=1e-4, seed=3)
+    found = model.stream(images(1)[0], "green", max_tokens=8, on_text=lambda piece: True, temperature=1e-4, seed=3)
     assert found.text == model.generate(images(1), ["green"], max_tokens=8)[0]
 
 
 def fed(texts: list[str], **options: Any) -> list[str]:
     """Pieces, where the text after n tokens is texts[n - 1]."""
     heard: list[str] = []
-    pieces = Pieces(lambda ids: texts[len(ids) - 1], {9}, lambda piece: heard.append(piece) or True, **options)
+    pieces = TextPieceStreamer(lambda ids: texts[len(ids) - 1], {9}, lambda piece: heard.append(piece) or True, **options)
     pieces.put(torch.tensor([[5, 5, 5]]))
     for _ in texts:
         pieces.put(torch.tensor([4]))
@@ -123,10 +123,10 @@ def test_a_chat_template_gets_dialogues_and_several_pictures(chat: Any) -> None:
 def test_what_cannot_be_asked_is_said_in_one_line(chat: Any) -> None:
     (one,) = images(1)
     answered = Dialogue((Turn("user", (TextPart("what ?"),)), Turn("assistant", (TextPart("red"),))))
-    for asked, said in ((answered, "the last turn is the assistant's"), ((ImagePart(3),), "picture 3 of 1 is asked about")):
+    for asked, said in ((answered, "the last turn is the assistant's"), ((ImagePart(3),), "picture 3 of 1 is requested")):
         with pytest.raises(DataError, match=said):
             chat.generate([one], [asked])
-    with pytest.raises(ConfigError, match=r"take \d+ of the 64 places of .*60 tokens more do not fit"):
+    with pytest.raises(ConfigError, match=r"take \d+ of the 64 tokens of .*60 tokens more do not fit"):
         chat.generate([one], ["what colour is it ?"], max_tokens=60)
     with pytest.raises(ConfigError, match="do not fit"):
         diptych.ask(chat, one, "what colour ?", choices=["red", "a blue square " * 30])

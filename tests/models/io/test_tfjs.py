@@ -16,8 +16,8 @@ from diptych.api import load
 from diptych.core.contracts import Detector
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ArrayImage
-from diptych.curate.experts.experts import Things
-from diptych.models.io.foreign.centernet import CenterNet, things
+from diptych.curate.experts.experts import ObjectExpert
+from diptych.models.io.foreign.centernet import CenterNet, decode_peaks
 from diptych.models.io.foreign.tfjs_graph import TfjsGraph
 
 RELEASED = Path(__file__).parents[2] / "parity" / "released" / "tfjs_graph_released.npz"
@@ -90,7 +90,7 @@ def test_middles_and_sides_are_boxes() -> None:
                     left, top, right, bottom = side_RQ4[r, q]
                     expected.append((heat_RQK[r, q, k], k, q * 4 - left, r * 4 - top, q * 4 + right, r * 4 + bottom))
     expected.sort(reverse=True)
-    box_N4, score_N, kind_N = things(torch.from_numpy(heat_RQK), torch.from_numpy(side_RQ4), most=5)
+    box_N4, score_N, kind_N = decode_peaks(torch.from_numpy(heat_RQK), torch.from_numpy(side_RQ4), most=5)
     for row in range(5):
         assert float(score_N[row]) == pytest.approx(float(expected[row][0]))
         assert int(kind_N[row]) == expected[row][1]
@@ -128,7 +128,7 @@ def test_boxes_are_at_the_pictures_own_size(reds: Path) -> None:
     assert 60 < x1 - x0 <= 80
     assert not model.detect([pictured()], objects=["cat"], threshold=0.6)[0].regions
     assert model.fingerprint == load(f"tfjs:{reds}").fingerprint
-    found = Things(f"tfjs:{reds}", ("dog",))(pictured())
+    found = ObjectExpert(f"tfjs:{reds}", ("dog",))(pictured())
     assert (found[0].label, found[0].by) == ("dog", f"tfjs:{reds}")
 
 
@@ -136,7 +136,7 @@ def test_refused(reds: Path, tmp_path: Path) -> None:
     model = CenterNet.open(f"tfjs:{reds}")
     with pytest.raises(UnknownName, match=r"unknown class 'dgo'; did you mean 'dog'"):
         model.detect([pictured()], objects=["dgo"])
-    with pytest.raises(ConfigError, match="finds no relations"):
+    with pytest.raises(ConfigError, match="predicts no relations"):
         model.detect([pictured()], objects=["dog"], relations=["on"])
     with pytest.raises(DataError, match="expected at least one kind"):
         model.detect([pictured()], objects=[])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers import attention
-from diptych.models.layers.attention import Attention, allowed, attend_written_out, writes_out
+from diptych.models.layers.attention import Attention, attention_mask, explicit_attention, uses_explicit_attention
 
 
 def naive(module: Attention, x_BLD: Tensor, mask_BL: Tensor | None, causal: bool) -> Tensor:
@@ -37,7 +37,7 @@ def test_both_forms_equal_the_naive_loop(monkeypatch: pytest.MonkeyPatch, writte
     torch.manual_seed(0)
     module, x_BLD = Attention(12, 3).double(), torch.randn(2, 5, 12, dtype=torch.float64)
     mask_BL = torch.tensor([[True] * 5, [True, True, True, False, False]]) if masked else None
-    monkeypatch.setattr(attention, "writes_out", lambda x, length: written_out)
+    monkeypatch.setattr(attention, "uses_explicit_attention", lambda x, length: written_out)
     torch.testing.assert_close(module(x_BLD, mask_BL, causal=causal), naive(module, x_BLD, mask_BL, causal), atol=1e-12, rtol=0)
 
 
@@ -57,11 +57,11 @@ def test_equals_pytorchs_module_with_copied_weights() -> None:
 def test_forms_have_equal_gradients() -> None:
     torch.manual_seed(2)
     q, k, v = (torch.randn(2, 3, 6, 4, requires_grad=True) for _ in range(3))
-    may = allowed(torch.rand(2, 6) > 0.2, 6, causal=True, device=q.device)
+    may = attention_mask(torch.rand(2, 6) > 0.2, 6, causal=True, device=q.device)
     assert may is not None
     may = may | torch.eye(6, dtype=torch.bool)
     grads = []
-    for form in (attend_written_out, lambda *a: nn.functional.scaled_dot_product_attention(*a[:3], attn_mask=a[3])):
+    for form in (explicit_attention, lambda *a: nn.functional.scaled_dot_product_attention(*a[:3], attn_mask=a[3])):
         grads.append(torch.autograd.grad(form(q, k, v, may).square().sum(), (q, k, v)))
     for ours, fused in zip(*grads, strict=True):
         torch.testing.assert_close(ours, fused, atol=1e-5, rtol=1e-5)
@@ -78,11 +78,11 @@ def test_padding_is_never_read() -> None:
 
 def test_the_rule_asks_for_cpu_autocast_and_few_tokens() -> None:
     x = torch.zeros(1)
-    assert not writes_out(x, 20)
+    assert not uses_explicit_attention(x, 20)
     with torch.autocast("cpu", torch.bfloat16):
-        assert writes_out(x, 200)
-        assert not writes_out(x, 201)
-        assert not writes_out(torch.zeros(1, device="meta"), 20)
+        assert uses_explicit_attention(x, 200)
+        assert not uses_explicit_attention(x, 201)
+        assert not uses_explicit_attention(torch.zeros(1, device="meta"), 20)
 
 
 def test_heads_must_divide_the_width() -> None:

@@ -15,8 +15,8 @@ from diptych.core.image import ArrayImage
 from diptych.core.prompt import ImagePart, RegionPart, TextPart
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.blip.codebook_captioner import CodebookCaptioner, CodebookCaptions
-from diptych.models.io.deployed import open_model
+from diptych.models.blip.codebook_captioner import CodebookCaptionModel, CodebookCaptionNet
+from diptych.models.io.saved_model import open_model
 from diptych.models.layers.codebook import Codebook
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.captioning import caption_loss
@@ -143,13 +143,13 @@ def test_caption_loss_by_a_double_loop(parity: Any) -> None:
 
 
 @pytest.fixture
-def captions() -> CodebookCaptions:
+def captions() -> CodebookCaptionModel:
     torch.manual_seed(0)
     words = Tokenizer.train(["a red circle", "a blue square", "one green bar"], 300)
     tower = image_tower("vit_micro", image_size=32)
-    model = CodebookCaptioner(tower, vocab_size=words.vocab_size, length=12, codes=16, layers=1, heads=4)
+    model = CodebookCaptionNet(tower, vocab_size=words.vocab_size, length=12, codes=16, layers=1, heads=4)
     torch.nn.init.normal_(model.codebook.code_KD, std=0.3)
-    return CodebookCaptions(model.eval(), Preprocess(32), words, "captions")
+    return CodebookCaptionModel(model.eval(), Preprocess(32), words, "captions")
 
 
 def images(count: int) -> list[ArrayImage]:
@@ -157,7 +157,7 @@ def images(count: int) -> list[ArrayImage]:
     return [ArrayImage(rng.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(count)]
 
 
-def test_only_codes_reach_the_decoder(captions: CodebookCaptions) -> None:
+def test_only_codes_reach_the_decoder(captions: CodebookCaptionModel) -> None:
     """Other patches with the same codes give the same logits; a later token changes no earlier answer."""
     model = captions.model
     found = model.quantised(torch.randn(1, 3, 32, 32))
@@ -172,7 +172,7 @@ def test_only_codes_reach_the_decoder(captions: CodebookCaptions) -> None:
     assert not torch.allclose(one[:, 2], changed[:, 2])
 
 
-def test_generates_saves_and_comes_back(captions: CodebookCaptions, tmp_path: Path) -> None:
+def test_generates_saves_and_comes_back(captions: CodebookCaptionModel, tmp_path: Path) -> None:
     assert isinstance(captions, Generator)
     some = images(3)
     written = captions.generate(some, [""] * 3, max_tokens=6)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.companions import Companions, mix_
+from diptych.models.layers.frozen_modules import FrozenModules, mix_
 
 
 def net(seed: int) -> nn.Module:
@@ -27,7 +27,7 @@ def numbers(module: nn.Module) -> dict[str, Any]:
 
 def test_a_companion_copies_everything_and_stays_apart() -> None:
     source = net(1)
-    companions = Companions(source, "teacher", "reference")
+    companions = FrozenModules(source, "teacher", "reference")
     before = numbers(source)
     assert set(companions) == {"teacher", "reference"}
     assert not any(p.requires_grad for p in companions.parameters())
@@ -40,7 +40,7 @@ def test_a_companion_copies_everything_and_stays_apart() -> None:
 
 def test_a_module_can_be_given_or_copied_when_it_is_wanted() -> None:
     other, source = net(2), net(1)
-    companions = Companions(source, "reference", teacher=other)
+    companions = FrozenModules(source, "reference", teacher=other)
     assert companions["teacher"] is other
     assert not other.training
     assert not any(p.requires_grad for p in companions.parameters())
@@ -52,14 +52,14 @@ def test_a_module_can_be_given_or_copied_when_it_is_wanted() -> None:
     assert not companions["reference"].training
     assert source.training
     assert source[0].weight.requires_grad
-    for wrong in (lambda: Companions(None, "teacher"), lambda: Companions(source, "teacher", teacher=other)):
+    for wrong in (lambda: FrozenModules(None, "teacher"), lambda: FrozenModules(source, "teacher", teacher=other)):
         with pytest.raises(ConfigError, match="one origin each"):
             wrong()
 
 
 def test_companions_stay_in_evaluation_mode() -> None:
     outer = nn.Module()
-    outer.companions = Companions(net(1), "teacher")
+    outer.companions = FrozenModules(net(1), "teacher")
     outer.train()
     assert outer.training
     assert not any(module.training for module in outer.companions.modules())
@@ -69,7 +69,7 @@ def test_companions_stay_in_evaluation_mode() -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.25, 0.995])
 def test_the_average_is_the_formula_heads_and_buffers_included(momentum: float) -> None:
-    source, companions = net(1), Companions(net(2), "teacher")
+    source, companions = net(1), FrozenModules(net(2), "teacher")
     old, new = numbers(companions["teacher"]), numbers(source)
     companions.average_("teacher", source, momentum)
     for key, value in numbers(companions["teacher"]).items():
@@ -79,7 +79,7 @@ def test_the_average_is_the_formula_heads_and_buffers_included(momentum: float) 
 
 
 def test_momentum_one_freezes_to_the_bit(parity: Any) -> None:
-    companions = Companions(net(2), "teacher")
+    companions = FrozenModules(net(2), "teacher")
     old = numbers(companions["teacher"])
     companions.average_("teacher", net(1), 1.0)
     assert all(np.array_equal(value, old[key]) for key, value in numbers(companions["teacher"]).items())
@@ -126,7 +126,7 @@ def test_a_source_may_hold_more_than_its_companion() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(2, 2)
-            self.companions = Companions(self, "teacher")
+            self.companions = FrozenModules(self, "teacher")
 
     model = Outer()
     with torch.no_grad():

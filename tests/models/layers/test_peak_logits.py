@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ShapeError
-from diptych.models.layers.peak_logits import peak_logits
+from diptych.models.layers.max_logits import max_logits
 
 
 def made(rows: int = 3, places: int = 5, width: int = 4, words: int = 11) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -22,7 +22,7 @@ def made(rows: int = 3, places: int = 5, width: int = 4, words: int = 11) -> tup
 @pytest.mark.parametrize("tile", [1, 40, 10_000])
 def test_they_are_the_maximum_over_real_places(tile: int) -> None:
     x, mask, weight, bias = made()
-    peak, place = peak_logits(x, mask, weight, bias, tile=tile)
+    peak, place = max_logits(x, mask, weight, bias, tile=tile)
     logits = (x @ weight.T + bias).masked_fill(~mask[..., None], float("-inf"))
     torch.testing.assert_close(peak, logits.amax(1))
     assert torch.equal(place, logits.argmax(1))
@@ -35,25 +35,25 @@ def test_they_are_the_maximum_over_real_places(tile: int) -> None:
 
 def test_gradients_agree_with_finite_differences() -> None:
     x, mask, weight, bias = made()
-    assert torch.autograd.gradcheck(lambda *given: peak_logits(given[0], mask, *given[1:], tile=40)[0], (x, weight, bias))
+    assert torch.autograd.gradcheck(lambda *given: max_logits(given[0], mask, *given[1:], tile=40)[0], (x, weight, bias))
 
 
 def test_padding_never_wins_however_large() -> None:
     x, mask, weight, bias = made()
     loud = x.detach().clone()
     loud[~mask] = 1e6
-    torch.testing.assert_close(peak_logits(loud, mask, weight, bias)[0], peak_logits(x, mask, weight, bias)[0])
+    torch.testing.assert_close(max_logits(loud, mask, weight, bias)[0], max_logits(x, mask, weight, bias)[0])
 
 
 def test_under_autocast_the_product_is_in_half_precision() -> None:
     x, mask, weight, bias = (part.float() if part.is_floating_point() else part for part in made())
     with torch.autocast("cpu", torch.bfloat16):
-        peak, _ = peak_logits(x, mask, weight, bias)
+        peak, _ = max_logits(x, mask, weight, bias)
     assert peak.dtype == torch.bfloat16
-    torch.testing.assert_close(peak.float(), peak_logits(x, mask, weight, bias)[0], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(peak.float(), max_logits(x, mask, weight, bias)[0], rtol=0.05, atol=0.05)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     x, mask, weight, bias = made()
     with pytest.raises(ShapeError, match=r"words \[V, D\]"):
-        peak_logits(x, mask, weight[:, :3], bias)
+        max_logits(x, mask, weight[:, :3], bias)

@@ -55,9 +55,9 @@ def test_every_width_is_a_model_of_its_own(embedder: PairEmbedder) -> None:
     prints = {model.fingerprint for model in (embedder, embedder.first(4), embedder.first(2))}
     assert len(prints) == 3
     assert embedder.first(4).name == "small-first-4"
-    with pytest.raises(ConfigError, match="a prefix of 9 numbers was asked of embeddings that have 8"):
+    with pytest.raises(ConfigError, match="a prefix of 9 dimensions was requested of embeddings that have 8"):
         embedder.first(9).embed_texts(TEXTS)
-    with pytest.raises(ConfigError, match="a prefix has 0 numbers"):
+    with pytest.raises(ConfigError, match="a prefix has 0 dimensions"):
         PrefixEmbedder(embedder, 0)
 
 

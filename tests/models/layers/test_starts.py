@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.starts import lecun_normal_
+from diptych.models.layers.initialisation import lecun_normal_
 from diptych.models.layers.transformer import Block, Transformer
 from diptych.models.towers.attention_pool import AttentionPool
 from diptych.models.towers.towers import image_tower, text_tower

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from diptych.models.pairs.matching.fusion_reader import FusionReader, PostNormCrossBlock, word_table
+from diptych.models.pairs.matching.fusion_reader import FusionEncoder, PostNormCrossBlock, word_table
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 
 WORDS, LENGTH = 30, 6
 
 
-def parts(name: str = "text_micro") -> tuple[Tower, FusionReader]:
+def parts(name: str = "text_micro") -> tuple[Tower, FusionEncoder]:
     torch.manual_seed(0)
     tower = text_tower(name, vocab_size=WORDS, length=LENGTH, width=16, layers=1, heads=2)
-    return tower.eval(), FusionReader(tower, image_width=8, layers=2, heads=2).eval()
+    return tower.eval(), FusionEncoder(tower, image_width=8, layers=2, heads=2).eval()
 
 
 def inputs() -> dict[str, torch.Tensor]:

@@ -16,17 +16,17 @@ from diptych import api
 from diptych.core.contracts import PairScorer
 from diptych.core.errors import ConfigError
 from diptych.models.io.foreign.matchers import BlipMatcher, open_matcher, reader_inputs
-from diptych.models.pairs.matching.embedder import MatchEmbedder
-from diptych.models.pairs.matching.matcher import Matched, drawn, match_at, match_matrix
+from diptych.models.pairs.matching.embedder import MatcherModel
+from diptych.models.pairs.matching.matcher import MatcherOutput, match_at, match_matrix, sample_columns
 from diptych.recipes._shared.fused_pairs import matching
-from diptych.recipes.contrastive.fused import Fused
+from diptych.recipes.contrastive.fused import FusedMatcher
 from diptych.worlds.small_pairs import small_pairs
 
 ROWS = small_pairs(6).to_pool()
 IMAGES, TEXTS = [ROWS[i].image for i in range(4)], [ROWS[i].texts[0].string for i in range(3)]
 
 
-def fused() -> Fused:
+def fused() -> FusedMatcher:
     small = {
         "image_tower": "vit_micro",
         "text_tower": "text_micro",
@@ -35,7 +35,7 @@ def fused() -> Fused:
         "pieces": 300,
         "fusion_heads": 4,
     }
-    return replace(Fused.tiny(), **small).prepare(ROWS)
+    return replace(FusedMatcher.tiny(), **small).prepare(ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_pair_is_scored_as_if_it_were_read_alone(folder: Path, parity: Any) -> None:
     model = api.load(folder)
-    assert isinstance(model, MatchEmbedder)
+    assert isinstance(model, MatcherModel)
     assert isinstance(model, PairScorer)
     score_NK = model.score_pairs(IMAGES, TEXTS, query="text")
     alone = [[model.score_pairs([image], [text], query="image")[0, 0] for text in TEXTS] for image in IMAGES]
@@ -75,7 +75,7 @@ def test_matching_is_a_cross_entropy_over_three_kinds_of_pairs(parity: Any) -> N
     answers = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wrong_N = torch.tensor([True, True, False, True])
     empty = torch.zeros(4, 1)
-    loss = matching(Matched(empty, empty, torch.ones(1), *answers, wrong_N))
+    loss = matching(MatcherOutput(empty, empty, torch.ones(1), *answers, wrong_N))
     total = 0.0
     for row in range(4):
         total += F.cross_entropy(answers[0, row].float(), torch.tensor(1)).item()
@@ -88,11 +88,11 @@ def test_wrong_partners_are_drawn_by_their_share_and_never_from_the_group() -> N
     torch.manual_seed(0)
     logit_NM = torch.tensor([[0.0, 3.0, 0.0, 9.0]]).expand(4000, 4)
     may_NM = torch.tensor([[False, True, True, False]]).expand(4000, 4)
-    place_N = drawn(logit_NM, may_NM)
+    place_N = sample_columns(logit_NM, may_NM)
     assert set(place_N.tolist()) <= {1, 2}
     share = (logit_NM[0].softmax(0) + 1e-4) * may_NM[0]
     assert (place_N == 1).float().mean().item() == pytest.approx((share[1] / share.sum()).item(), abs=0.02)
-    assert drawn(logit_NM[:2], torch.zeros(2, 4).bool()).tolist() == [0, 0]
+    assert sample_columns(logit_NM[:2], torch.zeros(2, 4).bool()).tolist() == [0, 0]
 
 
 # ---------------------------------------------------------------- BLIP

@@ -18,15 +18,15 @@ from diptych.core.scene_graph import Region
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.rlipv2.graph_detector import GraphDetector
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
-from diptych.models.rlipv2.triplet_selection import best_triplets, scene_graph, without_repeats
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
+from diptych.models.rlipv2.triplet_selection import best_triplets, scene_graph, triplet_nms
 from diptych.models.towers.label_encoder import label_encoder
-from diptych.models.towers.label_texts import NumberTexts, TokenTexts
+from diptych.models.towers.label_texts import IndexTexts, TokenTexts
 
 OBJECTS, RELATIONS = ("dog", "red ball", "tree"), ("chasing", "left of")
-SHAPE = DetectorShape(
+SHAPE = RelationDetectorConfig(
     pairs=4, width=32, heads=4, mlp_width=32, encoder_layers=1, decoder_layers=1, levels=2, branches=4, fusion_before=(0,),
     fusion_width=32, language_heads=2, language_mlp=32, in_padded=False, relation_boxes=False,
 )  # fmt: skip
@@ -44,7 +44,7 @@ def detector(seed: int = 0, **changes: Any) -> GraphDetector:
     return GraphDetector(
         model,
         TokenTexts(tokenizer, 12),
-        DetectionImages(48, longest=64, stride=16),
+        DetectionPreprocess(48, longest=64, stride=16),
         "small",
         lists=LabelLists(OBJECTS, RELATIONS),
     )
@@ -92,10 +92,10 @@ def test_scores_are_products_and_the_best_come_first() -> None:
 def test_repeats_of_the_same_names_go_and_others_stay() -> None:
     (found,) = best_triplets(said())
     twice = found.rows(torch.tensor([0, 0, 1, 2]))
-    kept = without_repeats(twice)
+    kept = triplet_nms(twice)
     assert len(kept) == 3
     torch.testing.assert_close(kept.score_T, found.score_T[:3])
-    assert len(without_repeats(found.rows(torch.tensor([], dtype=torch.int64)))) == 0
+    assert len(triplet_nms(found.rows(torch.tensor([], dtype=torch.int64)))) == 0
 
 
 def test_boxes_of_one_thing_become_one_region() -> None:
@@ -170,11 +170,11 @@ def test_given_regions_come_back_with_relations() -> None:
     confidences = [relation.confidence for relation in graphs[0].relations]
     assert confidences == sorted(confidences, reverse=True)
     assert tagger.relate(pictures[:1], [[]], relations=RELATIONS)[0].relations == ()
-    with pytest.raises(ConfigError, match="does not name regions"):
+    with pytest.raises(ConfigError, match="does not classify regions"):
         tagger.relate(pictures, regions, relations=RELATIONS, labels_known=False)
     with pytest.raises(ConfigError, match="call relate"):
         tagger.detect(pictures, objects=OBJECTS, relations=RELATIONS)
-    with pytest.raises(ConfigError, match="finds its regions itself"):
+    with pytest.raises(ConfigError, match="detects its own regions"):
         detector().relate(pictures, regions, relations=RELATIONS)
     with pytest.raises(DataError, match="3 images but regions for 1"):
         tagger.relate(pictures, regions[:1], relations=RELATIONS)
@@ -219,11 +219,11 @@ def test_wrong_lists_of_labels_are_named() -> None:
 
 def test_free_vectors_know_their_names_only(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    names = NumberTexts([*OBJECTS, *RELATIONS])
+    names = IndexTexts([*OBJECTS, *RELATIONS])
     model = RelationDetector(
         detection_backbone("conv_tiny", widths=(8, 16, 16)), label_encoder("table", labels=6, width=16), SHAPE
     )
-    GraphDetector(model, names, DetectionImages(32, square=True), "table").save(tmp_path / "model")
+    GraphDetector(model, names, DetectionPreprocess(32, square=True), "table").save(tmp_path / "model")
     again = GraphDetector.load(tmp_path / "model")
     assert len(again.detect(images((20, 30)), objects=OBJECTS[:2], relations=RELATIONS)) == 1
     with pytest.raises(UnknownName, match="unknown label 'dogs'; did you mean 'dog'"):
@@ -231,14 +231,14 @@ def test_free_vectors_know_their_names_only(tmp_path: Path) -> None:
 
 
 def test_images_keep_their_shape_inside_padding() -> None:
-    prepare = DetectionImages(48, longest=64, stride=16)
+    prepare = DetectionPreprocess(48, longest=64, stride=16)
     image_BCHW, pixel_BHW = prepare([np.full((10, 20, 3), 255, np.uint8), np.zeros((1, 1, 3), np.uint8)])
     assert image_BCHW.shape == (2, 3, 48, 64)
     assert pixel_BHW[0].nonzero().max(0).values.tolist() == [31, 63]
     assert pixel_BHW[1].nonzero().max(0).values.tolist() == [47, 47]
     assert not image_BCHW[0, :, 32:].any()
     assert prepare([np.zeros((48, 64, 3), np.uint8)])[1] is None
-    square, none = DetectionImages(40, square=True)([np.zeros((7, 90, 3), np.uint8)] * 2)
+    square, none = DetectionPreprocess(40, square=True)([np.zeros((7, 90, 3), np.uint8)] * 2)
     assert (square.shape, none) == ((2, 3, 40, 40), None)
     with pytest.raises(ConfigError, match="longest = 0 or at least size"):
-        DetectionImages(100, longest=50)
+        DetectionPreprocess(100, longest=50)

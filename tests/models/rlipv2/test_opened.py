@@ -20,11 +20,11 @@ from diptych.core.contracts import Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import Released
+from diptych.models.detection.checkpoint import ReleasedCheckpoint
 from diptych.models.rlipv2 import opened
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.published import ROBERTA, build, to_released
-from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
+from diptych.models.rlipv2.relation_detector import RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -63,7 +63,7 @@ def test_the_architecture_is_read_off_a_full_size_file(name: str) -> None:
     backbone, changes, options = RELEASED[name]
     with torch.device("meta"):
         model = build(backbone, **changes)
-        released = Released(to_released(model.state_dict(), model.shape), {**OPTIONS, **options}, "checkpoint.pth")
+        released = ReleasedCheckpoint(to_released(model.state_dict(), model.shape), {**OPTIONS, **options}, "checkpoint.pth")
         found, shape = opened.architecture(released)
     assert {f.name: getattr(shape, f.name) for f in fields(shape)} == {
         f.name: getattr(model.shape, f.name) for f in fields(shape)
@@ -108,12 +108,14 @@ def save(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple
     config = {key: config[key] for key in ROBERTA}
     torch.manual_seed(0)
     backbone = detection_backbone("timm:resnet10t", frozen_norm=True)
-    model = RelationDetector(backbone, label_encoder("hf", config=config), DetectorShape(**{**SMALL, **changes})).eval()
+    model = RelationDetector(backbone, label_encoder("hf", config=config), RelationDetectorConfig(**{**SMALL, **changes})).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     widths = {"width", "heads", "levels", "fusion_width", "language_heads", "language_mlp"}
-    monkeypatch.setattr(opened, "PUBLISHED", DetectorShape(**{**SMALL, **{k: v for k, v in changes.items() if k in widths}}))
+    monkeypatch.setattr(
+        opened, "PUBLISHED", RelationDetectorConfig(**{**SMALL, **{k: v for k, v in changes.items() if k in widths}})
+    )
     monkeypatch.setitem(opened.BACKBONES, "resnet50", {"name": "timm:resnet10t", "frozen_norm": True})
     tensors = to_released(model.state_dict(), model.shape)
     trained = nn.Linear(2, 2)

@@ -12,8 +12,8 @@ from torch import nn
 
 from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.decoder_layer import DecoderLayer
-from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder
-from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid
+from diptych.models.detection.deformable_encoder import EncoderLayer, LanguageFusedEncoder
+from diptych.models.detection.feature_pyramid import FeaturePyramid, PyramidTokens
 from diptych.models.detection.language_fusion import BidirectionalFusion
 from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
 from diptych.models.layers.sine_position import box_sine, map_sine, sine
@@ -23,15 +23,15 @@ from diptych.models.rlipv2.pair_queries import AnchorQueries, GivenQueries, Poin
 WIDTH = 16
 
 
-def pyramid(height: int = 4, width: int = 6, *, seed: int = 0) -> Pyramid:
+def pyramid(height: int = 4, width: int = 6, *, seed: int = 0) -> PyramidTokens:
     generator = torch.Generator().manual_seed(seed)
     shapes = ((height, width), (height // 2, width // 2))
     places = sum(h * w for h, w in shapes)
     tokens = torch.randn(2, places, WIDTH, generator=generator)
-    return Pyramid(tokens, torch.randn(1, places, WIDTH, generator=generator), shapes)
+    return PyramidTokens(tokens, torch.randn(1, places, WIDTH, generator=generator), shapes)
 
 
-def padded(given: Pyramid, extra: int) -> Pyramid:
+def padded(given: PyramidTokens, extra: int) -> PyramidTokens:
     """The same maps with `extra` columns of noise at the right of the finer level and half as many at the coarser."""
     start, tokens, positions, masks, valid = 0, [], [], [], []
     for height, width in given.shapes:
@@ -43,7 +43,7 @@ def padded(given: Pyramid, extra: int) -> Pyramid:
         valid.append([width / wide, 1.0])
         start += height * width
     shapes = tuple((height, width + extra * width // given.shapes[0][1]) for height, width in given.shapes)
-    return Pyramid(torch.cat(tokens, 1), torch.cat(positions, 1), shapes, torch.cat(masks, 1), torch.tensor([valid, valid]))
+    return PyramidTokens(torch.cat(tokens, 1), torch.cat(positions, 1), shapes, torch.cat(masks, 1), torch.tensor([valid, valid]))
 
 
 def layers(count: int, *, dense: bool = False) -> list[DecoderLayer]:
@@ -53,7 +53,7 @@ def layers(count: int, *, dense: bool = False) -> list[DecoderLayer]:
 @pytest.mark.parametrize("dense", [False, True])
 def test_padding_changes_nothing_from_encoder_to_boxes(dense: bool) -> None:
     torch.manual_seed(0)
-    encoder = FusedEncoder(
+    encoder = LanguageFusedEncoder(
         [EncoderLayer(WIDTH, 2, mlp_width=32, levels=2, points=3, dense=dense) for _ in range(2)],
         [BidirectionalFusion(WIDTH, 8, width=16, heads=2, dropout=0.0)],
         [[nn.Identity()]],  # type: ignore[list-item]

@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
 from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 
 SMALL: dict[str, Any] = {
@@ -38,7 +38,9 @@ SMALL: dict[str, Any] = {
 def detector(*, seed: int = 0, labels: dict[str, Any] | None = None, **changes: Any) -> RelationDetector:
     torch.manual_seed(seed)
     encoder = label_encoder(**(labels or {"name": "vectors", "width": 24}))
-    return RelationDetector(detection_backbone("conv_tiny", widths=(8, 16, 16)), encoder, DetectorShape(**SMALL | changes))
+    return RelationDetector(
+        detection_backbone("conv_tiny", widths=(8, 16, 16)), encoder, RelationDetectorConfig(**SMALL | changes)
+    )
 
 
 def objective(said: PairSet) -> Tensor:

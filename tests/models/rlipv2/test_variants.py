@@ -21,7 +21,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.rlipv2.published import ROBERTA, build, from_released, load_released, to_released
-from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
+from diptych.models.rlipv2.relation_detector import RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 
 RECORDED = json.loads((Path(__file__).parents[1] / "fixtures" / "released_rlipv2_tensors.json").read_text())
@@ -115,7 +115,7 @@ def small(**more: Any) -> tuple[RelationDetector, dict[str, Tensor]]:
     """A small model and its weights, all random, without the backbone, which is none of the released ones."""
     torch.manual_seed(0)
     labels = label_encoder("vectors", width=16)
-    model = RelationDetector(detection_backbone("conv_tiny"), labels, DetectorShape(**{**SMALL, **more}))
+    model = RelationDetector(detection_backbone("conv_tiny"), labels, RelationDetectorConfig(**{**SMALL, **more}))
     named = model.state_dict().items()
     return model, {name: torch.randn_like(value) for name, value in named if not name.startswith("backbone.")}
 

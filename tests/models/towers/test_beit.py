@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import BeitConfig, BeitModel
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.towers.beit import BEiT, RelativeBias, offsets
+from diptych.models.towers.beit import BEiT, RelativeBias, relative_position_index
 
 SIDE, PATCH, WIDTH, LAYERS, HEADS = 24, 8, 16, 3, 2
 
@@ -102,7 +102,7 @@ def test_each_offset_has_its_entry() -> None:
     bias = RelativeBias(3, 2, "resampled").double()
     torch.nn.init.normal_(bias.table_RN)
     torch.testing.assert_close(bias(3), by_hand(bias.table_RN, 3, 28))
-    assert offsets(3).unique().numel() == 28
+    assert relative_position_index(3).unique().numel() == 28
 
 
 def test_the_released_form_cuts_and_draws_out() -> None:

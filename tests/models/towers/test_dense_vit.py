@@ -7,7 +7,7 @@ import timm
 import torch
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.pairs.encoders.prototype_head import PrototypeHead
+from diptych.models.pairs.encoders.dino_head import DINOHead
 from diptych.models.towers.dense_vit import DenseViT
 
 
@@ -80,7 +80,7 @@ def test_it_is_timms_transformer_with_a_register() -> None:
 
 
 def test_the_prototypes_of_a_head_have_norm_one() -> None:
-    head = PrototypeHead(8, 6, hidden=12, bottleneck=4)
+    head = DINOHead(8, 6, hidden=12, bottleneck=4)
     with torch.no_grad():
         head.prototype_KD.mul_(7)
     x = torch.randn(3, 5, 8)

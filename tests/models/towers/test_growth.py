@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.models.layers.transformer import Transformer
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder
-from diptych.models.towers.growth import Inherit, Shape, deepen, widen
+from diptych.models.towers.growth import GrowthInit, TowerSizes, deepen, widen
 from diptych.models.towers.towers import image_tower, text_tower
 
 WIDTH = 16
@@ -47,7 +47,7 @@ def said(encoder: DualEncoder) -> Tensor:
     return torch.cat([pairs.image_ND, pairs.text_ND])
 
 
-NOW = Shape(2, 1, 0, 4, 4)
+NOW = TowerSizes(2, 1, 0, 4, 4)
 
 
 @pytest.mark.parametrize("text", ["mean", "eot"])
@@ -65,7 +65,7 @@ NOW = Shape(2, 1, 0, 4, 4)
 def test_identity_growth_leaves_the_outputs_as_they_were(text: str, beta: float, more: dict[str, int], parity: Any) -> None:
     encoder = model(text)
     before, size = said(encoder), sum(p.numel() for p in encoder.parameters())
-    encoder.grow_(NOW.plus(**more), Inherit(beta))
+    encoder.grow_(NOW.plus(**more), GrowthInit(beta))
     assert encoder.shape == NOW.plus(**more)
     assert sum(p.numel() for p in encoder.parameters()) > size
     parity("growclip", "outputs right after growth by identity", "the model before", [(said(encoder), before)], tolerance=1e-5)
@@ -74,7 +74,7 @@ def test_identity_growth_leaves_the_outputs_as_they_were(text: str, beta: float,
 def test_without_identity_a_copied_block_changes_the_function() -> None:
     encoder = model()
     before = said(encoder)
-    encoder.grow_(NOW.plus(image_layers=2), Inherit(1.0, identity=False))
+    encoder.grow_(NOW.plus(image_layers=2), GrowthInit(1.0, identity=False))
     assert (said(encoder) - before).abs().max() > 1e-2
 
 
@@ -84,7 +84,7 @@ def test_beta_one_is_a_copy_and_beta_zero_is_scratch(parity: Any) -> None:
         stack = model().image_tower.transformer.blocks
         old = [dict(block.named_parameters()) for block in stack]
         torch.manual_seed(3)
-        deepen(stack, 4, Inherit(beta, identity=False))
+        deepen(stack, 4, GrowthInit(beta, identity=False))
         torch.manual_seed(3)
         fresh = [dict(Transformer(WIDTH, 4, 2).blocks[0].named_parameters()) for _ in range(2)]
         assert [stack[n].mlp_in.weight is old[n // 2]["mlp_in.weight"] for n in range(4)] == [True, False, True, False]
@@ -103,7 +103,7 @@ def test_each_new_block_stands_behind_the_one_that_it_copies(had: int, layers: i
     for number, block in enumerate(stack):
         nn.init.constant_(block.norm_1.weight, float(number))
     kept = list(stack)
-    deepen(stack, layers, Inherit(1.0))
+    deepen(stack, layers, GrowthInit(1.0))
     numbers = [block.norm_1.weight[0].item() for block in stack]
     assert numbers == sorted(numbers)
     assert [block for block in stack if any(block is old for old in kept)] == kept, "the old ones are all there, in order"
@@ -112,7 +112,7 @@ def test_each_new_block_stands_behind_the_one_that_it_copies(had: int, layers: i
 
 def test_gradients_reach_what_is_new() -> None:
     encoder = model()
-    encoder.grow_(NOW.plus(image_layers=1, shared_layers=1, image_mlp=1), Inherit(0.5))
+    encoder.grow_(NOW.plus(image_layers=1, shared_layers=1, image_mlp=1), GrowthInit(0.5))
     optimiser = torch.optim.SGD(encoder.parameters(), lr=0.5)
     for _ in range(2):  # the inner layers of a branch get theirs once its output layer is no longer zero
         optimiser.zero_grad()
@@ -128,7 +128,7 @@ def test_a_wider_mlp_keeps_its_units_and_says_what_they_were() -> None:
     old = deepcopy(stack)
     first = stack[0].mlp_in.weight
     torch.manual_seed(1)
-    grown = widen(stack, 6 * WIDTH, Inherit(1.0))
+    grown = widen(stack, 6 * WIDTH, GrowthInit(1.0))
     assert len(grown) == 2 * 4
     assert grown[stack[0].mlp_in.weight] is first
     for new, was in zip(stack, old, strict=True):
@@ -143,7 +143,7 @@ def test_new_units_have_that_share_of_the_weights_and_biases_which_they_copy() -
         for block in stack:
             block.mlp_in.bias.normal_()
     old = deepcopy(stack)
-    widen(stack, 6 * WIDTH, Inherit(0.25))
+    widen(stack, 6 * WIDTH, GrowthInit(0.25))
     for new, was in zip(stack, old, strict=True):
         torch.testing.assert_close(new.mlp_in.bias[: 4 * WIDTH], was.mlp_in.bias)
         torch.testing.assert_close(new.mlp_in.bias[4 * WIDTH :], 0.25 * was.mlp_in.bias[: 2 * WIDTH])
@@ -163,7 +163,7 @@ def test_a_shared_block_is_one_block_for_both() -> None:
 def test_shared_blocks_widen_with_the_image_tower() -> None:
     encoder = model(shared_layers=1)
     before = said(encoder)
-    encoder.grow_(Shape(2, 1, 2, 6, 4), Inherit(0.5))
+    encoder.grow_(TowerSizes(2, 1, 2, 6, 4), GrowthInit(0.5))
     assert [block.mlp_in.out_features for block in encoder.shared] == [6 * WIDTH] * 2
     assert (said(encoder) - before).abs().max() < 1e-5
 
@@ -172,7 +172,7 @@ def test_a_grown_model_is_saved_and_opened(tmp_path: Path) -> None:
     words = Tokenizer.train(["a red circle", "a blue square"], 300)
     for more in ({"image_layers": 1, "text_mlp": 2}, {"shared_layers": 2, "image_mlp": 1, "text_layers": 1}):
         encoder = model()
-        encoder.grow_(NOW.plus(**more), Inherit(0.5, identity=False))
+        encoder.grow_(NOW.plus(**more), GrowthInit(0.5, identity=False))
         PairEmbedder(encoder, Preprocess(32), words, 8, "grown").save(tmp_path / str(len(more)))
         again = open_model(tmp_path / str(len(more)))
         torch.testing.assert_close(said(again.model), said(encoder.eval()))
@@ -180,14 +180,14 @@ def test_a_grown_model_is_saved_and_opened(tmp_path: Path) -> None:
 
 def test_what_cannot_grow_is_refused() -> None:
     with pytest.raises(ConfigError, match="something would shrink"):
-        model().grow_(Shape(1, 1, 0, 4, 4), Inherit())
+        model().grow_(TowerSizes(1, 1, 0, 4, 4), GrowthInit())
     wide = GrowingEncoder(
         image_tower("vit_micro", image_size=32), text_tower("text_micro", vocab_size=9, width=32, layers=1, heads=2), width=8
     )
     with pytest.raises(ConfigError, match="towers of width 64 and 32"):
-        wide.grow_(wide.shape.plus(shared_layers=1), Inherit())
+        wide.grow_(wide.shape.plus(shared_layers=1), GrowthInit())
     other = GrowingEncoder(image_tower("convnet_tiny", image_size=32), text_tower("text_micro", vocab_size=9), width=8)
     with pytest.raises(ConfigError, match="ConvNet cannot grow"):
         other.shape  # noqa: B018
     with pytest.raises(ConfigError, match=r"beta is 1\.5"):
-        Inherit(1.5)
+        GrowthInit(1.5)

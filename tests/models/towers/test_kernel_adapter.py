@@ -14,7 +14,7 @@ from diptych.core.contracts import Tuning
 from diptych.core.errors import ConfigError
 from diptych.models.io.adapter_folder import merge_adapter, save_adapter
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.adapters import LoRA, add_adapters, merged
+from diptych.models.towers.adapters import LoRAConfig, add_adapters, merged
 from diptych.models.towers.kernel_adapter import KernelAdapter
 from diptych.models.towers.towers import image_tower, text_tower
 
@@ -60,7 +60,7 @@ def test_a_starts_by_the_rule_of_linear_maps() -> None:
 def test_merged_and_stored_models_answer_the_same(tmp_path: Path) -> None:
     base = encoder()
     model = encoder()
-    names = add_adapters(model, LoRA.parse("2:qkv,patches", alpha=1.0, kernel="patches"))
+    names = add_adapters(model, LoRAConfig.parse("2:qkv,patches", alpha=1.0, kernel="patches"))
     model.double()
     patches = model.image_tower.get_submodule("patches")
     assert isinstance(patches, KernelAdapter)
@@ -90,10 +90,10 @@ def test_merged_and_stored_models_answer_the_same(tmp_path: Path) -> None:
 
 def test_refused() -> None:
     with pytest.raises(ConfigError, match=r"--lora-kernel: no convolution with an adapter has 'qkv' .expected of patches"):
-        add_adapters(encoder(), LoRA.parse("4:qkv,patches", kernel="qkv"))
+        add_adapters(encoder(), LoRAConfig.parse("4:qkv,patches", kernel="qkv"))
     bare = {name for name, _ in encoder().named_parameters() if name.startswith("text_tower")}
     with pytest.raises(ConfigError, match="leaves no adapter of another kind"):
-        add_adapters(encoder(), LoRA(4, ("patches",), kernel="patches"), bare=bare)
+        add_adapters(encoder(), LoRAConfig(4, ("patches",), kernel="patches"), bare=bare)
     with pytest.raises(ConfigError, match="kernels of 3 x 5, 1 groups and zeros around"):
         KernelAdapter(nn.Conv2d(3, 4, (3, 5)), 2, 2.0)
     with pytest.raises(ConfigError, match="lora_kernel and lora_full are options of adapters"):

@@ -17,10 +17,10 @@ from diptych.core.contracts import Embedder, Generator, PairJudge, PairScorer
 from diptych.core.errors import ConfigError, DataError, DiptychError
 from diptych.core.image import ArrayImage
 from diptych.data.media.whole_pictures import WholePictures
-from diptych.models.io.opened import require
+from diptych.models.io.open_address import require
 from diptych.models.vilt.released import from_released
 from diptych.models.vilt.vilt import Vilt
-from diptych.models.vilt.vilt_model import ViltAnswers, ViltModel
+from diptych.models.vilt.vilt_model import ViltModel, ViltQuestionAnswerer
 
 AUTHORS = "dandelin/ViLT 762fd39"
 RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp_vilt_released.npz"
@@ -41,8 +41,8 @@ def test_it_reads_as_the_released_code_does(parity: Any) -> None:
     model.load_state_dict(tensors)
     mask_BL = t["ids"] != 0
     with torch.no_grad():
-        seen = model.begun_pictures(t["img"], t["grid"])
-        x_BSD = model.read(model.begun_texts(t["ids"]), mask_BL, seen)
+        seen = model.picture_features(t["img"], t["grid"])
+        x_BSD = model.read(model.text_features(t["ids"]), mask_BL, seen)
         there_BG = seen.there_BP[:, 1:]
         assert torch.equal(there_BG, t["there"].bool())
         pairs = [
@@ -63,17 +63,17 @@ def test_a_part_of_the_patches_is_that_part_of_the_places() -> None:
     text_BL = torch.tensor([[1, 5, 2]])
     places, mask_BL = torch.tensor([[4, 0, 5, 1, 3, 2]]), torch.ones(1, 3, dtype=torch.bool)
     with torch.no_grad():
-        word_BLD = model.begun_texts(text_BL)
-        whole = model.read(word_BLD, mask_BL, model.begun_pictures(image_BCHW, grid_B2))
+        word_BLD = model.text_features(text_BL)
+        whole = model.read(word_BLD, mask_BL, model.picture_features(image_BCHW, grid_B2))
         there = torch.ones(1, 6, dtype=torch.bool)
-        turned = model.read(word_BLD, mask_BL, model.begun_pictures(image_BCHW, grid_B2, places, there))
+        turned = model.read(word_BLD, mask_BL, model.picture_features(image_BCHW, grid_B2, places, there))
         torch.testing.assert_close(turned[:, 4:], whole[:, 4:][:, places[0]])
         torch.testing.assert_close(turned[:, :4], whole[:, :4])
         there[0, :2] = False
-        fewer = model.read(word_BLD, mask_BL, model.begun_pictures(image_BCHW, grid_B2, places, there))
+        fewer = model.read(word_BLD, mask_BL, model.picture_features(image_BCHW, grid_B2, places, there))
         other_BCHW = image_BCHW.clone()
         other_BCHW[:, :, 4:, 4:8] = 7.0  # patch 4 is row 1, column 1
-        again = model.read(word_BLD, mask_BL, model.begun_pictures(other_BCHW, grid_B2, places, there))
+        again = model.read(word_BLD, mask_BL, model.picture_features(other_BCHW, grid_B2, places, there))
     assert not torch.allclose(fewer[:, 0], whole[:, 0])
     torch.testing.assert_close(again[:, :4], fewer[:, :4])
 
@@ -123,7 +123,7 @@ def test_a_folder_of_transformers_opens_with_its_images_and_words(tmp_path: Path
     with torch.no_grad():
         said = theirs.vilt(**images, **texts)
         vilt = model.model
-        x_BSD = vilt.read(vilt.begun_texts(text_BL), mask_BL, vilt.begun_pictures(image_BCHW, grid_B2))
+        x_BSD = vilt.read(vilt.text_features(text_BL), mask_BL, vilt.picture_features(image_BCHW, grid_B2))
         words = theirs.mlm_score(said.last_hidden_state[:, :10])
         mine = vilt.guessed(x_BSD, torch.arange(10).expand(2, 10))
     assert images["pixel_mask"].flatten(1).sum(1).tolist() == (256 * grid_B2.prod(1)).tolist()
@@ -167,7 +167,7 @@ def test_weights_for_questions_answer_them(tmp_path: Path, parity: Any) -> None:
     text_BL, mask_BL = texts["input_ids"], texts["attention_mask"].bool()
     with torch.no_grad():
         said = theirs(**images, **texts).logits
-        x_BSD = model.model.read(model.model.begun_texts(text_BL), mask_BL, model.model.begun_pictures(image_BCHW, grid_B2))
+        x_BSD = model.model.read(model.model.text_features(text_BL), mask_BL, model.model.picture_features(image_BCHW, grid_B2))
         mine = model.model.answer(model.model.pooled(x_BSD))
     parity("ptp", "logits of answers", "transformers' ViltForQuestionAnswering", [(mine, said)], tolerance=1e-5)
     model.save(tmp_path / "ours")
@@ -177,7 +177,7 @@ def test_weights_for_questions_answer_them(tmp_path: Path, parity: Any) -> None:
     with pytest.raises(ConfigError, match="was not trained to match"):
         model.score_pairs(pictures(), TEXTS, query="image")
     with pytest.raises(ConfigError, match="head of 4 answers and a list of 3"):
-        ViltAnswers(model.model, model.preprocess, model.tokenizer, 10, "it", answers=names[:3])
+        ViltQuestionAnswerer(model.model, model.preprocess, model.tokenizer, 10, "it", answers=names[:3])
 
 
 def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_words_in_a_gap_are_what_the_head_says(tmp_path: Path) -> None:
         hidden = [2] if column == 0 else [2, 3]
         masked = torch.tensor([[3 if place in hidden else number for place, number in enumerate(ids)]])
         with torch.no_grad():
-            x_BSD = vilt.read(vilt.begun_texts(masked), masked >= 0, vilt.begun_pictures(image_BCHW, grid_B2))
+            x_BSD = vilt.read(vilt.text_features(masked), masked >= 0, vilt.picture_features(image_BCHW, grid_B2))
             log_1MV = vilt.guessed(x_BSD, torch.tensor([hidden])).double().log_softmax(-1)
         assert found[0, column] == pytest.approx(
             sum(float(log_1MV[0, m, ids[place]]) for m, place in enumerate(hidden)), abs=1e-6
@@ -248,8 +248,8 @@ def test_scores_are_log_odds_or_one_answer() -> None:
     for row, image in enumerate(pictures()):
         image_BCHW, grid_B2 = made[0].preprocess([image.pixels_HWC] * 2)
         with torch.no_grad():
-            seen = vilt.eval().begun_pictures(image_BCHW, grid_B2)
-            x_BSD = vilt.read(vilt.begun_texts(torch.from_numpy(encoded.ids_BL)), torch.from_numpy(encoded.mask_BL), seen)
+            seen = vilt.eval().picture_features(image_BCHW, grid_B2)
+            x_BSD = vilt.read(vilt.text_features(torch.from_numpy(encoded.ids_BL)), torch.from_numpy(encoded.mask_BL), seen)
             answer_B2 = vilt.fits(vilt.pooled(x_BSD))
         np.testing.assert_allclose(odds[row], answer_B2[:, 1] - answer_B2[:, 0], atol=1e-6)
         np.testing.assert_allclose(fits[row], answer_B2[:, 1], atol=1e-6)

@@ -20,7 +20,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.data.graphs.batch import graph_batch
 from diptych.data.graphs.label_lists import CorpusNames, ListSampler
 from diptych.data.graphs.pairs import PairPredictions, PairTargets
-from diptych.data.graphs.transforms import Squashed
+from diptych.data.graphs.transforms import SquareResize
 from diptych.objectives.boxes.matching import PairCost, assign, relation_cost
 from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.objectives.boxes.relation_quality import label_similarity, pseudo_labels
@@ -348,7 +348,7 @@ def test_wrong_options_and_missing_texts_are_named() -> None:
 def test_a_batch_of_graphs_is_what_the_loss_takes() -> None:
     world = links(6, seed=0)
     draws = Draws(tuple(Draw(world[n], keyed_rng(n), world[n].image.pixels_HWC) for n in range(6)), keyed_rng(0))
-    batch = graph_batch(draws, views=Squashed(size=32), labels=ListSampler(names=CorpusNames.of(world), length=30))
+    batch = graph_batch(draws, views=SquareResize(size=32), labels=ListSampler(names=CorpusNames.of(world), length=30))
     targets = batch.true_pairs()
     names, relations = batch.lists.background + 1, len(batch.lists.relations)
     said = made.predictions(6, 2, 8, names, relations)

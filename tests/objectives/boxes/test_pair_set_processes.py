@@ -14,7 +14,7 @@ from pair_examples import COUNTS, LAYERS, NAMES, RELATIONS, TEXT, example, leave
 from torch import Tensor
 
 from diptych.data.graphs.pairs import PairPredictions, PairTargets
-from diptych.objectives.boxes.pair_set import Matched, PairSetLoss
+from diptych.objectives.boxes.pair_set import MatchedPairs, PairSetLoss
 
 CASES: dict[str, dict[str, Any]] = {
     "published": {},
@@ -75,7 +75,7 @@ def test_released_divisors_average_what_each_process_counts(processes: list[dict
     empty = made.targets([0] * len(COUNTS), NAMES, RELATIONS)
     loss = PairSetLoss(divisors="process")
     alone = [loss(predictions, each, relation_text_RD=TEXT)[0] for each in (targets, empty)[: len(processes)]]
-    matched = Matched.of(predictions, targets, loss.match(predictions, targets))
+    matched = MatchedPairs.of(predictions, targets, loss.match(predictions, targets))
     pairs_S, exist_S = matched.counts(torch.ones(LAYERS, dtype=torch.float64))
     never_S = torch.full_like(pairs_S, torch.inf)
     subjects, objects = (

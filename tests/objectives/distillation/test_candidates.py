@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.distillation.candidates import candidate_distillation, rule
+from diptych.objectives.distillation.candidates import candidate_distillation, weighting_rule
 
 N, K, TAU = 4, 5, 2.0
 KEPT = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 0]]).bool()
@@ -60,7 +60,9 @@ RULES = {
 @pytest.mark.parametrize("margin", [None, 0.0, -1.0])
 @pytest.mark.parametrize("name", RULES)
 def test_loss_equals_the_loops(name: Any, margin: float | None, parity: Any) -> None:
-    loss, parts = candidate_distillation(STUDENT, TEACHER, weigh=rule(name, alone=0.3), kept_NK=KEPT, tau=TAU, margin=margin)
+    loss, parts = candidate_distillation(
+        STUDENT, TEACHER, weigh=weighting_rule(name, alone=0.3), kept_NK=KEPT, tau=TAU, margin=margin
+    )
     expected, dropped = naive(STUDENT, TEACHER, KEPT, margin, RULES[name])
     assert parts["dropped"].item() == pytest.approx(dropped)
     parity(
@@ -78,7 +80,9 @@ def test_whole_batches_with_equal_weights_are_the_distillation_of_open_clip(pari
     student, other = STUDENT[:, :N].clone().requires_grad_(), STUDENT[:, :N].clone().requires_grad_()
     teacher = TEACHER[:, :N]
     order = torch.stack([torch.tensor([i, *(j for j in range(N) if j != i)]) for i in range(N)])
-    loss, parts = candidate_distillation(student.gather(1, order), teacher.gather(1, order), weigh=rule("constant", alone=0.5))
+    loss, parts = candidate_distillation(
+        student.gather(1, order), teacher.gather(1, order), weigh=weighting_rule("constant", alone=0.5)
+    )
     theirs = (F.cross_entropy(other, torch.arange(N)) + open_clip.DistillClipLoss().dist_loss(teacher, other)) / 2
     entropy = -(teacher.softmax(1) * teacher.log_softmax(1)).sum(1).mean()
     pairs = [(loss, theirs - entropy / 2), (torch.autograd.grad(loss, student)[0], torch.autograd.grad(theirs, other)[0])]
@@ -89,7 +93,7 @@ def test_whole_batches_with_equal_weights_are_the_distillation_of_open_clip(pari
 @pytest.mark.parametrize("name", RULES)
 def test_gradient_flows_through_the_scores_and_not_through_the_weights(name: Any) -> None:
     """By finite differences with the weights held where they are."""
-    weigh = rule(name)
+    weigh = weighting_rule(name)
     held: list[Tensor] = []
 
     def keep(p_N: Tensor, q_N: Tensor) -> Tensor:
@@ -106,32 +110,32 @@ def test_gradient_flows_through_the_scores_and_not_through_the_weights(name: Any
 
 
 def test_a_student_that_scores_as_the_teacher_has_nothing_to_follow_and_order_does_not_matter() -> None:
-    _, parts = candidate_distillation(TEACHER + 3.0, TEACHER, weigh=rule("gap"), tau=TAU)
+    _, parts = candidate_distillation(TEACHER + 3.0, TEACHER, weigh=weighting_rule("gap"), tau=TAU)
     assert parts["follow"].item() == pytest.approx(0.0, abs=1e-12)
-    loss, _ = candidate_distillation(STUDENT, TEACHER, weigh=rule("gap"), kept_NK=KEPT)
+    loss, _ = candidate_distillation(STUDENT, TEACHER, weigh=weighting_rule("gap"), kept_NK=KEPT)
     moved = torch.tensor([0, 3, 1, 4, 2])
-    again, _ = candidate_distillation(STUDENT[:, moved], TEACHER[:, moved], weigh=rule("gap"), kept_NK=KEPT[:, moved])
+    again, _ = candidate_distillation(STUDENT[:, moved], TEACHER[:, moved], weigh=weighting_rule("gap"), kept_NK=KEPT[:, moved])
     assert again.item() == pytest.approx(loss.item(), abs=1e-12)
 
 
 def test_lists_without_a_wrong_one_left_are_finite() -> None:
     student = STUDENT.clone().requires_grad_()
-    loss, parts = candidate_distillation(student, TEACHER, weigh=rule("gap"), margin=1e9)
+    loss, parts = candidate_distillation(student, TEACHER, weigh=weighting_rule("gap"), margin=1e9)
     grad = torch.autograd.grad(loss, student)[0]
     assert (loss.item(), parts["dropped"].item()) == (0.0, 1.0)
     assert not grad.any()
-    extreme = candidate_distillation(1e4 * STUDENT, 1e4 * TEACHER, weigh=rule("focal"))[0]
+    extreme = candidate_distillation(1e4 * STUDENT, 1e4 * TEACHER, weigh=weighting_rule("focal"))[0]
     assert torch.isfinite(extreme)
 
 
 def test_refused() -> None:
     with pytest.raises(ShapeError, match=r"same lists \[N, K\], K 2 or more; got \[4, 5\] and \[4, 4\]"):
-        candidate_distillation(STUDENT, TEACHER[:, :4], weigh=rule("gap"))
+        candidate_distillation(STUDENT, TEACHER[:, :4], weigh=weighting_rule("gap"))
     with pytest.raises(ShapeError, match="kept_NK must be"):
-        candidate_distillation(STUDENT, TEACHER, weigh=rule("gap"), kept_NK=KEPT[:2])
+        candidate_distillation(STUDENT, TEACHER, weigh=weighting_rule("gap"), kept_NK=KEPT[:2])
     with pytest.raises(ConfigError, match="temperature of the distillation is 0"):
-        candidate_distillation(STUDENT, TEACHER, weigh=rule("gap"), tau=0)
+        candidate_distillation(STUDENT, TEACHER, weigh=weighting_rule("gap"), tau=0)
     with pytest.raises(ConfigError, match="weighting is 'gpa'"):
-        rule("gpa")  # type: ignore[arg-type]
+        weighting_rule("gpa")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="alone is 2"):
-        rule("constant", alone=2)
+        weighting_rule("constant", alone=2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
+from diptych.objectives.distillation.self_distillation import self_distillation, updated_centre
 
 N, V, K = 4, 3, 7
 
@@ -53,9 +53,9 @@ def test_the_teacher_has_no_gradient_and_the_student_has_that_of_finite_differen
 
 def test_the_centre_moves_towards_the_mean_answer() -> None:
     centre, teacher = made(K, seed=3), made(N, V, K, seed=2)
-    found = moved_centre(centre, teacher, momentum=0.9)
+    found = updated_centre(centre, teacher, momentum=0.9)
     torch.testing.assert_close(found, 0.9 * centre + 0.1 * teacher.reshape(-1, K).mean(0))
-    assert torch.equal(moved_centre(centre, teacher, momentum=1.0), centre)
+    assert torch.equal(updated_centre(centre, teacher, momentum=1.0), centre)
 
 
 MASK = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=torch.bool)
@@ -90,7 +90,7 @@ def test_numbers_of_dinov2s_masked_loss_and_centre(parity: Any) -> None:
     )
     found = self_distillation(student, teacher, centre, teacher_tau=0.07, mask_NV=mask)
     assert found.item() == pytest.approx(8.746235792512916, abs=1e-13)
-    moved = moved_centre(centre, teacher, mask_NV=mask)
+    moved = updated_centre(centre, teacher, mask_NV=mask)
     expected = torch.tensor([0.11234414038812117, -0.15082122322696012, 0.2791865803576492], dtype=torch.float64)
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-15)
     parity(
@@ -100,7 +100,7 @@ def test_numbers_of_dinov2s_masked_loss_and_centre(parity: Any) -> None:
         [(found, 8.746235792512916), (moved, expected)],
         tolerance=1e-13,
     )
-    assert torch.equal(moved_centre(centre, teacher, mask_NV=torch.zeros_like(mask)), centre)
+    assert torch.equal(updated_centre(centre, teacher, mask_NV=torch.zeros_like(mask)), centre)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.objectives.pairs.agreement_gates import agreement_gates, agreements, first_means, moved_means
+from diptych.objectives.pairs.agreement_gates import agreement_gates, agreements, initial_means, updated_means
 
 # raw with caption, image with raw, image with caption; means .5, .4, .3
 TABLE = torch.tensor([[0.7, 0.6, 0.1], [0.1, 0.1, 0.5], [0.5, 0.0, 0.0], [0.0, 0.9, -0.2]], dtype=torch.float64)
@@ -47,31 +47,31 @@ def test_agreements_are_cosines_in_the_order_of_the_means() -> None:
     for row in range(5):
         expected = [(raw[row] @ synthetic[row]).item(), (image[row] @ raw[row]).item(), (image[row] @ synthetic[row]).item()]
         assert found[row].tolist() == pytest.approx(expected, abs=1e-12)
-    means = moved_means(first_means(), found)
+    means = updated_means(initial_means(), found)
     gates = agreement_gates(found, means)
     assert not any(x.requires_grad for x in (found, means, gates.raw_N, gates.synthetic_N))
 
 
 def test_means_start_at_one_and_move_by_a_hundredth() -> None:
-    first = first_means()
-    moved = moved_means(first, TABLE)
+    first = initial_means()
+    moved = updated_means(first, TABLE)
     assert moved.tolist() == pytest.approx([0.99 + 0.01 * TABLE[:, k].mean().item() for k in range(3)], abs=1e-9)
     assert first.tolist() == [1, 1, 1]
-    assert moved_means(first, TABLE, momentum=0.0).tolist() == pytest.approx(TABLE.mean(0).tolist())
+    assert updated_means(first, TABLE, momentum=0.0).tolist() == pytest.approx(TABLE.mean(0).tolist())
 
 
 def test_a_start_at_one_doubts_everything() -> None:
-    gates = agreement_gates(TABLE, moved_means(first_means(), TABLE))
+    gates = agreement_gates(TABLE, updated_means(initial_means(), TABLE))
     assert (gates.raw_N < 1).all()
     assert (gates.synthetic_N < 1).all()
 
 
 def test_options_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match=r"momentum is 1\.5"):
-        moved_means(MEANS, TABLE, momentum=1.5)
+        updated_means(MEANS, TABLE, momentum=1.5)
     with pytest.raises(ConfigError, match="gammas are -1"):
         agreement_gates(TABLE, MEANS, gamma_language=-1)
     with pytest.raises(ShapeError, match=r"\[N, 3\]"):
-        moved_means(MEANS, TABLE[:, :2])
+        updated_means(MEANS, TABLE[:, :2])
     with pytest.raises(ShapeError, match=r"\[2, 4\], \[3, 4\]"):
         agreements(torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(2, 4))

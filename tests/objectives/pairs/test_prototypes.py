@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diptych.core.errors import ShapeError
 from diptych.objectives.pairs.prototypes import (
-    Clusters,
+    ClusterTargets,
     back_translation,
     group_means,
     prototype_accuracy,
@@ -63,7 +63,7 @@ def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("tau", [0.0, 0.1, 1.0])
 def test_the_loss_is_cross_entropy_over_the_clusters_that_have_members(tau: float, parity: Any) -> None:
     x, prototype, centroid, filled = parts()
-    target = soft_targets(Clusters(LABEL, centroid, filled), tau)
+    target = soft_targets(ClusterTargets(LABEL, centroid, filled), tau)
     found = prototype_loss(x, prototype, target, filled_K=filled, scale=8.0)
     rows, columns = LABEL >= 0, filled
     logits = 8.0 * x[rows] @ prototype[columns].T
@@ -82,21 +82,21 @@ def test_the_loss_is_cross_entropy_over_the_clusters_that_have_members(tau: floa
 def test_a_temperature_towards_zero_is_one_hot(parity: Any) -> None:
     _, _, centroid, filled = parts()
     norm = F.normalize(centroid, dim=-1).nan_to_num(0)
-    soft = soft_targets(Clusters(LABEL.clamp_min(0), norm, filled), 1e-4)
+    soft = soft_targets(ClusterTargets(LABEL.clamp_min(0), norm, filled), 1e-4)
     hard = F.one_hot(LABEL.clamp_min(0), K)
     parity(
         "protoclip",
         "soft targets as the temperature goes to 0",
         "one-hot labels",
-        [(soft, hard), (soft, soft_targets(Clusters(LABEL.clamp_min(0), norm, filled), 0.0))],
+        [(soft, hard), (soft, soft_targets(ClusterTargets(LABEL.clamp_min(0), norm, filled), 0.0))],
         tolerance=1e-12,
     )
-    assert (soft_targets(Clusters(LABEL, centroid, filled), 1.0)[:, 2] == 0).all()
+    assert (soft_targets(ClusterTargets(LABEL, centroid, filled), 1.0)[:, 2] == 0).all()
 
 
 def test_an_empty_cluster_is_no_free_negative() -> None:
     x, prototype, centroid, filled = parts()
-    target = soft_targets(Clusters(LABEL, centroid, filled), 0.1)
+    target = soft_targets(ClusterTargets(LABEL, centroid, filled), 0.1)
     found = prototype_loss(x, prototype, target, filled_K=filled, scale=8.0)
     moved = prototype.clone()
     moved[2] = 50
@@ -108,7 +108,7 @@ def test_an_empty_cluster_is_no_free_negative() -> None:
 def test_rows_without_a_label_count_neither_above_nor_below_the_line() -> None:
     x, prototype, centroid, filled = parts()
     x = x.requires_grad_()
-    target = soft_targets(Clusters(LABEL, centroid, filled), 0.1)
+    target = soft_targets(ClusterTargets(LABEL, centroid, filled), 0.1)
     loss = prototype_loss(x, prototype, target, filled_K=filled, scale=8.0)
     (grad,) = torch.autograd.grad(loss, x)
     assert (grad[4] == 0).all()
@@ -183,8 +183,8 @@ def test_back_translation_compares_each_side_with_the_clusters_of_the_other(pari
         text,
         image_prototype_KD=prototype["image"],
         text_prototype_KD=prototype["text"],
-        image_clusters=Clusters(label["image"], centroid["image"]),
-        text_clusters=Clusters(label["text"], centroid["text"]),
+        image_clusters=ClusterTargets(label["image"], centroid["image"]),
+        text_clusters=ClusterTargets(label["text"], centroid["text"]),
         scale=8.0,
         tau=0.5,
     )
@@ -201,7 +201,7 @@ def test_back_translation_compares_each_side_with_the_clusters_of_the_other(pari
 def test_gradients_are_those_of_finite_differences() -> None:
     x, prototype, centroid, filled = parts()
     target, scale = (
-        soft_targets(Clusters(LABEL, centroid, filled), 0.1),
+        soft_targets(ClusterTargets(LABEL, centroid, filled), 0.1),
         torch.tensor([8.0], dtype=torch.float64, requires_grad=True),
     )
     given = (x.requires_grad_(), scale)

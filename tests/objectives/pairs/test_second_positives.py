@@ -10,10 +10,10 @@ import torch
 from joined_processes import on_processes
 from torch.nn import functional as F
 
-from diptych.objectives.pairs.second_positives import evenly_right, spread_over_texts
+from diptych.objectives.pairs.second_positives import equal_positives_loss, flat_target_loss
 
 RELEASED = json.loads((Path(__file__).parents[2] / "parity/svlc_released.json").read_text())
-TERMS = {"even": (evenly_right, 0.1), "spread": (spread_over_texts, 0.01)}
+TERMS = {"even": (equal_positives_loss, 0.1), "spread": (flat_target_loss, 0.01)}
 
 
 def inputs(count: int = 5) -> list[torch.Tensor]:
@@ -38,8 +38,8 @@ def test_terms_and_gradients_are_the_released_ones(parity: Any) -> None:
 
 def test_equal_texts_are_liked_alike_and_one_image_is_enough() -> None:
     image, text, _ = inputs(1)
-    assert float(evenly_right(image, text, text, scale=torch.tensor(50.0)).detach()) < 1e-12
-    assert abs(float(spread_over_texts(image, text, text, scale=torch.tensor(50.0)).detach())) < 1e-12
+    assert float(equal_positives_loss(image, text, text, scale=torch.tensor(50.0)).detach()) < 1e-12
+    assert abs(float(flat_target_loss(image, text, text, scale=torch.tensor(50.0)).detach())) < 1e-12
 
 
 def shared(rank: int, world: int) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.rlipv2.published import from_released
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def golden() -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
 def detector() -> RelationDetector:
     settings, weights, values = golden()
     roberta = settings["roberta_config"]
-    shape = DetectorShape(
+    shape = RelationDetectorConfig(
         pairs=8,
         width=64,
         mlp_width=64,

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 
 STORED = Path(__file__).parent / "rlipv2_passes.npz"
 ENTITIES, RELATIONS, PAIRS = 6, 4, 8
-SHAPE = DetectorShape(
+SHAPE = RelationDetectorConfig(
     pairs=PAIRS,
     width=64,
     mlp_width=64,

@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.data.graphs.pairs import RegionPairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.rlipv2.published import from_released, to_released
-from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
+from diptych.models.rlipv2.relation_detector import RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 
 PAIRS, ENTITIES, RELATIONS = 4, 5, 3
@@ -93,7 +93,7 @@ def test_every_head_equals_the_release(variant: str, parity: Any) -> None:
         "in_padded": True,
         "relation_boxes": True,
     }
-    shape = DetectorShape(**settings, **VARIANTS[variant])
+    shape = RelationDetectorConfig(**settings, **VARIANTS[variant])
     model = RelationDetector(GivenMaps(maps), label_encoder("vectors", width=768), shape).eval()
     with warnings.catch_warnings():  # scalar gates read the first number of the drawn vectors, as the release does
         warnings.simplefilter("ignore", UserWarning)

@@ -14,12 +14,12 @@ import torch
 import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.data.text.prompts.layout import Words, lay_out
+from diptych.data.text.prompts.layout import TextPiece, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.recipes._shared.language import small_language as language
-from diptych.recipes._shared.language.small_language import Known, SmallLanguage, shuffled, small_language
+from diptych.recipes._shared.language.small_language import LanguageExamples, SmallLanguage, shuffle_phrases, small_language
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.worlds.resolve import resolve
 from diptych.worlds.scenes.questions import questions
@@ -31,18 +31,18 @@ FEW = SmallLanguage(steps=2, batch_size=4)
 def test_phrases_before_a_text_are_its_own_in_another_order() -> None:
     rng = np.random.default_rng(0)
     text = "a red circle left of a blue square"
-    drawn = [shuffled(text, rng, most=99) for _ in range(400)]
+    drawn = [shuffle_phrases(text, rng, most=99) for _ in range(400)]
     full = [words for words in drawn if words]
     assert set(full) == {"red circle left blue square", "blue square red circle left"}
     assert 0.1 < 1 - len(full) / len(drawn) < 0.2
-    assert len(shuffled(text, rng, most=3, alone=0).split()) == 3
+    assert len(shuffle_phrases(text, rng, most=3, alone=0).split()) == 3
 
 
 def test_what_stands_before_announces_what_is_learned() -> None:
-    (row,) = language._known(DATA.select([0]), "en")
+    (row,) = language._examples(DATA.select([0]), "en")
     told = set()
     for number in range(100):
-        pieces = [piece for piece in language._drawn(row, keyed_rng(number), 99) if isinstance(piece, Words)]
+        pieces = [piece for piece in language._sample_text(row, keyed_rng(number), 99) if isinstance(piece, TextPiece)]
         turns = [(asked.text.strip(), given.text.strip()) for asked, given in pairwise(pieces) if given.answer]
         if any(asked == question.text for asked, _ in turns for question in row.questions):
             found = [(asked, given) for asked, given in turns if asked.endswith("?")]
@@ -78,10 +78,10 @@ def test_it_learns_to_heed_what_stands_before(monkeypatch: Any, tmp_path: Path) 
     """Trained on two texts, it writes the one whose phrases it read."""
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
     texts = ("a red circle", "a blue square")
-    monkeypatch.setattr(language, "_known", lambda *_: [Known((text,), ()) for text in texts])
+    monkeypatch.setattr(language, "_examples", lambda *_: [LanguageExamples((text,), ()) for text in texts])
     folder = small_language("", DATA, SmallLanguage(steps=40, batch_size=8))
     model, words = LanguageModel.from_folder(folder), LanguageVocabulary(Tokenizer.load(folder))
-    rows = [[Words(before), Words(" " + text, answer=True)] for before in ("red circle", "blue square") for text in texts]
+    rows = [[TextPiece(before), TextPiece(" " + text, answer=True)] for before in ("red circle", "blue square") for text in texts]
     layout = lay_out(rows, words)
     with torch.no_grad():
         nll_B, _ = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=4)

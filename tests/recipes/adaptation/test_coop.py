@@ -20,14 +20,14 @@ from diptych.api import load
 from diptych.cli.commands.classify import main as classify
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.data.dataset import Pool
-from diptych.data.load.order import WholeBatches, span
+from diptych.data.load.order import WholeBatchOrder, span
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import encode_png
 from diptych.data.shots import base_and_new, draw_shots
 from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
-from diptych.models.io.foreign.parts import assembled
+from diptych.models.io.foreign.parts import load_dual_encoder
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.prompted.embedder import PromptedEmbedder, PromptSettings, prompted_encoder
@@ -68,7 +68,7 @@ def published() -> DualEncoder:
     tensors = {name: filled(name, tuple(t.shape)) for name, t in shapes.items() if not name.endswith("attn_mask")}
     tensors["logit_scale"] = torch.tensor(math.log(20.0), dtype=torch.float64)
     parts = open_clip_parts(SETTINGS, tensors)
-    model = assembled(parts, "numbers").double()
+    model = load_dual_encoder(parts, "numbers").double()
     model.load_state_dict({**parts.tensors, "log_scale": tensors["logit_scale"].reshape(1)})
     return model
 
@@ -379,12 +379,12 @@ def test_base_classes_are_the_first_by_their_numbers(base: Path) -> None:
 
 def test_what_does_not_fill_a_batch_is_left_out_of_a_pass() -> None:
     """Dassl's loader drops it: passes of seven batches over 30 rows in fours, of 28 different rows each; then every row in turn."""
-    order, n = WholeBatches(4), 30
+    order, n = WholeBatchOrder(4), 30
     stream = np.concatenate([order(5, epoch, n) for epoch in range(28)])
     passes = stream.reshape(30, 28)
     assert all(len(set(one)) == 28 for one in passes.tolist())
     assert len({tuple(sorted(set(range(n)) - set(one))) for one in passes.tolist()}) > 10, "others are left out each time"
-    assert np.array_equal(np.concatenate([WholeBatches(5)(5, epoch, n) for epoch in range(3)]), span(5, n, 0, 3 * n)[1])
+    assert np.array_equal(np.concatenate([WholeBatchOrder(5)(5, epoch, n) for epoch in range(3)]), span(5, n, 0, 3 * n)[1])
     with pytest.raises(ConfigError, match="3 rows do not fill a batch of 4"):
         order(0, 0, 3)
     recipe = replace(CoOp.paper(), steps=200 * 23, chosen=tuple(map(str, range(47 * 16))))

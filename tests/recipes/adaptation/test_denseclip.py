@@ -25,10 +25,10 @@ from diptych.data.load.stream import batches
 from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
-from diptych.models.denseclip.segmenting import SegmentingModel
+from diptych.models.denseclip.segmenting import DenseClipSegmenterModel
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck, SemanticHead
 from diptych.models.io.foreign.clip_layout import from_open_clip
-from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.layers.learned_context import LearnedContext
 from diptych.models.layers.score_map import score_map
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -39,7 +39,7 @@ from diptych.objectives.segmentation import pixel_cross_entropy
 from diptych.recipes.adaptation.denseclip import DenseCLIP
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit
-from diptych.train.optimise import build_optimiser, freeze, lifted_rate, schedule, set_learning_rate
+from diptych.train.optimise import build_optimiser, freeze, rate_above_floor, schedule, set_learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes
 
@@ -170,7 +170,7 @@ def made_guide() -> LanguageGuide:
         else:
             own[name] = filled(f"refiner.{theirs[first]}.{rest}", tuple(tensor.shape))
     refiner.load_state_dict(own)
-    bank = PromptBank(32, 8, start="truncated", std=1.0).double()
+    bank = LearnedContext(32, 8, start="truncated", std=1.0).double()
     with torch.no_grad():
         bank.context.copy_(filled("contexts", (1, 8, 32))[0])
     guide = LanguageGuide(encoder.text_tower, encoder.text_projection, bank, refiner).double().eval()
@@ -194,7 +194,7 @@ def test_dense_features_without_context_are_clips_own(parity: Any) -> None:
     seen = dense_tap(vit, encoder.image_projection, 16).eval()(square.float())
     pooled = [(F.normalize(seen.whole_BD, dim=-1), encoder.encode_image(square.float()))]
     parity("denseclip", "a vision transformer's vector", "CLIP's vector", pooled, tolerance=1e-6)
-    guide = LanguageGuide(encoder.text_tower, encoder.text_projection, PromptBank(32, 0), None)
+    guide = LanguageGuide(encoder.text_tower, encoder.text_projection, LearnedContext(32, 0), None)
     guide.set_classes(class_prompts(NAMES, words, 16, context=0, tail=""))
     embedder = PairEmbedder(encoder, DenseCLIP(image_size=64).preprocess, words, 16, "numbers")
     head_KD = torch.from_numpy(class_heads(ZeroShot().embed_classes(embedder, NAMES))).float()
@@ -274,7 +274,7 @@ def test_rates_of_all_steps_are_the_released_ones(parity: Any) -> None:
     step_S = np.unique(np.concatenate([np.arange(1600), np.arange(1600, steps, 97), np.arange(steps - 60, steps)]))
     regular_SG = (base_G - 1e-6) * ((1 - step_S / steps) ** 0.9)[:, None] + 1e-6
     less_S = np.where(step_S < 1500, (1 - step_S / 1500) * (1 - 1e-6), 0.0)
-    found = [[lifted_rate(spec, int(step), steps, scale) for scale in (1.0, 0.1, 0.0)] for step in step_S]
+    found = [[rate_above_floor(spec, int(step), steps, scale) for scale in (1.0, 0.1, 0.0)] for step in step_S]
     expected = regular_SG * (1 - less_S)[:, None]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-18)
     pairs = [(np.array(found) / 1e-4, expected / 1e-4)]
@@ -363,7 +363,7 @@ def test_a_sliding_window_averages_where_squares_meet(tmp_path: Path) -> None:
     data = scenes(4)
     recipe = small().prepare(data)
     torch.manual_seed(0)
-    model: SegmentingModel = recipe.deploy(recipe.model().eval())
+    model: DenseClipSegmenterModel = recipe.deploy(recipe.model().eval())
     model.stride = 32
     wide_HWC = np.concatenate([data[0].image.pixels_HWC, data[1].image.pixels_HWC], axis=1)
     with torch.no_grad():
@@ -431,5 +431,5 @@ def test_refused() -> None:
         dense_tap(image_tower("vit", image_size=64, patch=32, width=32, layers=2, heads=2), torch.nn.Identity(), 16)
     with pytest.raises(ConfigError, match="DenseViT has no dense tap"):
         dense_tap(image_tower("dense_micro"), torch.nn.Identity(), 16)
-    with pytest.raises(ConfigError, match="background is 'sky', which is no class"):
+    with pytest.raises(ConfigError, match="background is 'sky', which is not a class"):
         LabelMaps(("a", "b"), "sky")

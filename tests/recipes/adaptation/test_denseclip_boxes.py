@@ -29,10 +29,10 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.models.denseclip.dense_detector import CoarserMaps
-from diptych.models.detection.anchor_boxes import AnchorShape, changed, surest_boxes
+from diptych.models.denseclip.dense_detector import ExtraPyramidLevels
+from diptych.models.detection.anchor_boxes import AnchorConfig, decode_boxes, top_boxes
 from diptych.models.layers.score_map import score_map
-from diptych.objectives.boxes.anchors import BACKGROUND, IGNORED, anchor_losses, changes, matched_anchors
+from diptych.objectives.boxes.anchors import BACKGROUND, IGNORED, anchor_losses, encode_boxes, matched_anchors
 from diptych.objectives.boxes.box_scores import box_score_loss, box_targets
 from diptych.recipes.adaptation.denseclip_boxes import DenseCLIPBoxes
 from diptych.train.fit import fit
@@ -92,14 +92,14 @@ def test_boxes_reach_the_edge_unless_as_released() -> None:
 def test_anchors_are_those_of_torchvision(parity: Any) -> None:
     """torchvision rounds corners to whole pixels; squares of even sides stay what they are. Other shapes by their area and ratio."""
     maps = [torch.zeros(1, 4, 3, 5), torch.zeros(1, 4, 2, 3)]
-    shape = AnchorShape(size=4, octave=1, ratios=(1.0,))
+    shape = AnchorConfig(size=4, octave=1, ratios=(1.0,))
     theirs = AnchorGenerator(((32,), (64,)), ((1.0,),) * 2)(ImageList(torch.zeros(1, 3, 24, 40), [(24, 40)]), [maps[0]] * 2)
     ours = shape.boxes([maps[0], maps[0]], (8, 16))
     ours_16 = shape.boxes([torch.zeros(1, 4, 2, 3)], (16,))
     theirs_16 = AnchorGenerator(((64,),), ((1.0,),))(ImageList(torch.zeros(1, 3, 32, 48), [(32, 48)]), [maps[1]])
     pairs = [(ours[0], theirs[0][:15]), (ours_16[0], theirs_16[0])]
     parity("denseclip", "anchors", "torchvision's AnchorGenerator", pairs, tolerance=1e-6)
-    many = AnchorShape().boxes([maps[0]], (8,))[0].reshape(15, 9, 4)
+    many = AnchorConfig().boxes([maps[0]], (8,))[0].reshape(15, 9, 4)
     side_92 = many[0, :, 2:] - many[0, :, :2]
     for place, (ratio, size) in enumerate((r, s) for r in (0.5, 1.0, 2.0) for s in (32, 32 * 2 ** (1 / 3), 32 * 2 ** (2 / 3))):
         assert float(side_92[place].prod()) == pytest.approx(size**2, rel=1e-5)
@@ -122,7 +122,7 @@ def naive_matching(anchor_A4: Tensor, box_M4: Tensor) -> list[int]:
 
 
 def test_every_box_gets_its_best_anchors() -> None:
-    anchor_A4 = AnchorShape(size=2, octave=2).boxes([torch.zeros(1, 4, 8, 8)], (8,))[0]
+    anchor_A4 = AnchorConfig(size=2, octave=2).boxes([torch.zeros(1, 4, 8, 8)], (8,))[0]
     torch.manual_seed(0)
     for _ in range(5):
         corner_M2 = torch.rand(4, 2) * 40
@@ -140,7 +140,7 @@ def test_every_box_gets_its_best_anchors() -> None:
 def test_changes_and_losses_of_one_image_are_those_of_torchvision(parity: Any) -> None:
     """Of one image; several are divided by all their anchors here, each by its own there."""
     torch.manual_seed(0)
-    anchor_A4 = AnchorShape(size=2).boxes([torch.zeros(1, 4, 8, 8)], (8,))[0].double()
+    anchor_A4 = AnchorConfig(size=2).boxes([torch.zeros(1, 4, 8, 8)], (8,))[0].double()
     box_M4 = torch.tensor([[4.0, 6.0, 30.0, 25.0], [33.0, 30.0, 60.0, 62.0]]).double()
     label_M = torch.tensor([2, 0])
     logit_NAK, change_NA4 = torch.randn(1, len(anchor_A4), 3).double(), torch.randn(1, len(anchor_A4), 4).double()
@@ -154,16 +154,16 @@ def test_changes_and_losses_of_one_image_are_those_of_torchvision(parity: Any) -
     taken_A4 = box_M4[place_A.clamp_min(0)]
     move_A4 = (change_NA4[0] * 3).clamp_min(-4.0)  # torchvision bounds growth, mmdetection shrinking, too
     pairs += [
-        (changes(anchor_A4, taken_A4), coder.encode_single(taken_A4, anchor_A4)),
-        (changed(anchor_A4, move_A4), coder.decode_single(move_A4, anchor_A4)),
+        (encode_boxes(anchor_A4, taken_A4), coder.encode_single(taken_A4, anchor_A4)),
+        (decode_boxes(anchor_A4, move_A4), coder.decode_single(move_A4, anchor_A4)),
     ]
     parity("denseclip", "changes of anchors and RetinaNet's losses", "torchvision", pairs, tolerance=1e-9)
-    torch.testing.assert_close(changed(anchor_A4, changes(anchor_A4, taken_A4)), taken_A4)
+    torch.testing.assert_close(decode_boxes(anchor_A4, encode_boxes(anchor_A4, taken_A4)), taken_A4)
 
 
 def test_losses_are_sums_over_the_batch_and_padding_has_none() -> None:
     torch.manual_seed(0)
-    anchor_A4 = AnchorShape(size=2, octave=1).boxes([torch.zeros(1, 4, 4, 8)], (8,))[0]
+    anchor_A4 = AnchorConfig(size=2, octave=1).boxes([torch.zeros(1, 4, 4, 8)], (8,))[0]
     logit_NAK, change_NA4 = torch.randn(2, len(anchor_A4), 2), torch.randn(2, len(anchor_A4), 4)
     boxes, labels = [torch.tensor([[2.0, 2.0, 19.0, 17.0]]), torch.zeros(0, 4)], [torch.tensor([1]), torch.zeros(0).long()]
     real_NA = torch.stack([torch.ones(len(anchor_A4), dtype=torch.bool), (anchor_A4[:, 0] + anchor_A4[:, 2]) / 2 < 32])
@@ -180,7 +180,7 @@ def test_losses_are_sums_over_the_batch_and_padding_has_none() -> None:
                 yes = place >= 0 and k == 1
                 focal += -0.25 * (1 - p) ** 2 * math.log(p) if yes else -0.75 * p**2 * math.log(1 - p)
             if place >= 0:
-                distance += float((change_NA4[row, a] - changes(anchor_A4[a : a + 1], boxes[0])[0]).abs().sum())
+                distance += float((change_NA4[row, a] - encode_boxes(anchor_A4[a : a + 1], boxes[0])[0]).abs().sum())
     count = int((place_A >= 0).sum()) + 1  # an image without a box counts one
     assert float(found["classes"]) == pytest.approx(focal / count, rel=1e-4)
     assert float(found["boxes"]) == pytest.approx(distance / count, rel=1e-4)
@@ -191,7 +191,7 @@ def test_losses_are_sums_over_the_batch_and_padding_has_none() -> None:
 
 def test_what_is_kept_is_what_torchvision_keeps(parity: Any) -> None:
     torch.manual_seed(0)
-    shape = AnchorShape(size=2, candidates=40)
+    shape = AnchorConfig(size=2, candidates=40)
     anchors = shape.boxes([torch.zeros(1, 4, 6, 6), torch.zeros(1, 4, 3, 3)], (8, 16))
     logits, moves = ([torch.randn(len(a), n) * s for a in anchors] for n, s in ((4, 1.5), (4, 0.3)))
     plain = torch.nn.Identity()
@@ -201,11 +201,11 @@ def test_what_is_kept_is_what_torchvision_keeps(parity: Any) -> None:
     )
     said = {"cls_logits": [x[None] for x in logits], "bbox_regression": [x[None] for x in moves]}
     (theirs,) = net.postprocess_detections(said, [list(anchors)], [(44, 46)])
-    box_N4, label_N, score_N = surest_boxes(logits, moves, anchors, (44, 46), shape, top=20)
+    box_N4, label_N, score_N = top_boxes(logits, moves, anchors, (44, 46), shape, top=20)
     assert label_N.tolist() == theirs["labels"].tolist()
     pairs = [(box_N4, theirs["boxes"]), (score_N, theirs["scores"])]
     parity("denseclip", "boxes that are kept", "torchvision's RetinaNet", pairs, tolerance=1e-6)
-    only = surest_boxes(logits, moves, anchors, (44, 46), shape, asked_K=torch.tensor([False, True, False, False]))
+    only = top_boxes(logits, moves, anchors, (44, 46), shape, class_mask_K=torch.tensor([False, True, False, False]))
     assert set(only[1].tolist()) == {1}
 
 
@@ -216,8 +216,8 @@ def test_anchors_are_limited_by_their_best_class_as_released() -> None:
     anchor_A4 = torch.cat((corner_A2, corner_A2 + 20), 1)
     kept = {}
     for limits in ("pairs", "anchors"):
-        shape = AnchorShape(candidates=3, limits=limits)  # type: ignore[arg-type]
-        box_N4, label_N, score_N = surest_boxes([logit_AK], [torch.zeros(4, 4)], [anchor_A4], (200, 200), shape)
+        shape = AnchorConfig(candidates=3, limits=limits)  # type: ignore[arg-type]
+        box_N4, label_N, score_N = top_boxes([logit_AK], [torch.zeros(4, 4)], [anchor_A4], (200, 200), shape)
         kept[limits] = list(zip((box_N4[:, 0] / 40).int().tolist(), label_N.tolist(), strict=True))
         assert score_N.tolist() == sorted(score_N.tolist(), reverse=True)
     assert kept["pairs"] == [(0, 0), (0, 1), (1, 0)]
@@ -227,7 +227,7 @@ def test_anchors_are_limited_by_their_best_class_as_released() -> None:
 
 def test_coarser_maps_begin_with_the_backbones() -> None:
     """On the map with its scores, without a ReLU between."""
-    coarser = CoarserMaps(5, 3, 2)
+    coarser = ExtraPyramidLevels(5, 3, 2)
     map_BCHW = torch.randn(1, 5, 6, 6)
     six, seven = coarser(map_BCHW)
     first, second = coarser.steps
@@ -239,8 +239,8 @@ def test_coarser_maps_begin_with_the_backbones() -> None:
 # ---------------------------------------------------------------- trained
 
 
-def small(**changes: Any) -> DenseCLIPBoxes:
-    return replace(DenseCLIPBoxes.tiny(), **{"batch_size": 4, "steps": 4, "inner": 16, "neck": 16, **changes})
+def small(**options: Any) -> DenseCLIPBoxes:
+    return replace(DenseCLIPBoxes.tiny(), **{"batch_size": 4, "steps": 4, "inner": 16, "neck": 16, **options})
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
@@ -260,10 +260,10 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert published == (1e-4, 1e-4, 0.1, 12, 0.07, 0.1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"language": "score"}, {"language": "none"}, {"backbone": "timm:resnet10t"}])
-def test_every_variant_learns_and_comes_back(changes: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"language": "score"}, {"language": "none"}, {"backbone": "timm:resnet10t"}])
+def test_every_variant_learns_and_comes_back(options: dict[str, Any], tmp_path: Path) -> None:
     data = scenes(8)
-    recipe = small(anchors=AnchorShape(size=1.5, octave=1, extra=1), **changes).prepare(data)
+    recipe = small(anchors=AnchorConfig(size=1.5, octave=1, extra=1), **options).prepare(data)
     torch.manual_seed(0)
     model = recipe.model()
     (step,) = batches(data, recipe, seed=0, stop=1)
@@ -387,7 +387,7 @@ def test_refused() -> None:
         small().prepare(bare)
     model = small().prepare(scenes(4))
     deployed = model.deploy(model.model().eval())
-    with pytest.raises(DataError, match=r"knows none of \['giraffe'\]"):
+    with pytest.raises(DataError, match=r"was trained on none of \['giraffe'\]"):
         deployed.detect([scenes(1)[0].image], objects=["giraffe"])
-    with pytest.raises(ConfigError, match="finds no relations"):
+    with pytest.raises(ConfigError, match="predicts no relations"):
         deployed.detect([scenes(1)[0].image], objects=["circle"], relations=["above"])

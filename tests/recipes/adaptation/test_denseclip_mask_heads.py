@@ -20,12 +20,12 @@ from diptych.data.masks import box_of
 from diptych.models.denseclip.built import dense_detector, dense_mask_detector
 from diptych.models.denseclip.released import NAMES, _renamed, from_released, load_released, released_settings
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck
-from diptych.models.detection.anchor_boxes import LARGEST, AnchorShape, changed
-from diptych.models.detection.mask_rcnn import MaskRCNN, MaskRCNNShape, laid
+from diptych.models.detection.anchor_boxes import LARGEST, AnchorConfig, decode_boxes
+from diptych.models.detection.mask_rcnn import MaskRCNN, MaskRCNNConfig, paste_mask
 from diptych.models.towers.attention_pool import MeanQueryPool
 from diptych.models.towers.dense_tap import dense_pool
 from diptych.objectives.boxes.anchors import BACKGROUND, IGNORED
-from diptych.objectives.boxes.sampling import BoxSampling, drawn, drawn_regions
+from diptych.objectives.boxes.sampling import BoxSampling, sample_regions, sample_rows
 from diptych.objectives.boxes.two_stage import mask_loss, mask_targets, proposal_losses, region_losses
 from diptych.recipes._shared.texts.vocabulary import tokenizer_of
 from diptych.recipes.adaptation.denseclip import DenseCLIP
@@ -67,7 +67,7 @@ class Small(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        shape = MaskRCNNShape(
+        shape = MaskRCNNConfig(
             considered=40, learns_considered=60, proposals=30, region_width=12, mask_width=6, mask_layers=2, detections=12
         )
         self.neck, self.heads = FeaturePyramidNeck([4, 5, 6, 10], 8), MaskRCNN(shape, 8, 3, (4, 8, 16, 32))
@@ -114,7 +114,7 @@ def test_pyramid_proposals_and_losses_are_those_of_mmdetection(parity: Any) -> N
     proposals = net.heads.proposals(things, moves, anchors, SIZES)
     assert [len(box_N4) for box_N4 in proposals] == [found["n"] for found in RELEASED["proposals"]]
     pairs += [(probe(box_N4), doubled(found["p"])) for box_N4, found in zip(proposals, RELEASED["proposals"], strict=True)]
-    regions = drawn_regions(proposals, BOXES, sampling(0.5, 0.5, 0.25))
+    regions = sample_regions(proposals, BOXES, sampling(0.5, 0.5, 0.25))
     logit_SC, change_SK4 = net.heads.regions(levels, [box_S4 for box_S4, _ in regions])
     second = region_losses(logit_SC, change_SK4, regions, BOXES, LABELS)
     mask_PKHW = net.heads.masks(levels, [box_S4[: len(place_P)] for box_S4, place_P in regions])
@@ -129,7 +129,7 @@ def test_pyramid_proposals_and_losses_are_those_of_mmdetection(parity: Any) -> N
 
 def test_what_is_found_is_what_mmdetection_finds(parity: Any) -> None:
     net = Small().eval()
-    net.heads.shape = MaskRCNNShape(**{**_plain(net.heads.shape), "proposals": 25})
+    net.heads.shape = MaskRCNNConfig(**{**_plain(net.heads.shape), "proposals": 25})
     levels = net.levels()
     things, moves = net.heads.objectness(levels)
     proposals = net.heads.proposals(things, moves, net.heads.anchors(levels), SIZES)
@@ -140,7 +140,7 @@ def test_what_is_found_is_what_mmdetection_finds(parity: Any) -> None:
     logits, changes = (value.split(counts) for value in net.heads.regions(levels, boxes))
     kept = []
     for row, size in enumerate(SIZES):
-        box_N4, label_N, score_N = net.heads.found(logits[row], changes[row], boxes[row], size, top=300)
+        box_N4, label_N, score_N = net.heads.postprocess_detections(logits[row], changes[row], boxes[row], size, top=300)
         wanted = RELEASED["found"][row]
         assert label_N.tolist() == wanted["label"]
         pairs += [(probe(box_N4 * 2), doubled(wanted["box"])), (probe(score_N), doubled(wanted["score"]))]
@@ -157,7 +157,7 @@ def test_what_is_found_is_what_mmdetection_finds(parity: Any) -> None:
             # Not of boxes without area, whose places are no numbers there, nor of those thinner than two pixels: on another
             # processor a last digit of their sides moves what they show by more than the tolerance.
             if place is not None and min(box_4[2:] - box_4[:2]) >= 2:
-                out_HW = laid(share_HW, box_4.tolist(), (2 * high, 2 * wide))
+                out_HW = paste_mask(share_HW, box_4.tolist(), (2 * high, 2 * wide))
                 whole.append((probe(out_HW) * per_pixel, doubled(place) * per_pixel))
                 assert abs(int((out_HW >= 0.5).sum()) - area) <= 2, "pixels on the edge of .5"
     assert len(whole) == 8
@@ -165,7 +165,7 @@ def test_what_is_found_is_what_mmdetection_finds(parity: Any) -> None:
     parity("denseclip", "boxes that are kept of Mask R-CNN", "mmdetection 2.17", pairs, tolerance=2e-4)
 
 
-def _plain(shape: MaskRCNNShape) -> dict[str, Any]:
+def _plain(shape: MaskRCNNConfig) -> dict[str, Any]:
     return {name: getattr(shape, name) for name in shape.__dataclass_fields__}
 
 
@@ -182,28 +182,28 @@ def test_matching_and_drawing() -> None:
     seen: set[int] = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        true_P, rest_S = drawn(place_A, rule)
+        true_P, rest_S = sample_rows(place_A, rule)
         assert (len(true_P), len(rest_S)) == (5, 5)
         assert len(set(true_P.tolist())) == 5
         assert (place_A[true_P] == 0).all()
         assert (place_A[rest_S] == BACKGROUND).all()
         seen |= set(true_P.tolist())
     assert seen == set(range(20)), "every box can be drawn"
-    few, rest = drawn(torch.tensor([2, BACKGROUND, BACKGROUND, IGNORED]), rule)
+    few, rest = sample_rows(torch.tensor([2, BACKGROUND, BACKGROUND, IGNORED]), rule)
     assert (few.tolist(), rest.tolist()) == ([0], [1, 2])
-    assert len(drawn(torch.full((40,), BACKGROUND), rule)[1]) == 10
+    assert len(sample_rows(torch.full((40,), BACKGROUND), rule)[1]) == 10
 
 
 def test_true_boxes_stand_among_the_proposals() -> None:
     rule = BoxSampling(high=0.5, low=0.5, least=0.5, count=8, positive=0.5)
     proposals = [torch.tensor([[0.0, 0, 10, 9], [50, 50, 60, 60]]), torch.zeros(0, 4)]
     boxes = [torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 5, 7, 7]])]
-    (box_S4, place_P), (only_S4, only_P) = drawn_regions(proposals, boxes, rule)
+    (box_S4, place_P), (only_S4, only_P) = sample_regions(proposals, boxes, rule)
     assert box_S4.tolist() == [[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]]
     assert place_P.tolist() == [0, 0]
     assert only_S4.tolist() == [[5, 5, 7, 7]]
     assert only_P.tolist() == [0]
-    (nothing_S4, nothing_P) = drawn_regions(proposals[:1], [torch.zeros(0, 4)], rule)[0]
+    (nothing_S4, nothing_P) = sample_regions(proposals[:1], [torch.zeros(0, 4)], rule)[0]
     assert (len(nothing_S4), len(nothing_P)) == (2, 0)
 
 
@@ -285,18 +285,18 @@ def test_a_mask_laid_into_its_image_is_the_mask_again() -> None:
     mask_HW[12:20, 15:25] = 0
     for box in ([4.0, 6.0, 36.0, 38.0], [10.0, 8.0, 33.0, 31.0]):
         (target_HW,) = mask_targets([(torch.tensor([box]), torch.tensor([0]))], [mask_HW[None].bool()], 56)
-        back_HW = laid(target_HW, box, (40, 50)) >= 0.5
+        back_HW = paste_mask(target_HW, box, (40, 50)) >= 0.5
         assert (back_HW != mask_HW.bool()).sum() <= 40, "but for the rounding of its edges"
         assert not back_HW[: int(box[1]) - 1].any()
-    assert not laid(torch.ones(4, 4), [3.0, 3.0, 3.0, 9.0], (10, 10)).any()
-    solid_HW = laid(torch.ones(4, 4), [2.0, 3.0, 6.0, 9.0], (10, 10)) >= 0.5
+    assert not paste_mask(torch.ones(4, 4), [3.0, 3.0, 3.0, 9.0], (10, 10)).any()
+    solid_HW = paste_mask(torch.ones(4, 4), [2.0, 3.0, 6.0, 9.0], (10, 10)) >= 0.5
     assert box_of(solid_HW.numpy()) == (2, 3, 6, 9)
 
 
 def test_boxes_shrink_and_grow_within_bounds() -> None:
     box_A4 = torch.tensor([[0.0, 0, 100, 100]])
     for value in (50.0, -50.0):
-        side = changed(box_A4, torch.tensor([[0.0, 0, value, value]]))
+        side = decode_boxes(box_A4, torch.tensor([[0.0, 0, value, value]]))
         assert float(side[0, 2] - side[0, 0]) == pytest.approx(100 * math.exp(math.copysign(LARGEST, value)), rel=1e-4)
 
 
@@ -339,9 +339,9 @@ def test_every_tensor_of_a_released_checkpoint_has_its_place(which: str, count: 
     settings, words = released_settings(tensors, classes), tokenizer_of("clip", "")
     with torch.device("meta"):
         if "roi_head.bbox_head.fc_cls.weight" in tensors:
-            model: Any = dense_mask_detector(settings, MaskRCNNShape(), 0.07, words)
+            model: Any = dense_mask_detector(settings, MaskRCNNConfig(), 0.07, words)
         else:
-            model = dense_detector(settings, AnchorShape(), 0.07, words)
+            model = dense_detector(settings, AnchorConfig(), 0.07, words)
     held = model.state_dict()
     read = from_released(tensors)
     assert read.keys() == held.keys()

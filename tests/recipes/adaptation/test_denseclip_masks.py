@@ -21,7 +21,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.masks import box_of, decode
 from diptych.models.denseclip.released import open_released
-from diptych.models.detection.mask_rcnn import MaskRCNNShape
+from diptych.models.detection.mask_rcnn import MaskRCNNConfig
 from diptych.objectives.boxes.sampling import BoxSampling
 from diptych.recipes.adaptation.denseclip_masks import DenseCLIPMasks
 from diptych.tasks.grounding.open_detection import OpenDetection
@@ -34,7 +34,7 @@ TERMS = {"proposals", "proposal_boxes", "classes", "boxes", "masks"}
 
 
 def small(**changes: Any) -> DenseCLIPMasks:
-    shape = MaskRCNNShape(
+    shape = MaskRCNNConfig(
         size=3.0, considered=100, learns_considered=100, proposals=20, region_width=16, mask_width=8, mask_layers=1
     )
     sizes: dict[str, Any] = {"batch_size": 4, "steps": 4, "inner": 16, "neck": 16, "shape": shape}

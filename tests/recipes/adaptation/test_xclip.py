@@ -35,7 +35,7 @@ from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoSettings
 from diptych.recipes.adaptation.xclip import XCLIP, towers_of
 from diptych.train.fit import fit
-from diptych.train.optimise import learning_rate, lifted_rate
+from diptych.train.optimise import learning_rate, rate_above_floor
 from diptych.train.options import TrainOptions
 from diptych.worlds.clips import CLASSES, clips
 
@@ -317,7 +317,7 @@ def test_rates_of_all_steps_are_the_released_ones(parity: Any) -> None:
         theirs.step()
         moved.step_update(4 * step + 3)
     spec = XCLIP.paper().optimiser()
-    found = [[lifted_rate(spec, step, steps, scale) for scale in (1.0, 10.0)] for step in range(steps)]
+    found = [[rate_above_floor(spec, step, steps, scale) for scale in (1.0, 10.0)] for step in range(steps)]
     assert found[0] == [0.0, 0.0]
     np.testing.assert_allclose(found[1], [8e-6 * 3 / 800, 8e-5 * 3 / 800])
     pairs = [(np.array(found) / 8e-6, np.array(expected) / 8e-6)]

@@ -185,7 +185,7 @@ def test_layers_of_another_form_are_refused() -> None:
             "word_embed_proj_dim": 16,
         }
     )
-    with pytest.raises(ConfigError, match="adapters have no place in the layers of 'opt'"):
+    with pytest.raises(ConfigError, match="adapters do not fit the layers of 'opt'"):
         language.adapt()
 
 

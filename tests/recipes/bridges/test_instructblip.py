@@ -25,7 +25,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_former_
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.recipes._shared.language.asked_rows import AskedRecipe
+from diptych.recipes._shared.language.instruction_rows import InstructionRecipe
 from diptych.recipes.bridges.instructblip import ASKS, ASKS_BACK, REQUESTS, InstructBLIP
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.worlds.scenes.questions import questions
@@ -58,7 +58,7 @@ def marked(single: str) -> tuple[Tokenizer, Any]:
 
 
 def laid(
-    recipe: type[AskedRecipe], tokenizer: Tokenizer, lengths: tuple[int, int], *, reads: bool, monkeypatch: Any
+    recipe: type[InstructionRecipe], tokenizer: Tokenizer, lengths: tuple[int, int], *, reads: bool, monkeypatch: Any
 ) -> list[Any]:
     """For each pair the ids of its row, with None for the picture, and which of them are learned."""
     made = replace(recipe(), prompt_length=lengths[0], answer_length=lengths[1])
@@ -67,7 +67,7 @@ def laid(
     found: list[Any] = []
     monkeypatch.setattr(recipe, "laid", lambda self, draws, rows: found.extend(rows))
     with pytest.raises(AttributeError, match="truncated"):  # no batch comes back
-        made.asked_rows([], PAIRS, [SLOTS] * len(PAIRS))  # type: ignore[arg-type]
+        made.instruction_batch([], PAIRS, [SLOTS] * len(PAIRS))  # type: ignore[arg-type]
     layout, rows = lay_out(found, vocabulary), []
     for ids, slots, mask, answer in zip(layout.id_BL, layout.slot_BL, layout.mask_BL, layout.answer_BL, strict=True):
         count = int(mask.sum())
@@ -200,7 +200,7 @@ def test_the_published_settings() -> None:
 
 def drawn(made: InstructBLIP, sample: Sample, times: int = 600) -> set[tuple[str, str]]:
     rng = np.random.default_rng(0)
-    return {made._drawn(Draw(sample, rng)) for _ in range(times)}
+    return {made._draw_request(Draw(sample, rng)) for _ in range(times)}
 
 
 def test_questions_and_captions_are_asked_for_in_every_published_wording() -> None:
@@ -212,7 +212,7 @@ def test_questions_and_captions_are_asked_for_in_every_published_wording() -> No
     assert drawn(made, asked) == wanted | turned
     assert ('What is the answer to the following question? "what is it ?"', "a dog") in wanted
     rng = np.random.default_rng(1)
-    back = sum(made._drawn(Draw(asked, rng))[1] == "what is it ?" for _ in range(400))
+    back = sum(made._draw_request(Draw(asked, rng))[1] == "what is it ?" for _ in range(400))
     assert 160 < back < 240
     shown = Sample("b", texts=(Text("a dog on a sofa"),))
     assert drawn(made, shown) == {(one, "a dog on a sofa") for one in REQUESTS}
@@ -230,7 +230,8 @@ def test_the_former_reads_the_whole_request() -> None:
     (step,) = batches(data, made, seed=0, stop=1)
     batch: Any = step.batch
     read = [
-        made.asked_words().inner.decode(row[mask].tolist()) for row, mask in zip(batch.asked_BL, batch.asked_mask_BL, strict=True)
+        made.qformer_tokenizer().inner.decode(row[mask].tolist())
+        for row, mask in zip(batch.question_BL, batch.question_mask_BL, strict=True)
     ]
     assert all(text.strip().lower().startswith("q: ") and text.strip().lower().endswith(" a:") for text in read)
 

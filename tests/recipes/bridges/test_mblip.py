@@ -23,7 +23,7 @@ from diptych.data.text.languages import MC4_SHARES
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.towers.adapters import LoRA, add_adapters, merged
+from diptych.models.towers.adapters import LoRAConfig, add_adapters, merged
 from diptych.recipes.bridges.mblip import ASKS, ASKS_BACK, MBLIP, REQUESTS, inner_maps
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.scenes.captions import Mention, Statement
@@ -70,7 +70,7 @@ def test_languages_come_by_their_weights() -> None:
     made = replace(SMALL, languages=("en", "qaa"), weights=(3.0, 1.0))
     many = languages(400, seed=3)
     draw = [type("Draw", (), {"sample": many[row], "rng": np.random.default_rng(0)}) for row in range(400)]
-    tags = Counter(made.shown_text(one).language for one in draw)  # type: ignore[arg-type]
+    tags = Counter(made.caption_of_language(one).language for one in draw)  # type: ignore[arg-type]
     assert tags.keys() == {"en", "qaa"}
     assert 0.68 < tags["en"] / 400 < 0.82
 
@@ -83,7 +83,11 @@ def test_names_of_emoji_in_their_languages() -> None:
     known = {text.string.lower() for row in range(12) for text in emoji[row].texts if text.language in made.languages}
     for ids, answer in zip(layout.id_BL, layout.answer_BL, strict=True):
         assert words.decode(ids[answer].tolist()) in known
-    assert {made.asked_in(tag) for tag in made.languages} == {"Caption in Thai:", "Caption in Japanese:", "Caption in German:"}
+    assert {made.caption_request(tag) for tag in made.languages} == {
+        "Caption in Thai:",
+        "Caption in Japanese:",
+        "Caption in German:",
+    }
 
 
 def test_adapters_begin_as_nothing_and_are_merged_at_the_end() -> None:
@@ -218,7 +222,7 @@ def test_the_published_sizes() -> None:
         built = connector(spec.pop("kind"), 1408, 2048, **spec)
         bridge = type("Bridge", (), {"language": language})
         frozen = sum(p.numel() for p in language.parameters())
-        add_adapters(language.inner, LoRA(made.adapter_rank, inner_maps(bridge), made.adapter_alpha))  # type: ignore[arg-type]
+        add_adapters(language.inner, LoRAConfig(made.adapter_rank, inner_maps(bridge), made.adapter_alpha))  # type: ignore[arg-type]
     attention, forward = 72 * 4 * 8 * 4096, 48 * 3 * 8 * (2048 + 5120)
     assert sum(p.numel() for p in language.parameters() if p.requires_grad) == attention + forward == 17_694_720
     assert frozen == 3_742_619_648 - 250_112 * 2048  # transformers counts table and head once
@@ -244,10 +248,10 @@ def test_weight_decay_is_where_the_names_of_the_release_put_it() -> None:
 def test_requests_of_training_are_the_published_ones() -> None:
     """One of six for a sample, always the same, all of them in use; the language by the name that the release calls it."""
     made = replace(MBLIP(), languages=("iw", "bn"))
-    asked = {uid: made.asked_in("bn", uid) for uid in map(str, range(60))}
+    asked = {uid: made.caption_request("bn", uid) for uid in map(str, range(60))}
     assert set(asked.values()) == {text.replace("{language}", "Bangla") for text in REQUESTS}
-    assert all(made.asked_in("bn", uid) == text for uid, text in asked.items())
-    assert made.asked_in("iw") == "Caption in former Hebrew:"
+    assert all(made.caption_request("bn", uid) == text for uid, text in asked.items())
+    assert made.caption_request("iw") == "Caption in former Hebrew:"
     assert sum(MC4_SHARES[tag] for tag in MC4_SHARES if tag not in ("he", "nb", "tl")) == pytest.approx(100)
     assert len(MBLIP.paper().languages) == len(MBLIP.paper().weights) == 99
     assert max(MC4_SHARES, key=lambda tag: MC4_SHARES[tag]) == "en"
@@ -286,7 +290,7 @@ def test_questions_are_asked_and_asked_for_in_every_published_wording() -> None:
         question = {"question": "what is it ?", "answer": "ein Hund", "hints": {"language": "de"}}
         sample = Sample(f"s{number}", texts=(Text("ein Hund", "de"),), extras={"questions": [question]})
         draw: Any = type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)})
-        request, answer = made._drawn(draw)
+        request, answer = made._draw_request(draw)
         if answer == "what is it ?":
             turned.add(request)
         elif "what is it ?" in request:
@@ -294,8 +298,8 @@ def test_questions_are_asked_and_asked_for_in_every_published_wording() -> None:
         else:
             captions += 1
         assert "German" in request
-        assert made._drawn(type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)})) == (request, answer)  # type: ignore[arg-type]
-        assert replace(made, warm=True)._drawn(draw)[0] in {one.format(language="German") for one in REQUESTS}
+        assert made._draw_request(type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)})) == (request, answer)  # type: ignore[arg-type]
+        assert replace(made, warm=True)._draw_request(draw)[0] in {one.format(language="German") for one in REQUESTS}
     assert asked == {one.format(question="what is it ?", language="German") for one in ASKS}
     assert turned == {one.format(answer="ein Hund", language="German") for one in ASKS_BACK}
     assert 100 < captions < 170
@@ -306,7 +310,7 @@ def test_what_says_itself_how_to_answer_is_asked_as_it_stands_and_captions_alone
     told = {"question": 'Is "a dog" a good image description?', "answer": "Yes, it is.", "kind": "instruction"}
     sample = Sample("s", extras={"questions": [told]})
     draws: list[Any] = [type("Draw", (), {"sample": sample, "rng": np.random.default_rng(number)}) for number in range(20)]
-    assert {made._drawn(draw) for draw in draws} == {(told["question"], told["answer"])}
+    assert {made._draw_request(draw) for draw in draws} == {(told["question"], told["answer"])}
     first, second = made.stages()
     assert first.keep is not None
     assert (first.keep(sample), first.keep(replace(sample, texts=(Text("a dog", "en"),)))) == (False, True)

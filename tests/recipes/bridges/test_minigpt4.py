@@ -16,13 +16,13 @@ import diptych
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.data.text.prompts.layout import Slots, Words
+from diptych.data.text.prompts.layout import ImageSlots, TextPiece
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.former_weights import take_encoder_, take_former_
-from diptych.models.io.streaming import Pieces
+from diptych.models.io.streaming import TextPieceStreamer
 from diptych.models.towers.towers import image_tower
-from diptych.recipes._shared.language.two_stage_captions import REQUESTS, cleaned
+from diptych.recipes._shared.language.two_stage_captions import REQUESTS, clean_caption
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.worlds.scenes.descriptions import REQUEST, careless, descriptions
@@ -184,7 +184,7 @@ def test_both_stages_run_and_the_model_is_asked_in_the_chat(tmp_path: Path) -> N
     model.sign = "red"
     assert len(model._ends) == 1
     heard: list[str] = []
-    written = model.stream(image, "", heard=lambda piece: heard.append(piece) is None, max_tokens=5)
+    written = model.stream(image, "", on_text=lambda piece: heard.append(piece) is None, max_tokens=5)
     assert "".join(heard) == written.text == model.generate([image], [""], max_tokens=5)[0]
 
 
@@ -220,7 +220,7 @@ def test_a_stream_holds_back_what_may_be_the_sign(tokens: list[str]) -> None:
     def decode(ids: list[int]) -> str:
         return "".join(tokens[i] for i in ids).split("###")[0].strip()
 
-    pieces = Pieces(decode, {99}, lambda piece: heard.append(piece) is None, sign="###")
+    pieces = TextPieceStreamer(decode, {99}, lambda piece: heard.append(piece) is None, sign="###")
     pieces.put(torch.tensor([0]))
     for number in range(len(tokens)):
         pieces.put(torch.tensor([number]))
@@ -275,17 +275,17 @@ def test_it_is_used_in_the_released_chat() -> None:
     for recipe, role in ((MiniGPT4.paper(), "Assistant: "), (ArtGPT4.paper(), "Assistant:")):
         expected = "###".join([f"{system}Please answer my questions.", *said, role])
         before, slots, behind = Template(recipe.written_after).pieces(3, "What is it?")
-        assert isinstance(before, Words)
-        assert isinstance(behind, Words)
-        assert slots == Slots(3)
+        assert isinstance(before, TextPiece)
+        assert isinstance(behind, TextPiece)
+        assert slots == ImageSlots(3)
         assert before.text + "{image}" + behind.text == expected
         assert recipe.chat == "###Human: <Img>{image}</Img> {prompt} ###Assistant: "
     assert MiniGPT4.tiny().written_after == MiniGPT4.tiny().chat
 
 
 def test_captions_are_cleaned_as_blip_cleans_them() -> None:
-    assert cleaned('A "Dog" (brown); on a\n sofa.  ') == "a dog brown on a sofa"
-    assert len(cleaned("word " * 80).split()) == 50
+    assert clean_caption('A "Dog" (brown); on a\n sofa.  ') == "a dog brown on a sofa"
+    assert len(clean_caption("word " * 80).split()) == 50
 
 
 def test_the_published_sizes() -> None:

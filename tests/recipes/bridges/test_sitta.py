@@ -16,11 +16,18 @@ import diptych
 from diptych.core.errors import ConfigError
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
-from diptych.data.text.prompts.layout import Ids, Words, lay_out
+from diptych.data.text.prompts.layout import TextPiece, TokenPiece, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.bridges.semantic_map import SemanticMap, closed_form, fold_accuracies, image_statistics, map_of_rows, products
-from diptych.models.bridges.word_writer import WordPrompt, WordWriter
+from diptych.models.bridges.semantic_map import (
+    SemanticMap,
+    fold_accuracies,
+    gram_matrices,
+    image_statistics,
+    solve_map,
+    solve_map_of_rows,
+)
+from diptych.models.bridges.word_writer import WordCaptioner, WordPrompt
 from diptych.models.io.folder import load_weights
 from diptych.recipes.bridges.sitta import SITTA
 from diptych.train.fit import fit
@@ -88,12 +95,12 @@ def test_the_maps_are_those_of_rows_that_are_written_down(parity: Any) -> None:
 
     totals = model.sums(image_BCHW, token_BT, mask_BT)
     mean_D, std_D = image_statistics(totals)
-    gram_DD, cross_DE = products(totals, mean_D, std_D)
-    maps = {name: closed_form(gram_DD, cross_DE, name, penalty=1.0) for name in ("least_squares", "ridge", "procrustes")}  # type: ignore[arg-type]
+    gram_DD, cross_DE = gram_matrices(totals, mean_D, std_D)
+    maps = {name: solve_map(gram_DD, cross_DE, name, penalty=1.0) for name in ("least_squares", "ridge", "procrustes")}  # type: ignore[arg-type]
     pairs = [(maps[name], published(x_RD, y_RE, name)) for name in ("least_squares", "ridge")]
     parity("sitta", "least-squares and ridge maps from sums by image", EXPANDED, pairs, tolerance=1e-10)
     given = torch.from_numpy(x_RD), torch.from_numpy(y_RE)
-    robust = map_of_rows(*given, "robust", penalty=1.0, rounds=5, floor=1e-3)
+    robust = solve_map_of_rows(*given, "robust", penalty=1.0, rounds=5, floor=1e-3)
     pairs = [(maps["procrustes"], published(x_RD, y_RE, "procrustes")), (robust, published(x_RD, y_RE, "robust"))]
     parity("sitta", "Procrustes and robust maps, pictures without words among them", LOOP, pairs, tolerance=1e-10)
     assert torch.allclose(maps["procrustes"] @ maps["procrustes"].T, torch.eye(6, dtype=torch.float64), atol=1e-12)
@@ -173,13 +180,13 @@ def test_every_token_of_the_vocabulary_is_a_row_of_lexical_matching(tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> WordWriter:
+def writer(tmp_path_factory: pytest.TempPathFactory) -> WordCaptioner:
     run = diptych.train(SMALL, data=DATA, out=tmp_path_factory.mktemp("sitta") / "run", seed=0)
-    loaded: WordWriter = diptych.load(RunFolder.open(run.path).path)
+    loaded: WordCaptioner = diptych.load(RunFolder.open(run.path).path)
     return loaded
 
 
-def test_words_are_the_nearest_tokens_each_spelling_once(writer: WordWriter) -> None:
+def test_words_are_the_nearest_tokens_each_spelling_once(writer: WordCaptioner) -> None:
     ranked_NV = writer.rank_words([DATA[0].image, DATA[1].image])
     model = writer.model
     with torch.no_grad():
@@ -194,7 +201,7 @@ def test_words_are_the_nearest_tokens_each_spelling_once(writer: WordWriter) -> 
     assert writer.chosen(repeated)[:2] != [300, 300]
 
 
-def test_orders_begin_with_the_rank_and_are_those_of_the_released_seed(writer: WordWriter) -> None:
+def test_orders_begin_with_the_rank_and_are_those_of_the_released_seed(writer: WordCaptioner) -> None:
     orders = writer.orders([10, 11, 12, 13])
     np.random.seed(101)
     drawn = [[10, 11, 12, 13]]
@@ -203,20 +210,20 @@ def test_orders_begin_with_the_rank_and_are_those_of_the_released_seed(writer: W
     assert orders == drawn
 
 
-def test_a_prompt_is_words_with_spaces_between_then_the_template(writer: WordWriter) -> None:
-    spaced = WordWriter(
+def test_a_prompt_is_words_with_spaces_between_then_the_template(writer: WordCaptioner) -> None:
+    spaced = WordCaptioner(
         writer.model, writer.joint, writer.vocabulary, replace(writer.prompt, spaced=True, template="A picture of"), "sitta"
     )
     space = tuple(writer.vocabulary.pieces(" "))
     tokens, words = spaced._row([300, 301], "A picture of")
-    assert tokens == Ids((300, *space, 301, *space), picture=True)
-    assert words == Words("A picture of")
+    assert tokens == TokenPiece((300, *space, 301, *space), picture=True)
+    assert words == TextPiece("A picture of")
     (asked,) = spaced._row([300, 301], "Use these words: {words}")
-    assert isinstance(asked, Words)
+    assert isinstance(asked, TextPiece)
     assert asked.text == f"Use these words: {' '.join(spaced.vocabulary.decode([token]) for token in (300, 301))}"
 
 
-def test_the_caption_nearest_to_the_picture_is_chosen(writer: WordWriter) -> None:
+def test_the_caption_nearest_to_the_picture_is_chosen(writer: WordCaptioner) -> None:
     image = DATA[0].image
     captions = sorted({text.string for row in range(8) for text in DATA[row].texts})
     vectors = writer.joint.embed_texts(captions) @ writer.joint.embed_images([image])[0]
@@ -225,7 +232,7 @@ def test_the_caption_nearest_to_the_picture_is_chosen(writer: WordWriter) -> Non
     written = writer.written(writer.chosen(writer.rank_words([image])[0]), max_tokens=8)
     assert written == sorted(set(written))
     assert writer.generate([image], [""], max_tokens=8) == [writer.best(image, written)]
-    with pytest.raises(ConfigError, match="of the 256 places of the language model of 'sitta', so 300 tokens more do not fit"):
+    with pytest.raises(ConfigError, match="of the 256 tokens of the language model of 'sitta', so 300 tokens more do not fit"):
         writer.generate([image], [""], max_tokens=300)
 
 
@@ -236,24 +243,24 @@ def test_stop_words_and_punctuation_leave_a_caption() -> None:
     assert replace(recipe, marks=True).tokens(["A red circle,", "the red square."]) == [*recipe.words().start_ids, *pieces]
 
 
-def test_prompts_are_laid_out_as_released(writer: WordWriter) -> None:
+def test_prompts_are_laid_out_as_released(writer: WordCaptioner) -> None:
     """For LLaMA the start mark comes with "A picture of", behind the words and their spaces; a sentence has the words as decoded."""
     vocabulary = LanguageVocabulary(writer.vocabulary.tokenizer, start=True, start_behind=True)
     tokens, inner = [ids[0] for ids in map(vocabulary.pieces, ("circle", "red", "square"))], vocabulary.tokenizer.inner
     space, behind = vocabulary.pieces(" "), vocabulary.pieces("A picture of")
-    made = WordWriter(writer.model, writer.joint, vocabulary, WordPrompt(marks=True, within=True), "sitta")
+    made = WordCaptioner(writer.model, writer.joint, vocabulary, WordPrompt(marks=True, within=True), "sitta")
     layout = lay_out([made._row(tokens, "A picture of")], vocabulary)
     wanted: list[int] = []
     for token in tokens:  # `np.insert` of the encoded space behind every token
         wanted += [token, *space]
     assert layout.id_BL.tolist() == [[*wanted, *vocabulary.start_ids, *behind]]
     (sentence,) = made._row(tokens, "words: {words}")
-    assert sentence == Words("words: " + " ".join(inner.decode([token]) for token in tokens))
-    plain = WordWriter(writer.model, writer.joint, vocabulary, WordPrompt(), "sitta")
-    assert plain._row(tokens, "words: {words}") == [Words("words: circle red square")]
+    assert sentence == TextPiece("words: " + " ".join(inner.decode([token]) for token in tokens))
+    plain = WordCaptioner(writer.model, writer.joint, vocabulary, WordPrompt(), "sitta")
+    assert plain._row(tokens, "words: {words}") == [TextPiece("words: circle red square")]
 
 
-def test_a_stop_behind_a_letter_ends_a_caption_too(writer: WordWriter) -> None:
+def test_a_stop_behind_a_letter_ends_a_caption_too(writer: WordCaptioner) -> None:
     """LLaMA has two tokens for a full stop; the released code names the second by its number."""
     pieces = {".": [7, 8], "\n": [7, 9], "a.": [3, 5], "a\n": [3, 9]}
     decoded = {5: ".", 8: " .", 9: "\n"}
@@ -263,7 +270,7 @@ def test_a_stop_behind_a_letter_ends_a_caption_too(writer: WordWriter) -> None:
         pieces = staticmethod(lambda text: pieces[text])
 
     for within, ends in ((True, [8, 9, 5]), (False, [8, 9])):
-        made = WordWriter(writer.model, writer.joint, Stops(), WordPrompt(within=within), "sitta")  # type: ignore[arg-type]
+        made = WordCaptioner(writer.model, writer.joint, Stops(), WordPrompt(within=within), "sitta")  # type: ignore[arg-type]
         assert made._ends() == ends
 
 
@@ -288,7 +295,7 @@ def test_bad_settings_say_what_would_work() -> None:
         SITTA.tiny().joint()
 
 
-def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: WordWriter, tmp_path: Path, parity: Any) -> None:
+def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: WordCaptioner, tmp_path: Path, parity: Any) -> None:
     """A network of timm: the map is the released one on its features with the head taken off; another model chooses among captions."""
     import timm
     from safetensors.torch import save_file
@@ -300,7 +307,7 @@ def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: Wo
     writer.joint.save(tmp_path / "judge")
     recipe = replace(SMALL, image_weights=address, judge=str(tmp_path / "judge"), solution="ridge")
     run = fit(recipe, DATA, tmp_path / "run", TrainOptions(precision="fp64", device="cpu", progress=False))
-    made: WordWriter = diptych.load(run.path)
+    made: WordCaptioner = diptych.load(run.path)
     net.head = nn.Identity()
     prepared = recipe.prepare(DATA)
     (step,) = batches(DATA, replace(prepared, batch_size=40), seed=0, stop=1)
@@ -327,7 +334,8 @@ def test_an_image_encoder_without_texts_is_read_before_its_classifier(writer: Wo
         other.model.log_scale.add_(1)
     other.__dict__.pop("fingerprint", None)
     judged = [
-        WordWriter(made.model, judge, made.vocabulary, made.prompt, "a", images=made.preprocess) for judge in (made.joint, other)
+        WordCaptioner(made.model, judge, made.vocabulary, made.prompt, "a", images=made.preprocess)
+        for judge in (made.joint, other)
     ]
     assert judged[0].fingerprint == made.fingerprint != judged[1].fingerprint
 

@@ -17,7 +17,7 @@ from diptych import api
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.transforms import random_crop, resized
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.models.towers.packaged.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.pipelines.composed_search import ComposedSearch
@@ -50,7 +50,7 @@ def smoothed(image_ND: Tensor, text_ND: Tensor, scale: float, smoothing: float) 
 def test_the_loss_is_the_sum_of_two_smoothed_cross_entropies(parity: Any) -> None:
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(ROWS, 8, dtype=torch.float64), dim=-1) for _ in range(2))
-    pairs = Pairs(image, text, torch.tensor([16.0], dtype=torch.float64))
+    pairs = PairFeatures(image, text, torch.tensor([16.0], dtype=torch.float64))
     found = small().losses(pairs, made_batch())["contrastive"]
     plain = small(smoothing=0.0).losses(pairs, made_batch())["contrastive"]
     expected = [smoothed(image, text, 16.0, smoothing) for smoothing in (0.1, 0.0)]
@@ -79,7 +79,7 @@ def test_transformers_has_half_of_it_at_the_same_start(parity: Any) -> None:
     start = small(start_sigma=ALIGN.paper().start_sigma).model().log_scale.exp()
     assert start.item() == pytest.approx(scale.item()) == 1.0
     parity("align", "start of the temperature", "AlignModel of transformers", [(start, scale.reshape(1))], tolerance=0.0)
-    ours = small().losses(Pairs(image_ND, text_ND, scale.reshape(1)), made_batch(4))["contrastive"]
+    ours = small().losses(PairFeatures(image_ND, text_ND, scale.reshape(1)), made_batch(4))["contrastive"]
     parity(
         "align",
         "half of the loss",
@@ -92,7 +92,7 @@ def test_transformers_has_half_of_it_at_the_same_start(parity: Any) -> None:
 def test_temperature_cannot_cross_zero() -> None:
     recipe, batch = small(start_sigma=1.0), made_batch()
     model = recipe.model()
-    pairs = Pairs(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1))
+    pairs = PairFeatures(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1))
     for given, expected in ((-50.0, 1.0), (50.0, 0.01)):
         with torch.no_grad():
             model.log_scale.fill_(given)
@@ -144,11 +144,11 @@ def test_training_sees_any_square_of_the_squashed_picture_and_evaluation_its_mid
         assert len(fits) == 1
         places |= {("y", fits[0][0]), ("x", fits[0][1])}
     assert places == {(axis, at) for axis in "yx" for at in range(8)}, "the first place and the last among them"
-    shown = recipe.shown
+    shown = recipe.deployed_preprocess
     assert (shown.size, shown.margin, shown.resize) == (20, 7, "squash")
     assert recipe.preprocess.margin == 0
     paper, tuned = ALIGN.paper(), ALIGN.paper_tuned()
-    assert (paper.crop_form.window, paper.shown.margin, paper.decode_size) == (346, 57, 0)
+    assert (paper.crop_form.window, paper.deployed_preprocess.margin, paper.decode_size) == (346, 57, 0)
     assert (tuned.batch_size, tuned.lr, tuned.steps, tuned.warmup) == (2048, 1e-5, 3000, 0)
     assert ALIGN.tiny().crop_form.window == 0
 

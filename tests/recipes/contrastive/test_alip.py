@@ -25,7 +25,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.batch import TripletBatch
 from diptych.data.load.stream import batches
 from diptych.data.read import read
-from diptych.models.pairs.encoders.two_text_encoder import Triplets
+from diptych.models.pairs.encoders.two_text_encoder import TwoTextPairs
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.train import checkpoint
 from diptych.train.fit import fit
@@ -60,20 +60,20 @@ def made_batch() -> TripletBatch:
     )
 
 
-def made_features(n: int = 6) -> Triplets:
+def made_features(n: int = 6) -> TwoTextPairs:
     torch.manual_seed(0)
     image, text, caption = (F.normalize(torch.randn(n, 8, dtype=torch.float64), dim=-1) for _ in range(3))
     scale, mean = torch.tensor([20.0], dtype=torch.float64), torch.tensor([0.2, 0.1, 0.3], dtype=torch.float64)
-    return Triplets(image_ND=image, text_ND=text, scale=scale, caption_ND=caption, mean_3=mean)
+    return TwoTextPairs(image_ND=image, text_ND=text, scale=scale, caption_ND=caption, mean_3=mean)
 
 
-def losses_by_hand(features: Triplets, text_ND: Tensor) -> Tensor:
+def losses_by_hand(features: TwoTextPairs, text_ND: Tensor) -> Tensor:
     logits = features.scale * features.image_ND @ text_ND.T
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target, reduction="none") + F.cross_entropy(logits.T, target, reduction="none")) / 2
 
 
-def batch_of(features: Triplets) -> TripletBatch:
+def batch_of(features: TwoTextPairs) -> TripletBatch:
     return replace(made_batch().rows(0, len(features.image_ND)), group_B=torch.arange(len(features.image_ND)))
 
 

@@ -14,17 +14,17 @@ import transformers
 from diptych.core.errors import UnknownName
 from diptych.core.registry import RECIPES
 from diptych.data.load.batch import PairBatch
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.train.optimise import build_optimiser
 
 
-def pairs(n: int = 6, width: int = 8) -> tuple[Pairs, PairBatch]:
+def pairs(n: int = 6, width: int = 8) -> tuple[PairFeatures, PairBatch]:
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(n, width, dtype=torch.float64), dim=-1) for _ in range(2))
     ids = torch.zeros(n, 3, dtype=torch.int64)
     batch = PairBatch(torch.zeros(n, 3, 4, 4), ids, ids == 0, torch.arange(n))
-    return Pairs(image, text, torch.tensor([20.0], dtype=torch.float64)), batch
+    return PairFeatures(image, text, torch.tensor([20.0], dtype=torch.float64)), batch
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:

@@ -20,11 +20,11 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.captions.text_sets import TextSetBatch
-from diptych.models.pairs.patch_segmenter import PatchSegmenter, grouped
+from diptych.models.pairs.patch_segmenter import PatchSegmenter, group_assignments
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.several_texts import several_texts
-from diptych.recipes.contrastive.concept_texts import GROUPVIT, ConceptTexts, sampled
+from diptych.recipes.contrastive.concept_texts import GROUPVIT, ConceptTexts, sample_concepts
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.small_pairs import SmallPairs
 
@@ -148,7 +148,9 @@ def test_texts_are_the_caption_then_concepts_in_sentences_then_the_caption_again
 
 def test_clusters_are_drawn_once_each_by_their_scores() -> None:
     names, scores, clusters = ["a", "b", "c", "d"], [2.0, 1.0, 1.0, 0.0], [0, 0, 1, 2]
-    draws = [sampled(names, scores, clusters, 3, Draw(Sample("s", texts=(Text("x"),)), keyed_rng(n))) for n in range(3000)]
+    draws = [
+        sample_concepts(names, scores, clusters, 3, Draw(Sample("s", texts=(Text("x"),)), keyed_rng(n))) for n in range(3000)
+    ]
     assert all(len(set(d)) == 3 and ("a" in d) != ("b" in d) for d in draws)
     first = np.array([clusters[names.index(d[0])] for d in draws])
     chance = np.exp([1.5, 1.0, 0.0])
@@ -156,7 +158,7 @@ def test_clusters_are_drawn_once_each_by_their_scores() -> None:
     share = np.mean(["a" in d for d in draws])
     assert share == pytest.approx(np.e / (1 + np.e), abs=0.03)
     with pytest.raises(DataError, match="has 4 concepts, 3 scores and 4 clusters"):
-        sampled(names, scores[:3], clusters, 3, Draw(Sample("s", texts=(Text("x"),)), keyed_rng(0)))
+        sample_concepts(names, scores[:3], clusters, 3, Draw(Sample("s", texts=(Text("x"),)), keyed_rng(0)))
 
 
 def test_without_concepts_it_is_clips_loss_alone() -> None:
@@ -169,8 +171,8 @@ def test_without_concepts_it_is_clips_loss_alone() -> None:
     with pytest.raises(DataError, match=r"no image of 'bare' has concepts.*curate cocu DATA OUT"):
         small().prepare(bare)
     boxed = SmallPairs(2, regions=True).pool("train", 0)[0]
-    assert small().known(boxed) == list(dict.fromkeys(region.label for region in boxed.regions))
-    assert small(labels=False).known(boxed) == []
+    assert small().concepts_of(boxed) == list(dict.fromkeys(region.label for region in boxed.regions))
+    assert small(labels=False).concepts_of(boxed) == []
 
 
 def test_groupvit_starts_as_its_authors_draw_it() -> None:
@@ -274,7 +276,7 @@ def test_temperatures_and_starts_as_released() -> None:
 def test_the_paper_is_groupvit_with_projectors() -> None:
     paper = ConceptTexts.paper()
     assert paper.lr == pytest.approx(1.6e-3 * paper.batch_size / 4096), "the release scales its rate by the batch"
-    assert (paper.shown.size, paper.shown.margin) == (224, 32)
+    assert (paper.deployed_preprocess.size, paper.deployed_preprocess.margin) == (224, 32)
     assert (paper.drop_path, paper.augment, paper.erase, paper.as_released) == (0.1, "timm", 0.25, True)
     with torch.device("meta"):
         model = paper.model()
@@ -332,7 +334,7 @@ def test_groups_of_a_groupvit_are_a_distribution_over_every_place() -> None:
     config = transformers.AutoConfig.for_model(**{**GROUPVIT, "image_size": 64})
     net = transformers.GroupViTVisionModel._from_config(config).eval()
     with torch.no_grad():
-        token_1GD, pooled_1D, member_GRC = grouped(net, torch.randn(1, 3, 64, 64))
+        token_1GD, pooled_1D, member_GRC = group_assignments(net, torch.randn(1, 3, 64, 64))
     assert token_1GD.shape == (1, 8, 384)
     torch.testing.assert_close(pooled_1D, token_1GD.mean(1))
     assert member_GRC.shape == (8, 4, 4)

@@ -115,7 +115,7 @@ def test_no_tensor_of_the_files_is_left_over(deit: Any, tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_are_refused(deit: Any, tmp_path: Path) -> None:
     bert(num_hidden_layers=LAYERS + 1).save_pretrained(tmp_path / "deep")
-    with pytest.raises(DataError, match=r"the reader of hidden words have blocks\.3\..*, which has no place there"):
+    with pytest.raises(DataError, match=r"the reader of hidden words have blocks\.3\..*, which does not belong there"):
         small(text_weights=str(tmp_path / "deep")).model()
     assert small(text_weights=str(tmp_path / "deep"), fusion_layers=0).model().reader is None
     bert(num_hidden_layers=LAYERS - 1).save_pretrained(tmp_path / "flat")

@@ -27,11 +27,11 @@ from diptych.models.pairs.late.scores import late_scores
 from diptych.models.towers.packaged.hf_text import TransformersText
 from diptych.objectives.pairs.late_interaction import late_interaction
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.recipes.contrastive.filip import FILIP, TokenPairBatch, chosen
+from diptych.recipes.contrastive.filip import FILIP, TokenPairBatch, select_token_pairs
 from diptych.train.fit import fit
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
-from diptych.train.weights import copy_equal
+from diptych.train.weights import copy_matching_tensors
 from diptych.worlds.small_pairs import small_pairs
 
 RELEASED = Path(__file__).parents[2] / "parity" / "released" / "filip_scores.npz"
@@ -165,7 +165,7 @@ def test_chosen_tokens_carry_the_gradient() -> None:
     recipe = small(kept=0.25).prepare(data)
     model, batch = made(recipe, data)
     features = recipe.features(model, batch)
-    few = chosen(features, 0.25)
+    few = select_token_pairs(features, 0.25)
     lengths = batch.word_mask_BL.sum(1)
     assert few.patch_NPD.shape[1] == 3, "a quarter of nine patches, rounded up"
     assert torch.equal(few.word_mask_NL.sum(1), (lengths / 4).ceil().long())
@@ -181,7 +181,7 @@ def test_chosen_tokens_carry_the_gradient() -> None:
     assert torch.equal(loss, expected)
     assert loss != replace(recipe, kept=1.0).losses(features, batch)["contrastive"]
     by_place = replace(recipe, kept_of="places")
-    few = chosen(features, 0.25, "places")
+    few = select_token_pairs(features, 0.25, "places")
     assert few.patch_NPD.shape[1] == 2, "a quarter of nine patches, rounded down"
     assert torch.equal(few.word_mask_NL.sum(1), lengths.clamp(max=4)), "a quarter of sixteen places, as far as there are words"
     assert by_place.losses(features, batch)["contrastive"] != loss
@@ -282,7 +282,7 @@ def test_it_starts_from_published_weights(tmp_path: Path, parity: Any) -> None:
     published = load(f"hf:{folder}")
     recipe = FILIP.tiny().started(published).prepare(rows())
     model = recipe.model().eval()
-    copy_equal(published.model.state_dict(), model)
+    copy_matching_tensors(published.model.state_dict(), model)
     (step,) = batches(rows(), recipe, seed=1, stop=1)
     batch = step.batch
     with torch.no_grad():

@@ -20,15 +20,15 @@ from diptych.core.contracts import Hook
 from diptych.core.errors import ConfigError
 from diptych.data.dataset import Pool
 from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder
-from diptych.models.towers.growth import Shape
+from diptych.models.towers.growth import TowerSizes
 from diptych.recipes.contrastive import growclip as module
 from diptych.recipes.contrastive.growclip import GrowCLIP, size_of
 from diptych.train import halving
 from diptych.train.fit import fit, resume
-from diptych.train.halving import rungs, successive_halving
+from diptych.train.halving import halving_rounds, successive_halving
 from diptych.train.optimise import build_optimiser
 from diptych.train.options import TrainOptions
-from diptych.train.weights import padded
+from diptych.train.weights import zero_pad
 from diptych.worlds.scenes.world import scenes
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32", keep=9)
@@ -117,8 +117,8 @@ def test_the_growth_space_is_bounded_and_larger_than_now() -> None:
 
 
 def test_rounds_halve_and_are_counted() -> None:
-    assert rungs(8, 5) == [(8, 5), (4, 5), (2, 5)]
-    assert rungs(5, 1) == [(5, 1), (3, 1), (2, 1)]
+    assert halving_rounds(8, 5) == [(8, 5), (4, 5), (2, 5)]
+    assert halving_rounds(5, 1) == [(5, 1), (3, 1), (2, 1)]
 
 
 def test_a_run_grows_twice_and_says_how(whole: Path) -> None:
@@ -129,8 +129,8 @@ def test_a_run_grows_twice_and_says_how(whole: Path) -> None:
         assert line["chosen"] in line["shapes"]
         own = line["losses"][line["shapes"].index(line["chosen"])]
         assert own < max(line["losses"]), "two of three stay for the last round, and the better of them wins"
-    final = Shape(**grown[1]["chosen"])
-    assert Shape(**grown[0]["chosen"]).within(final)
+    final = TowerSizes(**grown[1]["chosen"])
+    assert TowerSizes(**grown[0]["chosen"]).within(final)
     deployed = load(whole).model
     model = small(**FEW_WORDS).model()
     model.grow_(final, small().inherit)
@@ -174,10 +174,10 @@ def test_the_model_says_the_same_right_after_growth_and_the_moments_stay(tmp_pat
 
 def test_moments_are_padded_with_zeros() -> None:
     wide = torch.zeros(3, 4)
-    found = padded(torch.ones(2, 3), wide)
+    found = zero_pad(torch.ones(2, 3), wide)
     assert found.tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
     step = torch.tensor(7.0)
-    assert padded(step, wide) is step
+    assert zero_pad(step, wide) is step
 
 
 def test_the_search_finds_the_model_that_learns() -> None:

@@ -180,7 +180,7 @@ def test_rates_of_all_steps_are_the_released_ones(steps_an_epoch: int, parity: A
 def test_pictures_are_resized_bilinearly_as_released() -> None:
     """torchvision's own default, where open_clip asks for bicubic; the factor of similarities is at most exp(4.6052)."""
     paper = LaCLIP.paper()
-    assert (paper.crop_interpolation, paper.shown.interpolation) == ("bilinear", "bilinear")
+    assert (paper.crop_interpolation, paper.deployed_preprocess.interpolation) == ("bilinear", "bilinear")
     assert transforms.RandomResizedCrop(224).interpolation == transforms.Resize(224).interpolation == InterpolationMode.BILINEAR
     assert math.log(paper.max_scale) == pytest.approx(4.6052, abs=1e-12)
     image_HWC = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)

@@ -14,12 +14,12 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.registry import RECIPES
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.objectives.pairs.info_nce import info_nce
 from diptych.objectives.pairs.nested import nested
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.dreamlip import DreamLIP
-from diptych.recipes.contrastive.mrl import MRL, bases, cut
+from diptych.recipes.contrastive.mrl import MRL, bases, truncate_embeddings
 from diptych.recipes.contrastive.siglip import SigLIP
 from diptych.train.gradient_cache import backward
 from diptych.worlds.resolve import resolve
@@ -34,12 +34,14 @@ def rows() -> Any:
     return resolve("world:scenes?n=12").split("train")
 
 
-def pairs() -> tuple[Pairs, PairBatch]:
+def pairs() -> tuple[PairFeatures, PairBatch]:
     torch.manual_seed(0)
     image, text = (F.normalize(torch.randn(N, D, dtype=torch.float64), dim=-1) for _ in range(2))
     ids = torch.zeros(N, 3, dtype=torch.int64)
     scale, bias = (torch.tensor([x], dtype=torch.float64) for x in (8.0, -3.0))
-    return Pairs(image, text, scale, bias), PairBatch(torch.zeros(N, 3, 4, 4), ids, ids == 0, torch.tensor([0, 1, 2, 0, 4, 5]))
+    return PairFeatures(image, text, scale, bias), PairBatch(
+        torch.zeros(N, 3, 4, 4), ids, ids == 0, torch.tensor([0, 1, 2, 0, 4, 5])
+    )
 
 
 def mrl(**changes: Any) -> MRL:
@@ -81,7 +83,7 @@ def test_the_loss_is_that_of_the_nested_objective() -> None:
 
 def test_prefixes_are_cut_and_then_normalised_and_the_rest_gets_no_gradient(parity: Any) -> None:
     features, batch = pairs()
-    short = cut(features, 3)
+    short = truncate_embeddings(features, 3)
     assert short.scale is features.scale
     for before, after in ((features.image_ND, short.image_ND), (features.text_ND, short.text_ND)):
         torch.testing.assert_close(after, before[:, :3] / before[:, :3].norm(dim=1, keepdim=True))

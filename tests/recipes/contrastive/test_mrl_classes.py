@@ -24,7 +24,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.models.layers.blurred_conv import BlurredConv
 from diptych.recipes.contrastive.mrl_classes import LabelBatch, MRLClasses
-from diptych.tasks._scoring.cascades import answering, thresholds
+from diptych.tasks._scoring.cascades import chosen_widths, thresholds
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs.trained_classes import Classification
 from diptych.train.optimise import build_optimiser, learning_rate
@@ -163,11 +163,11 @@ def test_small_crops_first_and_the_middle_of_larger_pictures_in_use() -> None:
         (made,) = batches(pool(32), recipe, seed=0, start=step, stop=step + 1)
         sides.append(made.batch.image_BCHW.shape[-1])
     assert sides == [160, 160, 192, 192]
-    assert (recipe.shown.size, recipe.shown.margin, recipe.decode_size) == (256, 37, 0)
-    alone = replace(recipe, shown_size=224).shown
+    assert (recipe.deployed_preprocess.size, recipe.deployed_preprocess.margin, recipe.decode_size) == (256, 37, 0)
+    alone = replace(recipe, shown_size=224).deployed_preprocess
     assert (alone.size, alone.margin, alone.interpolation) == (224, 32, "bilinear"), "Resize(256), CenterCrop(224) of torchvision"
     tiny = MRLClasses.tiny()
-    assert (tiny.prepare(pool(32)).early_steps, tiny.shown, tiny.decode_size) == (0, tiny.preprocess, 64)
+    assert (tiny.prepare(pool(32)).early_steps, tiny.deployed_preprocess, tiny.decode_size) == (0, tiny.preprocess, 64)
 
 
 def test_the_last_norms_of_residual_blocks_begin_at_one_as_torchvisions() -> None:
@@ -214,7 +214,7 @@ def test_the_model_classifies_at_every_width_and_comes_back(tmp_path: Path) -> N
         logit_NMC = (model.eval()(pixels).logit_NMC + model(pixels.flip(3)).logit_NMC) / 2
     np.testing.assert_allclose(deployed.classify(images), logit_NMC[:, 2], atol=1e-5)
     np.testing.assert_allclose(deployed.first(5).classify(images), logit_NMC[:, 1], atol=1e-5)
-    with pytest.raises(ConfigError, match="first 2, 5, 64 numbers alone"):
+    with pytest.raises(ConfigError, match="first 2, 5, 64 dimensions only"):
         deployed.first(3).classify(images)
     short = deployed.first(2)
     assert short.embed_images(images).shape == (4, 2)
@@ -267,7 +267,7 @@ def test_a_cascade_answers_at_the_first_width_that_is_sure_as_in_the_released_no
     for n in asked:
         stop = [d for d in range(2) if sure_MN[d, n] > wanted[d]]
         level.append(stop[0] if stop else 2)
-    at_N = answering(sure_MN.T.numpy()[80:], found)
+    at_N = chosen_widths(sure_MN.T.numpy()[80:], found)
     assert set(level) == {0, 1, 2}
     parity(
         "mrl",

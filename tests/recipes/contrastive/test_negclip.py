@@ -25,7 +25,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Text
 from diptych.curate.operators.hard_images import nearest_others
 from diptych.data.dataset import Pool
-from diptych.data.load.neighbours import WithNeighbours
+from diptych.data.load.neighbours import NeighbourOrder
 from diptych.data.load.order import span
 from diptych.data.load.stream import batches
 from diptych.data.read import read
@@ -35,7 +35,7 @@ from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.negclip import NegCLIP
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.train.weights import copy_equal
+from diptych.train.weights import copy_matching_tensors
 from diptych.worlds.small_pairs import small_pairs
 
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
@@ -181,7 +181,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
 
 def test_every_second_row_is_a_neighbour_and_two_epochs_visit_every_row() -> None:
     near = ((1, 2), (0,), (3,), (), (0, 1))
-    order = WithNeighbours(near)
+    order = NeighbourOrder(near)
     _, row_S = span(0, 5, 0, 20, order=order)
     firsts, seconds = row_S[::2], row_S[1::2]
     assert sorted(firsts[:5]) == sorted(firsts[5:]) == [0, 1, 2, 3, 4]
@@ -228,7 +228,7 @@ def test_it_starts_from_published_weights(tmp_path: Path, parity: Any) -> None:
     published = load(f"hf:{folder}")
     recipe = replace(NegCLIP.tiny().started(published), batch_size=8, same_group="negative")
     model = recipe.model().eval()
-    copy_equal(published.model.state_dict(), model)
+    copy_matching_tensors(published.model.state_dict(), model)
     (step,) = batches(rows(), recipe, seed=1, stop=1)
     batch = step.batch
     there = batch.there_BK

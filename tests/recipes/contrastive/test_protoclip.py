@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.models.pairs.encoders.prototype_encoder import EpisodeMemory, Prototypes
+from diptych.models.pairs.encoders.prototype_encoder import EpisodeMemory, EpisodePrototypes
 from diptych.recipes.contrastive.protoclip import ProtoCLIP
 from diptych.train.clustering import k_means
 from diptych.train.fit import fit
@@ -93,7 +93,7 @@ def test_the_memory_knows_its_rows_and_no_others() -> None:
     memory = EpisodeMemory(6, 3, 2)
     assert (memory.labels(torch.tensor([-5, 0, 7])) == -1).all(), "before the first episode"
     row, label = torch.tensor([900, 7, 55, 12]), torch.arange(12).reshape(4, 3)
-    memory.store_(row, label, Prototypes(*(torch.zeros(3, 3, 2) for _ in range(3)), torch.ones(3, 3, dtype=torch.bool)))
+    memory.store_(row, label, EpisodePrototypes(*(torch.zeros(3, 3, 2) for _ in range(3)), torch.ones(3, 3, dtype=torch.bool)))
     found = memory.labels(torch.tensor([55, 900, 8, 7, 10**12]))
     assert found.tolist() == [[6, 7, 8], [0, 1, 2], [-1] * 3, [3, 4, 5], [-1] * 3]
     memory.store_(row[:1], label[:1], memory.prototypes())

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from diptych.data.load.batch import PairBatch
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.siglip import SigLIP
 from diptych.train.optimise import build_optimiser, learning_rate
-from diptych.train.weights import copy_equal
+from diptych.train.weights import copy_matching_tensors
 
 
 def test_start_of_scale_and_bias() -> None:
@@ -30,11 +30,11 @@ def test_weights_without_a_bias_leave_the_scale_as_it_starts() -> None:
     theirs = clip.model().state_dict()
     theirs["log_scale"].fill_(math.log(100.0))
     model = siglip.model()
-    taken = copy_equal(siglip.fitted(theirs), model)
+    taken = copy_matching_tensors(siglip.fitted(theirs), model)
     assert set(theirs) - set(taken) == {"log_scale"}
     assert model.log_scale.exp().item() == pytest.approx(10.0)
     again = siglip.model().state_dict() | {"log_scale": torch.tensor([3.0]), "bias": torch.tensor([-12.0])}
-    copy_equal(siglip.fitted(again), model)
+    copy_matching_tensors(siglip.fitted(again), model)
     assert model.bias is not None
     assert (model.log_scale.item(), model.bias.item()) == (3.0, -12.0), "of a sigmoid's weights both are taken"
 
@@ -51,7 +51,7 @@ def test_the_loss_against_a_double_loop() -> None:
         for j in range(n):
             sign = 1.0 if i == j else -1.0
             total -= F.logsigmoid(sign * (scale * image[i] @ text[j] + bias)).item()
-    loss = SigLIP.tiny().losses(Pairs(image, text, scale, bias), batch)["pairs"]
+    loss = SigLIP.tiny().losses(PairFeatures(image, text, scale, bias), batch)["pairs"]
     assert loss.item() == pytest.approx(total / n, abs=1e-12)
 
 

@@ -28,7 +28,7 @@ from diptych.data.load.stream import batches
 from diptych.data.shards.build import build
 from diptych.data.text.captions.negative_texts import NegativeBatch
 from diptych.data.text.english.structured import word_lists
-from diptych.models.towers.adapters import LoRA, add_adapters
+from diptych.models.towers.adapters import LoRAConfig, add_adapters
 from diptych.recipes.contrastive.svlc import SVLC
 from diptych.worlds.small_pairs import small_pairs
 
@@ -90,7 +90,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert (paper.lr, paper.weight_decay, paper.warmup, paper.epochs, paper.batch_size) == (5e-6, 0.1, 10_000, 5, 512)
     released = Tuning(lora="4:qkv,attention.out,mlp_in,mlp_out,patches", lora_alpha=1.0, lora_random="qkv", lora_kernel="patches")
     assert paper.tuning() == released, "loralib's alpha of 1, its attention random in both maps"
-    names = add_adapters(model, LoRA.parse(released.lora, alpha=1.0, kernel=released.lora_kernel))
+    names = add_adapters(model, LoRAConfig.parse(released.lora, alpha=1.0, kernel=released.lora_kernel))
     assert len(names) == 2 * 12 * 4 + 1, "four maps a block, and the patches"
     assert {p.scaling["default"] for n, p in model.named_modules() if n in names and not n.endswith("patches")} == {0.25}
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}

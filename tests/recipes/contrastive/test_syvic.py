@@ -21,12 +21,12 @@ from diptych.core.sample import Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.augment.heavy_augment import heavy_augment
-from diptych.data.text.captions.chunks import chunks, pieces, thinned
+from diptych.data.text.captions.chunks import caption_parts, chunks, drop_sentences
 from diptych.models.io.foreign.clip_layout import from_open_clip
-from diptych.models.layers.mix_style import MixStyle, mixed
+from diptych.models.layers.mix_style import MixStyle, mix_styles
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
-from diptych.models.towers.adapters import LoRA, add_adapters
+from diptych.models.towers.adapters import LoRAConfig, add_adapters
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.presets import ADAPTED
@@ -76,7 +76,7 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     paper = SyViC.paper()
     assert (paper.batch_size, paper.lr, paper.weight_decay, paper.rank, paper.sentences) == (256, 2.5e-3, 0.2, 16, 4)
     assert paper.tuning() == Tuning(lora=f"16:{ADAPTED}", lora_alpha=1.0, lora_random="qkv", lora_kernel="patches")
-    add_adapters(model, LoRA.parse(paper.tuning().lora, alpha=1.0, kernel="patches"))
+    add_adapters(model, LoRAConfig.parse(paper.tuning().lora, alpha=1.0, kernel="patches"))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 16_564_224, (
         "what the released CLIP with lora=16 trains"
     )
@@ -145,29 +145,29 @@ def test_splitting_really_splits() -> None:
     """Nothing of a caption is lost by "all", while the released "first" loses all but four sentences."""
     data = rows(8)
     long = [text.string for sample in data for text in sample.texts]
-    assert max(len(pieces(text)) for text in long) > 4
+    assert max(len(caption_parts(text)) for text in long) > 4
     for text in long:
-        assert pieces(". ".join(chunks(text))) == pieces(text)
+        assert caption_parts(". ".join(chunks(text))) == caption_parts(text)
     whole, first = (small(split=split, said=1.0).prepare(data) for split in ("all", "first"))
     (one,) = batches(data, whole, seed=1, stop=1)
     (two,) = batches(data, first, seed=1, stop=1)
     assert one.batch.there_BK.sum() > two.batch.there_BK.sum() == 8
     rng = np.random.default_rng(0)
-    kept = [len(pieces(thinned("a. b. c. d. e. f. g. h. i. j. k", rng, keep=0.7))) for _ in range(300)]
+    kept = [len(caption_parts(drop_sentences("a. b. c. d. e. f. g. h. i. j. k", rng, keep=0.7))) for _ in range(300)]
     assert np.mean(kept) == pytest.approx(1 + 10 * 0.7, abs=0.3)
-    assert all(thinned("a. b", rng, keep=0.0) == "a" for _ in range(5))
+    assert all(drop_sentences("a. b", rng, keep=0.0) == "a" for _ in range(5))
 
 
 def test_captions_of_actions_are_thinned_as_released() -> None:
     """Of n pieces between full stops, the empty one at the end among them, each stays in 7 of n cases: 11 sentences leave 11 * 7 / 12."""
     rng = np.random.default_rng(1)
     long = "a. b. c. d. e. f. g. h. i. j. k."
-    kept = [pieces(thinned(long, rng, about=7.0)) for _ in range(600)]
+    kept = [caption_parts(drop_sentences(long, rng, about=7.0)) for _ in range(600)]
     assert np.mean([len(some) for some in kept]) == pytest.approx(77 / 12, abs=0.2)
     assert np.mean(["a" in some for some in kept]) == pytest.approx(7 / 12, abs=0.06)
     short = "a. b. c. d. e. f."
-    assert all(pieces(thinned(short, rng, about=7.0)) == pieces(short) for _ in range(20))
-    assert all(pieces(thinned("a. b. c.", rng, about=1e-9)) == ["a"] for _ in range(5)), "never nothing"
+    assert all(caption_parts(drop_sentences(short, rng, about=7.0)) == caption_parts(short) for _ in range(20))
+    assert all(caption_parts(drop_sentences("a. b. c.", rng, about=1e-9)) == ["a"] for _ in range(5)), "never nothing"
     paper = SyViC.paper()
     assert (paper.said_about, paper.flip, paper.flip_sides) == (7.0, True, "keep")
     assert (SyViC.tiny().said_about, SyViC.tiny().said) == (0.0, 0.7)
@@ -176,7 +176,7 @@ def test_captions_of_actions_are_thinned_as_released() -> None:
 
 
 def test_styles_mix_as_released_and_only_while_training(theirs: dict[str, Any], parity: Any) -> None:
-    found = mixed(theirs["mix_in"], theirs["mix_part"], theirs["mix_other"])
+    found = mix_styles(theirs["mix_in"], theirs["mix_part"], theirs["mix_other"])
     parity("syvic", "mixed styles", f"{SOURCE}, mixstyle.py", [(found, theirs["mix_out"])], tolerance=1e-12)
     x_BPD = torch.randn(6, 5, 4, requires_grad=True)
     style = MixStyle(share=1.0)
@@ -189,7 +189,7 @@ def test_styles_mix_as_released_and_only_while_training(theirs: dict[str, Any], 
         assert sorted(other.tolist()) == list(range(6))
         assert all(int(o) >= 3 for o in other[:3])
     assert sorted(theirs["cross_other"][:3].tolist()) == [3, 4, 5]
-    (grad,) = torch.autograd.grad(mixed(x_BPD, torch.full((6, 1, 1), 0.5), torch.randperm(6)).sum(), [x_BPD])
+    (grad,) = torch.autograd.grad(mix_styles(x_BPD, torch.full((6, 1, 1), 0.5), torch.randperm(6)).sum(), [x_BPD])
     expected = torch.autograd.grad(
         ((x_BPD - x_BPD.mean(1, keepdim=True).detach()) / (x_BPD.var(1, keepdim=True) + 1e-6).sqrt().detach()).sum(), [x_BPD]
     )[0]

@@ -17,8 +17,8 @@ from diptych.api import load
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.models.layers.style_transfer import StyleTransfer, Stylist, recoloured, restyled
-from diptych.recipes._shared.picture_styles import coloured, style_transfer
+from diptych.models.layers.style_transfer import StyleTransfer, StyleTransferAugmentation, adain, coral_colours
+from diptych.recipes._shared.picture_styles import recolour, style_transfer
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
@@ -69,25 +69,25 @@ def rows(count: int = 8) -> Pool:
 def test_pictures_get_styles_as_released(folder: str, parity: Any) -> None:
     theirs = {name: torch.from_numpy(value) for name, value in np.load(RELEASED).items()}
     transfer = style_transfer(folder)
-    found = recoloured(theirs["style"], theirs["content"][0])
+    found = coral_colours(theirs["style"], theirs["content"][0])
     parity(
         "syvic", "a style in the colours of a picture", f"{SOURCE}, adain/function.py", [(found, theirs["coral"])], tolerance=1e-5
     )
-    first = coloured(theirs["style"], theirs["content"], "first")
-    plain = coloured(theirs["style"], theirs["content"], "style")
+    first = recolour(theirs["style"], theirs["content"], "first")
+    plain = recolour(theirs["style"], theirs["content"], "style")
     pairs = [
         (transfer(theirs["content"], first, 0.7), theirs["kept"]),
         (transfer(theirs["content"], plain, 0.25), theirs["plain"]),
     ]
     parity("syvic", "pictures in the style of another", f"{SOURCE}, adain/utils.py", pairs, tolerance=1e-4)
-    own = coloured(theirs["style"], theirs["content"], "own")
+    own = recolour(theirs["style"], theirs["content"], "own")
     assert torch.equal(own[0], first[0])
     assert not torch.allclose(own[1], first[1], atol=1e-2)
 
 
 def test_features_take_the_moments_of_the_style() -> None:
     x_BCHW, y_BCHW = torch.rand(2, 5, 6, 6, dtype=torch.float64), 3 * torch.rand(2, 5, 4, 7, dtype=torch.float64) - 1
-    made = restyled(x_BCHW, y_BCHW, eps=0.0)
+    made = adain(x_BCHW, y_BCHW, eps=0.0)
     for b in range(2):
         for c in range(5):
             assert float(made[b, c].mean()) == pytest.approx(float(y_BCHW[b, c].mean()))
@@ -99,12 +99,12 @@ def test_a_style_takes_the_colours_of_a_picture() -> None:
     torch.manual_seed(0)
     mix_33 = torch.tensor([[0.6, 0.3, 0.0], [0.1, 0.2, 0.0], [0.0, 0.1, 0.05]])
     style_CHW, picture_CHW = torch.rand(3, 40, 40), torch.einsum("cd,dhw->chw", mix_33, torch.rand(3, 40, 40)) + 0.1
-    made = recoloured(style_CHW, picture_CHW)
+    made = coral_colours(style_CHW, picture_CHW)
     assert torch.allclose(made.flatten(1).mean(1), picture_CHW.flatten(1).mean(1), atol=1e-5)
     assert torch.allclose(torch.cov(made.flatten(1)), torch.cov(picture_CHW.flatten(1)), atol=1e-3)
     grey = torch.full((3, 8, 8), 0.5)
-    assert torch.allclose(recoloured(style_CHW, grey), torch.tensor(0.5)), "a picture of one colour lends that colour"
-    assert torch.isfinite(recoloured(grey, picture_CHW)).all()
+    assert torch.allclose(coral_colours(style_CHW, grey), torch.tensor(0.5)), "a picture of one colour lends that colour"
+    assert torch.isfinite(coral_colours(grey, picture_CHW)).all()
 
 
 class Halved(StyleTransfer):
@@ -120,9 +120,11 @@ def test_pixels_are_plain_for_the_network_of_styles() -> None:
     shift, spread = torch.tensor(mean)[:, None, None], torch.tensor(deviation)[:, None, None]
     shown_BCHW = (plain_BCHW - shift) / spread
     half = Halved()
-    made = Stylist(half, strength=0.5, mean=mean, deviation=deviation)(shown_BCHW, style_BCHW)
+    made = StyleTransferAugmentation(half, strength=0.5, mean=mean, deviation=deviation)(shown_BCHW, style_BCHW)
     assert torch.allclose(made * spread + shift, (plain_BCHW + style_BCHW) / 2, atol=1e-6)
-    released = Stylist(half, strength=0.5, mean=mean, deviation=deviation, normalised=True)(shown_BCHW, style_BCHW)
+    released = StyleTransferAugmentation(half, strength=0.5, mean=mean, deviation=deviation, normalised=True)(
+        shown_BCHW, style_BCHW
+    )
     assert torch.allclose(released, (shown_BCHW + style_BCHW) / 2, atol=1e-6)
 
 

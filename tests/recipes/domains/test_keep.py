@@ -28,7 +28,7 @@ from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.files import save_ontology
 from diptych.data.read import read
 from diptych.data.text.prompts.prompt_bank import PATHOLOGY
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes._shared.texts.knowledge_texts import KnowledgeTexts
 from diptych.recipes._shared.texts.ontologies import attributes
 from diptych.recipes.domains.keep import KEEP, ConceptBatch
@@ -123,12 +123,12 @@ def test_the_loss_of_a_batch_with_related_concepts_is_the_released_one(parity: A
     group_B = torch.arange(len(labels)).repeat_interleave(members)
     empty = torch.zeros(len(concept_B), 1)
     batch = ConceptBatch(empty, empty, empty, group_B, concept_B=concept_B, template_B=torch.full_like(concept_B, -1))
-    loss = recipe.losses(Pairs(image, text, scale), batch)["metric"]
+    loss = recipe.losses(PairFeatures(image, text, scale), batch)["metric"]
     loss.backward()
     found = [(loss, RELEASED["loss"]), (scale.grad, [RELEASED["scale_grad"]])]
     found += [(x.grad.flatten(), RELEASED[name]) for x, name in ((image, "image_grad"), (text, "text_grad"))]
     parity("keep", "loss and every gradient of a batch with a tree", "HyMetricLoss of KEEP (a346a70)", found, tolerance=1e-8)
-    apart = replace(recipe, related="negative").losses(Pairs(image, text, scale), batch)["metric"]
+    apart = replace(recipe, related="negative").losses(PairFeatures(image, text, scale), batch)["metric"]
     assert apart > loss, "pairs of related concepts are negatives again"
 
 

@@ -349,7 +349,7 @@ def test_paper_has_the_published_parts() -> None:
     assert trained == {"7", "8", "9", "10", "11"}
     assert not model.encoder.text_tower.embed.weight.requires_grad
     assert paper.optimiser().kind == "adan"
-    assert (paper.shown.height, paper.shown.size) == (256, 128)
+    assert (paper.deployed_preprocess.height, paper.deployed_preprocess.size) == (256, 128)
 
 
 @pytest.mark.parametrize("steps_an_epoch", [1, 3, 7, 49])

@@ -25,15 +25,15 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
-from diptych.models.io.foreign.parts import assembled
+from diptych.models.io.foreign.parts import load_dual_encoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes.domains.rs_m_clip import RSMCLIP, ViewedBatch
+from diptych.recipes.domains.rs_m_clip import RSMCLIP, MultiViewBatch
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
-from diptych.train.weights import copy_equal
+from diptych.train.weights import copy_matching_tensors
 from diptych.worlds.pair_languages import pair_languages
 
 OPTIONS = TrainOptions(save_every=2, log_every=1, progress=False, precision="fp32")
@@ -68,12 +68,12 @@ def small(**changes: Any) -> RSMCLIP:
     return replace(RSMCLIP.tiny(), **{**settings, **changes})
 
 
-def batch_of(recipe: RSMCLIP, data: Pool | None = None) -> ViewedBatch:
-    found: ViewedBatch = next(batches(data or rows(), recipe, seed=0, start=0, stop=1)).batch
+def batch_of(recipe: RSMCLIP, data: Pool | None = None) -> MultiViewBatch:
+    found: MultiViewBatch = next(batches(data or rows(), recipe, seed=0, start=0, stop=1)).batch
     return found
 
 
-def doubled(batch: ViewedBatch) -> ViewedBatch:
+def doubled(batch: MultiViewBatch) -> MultiViewBatch:
     views = {name: getattr(batch, name).double() for name in ("image_BCHW", "whole_BGCHW", "local_BVCHW")}
     return replace(batch, **views)
 
@@ -329,14 +329,14 @@ def test_a_run_starts_from_open_clips_multilingual_weights(tmp_path: Path) -> No
     tensors |= {f"text.{name}": p for name, p in text.net.state_dict().items()}
     parts = open_clip_parts(settings, tensors, encoder)
     assert not parts.left
-    model = assembled(parts, "tiny")
+    model = load_dual_encoder(parts, "tiny")
     words = Tokenizer.train(["a red circle", "ein roter kreis"], 300)
-    given = PairEmbedder(model, small().shown, words, 77, name="tiny")
+    given = PairEmbedder(model, small().deployed_preprocess, words, 77, name="tiny")
     recipe = RSMCLIP.paper().started(given)
     assert (recipe.image_tower, recipe.text_tower) == ("vit", "open_clip_text")
     recipe = replace(recipe, local_size=32, prototypes=12, head_hidden=8, head_width=6, batch_size=8)
     made = recipe.model()
-    taken = copy_equal(model.state_dict(), made)
+    taken = copy_matching_tensors(model.state_dict(), made)
     assert {name for name in made.state_dict() if name.startswith("encoder.")} == set(taken)
     batch = batch_of(recipe)
     assert set(recipe.losses(recipe.features(made, batch), batch)) == {"contrastive", "distilled"}

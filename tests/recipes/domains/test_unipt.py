@@ -26,8 +26,8 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.persons.descriptions import combine
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.people.part_encoder import PartEncoder, PartReader
-from diptych.models.people.patch_regressor import PatchRegressor, RegressorBlock, sine_places
+from diptych.models.people.part_encoder import PartDecoder, PartEncoder
+from diptych.models.people.patch_regressor import PatchRegressor, RegressorBlock, sine_positions
 from diptych.models.people.person_embedder import PersonEmbedder
 from diptych.models.people.unified_encoder import UnifiedPairs
 from diptych.objectives.pairs.info_nce import info_nce
@@ -144,7 +144,7 @@ def test_the_regressor_is_the_released_one(parity: Any) -> None:
         return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.37 + seed).view(*shape)
 
     found = block(made(2, 3, 8, seed=1), made(2, 7, 8, seed=2), made(2, 3, 8, seed=3), made(2, 7, 8, seed=4))
-    places = sine_places((4, 2), 8, "released")
+    places = sine_positions((4, 2), 8, "released")
     pairs = [(found, torch.tensor(RELEASED["out"], dtype=torch.float64))]
     parity("unipt", "block that guesses patches", "RegressorBlock of UniPT (e90159b)", pairs, tolerance=1e-9)
     released = [(places, torch.tensor(RELEASED["sincos_4_2_8"]))]
@@ -265,7 +265,7 @@ def test_prototypes_and_their_losses_are_the_released_ones(parity: Any) -> None:
     size = PARTS["shape"]
     count, width, each, persons = (size[name] for name in ("prototypes", "width", "part_width", "persons"))
     sizes = {name: size[name] for name in ("prototypes", "part_width", "layers", "heads", "head_width", "mlp_width")}
-    reader = PartReader(width, **sizes).double()
+    reader = PartDecoder(width, **sizes).double()
 
     def wave(shape: tuple[int, ...], seed: int, scale: float = 0.4) -> Tensor:
         return (torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7311 + seed) * scale).view(shape)
@@ -391,8 +391,10 @@ def test_paper_has_the_published_parts() -> None:
     block = 4 * 2 * 768 + 3 * 768**2 + 2 * 768 + 768**2 + 768 + 2 * 4 * 768**2 + 5 * 768
     assert sum(p.numel() for p in regressor.parameters()) == 8 * block + 768 + 2 * (768 * 512 + 512 + 2 * 512)
     assert model.encoder.log_scale.requires_grad is False
-    assert (paper.shown.height, paper.shown.size, paper.batch_size, paper.lr) == (384, 128, 512, 1e-5)
-    assert (paper.shown.mean, paper.shown.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "its inception_normalize"
+    assert (paper.deployed_preprocess.height, paper.deployed_preprocess.size, paper.batch_size, paper.lr) == (384, 128, 512, 1e-5)
+    assert (paper.deployed_preprocess.mean, paper.deployed_preprocess.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), (
+        "its inception_normalize"
+    )
     spec = paper.optimiser()
     assert [learning_rate(spec, step, 1000) for step in (0, 50, 100)] == pytest.approx([0, 5e-6, 1e-5])
     decayed = {id(p) for group in build_optimiser(model, spec).param_groups if group["weight_decay"] for p in group["params"]}
@@ -444,7 +446,9 @@ def test_targets_of_patches_are_a_token_behind_as_released() -> None:
     image_BCHW = torch.randn(2, 3, *(side * 16 for side in own.tower.grid))
     ours_BPE, theirs_BPE = own(image_BCHW), behind(image_BCHW)
     torch.testing.assert_close(theirs_BPE[:, 1:], ours_BPE[:, :-1])
-    shown = image_BCHW * torch.tensor(own.shown.std).view(3, 1, 1) + torch.tensor(own.shown.mean).view(3, 1, 1)
+    shown = image_BCHW * torch.tensor(own.deployed_preprocess.std).view(3, 1, 1) + torch.tensor(
+        own.deployed_preprocess.mean
+    ).view(3, 1, 1)
     shown = (shown - torch.tensor(own.theirs.mean).view(3, 1, 1)) / torch.tensor(own.theirs.std).view(3, 1, 1)
     tokens_BPE = own.projection(own.tower.states(shown))
     lost_BJ = torch.tensor([[0, 3], [5, 1]])

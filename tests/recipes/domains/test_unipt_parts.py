@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.people.patch_regressor import sine_places
-from diptych.models.towers.peak import PeakTower
+from diptych.models.people.patch_regressor import sine_positions
+from diptych.models.towers.max_pool_tower import MaxPoolTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes.domains.unipt import UniPT
@@ -20,16 +20,16 @@ from diptych.train.optimise import build_optimiser
 def test_the_maximum_is_over_projected_tokens_and_never_over_padding() -> None:
     torch.manual_seed(0)
     inner = text_tower("text_micro", vocab_size=30, length=6)
-    tower = PeakTower(inner, 5)
+    tower = MaxPoolTower(inner, 5)
     ids, mask = torch.randint(30, (2, 6)), torch.tensor([[1, 1, 1, 0, 0, 0], [1] * 6]).bool()
     tokens = inner(ids, mask).tokens_BPD
     wanted = torch.stack([tower.project(tokens[0, :3]).amax(0), tower.project(tokens[1]).amax(0)])
     torch.testing.assert_close(tower(ids, mask).pooled_BD, wanted)
-    released = PeakTower(inner, 5, read_padding=True)
+    released = MaxPoolTower(inner, 5, read_padding=True)
     released.project = tower.project
     torch.testing.assert_close(released(ids, mask).pooled_BD, tower.project(tokens).amax(1))
     seen = image_tower("peak_image", inner={"name": "vit_micro", "image_size": 32, "image_height": 64}, out=5)
-    assert isinstance(seen, PeakTower)
+    assert isinstance(seen, MaxPoolTower)
     said = seen.inner(torch.randn(2, 3, 64, 32))
     assert said.tokens_BPD.shape[1] == 8
     both = torch.cat([said.pooled_BD[:, None], said.tokens_BPD], 1)
@@ -53,10 +53,10 @@ def test_a_tall_transformer_reads_rows_of_its_own_patches() -> None:
 
 
 def test_places_are_those_of_the_patches() -> None:
-    rows = sine_places((4, 2), 8)
-    torch.testing.assert_close(rows[0::2, 4:], sine_places((4, 1), 8)[:, 4:])  # rows go down the first column
-    torch.testing.assert_close(rows[:2, :4], sine_places((1, 2), 8)[:, :4])
-    assert not torch.allclose(rows, sine_places((4, 2), 8, "released")), "the released table numbers down the columns"
+    rows = sine_positions((4, 2), 8)
+    torch.testing.assert_close(rows[0::2, 4:], sine_positions((4, 1), 8)[:, 4:])  # rows go down the first column
+    torch.testing.assert_close(rows[:2, :4], sine_positions((1, 2), 8)[:, :4])
+    assert not torch.allclose(rows, sine_positions((4, 2), 8, "released")), "the released table numbers down the columns"
 
 
 def test_the_first_step_is_that_of_transformers_adamw() -> None:

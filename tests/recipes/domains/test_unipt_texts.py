@@ -32,7 +32,7 @@ def test_there_are_456_wordings_and_each_says_what_was_found() -> None:
     few = combine({"gender": "woman", "upper": "wearing a red coat"}, 3, rng, exchanged=0.0)
     assert "bag" not in few
     assert "  " not in few
-    with pytest.raises(ConfigError, match="templates were asked for"):
+    with pytest.raises(ConfigError, match="templates requested"):
         templates(5000)
 
 

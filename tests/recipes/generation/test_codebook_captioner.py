@@ -16,19 +16,19 @@ from safetensors.torch import save_file
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
+from diptych.recipes.generation.codebook_captioner import CodebookCaptionerRecipe
 from diptych.train.fit import fit
 from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
-from diptych.train.weights import copy_equal, start_lines, start_tensors
+from diptych.train.weights import copy_matching_tensors, start_lines, start_tensors
 from diptych.worlds.small_pairs import SmallPairs
 
 
-def small() -> CodebookCaptioner:
+def small() -> CodebookCaptionerRecipe:
     return replace(
-        CodebookCaptioner.tiny(),
+        CodebookCaptionerRecipe.tiny(),
         image_tower="vit_micro",
         image_size=48,
         heads=4,
@@ -65,7 +65,7 @@ def test_the_image_tower_of_clip_starts_it(tmp_path: Path) -> None:
     address = str(fit(clip, rows, tmp_path / "clip", options).model)
     given = start_tensors(address)
     model = small().prepare(rows).model()
-    taken = copy_equal(given, model)
+    taken = copy_matching_tensors(given, model)
     assert set(taken) == {f"image_tower.{name}" for name in model.image_tower.state_dict()}
     assert "fresh" in " ".join(start_lines(given, model, address))
     torch.testing.assert_close(model.image_tower.state_dict()["patches.weight"], given["image_tower.patches.weight"])
@@ -89,13 +89,13 @@ def test_unused_codes_move_and_processes_agree_on_where(tmp_path: Path) -> None:
     moved = (alone["code_KD"] != never["code_KD"]).any(1)
     assert 0.5 * len(moved) < moved.sum() < len(moved), "few codes are near anything at the start, and those stay"
     assert never["moves"] == 0
-    assert CodebookCaptioner.paper().restart == 0
+    assert CodebookCaptionerRecipe.paper().restart == 0
     for found in on_two_processes(moved_codes, tmp_path):
         torch.testing.assert_close(found, alone)
 
 
 def test_published_size() -> None:
-    recipe = CodebookCaptioner.paper()
+    recipe = CodebookCaptionerRecipe.paper()
     assert (recipe.codes, recipe.beta, recipe.text_length, recipe.batch_size, recipe.lr) == (1024, 0.25, 30, 2400, 3e-4)
     with torch.device("meta"):
         model = recipe.model()
@@ -112,7 +112,7 @@ def test_published_size() -> None:
 def test_the_rate_of_each_step_is_the_released_one(epoch_steps: int, parity: Any) -> None:
     """An epoch of CC3M has 1,121 steps of 2,400: its 3,000 steps of warm-up end with the first epoch, at 1.1e-4, and
     the next has 2.7e-4."""
-    spec, steps = CodebookCaptioner.paper().optimiser(), 20 * epoch_steps
+    spec, steps = CodebookCaptionerRecipe.paper().optimiser(), 20 * epoch_steps
     pairs = []
     for step in range(0, steps, 53):
         epoch, within = divmod(step, epoch_steps)
@@ -123,7 +123,7 @@ def test_the_rate_of_each_step_is_the_released_one(epoch_steps: int, parity: Any
     parity("tldr", "learning rates", "showlab/datacentric.vlp a488102, utils.py", pairs, tolerance=1e-9)
 
 
-def published_small() -> CodebookCaptioner:
+def published_small() -> CodebookCaptionerRecipe:
     tiny = {
         "image_tower": "vit_micro",
         "image_size": 48,
@@ -133,7 +133,7 @@ def published_small() -> CodebookCaptioner:
         "text_length": 20,
         "batch_size": 8,
     }
-    return replace(CodebookCaptioner.paper(), tokenizer="data", codes=16, places=24, augment="none", **tiny)
+    return replace(CodebookCaptionerRecipe.paper(), tokenizer="data", codes=16, places=24, augment="none", **tiny)
 
 
 def test_the_published_decoder_is_that_of_blip(parity: Any, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_it_starts_as_deit_and_bert(parity: Any, tmp_path: Path) -> None:
     parity("tldr", "pictures and texts as DeiT and BERT read them", "timm's and transformers' modules", pairs, tolerance=2e-5)
     with pytest.raises(ConfigError, match="expected decoder 'blip'"):
         replace(ready, decoder="plain", class_token=False, **given).model()
-    with pytest.raises(DataError, match=r"the text transformer have blocks\.1\..*, which has no place there"):
+    with pytest.raises(DataError, match=r"the text transformer have blocks\.1\..*, which does not belong there"):
         replace(ready, layers=1, **given).model()
 
 

@@ -126,7 +126,7 @@ def test_captions_come_in_three_ways_and_mirrored_ones_never_say_left() -> None:
     recipe = dataclasses.replace(DesCo.tiny(), mirror=1.0).prepare(rows)
     texts, mirrored = [], 0
     for draw in draws(rows, 40):
-        shown = recipe.shown(draw)
+        shown = recipe.query_and_view(draw)
         texts.append(shown.text.text)
         moved = shown.boxes[0][0].box[0] != 0
         assert not (moved and "left" in shown.text.text)
@@ -146,7 +146,7 @@ def test_knowledge_comes_from_a_file_from_the_samples_or_is_missed(rows: Pool, t
     file = tmp_path / "known.json"
     file.write_text(json.dumps({name: {**described(look_of(name)), "type": "toy"} for name in names}))
     told = dataclasses.replace(DesCo.tiny(), knowledge=str(file), missing="refuse").prepare(rows)
-    assert told.nouns_known[names[0]].kind == "a kind of toy"
+    assert told.class_knowledge[names[0]].kind == "a kind of toy"
     file.write_text(json.dumps({names[0]: described(look_of(names[0]))}))
     with pytest.raises(DataError, match=f"{len(names) - 1} of {len(names)} classes"):
         dataclasses.replace(told, known="").prepare(rows)

@@ -18,12 +18,12 @@ from diptych.api import load
 from diptych.core.errors import ConfigError
 from diptych.data.load.stream import batches
 from diptych.models.fiber.fiber import Fiber
-from diptych.models.fiber.gated_read import GatedRead
-from diptych.models.fiber.image_side import ImageSide
+from diptych.models.fiber.gated_cross_attention import GatedCrossAttention
+from diptych.models.fiber.image_encoder import FiberImageEncoder
 from diptych.models.fiber.released import from_released, resized_tables
-from diptych.models.fiber.text_side import TextSide, readable
+from diptych.models.fiber.text_encoder import FiberTextEncoder, self_attention_mask
 from diptych.models.fiber.training import FLOOR, FiberTraining
-from diptych.models.pairs.matching.matcher import Matched, drawn
+from diptych.models.pairs.matching.matcher import MatcherOutput, sample_columns
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.gold import gold_caption_loss, gold_weights
@@ -52,9 +52,11 @@ def small(**changes: Any) -> FIBER:
 
 
 def fiber(**changes: Any) -> Fiber:
-    image = ImageSide(image_size=64, width=8, depths=(1, 1, 18, 2), heads=(1, 1, 2, 4), drop_path=0.0, fused=6, text_width=16)
+    image = FiberImageEncoder(
+        image_size=64, width=8, depths=(1, 1, 18, 2), heads=(1, 1, 2, 4), drop_path=0.0, fused=6, text_width=16
+    )
     widths = image.fused_widths
-    text = TextSide(vocab_size=40, mask_id=39, length=12, width=16, layers=12, heads=2, dropout=0.0, image_widths=widths)
+    text = FiberTextEncoder(vocab_size=40, mask_id=39, length=12, width=16, layers=12, heads=2, dropout=0.0, image_widths=widths)
     return Fiber(image, text, width=16, **{"writes": True, "answers": 5, "top_heads": 2, **changes}).double().eval()
 
 
@@ -101,7 +103,7 @@ def randomised(model: nn.Module) -> None:
 @torch.no_grad()
 def test_every_reading_is_the_released_one(released: Fiber, stored: dict[str, Any], parity: Any) -> None:
     image, ours = picture(), released
-    begun, words = ours.begun_images(image), ours.begun_texts(IDS, MASK)
+    begun, words = ours.image_features(image), ours.text_features(IDS, MASK)
     fused = ours.fuse(begun, words, MASK)
     assert ours.fits is not None
     assert ours.answer is not None
@@ -114,14 +116,14 @@ def test_every_reading_is_the_released_one(released: Fiber, stored: dict[str, An
         (fused.pooled_BD, stored["fused_pooled"]), (ours.fits(fused.pooled_BD), stored["itm"]),
         (ours.answer(fused.pooled_BD), stored["vqa"]),
     ], tolerance=1e-9)  # fmt: skip
-    written = ours.write(ours.seen(image), IDS, MASK)
+    written = ours.write(ours.image_tokens(image), IDS, MASK)
     parity("fiber", "writing", SOURCE, [(written[MASK], stored["caption"][MASK])], tolerance=1e-9)
 
 
 @torch.no_grad()
 def test_losses_are_the_released_ones(released: Fiber, stored: dict[str, Any], parity: Any) -> None:
     image, ours = picture(), released
-    begun, words = ours.begun_images(image), ours.begun_texts(IDS, MASK)
+    begun, words = ours.image_features(image), ours.text_features(IDS, MASK)
     assert ours.fits is not None
     assert ours.answer is not None
     assert ours.guess is not None
@@ -132,16 +134,16 @@ def test_losses_are_the_released_ones(released: Fiber, stored: dict[str, Any], p
     wrong = torch.tensor([2, 0, 1])
     pairs = ((begun, words, MASK), (begun, words[wrong], MASK[wrong]), (begun[wrong], words, MASK))
     answers = [ours.fits(ours.fuse(*pair).pooled_BD) for pair in pairs]
-    matched = matching(Matched(image_ND, text_ND, torch.ones(1), *answers, torch.ones(3, dtype=torch.bool)))
+    matched = matching(MatcherOutput(image_ND, text_ND, torch.ones(1), *answers, torch.ones(3, dtype=torch.bool)))
 
     place, word = torch.tensor([[2, 0], [3, 5], [1, 0]]), torch.tensor([[9, -1], [6, 13], [22, -1]])
     masked = IDS.clone()
     for row, column in ((0, 2), (1, 3), (1, 5), (2, 1)):
         masked[row, column] = 39
-    read = ours.fuse(begun, ours.begun_texts(masked, MASK), MASK).text_BLD
+    read = ours.fuse(begun, ours.text_features(masked, MASK), MASK).text_BLD
     guessed = ours.guess(read.gather(1, place[..., None].expand(-1, -1, 16)))
 
-    written, worth = ours.write(ours.seen(image), IDS, MASK), torch.zeros(3, 5, dtype=torch.float64)
+    written, worth = ours.write(ours.image_tokens(image), IDS, MASK), torch.zeros(3, 5, dtype=torch.float64)
     worth[0, 0], worth[0, 3], worth[1, 1] = 1.0, 0.3, 0.6
     asked = answer_scores(ours.answer(ours.fuse(begun, words, MASK).pooled_BD), worth, torch.ones(3, dtype=torch.bool))
     weight = gold_weights(stored["gold_copy_logits"], IDS, MASK)
@@ -155,11 +157,11 @@ def test_losses_are_the_released_ones(released: Fiber, stored: dict[str, Any], p
 def test_shut_gates_leave_both_towers_as_they_were(parity: Any) -> None:
     torch.manual_seed(0)
     ours = fiber()
-    image, words = picture(), ours.begun_texts(IDS, MASK)
-    begun = ours.begun_images(image)
+    image, words = picture(), ours.text_features(IDS, MASK)
+    begun = ours.image_features(image)
     with torch.no_grad():
         shut_image, shut_text = ours.states(begun, words, MASK)
-        alone_text = ours.text.finished(words, readable(MASK))
+        alone_text = ours.text.finished(words, self_attention_mask(MASK))
         pairs = [
             (ours.image_tower.normed(shut_image), ours.image_tower.normed(ours.image_tower.finished(begun))),
             (ours.text.blocks[-1].norm_2(shut_text)[MASK], alone_text[MASK]),
@@ -175,12 +177,12 @@ def test_shut_gates_leave_both_towers_as_they_were(parity: Any) -> None:
 
 def test_both_sides_read_what_the_other_was_before_the_block() -> None:
     """With one fused block and the gate of one side open, the other side is as if unfused."""
-    image = ImageSide(image_size=32, width=8, depths=(1, 1), heads=(1, 2), drop_path=0.0, fused=1, text_width=16)
-    text = TextSide(vocab_size=40, length=12, width=16, layers=2, heads=2, dropout=0.0, image_widths=image.fused_widths)
+    image = FiberImageEncoder(image_size=32, width=8, depths=(1, 1), heads=(1, 2), drop_path=0.0, fused=1, text_width=16)
+    text = FiberTextEncoder(vocab_size=40, length=12, width=16, layers=2, heads=2, dropout=0.0, image_widths=image.fused_widths)
     ours = Fiber(image, text, width=16).double().eval()
     randomised(ours)
     with torch.no_grad():
-        begun, words = ours.begun_images(picture()[..., :32, :32]), ours.begun_texts(IDS, MASK)
+        begun, words = ours.image_features(picture()[..., :32, :32]), ours.text_features(IDS, MASK)
         before = ours.states(begun, words, MASK)
         image.gates[0].alpha_1.add_(1.0)
         after = ours.states(begun, words, MASK)
@@ -191,7 +193,7 @@ def test_both_sides_read_what_the_other_was_before_the_block() -> None:
 def test_a_gate_is_multi_head_attention(parity: Any) -> None:
     """Window by window as in a Swin block, every window on the whole text: `nn.MultiheadAttention` with copied weights."""
     torch.manual_seed(0)
-    gate = GatedRead(8, 2, 12, normed=True).double()
+    gate = GatedCrossAttention(8, 2, 12, normed=True).double()
     randomised(gate)
     theirs = nn.MultiheadAttention(8, 2, kdim=12, vdim=12, batch_first=True).double()
     with torch.no_grad():
@@ -263,7 +265,7 @@ def test_no_row_is_its_own_wrong_partner() -> None:
     """The contrast is sure of itself, so that nothing but the small number is left for the rest; the release then draws the partner."""
     logit_NN, own_NN = torch.eye(3, 7).repeat(400, 1) * 1000, torch.eye(3, 7, dtype=torch.bool).repeat(400, 1)
     torch.manual_seed(0)
-    found_N = drawn(logit_NN, ~own_NN, floor=FLOOR)
+    found_N = sample_columns(logit_NN, ~own_NN, floor=FLOOR)
     assert not own_NN[torch.arange(1200), found_N].any()
     assert set(found_N.tolist()) == set(range(7))
     shares_N = (logit_NN.softmax(1) * ~own_NN + FLOOR)[:1].expand(1000, -1)

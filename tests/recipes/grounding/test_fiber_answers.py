@@ -27,9 +27,9 @@ def test_any_question_of_a_picture_may_be_asked() -> None:
     known = {question.text for question in questions_of(sample)}
     assert len(known) > 1
     recipe = small(questions=1.0).prepare(questions(4))
-    asked = [recipe._asked(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
+    asked = [recipe._drawn_question(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
     assert {question.text for question in asked if question} == known
-    assert recipe._asked(Draw(replace(sample, extras={}), np.random.default_rng(0))) is None
+    assert recipe._drawn_question(Draw(replace(sample, extras={}), np.random.default_rng(0))) is None
 
 
 def test_a_question_without_a_listed_answer_is_not_asked() -> None:
@@ -37,11 +37,11 @@ def test_a_question_without_a_listed_answer_is_not_asked() -> None:
     sample = questions(4).to_pool()[0]
     first, *others = questions_of(sample)
     recipe = replace(small(questions=1.0), answers=(first.answer,))
-    asked = [recipe._asked(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
+    asked = [recipe._drawn_question(Draw(sample, np.random.default_rng(seed))) for seed in range(40)]
     assert {question.answer for question in asked if question} == {first.answer}
     assert {question.answer for question in others} != {first.answer}
     none = replace(recipe, answers=("an answer of nobody",))
-    assert none._asked(Draw(sample, np.random.default_rng(0))) is None
+    assert none._drawn_question(Draw(sample, np.random.default_rng(0))) is None
 
 
 def test_answers_are_worth_what_people_gave() -> None:

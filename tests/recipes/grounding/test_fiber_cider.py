@@ -15,11 +15,11 @@ from diptych import api
 from diptych.core.errors import ConfigError
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import decode
-from diptych.models.fiber.drawing import drawn_captions
+from diptych.models.fiber.caption_sampling import sample_captions
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.self_critical import mean_log_probability, self_critical_loss
-from diptych.recipes.grounding.fiber_cider import CiderTraining, FIBERCider, frequencies
+from diptych.recipes.grounding.fiber_cider import CiderTraining, FIBERCider, corpus_frequencies
 from diptych.tasks._scoring.captions.metrics import cider_d, document_frequencies
 from diptych.worlds.scenes.world import scenes
 
@@ -90,9 +90,9 @@ def test_captions_are_drawn_by_their_probabilities() -> None:
     recipe = small()
     torch.manual_seed(0)
     fiber, words = recipe.model().fiber.eval(), recipe.words()
-    image = fiber.seen(torch.randn(2, 3, 64, 64))
+    image = fiber.image_tokens(torch.randn(2, 3, 64, 64))
     ways: dict[str, Any] = {"length": 8, "end_id": words.eot_id, "pad_id": words.pad_id}
-    drawn = drawn_captions(fiber, image, words.prefix, count=400, **ways)
+    drawn = sample_captions(fiber, image, words.prefix, count=400, **ways)
     first = fiber.write(image, drawn.ids_NL[::400, :1], torch.ones(2, 1, dtype=torch.bool))[:, -1].float()
     first[:, [fiber.text.mask_id, words.pad_id]] = -1e4
     share = torch.stack([F.one_hot(drawn.ids_NL[n * 400 : n * 400 + 400, 1], first.shape[1]).float().mean(0) for n in range(2)])
@@ -103,21 +103,21 @@ def test_captions_are_drawn_by_their_probabilities() -> None:
     assert torch.equal(drawn.chosen_NM, places < stop[:, None])
     assert (drawn.ids_NL[:, 1:][~drawn.chosen_NM] == words.pad_id).all()
     assert not (drawn.ids_NL == fiber.text.mask_id).any()
-    model = FiberModel(fiber, recipe.shown, words, recipe.text_length, "fiber")
+    model = FiberModel(fiber, recipe.deployed_preprocess, words, recipe.text_length, "fiber")
     picture = scenes(1, seed=0)[0].image
     assert picture is not None
-    seen = fiber.seen(recipe.shown([decode(picture, exact=True)]))
-    greedy = drawn_captions(fiber, seen, words.prefix, **{**ways, "length": recipe.text_length}, likeliest=True)
+    seen = fiber.image_tokens(recipe.deployed_preprocess([decode(picture, exact=True)]))
+    greedy = sample_captions(fiber, seen, words.prefix, **{**ways, "length": recipe.text_length}, likeliest=True)
     ids = [one for one in greedy.ids_NL[0].tolist() if one not in (*words.prefix, *words.suffix, words.pad_id)]
     assert words.decode(ids).strip() == model.generate([picture], [""], max_tokens=recipe.text_length)[0]
     with pytest.raises(ConfigError, match="captions of 1 tokens"):
-        drawn_captions(fiber, image, words.prefix, **{**ways, "length": 1})
+        sample_captions(fiber, image, words.prefix, **{**ways, "length": 1})
 
 
 def test_rewards_know_the_corpus_and_baselines_are_what_they_say() -> None:
     rows = scenes(6, seed=0, lengths=("short",), negatives=False)
     recipe = small()
-    items, table = frequencies(recipe.corpus)
+    items, table = corpus_frequencies(recipe.corpus)
     every = [recipe.cut(recipe.captions_of(rows, row)) for row in range(6)]
     whole = document_frequencies(every)
     assert items == 6
@@ -150,7 +150,7 @@ def test_refusals_and_the_published_stage() -> None:
     with pytest.raises(ConfigError, match=r"mixed is 1.0"):
         FIBERCider(mixed=1.0)
     with pytest.raises(ConfigError, match=r"call prepare\(data\) first"):
-        frequencies("")
+        corpus_frequencies("")
     paper = FIBERCider.paper()
     assert (paper.engine, paper.drawn, paper.mixed, paper.baseline) == ("policy", 5, 0.3, "one")
     assert (paper.image_size, paper.lr, paper.batch_size, paper.text_length) == (576, 1e-6, 512, 50)

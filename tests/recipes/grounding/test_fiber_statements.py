@@ -20,7 +20,7 @@ from diptych.data.load.stream import batches
 from diptych.data.read import read
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.fiber.released import from_released
-from diptych.models.fiber.statements import FiberStatements
+from diptych.models.fiber.statements import FiberStatementClassifier
 from diptych.recipes.grounding.fiber_statements import FIBERStatements
 from diptych.tasks.choice.multiple_choice import MultipleChoice
 
@@ -95,8 +95,8 @@ def test_the_head_is_the_released_one(tmp_path: Path, parity: Any) -> None:
     fiber.load_state_dict({name.removeprefix("fiber."): t for name, t in found.items() if ".statement." in name}, strict=False)
     images, ids = torch.randn(2, 2, 3, 64, 64), torch.randint(3, 9, (2, 5))
     mask = torch.ones(2, 5, dtype=torch.bool)
-    one, two = fiber.begun_images(images[0]), fiber.begun_images(images[1])
-    text = fiber.begun_texts(ids, mask)
+    one, two = fiber.image_features(images[0]), fiber.image_features(images[1])
+    text = fiber.text_features(ids, mask)
     pooled = torch.cat([fiber.fuse(one, text, mask).pooled_BD, fiber.fuse(two, text, mask).pooled_BD], 1)
     parity("fiber", "the head of NLVR2", "the released layers under their names", [
         (fiber.judge(one, two, text, mask), head(pooled))
@@ -109,7 +109,7 @@ def test_it_learns_is_kept_and_is_asked(tmp_path: Path) -> None:
     recipe = replace(FIBERStatements.tiny(), **SMALL, steps=40, lr=2e-3, warmup=5.0)
     made = api.train(recipe, data=pool, out=tmp_path / "run", seed=0, hold_out=0)
     model: Any = api.load(made.path)
-    assert isinstance(model, FiberStatements)
+    assert isinstance(model, FiberStatementClassifier)
     assert isinstance(model, Generator)
     assert isinstance(model, Ranker)
     task = MultipleChoice(how="sum", blind=False, draws=10, keep=False)
@@ -118,7 +118,7 @@ def test_it_learns_is_kept_and_is_asked(tmp_path: Path) -> None:
     first, second = pool[0].media["images"].parts
     asked = (ImagePart(0), ImagePart(source=second), TextPart(questions_of(pool[0])[0].text))
     assert model.generate([first, second], [asked, (ImagePart(0), ImagePart(source=first), asked[2])]) == ["True", "False"]
-    with pytest.raises(DataError, match=r"is asked with 1 pictures \(expected two pictures and a statement"):
+    with pytest.raises(DataError, match=r"got 1 pictures \(expected two pictures and a statement"):
         model.generate([first], [(ImagePart(0), asked[2])])
     with pytest.raises(ConfigError, match=r"cannot answer 'Yes' \(expected True or False\)"):
         model.answer_nll([first], [asked], [["Yes", "False"]])

@@ -22,7 +22,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.position_prompts import block_of
 from diptych.models.blip.text import BlipText
-from diptych.models.pairs.matching.matcher import Matched
+from diptych.models.pairs.matching.matcher import MatcherOutput
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.fused_pairs import matching
 from diptych.recipes.grounding.ptp import PTP
@@ -54,7 +54,7 @@ def test_two_captions_stand_side_by_side_or_run_into_each_other() -> None:
     found = {}
     for form in ("two", "glued"):
         draws = [Draw(sample, keyed_rng(seed), image_HWC) for seed in range(20)]
-        found[form] = {small(captions=form).shown_with_text(draw)[1] for draw in draws}
+        found[form] = {small(captions=form).view_with_prompt(draw)[1] for draw in draws}
     assert found == {"two": {"one cat a mat", "one cat a dog"}, "glued": {"one cata mat", "one cata dog"}}
     with pytest.raises(ConfigError, match="captions is 'three'"):
         small(captions="three")
@@ -174,7 +174,7 @@ def test_contrast_and_matching_are_the_released_ones(parity: Any) -> None:
         "ptp", "contrast with momentum targets and its gradients", "sail-sg/ptp 298b60a, blip_pretrain.py", pairs, tolerance=1e-9
     )
     there, empty = torch.ones(2, dtype=torch.bool), torch.zeros(2, 0)
-    found = Matched(empty, empty, empty, t["own"], t["wrong_text"], t["wrong_image"], there)
+    found = MatcherOutput(empty, empty, empty, t["own"], t["wrong_text"], t["wrong_image"], there)
     parity("ptp", "matching", "sail-sg/ptp 298b60a, blip_pretrain.py", [(matching(found), t["itm"])], tolerance=1e-6)
 
 
@@ -266,7 +266,7 @@ def test_flips_look_at_left_and_right() -> None:
     image = decode(sample.image)
     for sides in ("keep", "swap", "ignore"):
         recipe = small(flip=True, flip_sides=sides, crop=(1.0, 1.0), prompts="none")
-        shown = [recipe.shown_with_text(Draw(sample, np.random.default_rng(seed), image)) for seed in range(12)]
+        shown = [recipe.view_with_prompt(Draw(sample, np.random.default_rng(seed), image)) for seed in range(12)]
         turned = [not np.array_equal(picture, image) for picture, _ in shown]
         assert any(turned) == (sides != "keep")
         assert all(("right" in text) == (sides == "swap" and flipped) for (_, text), flipped in zip(shown, turned, strict=True))
@@ -349,7 +349,7 @@ def test_it_answers_every_capability_and_comes_back(tmp_path: Path) -> None:
     )
     whole = deployed.answer_nll(images[:1], [""], [["red circle"]])[0]
     ids = deployed._ids("red circle")
-    tokens = deployed._seen(images[:1], torch.device("cpu"))
+    tokens = deployed._image_tokens(images[:1], torch.device("cpu"))
     log = deployed._logits(tokens, ids[:-1]).log_softmax(-1)
     assert whole[0, 0] == pytest.approx(-float(sum(log[place, token].item() for place, token in enumerate(ids[1:]))), rel=1e-5)
 

@@ -89,7 +89,7 @@ def test_it_starts_as_deit_and_bert(data: Pool, deit: VisionTransformer, tmp_pat
         read = theirs(input_ids=ids_BL, output_hidden_states=True)
         hidden_BLD = model.text.read(ids_BL, mask_BL)
         words = F.linear(model.text.head_norm(F.gelu(model.text.head(hidden_BLD))), model.text.words.weight, model.text.bias_V)
-        found = [(model.seen(image_BCHW), deit.forward_features(image_BCHW)), (hidden_BLD, read.hidden_states[-1])]
+        found = [(model.image_tokens(image_BCHW), deit.forward_features(image_BCHW)), (hidden_BLD, read.hidden_states[-1])]
         parity(
             "ptp",
             "pictures and texts as DeiT and BERT read them",
@@ -152,7 +152,7 @@ def test_what_blip_publishes_has_its_places(deit: VisionTransformer) -> None:
     begun, marked = ids_BL.clone(), ids_BL.clone()
     begun[:, 0], marked[:, 0] = 320, 321
     with torch.no_grad():
-        image_BPD = model.seen(torch.randn(2, 3, 48, 48))
+        image_BPD = model.image_tokens(torch.randn(2, 3, 48, 48))
         told = {"attention_mask": mask_BL.long(), "encoder_hidden_states": image_BPD}
         assert torch.allclose(
             model.text.read(ids_BL, mask_BL, image_BPD), reader(input_ids=marked, **told).last_hidden_state, atol=1e-4

@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.models.vilt.vilt_model import ViltModel
-from diptych.recipes.grounding.ptp_vilt import PTPViLT, inner_words, wrong_half
+from diptych.recipes.grounding.ptp_vilt import PTPViLT, mismatched_pairs, without_special_tokens
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.worlds.small_pairs import small_pairs
@@ -74,20 +74,20 @@ def test_half_of_the_pictures_are_wrong_and_none_is_of_the_group() -> None:
     group_B = torch.tensor([1, 2, 1, 3, 4, 5, 6])
     often = np.zeros((7, 7))
     for seed in range(400):
-        shown_B, fits_B = wrong_half(group_B, np.random.default_rng(seed))
+        shown_B, fits_B = mismatched_pairs(group_B, np.random.default_rng(seed))
         assert fits_B.sum() == 3  # of an odd number the smaller half, as released
         assert torch.equal(fits_B == 1, shown_B == torch.arange(7))
         assert all(group_B[row] != group_B[other] for row, other in enumerate(shown_B.tolist()) if other != row)
         often[np.arange(7), shown_B.numpy()] += 1
     wrong = often[1, [0, 2, 3, 4, 5, 6]] / 400
     assert np.abs(wrong - 4 / 7 / 6).max() < 0.06
-    shown_B, fits_B = wrong_half(torch.tensor([7, 7]), np.random.default_rng(0))
+    shown_B, fits_B = mismatched_pairs(torch.tensor([7, 7]), np.random.default_rng(0))
     assert (shown_B.tolist(), fits_B.tolist()) == ([0, 1], [1, 1])
 
 
 def test_words_are_those_between_the_marks() -> None:
     mask_BL = torch.tensor([[True] * 4 + [False], [True, True, False, False, False]])
-    assert inner_words(mask_BL).tolist() == [[False, True, True, False, False], [False] * 5]
+    assert without_special_tokens(mask_BL).tolist() == [[False, True, True, False, False], [False] * 5]
 
 
 def test_either_reading_gets_what_it_should(data: Pool) -> None:
@@ -102,11 +102,11 @@ def test_either_reading_gets_what_it_should(data: Pool) -> None:
             [batch.image_BCHW[place : place + 1], batch.grid_B2[place : place + 1]] for place in (row, batch.shown_B[row])
         )
         text_1L, mask_1L = batch.masked_BL[row : row + 1], batch.text_mask_BL[row : row + 1]
-        guessing = vilt.read(vilt.begun_texts(text_1L, batch.hidden_BL[row : row + 1]), mask_1L, vilt.begun_pictures(*own))
+        guessing = vilt.read(vilt.text_features(text_1L, batch.hidden_BL[row : row + 1]), mask_1L, vilt.picture_features(*own))
         torch.testing.assert_close(
             found.word_NMV[row], vilt.guessed(guessing, batch.place_BM[row : row + 1])[0], atol=1e-5, rtol=1e-4
         )
-        fitting = vilt.read(vilt.begun_texts(batch.text_BL[row : row + 1]), mask_1L, vilt.begun_pictures(*shown))
+        fitting = vilt.read(vilt.text_features(batch.text_BL[row : row + 1]), mask_1L, vilt.picture_features(*shown))
         torch.testing.assert_close(found.answer_N2[row], vilt.fits(vilt.pooled(fitting))[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.image_NPD[row], fitting[0, 33:], atol=1e-5, rtol=1e-4)
     losses = recipe.losses(found, batch)
@@ -131,7 +131,7 @@ def test_prompts_say_the_block_that_is_shown(data: Pool) -> None:
     blocks: dict[str, set[tuple[bool, int]]] = {}
     for prompts in ("moved", "original"):
         recipe = small(flip=True, flip_sides="ignore", prompts=prompts, regions=1)
-        shown = [recipe.shown_with_text(Draw(sample, np.random.default_rng(seed), image)) for seed in range(12)]
+        shown = [recipe.view_with_prompt(Draw(sample, np.random.default_rng(seed), image)) for seed in range(12)]
         blocks[prompts] = {
             (not np.array_equal(picture, image), int(text.split(" block ")[1].split()[0])) for picture, text in shown
         }
@@ -160,7 +160,7 @@ def test_it_starts_from_a_vision_transformer_and_from_released_files(data: Pool,
     vilt = ready.model().vilt.eval()
     image_BCHW = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
-        seen = vilt.begun_pictures(image_BCHW, torch.tensor([[3, 3]] * 2))
+        seen = vilt.picture_features(image_BCHW, torch.tensor([[3, 3]] * 2))
         alone = vilt.read(
             torch.zeros(2, 0, 16),
             torch.ones(2, 0, dtype=torch.bool),

@@ -19,14 +19,14 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
-from diptych.models.detection.faster_rcnn import names_without_repeats
-from diptych.models.detection.region_pool import RegionPool
-from diptych.models.penet.batch_targets import targets
+from diptych.models.detection.faster_rcnn import nms_labels
+from diptych.models.detection.roi_pooler import RoIPooler
+from diptych.models.penet.batch_targets import scene_graph_targets
 from diptych.models.penet.graph_relater import GraphRelater
 from diptych.models.penet.pair_regions import rectangles
-from diptych.models.penet.pair_sampling import PairSampling, Targets
-from diptych.models.penet.prototype_head import box_code
-from diptych.models.towers.name_vectors import drawn, name_vectors
+from diptych.models.penet.pair_sampling import PairSampling, SceneGraphTargets
+from diptych.models.penet.predicate_head import box_code
+from diptych.models.towers.name_vectors import name_vectors, random_vector
 from diptych.recipes.relations.penet import PENet
 from diptych.train.optimise import build_optimiser, freeze, learning_rate
 from diptych.worlds.links.world import links
@@ -169,7 +169,7 @@ def test_a_pair_learns_one_of_its_predicates_and_boxes_are_in_pixels() -> None:
     recipe = with_changes(PENet.tiny(), {**SMALL, "batch_size": 1}).prepare(rows)
     seen = set()
     for step in batches(rows, recipe, seed=0, stop=20):
-        (true,) = targets(step.batch)
+        (true,) = scene_graph_targets(step.batch)
         related = {
             tuple(pair): recipe.lists.relations[k - 1]
             for pair, k in zip(true.pair_G2.tolist(), true.relation_G, strict=True)
@@ -199,7 +199,7 @@ def test_rectangles_are_drawn_outwards_on_the_squeezed_image() -> None:
 
 
 def test_large_boxes_are_read_from_coarse_maps() -> None:
-    pool = RegionPool(1, (4, 8, 16, 32))
+    pool = RoIPooler(1, (4, 8, 16, 32))
     sides = torch.tensor([10.0, 55, 111, 112, 223, 224, 447, 448, 900])
     box_N4 = torch.stack([torch.zeros(9), torch.zeros(9), sides - 1, sides - 1], 1)
     assert pool.levels(box_N4).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
@@ -210,14 +210,14 @@ def test_large_boxes_are_read_from_coarse_maps() -> None:
 def test_near_boxes_take_different_names() -> None:
     logit_NC = torch.tensor([[0.0, 3.0, 1.0], [0.0, 2.0, 1.0], [0.0, 1.0, 0.5]])
     box_NC4 = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 9], [50.0, 50, 60, 60]])[:, None].repeat(1, 3, 1)
-    assert names_without_repeats(logit_NC, box_NC4, 0.5).tolist() == [1, 2, 1]
+    assert nms_labels(logit_NC, box_NC4, 0.5).tolist() == [1, 2, 1]
     only_two = torch.tensor([False, False, True])
-    assert names_without_repeats(logit_NC[1:], box_NC4[1:], 0.5, only_two).tolist() == [2, 2]
+    assert nms_labels(logit_NC[1:], box_NC4[1:], 0.5, only_two).tolist() == [2, 2]
 
 
 def test_pairs_of_found_boxes_stand_for_true_relations() -> None:
     """Boxes on both ends are positive, at most so many a relation; negatives are only among boxes that stand for something."""
-    true = Targets(
+    true = SceneGraphTargets(
         torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10]]),
         torch.tensor([1, 2]),
         torch.tensor([[0, 1], [1, 0]]),
@@ -242,10 +242,10 @@ def test_names_get_the_vectors_of_their_words(tmp_path: Path) -> None:
     file.write_text("near 1 0\nof 0 4\nparking 2 2\nmeter 9 9\nleft 5 -4\n")
     mean_NE = name_vectors(["left of", "near", "beside it"], str(file), rule="mean", width=2)
     assert mean_NE[:2].tolist() == [[2.5, 0.0], [1.0, 0.0]]
-    assert mean_NE[2].tolist() == drawn("beside it", 2).tolist()
+    assert mean_NE[2].tolist() == random_vector("beside it", 2).tolist()
     assert name_vectors(["parking meter"], str(file), rule="longest", width=2).tolist() == [[2.0, 2.0]]
     shared = name_vectors(["near above", "far above", "above"], "random", rule="mean", width=8)
-    torch.testing.assert_close(shared[0] - shared[1], torch.from_numpy(drawn("near", 8) - drawn("far", 8)) / 2)
+    torch.testing.assert_close(shared[0] - shared[1], torch.from_numpy(random_vector("near", 8) - random_vector("far", 8)) / 2)
     file.write_text("near 1 0 3\n")
     with pytest.raises(DataError, match=r"row 0.*3 numbers"):
         name_vectors(["near"], str(file), rule="mean", width=2)
@@ -259,9 +259,9 @@ def test_a_fresh_model_knows_its_names_by_their_words() -> None:
     head = recipe.model().head
     names = recipe.lists.relations
     assert any(" " in name for name in names)
-    wanted = [np.mean([drawn(word, 16) for word in name.split()], axis=0) for name in names]
+    wanted = [np.mean([random_vector(word, 16) for word in name.split()], axis=0) for name in names]
     np.testing.assert_allclose(head.predicate_word_KE.weight[1:].detach().numpy(), wanted, rtol=1e-6)
-    things = [drawn(max(name.split(), key=len), 16) for name in recipe.lists.objects]
+    things = [random_vector(max(name.split(), key=len), 16) for name in recipe.lists.objects]
     for table in (head.object_word_CE, head.naming.word_CE):
         np.testing.assert_allclose(table.weight[1:].detach().numpy(), things, rtol=1e-6)
 
@@ -326,7 +326,7 @@ def test_questions_it_cannot_answer_get_one_line() -> None:
         model.detect([sample.image], objects=["ring"], relations=["near below"])
     with pytest.raises(ConfigError, match="sgcls or sgdet"):
         model.relate([sample.image], [sample.regions], objects=["ring"], relations=["near below"], labels_known=False)
-    with pytest.raises(DataError, match=r"knows none of.*'riding'.*far"):
+    with pytest.raises(DataError, match=r"was trained on none of.*'riding'.*far"):
         model.relate([sample.image], [sample.regions], objects=[], relations=["riding"])
     with pytest.raises(DataError, match="label 'horse'"):
         model.relate([sample.image], [[Region((0, 0, 9, 9), "horse")]], objects=[], relations=["near below"])

@@ -20,7 +20,7 @@ from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.vocabularies import vocabulary
 from diptych.models.rlipv2.published import build
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
 from diptych.objectives.boxes.pair_set import PairSetLoss
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.tasks.relations.hico_det_splits import unseen
@@ -158,7 +158,9 @@ def test_published_values_are_the_fields() -> None:
     assert (loss.label, loss.relation, loss.box, loss.giou, loss.background) == (1, 1, 2.5, 1, 0.1)
     shape = made.shape
     assert (shape.pairs, shape.encoder_layers, shape.decoder_layers, shape.fusion_before) == (100, 6, 3, (0, 2, 4))
-    assert (shape.in_padded, shape.relation_boxes, DetectorShape()) == (True, True, shape), "one default, the published one"
+    assert (shape.in_padded, shape.relation_boxes, RelationDetectorConfig()) == (True, True, shape), (
+        "one default, the published one"
+    )
     assert (made.list_length, int(made.list_length * made.object_share), loss.pseudo, shape.branches) == (500, 333, 0.3, 16)
     assert (shape.dropout, RLIPv2.tagger().shape.dropout, RLIPv2.tagger_released().shape.dropout) == (0.0, 0.1, 0.1)
     rules = {rule.pattern: rule.decay for rule in made.optimiser().rules}
@@ -280,9 +282,9 @@ def test_training_names_do_not_hold_what_the_world_holds_out() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"gate": "sigmoid"}, "DetectorShape.gate is 'sigmoid'"),
-        ({"fusion": "early"}, r"DetectorShape.fusion is 'early' \(expected alif"),
-        ({"variant": "detr"}, "DetectorShape.variant is 'detr'"),
+        ({"gate": "sigmoid"}, "RelationDetectorConfig.gate is 'sigmoid'"),
+        ({"fusion": "early"}, r"RelationDetectorConfig.fusion is 'early' \(expected alif"),
+        ({"variant": "detr"}, "RelationDetectorConfig.variant is 'detr'"),
         ({"fusion_before": (0,)}, "meetings for 2 decoder layers"),
         ({"pseudo": 2.0}, "pseudo is 2.0"),
         ({"matching": "given"}, "matching is 'given', but no regions are"),

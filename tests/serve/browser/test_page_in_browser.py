@@ -22,7 +22,7 @@ from diptych.data.dataset import Pool
 from diptych.index.kinds.dense import DenseIndex
 from diptych.serve import Limits, create_app
 from diptych.serve.admission import guard
-from diptych.serve.admission.rate import Rate
+from diptych.serve.admission.rate import RateLimiter
 
 from ..conftest import COLOURS, Running, Stub, encoded, flat, listening
 from .conftest import IN_BROWSER, Page, focus_is, shades
@@ -253,7 +253,7 @@ class Clock:
 
 def test_a_busy_service_is_asked_again(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(guard, "Rate", partial(Rate, now=clock))
+    monkeypatch.setattr(guard, "RateLimiter", partial(RateLimiter, now=clock))
     pool, model = shades(), Stub()
     index = DenseIndex.build(model, pool, tmp_path / "index", progress=False)
     app = create_app(model, index, pool=pool, limits=Limits(rate=1, burst=1))

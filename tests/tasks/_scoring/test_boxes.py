@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from diptych.core.box_iou import box_iou
 from diptych.data.masks import encode
-from diptych.tasks._scoring.detection.boxes import Boxes, average_precision, overlaps
+from diptych.tasks._scoring.detection.boxes import Boxes, average_precision
 
 
 def _case(seed: int, *, images: int = 12, classes: int = 3, ties: bool = False) -> tuple[Boxes, Boxes]:
@@ -164,4 +165,4 @@ def test_classes_without_truth_are_left_out_and_empty_answers_are_zero() -> None
 
 
 def test_overlaps_are_half_open_and_finite() -> None:
-    np.testing.assert_allclose(overlaps([[0, 0, 2, 2], [5, 5, 5, 5]], [[1, 1, 3, 3], [5, 5, 5, 5]]), [[1 / 7, 0], [0, 0]])
+    np.testing.assert_allclose(box_iou([[0, 0, 2, 2], [5, 5, 5, 5]], [[1, 1, 3, 3], [5, 5, 5, 5]]), [[1 / 7, 0], [0, 0]])

@@ -13,7 +13,14 @@ from sklearn.metrics import cohen_kappa_score
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import TextPart
 from diptych.tasks._scoring.answers.judge_agreement import agreement, bradley_terry, elo, kappa
-from diptych.tasks._scoring.answers.judging import JudgedAnswer, compare_answers, judge_answers, preference_of, rating_of, word_f1
+from diptych.tasks._scoring.answers.judging import (
+    JudgedAnswer,
+    compare_answers,
+    judge_answers,
+    parse_preference,
+    parse_rating,
+    word_f1,
+)
 
 ASKED = [
     JudgedAnswer("what?", "a red bus", "the red bus."),
@@ -75,7 +82,7 @@ def test_each_judge_on_the_same_answers() -> None:
     assert [verdict.score for verdict in judge_answers("likelihood", ASKED, Nats())] == pytest.approx([yes, yes, no, no])
     ratings = judge_answers("model", ASKED, Talker(lambda text: "Rating: 10" if "Answer: 2\n" in text else "I cannot"))
     assert [verdict.score for verdict in ratings] == [None, None, 1.0, None]
-    assert ratings[0].said == "I cannot"
+    assert ratings[0].reply == "I cannot"
 
 
 def test_a_judge_must_be_able_to() -> None:
@@ -95,7 +102,7 @@ def test_a_judge_must_be_able_to() -> None:
      ("Rating: 3. So rating: 3", 0.3), ("two of the 3 are right", None), ("", None)],
 )  # fmt: skip
 def test_ratings(reply: str, score: float | None) -> None:
-    assert rating_of(reply) == score
+    assert parse_rating(reply) == score
 
 
 def test_word_f1_by_hand() -> None:
@@ -123,7 +130,7 @@ def test_a_comparison_counts_where_both_orders_agree() -> None:
     once = Talker(lambda text: "tie")
     compare_answers(once, [asked[2]] * 5, [rivals[2]] * 5)
     assert once.asked == 1, "equal questions are asked once; here both orders are equal, too"
-    assert preference_of("Better: B, not better: A") == "unread"
+    assert parse_preference("Better: B, not better: A") == "unread"
 
 
 def _shown(text: str, name: str) -> str:

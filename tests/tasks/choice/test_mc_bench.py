@@ -15,17 +15,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from diptych.core.box_iou import box_iou
 from diptych.core.contracts import Task
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded
+from diptych.core.grounding import PhraseBoxes
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.read import read
 from diptych.data.read.multi_context import FIELD
-from diptych.tasks._scoring.detection.box_precision import Seen, average_precisions, overlaps
+from diptych.tasks._scoring.detection.box_precision import ImageEvaluation, average_precisions
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.choice.mc_bench import MCBench, results_to_records
-from diptych.tasks.choice.pair_groups import best_names, mean_overlap, regrouped_as_released, renamed
-from diptych.tasks.choice.pair_plans import Wanted, plan_prompt, read_plan
+from diptych.tasks.choice.pair_groups import align_groups_as_released, match_groups, mean_overlap, renumber_groups
+from diptych.tasks.choice.pair_plans import GroundingQuery, plan_prompt, read_plan
 from diptych.worlds.scenes.pairs import STYLES, scene_pairs
 
 RELEASED = Path(__file__).parent / "fixtures" / "mc_bench_released.json"
@@ -42,7 +43,7 @@ def written(folder: Path, case: dict[str, Any]) -> tuple[Path, Path]:
     return truth, results
 
 
-def seen(rng: np.random.Generator, groups: int, *, crowds: bool = False) -> Seen:
+def seen(rng: np.random.Generator, groups: int, *, crowds: bool = False) -> ImageEvaluation:
     def boxes(count: int) -> Any:
         corner = rng.uniform(0, 60, (count, 2))
         return np.concatenate([corner, corner + rng.uniform(10, 40, (count, 2))], 1)
@@ -50,7 +51,7 @@ def seen(rng: np.random.Generator, groups: int, *, crowds: bool = False) -> Seen
     true = boxes(int(rng.integers(0, 5)))
     near = np.concatenate([true + rng.normal(0, 3, true.shape), boxes(int(rng.integers(0, 3)))])
     near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
-    return Seen(
+    return ImageEvaluation(
         true,
         rng.integers(1, groups + 1, len(true)),
         rng.random(len(true)) < (0.3 if crowds else 0.0),
@@ -113,7 +114,7 @@ def test_the_best_names_are_those_of_trying_all(parity: Any) -> None:
     pairs = []
     for _ in range(40):
         pair = [seen(rng, int(rng.integers(2, 4))) for _ in range(2)]
-        ours = mean_overlap(pair, best_names(pair))
+        ours = mean_overlap(pair, match_groups(pair))
         true = sorted({int(g) for p in pair for g in p.class_M})
         predicted = sorted({int(g) for p in pair for g in p.class_N})
         size = min(len(true), len(predicted))
@@ -126,11 +127,11 @@ def test_the_best_names_are_those_of_trying_all(parity: Any) -> None:
     parity("mc_bench", "the best renaming of groups", "every renaming, boxes paired in every order", pairs, tolerance=1e-12)
 
 
-def by_hand(pair: list[Seen], names: dict[int, int]) -> float:
+def by_hand(pair: list[ImageEvaluation], names: dict[int, int]) -> float:
     shares: list[float] = []
     for picture in pair:
         for predicted, true in names.items():
-            table = overlaps(picture.found_N4[picture.class_N == predicted], picture.true_M4[picture.class_M == true])
+            table = box_iou(picture.found_N4[picture.class_N == predicted], picture.true_M4[picture.class_M == true])
             if not table.size:
                 continue
             small = table if table.shape[0] <= table.shape[1] else table.T
@@ -187,23 +188,25 @@ def test_swapped_groups_cost_nothing_but_in_the_release() -> None:
             corner = rng.uniform(0, 50, (4, 2))
             box = np.concatenate([corner, corner + 20], 1)
             group = np.array([1, 1, 2, 2])
-            pair.append(Seen(box, group, np.zeros(4, bool), box, 3 - group, np.ones(4)))
+            pair.append(ImageEvaluation(box, group, np.zeros(4, bool), box, 3 - group, np.ones(4)))
         pairs.append(pair)
     ids = [[2 * n, 2 * n + 1] for n in range(6)]
-    fixed = [renamed(picture, best_names(pair)) for pair in pairs for picture in pair]
+    fixed = [renumber_groups(picture, match_groups(pair)) for pair in pairs for picture in pair]
     assert average_precisions(fixed, (1, 2)).tolist() == [[1.0, 1.0]]
-    theirs = regrouped_as_released(pairs, ids)
+    theirs = align_groups_as_released(pairs, ids)
     assert [sorted(set(pair[0].class_N.tolist())) for pair in theirs] == [[1, 2]] * 5 + [[1]], "1 -> 2, then 2 -> 1"
 
 
 def test_more_predicted_groups_than_true_ones_keep_numbers_of_their_own() -> None:
     box = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]])
-    pair = [Seen(box[:1], np.array([1]), np.zeros(1, bool), box, np.array([5, 6, 7]), np.ones(3))]
-    names = best_names(pair)
+    pair = [ImageEvaluation(box[:1], np.array([1]), np.zeros(1, bool), box, np.array([5, 6, 7]), np.ones(3))]
+    names = match_groups(pair)
     assert names[5] == 1
     assert len(set(names.values())) == 3
     with pytest.raises(DataError, match="9 predicted and 1 true groups"):
-        best_names([Seen(box[:1], np.array([1]), np.zeros(1, bool), np.tile(box, (3, 1)), np.arange(1, 10), np.ones(9))])
+        match_groups(
+            [ImageEvaluation(box[:1], np.array([1]), np.zeros(1, bool), np.tile(box, (3, 1)), np.arange(1, 10), np.ones(9))]
+        )
 
 
 # ------------------------------------------------------------ reading
@@ -279,7 +282,7 @@ class Finds:
     def ground(self, images: Any, queries: Any, *, top: int = 100, batch_size: int = 16) -> Any:
         return [[self._one(image, words) for words in query.words()] for image, query in zip(images, queries, strict=True)]
 
-    def _one(self, image: Any, words: str) -> Grounded:
+    def _one(self, image: Any, words: str) -> PhraseBoxes:
         self.asked.append(words)
         colours = {w for w in words.split() if any(t["colour"] == w for ts in self.known.values() for t in ts)}
         shapes = {w.rstrip("s") for w in words.split()} & {t["shape"] for ts in self.known.values() for t in ts}
@@ -287,7 +290,7 @@ class Finds:
             t["box"] for t in self.known[image.name]
             if (not colours or t["colour"] in colours) and (not shapes or t["shape"] in shapes)
         ]  # fmt: skip
-        return Grounded(np.array(found, np.float32).reshape(-1, 4), np.ones(len(found), np.float32))
+        return PhraseBoxes(np.array(found, np.float32).reshape(-1, 4), np.ones(len(found), np.float32))
 
 
 class Detects(Finds):
@@ -348,8 +351,8 @@ def test_stepwise_finds_what_single_pictures_cannot(pairs: Any) -> None:
 
 def test_a_model_that_always_finds_is_right_where_both_pictures_have_a_target(pairs: Any) -> None:
     class Always(Finds):
-        def _one(self, image: Any, words: str) -> Grounded:
-            return Grounded(np.array([[0, 0, 5, 5]], np.float32), np.ones(1, np.float32))
+        def _one(self, image: Any, words: str) -> PhraseBoxes:
+            return PhraseBoxes(np.array([[0, 0, 5, 5]], np.float32), np.ones(1, np.float32))
 
     task = MCBench(draws=1)
     result = task.score(task.predict(Always(pairs), pairs))
@@ -364,7 +367,7 @@ def test_a_model_that_always_finds_is_right_where_both_pictures_have_a_target(pa
 
 def test_plans_are_read_line_by_line() -> None:
     reply = "Sure!\n1. Image 1: the red cup\nimage 2: None\n**Group 2, image 2**: a dog\nimage 9: a cat"
-    assert read_plan(reply, 2) == [Wanted(0, "the red cup"), Wanted(1, ""), Wanted(1, "a dog", 2)]
+    assert read_plan(reply, 2) == [GroundingQuery(0, "the red cup"), GroundingQuery(1, ""), GroundingQuery(1, "a dog", 2)]
     assert read_plan("I cannot say.", 2) == []
     assert [type(part).__name__ for part in plan_prompt("two cups", 3)] == ["ImagePart"] * 3 + ["TextPart"]
 

@@ -25,7 +25,7 @@ from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
 from diptych.data.text.question_answering.questions import FIELD
 from diptych.data.text.question_answering.relation_questions import (
-    Asked,
+    RelationQuestionOptions,
     kind_of_relation,
     relation_questions,
     usual_relations,
@@ -171,7 +171,7 @@ def graph(*relations: Relation, labels: tuple[str, ...] = ("cat", "sofa", "cup")
 def test_every_wrong_question_is_wrong_and_of_the_same_kind_about_the_same_two() -> None:
     data = scenes(80, seed=3, split="test")
     samples = [data[row] for row in range(len(data))]
-    asked = relation_questions(samples, Asked(count=3))
+    asked = relation_questions(samples, RelationQuestionOptions(count=3))
     seen = 0
     for sample, found in zip(samples, asked, strict=True):
         names = [f"{region.attributes[0]} {region.label}" for region in sample.regions]
@@ -192,15 +192,15 @@ def test_every_wrong_question_is_wrong_and_of_the_same_kind_about_the_same_two()
 
 def test_things_that_cannot_be_told_apart_are_not_asked_about() -> None:
     two = graph(Relation(0, "on", 2), Relation(1, "under", 2), labels=("cat", "cat", "sofa"))
-    texts = [one.text for one in relation_questions([two], Asked(count=2))[0]]
+    texts = [one.text for one in relation_questions([two], RelationQuestionOptions(count=2))[0]]
     assert {text.split(" cat")[0] for text in texts} == {"Is the red", "Is the blue"}
     plain = Sample("p", PICTURE, regions=tuple(Region(r.box, r.label) for r in two.regions), relations=two.relations)
-    assert relation_questions([plain], Asked()) == [[]]
+    assert relation_questions([plain], RelationQuestionOptions()) == [[]]
 
 
 def test_opposites_ask_only_what_excludes_the_true_relation() -> None:
     sample = graph(Relation(0, "behind", 1), Relation(0, "holding", 2), Relation(1, "near", 2))
-    texts = {one.text: one.true for one in relation_questions([sample], Asked(count=5, wrong="opposite"))[0]}
+    texts = {one.text: one.true for one in relation_questions([sample], RelationQuestionOptions(count=5, wrong="opposite"))[0]}
     assert texts == {
         "Is the cat behind the sofa?": True,
         "Is the cat in front of the sofa?": False,
@@ -213,7 +213,7 @@ def test_what_never_holds_elsewhere_is_adversarial_and_its_partner_what_usually_
     elsewhere = [graph(Relation(0, "on", 1))] * 3 + [graph(Relation(0, "under", 1)), graph(Relation(0, "on", 2))]
     usual = usual_relations(elsewhere)
     sample = graph(Relation(0, "inside", 1), Relation(0, "on", 2), Relation(1, "under", 2))
-    found = relation_questions([sample], Asked(count=5, usual=usual))[0]
+    found = relation_questions([sample], RelationQuestionOptions(count=5, usual=usual))[0]
     parts = {one.text: one.part for one in found}
     assert parts["Is the cat inside the sofa?"] == "adversarial"
     assert parts["Is the cat on the cup?"] == "usual"
@@ -244,7 +244,7 @@ def test_kinds_of_relations(predicate: str, kind: str) -> None:
 def test_one_that_goes_by_the_usual_is_found_out_where_the_unusual_holds() -> None:
     samples = placed(80, 0, "test")
     usual = usual_relations(one_way_round(placed(400, 0, "train"), 0))
-    data = Pool.from_samples(questioned(samples, Asked(usual=usual, count=2)), name="placed")
+    data = Pool.from_samples(questioned(samples, RelationQuestionOptions(usual=usual, count=2)), name="placed")
     truth = {sample.uid: frozenset(sample.graph.triplets()) for sample in samples}
     values = {
         kind: scored(MMRel(draws=20, blind=False), RelationAnswerer(kind, 0.1, truth, usual), data).metrics

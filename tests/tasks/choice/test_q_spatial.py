@@ -18,7 +18,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import Dialogue
 from diptych.tasks._scoring.odds import odds_ratio
 from diptych.tasks.choice.lengths import released_length, strict
-from diptych.tasks.choice.q_spatial import QSpatial, reference_found
+from diptych.tasks.choice.q_spatial import QSpatial, uses_reference
 from diptych.tasks.choice.spatial_prompts import SYSTEM, prompt_of
 
 HERE = Path(__file__).parent
@@ -181,7 +181,7 @@ def test_references_are_found_in_rationales() -> None:
         for thing in ("chair", "average-looking door", "standard lamp")
         for far, number in (("close", 1), ("far", 3), ("not far", 2))
     ]
-    found, false = reference_found(with_one), reference_found(without)
+    found, false = uses_reference(with_one), uses_reference(without)
     assert sum(found) / len(found) == 1
     assert sum(found) / (sum(found) + sum(false)) >= 0.95
 

@@ -19,9 +19,9 @@ from diptych.data.dataset import Pool
 from diptych.data.probes.case import Case, stored_cases
 from diptych.tasks import find
 from diptych.tasks._scoring.captions.text_scorers import bag_of_words, constant, perfect
-from diptych.tasks._scoring.ranking.placing import share_in_first
+from diptych.tasks._scoring.ranking.top_k import share_in_first
 from diptych.tasks.composition.aro import ARO
-from diptych.tasks.composition.choosing import snare_question
+from diptych.tasks.composition.caption_scoring import snare_question
 from diptych.worlds.scenes.mirrored import mirrored
 from diptych.worlds.scenes.probes import SceneFacts
 from diptych.worlds.scenes.world import scenes

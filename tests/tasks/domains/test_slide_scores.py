@@ -17,7 +17,7 @@ from diptych.tasks._scoring.slides.scores import (
     cosines,
     detection_score,
     dice,
-    once,
+    distinct_tiles,
     probabilities,
     sensitivity_at,
     smoothed,
@@ -42,8 +42,8 @@ def disc() -> np.ndarray:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_slides_are_read_as_the_released_code_reads_them(overlap: bool, parity: Any) -> None:
     by = str(overlap)
-    two = once(PLACES, probabilities(cosines(FEATURES, CLASSES[:2])))
-    four = once(PLACES, cosines(FEATURES, CLASSES))
+    two = distinct_tiles(PLACES, probabilities(cosines(FEATURES, CLASSES[:2])))
+    four = distinct_tiles(PLACES, cosines(FEATURES, CLASSES))
     four = TileScores(four.place_N2, probabilities(four.score_NK))
     if overlap:
         two, four = smoothed(two, STRIDE), smoothed(four, STRIDE)
@@ -83,7 +83,7 @@ def test_detection_of_a_slide_of_four_by_four_tiles_by_hand() -> None:
     probability[2:, 2:] = 0.9
     probability[0, 0] = 0.6
     place_N2 = np.array([(x * 10, y * 10) for y in range(4) for x in range(4)])
-    tiles = once(place_N2, np.stack([1 - probability.ravel(), probability.ravel()], 1))
+    tiles = distinct_tiles(place_N2, np.stack([1 - probability.ravel(), probability.ravel()], 1))
     assert detection_score(tiles) == 5 / 16
     assert detection_score(tiles, threshold=0.7) == 4 / 16
     mean = smoothed(tiles, 10).score_NK[:, 1].reshape(4, 4)
@@ -96,7 +96,7 @@ def test_detection_of_a_slide_of_four_by_four_tiles_by_hand() -> None:
     assert detection_score(smoothed(tiles, 10)) == 2 / 16, (
         "(3, 3) and the corner that has no neighbours; (2, 3) is .5 and not above"
     )
-    holes = once(place_N2[[0, 5, 10]], tiles.score_NK[[0, 5, 10]])
+    holes = distinct_tiles(place_N2[[0, 5, 10]], tiles.score_NK[[0, 5, 10]])
     assert smoothed(holes, 10).score_NK[1, 1] == pytest.approx((0.6 + 0.1) / 2), "only the tiles that are there"
 
 

@@ -24,9 +24,9 @@ from diptych.data.slides.features import path_of
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.domains.slide_detection import SlideDetection, auroc
-from diptych.tasks.domains.slide_reading import names_by_label
 from diptych.tasks.domains.slide_segmentation import SlideSegmentation
 from diptych.tasks.domains.slide_subtyping import SlideSubtyping
+from diptych.tasks.domains.slide_task import names_by_label
 from diptych.worlds.resolve import resolve
 from diptych.worlds.tissue.slides import slides
 
@@ -184,7 +184,7 @@ def test_a_slide_that_cannot_be_read_is_named_and_costs_itself() -> None:
     assert len(records) == 4
     (bad,) = facts_of(records)["unreadable"]
     assert bad["uid"] == "mute"
-    assert "says no micrometres a pixel" in bad["reason"]
+    assert "has no micrometres per pixel" in bad["reason"]
     spaced = SlideDetection(**TASK, **WORDS, spacing=0.5).predict(Nuclei(), Pool.from_samples(rows))
     assert len(spaced) == 5
     with pytest.raises(DataError, match=r"no slide that can be read: .*micrometres"):

@@ -14,7 +14,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
-from diptych.tasks._scoring.captions.mentions import Objects
+from diptych.tasks._scoring.captions.mentions import ObjectVocabulary
 from diptych.tasks.generation.chair import CHAIR
 from diptych.worlds.scenes.world import scenes
 
@@ -23,7 +23,7 @@ RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_chair.j
 
 def test_mentions_and_scores_are_those_of_the_released_code(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("\n".join(RELEASED["vocabulary"]))
-    known = Objects.read(tmp_path / "words.txt")
+    known = ObjectVocabulary.read(tmp_path / "words.txt")
     assert [known.mentions(caption) for caption in RELEASED["captions"]] == RELEASED["named"]
     samples = [
         Sample(f"u{row:02d}", ArrayImage(np.zeros((8, 8, 3), np.uint8)), regions=tuple(Region((0, 0, 1, 1), n) for n in truth))
@@ -87,18 +87,18 @@ def test_the_true_captions_of_a_world_name_nothing_that_is_not_there() -> None:
 
 
 def test_words_and_phrases(tmp_path: Path) -> None:
-    known = Objects.of(["dog", "hot dog", "knife", "bus", "traffic light"])
+    known = ObjectVocabulary.of(["dog", "hot dog", "knife", "bus", "traffic light"])
     assert known.mentions("Hot dogs, dogs; knives near two buses, not a dogma") == ["hot dog", "dog", "knife", "bus"]
     assert known.mentions("a traffic-light is one word") == []
     assert known.mentions("") == []
     (tmp_path / "v.txt").write_text("dog, puppy\n\n-, hot dog\n")
-    assert Objects.read(tmp_path / "v.txt").mentions("a hot dog and puppies") == ["dog"]
+    assert ObjectVocabulary.read(tmp_path / "v.txt").mentions("a hot dog and puppies") == ["dog"]
     for text, said in (("dog,,cat\n", "empty word"), ("\n", "is empty")):
         (tmp_path / "v.txt").write_text(text)
         with pytest.raises(DataError, match=said):
-            Objects.read(tmp_path / "v.txt")
+            ObjectVocabulary.read(tmp_path / "v.txt")
     with pytest.raises(DataError, match="cannot be read"):
-        Objects.read(tmp_path / "none.txt")
+        ObjectVocabulary.read(tmp_path / "none.txt")
 
 
 def test_bad_input_is_one_line() -> None:

@@ -16,7 +16,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.tasks._scoring.answers.polling import SETTINGS, poll_questions
-from diptych.tasks._scoring.answers.yes_no import READERS, confusion, read_answer, scores
+from diptych.tasks._scoring.answers.yes_no import READERS, confusion, parse_yes_no, scores
 from diptych.tasks.generation.pope import POPE
 
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("released_pope.json").read_text())
@@ -47,7 +47,7 @@ def test_pairs_end_where_no_absent_object_is_left() -> None:
 
 
 def test_scores_are_those_of_the_released_code() -> None:
-    said = [read_answer(answer, "released") for answer in RELEASED["answers"]]
+    said = [parse_yes_no(answer, "released") for answer in RELEASED["answers"]]
     found = scores(confusion(np.array(RELEASED["labels"]), said, "released").mean(0))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(RELEASED["scores"], abs=1e-12)
 
@@ -66,7 +66,7 @@ def test_scores_are_those_of_the_released_code() -> None:
     ],
 )
 def test_four_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
-    assert tuple(read_answer(answer, reader) for reader in READERS) == wanted
+    assert tuple(parse_yes_no(answer, reader) for reader in READERS) == wanted
 
 
 def test_unread_answers_are_wrong_and_leave_the_recall_only_by_its_reader() -> None:

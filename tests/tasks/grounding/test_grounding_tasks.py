@@ -12,7 +12,7 @@ import pytest
 
 import diptych as dp
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
@@ -38,10 +38,10 @@ class Told:
         self.read += [query.text for query in queries]
         return [[self._grounded(words, top) for words in query.words()] for query in queries]
 
-    def _grounded(self, words: str, top: int) -> Grounded:
+    def _grounded(self, words: str, top: int) -> PhraseBoxes:
         rows = list(self.answers.get(words, ()))[:top]
         box = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
-        return Grounded(box, np.array([score for _, score in rows], np.float32))
+        return PhraseBoxes(box, np.array([score for _, score in rows], np.float32))
 
     def detect(self, images: Any, *, objects: Sequence[str], relations: Sequence[str] = (), **options: Any) -> list[SceneGraph]:
         regions = [Region(box, name, score=score) for name in objects for box, score in self.answers.get(name, ())]  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from PIL import Image
 
 import diptych as dp
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
@@ -42,10 +42,10 @@ class Answers:
         numbers = [int(decode(image, exact=True)[0, 0, 0]) for image in images]
         return [[self._best(n, words, top) for words in query.words()] for n, query in zip(numbers, queries, strict=True)]
 
-    def _best(self, number: int, words: str, top: int) -> Grounded:
+    def _best(self, number: int, words: str, top: int) -> PhraseBoxes:
         rows = sorted(self.rows.get((number, words), ()), key=lambda row: -row[1])[:top]
         box_N4 = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
-        return Grounded(box_N4, np.array([score for _, score in rows], np.float32))
+        return PhraseBoxes(box_N4, np.array([score for _, score in rows], np.float32))
 
 
 @pytest.fixture

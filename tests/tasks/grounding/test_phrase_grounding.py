@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import diptych as dp
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
 from diptych.tasks.grounding.phrase_grounding import PhraseGrounding
@@ -56,7 +56,7 @@ class Answers:
             boxes = self.waiting[int(decode(image, exact=True)[0, 0, 0])].pop(0)
             assert len(boxes) == len(query.phrases)
             answers.append(
-                [Grounded(np.array(box, np.float32).reshape(-1, 4), -np.arange(len(box), dtype=np.float32)) for box in boxes]
+                [PhraseBoxes(np.array(box, np.float32).reshape(-1, 4), -np.arange(len(box), dtype=np.float32)) for box in boxes]
             )
         return answers
 

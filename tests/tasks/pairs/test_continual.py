@@ -14,7 +14,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.tasks.evaluate import evaluate
-from diptych.tasks.pairs.continual import Continual, Stream, stream_of, summary, union_loss
+from diptych.tasks.pairs.continual import Continual, TaskStream, stream_of, summary, union_loss
 
 MATRIX = np.array([[0.1, 0.2, 0.0], [0.8, 0.3, 0.1], [0.5, 0.9, 0.2], [0.4, 0.6, 0.7]])
 """Rows: before the first task, then after tasks 1, 2, 3."""
@@ -74,7 +74,7 @@ def pool() -> Pool:
 def test_tasks_come_from_a_column_whatever_the_order_of_the_rows() -> None:
     data = pool()
     stream = stream_of(data, ("task", "domain"))
-    assert stream == Stream("domain", (("a",), ("b",), ("c",)))
+    assert stream == TaskStream("domain", (("a",), ("b",), ("c",)))
     assert stream_of(data.select([6, 5, 4, 3, 2, 1, 0]), ("task", "domain")) == stream
     assert [stream.task_of(data[row]) for row in range(7)] == [1, 0, 2, 0, 1, 2, 1]
     assert stream_of(data, ("domain",), order=("c", "a")).values == (("c",), ("a",))
@@ -97,9 +97,9 @@ def test_a_column_that_is_not_there_says_what_is() -> None:
 def test_a_stream_survives_its_file(tmp_path: Path) -> None:
     stream = stream_of(pool(), ("domain",))
     stream.write(tmp_path)
-    assert Stream.read(tmp_path / "stream.json") == stream
+    assert TaskStream.read(tmp_path / "stream.json") == stream
     with pytest.raises(ConfigError, match=r"stream\.json"):
-        Stream.read(tmp_path / "elsewhere")
+        TaskStream.read(tmp_path / "elsewhere")
 
 
 # ---------------------------------------------------------------- models whose answers are known
@@ -108,7 +108,7 @@ def test_a_stream_survives_its_file(tmp_path: Path) -> None:
 class Knows:
     """Finds everything of the tasks that it knows and nothing of the others (whose texts point away from all images)."""
 
-    def __init__(self, data: Pool, stream: Stream, known: set[int]) -> None:
+    def __init__(self, data: Pool, stream: TaskStream, known: set[int]) -> None:
         self.name, self.fingerprint = f"knows {sorted(known)}", str(sorted(known))
         self.place = {uid: row for row, uid in enumerate(data.uids)}
         self.known = {uid for uid, row in self.place.items() if stream.task_of(data[row]) in known}

@@ -62,7 +62,7 @@ def test_a_class_with_too_few_images_gives_all_and_is_named(tmp_path: Path) -> N
     shots.save(tmp_path / "shots.json")
     assert Shots.load(tmp_path / "shots.json") == shots
     (tmp_path / "no.json").write_text("[]")
-    with pytest.raises(DataError, match="is no file of shots"):
+    with pytest.raises(DataError, match="is not a file of shots"):
         Shots.load(tmp_path / "no.json")
 
 

@@ -11,7 +11,7 @@ import pytest
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs import linear_probe
-from diptych.tasks.pairs.linear_probe import LinearProbe, Neighbours, fit, hold_out, search
+from diptych.tasks.pairs.linear_probe import KNNClassifier, LinearProbe, fit, hold_out, search
 
 
 def blobs(classes: int, n: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -106,10 +106,10 @@ def test_shared_neighbours_are_the_mean_over_the_orders_of_rows() -> None:
     query = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     for k in (1, 2, 3, 5):
         orders = [list(order) for order in permutations(range(5))]
-        each = [Neighbours(rows[order], label[order], 3, k, 0.5)(query) for order in orders]
-        shared = Neighbours(rows, label, 3, k, 0.5, "shared")(query)
+        each = [KNNClassifier(rows[order], label[order], 3, k, 0.5)(query) for order in orders]
+        shared = KNNClassifier(rows, label, 3, k, 0.5, "shared")(query)
         np.testing.assert_allclose(shared, np.mean(each, axis=0), rtol=1e-12)
-    by_row = Neighbours(rows, label, 3, 2, 0.5)(query[:1])
+    by_row = KNNClassifier(rows, label, 3, 2, 0.5)(query[:1])
     assert by_row[0, 1] > 0
     assert by_row[0, 2] == 0, "by index the earlier of equal rows votes"
     with pytest.raises(ConfigError, match="neighbour_ties is 'mean'"):
@@ -138,7 +138,7 @@ def test_class_with_one_group_stays_in_training() -> None:
 
 def test_neighbours_against_loops(kit: Any) -> None:
     rows, label = blobs(3, 60, 0.8)
-    votes = Neighbours(rows, label, 3, 5, 0.07)(rows[:10])
+    votes = KNNClassifier(rows, label, 3, 5, 0.07)(rows[:10])
     for i in range(10):
         near = sorted(range(60), key=lambda j: -float(rows[i] @ rows[j]))[:5]
         for k in range(3):

@@ -20,8 +20,8 @@ from diptych.api import load
 from diptych.cli import main
 from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
-from diptych.models.layers.sliding_window import slid
-from diptych.models.pairs.patch_segmenter import PatchSegmenter, affinities, stretched, with_background
+from diptych.models.layers.sliding_window import sliding_window_mean
+from diptych.models.pairs.patch_segmenter import PatchSegmenter, affinities, resize_groupvit, with_background
 from diptych.tasks.pairs.segmentation import Segmentation
 from diptych.worlds.small_pairs import NOUNS
 
@@ -62,7 +62,7 @@ def test_windows_are_averaged_pixel_by_pixel() -> None:
             full = F.interpolate(scores(part), size=(8, 8), mode="bilinear", align_corners=False)[0]
             total[:, top : top + 8, left : left + 8] += full
             count[top : top + 8, left : left + 8] += 1
-    assert torch.allclose(slid(image_BCHW, 8, 5, scores), total / count, atol=1e-5)
+    assert torch.allclose(sliding_window_mean(image_BCHW, 8, 5, scores), total / count, atol=1e-5)
 
 
 def test_one_window_is_the_whole_image(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_positions_are_stretched_for_larger_windows() -> None:
     )  # fmt: skip
     net = transformers.GroupViTVisionModel._from_config(config).eval()
     torch.nn.init.normal_(net.vision_model.embeddings.position_embeddings)
-    large = stretched(net, 64)
+    large = resize_groupvit(net, 64)
     image_1CHW = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(
@@ -134,7 +134,7 @@ def test_positions_are_stretched_for_larger_windows() -> None:
         assert large(pixel_values=image_1CHW).last_hidden_state.shape == (1, 4, 32)
     assert net.vision_model.embeddings.patch_embeddings.image_size == (32, 32), "the model itself stays as it is"
     with pytest.raises(ConfigError, match=r"window is 60 \(expected a multiple of 8"):
-        stretched(net, 60)
+        resize_groupvit(net, 60)
 
 
 def test_the_command_asks_runs_and_published_models(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.core.triplet_rule import FoundGraph, FoundRegion
+from diptych.core.triplet_rule import RawDetections, RawRegion
 from diptych.data.dataset import Pool
 from diptych.data.vocabularies import vocabulary
 from diptych.tasks import find
@@ -248,9 +248,7 @@ def test_the_fault_of_python_scorers_forgets_false_positives_of_images_without_b
 def test_a_predicted_box_without_area_is_a_pixel_wide_except_to_the_scorers_that_look_for_area_first() -> None:
     """Both edges counted, it is 1 of the 2 pixels of the true box."""
     truth = SceneGraph((Region((10, 0, 11, 9), "person"), Region((0, 0, 9, 19), "horse")), (Relation(0, "ride", 1),))
-    flat = FoundGraph(
-        (FoundRegion((10, 0, 10, 9), "person"), FoundRegion((0, 0, 9, 19), "horse")), (Relation(0, "ride", 1, 0.9),)
-    )
+    flat = RawDetections((RawRegion((10, 0, 10, 9), "person"), RawRegion((0, 0, 9, 19), "horse")), (Relation(0, "ride", 1, 0.9),))
     table = records(["u0"], [truth], [flat])
     for compat, iou, expected in (
         ("", "inclusive", 1.0),

@@ -19,7 +19,7 @@ from diptych.tasks.evaluate import evaluate
 from diptych.tasks.relations.graph_records import records
 from diptych.tasks.relations.open_images_relations import OpenImagesPredicates
 from diptych.tasks.relations.open_images_triplets import OpenImagesTriplets
-from diptych.tasks.relations.triplet_matching import suppress
+from diptych.tasks.relations.triplet_matching import greedy_nms
 from diptych.worlds.links.world import links
 
 OBJECTS, PREDICATES = ("cat", "cup"), ("on", "near", "has")
@@ -307,7 +307,7 @@ def test_suppression_equals_the_greedy_loop() -> None:
         for n in range(len(key)):
             if all(key[m] != key[n] or share[m, n] <= 0.6 for m in stay):
                 stay.append(n)
-        kept = suppress(key, lambda i, j, share=share: share[i, j], 0.6)
+        kept = greedy_nms(key, lambda i, j, share=share: share[i, j], 0.6)
         assert np.flatnonzero(kept).tolist() == stay
         gone += len(key) - len(stay)
     assert gone > 1000

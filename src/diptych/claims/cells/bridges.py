@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from diptych.claims.cell import Cell
-from diptych.recipes._shared.language.before_language import BeforeLanguage
+from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
 
-ANY = TypeVar("ANY", bound="BeforeLanguage[Any, Any, Any]")
+ANY = TypeVar("ANY", bound="LanguageModelRecipe[Any, Any, Any]")
 SCENES = "small:world:questions?n=6000&seed=1"
 """The captions and questions of scenes that no verdict draws, whose seeds begin at a thousand."""
 PAIRS = "small:world:scenes?n=6000&seed=1&max_objects=2&lengths=short&paraphrases=0&negatives=false"

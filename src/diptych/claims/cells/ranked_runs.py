@@ -27,13 +27,13 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.models.bridges.splice import norm_ratio
-from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.bridges.limber import LiMBeR
 from diptych.tasks.generation.captions import Captions
 from diptych.tasks.generation.mir import MIR
 from diptych.worlds.asked_pairs import asked_pairs
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.small_pairs import Split
 
 STEPS, RIGHT = (40, 80, 160, 320), (1.0, 0.5)
@@ -133,7 +133,7 @@ def _measure(cell: Cell, match: bool) -> dict[str, dict[str, float]]:
     return found
 
 
-def _rows(split: Split, count: int, cell: Cell) -> Rendered:
+def _rows(split: Split, count: int, cell: Cell) -> RenderedDataset:
     return asked_pairs(count, seed=cell.seed, split=split).remembering()
 
 
@@ -149,7 +149,7 @@ def _with_text(sample: Sample, *, texts: Mapping[str, tuple[Text, ...]]) -> Samp
     return replace(sample, texts=texts.get(sample.uid, sample.texts))
 
 
-def _signals(model: BridgeWriter, test: Dataset) -> dict[str, float]:
+def _signals(model: BridgeGenerator, test: Dataset) -> dict[str, float]:
     samples = [test[row] for row in range(len(test))]
     images = [sample.image for sample in samples if sample.image is not None]
     captions = Captions(max_tokens=24, draws=1, blind=False)

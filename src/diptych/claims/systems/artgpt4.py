@@ -13,7 +13,7 @@ from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.recipes.bridges.artgpt4 import ArtGPT4
 from diptych.worlds.scenes.styles import styles
 
@@ -55,12 +55,12 @@ class Styled:
         return {**found, "perplexity": perplexity(model, texts), "perplexity_before": before}
 
     @staticmethod
-    def as_it_came(model: BridgeWriter, folder: str) -> BridgeWriter:
+    def as_it_came(model: BridgeGenerator, folder: str) -> BridgeGenerator:
         """The same model around the language model before training."""
         language = LanguageModel.from_folder(folder).eval()
         language.to(next(model.bridge.parameters()).dtype)
         bridge = type(model.bridge)(model.bridge.encoder, model.bridge.connector, language)
-        return BridgeWriter(
+        return BridgeGenerator(
             bridge,
             model.preprocess,
             model.vocabulary,
@@ -71,7 +71,7 @@ class Styled:
         )
 
 
-def perplexity(model: BridgeWriter, texts: list[str]) -> float:
+def perplexity(model: BridgeGenerator, texts: list[str]) -> float:
     nll_N2 = model.text_nll(texts)
     return float(np.exp(nll_N2[:, 0].sum() / nll_N2[:, 1].sum()))
 

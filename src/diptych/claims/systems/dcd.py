@@ -10,7 +10,7 @@ from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.dcd import DCD
-from diptych.recipes.contrastive.fused import Fused
+from diptych.recipes.contrastive.fused import FusedMatcher
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, STEPS, BATCH, CANDIDATES = 6000, 1600, 32, 8
@@ -23,7 +23,7 @@ def claims() -> tuple[Claim, ...]:
         replace(DCD.tiny(), width=WIDTH, fusion_heads=4, layers=1, candidates=CANDIDATES), batch_size=BATCH, steps=STEPS
     )
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
-    fused = sized_for(replace(Fused.tiny(), fusion_heads=4), batch_size=BATCH, steps=STEPS // 2)
+    fused = sized_for(replace(FusedMatcher.tiny(), fusion_heads=4), batch_size=BATCH, steps=STEPS // 2)
     taught = Claim(
         slug="dcd",
         kind="mechanism check",

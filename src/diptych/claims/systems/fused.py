@@ -9,7 +9,7 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.recipes.contrastive.fused import Fused
+from diptych.recipes.contrastive.fused import FusedMatcher
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, STEPS, BATCH = 6000, 400, 128
@@ -18,7 +18,7 @@ PAIRS, STEPS, BATCH = 6000, 400, 128
 def claims() -> tuple[Claim, ...]:
     rows = Drawn(SmallPairs(PAIRS))
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
-    fused = sized_for(replace(Fused.tiny(), fusion_heads=4), batch_size=BATCH, steps=STEPS)
+    fused = sized_for(replace(FusedMatcher.tiny(), fusion_heads=4), batch_size=BATCH, steps=STEPS)
     return (
         Claim(
             slug="fused",

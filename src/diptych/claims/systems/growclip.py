@@ -11,12 +11,12 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.growclip import GrowCLIP
-from diptych.train.halving import rungs
+from diptych.train.halving import halving_rounds
 from diptych.worlds.small_pairs import SmallPairs
 
 PAIRS, FIRST, BATCH = 6000, 1 / 3, 128
 BEFORE, AFTER, CANDIDATES, TRIAL = 250, 250, 4, 10
-SEARCH = sum(models * steps for models, steps in rungs(CANDIDATES, TRIAL))
+SEARCH = sum(models * steps for models, steps in halving_rounds(CANDIDATES, TRIAL))
 
 
 @dataclass(frozen=True)

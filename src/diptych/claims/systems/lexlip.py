@@ -14,7 +14,7 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
-from diptych.models.lexlip.lexical_embedder import LexicalWords
+from diptych.models.lexlip.lexical_embedder import LexicalModel
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.lexlip import LexLIP
@@ -44,7 +44,7 @@ class Lexical:
         model = opened(self.recipe, rows, run) if self.learns else untrained(self.recipe, rows, run)
         test = clean_rows(cell)
         scores = {"rows": float(len(rows)), **_named("test", retrieved(self._asked(model), test))}
-        if not isinstance(model, LexicalWords):
+        if not isinstance(model, LexicalModel):
             return scores
         images = model.embed_images([image for row in range(len(test)) if (image := test[row].own_image) is not None])
         texts = model.embed_texts([test[row].positives("en")[0].string for row in range(len(test))])

@@ -21,7 +21,7 @@ from diptych.core.config import to_plain
 from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.worlds.pair_languages import noun_in, pair_languages
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS
 from diptych.worlds.small_pairs import SIDE, Split
 
@@ -71,7 +71,7 @@ class Realigned:
         return {"others": (found["qaa"] + found["qab"]) / 2, **found}
 
 
-def drawn(split: Split, count: int, seed: int, cell: Cell) -> Rendered:
+def drawn(split: Split, count: int, seed: int, cell: Cell) -> RenderedDataset:
     """So many pictures of a seed; few in a smoke test."""
     return pair_languages(SMOKE_ROWS if cell.smoke else count, seed=seed, split=split).remembering()
 

@@ -27,10 +27,10 @@ from diptych.core.sample import Sample
 from diptych.curate.duplicates.whitening import whitened
 from diptych.curate.operators.tldr import TLDR, spread_over_clusters
 from diptych.data.dataset import Pool
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.contrastive.clip import CLIP
-from diptych.recipes.generation.codebook_captioner import CodebookCaptioner
+from diptych.recipes.generation.codebook_captioner import CodebookCaptionerRecipe
 from diptych.worlds.small_pairs import SIDE, SmallPairs
 
 DISTINCT, ROWS, KEEP, GRAIN = 1500, 4000, 0.25, 6.0
@@ -62,9 +62,9 @@ def repetitive(cell: Cell) -> Pool:
     return Pool.from_samples((copied(row, scene) for row, scene in enumerate(chosen.tolist())), name="repetitive")
 
 
-def small_captioner(codes: int, steps: int, lr: float) -> CodebookCaptioner:
+def small_captioner(codes: int, steps: int, lr: float) -> CodebookCaptionerRecipe:
     return replace(
-        CodebookCaptioner.tiny(),
+        CodebookCaptionerRecipe.tiny(),
         image_tower="vit_micro",
         image_size=SIDE,
         heads=4,
@@ -149,7 +149,7 @@ def written(pairs: SmallPairs, cell: Cell) -> Mapping[str, Mapping[str, str]]:
     part = replace(cell, rate=None)
     if cell.smoke:
         return _write(pairs, part)
-    code = closure_hash(CodebookCaptioner.__module__, TLDR.__module__, CLIP.__module__, SmallPairs.__module__)
+    code = closure_hash(CodebookCaptionerRecipe.__module__, TLDR.__module__, CLIP.__module__, SmallPairs.__module__)
     key = [cell.seed, cell.share, code, repr((pairs, WRITING, _tower()))]
 
     def make() -> Callable[[Path], object]:

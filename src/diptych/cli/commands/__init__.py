@@ -1,1 +1,1 @@
-"""One command a file, by its name; what a long one does under a sub-command lies beside it (`data_web`, `explain_words`)."""
+"""One command a file, by its name; long sub-commands have files of their own (`data_web`, `explain_words`)."""

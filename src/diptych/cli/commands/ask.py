@@ -13,7 +13,7 @@ from diptych.cli.options.output import existing_file, finish, parse
 
 
 @dataclass(frozen=True)
-class Ask:
+class AskArgs:
     model: Annotated[
         Positional[str],
         arg(metavar="MODEL", help="a run's folder, hf:NAME of a model that writes, or openai:http://HOST/v1#NAME"),
@@ -28,15 +28,15 @@ class Ask:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Ask, argv, "ask", "Answer a question about an image.")
+    args = parse(AskArgs, argv, "ask", "Answer a question about an image.")
     existing_file(args.image)
     choices = tuple(choice.strip() for choice in args.choices.split(",") if choice.strip())
     from diptych.api import ask, load
 
     model = load(args.model, download=args.download)
-    found = ask(model, args.image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
-    if isinstance(found, str):
-        return finish({"answer": found}, [found], args.json)
-    ordered = sorted(found.shares, key=lambda choice: -found.shares[choice])
-    lines = [f"{found.shares[choice]:.3f}  {choice}  ({found.nats[choice]:.2f} nats)" for choice in ordered]
-    return finish({"answer": found.text, **{k: v for k, v in asdict(found).items() if k != "text"}}, lines, args.json)
+    answer = ask(model, args.image, args.question, choices=choices, compared=args.compared, max_tokens=args.max_tokens)
+    if isinstance(answer, str):
+        return finish({"answer": answer}, [answer], args.json)
+    ordered = sorted(answer.shares, key=lambda choice: -answer.shares[choice])
+    lines = [f"{answer.shares[choice]:.3f}  {choice}  ({answer.nats[choice]:.2f} nats)" for choice in ordered]
+    return finish({"answer": answer.text, **{k: v for k, v in asdict(answer).items() if k != "text"}}, lines, args.json)

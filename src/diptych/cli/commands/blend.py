@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Blend:
+class BlendArgs:
     first: Annotated[Positional[str], arg(metavar="A", help="a model, such as RUN/start")]
     second: Annotated[Positional[str], arg(metavar="B", help="a model of the same architecture, such as RUN")]
     share: Annotated[float, arg(help="how much of B: 0 is A, 1 is B")] = 0.5
@@ -27,7 +27,7 @@ class Blend:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Blend, argv, "blend", "The mean of two models' weights: between a published model and its tuned one.")
+    args = parse(BlendArgs, argv, "blend", "The mean of two models' weights: between a published model and its tuned one.")
     if args.out is None and args.curve is None:
         raise ConfigError("say where the model goes, --out R, or where the curve goes, --curve PAGE.html")
     payload: dict[str, Any] = {"share": args.share}

@@ -14,12 +14,12 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Caption:
+class CaptionArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or hf:NAME of a model that writes about images")]
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
     ]
-    prompt: Annotated[str, arg(help="what to ask for; without, what the model's own template asks for")] = ""
+    prompt: Annotated[str, arg(help="the prompt; without one, the model's own template")] = ""
     max_tokens: Annotated[int, arg(help="of a caption")] = 64
     beams: Annotated[int, arg(help="1: the likeliest token each time")] = 1
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
@@ -27,7 +27,7 @@ class Caption:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Caption, argv, "caption", "Write a caption for each image.")
+    args = parse(CaptionArgs, argv, "caption", "Write a caption for each image.")
     if not args.images:
         raise ConfigError("no image is named (expected one picture file or more)")
     for path in args.images:

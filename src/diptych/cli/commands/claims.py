@@ -17,7 +17,7 @@ CELLS = Path("runs/claims")
 
 
 @dataclass(frozen=True)
-class Run:
+class ClaimsRunArgs:
     slugs: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="SLUG", help="a system (all its claims), its main claim alone: SLUG/, or a further one: SLUG/NAME"),
@@ -32,13 +32,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Cost:
+class ClaimsCostArgs:
     slugs: Annotated[Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all when left out")] = ()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 @dataclass(frozen=True)
-class Check:
+class ClaimsCheckArgs:
     slugs: Annotated[
         Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
     ] = ()
@@ -54,7 +54,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Table:
+class ClaimsTableArgs:
     ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
     plot: Annotated[Path | None, arg(help="also write the forest plot of all claims to this SVG file")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
@@ -65,42 +65,46 @@ def main(argv: Sequence[str]) -> int:
         "list": (_list, "every claim in a sentence"),
         "cost": (_cost, "what a verdict would cost, from a few steps of every arm"),
         "run": (_run, "sweep the rates, run what is missing, give the verdict, write the ledger"),
-        "check": (_check, "whether verdicts still speak about the code that is there"),
+        "check": (_check, "check that verdicts are of the present code"),
         "table": (_table, "the newest verdict of every claim"),
     }
     return dispatch("claims", subs, argv)
 
 
 def _list(argv: Sequence[str]) -> int:
-    args = parse(Table, argv, "claims list", "Every claim in a sentence.")
+    args = parse(ClaimsTableArgs, argv, "claims list", "Every claim in a sentence.")
     from diptych.cli.commands.claims_work import print_list
 
     return print_list(args)
 
 
 def _cost(argv: Sequence[str]) -> int:
-    args = parse(Cost, argv, "claims cost", "Processor minutes of sweep, arms and controls, from a few steps of every arm.")
+    args = parse(
+        ClaimsCostArgs, argv, "claims cost", "Processor minutes of sweep, arms and controls, from a few steps of every arm."
+    )
     from diptych.cli.commands.claims_work import print_costs
 
     return print_costs(args)
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = parse(Run, argv, "claims run", "Method against baseline at equal budget, with controls, over fresh seeds.")
+    args = parse(ClaimsRunArgs, argv, "claims run", "Method against baseline at equal budget, with controls, over fresh seeds.")
     from diptych.cli.commands.claims_work import run_claims
 
     return run_claims(args)
 
 
 def _check(argv: Sequence[str]) -> int:
-    args = parse(Check, argv, "claims check", "Recomputes the trace of verdicts whose code has changed; seconds a claim.")
+    args = parse(
+        ClaimsCheckArgs, argv, "claims check", "Recomputes the trace of verdicts whose code has changed; seconds a claim."
+    )
     from diptych.cli.commands.claims_work import check_claims
 
     return check_claims(args)
 
 
 def _table(argv: Sequence[str]) -> int:
-    args = parse(Table, argv, "claims table", "The newest verdict of every claim.")
+    args = parse(ClaimsTableArgs, argv, "claims table", "The newest verdict of every claim.")
     from diptych.cli.commands.claims_work import print_table
 
     return print_table(args)

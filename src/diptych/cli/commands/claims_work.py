@@ -1,4 +1,4 @@
-"""What the sub-commands of ``diptych claims`` do; apart from their options, so that help does not wait for the engine."""
+"""Implementation of the sub-commands of ``diptych claims``, apart from their options so that help starts without the engine."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
 from diptych.claims.tree import Tree, tree
-from diptych.cli.commands.claims import Check, Cost, Run, Table
+from diptych.cli.commands.claims import ClaimsCheckArgs, ClaimsCostArgs, ClaimsRunArgs, ClaimsTableArgs
 from diptych.cli.options.output import finish, say
 from diptych.core.errors import ConfigError, RunError
 
 
-def print_list(args: Table) -> int:
+def print_list(args: ClaimsTableArgs) -> int:
     claims = registry.every()
     plain = [{"claim": c.key, "kind": c.kind, "sentence": c.sentence, "metric": c.metric, "data": c.data} for c in claims]
     return finish({"claims": plain}, [f"{c.key:<{WIDTH}}{c.sentence}" for c in claims], args.json)
 
 
-def print_costs(args: Cost) -> int:
+def print_costs(args: ClaimsCostArgs) -> int:
     claims = _claims_of(args.slugs) if args.slugs else registry.every()
     with tempfile.TemporaryDirectory() as folder:
-        found = estimate_costs(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
+        costs = estimate_costs(claims, Path(folder), lambda claim, seconds: say(_price(claim.key, seconds)))
     systems: dict[str, float] = {}
     for claim in claims:
-        systems[claim.slug] = systems.get(claim.slug, 0.0) + found[claim.key]
+        systems[claim.slug] = systems.get(claim.slug, 0.0) + costs[claim.key]
     lines = [_price(key, seconds) for key, seconds in sorted(systems.items(), key=lambda item: item[1])]
-    return finish({"claims": found, "systems": systems}, ["processor minutes of all claims of a system:", *lines], args.json)
+    return finish({"claims": costs, "systems": systems}, ["processor minutes of all claims of a system:", *lines], args.json)
 
 
 def _price(key: str, seconds: float) -> str:
     return f"{key:<{WIDTH}}{seconds / 60:6.1f}"
 
 
-def run_claims(args: Run) -> int:
+def run_claims(args: ClaimsRunArgs) -> int:
     lines: list[str] = []
     entries: list[dict[str, Any]] = []
     now = tree()
@@ -74,7 +74,7 @@ def run_claims(args: Run) -> int:
     return finish({"entries": entries}, lines, args.json)
 
 
-def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
+def _verdict(claim: Claim, args: ClaimsRunArgs, now: Tree) -> ledger.Entry:
     """Runs a claim; logs that it was run, and whatever came of it."""
     if not now.clean and not (args.dirty or args.dry):
         what = f"{len(now.changed)} files differ from the commit ({', '.join(now.changed[:3])})" if now.commit else "no checkout"
@@ -106,8 +106,8 @@ def _verdict(claim: Claim, args: Run, now: Tree) -> ledger.Entry:
     except BaseException as error:
         ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
         raise
-    found = {"verdict": entry.verdict, "difference": entry.difference, "p": entry.p, "cpu_seconds": entry.cpu_seconds}
-    ledger.append(log, {**facts, "event": "ended", **found})
+    outcome = {"verdict": entry.verdict, "difference": entry.difference, "p": entry.p, "cpu_seconds": entry.cpu_seconds}
+    ledger.append(log, {**facts, "event": "ended", **outcome})
     if line is not None:
         ledger.append(ledger.path_of(args.ledger, claim.key), entry)
         freshness.write(args.ledger, line)
@@ -133,15 +133,15 @@ def _seeds(text: str, claim: Claim) -> tuple[int, ...]:
     return seeds
 
 
-def check_claims(args: Check) -> int:
-    found: list[dict[str, Any]] = []
+def check_claims(args: ClaimsCheckArgs) -> int:
+    states: list[dict[str, Any]] = []
     lines: list[str] = []
     claims = _claims_of(args.slugs) if args.slugs else registry.every()
-    if args.respelled:  # of a bare slug it speaks about the main claim, which has no name; never about one without a verdict
+    if args.respelled:  # of a bare slug it is about the main claim, which has no name; never about one without a verdict
         claims = [claim for claim in claims if claim.key in args.slugs] or claims
         claims = [claim for claim in claims if ledger.latest(args.ledger, claim.key) is not None] or claims
     if args.respelled and len(claims) != 1:
-        raise ConfigError(f"--respelled speaks about one claim, and {len(claims)} are named (expected SLUG/NAME, or SLUG)")
+        raise ConfigError(f"--respelled is about one claim, and {len(claims)} are named (expected SLUG/NAME, or SLUG)")
     for claim in claims:
         entry = ledger.latest(args.ledger, claim.key)
         if entry is None:
@@ -153,23 +153,26 @@ def check_claims(args: Check) -> int:
         if state == "stale" and not respelled:
             parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
         elif state != "fresh":
-            parted = ledger.edits(claim, entry) or _parted(claim, before, respelled=bool(respelled))
+            parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
             rule = ledger.recompute_verdict(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
         if not parted and (state != "fresh" or not before.constants):
             freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
             say(f"{claim.key:<{WIDTH}}checked")
         state = "stale" if parted else "fresh"
-        found.append({"claim": claim.key, "state": state, "differences": parted})
+        states.append({"claim": claim.key, "state": state, "differences": parted})
         lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
-    stale = any(row["state"] == "stale" for row in found)
-    finish({"claims": found}, lines or ["no claim has a verdict yet"], args.json)
+    stale = any(row["state"] == "stale" for row in states)
+    finish({"claims": states}, lines or ["no claim has a verdict yet"], args.json)
     return 1 if stale else 0
 
 
-def _parted(claim: Claim, before: freshness.Freshness, *, respelled: bool) -> list[str]:
-    """Where constants or trace of a claim part from those before, in words. Before a trace counts, the sources of that commit are traced
-    here, too: single digits may differ from processor to processor. Who says that a claim was respelled speaks for its constants."""
+def _trace_differences(claim: Claim, before: freshness.Freshness, *, respelled: bool) -> list[str]:
+    """Differences of constants or trace of a claim from those before, in words.
+
+    Before a trace counts, the sources of that commit are traced
+    here, too: single digits may differ from processor to processor. Who says that a claim was respelled speaks for its constants.
+    """
     if before.constants and not respelled and before.constants != constants_hash(claim):
         return [changed_constants(claim, before.commit)]
     now = trace(claim) if before.constants else trace(claim, earlier=True)
@@ -179,13 +182,13 @@ def _parted(claim: Claim, before: freshness.Freshness, *, respelled: bool) -> li
     return parted
 
 
-def print_table(args: Table) -> int:
-    found = rows(args.ledger, registry.every())
+def print_table(args: ClaimsTableArgs) -> int:
+    table = rows(args.ledger, registry.every())
     if args.plot:
         from diptych.claims.table import forest
 
-        args.plot.write_text(forest(found), encoding="utf-8")
-    return finish({"claims": [row.to_json() for row in found]}, table_lines(found) or ["no claims"], args.json)
+        args.plot.write_text(forest(table), encoding="utf-8")
+    return finish({"claims": [row.to_json() for row in table]}, table_lines(table) or ["no claims"], args.json)
 
 
 def _claims_of(names: Sequence[str]) -> list[Claim]:

@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Classify:
+class ClassifyArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, hf:NAME or open_clip:ARCH/FILE")]
     images: Annotated[
         Positional[tuple[Path, ...]],
@@ -37,7 +37,7 @@ class Classify:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Classify, argv, "classify", "Name what is in an image, from your own list.")
+    args = parse(ClassifyArgs, argv, "classify", "Name what is in an image, from your own list.")
     names = listed(args.classes)
     if names and len(names) < 2:
         raise ConfigError(f"--classes is {args.classes!r} (expected two names or more, with commas between them)")
@@ -65,8 +65,8 @@ def main(argv: Sequence[str]) -> int:
     return finish({"answers": answers}, lines, args.json)
 
 
-def _scores(args: Classify, model: Any, names: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
-    """Names, and how well each fits each image [N, K], as this kind of model says it."""
+def _scores(args: ClassifyArgs, model: Any, names: tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
+    """Class names and scores [N, K] of each image, for any kind of model."""
     from scipy.special import softmax
 
     from diptych.core.contracts import Classifier, ClipScorer

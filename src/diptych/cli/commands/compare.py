@@ -18,7 +18,7 @@ The first arm is what the others are measured against. What is finished in --out
 
 
 @dataclass(frozen=True)
-class Compare:
+class CompareArgs:
     arms: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="ARM ...", help="recipes, with own options as in clip:lr=2e-4; or run folders, hf:NAME, open_clip:ARCH/FILE"),
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv:
         built = ", ".join(RECIPES)
         raise ConfigError(f"say what to compare: diptych compare RECIPE RECIPE --data D --budget steps:N   (recipes: {built})")
-    args = parse(Compare, argv, "compare", DESCRIPTION)
+    args = parse(CompareArgs, argv, "compare", DESCRIPTION)
     if args.seeds < 1:
         raise ConfigError(f"seeds is {args.seeds} (expected 1 or more; three at least for a verdict)")
     from diptych.api import compare
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     return finish({**comparison.to_json(), "report": str(page)}, [*comparison.lines(), f"open {page}"], args.json)
 
 
-def _cost(args: Compare) -> int:
+def _cost(args: CompareArgs) -> int:
     """Minutes of training, by a few real steps of each recipe; evaluation comes on top."""
     from diptych.api import estimate
     from diptych.api.comparison import recipe_of_arm

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import finish, parse
 from diptych.core.errors import ConfigError
-from diptych.data.quarantine import FILE, Bad
+from diptych.data.quarantine import FILE, QuarantineEntry
 
 
 @dataclass(frozen=True)
-class Curate:
+class CurateArgs:
     step: Annotated[Positional[str], arg(metavar="SLUG", help="the curation step")]
     source: Annotated[Positional[str], arg(metavar="IN", help="any readable data")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder of the removal table and what is kept")] = Path()
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     kind = OPERATORS.load(argv[0])
     preset = _preset(kind, argv)
     args: Any = parse(
-        flat("Options", [(Curate, None), (kind, preset)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
+        flat("Options", [(CurateArgs, None), (kind, preset)]), argv, f"curate {argv[0]}", "A reason for every row that leaves."
     )
     from diptych.curate.engine.pool import curate, kind_of, plan
     from diptych.curate.engine.sources import open_pool
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         from diptych.curate.engine.run import start
 
         start(args.engine)
-    operator, data = kind(**pick(kind, args)), open_pool(args.source)
+    operator, data = kind(**select_fields(kind, args)), open_pool(args.source)
     if args.plan:
         cost = plan(data, [operator])[0]
         return finish(cost, [f"{name.replace('_', ' '):<20}{_short(value)}" for name, value in cost.items()], args.json)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     done = curate(data, [operator], args.out, source=address)
     reasons = Counter(kind_of(drop.reason) for drop in done.removed)
     unread = list(getattr(data, "quarantine", []))
-    lines = [*done.lines(), *_unread(unread, args.out), f"tables: {args.out}"]
+    lines = [*done.lines(), *_unreadable_lines(unread, args.out), f"tables: {args.out}"]
     payload = {
         "before": len(data),
         "after": len(done.kept),
@@ -79,8 +79,8 @@ def _preset(kind: Any, argv: Sequence[str]) -> Any:
             name = word.partition("=")[2] or value
             presets = [preset for preset in ("paper", "released") if hasattr(kind, preset)]
             if name not in presets:
-                known = " | ".join(presets) or f"none: {kind.slug} has no presets"
-                raise ConfigError(f"unknown preset '{name}' (expected {known})")
+                expected = " | ".join(presets) or f"none: {kind.slug} has no presets"
+                raise ConfigError(f"unknown preset '{name}' (expected {expected})")
             return getattr(kind, name)()
     return None
 
@@ -89,8 +89,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _unread(rows: Sequence[Bad], out: Path) -> list[str]:
-    """What was left out while reading: the first few, and where all of them stand."""
+def _unreadable_lines(rows: Sequence[QuarantineEntry], out: Path) -> list[str]:
+    """Lines about rows that could not be read: their count, the file that lists them all, and the first three."""
     if not rows:
         return []
     return [f"{len(rows):,} left out while reading, see {out / FILE}", *(f"  {row}" for row in rows[:3])]

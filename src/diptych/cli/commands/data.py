@@ -22,8 +22,8 @@ JSON = Annotated[bool, arg(help="one JSON object on stdout")]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which columns hold what; needed only where the usual names do not say it."""
+class ColumnArgs:
+    """Names of the columns that hold images, texts and other fields; needed only where they are not the usual ones."""
 
     image: Annotated[str, arg(help="column of the image: a path or bytes")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
@@ -45,8 +45,10 @@ class Columns:
 
 
 def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, Any]:
-    """What was said about columns, as `read` takes it. names: those options of `Columns` that the command has; None: all."""
-    own = [f.name for f in fields(Columns) if names is None or f.name in names]
+    """Column options of a command as keyword arguments of `read`. names: those options of `ColumnArgs` that the command has; None:
+    all.
+    """
+    own = [f.name for f in fields(ColumnArgs) if names is None or f.name in names]
     given = {name: getattr(args, name) for name in own if getattr(args, name)}
     if "media" in given:
         pairs = [one.partition("=") for one in given["media"]]
@@ -57,7 +59,7 @@ def given_columns(args: Any, names: Container[str] | None = None) -> dict[str, A
 
 
 @dataclass(frozen=True)
-class Build(Columns):
+class DataBuildArgs(ColumnArgs):
     source: Positional[str] = ""
     out: Positional[Path] = Path()
     shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
@@ -66,7 +68,7 @@ class Build(Columns):
 
 
 @dataclass(frozen=True)
-class Inspect(Columns):
+class DataInspectArgs(ColumnArgs):
     source: Positional[str] = ""
     batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
     tokenizer: Annotated[
@@ -79,13 +81,13 @@ class Inspect(Columns):
 
 
 @dataclass(frozen=True)
-class Verify:
+class DataVerifyArgs:
     folder: Positional[Path]
     json: JSON = False
 
 
 @dataclass(frozen=True)
-class Split:
+class DataSplitArgs:
     folder: Positional[Path]
     shares: Annotated[str, arg(help="such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
     seed: int = 0
@@ -93,7 +95,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Export:
+class DataExportArgs:
     source: Positional[str] = ""
     out: Positional[Path] = Path()
     format: Annotated[
@@ -109,7 +111,7 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Fetch:
+class DataFetchArgs:
     name: Annotated[Positional[str], arg(help="stamps | clipart")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
     json: JSON = False
@@ -126,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
             "columns as CSV, Parquet, datasets or tars; regions and relations as HICO-DET, Visual Genome, PSG, ...",
         ),
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
-        "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be asked for again"),
+        "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be tried again"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
         "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
     }
@@ -134,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _build(argv: Sequence[str]) -> int:
-    args = parse(Build, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
+    args = parse(DataBuildArgs, argv, "data build", "Write data of any readable form as shards, manifest and tables.")
     if not args.source or args.out == Path():
         raise ConfigError("say from where and to where: diptych data build SRC OUT")
     from diptych.data.shards.build import build
@@ -147,7 +149,7 @@ def _build(argv: Sequence[str]) -> int:
 
 
 def _inspect(argv: Sequence[str]) -> int:
-    args = parse(Inspect, argv, "data inspect", "The report that training prints before its first step.")
+    args = parse(DataInspectArgs, argv, "data inspect", "The report that training prints before its first step.")
     if not args.source:
         raise ConfigError("say what: diptych data inspect DIR")
     from diptych.curate.text.language import read_languages
@@ -178,8 +180,8 @@ def _inspect(argv: Sequence[str]) -> int:
     return finish(report.to_json(), lines, args.json)
 
 
-def _pool(args: Build | Inspect) -> Pool:
-    """What was asked for, as a pool; a world is rendered in full."""
+def _pool(args: DataBuildArgs | DataInspectArgs) -> Pool:
+    """The source as a pool of samples; a rendered world is rendered in full."""
     from diptych.api import read
     from diptych.data.dataset import Pool
 
@@ -188,7 +190,9 @@ def _pool(args: Build | Inspect) -> Pool:
 
 
 def _verify(argv: Sequence[str]) -> int:
-    args = parse(Verify, argv, "data verify", "Check every byte; what fails goes to the quarantine and is not read again.")
+    args = parse(
+        DataVerifyArgs, argv, "data verify", "Check every byte; what fails goes to the quarantine and is not read again."
+    )
     from diptych.data.shards.verify import verify
 
     report = verify(args.folder)
@@ -197,7 +201,7 @@ def _verify(argv: Sequence[str]) -> int:
 
 
 def _split(argv: Sequence[str]) -> int:
-    args = parse(Split, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
+    args = parse(DataSplitArgs, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
     from diptych.data.columns import MadeBy
     from diptych.data.shards.build import open_built
     from diptych.data.split import leaks, save_split, split
@@ -213,7 +217,7 @@ def _split(argv: Sequence[str]) -> int:
 
 def _export(argv: Sequence[str]) -> int:
     args = parse(
-        Export,
+        DataExportArgs,
         argv,
         "data export",
         "Write every column as a table, tars or a data set, or scene graphs in a published form.",
@@ -245,7 +249,9 @@ def _shares(text: str) -> dict[str, float]:
 
 
 def _fetch(argv: Sequence[str]) -> int:
-    args = parse(Fetch, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts.")
+    args = parse(
+        DataFetchArgs, argv, "data fetch", "Download a Debian package without installing it, and build its pictures and texts."
+    )
     from diptych.data.web.fetch import fetch
 
     out = args.out if args.out != Path() else Path("data") / args.name

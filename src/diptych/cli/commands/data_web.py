@@ -1,4 +1,4 @@
-"""``diptych data links | download | takedown``: pairs from the web, and out again when somebody asks."""
+"""``diptych data links | download | takedown``: pairs from the web, and their removal on request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Links:
+class LinksArgs:
     source: Annotated[Positional[Path], arg(help="a WARC or WAT file, or a folder of them")]
     out: Annotated[Positional[Path], arg(help="folder of the table")]
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 @dataclass(frozen=True)
-class Fetched:
+class DownloadArgs:
     source: Annotated[
         Positional[Path], arg(help="links: Parquet with url and text, or the folder that `data links` or `curate` wrote")
     ]
@@ -46,7 +46,7 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Takedown:
+class TakedownArgs:
     folder: Annotated[Positional[Path], arg(help="a folder of `data build`, or of tables that `curate` wrote")]
     uids: Annotated[Positional[tuple[str, ...]], arg(help="the samples to take out")] = ()
     file: Annotated[Path | None, arg(help="a file with a uid a line")] = None
@@ -56,13 +56,13 @@ class Takedown:
 
 
 def links(argv: Sequence[str]) -> int:
-    args = parse(Links, argv, "data links", "Images with alternative texts out of web archives, as a table of links.")
+    args = parse(LinksArgs, argv, "data links", "Images with alternative texts out of web archives, as a table of links.")
     from diptych.data.web.link_table import extract_links
 
     report = extract_links(args.source, args.out)
     facts = {
         "files": report.files,
-        "found": report.found,
+        "found": report.pairs,
         "links": report.links,
         "left_out": len(report.bad),
         "out": str(args.out),
@@ -71,13 +71,13 @@ def links(argv: Sequence[str]) -> int:
 
 
 def download(argv: Sequence[str]) -> int:
-    args = parse(Fetched, argv, "data download", "Images of a table of links, in shards as img2dataset writes them.")
+    args = parse(DownloadArgs, argv, "data download", "Images of a table of links, in shards as img2dataset writes them.")
     import pyarrow as pa
 
     from diptych.curate.engine.sources import open_pool
     from diptych.data.web.download import Download
     from diptych.data.web.download import download as run
-    from diptych.data.web.polite_http import Manners
+    from diptych.data.web.polite_http import FetchPolicy
 
     pool = open_pool(args.source / "links.parquet" if (args.source / "links.parquet").is_file() else args.source)
     if "url" not in pool.column_names:
@@ -96,7 +96,7 @@ def download(argv: Sequence[str]) -> int:
         shard_links=args.shard_links,
         threads=args.threads,
         retries=args.retries,
-        manners=Manners(timeout=args.timeout, allow_private=args.allow_private),
+        policy=FetchPolicy(timeout=args.timeout, allow_private=args.allow_private),
     )
     report = run(table, args.out, options, retry_failed=args.retry_failed)
     facts = {
@@ -110,7 +110,7 @@ def download(argv: Sequence[str]) -> int:
 
 
 def takedown(argv: Sequence[str]) -> int:
-    args = parse(Takedown, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    args = parse(TakedownArgs, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
     from diptych.data.shards.takedown import takedown as run
     from diptych.index.kinds import open_index
 

@@ -24,33 +24,31 @@ QUERIES = (
 
 
 @dataclass(frozen=True)
-class Demo:
+class DemoArgs:
     out: Annotated[Path, arg(help="folder of the runs and of report.html; goes on where it was stopped")] = Path("runs/demo")
     data: Annotated[str, arg(help="other data with held-out splits")] = "emoji"
     seeds: Annotated[int, arg(help="runs of each recipe")] = 3
     recipes: Annotated[tuple[str, ...], arg(help="what is compared")] = ("clip", "locked")
     steps: Annotated[int, arg(help="steps of each run; 0 takes each recipe's own")] = 0
-    seconds: Annotated[
-        int, arg(help="what all of it may take: seeds and steps are cut to that, and what was cut is said; 0 cuts nothing")
-    ] = 360
+    seconds: Annotated[int, arg(help="time limit: seeds and steps are cut to fit, and the cut is reported; 0 cuts nothing")] = 360
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Demo, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
+    args = parse(DemoArgs, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
     from diptych import api
-    from diptych.report.pages.side_by_side import Side, Story, over_seeds, side_by_side
+    from diptych.report.pages.side_by_side import PageText, RecipeRuns, over_seeds, side_by_side
     from diptych.worlds.address import training_rows
 
     begin = time.perf_counter()
     whole = api.read(args.data)
     say(f"{whole.name}: {len(whole):,} samples")
     curated, steps = _curate(whole, args.out)
-    clock = Clock(args.seconds if not any(args.out.glob("*-0/run.json")) else 0, begin)  # what was begun goes on as it was
+    clock = TimeBudget(args.seconds if not any(args.out.glob("*-0/run.json")) else 0, begin)  # what was begun goes on as it was
     args, share = _with_steps_that_fit(args, curated, clock)
     runs: dict[str, list[tuple[RunFolder, float]]] = {recipe: [] for recipe in args.recipes}
     results: dict[str, dict[str, list[float]]] = {}
-    found: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    searches: tuple[tuple[str, tuple[str, ...]], ...] = ()
     for seed in range(args.seeds):
         if not clock.has_another_round():
             break
@@ -59,17 +57,17 @@ def main(argv: Sequence[str]) -> int:
             for name, result in api.evaluate_kept(runs[recipe][-1][0]).items():
                 results.setdefault(name, {}).setdefault(recipe, []).append(result.metrics["t2i_r@1"].value)
         clock.round_is_over()
-        found = found or _search(runs[args.recipes[-1]][0][0].path, curated, args)
+        searches = searches or _search(runs[args.recipes[-1]][0][0].path, curated, args)
     seeds = len(runs[args.recipes[0]])
-    cut = _words_on_cut(args, seeds, share)
-    sides = [Side(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
-    story = Story(
+    cut = _cut_note(args, seeds, share)
+    sides = [RecipeRuns(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
+    story = PageText(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
         lead=f"{cut}Real data, {seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
         f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
         inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
         curation=tuple(steps),
-        searches=found,
+        searches=searches,
     )
     page = side_by_side(args.out / "report.html", sides, whole, story)
     lines, spent_all = [], (time.perf_counter() - begin) / 60
@@ -87,7 +85,7 @@ LAST = 5.0
 """Seconds that the page takes after the last round, at most."""
 
 
-class Clock:
+class TimeBudget:
     """When the time is up. A round is one seed of every recipe, with its evaluation: another one begins where one like the last
     fits into what is left. `seconds` 0 never ends."""
 
@@ -117,7 +115,7 @@ def share_of_steps(seconds: float, a_seed: float) -> float:
     return min(1.0, seconds / a_seed) if a_seed > 0 else 1.0
 
 
-def _with_steps_that_fit(args: Demo, curated: Any, clock: Clock) -> tuple[Demo, float]:
+def _with_steps_that_fit(args: DemoArgs, curated: Any, clock: TimeBudget) -> tuple[DemoArgs, float]:
     """The same with as many steps as one seed of each recipe does in time, by a few real steps of each; and which share that is."""
     from diptych import api
 
@@ -134,8 +132,8 @@ def _with_steps_that_fit(args: Demo, curated: Any, clock: Clock) -> tuple[Demo, 
     return replace(args, steps=min(max(1, int(steps * share)) for steps in own.values())), share
 
 
-def _words_on_cut(args: Demo, seeds: int, share: float) -> str:
-    """What was cut, in words; "" where nothing was."""
+def _cut_note(args: DemoArgs, seeds: int, share: float) -> str:
+    """Sentence on the seeds and steps that were cut to fit the time limit; "" where nothing was cut."""
     if seeds == args.seeds and share == 1.0:
         return ""
     what = f"{seeds} of {args.seeds} seeds" + ("" if share == 1.0 else f" and {share:.0%} of the steps")
@@ -159,7 +157,7 @@ def _curate(whole: Any, out: Path) -> tuple[Any, list[tuple[str, int, int, float
     return (whole.exclude(gone) if "train" in split_names(whole) else done.kept), steps
 
 
-def _run(recipe: str, data: Any, args: Demo, seed: int) -> tuple[RunFolder, float]:
+def _run(recipe: str, data: Any, args: DemoArgs, seed: int) -> tuple[RunFolder, float]:
     """Train and evaluate one seed, or go on with it, or take it as it is."""
     from diptych import api
 
@@ -185,7 +183,7 @@ def _queries(data: Any) -> tuple[str, ...]:
     return ("label",) if any(text.origin == "label" for text in data[0].texts) else ()
 
 
-def _search(model: Path, data: Any, args: Demo) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _search(model: Path, data: Any, args: DemoArgs) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """A few queries over everything, answered by the last recipe's first run."""
     from diptych import api
 

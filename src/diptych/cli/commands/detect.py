@@ -12,7 +12,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diptych.cli.options.output import existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
-from diptych.core.grounding import Grounded, regions_of
+from diptych.core.grounding import PhraseBoxes, regions_of
 from diptych.core.scene_graph import Box, SceneGraph
 
 DESCRIPTION = (
@@ -22,7 +22,7 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class Detect:
+class DetectArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder")]
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
@@ -45,7 +45,7 @@ class Detect:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Detect, argv, "detect", DESCRIPTION)
+    args = parse(DetectArgs, argv, "detect", DESCRIPTION)
     for path in args.images:
         existing_file(path)
     if not args.images:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     from diptych.core.image import FileImage
 
     if args.phrase and (args.objects or args.relations):
-        raise ConfigError("--phrase asks for phrases and --objects for names (expected one of the two)")
+        raise ConfigError("--phrase takes phrases and --objects names (expected one of the two)")
     if args.text and not args.phrase:
         raise ConfigError("--text is the sentence that phrases stand in (expected --phrase as well)")
     model = load(args.model, download=args.download)
@@ -68,57 +68,57 @@ def main(argv: Sequence[str]) -> int:
         answers.append(_answer(path, graph))
         lines += _lines(path, graph)
         if args.out is not None:
-            drawn = _place(args.out, path, ".png", len(args.images))
+            drawn = _output_path(args.out, path, ".png", len(args.images))
             _draw(path, graph, drawn)
             lines.append(f"  picture: {drawn}")
         if args.graph is not None:
             from diptych.data.graphs.files import write_graph
 
-            written = _place(args.graph, path, ".json", len(args.images))
+            written = _output_path(args.graph, path, ".json", len(args.images))
             write_graph(graph, written)
             lines.append(f"  graph: {written}")
     return finish({"images": answers, "rule": dict(getattr(model, "detect_rule", {}))}, lines, args.json)
 
 
-def _phrases(args: Detect, model: Any) -> int:
+def _phrases(args: DetectArgs, model: Any) -> int:
     from diptych.api import ground
     from diptych.core.image import FileImage
 
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     for path in args.images:
-        found = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=args.min_score)
-        answers.append({"image": str(path), "phrases": [_boxes(phrase, answer) for phrase, answer in found.items()]})
+        boxes_by_phrase = ground(model, FileImage(path), args.phrase, text=args.text, top=args.top, min_score=args.min_score)
+        answers.append({"image": str(path), "phrases": [_boxes(phrase, answer) for phrase, answer in boxes_by_phrase.items()]})
         lines.append(f"{path}:")
-        for phrase, answer in found.items():
+        for phrase, answer in boxes_by_phrase.items():
             best = [f"{', '.join(f'{side:.0f}' for side in box_4)}  {score:.3f}" for box_4, score in _rows(answer)]
             lines.append(f"  {phrase}: {best[0] if best else f'nothing above {args.min_score}'}")
-        firsts = [Grounded(answer.box_N4[:1], answer.score_N[:1]) for answer in found.values()]
-        graph = regions_of(list(found), firsts, top=len(found), threshold=-1.0)
+        firsts = [PhraseBoxes(answer.box_N4[:1], answer.score_N[:1]) for answer in boxes_by_phrase.values()]
+        graph = regions_of(list(boxes_by_phrase), firsts, top=len(boxes_by_phrase), threshold=-1.0)
         if args.out is not None:
-            drawn = _place(args.out, path, ".png", len(args.images))
+            drawn = _output_path(args.out, path, ".png", len(args.images))
             _draw(path, graph, drawn)
             lines.append(f"  picture: {drawn}")
         if args.graph is not None:
             from diptych.data.graphs.files import write_graph
 
-            written = _place(args.graph, path, ".json", len(args.images))
+            written = _output_path(args.graph, path, ".json", len(args.images))
             write_graph(graph, written)
             lines.append(f"  graph: {written}")
     return finish({"images": answers}, lines, args.json)
 
 
-def _rows(answer: Grounded) -> list[tuple[Box, float]]:
+def _rows(answer: PhraseBoxes) -> list[tuple[Box, float]]:
     rows = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
     return [((box[0], box[1], box[2], box[3]), score) for box, score in rows]
 
 
-def _boxes(phrase: str, answer: Grounded) -> dict[str, Any]:
+def _boxes(phrase: str, answer: PhraseBoxes) -> dict[str, Any]:
     boxes = [{"box": [round(side, 1) for side in box], "score": round(score, 4)} for box, score in _rows(answer)]
     return {"phrase": phrase, "boxes": boxes}
 
 
-def _place(wanted: Path, image: Path, suffix: str, count: int) -> Path:
+def _output_path(wanted: Path, image: Path, suffix: str, count: int) -> Path:
     """The file itself for one image; for several, a file named like the image in that folder."""
     if count == 1 and wanted.suffix:
         wanted.parent.mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,8 @@ def _answer(path: Path, graph: SceneGraph) -> dict[str, Any]:
 
 
 def _lines(path: Path, graph: SceneGraph) -> list[str]:
-    found = [
+    lines = [
         f"  {subject} | {predicate} | {thing}  {relation.confidence:.3f}"
         for (subject, predicate, thing), relation in zip(graph.triplets(), graph.relations, strict=True)
     ]
-    return [f"{path}: {len(graph.regions)} things, {len(graph.relations)} relations", *found]
+    return [f"{path}: {len(graph.regions)} things, {len(graph.relations)} relations", *lines]

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import finish, parse
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 
 
 @dataclass(frozen=True)
-class Eval:
+class EvalArgs:
     model: Annotated[
         Positional[str],
         arg(metavar="MODEL", help="a run folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME, openai:http://HOST/v1#NAME"),
@@ -44,14 +44,18 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"say which model and which task: {usage}")
     kind = type(find(words[1]))
     roles = _roles(kind)
-    every = flat("Options", [(Eval, None), (kind, None), (roles, None)], leave_out=("train", "val", "train_split", "test_split"))
+    every = flat(
+        "Options", [(EvalArgs, None), (kind, None), (roles, None)], leave_out=("train", "val", "train_split", "test_split")
+    )
     args: Any = parse(
         every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
     )
     from diptych.api import confusions, evaluate, evaluate_splits, load
 
-    own = {f.name for f in fields(Eval)}
-    options = {name: value for name, value in {**pick(kind, args), **pick(roles, args)}.items() if name not in own}
+    own = {f.name for f in fields(EvalArgs)}
+    options = {
+        name: value for name, value in {**select_fields(kind, args), **select_fields(roles, args)}.items() if name not in own
+    }
     out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
     if args.page != Path() and out is None:
         raise ConfigError(f"a page of {args.model} needs its records (expected --out FOLDER beside --page)")
@@ -67,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _roles(kind: Any) -> type[Any]:
-    """An option for each model that the task asks beside the one that is evaluated."""
+    """An option for each further model that the task needs."""
     from diptych.tasks.roles import roles_of
 
     made = [
@@ -97,25 +101,32 @@ def table(name: str, result: Result) -> list[str]:
     head = f"{name}: {result.task} v{result.version}, {result.n_items:,} items in {result.n_groups:,} groups"
     rules = [f"  {rule.replace('_', ' ')}: {result.notes[rule]}" for rule in RULES if result.notes.get(rule)]
     names = [result.main, *(metric for metric in result.metrics if metric != result.main)]
-    return [head, *rules, *(_grid(result, names) or _list(result, names)), *_ceiling(result), *_left_out(result), *_spent(result)]
+    return [
+        head,
+        *rules,
+        *(_grid(result, names) or _list(result, names)),
+        *_ceiling(result),
+        *_left_out(result),
+        *_usage_line(result),
+    ]
 
 
 def _left_out(result: Result) -> list[str]:
-    """What could not be asked, where a probe says so: counts, and the first reason."""
+    """Report lines on samples left out of an evaluation: counts, each with the first reason."""
     notes = result.notes
     unreadable: Sequence[dict[str, str]] = notes.get("unreadable") or ()
-    found = []
+    lines = []
     if count := notes.get("left_out_when_read"):
-        found.append(f"  left out when the data were read: {count:,}, such as {notes['first_left_out'][0]}")
+        lines.append(f"  left out when the data were read: {count:,}, such as {notes['first_left_out'][0]}")
     if unreadable and "cases_without_a_false_option" in notes:
-        found.append(f"  pictures that cannot be read: {len(unreadable):,}, such as {unreadable[0]['reason']}")
+        lines.append(f"  pictures that cannot be read: {len(unreadable):,}, such as {unreadable[0]['reason']}")
     if count := notes.get("cases_without_a_false_option"):
-        found.append(f"  cases whose false captions equal the true one: {count:,}")
-    return found
+        lines.append(f"  cases whose false captions equal the true one: {count:,}")
+    return lines
 
 
-def _spent(result: Result) -> list[str]:
-    """What a model behind an address was asked, and what that cost where its address has prices."""
+def _usage_line(result: Result) -> list[str]:
+    """Report line on requests, tokens and cost of a model behind an address."""
     if not (spent := result.notes.get("spent")):
         return []
     cost = f", cost {spent['cost']:.4f}" if spent["cost"] else ""
@@ -129,7 +140,7 @@ def _list(result: Result, names: Sequence[str]) -> list[str]:
 
 
 def _ceiling(result: Result) -> list[str]:
-    """How far recall can go at all, where K is too small for the truth."""
+    """Report line on the highest reachable value of each recall metric that cannot reach 1."""
     reached = {name: value for name, value in result.notes.get("ceiling", {}).items() if value < 1}
     return ["  at most: " + ", ".join(f"{name} {value:.3f}" for name, value in reached.items())] if reached else []
 
@@ -141,8 +152,8 @@ def _cell(metric: Metric) -> str:
 
 def _grid(result: Result, names: Sequence[str]) -> list[str]:
     """Metrics that are all called WHAT@K, at several K: a row for each WHAT."""
-    places = [metric.partition("@")[::2] for metric in names]
-    rows, depths = dict.fromkeys(row for row, _ in places), sorted({depth for _, depth in places}, key=lambda d: (len(d), d))
+    parts = [metric.partition("@")[::2] for metric in names]
+    rows, depths = dict.fromkeys(row for row, _ in parts), sorted({depth for _, depth in parts}, key=lambda d: (len(d), d))
     if not all(depths) or len(depths) < 2 or len(names) != len(rows) * len(depths):
         return []
     cells = [[row, *(_cell(result.metrics[f"{row}@{depth}"]) for depth in depths)] for row in rows]
@@ -152,5 +163,5 @@ def _grid(result: Result, names: Sequence[str]) -> list[str]:
 
 
 def _chance(level: float) -> str:
-    """Some protocols know no level of chance."""
+    """Chance level of a metric, "" where the protocol has none."""
     return f"  chance {level:.4f}" if math.isfinite(level) else ""

@@ -20,10 +20,10 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class ExplainAlign:
+class ExplainAlignArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or published weights")]
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
-    text: Annotated[Positional[str], arg(metavar="TEXT", help="what is said of it")]
+    text: Annotated[Positional[str], arg(metavar="TEXT", help="the text that is aligned with it")]
     out: Annotated[Path | None, arg(help="the picture once for the text and once for each word, with its weights (.png)")] = None
     grid: Annotated[
         int, arg(help="parts a side that are covered, for models without patches: costs grid * grid + 1 embeddings")
@@ -33,7 +33,7 @@ class ExplainAlign:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(ExplainAlign, argv, "explain align", DESCRIPTION)
+    args = parse(ExplainAlignArgs, argv, "explain align", DESCRIPTION)
     existing_file(args.image)
     if args.out is not None and args.out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {args.out} (expected a file that ends in .png)")
@@ -42,13 +42,15 @@ def main(argv: Sequence[str]) -> int:
     from diptych.pipelines.alignment import align
 
     image = FileImage(args.image)
-    found = align(load(args.model, download=args.download), image, args.text, grid=args.grid)
-    lines = found.lines()
+    alignment = align(load(args.model, download=args.download), image, args.text, grid=args.grid)
+    lines = alignment.lines()
     if args.out is not None:
         from diptych.data.media.decode import decode, encode_png
         from diptych.report.alignment import alignment_picture
 
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_bytes(encode_png(alignment_picture(decode(image, exact=True), found.words, found.weight_WHW, found.box)))
+        args.out.write_bytes(
+            encode_png(alignment_picture(decode(image, exact=True), alignment.words, alignment.weight_WHW, alignment.box))
+        )
         lines.append(f"picture: {args.out}")
-    return finish({"image": str(args.image), **found.to_json()}, lines, args.json)
+    return finish({"image": str(args.image), **alignment.to_json()}, lines, args.json)

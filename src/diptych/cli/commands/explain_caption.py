@@ -18,7 +18,7 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class ExplainCaption:
+class ExplainCaptionArgs:
     text: Annotated[Positional[str], arg(metavar="TEXT", help="a caption; without it those of --data")] = ""
     data: Annotated[str, arg(help="data whose captions are explained")] = ""
     rows: Annotated[int, arg(help="so many rows of them, evenly spaced")] = 5
@@ -27,16 +27,16 @@ class ExplainCaption:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(ExplainCaption, argv, "explain caption", DESCRIPTION)
+    args = parse(ExplainCaptionArgs, argv, "explain caption", DESCRIPTION)
     if bool(args.text) == bool(args.data):
         raise ConfigError("say which: a caption in quotes, or --data PAIRS for captions of a data set")
     captions = [args.text] if args.text else _captions(args.data, args.rows)
-    found = [explained(caption, args.word_lists) for caption in captions]
-    return finish({"captions": found}, [line for each in found for line in _lines(each)], args.json)
+    readings = [explained(caption, args.word_lists) for caption in captions]
+    return finish({"captions": readings}, [line for each in readings for line in _lines(each)], args.json)
 
 
 def explained(caption: str, lists: str = "") -> dict[str, Any]:
-    """Words with tags, relations, right captions that say the same, and wrong ones by kind."""
+    """Words with tags, relations, paraphrases, and hard negatives by kind."""
     from diptych.core.randomness import keyed_rng
     from diptych.data.text.english.scene_parser import SceneParser
     from diptych.data.text.english.structured import analogies, replaced_by_rule, word_lists
@@ -61,7 +61,7 @@ def _captions(source: str, rows: int) -> list[str]:
     data = read(source)
     chosen = range(0, len(data), max(1, len(data) // max(1, rows)))
     texts = (data[row].positives("en") for row in list(chosen)[:rows])
-    captions = [found[0].string for found in texts if found]
+    captions = [texts_of_row[0].string for texts_of_row in texts if texts_of_row]
     if not captions:
         raise ConfigError(f"'{source}' has no English text in the rows looked at (expected captions)")
     return captions

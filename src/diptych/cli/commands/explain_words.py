@@ -19,7 +19,7 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class ExplainWords:
+class ExplainWordsArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder, or a model's")]
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
     top: Annotated[int, arg(help="so many of the heaviest words")] = 20
@@ -28,7 +28,7 @@ class ExplainWords:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(ExplainWords, argv, "explain words", DESCRIPTION)
+    args = parse(ExplainWordsArgs, argv, "explain words", DESCRIPTION)
     existing_file(args.image)
     if args.out is not None and args.out.suffix.lower() != ".png":
         raise ConfigError(f"--out is {args.out} (expected a file that ends in .png)")
@@ -37,13 +37,13 @@ def main(argv: Sequence[str]) -> int:
     from diptych.pipelines.picture_words import words_of
 
     image = FileImage(args.image)
-    found = words_of(load(args.model), image, args.top)
-    lines = found.lines()
+    words = words_of(load(args.model), image, args.top)
+    lines = words.lines()
     if args.out is not None:
         from diptych.data.media.decode import decode, encode_png
         from diptych.report.word_bars import word_bars
 
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_bytes(encode_png(word_bars(decode(image, exact=True), found.words, found.weights)))
+        args.out.write_bytes(encode_png(word_bars(decode(image, exact=True), words.words, words.weights)))
         lines.append(f"picture: {args.out}")
-    return finish({"image": str(args.image), **found.to_json()}, lines, args.json)
+    return finish({"image": str(args.image), **words.to_json()}, lines, args.json)

@@ -13,7 +13,7 @@ from diptych.cli.options.output import finish, parse
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run folder, a model folder, or lora:ADAPTER#BASE")]
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     to: Annotated[
@@ -34,15 +34,18 @@ class Export:
 
 def main(argv: Sequence[str]) -> int:
     args = parse(
-        Export, argv, "export", "A folder for transformers, open_clip, sentence-transformers, peft or ours, or two ONNX files."
+        ExportArgs,
+        argv,
+        "export",
+        "A folder for transformers, open_clip, sentence-transformers, peft or ours, or two ONNX files.",
     )
     from diptych.api.exports import export
 
     export(args.model, args.out, to=args.to, like=args.like, download=args.download, push=args.push, public=args.public)
     files = sorted(path.name for path in args.out.iterdir())
-    found: dict[str, object] = {"out": str(args.out), "files": files}
+    payload: dict[str, object] = {"out": str(args.out), "files": files}
     lines = [f"{args.out}: {', '.join(files)}"]
     if args.push:
-        found["pushed"] = args.push
+        payload["pushed"] = args.push
         lines.append(f"sent to {args.push}")
-    return finish(found, lines, args.json)
+    return finish(payload, lines, args.json)

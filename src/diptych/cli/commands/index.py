@@ -19,7 +19,7 @@ UNSET = -1
 
 
 @dataclass(frozen=True)
-class Build:
+class IndexBuildArgs:
     model: Annotated[
         Positional[str],
         arg(metavar="MODEL", help="a model; 'words' (lexical index of texts); 'annotations' (graphs of the data)"),
@@ -29,7 +29,7 @@ class Build:
     split: Annotated[str, arg(help="only this split")] = ""
     what: Annotated[Literal["images", "texts"], arg(help="what can be found")] = "images"
     kind: Annotated[Literal["dense", "nested", "lexical", "late", "hybrid", "graphs"], arg(help="kind of index")] = "dense"
-    prefix: Annotated[int, arg(help="nested: numbers of the vector that the first look takes (16)")] = UNSET
+    prefix: Annotated[int, arg(help="nested: dimensions of the vector that the first search uses (16)")] = UNSET
     order: Annotated[
         Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
     ] = ""
@@ -53,7 +53,7 @@ class Build:
     json: JSON = False
 
     def options(self) -> dict[str, Any]:
-        """What was given about the kind; a kind refuses what it does not know."""
+        """Options of the index kind that were set on the command line; a kind raises an error for those it lacks."""
         names = ("prefix", "order", "shortlist", "funnel", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
@@ -61,7 +61,7 @@ class Build:
 
 
 @dataclass(frozen=True)
-class Add:
+class IndexAddArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     data: Annotated[Positional[str], arg(metavar="DATA")]
     split: Annotated[str, arg(help="only this split")] = ""
@@ -71,7 +71,7 @@ class Add:
 
 
 @dataclass(frozen=True)
-class Remove:
+class IndexRemoveArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     uids: Annotated[Positional[tuple[str, ...]], arg(metavar="UID", help="samples to take down")] = ()
     file: Annotated[Path | None, arg(help="more of them, one uid a line")] = None
@@ -79,26 +79,26 @@ class Remove:
 
 
 @dataclass(frozen=True)
-class Info:
+class IndexInfoArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     json: JSON = False
 
 
 @dataclass(frozen=True)
-class Compact:
+class IndexCompactArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     json: JSON = False
 
 
 @dataclass(frozen=True)
-class Move:
+class IndexMoveArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     url: Annotated[str, arg(help="Qdrant server to bring the vectors to; without it, back into the folder")] = ""
     json: JSON = False
 
 
 @dataclass(frozen=True)
-class Export:
+class IndexExportArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="a .parquet file, or a .txt file for the uids alone")]
     vectors: Annotated[bool, arg(help="vectors too (--vectors False for the columns alone)")] = True
@@ -119,7 +119,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _build(argv: Sequence[str]) -> int:
-    args = parse(Build, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was.")
+    args = parse(
+        IndexBuildArgs, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was."
+    )
     from diptych.api import index, read
 
     columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
@@ -136,7 +138,7 @@ def _build(argv: Sequence[str]) -> int:
 
 
 def _add(argv: Sequence[str]) -> int:
-    args = parse(Add, argv, "index add", "Add data to an index.")
+    args = parse(IndexAddArgs, argv, "index add", "Add data to an index.")
     from diptych.api import open_index, read
 
     with open_index(args.index, model=args.model) as opened:
@@ -145,7 +147,7 @@ def _add(argv: Sequence[str]) -> int:
 
 
 def _remove(argv: Sequence[str]) -> int:
-    args = parse(Remove, argv, "index remove", "Take samples down.")
+    args = parse(IndexRemoveArgs, argv, "index remove", "Take samples down.")
     from diptych.index.kinds import open_index
 
     uids = [*args.uids, *(_lines(args.file) if args.file else ())]
@@ -161,7 +163,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _info(argv: Sequence[str]) -> int:
-    args = parse(Info, argv, "index info", "What an index holds.")
+    args = parse(IndexInfoArgs, argv, "index info", "What an index holds.")
     from diptych.index.kinds import open_index
 
     with open_index(args.index) as opened:
@@ -170,7 +172,9 @@ def _info(argv: Sequence[str]) -> int:
 
 
 def _compact(argv: Sequence[str]) -> int:
-    args = parse(Compact, argv, "index compact", "Write an index anew, so that nothing of removed samples stays on disk.")
+    args = parse(
+        IndexCompactArgs, argv, "index compact", "Write an index anew, so that nothing of removed samples stays on disk."
+    )
     from diptych.index.kinds import open_index
 
     with open_index(args.index) as opened:
@@ -180,18 +184,18 @@ def _compact(argv: Sequence[str]) -> int:
 
 
 def _move(argv: Sequence[str]) -> int:
-    args = parse(Move, argv, "index move", "Bring the vectors of an index to a Qdrant server, or back into its folder.")
+    args = parse(IndexMoveArgs, argv, "index move", "Bring the vectors of an index to a Qdrant server, or back into its folder.")
     from diptych.index.kinds import open_index
 
     with open_index(args.index) as opened:
         opened.move(args.url)
         count = len(opened)
-    place = args.url or str(args.index)
-    return finish({"place": place, "count": count}, [f"{count:,} items are at {place} now"], args.json)
+    address = args.url or str(args.index)
+    return finish({"place": address, "count": count}, [f"{count:,} items are at {address} now"], args.json)
 
 
 def _export(argv: Sequence[str]) -> int:
-    args = parse(Export, argv, "index export", "Write the items of an index to a file.")
+    args = parse(IndexExportArgs, argv, "index export", "Write the items of an index to a file.")
     from diptych.index.kinds import open_index
 
     with open_index(args.index) as opened:

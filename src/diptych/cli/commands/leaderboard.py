@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Board:
+class LeaderboardArgs:
     records: Annotated[
         Positional[tuple[str, ...]], arg(metavar="RECORDS", help="folders or Parquet files of diptych eval --out, or NAME=FOLDER")
     ]
@@ -25,7 +25,9 @@ class Board:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Board, argv, "leaderboard", "Models that were asked the same questions: who is better, and where they part.")
+    args = parse(
+        LeaderboardArgs, argv, "leaderboard", "Models that were asked the same questions: who is better, and where they part."
+    )
     from diptych.api import leaderboard
 
     named = [one.partition("=")[::2] if "=" in one and not Path(one).exists() else ("", one) for one in args.records]

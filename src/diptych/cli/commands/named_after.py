@@ -19,29 +19,29 @@ DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class NamedAfter:
+class NamedAfterArgs:
     detector: Annotated[Positional[str], arg(metavar="DETECTOR", help="a run or model folder of a detector")]
     data: Annotated[Positional[str], arg(metavar="DATA", help="pictures with boxes and labels; of splits, 'train' alone")]
     out: Annotated[Path, arg(help="the model folder to make")] = Path()
     encoder: Annotated[
         str, arg(help="what crops are compared by: efficientnet-lite0, thumbnails (their pixels), or a model that embeds images")
     ] = "efficientnet-lite0"
-    image_size: Annotated[int, arg(help="pixels a side that it sees of a crop; 0: 64, and 16 for thumbnails")] = 0
+    image_size: Annotated[int, arg(help="pixels a side of a crop; 0: 64, and 16 for thumbnails")] = 0
     called: Annotated[str, arg(help="what the detector calls everything; empty: the one name that it was trained with")] = ""
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(NamedAfter, argv, "named-after", DESCRIPTION)
+    args = parse(NamedAfterArgs, argv, "named-after", DESCRIPTION)
     if args.out == Path():
         raise ConfigError("say where the model goes: --out MODEL")
     from diptych.api import named_after
 
     options: dict[str, Any] = {"encoder": args.encoder, "image_size": args.image_size, "called": args.called}
     made = named_after(args.detector, args.data, args.out, **options)
-    lost = made.known.unreadable
+    lost = made.crops.unreadable
     if lost:
         say(f"{len(lost):,} pictures cannot be read and have no crops: {', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}")
-    crops, names = len(made.known.names), len(made.objects)
+    crops, names = len(made.crops.names), len(made.objects)
     lines = [f"{args.out}: {crops:,} crops of {names:,} names; ask it with diptych detect {args.out} IMAGE"]
     return finish({"out": str(args.out), "crops": crops, "names": names, "unreadable": list(lost)}, lines, args.json)

@@ -13,14 +13,14 @@ from diptych.cli.options.output import finish, parse
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportArgs:
     run: Annotated[Positional[Path], arg(metavar="RUN")]
     data: Annotated[str, arg(help="the data of the run again, where it names none or an address on another machine")] = ""
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Report, argv, "report", "One HTML file: data, curves, numbers with intervals, neighbours, failures.")
+    args = parse(ReportArgs, argv, "report", "One HTML file: data, curves, metrics with intervals, neighbours, failures.")
     from diptych.api import report
 
     path = report(args.run, args.data or None)

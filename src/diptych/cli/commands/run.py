@@ -1,4 +1,4 @@
-"""``diptych run SLUG``: ask a pipeline. Options are its roles, its configuration, and the fields of its request."""
+"""``diptych run SLUG``: run a pipeline. Options are its roles, its configuration, and the fields of its request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.meaning import documented
 from diptych.cli.options.output import existing_file, finish, parse
 from diptych.core.contracts import Pipeline, Role, VectorIndex
@@ -21,7 +21,7 @@ from diptych.core.registry import PIPELINES
 
 
 @dataclass(frozen=True)
-class Output:
+class RunOutputArgs:
     out: Annotated[Path | None, arg(help="a picture of the answer, where the pipeline draws one (.png)")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     kind: Any = PIPELINES.load(argv[0])
     own = make_dataclass("Own", [(f.name, _hints(kind)[f.name], _same_default(f)) for f in _configuration(kind)], frozen=True)
     own.__doc__ = kind.__doc__
-    parts = [_request_options(kind.request), own, _roles(kind.roles), Output]
+    parts = [_request_options(kind.request), own, _roles(kind.roles), RunOutputArgs]
     args: Any = parse(
         flat("Run", [(part, None) for part in parts]), argv[1:], f"run {kind.slug}", (kind.__doc__ or "").partition("\n")[0]
     )
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     from diptych.pipelines.roles import start
 
     with ExitStack() as opened:
-        pipeline: Pipeline = start(kind, _actors_by_role(kind.roles, args, opened), **pick(own, args))
+        pipeline: Pipeline = start(kind, _actors_by_role(kind.roles, args, opened), **select_fields(own, args))
         answer = pipeline.run(kind.request(**_pictures(kind.request, args)))
     lines = list(answer.lines())
     if args.out is not None:
@@ -120,7 +120,7 @@ def _actors_by_role(roles: Sequence[Role], args: Any, opened: ExitStack) -> dict
 
 
 def _pictures(request: type[Any], args: Any) -> Mapping[str, Any]:
-    values, hints = pick(request, args), _hints(request)
+    values, hints = select_fields(request, args), _hints(request)
     for name, value in values.items():
         if _is_picture(hints[name]) and value is not None:
             values[name] = FileImage(existing_file(value))

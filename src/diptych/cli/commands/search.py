@@ -18,7 +18,7 @@ CONDITION = re.compile(r"(?P<column>.+?)(?P<sign>>=|<=|>|<|=)(?P<value>.*)", re.
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     query: Annotated[Positional[str], arg(metavar="QUERY", help="words, or the path of a picture")] = ""
     image: Annotated[Path | None, arg(help="a picture beside the words: this, but ...")] = None
@@ -34,7 +34,7 @@ class Search:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Search, argv, "search", "Search an index by text, by picture, by both, by triplet, or by examples.")
+    args = parse(SearchArgs, argv, "search", "Search an index by text, by picture, by both, by triplet, or by examples.")
     if args.triplet:
         return _by_triplet(args)
     text, image = _query(args)
@@ -45,25 +45,25 @@ def main(argv: Sequence[str]) -> int:
     shown = FileImage(image) if image else None
     with open_index(args.index, model=args.model) as opened:
         where = filters(args.where, opened.info.columns)
-        asked: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct}
-        hits = opened.answer(SearchPlan.of(text, shown, args.like, args.unlike, args.weight, **asked))
+        options: dict[str, Any] = {"k": args.k, "where": where, "distinct": args.distinct}
+        hits = opened.answer(SearchPlan.of(text, shown, args.like, args.unlike, args.weight, **options))
     lines = [f"{hit.score:6.3f}  {hit.uid}  {hit.payload.get('text') or hit.payload.get('caption') or ''}" for hit in hits]
     return finish({"query": args.query, "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 
 
-def _by_triplet(args: Search) -> int:
+def _by_triplet(args: SearchArgs) -> int:
     if args.query or args.image or args.like or args.unlike:
         raise ConfigError("--triplet is the whole question (expected no words, picture or examples beside it)")
     from diptych.index.kinds import open_index
     from diptych.index.kinds.graphs import triplet
     from diptych.index.plan import ByTriplet, SearchPlan
 
-    wanted = triplet(args.triplet)
+    pattern = triplet(args.triplet)
     with open_index(args.index) as opened:
         where = filters(args.where, opened.info.columns)
-        hits = opened.answer(SearchPlan((ByTriplet(wanted),), args.k, where, args.distinct))
+        hits = opened.answer(SearchPlan((ByTriplet(pattern),), args.k, where, args.distinct))
     lines = [f"{hit.score:6.3f}  {hit.uid}  {_best(hit.payload['triplets'])}" for hit in hits]
-    return finish({"triplet": list(wanted), "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
+    return finish({"triplet": list(pattern), "hits": [asdict(hit) for hit in hits]}, lines or ["nothing found"], args.json)
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -71,8 +71,8 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> str:
     return first + (f"  (+{len(rows) - 1} more)" if len(rows) > 1 else "")
 
 
-def _query(args: Search) -> tuple[str, Path | None]:
-    """The words and the picture of a search; a query that ends like a picture is one."""
+def _query(args: SearchArgs) -> tuple[str, Path | None]:
+    """Text and picture of a search; a query that ends as an image file does is a picture."""
     text, image = args.query.strip(), args.image
     if not text and image is None and not args.like:
         raise ConfigError("the query is empty: say some words or the path of a picture, or give --like UID")
@@ -88,7 +88,7 @@ def _query(args: Search) -> tuple[str, Path | None]:
 
 def filters(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] | None:
     """``style=noto``, ``style=noto,twemoji`` and ``score>=0.3`` to conditions; values become what the column holds."""
-    found: dict[str, Any] = {}
+    conditions: dict[str, Any] = {}
     for word in words:
         parts = CONDITION.fullmatch(word)
         if parts is None:
@@ -98,17 +98,17 @@ def filters(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, Any] 
             raise UnknownName("column in --where", name, columns)
         if sign == "=":
             values = [_value_of_kind(name, one, columns[name]) for one in value.split(",")]
-            found[name] = values if len(values) > 1 else values[0]
+            conditions[name] = values if len(values) > 1 else values[0]
         else:
-            edges = found.setdefault(name, {})
+            edges = conditions.setdefault(name, {})
             if not isinstance(edges, dict):
-                raise ConfigError(f"column '{name}' is asked to be a value and in a range (expected one of both)")
+                raise ConfigError(f"column '{name}' has a value and a range (expected one of the two)")
             edges[sign] = _value_of_kind(name, value, "number")
-    return found or None
+    return conditions or None
 
 
 def _value_of_kind(column: str, value: str, kind: str) -> Any:
-    """A word of the command line as a value of a column of that kind."""
+    """A command line word converted to the kind of a column."""
     if kind in ("integer", "number"):
         try:
             return float(value)

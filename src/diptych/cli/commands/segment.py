@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Segment:
+class SegmentArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL", help="a run's folder")]
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE ...", help="picture files", help_behavior_hint="(one or more)")
@@ -26,7 +26,7 @@ class Segment:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Segment, argv, "segment", "Say of every pixel which class it belongs to, with a model that segments.")
+    args = parse(SegmentArgs, argv, "segment", "Say of every pixel which class it belongs to, with a model that segments.")
     for path in args.images:
         existing_file(path)
     if not args.images:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     from diptych.core.contracts import Segmenter
     from diptych.core.image import FileImage
     from diptych.data.media.decode import decode, encode_png
-    from diptych.models.io.opened import require
+    from diptych.models.io.open_address import require
     from diptych.report.segments import segment_picture
 
     model: Any = load(args.model)
@@ -48,23 +48,23 @@ def main(argv: Sequence[str]) -> int:
         image = FileImage(path)
         label_HW = model.segment([image], names)[0]
         share_K = np.bincount(label_HW.ravel(), minlength=len(names)) / label_HW.size
-        found = sorted(((float(s), name) for s, name in zip(share_K, names, strict=True) if s), reverse=True)
-        answers.append({"image": str(path), "classes": [{"name": name, "share": share} for share, name in found]})
-        lines.append(f"{path}: " + ", ".join(f"{name} {100 * share:.1f} %" for share, name in found))
+        shares = sorted(((float(s), name) for s, name in zip(share_K, names, strict=True) if s), reverse=True)
+        answers.append({"image": str(path), "classes": [{"name": name, "share": share} for share, name in shares]})
+        lines.append(f"{path}: " + ", ".join(f"{name} {100 * share:.1f} %" for share, name in shares))
         if args.out is not None:
-            place = _place(args.out, path, len(args.images))
-            place.write_bytes(encode_png(segment_picture(decode(image), label_HW, names)))
-            lines.append(f"  picture: {place}")
+            path_of_output = _output_path(args.out, path, len(args.images))
+            path_of_output.write_bytes(encode_png(segment_picture(decode(image), label_HW, names)))
+            lines.append(f"  picture: {path_of_output}")
         if args.maps is not None:
             if len(names) > 255:
                 raise ConfigError(f"{len(names)} classes do not fit a picture of 8 bits (expected --labels with fewer)")
-            place = _place(args.maps, path, len(args.images))
-            _write_map(place, label_HW.astype(np.uint8))
-            lines.append(f"  classes by number: {place}")
+            path_of_output = _output_path(args.maps, path, len(args.images))
+            _write_map(path_of_output, label_HW.astype(np.uint8))
+            lines.append(f"  classes by number: {path_of_output}")
     return finish({"answers": answers, "labels": list(names)}, lines, args.json)
 
 
-def _place(wanted: Path, image: Path, count: int) -> Path:
+def _output_path(wanted: Path, image: Path, count: int) -> Path:
     """The file itself for one image; for several, a file named like the image in that folder."""
     if count == 1 and wanted.suffix:
         wanted.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.terminal.signals import exit_code
@@ -20,7 +20,7 @@ TOKEN = "DIPTYCH_TOKEN"
 
 
 @dataclass(frozen=True)
-class Serve:
+class ServeArgs:
     model: Annotated[
         Positional[str], arg(metavar="MODEL", help="anything that embeds, detects or writes; 'words' for an index of words")
     ]
@@ -40,16 +40,16 @@ class Serve:
     ] = "torch"
     host: Annotated[str, arg(help="address to listen on; the default is this machine only")] = "127.0.0.1"
     port: Annotated[int, arg(help="0 takes one that is free")] = 8000
-    token_file: Annotated[Path, arg(help=f"file with the bearer token that is asked for; or set {TOKEN}")] = Path()
+    token_file: Annotated[Path, arg(help=f"file with the bearer token that requests must send; or set {TOKEN}")] = Path()
     cors: Annotated[tuple[str, ...], arg(help="origins whose pages may read answers, such as https://example.org")] = ()
     hosts: Annotated[tuple[str, ...], arg(help="names to be asked under; without it any, and on this machine only its own")] = ()
     download: Annotated[bool, arg(help="fetch models that are not on this machine")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    every = flat("Options", [(Serve, None), (Limits, Limits())])
+    every = flat("Options", [(ServeArgs, None), (Limits, Limits())])
     given: Any = parse(every, argv, "serve", "Search, embeddings and more over HTTP, and a page for people.")
-    args, limits = Serve(**pick(Serve, given)), Limits(**pick(Limits, given))
+    args, limits = ServeArgs(**select_fields(ServeArgs, given)), Limits(**select_fields(Limits, given))
     from diptych.api import load, read
     from diptych.serve.app import LOOPBACK, check_port, create_app, run
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--files is for an agent on this machine (expected --mcp stdio with it)")
     token = _token(args)
     if args.host not in LOOPBACK and not token:
-        say(f"warning: {args.host} is open to other machines and asks for no token (--token-file, or {TOKEN})")
+        say(f"warning: {args.host} is open to other machines and needs no token (--token-file, or {TOKEN})")
     if args.mcp != "stdio":
         check_port(args.host, args.port)
     pool = read(args.data, captions=False) if args.data else None  # before the models, which take longer
@@ -79,25 +79,25 @@ def main(argv: Sequence[str]) -> int:
         if count:
             say(f"warning: {count:,} items of the index of {name} are not in {args.data}: they are shown without picture")
     if args.mcp == "stdio":
-        from diptych.serve.agents import speak
-        from diptych.serve.application import inner
+        from diptych.serve.agents import serve_stdio
+        from diptych.serve.application import internal_app
 
-        speak(inner(app.state.service), app.state.service, files=args.files)
+        serve_stdio(internal_app(app.state.service), app.state.service, files=args.files)
         return 0
     number = run(app, host=args.host, port=args.port, announce=say)
     return exit_code(number) if number else 0
 
 
-def _side(address: str, index: Path, args: Serve) -> tuple[Any, Any]:
+def _side(address: str, index: Path, args: ServeArgs) -> tuple[Any, Any]:
     """A model and its index."""
     from diptych.api import load, open_index
-    from diptych.index.lexicon import Words
+    from diptych.index.lexicon import BM25Encoder
 
-    model = Words() if address == "words" else load(address, download=args.download, engine=args.engine)
+    model = BM25Encoder() if address == "words" else load(address, download=args.download, engine=args.engine)
     return model, open_index(index, model=model) if index != Path() else None
 
 
-def _token(args: Serve) -> str:
+def _token(args: ServeArgs) -> str:
     if args.token_file == Path():
         return os.environ.get(TOKEN, "")
     if not args.token_file.is_file():

@@ -20,7 +20,7 @@ SPACING = Annotated[float, arg(help="micrometres a pixel of slides that do not s
 
 
 @dataclass(frozen=True)
-class Embed:
+class SlidesEmbedArgs:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     data: Annotated[Positional[str], arg(metavar="DATA", help="samples with a slide")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder for a file a slide")]
@@ -35,7 +35,7 @@ class Embed:
 
 
 @dataclass(frozen=True)
-class Cut:
+class SlidesCutArgs:
     data: Annotated[Positional[str], arg(metavar="DATA", help="samples with a slide")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="folder for the data set of tiles")]
     size: Annotated[int, arg(help="pixels of a tile")] = 224
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _embed(argv: Sequence[str]) -> int:
-    args = parse(Embed, argv, "slides embed", "Embed the tiles of slides. Slides whose file is there are passed over.")
+    args = parse(SlidesEmbedArgs, argv, "slides embed", "Embed the tiles of slides. Slides whose file is there are passed over.")
     from diptych.api import slide_features
 
     report = slide_features(args.model, args.data, args.out, **_options(args, "size", "overwrite", "batch_size"))
@@ -65,7 +65,7 @@ def _embed(argv: Sequence[str]) -> int:
 
 
 def _cut(argv: Sequence[str]) -> int:
-    args = parse(Cut, argv, "slides cut", "Write the tiles of slides as a data set, each with a picture of its place.")
+    args = parse(SlidesCutArgs, argv, "slides cut", "Write the tiles of slides as a data set, each with a picture of its place.")
     from diptych.api import cut_slides
 
     return _finish_report(cut_slides(args.data, args.out, **_options(args, "size", "overwrite", "barcode")), args.out, args.json)

@@ -13,13 +13,13 @@ from diptych.core import systems
 
 
 @dataclass(frozen=True)
-class Systems:
+class SystemsArgs:
     slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="one system; nothing lists them all")] = ""
     json: Annotated[bool, tyro.conf.arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(Systems, argv, "systems", "The 82 systems, the baselines, and which of them work.")
+    args = parse(SystemsArgs, argv, "systems", "The 82 systems, the baselines, and which of them work.")
     if args.slug:
         row = systems.find(args.slug)
         lines = [f"{row.slug}: {row.title}", f"  family  {row.family}", f"  entry   {row.entry}"]

@@ -9,12 +9,12 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.flat import flat, pick
+from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import finish, parse, say
 
 
 @dataclass(frozen=True)
-class TagRounds:
+class TagRoundsArgs:
     boxes: Annotated[Positional[str], arg(metavar="BOXES", help="what is tagged: boxes with labels, and captions")]
     out: Annotated[Positional[Path], arg(metavar="OUT", help="a folder for the rounds and their report")]
     few: Annotated[str, arg(help="annotated scene graphs, which the first tagger learns from")]
@@ -30,7 +30,7 @@ class TagRounds:
 def main(argv: Sequence[str]) -> int:
     from diptych.curate.operators.relation_tagging import TagRelations
 
-    every = flat("Options", [(TagRounds, None), (TagRelations, None)], leave_out=("tagger",))
+    every = flat("Options", [(TagRoundsArgs, None), (TagRelations, None)], leave_out=("tagger",))
     args = parse(
         every, argv, "tag-rounds", "A relation tagger that learns from what it tagged, with a report on where that leads."
     )
@@ -41,10 +41,10 @@ def main(argv: Sequence[str]) -> int:
 
     given = {name: getattr(args, name) for name in ("steps", "batch_size") if getattr(args, name)}
     made = recipe(args.recipe, preset=args.preset, **given)
-    step = TagRelations(**{name: value for name, value in pick(TagRelations, args).items() if name != "tagger"})
+    step = TagRelations(**{name: value for name, value in select_fields(TagRelations, args).items() if name != "tagger"})
     options = TrainOptions(seed=args.seed)
-    told = None if args.json else say
-    found = tag_rounds(args.boxes, args.few, args.out, made, rounds=args.rounds, step=step, options=options, say=told)
+    callback = None if args.json else say
+    results = tag_rounds(args.boxes, args.few, args.out, made, rounds=args.rounds, step=step, options=options, say=callback)
     report = args.out / "rounds.html"
-    payload = {"rounds": [to_plain(each) for each in found], "report": str(report)}
-    return finish(payload, [*(each.line() for each in found), f"report: {report}"], args.json)
+    payload = {"rounds": [to_plain(each) for each in results], "report": str(report)}
+    return finish(payload, [*(each.line() for each in results), f"report: {report}"], args.json)

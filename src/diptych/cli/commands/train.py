@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.commands.data import Columns, given_columns
-from diptych.cli.options.flat import changed, flat, pick
+from diptych.cli.commands.data import ColumnArgs, given_columns
+from diptych.cli.options.flat import changed, flat, select_fields
 from diptych.cli.options.output import finish, parse, say
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
@@ -24,7 +24,7 @@ DESCRIPTION = "Train a recipe on your data. The preset gives the fields of the r
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumeArgs:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
     data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
     steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
@@ -32,7 +32,7 @@ class Resume:
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainArgs:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a slug (`diptych systems` lists them), or FILE.py:CLASS")]
     data: Annotated[str, arg(help="emoji, world:scenes, a folder, a table, shards, ...")]
     out: Annotated[Path, arg(help="the run folder to make")] = Path()
@@ -56,7 +56,7 @@ class Train:
 
 def main(argv: Sequence[str]) -> int:
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        args = parse(Resume, argv, "train", "Go on with a run that was stopped or killed.")
+        args = parse(ResumeArgs, argv, "train", "Go on with a run that was stopped or killed.")
         from diptych.api import resume
 
         data = args.data or None
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _recipe_first(argv: Sequence[str]) -> list[str]:
-    """``--recipe NAME`` says the same as NAME in the first place."""
+    """Accept ``--recipe NAME`` in place of the first argument."""
     words = list(argv)
     for at, word in enumerate(words):
         if word == "--recipe" and at + 1 < len(words):
@@ -85,18 +85,18 @@ def _recipe_first(argv: Sequence[str]) -> list[str]:
 
 
 def _train(name: str, argv: Sequence[str]) -> int:
-    from diptych.api.training import recipe_class
+    from diptych.api.recipes import recipe_class
     from diptych.train.options import TrainOptions
 
     kind: Any = recipe_class(name)
     preset = kind.preset(_preset(argv))
-    every = flat("Options", [(Train, None), (kind, preset), (TrainOptions, TrainOptions()), (Columns, None)])
+    every = flat("Options", [(TrainArgs, None), (kind, preset), (TrainOptions, TrainOptions()), (ColumnArgs, None)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
-    own = {key: value for key, value in pick(TrainOptions, args).items() if key not in ("steps", "init")}
-    options = TrainOptions(**own, tune=Tuning(**pick(Tuning, args)))
-    taken = {field.name for of in (Train, kind, TrainOptions) for field in fields(of)}
-    columns = given_columns(args, {field.name for field in fields(Columns)} - taken)
+    own = {key: value for key, value in select_fields(TrainOptions, args).items() if key not in ("steps", "init")}
+    options = TrainOptions(**own, tune=Tuning(**select_fields(Tuning, args)))
+    taken = {field.name for of in (TrainArgs, kind, TrainOptions) for field in fields(of)}
+    columns = given_columns(args, {field.name for field in fields(ColumnArgs)} - taken)
     if args.dry_run:
         from diptych.api import estimate
 
@@ -107,14 +107,14 @@ def _train(name: str, argv: Sequence[str]) -> int:
     from diptych.api import train
 
     talk = say if _main_process() else None
-    asked = _fields_asked_for(recipe, argv)
+    requested = _given_fields(recipe, argv)
     given = {
         "init": args.init,
         "subset": args.subset,
         "columns": columns,
         "hold_out": args.hold_out,
         "overwrite": args.overwrite,
-        "asked": asked,
+        "asked": requested,
     }
     run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
@@ -128,14 +128,14 @@ def _preset(argv: Sequence[str]) -> str:
     return "tiny"
 
 
-def _fields_asked_for(recipe: Any, argv: Sequence[str]) -> set[str]:
+def _given_fields(recipe: Any, argv: Sequence[str]) -> set[str]:
     """Fields of the recipe that are among the arguments."""
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
     return {field.name for field in fields(recipe)} & given
 
 
 def _main_process() -> bool:
-    """Under `torchrun` every process trains and one of them speaks."""
+    """True on the main process; under `torchrun` every process trains and one prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -160,15 +160,15 @@ def _cost_lines(cost: dict[str, Any]) -> list[str]:
 
 
 def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool) -> int:
-    """Evaluates and reports what is finished. Who asked the run to stop, be it in the last step, wants neither."""
+    """Evaluate and report a finished run; neither for one that was stopped, even in its last step."""
     state = run.state
-    asked = state.get("signal")
-    code = exit_code(asked) if asked else 0
+    number = state.get("signal")
+    code = exit_code(number) if number else 0
     if not _main_process():
         return code
     payload: dict[str, Any] = {"run": str(run.path), "status": state["status"], "step": state.get("step")}
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
-    if state["status"] == "finished" and not asked and evaluation and state.get("source") and not run.report.exists():
+    if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
 
         results = evaluate_run(run, data)
@@ -176,7 +176,7 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
         payload["report"] = str(report(run.path, data))
         lines.append(f"report: {payload['report']}")
-    if state["status"] == "finished" and asked and evaluation:
+    if state["status"] == "finished" and number and evaluation:
         lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")
     if state["status"] == "stopped":
         lines.append(f"go on with: diptych train --resume {run.path}")

@@ -13,18 +13,18 @@ from diptych.cli.options.output import finish, parse
 
 
 @dataclass(frozen=True)
-class TuneReport:
+class TuneReportArgs:
     run: Annotated[Positional[Path], arg(metavar="RUN", help="a finished run that began with --init")]
     source: Annotated[str, arg(help="data that the model was good at before")] = ""
-    data: Annotated[str, arg(help="target data; those of the run where nothing is said")] = ""
-    before: Annotated[str, arg(help="the model before; the run's start/ where nothing is said")] = ""
+    data: Annotated[str, arg(help="target data; those of the run by default")] = ""
+    before: Annotated[str, arg(help="the model before; the run's start/ by default")] = ""
     task: Annotated[str, arg(help="what is measured")] = "retrieval"
-    out: Annotated[Path | None, arg(help="the page to make; tuning.html in the run folder where nothing is said")] = None
+    out: Annotated[Path | None, arg(help="the page to make; tuning.html in the run folder by default")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(TuneReport, argv, "tune-report", "Did tuning help, and what was forgotten?")
+    args = parse(TuneReportArgs, argv, "tune-report", "Did tuning help, and what was forgotten?")
     from diptych.api.tuning import plain, tune_report
 
     out = args.run / "tuning.html" if args.out is None else args.out

@@ -1,1 +1,1 @@
-"""How commands read their options, say what they mean, and print."""
+"""Command line options: parsing, help texts and printed output."""

@@ -1,4 +1,4 @@
-"""Help that takes seconds to make is kept: the options of a recipe or a task are known once its module, and torch, are imported.
+"""Cache of slow help texts: the options of a recipe or a task need its module, and torch, to be imported.
 
 What was printed lies in the cache folder beside the time and size of every file that was imported for it. While those are the same, so is
 the help.
@@ -21,7 +21,7 @@ from diptych.core.disk.cache import cache_folder
 
 
 class _Page(io.StringIO):
-    """What is printed, for the terminal or file that stdout is."""
+    """Buffer for printed help that answers `isatty` as stdout does."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class _Page(io.StringIO):
 
 
 def print_help(words: Sequence[str], make: Callable[[], int]) -> int:
-    """Print the help that these words ask for, from before or made now, and return the exit code. Help that failed is not kept."""
+    """Print the help for these words, cached or new, and return the exit code. Help that failed is not cached."""
     terminal = sys.stdout.isatty()
-    asked = [list(words), shutil.get_terminal_size().columns, terminal, sys.version, os.environ.get("NO_COLOR", "")]
-    path = cache_folder() / "help" / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]}.json"
-    kept = _read_kept(path)
-    if kept is not None:
-        sys.stdout.write(kept)
+    key = [list(words), shutil.get_terminal_size().columns, terminal, sys.version, os.environ.get("NO_COLOR", "")]
+    path = cache_folder() / "help" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.json"
+    cached = _read_cached(path)
+    if cached is not None:
+        sys.stdout.write(cached)
         return 0
     page, code = _Page(terminal), 0
     with redirect_stdout(page):
@@ -62,23 +62,23 @@ def _write(path: Path, kept: dict[str, Any]) -> None:
 
 def _files() -> dict[str, list[int]]:
     """Time and size of the file of every module that is imported now."""
-    found = {}
+    files = {}
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
         with suppress(OSError):  # what is frozen into the interpreter has a name and no file
             if name:
                 facts = os.stat(name)
-                found[str(name)] = [facts.st_mtime_ns, facts.st_size]
-    return found
+                files[str(name)] = [facts.st_mtime_ns, facts.st_size]
+    return files
 
 
-def _read_kept(path: Path) -> str | None:
+def _read_cached(path: Path) -> str | None:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        for name, (time, size) in kept["files"].items():
+        cached = json.loads(path.read_text(encoding="utf-8"))
+        for name, (time, size) in cached["files"].items():
             facts = os.stat(name)
             if (facts.st_mtime_ns, facts.st_size) != (time, size):
                 return None
-        return str(kept["text"])
+        return str(cached["text"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, of another form, or a file has gone
         return None

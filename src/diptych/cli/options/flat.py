@@ -39,17 +39,17 @@ def flat(name: str, parts: Iterable[tuple[Any, Any]], *, leave_out: Iterable[str
     return make_dataclass(name, ordered, frozen=True)
 
 
-def pick(kind: Any, values: Any) -> dict[str, Any]:
-    """What of a flat instance belongs to `kind`."""
+def select_fields(kind: Any, values: Any) -> dict[str, Any]:
+    """Fields of `kind` that a flat instance has, as keyword arguments."""
     return {f.name: getattr(values, f.name) for f in fields(kind) if hasattr(values, f.name)}
 
 
 def changed(config: C, values: Any) -> C:
-    """A configuration with what a flat instance says of its fields, and of those of the configurations that it holds."""
+    """A configuration with the values of a flat instance in its fields, and in those of the configurations that it holds."""
     given = {
         key: value
         for kind in (type(config), *(type(held) for _, held in _parts_of(config)))
-        for key, value in pick(kind, values).items()
+        for key, value in select_fields(kind, values).items()
     }
     return with_changes(config, given)
 

@@ -1,4 +1,4 @@
-"""What a field means: from the docstrings of its class and its bases, or where it means the same everywhere, from here.
+"""Help text of a field: from the docstrings of its class and its bases, or from a table for names with one meaning everywhere.
 
 An entry of a docstring is a line "name  what it is"; lines that are set in go on with it. One entry may name several fields ("a, b  ..."),
 all with one beginning ("weight_...  ..."), or another one on its way ("...; other: ...").
@@ -15,17 +15,17 @@ from typing import Any
 NAMES = r"^ {0,4}(\w+(?:\.\.\.)?(?:, \w+(?:\.\.\.)?)*)"
 ENTRY = re.compile(NAMES + r"  +(\S.*)$")
 CLOSE = re.compile(NAMES + r" (\S.*)$")
-ON_THE_WAY = re.compile(r"(?:^|[;.,] )(?:and )?`?(\w+)`?:? (?=\S)")
+MENTION = re.compile(r"(?:^|[;.,] )(?:and )?`?(\w+)`?:? (?=\S)")
 
 EVERYWHERE = {
     "batch_size": "samples that the model is given at once",
     "betas": "how much of the running means of gradients and of their squares is kept, in AdamW",
     "crop": "area of the random square crop, as shares of the image",
     "draws": "times that groups are drawn anew for the intervals",
-    "dropout": "share of numbers that are set to 0 at random while training",
+    "dropout": "share of activations that are set to 0 at random while training",
     "eps": "what AdamW adds to the root of the mean square",
     "flip": "half of the images are mirrored",
-    "image_size": "pixels a side that the image tower sees",
+    "image_size": "pixels a side of the image tower's input",
     "image_tower": "the network that reads images (docs/training.md lists them)",
     "interpolation": "how pictures are resized: bicubic, bilinear or lanczos",
     "ks": "depths of the recalls",
@@ -34,7 +34,7 @@ EVERYWHERE = {
     "max_tokens": "tokens of an answer at most",
     "mean": "of the three colours, from 0 to 1, taken away from every pixel",
     "over": 'what a schedule goes over: the "run" with its warm-up, the "rest" behind it, or "both": the run, with warm-up as a factor',
-    "progress": "a bar while steps are made, where somebody watches",
+    "progress": "a progress bar, where stderr is a terminal",
     "resize": 'how a picture becomes square: its middle ("crop"), squeezed ("squash"), with a border ("pad"), not at all ("native")',
     "seed": "of everything that is drawn at random",
     "std": "of the three colours, from 0 to 1, by which every pixel is divided",
@@ -46,48 +46,48 @@ EVERYWHERE = {
     "val_split": "rows on which settings are chosen",
     "warmup_from": "share of the learning rate at the first step; None starts near 0",
     "warmup_lr": "learning rate at the first step; None starts near 0",
-    "width": "numbers of the vector that a picture or a text becomes",
+    "width": "dimensions of the embedding of an image or a text",
 }
 
 
 def documented(kind: Any) -> Mapping[str, str]:
     """Field name -> description."""
     names = {item.name for item in fields(kind)} if is_dataclass(kind) else set[str]()
-    found = {name: words for name, words in EVERYWHERE.items() if name in names}
+    meanings = {name: words for name, words in EVERYWHERE.items() if name in names}
     for base in reversed(inspect.getmro(kind)):
-        found |= _entries(inspect.cleandoc(base.__dict__.get("__doc__") or ""), names)
-    return found
+        meanings |= _entries(inspect.cleandoc(base.__dict__.get("__doc__") or ""), names)
+    return meanings
 
 
 def _entries(text: str, names: set[str]) -> dict[str, str]:
-    """The entries of one docstring. A name that leaves one space alone before its words is an entry among others."""
-    found: dict[str, str] = {}
+    """Entries of one docstring. A name with one space before its text is an entry among others."""
+    entries: dict[str, str] = {}
     last: list[str] = []
     for line in text.splitlines():
         match = ENTRY.match(line) or (CLOSE.match(line) if last else None)
-        told = match[1].split(", ") if match else []
-        if match and (ENTRY.match(line) or all(name in names for name in told)):
-            last = told
-            found |= dict.fromkeys(last, match[2].strip())
+        heads = match[1].split(", ") if match else []
+        if match and (ENTRY.match(line) or all(name in names for name in heads)):
+            last = heads
+            entries |= dict.fromkeys(last, match[2].strip())
         elif last and line.startswith("     "):
-            found |= {name: f"{found[name]} {line.strip()}" for name in last}
+            entries |= {name: f"{entries[name]} {line.strip()}" for name in last}
         else:
             last = []
-    return {**_on_the_way(found, names), **_beginning(found, names), **found}
+    return {**_mentioned_in_entries(entries, names), **_beginning(entries, names), **entries}
 
 
 def _beginning(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
-    """What "weight_..." says, for every field that begins so."""
+    """Help texts of entries such as "weight_...", for every field whose name starts that way."""
     starts = {name.removesuffix("..."): words for name, words in found.items() if name.endswith("...")}
     return {name: words for start, words in starts.items() for name in names if name.startswith(start)}
 
 
-def _on_the_way(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
-    """Fields that the words of another entry name: "hidden  width of the layer; head_width that of its output"."""
+def _mentioned_in_entries(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Fields described in the entry of another: "hidden  width of the layer; head_width that of its output"."""
     more: dict[str, str] = {}
     for words in found.values():
-        told = [match for match in ON_THE_WAY.finditer(words) if match[1] in names]
-        for place, match in enumerate(told):
-            end = told[place + 1].start() if place + 1 < len(told) else len(words)
+        mentions = [match for match in MENTION.finditer(words) if match[1] in names]
+        for index, match in enumerate(mentions):
+            end = mentions[index + 1].start() if index + 1 < len(mentions) else len(words)
             more.setdefault(match[1], words[match.end() : end].rstrip(" .;,"))
     return more

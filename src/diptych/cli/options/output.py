@@ -1,4 +1,4 @@
-"""What a command prints, and how it reads its arguments."""
+"""Printing of results and reading of arguments, common to all commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tyro
 
 from diptych.core.config import to_plain
 from diptych.core.errors import ConfigError
-from diptych.core.terminal.control_characters import visible, visible_json
+from diptych.core.terminal.control_characters import escape_controls, escape_controls_json
 
 T = TypeVar("T")
 
@@ -34,11 +34,11 @@ _OPTIONS: set[str] = set()
 """The options of the command that is being carried out, as Python names them."""
 
 
-def for_the_shell(problem: str) -> str:
-    """What an error proposes, as this command line takes it: ``data=`` of a function is ``--data`` here.
+def as_options(problem: str) -> str:
+    """An error message with Python keyword arguments rewritten as command line options: ``data=`` becomes ``--data``.
 
     >>> _OPTIONS.update(["data", "hold_out"])
-    >>> for_the_shell("name them yourself (data=), or hold_out=0")
+    >>> as_options("name them yourself (data=), or hold_out=0")
     'name them yourself (--data), or --hold-out 0'
     """
 
@@ -46,8 +46,8 @@ def for_the_shell(problem: str) -> str:
         value = "" if found[2].strip("'\"[]. ") in ("", "True") else " " + found[2].strip("'\"")
         return f"--{found[1].replace('_', '-')}{value}"
 
-    if not _OPTIONS & {"image", "text"} and (asked := re.search(r"\b(image|text)=COLUMN", problem)):
-        problem = problem.replace(asked[0], f"a data set built first: diptych data build SRC OUT --{asked[1]} COLUMN")
+    if not _OPTIONS & {"image", "text"} and (column := re.search(r"\b(image|text)=COLUMN", problem)):
+        problem = problem.replace(column[0], f"a data set built first: diptych data build SRC OUT --{column[1]} COLUMN")
     names = "|".join(sorted(map(re.escape, _OPTIONS), key=len, reverse=True))
     return (
         re.sub(rf"(?<![\w:,./?&'\"-])({names})=(\[\.\.\.\]|True\b|'[^']*'|\"[^\"]*\"|[\w./-]*)", option, problem)
@@ -57,7 +57,7 @@ def for_the_shell(problem: str) -> str:
 
 
 def existing_file(path: Path) -> Path:
-    """A file that is there, for what a command reads. Raises ConfigError for a folder, or where nothing lies."""
+    """Path of an existing file. Raises ConfigError for a folder, or where there is none."""
     if path.is_file():
         return path
     raise ConfigError(f"{path} is a folder (expected a file)" if path.is_dir() else f"{path} does not exist")
@@ -74,7 +74,7 @@ def listed(text: str) -> tuple[str, ...]:
 
 def emit(payload: dict[str, Any]) -> None:
     """One line, one JSON object, on stdout."""
-    print(visible_json(json.dumps(to_plain(payload), ensure_ascii=False, allow_nan=False)), file=sys.stdout, flush=True)
+    print(escape_controls_json(json.dumps(to_plain(payload), ensure_ascii=False, allow_nan=False)), file=sys.stdout, flush=True)
 
 
 def finish(payload: dict[str, Any], lines: Iterable[str], as_json: bool) -> int:
@@ -83,10 +83,10 @@ def finish(payload: dict[str, Any], lines: Iterable[str], as_json: bool) -> int:
         emit(payload)
     else:
         for line in lines:
-            print(visible(line))
+            print(escape_controls(line))
     return 0
 
 
 def say(line: str) -> None:
     """Something on the way to the result: to stderr, so that stdout stays clean."""
-    print(visible(line), file=sys.stderr, flush=True)
+    print(escape_controls(line), file=sys.stderr, flush=True)

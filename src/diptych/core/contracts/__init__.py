@@ -1,7 +1,12 @@
-"""What the rooms promise each other, one noun a file. `train` meets recipes and tasks, and `curate` meets models, only through these.
+"""Interfaces (protocols) between packages, one noun a file.
 
-torch is imported for type checking only.
+`train` uses recipes and tasks, and `curate` uses models, only through these. torch is imported for type checking only.
 """
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
 
 from diptych.core.contracts.capabilities import (
     Classifier,
@@ -13,6 +18,7 @@ from diptych.core.contracts.capabilities import (
     Detector,
     Embedder,
     FusedEmbedder,
+    GenerationOutput,
     Generator,
     Grounder,
     LayerReader,
@@ -32,30 +38,27 @@ from diptych.core.contracts.capabilities import (
     VectorIndex,
     WordMapper,
     WordRanker,
-    Written,
 )
-from diptych.core.contracts.curation import Curated, Drop, Operator
+from diptych.core.contracts.curation import CurationStepResult, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
-from diptych.core.contracts.engine import Acting, Engine, Outcome, Preferring, Solvable, Trainer
+from diptych.core.contracts.engine import ClosedFormRecipe, Engine, PolicyRecipe, PreferenceRecipe, StepOutput, Trainer
 from diptych.core.contracts.optimiser import Optimiser, Rule
-from diptych.core.contracts.pipeline import Answer, Pipeline
+from diptych.core.contracts.pipeline import Pipeline, PipelineOutput
 from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.reply import Reply, Respondent
-from diptych.core.contracts.role import AsksOthers, Role
+from diptych.core.contracts.role import Role, TaskWithRoles
 from diptych.core.contracts.run import Hook, Run
-from diptych.core.contracts.task import RowInWords, Task, TaskByItem, TaskInWords
+from diptych.core.contracts.task import ReadableRow, ReadableTask, Task, TaskByItem
 from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
-    "Acting",
-    "Answer",
-    "AsksOthers",
     "Batch",
     "Classifier",
     "ClipEmbedder",
     "ClipScorer",
+    "ClosedFormRecipe",
     "ContextEmbedder",
-    "Curated",
+    "CurationStepResult",
     "Dataset",
     "DenseEmbedder",
     "Deployable",
@@ -66,6 +69,7 @@ __all__ = [
     "Embedder",
     "Engine",
     "FusedEmbedder",
+    "GenerationOutput",
     "Generator",
     "Grounder",
     "Hook",
@@ -77,28 +81,30 @@ __all__ = [
     "Operator",
     "Optimiser",
     "Order",
-    "Outcome",
     "PairJudge",
     "PairScorer",
     "Pipeline",
+    "PipelineOutput",
     "PointEmbedder",
-    "Preferring",
+    "PolicyRecipe",
+    "PreferenceRecipe",
     "Ranker",
+    "ReadableRow",
+    "ReadableTask",
     "Recipe",
     "Relater",
     "Reply",
     "Respondent",
     "Role",
-    "RowInWords",
     "Rule",
     "Run",
     "Segmenter",
-    "Solvable",
     "Stage",
+    "StepOutput",
     "Streamer",
     "Task",
     "TaskByItem",
-    "TaskInWords",
+    "TaskWithRoles",
     "TokenEmbedder",
     "Trainer",
     "Tuning",
@@ -106,5 +112,27 @@ __all__ = [
     "VectorIndex",
     "WordMapper",
     "WordRanker",
-    "Written",
 ]
+
+_RENAMED = {
+    "Acting": "PolicyRecipe",
+    "Answer": "PipelineOutput",
+    "AsksOthers": "TaskWithRoles",
+    "Curated": "CurationStepResult",
+    "Outcome": "StepOutput",
+    "Preferring": "PreferenceRecipe",
+    "RowInWords": "ReadableRow",
+    "Solvable": "ClosedFormRecipe",
+    "TaskInWords": "ReadableTask",
+    "Written": "GenerationOutput",
+}
+"""Former names, for packages that import them; they go with version 0.2."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """The class that a former name stands for, with a DeprecationWarning."""
+        if (new := _RENAMED.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn(f"diptych.core.contracts.{name} is {new} now", DeprecationWarning, stacklevel=2)
+        return globals()[new]

@@ -1,4 +1,4 @@
-"""What a trained model can do. Tasks and indexes ask for a capability, never for a class."""
+"""Capabilities of a trained model, as protocols. Tasks and indexes require a capability, never a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.prompt import PromptLike
@@ -47,7 +47,7 @@ class Classifier(Protocol):
 
 @runtime_checkable
 class TokenEmbedder(Protocol):
-    """Per patch and per word: lists of [P, D] and [L, D] arrays, rows unit-norm, padding left out."""
+    """Token embeddings of images and texts: lists of [P, D] patch and [L, D] token arrays, rows unit-norm, without padding."""
 
     def embed_patches(self, images: Sequence[ImageSource]) -> list[Unit]: ...
 
@@ -56,21 +56,25 @@ class TokenEmbedder(Protocol):
 
 @runtime_checkable
 class ContextEmbedder(Protocol):
-    """Which of a text's tokens make up each of its words: for each text its words, in order, with an array [T, D] for each, rows
-    unit-norm; [0, D] for a word that was cut off. Tokens are those of the whole text, so that a word is read beside the others."""
+    """Word embeddings in the context of the whole text: for each text its words in order, each with an array [T, D] of its tokens, rows
+    unit-norm; [0, D] for a word that was cut off.
+    """
 
     def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]: ...
 
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """How well images and texts fit, where no pair of vectors says it: late interaction, and models that read both at once."""
+    """Image-text matching scores of models without comparable vectors: late interaction and cross-encoders."""
 
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """[N images, K texts], higher fits better. `query` says who asks: with "image" the texts of a row are compared with each other,
-        with "text" the images of a column. Models that score both ways alike pass over it."""
+        """Scores [N images, K texts], higher fits better.
+
+        `query` is the side that retrieves: with "image" the texts of a row are compared with each other, with "text" the images of a
+        column. Models with symmetric scores ignore it.
+        """
         ...
 
 
@@ -83,7 +87,7 @@ class FusedEmbedder(Protocol):
 
 @runtime_checkable
 class PairJudge(PairScorer, Protocol):
-    """A `PairScorer` that also says yes or no: a pair fits if its score is above `fits_above` (0 where scores are log-odds)."""
+    """A `PairScorer` with a decision threshold: a pair matches if its score is above `fits_above` (0 for log-odds)."""
 
     @property
     def fits_above(self) -> float: ...
@@ -91,7 +95,7 @@ class PairJudge(PairScorer, Protocol):
 
 @runtime_checkable
 class DenseEmbedder(Protocol):
-    """What an image tower says of each place, before any projection: float32 [N, rows, columns, D], for probes."""
+    """Dense feature map of an image tower before any projection: float32 [N, rows, columns, D], for probes."""
 
     def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]: ...
 
@@ -107,7 +111,7 @@ class LexicalEmbedder(Protocol):
 
 @runtime_checkable
 class WordRanker(Protocol):
-    """Which words of a fixed vocabulary fit an image: places in `words`, the best first, int64 [N, V]."""
+    """Words of a fixed vocabulary ranked by how well they fit an image: indices into `words`, best first, int64 [N, V]."""
 
     @property
     def words(self) -> Sequence[str]: ...
@@ -117,15 +121,16 @@ class WordRanker(Protocol):
 
 @runtime_checkable
 class WordMapper(Protocol):
-    """Where in a picture words stand: float32 [W, rows, columns], for each mapping of terms to weights the sum over its terms of weight
-    times what that part of the picture alone says of the term."""
+    """Relevance maps of words over an image, float32 [W, rows, columns]: for each mapping of terms to weights the sum over its terms of
+    weight times the term's activation in that part of the picture alone.
+    """
 
     def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchMap:
-    """Where in a picture the tokens of a text were read when a model said whether both fit.
+    """Attention map of each token of a text over an image, when a model scored whether they match.
 
     score       log-odds that they fit
     weight_LHW  float32 [tokens, rows, columns], 0 or more; marks of begin and end are among the tokens, padding is not
@@ -141,8 +146,9 @@ class MatchMap:
 
 @runtime_checkable
 class MatchMapper(Protocol):
-    """Which parts of a picture account for the match with each text. `layer` is one of those in which the text reads the picture, from 0;
-    None takes the model's own choice."""
+    """Attention maps for the match of an image with each text. `layer` is one of those with cross-attention, from 0; None takes the
+    model's own choice.
+    """
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]: ...
 
@@ -170,7 +176,7 @@ class Detector(Protocol):
 
 @runtime_checkable
 class Grounder(Protocol):
-    """Boxes for the phrases of a text, one query an image: a list of `Grounded` for each, in the order of its phrases.
+    """Boxes for the phrases of a text, one query an image: a list of `PhraseBoxes` for each, in the order of its phrases.
 
     A phrase is read within its text. Every phrase gets up to `top` boxes, however low their score; their scores can be compared within
     an image, and over images as far as the model's can.
@@ -178,7 +184,7 @@ class Grounder(Protocol):
 
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
-    ) -> list[list[Grounded]]: ...
+    ) -> list[list[PhraseBoxes]]: ...
 
 
 @runtime_checkable
@@ -217,27 +223,27 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What `Streamer.stream` wrote.
+class GenerationOutput:
+    """Generated text and token counts of `Streamer.stream`.
 
-    text     the whole, as `Generator.generate` gives it
-    read     tokens of picture and prompt
-    written  tokens of the answer, its end mark among them
-    ended    whether the model ended it; False where `max_tokens` or whoever listened did
+    text           the whole text, as `Generator.generate` returns it
+    prompt_tokens  tokens of picture and prompt
+    new_tokens     tokens of the answer, its end token among them
+    finished       True where the model ended it; False where `max_tokens` or the caller did
     """
 
     text: str
-    read: int
-    written: int
-    ended: bool
+    prompt_tokens: int
+    new_tokens: int
+    finished: bool
 
 
 @runtime_checkable
 class Streamer(Protocol):
-    """Text about one image, piece by piece while it is written. The pieces together are the text that `Generator.generate` gives.
+    """Streaming text generation about one image. The pieces together are the text that `Generator.generate` returns.
 
-    `heard` gets each piece as soon as it stands for good, in the thread of the caller; where it returns False nothing more is written.
-    `temperature` 0 takes the likeliest token each time; above, tokens are drawn under `seed`, from the likeliest that add up to `top_p`.
+    `on_text` is called with each piece as soon as it is final, in the thread of the caller; where it returns False generation stops.
+    `temperature` 0 is greedy decoding; above, tokens are sampled under `seed`, from the likeliest that add up to `top_p` (nucleus).
     """
 
     def stream(
@@ -245,17 +251,17 @@ class Streamer(Protocol):
         image: ImageSource,
         prompt: PromptLike,
         *,
-        heard: Callable[[str], bool],
+        on_text: Callable[[str], bool],
         max_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Written: ...
+    ) -> GenerationOutput: ...
 
 
 @runtime_checkable
 class Ranker(Protocol):
-    """How well candidates answer a prompt about an image, by their likelihood: the same number that training minimises.
+    """Log-likelihood of candidate answers to a prompt about an image, by the loss that training minimises.
 
     `candidates` holds a list for every image. For each an array [C, 2]: negative log-likelihood in nats, summed over the tokens of the
     candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller.
@@ -268,8 +274,9 @@ class Ranker(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerStates:
-    """What layers of a language model make of one row, float32: visual_EKD of the K tokens of its picture, text_ETD of all T tokens behind
-    them, in E layers."""
+    """Hidden states of a language model for one row, float32: visual_EKD of the K tokens of its picture, text_ETD of all T tokens behind
+    them, in E layers.
+    """
 
     visual_EKD: npt.NDArray[np.float32]
     text_ETD: npt.NDArray[np.float32]
@@ -277,10 +284,10 @@ class LayerStates:
 
 @runtime_checkable
 class LayerReader(Protocol):
-    """The states of a language model that reads a picture and then a text.
+    """Hidden states of a language model that reads a picture and then a text.
 
-    `depth` is how many layers there are; `layers` asks for some of them, from 1, and the last one is taken behind the final norm. Rows come
-    in order, one an image, so that not all have to be held at once. `template` is what stands before the text, with "{image}" where the
+    `depth` is the number of layers; `layers` selects some of them, from 1, and the last one is taken behind the final norm. Rows come
+    in order, one an image, so that not all have to be held at once. `template` is the text before the row's own, with "{image}" where the
     picture goes; "" takes the model's own.
     """
 
@@ -300,22 +307,23 @@ class LayerReader(Protocol):
 
 @runtime_checkable
 class PointEmbedder(Protocol):
-    """Point clouds [P, 3 + F] into the space of the texts."""
+    """Embeddings of point clouds [P, 3 + F] in the space of the texts."""
 
     def embed_points(self, clouds: Sequence[npt.NDArray[np.float32]]) -> Unit: ...
 
 
 @runtime_checkable
 class ClipEmbedder(Protocol):
-    """Videos into the space of the texts: media of the kind "clip", frames or one animated file, of which the model decodes as many
-    frames as it reads."""
+    """Embeddings of videos in the space of the texts: media of the kind "clip", frames or one animated file, of which the model decodes
+    as many frames as it reads.
+    """
 
     def embed_clips(self, clips: Sequence[MediaItem]) -> Unit: ...
 
 
 @runtime_checkable
 class ClipScorer(Protocol):
-    """How well videos and texts fit, where a text is read beside each video: float32 [N, K], higher fits better.
+    """Video-text matching scores of models that read the text beside each video: float32 [N, K], higher fits better.
 
     With several views (`views` stretches in time, `crops` places each) the answer is the mean over views of the softmax over texts.
     """
@@ -333,7 +341,7 @@ class VectorIndex(Protocol):
 
 
 class Deployable(Protocol):
-    """What stays of a run when training is over: answers capabilities and lives in one folder (`model/`).
+    """Trained model for inference: has capabilities and is saved in one folder (`model/`).
 
     `save` writes config.json (with "kind" and "format"), model.safetensors, tokenizer files and README.md.
     """

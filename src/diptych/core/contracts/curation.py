@@ -10,7 +10,7 @@ from diptych.core.contracts.data import Dataset
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Why a row left the pool."""
+    """A row removed by a curation step, with the reason."""
 
     uid: str
     step: str
@@ -18,8 +18,8 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Curated:
-    """What a curation step did: the rows that stay, why the others left, new columns keyed by uid, what it cost.
+class CurationStepResult:
+    """Result of a curation step: rows kept, rows dropped with reasons, new columns keyed by uid, run time.
 
     columns  by name: a mapping uid -> value, or an Arrow table of "uid" and the column where rows are many
     files    what else it found out, to lie beside the tables: file name -> content
@@ -35,11 +35,11 @@ class Curated:
 
 
 class Operator(Protocol):
-    """A curation step: a frozen dataclass (its configuration), pool in, `Curated` out. Independent of the order of rows."""
+    """A curation step: a frozen dataclass (its configuration), pool in, `CurationStepResult` out. Independent of the order of rows."""
 
     slug: ClassVar[str]
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         """Items, unit cost, expected seconds, without doing it."""
 
-    def __call__(self, data: Dataset) -> Curated: ...
+    def __call__(self, data: Dataset) -> CurationStepResult: ...

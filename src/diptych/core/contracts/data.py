@@ -47,7 +47,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One sample as one epoch sees it: decoded, with random numbers of its own.
+    """One sample of an epoch: decoded, with its own random generator.
 
     rng        keyed by (seed, epoch, uid): augmentation and the choice of a text come from here and nowhere else
     image_HWC  uint8 RGB, decoded at `Recipe.decode_size` or larger; None when the sample has no image or the recipe wants none

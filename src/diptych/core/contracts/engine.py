@@ -1,7 +1,7 @@
-"""How a recipe is brought to its weights: what an engine does in a step, and what each engine asks of a recipe.
+"""Interfaces of training engines: one step of an engine, and the methods that each engine requires of a recipe.
 
-The loop is one for all of them (`train/fit.py`): run folder, log, checkpoints, resume, hooks, stages and evaluation. An engine says
-what a step is, and what follows the last one. `Recipe.engine` names it.
+The loop is one for all of them (`train/fit.py`): run folder, log, checkpoints, resume, hooks, stages and evaluation. An engine
+defines a step, and what follows the last one. `Recipe.engine` names it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Rowed = TypeVar("Rowed", bound=Batch, default=Any, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one step leaves behind, without gradient.
+class StepOutput:
+    """Losses, features and metrics of one training step, without gradient.
 
     losses    named scalars whose sum was minimised; empty where a step minimises nothing
     features  what they were taken of; None without losses
@@ -44,15 +44,15 @@ class Trainer(Run, Protocol):
 
     @property
     def fresh_rows(self) -> int:
-        """How many rows of this process's batch, from its first on, belong to the first pass over the data."""
+        """Number of rows of this process's batch, from its first on, that belong to the first pass over the data."""
 
-    def ask(self, model: nn.Module, batch: Batch) -> Any:
+    def features_of(self, model: nn.Module, batch: Batch) -> Any:
         """The recipe's features of a batch by any module of its kind, without gradient, in chunks of `micro_batch`."""
 
-    def backward(self, batch: Batch) -> Outcome:
+    def backward(self, batch: Batch) -> StepOutput:
         """Gradients of the recipe's losses over the global batch, in every parameter's `grad`."""
 
-    def update(self, outcome: Outcome) -> None:
+    def update(self, outcome: StepOutput) -> None:
         """Clips, sets the step's learning rate, moves the parameters, lets the module remember (`Recipe.after_update`)."""
 
     def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ class Trainer(Run, Protocol):
 
 
 class Engine(Protocol):
-    """One object a phase of a run. Everything but `step` does nothing by default.
+    """Training engine, one object a phase of a run. Everything but `step` does nothing by default.
 
     descends  it takes gradient steps: the run freezes by the rules of the optimiser, builds it, and wraps the module; without, there is
               nothing to evaluate before the end
@@ -74,15 +74,15 @@ class Engine(Protocol):
         """When a phase begins, with the bare module on its device before it is wrapped; also on resume, when `load` follows, and
         when `replace_model` brings another module."""
 
-    def step(self, run: Trainer, batch: Batch) -> Outcome:
-        """Everything between the batch and the log. The step's random numbers are its own (seed, step, rank)."""
+    def step(self, run: Trainer, batch: Batch) -> StepOutput:
+        """One training step on a batch. Its random numbers are seeded by (seed, step, rank)."""
 
     def finish(self, run: Trainer) -> dict[str, float]:
-        """After the last step of a phase; asked again when a run resumes there. Numbers for the log, empty for none."""
+        """Called after the last step of a phase, again when a run resumes there. Returns metrics for the log, empty for none."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold beside module, optimiser and hooks: nested dicts of JSON values and tensors."""
+        """Checkpoint state beside module, optimiser and hooks: nested dicts of JSON values and tensors."""
         return {}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -90,8 +90,8 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Solvable(Protocol[M, Rowed]):
-    """What the engine "solve" asks of a recipe: sums over rows from which the weights follow at once.
+class ClosedFormRecipe(Protocol[M, Rowed]):
+    """Recipe of the engine "solve": sums over rows that determine the weights in closed form.
 
     `features` and `losses` stay what they are: the objective whose minimum `solve` writes into the module.
     """
@@ -100,24 +100,25 @@ class Solvable(Protocol[M, Rowed]):
         """Sums over the rows of a batch, which may have none; float64, so that order hardly matters. The module is not changed."""
 
     def solve(self, model: M, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """Writes the weights that the totals over all rows determine; numbers about them for the log."""
+        """Write the weights that the totals over all rows determine; returns metrics for the log."""
 
 
 @runtime_checkable
-class Preferring(Protocol[M, B]):
-    """What the engine "preference" asks of a recipe: answers of which one is better, and models that stay as they are."""
+class PreferenceRecipe(Protocol[M, B]):
+    """Recipe of the engine "preference": answers of which one is better, and frozen companion models."""
 
     def companions(self, model: M) -> dict[str, nn.Module]:
         """Frozen models of the run by name, made at the start of a phase; {"reference": a copy of `model`} as a rule."""
 
     def judged(self, batch: B, answers: Mapping[str, Any]) -> B:
-        """The batch with what the companions say of it, such as log-probabilities, in fields of its own. `answers` holds the
-        features of the batch by each companion."""
+        """The batch with scores of the companions, such as log-probabilities, in fields of its own. `answers` holds the features of the
+        batch by each companion.
+        """
 
 
 @runtime_checkable
-class Acting(Protocol[M, B]):
-    """What the engine "policy" asks of a recipe: rollouts of the present model, which several updates learn from.
+class PolicyRecipe(Protocol[M, B]):
+    """Recipe of the engine "policy": rollouts of the present model, each used by several updates.
 
     passes      updates see each rollout so many times
     minibatch   rows an update of this process; 0 is the whole rollout
@@ -130,13 +131,14 @@ class Acting(Protocol[M, B]):
     def minibatch(self) -> int: ...
 
     def companions(self, model: M) -> dict[str, nn.Module]:
-        """As for `Preferring`: the reference policy, a reward model."""
+        """As for `PreferenceRecipe`: the reference policy, a reward model."""
 
     def rollout(self, model: M, companions: Mapping[str, nn.Module], batch: B) -> B:
-        """What the model does for a batch (prompts), one row an answer: actions, their log-probabilities as they are now, rewards,
-        advantages. There may be more answers than prompts. Without gradient; random numbers from torch's generator, which belongs to
-        the step.
+        """Sampled answers to a batch of prompts, one row an answer: actions, their present log-probabilities, rewards, advantages.
 
-        What must be remembered from one rollout to the next (a KL controller's coefficient, when a mask model was last refreshed) goes
+        There may be more answers than prompts. Without gradient; random numbers from torch's generator, which belongs to the step.
+
+        State that lasts from one rollout to the next (a KL controller's coefficient, when a mask model was last refreshed) goes
         into buffers of the model or tensors of a companion, written here: both are in the checkpoints. With several processes it has
-        to be written alike on all of them."""
+        to be written alike on all of them.
+        """

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How parameters whose name matches `pattern` (a regular expression, `re.search`) differ from the rest.
+    """Optimiser settings for parameters whose name matches `pattern` (a regular expression, `re.search`).
 
     lr_scale multiplies the learning rate; 0 freezes (no gradient is computed). With `counted` it does not: gradients are computed and
     count in the norm that is clipped, and a `floor` that is one "rate" for all still moves them. decay None keeps the default.

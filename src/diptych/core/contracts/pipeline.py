@@ -1,4 +1,4 @@
-"""A system that acts at inference time."""
+"""A pipeline: a system that acts at inference time."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing_extensions import TypeVar
 
 from diptych.core.contracts.role import Role
 
-Request = TypeVar("Request", default=Any, contravariant=True)
-Answered = TypeVar("Answered", bound="Answer", default="Answer", covariant=True)
+RequestT = TypeVar("RequestT", default=Any, contravariant=True)
+OutputT = TypeVar("OutputT", bound="PipelineOutput", default="PipelineOutput", covariant=True)
 
 
-class Answer(Protocol):
-    """What a pipeline says, for people and for programs."""
+class PipelineOutput(Protocol):
+    """Result of a pipeline, as printed lines and as JSON."""
 
     def lines(self) -> Sequence[str]:
-        """As `diptych run` prints it."""
+        """The lines that `diptych run` prints."""
 
     def to_json(self) -> dict[str, Any]:
-        """The same in plain values."""
+        """The output as plain JSON values."""
 
 
 @runtime_checkable
-class Pipeline(Protocol[Request, Answered]):
-    """Models that answer together: nothing is trained, one request has one answer. A frozen dataclass, whose fields are the models and
-    indexes that it asks, by the names of its roles, and its configuration.
+class Pipeline(Protocol[RequestT, OutputT]):
+    """Models that answer a request together; nothing is trained. A frozen dataclass, whose fields are the models and indexes that it uses,
+    by the names of its roles, and its configuration.
 
     slug     its name in the registry
-    roles    whom it asks; it opens nothing itself. A role that is optional may be None
-    request  a dataclass: what is asked of it. Its fields are options of `diptych run`, pictures among them (`ImageSource`) as files
+    roles    the models and indexes it needs; it opens nothing itself. A role that is optional may be None
+    request  a dataclass of the request. Its fields are options of `diptych run`, pictures among them (`ImageSource`) as files
 
-    A pipeline that has the methods of a capability (`generate`, `embed_images`, ...) is a model for every task that asks for one.
+    A pipeline that has the methods of a capability (`generate`, `embed_images`, ...) is a model for every task that needs that capability.
     """
 
     slug: ClassVar[str]
     roles: ClassVar[tuple[Role, ...]]
     request: ClassVar[type]
 
-    def run(self, request: Request) -> Answered: ...
+    def run(self, request: RequestT) -> OutputT: ...

@@ -92,8 +92,9 @@ class Recipe(ABC, Generic[M, B, F]):
         return self
 
     def row_order(self, data: Dataset) -> Order | None:
-        """Which rows come when, where a random permutation an epoch will not do: whole groups in a batch (`data.load.order.Grouped`),
-        rare concepts more often (`Weighted`). Asked once a stage with its data; deterministic."""
+        """Order of rows in an epoch, where a random permutation will not do: whole groups in a batch, rare concepts more often
+        (`data.load.order`). Called once a stage with its data; deterministic.
+        """
         return None
 
     @abstractmethod
@@ -103,16 +104,16 @@ class Recipe(ABC, Generic[M, B, F]):
 
     @property
     def measured_by(self) -> str:
-        """The task (`diptych.tasks`) that answers how good a run is when nobody names one; options behind a colon, "vg150:ks=[5]"."""
+        """Task (`diptych.tasks`) that evaluates a run when none is given; options behind a colon, "vg150:ks=[5]"."""
         return "retrieval"
 
     @property
     def decode_size(self) -> int | None:
-        """Short side in pixels below which a decoded image must not fall; 0 asks for full size, None for no decoding at all."""
+        """Minimum short side in pixels of a decoded image; 0 for full size, None for no decoding at all."""
         return 0
 
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
-        """What a draw of this sample holds: decoded media by name, "image" as `Draw.image_HWC`. The default decodes the picture.
+        """Decoded media of one sample by name, "image" as `Draw.image_HWC`. The default decodes the picture.
 
         Runs in loader workers with the draw's own generator, before `batch`. A `DecodeError` costs that sample alone. A recipe
         of clips returns ``{"clip": sample.media["clip"].decode(frames=8, rng=rng)}`` and says ``needs = ("clip", "texts")``.
@@ -135,23 +136,27 @@ class Recipe(ABC, Generic[M, B, F]):
         that look across processes do so themselves (`objectives`), so that the average of the processes' gradients is exact."""
 
     def metrics(self, features: F, batch: B) -> dict[str, Tensor]:
-        """Numbers for the log that are not minimised (accuracy in the batch, temperature). No gradient."""
+        """Metrics for the log that are not minimised (accuracy in the batch, temperature). No gradient."""
         return {}
 
     def optimiser(self) -> Optimiser:
         return Optimiser(lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
 
     def tuning(self) -> Tuning:
-        """How the paper tunes, where it does not train every weight alike; options of a run overrule it field by field."""
+        """Fine-tuning settings of the paper, where it does not train every weight alike; options of a run overrule them field by
+        field.
+        """
         return Tuning()
 
     def after_update(self, model: M, features: F, batch: B, progress: float) -> None:
-        """What the training module remembers, right after an optimiser step: a queue, running gates, a teacher's average, a
-        clamped temperature. `features` are detached and cover this process's batch; `progress` runs from 0 to 1 over the
-        stage. Runs without gradient."""
+        """Update state of the training module after an optimiser step: a queue, running gates, a teacher's moving average, a clamped
+        temperature.
+
+        `features` are detached and cover this process's batch; `progress` runs from 0 to 1 over the stage. Runs without gradient.
+        """
 
     def stored(self, name: str) -> bool:
-        """Whether the tensor of that name belongs in checkpoints; False for frozen weights that `model` loads again."""
+        """True if the tensor of that name belongs in checkpoints; False for frozen weights that `model` loads again."""
         return True
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -168,7 +173,7 @@ class Recipe(ABC, Generic[M, B, F]):
 
     @abstractmethod
     def deploy(self, model: M) -> Deployable:
-        """What inference needs, which answers capabilities. Shares the module, copies nothing."""
+        """The model for inference, with its capabilities. Shares the module, copies nothing."""
 
     @classmethod
     def preset(cls, name: str) -> Self:

@@ -1,4 +1,4 @@
-"""What came back from a model that may fail on a single question."""
+"""Reply of a model that may fail on a single question."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Reply:
 
 @runtime_checkable
 class Respondent(Protocol):
-    """A `Generator` that says of each question whether it was answered: one that was refused costs that question and not the run.
+    """A `Generator` that reports failures per question: a refused question costs that question and not the run.
 
     Raises `RunError` where the model cannot be reached at all.
     """

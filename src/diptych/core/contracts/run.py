@@ -1,4 +1,4 @@
-"""What hooks, and engines, see of a run in progress."""
+"""A run in progress, as hooks and engines see it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Run(Protocol):
-    """What a hook sees of a run in progress."""
+    """A run in progress, as a hook sees it."""
 
     @property
     def step(self) -> int:
@@ -41,10 +41,10 @@ class Run(Protocol):
 
     @property
     def snapshots(self) -> Path:
-        """Where `snapshot` writes; models only, and small files that say what they are."""
+        """Folder of `snapshot`; holds models only, and small files that describe them."""
 
     def snapshot(self, name: str) -> None:
-        """Writes what inference would need now into `snapshots/NAME`, as it will stand in `model/`; replaces one of that name."""
+        """Save the present model for inference into `snapshots/NAME`, in the form of `model/`; replaces one of that name."""
 
     def ahead(self, count: int) -> Iterator[Batch]:
         """The batches of the next `count` steps, that of the step in hand first, as this process gets them; fewer at the end of a
@@ -57,9 +57,9 @@ class Run(Protocol):
 
 
 class Hook:
-    """Something that happens beside the steps. Every method does nothing by default; override what you need.
+    """Callback of a training run. Every method does nothing by default; override what you need.
 
-    What a hook must remember goes through `state` (plain JSON values and tensors, nested dicts); it is saved with every
+    State of a hook goes through `state` (plain JSON values and tensors, nested dicts); it is saved with every
     checkpoint. `reshape` is called on resume, after `load`, with the freshly built model and before weights are loaded: a hook
     that changed the model's structure repeats that here.
     """
@@ -67,7 +67,7 @@ class Hook:
     name: ClassVar[str] = ""
 
     def on_start(self, run: Run) -> None:
-        """Once a process, also when a run goes on after a stop."""
+        """Called once a process, also when a run resumes."""
 
     def before_step(self, run: Run, batch: Batch) -> None: ...
 

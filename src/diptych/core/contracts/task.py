@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Task(Protocol):
-    """An evaluation protocol in two phases: `predict` asks the model and writes rows, `score` reads rows and nothing else."""
+    """An evaluation protocol in two phases: `predict` runs the model and writes records, `score` reads records and nothing else."""
 
     name: ClassVar[str]
     version: ClassVar[int]
@@ -24,7 +24,7 @@ class Task(Protocol):
     main: ClassVar[str]
 
     def predict(self, model: Any, data: Dataset, *args: Any, **roles: Any) -> pa.Table:
-        """A row an item. A task with roles takes their models by keyword: ``def predict(self, model, data, *, judge: Generator)``."""
+        """Records with a row an item. Models of roles come by keyword: ``def predict(self, model, data, *, judge: Generator)``."""
 
     def score(self, records: pa.Table) -> Result: ...
 
@@ -42,25 +42,25 @@ class TaskByItem(Task, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RowInWords:
+class ReadableRow:
     """A row of records in words.
 
     uid       of the sample
     case      names the row among those of other models
     question  as it was put
     truth     the right answer, "" where it is kept secret
-    said      the answer as it was read; what was written, where nothing could be read
+    answer    the parsed answer; the raw reply, where it cannot be parsed
     """
 
     uid: str
     case: str
     question: str
     truth: str
-    said: str
+    answer: str
 
 
 @runtime_checkable
-class TaskInWords(TaskByItem, Protocol):
-    """A task whose rows can be told in words, so that two models can be shown side by side."""
+class ReadableTask(TaskByItem, Protocol):
+    """A task whose records can be shown as text, so that two models can be compared side by side."""
 
-    def in_words(self, records: pa.Table) -> list[RowInWords]: ...
+    def in_words(self, records: pa.Table) -> list[ReadableRow]: ...

@@ -1,4 +1,4 @@
-"""How a run departs from moving every weight alike: adapters, frozen parts, layer-wise rates, a teacher, blending."""
+"""Fine-tuning settings: adapters, frozen parts, layer-wise learning rates, distillation, weight-space blending."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ class Tuning:
 
     @property
     def changes_start(self) -> bool:
-        """Whether it needs the start again after training: adapters lie on top of it, blending mixes with it."""
+        """True if the initial weights are needed again after training: adapters are added to them, blending mixes with them."""
         return bool(self.lora) or self.blend < 1

@@ -1,4 +1,4 @@
-"""Where things are kept that can be computed again at any time."""
+"""Cache folder of files that can be computed again at any time."""
 
 from __future__ import annotations
 

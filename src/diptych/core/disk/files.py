@@ -36,7 +36,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears at `path`, flushed to disk, only when the block ends well. Creates missing parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    work = _beside(path)
+    work = _temporary_path(path)
     handle = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), FILE_MODE)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -59,9 +59,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder that appears at `path` only when the block ends well. An existing folder is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    work = _beside(path)
+    work = _temporary_path(path)
     work.mkdir(mode=FOLDER_MODE)
-    lock = Lock.on_folder(work)  # by which others see that somebody is at it
+    lock = Lock.on_folder(work)  # marks the folder as in use
     try:
         yield work
         publish(work, path)
@@ -129,7 +129,7 @@ def umask() -> int:
         return mask
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     """A name beside a target that nothing has; readers pass over names that start with a dot."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 

@@ -1,4 +1,4 @@
-"""JSON of strangers: what the parser of Python cannot take, or what would break later, is a `ValueError` that says what it is."""
+"""JSON from untrusted files: unreadable or unsafe input raises a `ValueError` that describes it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("holds a number of more digits than Python reads (4,300)") from None
     opening = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
     opened: int = sum(text.count(one) for one in opening)  # type: ignore[arg-type, misc]  # of the text's own kind
-    if opened > DEEPEST and _deeper(value, DEEPEST):
+    if opened > DEEPEST and _exceeds_depth(value, DEEPEST):
         raise ValueError(_deep())
     return value
 
 
-def _deeper(value: Any, most: int) -> bool:
-    """Whether containers lie more than so many deep, without recursion."""
+def _exceeds_depth(value: Any, most: int) -> bool:
+    """True if containers are nested more than `most` deep; without recursion."""
     level = [value]
     for _ in range(most + 1):
         level = [

@@ -1,4 +1,4 @@
-"""Answers in a file, one JSON object a line, each on disk before the next is asked for: a killed run goes on with what is missing."""
+"""Append-only log of JSON lines, one row a line, each on disk before the next: a killed run resumes with the missing rows."""
 
 from __future__ import annotations
 

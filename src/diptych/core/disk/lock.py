@@ -1,4 +1,4 @@
-"""Locks that end with the process that holds them, however it ends: nobody has to remove a stale one."""
+"""File locks that end with the process that holds them, however it ends, so that none is left stale."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def only_here(folder: Path, name: str, what: str) -> Iterator[None]:
+def exclusive(folder: Path, name: str, what: str) -> Iterator[None]:
     """Hold the lock called `name` in a folder for a block; the folder is made where it is missing. Where nothing can be written there,
     nothing is locked. Raises RunError, which says `what` is going on elsewhere."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ PICTURE_SUFFIXES = ("jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "t
 
 
 def is_picture_name(name: str | Path) -> bool:
-    """Whether a file of that name is meant to be a picture.
+    """True if a file name ends as that of an image file does.
 
     >>> is_picture_name("a/IMG_1.HEIC"), is_picture_name("a red bus")
     (True, False)
@@ -37,10 +37,10 @@ def is_picture_name(name: str | Path) -> bool:
     return Path(name).suffix.lower().removeprefix(".") in PICTURE_SUFFIXES
 
 
-def fault_of(path: str) -> str:
-    """Why no file can have this path, or "".
+def path_problem(path: str) -> str:
+    """Reason why no file can have this path, or "".
 
-    >>> fault_of("a/b.jpg"), fault_of("a" * 300)
+    >>> path_problem("a/b.jpg"), path_problem("a" * 300)
     ('', 'a name of 300 bytes, and no file has one of more than 255')
     """
     if "\0" in path:
@@ -62,7 +62,7 @@ def printable(name: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is UTF-8 on the disk; one that is not cannot be written into a table."""
+    """True if a file name is UTF-8 on disk; one that is not cannot be written into a table."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -71,7 +71,7 @@ def is_utf8(name: str) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a regular file is there; a path that no file can have is simply not there."""
+    """True if the path is a regular file; False, not an error, for a path that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -86,18 +86,20 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def leads_out(path: Path | str, folder: Path | str) -> bool:
-    """Whether something that lies in a folder by its path is a link, or behind one, to a place outside. A path that names another place
-    to begin with is somebody's wish and leads nowhere else."""
-    top, place = os.path.abspath(folder), os.path.abspath(path)
-    if not _below(place, top):
+def escapes_folder(path: Path | str, folder: Path | str) -> bool:
+    """True if a path below a folder is a symbolic link, or behind one, that leads out of the folder.
+
+    False for a path that is not below the folder to begin with: the user named it.
+    """
+    top, full_path = os.path.abspath(folder), os.path.abspath(path)
+    if not _below(full_path, top):
         return False
-    return not _below(os.path.realpath(place), os.path.realpath(top))
+    return not _below(os.path.realpath(full_path), os.path.realpath(top))
 
 
 def refuse_link(path: Path | str, folder: Path | str) -> None:
     """Raise OSError for what leads out of its folder."""
-    if leads_out(path, folder):
+    if escapes_folder(path, folder):
         raise OSError(
             errno.EPERM, f"is a link that leads out of {folder}; `diptych data build --follow-links` reads what it leads to"
         )
@@ -115,7 +117,7 @@ def read_file(path: Path | str, within: Path | str | None = None, *, most: int =
 
 def open_file(path: Path | str, within: Path | str | None = None) -> BinaryIO:
     """A regular file, opened for reading; see `read_file`."""
-    if fault := fault_of(str(path)):
+    if fault := path_problem(str(path)):
         raise OSError(errno.EINVAL, f"is {fault}")
     if within is not None:
         refuse_link(path, within)
@@ -135,8 +137,8 @@ def refuse_other(facts: os.stat_result) -> None:
         raise OSError(errno.EISDIR if kind == "a folder" else errno.EINVAL, f"is {kind}, not a file")
 
 
-def fault_of_file(path: str, within: str | None) -> str:
-    """Why something found in a folder, itself no link, cannot be read as a file, or "". Nothing is opened."""
+def file_problem(path: str, within: str | None) -> str:
+    """Reason why something listed in a folder, itself no link, cannot be read as a file, or "". Nothing is opened."""
     try:
         if within is not None and os.path.islink(path):
             refuse_link(path, within)

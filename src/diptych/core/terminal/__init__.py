@@ -1,1 +1,1 @@
-"""What people see while a command runs, and how they stop it."""
+"""Terminal output of running commands: progress bars, signals, notebook display."""

@@ -18,16 +18,16 @@ ACTIVE = re.compile(
 )
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""The same with such characters escaped; newlines and tabs stay.
 
-    >>> print(visible("red\x1b[2J \u202egpj.exe"))
+    >>> print(escape_controls("red\x1b[2J \u202egpj.exe"))
     red\x1b[2J \u202egpj.exe
     """
     return ACTIVE.sub(lambda found: _escaped(found[0]), text)
 
 
-def visible_json(text: str) -> str:
+def escape_controls_json(text: str) -> str:
     """The same for a line of JSON, in JSON's own spelling, so that it reads back as it was."""
     return ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

@@ -1,4 +1,4 @@
-"""What results look like in a notebook and as a table to take away: rows of plain values, as HTML or as a DataFrame."""
+"""Results as HTML tables for notebooks and as DataFrames: rows of plain values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.errors import MissingExtra
-from diptych.core.terminal.control_characters import visible
+from diptych.core.terminal.control_characters import escape_controls
 
 if TYPE_CHECKING:
     from diptych.core.sample import Sample
@@ -36,7 +36,7 @@ def table(rows: Sequence[Row], *, caption: str = "", raw: Sequence[str] = ()) ->
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     lines = ["".join(f"<td>{_cell(row.get(name, ''), name in raw)}</td>" for name in names) for row in rows]
-    title = f"<caption>{escape(visible(caption))}</caption>" if caption else ""
+    title = f"<caption>{escape(escape_controls(caption))}</caption>" if caption else ""
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -44,7 +44,7 @@ def table(rows: Sequence[Row], *, caption: str = "", raw: Sequence[str] = ()) ->
 def _cell(value: Any, raw: bool) -> str:
     if raw:
         return str(value)
-    return escape(visible(f"{value:.3f}" if isinstance(value, float) else str(value)))
+    return escape(escape_controls(f"{value:.3f}" if isinstance(value, float) else str(value)))
 
 
 def thumbnail(source: Any) -> str:

@@ -17,8 +17,8 @@ _LINES: list[Progress] = []
 
 
 @contextmanager
-def alone(what: str) -> Iterator[bool]:
-    """Whether a bar may be drawn inside: somebody watches, and none is drawn around it, as by a training that stops to evaluate."""
+def bar_allowed(what: str) -> Iterator[bool]:
+    """Context that yields True if a progress bar may be drawn: stderr is a terminal and no other bar is shown."""
     from rich.console import Console
 
     free = Console(stderr=True).is_terminal and not _DRAWN
@@ -32,7 +32,7 @@ def alone(what: str) -> Iterator[bool]:
 
 
 def with_bar(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> Iterator[ANY]:
-    """The steps, with a bar that says what is done, how much of it, and for how long still; it goes when they are through.
+    """Iterate over steps with a progress bar (description, count, remaining time), which is removed at the end.
 
     A turning sign shows that a step of many seconds is at work. Fewer steps than `least` are over before one looks, and have no bar.
     Called within a step of another call, its bar is a line below the other's: a part of a thousand answers moves, too.
@@ -62,7 +62,7 @@ def with_bar(steps: Iterable[ANY], total: int, what: str, *, least: int = 1) -> 
     about = TextColumn("[progress.description]{task.description}")
     columns = (SpinnerColumn(), about, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with (
-        alone(what) as free,
+        bar_allowed(what) as free,
         Progress(*columns, console=Console(stderr=True), disable=not free, transient=True) as bar,
     ):
         if not free:

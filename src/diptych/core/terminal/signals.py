@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one asks, the next ones insist, and the exit code says which it was (130 and 143).
+"""Ctrl-C and SIGTERM: the first asks the run to stop, further ones end it; exit codes 130 and 143.
 
 Python runs a handler only when its main thread comes back from whatever library it is in. A process that waits for another one
 inside of a collective never does, so signals are also read from a pipe, by a thread that can end the process from outside.
@@ -24,7 +24,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def exit_code(number: int) -> int:
-    """What a shell calls the end of a process by signal `number`: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Shell exit code of a process ended by signal `number`: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + number
 
 
@@ -62,7 +62,7 @@ class SignalWatch:
         return self._first is not None
 
     @property
-    def asked(self) -> bool:
+    def stop_requested(self) -> bool:
         return self.number is not None
 
     def __enter__(self) -> Self:
@@ -95,15 +95,15 @@ class SignalWatch:
             raise KeyboardInterrupt
 
     def _watch(self, reading: int) -> None:
-        seen = 0
+        count = 0
         while byte := os.read(reading, 1):
             number = byte[0]
             if number not in WATCHED or signal.getsignal(number) != self._handle:
                 continue
-            seen += 1
-            if seen > 2 or (seen == 2 and number == signal.SIGTERM):
+            count += 1
+            if count > 2 or (count == 2 and number == signal.SIGTERM):
                 self._end(number)
-            if seen == 1 and self._grace is not None:
+            if count == 1 and self._grace is not None:
                 select.select([reading], [], [], self._grace)
                 if self.number is None and signal.getsignal(number) == self._handle:
                     self._end(number)

@@ -1,1 +1,1 @@
-"""Rows that say what another row says."""
+"""Duplicate removal: exact, near, semantic and text duplicates."""

@@ -1,10 +1,10 @@
-"""Near-duplicates among embeddings: which rows leave, and for which kept row. Two rules.
+"""Near-duplicates among embeddings, by clusters: dropped row -> kept row. Two rules.
 
-`greedy`     rows in a given order; one leaves when a *kept* row is as near as `cosine`. Nothing that leaves is further than that from
-             everything kept, whatever the clusters.
-`reference`  SemDeDup's (Abbas et al., 2023, 2303.09540): inside a cluster, rows by distance to its centre; row j leaves when *any* row
-             before it is that near, also one that has left itself. Chains of small steps then carry off what is far from all that
-             stays. For parity.
+`greedy_duplicates`    rows in a given order; one leaves when a *kept* row is as near as `cosine`. Nothing that leaves is further than that
+                       from everything kept, whatever the clusters.
+`semdedup_duplicates`  SemDeDup's (Abbas et al., 2023, 2303.09540): inside a cluster, rows by distance to its centre; row j leaves when
+                       *any* row before it is that near, also one that has left itself. Chains of small steps then carry off what is
+                       far from all that stays. For parity.
 
 With clusters each row is compared inside its nearest `probe` ones alone: pairs across a border are missed when probe is 1. Letters:
 N rows, D width, K clusters.
@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 BLOCK = 1_024  # columns of a similarity matrix that is never held whole
 
 
-def centres(
+def kmeans_centres(
     vector_ND: Unit,
     clusters: int,
     *,
@@ -34,7 +34,7 @@ def centres(
     unit: bool = True,
     start_KD: npt.NDArray[np.floating[Any]] | None = None,
 ) -> Unit:
-    """K-means of rows of norm 1: centres, float32 [K, D]. A cluster that comes out empty takes the row that is worst off.
+    """K-means centres of rows of norm 1, float32 [K, D]. An empty cluster takes the row least similar to its centre.
 
     unit      spherical: centres have norm 1, and rows go to the largest cosine; else centres are means, and rows go to the nearest, as in
               faiss
@@ -61,7 +61,7 @@ def centres(
 
 
 def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64], unit: bool = True) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """The nearest centre of each row, and how near: the cosine to it, of means less half their square norm."""
+    """Nearest centre of each row and its similarity: the cosine, of means less half their square norm."""
     label_N, near_N = np.zeros(len(vector_ND), np.int64), np.zeros(len(vector_ND))
     for start in range(0, len(vector_ND), BLOCK * 8):
         cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
@@ -72,17 +72,20 @@ def _assigned(vector_ND: Unit, centre_KD: npt.NDArray[np.float64], unit: bool = 
 
 
 def nearest_centres(vector_ND: Unit, centre_KD: Unit, probe: int, *, unit: bool = True) -> Ints:
-    """The `probe` nearest centres of each row, the nearest first. [N, probe]"""
-    found = []
+    """Indices [N, probe] of the nearest centres of each row, the nearest first."""
+    blocks = []
     for start in range(0, len(vector_ND), BLOCK * 8):
         cosine_BK = vector_ND[start : start + BLOCK * 8] @ centre_KD.T
         cosine_BK = cosine_BK if unit else cosine_BK - np.square(centre_KD).sum(1) / 2
-        found.append(np.argsort(-cosine_BK, axis=1, kind="stable")[:, :probe])
-    return np.concatenate(found).astype(np.int64) if found else np.zeros((0, probe), np.int64)
+        blocks.append(np.argsort(-cosine_BK, axis=1, kind="stable")[:, :probe])
+    return np.concatenate(blocks).astype(np.int64) if blocks else np.zeros((0, probe), np.int64)
 
 
-def greedy(vector_ND: Unit, order: Sequence[int], cosine: float, *, near_NP: Ints | None = None) -> dict[int, tuple[int, float]]:
-    """Row that leaves -> (kept row, cosine). `near_NP`, the clusters of each row, bounds what is compared; None compares all."""
+def greedy_duplicates(
+    vector_ND: Unit, order: Sequence[int], cosine: float, *, near_NP: Ints | None = None
+) -> dict[int, tuple[int, float]]:
+    """Greedy duplicates: dropped row -> (kept row, cosine). `near_NP`, the clusters of each row, bounds what is compared; None compares
+    all."""
     clusters = int(near_NP.max()) + 1 if near_NP is not None and near_NP.size else 1
     kept: list[list[int]] = [[] for _ in range(clusters)]
     held = [np.empty((16, vector_ND.shape[1]), np.float32) for _ in range(clusters)]
@@ -93,8 +96,8 @@ def greedy(vector_ND: Unit, order: Sequence[int], cosine: float, *, near_NP: Int
         for home in homes:
             if count := len(kept[home]):
                 alike = held[home][:count] @ vector_ND[row]
-                place = int(alike.argmax())
-                best = max(best, (float(alike[place]), -kept[home][place]))
+                index = int(alike.argmax())
+                best = max(best, (float(alike[index]), -kept[home][index]))
         if best[0] >= cosine:
             out[row] = -best[1], best[0]
             continue
@@ -106,8 +109,8 @@ def greedy(vector_ND: Unit, order: Sequence[int], cosine: float, *, near_NP: Int
     return out
 
 
-def reference(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) -> dict[int, tuple[int, float]]:
-    """Row that leaves -> (the first row before it that is near, cosine), as SemDeDup has it."""
+def semdedup_duplicates(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) -> dict[int, tuple[int, float]]:
+    """SemDeDup's duplicates: dropped row -> (the first row before it that is near, cosine)."""
     out: dict[int, tuple[int, float]] = {}
     for cluster in range(len(centre_KD)):
         rows = np.flatnonzero(label_N == cluster)
@@ -118,6 +121,6 @@ def reference(vector_ND: Unit, label_N: Ints, centre_KD: Unit, cosine: float) ->
             for column, row in enumerate(block.tolist()):
                 before = alike[: start + column, column]
                 if len(before) and before.max() > cosine:
-                    place = int(np.flatnonzero(before > cosine)[0])
-                    out[row] = int(rows[place]), float(before[place])
+                    index = int(np.flatnonzero(before > cosine)[0])
+                    out[row] = int(rows[index]), float(before[index])
     return out

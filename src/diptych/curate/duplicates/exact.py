@@ -1,7 +1,7 @@
-"""Drop images that are the same file, or the same pixels, as one that is kept.
+"""Drop exact duplicates: images with the file or the pixels of one that is kept.
 
 Keeps, of equal images, the one whose uid comes first. Cost: a million files need one read each (pixels: one decode each) and
-32 bytes of memory a row. Never touches rows without an image, and never looks at texts: a dropped row's captions go with it, and
+32 bytes of memory a row. Never touches rows without an image, and never compares texts: a dropped row's captions go with it, and
 the column ``duplicate_of`` says where they belong, should you want to add them there.
 """
 
@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.terminal.progress import with_bar
-from diptych.curate.engine.costs import planned
+from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import decode
 
 
@@ -31,9 +31,9 @@ class ExactDuplicates:
     pixels: bool = False
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        return planned(data, self._digest, unit="decode" if self.pixels else "read")
+        return estimate_cost(data, self._digest, unit="decode" if self.pixels else "read")
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
         kept: list[str] = []
         dropped: list[Drop] = []
@@ -57,7 +57,7 @@ class ExactDuplicates:
                 first[digest] = uid
                 kept.append(uid)
         columns = {"duplicate_of": original} if original else {}
-        return Curated(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
 
     def _digest(self, image: ImageSource) -> bytes:
         if self.pixels:

@@ -1,8 +1,8 @@
-"""MinHash: a few numbers a text, of which as large a part agrees in two texts as they share of their shingles (Broder, 1997).
+"""MinHash signatures: the share of equal values of two texts estimates the Jaccard similarity of their shingles (Broder, 1997).
 
 Shingles are runs of `width` characters of the text in lower case with single blanks; a text shorter than that is one shingle. Two
-texts are candidates when all numbers of a band agree: with b bands of r rows, a pair of similarity s is one with probability
-1 - (1 - s^r)^b. Candidates are confirmed by the shingles themselves. Letters: N texts, K shingles, P numbers a text.
+texts are candidates when all values of a band agree: with b bands of r rows, a pair of similarity s is one with probability
+1 - (1 - s^r)^b. Candidates are confirmed by the shingles themselves. Letters: N texts, K shingles, P values per text.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Words = npt.NDArray[np.uint64]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def normal(text: str) -> str:
-    """What two texts have in common that count as one: no case, single blanks."""
+def normal_text(text: str) -> str:
+    """Normalised text for equality: case folded, single blanks."""
     return " ".join(text.casefold().split())
 
 
 def shingles(text: str, width: int) -> set[str]:
-    """Of a normal text.
+    """Character shingles of a normalised text.
 
     >>> sorted(shingles("abca", 3))
     ['abc', 'bca']
@@ -35,7 +35,7 @@ def shingles(text: str, width: int) -> set[str]:
 
 
 def hashed_shingles(texts: list[str], width: int) -> tuple[Words, npt.NDArray[np.int64]]:
-    """A 64-bit number for each shingle of each normal text, and where each text's begin (N + 1 numbers). Repeats are not removed."""
+    """64-bit hash of each shingle of each normalised text, and the offsets of texts (N + 1). Repeats are not removed."""
     lengths = np.array([len(text) for text in texts], np.int64)
     count_N = np.maximum(1, lengths - width + 1)
     pad = "\0" * width  # a short text is one shingle, padded; what follows a text never gets into its shingles
@@ -50,15 +50,15 @@ def hashed_shingles(texts: list[str], width: int) -> tuple[Words, npt.NDArray[np
 
 
 def _mixed(value: Words) -> Words:
-    """A bijection of 64-bit numbers that spreads every bit (the finaliser of splitmix64)."""
+    """Bijective mix of 64-bit integers (the finaliser of splitmix64)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
 
 
 @dataclass(frozen=True)
-class Bands:
-    """Texts in, one 64-bit key a band out: a worker of `engine.mapped`."""
+class MinHashBands:
+    """LSH bands of texts, one 64-bit key a band: a worker of `engine.mapped`."""
 
     kind: ClassVar[pa.DataType] = pa.list_(pa.uint64())
 
@@ -68,13 +68,13 @@ class Bands:
     seed: int = 0
 
     def __call__(self, *columns: pa.Array) -> pa.Array:
-        texts = [normal(text) for text in columns[0].to_pylist()]
+        texts = [normal_text(text) for text in columns[0].to_pylist()]
         key_NB = self.keys(texts)
         offsets = pa.array(np.arange(len(texts) + 1) * self.bands, pa.int32())
         return pa.ListArray.from_arrays(offsets, pa.array(key_NB.ravel()))
 
     def keys(self, texts: list[str]) -> Words:
-        """uint64 [N, bands] of normal texts."""
+        """Band keys, uint64 [N, bands], of normalised texts."""
         if not texts:
             return np.zeros((0, self.bands), np.uint64)
         least_NP = self.signature(texts)
@@ -87,7 +87,7 @@ class Bands:
         return key_NB
 
     def signature(self, texts: list[str]) -> Words:
-        """The least hash of every text under each of bands x rows hash functions. uint64 [N, P]"""
+        """MinHash signature of every text, uint64 [N, P]: the least hash under each of bands x rows hash functions."""
         hash_K, start_N1 = hashed_shingles(texts, self.width)
         salts = keyed_rng(self.seed, "minhash").integers(0, 2**63, self.bands * self.rows, dtype=np.int64).astype(np.uint64)
         return np.stack([np.minimum.reduceat(_mixed(hash_K ^ salt), start_N1[:-1]) for salt in salts], 1)

@@ -1,4 +1,4 @@
-"""Drop images that look like one that is kept: resized, recompressed or slightly retouched copies.
+"""Drop near-duplicate images: resized, recompressed or slightly retouched copies of one that is kept.
 
 The rule is greedy: rows are taken from the largest image down (then by uid), and one is dropped only when an image that is *kept*
 is near. So no chain of small steps carries off what is far from everything kept, and the result depends neither on the order of
@@ -24,11 +24,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.contracts import Curated, Dataset, Drop, Embedder, Unit
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Embedder, Unit
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.terminal.progress import with_bar
-from diptych.curate.engine.costs import planned
+from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import decode
 
 SIDE = 32  # of the grey thumbnail that is hashed
@@ -37,16 +37,16 @@ QUANTUM = 4.0  # frequencies are rounded to this before their signs are taken, s
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What is remembered of an image: 64 bits, a colour thumbnail uint8 [16, 16, 3], and its pixel count."""
+class ImageHash:
+    """Perceptual hash of an image: 64 bits, a colour thumbnail uint8 [16, 16, 3], and its pixel count."""
 
     bits: int
     colour_HWC: npt.NDArray[np.uint8]
     area: int
 
 
-def look(image: ImageSource) -> Look:
-    """Decode an image and reduce it to what near-duplicates share."""
+def hash_image(image: ImageSource) -> ImageHash:
+    """Image hash from a decoded image."""
     from PIL import Image
     from scipy.fft import dctn
 
@@ -56,7 +56,7 @@ def look(image: ImageSource) -> Look:
     colour = np.asarray(picture.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX))
     low = np.round(dctn(grey, norm="ortho")[:8, :8].ravel() / QUANTUM)
     signs = low > np.median(low[1:])  # without the mean, which is brightness
-    return Look(int.from_bytes(np.packbits(signs).tobytes(), "big"), colour, pixels.shape[0] * pixels.shape[1])
+    return ImageHash(int.from_bytes(np.packbits(signs).tobytes(), "big"), colour, pixels.shape[0] * pixels.shape[1])
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class NearDuplicates:
             raise ConfigError(f"colour is {self.colour} (expected 0..255)")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        return planned(data, look, unit="decode and hash")
+        return estimate_cost(data, hash_image, unit="decode and hash")
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        looks, plain, dropped = _look_at_rows(data, look, self.slug)
+        looks, plain, dropped = _map_images(data, hash_image, self.slug)
         order = sorted(looks, key=lambda row: (-looks[row].area, data.uids[row]))
         kept_bits = HammingIndex(self.bits)
 
@@ -114,20 +114,20 @@ class NearDuplicateEmbeddings:
             raise ConfigError(f"cosine is {self.cosine} (expected above -1, at most 1)")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        return planned(data, lambda image: self.embedder.embed_images([image]), unit="embedding (one at a time)")
+        return estimate_cost(data, lambda image: self.embedder.embed_images([image]), unit="embedding (one at a time)")
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        areas, plain, dropped = _look_at_rows(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug)
+        areas, plain, dropped = _map_images(data, lambda image: int(np.prod(decode(image).shape[:2])), self.slug)
         order = sorted(areas, key=lambda row: (-areas[row], data.uids[row]))
         images = [image for row in order if (image := data[row].image) is not None]
         vector_ND: Unit = self.embedder.embed_images(images) if images else np.zeros((0, 1), np.float32)
-        place = {row: position for position, row in enumerate(order)}
+        position_of = {row: position for position, row in enumerate(order)}
         kept = np.empty_like(vector_ND)
         kept_rows: list[int] = []
 
         def nearest(row: int) -> tuple[int, str] | None:
-            mine = vector_ND[place[row]]
+            mine = vector_ND[position_of[row]]
             alike = kept[: len(kept_rows)] @ mine
             if len(alike) and (best := int(alike.argmax())) >= 0 and alike[best] >= self.cosine:
                 return kept_rows[best], f"cosine {float(alike[best]):.3f}"
@@ -139,7 +139,7 @@ class NearDuplicateEmbeddings:
 
 
 class HammingIndex:
-    """Exact search for 64-bit numbers within a distance: cut in `distance` + 1 pieces, two near ones share a piece."""
+    """Exact search for 64-bit codes within a Hamming distance: cut in `distance` + 1 pieces, two near ones share a piece."""
 
     def __init__(self, distance: int) -> None:
         self.distance = distance
@@ -154,18 +154,18 @@ class HammingIndex:
             bucket.setdefault(bits >> low & mask, []).append(key)
 
     def within(self, bits: int) -> Iterable[tuple[int, int]]:
-        """(key, distance) of everything near, in order of key."""
-        found: set[int] = set()
+        """Neighbours within the distance as (key, distance), in order of key."""
+        candidates: set[int] = set()
         for (low, mask), bucket in zip(self._pieces, self._buckets, strict=True):
-            found.update(bucket.get(bits >> low & mask, ()))
-        for key in sorted(found):
+            candidates.update(bucket.get(bits >> low & mask, ()))
+        for key in sorted(candidates):
             distance = (self._bits[key] ^ bits).bit_count()
             if distance <= self.distance:
                 yield key, distance
 
 
-def _look_at_rows(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tuple[dict[int, Any], list[int], list[Drop]]:
-    """What is seen of each row, the rows without an image, and a named drop for each that cannot be read."""
+def _map_images(data: Dataset, see: Callable[[ImageSource], Any], slug: str) -> tuple[dict[int, Any], list[int], list[Drop]]:
+    """Value of `see` by row, the rows without an image, and a named drop for each that cannot be read."""
     seen: dict[int, Any] = {}
     plain: list[int] = []
     dropped: list[Drop] = []
@@ -189,8 +189,8 @@ def _walk_rows(
     plain: list[int],
     dropped: list[Drop],
     start: float,
-) -> Curated:
-    """Walk the rows in order; `nearest` answers with a kept row and how near it is, or keeps the row itself."""
+) -> CurationStepResult:
+    """Greedy pass in order of rows; `nearest` returns a kept row and its similarity, or keeps the row itself."""
     kept = [data.uids[row] for row in plain]
     original: dict[str, str] = {}
     for row in order:
@@ -201,4 +201,6 @@ def _walk_rows(
         original[data.uids[row]] = data.uids[answer[0]]
         dropped.append(Drop(data.uids[row], slug, f"near {data.uids[answer[0]]}: {answer[1]}"))
     columns = {"duplicate_of": original} if original else {}
-    return Curated(tuple(sorted(kept)), tuple(sorted(dropped, key=lambda d: d.uid)), columns, time.perf_counter() - start)
+    return CurationStepResult(
+        tuple(sorted(kept)), tuple(sorted(dropped, key=lambda d: d.uid)), columns, time.perf_counter() - start
+    )

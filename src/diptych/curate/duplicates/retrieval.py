@@ -1,4 +1,4 @@
-"""Nearest rows of another set through clusters, and as many of every cluster as a cap allows (RealSyn, 2502.12513).
+"""Nearest-neighbour search through clusters, and a cap on rows of each cluster (RealSyn, 2502.12513).
 
 Letters: N queries, M rows, K clusters, D width, T found.
 """
@@ -42,8 +42,8 @@ def hierarchical(
     return place_NT, cosine_NT
 
 
-def capped(label_N: Ints, cap: int, *, seed: int, names: list[str]) -> npt.NDArray[np.bool_]:
-    """Whether a row stays: all of a cluster with at most `cap` rows, else `cap` of them by draws keyed by (seed, name)."""
+def cap_clusters(label_N: Ints, cap: int, *, seed: int, names: list[str]) -> npt.NDArray[np.bool_]:
+    """Keep mask, bool [N]: all of a cluster with at most `cap` rows, else `cap` of them by draws keyed by (seed, name)."""
     if cap < 1:
         raise ConfigError(f"cap is {cap} (expected 1 or more)")
     order_N = np.array([keyed_rng(seed, "balance", name).random() for name in names])
@@ -55,7 +55,7 @@ def capped(label_N: Ints, cap: int, *, seed: int, names: list[str]) -> npt.NDArr
 
 
 def cap_for(label_N: Ints, target: int) -> int:
-    """The largest cap that keeps at most `target` rows, sum over clusters of min(n, cap); 1 at least. By bisection."""
+    """Largest cap that keeps at most `target` rows, sum over clusters of min(n, cap); 1 at least. By bisection."""
     count_K = np.bincount(label_N)
     low, high = 1, max(1, int(count_K.max(initial=1)))
     while low < high:

@@ -1,4 +1,4 @@
-"""Drop images that mean the same as one that is kept: cosine between embeddings, inside clusters, so that a million rows are no square.
+"""Drop semantic duplicates: images of high cosine similarity to a kept one, compared inside clusters (SemDeDup).
 
 `rule` says how: see `clusters`. The published rule over-deletes along chains and is there for parity; greedy is the default. Greedy
 takes rows in order of uid. Every drop names the row for which it left and the cosine. Rows without an image stay.
@@ -15,14 +15,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.clusters import centres, greedy, nearest_centres, reference
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import embedded, open_embedder
-from diptych.curate.engine.parts import Parts
+from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres, semdedup_duplicates
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
 
-SAMPLE_EACH = 64  # rows for every cluster that k-means looks at
+SAMPLE_EACH = 64  # rows per cluster on which k-means is fitted
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,25 @@ class SemanticDuplicates:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._model()
-        facts = planned(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
+        facts = estimate_cost(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
         return {**facts, "needs": "clusters of all embeddings"}
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from embeddings that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from embeddings that an earlier run finished."""
         start = time.perf_counter()
-        found = embedded(data, self._model(), parts)
-        dropped = [Drop(uid, self.slug, f"unreadable: {reason}") for uid, reason in found.unreadable.items()]
+        embeddings = embed_pool(data, self._model(), parts)
+        dropped = [Drop(uid, self.slug, f"unreadable: {reason}") for uid, reason in embeddings.unreadable.items()]
         original: dict[str, str] = {}
-        for row, (other, alike) in self._pairs(found.vector_ND).items():
-            original[found.uids[row]] = found.uids[other]
-            dropped.append(Drop(found.uids[row], self.slug, f"near {found.uids[other]}: cosine {alike:.3f}"))
+        for row, (other, alike) in self._pairs(embeddings.vector_ND).items():
+            original[embeddings.uids[row]] = embeddings.uids[other]
+            dropped.append(Drop(embeddings.uids[row], self.slug, f"near {embeddings.uids[other]}: cosine {alike:.3f}"))
         gone = {drop.uid for drop in dropped}
         kept = tuple(uid for uid in sorted(data.uids) if uid not in gone)
         columns = {"semantic_duplicate_of": original} if original else {}
-        return Curated(kept, tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start)
+        return CurationStepResult(kept, tuple(sorted(dropped, key=lambda drop: drop.uid)), columns, time.perf_counter() - start)
 
     def _pairs(self, vector_ND: Any) -> dict[int, tuple[int, float]]:
         count = len(vector_ND)
@@ -81,11 +81,11 @@ class SemanticDuplicates:
             return {}
         clusters = min(self.clusters or max(1, round(count**0.5)), count)
         sample = np.random.default_rng(self.seed).permutation(count)[: clusters * SAMPLE_EACH]
-        centre_KD = centres(vector_ND[np.sort(sample)], min(clusters, len(sample)), seed=self.seed)
+        centre_KD = kmeans_centres(vector_ND[np.sort(sample)], min(clusters, len(sample)), seed=self.seed)
         near_NP = nearest_centres(vector_ND, centre_KD, 1 if self.rule == "reference" else min(self.probe, clusters))
         if self.rule == "reference":
-            return reference(vector_ND, near_NP[:, 0], centre_KD, self.cosine)
-        return greedy(vector_ND, range(count), self.cosine, near_NP=near_NP)
+            return semdedup_duplicates(vector_ND, near_NP[:, 0], centre_KD, self.cosine)
+        return greedy_duplicates(vector_ND, range(count), self.cosine, near_NP=near_NP)
 
     def _model(self) -> Any:
         if not self.model:

@@ -1,4 +1,4 @@
-"""Drop rows whose text is nearly that of a row that is kept: boilerplate with another number in it, a caption copied with a slip.
+"""Drop rows whose text is nearly that of a kept row: boilerplate with another number in it, a caption copied with a slip.
 
 Greedy, as for images: rows come in order of uid, and one leaves only when a *kept* row's text shares at least `similarity` of its
 shingles (Jaccard). So no chain of small steps carries off what is far from everything kept, and the cut of the files does not show.
@@ -6,7 +6,7 @@ Candidates come from MinHash bands (`minhash`): of pairs at the threshold itself
 says how many. Every drop names the kept row. The first text of a row is looked at; a row without text stays.
 
 Cost: some 15 microseconds a text for the keys, then the pairs that share one. It takes any image with any other: what is dropped is a
-*text* that says nothing new, so give it pools where that is what you want, or balance entries instead (`metaclip`).
+*text* that adds nothing new, so give it pools where that is what you want, or balance entries instead (`metaclip`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError
-from diptych.curate.duplicates.minhash import Bands, normal, shingles
-from diptych.curate.engine.parts import Parts
+from diptych.curate.duplicates.minhash import MinHashBands, normal_text, shingles
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
 from diptych.curate.text.texts import texts_of
 
@@ -53,7 +53,7 @@ class TextDuplicates:
 
     @property
     def recall(self) -> float:
-        """The share of pairs exactly at the threshold that the bands find."""
+        """Share of pairs exactly at the threshold that the bands find."""
         return 1.0 - float((1.0 - self.similarity**self.rows) ** self.bands)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
@@ -61,26 +61,26 @@ class TextDuplicates:
         step = max(1, texts.num_rows // TRIED)
         tried = texts["string"].take(pa.array(range(0, texts.num_rows, step), pa.int64())).combine_chunks()
         start = time.perf_counter()
-        Bands(self.bands, self.rows, self.width)(tried)
+        MinHashBands(self.bands, self.rows, self.width)(tried)
         each = (time.perf_counter() - start) / max(1, len(tried))
         facts = {"items": texts.num_rows, "unit": "keys of a text", "seconds_each": each, "seconds": each * texts.num_rows}
         return {**facts, "needs": "pairs with a key in common", "recall": self.recall}
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from parts that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from parts that an earlier run finished."""
         start = time.perf_counter()
         texts = self._first(data)
-        bands = Bands(self.bands, self.rows, self.width)
+        bands = MinHashBands(self.bands, self.rows, self.width)
 
         def keyed(part: pa.Table) -> pa.Table:
             return mapped(part.select(["row", "string"]), ["string"], bands, "keys").select(["keys"])
 
         keys = parts.mapped(texts, "keys", keyed)["keys"].combine_chunks().values.to_numpy().reshape(-1, self.bands)
         uids = texts["uid"].to_pylist()
-        strings = [normal(text) for text in texts["string"].to_pylist()]
+        strings = [normal_text(text) for text in texts["string"].to_pylist()]
         original: dict[str, str] = {}
         dropped = []
         for row, (kept, alike) in self._greedy(keys, strings).items():
@@ -88,17 +88,17 @@ class TextDuplicates:
             dropped.append(Drop(uids[row], self.slug, f"near {uids[kept]}: its text shares {alike:.3f} of its shingles"))
         columns = {"text_duplicate_of": original} if original else {}
         stays = tuple(sorted(set(data.uids) - original.keys()))
-        return Curated(stays, tuple(dropped), columns, time.perf_counter() - start)
+        return CurationStepResult(stays, tuple(dropped), columns, time.perf_counter() - start)
 
     def _first(self, data: Dataset) -> pa.Table:
-        """One text a row of data."""
+        """First text of each row."""
         texts = texts_of(data, language=self.language)
         uids = texts["uid"].to_pylist()
-        first = [place for place, uid in enumerate(uids) if not place or uid != uids[place - 1]]
+        first = [row for row, uid in enumerate(uids) if not row or uid != uids[row - 1]]
         return texts.take(pa.array(first, pa.int64()))
 
     def _greedy(self, keys: Any, strings: list[str]) -> dict[int, tuple[int, float]]:
-        """Row that leaves -> (row that is kept, similarity): the most similar one, the first on a tie."""
+        """Greedy duplicates: dropped row -> (kept row, similarity): the most similar one, the first on a tie."""
         shared = _keys_met_twice(keys)
         kept: dict[int, list[int]] = {}  # key -> kept rows
         sets: dict[int, set[str]] = {}
@@ -119,7 +119,7 @@ class TextDuplicates:
 
 
 def _keys_met_twice(keys: Any) -> Any:
-    """Which keys another row has as well: the others can make no pair. bool [N, bands]"""
+    """Mask [N, bands] of keys that another row has as well: the others can make no pair."""
     shared = np.zeros(keys.shape, bool)
     for band in range(keys.shape[1]):
         order = np.argsort(keys[:, band], kind="stable")

@@ -1,4 +1,4 @@
-"""Principal directions, scaled to equal spread, as TL;DR does before it clusters.  Letters: N rows, D width, K directions."""
+"""PCA whitening, as TL;DR does before it clusters.  Letters: N rows, D width, K directions."""
 
 from __future__ import annotations
 

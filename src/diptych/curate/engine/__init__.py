@@ -1,1 +1,1 @@
-"""How a step runs over a pool: parts, tables, resume."""
+"""Engine that runs a curation step over a pool: parts, tables, resume."""

@@ -1,4 +1,4 @@
-"""What a curation step will cost, from timing it on a few rows of the very data."""
+"""Cost estimates of curation steps, from timing them on a few rows of the same data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from diptych.core.image import ImageSource
 TRIED = 24  # rows
 
 
-def planned(data: Dataset, work: Callable[[ImageSource], Any], *, unit: str) -> dict[str, Any]:
-    """items, unit, seconds an item and in all, from up to 24 rows spread over the data. Nothing is kept of what they give."""
+def estimate_cost(data: Dataset, work: Callable[[ImageSource], Any], *, unit: str) -> dict[str, Any]:
+    """Estimated items, unit, seconds an item and in all, from up to 24 rows spread over the data. Their results are discarded."""
     rows = list(range(0, len(data), max(1, len(data) // TRIED)))[:TRIED]
     start = time.perf_counter()
     for row in rows:

@@ -1,4 +1,4 @@
-"""Embeddings of a pool's images, in order of uid, kept in parts: the most expensive thing that curation does is done once.
+"""Image embeddings of a pool, in order of uid, kept in parts, so that they are computed once.
 
 Models are given by address, as for `diptych.load`: a run folder, a model folder, "hf:...", "open_clip:...", "timm:...".
 """
@@ -13,22 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.contracts import Dataset, Embedder, Unit
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.index.embed import image_blocks
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 
 PART_ROWS = 2_048
 
 
 def open_embedder(address: str) -> Any:
-    """A model that embeds; nothing is downloaded."""
+    """Model that embeds; nothing is downloaded."""
     model = open_address(address)
     require(model, Embedder, who=f"the step with model {address}")
     return model
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class ImageEmbeddings:
     """uids        rows with an image that could be read, in order
     vector_ND   their embeddings, unit-norm
     unreadable  uid -> why
@@ -39,8 +39,8 @@ class Embedded:
     unreadable: dict[str, str]
 
 
-def embedded(data: Dataset, model: Embedder, parts: Parts) -> Embedded:
-    """Rows without an image are in neither list."""
+def embed_pool(data: Dataset, model: Embedder, parts: PartStore) -> ImageEmbeddings:
+    """Image embeddings of a pool. Rows without an image are in neither list."""
     order = sorted(range(len(data)), key=data.uids.__getitem__)
     rows = pa.table({"row": pa.array(order, pa.int64())})
 
@@ -61,11 +61,11 @@ def embedded(data: Dataset, model: Embedder, parts: Parts) -> Embedded:
             }
         )
 
-    made = Parts(parts.folder, parts.key, PART_ROWS).mapped(rows, f"embed-{model.fingerprint}", work)
+    made = PartStore(parts.folder, parts.key, PART_ROWS).mapped(rows, f"embed-{model.fingerprint}", work)
     good = made.filter(pc.is_valid(made["vector"]))
     flat = good["vector"].combine_chunks().flatten().to_numpy()
     vector_ND = flat.reshape(good.num_rows, -1) if good.num_rows else np.zeros((0, 1), np.float32)
     bad = made.filter(pc.is_null(made["vector"])).to_pylist()
-    return Embedded(
+    return ImageEmbeddings(
         tuple(good["uid"].to_pylist()), np.ascontiguousarray(vector_ND, np.float32), {r["uid"]: r["reason"] for r in bad}
     )

@@ -1,4 +1,4 @@
-"""Work in parts, so that a step that was killed goes on in the middle: finished parts lie on disk under the key of the step.
+"""Resumable work in parts: finished parts lie on disk under the key of the step.
 
 Parts are spans of fixed size of the rows in order of uid, whatever files the rows came from. A part appears whole or not at all.
 """
@@ -20,7 +20,7 @@ ROWS = 131_072
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PartStore:
     """folder  where finished parts lie; None keeps nothing
     key     what tells this step, its configuration and its data from any other
     rows    of a part
@@ -31,7 +31,7 @@ class Parts:
     rows: int = ROWS
 
     def mapped(self, table: pa.Table, name: str, work: Callable[[pa.Table], pa.Table]) -> pa.Table:
-        """`work` over every part of `table`, whose rows are in an order that does not depend on the input files.
+        """Table of `work` over every part of `table`, whose rows are in an order that does not depend on the input files.
 
         `name` tells several such passes of a step apart. An empty table is worked on once, for its schema.
         """
@@ -54,6 +54,6 @@ class Parts:
         return self.folder / f"{name}-{config_hash([self.key, self.rows])}-{number:05d}.parquet"
 
     def clear(self) -> None:
-        """Once the step has its verdict."""
+        """Deletes the parts, once the step has its verdict."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Run curation steps over a pool, one after the other, and write down what each dropped, why, and what it cost.
+"""Runs curation steps over a pool, one after the other, and records what each dropped, why, and its cost.
 
 OUT/quarantine.parquet      what could not even be read, and why
 OUT/curation.json           input, output, steps with configuration, counts and seconds
@@ -24,10 +24,10 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import pyarrow as pa
 
 from diptych.core.config import to_plain
-from diptych.core.contracts import Curated, Dataset, Drop, Operator
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Operator
 from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.errors import RunError
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
 from diptych.data.quarantine import write_quarantine
@@ -62,8 +62,8 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Curation(Generic[Data]):
-    """The rows that stay, what left and why, what each step cost, and the columns that steps made by name and uid."""
+class CurationResult(Generic[Data]):
+    """Kept rows, dropped rows with reasons, cost of each step, and the columns that steps made by name and uid."""
 
     kept: Data
     removed: tuple[Drop, ...]
@@ -72,29 +72,29 @@ class Curation(Generic[Data]):
 
     def lines(self) -> list[str]:
         """The removal table: for each step rows before and after and its cost, then how many left for which kind of reason."""
-        found = []
+        lines = []
         for step in self.steps:
             each = f", {step.before / step.seconds:,.0f} rows a second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
-            found.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
-            found += [f"  {note}" for note in step.notes]
+            lines.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
+            lines += [f"  {note}" for note in step.notes]
             reasons = Counter(kind_of(drop.reason) for drop in self.removed if drop.step == step.slug)
-            found += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
-        return found
+            lines += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
+        return lines
 
 
 def kind_of(reason: str) -> str:
-    """What comes before the colon; of "same bytes as UID" and "near UID" the words before the uid.
+    """Kind of a drop reason: the text before the colon; of "same bytes as UID" and "near UID" the words before the uid.
 
     >>> kind_of("same bytes as cat-17"), kind_of("short_side: 12 pixels (expected more than 200)")
     ('same bytes as', 'short_side')
     """
     head = reason.split(":")[0]
-    return next((known for known in ("same bytes as", "same pixels as", "near") if head.startswith(f"{known} ")), head)
+    return next((kind for kind in ("same bytes as", "same pixels as", "near") if head.startswith(f"{kind} ")), head)
 
 
-def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *, source: str = "") -> Curation[Data]:
-    """Apply the steps in order, each to what the one before kept.
+def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *, source: str = "") -> CurationResult[Data]:
+    """Result of applying the steps in order, each to the rows that the one before kept.
 
     `source` is the address of `data`, so that `out` can be opened later as what is left of it (`data.curated`).
 
@@ -109,7 +109,7 @@ def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *
         before, table = current, f"step_{number:02d}_{operator.slug}"
         made_by = MadeBy(operator.slug, {"options": configuration(operator), "input": before.fingerprint})
         done = _earlier_verdict(out, table, made_by) if out else None
-        parts = Parts(out / "parts" / table, made_by.config_hash) if out else Parts()
+        parts = PartStore(out / "parts" / table, made_by.config_hash) if out else PartStore()
         result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
         _check(before, result, operator.slug)
         for name, values in result.columns.items():
@@ -131,19 +131,19 @@ def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *
                 notes=result.notes,
             )
         )
-    curation = Curation(current, tuple(removed), tuple(steps), columns)
+    curation = CurationResult(current, tuple(removed), tuple(steps), columns)
     if out:
         _write(out, data, curation, source)
     return curation
 
 
 def plan(data: Dataset, operators: Sequence[Operator]) -> list[dict[str, Any]]:
-    """What each step would cost on the whole input; a step after others will see fewer rows."""
+    """Estimated cost of each step on the whole input; a step after others will see fewer rows."""
     return [{"step": operator.slug, **operator.plan(data)} for operator in operators]
 
 
 def configuration(operator: Operator) -> dict[str, Any]:
-    """Fields as plain values; a model among them is given by name and fingerprint. Fields marked "runtime" decide nothing of the
+    """Configuration of an operator as plain values; a model is given by name and fingerprint. Fields marked "runtime" decide nothing of the
     result, and are left out."""
     fields: Any = dataclasses.fields(operator)  # type: ignore[arg-type]  # operators are dataclasses by contract
     plain = {}
@@ -170,19 +170,19 @@ def _content(path: Path) -> str:
     return digest.hexdigest() if path.exists() else ""
 
 
-def _check(data: Dataset, result: Curated, slug: str) -> None:
+def _check(data: Dataset, result: CurationStepResult, slug: str) -> None:
     judged = [*result.kept, *(drop.uid for drop in result.dropped)]
-    known = set(data.uids)
-    if invented := set(judged) - known:
+    uids = set(data.uids)
+    if invented := set(judged) - uids:
         raise RunError(f"step '{slug}' invented uid '{min(invented)}'")
-    if forgotten := known - set(judged):
+    if forgotten := uids - set(judged):
         raise RunError(f"step '{slug}' says nothing about uid '{min(forgotten)}'")
-    if len(judged) != len(known):
-        raise RunError(f"step '{slug}' judged a uid twice ({len(judged)} verdicts for {len(known)} rows)")
+    if len(judged) != len(uids):
+        raise RunError(f"step '{slug}' judged a uid twice ({len(judged)} verdicts for {len(uids)} rows)")
 
 
-def _write_step(out: Path, table: str, result: Curated, made_by: MadeBy) -> None:
-    """Columns first: the verdict is what marks the step as finished."""
+def _write_step(out: Path, table: str, result: CurationStepResult, made_by: MadeBy) -> None:
+    """Writes a step, columns first: the verdict marks the step as finished."""
     for name, content in result.files.items():
         write_atomic(out / name, content)
     for name, values in result.columns.items():
@@ -196,8 +196,8 @@ def _write_step(out: Path, table: str, result: Curated, made_by: MadeBy) -> None
     write_table(out, table, verdict, dataclasses.replace(made_by, config=config))
 
 
-def _earlier_verdict(out: Path, table: str, made_by: MadeBy) -> Curated | None:
-    """The verdict of an earlier run, when it was made from the same data with the same configuration."""
+def _earlier_verdict(out: Path, table: str, made_by: MadeBy) -> CurationStepResult | None:
+    """Verdict of an earlier run, when it was made from the same data with the same configuration."""
     if table not in table_names(out):
         return None
     stored = read_table(out, table)
@@ -212,16 +212,16 @@ def _earlier_verdict(out: Path, table: str, made_by: MadeBy) -> Curated | None:
         pairs = read_table(out, f"{table}-{column}").table.replace_schema_metadata(None)
         whole = column in config["as_tables"]
         made[column] = pairs if whole else dict(zip(pairs["uid"].to_pylist(), pairs[column].to_pylist(), strict=True))
-    return Curated(kept, dropped, made, float(_costs(out).get(table, 0.0)))
+    return CurationStepResult(kept, dropped, made, float(_costs(out).get(table, 0.0)))
 
 
 def _costs(out: Path) -> dict[str, float]:
     path = out / COSTS
-    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    costs: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return costs
 
 
-def _write(out: Path, data: Dataset, curation: Curation[Any], source: str) -> None:
+def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str) -> None:
     rows = sorted((drop.uid, drop.step, drop.reason) for drop in curation.removed)
     removed = pa.table([pa.array(c, f.type) for c, f in zip(_transposed(rows, 3), REMOVED, strict=True)], schema=REMOVED)
     steps = [{name: value for name, value in to_plain(step).items() if name != "notes"} for step in curation.steps]

@@ -1,4 +1,4 @@
-"""What runs column steps over large pools: Daft, on this machine or on a Ray cluster. The same rows in, the same rows out.
+"""Engine for column steps over large pools: Daft, on this machine or on a Ray cluster. The same rows in, the same rows out.
 
 A step is a *worker*: built once where it runs (an automaton, a language model), then called with Arrow arrays of some thousand rows.
 Results come back sorted by uid, so that neither the cut of the input files, nor the number of workers, nor the engine shows in them.
@@ -25,7 +25,7 @@ BATCH_ROWS = 16_384
 
 
 class Worker(Protocol):
-    """Columns in, one column out, row by row; deterministic. Travels to other machines, so it holds plain values."""
+    """Column function: columns in, one column out, row by row; deterministic. Travels to other machines, so it holds plain values."""
 
     kind: ClassVar[pa.DataType]
 
@@ -37,7 +37,7 @@ _CHOSEN: list[Engine] = []
 
 
 def start(engine: Engine = "local", *, cpus: int = 2) -> None:
-    """Choose the engine of this process. "ray" joins the cluster that RAY_ADDRESS names, else starts one here with `cpus` cores."""
+    """Chooses the engine of this process. "ray" joins the cluster that RAY_ADDRESS names, else starts one here with `cpus` cores."""
     if engine not in ("local", "ray"):
         raise ConfigError(f"engine is {engine!r} (expected local | ray)")
     if _CHOSEN and _CHOSEN[0] != engine:
@@ -72,7 +72,7 @@ def _running() -> Any:
 
 
 def mapped(table: pa.Table, reads: Sequence[str], worker: Worker, name: str) -> pa.Table:
-    """`table` with one more column `name`, what the worker makes of the columns it reads. Rows come back in order of "row".
+    """Table with one more column `name`, the worker's output for the columns it reads. Rows come back in order of "row".
 
     `table` needs a column "row" (int64, no two alike): the key by which the result is put back in order.
     """
@@ -98,19 +98,19 @@ def mapped_where(table: pa.Table, reads: Sequence[str], worker: Worker, name: st
 def _remote(daft: Any, worker: Worker) -> Any:
     kind = daft.DataType.from_arrow_type(worker.kind)
 
-    class Remote:
+    class DaftWorker:
         def __init__(self, inner: Worker) -> None:
             self.inner = inner
 
         def call(self, *columns: Any) -> Any:
             return self.inner(*(_plain(column.to_arrow()) for column in columns))
 
-    Remote.call = daft.method.batch(return_dtype=kind, batch_size=BATCH_ROWS)(Remote.call)  # type: ignore[method-assign]
-    return daft.cls(Remote, use_process=False)(worker).call
+    DaftWorker.call = daft.method.batch(return_dtype=kind, batch_size=BATCH_ROWS)(DaftWorker.call)  # type: ignore[method-assign]
+    return daft.cls(DaftWorker, use_process=False)(worker).call
 
 
 def _plain(column: pa.Array | pa.ChunkedArray, kind: pa.DataType | None = None) -> pa.Array:
-    """Daft's large strings and lists as the usual ones."""
+    """Arrow array with Daft's large strings and lists as the usual ones."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if kind is None and pa.types.is_large_string(column.type):

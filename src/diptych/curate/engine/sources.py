@@ -1,4 +1,4 @@
-"""What curation can start from: any data set, and tables of links and texts that have no images yet."""
+"""Sources of curation: any data set, and tables of links and texts that have no images yet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from diptych.worlds.address import open_data
 
 
 def open_pool(source: Any) -> Any:
-    """A curated folder is what earlier steps left of its source; links are a pool without images; the rest as `worlds.address` has it."""
+    """Data set of an address: a curated folder is its source less the dropped rows; links are a pool without images; the rest as
+    `worlds.address`."""
     if isinstance(source, str | Path) and "://" not in str(source):
         path = Path(source).expanduser()
         if is_curated(path):

@@ -1,1 +1,1 @@
-"""Vision experts: what frozen models, or the data themselves, find in an image, as findings with scores and boxes."""
+"""Vision experts: findings with scores and boxes, from frozen models or from the data themselves."""

@@ -1,4 +1,4 @@
-"""Who finds: regions that the data have, a detector, attributes by an embedder, and optical character recognition.
+"""Vision experts: regions that the data have, a detector, attributes by an embedder, and optical character recognition.
 
 Each is frozen and asked about one image. Nothing is downloaded: models are given by address, OCR brings its weights in its package.
 """
@@ -17,22 +17,22 @@ from diptych.core.contracts import Detector, Embedder
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.curate.experts.findings import Box, Finding, ReadText
+from diptych.curate.experts.findings import Box, Finding, RecognizedText
 from diptych.data.media.cropped import crop_of
 from diptych.data.media.decode import decode
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 
 CROP_MARGIN = 0.1
 """Of a box's sides, that a crop for attributes shows around it."""
 
 
 def from_regions(sample: Sample) -> list[Finding]:
-    """What the data say: labels, attributes and boxes of the sample's regions."""
+    """Findings of the data's own regions: labels, attributes and boxes."""
     return [Finding(r.label, r.attributes, score=r.score, box=tuple(map(float, r.box)), by="regions") for r in sample.regions]  # type: ignore[arg-type]  # four
 
 
 @dataclass(frozen=True)
-class Things:
+class ObjectExpert:
     """A detector, asked for a list of names.
 
     address  of a model that detects
@@ -58,7 +58,7 @@ class Things:
 
 
 @dataclass(frozen=True)
-class Attributes:
+class AttributeExpert:
     """Attributes of a box by the similarity of its crop with "a ATTRIBUTE LABEL", as probabilities over all names.
 
     address   of a model that embeds images and texts
@@ -85,20 +85,20 @@ class Attributes:
         return model
 
     def __call__(self, image: ImageSource, things: Sequence[Finding]) -> list[Finding]:
-        """The same findings, with attributes where they have none and a box to look at."""
-        asked = [place for place, thing in enumerate(things) if thing.label and thing.box and not thing.attributes]
-        if not asked:
+        """Findings with attributes added, where they have none and a box."""
+        rows = [row for row, thing in enumerate(things) if thing.label and thing.box and not thing.attributes]
+        if not rows:
             return list(things)
         pixels_HWC = decode(image)
-        boxes = [box for place in asked if (box := things[place].box)]
+        boxes = [box for row in rows if (box := things[row].box)]
         crop_ND = self.model.embed_images([ArrayImage(crop_of(pixels_HWC, box, margin=CROP_MARGIN)) for box in boxes])
-        found = list(things)
-        for place, crop_D in zip(asked, crop_ND, strict=True):
-            text_KD = self.model.embed_texts([f"a {name} {things[place].label}" for name in self.names])
-            chance_K = chances(text_KD @ crop_D, self.sharpness)
+        findings = list(things)
+        for row, crop_D in zip(rows, crop_ND, strict=True):
+            text_KD = self.model.embed_texts([f"a {name} {things[row].label}" for name in self.names])
+            chance_K = name_probabilities(text_KD @ crop_D, self.sharpness)
             best = [k for k in np.argsort(-chance_K, kind="stable")[: self.most].tolist() if chance_K[k] >= self.least]
-            found[place] = replace(things[place], attributes=tuple(self.names[k] for k in best))
-        return found
+            findings[row] = replace(things[row], attributes=tuple(self.names[k] for k in best))
+        return findings
 
 
 @dataclass(frozen=True)
@@ -120,19 +120,19 @@ class OCR:
             raise MissingExtra("rapidocr", "ocr", needed_for="reading text in images") from None
         return RapidOCR(params={"Global.log_level": "critical"})
 
-    def __call__(self, image: ImageSource) -> list[ReadText]:
+    def __call__(self, image: ImageSource) -> list[RecognizedText]:
         answer = self.engine(np.ascontiguousarray(decode(image)[:, :, ::-1]))  # it reads BGR, as OpenCV does
         if answer.txts is None:
             return []
         lines = zip(answer.txts, answer.scores, answer.boxes, strict=True)
         return [
-            ReadText(" ".join(str(string).split()), float(score), _around(corner_42))
+            RecognizedText(" ".join(str(string).split()), float(score), _around(corner_42))
             for string, score, corner_42 in lines
             if float(score) >= self.least and str(string).strip()
         ]
 
 
-def chances(cosine_K: npt.NDArray[Any], sharpness: float) -> npt.NDArray[np.float64]:
+def name_probabilities(cosine_K: npt.NDArray[Any], sharpness: float) -> npt.NDArray[np.float64]:
     """Probability of each name: the softmax of its cosine times `sharpness`."""
     logit_K = sharpness * cosine_K.astype(np.float64)
     raw_K = np.exp(logit_K - logit_K.max())

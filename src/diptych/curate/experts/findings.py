@@ -1,4 +1,4 @@
-"""A finding: a thing with attributes and the text on it; and how experts' answers become findings.
+"""Findings of vision experts: an object with attributes and the text on it.
 
 Letters: none. Boxes are xyxy in pixels of the image.
 """
@@ -46,7 +46,7 @@ class Finding:
 
     @property
     def phrase(self) -> str:
-        """Attributes, label and text as words, without an article.
+        """Phrase of a finding: attributes, label and text, without an article.
 
         >>> Finding("sign", ("red",), "STOP").phrase, Finding("", text="SALE").phrase
         ('red sign with the text “STOP”', 'text “SALE”')
@@ -69,31 +69,32 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadText:
-    """A string that was read in an image."""
+class RecognizedText:
+    """Text recognised in an image."""
 
     string: str
     score: float
     box: Box
 
 
-def with_texts(things: Sequence[Finding], texts: Iterable[ReadText], *, by: str) -> list[Finding]:
-    """Each text goes to the smallest box that contains its middle, several in reading order; what lies in none stands alone."""
-    owned: dict[int, list[ReadText]] = {}
+def with_texts(things: Sequence[Finding], texts: Iterable[RecognizedText], *, by: str) -> list[Finding]:
+    """Findings with texts: each goes to the smallest box that contains its middle, several in reading order; what lies in none stands
+    alone."""
+    owned: dict[int, list[RecognizedText]] = {}
     alone: list[Finding] = []
     for text in sorted(texts, key=lambda t: (t.box[1], t.box[0])):
         x, y = (text.box[0] + text.box[2]) / 2, (text.box[1] + text.box[3]) / 2
-        around = [place for place, thing in enumerate(things) if thing.box is not None and _inside(x, y, thing.box)]
+        around = [index for index, thing in enumerate(things) if thing.box is not None and _inside(x, y, thing.box)]
         if around:
-            owned.setdefault(min(around, key=lambda place: (_area(things[place].box), place)), []).append(text)
+            owned.setdefault(min(around, key=lambda index: (_area(things[index].box), index)), []).append(text)
         else:
             alone.append(Finding("", text=text.string, score=text.score, box=text.box, by=by))
-    found = [replace(t, text=" ".join(o.string for o in owned[n])) if n in owned else t for n, t in enumerate(things)]
-    return [*found, *alone]
+    findings = [replace(t, text=" ".join(o.string for o in owned[n])) if n in owned else t for n, t in enumerate(things)]
+    return [*findings, *alone]
 
 
-def ordered(findings: Iterable[Finding], *, least: float, most: int) -> list[Finding]:
-    """Those of score `least` or more, the best first, at most `most`; of equal phrases the best one."""
+def top_findings(findings: Iterable[Finding], *, least: float, most: int) -> list[Finding]:
+    """Findings of score `least` or more, the best first, at most `most`; of equal phrases the best one."""
     ranked = sorted(findings, key=lambda f: (-f.score, f.label, f.phrase, f.box or ()))
     different = {finding.phrase: finding for finding in reversed(ranked) if finding.score >= least and finding.phrase}
     return sorted(different.values(), key=ranked.index)[:most]

@@ -1,1 +1,1 @@
-"""Curation steps by system."""
+"""Curation steps, one file a system."""

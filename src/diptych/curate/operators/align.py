@@ -1,4 +1,4 @@
-"""ALIGN's cleaning of web pairs: by counting, never by what a picture or a text means (Jia et al., 2021, 2102.05918).
+"""ALIGN's frequency-based cleaning of web pairs (Jia et al., 2021, 2102.05918).
 
 A row leaves for the first rule that it breaks, and its reason begins with the name of that rule:
 
@@ -24,12 +24,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.curate.duplicates.near import HammingIndex, Look, look
-from diptych.curate.engine.costs import planned
+from diptych.curate.duplicates.near import HammingIndex, ImageHash, hash_image
+from diptych.curate.engine.costs import estimate_cost
 from diptych.curate.operators.alt_text import TextCounts
 from diptych.data.media.decode import probe
 from diptych.worlds.address import held_out, open_data
@@ -82,10 +82,10 @@ class AlignFilters:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         if self.evaluation:
-            return planned(data, lambda image: (_digest_and_size(image), look(image)), unit="read, hash, decode")
-        return planned(data, _digest_and_size, unit="read and hash")
+            return estimate_cost(data, lambda image: (_digest_and_size(image), hash_image(image)), unit="read, hash, decode")
+        return estimate_cost(data, _digest_and_size, unit="read and hash")
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
         rows = sorted(range(len(data)), key=data.uids.__getitem__)
         faults: dict[int, str] = {}
@@ -127,18 +127,18 @@ class AlignFilters:
             if len(passed) < len(texts):
                 kept_texts[sample.uid] = passed
         columns = {"kept_texts": kept_texts} if kept_texts else {}
-        return Curated(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
 
     def _texts(self, sample: Sample) -> list[str]:
         texts = sample.positives(self.language)
         return [text.string for text in texts if not self.origins or text.origin in self.origins]
 
     def _passing_texts(self, texts: Sequence[str], counts: TextCounts) -> tuple[list[str], str]:
-        """The texts that pass, and the first one's fault when none does."""
+        """Texts that pass, and the first one's fault when none does."""
         limits = {"shared_by": self.shared_by, "min_words": self.min_words, "max_words": self.max_words}
-        found = [(text, counts.fault(text, **limits)) for text in texts]
-        passed = [text for text, fault in found if not fault]
-        return passed, "" if passed else found[0][1] if found else "no_text: none to be judged"
+        faults = [(text, counts.fault(text, **limits)) for text in texts]
+        passed = [text for text, fault in faults if not fault]
+        return passed, "" if passed else faults[0][1] if faults else "no_text: none to be judged"
 
     def _size_fault(self, size: Size) -> str:
         short, long = sorted(size)
@@ -159,41 +159,41 @@ class AlignFilters:
         return f"unsafe: {value:.2f} (expected at most {self.unsafe_above:g})" if value > self.unsafe_above else ""
 
     def _near_evaluation(self) -> Callable[[ImageSource | None], str]:
-        """Answers with the fault of an image that is near an evaluation image."""
+        """Function that returns the fault of an image near an evaluation image."""
         if not self.evaluation:
             return lambda image: ""
-        known: list[tuple[str, Look]] = []
+        evaluation: list[tuple[str, ImageHash]] = []
         index = HammingIndex(NEAR_BITS)
         for part in held_out(open_data(self.evaluation)).values():
             for row in range(len(part)):
                 sample = part[row]
                 if sample.image is not None:
-                    seen = look(sample.image)
-                    index.add(len(known), seen.bits)
-                    known.append((sample.uid, seen))
+                    seen = hash_image(sample.image)
+                    index.add(len(evaluation), seen.bits)
+                    evaluation.append((sample.uid, seen))
 
         def near(image: ImageSource | None) -> str:
             if image is None:
                 return ""
             try:
-                mine = look(image)
+                mine = hash_image(image)
             except (DecodeError, OSError) as error:
                 return f"unreadable: {error}"
-            found = [(_apart(mine, known[key][1]), bits, known[key][0]) for key, bits in index.within(mine.bits)]
-            if not found or min(found)[0] > NEAR_COLOUR:
+            matches = [(_apart(mine, evaluation[key][1]), bits, evaluation[key][0]) for key, bits in index.within(mine.bits)]
+            if not matches or min(matches)[0] > NEAR_COLOUR:
                 return ""
-            colour, bits, uid = min(found)
+            colour, bits, uid = min(matches)
             return f"evaluation: near {uid}, {bits} of 64 bits and {colour:.1f} of 255 in colour"
 
         return near
 
 
-def _apart(one: Look, other: Look) -> float:
+def _apart(one: ImageHash, other: ImageHash) -> float:
     return float(np.abs(one.colour_HWC.astype(np.int16) - other.colour_HWC).mean())
 
 
 def _digest_and_size(image: ImageSource) -> tuple[bytes, Size]:
-    """What tells an image from others, and its (width, height) from the header."""
+    """SHA-256 of an image's bytes or pixels, and its (width, height) from the header."""
     if isinstance(image, ArrayImage):
         pixels = image.pixels_HWC
         shape = repr(pixels.shape).encode()

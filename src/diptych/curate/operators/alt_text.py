@@ -1,4 +1,4 @@
-"""Rules for texts as the web gives them: counted, not understood (ALIGN, Jia et al., 2021, 2102.05918, section on text filters).
+"""Rules for alt texts, by counts alone (ALIGN, Jia et al., 2021, 2102.05918, section on text filters).
 
 Three rules, each counted over the raw data before any row leaves: a text that stands beside many different images says little about
 any of them ("1920x1080", "click to enlarge"); a text with a token that is rare in the data is often machine code; a text of one or
@@ -28,7 +28,7 @@ def words_of(text: str) -> list[str]:
 
 
 def tokens_of(text: str) -> Iterator[str]:
-    """Words and pairs of neighbours.
+    """Unigrams and bigrams of a text.
 
     >>> list(tokens_of("a red bus"))
     ['a', 'red', 'bus', 'a red', 'red bus']
@@ -39,13 +39,13 @@ def tokens_of(text: str) -> Iterator[str]:
 
 
 def same_text(text: str) -> str:
-    """What two texts have in common that count as one: no case, single spaces."""
+    """Normalised text for equality: case folded, single spaces."""
     return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True)
 class TextCounts:
-    """How often texts and tokens occur in the raw data.
+    """Frequencies of texts and tokens in the raw data.
 
     images  by text (`same_text`): how many different images it stands beside
     common  the tokens that are frequent enough; None when all are
@@ -74,7 +74,7 @@ class TextCounts:
         return cls(images, frozenset(ordered[:vocabulary]))
 
     def fault(self, text: str, *, shared_by: int, min_words: int, max_words: int) -> str:
-        """Why a text goes: the name of the rule, a colon and what was found; "" when it stays. A limit of 0 is off."""
+        """Reason to drop a text: the name of the rule, a colon and the value; "" when it stays. A limit of 0 is off."""
         count = len(words_of(text))
         if count < min_words or 0 < max_words < count:
             return f"length: {count} words (expected {min_words}..{max_words or 'any number'})"

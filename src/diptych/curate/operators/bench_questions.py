@@ -18,15 +18,15 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.sample import Sample
-from diptych.curate.engine.parts import Parts
-from diptych.curate.text.question_programs import Vocabulary, write_questions
-from diptych.curate.text.triplet_filters import Limits, measure_filters, reasons, spoilt
-from diptych.curate.writing.requests import Request
-from diptych.curate.writing.step import Wish, Writes
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.text.question_programs import SymbolVocabulary, write_questions
+from diptych.curate.text.triplet_filters import WordLimits, drop_reasons, measure_filters, with_planted_errors
+from diptych.curate.writing.requests import TextRequest
+from diptych.curate.writing.step import RowRequest, WritingStep
 from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.symbols import Symbols, symbols_of
 from diptych.data.text.question_answering.triplets import ABILITIES, Triplet, lines_of, triplet_from
@@ -59,7 +59,7 @@ ASKED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchQuestions(Writes):
+class BenchQuestions(WritingStep):
     """writer      programs | folder:PATH | gguf:FILE | http://HOST/v1#MODEL | chat+http://HOST/v1#MODEL
     kinds        of ability that a language model is asked for ("perception/count"); programs write those that they have
     options      of a closed question
@@ -98,41 +98,41 @@ class BenchQuestions(Writes):
         if self.writer == PROGRAMS:
             return {"items": len(data), "unit": "picture", "seconds_each": each, "seconds": each * len(data)}
         rows = _table(tried)
-        return self.planned(list(self._wishes(rows)), len(data) * len(self.kinds), self._backend(rows))
+        return self.planned(list(self._requests(rows)), len(data) * len(self.kinds), self._backend(rows))
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from questions that an earlier run wrote."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from questions that an earlier run wrote."""
         start = time.perf_counter()
         row_of = {uid: row for row, uid in enumerate(data.uids)}
         symbols = {uid: self._symbols(data[row_of[uid]]) for uid in sorted(row_of)}
-        known = {uid: one for uid, one in symbols.items() if one.things or one.captions}
-        if not known:
+        described = {uid: one for uid, one in symbols.items() if one.things or one.captions}
+        if not described:
             raise DataError(
                 f"nothing says what is in the images of '{data.name}'", field="regions, texts", expected="boxes or captions"
             )
-        vocabulary = Vocabulary.of(list(known.values()))
-        made, files, notes = self._write_questions(known, vocabulary, parts)
-        limits = Limits(self.question_words, self.answer_words, self.reasoning_words)
-        found = reasons(made, known, vocabulary, limits)
-        kept = [triplet for triplet, reason in zip(made, found, strict=True) if not reason]
-        gone = Counter(reason.partition(":")[0] for reason in found if reason)
+        vocabulary = SymbolVocabulary.of(list(described.values()))
+        made, files, notes = self._write_questions(described, vocabulary, parts)
+        limits = WordLimits(self.question_words, self.answer_words, self.reasoning_words)
+        faults = drop_reasons(made, described, vocabulary, limits)
+        kept = [triplet for triplet, reason in zip(made, faults, strict=True) if not reason]
+        gone = Counter(reason.partition(":")[0] for reason in faults if reason)
         report: dict[str, Any] = {"written": len(made), "kept": len(kept), "taken_out": dict(sorted(gone.items()))}
         report["kinds"] = dict(sorted(Counter(f"{one.ability}/{one.sub_ability}" for one in kept).items()))
         if self.planted:
-            report["measured"] = self._measure_filters(kept, known, vocabulary, limits)
+            report["measured"] = self._measure_filters(kept, described, vocabulary, limits)
         files |= {"triplets.jsonl": lines_of(kept), "filters.json": (json.dumps(report, indent=1) + "\n").encode()}
         counts = Counter(triplet.uid for triplet in kept)
         first = f"{len(kept):,} of {len(made):,} questions are kept" + "".join(
             f", {n:,} {kind}" for kind, n in sorted(gone.items())
         )
         columns = {"bench_questions": {uid: counts[uid] for uid in symbols}}
-        return Curated(tuple(symbols), (), columns, time.perf_counter() - start, files, (first, *notes))
+        return CurationStepResult(tuple(symbols), (), columns, time.perf_counter() - start, files, (first, *notes))
 
     def _symbols(self, sample: Sample) -> Symbols:
-        """Boxes in shares of the picture's sides, for which its size is read."""
+        """Symbols of each picture; boxes in shares of its sides, for which its size is read."""
         size = None
         if sample.regions and sample.image is not None:
             height, width = decode(sample.image, exact=True).shape[:2]
@@ -140,26 +140,26 @@ class BenchQuestions(Writes):
         return symbols_of(sample, size, language=self.language)
 
     def _write_questions(
-        self, symbols: Mapping[str, Symbols], vocabulary: Vocabulary, parts: Parts
+        self, symbols: Mapping[str, Symbols], vocabulary: SymbolVocabulary, parts: PartStore
     ) -> tuple[list[Triplet], dict[str, bytes], tuple[str, ...]]:
         if self.writer == PROGRAMS:
             rngs = {uid: keyed_rng("bench questions", self.seed, uid) for uid in symbols}
             every = [write_questions(uid, one, vocabulary, rngs[uid], options=self.options) for uid, one in symbols.items()]
             return [triplet for some in every for triplet in some], {}, ()
         rows = _table(symbols)
-        done = self.written(rows, self._wishes, self._backend(rows), _read, parts, name="triplets")
+        done = self.written(rows, self._requests, self._backend(rows), _read, parts, name="triplets")
         made = [_triplet_of_row(row, done.backend.name) for row in done.used()]
         return made, {"writing.json": done.report()}, done.notes()
 
     def _backend(self, rows: pa.Table) -> Any:
         return self.backend(lambda: rows["string"].to_pylist(), stop=())
 
-    def _wishes(self, rows: pa.Table) -> Iterable[Wish]:
+    def _requests(self, rows: pa.Table) -> Iterable[RowRequest]:
         for uid, text in zip(rows["uid"].to_pylist(), rows["string"].to_pylist(), strict=True):
             for number, kind in enumerate(self.kinds):
                 seed = keyed_seed("bench questions", self.seed, uid, kind)
-                request = Request(f"{uid} {kind}", self._prompt(text, kind), caption=text, style=kind, seed=seed)
-                yield Wish(uid, number, kind, request)
+                request = TextRequest(f"{uid} {kind}", self._prompt(text, kind), caption=text, style=kind, seed=seed)
+                yield RowRequest(uid, number, kind, request)
 
     def _prompt(self, symbols: str, kind: str) -> str:
         ability, _, name = kind.partition("/")
@@ -174,19 +174,19 @@ class BenchQuestions(Writes):
         )
 
     def _measure_filters(
-        self, kept: list[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, limits: Limits
+        self, kept: list[Triplet], symbols: Mapping[str, Symbols], vocabulary: SymbolVocabulary, limits: WordLimits
     ) -> dict[str, dict[str, Any]]:
-        planted = spoilt(kept, symbols, vocabulary, self.planted, keyed_rng("planted errors", self.seed))
-        found = reasons([triplet for triplet, _ in planted], symbols, vocabulary, limits)
-        return {kind: asdict(one) for kind, one in measure_filters(found, [error for _, error in planted]).items()}
+        planted = with_planted_errors(kept, symbols, vocabulary, self.planted, keyed_rng("planted errors", self.seed))
+        faults = drop_reasons([triplet for triplet, _ in planted], symbols, vocabulary, limits)
+        return {kind: asdict(one) for kind, one in measure_filters(faults, [error for _, error in planted]).items()}
 
 
 def _table(symbols: Mapping[str, Symbols]) -> pa.Table:
     return pa.table({"uid": pa.array(list(symbols), pa.string()), "string": [one.text for one in symbols.values()]})
 
 
-def _read(wish: Wish, text: str) -> tuple[str, str]:
-    """The JSON object in an answer, as one line, or why it is none."""
+def _read(request: RowRequest, text: str) -> tuple[str, str]:
+    """JSON object in an answer, as one line, or the reason why it is none."""
     start, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[start : end + 1]) if 0 <= start < end else None
@@ -194,15 +194,15 @@ def _read(wish: Wish, text: str) -> tuple[str, str]:
         return "", f"malformed: {error.msg}"
     if not isinstance(value, dict):
         return "", "malformed: no JSON object"
-    ability, _, kind = wish.request.style.partition("/")
-    asked = {name: value.get(name) for name in ("question", "answer", "options", "reasoning")}
+    ability, _, kind = request.request.style.partition("/")
+    fields = {name: value.get(name) for name in ("question", "answer", "options", "reasoning")}
     try:
         triplet_from(
-            {"uid": wish.uid, "ability": ability, "sub_ability": kind, **asked, "reasoning": str(asked["reasoning"] or "")}
+            {"uid": request.uid, "ability": ability, "sub_ability": kind, **fields, "reasoning": str(fields["reasoning"] or "")}
         )
     except DataError as error:
         return "", f"malformed: {error}"
-    return json.dumps(asked, ensure_ascii=False), ""
+    return json.dumps(fields, ensure_ascii=False), ""
 
 
 def _triplet_of_row(row: Mapping[str, Any], writer: str) -> Triplet:

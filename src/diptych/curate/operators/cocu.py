@@ -34,12 +34,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop, Unit
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Unit
 from diptych.core.errors import ConfigError, DataError
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import Embedded, embedded, open_embedder
-from diptych.curate.engine.parts import Parts
-from diptych.curate.text.gallery import Gallery, Words, places
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.text.gallery import Gallery, Words, row_of_name
 from diptych.index.embed import embed_texts
 from diptych.worlds.address import open_data
 
@@ -95,26 +95,34 @@ class CoCu:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._model()
-        return {**planned(data, lambda image: model.embed_images([image]), unit="embedding"), "needs": "all images of the index"}
+        return {
+            **estimate_cost(data, lambda image: model.embed_images([image]), unit="embedding"),
+            "needs": "all images of the index",
+        }
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from embeddings that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from embeddings that an earlier run finished."""
         start = time.perf_counter()
         model = self._model()
         other = open_data(self.index) if self.index else data
         gallery = self._gallery(other)
-        own = embedded(data, model, parts)
-        pool = embedded(other, model, Parts(parts.folder, f"{parts.key}-index")) if self.index else own
-        found = self._captions(other, pool, gallery)
+        own = embed_pool(data, model, parts)
+        pool = embed_pool(other, model, PartStore(parts.folder, f"{parts.key}-index")) if self.index else own
+        caption_concepts = self._captions(other, pool, gallery)
         concept_KD = embed_texts(model, [self.template.format(name) for name in gallery.names], gallery.names)
-        row_of = places(gallery.names)
+        row_of = row_of_name(gallery.names)
         lists: dict[str, list[tuple[str, float, int]]] = {}
         for uid, anchor_D, near in self._near(own, pool):
             ranked = curated_concepts(
-                anchor_D, pool.vector_ND[near], [found[n] for n in near.tolist()], concept_KD, row_of, membership=self.membership
+                anchor_D,
+                pool.vector_ND[near],
+                [caption_concepts[n] for n in near.tolist()],
+                concept_KD,
+                row_of,
+                membership=self.membership,
             )
             labels = clustered(concept_KD[[row_of[name] for name, _ in ranked]]) if self.clusters else [-1] * len(ranked)
             lists[uid] = [(name, score, label) for (name, score), label in zip(ranked, labels, strict=True)]
@@ -136,7 +144,7 @@ class CoCu:
         }
         files = {"cocu.json": (json.dumps(facts, indent=1) + "\n").encode()}
         note = f"{facts['concepts']:,} concepts for {filled:,} of {len(lists):,} images, from a gallery of {facts['gallery']:,} names"
-        return Curated(kept, drops, columns_of(lists), time.perf_counter() - start, files, (note,))
+        return CurationStepResult(kept, drops, columns_of(lists), time.perf_counter() - start, files, (note,))
 
     def _model(self) -> Any:
         if not self.model:
@@ -153,21 +161,21 @@ class CoCu:
             raise DataError(f"'{data.name}' has no labels", field="regions, texts", expected="--gallery FILE, a concept a line")
         return Gallery.of(sorted(set(labels)), plurals=self.plurals)
 
-    def _captions(self, data: Dataset, pool: Embedded, gallery: Gallery) -> list[tuple[str, ...]]:
-        """The concepts of the captions of each embedded row."""
-        row_of = places(data.uids)
+    def _captions(self, data: Dataset, pool: ImageEmbeddings, gallery: Gallery) -> list[tuple[str, ...]]:
+        """Concepts in the captions of each embedded row."""
+        row_of = row_of_name(data.uids)
         texts = ([text.string for text in data[row_of[uid]].positives(self.language)] for uid in pool.uids)
-        return [tuple(dict.fromkeys(name for text in some for name in gallery.found(text, self.words))) for some in texts]
+        return [tuple(dict.fromkeys(name for text in some for name in gallery.concepts_in(text, self.words))) for some in texts]
 
-    def _near(self, own: Embedded, pool: Embedded) -> Any:
-        """uid, vector and the rows of the nearest images of the pool, nearest first, ties by row."""
-        place = places(pool.uids)
+    def _near(self, own: ImageEmbeddings, pool: ImageEmbeddings) -> Any:
+        """Nearest images of the pool by row: uid, vector and rows, nearest first, ties by row."""
+        row_of = row_of_name(pool.uids)
         for start in range(0, len(own.uids), BLOCK):
             score_BM = own.vector_ND[start : start + BLOCK] @ pool.vector_ND.T
             for number, score_M in enumerate(score_BM):
                 uid = own.uids[start + number]
-                if not self.itself and uid in place:
-                    score_M[place[uid]] = -np.inf
+                if not self.itself and uid in row_of:
+                    score_M[row_of[uid]] = -np.inf
                 order = np.argsort(-score_M, kind="stable")[: self.neighbours]
                 yield uid, own.vector_ND[start + number], order[np.isfinite(score_M[order])]
 
@@ -175,24 +183,24 @@ class CoCu:
 def curated_concepts(
     anchor_D: npt.NDArray[Any],
     near_LD: npt.NDArray[Any],
-    found: Sequence[Sequence[str]],
+    concepts: Sequence[Sequence[str]],
     concept_KD: npt.NDArray[Any],
     row_of: Mapping[str, int],
     *,
     membership: Literal["word", "substring"] = "word",
 ) -> list[tuple[str, float]]:
-    """The concepts of the neighbours with their scores, the best first; of equal scores in alphabetical order.
+    """Concepts of the neighbours with their scores, the best first; of equal scores in alphabetical order.
 
     Where no cosine of the archive is above 0, the first term is the cosine itself, and where the mean is 0, the second term is 0: the
     released code divides by zero there.
 
-    near_LD  unit vectors of the neighbours, `found` the concepts of their captions
+    near_LD  unit vectors of the neighbours, `concepts` those of their captions
     """
-    archive = sorted({name for names in found for name in names})
-    joined = [", ".join(names) for names in found]
+    archive = sorted({name for names in concepts for name in names})
+    joined = [", ".join(names) for names in concepts]
     cosines = []
     for name in archive:
-        has = [n for n in range(len(found)) if (name in joined[n] if membership == "substring" else name in found[n])]
+        has = [n for n in range(len(concepts)) if (name in joined[n] if membership == "substring" else name in concepts[n])]
         fits = np.concatenate([near_LD[has], anchor_D[None]]) @ concept_KD[row_of[name]]
         cosines.append((float(fits[-1]), float(fits.mean()), float(fits.max())))
     most = max((largest for _, _, largest in cosines), default=1.0)
@@ -202,7 +210,7 @@ def curated_concepts(
 
 
 def clustered(concept_AD: Unit) -> list[int]:
-    """A cluster for each of A concepts, ceil(A / 2) of them; of two or fewer one each."""
+    """Cluster of each of A concepts, ceil(A / 2) of them; of two or fewer one each."""
     if len(concept_AD) <= 2:
         return list(range(len(concept_AD)))
     from sklearn.cluster import KMeans
@@ -217,7 +225,7 @@ def columns_of(lists: Mapping[str, Sequence[tuple[str, float, int]]]) -> dict[st
     kinds = {"concepts": pa.string(), "concept_scores": pa.float64(), "concept_clusters": pa.int64()}
     return {
         name: pa.table(
-            {"uid": uids, name: pa.array([[one[place] for one in lists[uid]] for uid in uids.to_pylist()], pa.list_(kind))}
+            {"uid": uids, name: pa.array([[one[index] for one in lists[uid]] for uid in uids.to_pylist()], pa.list_(kind))}
         )
-        for place, (name, kind) in enumerate(kinds.items())
+        for index, (name, kind) in enumerate(kinds.items())
     }

@@ -1,8 +1,8 @@
-"""Train a filter's head on labelled images, keep it in a folder, and ask it: how unsafe, how surely watermarked. Both are plug-ins.
+"""Heads of image filters (unsafe, watermark): training on labelled images, saving, opening. Both are plug-ins.
 
     head = train_safety(vectors, labels, fingerprint=model.fingerprint); head.save(folder); open_head(folder).probability(vectors)
 
-A folder holds head.json (kind, sizes, the fingerprint of the embedder whose vectors it knows) and head.safetensors.
+A folder holds head.json (kind, sizes, the fingerprint of its embedder) and head.safetensors.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Head:
-    """A trained head. `facts` is what head.json says."""
+class FilterHead:
+    """Trained head of a filter. `facts` is the content of head.json."""
 
     net: nn.Module
     facts: dict[str, Any]
@@ -43,30 +43,30 @@ class Head:
             save_file({name: tensor.contiguous() for name, tensor in self.net.state_dict().items()}, work / "head.safetensors")
 
 
-class Safety(Head):
-    """Whether a picture is unsafe to show, from its embedding."""
+class SafetyClassifier(FilterHead):
+    """Classifier of unsafe pictures, on their embeddings."""
 
     def probability(self, vector_ND: Unit, fingerprint: str) -> Floats:
-        """How unsafe, 0..1, [N]. `fingerprint` is that of the embedder; another one's vectors mean something else and are refused."""
+        """Probability of being unsafe, 0..1, [N]. `fingerprint` is the embedder's; vectors of another embedder are refused (RunError)."""
         if fingerprint != self.facts["embedder"]:
             raise RunError(f"the head was trained on embeddings of {self.facts['embedder']}, these are of {fingerprint}")
         with torch.no_grad():
             return np.asarray(torch.sigmoid(self.net.eval()(torch.from_numpy(np.array(vector_ND, np.float32)))), np.float32)
 
 
-class Watermark(Head):
-    """Whether a picture has a watermark, from its pixels."""
+class WatermarkClassifier(FilterHead):
+    """Classifier of watermarked pictures, on their pixels."""
 
     def probability(self, images: Sequence[ImageSource], *, batch_size: int = 16) -> Floats:
-        """How surely watermarked, 0..1, [N]. Raises DecodeError for an image that cannot be read."""
-        found = []
+        """Probability of a watermark, 0..1, [N]. Raises DecodeError for an image that cannot be read."""
+        blocks = []
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
-                found += [
+                blocks += [
                     torch.softmax(self.net.eval()(_pixels(image, self.facts["side"])), 1)[:, 0]
                     for image in images[start : start + batch_size]
                 ]
-        return np.asarray(torch.cat(found), np.float32) if found else np.zeros(0, np.float32)
+        return np.asarray(torch.cat(blocks), np.float32) if blocks else np.zeros(0, np.float32)
 
 
 def train_safety(
@@ -79,8 +79,8 @@ def train_safety(
     batch_size: int = 256,
     lr: float = 1e-3,
     seed: int = 0,
-) -> Safety:
-    """From embeddings with labels. Both labels must occur; batches hold as many of either."""
+) -> SafetyClassifier:
+    """Safety classifier trained on embeddings with labels. Both labels must occur; batches hold as many of either."""
     label_N = _labels(unsafe, len(vector_ND))
     torch.manual_seed(seed)
     net = SafetyHead(vector_ND.shape[1], hidden=hidden)
@@ -91,7 +91,9 @@ def train_safety(
         return nn.functional.binary_cross_entropy_with_logits(net(inputs[rows]), target)
 
     _fit(net, loss, label_N, steps, batch_size, lr, seed)
-    return Safety(net, {"kind": "safety", "width": int(vector_ND.shape[1]), "hidden": list(hidden), "embedder": fingerprint})
+    return SafetyClassifier(
+        net, {"kind": "safety", "width": int(vector_ND.shape[1]), "hidden": list(hidden), "embedder": fingerprint}
+    )
 
 
 def train_watermark(
@@ -104,8 +106,10 @@ def train_watermark(
     batch_size: int = 32,
     lr: float = 1e-3,
     seed: int = 0,
-) -> Watermark:
-    """From images with labels, decoded once (`side` x `side` x 3 floats each are held). Batches hold as many of either label."""
+) -> WatermarkClassifier:
+    """Watermark classifier trained on images with labels, decoded once (`side` x `side` x 3 floats each are held). Batches hold as many of
+    either label.
+    """
     label_N = _labels(watermarked, len(images))
     torch.manual_seed(seed)
     model = WatermarkNet(net, side=side)
@@ -116,20 +120,20 @@ def train_watermark(
         return nn.functional.cross_entropy(model(pixels[rows]), target)
 
     _fit(model, loss, label_N, steps, batch_size, lr, seed)
-    return Watermark(model, {"kind": "watermark", "net": net, "side": side})
+    return WatermarkClassifier(model, {"kind": "watermark", "net": net, "side": side})
 
 
 def open_head(folder: Path) -> Any:
-    """What `save` wrote."""
+    """Head of a folder that `save` wrote. Raises DataError for a folder without one."""
     if not (folder / "head.json").is_file():
         raise DataError("holds no head", file=folder, expected="head.json and head.safetensors, as a trained head saves itself")
     facts = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     if facts["kind"] == "safety":
         net: nn.Module = SafetyHead(facts["width"], hidden=tuple(facts["hidden"]))
-        made: Head = Safety(net, facts)
+        made: FilterHead = SafetyClassifier(net, facts)
     elif facts["kind"] == "watermark":
         net = WatermarkNet(facts["net"], side=facts["side"])
-        made = Watermark(net, facts)
+        made = WatermarkClassifier(net, facts)
     else:
         raise DataError(f"is a head of kind {facts['kind']!r}", file=folder / "head.json", expected="safety | watermark")
     net.load_state_dict(load_file(folder / "head.safetensors"))
@@ -159,7 +163,7 @@ def _labels(values: Sequence[bool], count: int) -> npt.NDArray[np.bool_]:
 
 
 def _pixels(image: ImageSource, side: int) -> torch.Tensor:
-    """Squashed to a square as the published detector has it, 0..1. [1, C, H, W]"""
+    """Image squashed to a square as the published detector has it, 0..1. [1, C, H, W]"""
     from PIL import Image
 
     square = Image.fromarray(decode(image)).resize((side, side), Image.Resampling.BILINEAR)

@@ -1,6 +1,6 @@
 """FuseCap: what vision experts find is fused into the caption (Rotstein et al., 2023, 2305.17718). Rows without a readable image leave.
 
-1. Experts look at each image: a detector (or the regions that the data have) gives things with boxes and scores, an embedder their
+1. Experts analyse each image: a detector (or the regions that the data have) gives things with boxes and scores, an embedder their
 attributes, OCR the text on them. All findings are kept as the column ``findings``, with expert, score, box, and where they stand in the
 fused caption. 2. Findings of score `least` or more, the best first, are fused with the caption by a writer: rules that put attributes
 before what the caption names and the rest behind it, or a language model (published: FLAN-T5-XL, taught by 20,000 answers of ChatGPT).
@@ -24,17 +24,17 @@ from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.parts import Parts
-from diptych.curate.experts.experts import OCR, Attributes, Things, from_regions
-from diptych.curate.experts.findings import FINDING, Finding, ordered, with_texts
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.experts.experts import OCR, AttributeExpert, ObjectExpert, from_regions
+from diptych.curate.experts.findings import FINDING, Finding, top_findings, with_texts
 from diptych.curate.writing import fusing
-from diptych.curate.writing.requests import Request, TextBackend
-from diptych.curate.writing.step import Wish, Writes, Writing
+from diptych.curate.writing.requests import TextBackend, TextRequest
+from diptych.curate.writing.step import GeneratedTexts, RowRequest, WritingStep
 from diptych.data.text.captions.variants import VARIANTS, variant_column
 from diptych.data.text.tokenize import Tokenizer
 
@@ -44,7 +44,7 @@ RULES = "grammar"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseCap(Writes):
+class FuseCap(WritingStep):
     """detector    address of a model that detects; "" takes the regions that the data have
     objects     names that the detector is asked for
     embedder    address of a model that embeds images and texts, for attributes; "" asks for none beyond those of regions
@@ -53,9 +53,9 @@ class FuseCap(Writes):
     least_attribute  probability from which an attribute is taken
     most        findings in a caption
     ocr         whether text in the image is read
-    origins     of the caption: the row's first text of the first of these that it has; without one the findings alone are said
+    origins     of the caption: the row's first text of the first of these that it has; without one the text holds the findings alone
     language    of captions that are fused; "" any
-    check       "findings": all are said and nothing else; "none": any text is used
+    check       "findings": the text holds all findings and nothing else; "none": any text is used
     instead     whether the fused caption stands instead of the row's texts
     text_length  tokens (of CLIP's vocabulary) beyond which a text counts as cut
     """
@@ -90,61 +90,64 @@ class FuseCap(Writes):
 
     @classmethod
     def paper(cls) -> Self:
-        """Detector, attributes, OCR and a FLAN-T5-XL that writes, whose captions replace the row's: name the models."""
+        """Published configuration: detector, attributes, OCR and a FLAN-T5-XL that writes, whose captions replace the row's: name the
+        models."""
         return cls(writer="folder:flan-t5-xl-fuser", temperature=0.0, ocr=True, instead=True, check="none")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        seen = planned(data, lambda image: self._seen(Sample("x", image)), unit="experts on an image")
+        seen = estimate_cost(data, lambda image: self._all_findings(Sample("x", image)), unit="experts on an image")
         caption = self._captions(data)
         rows = range(0, len(data), max(1, len(data) // 24))
-        wishes = [self._wish(data[row], caption, from_regions(data[row])) for row in rows]
-        text = self.planned(wishes, len(data), self._fuser(caption))
+        requests = [self._request(data[row], caption, from_regions(data[row])) for row in rows]
+        text = self.planned(requests, len(data), self._fuser(caption))
         return {**text, "expert_seconds": seen["seconds"], "seconds": seen["seconds"] + text.get("seconds", 0.0)}
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from findings and captions that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from findings and captions that an earlier run finished."""
         start = time.perf_counter()
-        caption, place = self._captions(data), {uid: row for row, uid in enumerate(data.uids)}
-        found, faults = self._findings(data, parts)
-        if found and not any(found.values()):
+        caption, row_of = self._captions(data), {uid: row for row, uid in enumerate(data.uids)}
+        findings_of, faults = self._findings(data, parts)
+        if findings_of and not any(findings_of.values()):
             raise DataError(
                 f"no expert found anything in '{data.name}'",
                 field="regions",
-                expected="regions in the data, --detector MODEL --objects NAME ..., or --ocr; or names that the detector knows",
+                expected="regions in the data, --detector MODEL --objects NAME ..., or --ocr; or names of the detector's vocabulary",
             )
-        chosen = {uid: ordered(findings, least=self.least, most=self.most) for uid, findings in found.items()}
-        asked = sorted(uid for uid, findings in chosen.items() if findings)
-        rows = pa.table({"row": pa.array(range(len(asked)), pa.int64()), "uid": pa.array(asked, pa.string())})
+        chosen = {uid: top_findings(findings, least=self.least, most=self.most) for uid, findings in findings_of.items()}
+        uids = sorted(uid for uid, findings in chosen.items() if findings)
+        rows = pa.table({"row": pa.array(range(len(uids)), pa.int64()), "uid": pa.array(uids, pa.string())})
         backend = self._fuser(caption)
 
-        def wishes(part: pa.Table) -> Iterator[Wish]:
-            return (self._wish(data[place[uid]], caption, chosen[uid]) for uid in part["uid"].to_pylist())
+        def requests(part: pa.Table) -> Iterator[RowRequest]:
+            return (self._request(data[row_of[uid]], caption, chosen[uid]) for uid in part["uid"].to_pylist())
 
-        def read(wish: Wish, raw: str) -> tuple[str, str]:
-            return self._read(raw, caption[wish.uid], chosen[wish.uid])
+        def read(request: RowRequest, raw: str) -> tuple[str, str]:
+            return self._read(raw, caption[request.uid], chosen[request.uid])
 
-        done = self.written(rows, wishes, backend, read, parts)
+        done = self.written(rows, requests, backend, read, parts)
         fused = {row["uid"]: row for row in done.used()}
-        columns = self._columns(data, place, caption, found, fused, done)
+        columns = self._columns(data, row_of, caption, findings_of, fused, done)
         cut = (
             Tokenizer.from_spec("clip").encode([row["string"] for row in fused.values()], self.text_length).truncated
             if fused
             else 0
         )
-        facts = {**done.counts(), "findings": sum(map(len, found.values())), "cut": cut, "text_length": self.text_length}
+        facts = {**done.counts(), "findings": sum(map(len, findings_of.values())), "cut": cut, "text_length": self.text_length}
         files = {"fusecap.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()}
         note = f"{cut:,} of {len(fused):,} fused captions are longer than {self.text_length} tokens"
         drops = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
-        return Curated(tuple(sorted(found)), drops, columns, time.perf_counter() - start, files, (*done.notes(), note))
+        return CurationStepResult(
+            tuple(sorted(findings_of)), drops, columns, time.perf_counter() - start, files, (*done.notes(), note)
+        )
 
     def _fuser(self, caption: Mapping[str, str]) -> TextBackend:
-        return fusing.Rules() if self.writer == RULES else self.backend(lambda: caption.values())
+        return fusing.RuleFuser() if self.writer == RULES else self.backend(lambda: caption.values())
 
-    def _seen(self, sample: Sample) -> list[Finding]:
-        """What all experts find in one image."""
+    def _all_findings(self, sample: Sample) -> list[Finding]:
+        """Findings of all experts in one image."""
         image = sample.image
         things = from_regions(sample)
         if image is None:
@@ -156,26 +159,26 @@ class FuseCap(Writes):
         return with_texts(things, self._expert("ocr")(image), by=OCR.name) if self.ocr else things
 
     def _expert(self, name: str) -> Any:
-        """Opened once a process and configuration."""
+        """Expert of that kind, opened once a process and configuration."""
         made = _EXPERTS.get((self, name))
         if made is None:
             kinds: dict[str, Any] = {
-                "things": lambda: Things(self.detector, self.objects),
-                "attributes": lambda: Attributes(self.embedder, self.attributes, least=self.least_attribute),
+                "things": lambda: ObjectExpert(self.detector, self.objects),
+                "attributes": lambda: AttributeExpert(self.embedder, self.attributes, least=self.least_attribute),
                 "ocr": OCR,
             }
             made = _EXPERTS[self, name] = kinds[name]()
         return made
 
-    def _findings(self, data: Dataset, parts: Parts) -> tuple[dict[str, list[Finding]], dict[str, str]]:
-        """By uid; and the rows whose image cannot be read."""
+    def _findings(self, data: Dataset, parts: PartStore) -> tuple[dict[str, list[Finding]], dict[str, str]]:
+        """Findings by uid; and the rows whose image cannot be read."""
 
         def work(part: pa.Table) -> pa.Table:
             rows = []
             for row in part["row"].to_pylist():
                 sample = data[row]
                 try:
-                    rows.append((sample.uid, [f.to_row() for f in self._seen(sample)], ""))
+                    rows.append((sample.uid, [f.to_row() for f in self._all_findings(sample)], ""))
                 except (DecodeError, OSError) as error:
                     rows.append((sample.uid, [], str(error)))
             uids, lists, reasons = zip(*rows, strict=True) if rows else ((), (), ())
@@ -185,28 +188,28 @@ class FuseCap(Writes):
             )
 
         order = sorted(range(len(data)), key=data.uids.__getitem__)
-        table = Parts(parts.folder, parts.key, LOOKED_AT_ONCE).mapped(
+        table = PartStore(parts.folder, parts.key, LOOKED_AT_ONCE).mapped(
             pa.table({"row": pa.array(order, pa.int64())}), "findings", work
         )
         made = table.to_pylist()
-        found = {row["uid"]: [_finding(one) for one in row["findings"]] for row in made if not row["reason"]}
-        return found, {row["uid"]: f"unreadable: {row['reason']}" for row in made if row["reason"]}
+        findings_of = {row["uid"]: [_finding(one) for one in row["findings"]] for row in made if not row["reason"]}
+        return findings_of, {row["uid"]: f"unreadable: {row['reason']}" for row in made if row["reason"]}
 
     def _captions(self, data: Dataset) -> dict[str, str]:
-        """The text that is fused, by uid."""
-        found = {}
+        """Caption to be fused, by uid."""
+        captions = {}
         for sample in (data[row] for row in range(len(data))):
             texts = sample.positives(self.language)
             own = (text.string for origin in self.origins for text in texts if text.origin == origin)
-            found[sample.uid] = next(own, "")
-        return found
+            captions[sample.uid] = next(own, "")
+        return captions
 
-    def _wish(self, sample: Sample, caption: Mapping[str, str], findings: list[Finding]) -> Wish:
+    def _request(self, sample: Sample, caption: Mapping[str, str], findings: list[Finding]) -> RowRequest:
         uid = sample.uid
-        by_rules = fusing.fused(caption[uid], findings)
-        asked = "" if self.writer == RULES else fusing.prompt(caption[uid], findings)
-        request = Request(uid, asked, by_rules, style="fused", seed=keyed_seed(self.seed, "fusecap", uid))
-        return Wish(uid, 0, "caption" if caption[uid] else "findings", request)
+        by_rules = fusing.fuse_by_rules(caption[uid], findings)
+        prompt = "" if self.writer == RULES else fusing.fusion_prompt(caption[uid], findings)
+        request = TextRequest(uid, prompt, by_rules, style="fused", seed=keyed_seed(self.seed, "fusecap", uid))
+        return RowRequest(uid, 0, "caption" if caption[uid] else "findings", request)
 
     def _read(self, raw: str, caption: str, findings: list[Finding]) -> tuple[str, str]:
         text = raw.strip().split("\n", 1)[0].strip()
@@ -217,15 +220,15 @@ class FuseCap(Writes):
     def _columns(
         self,
         data: Dataset,
-        place: Mapping[str, int],
+        row_of: Mapping[str, int],
         caption: Mapping[str, str],
-        found: Mapping[str, list[Finding]],
+        findings_of: Mapping[str, list[Finding]],
         fused: Mapping[str, Mapping[str, Any]],
-        done: Writing,
+        done: GeneratedTexts,
     ) -> dict[str, Any]:
-        uids = sorted(found)
+        uids = sorted(findings_of)
         texts = {uid: str(fused[uid]["string"]) if uid in fused else "" for uid in uids}
-        lists = [[f.to_row(*fusing.span(texts[uid], f)) for f in found[uid]] for uid in uids]
+        lists = [[f.to_row(*fusing.finding_span(texts[uid], f)) for f in findings_of[uid]] for uid in uids]
         columns: dict[str, Any] = {
             "findings": pa.table({"uid": pa.array(uids, pa.string()), "findings": pa.array(lists, pa.list_(FINDING))})
         }
@@ -244,7 +247,7 @@ class FuseCap(Writes):
                     "model": done.backend.name,
                     "terms": done.backend.terms,
                     "prompt": row["prompt"],
-                    "licence": data[place[uid]].licence,
+                    "licence": data[row_of[uid]].licence,
                 }
             ]
             for uid, row in fused.items()

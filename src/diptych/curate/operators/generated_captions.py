@@ -17,16 +17,16 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop, Generator
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import BytesImage, ImageSource
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped_where
 from diptych.curate.operators.synthetic_captions import COLUMN
 from diptych.data.media.decode import encode_exactly
 from diptych.models.io.inference import parts as batches
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 
 ALIP_PROMPT = "What does the image describe?"
 PART_ROWS = 256
@@ -44,7 +44,7 @@ BY = pa.struct(
 
 @dataclass
 class Captioner:
-    """Pictures to captions where the step runs; travels as its address, and opens the model when it is first asked.
+    """Captioning worker of a step; travels as its address, and opens the model at its first call.
 
     Gives for each picture "+" and its caption, or "-" and why it cannot be read.
     """
@@ -65,7 +65,7 @@ class Captioner:
         return pa.array([answer for some in batches(images, self.batch_size) for answer in self._answers(some)], pa.string())
 
     def _answers(self, images: Sequence[ImageSource]) -> list[str]:
-        """Where one picture of a batch is broken, each is asked about by itself."""
+        """Captions of a batch; where one picture is broken, each is captioned by itself."""
         try:
             return [f"+{text}" for text in self.captions(images)]
         except DecodeError as error:
@@ -110,13 +110,13 @@ class GeneratedCaptions:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         worker = self._worker()
-        return planned(data, lambda image: worker.captions([image]), unit="caption (one at a time)")
+        return estimate_cost(data, lambda image: worker.captions([image]), unit="caption (one at a time)")
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from captions that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from captions that an earlier run finished."""
         start = time.perf_counter()
         worker = self._worker()
         row_of = {uid: row for row, uid in enumerate(data.uids)}
@@ -127,7 +127,7 @@ class GeneratedCaptions:
             return _caption_rows(data, part["row"].to_pylist(), worker)
 
         fingerprint = str(getattr(worker.model, "fingerprint", ""))
-        made = Parts(parts.folder, parts.key, PART_ROWS).mapped(rows, f"captions-{fingerprint[:16]}", work)
+        made = PartStore(parts.folder, parts.key, PART_ROWS).mapped(rows, f"captions-{fingerprint[:16]}", work)
         answers = dict(zip(made["uid"].to_pylist(), made["told"].to_pylist(), strict=True))
         captions = {uid: text[1:] for uid, text in answers.items() if text.startswith("+") and text[1:]}
         dropped = tuple(Drop(uid, self.slug, f"unreadable: {text[1:]}") for uid, text in answers.items() if text.startswith("-"))
@@ -139,14 +139,14 @@ class GeneratedCaptions:
         ]
         source = pa.table({"uid": pa.array(list(captions), pa.string()), f"{COLUMN}_by": pa.array(by, BY)})
         columns = {COLUMN: captions, f"{COLUMN}_by": source} if captions else {}
-        return Curated(kept, dropped, columns, time.perf_counter() - start)
+        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
     def _worker(self) -> Captioner:
         return Captioner(self.captioner, self.prompt, self.max_tokens, self.batch_size, open_captioner(self.captioner))
 
 
 def _caption_rows(data: Dataset, rows: list[int], worker: Captioner) -> pa.Table:
-    """uid and what the captioner says, for some rows of the data."""
+    """Table of uid and caption, for some rows of the data."""
     uids: list[str] = []
     names: list[str] = []
     contents: list[bytes | None] = []

@@ -1,4 +1,4 @@
-"""Cleans pictures that trackers filed under persons: PLIP's seed filter (2305.08386) for noisy identities.
+"""Cleaning of tracker identities: PLIP's seed filter (2305.08386) for noisy person labels.
 
 Within an identity the picture least like the mean of the others leaves until all are alike; one that left joins a neighbouring identity
 that it resembles; neighbouring identities of nearly one mean become one. Neighbours are identities of close numbers, as a tracker gives
@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import embedded, open_embedder
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
 
 COLUMN = "person"
 UNKNOWN = "unknown"
@@ -41,7 +41,7 @@ class IdentitySeed:
     joins      one that left joins a neighbour with at least this cosine to its mean
     merges     neighbours with more than this cosine between their means become one
     reach      how far numbers of neighbours are apart at most
-    unknown    pictures with so many unknown attributes leave, and those that know neither upper nor lower clothes; 0 asks nothing
+    unknown    pictures with so many unknown attributes leave, and those without upper and lower clothes; 0 asks nothing
     gender     share of an identity's pictures that have to agree on the gender, more than this; 0 asks nothing
     fewest, most  pictures of an identity: those of fewer leave, of more so many are drawn
     seed       of that draw
@@ -73,20 +73,22 @@ class IdentitySeed:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = open_embedder(self.model)
-        return planned(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
+        return estimate_cost(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from embeddings that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from embeddings that an earlier run finished."""
         start = time.perf_counter()
         numbers = self._numbers(data)
-        found = embedded(data, open_embedder(self.model), parts)
-        reasons = {uid: f"unreadable: {reason}" for uid, reason in found.unreadable.items()}
-        reasons |= {uid: "no image" for uid in data.uids if uid not in found.unreadable and uid not in {*found.uids}}
-        vectors = dict(zip(found.uids, found.vector_ND, strict=True))
-        person, left = seeded(vectors, numbers, alike=self.alike, joins=self.joins, merges=self.merges, reach=self.reach)
+        embeddings = embed_pool(data, open_embedder(self.model), parts)
+        reasons = {uid: f"unreadable: {reason}" for uid, reason in embeddings.unreadable.items()}
+        reasons |= {uid: "no image" for uid in data.uids if uid not in embeddings.unreadable and uid not in {*embeddings.uids}}
+        vectors = dict(zip(embeddings.uids, embeddings.vector_ND, strict=True))
+        person, left = final_identities(
+            vectors, numbers, alike=self.alike, joins=self.joins, merges=self.merges, reach=self.reach
+        )
         reasons |= left
         row_of = {uid: row for row, uid in enumerate(data.uids)}
         attributes = {uid: data[row_of[uid]].extras.get("attributes") for uid in person}
@@ -96,7 +98,7 @@ class IdentitySeed:
         kept = tuple(uid for uid in sorted(data.uids) if uid not in reasons)
         dropped = tuple(Drop(uid, self.slug, reasons[uid]) for uid in sorted(reasons))
         columns = {COLUMN: {uid: f"person-{person[uid]}" for uid in kept}} if kept else {}
-        return Curated(kept, dropped, columns, time.perf_counter() - start)
+        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
     def _numbers(self, data: Dataset) -> dict[str, int]:
         samples = [data[row] for row in range(len(data))]
@@ -110,7 +112,7 @@ class IdentitySeed:
         return {sample.uid: int(value) for sample, value in zip(samples, given, strict=True) if value is not None}
 
     def _unknown(self, person: Mapping[str, int], attributes: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
-        found: dict[str, str] = {}
+        faults: dict[str, str] = {}
         for uid in person:
             of_row = attributes[uid]
             if not self.unknown or of_row is None:
@@ -123,10 +125,10 @@ class IdentitySeed:
                 )
             missing = sum(value == UNKNOWN for value in of_row)
             if missing >= self.unknown:
-                found[uid] = f"{missing} attributes are unknown"
+                faults[uid] = f"{missing} attributes are unknown"
             elif of_row[UPPER] == of_row[LOWER] == UNKNOWN:
-                found[uid] = "neither upper nor lower clothes are known"
-        return found
+                faults[uid] = "neither upper nor lower clothes are known"
+        return faults
 
     def _disagreeing(self, person: Mapping[str, int], attributes: Mapping[str, Sequence[str] | None]) -> dict[str, str]:
         if not self.gender:
@@ -145,21 +147,21 @@ class IdentitySeed:
         members: dict[int, list[str]] = {}
         for uid in sorted(person):
             members.setdefault(person[uid], []).append(uid)
-        found: dict[str, str] = {}
+        faults: dict[str, str] = {}
         for number, uids in members.items():
             if len(uids) < self.fewest:
-                found |= {uid: f"person {number} has {len(uids)} pictures" for uid in uids}
+                faults |= {uid: f"person {number} has {len(uids)} pictures" for uid in uids}
             elif len(uids) > self.most:
                 drawn = keyed_rng("identity seed", self.seed, number).permutation(len(uids))[: self.most]
-                chosen = {uids[place] for place in drawn}
-                found |= {uid: f"not among the {self.most} drawn of person {number}" for uid in uids if uid not in chosen}
-        return found
+                chosen = {uids[index] for index in drawn}
+                faults |= {uid: f"not among the {self.most} drawn of person {number}" for uid in uids if uid not in chosen}
+        return faults
 
 
-def seeded(
+def final_identities(
     vectors: Mapping[str, Floats], numbers: Mapping[str, int], *, alike: float, joins: float, merges: float, reach: int
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Which person each picture shows in the end, and why the others left. Independent of the order of rows.
+    """Final identity of each picture, and why the others left. Independent of the order of rows.
 
     vectors  unit-norm, by uid
     numbers  the person that each picture is filed under

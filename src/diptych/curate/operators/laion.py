@@ -31,16 +31,16 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.curate.duplicates.clusters import greedy
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import Embedded, embedded, open_embedder
-from diptych.curate.engine.parts import Parts
+from diptych.curate.duplicates.clusters import greedy_duplicates
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
 from diptych.curate.operators.filter_heads import open_head
-from diptych.curate.text.language import Languages
+from diptych.curate.text.language import LanguageIdentifier
 from diptych.curate.text.texts import texts_of
 from diptych.index.embed import embed_texts
 
@@ -83,61 +83,61 @@ class LAION:
 
     def __post_init__(self) -> None:
         if not self.model and (self.unsafe or self.near):
-            raise ConfigError("unsafe and near look at embeddings (expected --model as well)")
+            raise ConfigError("unsafe and near need embeddings (expected --model as well)")
         if self.min_text < 0 or self.min_bytes < 0 or not 0 <= self.language_floor <= 1 or not 0 <= self.near <= 1:
             raise ConfigError("min_text and min_bytes are 0 or more, language_floor and near 0..1")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         if not self.model:
-            return planned(data, _digest, unit="read and hash")
+            return estimate_cost(data, _digest, unit="read and hash")
         model = open_embedder(self.model)
-        return planned(data, lambda image: model.embed_images([image]), unit="read, hash, embedding (one at a time)")
+        return estimate_cost(data, lambda image: model.embed_images([image]), unit="read, hash, embedding (one at a time)")
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from languages and embeddings that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from languages and embeddings that an earlier run finished."""
         start = time.perf_counter()
         rows = {uid: row for row, uid in enumerate(data.uids)}
-        seen = _Seen({}, {"language": {}, "language_confidence": {}, "duplicate_of": {}})
+        seen = _FilterState({}, {"language": {}, "language_confidence": {}, "duplicate_of": {}})
         texts = self._texts(data, parts, seen)
         for uid in sorted(rows):
             if fault := self._cheap(data, rows[uid], texts.get(uid, []), seen):
                 seen.faults[uid] = fault
         left = data.select([rows[uid] for uid in sorted(rows) if uid not in seen.faults])
-        found = self._by_embedding(left, texts, parts, seen) if self.model else None
+        embeddings = self._by_embedding(left, texts, parts, seen) if self.model else None
         if self.watermark:
             self._by_watermark(left, seen)
-        if self.near and found is not None:  # last: what leaves is near to something that stays in the end
-            there = [row for row, uid in enumerate(found.uids) if uid not in seen.faults]
-            for row, (other, alike) in greedy(found.vector_ND, there, self.near).items():
-                seen.columns["duplicate_of"][found.uids[row]] = found.uids[other]
-                seen.faults[found.uids[row]] = f"near {found.uids[other]}: cosine {alike:.3f}"
+        if self.near and embeddings is not None:  # last: what leaves is near to something that stays in the end
+            there = [row for row, uid in enumerate(embeddings.uids) if uid not in seen.faults]
+            for row, (other, alike) in greedy_duplicates(embeddings.vector_ND, there, self.near).items():
+                seen.columns["duplicate_of"][embeddings.uids[row]] = embeddings.uids[other]
+                seen.faults[embeddings.uids[row]] = f"near {embeddings.uids[other]}: cosine {alike:.3f}"
         kept = tuple(uid for uid in sorted(rows) if uid not in seen.faults)
         dropped = tuple(Drop(uid, self.slug, seen.faults[uid]) for uid in sorted(seen.faults))
         columns = {name: values for name, values in seen.columns.items() if values}
-        return Curated(kept, dropped, columns, time.perf_counter() - start)
+        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
-    def _texts(self, data: Dataset, parts: Parts, seen: _Seen) -> dict[str, list[tuple[str, str]]]:
+    def _texts(self, data: Dataset, parts: PartStore, seen: _FilterState) -> dict[str, list[tuple[str, str]]]:
         """(text, language) of each row's texts that are long enough; the tag of the first goes into the columns."""
         table = texts_of(data)
-        tagger = Languages(self.language_floor)
+        tagger = LanguageIdentifier(self.language_floor)
 
         def work(part: pa.Table) -> pa.Table:
             return mapped(part.select(["row", "string"]), ["string"], tagger, "tag").select(["tag"])
 
         tags = parts.mapped(table, "language", work)["tag"].to_pylist()
-        found: dict[str, list[tuple[str, str]]] = {}
+        texts: dict[str, list[tuple[str, str]]] = {}
         for uid, string, tag in zip(table["uid"].to_pylist(), table["string"].to_pylist(), tags, strict=True):
             seen.columns["language"].setdefault(uid, tag["language"])
             seen.columns["language_confidence"].setdefault(uid, float(tag["confidence"]))
             if len(string) >= self.min_text:
-                found.setdefault(uid, []).append((string, tag["language"]))
-        return found
+                texts.setdefault(uid, []).append((string, tag["language"]))
+        return texts
 
-    def _cheap(self, data: Dataset, row: int, texts: list[tuple[str, str]], seen: _Seen) -> str:
-        """The fault of a row by the rules that need no model, rows coming in order of uid; "" when it stays."""
+    def _cheap(self, data: Dataset, row: int, texts: list[tuple[str, str]], seen: _FilterState) -> str:
+        """Fault of a row by the rules that need no model, rows coming in order of uid; "" when it stays."""
         sample = data[row]
         if not texts:
             return f"short_text: none of at least {self.min_text} characters"
@@ -164,36 +164,38 @@ class LAION:
             seen.files.setdefault(digest, sample.uid)
         return ""
 
-    def _twice(self, uid: str, first: str, rule: str, seen: _Seen) -> str:
+    def _twice(self, uid: str, first: str, rule: str, seen: _FilterState) -> str:
         seen.columns["duplicate_of"][uid] = first
         return f"{rule}: as {first}"
 
-    def _by_embedding(self, left: Dataset, texts: Mapping[str, list[tuple[str, str]]], parts: Parts, seen: _Seen) -> Embedded:
+    def _by_embedding(
+        self, left: Dataset, texts: Mapping[str, list[tuple[str, str]]], parts: PartStore, seen: _FilterState
+    ) -> ImageEmbeddings:
         model = open_embedder(self.model)
-        found = embedded(left, model, parts)
-        seen.faults |= {uid: f"unreadable: {reason}" for uid, reason in found.unreadable.items()}
-        pairs = [(row, text, language) for row, uid in enumerate(found.uids) for text, language in texts[uid]]
-        text_MD = embed_texts(model, [text for _, text, _ in pairs], [found.uids[row] for row, _, _ in pairs])
+        embeddings = embed_pool(left, model, parts)
+        seen.faults |= {uid: f"unreadable: {reason}" for uid, reason in embeddings.unreadable.items()}
+        pairs = [(row, text, language) for row, uid in enumerate(embeddings.uids) for text, language in texts[uid]]
+        text_MD = embed_texts(model, [text for _, text, _ in pairs], [embeddings.uids[row] for row, _, _ in pairs])
         similarity = seen.columns.setdefault("similarity", {})
         best: dict[int, tuple[float, str]] = {}
         for (row, _, language), vector in zip(pairs, text_MD, strict=True):
-            agree = float(found.vector_ND[row] @ vector)
+            agree = float(embeddings.vector_ND[row] @ vector)
             if row not in best or agree > best[row][0]:
                 best[row] = agree, language
         for row, (agree, language) in best.items():
-            similarity[found.uids[row]] = agree
+            similarity[embeddings.uids[row]] = agree
             least = self.similarity if language == "en" else self.similarity_other
             if agree < least:
-                seen.faults[found.uids[row]] = f"similarity: {agree:.3f} (expected at least {least:g})"
+                seen.faults[embeddings.uids[row]] = f"similarity: {agree:.3f} (expected at least {least:g})"
         if self.unsafe:
-            chance_N = open_head(Path(self.unsafe)).probability(found.vector_ND, model.fingerprint)
-            seen.columns["punsafe"] = {uid: float(p) for uid, p in zip(found.uids, chance_N, strict=True)}
+            chance_N = open_head(Path(self.unsafe)).probability(embeddings.vector_ND, model.fingerprint)
+            seen.columns["punsafe"] = {uid: float(p) for uid, p in zip(embeddings.uids, chance_N, strict=True)}
             for uid, p in seen.columns["punsafe"].items():
                 if p > self.unsafe_above:
                     seen.faults.setdefault(uid, f"unsafe: {p:.2f} (expected at most {self.unsafe_above:g})")
-        return found
+        return embeddings
 
-    def _by_watermark(self, left: Dataset, seen: _Seen) -> None:
+    def _by_watermark(self, left: Dataset, seen: _FilterState) -> None:
         head = open_head(Path(self.watermark))
         chances = seen.columns.setdefault("pwatermark", {})
         for row, uid in enumerate(left.uids):
@@ -210,8 +212,8 @@ class LAION:
 
 
 @dataclass
-class _Seen:
-    """What is known so far: faults by uid, columns by name and uid, and the first row of every address and file."""
+class _FilterState:
+    """State of the filters: faults by uid, columns by name and uid, and the first row of every address and file."""
 
     faults: dict[str, str]
     columns: dict[str, dict[str, Any]]
@@ -220,7 +222,7 @@ class _Seen:
 
 
 def _digest(image: ImageSource) -> tuple[bytes, int]:
-    """The hash of a file and its bytes; of pixels without a file, theirs."""
+    """Hash and size of a file; of pixels without a file, theirs."""
     if isinstance(image, ArrayImage):
         pixels = np.ascontiguousarray(image.pixels_HWC)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), pixels.nbytes
@@ -229,7 +231,7 @@ def _digest(image: ImageSource) -> tuple[bytes, int]:
 
 
 def _address(url: str) -> str:
-    """What two addresses of one file have in common: no fragment, the host in lower case."""
+    """Normalised address for equality: no fragment, the host in lower case."""
     try:
         parts = urlsplit(url.strip())
     except ValueError:

@@ -28,27 +28,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped
 from diptych.curate.engine.tables import parquet_bytes
 from diptych.curate.text.balance import entry_probability, share_below, threshold_for
 from diptych.curate.text.entries import (
     NUMBERS,
     Entries,
-    bound_pairs,
     frequent,
     page_views,
+    pmi_pairs,
     viewed_titles,
     wordnet,
     words_of_corpus,
 )
-from diptych.curate.text.entry_draws import Judged, judged
-from diptych.curate.text.entry_languages import Counts, EntryLanguages, Matches, thresholds_by_language
+from diptych.curate.text.entry_draws import EntryDraws, draw_texts
+from diptych.curate.text.entry_languages import Counts, EntryLanguages, EntryMatches, thresholds_by_language
 from diptych.curate.text.matching import MatchEntries
-from diptych.curate.text.spacing import RULES, Rule
 from diptych.curate.text.texts import texts_of
+from diptych.curate.text.word_boundaries import RULES, Rule
 from diptych.report.pages.balance import balance_page
 
 TRIED = 2_000  # texts
@@ -121,62 +121,62 @@ class MetaCLIP:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         texts = texts_of(data, language=self.language)
-        known = self.lists(texts).all
-        matcher = MatchEntries(known.names, self.rule, self.ignore_case)
+        entries = self.lists(texts).all
+        matcher = MatchEntries(entries.names, self.rule, self.ignore_case)
         matcher(pa.array(["warm up"]))
         step = max(1, texts.num_rows // TRIED)
         tried = texts["string"].take(pa.array(range(0, texts.num_rows, step))).combine_chunks()
         start = time.perf_counter()
         matcher(tried)
         each = (time.perf_counter() - start) / max(1, len(tried))
-        facts = {"items": texts.num_rows, "unit": f"text against {len(known):,} entries", "seconds_each": each}
+        facts = {"items": texts.num_rows, "unit": f"text against {len(entries):,} entries", "seconds_each": each}
         return {**facts, "seconds": each * texts.num_rows, "needs": "one count over all texts"}
 
     def lists(self, texts: pa.Table) -> EntryLanguages:
-        """The list of entries, as given or made from these texts; or one a language."""
+        """List of entries, as given or made from these texts; or one a language."""
         if self.entries and Path(self.entries).is_dir():
             return EntryLanguages.load(Path(self.entries))
-        return EntryLanguages(self.known(texts), {})
+        return EntryLanguages(self.entry_list(texts), {})
 
-    def known(self, texts: pa.Table) -> Entries:
-        """The one list of entries: as given, or made from these texts."""
+    def entry_list(self, texts: pa.Table) -> Entries:
+        """Single list of entries: as given, or made from these texts."""
         if self.entries:
             return Entries.load(Path(self.entries))
         words, pairs = words_of_corpus(texts["string"].to_pylist())
         chosen = {"word": frequent(words, self.min_count), "number": NUMBERS}
         if self.bigrams:
-            chosen["pair"] = [pair for pair, _ in bound_pairs(words, pairs, top=self.bigrams)]
+            chosen["pair"] = [pair for pair, _ in pmi_pairs(words, pairs, top=self.bigrams)]
         if self.titles:
             chosen["title"] = viewed_titles(page_views(Path(self.titles)).items(), self.min_views)
-        found = tuple((source, tuple(names)) for source, names in chosen.items())
-        return _make_entries(self.wordnet, found, self.names == "released")
+        given = tuple((source, tuple(names)) for source, names in chosen.items())
+        return _make_entries(self.wordnet, given, self.names == "released")
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from parts that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from parts that an earlier run finished."""
         start = time.perf_counter()
         texts = texts_of(data, language=self.language)
         lists = self.lists(texts)
-        known = lists.all
-        matcher = MatchEntries(known.names, self.rule, self.ignore_case)
+        entries = lists.all
+        matcher = MatchEntries(entries.names, self.rule, self.ignore_case)
 
         def matched(part: pa.Table) -> pa.Table:
             return mapped(part.select(["row", "string"]), ["string"], matcher, "entries").select(["row", "entries"])
 
-        found = parts.mapped(texts, f"match-{known.fingerprint}", matched)["entries"].combine_chunks()
+        entry_lists = parts.mapped(texts, f"match-{entries.fingerprint}", matched)["entries"].combine_chunks()
         names, language_T = lists.of_texts(texts["language"].to_pylist())
-        entry_K, offset_T1 = found.values.to_numpy().astype(np.int64), found.offsets.to_numpy().astype(np.int64)
+        entry_K, offset_T1 = entry_lists.values.to_numpy().astype(np.int64), entry_lists.offsets.to_numpy().astype(np.int64)
         entry_K, offset_T1 = lists.own(names, language_T, entry_K, offset_T1)
-        matches = Matches(known, names, language_T, entry_K, offset_T1, by_language=self.threshold == "language")
+        matches = EntryMatches(entries, names, language_T, entry_K, offset_T1, by_language=self.threshold == "language")
         count_LM = matches.counts()
         t_L = [self.t or threshold_for(count_LM[0], self.tail_share)]
         if self.threshold == "language":
             t_L = thresholds_by_language(count_LM, names, self.reference, t=self.t, tail_share=self.tail_share)
-        found_T = judged(
+        found_T = draw_texts(
             texts["uid"].to_pylist(),
-            matches.places(),
+            matches.flat_index(),
             offset_T1,
             np.concatenate([entry_probability(count_M, t) for count_M, t in zip(count_LM, t_L, strict=True)]),
             seed=self.seed,
@@ -193,37 +193,37 @@ class MetaCLIP:
         }
         stays = tuple(uid for uid, stays in zip(found_T.uids, found_T.stays_I.tolist(), strict=True) if stays)
         drops = tuple(self._drops(data, matches, found_T, count_LM))
-        return Curated(stays, drops, columns if len(owner) else {}, time.perf_counter() - start, reports)
+        return CurationStepResult(stays, drops, columns if len(owner) else {}, time.perf_counter() - start, reports)
 
-    def _drops(self, data: Dataset, matches: Matches, found: Judged, count_LM: Counts) -> Iterator[Drop]:
-        row = {uid: place for place, uid in enumerate(found.uids)}
+    def _drops(self, data: Dataset, matches: EntryMatches, draws: EntryDraws, count_LM: Counts) -> Iterator[Drop]:
+        row = {uid: index for index, uid in enumerate(draws.uids)}
         counted_T = matches.rows()
         for uid in sorted(data.uids):
             if uid not in row:
                 yield Drop(uid, self.slug, "no_entry: no text of it mentions an entry of the list")
-            elif not found.stays_I[row[uid]]:
-                text = int(found.text_I[row[uid]])
+            elif not draws.stays_I[row[uid]]:
+                text = int(draws.text_I[row[uid]])
                 count_M = count_LM[counted_T[text]]
                 rarest = min(matches.of_text(text), key=lambda e: (count_M[e], e))
-                name, count = matches.known.names[rarest], f"{int(count_M[rarest]):,} texts"
+                name, count = matches.entries.names[rarest], f"{int(count_M[rarest]):,} texts"
                 if matches.by_language:
                     count += f" in language '{matches.languages[counted_T[text]]}'"
-                chance = f"P = {found.chance_T[text]:.3f}"
+                chance = f"P = {draws.chance_T[text]:.3f}"
                 yield Drop(uid, self.slug, f"balanced: drawn out at {chance}; its rarest entry {name!r} has {count}")
 
 
 def _reports(
-    data: Dataset, matches: Matches, found: Judged, count_LM: Counts, t_L: list[int], reference: str
+    data: Dataset, matches: EntryMatches, draws: EntryDraws, count_LM: Counts, t_L: list[int], reference: str
 ) -> dict[str, bytes]:
-    known = matches.known
-    kept = matches.lists().take(pa.array(found.text_I[found.stays_I]))
+    entries = matches.entries
+    kept = matches.lists().take(pa.array(draws.text_I[draws.stays_I]))
     count_M = count_LM.sum(0)
-    after_M = np.bincount(pc.list_flatten(kept).to_numpy(), minlength=len(known)).astype(np.uint64)
-    table = known.table().append_column("before", pa.array(count_M)).append_column("after", pa.array(after_M))
-    rows = len(data), int(found.stays_I.sum())
+    after_M = np.bincount(pc.list_flatten(kept).to_numpy(), minlength=len(entries)).astype(np.uint64)
+    table = entries.table().append_column("before", pa.array(count_M)).append_column("after", pa.array(after_M))
+    rows = len(data), int(draws.stays_I.sum())
     share_L = [share_below(each_M, t) for each_M, t in zip(count_LM, t_L, strict=True)]
     shown = matches.languages.index(reference) if matches.by_language else 0
-    page = balance_page(data.name, known.names, count_M, after_M, t=t_L[shown], share=share_L[shown], rows=rows)
+    page = balance_page(data.name, entries.names, count_M, after_M, t=t_L[shown], share=share_L[shown], rows=rows)
     files = {"entries.parquet": parquet_bytes(table), "metaclip.html": page.encode()}
     if matches.by_language:
         columns = {"language": matches.languages, "matches": count_LM.sum(1), "t": t_L, "tail_share": share_L}
@@ -233,5 +233,5 @@ def _reports(
 
 @lru_cache(maxsize=2)
 def _make_entries(folder: str, chosen: tuple[tuple[str, tuple[str, ...]], ...], released: bool) -> Entries:
-    found = dict(chosen)
-    return Entries.of({**found, "wordnet": wordnet(Path(folder), lower=released, cut=released)} if folder else found)
+    by_source = dict(chosen)
+    return Entries.of({**by_source, "wordnet": wordnet(Path(folder), lower=released, cut=released)} if folder else by_source)

@@ -20,14 +20,14 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_seed
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.text import noun_grammar
 from diptych.curate.text.glosses import lemma, read_glosses
-from diptych.curate.writing.requests import Request
-from diptych.curate.writing.step import Wish, Writes
+from diptych.curate.writing.requests import TextRequest
+from diptych.curate.writing.step import RowRequest, WritingStep
 from diptych.data.text.captions.phrases import sentences_of
 from diptych.data.text.descriptions.description_queries import spoken_name
 from diptych.data.text.descriptions.knowledge import parse_noun
@@ -47,7 +47,7 @@ thing: {name}
 
 
 @dataclass(frozen=True, kw_only=True)
-class NounKnowledge(Writes):
+class NounKnowledge(WritingStep):
     """names     file of nouns, one a line; "" takes labels of boxes and the last words of phrases
     glosses   definitions: a folder of WordNet, LVIS's JSON, or {noun: definition} (`curate.text.glosses`); "" uses none
     similar   nouns that a noun could be taken for, at most; of a dictionary those among the names alone
@@ -76,22 +76,22 @@ class NounKnowledge(Writes):
             raise ConfigError(f"writer is {self.writer!r} (expected grammar, or a language model, which answers in JSON)")
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        rows = self._rows(_Seen.of(data, self.names))
+        rows = self._rows(_NounStatistics.of(data, self.names))
         if self.writer == "grammar":
             return {"items": rows.num_rows, "unit": "noun", "seconds": 0.0}
-        return self.planned(list(self._wishes(rows)), rows.num_rows, self.backend(lambda: ()))
+        return self.planned(list(self._requests(rows)), rows.num_rows, self.backend(lambda: ()))
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from what an earlier run wrote."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from the entries that an earlier run wrote."""
         start = time.perf_counter()
-        seen = _Seen.of(data, self.names)
+        seen = _NounStatistics.of(data, self.names)
         notes: tuple[str, ...] = ()
         made: Mapping[str, Any]
         if self.writer != "grammar":
-            done = self.written(self._rows(seen), self._wishes, self.backend(lambda: ()), _read, parts)
+            done = self.written(self._rows(seen), self._requests, self.backend(lambda: ()), _read, parts)
             made = {row["uid"]: json.loads(row["string"]) for row in done.used()}
             report, notes = done.report(), done.notes()
         else:
@@ -101,54 +101,56 @@ class NounKnowledge(Writes):
         entries = {name: {**entry, "frequency": seen.captions[name]} for name, entry in sorted(made.items())}
         text = json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
         kept = tuple(sorted(data.uids))
-        return Curated(kept, (), {}, time.perf_counter() - start, {FILE: text.encode(), REPORT: report}, notes)
+        return CurationStepResult(kept, (), {}, time.perf_counter() - start, {FILE: text.encode(), REPORT: report}, notes)
 
-    def _from_data(self, seen: _Seen) -> tuple[Mapping[str, Any], dict[str, int]]:
+    def _from_data(self, seen: _NounStatistics) -> tuple[Mapping[str, Any], dict[str, int]]:
         """Entries by the grammar, and from definitions where there are some."""
         options = {"share": self.share, "parts": self.parts, "similar": self.similar}
-        made = noun_grammar.entries(seen.names, seen.attributes, seen.boxes, **options)  # type: ignore[arg-type]
+        made = noun_grammar.knowledge_entries(seen.names, seen.attributes, seen.boxes, **options)  # type: ignore[arg-type]
         if not self.glosses:
             return made, {"by_the_grammar": len(made)}
-        defined, found = read_glosses(Path(self.glosses)), 0
-        known = {lemma(spoken_name(name)): name for name in reversed(seen.names)}
+        defined, hits = read_glosses(Path(self.glosses)), 0
+        by_lemma = {lemma(spoken_name(name)): name for name in reversed(seen.names)}
         for name in seen.names:
             key = next((k for k in (lemma(name), lemma(spoken_name(name))) if k in defined), "")
             if key:
                 entry = defined[key].entry()
-                alike = [known[one] for one in map(lemma, entry["similar objects"]) if known.get(one, name) != name]
+                alike = [by_lemma[one] for one in map(lemma, entry["similar objects"]) if by_lemma.get(one, name) != name]
                 made[name] = {**entry, "similar objects": (alike or made[name]["similar objects"])[: self.similar]}
-                found += 1
-        if not found:
+                hits += 1
+        if not hits:
             raise DataError(f"defines none of {len(made)} nouns, {seen.names[0]!r} among them", file=Path(self.glosses))
-        return made, {"from_definitions": found, "by_the_grammar": len(made) - found}
+        return made, {"from_definitions": hits, "by_the_grammar": len(made) - hits}
 
     @staticmethod
-    def _rows(seen: _Seen) -> pa.Table:
+    def _rows(seen: _NounStatistics) -> pa.Table:
         return pa.table({"uid": list(seen.names), "row": list(range(len(seen.names)))})
 
-    def _wishes(self, part: pa.Table) -> Iterator[Wish]:
+    def _requests(self, part: pa.Table) -> Iterator[RowRequest]:
         for name in part["uid"].to_pylist():
             seed = keyed_seed(self.seed, self.slug, name)
-            yield Wish(name, 0, "name", Request(name, PROMPT.format(name=spoken_name(name)), name, style="knowledge", seed=seed))
+            yield RowRequest(
+                name, 0, "name", TextRequest(name, PROMPT.format(name=spoken_name(name)), name, style="knowledge", seed=seed)
+            )
 
 
-def _read(wish: Wish, raw: str) -> tuple[str, str]:
-    """The answer as one line of JSON, or what is wrong with it."""
+def _read(request: RowRequest, raw: str) -> tuple[str, str]:
+    """Answer as one line of JSON, or the reason why it is none."""
     noun = parse_noun(raw.strip())
     if noun is None:
         return raw, 'malformed: no JSON with "type" and "description"'
     kind = noun.kind.removeprefix("a kind of ").strip()
     if not kind or not noun.description:
         return raw, "empty: no type or no description"
-    if kind.casefold() == spoken_name(wish.uid).casefold():
+    if kind.casefold() == spoken_name(request.uid).casefold():
         return raw, "circular: the type is the name"
     entry = {"type": kind, "description": "; ".join(noun.description), "similar objects": list(noun.similar)}
     return json.dumps(entry, ensure_ascii=False), ""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """Nouns in order, boxes and attributes of each, and in how many places of captions each stands."""
+class _NounStatistics:
+    """Nouns in order, boxes and attributes of each, and the number of caption mentions of each."""
 
     names: tuple[str, ...]
     boxes: Counter[str]
@@ -156,7 +158,7 @@ class _Seen:
     captions: Counter[str]
 
     @classmethod
-    def of(cls, data: Dataset, file: str) -> _Seen:
+    def of(cls, data: Dataset, file: str) -> _NounStatistics:
         boxes: Counter[str] = Counter()
         attributes: dict[str, Counter[str]] = {}
         phrases: set[str] = set()
@@ -169,7 +171,7 @@ class _Seen:
             for sentence in sentences_of(sample):
                 texts[sentence.text] += 1
                 marked = sentence.marked
-                ends = [" ".join(marked.words(place)).split() for place in range(len(sentence.phrases))]
+                ends = [" ".join(marked.words(index)).split() for index in range(len(sentence.phrases))]
                 phrases.update(words[-1] for words in ends if words)
             texts.update(text.string for text in sample.texts if text.origin in ("alt", "caption"))
         names = _read_names(Path(file)) if file else sorted({*boxes, *phrases})
@@ -189,16 +191,16 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _count_names(names: Iterable[str], texts: Iterable[tuple[str, int]]) -> Counter[str]:
-    """How often each name stands in the texts as whole words, in any case."""
-    wanted: dict[str, list[str]] = {}
+    """Counts of each name in the texts as whole words, in any case."""
+    by_lemma: dict[str, list[str]] = {}
     for name in names:
-        wanted.setdefault(lemma(spoken_name(name)), []).append(name)
-    longest = max((len(words.split()) for words in wanted), default=0)
-    found: Counter[str] = Counter()
+        by_lemma.setdefault(lemma(spoken_name(name)), []).append(name)
+    longest = max((len(words.split()) for words in by_lemma), default=0)
+    counts: Counter[str] = Counter()
     for text, times in texts:
         words = [word.strip('.,;:!?"()') for word in text.lower().split()]
         for start in range(len(words)):
             for stop in range(start + 1, min(start + longest, len(words)) + 1):
-                for name in wanted.get(" ".join(words[start:stop]), ()):
-                    found[name] += times
-    return found
+                for name in by_lemma.get(" ".join(words[start:stop]), ()):
+                    counts[name] += times
+    return counts

@@ -1,4 +1,4 @@
-"""Writes a caption of each person from six attributes: SYNTH-PEDES's third caption (PLIP, 2305.08386), by one of 1,664 templates.
+"""Person captions from six attributes, by one of 1,664 templates: SYNTH-PEDES's third caption (PLIP, 2305.08386).
 
 The column ``synthetic_caption`` holds the sentence and ``template`` which wording it has ("person_captions/17"). Rows stay, also those
 that have no attributes, which get no caption. The attributes come from the data (the extra ``attributes``: gender, head, upper and lower
@@ -13,11 +13,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.curate.engine.costs import planned
+from diptych.curate.engine.costs import estimate_cost
 from diptych.data.text.persons.attribute_captions import BANK, PLACES, Wordings, numbers_of, person_caption
 
 CAPTION, TEMPLATE = "synthetic_caption", "template"
@@ -41,9 +41,9 @@ class PersonCaptions:
         numbers_of(self.wordings)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        return planned(data, lambda image: image.name, unit="sentence")
+        return estimate_cost(data, lambda image: image.name, unit="sentence")
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
         captions, templates = dict[str, str](), dict[str, str]()
         numbers = numbers_of(self.wordings)
@@ -59,7 +59,7 @@ class PersonCaptions:
                 f"no row of '{data.name}' has attributes", field=self.column, expected=f"six a row: {', '.join(PLACES)}"
             )
         columns = {CAPTION: captions, TEMPLATE: templates} if captions else {}
-        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
+        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
 
     def _attributes(self, sample: Sample, row: int) -> tuple[str, ...]:
         given = sample.extras.get(self.column)

@@ -1,4 +1,4 @@
-"""Block prompts written once, beside the data (PTP, Wang et al., 2022, arXiv 2212.09737): one for every region, of the picture as stored.
+"""Position prompts by blocks (PTP, Wang et al., 2022, arXiv 2212.09737): one for every region, of the picture as stored.
 
 They are right for pictures that are shown whole and unflipped, which evaluation sets and captioners are given. A recipe that crops or
 flips has to write them itself, afterwards: `diptych train ptp` does, and needs the regions alone.
@@ -10,11 +10,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
-from diptych.curate.engine.costs import planned
+from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import upright_size
 from diptych.data.text.prompts.position_prompts import GRID, block_of, prompt
 
@@ -43,25 +43,25 @@ class PositionPrompts:
             )
 
     def plan(self, data: Dataset) -> dict[str, Any]:
-        return planned(data, _size, unit="picture")
+        return estimate_cost(data, _size, unit="picture")
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        found: dict[str, list[str]] = {}
+        prompts: dict[str, list[str]] = {}
         kept, dropped = [], []
         for row in range(len(data)):
             sample = data[row]
             try:
-                said = self._prompts(sample)
+                texts = self._prompts(sample)
             except DecodeError as error:
                 dropped.append(Drop(sample.uid, self.slug, str(error)))
                 continue
             kept.append(sample.uid)
-            if said:
-                found[sample.uid] = said
-        if kept and not found:
+            if texts:
+                prompts[sample.uid] = texts
+        if kept and not prompts:
             raise DataError(f"no picture of '{data.name}' has a region", field="regions", expected="boxes with labels")
-        return Curated(tuple(kept), tuple(dropped), {COLUMN: found} if found else {}, time.perf_counter() - start)
+        return CurationStepResult(tuple(kept), tuple(dropped), {COLUMN: prompts} if prompts else {}, time.perf_counter() - start)
 
     def _prompts(self, sample: Sample) -> list[str]:
         regions = sample.regions[: self.regions]

@@ -1,4 +1,4 @@
-"""Writes what a frozen model sees of each person: UniPT's pseudo texts (2309.01420), for pictures without captions.
+"""Pseudo texts of persons from a frozen model's attribute scores: UniPT (2309.01420), for pictures without captions.
 
 Each attribute's phrases are put into a prompt and compared with the picture. Required attributes (age, gender, upper and lower clothes,
 action, hair) take the phrase of the highest cosine; optional ones (bag, glasses, hat and others) take it only where the softmax over their
@@ -6,7 +6,7 @@ phrases is above `sure`. The column ``pseudo_attributes`` holds what was found, 
 each time that it sees the picture. The column ``synthetic_caption`` holds one sentence each for recipes that read captions,
 and ``template`` which wording it has ("persons/17"). No row leaves.
 
-Cost: one embedding a row, and one a phrase. The text is a machine's guess; recipes know it by its origin, synthetic.
+Cost: one embedding a row, and one a phrase. The text is a machine's guess; recipes recognise it by its origin, synthetic.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from diptych.core.contracts import Curated, Dataset, Drop, Embedder
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Embedder
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.randomness import keyed_rng
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import embedded, open_embedder
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
 from diptych.data.text.persons.descriptions import ABSENT, BANK, OPTIONAL, REQUIRED, combine, prompt, templates
 
 COLUMN, CAPTION, TEMPLATE = "pseudo_attributes", "synthetic_caption", "template"
@@ -66,45 +66,45 @@ class PseudoTexts:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = open_embedder(self.model)
-        return planned(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
+        return estimate_cost(data, lambda image: model.embed_images([image]), unit="embedding (one at a time)")
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from embeddings that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from embeddings that an earlier run finished."""
         start = time.perf_counter()
         model = open_embedder(self.model)
-        seen = embedded(data, model, parts)
+        seen = embed_pool(data, model, parts)
         required = {name: phrases for name, phrases in REQUIRED.items() if name not in self.skip}
         optional = {name: phrases for name, phrases in OPTIONAL.items() if name not in self.skip}
         vectors = {name: phrase_vectors(model, name, self._choices(name)) for name in (*required, *optional)}
-        found: dict[str, dict[str, str]] = {}
+        chosen: dict[str, dict[str, str]] = {}
         for uid, image_D in zip(seen.uids, seen.vector_ND, strict=True):
             cosine = {name: vector_PD @ image_D for name, vector_PD in vectors.items()}
-            found[uid] = conquer(cosine, required, optional, sure=self.sure, scale=self.scale)
-        said = {uid: self._sentence(uid, of_row) for uid, of_row in found.items()}
-        captions = {uid: text for uid, (text, _) in said.items()}
-        wordings = {uid: f"{BANK}/{number}" for uid, (_, number) in said.items()}
-        attributes = {uid: [f"{name}: {phrase}" for name, phrase in of_row.items()] for uid, of_row in found.items()}
+            chosen[uid] = conquer(cosine, required, optional, sure=self.sure, scale=self.scale)
+        sentences = {uid: self._sentence(uid, of_row) for uid, of_row in chosen.items()}
+        captions = {uid: text for uid, (text, _) in sentences.items()}
+        wordings = {uid: f"{BANK}/{number}" for uid, (_, number) in sentences.items()}
+        attributes = {uid: [f"{name}: {phrase}" for name, phrase in of_row.items()] for uid, of_row in chosen.items()}
         kept = tuple(uid for uid in sorted(data.uids) if uid not in seen.unreadable)
         dropped = tuple(Drop(uid, self.slug, f"unreadable: {why}") for uid, why in sorted(seen.unreadable.items()))
-        columns = {COLUMN: attributes, CAPTION: captions, TEMPLATE: wordings} if found else {}
-        return Curated(kept, dropped, columns, time.perf_counter() - start)
+        columns = {COLUMN: attributes, CAPTION: captions, TEMPLATE: wordings} if chosen else {}
+        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
     def _choices(self, name: str) -> tuple[str, ...]:
         if name in REQUIRED:
             return REQUIRED[name]
         return (*OPTIONAL[name], ABSENT[name]) if self.absent else OPTIONAL[name]
 
-    def _sentence(self, uid: str, found: Mapping[str, str]) -> tuple[str, int]:
+    def _sentence(self, uid: str, attributes: Mapping[str, str]) -> tuple[str, int]:
         rng = keyed_rng("pseudo texts", self.seed, uid)
         number = int(rng.integers(self.templates))
-        return combine(found, number, rng, count=self.templates, exchanged=self.exchanged), number
+        return combine(attributes, number, rng, count=self.templates, exchanged=self.exchanged), number
 
 
 def phrase_vectors(model: Embedder, attribute: str, phrases: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Unit-norm, one a phrase."""
+    """Unit-norm text embeddings, one a phrase."""
     vectors: npt.NDArray[np.float32] = np.asarray(model.embed_texts([prompt(attribute, phrase) for phrase in phrases]))
     return vectors
 
@@ -112,19 +112,19 @@ def phrase_vectors(model: Embedder, attribute: str, phrases: Sequence[str]) -> n
 def conquer(
     cosine: Mapping[str, npt.NDArray[Any]], required: Phrases, optional: Phrases, *, sure: float, scale: float
 ) -> dict[str, str]:
-    """The phrase of each attribute, from the cosines of a picture with the phrases of each.
+    """Phrase of each attribute, from the cosines of a picture with the phrases of each.
 
     A cosine beyond the phrases of an optional attribute is that of its absence: where it is the highest, nothing is written.
     """
-    found = {name: phrases[int(np.argmax(cosine[name]))] for name, phrases in required.items()}
+    chosen = {name: phrases[int(np.argmax(cosine[name]))] for name, phrases in required.items()}
     for name, phrases in optional.items():
         share = softmax(scale * cosine[name].astype(np.float64))
         best = int(np.argmax(share))
         if best < len(phrases) and share[best] > sure:
-            found[name] = phrases[best]
-    return found
+            chosen[name] = phrases[best]
+    return chosen
 
 
 def attributes_of(column: Sequence[str]) -> dict[str, str]:
-    """What the column holds, by attribute."""
+    """Values of the column by attribute."""
     return dict(entry.split(": ", 1) for entry in column)

@@ -1,11 +1,11 @@
-"""RealSyn: pictures and sentences of documents to pairs (Gu et al., 2025, 2502.12513). Sentences, and pictures that are no use, leave.
+"""RealSyn: image-text pairs from pictures and sentences of documents (Gu et al., 2025, 2502.12513). Sentences, and unused pictures, leave.
 
 The pool holds pictures and sentences as rows (`data.read.documents`: a folder of HTML or Markdown); which belongs to which is not known.
 
 1. Extraction: pictures narrower than 1 to 3 or smaller than 100 pixels leave; sentences lose addresses and emoji and have to keep to
 lengths and entropy (and, where asked, to a complexity, an action and a perplexity). Equal sentences count once, and where asked such as say
 the same (`alike`). `near_duplicates` and `semantic_duplicates` before this step do the published deduplication of pictures.
-2. Hierarchical retrieval: sentences are clustered; a picture looks at its `probes` nearest centres and takes the `top` nearest
+2. Hierarchical retrieval: sentences are clustered; a picture probes its `probes` nearest centres and takes the `top` nearest
 sentences of their clusters, of whatever document.
 3. Synthetic text: caption (the alternative text, or a captioner's), labels of regions as tags, and the best sentence are merged by a
 writer.
@@ -36,27 +36,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop, Generator
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Generator
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_seed
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
-from diptych.curate.duplicates.clusters import centres, greedy, nearest_centres
-from diptych.curate.duplicates.retrieval import cap_for, capped, hierarchical
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import Embedded, embedded, open_embedder
-from diptych.curate.engine.parts import Parts
+from diptych.curate.duplicates.clusters import greedy_duplicates, kmeans_centres, nearest_centres
+from diptych.curate.duplicates.retrieval import cap_clusters, cap_for, hierarchical
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import ImageEmbeddings, embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.experts.findings import Finding
 from diptych.curate.text.ngram import NGram
-from diptych.curate.text.sentence_filters import SentenceRules, cleaned
+from diptych.curate.text.sentence_filters import SentenceRules, strip_addresses
 from diptych.curate.writing import fusing
-from diptych.curate.writing.requests import Request, TextBackend
-from diptych.curate.writing.step import Wish, Writes, Writing
+from diptych.curate.writing.requests import TextBackend, TextRequest
+from diptych.curate.writing.step import GeneratedTexts, RowRequest, WritingStep
 from diptych.data.media.decode import decode
 from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
 from diptych.index.embed import embed_texts
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 
 RULES = "grammar"
 PERPLEXITY_ORDER = 3
@@ -64,7 +64,7 @@ CAPTIONS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealSyn(Writes):
+class RealSyn(WritingStep):
     """model        address of a model that embeds images and texts
     top          sentences a picture gets (published 3)
     probes       clusters that a picture looks into; with as many as there are the search is exact (published 1, by its figure)
@@ -134,25 +134,25 @@ class RealSyn(Writes):
         )
 
     def rules(self) -> SentenceRules:
-        """What a sentence has to keep to."""
+        """Rules for retrieved sentences, from the options."""
         return SentenceRules(self.min_words, self.max_words, self.entropy, self.perplexity, self.complexity, self.action)
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._model()
         pictures = [row for row in range(len(data)) if data[row].image is not None]
-        seen = planned(data.select(pictures), lambda image: model.embed_images([image]), unit="embedding of a picture")
+        seen = estimate_cost(data.select(pictures), lambda image: model.embed_images([image]), unit="embedding of a picture")
         if not self.synthetic:
             return seen
         best = next((text.string for row in range(len(data)) if data[row].image is None for text in data[row].texts), "")
-        wishes = [self._wish(data[row], best, "sentence", "") for row in pictures[:: max(1, len(pictures) // 24)]]
-        text = self.planned(wishes, len(pictures), self._writer([best]))
+        requests = [self._request(data[row], best, "sentence", "") for row in pictures[:: max(1, len(pictures) // 24)]]
+        text = self.planned(requests, len(pictures), self._writer([best]))
         return {**text, "embedding_seconds": seen["seconds"], "seconds": seen["seconds"] + text.get("seconds", 0.0)}
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from embeddings and texts that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from embeddings and texts that an earlier run finished."""
         start = time.perf_counter()
         model = self._model()
         row_of = {uid: row for row, uid in enumerate(data.uids)}
@@ -165,14 +165,14 @@ class RealSyn(Writes):
                 field="image, texts",
                 expected="both: a folder of HTML or Markdown documents with local pictures, or other --short-side, --min-words",
             )
-        seen = embedded(data.select([row_of[uid] for uid in pictures]), model, parts)
+        seen = embed_pool(data.select([row_of[uid] for uid in pictures]), model, parts)
         faults |= {uid: f"unreadable: {reason}" for uid, reason in seen.unreadable.items()}
         uids, strings = list(texts), list(texts.values())
         row_MD = embed_texts(model, strings, uids)
         if self.alike:
-            said = self._said_before(row_MD)
-            faults |= {uids[row]: f"alike: cosine {cosine:.3f} with {uids[kept]}" for row, (kept, cosine) in said.items()}
-            left = [row for row in range(len(uids)) if row not in said]
+            repeated = self._repeated(row_MD)
+            faults |= {uids[row]: f"alike: cosine {cosine:.3f} with {uids[kept]}" for row, (kept, cosine) in repeated.items()}
+            left = [row for row in range(len(uids)) if row not in repeated]
             uids, strings, row_MD = [uids[row] for row in left], [strings[row] for row in left], row_MD[left]
         place_NT, cosine_NT = self._retrieved(seen, row_MD)
         stays_N, cap = self._balanced(seen, row_MD, place_NT)
@@ -182,20 +182,20 @@ class RealSyn(Writes):
             faults.setdefault(uid, "") if place_NT[number, 0] >= 0 else faults.update({uid: "no_sentence: none near"})
         kept = [number for number, uid in enumerate(seen.uids) if not faults[uid]]
         faults = {uid: reason for uid, reason in faults.items() if reason}
-        found = {
+        retrieved = {
             seen.uids[n]: [(uids[p], strings[p], float(c)) for p, c in zip(place_NT[n], cosine_NT[n], strict=True) if p >= 0]
             for n in kept
         }
-        done = self._synthetic(data, row_of, found, parts) if self.synthetic and found else None
-        columns = self._columns(data, row_of, seen, found, done, model)
+        done = self._synthetic(data, row_of, retrieved, parts) if self.synthetic and retrieved else None
+        columns = self._columns(data, row_of, seen, retrieved, done, model)
         kinds = Counter(reason.split(":")[0] for reason in faults.values())
-        facts = {"pictures": len(found), "sentences": len(strings), "left": dict(sorted(kinds.items())), "cap": cap}
+        facts = {"pictures": len(retrieved), "sentences": len(strings), "left": dict(sorted(kinds.items())), "cap": cap}
         facts |= {"writing": done.counts()} if done else {}
         files = {"realsyn.json": (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode()}
         drops = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
-        note = f"{len(found):,} pictures with sentences out of {len(strings):,}"
-        return Curated(
-            tuple(sorted(found)), drops, columns, time.perf_counter() - start, files, (note, *(done.notes() if done else ()))
+        note = f"{len(retrieved):,} pictures with sentences out of {len(strings):,}"
+        return CurationStepResult(
+            tuple(sorted(retrieved)), drops, columns, time.perf_counter() - start, files, (note, *(done.notes() if done else ()))
         )
 
     def _model(self) -> Any:
@@ -208,9 +208,9 @@ class RealSyn(Writes):
         rules, raw = self.rules(), {}
         for sample in (data[row] for row in range(len(data))):
             if sample.image is None:
-                raw[sample.uid] = cleaned(" ".join(text.string for text in sample.positives()))
+                raw[sample.uid] = strip_addresses(" ".join(text.string for text in sample.positives()))
         model = NGram.learned(raw.values(), PERPLEXITY_ORDER) if rules.perplexity[1] and raw else None
-        faults, found, first = {}, {}, dict[str, str]()
+        faults, sentences, first = {}, {}, dict[str, str]()
         for uid in with_bar(sorted(raw), len(raw), "reading sentences", least=10_000):
             fault = rules.fault(raw[uid], model)
             key = raw[uid].casefold()
@@ -218,9 +218,9 @@ class RealSyn(Writes):
                 fault = f"same sentence: as {first[key]}"
             if not fault:
                 first[key] = uid
-                found[uid] = raw[uid]
+                sentences[uid] = raw[uid]
             faults[uid] = fault or "sentence: retrieved from, and no picture"
-        return found, faults
+        return sentences, faults
 
     def _pictures(self, data: Dataset) -> dict[str, str]:
         faults = {}
@@ -240,63 +240,76 @@ class RealSyn(Writes):
             return f"short_side: {short} pixels (expected at least {self.short_side})"
         return f"aspect: {long / short:.2f} (expected at most {self.aspect:g})" if long > self.aspect * short else ""
 
-    def _said_before(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
-        """Sentences that leave, with the kept one that each is near and the cosine: in order, among those of its two nearest clusters."""
-        centre_KD = centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
+    def _repeated(self, row_MD: npt.NDArray[Any]) -> dict[int, tuple[int, float]]:
+        """Near-duplicate sentences, with the kept one that each is near and the cosine: in order, among those of its two nearest
+        clusters."""
+        centre_KD = kmeans_centres(row_MD, max(1, math.isqrt(len(row_MD))), seed=self.seed)
         near_NP = nearest_centres(row_MD, centre_KD, min(2, len(centre_KD)))
-        return greedy(row_MD, range(len(row_MD)), self.alike, near_NP=near_NP)
+        return greedy_duplicates(row_MD, range(len(row_MD)), self.alike, near_NP=near_NP)
 
-    def _retrieved(self, seen: Embedded, row_MD: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def _retrieved(
+        self, seen: ImageEmbeddings, row_MD: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         count = min(self.sentence_clusters or max(1, math.isqrt(len(row_MD))), len(row_MD))
-        centre_KD = centres(row_MD, count, seed=self.seed)
+        centre_KD = kmeans_centres(row_MD, count, seed=self.seed)
         label_M = nearest_centres(row_MD, centre_KD, 1)[:, 0]
         return hierarchical(seen.vector_ND, row_MD, label_M, centre_KD, probes=self.probes, top=self.top)
 
     def _balanced(
-        self, seen: Embedded, row_MD: npt.NDArray[Any], place_NT: npt.NDArray[np.int64]
+        self, seen: ImageEmbeddings, row_MD: npt.NDArray[Any], place_NT: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], int]:
-        """Which pictures stay, and the cap (0: none)."""
+        """Pictures that stay, and the cap of a cluster (0: none)."""
         if not (self.cap or self.target) or not len(seen.uids):
             return np.ones(len(seen.uids), bool), 0
         pair_ND = seen.vector_ND + row_MD[place_NT[:, 0].clip(0)]
         pair_ND = (pair_ND / np.linalg.norm(pair_ND, axis=1, keepdims=True)).astype(np.float32)
         count = min(self.balance_clusters or max(1, len(pair_ND) // 20), len(pair_ND))
-        label_N = nearest_centres(pair_ND, centres(pair_ND, count, seed=self.seed), 1)[:, 0]
+        label_N = nearest_centres(pair_ND, kmeans_centres(pair_ND, count, seed=self.seed), 1)[:, 0]
         cap = cap_for(label_N, self.target) if self.target else self.cap
-        return capped(label_N, cap, seed=self.seed, names=list(seen.uids)), cap
+        return cap_clusters(label_N, cap, seed=self.seed, names=list(seen.uids)), cap
 
     def _writer(self, strings: Sequence[str]) -> TextBackend:
-        return fusing.Rules() if self.writer == RULES else self.backend(lambda: strings)
+        return fusing.RuleFuser() if self.writer == RULES else self.backend(lambda: strings)
 
     def _synthetic(
-        self, data: Dataset, row_of: Mapping[str, int], found: Mapping[str, Sequence[tuple[str, str, float]]], parts: Parts
-    ) -> Writing:
-        captions = self._captions(data, row_of, list(found), parts)
-        rows = pa.table({"row": pa.array(range(len(found)), pa.int64()), "uid": pa.array(sorted(found), pa.string())})
+        self,
+        data: Dataset,
+        row_of: Mapping[str, int],
+        retrieved: Mapping[str, Sequence[tuple[str, str, float]]],
+        parts: PartStore,
+    ) -> GeneratedTexts:
+        captions = self._captions(data, row_of, list(retrieved), parts)
+        rows = pa.table({"row": pa.array(range(len(retrieved)), pa.int64()), "uid": pa.array(sorted(retrieved), pa.string())})
 
-        def wishes(part: pa.Table) -> Iterator[Wish]:
+        def requests(part: pa.Table) -> Iterator[RowRequest]:
             for uid in part["uid"].to_pylist():
-                source, sentence, _ = found[uid][0]
-                yield self._wish(data[row_of[uid]], sentence, source, captions.get(uid, ""))
+                source, sentence, _ = retrieved[uid][0]
+                yield self._request(data[row_of[uid]], sentence, source, captions.get(uid, ""))
 
-        def read(wish: Wish, raw: str) -> tuple[str, str]:
+        def read(request: RowRequest, raw: str) -> tuple[str, str]:
             text = raw.strip().split("\n", 1)[0].strip()
             return text, "" if text else "empty: nothing was written"
 
-        return self.written(rows, wishes, self._writer([s for some in found.values() for _, s, _ in some]), read, parts)
+        return self.written(rows, requests, self._writer([s for some in retrieved.values() for _, s, _ in some]), read, parts)
 
-    def _wish(self, sample: Sample, sentence: str, source: str, caption: str) -> Wish:
+    def _request(self, sample: Sample, sentence: str, source: str, caption: str) -> RowRequest:
         tags = [Finding(label) for label in dict.fromkeys(region.label for region in sample.regions)]
         caption = caption or next((text.string for text in sample.positives()), "")
         merged = ". ".join(part.rstrip(".") for part in dict.fromkeys((caption, sentence)) if part)
-        prompt = "" if self.writer == RULES else fusing.prompt(merged, tags) if tags else fusing.merging(caption, sentence)
-        request = Request(
-            sample.uid, prompt, fusing.fused(merged, tags), style="merged", seed=keyed_seed(self.seed, "realsyn", sample.uid)
+        prompt = (
+            "" if self.writer == RULES else fusing.fusion_prompt(merged, tags) if tags else fusing.merge_prompt(caption, sentence)
         )
-        return Wish(sample.uid, 0, source, request)
+        request = TextRequest(
+            sample.uid,
+            prompt,
+            fusing.fuse_by_rules(merged, tags),
+            style="merged",
+            seed=keyed_seed(self.seed, "realsyn", sample.uid),
+        )
+        return RowRequest(sample.uid, 0, source, request)
 
-    def _captions(self, data: Dataset, row_of: Mapping[str, int], uids: list[str], parts: Parts) -> dict[str, str]:
-        """What the captioner says of each picture; nothing without one."""
+    def _captions(self, data: Dataset, row_of: Mapping[str, int], uids: list[str], parts: PartStore) -> dict[str, str]:
+        """Captions by uid from the captioner; empty without one."""
         if not self.captioner:
             return {}
         model = open_address(self.captioner)
@@ -307,39 +320,39 @@ class RealSyn(Writes):
             return pa.table({"uid": part["uid"], "caption": pa.array(model.generate(images, [""] * len(images)), pa.string())})
 
         table = pa.table({"uid": pa.array(sorted(uids), pa.string())})
-        made = Parts(parts.folder, parts.key, CAPTIONS_AT_ONCE).mapped(table, f"captions-{model.fingerprint[:16]}", work)
+        made = PartStore(parts.folder, parts.key, CAPTIONS_AT_ONCE).mapped(table, f"captions-{model.fingerprint[:16]}", work)
         return dict(zip(made["uid"].to_pylist(), made["caption"].to_pylist(), strict=True))
 
     def _columns(
         self,
         data: Dataset,
         row_of: Mapping[str, int],
-        seen: Embedded,
-        found: Mapping[str, Sequence[tuple[str, str, float]]],
-        done: Writing | None,
+        seen: ImageEmbeddings,
+        retrieved: Mapping[str, Sequence[tuple[str, str, float]]],
+        done: GeneratedTexts | None,
         model: Any,
     ) -> dict[str, Any]:
-        if not found:
+        if not retrieved:
             return {}
         variants: dict[str, list[dict[str, Any]]] = {}
-        for uid, some in found.items():
+        for uid, some in retrieved.items():
             made_by = {"language": "", "style": "retrieved", "model": self.model, "terms": "", "prompt": ""}
             variants[uid] = [
                 {**made_by, "string": string, "origin": "caption", "source": source, "licence": data[row_of[source]].licence}
                 for source, string, _ in some
             ]
         for row in done.used() if done else ():
-            known = {
+            shared = {
                 "language": "",
                 "style": "merged",
                 "model": done.backend.name if done else "",
                 "licence": data[row_of[row["uid"]]].licence,
             }
             variants[row["uid"]].append(
-                {**known, "string": row["string"], "origin": "synthetic", "source": row["source"], "prompt": row["prompt"],
+                {**shared, "string": row["string"], "origin": "synthetic", "source": row["source"], "prompt": row["prompt"],
                  "terms": done.backend.terms if done else ""}
             )  # fmt: skip
-        place = {uid: number for number, uid in enumerate(seen.uids)}
+        position_of = {uid: number for number, uid in enumerate(seen.uids)}
         pairs = [
             (uid, string)
             for uid in sorted(variants)
@@ -348,5 +361,5 @@ class RealSyn(Writes):
         text_MD = embed_texts(model, [string for _, string in pairs], [uid for uid, _ in pairs])
         similarity: dict[str, list[float]] = {}
         for (uid, _), vector_D in zip(pairs, text_MD, strict=True):
-            similarity.setdefault(uid, []).append(float(seen.vector_ND[place[uid]] @ vector_D))
+            similarity.setdefault(uid, []).append(float(seen.vector_ND[position_of[uid]] @ vector_D))
         return {VARIANTS: variant_column(variants), SIMILARITY: similarity}

@@ -1,4 +1,4 @@
-"""RLIPv2's R-Tagger from the command line: boxes and captions in, the same images with relations out (Yuan et al., 2023, 2308.09351).
+"""Relation tagging (RLIPv2's R-Tagger): boxes and captions in, the same images with relations out (Yuan et al., 2023, 2308.09351).
 
 `relation_tags` has the step itself, for a tagger and a parser that are objects; here both are named. The tagger is a run of recipe
 `rlipv2` that was trained on given regions (``--preset tagger`` or ``tagger_tiny``), or of another recipe whose models relate given regions
@@ -24,16 +24,16 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop
+from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import SceneGraph
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.run import mapped_where
 from diptych.curate.tagging.caption_triplets import LabelLinker
 from diptych.curate.tagging.relation_tags import Asked, RelationTags
-from diptych.curate.tagging.summary import Answer, Summary
+from diptych.curate.tagging.summary import TaggingResult, TaggingSummary
 from diptych.curate.tagging.tagger_worker import TaggerWorker, open_tagger, packed
 from diptych.data.graphs.relation_splits import Relabelled
 from diptych.data.media.decode import decode, encode_exactly
@@ -83,11 +83,11 @@ class TagRelations:
     def plan(self, data: Dataset) -> dict[str, Any]:
         return self.step().plan(self.captioned(data))
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from the images that an earlier run tagged."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from the images that an earlier run tagged."""
         start = time.perf_counter()
         model, read = open_tagger(self.tagger), self.captioned(data)
         self._check_labels(model, data)
@@ -99,8 +99,8 @@ class TagRelations:
             return pa.table({"row": pa.array(rows, pa.int64()), "answer": pa.array(_answers(read, rows, worker), pa.string())})
 
         rows = pa.table({"row": pa.array(order, pa.int64())})
-        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, "tagged", work).to_pylist()
-        answers = {data.uids[row["row"]]: Answer.from_json(row["answer"]) for row in made}
+        made = PartStore(parts.folder, parts.key, BLOCK).mapped(rows, "tagged", work).to_pylist()
+        answers = {data.uids[row["row"]]: TaggingResult.from_json(row["answer"]) for row in made}
         kept = tuple(uid for uid, answer in answers.items() if not answer.reason)
         columns = {
             "tagged_relations": {uid: [asdict(relation) for relation in answers[uid].relations] for uid in kept},
@@ -112,10 +112,10 @@ class TagRelations:
         summary = _summary(data, order, answers)
         files = {"tagging.json": summary.file(), "relation_tags.html": self._page(read, order, answers, summary).encode()}
         taken = {name: values for name, values in columns.items() if values}
-        return Curated(kept, dropped, taken, time.perf_counter() - start, files, tuple(summary.lines()))
+        return CurationStepResult(kept, dropped, taken, time.perf_counter() - start, files, tuple(summary.lines()))
 
     def step(self) -> RelationTags:
-        """The step with its models and words in place. Raises ConfigError when the tagger is none."""
+        """Tagging step with its models and phrases. Raises ConfigError when the tagger is none."""
         model = open_tagger(self.tagger)
         return self._worker(model).make_step(model)
 
@@ -131,20 +131,20 @@ class TagRelations:
         return worker
 
     def _check_labels(self, model: Any, data: Dataset) -> None:
-        """A tagger of other things than the boxes are called is a mistake, unless it is meant."""
-        known = set(getattr(model, "objects", ()))
+        """Refuses a tagger whose labels are not those of the boxes, unless it is meant."""
+        tagger_labels = set(getattr(model, "objects", ()))
         rows = range(0, len(data), max(1, len(data) // BLOCK))
-        found = {region.label for row in rows for region in data[row].regions if region.label.strip()}
-        if known and found and not self.foreign and known.isdisjoint(found):
-            mine, theirs = (", ".join(sorted(names)[:5]) for names in (found, known))
+        box_labels = {region.label for row in rows for region in data[row].regions if region.label.strip()}
+        if tagger_labels and box_labels and not self.foreign and tagger_labels.isdisjoint(box_labels):
+            mine, theirs = (", ".join(sorted(names)[:5]) for names in (box_labels, tagger_labels))
             raise DataError(
                 f"the boxes of '{data.name}' are called {mine}; {self.tagger} was trained with {theirs}",
                 field="regions",
-                expected="labels that the tagger knows, or --foreign to ask it all the same",
+                expected="labels of the tagger, or --foreign to run it all the same",
             )
 
     def captioned(self, data: Dataset) -> Dataset:
-        """The data with `captions` in place of their texts; an image without a caption has no text."""
+        """Data with `captions` in place of their texts; an image without a caption has no text."""
         if not self.captions:
             return data
         captions = captions_by_uid(Path(self.captions))
@@ -152,7 +152,7 @@ class TagRelations:
             raise DataError(f"no uid of '{data.name}' has a caption", file=Path(self.captions), expected="the uids of the data")
         return Relabelled(data, _Captioned(captions), {"captions": self.captions})
 
-    def _page(self, data: Dataset, order: Sequence[int], answers: dict[str, Answer], summary: Summary) -> str:
+    def _page(self, data: Dataset, order: Sequence[int], answers: dict[str, TaggingResult], summary: TaggingSummary) -> str:
         drawn = sorted(order, key=lambda row: keyed_rng("shown", data.uids[row]).random())
         pictures: list[TaggedPicture] = []
         for row in drawn:
@@ -185,18 +185,18 @@ class TagRelations:
 
 
 def _answers(data: Dataset, rows: Sequence[int], worker: TaggerWorker) -> list[str]:
-    """What the tagger says of some rows, in their order."""
+    """The tagger's answers for some rows, as JSON, in their order."""
     contents: list[bytes | None] = []
     samples: list[str] = []
     broken: dict[int, str] = {}
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         sample = data[row]
         content = None
         if sample.image is not None:
             try:
                 content = encode_exactly(sample.image)
             except (DecodeError, OSError) as error:
-                broken[place] = Answer(f"unreadable: {error}").to_json()
+                broken[index] = TaggingResult(f"unreadable: {error}").to_json()
         contents.append(content)
         samples.append(packed(sample))
     given = pa.table(
@@ -207,15 +207,15 @@ def _answers(data: Dataset, rows: Sequence[int], worker: TaggerWorker) -> list[s
         }
     )
     answers: list[str] = mapped_where(given, ["image", "sample"], worker, "told")["told"].to_pylist() if rows else []
-    return [broken.get(place, answer) for place, answer in enumerate(answers)]
+    return [broken.get(index, answer) for index, answer in enumerate(answers)]
 
 
-def _summary(data: Dataset, order: Sequence[int], answers: dict[str, Answer]) -> Summary:
+def _summary(data: Dataset, order: Sequence[int], answers: dict[str, TaggingResult]) -> TaggingSummary:
     samples = [data[row] for row in order]
     related = any(sample.relations for sample in samples)
     truths = [frozenset((r.subject, r.predicate, r.object) for r in s.relations) if related else None for s in samples]
     labels = [[region.label for region in sample.regions] for sample in samples]
-    return Summary.of([answers[sample.uid] for sample in samples], labels, truths)
+    return TaggingSummary.of([answers[sample.uid] for sample in samples], labels, truths)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rewrites captions in several styles: the texts that LaCLIP trains on (Fan et al., 2023, 2305.20088). No row leaves.
+"""Caption rewriting in several styles (LaCLIP; Fan et al., 2023, 2305.20088). No row leaves.
 
 For each row and style the row's caption is written differently by a backend (`curate.writing`): a language model that is shown three
 example pairs of the style and continues the list, as published, or a grammar that needs no model. What comes back is read as published
@@ -24,16 +24,16 @@ from typing import Any, ClassVar, Literal, Self
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.text.texts import texts_of
 from diptych.curate.writing import in_context
 from diptych.curate.writing.backends.grammar import STYLES
 from diptych.curate.writing.faithful import fault
-from diptych.curate.writing.requests import Request
-from diptych.curate.writing.step import TRIED, Wish, Writes, Writing
+from diptych.curate.writing.requests import TextRequest
+from diptych.curate.writing.step import TRIED, GeneratedTexts, RowRequest, WritingStep
 from diptych.data.text.captions.variants import SIMILARITY, VARIANTS, variant_column
 
 PUBLISHED = ("chatgpt", "bard", "coco", "human")
@@ -41,7 +41,7 @@ PUBLISHED = ("chatgpt", "bard", "coco", "human")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewrite(Writes):
+class Rewrite(WritingStep):
     """styles     of rewriting, a rewrite of each: those of the grammar, and of the examples
     each       rewrites a style
     examples   file of example pairs by style (see `writing.in_context`); "" takes ours
@@ -97,18 +97,18 @@ class Rewrite(Writes):
         rows = self._rows(data)
         backend = self.backend(lambda: rows["string"].to_pylist())
         step = max(1, rows.num_rows * len(self.styles) * self.each // TRIED)
-        some = list(self._wishes(rows.take(pa.array(range(0, rows.num_rows, step)))))
+        some = list(self._requests(rows.take(pa.array(range(0, rows.num_rows, step)))))
         return self.planned(some, rows.num_rows * len(self.styles) * self.each, backend)
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from what an earlier run wrote."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from texts that an earlier run wrote."""
         start = time.perf_counter()
         rows = self._rows(data)
         backend = self.backend(lambda: rows["string"].to_pylist())
-        done = self.written(rows, self._wishes, backend, self._read, parts)
+        done = self.written(rows, self._requests, backend, self._read, parts)
         variants = self._variants(data, rows, done)
         columns: dict[str, Any] = {}
         if variants:
@@ -122,10 +122,10 @@ class Rewrite(Writes):
             }
             columns[SIMILARITY] = agreements(data, self.match, texts, parts)
         files = {"writing.json": done.report()}
-        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
+        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
 
     def _rows(self, data: Dataset) -> pa.Table:
-        """The caption of each row that has one worth rewriting: uid, string, language, origin, in order of uid."""
+        """Caption of each row that has one worth rewriting: uid, string, language, origin, in order of uid."""
         for style in self.styles:
             in_context.style(style, self.examples)
             if self.writer == "grammar" and style not in STYLES:
@@ -134,19 +134,19 @@ class Rewrite(Writes):
         rank = pc.index_in(texts["origin"], value_set=pa.array(self.origins))
         texts = texts.append_column("rank", rank).sort_by([("uid", "ascending"), ("rank", "ascending"), ("row", "ascending")])
         uids = texts["uid"].to_pylist()
-        first = [place for place, uid in enumerate(uids) if not place or uids[place - 1] != uid]
+        first = [row for row, uid in enumerate(uids) if not row or uids[row - 1] != uid]
         texts = texts.take(pa.array(first, pa.int64()))
-        long = [place for place, text in enumerate(texts["string"].to_pylist()) if len(text.split()) >= self.min_words]
-        found = texts.take(pa.array(long, pa.int64())).select(["uid", "string", "language", "origin"])
-        if not found.num_rows:
+        long = [row for row, text in enumerate(texts["string"].to_pylist()) if len(text.split()) >= self.min_words]
+        captions = texts.take(pa.array(long, pa.int64())).select(["uid", "string", "language", "origin"])
+        if not captions.num_rows:
             raise DataError(
                 f"'{data.name}' has no caption of {self.min_words} words or more in language '{self.language}'",
                 field="texts",
                 expected=f"texts of origin {' or '.join(self.origins)} (--origins, --language, --min-words)",
             )
-        return found.append_column("row", pa.array(range(found.num_rows), pa.int64()))
+        return captions.append_column("row", pa.array(range(captions.num_rows), pa.int64()))
 
-    def _wishes(self, part: pa.Table) -> Iterator[Wish]:
+    def _requests(self, part: pa.Table) -> Iterator[RowRequest]:
         form = in_context.prompt if self.ask == "in_context" else in_context.instruction
         for row in part.to_pylist():
             for number, (style, again) in enumerate((style, again) for style in self.styles for again in range(self.each)):
@@ -155,28 +155,28 @@ class Rewrite(Writes):
                 if self.writer not in ("grammar", "ngram"):
                     pairs = in_context.style(style, self.examples).draw(keyed_rng(self.seed, "examples", *key))
                     prompt = form(pairs, row["string"])
-                request = Request(
+                request = TextRequest(
                     "/".join(map(str, key)), prompt, row["string"], style=style, seed=keyed_seed(self.seed, "rewrite", *key)
                 )
-                yield Wish(row["uid"], number, f"{row['origin']} 0", request)
+                yield RowRequest(row["uid"], number, f"{row['origin']} 0", request)
 
-    def _read(self, wish: Wish, raw: str) -> tuple[str, str]:
-        text, caption = in_context.caption_of_reply(raw), wish.request.caption
+    def _read(self, request: RowRequest, raw: str) -> tuple[str, str]:
+        text, caption = in_context.caption_of_reply(raw), request.request.caption
         if not text:
             return "", "empty: nothing on the answer's line"
         if not self.copies and " ".join(text.split()).casefold() == " ".join(caption.split()).casefold():
             return text, "copy: of the caption"
         return text, fault(caption, text) if self.check == "facts" else ""
 
-    def _variants(self, data: Dataset, rows: pa.Table, done: Writing) -> dict[str, list[dict[str, Any]]]:
-        """Every used text with where it comes from, by uid; equal ones of a row once."""
+    def _variants(self, data: Dataset, rows: pa.Table, done: GeneratedTexts) -> dict[str, list[dict[str, Any]]]:
+        """Used texts with their origin, by uid; equal ones of a row once."""
         licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
         language = dict(zip(rows["uid"].to_pylist(), rows["language"].to_pylist(), strict=True))
         backend = done.backend
-        found: dict[str, list[dict[str, Any]]] = {}
+        variants: dict[str, list[dict[str, Any]]] = {}
         for row in done.used():
             uid = row["uid"]
-            texts = found.setdefault(uid, [])
+            texts = variants.setdefault(uid, [])
             if not self.copies and any(text["string"] == row["string"] for text in texts):
                 continue
             texts.append(
@@ -192,4 +192,4 @@ class Rewrite(Writes):
                     "licence": licence[uid],
                 }
             )
-        return found
+        return variants

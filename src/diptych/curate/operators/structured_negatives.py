@@ -1,11 +1,11 @@
-"""Texts of SVLC (2211.11733) that are made once and kept: wrong ones in which a model replaced a word, right ones that say the same.
+"""Rule-based negatives and positives of SVLC (2211.11733): texts with a word replaced by a model, and paraphrases, made once and kept.
 
-Nobody leaves the pool. The wrong texts are the column ``structured_negatives``, a list a row, the right ones ``structured_positive``; the
+No row leaves the pool. The wrong texts are the column ``structured_negatives``, a list a row, the right ones ``structured_positive``; the
 curated data set brings both along, and `diptych train svlc --negatives both --positives texts` reads them. Captions without a word that
-can be replaced have none: how many of how many is the step's last word.
+can be replaced have none; the last note of the step counts them.
 
 A fill-mask model is any `transformers` folder of such; without one, counts of the data's own captions propose the words, and a row's own
-caption counts, too, so that a data set of a few captions proposes little. Right texts follow rules: a relation told from its other side,
+caption counts, too, so that a data set of a few captions proposes little. Right texts follow rules: a relation read from its other side,
 an adjective after its noun.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
@@ -68,7 +68,7 @@ class StructuredNegatives:
         each = (time.perf_counter() - start) / max(1, len(rows))
         return {"items": len(data), "unit": "caption", "seconds_each": each, "seconds": each * len(data)}
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start, filler = time.perf_counter(), self._filler(data)
         wrong, right = {}, {}
         for sample in _in_order(data):
@@ -83,7 +83,7 @@ class StructuredNegatives:
                 expected=f"captions in language '{self.language}' with a {' or '.join(self.tags)}, or a --filler that proposes words",
             )
         columns = {NEGATIVES: wrong} | ({POSITIVE: right} if right else {})
-        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
+        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start)
 
     def _caption(self, sample: Sample) -> str:
         return next((text.string for text in sample.positives(self.language)), "")
@@ -102,7 +102,7 @@ class StructuredNegatives:
 
 
 def fill_mask(folder: str) -> Filler:
-    """The five likeliest words of a local masked language model. Raises ConfigError for a folder without one."""
+    """Function that returns the five likeliest words of a local masked language model. Raises ConfigError for a folder without one."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
     try:
@@ -119,5 +119,5 @@ def fill_mask(folder: str) -> Filler:
 
 
 def _in_order(data: Dataset) -> Iterator[Sample]:
-    """In order of uid, so that nothing depends on the order of rows."""
+    """Rows in order of uid, so that nothing depends on their order in the data."""
     return (data[row] for row in sorted(range(len(data)), key=data.uids.__getitem__))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 
@@ -46,26 +46,26 @@ class TemplateCaptions:
         each = (time.perf_counter() - start) / max(1, len(tried))
         return {"items": len(data), "unit": "template", "seconds_each": each, "seconds": each * len(data)}
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
-        found = {sample.uid: self._caption(sample) for sample in _samples(data)}
-        captions = {uid: caption for uid, caption in found.items() if caption}
-        if found and not captions:
+        all_captions = {sample.uid: self._caption(sample) for sample in _samples(data)}
+        captions = {uid: caption for uid, caption in all_captions.items() if caption}
+        if all_captions and not captions:
             raise DataError(
                 f"nothing says what is in the images of '{data.name}'",
                 field="regions, texts",
                 expected=f"regions or texts of origin {' or '.join(self.origins)}; without, the step generated_captions asks a captioner",
             )
-        return Curated(tuple(found), (), {COLUMN: captions} if captions else {}, time.perf_counter() - start)
+        return CurationStepResult(tuple(all_captions), (), {COLUMN: captions} if captions else {}, time.perf_counter() - start)
 
     def _caption(self, sample: Sample) -> str:
-        """ "" where the data know nothing about the image."""
+        """Caption of a sample; "" where the data have neither regions nor a text for it."""
         names = [" ".join((*region.attributes[: self.attributes], region.label)) for region in sample.regions]
         things = [f"{'an' if name[:1].lower() in tuple('aeiou') else 'a'} {name}" for name in dict.fromkeys(names)]
         if not things:
             texts = sample.positives(self.language)
             of_origin = ([text.string for text in texts if text.origin == origin] for origin in self.origins)
-            things = next((found for found in of_origin if found), [])[:1]
+            things = next((strings for strings in of_origin if strings), [])[:1]
         if not things:
             return ""
         listed = things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
@@ -73,5 +73,5 @@ class TemplateCaptions:
 
 
 def _samples(data: Dataset) -> Iterator[Sample]:
-    """In order of uid, so that nothing depends on the order of rows."""
+    """Samples in order of uid, so that nothing depends on the order of rows."""
     return (data[row] for row in sorted(range(len(data)), key=data.uids.__getitem__))

@@ -1,4 +1,4 @@
-"""TL;DR: keep a quarter of a pool that still shows everything, and give each kept row a caption that fits (Wang et al., 2023, 2305.20087).
+"""TL;DR: a quarter of a pool, chosen by clusters, with regenerated captions (Wang et al., 2023, 2305.20087).
 
 1. A captioner that sees images through a codebook (`recipes.generation.codebook_captioner`) describes every image by the codes
 of its patches. 2. Rows are clustered by these; of each cluster a share stays, spread over the distances to its centre.
@@ -26,17 +26,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset, Drop, Generator, PairScorer
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Generator, PairScorer
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.randomness import keyed_rng
-from diptych.curate.duplicates.clusters import centres, nearest_centres
+from diptych.curate.duplicates.clusters import kmeans_centres, nearest_centres
 from diptych.curate.duplicates.whitening import whitened
-from diptych.curate.engine.costs import planned
-from diptych.curate.engine.embedding import embedded, open_embedder
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.costs import estimate_cost
+from diptych.curate.engine.embedding import embed_pool, open_embedder
+from diptych.curate.engine.parts import PartStore
 from diptych.index.embed import embed_texts, readable
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 
 Describe = Literal["vectors", "pooled", "histogram", "ids"]
 DESCRIBE: tuple[Describe, ...] = ("vectors", "pooled", "histogram", "ids")
@@ -55,7 +55,7 @@ class TLDR:
     centre        of a cluster: a vector of norm 1 ("unit", k-means by cosines), or the "mean" of its rows (by distances, as published)
     pick          which of a cluster's rows stay: "spread" over the distances to its centre, from a seeded start, or "listed", every
                   1/keep-th in order of uid, the first one included, as released of the order of its list
-    match         address of a model that judges images and texts; "" looks at no agreement
+    match         address of a model that scores image-text pairs; "" filters by no score
     agreement     "cosine" of what `match` embeds, or its own score of a "pair" that it reads together: the matching head of BLIP, as
                   published
     match_share   of rows with the best agreement that may stay (published half)
@@ -121,14 +121,16 @@ class TLDR:
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         model = self._captioner()
-        facts = planned(data, lambda image: model.generate([image], [""], max_tokens=self.max_tokens), unit="codes and caption")
+        facts = estimate_cost(
+            data, lambda image: model.generate([image], [""], max_tokens=self.max_tokens), unit="codes and caption"
+        )
         return {**facts, "needs": "clusters of all rows"}
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from codes, embeddings and captions that an earlier run finished."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from codes, embeddings and captions that an earlier run finished."""
         start = time.perf_counter()
         if self.share_of == "all" and not self.match:
             raise ConfigError("share_of 'all' keeps rows that agree with their text: name a model that judges it (--match RUN)")
@@ -141,7 +143,7 @@ class TLDR:
         apart = self._disagreeing(data.select([rows[uid] for uid in codes]), parts) if self.match else {}
         there = [uid for uid in codes if uid not in faults and (self.share_of == "all" or uid not in apart)]
         if self.keep < 1 and there:
-            vectors = self._described(np.stack([codes[uid] for uid in there]), model)
+            vectors = self._cluster_features(np.stack([codes[uid] for uid in there]), model)
             faults |= self._crowded(there, vectors)
         faults |= apart
         kept = tuple(uid for uid in there if uid not in faults)
@@ -149,16 +151,16 @@ class TLDR:
         if self.repair and kept:
             columns = self._repaired(data.select([rows[uid] for uid in kept]), model, parts)
         dropped = tuple(Drop(uid, self.slug, faults[uid]) for uid in sorted(faults))
-        return Curated(kept, dropped, columns, time.perf_counter() - start)
+        return CurationStepResult(kept, dropped, columns, time.perf_counter() - start)
 
-    def _codes(self, data: Dataset, model: Any, parts: Parts) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, str]]:
-        """Codes of the patches by uid, in order of uid; and the images that cannot be read."""
+    def _codes(self, data: Dataset, model: Any, parts: PartStore) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, str]]:
+        """Codebook ids of the patches by uid, in order of uid; and the images that cannot be read."""
 
         def work(part: pa.Table) -> pa.Table:
             samples = [data[row] for row in part["row"].to_pylist()]
-            good, found, bad = readable(lambda some: list(model.codes([s.image for s in some])), samples)
+            good, code_rows, bad = readable(lambda some: list(model.codes([s.image for s in some])), samples)
             uids = [*(sample.uid for sample in good), *(one.uid for one in bad)]
-            values = [*(row.tolist() for row in found), *([None] * len(bad))]
+            values = [*(row.tolist() for row in code_rows), *([None] * len(bad))]
             reasons = [*([""] * len(good)), *(one.reason for one in bad)]
             return pa.table(
                 [pa.array(uids, pa.string()), pa.array(values, pa.list_(pa.int64())), pa.array(reasons, pa.string())],
@@ -166,7 +168,7 @@ class TLDR:
             )
 
         rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
-        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, f"codes-{model.fingerprint[:16]}", work).to_pylist()
+        made = PartStore(parts.folder, parts.key, BLOCK).mapped(rows, f"codes-{model.fingerprint[:16]}", work).to_pylist()
         codes = {
             row["uid"]: np.array(row["codes"], np.int64)
             for row in sorted(made, key=lambda r: r["uid"])
@@ -174,8 +176,8 @@ class TLDR:
         }
         return codes, {row["uid"]: f"unreadable: {row['reason']}" for row in made if row["codes"] is None}
 
-    def _described(self, id_NP: npt.NDArray[np.int64], model: Any) -> npt.NDArray[np.float32]:
-        """What is clustered: unit rows."""
+    def _cluster_features(self, id_NP: npt.NDArray[np.int64], model: Any) -> npt.NDArray[np.float32]:
+        """Features to be clustered: whitened rows [N, D] from codebook ids."""
         code_KD = model.model.codebook.code_KD.detach().float().cpu().numpy()
         if self.describe == "ids":
             raw = id_NP.astype(np.float32)
@@ -188,7 +190,7 @@ class TLDR:
         return whitened(raw, self.whiten)
 
     def _crowded(self, uids: list[str], vector_ND: npt.NDArray[np.float32]) -> dict[str, str]:
-        """Rows that their cluster has enough of."""
+        """Rows beyond the share of their cluster that stays."""
         label_N, stays_N = spread_over_clusters(
             vector_ND,
             self.keep,
@@ -205,8 +207,8 @@ class TLDR:
             if not stays_N[row]
         }
 
-    def _disagreeing(self, data: Dataset, parts: Parts) -> dict[str, str]:
-        """Rows outside the best `match_share` by the agreement of image and best text; a row without text agrees with nothing."""
+    def _disagreeing(self, data: Dataset, parts: PartStore) -> dict[str, str]:
+        """Rows outside the best `match_share` by the similarity of image and best text; a row without text comes last."""
         uids, agree_N = self._scored_pairs(data) if self.agreement == "pair" else self._cosines(data, parts)
         order = np.argsort(-agree_N, kind="stable")
         out = order[max(1, round(len(order) * self.match_share)) :]
@@ -216,20 +218,20 @@ class TLDR:
             for row in out.tolist()
         }
 
-    def _cosines(self, data: Dataset, parts: Parts) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
-        """uids, and the cosine of each image and its best text."""
+    def _cosines(self, data: Dataset, parts: PartStore) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
+        """Cosine of each image and its best text, with the uids."""
         model = open_embedder(self.match)
-        found = embedded(data, model, parts)
-        place = {uid: row for row, uid in enumerate(data.uids)}
-        pairs = [(row, text.string) for row, uid in enumerate(found.uids) for text in data[place[uid]].positives()]
-        text_MD = embed_texts(model, [text for _, text in pairs], [found.uids[row] for row, _ in pairs])
-        agree_N = np.full(len(found.uids), -1.0)
+        embeddings = embed_pool(data, model, parts)
+        row_of = {uid: row for row, uid in enumerate(data.uids)}
+        pairs = [(row, text.string) for row, uid in enumerate(embeddings.uids) for text in data[row_of[uid]].positives()]
+        text_MD = embed_texts(model, [text for _, text in pairs], [embeddings.uids[row] for row, _ in pairs])
+        agree_N = np.full(len(embeddings.uids), -1.0)
         for (row, _), vector in zip(pairs, text_MD, strict=True):
-            agree_N[row] = max(agree_N[row], float(found.vector_ND[row] @ vector))
-        return found.uids, agree_N
+            agree_N[row] = max(agree_N[row], float(embeddings.vector_ND[row] @ vector))
+        return embeddings.uids, agree_N
 
     def _scored_pairs(self, data: Dataset) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
-        """uids, and the model's score of each image and its best text, read together."""
+        """Pair score of each image and its best text by the model, with the uids."""
         model = open_address(self.match)
         if not isinstance(model, PairScorer):
             raise ConfigError(f"{self.match} reads no pairs (expected a model with a matching head, or agreement 'cosine')")
@@ -241,7 +243,7 @@ class TLDR:
                 agree_N[row] = float(model.score_pairs([sample.image], texts, query="text").max())
         return data.uids, agree_N
 
-    def _repaired(self, data: Dataset, model: Any, parts: Parts) -> dict[str, Any]:
+    def _repaired(self, data: Dataset, model: Any, parts: PartStore) -> dict[str, Any]:
         if self.writer:
             model = open_address(self.writer)
             require(model, Generator, who="tldr's writer")
@@ -255,7 +257,7 @@ class TLDR:
 
         rows = pa.table({"row": pa.array(range(len(data)), pa.int64())})
         key = f"captions-{model.fingerprint[:16]}" + (f"-{self.beams}" if search else "")
-        made = Parts(parts.folder, parts.key, BLOCK).mapped(rows, key, work)
+        made = PartStore(parts.folder, parts.key, BLOCK).mapped(rows, key, work)
         generated = dict(zip(made["uid"].to_pylist(), made["generated"].to_pylist(), strict=True))
         first = {
             sample.uid: next((text.string for text in sample.positives()), "")
@@ -287,7 +289,7 @@ def spread_over_clusters(
     seeded start, or "listed" in the order given, from the first; at least one does. `clusters` 0 takes a fortieth of the rows."""
     count = min(clusters or max(1, len(vector_ND) // 40), len(vector_ND))
     unit = centre == "unit"
-    centre_KD = centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)
+    centre_KD = kmeans_centres(vector_ND, count, seed=seed, iterations=iterations, unit=unit)
     label_N = nearest_centres(vector_ND, centre_KD, 1, unit=unit)[:, 0].astype(np.int64)
     stays_N = np.zeros(len(vector_ND), bool)
     for cluster in range(count):

@@ -1,4 +1,4 @@
-"""Translates captions into further languages: what RS-M-CLIP trains on (Silva et al., 2024, 2410.23370). No row leaves.
+"""Caption translation into further languages (RS-M-CLIP; Silva et al., 2024, 2410.23370). No row leaves.
 
 Every caption of the source language is translated by a model that writes (`curate.writing`), once for each language, and stored in the
 column ``text_variants`` with its language, model, hash of the prompt, source text and licence. Answers that are empty, that repeat the
@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
-from diptych.core.contracts import Curated, Dataset
+from diptych.core.contracts import CurationStepResult, Dataset
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.randomness import keyed_seed
-from diptych.curate.engine.parts import Parts
+from diptych.curate.engine.parts import PartStore
 from diptych.curate.text.texts import texts_of
-from diptych.curate.writing.requests import Request
-from diptych.curate.writing.step import TRIED, Wish, Writes, Writing
+from diptych.curate.writing.requests import TextRequest
+from diptych.curate.writing.step import TRIED, GeneratedTexts, RowRequest, WritingStep
 from diptych.data.text.captions.variants import VARIANTS, variant_column
 from diptych.data.text.languages import NAMES
 
@@ -40,7 +40,7 @@ _DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translate(Writes):
+class Translate(WritingStep):
     """languages  to translate into, by tag
     language   captions of this language or of an unknown one are translated
     origins    of the captions
@@ -78,59 +78,59 @@ class Translate(Writes):
     def plan(self, data: Dataset) -> dict[str, Any]:
         rows = self._rows(data)
         total = rows.num_rows * len(self.languages)
-        some = list(self._wishes(rows.take(pa.array(range(0, rows.num_rows, max(1, total // TRIED))))))
+        some = list(self._requests(rows.take(pa.array(range(0, rows.num_rows, max(1, total // TRIED))))))
         return self.planned(some, total, self._translator())
 
-    def __call__(self, data: Dataset) -> Curated:
-        return self.run(data, Parts())
+    def __call__(self, data: Dataset) -> CurationStepResult:
+        return self.run(data, PartStore())
 
-    def run(self, data: Dataset, parts: Parts) -> Curated:
-        """As a call, going on from what an earlier run wrote."""
+    def run(self, data: Dataset, parts: PartStore) -> CurationStepResult:
+        """Result of the step, resuming from texts that an earlier run wrote."""
         start = time.perf_counter()
-        done = self.written(self._rows(data), self._wishes, self._translator(), self._read, parts)
+        done = self.written(self._rows(data), self._requests, self._translator(), self._read, parts)
         variants = self._variants(data, done)
         columns = {VARIANTS: variant_column(variants)} if variants else {}
         files = {"writing.json": done.report()}
-        return Curated(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
+        return CurationStepResult(tuple(sorted(data.uids)), (), columns, time.perf_counter() - start, files, done.notes())
 
     def _translator(self) -> Any:
         if not self.writer or self.writer.partition(":")[0] in ("grammar", "ngram"):
-            said = f"'{self.writer}' does not translate" if self.writer else "translate needs a model"
-            raise ConfigError(f"{said} (expected --writer folder:PATH, gguf:FILE or http://HOST/v1#MODEL)")
+            problem = f"'{self.writer}' does not translate" if self.writer else "translate needs a model"
+            raise ConfigError(f"{problem} (expected --writer folder:PATH, gguf:FILE or http://HOST/v1#MODEL)")
         return self.backend(list)
 
     def _rows(self, data: Dataset) -> pa.Table:
-        """Every caption to translate: uid, string, origin, and which of its row's captions it is, in order of uid."""
-        found = texts_of(data, language=self.language, origins=self.origins).select(["uid", "string", "origin"])
-        if not found.num_rows:
+        """Captions to translate: uid, string, origin, and which of its row's captions it is, in order of uid."""
+        captions = texts_of(data, language=self.language, origins=self.origins).select(["uid", "string", "origin"])
+        if not captions.num_rows:
             raise DataError(
                 f"'{data.name}' has no caption in language '{self.language}'",
                 field="texts",
                 expected=f"texts of origin {' or '.join(self.origins)} (--origins, --language)",
             )
-        uids, place = found["uid"].to_pylist(), 0
-        places = [place := place + 1 if row and uids[row - 1] == uid else 0 for row, uid in enumerate(uids)]
-        return found.append_column("place", pa.array(places, pa.int64())).append_column(
+        uids, nth = captions["uid"].to_pylist(), 0
+        numbers = [nth := nth + 1 if row and uids[row - 1] == uid else 0 for row, uid in enumerate(uids)]
+        return captions.append_column("place", pa.array(numbers, pa.int64())).append_column(
             "row", pa.array(range(len(uids)), pa.int64())
         )
 
-    def _wishes(self, part: pa.Table) -> Iterator[Wish]:
+    def _requests(self, part: pa.Table) -> Iterator[RowRequest]:
         for row in part.to_pylist():
             for number, tag in enumerate(self.languages):
                 key = (row["uid"], row["place"], tag)
                 caption = " ".join(row["string"].split())
                 seed = keyed_seed(self.seed, "translate", *key)
-                request = Request("/".join(map(str, key)), self._asked(tag, caption), caption, style=tag, seed=seed)
+                request = TextRequest("/".join(map(str, key)), self._filled_prompt(tag, caption), caption, style=tag, seed=seed)
                 source = f"{row['origin']} {row['place']}"
-                yield Wish(row["uid"], row["place"] * len(self.languages) + number, source, request)
+                yield RowRequest(row["uid"], row["place"] * len(self.languages) + number, source, request)
 
-    def _asked(self, tag: str, caption: str) -> str:
-        """The prompt with its fields; braces in the caption stay as they are."""
+    def _filled_prompt(self, tag: str, caption: str) -> str:
+        """Prompt with its fields filled; braces in the caption stay as they are."""
         fields = {"source": NAMES[self.language], "target": NAMES[tag], "caption": caption}
-        return re.sub(r"\{(source|target|caption)\}", lambda found: fields[found[1]], self.prompt)
+        return re.sub(r"\{(source|target|caption)\}", lambda match: fields[match[1]], self.prompt)
 
-    def _read(self, wish: Wish, raw: str) -> tuple[str, str]:
-        text, caption = " ".join(raw.split("\n", 1)[0].split()), wish.request.caption
+    def _read(self, request: RowRequest, raw: str) -> tuple[str, str]:
+        text, caption = " ".join(raw.split("\n", 1)[0].split()), request.request.caption
         if not text:
             return "", "empty: nothing on the answer's line"
         if text.casefold() == caption.casefold():
@@ -139,12 +139,12 @@ class Translate(Writes):
             return text, f"number: not those of '{caption[:60]}'"
         return text, ""
 
-    def _variants(self, data: Dataset, done: Writing) -> dict[str, list[dict[str, Any]]]:
-        """Every used translation with where it comes from, by uid; equal ones of a row and language once."""
+    def _variants(self, data: Dataset, done: GeneratedTexts) -> dict[str, list[dict[str, Any]]]:
+        """Used translations with their origin, by uid; equal ones of a row and language once."""
         licence = {sample.uid: sample.licence for sample in (data[row] for row in range(len(data)))}
-        found: dict[str, list[dict[str, Any]]] = {}
+        variants: dict[str, list[dict[str, Any]]] = {}
         for row in done.used():
-            texts = found.setdefault(row["uid"], [])
+            texts = variants.setdefault(row["uid"], [])
             if any((text["string"], text["language"]) == (row["string"], row["style"]) for text in texts):
                 continue
             texts.append(
@@ -160,4 +160,4 @@ class Translate(Writes):
                     "licence": licence[row["uid"]],
                 }
             )
-        return found
+        return variants

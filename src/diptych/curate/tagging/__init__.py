@@ -1,1 +1,1 @@
-"""Relations for pictures that have boxes and captions: what captions mention, judged by a trained tagger (RLIPv2)."""
+"""Relation tagging of pictures that have boxes and captions: relations of captions, scored by a trained tagger (RLIPv2)."""

@@ -1,4 +1,4 @@
-"""What a caption says about whom: (subject span, predicate, object span), and which labels of an image a span can mean.
+"""Triplets of a caption (subject span, predicate, object span), and linking of spans to the labels of an image.
 
 `TemplateGrammar` reads captions of the form "a red ring near left of a star and a dog chasing a ball" with relation phrases that
 it is given: exact on rendered captions, and enough for short alt texts. Anything else that turns a string into triplets of
@@ -25,14 +25,14 @@ DETERMINERS = frozenset(("a", "an", "the", "some", "two", "three", "his", "her",
 
 
 class CaptionParser(Protocol):
-    """A frozen dataclass, so that a run can say with what it parsed."""
+    """Parser of captions into triplets: a frozen dataclass, so that a run can record its configuration."""
 
     def __call__(self, caption: str) -> Sequence[Spans]: ...
 
 
 @dataclass(frozen=True)
 class TemplateGrammar:
-    """Noun phrase, relation phrase, noun phrase; the longest of the known phrases wins.
+    """Template parser: noun phrase, relation phrase, noun phrase; the longest of the given phrases wins.
 
     >>> TemplateGrammar(("left of", "far left of", "holding"))("A red ring far left of a star, and a man holding the big cup.")
     [('red ring', 'far left of', 'star'), ('man', 'holding', 'big cup')]
@@ -49,13 +49,13 @@ class TemplateGrammar:
 
     @cached_property
     def _places(self) -> dict[tuple[str, ...], int]:
-        """Phrase -> its place among all, the longest first; for lists of tens of thousands."""
+        """Index of each phrase among all, the longest first; for lists of tens of thousands."""
         phrases = dict.fromkeys(tuple(name.lower().split()) for name in self.relations)
-        return {phrase: place for place, phrase in enumerate(sorted(phrases, key=len, reverse=True))}
+        return {phrase: index for index, phrase in enumerate(sorted(phrases, key=len, reverse=True))}
 
     @cached_property
     def _longest(self) -> int:
-        """Words of the longest phrase."""
+        """Number of words of the longest phrase."""
         return max(map(len, self._places))
 
     def _clause(self, words: list[str]) -> Spans | None:
@@ -74,7 +74,7 @@ class TemplateGrammar:
 
 @dataclass(frozen=True)
 class LabelLinker:
-    """Which of an image's labels a noun phrase means: those at its end as whole words (singular or plural), the longest first;
+    """Linker of noun phrases to an image's labels: those at its end as whole words (singular or plural), the longest first;
     else those one of whose paraphrases stands there.
 
     paraphrases  (label, its other names), as ("person", ("man", "woman", "rider"))
@@ -90,16 +90,16 @@ class LabelLinker:
             raise ConfigError(f"LabelLinker.rule is {self.rule!r} (expected head | substring)")
 
     def __call__(self, span: str, labels: Iterable[str]) -> tuple[str, ...]:
-        """The labels, in the order given; none when the phrase is about something else.
+        """Labels that the phrase can mean, in the order given; none when it is about something else.
 
         >>> LabelLinker((("person", ("man",)),))("old man", ["person", "dog"]), LabelLinker()("hot dogs", ["dog", "hot dog"])
         (('person',), ('hot dog',))
         """
-        known = dict.fromkeys(labels)
+        distinct = dict.fromkeys(labels)
         others: Mapping[str, tuple[str, ...]] = dict(self.paraphrases)
         if self.rule == "substring":
-            return tuple(label for label in known if any(name in span for name in (label, *others.get(label, ()))))[-1:]
-        for names in ({label: (label,) for label in known}, {label: others.get(label, ()) for label in known}):
+            return tuple(label for label in distinct if any(name in span for name in (label, *others.get(label, ()))))[-1:]
+        for names in ({label: (label,) for label in distinct}, {label: others.get(label, ()) for label in distinct}):
             ends = {label: max((len(n) for n in each if _ends_with(span, n)), default=0) for label, each in names.items()}
             longest = max(ends.values(), default=0)
             if longest:

@@ -1,4 +1,4 @@
-"""Relations for images that have boxes and captions but no relations: what captions mention, judged by a tagger (RLIPv2's R-Tagger).
+"""Relations for images with boxes and captions: those that captions mention, scored by a tagger (RLIPv2's R-Tagger).
 
 Keeps images in which at least one relation was found; drops the others and says at which stage they ended. Per image:
 
@@ -6,7 +6,7 @@ Keeps images in which at least one relation was found; drops the others and says
 
 Every candidate pair is judged against all predicates of its image, not only the one that made it a candidate. Pairs that a tagger judges
 in one pass may see each other: with `asked="said"` only candidates are there, as published. Cost: one call of the tagger an image. It
-needs to know how captions are read and from which confidence on a relation counts. Boxes and captions are never touched; relations that
+needs a caption parser and the least confidence of a relation. Boxes and captions are never touched; relations that
 are already there are not looked at.
 
 Columns: "tagged_relations", a list of {subject, predicate, object, confidence} for each kept image, to be put in place by `tagged`; and
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from diptych.core.config import config_hash
-from diptych.core.contracts import Curated, Dataset, Drop, Relater
+from diptych.core.contracts import CurationStepResult, Dataset, Drop, Relater
 from diptych.core.errors import ConfigError, DecodeError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
@@ -46,9 +46,10 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Tagging:
-    """How many of each stage: captions read, triplets parsed, triplets both of whose ends are in the image, candidate pairs, relations
-    proposed for these pairs, relations that are kept."""
+class StageCounts:
+    """Counts by stage: captions read, triplets parsed, triplets both of whose ends are in the image, candidate pairs, relations proposed
+    for these pairs, relations that are kept.
+    """
 
     captions: int = 0
     parsed: int = 0
@@ -59,7 +60,7 @@ class Tagging:
 
     @property
     def ended(self) -> str:
-        """Why there is no relation; "" when there is one."""
+        """Reason for having no relation; "" when there is one."""
         stages = {
             "captions": "has no caption",
             "parsed": "no triplet in its captions",
@@ -71,8 +72,8 @@ class Tagging:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """How the relations of one image came about.
+class TaggingTrace:
+    """Steps by which the relations of one image came about.
 
     parsed    triplets of phrases, each with the phrases that nothing in the image is called by
     linked    triplets of labels
@@ -89,7 +90,7 @@ class Trace:
 
 @runtime_checkable
 class PairRelater(Protocol):
-    """A relater that can be asked about some pairs alone, (subject, object) by their places among the regions of an image."""
+    """Relater for some pairs alone, (subject, object) by their indices among the regions of an image."""
 
     def relate_pairs(
         self,
@@ -152,7 +153,7 @@ class RelationTags:
         each = (time.perf_counter() - start) / max(1, len(rows))
         return {"items": len(data), "unit": "tagged image", "seconds_each": each, "seconds": each * len(data)}
 
-    def __call__(self, data: Dataset) -> Curated:
+    def __call__(self, data: Dataset) -> CurationStepResult:
         start = time.perf_counter()
         kept: list[str] = []
         dropped: list[Drop] = []
@@ -165,7 +166,7 @@ class RelationTags:
                 continue
             assert sample.image is not None
             try:
-                found, tagging = self.tag(sample, sample.image)
+                tags, tagging = self.tag(sample, sample.image)
             except (DecodeError, OSError) as error:
                 dropped.append(Drop(sample.uid, self.slug, f"unreadable: {error}"))
                 continue
@@ -174,57 +175,57 @@ class RelationTags:
                 dropped.append(Drop(sample.uid, self.slug, tagging.ended))
             else:
                 kept.append(sample.uid)
-                relations[sample.uid] = [asdict(relation) for relation in found]
+                relations[sample.uid] = [asdict(relation) for relation in tags]
         columns = {name: values for name, values in (("tagged_relations", relations), ("tagging", counts)) if values}
-        return Curated(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
 
-    def tag(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], Tagging]:
-        """The relations of one image, the most confident first, and what became of its captions."""
-        found, tagging, _ = self.traced(sample, image)
-        return found, tagging
+    def tag(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], StageCounts]:
+        """Relations of one image, the most confident first, and the counts of its stages."""
+        tags, tagging, _ = self.traced(sample, image)
+        return tags, tagging
 
-    def traced(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], Tagging, Trace]:
-        """As `tag`, and how the relations came about. Regions without a label take no part."""
+    def traced(self, sample: Sample, image: ImageSource) -> tuple[tuple[Relation, ...], StageCounts, TaggingTrace]:
+        """Relations of one image with the trace of stages. Regions without a label take no part."""
         captions = tuple(text.string for text in sample.positives())
         parsed = list(dict.fromkeys(spans for caption in captions for spans in self.parse(caption)))
-        meant = self._meanings(sample, parsed)
+        meant = self._labels_of_phrases(sample, parsed)
         linked = _link_labels(parsed, meant)
         pairs = self._pairs(sample, {(subject, other) for subject, _, other in linked})
         proposed: tuple[Relation, ...] = ()
         if pairs:
             proposed = self._score_pairs(sample, image, pairs, linked)
-        found, reasons = self._confident(proposed, pairs)
-        asked = sum((relation.subject, relation.object) in pairs for relation in proposed)
-        tagging = Tagging(len(captions), len(parsed), len(linked), len(pairs), asked, len(found))
+        tags, reasons = self._confident(proposed, pairs)
+        proposed_count = sum((relation.subject, relation.object) in pairs for relation in proposed)
+        tagging = StageCounts(len(captions), len(parsed), len(linked), len(pairs), proposed_count, len(tags))
         nameless = tuple((spans, tuple(span for span in (spans[0], spans[2]) if not meant[span])) for spans in parsed)
         scored = len({(relation.subject, relation.object) for relation in proposed})
-        return found, tagging, Trace(captions, nameless, tuple(linked), reasons, scored)
+        return tags, tagging, TaggingTrace(captions, nameless, tuple(linked), reasons, scored)
 
-    def _meanings(self, sample: Sample, parsed: Sequence[Spans]) -> dict[str, tuple[str, ...]]:
+    def _labels_of_phrases(self, sample: Sample, parsed: Sequence[Spans]) -> dict[str, tuple[str, ...]]:
         """Labels of the image that each phrase can mean."""
         labels = list(dict.fromkeys(region.label for region in sample.regions if region.label.strip()))
         return {span: self.link(span, labels) for subject, _, other in parsed for span in (subject, other)}
 
-    def _pairs(self, sample: Sample, wanted: set[tuple[str, str]]) -> set[tuple[int, int]]:
+    def _pairs(self, sample: Sample, labels: set[tuple[str, str]]) -> set[tuple[int, int]]:
         """Ordered pairs of different regions with those labels."""
         regions = list(enumerate(sample.regions))
         return {
             (i, j)
             for i, one in regions
             for j, other in regions
-            if i != j and (one.label, other.label) in wanted and (not self.overlap or _meet(one.box, other.box))
+            if i != j and (one.label, other.label) in labels and (not self.overlap or _boxes_intersect(one.box, other.box))
         }
 
     def _score_pairs(
         self, sample: Sample, image: ImageSource, pairs: set[tuple[int, int]], linked: Sequence[Spans]
     ) -> tuple[Relation, ...]:
-        """What the tagger says of pairs of labelled regions, as places among all regions."""
-        place = [n for n, region in enumerate(sample.regions) if region.label.strip()]
-        given = [sample.regions[n] for n in place]
+        """Relations that the tagger proposes for pairs of labelled regions; subject and object index all regions."""
+        rows = [n for n, region in enumerate(sample.regions) if region.label.strip()]
+        given = [sample.regions[n] for n in rows]
         labels = list(dict.fromkeys([*self.names, *(region.label for region in given)]))
         if self.asked == "said":
             assert isinstance(self.tagger, PairRelater)
-            among = {n: row for row, n in enumerate(place)}
+            among = {n: row for row, n in enumerate(rows)}
             fits = [
                 ((among[i], among[j]), predicate)
                 for i, j in sorted(pairs)
@@ -238,12 +239,12 @@ class RelationTags:
             graphs = self.tagger.relate([image], [given], objects=labels, relations=names, labels_known=True)
         if len(graphs) != 1 or len(graphs[0].regions) != len(given):
             raise ShapeError(f"sample '{sample.uid}': the tagger must answer with the {len(given)} regions it was given")
-        return tuple(replace(r, subject=place[r.subject], object=place[r.object]) for r in graphs[0].relations)
+        return tuple(replace(r, subject=rows[r.subject], object=rows[r.object]) for r in graphs[0].relations)
 
     def _confident(
         self, scored: Sequence[Relation], pairs: set[tuple[int, int]]
     ) -> tuple[tuple[Relation, ...], tuple[tuple[Relation, str], ...]]:
-        """Those that are kept; and the surest of all, each with why it is not."""
+        """Relations that are kept; and the most confident of all, each with the reason why it is not."""
         taken: dict[tuple[int, int], int] = {}
         kept: list[Relation] = []
         traced: list[tuple[Relation, str]] = []
@@ -268,7 +269,7 @@ class RelationTags:
 
 
 def impossible(sample: Sample) -> str:
-    """Why nothing can be tagged in a sample, whatever its captions say; "" when something can."""
+    """Reason why a sample cannot be tagged, whatever its captions are; "" when it can."""
     if sample.image is None:
         return "has no image"
     if not sample.regions:
@@ -283,7 +284,7 @@ def _link_labels(parsed: Sequence[Spans], meant: Mapping[str, tuple[str, ...]]) 
 
 
 def tagged(data: Dataset, relations: Mapping[str, Sequence[Mapping[str, Any]]]) -> Relabelled:
-    """The data with these relations (column "tagged_relations") in the place of their own; a uid without any has none."""
+    """Data set with these relations (column "tagged_relations") in the place of its own; a uid without any has none."""
     made = {uid: tuple(Relation(**relation) for relation in each) for uid, each in relations.items()}
     key = {"tagged": config_hash({uid: [dict(relation) for relation in relations[uid]] for uid in sorted(relations)})}
     return Relabelled(data, _Tagged(made), key)
@@ -297,5 +298,5 @@ class _Tagged:
         return replace(sample, relations=self.relations.get(sample.uid, ()))
 
 
-def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def _boxes_intersect(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])

@@ -1,7 +1,7 @@
-"""What a tagging run did as a whole: how much each stage left and in how many kinds, how right it was, how fast.
+"""Summary of a tagging run: counts and kinds left by each stage, accuracy, speed.
 
-`Answer` is what is kept of one image while the run goes on; it travels as JSON. The summary is `tagging.json` beside the tables, and the
-lines that the command prints; seconds are printed alone, so that equal work gives equal files.
+`TaggingResult` is what is kept of one image while the run goes on; it travels as JSON. The summary is `tagging.json` beside the tables,
+and the lines that the command prints; seconds are printed alone, so that equal work gives equal files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from diptych.core.config import from_plain
 from diptych.core.scene_graph import Relation
 from diptych.curate.tagging.caption_triplets import Spans
-from diptych.curate.tagging.relation_tags import Tagging, Trace
+from diptych.curate.tagging.relation_tags import StageCounts, TaggingTrace
 
 Triple = tuple[int, str, int]
 LISTED = 12
@@ -22,29 +22,29 @@ LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Of one image. `reason` is why it leaves, "" when it stays; counts and trace are None where it could not be tagged.
+class TaggingResult:
+    """Result of one image. `reason` is why it leaves, "" when it stays; counts and trace are None where it could not be tagged.
 
     seconds  that the tagger and everything around it took
     """
 
     reason: str = ""
     relations: tuple[Relation, ...] = ()
-    counts: Tagging | None = None
-    trace: Trace | None = None
+    counts: StageCounts | None = None
+    trace: TaggingTrace | None = None
     seconds: float = 0.0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Answer:
+    def from_json(cls, text: str) -> TaggingResult:
         return from_plain(cls, json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """The whole run; `against` holds counts where the data had relations of their own."""
+class TaggingSummary:
+    """Summary of a run; `against` holds counts where the data had relations of their own."""
 
     images: int
     kept: int
@@ -57,10 +57,10 @@ class Summary:
 
     @classmethod
     def of(
-        cls, answers: Sequence[Answer], labels: Sequence[Sequence[str]], truths: Sequence[frozenset[Triple] | None]
-    ) -> Summary:
-        """`labels` of the regions of each image; `truths` its own relations, None where the data have none at all."""
-        stages: Counter[str] = Counter(dict.fromkeys(Tagging.__dataclass_fields__, 0))
+        cls, answers: Sequence[TaggingResult], labels: Sequence[Sequence[str]], truths: Sequence[frozenset[Triple] | None]
+    ) -> TaggingSummary:
+        """Summary of results. `labels` of the regions of each image; `truths` its own relations, None where the data have none at all."""
+        stages: Counter[str] = Counter(dict.fromkeys(StageCounts.__dataclass_fields__, 0))
         predicates: Counter[str] = Counter()
         kinds: dict[str, set[Spans]] = {"parsed": set(), "linked": set(), "relations": set()}
         against: Counter[str] = Counter()
@@ -72,14 +72,14 @@ class Summary:
                 kinds["parsed"] |= {spans for spans, _ in answer.trace.parsed}
                 kinds["linked"] |= set(answer.trace.linked)
             if truth is not None:
-                found = {(r.subject, r.predicate, r.object) for r in answer.relations}
-                against.update({"tagged": len(found), "true": len(truth), "right": len(found & truth)})
+                tagged = {(r.subject, r.predicate, r.object) for r in answer.relations}
+                against.update({"tagged": len(tagged), "true": len(truth), "right": len(tagged & truth)})
         ranked = dict(sorted(predicates.items(), key=lambda item: (-item[1], item[0])))
         return cls(
             len(answers),
             sum(not answer.reason for answer in answers),
             dict(stages),
-            {name: len(found) for name, found in kinds.items()},
+            {name: len(tagged) for name, tagged in kinds.items()},
             ranked,
             sum(answer.trace.scored for answer in answers if answer.trace),
             sum(answer.seconds for answer in answers),
@@ -96,7 +96,7 @@ class Summary:
         return self.against["right"] / max(1, self.against["true"])
 
     def file(self) -> bytes:
-        """tagging.json: everything but what the clock said."""
+        """Content of tagging.json: everything but the seconds."""
         plain = {name: value for name, value in asdict(self).items() if name != "seconds"}
         if self.against:
             plain["against"] |= {"precision": self.precision, "recall": self.recall}

@@ -1,4 +1,4 @@
-"""The tagger where a step runs: pictures, boxes and captions in, answers as JSON out. Travels to other machines as addresses."""
+"""Worker of relation tagging: pictures, boxes and captions in, answers as JSON out. Travels to other machines as addresses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.curate.tagging.caption_triplets import LabelLinker, TemplateGrammar
 from diptych.curate.tagging.relation_tags import PairRelater, RelationTags, impossible
-from diptych.curate.tagging.summary import Answer
-from diptych.models.io.opened import open_address
+from diptych.curate.tagging.summary import TaggingResult
+from diptych.models.io.open_address import open_address
 
 
 @dataclass(frozen=True)
-class EveryPair:
-    """A relater that is asked for all predicates of all pairs, where its own default would keep the best thousand."""
+class AllPairsRelater:
+    """Relater with all predicates of all pairs, where its own default would keep the best thousand."""
 
     model: Any
 
@@ -84,27 +84,27 @@ class TaggerWorker:
         rows = zip(contents, samples, strict=True)
         return pa.array([self.answer(unpacked(text, content)).to_json() for content, text in rows], pa.string())
 
-    def answer(self, sample: Sample) -> Answer:
+    def answer(self, sample: Sample) -> TaggingResult:
         if reason := impossible(sample):
-            return Answer(reason)
+            return TaggingResult(reason)
         assert sample.image is not None
         self.step = self.step or self.make_step(open_tagger(self.tagger))
         start = time.perf_counter()
         try:
-            found, counts, trace = self.step.traced(sample, sample.image)
+            tags, counts, trace = self.step.traced(sample, sample.image)
         except (DecodeError, OSError) as error:
-            return Answer(f"unreadable: {error}")
-        return Answer(counts.ended, found, counts, trace, time.perf_counter() - start)
+            return TaggingResult(f"unreadable: {error}")
+        return TaggingResult(counts.ended, tags, counts, trace, time.perf_counter() - start)
 
     def make_step(self, model: Any) -> RelationTags:
         if self.options.get("asked") == "said" and not isinstance(model, PairRelater):
             raise ConfigError(f"{model.name} scores all pairs of an image (expected --asked all)")
-        tagger: Relater = EveryPair(model)
+        tagger: Relater = AllPairsRelater(model)
         return RelationTags(tagger=tagger, parse=TemplateGrammar(self.relations), link=self.link, **self.options)
 
 
 def open_tagger(address: str) -> Any:
-    """A model that relates given regions. Raises ConfigError for one that does not."""
+    """Model that relates given regions. Raises ConfigError for one that does not."""
     if not address:
         raise ConfigError("relation_tags needs a trained tagger (--tagger RUN; diptych train rlipv2 --preset tagger_tiny)")
     model = open_address(address)
@@ -115,14 +115,14 @@ def open_tagger(address: str) -> Any:
 
 
 def packed(sample: Sample) -> str:
-    """What a tagger reads of a sample beside its picture, as JSON."""
+    """JSON of a sample for the tagger, without its picture."""
     regions = [(region.box, region.label) for region in sample.regions]
     texts = [asdict(text) for text in sample.texts]
     return json.dumps({"uid": sample.uid, "regions": regions, "texts": texts})
 
 
 def unpacked(text: str, content: bytes | None) -> Sample:
-    """The sample that `packed` wrote, with the bytes of its picture."""
+    """Sample from the JSON of `packed`, with the bytes of its picture."""
     plain = json.loads(text)
     return Sample(
         uid=plain["uid"],

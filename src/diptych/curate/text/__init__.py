@@ -1,1 +1,1 @@
-"""Texts: language, entries, balance."""
+"""Text curation: language, entries, balance."""

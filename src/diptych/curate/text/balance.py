@@ -1,4 +1,4 @@
-"""MetaCLIP's balance: what it is worth to keep one more text about something, from how often it comes up (Xu et al., 2023, 2309.16671).
+"""MetaCLIP's balancing: keep probabilities of texts from the counts of their entries (Xu et al., 2023, 2309.16671).
 
 With c_e texts that mention entry e, and a threshold t:
 
@@ -29,7 +29,7 @@ def entry_probability(count_M: Counts, t: int) -> Floats:
 
 
 def keep_probability(entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np.integer], p_M: Floats) -> Floats:
-    """P of every text, whose entries are entry_K[offset[n]:offset[n+1]]; 0 for a text without any. [N]"""
+    """Keep probability of every text, whose entries are entry_K[offset[n]:offset[n+1]]; 0 for a text without any. [N]"""
     with np.errstate(divide="ignore"):
         lost_K = np.log1p(-p_M[entry_K])  # -inf where p is 1: such a text stays
     # sums by text, not differences of one running sum, which would mix infinities
@@ -43,8 +43,9 @@ def keep_probability(entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np
 def keep_by_entry(
     entry_K: npt.NDArray[np.integer], offset_N1: npt.NDArray[np.integer], p_M: Floats, uniform_K: Floats
 ) -> npt.NDArray[np.bool_]:
-    """Whether each text stays, bool [N]: when the number in [0, 1) drawn for any of its entries is below that entry's p. The published
-    sampling; on average `keep_probability`. The numbers are the caller's: `rng.random(len(entry_K))`."""
+    """Keep mask of texts, bool [N]: true when the number in [0, 1) drawn for any of its entries is below that entry's p. The published
+    sampling; on average `keep_probability`. The numbers are the caller's: `rng.random(len(entry_K))`.
+    """
     if uniform_K.shape != entry_K.shape:
         raise ShapeError(f"uniform_K must be [{len(entry_K)}], a number a match; got {list(uniform_K.shape)}")
     saved_K = uniform_K < p_M[entry_K]
@@ -56,13 +57,13 @@ def keep_by_entry(
 
 
 def share_below(count_M: Counts, t: int) -> float:
-    """The tail share p(t): matches of entries that have fewer than t, of all matches."""
+    """Tail share p(t): matches of entries that have fewer than t, of all matches."""
     total = int(count_M.sum())
     return float(count_M[count_M < t].sum()) / total if total else 0.0
 
 
 def threshold_for(count_M: Counts, share: float) -> int:
-    """t(p): of the entries in order of count, the count where the running share is nearest to `share`. At least 1.
+    """Threshold t(p): of the entries in order of count, the count where the running share is nearest to `share`. At least 1.
 
     share  from 0, which takes the count of the rarest entry, to 1, which takes that of the most frequent: then every match is sure
 

@@ -1,4 +1,4 @@
-"""The list of things that texts may be about: WordNet's names, and what a corpus is about. MetaCLIP calls it the metadata.
+"""Entries of MetaCLIP's metadata: WordNet's names, and words, pairs and titles of a corpus.
 
 Published: all WordNet synset names (some 86,600), English Wikipedia's words that occur 100 times or more (251,465), word pairs by
 pointwise mutual information (100,646), article titles with 70 views or more (61,235), and "0".."99": 500,000 in all.
@@ -49,14 +49,14 @@ class Entries:
         >>> Entries.of({"word": ["b", "a", "--"], "given": ["a"]})
         Entries(names=('a', 'b'), sources=('given+word', 'word'))
         """
-        found: dict[str, set[str]] = {}
+        sources_of: dict[str, set[str]] = {}
         for source, names in by_source.items():
             for name in names:
                 name = " ".join(name.split())
                 if any(character.isalnum() for character in name):
-                    found.setdefault(name, set()).add(source)
-        names = tuple(sorted(found))
-        return cls(names, tuple("+".join(sorted(found[name])) for name in names))
+                    sources_of.setdefault(name, set()).add(source)
+        names = tuple(sorted(sources_of))
+        return cls(names, tuple("+".join(sorted(sources_of[name])) for name in names))
 
     @property
     def fingerprint(self) -> str:
@@ -73,8 +73,8 @@ class Entries:
 
     @classmethod
     def load(cls, path: Path) -> Entries:
-        """A Parquet file with a column "entry", a text file with an entry a line, or the published metadata.json: a list of strings, of
-        which nothing but empty ones is left out."""
+        """Entries of a Parquet file with a column "entry", a text file with an entry a line, or the published metadata.json: a list of
+        strings, of which nothing but empty ones is left out."""
         if not path.is_file():
             raise DataError(
                 "does not exist", file=path, expected="a list of entries: Parquet with a column 'entry', JSON, or lines of text"
@@ -111,7 +111,7 @@ class Entries:
 
 
 def wordnet(folder: Path = WORDNET, *, lower: bool = False, cut: bool = False) -> list[str]:
-    """The name of every synset: its first word, underscores as blanks, without the mark of an adjective's place. In order of file.
+    """Name of every WordNet synset: its first word, underscores as blanks, without the mark of an adjective's place. In order of file.
 
     lower  as the published list has them; "eiffel tower" then never matches where case counts. (WordNet 3.0: 86,571 lower, 87,379 not)
     cut    names end before their first full stop, as in the published list, whose code looks there for the part of speech: "u.s. army"
@@ -131,27 +131,27 @@ def wordnet(folder: Path = WORDNET, *, lower: bool = False, cut: bool = False) -
 
 
 def words_of_corpus(documents: Iterable[str]) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """How often each word and each pair of neighbours occurs; as written, no case is folded. A pair does not cross a sign."""
+    """Counts of words and of pairs of neighbours; as written, no case is folded. A pair does not cross a sign."""
     words: Counter[str] = Counter()
     pairs: Counter[tuple[str, str]] = Counter()
     for text in documents:
-        found = [(match[0], match.start(), match.end()) for match in WORDS.finditer(text)]
-        words.update(word for word, _, _ in found)
+        spans = [(match[0], match.start(), match.end()) for match in WORDS.finditer(text)]
+        words.update(word for word, _, _ in spans)
         pairs.update(
-            (one, other) for (one, _, end), (other, start, _) in pairwise(found) if not text[end:start].strip() and start > end
+            (one, other) for (one, _, end), (other, start, _) in pairwise(spans) if not text[end:start].strip() and start > end
         )
     return words, pairs
 
 
 def frequent(words: Counter[str], minimum: int = 100) -> list[str]:
-    """Published: 100 times or more."""
+    """Words of a least count, sorted. Published: 100 times or more."""
     return sorted(word for word, count in words.items() if count >= minimum)
 
 
-def bound_pairs(
+def pmi_pairs(
     words: Counter[str], pairs: Counter[tuple[str, str]], *, cut: float = 0.0, top: int = 0, minimum: int = 5
 ) -> list[tuple[str, float]]:
-    """Word pairs that come together more than chance would have it, with their PMI, the highest first.
+    """Word pairs by pointwise mutual information (PMI), the highest first.
 
     cut      least PMI, in bits; 0 has none. One above log2 N is refused
     top      so many of the highest; 0 takes all
@@ -175,12 +175,12 @@ def bound_pairs(
 
 
 def viewed_titles(titles: Iterable[tuple[str, int]], minimum: int = 70) -> list[str]:
-    """Titles that were looked at often enough, without those of other name spaces ("Talk:..."). Published: 70 over 26 sampled days."""
+    """Titles with enough page views, without those of other name spaces ("Talk:..."). Published: 70 over 26 sampled days."""
     return sorted(title.replace("_", " ") for title, views in titles if views >= minimum and ":" not in title)
 
 
 def page_views(path: Path, *, least: int = 50) -> Counter[str]:
-    """How often each title was looked at, summed over a file or over all files of a folder; `.gz` is read as it is.
+    """Page views by title, summed over a file or over all files of a folder; `.gz` is read as it is.
 
     A line is `title <tab> views`, or one of Wikimedia's hourly dumps: `domain title views bytes`, of which domain "en" counts. Lines of a
     dump with fewer than `least` views are ignored, as published.

@@ -1,4 +1,4 @@
-"""The draws of MetaCLIP's balance: which text of an image is judged, and whether it stays. Keyed by (seed, uid), so order-free.
+"""Seeded draws of MetaCLIP's balancing: the text of an image that decides, and whether the image stays. Keyed by (seed, uid).
 
 Letters: T texts in order of uid, I images, K matches.
 """
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class EntryDraws:
     """uids      images with a match, in order
     text_I    the text that stands for each
     stays_I   whether it stays
@@ -36,7 +36,7 @@ class Judged:
     chance_T: Floats
 
 
-def judged(
+def draw_texts(
     uid_T: Sequence[str],
     entry_K: Ints,
     offset_T1: Ints,
@@ -47,8 +47,8 @@ def judged(
     draw: Literal["text", "entry"] = "text",
     choose_T: Floats | None = None,
     keep: Floats | None = None,
-) -> Judged:
-    """Which text of each image is judged, and whether the image stays.
+) -> EntryDraws:
+    """Draws for each image: the text that decides, and whether the image stays.
 
     uid_T               owns each text; texts of one image are neighbours
     entry_K, offset_T1  the entries of text i are entry_K[offset[i]:offset[i+1]]
@@ -66,8 +66,8 @@ def judged(
     chance_T = keep_probability(entry_K, offset_T1, p_M)
     matched = np.flatnonzero(np.diff(offset_T1) > 0).tolist()
     owners = [uid_T[text] for text in matched]
-    first = [place for place, uid in enumerate(owners) if not place or uid != owners[place - 1]]
-    uids = [owners[place] for place in first]
+    first = [number_in_row for number_in_row, uid in enumerate(owners) if not number_in_row or uid != owners[number_in_row - 1]]
+    uids = [owners[number_in_row] for number_in_row in first]
     spans = list(pairwise([*first, len(matched)]))
 
     def survives(at: Sequence[int], keys: Sequence[str]) -> Bools:
@@ -86,9 +86,9 @@ def judged(
     if texts == "one":
         lots = keyed_uniforms(uids, seed, "metaclip text") if choose_T is None else choose_T[[matched[low] for low, _ in spans]]
         chosen = [matched[low + int(lot * (high - low))] for lot, (low, high) in zip(lots, spans, strict=True)]
-        return Judged(uids, np.array(chosen, np.int64), survives(chosen, uids), chance_T)
-    place = [number - low for low, high in spans for number in range(low, high)]
-    alive = survives(matched, [f"{uid}\x1f{number}" for uid, number in zip(owners, place, strict=True)])
+        return EntryDraws(uids, np.array(chosen, np.int64), survives(chosen, uids), chance_T)
+    number_in_row = [number - low for low, high in spans for number in range(low, high)]
+    alive = survives(matched, [f"{uid}\x1f{number}" for uid, number in zip(owners, number_in_row, strict=True)])
     best = [matched[low + int(alive[low:high].argmax())] for low, high in spans]
     stays = [bool(alive[low:high].any()) for low, high in spans]
-    return Judged(uids, np.array(best, np.int64), np.array(stays, bool), chance_T)
+    return EntryDraws(uids, np.array(best, np.int64), np.array(stays, bool), chance_T)

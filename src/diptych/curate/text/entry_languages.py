@@ -42,27 +42,29 @@ class EntryLanguages:
 
     @classmethod
     def load(cls, folder: Path) -> EntryLanguages:
-        """A folder with a list a language: en.txt, fr.parquet, other.txt."""
+        """Entry lists of a folder with a list a language: en.txt, fr.parquet, other.txt."""
         files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
         if not files:
             raise DataError("holds no list", file=folder, expected="a list of entries a language: en.txt, fr.parquet, other.txt")
         read = {language: Entries.load(path) for language, path in files.items()}
         named: dict[str, set[str]] = {}
-        for known in read.values():
-            for name, source in zip(known.names, known.sources, strict=True):
+        for entries in read.values():
+            for name, source in zip(entries.names, entries.sources, strict=True):
                 named.setdefault(name, set()).update(source.split("+"))
         names = tuple(sorted(named))
         together = Entries(names, tuple("+".join(sorted(named[name])) for name in names))
-        place = {name: number for number, name in enumerate(names)}
-        lists = {language: np.array([place[name] for name in known.names], np.int64) for language, known in read.items()}
+        row_of = {name: number for number, name in enumerate(names)}
+        lists = {language: np.array([row_of[name] for name in entries.names], np.int64) for language, entries in read.items()}
         return cls(together, lists)
 
     def of_texts(self, language_T: Sequence[str]) -> tuple[list[str], Ints]:
-        """The languages that there are, sorted, and which of them each text is of."""
-        found = [language if language and (not self.lists or language in self.lists) else OTHER for language in language_T]
-        names = sorted(set(found))
-        number = {name: place for place, name in enumerate(names)}
-        return names, np.array([number[name] for name in found], np.int64)
+        """Languages that occur, sorted, and the language index of each text."""
+        language_of_text = [
+            language if language and (not self.lists or language in self.lists) else OTHER for language in language_T
+        ]
+        names = sorted(set(language_of_text))
+        number = {name: index for index, name in enumerate(names)}
+        return names, np.array([number[name] for name in language_of_text], np.int64)
 
     def own(self, names: Sequence[str], language_T: Ints, entry_K: Ints, offset_T1: Ints) -> tuple[Ints, Ints]:
         """Matches (entry_K, offset_T1) without those of entries that the list of a text's language has not."""
@@ -70,21 +72,21 @@ class EntryLanguages:
             return entry_K, offset_T1
         text_K = np.repeat(np.arange(len(language_T)), np.diff(offset_T1))
         kept_K = np.zeros(len(entry_K), bool)
-        for place, name in enumerate(names):
-            of_language_K = language_T[text_K] == place
+        for index, name in enumerate(names):
+            of_language_K = language_T[text_K] == index
             kept_K |= of_language_K & np.isin(entry_K, self.lists.get(name, np.zeros(0, np.int64)))
         counts_T = np.bincount(text_K[kept_K], minlength=len(language_T))
         return entry_K[kept_K], np.concatenate([[0], np.cumsum(counts_T)]).astype(np.int64)
 
 
 @dataclass(frozen=True)
-class Matches:
-    """What the texts mention: text i, of language languages[language_T[i]], has the entries entry_K[offset_T1[i]:offset_T1[i+1]].
+class EntryMatches:
+    """Entries of texts: text i, of language languages[language_T[i]], has the entries entry_K[offset_T1[i]:offset_T1[i+1]].
 
     by_language  an entry counts for itself in each language; else once for all
     """
 
-    known: Entries
+    entries: Entries
     languages: list[str]
     language_T: Ints
     entry_K: Ints
@@ -92,31 +94,33 @@ class Matches:
     by_language: bool = False
 
     def rows(self) -> Ints:
-        """The row of `counts` that each text is counted in."""
+        """Row of `counts` that each text is counted in."""
         return self.language_T if self.by_language else np.zeros_like(self.language_T)
 
-    def places(self) -> Ints:
-        """The place of each match in the rows of `counts`, one behind the other."""
-        return self.entry_K + len(self.known) * np.repeat(self.rows(), np.diff(self.offset_T1))
+    def flat_index(self) -> Ints:
+        """Flat index of each match into `counts`."""
+        return self.entry_K + len(self.entries) * np.repeat(self.rows(), np.diff(self.offset_T1))
 
     def counts(self) -> Counts:
-        """[L, M]: texts of each language that mention each entry; [1, M] where languages do not count."""
+        """Number of texts of each language that mention each entry, [L, M]; [1, M] where languages do not count."""
         rows = len(self.languages) if self.by_language else 1
-        return np.bincount(self.places(), minlength=rows * len(self.known)).astype(np.uint64).reshape(rows, len(self.known))
+        return (
+            np.bincount(self.flat_index(), minlength=rows * len(self.entries)).astype(np.uint64).reshape(rows, len(self.entries))
+        )
 
     def of_text(self, text: int) -> list[int]:
-        found: list[int] = self.entry_K[self.offset_T1[text] : self.offset_T1[text + 1]].tolist()
-        return found
+        entries: list[int] = self.entry_K[self.offset_T1[text] : self.offset_T1[text + 1]].tolist()
+        return entries
 
     def lists(self) -> pa.ListArray:
-        """[T] lists of entries."""
+        """Lists of entries by text, [T]."""
         return pa.ListArray.from_arrays(pa.array(self.offset_T1, pa.int32()), pa.array(self.entry_K, pa.int32()))
 
 
 def thresholds_by_language(
     count_LM: Counts, names: Sequence[str], reference: str, *, t: int = 0, tail_share: float = 0.06
 ) -> list[int]:
-    """t of each language. Raises DataError when no text of the reference language mentions an entry.
+    """Threshold t of each language. Raises DataError when no text of the reference language mentions an entry.
 
     t           of the reference language; 0 takes it from `tail_share`
     """

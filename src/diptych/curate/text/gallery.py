@@ -1,4 +1,4 @@
-"""Concepts in captions: n-grams of words that a gallery lists, singular or plural. Words are compared, never letters inside of words."""
+"""Concepts in captions: n-grams of whole words that a gallery lists, singular or plural."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Gallery:
 
     @classmethod
     def of(cls, names: Iterable[str], *, plurals: bool = True) -> Self:
-        """From any names; longer ones than four words can match nothing and are left out."""
-        known = dict.fromkeys(" ".join(words_of(name)) for name in names)
-        single = [name for name in known if name and len(name.split()) <= LONGEST]
+        """Gallery from any names; longer ones than four words can match nothing and are left out."""
+        concepts = dict.fromkeys(" ".join(words_of(name)) for name in names)
+        single = [name for name in concepts if name and len(name.split()) <= LONGEST]
         return cls(tuple(dict.fromkeys((*single, *(map(plural, single) if plurals else ())))))
 
     @classmethod
     def load(cls, path: Path, *, plurals: bool = True) -> Self:
-        """A file of concepts: one a line, or JSON of lists by any names. None at all is refused."""
+        """Gallery from a file of concepts: one a line, or JSON of lists by any names. An empty file is refused."""
         try:
             text = path.expanduser().read_text(encoding="utf-8")
             plain = json.loads(text) if path.suffix == ".json" else text.splitlines()
@@ -49,17 +49,17 @@ class Gallery:
             raise DataError("names no concept", file=path, expected="a concept a line, or JSON of lists")
         return made
 
-    def found(self, text: str, words: Words = "plain") -> tuple[str, ...]:
-        """The concepts of a text, each once, in order of where they begin, shorter ones first.
+    def concepts_in(self, text: str, words: Words = "plain") -> tuple[str, ...]:
+        """Concepts of a text, each once, in order of where they begin, shorter ones first.
 
         words  how the text is cut: "plain", or as the Penn "treebank" has it, which finds "dog" in "dog's" and nothing in "cat/dog".
 
-        >>> Gallery.of(["car", "red car", "cat"]).found("Two red cars, a carpet and a red car")
+        >>> Gallery.of(["car", "red car", "cat"]).concepts_in("Two red cars, a carpet and a red car")
         ('red cars', 'cars', 'red car', 'car')
         """
-        cut, known = treebank_words(text.lower()) if words == "treebank" else words_of(text), self._set()
+        cut, concepts = treebank_words(text.lower()) if words == "treebank" else words_of(text), self._set()
         grams = (" ".join(cut[start : start + size]) for start in range(len(cut)) for size in range(1, LONGEST + 1))
-        return tuple(dict.fromkeys(gram for gram in grams if gram in known))
+        return tuple(dict.fromkeys(gram for gram in grams if gram in concepts))
 
     def _set(self) -> frozenset[str]:
         made: frozenset[str] | None = self.__dict__.get("_known")
@@ -69,6 +69,6 @@ class Gallery:
         return made
 
 
-def places(names: Sequence[str]) -> dict[str, int]:
-    """Name -> its row."""
+def row_of_name(names: Sequence[str]) -> dict[str, int]:
+    """Row of each name."""
     return {name: row for row, name in enumerate(names)}

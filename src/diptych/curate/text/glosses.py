@@ -1,4 +1,4 @@
-"""Definitions of nouns from a dictionary, and what they say: of which kind a thing is, and what else (WordNet; LVIS's own definitions).
+"""Glosses of nouns from a dictionary (WordNet; LVIS's own definitions): definition, hypernym, sister terms.
 
 dict/              the files `index.noun` and `data.noun` of WordNet (Princeton, 3.0 and 3.1)
 lvis_v1_val.json   {"categories": [{"name", "synset", "def"}]}
@@ -38,7 +38,7 @@ class Gloss:
     sisters: tuple[str, ...] = ()
 
     def entry(self) -> dict[str, Any]:
-        """As a knowledge file has it. Without a kind of the dictionary, the first words of the definition are the kind.
+        """Entry of a knowledge file. Without a kind of the dictionary, the first words of the definition are the kind.
 
         >>> Gloss("a dispenser that holds a substance under pressure").entry()["type"]
         'dispenser'
@@ -74,7 +74,7 @@ def read_glosses(path: Path) -> Mapping[str, Gloss]:
 
 
 def lemma(noun: str) -> str:
-    """How a noun is looked up.
+    """Lookup form of a noun: lower case, blanks for underscores.
 
     >>> lemma("Bow_(weapon)"), lemma("aerosol_can")
     ('bow (weapon)', 'aerosol can')
@@ -89,7 +89,7 @@ def _field(category: Any, name: str, path: Path, row: int) -> str:
 
 
 def _definition(gloss: str) -> str:
-    """The definition without its examples, which stand in quotes.
+    """Definition without its examples, which stand in quotes.
 
     >>> _definition('a set of two; "a pair of shoes"')
     'a set of two'
@@ -106,7 +106,7 @@ class _Synset:
 
 
 class _WordNet(Mapping[str, Gloss]):
-    """The first sense of each noun: its definition, the first word of what stands above it, and what else stands below that."""
+    """First sense of each WordNet noun: its definition, the first word of its hypernym, and the hypernym's other hyponyms."""
 
     def __init__(self, first: Mapping[str, str], synsets: Mapping[str, _Synset]) -> None:
         self.first, self.synsets = first, synsets

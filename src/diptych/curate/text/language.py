@@ -1,4 +1,4 @@
-"""Which language a text is in, with a confidence; offline. A worker of `engine.mapped`.
+"""Language identification of texts, with a confidence; offline. A worker of `engine.mapped`.
 
 The model ships inside the package py3langid (97 languages, some 5 MB): naive Bayes over byte sequences. Short texts are hard for any
 model: below a confidence of `floor` the answer is "", undetermined, as LAION-5B's third set (1.27 of 5.85 billion) was.
@@ -16,8 +16,8 @@ from diptych.core.errors import MissingExtra
 
 
 @dataclass(frozen=True)
-class Languages:
-    """Texts in; language code ("" undetermined) and confidence out."""
+class LanguageIdentifier:
+    """Language identifier: texts in; language code ("" undetermined) and confidence out."""
 
     kind: ClassVar[pa.DataType] = pa.struct([("language", pa.string()), ("confidence", pa.float32())])
 
@@ -25,12 +25,12 @@ class Languages:
 
     def __call__(self, *columns: pa.Array) -> pa.Array:
         model = _model()
-        found = []
+        rows = []
         for text in columns[0].to_pylist():
             language, confidence = model.classify(text) if text.strip() else ("", 0.0)
             sure = confidence >= self.floor
-            found.append({"language": language if sure else "", "confidence": float(confidence)})
-        return pa.array(found, self.kind)
+            rows.append({"language": language if sure else "", "confidence": float(confidence)})
+        return pa.array(rows, self.kind)
 
 
 def read_languages(texts: list[str], *, floor: float = 0.5) -> list[str]:
@@ -39,7 +39,7 @@ def read_languages(texts: list[str], *, floor: float = 0.5) -> list[str]:
     >>> read_languages(["the quick brown fox jumps over the lazy dog and runs away"])
     ['en']
     """
-    return [tag["language"] for tag in Languages(floor)(pa.array(texts, pa.string())).to_pylist()]
+    return [tag["language"] for tag in LanguageIdentifier(floor)(pa.array(texts, pa.string())).to_pylist()]
 
 
 @lru_cache(maxsize=1)

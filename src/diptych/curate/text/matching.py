@@ -1,4 +1,4 @@
-"""Which entries of a list stand in which texts: all of them, also those that overlap, in time that grows with the characters alone.
+"""Substring matching of entries in texts (Aho-Corasick): all matches, also those that overlap, in linear time.
 
 An Aho-Corasick automaton over the entries is built once and reads every text once. A longest-match automaton, or the plain loop over
 entries that stops at the first one, answers something else: "red car" holds "red", "car" and "red car".
@@ -17,17 +17,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.curate.text.spacing import RULES, Rule, pattern, prepared
+from diptych.curate.text.word_boundaries import RULES, Rule, pattern, prepared
 
 Ints = npt.NDArray[np.int64]
 CHUNK = 8_192
 """Texts that are searched at once: bounds the memory of the answer."""
 
 
-class Matcher:
-    """The automaton of a list of entries. Entries that are empty match nothing.
+class EntryMatcher:
+    """Aho-Corasick automaton of a list of entries. Entries that are empty match nothing.
 
-    >>> texts, entries = Matcher(("car", "red", "red car")).match(["a red car", "carpet"])
+    >>> texts, entries = EntryMatcher(("car", "red", "red car")).match(["a red car", "carpet"])
     >>> texts.tolist(), entries.tolist()
     ([0, 0, 0], [0, 1, 2])
     """
@@ -49,11 +49,11 @@ class Matcher:
         )
 
     def match(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        """(text number, entry number) of every match, each pair once, in order. [M], [M]"""
-        found = [self._chunk(texts[start : start + CHUNK], start) for start in range(0, len(texts), CHUNK)]
-        if not found:
+        """(text index, entry index) of every match, each pair once, in order. [M], [M]"""
+        chunks = [self._chunk(texts[start : start + CHUNK], start) for start in range(0, len(texts), CHUNK)]
+        if not chunks:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        text_M, entry_M = (np.concatenate(column) for column in zip(*found, strict=True))
+        text_M, entry_M = (np.concatenate(column) for column in zip(*chunks, strict=True))
         return text_M, entry_M
 
     def _chunk(self, texts: Sequence[str], start: int) -> tuple[Ints, Ints]:
@@ -70,7 +70,7 @@ class Matcher:
 
 @dataclass(frozen=True)
 class MatchEntries:
-    """Texts in, numbers of the entries in them out: a worker of `engine.mapped`."""
+    """Entry matches: texts in, indices of the entries in them out. A worker of `engine.mapped`."""
 
     kind: ClassVar[pa.DataType] = pa.list_(pa.int32())
 
@@ -86,5 +86,5 @@ class MatchEntries:
 
 
 @lru_cache(maxsize=1)
-def _matcher(of: MatchEntries) -> Matcher:
-    return Matcher(of.entries, rule=of.rule, ignore_case=of.ignore_case)
+def _matcher(of: MatchEntries) -> EntryMatcher:
+    return EntryMatcher(of.entries, rule=of.rule, ignore_case=of.ignore_case)

@@ -1,4 +1,4 @@
-"""A word n-gram model: how likely a text is, learned from texts alone. Interpolated after Witten and Bell (1991).
+"""Word n-gram language model, trained on texts alone. Interpolated after Witten and Bell (1991).
 
     P(w | h) = (count(h w) + T(h) P(w | h')) / (count(h) + T(h)),    T(h) = how many different words came after h
 
@@ -43,22 +43,22 @@ class NGram:
 
     @classmethod
     def learned(cls, texts: Iterable[str], order: int = 3) -> Self:
-        """From texts. None at all is refused."""
+        """Model trained on texts. An empty list is refused."""
         if order < 1:
             raise ConfigError(f"order is {order} (expected 1 or more)")
         after: dict[History, Counter[str]] = {}
         for text in texts:
             row = [START] * (order - 1) + words_of(text) + [END]
-            for place in range(order - 1, len(row)):
+            for index in range(order - 1, len(row)):
                 for length in range(order):
-                    after.setdefault(tuple(row[place - length : place]), Counter())[row[place]] += 1
+                    after.setdefault(tuple(row[index - length : index]), Counter())[row[index]] += 1
         if () not in after:
             raise ConfigError("an n-gram model needs texts to learn from (expected one or more)")
         return cls(order, after, {history: words.total() for history, words in after.items()})
 
     @property
     def vocabulary(self) -> Counter[str]:
-        """Every word with its count, the end mark included."""
+        """Words with their counts, the end mark included."""
         return self.after[()]
 
     @property
@@ -69,7 +69,7 @@ class NGram:
         return digest.hexdigest()[:16]
 
     def probability(self, word: str, history: Sequence[str]) -> float:
-        """Of `word`, or of an unknown one, after the last words of `history`."""
+        """Probability of `word`, or of an unknown one, after the last words of `history`."""
         chance = 1.0 / (len(self.vocabulary) + 1)
         for length in range(min(self.order - 1, len(history)) + 1):
             context = tuple(history[len(history) - length :])
@@ -81,12 +81,12 @@ class NGram:
         return chance
 
     def log_probability(self, words: Sequence[str], history: Sequence[str] = ()) -> float:
-        """Nats of these words one after the other."""
+        """Log-probability of a sequence of words, in nats."""
         row = [*history, *words]
-        return sum(math.log(self.probability(row[place], row[:place])) for place in range(len(history), len(row)))
+        return sum(math.log(self.probability(row[index], row[:index])) for index in range(len(history), len(row)))
 
     def perplexity(self, text: str) -> float:
-        """exp of the mean nats a word, the end mark counted: low where a text says what every text says, high where it is no language.
+        """Perplexity: exp of the mean nats a word, the end mark counted. Low for formulaic texts, high for texts that are no language.
 
         Of an empty text infinity.
         """

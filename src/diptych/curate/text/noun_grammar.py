@@ -1,4 +1,4 @@
-"""What is known of nouns from the data alone, by a small grammar: the kind from the name, the look from attributes that boxes have."""
+"""Noun knowledge from the data alone, by a small grammar: the kind from the name, the appearance from attributes that boxes have."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from diptych.data.text.descriptions.description_queries import spoken_name
 
 
-def entries(
+def knowledge_entries(
     names: Sequence[str], seen: Mapping[str, Counter[str]], boxes: Mapping[str, int], *, share: float, parts: int, similar: int
 ) -> dict[str, dict[str, Any]]:
-    """An entry of a knowledge file for each name. "alarm clock" is a kind of clock, and so are others that end alike; what is said of it
+    """Entries of a knowledge file by name. "alarm clock" is a kind of clock, and so are others that end alike; its attributes
     are attributes of at least `share` of its boxes, the most frequent `parts` first; it could be taken for names of the same kind, then for
-    those that share most of what is said.
+    those that share most attributes.
 
     >>> seen = {"alarm clock": Counter({"round": 3, "red": 1}), "wall clock": Counter({"round": 2}), "cup": Counter()}
-    >>> made = entries(list(seen), seen, {"alarm clock": 4, "wall clock": 2, "cup": 1}, share=0.5, parts=3, similar=2)
+    >>> made = knowledge_entries(list(seen), seen, {"alarm clock": 4, "wall clock": 2, "cup": 1}, share=0.5, parts=3, similar=2)
     >>> made["alarm clock"]
     {'type': 'clock', 'description': 'round', 'similar objects': ['wall clock']}
     >>> made["cup"]
@@ -53,6 +53,6 @@ def _kind(name: str) -> str:
 
 
 def _frequent(counts: Counter[str], boxes: int, share: float, parts: int) -> list[str]:
-    """The words of at least this share of the boxes, the most frequent first."""
+    """Words of at least this share of the boxes, the most frequent first."""
     often = [(word, count) for word, count in counts.items() if count >= share * boxes]
     return [word for word, _ in sorted(often, key=lambda pair: (-pair[1], pair[0]))[:parts]]

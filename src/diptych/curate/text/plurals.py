@@ -1,4 +1,4 @@
-"""Plurals of English nouns, and whether a text mentions a thing in either number: by words, never by letters inside of words."""
+"""Plurals of English nouns, and mentions of a noun in either number, as whole words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ UNCHANGED = frozenset(
 
 
 def plural(noun: str) -> str:
-    """Of a noun or of the last word of a phrase. What is a plural already is not known, and gets another ending.
+    """Plural of a noun or of the last word of a phrase. A word that is plural already gets another ending.
 
     >>> [plural(noun) for noun in ("dog", "fire truck", "bus", "city", "toy", "policeman", "sheep", "leaf")]
     ['dogs', 'fire trucks', 'buses', 'cities', 'toys', 'policemen', 'sheep', 'leaves']
@@ -67,19 +67,19 @@ def _plural(word: str) -> str:
 
 
 def mention(text_words: Sequence[str], phrase: str) -> int:
-    """The place among the words of a text where a phrase begins, in the singular or the plural; -1 where it is not.
+    """Index among the words of a text where a phrase begins, in the singular or the plural; -1 where it is not.
 
     >>> mention(["two", "black", "dogs"], "dog"), mention(["a", "carpet"], "car")
     (2, -1)
     """
     for form in dict.fromkeys((phrase.lower(), plural(phrase.lower()))):
-        wanted = words_of(form)
-        if wanted:
-            for place in _places(text_words, wanted):
-                return place
+        form_words = words_of(form)
+        if form_words:
+            for index in _places(text_words, form_words):
+                return index
     return -1
 
 
-def _places(words: Sequence[str], wanted: Sequence[str]) -> Iterator[int]:
-    size = len(wanted)
-    return (place for place in range(len(words) - size + 1) if list(words[place : place + size]) == list(wanted))
+def _places(words: Sequence[str], phrase: Sequence[str]) -> Iterator[int]:
+    size = len(phrase)
+    return (index for index in range(len(words) - size + 1) if list(words[index : index + size]) == list(phrase))

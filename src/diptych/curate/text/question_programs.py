@@ -1,4 +1,4 @@
-"""Questions that programs write from the symbols of a picture: the answer follows from them, and the reasoning says how.
+"""Question programs: questions and answers from the symbols of a picture, with the reasoning.
 
 A program asks only what the symbols settle: of a thing whose label is its only one, of a number up to ten, of a place that is clear. What
 needs knowledge of the world (actions, prediction, planning, values) is left to a language model.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diptych.curate.text.plurals import plural
-from diptych.data.text.question_answering.symbols import Symbols, Thing
+from diptych.data.text.question_answering.symbols import SymbolicObject, Symbols
 from diptych.data.text.question_answering.triplets import Triplet
 
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -20,15 +20,15 @@ EDGE = 0.1
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """What the pictures of a data set hold, for wrong options and absent things: labels, attributes and predicates, each sorted."""
+class SymbolVocabulary:
+    """Labels, attributes and predicates of a data set, each sorted: for wrong options and absent things."""
 
     labels: tuple[str, ...]
     attributes: tuple[str, ...]
     predicates: tuple[str, ...]
 
     @classmethod
-    def of(cls, every: Sequence[Symbols]) -> Vocabulary:
+    def of(cls, every: Sequence[Symbols]) -> SymbolVocabulary:
         things = [thing for symbols in every for thing in symbols.things]
         return cls(
             tuple(sorted({thing.label for thing in things})),
@@ -37,22 +37,22 @@ class Vocabulary:
         )
 
 
-def write_questions(uid: str, symbols: Symbols, vocabulary: Vocabulary, rng: Any, *, options: int = 4) -> list[Triplet]:
-    """One question of each program that has something to ask. options: of closed questions; fewer where the vocabulary has fewer."""
-    found: list[Triplet] = []
+def write_questions(uid: str, symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any, *, options: int = 4) -> list[Triplet]:
+    """Questions of all programs, one each where it applies. options: of closed questions; fewer where the vocabulary has fewer."""
+    questions: list[Triplet] = []
     for program in PROGRAMS:
-        for asked in program(symbols, vocabulary, rng):
-            offered = _draw_options(asked, rng, options)
-            found.append(
+        for draft in program(symbols, vocabulary, rng):
+            offered = _draw_options(draft, rng, options)
+            questions.append(
                 Triplet(
-                    uid, asked.ability, asked.sub_ability, asked.question, asked.answer, offered, asked.reasoning, asked.support
+                    uid, draft.ability, draft.sub_ability, draft.question, draft.answer, offered, draft.reasoning, draft.support
                 )
             )
-    return found
+    return questions
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _QuestionDraft:
     ability: str
     sub_ability: str
     question: str
@@ -62,44 +62,44 @@ class _Asked:
     support: tuple[str, ...]
 
 
-Program = Callable[[Symbols, Vocabulary, Any], Iterator[_Asked]]
+Program = Callable[[Symbols, SymbolVocabulary, Any], Iterator[_QuestionDraft]]
 
 
-def _draw_options(asked: _Asked, rng: Any, count: int) -> tuple[str, ...]:
-    wrong = [option for option in dict.fromkeys(asked.wrong) if option != asked.answer]
-    drawn = [wrong[place] for place in rng.permutation(len(wrong))[: count - 1]]
-    every = [asked.answer, *drawn]
-    return tuple(every[place] for place in rng.permutation(len(every)))
+def _draw_options(draft: _QuestionDraft, rng: Any, count: int) -> tuple[str, ...]:
+    wrong = [option for option in dict.fromkeys(draft.wrong) if option != draft.answer]
+    drawn = [wrong[index] for index in rng.permutation(len(wrong))[: count - 1]]
+    every = [draft.answer, *drawn]
+    return tuple(every[index] for index in rng.permutation(len(every)))
 
 
 def _one(things: Sequence[Any], rng: Any) -> Any:
     return things[int(rng.integers(len(things)))]
 
 
-def _single(symbols: Symbols) -> list[tuple[int, Thing]]:
-    """Things whose label is the only one of its kind."""
+def _single(symbols: Symbols) -> list[tuple[int, SymbolicObject]]:
+    """Things whose label occurs once."""
     return [(row, thing) for row, thing in enumerate(symbols.things) if len(symbols.named(thing.label)) == 1]
 
 
-def _at(row: int, thing: Thing) -> str:
+def _at(row: int, thing: SymbolicObject) -> str:
     return f"{row} {thing.label}"
 
 
-def presence(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """Is there such a thing? Yes and no come up equally often where the vocabulary knows other things."""
+def presence(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on the presence of a thing. Yes and no come up equally often where the vocabulary has other things."""
     here = sorted({thing.label for thing in symbols.things})
     away = [label for label in vocabulary.labels if label not in here]
     if not here:
         return
-    asked = _one(away, rng) if away and rng.random() < 0.5 else _one(here, rng)
-    said = "yes" if asked in here else "no"
-    support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things) if said == "no" or thing.label == asked)
+    target = _one(away, rng) if away and rng.random() < 0.5 else _one(here, rng)
+    answer = "yes" if target in here else "no"
+    support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things) if answer == "no" or thing.label == target)
     reason = f"The things are: {', '.join(here)}."
-    yield _Asked("perception", "object", f"Is there a {asked} in the picture?", said, ("yes", "no"), reason, support)
+    yield _QuestionDraft("perception", "object", f"Is there a {target} in the picture?", answer, ("yes", "no"), reason, support)
 
 
-def count(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """How many things of a label there are; neighbouring numbers are wrong."""
+def count(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on the number of things of a label; neighbouring numbers are the wrong options."""
     labels = sorted({thing.label for thing in symbols.things})
     if not labels:
         return
@@ -110,67 +110,67 @@ def count(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked
     near = tuple(NUMBERS[number] for number in range(max(0, len(rows) - 3), min(len(NUMBERS), len(rows) + 4)))
     support = tuple(_at(row, symbols.things[row]) for row in rows)
     reason = f"A {label} is listed {NUMBERS[len(rows)]} time{'s' if len(rows) > 1 else ''}."
-    yield _Asked("perception", "count", f"How many {plural(label)} are there?", NUMBERS[len(rows)], near, reason, support)
+    yield _QuestionDraft("perception", "count", f"How many {plural(label)} are there?", NUMBERS[len(rows)], near, reason, support)
 
 
-def attribute(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """Which attribute the only thing of a label has."""
-    known = [(row, thing) for row, thing in _single(symbols) if thing.attributes]
-    if known:
-        row, thing = _one(known, rng)
-        said = thing.attributes[0]
-        reason = f"The only {thing.label} is {said}."
+def attribute(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on the attribute of the only thing of a label."""
+    candidates = [(row, thing) for row, thing in _single(symbols) if thing.attributes]
+    if candidates:
+        row, thing = _one(candidates, rng)
+        answer = thing.attributes[0]
+        reason = f"The only {thing.label} is {answer}."
         question = f"Which word describes the {thing.label}?"
-        yield _Asked(
-            "perception", "attribute", question, said, _but(vocabulary.attributes, thing.attributes), reason, (_at(row, thing),)
+        yield _QuestionDraft(
+            "perception", "attribute", question, answer, _but(vocabulary.attributes, thing.attributes), reason, (_at(row, thing),)
         )
 
 
-def location(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """In which half of the picture the only thing of a label lies, across and down; not asked near the middle."""
+def location(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on the half of the picture in which the only thing of a label lies, across and down; not asked near the middle."""
     for axis, (low, high) in ((0, ("left", "right")), (1, ("top", "bottom"))):
-        known = [(row, thing) for row, thing in _single(symbols) if abs(thing.centre[axis] - 0.5) >= EDGE]
-        if known:
-            row, thing = _one(known, rng)
-            said = low if thing.centre[axis] < 0.5 else high
+        candidates = [(row, thing) for row, thing in _single(symbols) if abs(thing.centre[axis] - 0.5) >= EDGE]
+        if candidates:
+            row, thing = _one(candidates, rng)
+            answer = low if thing.centre[axis] < 0.5 else high
             reason = (
                 f"The centre of the {thing.label} is at {thing.centre[axis]:.2f} of the {'width' if axis == 0 else 'height'}."
             )
             question = f"Is the {thing.label} in the {low} or the {high} half?"
-            yield _Asked("perception", "location", question, said, (low, high), reason, (_at(row, thing),))
+            yield _QuestionDraft("perception", "location", question, answer, (low, high), reason, (_at(row, thing),))
 
 
-def relation(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """How two things that are the only ones of their labels relate."""
+def relation(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on the relation of two things that are the only ones of their labels."""
     single = {row for row, _ in _single(symbols)}
-    known = [one for one in symbols.relations if one[0] in single and one[2] in single]
-    if known:
-        a, said, b = _one(known, rng)
+    candidates = [one for one in symbols.relations if one[0] in single and one[2] in single]
+    if candidates:
+        a, answer, b = _one(candidates, rng)
         first, second = symbols.things[a].label, symbols.things[b].label
         holds = [predicate for x, predicate, y in symbols.relations if (x, y) == (a, b)]
         question = f"How does the {first} relate to the {second}?"
-        support = (f"{a} {first} {said} {b} {second}",)
-        reason = f"The {first} is {said} the {second}."
-        yield _Asked("perception", "relation", question, said, _but(vocabulary.predicates, holds), reason, support)
+        support = (f"{a} {first} {answer} {b} {second}",)
+        reason = f"The {first} is {answer} the {second}."
+        yield _QuestionDraft("perception", "relation", question, answer, _but(vocabulary.predicates, holds), reason, support)
 
 
-def comparison(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """Of which of two labels there are more; not asked on a tie."""
+def comparison(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on which of two labels has more things; not asked on a tie."""
     labels = sorted({thing.label for thing in symbols.things})
     if len(labels) < 2:
         return
-    first, second = (labels[place] for place in rng.permutation(len(labels))[:2])
+    first, second = (labels[index] for index in rng.permutation(len(labels))[:2])
     a, b = len(symbols.named(first)), len(symbols.named(second))
     if a != b and max(a, b) < len(NUMBERS):
         more = first if a > b else second
         reason = f"There are {NUMBERS[a]} of {first} and {NUMBERS[b]} of {second}."
         support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things) if thing.label in (first, second))
         question = f"Are there more {plural(first)} or more {plural(second)}?"
-        yield _Asked("reasoning", "comparison", question, plural(more), (plural(first), plural(second)), reason, support)
+        yield _QuestionDraft("reasoning", "comparison", question, plural(more), (plural(first), plural(second)), reason, support)
 
 
-def counterfactual(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterator[_Asked]:
-    """How many things would be left without those of one label."""
+def counterfactual(symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Iterator[_QuestionDraft]:
+    """Question on the number of things left without those of one label."""
     labels = sorted({thing.label for thing in symbols.things})
     if not labels or len(symbols.things) >= len(NUMBERS):
         return
@@ -181,7 +181,7 @@ def counterfactual(symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Iterat
     reason = f"Of {NUMBERS[len(symbols.things)]} things {NUMBERS[gone]} would go."
     question = f"If every {label} were taken away, how many things would be left?"
     support = tuple(_at(row, thing) for row, thing in enumerate(symbols.things))
-    yield _Asked("reasoning", "counterfactual", question, NUMBERS[left], near, reason, support)
+    yield _QuestionDraft("reasoning", "counterfactual", question, NUMBERS[left], near, reason, support)
 
 
 def _but(every: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Which sentences of documents may describe a picture: RealSyn's extraction (Gu et al., 2025, 2502.12513).
+"""Filters of sentences that may describe a picture: RealSyn's extraction (Gu et al., 2025, 2502.12513).
 
 Two of its rules read what a sentence says: the complexity of its scene graph, and a verb that tells an action. They come from the CAT
 filter (Radenovic et al., 2023, 2301.02280), whose counting is used here; the graph is that of our parser by rules, for English.
@@ -56,9 +56,9 @@ class SentenceRules:
         words = [word for word in words_of(text) if word[0].isalnum()]
         if not self.min_words <= len(words) <= self.max_words:
             return f"length: {len(words)} words (expected {self.min_words} to {self.max_words})"
-        if self.complexity and (found := complexity(text)) < self.complexity:
-            return f"complexity: {found} (expected at least {self.complexity})"
-        if self.action and not acts(text):
+        if self.complexity and (links := complexity(text)) < self.complexity:
+            return f"complexity: {links} (expected at least {self.complexity})"
+        if self.action and not has_action_verb(text):
             return "action: no verb tells one"
         if (nats := entropy(words)) < self.entropy:
             return f"entropy: {nats:.2f} (expected at least {self.entropy:g})"
@@ -68,23 +68,23 @@ class SentenceRules:
         return ""
 
 
-def cleaned(text: str) -> str:
-    """Without addresses and emoji.
+def strip_addresses(text: str) -> str:
+    """Sentence without addresses and emoji.
 
-    >>> cleaned("Look \U0001f600 at https://a.example/b now")
+    >>> strip_addresses("Look \U0001f600 at https://a.example/b now")
     'Look at now'
     """
     return " ".join(EMOJI.sub(" ", ADDRESS.sub(" ", text)).split())
 
 
 def entropy(words: list[str]) -> float:
-    """Nats of the distribution of the words of one sentence; 0 where all are the same."""
+    """Entropy of the distribution of the words of one sentence, in nats; 0 where all are the same."""
     total = len(words)
     return max(0.0, -sum(count / total * math.log(count / total) for count in Counter(words).values()))
 
 
 def complexity(text: str) -> int:
-    """Attributes and relations of the thing of a sentence that has most of them.
+    """Number of attributes and relations of the thing of a sentence that has most of them.
 
     >>> complexity("A black cat chases a small brown bird.")
     3
@@ -92,17 +92,17 @@ def complexity(text: str) -> int:
     parsed = SceneParser().parse(text)
     return max(
         (
-            len(attributes) + sum(place in (subject, thing) for subject, _, thing in parsed.relations)
-            for place, (_, attributes) in enumerate(parsed.things)
+            len(attributes) + sum(index in (subject, thing) for subject, _, thing in parsed.relations)
+            for index, (_, attributes) in enumerate(parsed.things)
         ),
         default=0,
     )
 
 
-def acts(text: str) -> bool:
-    """Whether a verb of the sentence tells an action: any but forms of "be", "have" and "do".
+def has_action_verb(text: str) -> bool:
+    """True where a verb of the sentence is an action: any but forms of "be", "have" and "do".
 
-    >>> acts("He is running in the park"), acts("It was a good year")
+    >>> has_action_verb("He is running in the park"), has_action_verb("It was a good year")
     (True, False)
     """
     return any(word.tag == "VERB" and word.lower not in STATES for word in tag(text))

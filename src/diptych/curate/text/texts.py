@@ -1,4 +1,4 @@
-"""The texts of a pool as a table in order of uid: what every step over texts reads."""
+"""Texts of a pool as a table in order of uid: the input of every step over texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diptych.data.dataset import Pool
 
 
 def texts_of(data: Dataset, *, language: str = "", origins: tuple[str, ...] = ()) -> pa.Table:
-    """Columns "row" (0..N-1), "uid", "string", "language", "origin": the positive texts, in order of uid, then as the sample has them.
+    """Table of the positive texts: "row" (0..N-1), "uid", "string", "language", "origin", in order of uid, then as the sample has them.
 
     language  texts of this language or an unknown one; "" takes all
     origins   texts of these origins; none named: all but negatives
@@ -28,12 +28,12 @@ def texts_of(data: Dataset, *, language: str = "", origins: tuple[str, ...] = ()
                 "origin": pa.array([t.origin for s in samples for t in s.texts], pa.string()),
             }
         )
-    wanted = pc.not_equal(table["origin"], "negative")
+    mask = pc.not_equal(table["origin"], "negative")
     if origins:
-        wanted = pc.and_(wanted, pc.is_in(table["origin"], value_set=pa.array(origins)))
+        mask = pc.and_(mask, pc.is_in(table["origin"], value_set=pa.array(origins)))
     if language:
-        wanted = pc.and_(wanted, pc.is_in(table["language"], value_set=pa.array(["", language])))
-    table = table.filter(wanted)
-    place = pa.array(np.arange(table.num_rows))
-    order = pc.sort_indices(pa.table({"uid": table["uid"], "place": place}), [("uid", "ascending"), ("place", "ascending")])
-    return table.take(order).append_column("row", place)
+        mask = pc.and_(mask, pc.is_in(table["language"], value_set=pa.array(["", language])))
+    table = table.filter(mask)
+    position = pa.array(np.arange(table.num_rows))
+    order = pc.sort_indices(pa.table({"uid": table["uid"], "place": position}), [("uid", "ascending"), ("place", "ascending")])
+    return table.take(order).append_column("row", position)

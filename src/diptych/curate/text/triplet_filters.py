@@ -1,11 +1,11 @@
-"""What is wrong with a question that was written about a picture in symbols: a reason, or nothing (Auto-Bench, 2311.14580).
+"""Filters of questions written about a picture in symbols: a reason to drop, or nothing (Auto-Bench, 2311.14580).
 
 format        question, answer or reasoning is empty, or an instruction in place of a question
 length        longer than asked for
 options       an option stands there twice, the answer is none of them, or there is one alone
 leak          the answer stands in the question, where a reader needs no picture
 duplicate     the same question was asked of the same picture before
-unanswerable  it names a thing that the data know and the symbols of this picture do not have
+unanswerable  it names a label of the data that the symbols of this picture do not have
 consistency   number, presence, attribute, place or relation follows from the symbols and is another
 
 A check says nothing where it cannot tell: a question in other words than its own passes. Filters see symbols, never the picture.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.curate.text.plurals import plural
-from diptych.curate.text.question_programs import EDGE, NUMBERS, Vocabulary
+from diptych.curate.text.question_programs import EDGE, NUMBERS, SymbolVocabulary
 from diptych.data.text.question_answering.symbols import Symbols
 from diptych.data.text.question_answering.triplets import Triplet
 
@@ -32,20 +32,20 @@ WORDS = re.compile(r"[\w'-]+")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Words of a question, of an answer and of the reasoning at most."""
+class WordLimits:
+    """Largest number of words of a question, of an answer and of the reasoning."""
 
     question: int = 40
     answer: int = 30
     reasoning: int = 120
 
 
-def reasons(
-    triplets: Iterable[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, limits: Limits = Limits()
+def drop_reasons(
+    triplets: Iterable[Triplet], symbols: Mapping[str, Symbols], vocabulary: SymbolVocabulary, limits: WordLimits = WordLimits()
 ) -> list[str]:
-    """Why each question goes, in the order of the filters: "leak: ..."; "" where it stays."""
+    """Reason to drop each question, in the order of the filters: "leak: ..."; "" where it stays."""
     seen: Counter[tuple[str, str]] = Counter()
-    found = []
+    out = []
     for triplet in triplets:
         key = triplet.uid, " ".join(_words(triplet.question))
         reason = (
@@ -58,8 +58,8 @@ def reasons(
             or _consistency(triplet, symbols[triplet.uid], vocabulary)
         )
         seen[key] += 1
-        found.append(reason)
-    return found
+        out.append(reason)
+    return out
 
 
 def _words(text: str) -> list[str]:
@@ -73,7 +73,7 @@ def _format(triplet: Triplet) -> str:
     return "" if ASKS.search(triplet.question.strip()) else "format: no question"
 
 
-def _length(triplet: Triplet, limits: Limits) -> str:
+def _length(triplet: Triplet, limits: WordLimits) -> str:
     for name in ("question", "answer", "reasoning"):
         size, most = len(_words(getattr(triplet, name))), getattr(limits, name)
         if size > most:
@@ -91,7 +91,8 @@ def _options(triplet: Triplet) -> str:
 
 
 def _leak(triplet: Triplet) -> str:
-    """The answer in the question, and there more often than some other option: "in the left or the right half?" gives nothing away."""
+    """Reason "leak" where the answer is in the question, more often than some other option ("in the left or the right half?" gives
+    nothing away)."""
     question = " ".join(_words(triplet.question))
     times, *others = (
         _times(option, question) for option in (triplet.answer, *(o for o in triplet.options if o != triplet.answer))
@@ -104,23 +105,23 @@ def _times(text: str, lowered: str) -> int:
     return len(re.findall(rf"(?<![\w-]){re.escape(words)}(?![\w-])", lowered)) if words else 0
 
 
-def _labels_in(text: str, vocabulary: Vocabulary) -> list[str]:
+def _labels_in(text: str, vocabulary: SymbolVocabulary) -> list[str]:
     """Labels of the data in a text, in either number, where they stand; the longest where one lies in another."""
     lowered = " ".join(_words(text))
-    found: list[tuple[int, int, str]] = []
+    spans: list[tuple[int, int, str]] = []
     for label in vocabulary.labels:
         for form in {label.lower(), plural(label.lower())}:
-            found += [
+            spans += [
                 (match.start(), -len(form), label) for match in re.finditer(rf"(?<![\w-]){re.escape(form)}(?![\w-])", lowered)
             ]
     taken: list[tuple[int, int, str]] = []
-    for start, size, label in sorted(found):
+    for start, size, label in sorted(spans):
         if not taken or start >= taken[-1][0] - taken[-1][1]:
             taken.append((start, size, label))
     return [label for *_, label in taken]
 
 
-def _unanswerable(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) -> str:
+def _unanswerable(triplet: Triplet, symbols: Symbols, vocabulary: SymbolVocabulary) -> str:
     here = {thing.label for thing in symbols.things}
     lowered = triplet.question.lower()
     if re.search(r"\b(is|are) there\b", lowered) and "how many" not in lowered:
@@ -131,16 +132,16 @@ def _unanswerable(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) ->
     return f"unanswerable: there is no {absent[0]}" if absent else ""
 
 
-def _consistency(triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary) -> str:
-    expected = settled_answers(triplet.question, symbols, vocabulary)
+def _consistency(triplet: Triplet, symbols: Symbols, vocabulary: SymbolVocabulary) -> str:
+    expected = answers_from_symbols(triplet.question, symbols, vocabulary)
     answer = " ".join(_words(triplet.answer))
     if expected is None or answer in expected:
         return ""
     return f"consistency: {triplet.answer}, by the symbols {' or '.join(sorted(expected))}"
 
 
-def settled_answers(question: str, symbols: Symbols, vocabulary: Vocabulary) -> set[str] | None:
-    """The answers that the symbols allow, in small letters; None where the question is of no kind that they settle."""
+def answers_from_symbols(question: str, symbols: Symbols, vocabulary: SymbolVocabulary) -> set[str] | None:
+    """Answers that the symbols allow, in small letters; None where the question is of no kind that they settle."""
     lowered, labels = " ".join(_words(question)), _labels_in(question, vocabulary)
     things = symbols.named(labels[0]) if labels else []
     if not labels:
@@ -150,8 +151,8 @@ def settled_answers(question: str, symbols: Symbols, vocabulary: Vocabulary) -> 
     whole = (labels[0].lower(), plural(labels[0].lower()))
     if counted := HOW_MANY.fullmatch(lowered):
         return _number(len(things)) if counted[1] in whole else None
-    if asked := IS_THERE.fullmatch(lowered):
-        return ({"yes"} if things else {"no"}) if asked[1] in whole else None
+    if match := IS_THERE.fullmatch(lowered):
+        return ({"yes"} if things else {"no"}) if match[1] in whole else None
     if lowered.startswith("are there more ") and len(labels) == 2:
         first, second = (len(symbols.named(label)) for label in labels)
         return None if first == second else {plural(labels[0] if first > second else labels[1]).lower()}
@@ -179,28 +180,28 @@ ERRORS = FILTERS
 """An error of each kind can be planted."""
 
 
-def spoilt(
-    triplets: Sequence[Triplet], symbols: Mapping[str, Symbols], vocabulary: Vocabulary, rate: float, rng: Any
+def with_planted_errors(
+    triplets: Sequence[Triplet], symbols: Mapping[str, Symbols], vocabulary: SymbolVocabulary, rate: float, rng: Any
 ) -> list[tuple[Triplet, str]]:
-    """The questions, a share of `rate` of them with an error of a kind in turn, and that kind ("" for none). A question to which the error
-    of its turn cannot be done stays as it is."""
-    found: list[tuple[Triplet, str]] = []
+    """Questions of which a share of `rate` has a planted error of a kind in turn, and that kind ("" for none). A question to which the
+    error of its turn cannot be done stays as it is."""
+    planted: list[tuple[Triplet, str]] = []
     turn = 0
     for triplet in triplets:
         if rng.random() >= rate:
-            found.append((triplet, ""))
+            planted.append((triplet, ""))
             continue
         kind = ERRORS[turn % len(ERRORS)]
         turn += 1
-        worse = _spoil(kind, triplet, symbols[triplet.uid], vocabulary, rng)
+        worse = _plant_error(kind, triplet, symbols[triplet.uid], vocabulary, rng)
         if kind == "duplicate":
-            found += [(triplet, ""), (triplet, "duplicate")]
+            planted += [(triplet, ""), (triplet, "duplicate")]
         else:
-            found.append((triplet, "") if worse is None else (worse, kind))
-    return found
+            planted.append((triplet, "") if worse is None else (worse, kind))
+    return planted
 
 
-def _spoil(kind: str, triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary, rng: Any) -> Triplet | None:
+def _plant_error(kind: str, triplet: Triplet, symbols: Symbols, vocabulary: SymbolVocabulary, rng: Any) -> Triplet | None:
     match kind:
         case "format":
             return replace(triplet, reasoning=" ")
@@ -224,7 +225,7 @@ def _spoil(kind: str, triplet: Triplet, symbols: Symbols, vocabulary: Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class FilterQuality:
     """precision  of what a filter took out, the share that had its error; None where it took out nothing
     recall     of the errors of its kind, the share that was taken out by any filter; None where there were none
     """
@@ -235,15 +236,16 @@ class Measured:
     recall: float | None
 
 
-def measure_filters(found: Sequence[str], errors: Sequence[str]) -> dict[str, Measured]:
-    """Each filter's precision and recall over questions whose errors are known, and those of "any": a sound question taken out is wrong."""
-    taken = [reason.partition(":")[0] for reason in found]
+def measure_filters(faults: Sequence[str], errors: Sequence[str]) -> dict[str, FilterQuality]:
+    """Precision and recall of each filter over questions whose errors are known, and those of "any": a sound question taken out is
+    wrong."""
+    taken = [reason.partition(":")[0] for reason in faults]
     made = {}
     for kind in (*FILTERS, "any"):
         out = [error for one, error in zip(taken, errors, strict=True) if one and kind in (one, "any")]
         had = [one for one, error in zip(taken, errors, strict=True) if error and kind in (error, "any")]
         good = [error for error in out if error and kind in (error, "any")]
-        made[kind] = Measured(
+        made[kind] = FilterQuality(
             len(out),
             len(had),
             len(good) / len(out) if out else None,

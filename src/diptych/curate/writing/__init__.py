@@ -1,1 +1,1 @@
-"""Texts that are written for a pool: requests, answers that are kept, and the backends that write."""
+"""Text generation for a pool: requests, cached answers, and backends."""

@@ -1,4 +1,4 @@
-"""Whether a rewritten caption still says what the caption said, as far as words alone can tell: numbers, names and negations.
+"""Faithfulness of a rewritten caption, as far as words alone can tell: numbers, names and negations.
 
 It finds no lie that uses other words. It finds what language models most often get wrong about captions, and it errs on the strict side:
 a rewrite that leaves a number out is refused, too.
@@ -20,7 +20,7 @@ PRONOUN = frozenset({"I", "TV", "A", "An", "The"})
 
 
 def fault(original: str, rewritten: str) -> str:
-    """ "" or, in front of a colon, what was not kept.
+    """Reason why a rewrite is not faithful, its kind in front of a colon; "" where it is.
 
     >>> fault("two dogs in Rome", "a pair of dogs in Rome")
     'number: 2 is missing'
@@ -47,10 +47,10 @@ def numbers(text: str) -> set[str]:
     >>> sorted(numbers("Two dogs and 12 cats, one of them black"))
     ['12', '2']
     """
-    found = set()
+    digits = set()
     for word in NUMBER.findall(text.lower()):
         if word[0].isdigit():
-            found.add(word)
+            digits.add(word)
         elif word in NUMBERS and word != "one":
-            found.add(NUMBERS[word])
-    return found
+            digits.add(NUMBERS[word])
+    return digits

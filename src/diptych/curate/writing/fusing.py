@@ -1,4 +1,4 @@
-"""Findings into a caption: by rules, or as a prompt for a language model; and whether a fused caption says all of it and no more."""
+"""Fusion of findings into a caption: by rules, or as a prompt for a language model; and checks of the fused caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diptych.curate.experts.findings import Finding
 from diptych.curate.text.ngram import words_of
 from diptych.curate.text.plurals import mention
 from diptych.curate.writing.backends.grammar import listed, with_articles
-from diptych.curate.writing.requests import Request
+from diptych.curate.writing.requests import TextRequest
 
 PLAIN_WORDS = frozenset(
     {
@@ -74,10 +74,10 @@ PLAIN_WORDS = frozenset(
 """Words that a fused caption may have although neither caption nor findings do."""
 
 
-def fused(caption: str, findings: Sequence[Finding]) -> str:
-    """The caption with every finding in it. A thing that the caption names gets its attributes there; the others follow.
+def fuse_by_rules(caption: str, findings: Sequence[Finding]) -> str:
+    """Caption with every finding in it. A thing that the caption names gets its attributes there; the others follow.
 
-    >>> fused("a dog on a road.", [Finding("dog", ("brown",)), Finding("bus", ("red",)), Finding("road")])
+    >>> fuse_by_rules("a dog on a road.", [Finding("dog", ("brown",)), Finding("bus", ("red",)), Finding("road")])
     'a brown dog on a road, with a red bus.'
     """
     text = " ".join(caption.split())
@@ -86,21 +86,21 @@ def fused(caption: str, findings: Sequence[Finding]) -> str:
     rest: list[str] = []
     taken: set[int] = set()
     for finding in findings:
-        start = -1 if finding.text else _place_of_mention(text, finding.label, taken)
+        start = -1 if finding.text else _start_of_mention(text, finding.label, taken)
         if start < 0:
-            rest.append(f"a {finding.phrase}" if finding.label and not several(finding.label) else finding.phrase)
+            rest.append(f"a {finding.phrase}" if finding.label and not looks_plural(finding.label) else finding.phrase)
             continue
         new = [name for name in finding.attributes if mention(words_of(text), name) < 0]
         added = "".join(f"{name} " for name in new)
-        taken = {place + len(added) if place >= start else place for place in taken} | {start + len(added)}
+        taken = {position + len(added) if position >= start else position for position in taken} | {start + len(added)}
         text = text[:start] + added + text[start:]
     if rest:
         text = f"{text}, with {listed(rest)}" if text else listed(rest)
     return with_articles(text) + ends
 
 
-def prompt(caption: str, findings: Sequence[Finding]) -> str:
-    """What a language model that follows instructions is asked."""
+def fusion_prompt(caption: str, findings: Sequence[Finding]) -> str:
+    """Prompt for an instruction-following language model: merge a caption with findings."""
     things = "".join(f"- {finding.phrase}\n" for finding in findings)
     return (
         "Merge an image caption and a list of what was found in the image into one fluent caption. Mention everything on the list in "
@@ -109,8 +109,8 @@ def prompt(caption: str, findings: Sequence[Finding]) -> str:
     )
 
 
-def merging(caption: str, sentence: str) -> str:
-    """What a language model is asked where there is a caption and a sentence from elsewhere, and nothing else (RealSyn, 2502.12513)."""
+def merge_prompt(caption: str, sentence: str) -> str:
+    """Prompt to merge a caption and a sentence from elsewhere, nothing else (RealSyn, 2502.12513)."""
     return (
         "Merge an image caption and a related sentence into one fluent caption of the image. Keep what can be seen, and answer with the "
         f"caption alone, on one line.\n\nCaption: {' '.join(caption.split())}\nSentence: {' '.join(sentence.split())}\nMerged caption:"
@@ -118,8 +118,8 @@ def merging(caption: str, sentence: str) -> str:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The fuser by rules as a backend: its text is in the request already."""
+class RuleFuser:
+    """Rule-based fuser as a text backend: its text is in the request already."""
 
     name = "rules of fusion"
     identity = "fused-1"
@@ -131,12 +131,12 @@ class Rules:
     def tokens(self, text: str) -> int:
         return len(text.split())
 
-    def write(self, requests: Sequence[Request]) -> list[Reply]:
+    def write(self, requests: Sequence[TextRequest]) -> list[Reply]:
         return [Reply(one.caption, 0, self.tokens(one.caption)) for one in requests]
 
 
 def missing_or_new(caption: str, findings: Sequence[Finding], text: str) -> str:
-    """ "" or a fault: a finding that the text leaves out, or a word that neither caption nor findings have.
+    """Fault of a fused text: a finding that it leaves out, or a word that neither caption nor findings have; "" for none.
 
     >>> missing_or_new("a dog", [Finding("bus", ("red",))], "a dog and a red bus in Rome")
     'new: the word rome'
@@ -148,46 +148,46 @@ def missing_or_new(caption: str, findings: Sequence[Finding], text: str) -> str:
                 return f"missing: {name}"
         if finding.text and finding.text.lower() not in text.lower():
             return f"missing: the text {finding.text!r}"
-    known = {*words_of(caption), *(word for finding in findings for word in words_of(finding.phrase))}
+    vocabulary = {*words_of(caption), *(word for finding in findings for word in words_of(finding.phrase))}
     for word in words:
         if (
             word.isalnum()
-            and word not in known
+            and word not in vocabulary
             and word not in PLAIN_WORDS
-            and not any(mention([word], one) == 0 for one in known)
+            and not any(mention([word], one) == 0 for one in vocabulary)
         ):
             return f"new: the word {word}"
     return ""
 
 
-def span(text: str, finding: Finding) -> tuple[int, int]:
-    """Where a finding stands in a text, in characters: its whole phrase, else its label, else its text; (-1, -1) nowhere."""
+def finding_span(text: str, finding: Finding) -> tuple[int, int]:
+    """Half-open character span of a finding in a text: its whole phrase, else its label, else its text; (-1, -1) nowhere."""
     for phrase in (finding.phrase, finding.label, finding.text):
-        if phrase and (found := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
-            return found.span()
-    start = _place_of_mention(text, finding.label, set()) if finding.label else -1
+        if phrase and (match := re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE)):
+            return match.span()
+    start = _start_of_mention(text, finding.label, set()) if finding.label else -1
     return (start, start + len(finding.label)) if start >= 0 else (-1, -1)
 
 
-def several(label: str) -> bool:
-    """Whether a label looks like a plural, so that it takes no article.
+def looks_plural(label: str) -> bool:
+    """True where a label looks like a plural, so that it takes no article.
 
-    >>> several("scissors"), several("glass"), several("sheep")
+    >>> looks_plural("scissors"), looks_plural("glass"), looks_plural("sheep")
     (True, False, False)
     """
     return label.endswith("s") and not label.endswith(("ss", "us", "is"))
 
 
-def _place_of_mention(text: str, label: str, taken: set[int]) -> int:
-    """Where a label begins in a text as a word of its own, in either number, at a place that no other finding has; -1 nowhere."""
+def _start_of_mention(text: str, label: str, taken: set[int]) -> int:
+    """Start of a label in a text as a word of its own, in either number, at an index that no other finding has; -1 nowhere."""
     if not label:
         return -1
-    places = [(found.start(), found[0]) for found in re.finditer(r"[^\W_]+(?:['’-][^\W_]+)*", text)]
-    words = [word.lower() for _, word in places]
+    starts = [(match.start(), match[0]) for match in re.finditer(r"[^\W_]+(?:['’-][^\W_]+)*", text)]
+    words = [word.lower() for _, word in starts]
     start = 0
-    while (place := mention(words[start:], label)) >= 0:
-        at = places[start + place][0]
+    while (index := mention(words[start:], label)) >= 0:
+        at = starts[start + index][0]
         if at not in taken:
             return at
-        start += place + 1
+        start += index + 1
     return -1

@@ -32,29 +32,29 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Style:
-    """Example pairs, or groups of captions of one image each."""
+    """Rewriting style: example pairs, or groups of captions of one image each."""
 
     pairs: Pairs = ()
     groups: tuple[tuple[str, ...], ...] = ()
 
     def draw(self, rng: np.random.Generator, count: int = SHOWN) -> Pairs:
-        """So many different pairs, or a pair of so many different groups."""
+        """Sampled example pairs: so many different pairs, or a pair of so many different groups."""
         if self.pairs:
-            return tuple(self.pairs[place] for place in rng.permutation(len(self.pairs))[:count].tolist())
-        chosen = [self.groups[place] for place in rng.permutation(len(self.groups))[:count].tolist()]
+            return tuple(self.pairs[index] for index in rng.permutation(len(self.pairs))[:count].tolist())
+        chosen = [self.groups[index] for index in rng.permutation(len(self.groups))[:count].tolist()]
         return tuple(
             (group[first], group[second]) for group in chosen for first, second in [rng.permutation(len(group))[:2].tolist()]
         )
 
 
 def prompt(pairs: Pairs, caption: str) -> str:
-    """The published form. A caption of several lines is read as one: the answer is looked for on the last."""
+    """In-context prompt in the published form. A caption of several lines is joined to one: the answer is read from the last line."""
     shown = [f"{INDENT}{source} {ARROW} {target}\n\n" for source, target in pairs]
     return f"{INSTRUCTION}\n\n{''.join(shown)}{INDENT}{' '.join(caption.splitlines())} {ARROW}"
 
 
 def instruction(pairs: Pairs, caption: str) -> str:
-    """The same for a model that follows instructions: asked for the new caption and nothing else."""
+    """Instruction prompt for a model that follows instructions: asks for the new caption and nothing else."""
     shown = "\n".join(f"Caption: {source}\nRewritten: {target}\n" for source, target in pairs)
     return (
         "Rewrite the last image caption in other words. Keep every number, name and negation, add nothing, and answer with the "
@@ -63,13 +63,13 @@ def instruction(pairs: Pairs, caption: str) -> str:
 
 
 def caption_of_reply(text: str) -> str:
-    """What stands behind the caption's arrow: the rest of that line, up to a further arrow."""
+    """Caption behind the arrow of a reply: the rest of that line, up to a further arrow."""
     return text.split("\n", 1)[0].split(ARROW, 1)[0].strip()
 
 
 @lru_cache(maxsize=4)
 def styles(path: str = "") -> dict[str, Style]:
-    """Of a file, or ours."""
+    """Styles of a file, or the built-in ones."""
     file = Path(path).expanduser() if path else None
     try:
         text = file.read_text(encoding="utf-8") if file else (resources.files(__package__) / "examples.json").read_text("utf-8")
@@ -82,11 +82,11 @@ def styles(path: str = "") -> dict[str, Style]:
 
 
 def style(name: str, path: str = "") -> Style:
-    """One of them; a wrong name gets a near match."""
-    found = styles(path)
-    if name not in found:
-        raise UnknownName("style", name, found, hint=f"styles: {', '.join(found)}")
-    return found[name]
+    """Style of a name; a wrong name gets a near match."""
+    by_name = styles(path)
+    if name not in by_name:
+        raise UnknownName("style", name, by_name, hint=f"styles: {', '.join(by_name)}")
+    return by_name[name]
 
 
 def _style(name: str, given: object, file: Path | None) -> Style:

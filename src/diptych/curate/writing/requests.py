@@ -1,4 +1,4 @@
-"""One text that is wanted, what came back, and what a backend has to answer.
+"""Requests to text backends, sampling options, and the backend interface.
 
 A request says the same thing twice: as a prompt, for whatever reads prompts, and as a caption with details, for whatever rewrites by
 rules. Its seed is a number of its own, so that an answer depends on the request and never on what else is asked for.
@@ -17,7 +17,7 @@ from diptych.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TextRequest:
     """key      names it in messages: uid, style and number
     prompt   what a language model reads
     caption  the text that rules start from
@@ -55,12 +55,12 @@ class Sampling:
             )
 
     def cut(self, text: str) -> str:
-        """The text before the first stop.
+        """Text before the first stop.
 
         >>> Sampling(stop=("=>",)).cut("a dog => a cat")
         'a dog '
         """
-        return text[: min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=len(text))]
+        return text[: min((position for stop in self.stop if (position := text.find(stop)) >= 0), default=len(text))]
 
 
 PUBLISHED = Sampling()
@@ -68,15 +68,7 @@ PUBLISHED = Sampling()
 
 
 class TextBackend(Protocol):
-    """Writes texts. An answer for each request, in order; equal requests get equal answers, as far as the backend can promise it.
-
-    name      for provenance
-    identity  changes when answers would: a hash of weights, rules or address, and of the sampling
-    terms     the licence or terms under which its texts may be used, as far as is known
-    at_once   requests that one call takes
-    calls     calls that may run at the same time
-    kept      whether answers are worth a place on disk
-    """
+    """Text backend: an answer for each request, in order; equal requests get equal answers, as far as the backend can promise it."""
 
     @property
     def name(self) -> str: ...
@@ -97,12 +89,12 @@ class TextBackend(Protocol):
     def kept(self) -> bool: ...
 
     def tokens(self, text: str) -> int:
-        """How many tokens a text has; an estimate where the backend cannot tell."""
+        """Number of tokens of a text; an estimate where the backend cannot tell."""
 
-    def write(self, requests: Sequence[Request]) -> list[Reply]: ...
+    def write(self, requests: Sequence[TextRequest]) -> list[Reply]: ...
 
 
-def prompt_hash(identity: str, request: Request) -> str:
-    """What an answer is kept under, 32 hex digits: equal only where backend, prompt, rules and seed are."""
+def prompt_hash(identity: str, request: TextRequest) -> str:
+    """Cache key of an answer, 32 hex digits: equal only where backend, prompt, rules and seed are."""
     parts = [identity, request.prompt, request.caption, list(request.details), request.style, request.seed]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:32]

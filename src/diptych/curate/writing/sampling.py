@@ -1,4 +1,4 @@
-"""Draws of the next word.  Letters: B rows, V words."""
+"""Sampling of the next token.  Letters: B rows, V words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def nucleus(logit_BV: npt.NDArray[np.float64], temperature: float, top_p: float) -> npt.NDArray[np.float64]:
-    """Probabilities of which the smallest set that reaches `top_p` is left, the most likely token always: LLaMA's rule, by which a
+    """Nucleus (top-p) probabilities: the smallest set that reaches `top_p`, the most likely token always: LLaMA's rule, by which a
     token stays while those before it have at most `top_p` together."""
     scaled = logit_BV / temperature
     raw = np.exp(scaled - scaled.max(-1, keepdims=True))
@@ -20,8 +20,8 @@ def nucleus(logit_BV: npt.NDArray[np.float64], temperature: float, top_p: float)
     return left
 
 
-def drawn_from(chance_V: npt.NDArray[np.float64], uniform: float) -> int:
-    """The place where the running sum passes `uniform`; never one without a chance."""
+def sample_index(chance_V: npt.NDArray[np.float64], uniform: float) -> int:
+    """Index sampled by inverse CDF: where the running sum passes `uniform`; never one of probability 0."""
     there = np.flatnonzero(chance_V)
-    place = int(np.searchsorted(np.cumsum(chance_V[there]), uniform, side="right"))
-    return int(there[min(place, len(there) - 1)])
+    index = int(np.searchsorted(np.cumsum(chance_V[there]), uniform, side="right"))
+    return int(there[min(index, len(there) - 1)])

@@ -1,4 +1,4 @@
-"""What every step that writes texts shares: its options, asking part by part, counting, and the plan of tokens and money."""
+"""Base of the steps that write texts: options, requests part by part, counting, and the plan of tokens and money."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pyarrow as pa
 from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_seed
-from diptych.curate.engine.parts import Parts
-from diptych.curate.writing.opened import Corpus, Wanted, open_backend
-from diptych.curate.writing.requests import Request, Sampling, TextBackend, prompt_hash
-from diptych.curate.writing.writer import OFF_LINE, answers_of
-from diptych.models.endpoint.answers import Answers
+from diptych.curate.engine.parts import PartStore
+from diptych.curate.writing.backend_address import BackendOptions, Corpus, open_backend
+from diptych.curate.writing.requests import Sampling, TextBackend, TextRequest, prompt_hash
+from diptych.curate.writing.writer import OFF_LINE, cached_answers
+from diptych.models.endpoint.answers import AnswerCache
 
 PART_ROWS, KEPT_PART_ROWS = 4_096, 256
 """Rows of a part: for backends that are done in a second, and for those whose answers are kept one by one."""
@@ -42,8 +42,8 @@ RUNTIME = {"runtime": True}
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A text that is wanted for a row.
+class RowRequest:
+    """Request for a text of a row.
 
     source  which text of the row it comes from, in words ("alt 0")
     """
@@ -51,15 +51,15 @@ class Wish:
     uid: str
     number: int
     source: str
-    request: Request
+    request: TextRequest
 
 
-Read = Callable[[Wish, str], tuple[str, str]]
-"""A wish and the raw answer -> the text, and a fault with its kind in front of a colon; "" is none."""
+Read = Callable[[RowRequest, str], tuple[str, str]]
+"""A request and the raw answer -> the text, and a fault with its kind in front of a colon; "" is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writes:
+class WritingStep:
     """writer       grammar | ngram | ngram:FILE | folder:PATH | gguf:FILE | http://HOST/v1#MODEL | chat+http://HOST/v1#MODEL
     temperature  of the draw of words; 0 takes the likeliest
     top_p        share of probability that is drawn from
@@ -92,10 +92,10 @@ class Writes:
     price_out: float = field(default=0.0, metadata=RUNTIME)
 
     def backend(self, corpus: Corpus, *, stop: tuple[str, ...] = ("\n",)) -> TextBackend:
-        """Opens the writer; `corpus` gives the texts that it may learn from."""
+        """Opens the text backend; `corpus` gives the texts that it may learn from."""
         if self.attempts < 1:
             raise ConfigError(f"attempts is {self.attempts} (expected 1 or more)")
-        wanted = Wanted(
+        options = BackendOptions(
             "",
             Sampling(self.temperature, self.top_p, self.max_tokens, stop),
             corpus,
@@ -106,50 +106,58 @@ class Writes:
             timeout=self.timeout,
             terms=self.terms,
         )
-        return open_backend(self.writer, wanted)
+        return open_backend(self.writer, options)
 
     def written(
         self,
         rows: pa.Table,
-        wishes: Callable[[pa.Table], Iterable[Wish]],
+        requests: Callable[[pa.Table], Iterable[RowRequest]],
         backend: TextBackend,
         read: Read,
-        parts: Parts,
+        parts: PartStore,
         name: str = "written",
-    ) -> Writing:
-        """Asks for every wish of every part of `rows`, which are in order of uid; goes on where an earlier run stopped."""
+    ) -> GeneratedTexts:
+        """Texts for every request of every part of `rows`, which are in order of uid; resumes where an earlier run stopped."""
         start, looked_up = time.perf_counter(), [0]
         size = KEPT_PART_ROWS if backend.kept else PART_ROWS
-        with Answers() as known:
-            kept = known if backend.kept else None
+        with AnswerCache() as cache:
+            kept = cache if backend.kept else None
 
             def work(part: pa.Table) -> pa.Table:
-                return self._part(list(wishes(part)), backend, read, kept, looked_up)
+                return self._part(list(requests(part)), backend, read, kept, looked_up)
 
-            made = Parts(parts.folder, parts.key, size).mapped(rows, f"{name}-{backend.identity}", work)
-        return Writing(made, backend, looked_up[0], time.perf_counter() - start, self.price_in, self.price_out)
+            made = PartStore(parts.folder, parts.key, size).mapped(rows, f"{name}-{backend.identity}", work)
+        return GeneratedTexts(made, backend, looked_up[0], time.perf_counter() - start, self.price_in, self.price_out)
 
     def _part(
-        self, wanted: Sequence[Wish], backend: TextBackend, read: Read, known: Answers | None, looked_up: list[int]
+        self,
+        row_requests: Sequence[RowRequest],
+        backend: TextBackend,
+        read: Read,
+        cache: AnswerCache | None,
+        looked_up: list[int],
     ) -> pa.Table:
         done: dict[int, dict[str, Any]] = {}
-        open_places, tokens = list(range(len(wanted))), Counter[int]()
+        open_places, tokens = list(range(len(row_requests))), Counter[int]()
         written: Counter[int] = Counter()
         for attempt in range(self.attempts):
-            asked = [_again(wanted[place].request, attempt) for place in open_places]
-            answers, hits = answers_of(asked, backend, known)
+            attempts = [_retry(row_requests[index].request, attempt) for index in open_places]
+            answers, hits = cached_answers(attempts, backend, cache)
             looked_up[0] += hits
-            for place, request, answer in zip(open_places, asked, answers, strict=True):
-                tokens[place] += answer.prompt_tokens
-                written[place] += answer.written_tokens
-                done[place] = _row(wanted[place], request, answer, read, backend)
-            open_places = [place for place in open_places if (f := done[place]["fault"]) and not f.startswith(OFF_LINE)]
-        rows = [{**done[place], "prompt_tokens": tokens[place], "written_tokens": written[place]} for place in range(len(wanted))]
+            for index, request, answer in zip(open_places, attempts, answers, strict=True):
+                tokens[index] += answer.prompt_tokens
+                written[index] += answer.written_tokens
+                done[index] = _row(row_requests[index], request, answer, read, backend)
+            open_places = [index for index in open_places if (f := done[index]["fault"]) and not f.startswith(OFF_LINE)]
+        rows = [
+            {**done[index], "prompt_tokens": tokens[index], "written_tokens": written[index]}
+            for index in range(len(row_requests))
+        ]
         return pa.Table.from_pylist(rows, schema=WRITTEN)
 
-    def planned(self, wanted: Sequence[Wish], total: int, backend: TextBackend) -> dict[str, Any]:
-        """What `total` wishes would cost, by counting the tokens of some of them. An endpoint is not asked: nothing is spent."""
-        some = [wish.request for wish in wanted[:: max(1, len(wanted) // TRIED)][:TRIED]]
+    def planned(self, row_requests: Sequence[RowRequest], total: int, backend: TextBackend) -> dict[str, Any]:
+        """Estimated cost of `total` requests, by counting the tokens of some of them. An endpoint is not called: nothing is spent."""
+        some = [row_request.request for row_request in row_requests[:: max(1, len(row_requests) // TRIED)][:TRIED]]
         if not some:
             return {"items": 0, "unit": "text", "seconds": 0.0}
         read = sum(backend.tokens(request.prompt or request.caption) for request in some) / len(some)
@@ -173,8 +181,8 @@ class Writes:
 
 
 @dataclass(frozen=True)
-class Writing:
-    """What was written: a row a wish (`WRITTEN`), and what it took."""
+class GeneratedTexts:
+    """Written texts, a row a request (`WRITTEN`), and their cost."""
 
     rows: pa.Table
     backend: TextBackend
@@ -188,7 +196,7 @@ class Writing:
         return [row for row in self.rows.to_pylist() if not row["fault"]]
 
     def counts(self) -> dict[str, Any]:
-        """For a file: depends on the rows alone."""
+        """Counts for the file of the step: they depend on the rows alone."""
         kinds = Counter(fault.split(":")[0] for fault in self.rows["fault"].to_pylist() if fault)
         return {
             "writer": self.backend.name,
@@ -204,10 +212,10 @@ class Writing:
         return (json.dumps(self.counts(), indent=1, ensure_ascii=False) + "\n").encode()
 
     def notes(self) -> tuple[str, ...]:
-        """For people, after the run."""
+        """Notes for the terminal, after the run."""
         counts = self.counts()
         out = ", ".join(f"{count:,} {kind}" for kind, count in counts["not_used"].items())
-        found = [
+        notes = [
             f"{counts['used']:,} of {counts['asked']:,} texts by {counts['writer']} are used"
             + (f"; not used: {out}" if out else "")
         ]
@@ -215,22 +223,22 @@ class Writing:
         if self.price_in or self.price_out:
             cost = (counts["tokens_read"] * self.price_in + counts["tokens_written"] * self.price_out) / 1e6
             tokens += f", {cost:,.2f} in money if none had been looked up"
-        found.append(
+        notes.append(
             f"{tokens}; {self.looked_up:,} answers were looked up; {counts['asked'] / max(self.seconds, 1e-9):,.0f} texts a second"
         )
-        return tuple(found)
+        return tuple(notes)
 
 
-def _again(request: Request, attempt: int) -> Request:
+def _retry(request: TextRequest, attempt: int) -> TextRequest:
     return request if not attempt else replace(request, seed=keyed_seed("again", request.seed, attempt))
 
 
-def _row(wish: Wish, request: Request, answer: Reply, read: Read, backend: TextBackend) -> dict[str, Any]:
-    text, fault = ("", answer.fault) if answer.fault else read(wish, answer.text)
+def _row(row_request: RowRequest, request: TextRequest, answer: Reply, read: Read, backend: TextBackend) -> dict[str, Any]:
+    text, fault = ("", answer.fault) if answer.fault else read(row_request, answer.text)
     return {
-        "uid": wish.uid,
-        "number": wish.number,
-        "source": wish.source,
+        "uid": row_request.uid,
+        "number": row_request.number,
+        "source": row_request.source,
         "style": request.style,
         "string": "" if fault else text,
         "fault": fault,

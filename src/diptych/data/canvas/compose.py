@@ -34,7 +34,7 @@ EDGE = 10
 
 @dataclass(frozen=True)
 class Lettering:
-    """How text is written on a canvas.
+    """Font, size, side and wrapping of text drawn on a canvas.
 
     text_size  pixels
     bold       the bold font
@@ -115,22 +115,22 @@ def with_text(
     return Canvas(np.asarray(canvas), (x, y, x + own_width, y + own_height), tuple(lines), line_height, text_top)
 
 
-def stacked(pictures: Sequence[Pixels], place: Place = "left") -> Pixels:
+def stacked(pictures: Sequence[Pixels], align: Place = "left") -> Pixels:
     """Pictures below each other on white, as wide as the widest, none of them resampled."""
-    if not pictures or place not in get_args(Place):
-        raise ConfigError(f"{len(pictures)} pictures to stack at {place!r} (expected one or more; {' | '.join(get_args(Place))})")
+    if not pictures or align not in get_args(Place):
+        raise ConfigError(f"{len(pictures)} pictures to stack at {align!r} (expected one or more; {' | '.join(get_args(Place))})")
     width = max(picture.shape[1] for picture in pictures)
     canvas_HWC = np.full((sum(picture.shape[0] for picture in pictures), width, 3), 255, np.uint8)
     top = 0
     for picture_HWC in pictures:
-        left = (width - picture_HWC.shape[1]) // 2 if place == "centre" else 0
+        left = (width - picture_HWC.shape[1]) // 2 if align == "centre" else 0
         canvas_HWC[top : top + picture_HWC.shape[0], left : left + picture_HWC.shape[1]] = picture_HWC
         top += picture_HWC.shape[0]
     return canvas_HWC
 
 
 def put_at(base_HWC: Pixels, picture_HWC: Pixels, x: int, y: int) -> Pixels:
-    """`picture` over `base` with its corner at x, y, on a canvas that holds both and 10 pixels behind the picture."""
+    """Paste `picture` over `base` with its corner at x, y, on a canvas that holds both and 10 pixels after the picture."""
     if x < 0 or y < 0:
         raise ConfigError(f"a picture put at {x}, {y} (expected 0 or more)")
     height, width = picture_HWC.shape[:2]

@@ -90,10 +90,10 @@ def read_demonstrations(path: Path) -> list[Demonstration]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", file=file, expected=f"JSON lines, or a folder with {FILE}") from error
-    found = [_demonstration(line, file, number) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
+    demonstrations = [_demonstration(line, file, number) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not demonstrations:
         raise DataError("holds no demonstration", file=file, expected="one JSON object a line")
-    return found
+    return demonstrations
 
 
 def _demonstration(line: str, file: Path, row: int) -> Demonstration:
@@ -104,8 +104,8 @@ def _demonstration(line: str, file: Path, row: int) -> Demonstration:
     if not isinstance(value, Mapping):
         raise DataError(f"is a {type(value).__name__}", file=file, row=row, expected="an object")
     if unknown := sorted(set(value) - {"image", "canvas", "cues", *WORDS}):
-        known = ", ".join(("image", "canvas", "cues", *WORDS))
-        raise DataError("unknown field", file=file, row=row, field=unknown[0], expected=known)
+        field_names = ", ".join(("image", "canvas", "cues", *WORDS))
+        raise DataError("unknown field", file=file, row=row, field=unknown[0], expected=field_names)
     words: dict[str, Any] = {name: value.get(name, "") for name in WORDS}
     if wrong := next((name for name, word in words.items() if not isinstance(word, str)), None):
         raise DataError(f"is a {type(words[wrong]).__name__}", file=file, row=row, field=wrong, expected="words")

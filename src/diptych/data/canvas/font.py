@@ -31,7 +31,7 @@ def open_font(path: str, size: int, *, bold: bool = False) -> ImageFont.FreeType
     try:
         return ImageFont.truetype(str(Path(path).expanduser()), size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise ConfigError(f"{path} is no font that can be read: {error} (expected a .ttf or .otf file)") from error
+        raise ConfigError(f"{path} is not a readable font: {error} (expected a .ttf or .otf file)") from error
 
 
 def refuse_missing(font: ImageFont.FreeTypeFont, text: str) -> None:

@@ -36,15 +36,15 @@ def read_lines(canvas_HWC: Pixels, lettering: Lettering, *, alphabet: str = ALPH
     if area != 1.0:
         size = round(canvas_HWC.shape[1] / area**0.5), round(canvas_HWC.shape[0] / area**0.5)
         canvas_HWC = np.asarray(Image.fromarray(canvas_HWC).resize(size))
-    found = []
+    lines = []
     for top, bottom in _bands(canvas_HWC, lettering.indent, 12 if area == 1.0 else 40):
         ink_HW = 255 - canvas_HWC[top:bottom].min(axis=2).astype(np.int16)
-        found.append((top, _read(ink_HW.tobytes(), ink_HW.shape, lettering, alphabet)))
-    return found
+        lines.append((top, _read(ink_HW.tobytes(), ink_HW.shape, lettering, alphabet)))
+    return lines
 
 
 def _bands(canvas_HWC: Pixels, indent: int, colour: int) -> list[tuple[int, int]]:
-    """Rows that hold text, as (first, behind the last)."""
+    """Rows that contain text, as half-open spans (first, end)."""
     spread_HW = canvas_HWC.max(axis=2).astype(np.int16) - canvas_HWC.min(axis=2)
     dark_HW = 255 - canvas_HWC.min(axis=2) >= SEEN
     paper_H = dark_HW.mean(axis=1) <= INKED
@@ -97,13 +97,14 @@ def _read(ink: bytes, shape: tuple[int, int], lettering: Lettering, alphabet: st
     tops = sorted({int(np.flatnonzero(one_HW.any(axis=1))[0]) for one_HW in shapes.ink_AHW if one_HW.any()})
     best = (float("inf"), "")
     for top in range(tops[0], tops[-1] + 2):
-        best = min(best, _from(ink_HW, top, lettering.indent, shapes, best))
+        best = min(best, _nearest_text(ink_HW, top, lettering.indent, shapes, best))
     return best[1].rstrip()
 
 
-def _from(ink_HW: Ink, top: int, indent: int, shapes: _Shapes, finished: tuple[float, str]) -> tuple[float, str]:
-    """How far the nearest text is from a band whose first row lies `top` below the line's top, and that text; `finished` if that is
-    nearer."""
+def _nearest_text(ink_HW: Ink, top: int, indent: int, shapes: _Shapes, finished: tuple[float, str]) -> tuple[float, str]:
+    """Nearest text to a band whose first row lies `top` below the line's top, as (distance, text); `finished` if that is
+    nearer.
+    """
     height, wide = shapes.ink_AHW.shape[1:]
     end = int(np.flatnonzero((ink_HW >= SEEN).any(axis=0))[-1]) + 1
     line_HW = np.zeros((height, ink_HW.shape[1] + 2 * wide), np.int16)
@@ -120,12 +121,12 @@ def _from(ink_HW: Ink, top: int, indent: int, shapes: _Shapes, finished: tuple[f
                 start = max(0, pen + move)
                 gap_AW = np.abs(shapes.ink_AHW - line_HW[:, start : start + wide]).sum(axis=1)
                 gap_A = np.where(column_W < shapes.step_A[:, None], gap_AW, 0).sum(axis=1)
-                for place in np.flatnonzero(moved_A == move).tolist():
-                    letter = shapes.letters[place]
+                for position in np.flatnonzero(moved_A == move).tolist():
+                    letter = shapes.letters[position]
                     if letter == " " and (not text or text[-1] == " "):
                         continue
-                    behind = start + int(shapes.step_A[place])
-                    grown.append((gap + float(gap_A[place]), behind, text + letter))
+                    behind = start + int(shapes.step_A[position])
+                    grown.append((gap + float(gap_A[position]), behind, text + letter))
         grown.sort(key=lambda one: one[0] / (one[1] - indent + 1))
         beam = []
         for gap, pen, text in grown[:BEAM]:

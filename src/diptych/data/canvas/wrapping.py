@@ -61,7 +61,7 @@ def released_lines(text: str, font: Font, limit: int) -> list[str]:
 
     lines: list[str] = []
     line = ""
-    for word in _released_words(text):
+    for word in _jieba_words(text):
         if "\n" in word:  # alone, or behind a carriage return, which stays
             *before, last = word.split("\n")
             for part in before:
@@ -85,8 +85,8 @@ _BLOCKS = re.compile("([\u4e00-\u9fd5a-zA-Z0-9+#&\\._%\\-]+)")
 _INSIDE = re.compile(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")
 
 
-def _released_words(text: str) -> list[str]:
-    """What jieba makes of a text; without Chinese its dictionary plays no part: runs of letters and digits, every mark and space alone."""
+def _jieba_words(text: str) -> list[str]:
+    """Words of a text as jieba cuts it. Without Chinese: runs of letters and digits, each mark and space alone."""
     if CHINESE.search(text):
         try:
             import jieba

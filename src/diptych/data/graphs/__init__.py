@@ -20,7 +20,7 @@ from diptych.core.disk.paths import is_file, open_file
 from diptych.core.errors import DataError, UnknownName
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.graphs.place import Placer
+from diptych.data.graphs.image_export import ImageExporter
 
 _FORMATS = {
     "visual-genome": ("visual_genome", "read", "write"),
@@ -70,8 +70,8 @@ _MANY = 20  # JSON files in a folder: more are captions beside their images
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What `write` made."""
+class AnnotationFiles:
+    """Files that `write` made: folder, format and number of samples."""
 
     folder: Path
     format: str
@@ -96,9 +96,7 @@ def read(
         raise DataError("does not exist", file=path, expected="a file or folder of annotations")
     chosen = format or format_of(path)
     if not chosen:
-        raise DataError(
-            "is no scene-graph format that is known", file=path, expected=f"format={' | '.join((*FORMATS, *_READ_ONLY))}"
-        )
+        raise DataError("is not a known scene-graph format", file=path, expected=f"format={' | '.join((*FORMATS, *_READ_ONLY))}")
     reader = _part(chosen, 1) if chosen not in _READ_ONLY else import_module(f"{__name__}.formats.{_READ_ONLY[chosen]}").read
     pool: Pool = reader(path, name=name or path.resolve().stem, root=None if root is None else Path(root))
     pool = pool if within is None else pool.confined(within)
@@ -106,7 +104,7 @@ def read(
     return pool
 
 
-def write(data: Iterable[Sample], folder: Path | str, *, format: str, images: bool = True) -> Written:
+def write(data: Iterable[Sample], folder: Path | str, *, format: str, images: bool = True) -> AnnotationFiles:
     """Write samples with their regions and relations to a new or empty folder, in a form that others read.
 
     Images are copied byte for byte to where the format has them; `images=False` writes the annotations alone. A label that the
@@ -117,9 +115,9 @@ def write(data: Iterable[Sample], folder: Path | str, *, format: str, images: bo
         raise DataError("is not empty", file=out, expected="a new or empty folder")
     samples = list(data)
     if not samples:
-        raise DataError("there is no sample to write", expected="at least one")
-    files = _part(format, 2)(samples, out, Placer(out, images))
-    return Written(out, format, tuple(files), len(samples))
+        raise DataError("no samples to write", expected="at least one")
+    files = _part(format, 2)(samples, out, ImageExporter(out, images))
+    return AnnotationFiles(out, format, tuple(files), len(samples))
 
 
 def format_of(path: Path) -> str:
@@ -140,12 +138,12 @@ def format_of(path: Path) -> str:
 def format_within(folder: Path) -> str:
     """The format of a folder whose files have names of the user's own: that of its JSON files, if they all have one."""
     files = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
-    found = {format_of(file) for file in files} if 0 < len(files) <= _MANY else {""}
-    return found.pop() if len(found) == 1 else ""
+    formats = {format_of(file) for file in files} if 0 < len(files) <= _MANY else {""}
+    return formats.pop() if len(formats) == 1 else ""
 
 
 def _annotations(folder: Path) -> list[str]:
-    """Names in a folder that annotations may have; one look, however many images lie there."""
+    """Names of possible annotation files in a folder, from one listing, however many images it has."""
     return [entry for entry in os.listdir(folder) if entry.endswith((".json", ".h5", ".csv"))] if folder.is_dir() else []
 
 

@@ -30,7 +30,7 @@ from diptych.data.graphs.label_lists import LabelLists, ListSampler
 from diptych.data.graphs.moved_mask import MovedMask
 from diptych.data.graphs.pairs import PairTargets, RegionPairs
 from diptych.data.graphs.region_noise import RegionNoise
-from diptych.data.graphs.transforms import Picture, Views
+from diptych.data.graphs.transforms import DetectionTransform, Picture
 from diptych.data.load.batch import TensorBatch, pixels
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, Preprocess, Triple
 
@@ -44,7 +44,7 @@ OUTSIDE = 1.0  # pixels by which a box may stick out of its picture
 
 @dataclass(frozen=True, kw_only=True)
 class GraphBatch(TensorBatch):
-    """What a detector of relations trains on.
+    """Training batch of a relation detector.
 
     image_BCHW        float32, normalised; zero on padding, which lies right and below
     pixel_BHW         True on pixels of the picture, False on padding
@@ -94,7 +94,7 @@ class GraphBatch(TensorBatch):
         )
 
     def given_pairs(self) -> RegionPairs:
-        """The pairs as a model of given regions is asked about them."""
+        """Region pairs as input of a model of given regions."""
         box_BK4 = self.box_BK4 if self.given_box_BK4 is None else self.given_box_BK4
         label_BK = self.label_BK if self.given_label_BK is None else self.given_label_BK
         subject_BG, object_BG = self.pair_BG2.unbind(-1)
@@ -110,7 +110,7 @@ class GraphBatch(TensorBatch):
 def graph_batch(
     draws: Draws,
     *,
-    views: Views,
+    views: DetectionTransform,
     labels: LabelLists | ListSampler,
     outside: Literal["refuse", "drop"] = "refuse",
     augment: bool = True,
@@ -158,18 +158,18 @@ def graph_batch(
         image_BCHW=image_BCHW,
         pixel_BHW=pixel_BHW,
         size_B2=torch.tensor([image_HWC.shape[:2] for image_HWC, _ in pictures], dtype=torch.int64).reshape(-1, 2),
-        box_BK4=stacked([t.box_K4 for t in targets], 0),
-        label_BK=stacked([t.label_K for t in targets], lists.background),
+        box_BK4=pad_and_stack([t.box_K4 for t in targets], 0),
+        label_BK=pad_and_stack([t.label_K for t in targets], lists.background),
         region_mask_BK=row_mask(regions),
-        pair_BG2=stacked([t.pair_G2 for t in targets], 0),
-        relation_BGR=stacked([t.relation_GR for t in targets], 0),
-        confidence_BG=stacked([t.confidence_G for t in targets], 0),
+        pair_BG2=pad_and_stack([t.pair_G2 for t in targets], 0),
+        relation_BGR=pad_and_stack([t.relation_GR for t in targets], 0),
+        confidence_BG=pad_and_stack([t.confidence_G for t in targets], 0),
         pair_mask_BG=row_mask(pairs),
         lists=lists,
         text_TL=text_TL,
         text_mask_TL=text_mask_TL,
-        given_box_BK4=None if given is None else stacked([box_K4 for box_K4, _ in given], 0),
-        given_label_BK=None if given is None else stacked([label_K for _, label_K in given], lists.background),
+        given_box_BK4=None if given is None else pad_and_stack([box_K4 for box_K4, _ in given], 0),
+        given_label_BK=None if given is None else pad_and_stack([label_K for _, label_K in given], lists.background),
         masks=tuple(map(_masks, draws, pictures, targets)) if masks else None,
     )
 
@@ -177,9 +177,9 @@ def graph_batch(
 def _masks(draw: Draw, picture: Picture, target: _Targets) -> Tensor:
     image_HWC, graph = picture
     high, wide = image_HWC.shape[:2]
-    mask_KHW = torch.zeros(len(target.places), high, wide, dtype=torch.bool)
-    for at, place in enumerate(target.places):
-        region, uid = graph.regions[place], draw.sample.uid
+    mask_KHW = torch.zeros(len(target.region_rows), high, wide, dtype=torch.bool)
+    for at, region_index in enumerate(target.region_rows):
+        region, uid = graph.regions[region_index], draw.sample.uid
         if not region.mask:
             came = f"sample '{uid}' has a region '{region.label}' without a mask"
             raise DataError(came, field="regions", expected="a segmentation of every region")
@@ -204,11 +204,11 @@ class _Index:
         return cls(objects, relations, strict)
 
     def find(self, kind: Literal["objects", "relations"], name: str, uid: str) -> int | None:
-        place: int | None = getattr(self, kind).get(name)
-        if place is None and self.strict:
-            known = f"one of the {len(getattr(self, kind))} names of the closed set, or outside='drop'"
-            raise DataError(f"sample '{uid}' has {name!r}", field=kind, expected=known)
-        return place
+        position: int | None = getattr(self, kind).get(name)
+        if position is None and self.strict:
+            expected = f"one of the {len(getattr(self, kind))} names of the closed set, or outside='drop'"
+            raise DataError(f"sample '{uid}' has {name!r}", field=kind, expected=expected)
+        return position
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +218,10 @@ class _Targets:
     pair_G2: Ints
     relation_GR: Floats
     confidence_G: Floats
-    places: Sequence[int]
+    region_rows: Sequence[int]
 
 
-def _picture(draw: Draw, views: Views, augment: bool, min_confidence: float) -> Picture:
+def _picture(draw: Draw, views: DetectionTransform, augment: bool, min_confidence: float) -> Picture:
     image_HWC, graph = pixels(draw), draw.sample.graph
     if min_confidence:
         sure = tuple(relation for relation in graph.relations if relation.confidence >= min_confidence)
@@ -242,15 +242,15 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
     image_HWC, graph = picture
     uid = draw.sample.uid
     labels = [index.find("objects", region.label, uid) for region in graph.regions]
-    kept = [place for place, label in enumerate(labels) if label is not None]
-    at = {place: new for new, place in enumerate(kept)}
+    kept = [number for number, label in enumerate(labels) if label is not None]
+    at = {number: new for new, number in enumerate(kept)}
     pairs: dict[tuple[int, int], dict[int, float]] = {}
     for relation in graph.relations:
         name = index.find("relations", relation.predicate, uid)
         if name is None or relation.subject not in at or relation.object not in at:
             continue
-        found = pairs.setdefault((at[relation.subject], at[relation.object]), {})
-        found[name] = max(found.get(name, 0.0), relation.confidence)
+        confidence_by_name = pairs.setdefault((at[relation.subject], at[relation.object]), {})
+        confidence_by_name[name] = max(confidence_by_name.get(name, 0.0), relation.confidence)
     chosen = list(pairs)
     if max_pairs and len(chosen) > max_pairs:
         chosen = [chosen[n] for n in sorted(draw.rng.permutation(len(chosen))[:max_pairs])]
@@ -261,8 +261,8 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
     for row, pair in enumerate(chosen):
         relation_GR[row, list(pairs.get(pair, ()))] = 1
     return _Targets(
-        shares([graph.regions[place].box for place in kept], *image_HWC.shape[:2]),
-        np.array([labels[place] for place in kept], np.int64),
+        relative_boxes([graph.regions[number].box for number in kept], *image_HWC.shape[:2]),
+        np.array([labels[number] for number in kept], np.int64),
         np.array(chosen, np.int64).reshape(-1, 2),
         relation_GR,
         np.array([max(pairs[pair].values()) if pair in pairs else 0 for pair in chosen], np.float32),
@@ -270,7 +270,7 @@ def _targets(picture: Picture, index: _Index, draw: Draw, max_pairs: int, fill_p
     )
 
 
-def shares(boxes: Sequence[Box], height: int, width: int) -> Floats:
+def relative_boxes(boxes: Sequence[Box], height: int, width: int) -> Floats:
     """xyxy pixels, cut to the picture, to cxcywh in shares of it."""
     side_4 = np.array([width, height, width, height], np.float64)
     box_K4 = (np.array(boxes, np.float64).reshape(-1, 4) / side_4).clip(0, 1)
@@ -291,7 +291,7 @@ def padded(images: Sequence[Pixels], multiple: int, mean: Triple, std: Triple) -
     return image_BCHW.mul_(mask_BHW[:, None]), mask_BHW
 
 
-def stacked(rows: Sequence[npt.NDArray[Any]], fill: float) -> Tensor:
+def pad_and_stack(rows: Sequence[npt.NDArray[Any]], fill: float) -> Tensor:
     """[B, length of the longest, ...], the others filled up."""
     out = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), fill, rows[0].dtype)
     for n, row in enumerate(rows):

@@ -19,11 +19,11 @@ import pyarrow as pa
 from diptych.core.disk.paths import is_utf8
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
-from diptych.data.graphs.entries import Box, Entry, Named
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, PhraseAnnotation
 from diptych.data.graphs.fields import split_of
 from diptych.data.graphs.find import ImageFinder, load_list, size_of
 from diptych.data.media.images import LooseFiles
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged
 from diptych.data.read.naming import uids_of
 from diptych.data.read.rows import Rows, is_json
@@ -38,7 +38,7 @@ LARGEST = 2**31
 
 
 def gather(
-    source: Path, files: Sequence[Path], parse: Callable[[int, Any, str], Entry | None], *, name: str, root: Path | None
+    source: Path, files: Sequence[Path], parse: Callable[[int, Any, str], ImageAnnotation | None], *, name: str, root: Path | None
 ) -> Pool:
     """The pool of files that hold a list of images each. `parse` gets row, value and the split that the file's name gives."""
     collect = Collector(source, files[0], root=root)
@@ -55,7 +55,7 @@ class Collector:
     def __init__(self, source: Path, file: Path, *, root: Path | None = None) -> None:
         self._source, self._file, self._root = source, file, root
         self._finder = ImageFinder(file, source, root)
-        self._bad: list[Bad] = []
+        self._bad: list[QuarantineEntry] = []
         self._rows, self._paths = Rows(), list[str]()
         self._regions, self._relations = _Pieces(REGION_SCHEMA), _Pieces(RELATION_SCHEMA)
         self._first: dict[Any, tuple[Path, int]] = {}
@@ -69,9 +69,9 @@ class Collector:
     def bad(self, row: int | None, reason: str) -> None:
         """Something that is left out; its image stays, so no uid stands in the line."""
         where = str(self._file) if row is None else f"{self._file}, row {row}"
-        self._bad.append(Bad("", "read", _line(reason)[:500], where))
+        self._bad.append(QuarantineEntry("", "read", _line(reason)[:500], where))
 
-    def each(self, rows: Iterable[tuple[int, Any]], parse: Callable[[int, Any], Entry | None]) -> None:
+    def each(self, rows: Iterable[tuple[int, Any]], parse: Callable[[int, Any], ImageAnnotation | None]) -> None:
         """Add what `parse` makes of every row. A `DataError` costs its row; None is a row that says nothing."""
         for row, value in rows:
             try:
@@ -83,14 +83,14 @@ class Collector:
                 # a list where a number should be, a number that no float holds, and their like
                 self.bad(row, f"is malformed: {error}")
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ImageAnnotation) -> None:
         """Check one image and keep what of it can be used. Whatever is raised, either all of it is kept or nothing."""
         key = entry.image_id if entry.key is None else entry.key
         path = self._finder.find(entry.names)
-        for known in ((self._file, key), path):
-            if known in self._first:
-                file, row = self._first[known]
-                raise DataError(f"image {key} comes again; it stands in {file}, row {row}")
+        for image_key in ((self._file, key), path):
+            if image_key in self._first:
+                file, row = self._first[image_key]
+                raise DataError(f"image {key} is a duplicate; the first is in {file}, row {row}")
         if path is None:
             self._no_image(entry)
             return
@@ -142,21 +142,21 @@ class Collector:
 
     # ------------------------------------------------------------ checks
 
-    def _no_image(self, entry: Entry) -> None:
+    def _no_image(self, entry: ImageAnnotation) -> None:
         self._missing, self._missed = self._missing or entry.names[0], self._missed + 1
         self.bad(entry.row, f"image {entry.names[0]} is not there")
         if self._missed >= PATIENCE and not self._paths:
             raise self._nowhere()
 
     def _nowhere(self) -> DataError:
-        place = f"below {self._root}" if self._root is not None else "near"
+        location = f"below {self._root}" if self._root is not None else "near"
         return DataError(
-            f"image {_line(self._missing)} was found nowhere {place}",
+            f"image {_line(self._missing)} was found nowhere {location}",
             file=self._file,
             expected="root=FOLDER of the images",
         )
 
-    def _size(self, entry: Entry, path: Path) -> tuple[int, int]:
+    def _size(self, entry: ImageAnnotation, path: Path) -> tuple[int, int]:
         if entry.size is None:
             try:
                 return size_of(path)
@@ -167,29 +167,31 @@ class Collector:
             raise DataError(f"the image is {width!r} x {height!r} pixels", expected="whole numbers above 0")
         return width, height
 
-    def _keep_boxes(self, entry: Entry, width: int, height: int) -> tuple[dict[Any, int], list[int], list[dict[str, Any]]]:
+    def _keep_boxes(
+        self, entry: ImageAnnotation, width: int, height: int
+    ) -> tuple[dict[Any, int], list[int], list[dict[str, Any]]]:
         """Where each key went, which boxes were kept, and their columns."""
         at: dict[Any, int] = {}
         kept: list[int] = []
         records = []
         for number, box in enumerate(entry.boxes):
-            place = box.where or f"box {number}"
-            place += f" ('{box.label}')" if box.label else ""
+            box_name = box.where or f"box {number}"
+            box_name += f" ('{box.label}')" if box.label else ""
             box.fault = box.fault or _fault(box, width, height)
             if not box.fault and box.key in at:
                 box.fault = f"its id {box.key} was taken before"
             if box.fault:
-                self.bad(entry.row, f"{place} was left out: {box.fault}")
+                self.bad(entry.row, f"{box_name} was left out: {box.fault}")
                 continue
             cut, over = _cut(box.xyxy, width, height)
             if over > ROUNDING:
-                self.bad(entry.row, f"{place} {_plain(box.xyxy)} was cut to the image of {width} x {height} pixels")
+                self.bad(entry.row, f"{box_name} {_plain(box.xyxy)} was cut to the image of {width} x {height} pixels")
             at[box.key] = len(kept)
             kept.append(number)
             records.append(_record(box, cut))
         return at, kept, records
 
-    def _keep_links(self, entry: Entry, at: dict[Any, int]) -> list[dict[str, Any]]:
+    def _keep_links(self, entry: ImageAnnotation, at: dict[Any, int]) -> list[dict[str, Any]]:
         """The columns of the relations whose boxes were kept."""
         there = {box.key for box in entry.boxes}
         records = []
@@ -207,8 +209,8 @@ class Collector:
         return records
 
 
-def _sentence(text: str, phrases: Sequence[Named], at: dict[Any, int]) -> dict[str, Any]:
-    """A sentence as it lies beside its sample; a phrase keeps those of its boxes that were kept."""
+def _sentence(text: str, phrases: Sequence[PhraseAnnotation], at: dict[Any, int]) -> dict[str, Any]:
+    """Sentence record of a sample; each phrase keeps those of its boxes that were kept."""
     return {
         "text": text,
         "phrases": [
@@ -226,8 +228,8 @@ def _writable(records: Iterable[dict[str, Any]], path: str) -> None:
                 raise DataError(f"{ascii(string)[:60]} holds half a surrogate pair", expected="characters")
 
 
-def _fault(box: Box, width: int, height: int) -> str:
-    """Why a box cannot be used at all, or ""."""
+def _fault(box: BoxAnnotation, width: int, height: int) -> str:
+    """Reason that a box cannot be used at all, or ""."""
     x0, y0, x1, y1 = box.xyxy
     if not all(math.isfinite(value) for value in box.xyxy):
         return f"{_plain(box.xyxy)} is no box"
@@ -245,7 +247,7 @@ def _cut(xyxy: tuple[float, float, float, float], width: int, height: int) -> tu
     return cut, max(abs(a - b) for a, b in zip(xyxy, cut, strict=True))
 
 
-def _record(box: Box, xyxy: tuple[float, float, float, float]) -> dict[str, Any]:
+def _record(box: BoxAnnotation, xyxy: tuple[float, float, float, float]) -> dict[str, Any]:
     """A region's columns."""
     mask = None if box.mask is None else json.dumps(box.mask, ensure_ascii=False)
     rest = {"label": box.label, "attributes": list(box.attributes), "score": box.score, "mask": mask}
@@ -262,7 +264,7 @@ def _plain(xyxy: Iterable[float]) -> str:
 
 
 class _Pieces:
-    """Records by row in flat columns, turned into Arrow piece by piece so that millions of dicts never stand side by side."""
+    """Records by row in flat columns, converted to Arrow in chunks so that millions of dicts are never in memory together."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = pa.schema([part for part in schema if part.name != "uid"])

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError
 from diptych.core.scene_graph import SceneGraph
-from diptych.core.triplet_rule import FoundGraph
+from diptych.core.triplet_rule import RawDetections
 from diptych.data.dataset import Pool
 from diptych.data.ragged import Ragged
 
@@ -60,7 +60,7 @@ class GraphColumns:
         return made._checked("")
 
     @classmethod
-    def of_graphs(cls, uids: Sequence[str], graphs: Sequence[SceneGraph | FoundGraph]) -> Self:
+    def of_graphs(cls, uids: Sequence[str], graphs: Sequence[SceneGraph | RawDetections]) -> Self:
         """From graphs that are there as objects."""
         sides = []
         for kinds, side in ((REGIONS, "regions"), (RELATIONS, "relations")):
@@ -102,7 +102,7 @@ class GraphColumns:
         return list(zip(*(column.to_pylist() for column in self._names()), strict=True))
 
     def triplets(self) -> Counter[Triplet]:
-        """How often each (subject label, predicate, object label) occurs."""
+        """Number of occurrences of each (subject label, predicate, object label)."""
         counted = pa.table(self._names(), ["s", "p", "o"]).group_by(["s", "p", "o"]).aggregate([([], "count_all")])
         keys = zip(*(counted[name].to_pylist() for name in ("s", "p", "o")), strict=True)
         return Counter(dict(zip(keys, counted["count_all"].to_pylist(), strict=True)))
@@ -114,17 +114,17 @@ class GraphColumns:
 
     def first_outside(self, labels: Iterable[str] | None, predicates: Iterable[str]) -> tuple[int, str] | None:
         """(image, name) of the first image with a label or a predicate that is not among these, its labels first. None: any label."""
-        found = []
-        for ragged, column, known in ((self.regions, "label", labels), (self.relations, "predicate", predicates)):
-            if known is None:
+        first_outside = []
+        for ragged, column, allowed in ((self.regions, "label", labels), (self.relations, "predicate", predicates)):
+            if allowed is None:
                 continue
             values = ragged.column(column)
             strange = np.flatnonzero(
-                ~pc.is_in(values, value_set=pa.array(list(known), pa.string())).to_numpy(zero_copy_only=False)
+                ~pc.is_in(values, value_set=pa.array(list(allowed), pa.string())).to_numpy(zero_copy_only=False)
             )
             if len(strange):
-                found.append((int(ragged.rows()[strange[0]]), values[int(strange[0])].as_py()))
-        return min(found, key=lambda one: one[0]) if found else None
+                first_outside.append((int(ragged.rows()[strange[0]]), values[int(strange[0])].as_py()))
+        return min(first_outside, key=lambda one: one[0]) if first_outside else None
 
     def _names(self) -> list[pa.Array]:
         label = self.regions.column("label")

@@ -1,4 +1,4 @@
-"""What a reader makes of one image of an annotation file: boxes and relations as they stand there, unchecked."""
+"""Raw annotations of one image of an annotation file: unchecked boxes and relations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Box:
+class BoxAnnotation:
     """A box as the file has it. `key` is what relations call it; `fault` says why it cannot be used, where that is known.
 
     where   how messages call it, if the file has a better name for it than its place in the image
@@ -25,7 +25,7 @@ class Box:
 
 
 @dataclass(slots=True)
-class Link:
+class RelationAnnotation:
     """A relation by the keys of its boxes."""
 
     subject: Any
@@ -36,7 +36,7 @@ class Link:
 
 
 @dataclass(slots=True)
-class Named:
+class PhraseAnnotation:
     """A phrase of a sentence: spans of characters, the keys of the boxes that it means, and a coarse category."""
 
     spans: list[list[int]]
@@ -45,7 +45,7 @@ class Named:
 
 
 @dataclass(slots=True)
-class Entry:
+class ImageAnnotation:
     """One image of an annotation file.
 
     names       what its file may be called, the likeliest first
@@ -60,10 +60,10 @@ class Entry:
     image_id: Any
     names: Sequence[str]
     size: tuple[int, int] | None = None
-    boxes: list[Box] = field(default_factory=list)
-    links: list[Link] = field(default_factory=list)
+    boxes: list[BoxAnnotation] = field(default_factory=list)
+    links: list[RelationAnnotation] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
     per_region: dict[str, list[Any]] = field(default_factory=dict)
     key: Any = None
     relative: bool = False
-    sentences: list[tuple[str, list[Named]]] = field(default_factory=list)
+    sentences: list[tuple[str, list[PhraseAnnotation]]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the scene graphs of a pool hold: counts, names, and what is odd about them. The part of `inspect` for regions and relations."""
+"""Statistics of a pool's scene graphs: counts, names and warnings. The part of `inspect` for regions and relations."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class GraphFacts:
 
     @property
     def warnings(self) -> list[str]:
-        found = []
+        warnings = []
         if not self.relations:
-            found.append("there are regions and no relation: only boxes and labels can be learned")
+            warnings.append("there are regions and no relation: only boxes and labels can be learned")
         if self.doubled:
-            found.append(f"{self.doubled:,} relations say what another one says about the same two regions")
+            warnings.append(f"{self.doubled:,} relations repeat another one between the same two regions")
         if self.small:
-            found.append(f"{self.small:,} boxes are thinner than {SMALL:g} pixels")
-        return found
+            warnings.append(f"{self.small:,} boxes are thinner than {SMALL:g} pixels")
+        return warnings
 
     def lines(self) -> list[str]:
-        """The facts, one a line."""
+        """The facts, one per line."""
         per_image = self.relations / max(self.images, 1)
         lines = [
             f"scene graphs: {self.regions:,} regions of {len(self.labels):,} labels, {self.relations:,} relations of "

@@ -36,13 +36,13 @@ def whole(value: Any, what: str) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise DataError(f"{value!r:.60} is no number", field=what, expected="a whole number") from None
+        raise DataError(f"{value!r:.60} is not a number", field=what, expected="a whole number") from None
 
 
 def real(value: Any, what: str) -> float:
     """A score or confidence."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or not math.isfinite(value):
-        raise DataError(f"{value!r:.60} is no number", field=what, expected="a finite number")
+        raise DataError(f"{value!r:.60} is not a number", field=what, expected="a finite number")
     return float(value)
 
 
@@ -58,5 +58,5 @@ def corners(value: Any, *, sides: bool = False) -> tuple[float, float, float, fl
 def split_of(file: Path) -> str:
     """The split in a file's name: ``test_hico.json`` test, ``vcoco_trainval.json`` train, else ""."""
     words = file.stem.lower().replace("-", "_").replace("2015", "").split("_")
-    known = {"train": "train", "trainval": "train", "val": "val", "validation": "val", "test": "test"}
-    return next((known[word] for word in words if word in known), "")
+    split_by_word = {"train": "train", "trainval": "train", "val": "val", "validation": "val", "test": "test"}
+    return next((split_by_word[word] for word in words if word in split_by_word), "")

@@ -38,9 +38,9 @@ def to_networkx(graph: SceneGraph) -> networkx.MultiDiGraph:
     return made
 
 
-def from_networkx(found: networkx.MultiDiGraph) -> SceneGraph:
+def from_networkx(graph: networkx.MultiDiGraph) -> SceneGraph:
     """The inverse. Nodes may have any names; they are numbered in the order of the graph."""
-    number = {name: row for row, name in enumerate(found.nodes)}
+    number = {name: row for row, name in enumerate(graph.nodes)}
     try:
         regions = tuple(
             Region(
@@ -50,11 +50,11 @@ def from_networkx(found: networkx.MultiDiGraph) -> SceneGraph:
                 float(node.get("score", 1.0)),
                 _mask(node.get("mask")),
             )
-            for _, node in found.nodes(data=True)
+            for _, node in graph.nodes(data=True)
         )
         relations = tuple(
             Relation(number[start], str(edge["predicate"]), number[end], float(edge.get("confidence", 1.0)))
-            for start, end, edge in found.edges(data=True)
+            for start, end, edge in graph.edges(data=True)
         )
     except KeyError as error:
         raise DataError(
@@ -71,7 +71,9 @@ def _mask(text: Any) -> dict[str, Any] | None:
     except (TypeError, ValueError):
         code = None
     if not isinstance(code, dict):
-        raise DataError("a node has a mask that is no code", field="mask", expected="a run-length code of COCO as JSON")
+        raise DataError(
+            "a node has a mask that is not a run-length code", field="mask", expected="a run-length code of COCO as JSON"
+        )
     return code
 
 
@@ -88,23 +90,23 @@ def write_graph(graph: SceneGraph, path: Path) -> None:
 
 
 def read_graph(path: Path) -> SceneGraph:
-    """What `write_graph` wrote, or any node-link JSON or GraphML with the same attributes."""
+    """Read a scene graph from a file of `write_graph`, or from any node-link JSON or GraphML with the same attributes."""
     import networkx
 
     _check(path)
     try:
         if path.suffix == ".json":
             plain: Any = parse_json(read_file(path))
-            found = networkx.node_link_graph(plain, directed=True, multigraph=True, edges="edges")
+            graph = networkx.node_link_graph(plain, directed=True, multigraph=True, edges="edges")
         else:
-            found = networkx.MultiDiGraph(networkx.read_graphml(path, node_type=int, force_multigraph=True))
+            graph = networkx.MultiDiGraph(networkx.read_graphml(path, node_type=int, force_multigraph=True))
     except FileNotFoundError:
         raise DataError("does not exist", file=path) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
     except (AttributeError, ValueError, KeyError, TypeError, SyntaxError, networkx.NetworkXError) as error:
-        raise DataError(f"is no graph file ({error})", file=path, expected="node-link JSON or GraphML") from error
-    return from_networkx(found)
+        raise DataError(f"is not a graph file ({error})", file=path, expected="node-link JSON or GraphML") from error
+    return from_networkx(graph)
 
 
 def _check(path: Path) -> None:

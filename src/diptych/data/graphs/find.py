@@ -35,7 +35,7 @@ def load_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The text in a file that lies beside annotations. Raises DataError: it cannot be read, or is not UTF-8."""
+    """Text of a file beside annotations. Raises DataError if it cannot be read or is not UTF-8."""
     try:
         return read_file(path).decode("utf-8-sig")
     except OSError as error:
@@ -54,17 +54,17 @@ def load_list(path: Path, of: str = "images") -> list[Any]:
 
 def files_of(source: Path, patterns: Sequence[str], what: str) -> list[Path]:
     """The file that was given, or those of a folder with the names of the format; none is an error."""
-    files = [source] if source.is_file() else one_of(source, *patterns)
+    files = [source] if source.is_file() else matching_files(source, *patterns)
     if not files:
         raise DataError(f"holds no {what}", file=source, expected=" or ".join(patterns))
     return files
 
 
-def one_of(folder: Path, *patterns: str) -> list[Path]:
+def matching_files(folder: Path, *patterns: str) -> list[Path]:
     """The files of the first pattern that fits any, sorted; none if no pattern does."""
     for pattern in patterns:
-        if found := sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith(".")):
-            return found
+        if files := sorted(file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith(".")):
+            return files
     return []
 
 
@@ -85,12 +85,12 @@ class ImageFinder:
     def find(self, names: Sequence[str]) -> Path | None:
         """The file with one of these names (they may hold folders: ``val2017/1.jpg``), or None."""
         for number, folder in enumerate(self._known):
-            if path := _there(folder, names):
+            if path := _first_file(folder, names):
                 if number:
                     self._known.insert(0, self._known.pop(number))
                 return path
         for folder in self._rest:
-            path = _there(folder, names)
+            path = _first_file(folder, names)
             self._known.insert(0 if path else len(self._known), folder)
             if path:
                 return path
@@ -125,9 +125,9 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def names_of(number: object) -> list[str]:
-    """What the image of a number may be called: ``17.jpg``, ``17.png``, ..."""
+    """Candidate file names of an image given by number: ``17.jpg``, ``17.png``, ..."""
     return [f"{number}{suffix}" for suffix in SUFFIXES]
 
 
-def _there(folder: Path, names: Sequence[str]) -> Path | None:
+def _first_file(folder: Path, names: Sequence[str]) -> Path | None:
     return next((path for name in names if is_file(path := folder / name)), None)

@@ -17,7 +17,7 @@ from torch import Tensor
 from diptych.core.errors import DataError
 from diptych.core.rows import Rows
 from diptych.core.scene_graph import Region
-from diptych.data.graphs.batch import padded, row_mask, shares, stacked
+from diptych.data.graphs.batch import pad_and_stack, padded, relative_boxes, row_mask
 from diptych.data.load.batch import TensorBatch
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, Triple
 from diptych.data.text.tokenize import Tokenizer
@@ -26,7 +26,7 @@ from diptych.data.text.tokens.spans import Entity, SpanText
 
 @dataclass(frozen=True, slots=True)
 class TokenRegions:
-    """What a detector predicts after each of its layers (the last is what inference reads).
+    """Predictions of a query-based detector after each of its layers; inference uses the last.
 
     box_BSQ4           cxcywh in 0..1 of the image without its padding
     token_logit_BSQL   raw, one sigmoid a token
@@ -40,7 +40,7 @@ class TokenRegions:
 
 @dataclass(frozen=True, slots=True)
 class DenseRegions:
-    """What a detector predicts that answers at every place of its maps.
+    """Predictions of a dense detector, one for each position of its feature maps.
 
     change_BA4        of the anchor, to its box (`moved_anchors`)
     centre_BA         logit of how central the place is in its box
@@ -60,7 +60,7 @@ class DenseRegions:
 
 
 SHIFTS, SIDES = 10.0, 5.0
-"""Parts of an anchor's sides that shifts are said in, and of the logarithm of its sides' growth (ATSS, 1912.02424)."""
+"""Box code: shifts in tenths of an anchor's sides, the logarithm of their growth in fifths (ATSS, 1912.02424)."""
 LARGEST = math.log(1000 / 16)
 """The most that the logarithm of a side grows."""
 
@@ -75,7 +75,7 @@ def moved_anchors(anchor_X4: Tensor, change_X4: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TokenTargets:
-    """What is true: boxes, and which tokens of the image's text each answers to.
+    """Ground truth: boxes, and the tokens of the image's text that each matches.
 
     box_BG4        cxcywh in 0..1 of the image; anything on padding
     positive_BGL   bool; a box none of whose tokens is left (the text was cut) has an empty row
@@ -89,7 +89,7 @@ class TokenTargets:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundedBatch(TensorBatch):
-    """What a grounding detector trains on: pictures with one text each.
+    """Training batch of a grounding detector: pictures with one text each.
 
     image_BCHW   float32, normalised; zero on padding, which lies right and below
     pixel_BHW    True on pixels of the picture
@@ -147,7 +147,7 @@ def grounded_batch(
             for region, entities in picture.boxes
             if any(entity in rows for entity in entities)
         ]
-        box_BG4.append(shares([box for box, _ in kept], *picture.image_HWC.shape[:2]))
+        box_BG4.append(relative_boxes([box for box, _ in kept], *picture.image_HWC.shape[:2]))
         positive_BGL.append(_rows([row_L for _, row_L in kept], longest))
     image_BCHW, pixel_BHW = padded([picture.image_HWC for picture in pictures], multiple, mean, std)
     return GroundedBatch(
@@ -155,8 +155,8 @@ def grounded_batch(
         pixel_BHW=pixel_BHW,
         text_BL=torch.from_numpy(encoded.ids_BL[:, :longest]),
         mask_BL=torch.from_numpy(encoded.mask_BL[:, :longest]),
-        box_BG4=stacked(box_BG4, 0),
-        positive_BGL=stacked(positive_BGL, 0),
+        box_BG4=pad_and_stack(box_BG4, 0),
+        positive_BGL=pad_and_stack(positive_BGL, 0),
         valid_BG=row_mask([len(row) for row in box_BG4]),
         truncated=encoded.truncated,
     )

@@ -1,4 +1,4 @@
-"""Which names a step asks for: the names of its own images, more from the whole corpus as negatives, "no objects" last.
+"""Label lists of a training step: the names of its own images, negatives from the whole corpus, "no objects" last.
 
 A detector of relations is shown a list of object names and a list of relation names, with which of them are in the image. All images
 of a batch share the lists, so each image's names are the others' negatives (label sequence extension, RLIP, 2209.01814).
@@ -57,9 +57,9 @@ class LabelLists:
     def __post_init__(self) -> None:
         for kind in ("objects", "relations"):
             names = getattr(self, kind)
-            for place, name in enumerate(names):
+            for position, name in enumerate(names):
                 if not isinstance(name, str) or not name.strip():
-                    raise DataError(f"name {place} of the list is {name!r}", field=kind, expected="a word or more")
+                    raise DataError(f"name {position} of the list is {name!r}", field=kind, expected="a word or more")
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise DataError(
@@ -80,12 +80,12 @@ class LabelLists:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What the text encoder reads: objects, "no objects", relations."""
+        """Texts for the text encoder: objects, "no objects", relations."""
         return (*self.objects, NO_OBJECTS, *self.relations)
 
     @property
     def background(self) -> int:
-        """The class of "no objects": the one behind the last object name."""
+        """Class index of "no objects": the one after the last object name."""
         return len(self.objects)
 
     @property
@@ -180,10 +180,10 @@ class ListSampler:
         if self.negatives not in get_args(Negatives):
             raise ConfigError(f"negatives is {self.negatives!r} (expected {' | '.join(get_args(Negatives))})")
         if self.negatives == "hard":
-            known = len(self.names.objects), len(self.names.relations)
+            expected = len(self.names.objects), len(self.names.relations)
             given = (0, 0) if self.features is None else tuple(len(each) for each in self.features)
-            if given != known:
-                raise ConfigError(f"hard negatives need features of {known} object and relation names, got {given}")
+            if given != expected:
+                raise ConfigError(f"hard negatives need features of {expected} object and relation names, got {given}")
 
     def lists(self, graphs: Sequence[SceneGraph], rng: np.random.Generator) -> LabelLists:
         """The lists for these graphs, the graphs' own names first."""

@@ -1,4 +1,4 @@
-"""A region's mask after its picture was resized, mirrored or cut: which row and which column each of its pixels comes from.
+"""Region masks under resizing, mirroring and cropping: the source row and column of each pixel.
 
 Nothing is drawn until somebody asks for `pixels`, so that data with masks cost those nothing who train on boxes. Pixels are taken, never
 mixed: the n-th of `new` pixels is the one at n * old / new, rounded down, as OpenCV's nearest neighbour has it. A mask is mirrored after it

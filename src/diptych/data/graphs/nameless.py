@@ -1,4 +1,4 @@
-"""A data set whose things all have one name: what a detector learns to find before anybody asks what it is."""
+"""Class-agnostic data: all regions have one label, for a detector that learns to find things without naming them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ KIND = "thing"
 def nameless(data: Dataset, kind: str = KIND) -> Pool | Relabelled:
     """The same rows, boxes and relations; every region is called `kind` and has no attributes. A pool stays one, with its splits."""
     return (
-        data.with_one_label(kind) if isinstance(data, Pool) else Relabelled(data, partial(called, kind=kind), ["nameless", kind])
+        data.with_one_label(kind)
+        if isinstance(data, Pool)
+        else Relabelled(data, partial(with_label, kind=kind), ["nameless", kind])
     )
 
 
-def called(sample: Sample, *, kind: str = KIND) -> Sample:
+def with_label(sample: Sample, *, kind: str = KIND) -> Sample:
     """The sample with regions of that name."""
     return replace(sample, regions=tuple(replace(region, label=kind, attributes=()) for region in sample.regions))

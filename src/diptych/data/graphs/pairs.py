@@ -18,7 +18,7 @@ from diptych.core.rows import Rows
 
 @dataclass(frozen=True, slots=True)
 class RegionPairs:
-    """Pairs of known regions, which a model may be asked about.
+    """Pairs of known regions, the input of models of given regions.
 
     valid_BG           False on padding
     subject_label_BG   0..C-2; padding may hold anything in 0..C-1

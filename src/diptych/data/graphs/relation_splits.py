@@ -29,7 +29,7 @@ Triplet = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """A data set whose samples are changed one by one when they are asked for; rows, uids and groups are those of `data`.
+    """Data set whose samples are changed one by one on access; rows, uids and groups are those of `data`.
 
     change  a pure function of the sample, picklable
     key     plain values that say what it does: part of the fingerprint
@@ -111,8 +111,8 @@ def few_shot_rows(data: Dataset, share: float, *, seed: int) -> list[int]:
     for row, (subject, predicate, other) in zip(graphs.relations.rows().tolist(), graphs.named(), strict=True):
         names[row] |= {("predicate", predicate), ("label", subject), ("label", other)}
     holders: dict[tuple[str, str], list[int]] = {}
-    for row, found in enumerate(names):
-        for name in found:
+    for row, row_names in enumerate(names):
+        for name in row_names:
             holders.setdefault(name, []).append(row)
     if not holders:
         raise DataError(f"'{data.name}' has no relations", field="relations", expected="scene graphs")
@@ -121,10 +121,10 @@ def few_shot_rows(data: Dataset, share: float, *, seed: int) -> list[int]:
     chosen: dict[int, None] = {}
     covered: set[tuple[str, str]] = set()
     for kind in ("predicate", "label"):
-        wanted = sorted(name for name in holders if name[0] == kind)
-        for place in rng.permutation(len(wanted)):
-            if wanted[place] not in covered:
-                row = holders[wanted[place]][int(rng.integers(len(holders[wanted[place]])))]
+        kind_names = sorted(name for name in holders if name[0] == kind)
+        for position in rng.permutation(len(kind_names)):
+            if kind_names[position] not in covered:
+                row = holders[kind_names[position]][int(rng.integers(len(holders[kind_names[position]])))]
                 chosen[row] = None
                 covered |= names[row]
     if len(chosen) > count:
@@ -133,7 +133,7 @@ def few_shot_rows(data: Dataset, share: float, *, seed: int) -> list[int]:
             f"(expected at least {len(chosen) / len(data):.4f})"
         )
     others = [row for row in range(len(data)) if row not in chosen]
-    chosen |= dict.fromkeys(others[place] for place in rng.permutation(len(others))[: count - len(chosen)])
+    chosen |= dict.fromkeys(others[position] for position in rng.permutation(len(others))[: count - len(chosen)])
     return sorted(int(row) for row in chosen)
 
 

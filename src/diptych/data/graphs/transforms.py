@@ -1,7 +1,7 @@
 """Pictures and their graphs, moved together: resize, crop, mirror, colour. Boxes follow the pixels, relations follow the boxes.
 
-Two recipes of views are here: `Squashed`, one square size for small models, and `DetectorViews`, the multi-scale resize and crop that
-DETR and all its relatives train with. `ShortSide` is what those are evaluated with.
+Two recipes of views are here: `SquareResize`, one square size for small models, and `DetrTransform`, the multi-scale resize and crop that
+DETR and all its relatives train with. `ResizeShortSide` is what those are evaluated with.
 
 What implementations get wrong: mirrored pictures under relations that still say "left"; relations kept to boxes that a crop
 cut away; a long side that the limit pushes off the aspect ratio of the short one; masks and boxes that no longer agree (here
@@ -35,8 +35,8 @@ Sides = Literal["swap", "skip", "keep"]
 SIDED = re.compile(r"\b(left|right)(?=(most|ward|wards|side|hand)?\b)", re.IGNORECASE)
 
 
-class Views(Protocol):
-    """How a picture is shown: `draw` while training, `whole` to whoever evaluates."""
+class DetectionTransform(Protocol):
+    """Image transforms of a picture with its graph: `draw` is random, for training; `whole` is fixed, for evaluation."""
 
     def draw(self, picture: Picture, rng: np.random.Generator) -> Picture: ...
 
@@ -44,7 +44,7 @@ class Views(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mirror:
+class RandomHorizontalFlip:
     """Turn left and right around in a share of the pictures.
 
     sides  what happens to names that say left or right: "swap" exchanges the words, "skip" leaves such pictures as they are,
@@ -63,17 +63,17 @@ class Mirror:
             raise ConfigError(f"Mirror.sides is {self.sides!r} (expected swap | skip | keep)")
 
     def __call__(self, picture: Picture, rng: np.random.Generator) -> Picture:
-        if rng.random() >= self.share or (self.sides == "skip" and says_a_side(picture[1])):
+        if rng.random() >= self.share or (self.sides == "skip" and mentions_side(picture[1])):
             return picture
         return mirrored(picture, swap=self.sides == "swap")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squashed:
+class SquareResize:
     """Every picture at size x size, whatever its shape was, mirrored in a share of cases. The plain way, for small models."""
 
     size: int = 64
-    mirror: Mirror = Mirror(share=0.0)
+    mirror: RandomHorizontalFlip = RandomHorizontalFlip(share=0.0)
     smooth: bool = True
 
     def draw(self, picture: Picture, rng: np.random.Generator) -> Picture:
@@ -84,7 +84,7 @@ class Squashed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortSide:
+class ResizeShortSide:
     """The short side at `short` pixels, the long one at `longest` at most, the shape kept. DETR's evaluation."""
 
     short: int = 800
@@ -98,16 +98,16 @@ class ShortSide:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortSides:
+class RandomShortSideResize:
     """The short side at one of `shorts`, each as likely, the long one at `longest` at most, mirrored in a share of cases; shown whole as
-    `ShortSide` shows it, at the largest. GLIP's augmentation.
+    `ResizeShortSide` shows it, at the largest. GLIP's augmentation.
 
     smooth  False resizes as OpenMMLab does, before pictures are mirrored: by OpenCV, without smoothing, both sides rounded
     """
 
     shorts: tuple[int, ...] = (480, 560, 640, 720, 800)
     longest: int = 1333
-    mirror: Mirror = Mirror()
+    mirror: RandomHorizontalFlip = RandomHorizontalFlip()
     smooth: bool = True
 
     def __post_init__(self) -> None:
@@ -129,9 +129,9 @@ class ShortSides:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorViews:
+class DetrTransform:
     """DETR's augmentation as QPIC and RLIP use it: mirror, colour, then one of two with equal chance: resize to one of the short
-    sides; or resize to one of `before_crop`, cut a window of `crop` pixels a side, and resize that.
+    sides; or resize to one of `before_crop`, cut a window of `crop` pixels per side, and resize that.
 
     shorts        short sides in pixels, each as likely
     longest       limit of the long side; the intermediate size before a crop has none
@@ -147,7 +147,7 @@ class DetectorViews:
     crop: tuple[int, int] = (384, 600)
     jitter: float = 0.4
     visible: float = 0.0
-    mirror: Mirror = Mirror()
+    mirror: RandomHorizontalFlip = RandomHorizontalFlip()
 
     def __post_init__(self) -> None:
         if not self.shorts or not self.before_crop or min(*self.shorts, *self.before_crop, self.longest, self.crop[0]) < 1:
@@ -170,7 +170,7 @@ class DetectorViews:
         return resized(picture, *fitting(picture, int(rng.choice(self.shorts)), self.longest))
 
     def whole(self, picture: Picture) -> Picture:
-        return ShortSide(short=max(self.shorts), longest=self.longest).whole(picture)
+        return ResizeShortSide(short=max(self.shorts), longest=self.longest).whole(picture)
 
 
 # ---------------------------------------------------------------- the moves
@@ -204,15 +204,15 @@ def cropped(picture: Picture, top: int, left: int, height: int, width: int, *, v
     their relations with them."""
     image_HWC, graph = picture
     boxes: dict[int, Box] = {}
-    for place, region in enumerate(graph.regions):
+    for number, region in enumerate(graph.regions):
         x0, y0, x1, y1 = region.box
         box = (max(x0 - left, 0.0), max(y0 - top, 0.0), min(x1 - left, float(width)), min(y1 - top, float(height)))
         wide, tall = box[2] - box[0], box[3] - box[1]
         if wide > 0 and tall > 0 and wide * tall >= visible * (x1 - x0) * (y1 - y0):
-            boxes[place] = box
-    at = {place: new for new, place in enumerate(boxes)}
+            boxes[number] = box
+    at = {number: new for new, number in enumerate(boxes)}
     masks = _masks(picture, lambda mask: mask.cropped(top, left, height, width))
-    regions = tuple(replace(graph.regions[place], box=box, mask=masks[place]) for place, box in boxes.items())
+    regions = tuple(replace(graph.regions[number], box=box, mask=masks[number]) for number, box in boxes.items())
     relations = tuple(
         replace(r, subject=at[r.subject], object=at[r.object]) for r in graph.relations if r.subject in at and r.object in at
     )
@@ -269,11 +269,11 @@ def swapped(name: str) -> str:
     >>> swapped("far left of"), swapped("on the right-hand side"), swapped("bright")
     ('far right of', 'on the left-hand side', 'bright')
     """
-    return SIDED.sub(lambda found: _like(found[1], "right" if found[1].lower() == "left" else "left"), name)
+    return SIDED.sub(lambda match: _like(match[1], "right" if match[1].lower() == "left" else "left"), name)
 
 
-def says_a_side(graph: SceneGraph) -> bool:
-    """Whether a label, an attribute or a predicate says left or right."""
+def mentions_side(graph: SceneGraph) -> bool:
+    """True if a label, an attribute or a predicate contains left or right."""
     names = [name for region in graph.regions for name in (region.label, *region.attributes)]
     return any(SIDED.search(name) for name in (*names, *(relation.predicate for relation in graph.relations)))
 

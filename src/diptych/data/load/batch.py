@@ -1,4 +1,4 @@
-"""Draws to a batch of tensors. Fields that are declared `Rows` are cut by chunking, the others are shared by all chunks.
+"""Batching: draws to a batch of tensors. Fields that are declared `Rows` are cut by chunking, the others are shared by all chunks.
 
 Letters: B batch, C channel, H W pixels, L text tokens.
 """
@@ -128,8 +128,8 @@ def pair_batch(
     images = []
     for draw in draws:
         text = (choose or choose_text)(draw, language).string
-        shown_HWC, said = view_with_texts(draw, (text,), preprocess.size, crop_scale, flip, sides, form)
-        texts += said
+        shown_HWC, shown_texts = view_with_texts(draw, (text,), preprocess.size, crop_scale, flip, sides, form)
+        texts += shown_texts
         images.append(shown_HWC if augment is None else augment(shown_HWC, draw.rng))
     encoded = tokenizer.encode(texts, text_length)
     return PairBatch(
@@ -157,14 +157,14 @@ def triplet_batch(
 ) -> TripletBatch:
     """A raw text, a caption and a random square crop of every draw. `raw` and `caption` choose, with the draw's own generator; the raw
     text is drawn first, then the caption, then crop and flip."""
-    said = [(raw(draw), caption(draw)) for draw in draws]
+    text_pairs = [(raw(draw), caption(draw)) for draw in draws]
     seen = [
         view_with_texts(draw, pair, preprocess.size, crop_scale, flip, sides, form)
-        for draw, pair in zip(draws, said, strict=True)
+        for draw, pair in zip(draws, text_pairs, strict=True)
     ]
     texts = [pair for _, pair in seen]
     first, second = (tokenizer.encode([pair[path] for pair in texts], text_length) for path in (0, 1))
-    known = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
+    mismatched = [-1 if (state := draw.sample.extras.get("mismatched")) is None else int(bool(state)) for draw in draws]
     return TripletBatch(
         image_BCHW=preprocess([shown_HWC for shown_HWC, _ in seen]),
         text_BL=torch.from_numpy(first.ids_BL),
@@ -173,12 +173,12 @@ def triplet_batch(
         truncated=first.truncated + second.truncated,
         caption_BL=torch.from_numpy(second.ids_BL),
         caption_mask_BL=torch.from_numpy(second.mask_BL),
-        mismatched_B=torch.tensor(known, dtype=torch.int64),
+        mismatched_B=torch.tensor(mismatched, dtype=torch.int64),
     )
 
 
 def choose_text(draw: Draw, language: str = "") -> Text:
-    """One of the texts that describe the image, each equally likely: of `language` or of an unknown one, "" for any."""
+    """Random text that describes the image, each equally likely: of `language` or of an unknown one, "" for any."""
     return UNIFORM(draw, language)
 
 
@@ -199,7 +199,7 @@ def view_with_texts(
 def view(
     draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool, form: CropForm = TORCHVISION
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The image of a draw as one step sees it: a random square crop where `crop_scale` asks for one, then mirrored or not."""
+    """Training view of an image: a random square crop if `crop_scale` is below 1, then mirrored or not."""
     image_HWC = pixels(draw)
     if crop_scale[0] < 1:
         image_HWC = random_crop(image_HWC, size, draw.rng, crop_scale, form)
@@ -209,7 +209,7 @@ def view(
 def texts_by_origin(sample: Sample, origins: Sequence[str], language: str = "") -> list[Text]:
     """The texts of the first of these origins that the sample has, in `language` or an unknown one; empty when it has none."""
     texts = sample.positives(language)
-    return next((found for origin in origins if (found := [text for text in texts if text.origin == origin])), [])
+    return next((matches for origin in origins if (matches := [text for text in texts if text.origin == origin])), [])
 
 
 def pixels(draw: Draw) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -1,4 +1,4 @@
-"""Small images and media decoded once: a data set whose arrays lie ready in one memory-mapped file.
+"""Cache of decoded small images and media in one memory-mapped file.
 
 Worth it where they are small and all of one size (emoji, icons, clips of a few frames, clouds of equal size): reading a row of the
 array costs a hundredth of decoding a file. Letters: N rows, H W pixels, C channels.
@@ -25,7 +25,7 @@ from diptych.core.media import ArraySource, MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.decode import decode
-from diptych.data.media.images import Images, Objects
+from diptych.data.media.images import ImageObjects, Images
 from diptych.data.media.table import Media
 
 FORMAT = 1
@@ -52,7 +52,7 @@ class DecodedImages:
 
     def identity(self, row: int) -> str:
         """That of the encoded image, so that a cached pool keeps its fingerprint."""
-        return Objects([self.pool.own_image(row)]).identity(0)
+        return ImageObjects([self.pool.own_image(row)]).identity(0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "rows": self.rows, "pool": self.pool}
@@ -65,12 +65,12 @@ def decoded(pool: Pool, side: int, folder: Path | None = None) -> Pool:
     its order and `side`; later calls only open it. A bad image stays undecoded and fails when it is used, as without a cache. Raises
     `DataError` when decoded sizes differ: such images have no common array.
     """
-    place = _place(pool, folder, {"side": side})
-    if not (place / "index.json").is_file():
+    cache_folder = _place(pool, folder, {"side": side})
+    if not (cache_folder / "index.json").is_file():
         mark = {"format": FORMAT, "data": pool.fingerprint, "side": side}
-        _write(pool, place, lambda sample: _decoded(sample.image, side), (side, side, 3), mark)
-    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
-    images: Images = DecodedImages(place / "pixels.npy", index["rows"], pool)
+        _write(pool, cache_folder, lambda sample: _decoded(sample.image, side), (side, side, 3), mark)
+    index = json.loads((cache_folder / "index.json").read_text(encoding="utf-8"))
+    images: Images = DecodedImages(cache_folder / "pixels.npy", index["rows"], pool)
     return pool.with_images(images)
 
 
@@ -107,45 +107,45 @@ def decoded_media(pool: Pool, name: str, folder: Path | None = None, **options: 
 
     Raises `DataError` when the arrays differ in shape or type, or when the medium is not decoded to an array (several pictures).
     """
-    place = _place(pool, folder, {"name": name, "options": options})
-    if not (place / "index.json").is_file():
+    cache_folder = _place(pool, folder, {"name": name, "options": options})
+    if not (cache_folder / "index.json").is_file():
 
         def content(sample: Sample) -> Array | None:
             if name not in sample.media:
                 return None
             try:
-                found = sample.media[name].decode(**options)
+                array = sample.media[name].decode(**options)
             except DataError:
                 return None  # the stream reports it when the sample is used
-            if not isinstance(found, np.ndarray):
+            if not isinstance(array, np.ndarray):
                 raise DataError(
-                    f"a medium '{sample.media[name].medium}' is no single array",
+                    f"a medium '{sample.media[name].medium}' is not a single array",
                     file=pool.name,
                     expected="a clip, cloud, volume or raster",
                 )
-            return found
+            return array
 
-        _write(pool, place, content, (0,), {"format": FORMAT, "data": pool.fingerprint, "name": name})
-    index = json.loads((place / "index.json").read_text(encoding="utf-8"))
-    media: Media = DecodedMedia(place / "pixels.npy", index["rows"], name, pool)
+        _write(pool, cache_folder, content, (0,), {"format": FORMAT, "data": pool.fingerprint, "name": name})
+    index = json.loads((cache_folder / "index.json").read_text(encoding="utf-8"))
+    media: Media = DecodedMedia(cache_folder / "pixels.npy", index["rows"], name, pool)
     return pool.with_media(media)
 
 
-def _place(pool: Pool, folder: Path | None, wanted: dict[str, Any]) -> Path:
-    """Where the array of this pool in this order lies."""
+def _place(pool: Pool, folder: Path | None, settings: dict[str, Any]) -> Path:
+    """Cache folder of this pool in this order."""
     rows = hashlib.sha256("\n".join(pool.uids).encode()).hexdigest()
-    key = config_hash({"format": FORMAT, "data": pool.fingerprint, "rows": rows, **wanted})
+    key = config_hash({"format": FORMAT, "data": pool.fingerprint, "rows": rows, **settings})
     return Path(folder or cache_folder() / "decoded", key)
 
 
 def _write(
-    pool: Pool, place: Path, content: Callable[[Sample], Array | None], empty: tuple[int, ...], mark: dict[str, Any]
+    pool: Pool, cache_folder: Path, content: Callable[[Sample], Array | None], empty: tuple[int, ...], mark: dict[str, Any]
 ) -> None:
     """One array of what `content` gives for each sample, and an index of its rows. `empty` is the shape of a row where none is."""
     rows: list[int] = []
     count = 0
     first: tuple[str, Array] | None = None
-    with atomic_folder(place) as work:
+    with atomic_folder(cache_folder) as work:
         with (work / "pixels.raw").open("wb") as file:
             for row in range(len(pool)):
                 sample = pool[row]

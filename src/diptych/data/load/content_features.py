@@ -27,7 +27,7 @@ class ContentFeatures:
         self._start_N = start_N[self._order]
 
     def find(self, digests: Sequence[bytes]) -> dict[bytes, Row]:
-        """Those that are here. Two images whose digests begin alike (one pair in 10^19) are told apart by the rest."""
+        """Those that are here. Two images whose digests begin alike (one pair in 10^19) are distinguished by the rest."""
         if not digests or not len(self._order):
             return {}
         asked_K = np.array([int(np.frombuffer(digest, np.uint64, 1)[0]) for digest in digests], np.uint64)
@@ -41,13 +41,13 @@ class ContentFeatures:
 
 
 def find(features: Path, ending: str, digests: Sequence[bytes]) -> dict[bytes, Row]:
-    """Looks through the tables of a folder whose name ends so and that know their images."""
-    found: dict[bytes, Row] = {}
+    """Look up feature rows by image digest in all tables of a folder whose name ends so."""
+    rows_by_digest: dict[bytes, Row] = {}
     for folder in sorted(features.glob(f"*{ending}")) if digests else ():
         if (folder / DIGESTS).is_file():
-            left = [digest for digest in digests if digest not in found]
-            found |= _open_features(folder, (folder / DIGESTS).stat().st_mtime_ns).find(left)
-    return found
+            left = [digest for digest in digests if digest not in rows_by_digest]
+            rows_by_digest |= _open_features(folder, (folder / DIGESTS).stat().st_mtime_ns).find(left)
+    return rows_by_digest
 
 
 @lru_cache(maxsize=8)

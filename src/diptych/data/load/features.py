@@ -1,4 +1,4 @@
-"""Features computed once and kept: rows of float32 by key, in a folder that can be memory-mapped.  Letters: N rows, D width."""
+"""Feature cache: rows of float32 by key, computed once, in a folder that can be memory-mapped.  Letters: N rows, D dimensions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 class FeatureTable:
-    """Features by key. Opened once a process; workers share the pages of the file.
+    """Features by key. Opened once per process; workers share the pages of the file.
 
     A folder with `keys.parquet` (column "key") and `values.npy` (float32 [N, D], in the order of the keys).
     """
@@ -42,7 +42,7 @@ class FeatureTable:
         digests: Sequence[bytes] | None = None,
     ) -> FeatureTable:
         """Open the table at `folder`, or compute it first, under a bar that says `what`: `encode` gets positions in `keys` and returns one
-        row for each. `digests`, 16 bytes a row, may be a list that `encode` fills: what the rows are of, for `content_features`.
+        row for each. `digests`, 16 bytes per row, may be a list that `encode` fills: what the rows are of, for `content_features`.
 
         Appears only when it is whole; a kill while it is computed costs the work and leaves nothing behind.
         """
@@ -50,8 +50,8 @@ class FeatureTable:
             if len(set(keys)) != len(keys):
                 raise DataError(f"{len(keys) - len(set(keys))} keys of a feature table repeat", expected="one row a key")
             blocks = [range(start, min(start + block, len(keys))) for start in range(0, len(keys), block)]
-            said = f"{what} ({len(keys):,}), once"
-            parts = [encode(rows) for rows in with_bar(blocks, len(blocks), said)]
+            title = f"{what} ({len(keys):,}), once"
+            parts = [encode(rows) for rows in with_bar(blocks, len(blocks), title)]
             with atomic_folder(folder) as work:
                 pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), work / "keys.parquet")
                 if digests:

@@ -16,7 +16,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class WithNeighbours:
+class NeighbourOrder:
     """An order of pairs: a row as a permutation has it, then one of its neighbours at random; any row where it has none.
 
     n positions are n / 2 pairs, so two epochs visit every row once as the first of a pair. Pairs run on over the seam of two epochs.
@@ -33,14 +33,14 @@ class WithNeighbours:
 
     def pair(self, seed: int, number: int) -> tuple[int, int]:
         """The pair of that number, counted over all epochs."""
-        turn, place = divmod(number, len(self.near))
-        row = int(order(seed, turn, len(self.near))[place])
+        turn, position = divmod(number, len(self.near))
+        row = int(order(seed, turn, len(self.near))[position])
         choices = self.near[row] or range(len(self.near))
         return row, choices[int(keyed_rng(seed, "neighbour", number).integers(len(choices)))]
 
 
 @lru_cache(maxsize=4)
-def _pair_rows(pairs: WithNeighbours, seed: int, epoch: int) -> Ints:
+def _pair_rows(pairs: NeighbourOrder, seed: int, epoch: int) -> Ints:
     n = len(pairs.near)
     first = epoch * n
     numbers = range(first // 2, (first + n + 1) // 2)

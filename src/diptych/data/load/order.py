@@ -1,4 +1,4 @@
-"""Which row comes when: a pure function of seed, epoch and size, so that any position can be computed again anywhere.
+"""Row order: a pure function of seed, epoch and size, so that any position can be recomputed anywhere.
 
 Epochs are concatenated; a batch is a span of positions and may cross the seam between two of them, so no row is ever dropped.
 Letters: N rows, S positions of a span.
@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, n: int) -> Ints:
-    """A permutation of n rows; 8 bytes a row, kept for the epochs in use, read-only.
+    """Random permutation of n rows; 8 bytes per row, cached for the epochs in use, read-only.
 
     >>> sorted(order(0, 5, 4).tolist())
     [0, 1, 2, 3]
@@ -34,10 +34,10 @@ def order(seed: int, epoch: int, n: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """An order that draws row i about `weights[i] / mean(weights)` times an epoch: its floor or its ceiling, never further off.
+class WeightedOrder:
+    """Order that draws row i about `weights[i] / mean(weights)` times per epoch: rounded down or up, never further off.
 
-    Balanced sampling of concepts or clusters. Weights are one a row, not negative. Evenly spaced pointers with one random
+    Balanced sampling of concepts or clusters. Weights are one per row, not negative. Evenly spaced pointers with one random
     offset choose the rows, a permutation mixes them.
     """
 
@@ -67,7 +67,7 @@ def _weighted_order(weights: tuple[float, ...], seed: int, epoch: int) -> Ints:
 
 
 @dataclass(frozen=True)
-class WholeBatches:
+class WholeBatchOrder:
     """Passes of whole batches of `size` rows: what does not fill the last batch of a pass is left out of it, other rows in each pass, as by
     torch's `drop_last`. An epoch is n rows like any other, and may hold the end of one pass and the start of the next."""
 
@@ -81,7 +81,7 @@ class WholeBatches:
         return np.concatenate([order(seed, number, n)[place_N[pass_N == number]] for number in np.unique(pass_N).tolist()])
 
 
-class SourceBlocks:
+class SourceBlockOrder:
     """An order in blocks of `members` rows of one source: where processes draw a source each for a whole batch of theirs, as in LAVIS and
     MiniGPT-4. A block's source is drawn by its weight, its rows each anew from all of the source, so that an epoch is n rows of which some
     come several times.
@@ -100,8 +100,8 @@ class SourceBlocks:
         self._rows = [np.flatnonzero(source_N == name) for name in weights]
         for name, rows in zip(weights, self._rows, strict=True):
             if not len(rows):
-                known = ", ".join(sorted(set(sources))[:8]) or "none"
-                raise DataError(f"no row is of source '{name}'", field="source", expected=f"one of {known}")
+                names = ", ".join(sorted(set(sources))[:8]) or "none"
+                raise DataError(f"no row is of source '{name}'", field="source", expected=f"one of {names}")
         self._edges = np.cumsum(list(weights.values()))
 
     def __call__(self, seed: int, epoch: int, n: int) -> Ints:
@@ -117,8 +117,8 @@ class SourceBlocks:
         return block
 
 
-class InBlocks(Protocol):
-    """An order whose rows come in blocks of so many `members`, numbered over all epochs of `count` rows."""
+class BlockOrder(Protocol):
+    """Order whose rows come in blocks of so many `members`, numbered over all epochs of `count` rows."""
 
     count: int
     members: int
@@ -127,8 +127,8 @@ class InBlocks(Protocol):
 
 
 @lru_cache(maxsize=4)
-def rows_of_blocks(order: InBlocks, seed: int, epoch: int) -> Ints:
-    """The rows of an epoch, block by block; it may begin and end within a block."""
+def rows_of_blocks(order: BlockOrder, seed: int, epoch: int) -> Ints:
+    """Rows of an epoch, block by block; it may begin and end within a block."""
     first = epoch * order.count
     begin, end = first // order.members, (first + order.count - 1) // order.members + 1
     row_N = np.concatenate([order.block(seed, number) for number in range(begin, end)])
@@ -140,8 +140,8 @@ def rows_of_blocks(order: InBlocks, seed: int, epoch: int) -> Ints:
 Small = Literal["repeat", "leave", "refuse"]
 
 
-class Grouped:
-    """An order in blocks of `members` rows of one group: a batch of P * members rows holds P whole groups ("P x K" batches).
+class GroupedOrder:
+    """Order in blocks of `members` rows of one group: a batch of P * members rows holds P whole groups ("P x K" batches).
 
     Every group has had as many blocks as every other, or one more. A group goes through its members in a random order and starts again
     with another; what is left of fewer than `members` waits for the next time. Blocks run on over the seam of two epochs, and an epoch
@@ -152,8 +152,8 @@ class Grouped:
     small   what becomes of a group of fewer than `least` rows: its block is filled with repeats ("repeat"), its rows are left out
             ("leave"), or it is refused by name ("refuse"). Larger ones of fewer than `members` rows are filled with repeats
     least   0 takes `members`; 2 finds groups that have no second row at all
-    always  a truth a row: those rows stand in every block of their group, and the others take turns in the places that are left (KEP keeps
-            a concept's main name in every block of its texts)
+    always  one truth per row: those rows are in every block of their group, and the others take turns in the rest of it (KEP keeps a
+            concept's main name in every block of its texts)
     again   the rows of a block are drawn anew each time, with repeats, instead of going through the group (KEEP's released code)
     apart   so many blocks in a row are of different groups: P, for batches that hold no group twice. 0 asks for nothing, and a batch that
             holds the end of one round of the groups and the start of the next may then hold a group twice
@@ -206,8 +206,8 @@ class Grouped:
 
     def block(self, seed: int, number: int) -> Ints:
         """The rows of the block of that number, counted over all epochs."""
-        turn, place = divmod(number, len(self._rows))
-        group = int(_apart(seed, turn, len(self._rows), self.apart)[place])
+        turn, position = divmod(number, len(self._rows))
+        group = int(_apart(seed, turn, len(self._rows), self.apart)[position])
         rows = self._rows[group]
         if self.again:
             drawn: Ints = keyed_rng(seed, "members", group, turn, "again").choice(rows, self.members)
@@ -230,7 +230,7 @@ def _turn(seed: int, turn: int, groups: int) -> Ints:
 
 @lru_cache(maxsize=4)
 def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
-    """The groups of a turn, of which the first `apart - 1` are none of the last so many of the turn before.
+    """Permuted groups of a turn, of which the first `apart - 1` are none of the last so many of the turn before.
 
     Only places between the first and the last `apart - 1` give way, so that the end of a turn is always that of its permutation.
     """
@@ -240,11 +240,11 @@ def _apart(seed: int, turn: int, groups: int, apart: int) -> Ints:
         return drawn
     before = set(_turn(seed, turn - 1, groups)[-edge:].tolist())
     drawn = drawn.copy()
-    free = (place for place in range(edge, groups - edge) if int(drawn[place]) not in before)
-    for place in range(edge):
-        if int(drawn[place]) in before:
+    free = (position for position in range(edge, groups - edge) if int(drawn[position]) not in before)
+    for position in range(edge):
+        if int(drawn[position]) in before:
             other = next(free)
-            drawn[[place, other]] = drawn[[other, place]]
+            drawn[[position, other]] = drawn[[other, position]]
     return drawn
 
 

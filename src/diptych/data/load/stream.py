@@ -1,4 +1,4 @@
-"""Batches by step number: what step k holds is a pure function of the data, the recipe and the seed.
+"""Batches by step number: the content of step k is a pure function of the data, the recipe and the seed.
 
 It does not depend on worker count, on where the stream started, or on what went wrong before. So a run that stops after any step
 goes on exactly where it was, with as many or as few workers as there are now, and prefetched batches are simply made again.
@@ -34,8 +34,8 @@ LONGEST_BAD_RUN = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """A sample that could not be used. stage: "read", "load", the medium that could not be decoded, or the field that it lacks."""
+class SampleFailure:
+    """Sample that could not be used. stage: "read", "load", the medium that could not be decoded, or the missing field."""
 
     uid: str
     stage: str
@@ -45,19 +45,19 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one process trains on in one step, and the samples that were replaced in it."""
+    """Batch of one process for one training step, with the samples that were replaced in it."""
 
     step: int
     batch: Any
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[SampleFailure, ...] = ()
 
     def pin_memory(self) -> Step:
         return replace(self, batch=self.batch.pin_memory()) if hasattr(self.batch, "pin_memory") else self
 
 
 @dataclass(frozen=True, slots=True)
-class _Raised:
-    """An error on its way out of a worker: the loader would bury its one line in a traceback."""
+class _WorkerError:
+    """Carries an error out of a worker: the loader would bury its one line in a traceback."""
 
     kind: type[DiptychError]
     text: str
@@ -109,7 +109,7 @@ def _stop_at_bad_limit(loader: Any, data: Dataset, bad_limit: float, known_bad: 
     steps = iter(loader)
     try:
         for item in steps:
-            if isinstance(item, _Raised):
+            if isinstance(item, _WorkerError):
                 raise item.error()
             for failure in item.failures:
                 bad.setdefault(failure.uid, f"{failure.stage}: {failure.reason}")
@@ -170,36 +170,36 @@ class StepData(MapDataset[Any]):
     def __init__(self, data: Dataset, recipe: Recipe, seed: int, rank: int = 0, world: int = 1, order: Order = order) -> None:
         self.data, self.recipe, self.seed, self.rank, self.world, self.order = data, recipe, seed, rank, world, order
 
-    def __getitem__(self, step: int) -> Step | _Raised:
+    def __getitem__(self, step: int) -> Step | _WorkerError:
         try:
             return self._step(step)
         except DiptychError as error:
-            return _Raised(type(error), str(error))
+            return _WorkerError(type(error), str(error))
 
     def _step(self, step: int) -> Step:
         size = self.recipe.batch_size
         share = size // self.world
         first = step * size + self.rank * share
         epoch_S, row_S = span(self.seed, len(self.data), first, first + share, order=self.order)
-        failures: list[Failure] = []
+        failures: list[SampleFailure] = []
         draws = []
-        for place, (epoch, row) in enumerate(zip(epoch_S.tolist(), row_S.tolist(), strict=True)):
-            found = self._usable(row, epoch)
-            if isinstance(found, Failure):
-                failures.append(found)
-                found = self._later(first + place + size, failures)
-            draws.append(found)
+        for position, (epoch, row) in enumerate(zip(epoch_S.tolist(), row_S.tolist(), strict=True)):
+            draw = self._usable(row, epoch)
+            if isinstance(draw, SampleFailure):
+                failures.append(draw)
+                draw = self._later(first + position + size, failures)
+            draws.append(draw)
         batch = self.recipe.batch(Draws(tuple(draws), rng=keyed_rng(self.seed, "step", step), step=step))
         return Step(step, batch, tuple(dict.fromkeys(failures)))
 
-    def _later(self, position: int, failures: list[Failure]) -> Draw:
+    def _later(self, position: int, failures: list[SampleFailure]) -> Draw:
         """The draw of the first usable row from a position on; the rows that were passed over join `failures`."""
         epoch_S, row_S = span(self.seed, len(self.data), position, position + LONGEST_BAD_RUN, order=self.order)
         for epoch, row in zip(epoch_S.tolist(), row_S.tolist(), strict=True):
-            found = self._usable(row, epoch)
-            if isinstance(found, Draw):
-                return found
-            failures.append(found)
+            draw = self._usable(row, epoch)
+            if isinstance(draw, Draw):
+                return draw
+            failures.append(draw)
         reason = f"{failures[-1].stage}: {failures[-1].reason}"
         raise DataError(
             f"{LONGEST_BAD_RUN + 1} samples in a row cannot be used, the last for this reason: {reason}",
@@ -207,24 +207,24 @@ class StepData(MapDataset[Any]):
             expected="data that `diptych data verify` finds sound",
         )
 
-    def _usable(self, row: int, epoch: int) -> Draw | Failure:
+    def _usable(self, row: int, epoch: int) -> Draw | SampleFailure:
         uid = self.data.uids[row]
         try:
             sample = self.data[row]
         except DataError as error:
-            return Failure(uid, "read", str(error), epoch)
-        if lacking := lacks(sample, self.recipe):
-            return Failure(uid, lacking, f"the sample has no {lacking}", epoch)
+            return SampleFailure(uid, "read", str(error), epoch)
+        if lacking := missing_field(sample, self.recipe):
+            return SampleFailure(uid, lacking, f"the sample has no {lacking}", epoch)
         rng = keyed_rng(self.seed, epoch, sample.uid)
         try:
             media = dict(self.recipe.load(sample, rng))
         except DataError as error:
-            return Failure(uid, error.medium if isinstance(error, DecodeError) else "load", str(error), epoch)
+            return SampleFailure(uid, error.medium if isinstance(error, DecodeError) else "load", str(error), epoch)
         return Draw(sample, rng, media.pop("image", None), media)
 
 
-def lacks(sample: Sample, recipe: Recipe) -> str:
-    """The first field that the recipe needs and the sample has not, or "". Texts count in the recipe's language, if any."""
+def missing_field(sample: Sample, recipe: Recipe) -> str:
+    """First field that the recipe needs and the sample lacks, or "". Texts count in the recipe's language, if any."""
     for name in recipe.needs:
         if name == "texts":
             value: Any = sample.positives(getattr(recipe, "language", ""))

@@ -27,7 +27,7 @@ Places = Callable[[int], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Frames of a video. Never more than the limit of them are decoded at once: ask for as many as the model reads."""
+    """Frames of a video. Never more than the limit of them are decoded at once: request as many as the model reads."""
 
     name: str = "clip"
     suffixes: tuple[str, ...] = SUFFIXES
@@ -51,7 +51,7 @@ class Clip:
         return self._at(item, limit, lambda count: frame_places(count, frames, rng, whole=whole), min_side)
 
     def count(self, item: MediaItem, *, limit: MediaLimit | None = None) -> int:
-        """How many frames it has. Nothing is decoded."""
+        """Number of frames. Nothing is decoded."""
         limit = limit or self.limit
         if len(item.parts) > 1:
             return len(item.parts)
@@ -84,19 +84,19 @@ class Clip:
                 return data, "webm" if data.startswith(b"\x1aE") else "avi" if data.startswith(b"RIFF") else "mp4"
         return encoded_picture(part, self.name)
 
-    def _at(self, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
+    def _at(self, item: MediaItem, limit: MediaLimit, frame_indices: Places, min_side: int) -> Pixels:
         """The frames at `places(number of frames)`."""
         if len(item.parts) > 1 or isinstance(item.parts[0], ArrayImage):
-            return _pictures(item, limit, places, min_side)
+            return _pictures(item, limit, frame_indices, min_side)
         frame_THWC = array_of(item)
         if frame_THWC is None:
             data = read_parts(item, limit)[0]
             if is_video(data):
-                return read_video(data, item, limit, places)
+                return read_video(data, item, limit, frame_indices)
             if not data.startswith(NUMPY):
-                return _read_animation(data, item, limit, places, min_side)
+                return _read_animation(data, item, limit, frame_indices, min_side)
             frame_THWC = read_npy(data, item, replace(limit, elements=3 * limit.elements), "values")
-        return np.ascontiguousarray(_check_frames(frame_THWC, item, limit)[places(len(frame_THWC))])
+        return np.ascontiguousarray(_check_frames(frame_THWC, item, limit)[frame_indices(len(frame_THWC))])
 
 
 def frame_places(
@@ -125,11 +125,11 @@ def frame_places(
     return np.minimum(((np.arange(frames) + within) * count / frames).astype(np.int64), count - 1)
 
 
-def _pictures(item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
-    """Frames that are pictures of their own. Only those that are asked for are read."""
+def _pictures(item: MediaItem, limit: MediaLimit, frame_indices: Places, min_side: int) -> Pixels:
+    """Frames stored as single pictures. Only the requested ones are read."""
     if len(item.parts) > limit.parts:
         raise DecodeError(_too_many(len(item.parts), limit), file=item.name, medium=item.medium)
-    chosen = MediaItem(item.medium, tuple(item.parts[place] for place in places(len(item.parts)).tolist()))
+    chosen = MediaItem(item.medium, tuple(item.parts[index] for index in frame_indices(len(item.parts)).tolist()))
     read = read_pictures(chosen, limit)
     frames = [decode_part(part, item.medium, limit, min_side) for part in read]
     for part, frame_HWC in zip(read, frames, strict=True):
@@ -139,22 +139,22 @@ def _pictures(item: MediaItem, limit: MediaLimit, places: Places, min_side: int)
     return np.stack(frames)
 
 
-def _read_animation(data: bytes, item: MediaItem, limit: MediaLimit, places: Places, min_side: int) -> Pixels:
+def _read_animation(data: bytes, item: MediaItem, limit: MediaLimit, frame_indices: Places, min_side: int) -> Pixels:
     """Frames of one file. Each is what a viewer shows at that time: what a frame leaves out is that of the frame before."""
     try:
         info = probe(data, name=item.name, max_pixels=limit.elements)
         if info.frames == 1:
-            return _pictures(MediaItem(item.medium, (BytesImage(data, item.name),)), limit, places, min_side)
+            return _pictures(MediaItem(item.medium, (BytesImage(data, item.name),)), limit, frame_indices, min_side)
         if info.frames > limit.parts:
             raise DecodeError(_too_many(info.frames, limit), file=item.name)
-        chosen = places(info.frames).tolist()
+        chosen = frame_indices(info.frames).tolist()
         refuse_elements(len(set(chosen)) * info.width * info.height, "pixels", item, limit)
-        found: dict[int, Pixels] = {}
+        frames: dict[int, Pixels] = {}
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            for place in sorted(set(chosen)):
-                image.seek(place)
-                found[place] = on_white(np.asarray(image.convert("RGBA")))
-        return np.stack([found[place] for place in chosen])
+            for index in sorted(set(chosen)):
+                image.seek(index)
+                frames[index] = on_white(np.asarray(image.convert("RGBA")))
+        return np.stack([frames[index] for index in chosen])
     except DecodeError as error:
         raise DecodeError(error.problem, file=error.file, expected=error.expected, medium=item.medium) from error
     except Exception as error:  # decoders raise anything on hostile bytes

@@ -77,8 +77,8 @@ def read_frames(
 ) -> Pixels:
     """One frame of each of `frames` stretches of equal length, the middle one or with `rng` any. Of a shorter clip see `Reading`."""
     _counted(item, frames, uid, reading)
-    found: Pixels = item.decode(frames=frames, rng=rng, min_side=min_side, whole=reading == "released")
-    return found
+    frame_THWC: Pixels = item.decode(frames=frames, rng=rng, min_side=min_side, whole=reading == "released")
+    return frame_THWC
 
 
 def view_places(count: int, frames: int, views: int) -> npt.NDArray[np.int64]:
@@ -90,8 +90,8 @@ def view_places(count: int, frames: int, views: int) -> npt.NDArray[np.int64]:
     [[0, 2, 4, 6], [1, 3, 5, 7]]
     """
     within_V1 = ((np.arange(views) + 0.5) / views)[:, None]
-    places: npt.NDArray[np.int64] = np.minimum(((np.arange(frames) + within_V1) * count / frames).astype(np.int64), count - 1)
-    return places
+    index_VT: npt.NDArray[np.int64] = np.minimum(((np.arange(frames) + within_V1) * count / frames).astype(np.int64), count - 1)
+    return index_VT
 
 
 def _drawn_places(count: int, frames: int, views: int, uid: str, reading: Reading) -> npt.NDArray[np.int64]:
@@ -162,8 +162,8 @@ def _crops(frame_THWC: Pixels, size: int, crops: int, reading: Reading) -> Pixel
         return middle(frame_THWC, size, reading)[None]
     fitted_THWC = short_side(frame_THWC, size, reading)
     step_y, step_x = ((side - size) // 2 for side in fitted_THWC.shape[1:3])
-    places = [(step_y * part, step_x * part) for part in (0, 1, 2)]
-    return np.stack([fitted_THWC[:, y : y + size, x : x + size] for y, x in places])
+    corners = [(step_y * part, step_x * part) for part in (0, 1, 2)]
+    return np.stack([fitted_THWC[:, y : y + size, x : x + size] for y, x in corners])
 
 
 def _fitted(frame_HWC: Pixels, size: int, reading: Reading) -> Pixels:
@@ -177,8 +177,8 @@ def _crop(height: int, width: int, size: int, rng: np.random.Generator) -> tuple
     share_y, share_x = pairs[int(rng.integers(len(pairs)))]
     high, wide = (size if abs(int(side * share) - size) < NEAR else int(side * share) for share in (share_y, share_x))
     down, right = (height - high) // 4, (width - wide) // 4
-    places = [(0, 0), (0, 4 * right), (4 * down, 0), (4 * down, 4 * right), (2 * down, 2 * right)]
-    top, left = places[int(rng.integers(len(places)))]
+    corners = [(0, 0), (0, 4 * right), (4 * down, 0), (4 * down, 4 * right), (2 * down, 2 * right)]
+    top, left = corners[int(rng.integers(len(corners)))]
     return top, left, high, wide
 
 

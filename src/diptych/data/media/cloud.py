@@ -69,13 +69,13 @@ def draw_points(point_P3: Points, side: int) -> Pixels:
 
 
 def _check_points(array: npt.NDArray[Any], item: MediaItem, limit: MediaLimit) -> Points:
-    place = place_of(item)
+    where = place_of(item)
     if array.ndim != 2 or array.shape[1] < 3 or not len(array) or array.dtype.kind not in "iuf":
         came = f"{array.dtype} {list(array.shape)}"
-        raise DecodeError(f"holds {came}", expected="numbers [points, 3 + features]", **place)
+        raise DecodeError(f"holds {came}", expected="numbers [points, 3 + features]", **where)
     refuse_elements(len(array), "points", item, limit)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
         points: Points = array.astype(np.float32)
     if wrong := int((~np.isfinite(points)).any(axis=1).sum()):
-        raise DecodeError(f"{wrong:,} of {len(points):,} points are not finite", **place)
+        raise DecodeError(f"{wrong:,} of {len(points):,} points are not finite", **where)
     return points

@@ -1,4 +1,4 @@
-"""Bytes to pixels: uint8 RGB, upright, on white, whatever the file was; or a `DecodeError` that says why not.
+"""Image decoding: bytes to uint8 RGB, upright, on white; or a `DecodeError` with the reason.
 
 Training decodes JPEG with libjpeg-turbo at a reduced scale (`min_side`); evaluation decodes with PIL, whose pixels published
 models were measured with (`exact=True`). What people get wrong: EXIF rotation, transparent pixels of any colour, 16-bit greys
@@ -25,7 +25,7 @@ from diptych.core.errors import DecodeError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.formats import heif
 from diptych.data.media.formats.jpeg_scans import refuse_scans, scan_count
-from diptych.data.media.room import Room
+from diptych.data.media.weighted_semaphore import WeightedSemaphore
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -35,7 +35,7 @@ MAX_PIXELS = 100_000_000
 STRIPE = 1 << 20  # pixels
 BYTES_A_PIXEL = 24
 """At the worst moment, of the worst format (WebP, whose library holds several copies); a PNG with transparency takes a third."""
-DECODING = Room(MAX_PIXELS)
+DECODING = WeightedSemaphore(MAX_PIXELS)
 """Pixels that the threads of a process decode at once: with `BYTES_A_PIXEL` 2.4 GB, however many threads there are."""
 ORIENTATION = 0x0112
 ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -43,7 +43,7 @@ ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What a header says. Width and height are those of the upright picture; `format` is one of `FORMATS`, or HEIF."""
+    """Image metadata from its header. Width and height are of the upright picture; `format` is one of `FORMATS`, or HEIF."""
 
     format: str
     width: int
@@ -53,7 +53,7 @@ class ImageInfo:
 
 
 def probe(data: bytes, *, name: str = "<bytes>", max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Format and size from the header alone; pixels are not decoded, so a sound header may stand before broken data."""
+    """Format and size from the header alone; pixels are not decoded, so data after a valid header may still be broken."""
     try:
         with _open(data, name, max_pixels) as image:
             return ImageInfo(_format(image), *_upright_size(image), image.mode, getattr(image, "n_frames", 1))
@@ -117,7 +117,7 @@ def encode_webp(pixels_HWC: Pixels, *, quality: int = 90, lossless: bool = False
 
 
 def small_webp(source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, quality: int = 85) -> bytes:
-    """A thumbnail as WebP: at most `side` pixels a side, never enlarged."""
+    """A thumbnail as WebP: at most `side` pixels per side, never enlarged."""
     picture = Image.fromarray(decode(source, min_side=side, max_pixels=max_pixels))
     picture.thumbnail((side, side))
     file = io.BytesIO()
@@ -186,13 +186,13 @@ def _open(data: bytes, name: str, max_pixels: int) -> Any:
     try:
         image = Image.open(io.BytesIO(data), formats=(heif.FORMAT,) if phone else FORMATS)
     except Image.DecompressionBombError as error:
-        found = re.search(r"\d+", str(error))
-        count = int(found.group()) if found else 0
+        match = re.search(r"\d+", str(error))
+        count = int(match.group()) if match else 0
         raise TooLarge(f"{count:,} pixels are more than the limit of {max_pixels:,}", file=name) from error
     except UnidentifiedImageError as error:
         start = data[:8].hex(" ")
-        known = ", ".join((*FORMATS, "HEIC"))
-        raise DecodeError(f"not an image: {len(data):,} bytes that start with {start}", file=name, expected=known) from error
+        formats = ", ".join((*FORMATS, "HEIC"))
+        raise DecodeError(f"not an image: {len(data):,} bytes that start with {start}", file=name, expected=formats) from error
     except Exception as error:  # decoders raise anything on hostile bytes
         raise _broken_picture(data, name, error) from error
     _refuse_bomb(*image.size, name, max_pixels)

@@ -72,7 +72,7 @@ def receive(source: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 
 def send(out: BinaryIO, fields: dict[str, Any], data: bytes | memoryview = b"") -> None:
-    """Writes an object and the bytes behind it: four bytes of length, big-endian, JSON with the count of bytes, and these."""
+    """Write an object and its bytes: four bytes of length, big-endian, JSON with the count of bytes, and these."""
     size = data.nbytes if isinstance(data, memoryview) else len(data)
     text = json.dumps({**fields, "bytes": size}).encode()
     out.write(struct.pack(">I", len(text)) + text)

@@ -18,17 +18,17 @@ NUMPY = b"\x93NUMPY"
 
 
 def read_parts(item: MediaItem, limit: MediaLimit) -> list[bytes]:
-    """The bytes of every part. Too many parts, and too many bytes where a source knows its size, are refused before reading."""
+    """Bytes of every part. Too many parts, and too many bytes where a source knows its size, are refused before reading."""
     if len(item.parts) > limit.parts:
         raise DecodeError(f"{len(item.parts):,} parts are more than the limit of {limit.parts:,}", **place_of(item))
     _refuse_bytes(sum(map(_size, item.parts)), item, limit)
-    found, total = [], 0
+    parts, total = [], 0
     for part in item.parts:
         data = read_part(part, item.medium)
         total += len(data)
         _refuse_bytes(total, item, limit)
-        found.append(data)
-    return found
+        parts.append(data)
+    return parts
 
 
 def in_memory(item: MediaItem, limit: MediaLimit) -> MediaItem:
@@ -54,7 +54,7 @@ def read_part(part: Source, medium: str) -> bytes:
 
 
 def only_part(item: MediaItem, limit: MediaLimit) -> bytes:
-    """The bytes of a medium that lies in one file."""
+    """Bytes of a medium that is one file."""
     if len(item.parts) != 1:
         raise DecodeError(f"{len(item.parts):,} files", expected="one", **place_of(item))
     return read_parts(item, limit)[0]
@@ -83,7 +83,7 @@ def read_npy(data: bytes, item: MediaItem, limit: MediaLimit, unit: str) -> npt.
         shape, fortran, dtype = read_header(file)
     except Exception as error:  # a hostile header can be anything
         reason = " ".join(str(error).split())[:120]
-        raise DecodeError(f"is no NumPy array: {reason}", expected="a .npy file", **place_of(item)) from error
+        raise DecodeError(f"is not a NumPy array: {reason}", expected="a .npy file", **place_of(item)) from error
     if dtype.hasobject:
         raise DecodeError("holds Python objects, which are never unpickled", expected="an array of numbers", **place_of(item))
     if dtype.kind not in "biuf":
@@ -132,7 +132,7 @@ def _refuse_bytes(count: int, item: MediaItem, limit: MediaLimit) -> None:
 
 
 def _size(part: Source) -> int:
-    """The size of a source without reading it, 0 where only reading tells."""
+    """Size of a source without reading it; 0 if unknown."""
     if isinstance(part, SliceImage):
         return part.size
     if isinstance(part, BytesImage):

@@ -1,4 +1,4 @@
-"""Where the images of many samples lie, in a few bytes a sample: loose files, slices of tars, blobs in memory, any objects."""
+"""Image sources of many samples in a few bytes each: loose files, slices of tars, blobs in memory, any objects."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LooseFiles:
-    """A file an image. `paths` are relative to `root` or absolute; null where there is no image. `within`: a folder that links may not
+    """One file per image. `paths` are relative to `root` or absolute; null where there is no image. `within`: a folder that links may not
     lead out of."""
 
     root: str
@@ -88,7 +88,7 @@ class Blobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
+class ImageObjects:
     """Image sources that are already there: rendered worlds, caches, hand-made samples."""
 
     items: Sequence[ImageSource | None]
@@ -102,7 +102,7 @@ class Objects:
 
 
 def identity_of(source: ImageSource) -> str:
-    """A hash of what is in memory, the size of what lies on disk: what tells two sources apart without reading files."""
+    """Identity of a source without reading files: a hash of in-memory data, the size of a file."""
     one: Any = source
     if isinstance(one, ArrayImage | ArraySource):
         array = one.pixels_HWC if isinstance(one, ArrayImage) else one.array

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 
 def native_crop(image_HWC: npt.NDArray[np.uint8], size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """`size` x `size` pixels at a random place, not resized: what is seen keeps its micrometres a pixel. uint8 [size, size, C]
+    """`size` x `size` pixels at a random place, not resized: what is seen keeps its micrometres per pixel. uint8 [size, size, C]
 
     A picture that is too small on a side gets as many black pixels on either end of it as are missing, so that it lies anywhere in the
     square: torchvision's RandomCrop with `pad_if_needed`.

@@ -1,4 +1,4 @@
-"""Pixels as OpenCV makes them, on which OpenMMLab's pipelines and img2dataset stand: resized, and HSV in eight bits.
+"""OpenCV-compatible pixel operations, as OpenMMLab's pipelines and img2dataset use them: resizing, and 8-bit HSV.
 
 Published code that reads pictures with mmcv shrinks them by the two nearest pixels of each side, where PIL and torchvision average all that
 fall together. `bilinear` and `nearest` are OpenCV's to the bit (its arithmetic of 11 bits, `INTER_LINEAR` and `INTER_NEAREST` of uint8);
@@ -129,17 +129,17 @@ def _covered(value_HWC: npt.NDArray[Any], axis: int, new: int) -> npt.NDArray[An
         return value_HWC
     edge_N = np.arange(new) * (old / new)
     first_N = np.floor(edge_N).astype(np.int64)
-    shape = [-1 if place == axis else 1 for place in range(3)]
+    shape = [-1 if dim == axis else 1 for dim in range(3)]
     cut_HWC = np.take(value_HWC, first_N, axis) * (edge_N - first_N).reshape(shape)  # what each stretch leaves to the one before
     sum_HWC: npt.NDArray[Any] = np.add.reduceat(value_HWC, first_N, axis, dtype=np.float32) - cut_HWC
-    before = tuple(slice(None, -1) if place == axis else slice(None) for place in range(3))
+    before = tuple(slice(None, -1) if dim == axis else slice(None) for dim in range(3))
     sum_HWC[before] += np.take(cut_HWC, np.arange(1, new), axis)
     sum_HWC /= old / new
     return sum_HWC
 
 
 def _places(old: int, new: int) -> tuple[npt.NDArray[np.int64], Shares]:
-    """For each new pixel the old one before it, and how far behind that it lies."""
+    """For each new pixel the index of the old one before it, and the offset from that."""
     place_N = ((np.arange(new) + 0.5) * (1 / (new / old)) - 0.5).astype(np.float32)
     before_N = np.floor(place_N)
     return before_N.astype(np.int64), place_N - before_N

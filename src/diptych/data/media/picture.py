@@ -14,7 +14,7 @@ from diptych.data.media.decode import MAX_PIXELS, Pixels, decode, encode_png, en
 from diptych.data.media.encoded import in_memory, read_part, refuse_elements
 
 ENDINGS = {"jpeg": "jpg", "tiff": "tif", "heif": "heic"}
-WEBP_LIMIT = 16_383  # pixels a side
+WEBP_LIMIT = 16_383  # pixels per side
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Pictures:
 
 
 def decode_part(part: Source, medium: str, limit: MediaLimit, min_side: int = 0) -> Pixels:
-    """One picture of a medium that has several; what fails is said of that medium."""
+    """One picture of a medium that has several; errors name that medium."""
     try:
         return decode(part, min_side=min_side, max_pixels=limit.elements)
     except DecodeError as error:

@@ -70,7 +70,7 @@ class Raster:
 
 def read_grid(data: bytes, item: MediaItem, limit: MediaLimit, page: int = 0) -> npt.NDArray[Any]:
     """[H, W] or [H, W, C] of a PNG, TIFF or other picture file, all bits kept; `page` of several."""
-    place = place_of(item)
+    where = place_of(item)
     try:
         info = probe(data, name=item.name, max_pixels=limit.elements)
         if info.frames > 1 and item.medium == "raster":
@@ -86,14 +86,14 @@ def read_grid(data: bytes, item: MediaItem, limit: MediaLimit, page: int = 0) ->
                 return np.asarray(image).astype(np.uint16)
             return np.array(image)
     except DecodeError as error:
-        raise DecodeError(error.problem, expected=error.expected, **place) from error
+        raise DecodeError(error.problem, expected=error.expected, **where) from error
     except Exception as error:  # decoders raise anything on hostile bytes
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DecodeError(f"cannot be decoded: {reason} ({len(data):,} bytes)", expected="PNG, TIFF or .npy", **place) from error
+        raise DecodeError(f"cannot be decoded: {reason} ({len(data):,} bytes)", expected="PNG, TIFF or .npy", **where) from error
 
 
 def _deep_colour(image: Any) -> bool:
-    """Whether PIL would keep 8 of 16 bits: it does of colour, and of grey with alpha."""
+    """True if PIL would keep 8 of 16 bits: it does so for colour, and for grey with alpha."""
     return any("16" in _raw_mode(tile) for tile in image.tile) and image.mode in ("RGB", "RGBA", "LA")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from diptych.core.disk.cache import cache_folder
 from diptych.core.disk.files import write_atomic
-from diptych.core.disk.paths import is_file, leads_out
+from diptych.core.disk.paths import escapes_folder, is_file
 from diptych.core.errors import ConfigError, DecodeError, MissingExtra
 from diptych.core.image import FileImage
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
@@ -38,11 +38,11 @@ class SlideReader(Protocol):
 
     @property
     def levels(self) -> Sequence[float]:
-        """How many times smaller each level is than level 0."""
+        """Downsampling factor of each level relative to level 0."""
 
     @property
     def spacing(self) -> float | None:
-        """Micrometres a pixel of level 0, None where the file does not say."""
+        """Micrometres per pixel of level 0; None if the file does not give it."""
 
     def region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
         """uint8 RGB [height, width, 3]: so many pixels of that level from the place (x, y); white outside the slide."""
@@ -73,7 +73,7 @@ class Slide:
             reader = _LibraryReader(opened(str(file)), spacing, item.name, (*broken, RuntimeError))
         except broken as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise DecodeError(f"is no slide that can be opened: {reason}", file=item.name, medium=item.medium) from error
+            raise DecodeError(f"is not a slide that can be opened: {reason}", file=item.name, medium=item.medium) from error
         width, height = reader.size
         refuse_elements(width * height, "pixels", item, limit)
         return reader
@@ -96,7 +96,7 @@ def _ending(part: Source) -> str:
 
 
 def _library(engine: str) -> tuple[Callable[[str], Any], tuple[type[Exception], ...], str]:
-    """What opens a slide, the errors of that, and the name of the property that holds its spacing."""
+    """Function that opens a slide, the errors it raises, and the name of the property that holds the pixel spacing."""
     if engine not in ("auto", "openslide", "tiffslide"):
         raise ConfigError(f"engine is {engine!r} (expected auto | openslide | tiffslide)")
     name = engine if engine != "auto" else "tiffslide" if not _there("openslide") and _there("tiffslide") else "openslide"
@@ -121,7 +121,7 @@ def _file(item: MediaItem, limit: MediaLimit) -> Path:
     """The slide as a file of its own."""
     part = item.parts[0]
     if isinstance(part, FileImage):
-        if not is_file(part.path) or (part.within is not None and leads_out(part.path, part.within)):
+        if not is_file(part.path) or (part.within is not None and escapes_folder(part.path, part.within)):
             read_part(part, item.medium)  # which says why it cannot be read
         if part.path.stat().st_size <= limit.bytes:
             return part.path

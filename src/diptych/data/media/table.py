@@ -1,4 +1,4 @@
-"""Where the media of many samples lie, beside their pictures: a row a part in a flat table, or objects that are there already."""
+"""Media of many samples beside their pictures: one row per part in a flat table, or objects in memory."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ MEDIA_SCHEMA = pa.schema(
         ("status", pa.string()),
     ]
 )
-"""A row a part, the parts of an item in order."""
+"""One row per part, the parts of an item in order."""
 
 
 class Media(Protocol):
-    """Media by row, beside the pictures. `identity` tells two rows apart without decoding."""
+    """Media by row, beside the pictures. `identity` distinguishes two rows without decoding."""
 
     def of(self, row: int) -> dict[str, MediaItem]: ...
 
@@ -62,15 +62,15 @@ class MediaTable:
         return cls(Ragged.by_row(table, np.array([part["row"] for part in parts], np.int64), rows), str(root), within)
 
     def of(self, row: int) -> dict[str, MediaItem]:
-        found: dict[str, tuple[str, list[Source]]] = {}
+        parts_by_name: dict[str, tuple[str, list[Source]]] = {}
         for part in self.ragged.row(row):
-            found.setdefault(part["name"], (part["medium"], []))[1].append(self._source(part))
-        return {name: MediaItem(medium, tuple(parts)) for name, (medium, parts) in found.items()}
+            parts_by_name.setdefault(part["name"], (part["medium"], []))[1].append(self._source(part))
+        return {name: MediaItem(medium, tuple(parts)) for name, (medium, parts) in parts_by_name.items()}
 
     def identity(self, row: int) -> list[Any]:
         parts = self.ragged.row(row)
-        known = [[part["name"], part["medium"], part["sha256"] or identity_of(self._source(part))] for part in parts]
-        return sorted(known, key=lambda part: str(part[0]))  # stable: parts stay in order
+        identities = [[part["name"], part["medium"], part["sha256"] or identity_of(self._source(part))] for part in parts]
+        return sorted(identities, key=lambda part: str(part[0]))  # stable: parts stay in order
 
     def _source(self, part: Mapping[str, Any]) -> Source:
         path = Path(self.root, part["file"])
@@ -107,5 +107,5 @@ class MediaRows:
 
 
 def member_label(name: str, medium: str) -> str:
-    """How a medium is called between the key and the ending of its file: ``KEY.clip.gif``, ``KEY.raster-radar.npy``."""
+    """Middle part of the file name of a medium, between key and ending: ``KEY.clip.gif``, ``KEY.raster-radar.npy``."""
     return medium if name == medium else f"{medium}-{name}"

@@ -47,7 +47,7 @@ class Preprocess:
              (SigLIP); "pad": long side to `size`, centred on `fill`; "native": the middle as it is, on `fill` where the image is
              smaller
     fill     grey value 0..255 around a padded image
-    margin   pixels a side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
+    margin   pixels per side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
     height   of the input where it is no square: `size` wide and this high, for "squash" (persons, 256 x 128); 0 is as high as wide
 
     >>> import numpy as np
@@ -146,7 +146,7 @@ class CropForm:
     """Of random crops.
 
     aspect   least and most width / height. draws: how many may not fit. interpolation: how the part is resized
-    window   above 0: instead of all that the whole picture is squashed to a square of so many pixels a side, and any square of the wanted
+    window   above 0: instead of all that the whole picture is squashed to a square of so many pixels per side, and any square of the wanted
              size is cut out of it, each as likely (ALIGN: 289 of 346)
     """
 
@@ -219,7 +219,7 @@ def resized(image_HWC: Pixels, size: int, mode: Literal["bicubic", "bilinear"] =
 
 
 def flipped(image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
-    """Mirrored left to right half of the time. Not for data whose texts say left or right."""
+    """Mirrored left to right half of the time. Not for data whose texts contain left or right."""
     return image_HWC[:, ::-1] if rng.random() < 0.5 else image_HWC
 
 

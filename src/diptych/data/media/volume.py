@@ -53,15 +53,15 @@ class Volume:
 
 
 def _pages(data: bytes, item: MediaItem, limit: MediaLimit) -> npt.NDArray[Any]:
-    place = place_of(item)
+    where = place_of(item)
     try:
         info = probe(data, name=item.name, max_pixels=limit.elements)
     except DecodeError as error:
-        raise DecodeError(error.problem, expected="a .npy file or a TIFF with a page a slice", **place) from error
+        raise DecodeError(error.problem, expected="a .npy file or a TIFF with a page a slice", **where) from error
     refuse_elements(info.frames * info.width * info.height, "voxels", item, limit)
     pages = [read_grid(data, item, limit, page) for page in range(info.frames)]
     shapes = {(page.shape, page.dtype) for page in pages}
     if len(shapes) > 1 or pages[0].ndim != 2:
         kinds = ", ".join(sorted(f"{dtype} {list(shape)}" for shape, dtype in shapes))
-        raise DecodeError(f"its pages are {kinds}", expected="grey pages of one size", **place)
+        raise DecodeError(f"its pages are {kinds}", expected="grey pages of one size", **where)
     return np.stack(pages)

@@ -32,7 +32,7 @@ class WholePictures:
 
     size     pixels of the short side
     longest  pixels of the long side at most; 0 takes 1333/800 of the short one, cut to a whole number: 639 for 384
-    stride   pixels a side of a patch
+    stride   pixels per side of a patch
 
     >>> image_BCHW, grid_B2 = WholePictures(64, stride=16)([np.zeros((10, 30, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)])
     >>> list(image_BCHW.shape), grid_B2.tolist()

@@ -13,7 +13,7 @@ import numpy as np
 
 from diptych.core.errors import ConfigError
 from diptych.data.ontologies.ontology import Ontology
-from diptych.data.text.prompts.prompt_bank import PATHOLOGY, PromptBank
+from diptych.data.text.prompts.prompt_bank import PATHOLOGY, TemplateBank
 
 DISEASE_ONTOLOGY_TOPS = (
     "DOID:0050117",
@@ -51,7 +51,7 @@ class HypernymCaptions:
     """
 
     ontology: Ontology
-    bank: PromptBank = PATHOLOGY
+    bank: TemplateBank = PATHOLOGY
     stop: tuple[str, ...] = ()
     synonyms: bool = True
     chains: float = 0.5
@@ -61,8 +61,8 @@ class HypernymCaptions:
         if not 0 <= self.chains <= 1:
             raise ConfigError(f"chains is {self.chains} (expected a probability)")
 
-    def knows(self, label: str) -> bool:
-        """Whether there is something to say about this label."""
+    def covers(self, label: str) -> bool:
+        """True if a caption can be made for this label."""
         return label in self.ontology or label in self.outside
 
     def __call__(self, label: str, rng: np.random.Generator) -> ConceptCaption:

@@ -35,7 +35,7 @@ def open_ontology(path: str | Path, *, missing: Missing = "refuse", obsolete: bo
     """
     file = Path(path)
     if file.suffix.lower() not in (".obo", ".json"):
-        raise DataError("is no ontology that can be read", file=file, expected="an .obo or .json file")
+        raise DataError("is not a readable ontology", file=file, expected="an .obo or .json file")
     if not file.is_file():
         raise DataError("there is no such file", file=file, expected="an ontology in OBO or JSON")
     try:
@@ -91,9 +91,9 @@ def _concept(key: str, value: Any, file: object) -> Concept:
         "definitions": list(definitions.values()) if isinstance(definitions, dict) else definitions,
         "parent": value.get("parent", value.get("parents", [])),
     }
-    for name, found in lists.items():
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            raise DataError(f"{name} of concept {key!r} is {found!r:.60}", file=file, field=name, expected="a list of strings")
+    for name, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(item, str) for item in names):
+            raise DataError(f"{name} of concept {key!r} is {names!r:.60}", file=file, field=name, expected="a list of strings")
     return Concept(
         key,
         value["name"],
@@ -159,16 +159,16 @@ class _Term:
 
 def _plain(value: str) -> str:
     """An unquoted value without its trailing modifiers {...} and comment ! ..., unescaped."""
-    found = re.match(r"(?:\\.|[^\\!{])*", value)
-    return _unescaped(found.group() if found else "").strip()
+    match = re.match(r"(?:\\.|[^\\!{])*", value)
+    return _unescaped(match.group() if match else "").strip()
 
 
 def _quoted(value: str, tag: str, file: Path, number: int) -> str:
-    found = re.match(r'"((?:\\.|[^"\\])*)"', value)
-    if found is None:
+    match = re.match(r'"((?:\\.|[^"\\])*)"', value)
+    if match is None:
         raise DataError(f"{tag} is {value[:40]!r}", file=file, row=number, field=tag, expected='text in quotes: "..." EXACT []')
-    return _unescaped(found.group(1))
+    return _unescaped(match.group(1))
 
 
 def _unescaped(text: str) -> str:
-    return re.sub(r"\\(.)", lambda found: ESCAPES.get(found.group(1), found.group(1)), text)
+    return re.sub(r"\\(.)", lambda match: ESCAPES.get(match.group(1), match.group(1)), text)

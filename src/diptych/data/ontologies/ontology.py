@@ -1,4 +1,4 @@
-"""Concepts in a hierarchy: names, synonyms, definitions, parents, and which concept lies above which.
+"""Concepts in a hierarchy: names, synonyms, definitions, parents, ancestors.
 
 A concept may have several parents and one name may belong to several concepts (both are common in the Disease Ontology), so this is a
 directed acyclic graph and not a tree. It is checked when it is made: an unknown parent or a cycle is refused, since every question about
@@ -74,8 +74,8 @@ class Ontology(Mapping[str, Concept]):
                     expected="the whole ontology, or missing='drop' for an excerpt",
                 )
             if unknown:
-                known = tuple(parent for parent in concept.parents if parent in self._concepts)
-                self._concepts[concept.id] = replace(concept, parents=known)
+                parents = tuple(parent for parent in concept.parents if parent in self._concepts)
+                self._concepts[concept.id] = replace(concept, parents=parents)
         self._above = self._closures()
 
     def __getitem__(self, key: str) -> Concept:
@@ -103,8 +103,9 @@ class Ontology(Mapping[str, Concept]):
         return frozenset(other for other, above in self._above.items() if below in above)
 
     def related(self, one: str, other: str) -> bool:
-        """Whether both are the same concept, or one lies above the other. Ids that are no concepts are related to nothing, not even to
-        themselves ("unknown")."""
+        """True if both are the same concept, or one is an ancestor of the other. Ids that are no concepts are related to nothing, not even
+        to themselves ("unknown").
+        """
         if one not in self._concepts or other not in self._concepts:
             return False
         return one == other or one in self._above[other] or other in self._above[one]
@@ -112,11 +113,11 @@ class Ontology(Mapping[str, Concept]):
     @cached_property
     def children(self) -> Mapping[str, tuple[str, ...]]:
         """The ids directly below each concept."""
-        found: dict[str, list[str]] = {key: [] for key in self._concepts}
+        children_of: dict[str, list[str]] = {key: [] for key in self._concepts}
         for concept in self._concepts.values():
             for parent in dict.fromkeys(concept.parents):
-                found[parent].append(concept.id)
-        return {key: tuple(below) for key, below in found.items()}
+                children_of[parent].append(concept.id)
+        return {key: tuple(below) for key, below in children_of.items()}
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -126,30 +127,30 @@ class Ontology(Mapping[str, Concept]):
     @cached_property
     def by_name(self) -> Mapping[str, tuple[str, ...]]:
         """Ids by name and synonym in lower case: more than one where a name is shared."""
-        found: dict[str, list[str]] = defaultdict(list)
+        ids_by_name: dict[str, list[str]] = defaultdict(list)
         for concept in self._concepts.values():
             for name in dict.fromkeys(name.lower() for name in concept.names):
-                found[name].append(concept.id)
-        return {name: tuple(ids) for name, ids in found.items()}
+                ids_by_name[name].append(concept.id)
+        return {name: tuple(ids) for name, ids in ids_by_name.items()}
 
     def closed(self, keys: Iterable[str]) -> Ontology:
         """Only these concepts and everything above them. Raises UnknownName."""
-        wanted = set[str]()
+        keep_ids = set[str]()
         for key in keys:
-            wanted |= {self[key].id} | self._above[key]
-        return Ontology((concept for key, concept in self._concepts.items() if key in wanted), name=self.name)
+            keep_ids |= {self[key].id} | self._above[key]
+        return Ontology((concept for key, concept in self._concepts.items() if key in keep_ids), name=self.name)
 
     def path(self, key: str, rng: np.random.Generator | None = None, *, stop: Sequence[str] = ()) -> list[str]:
         """Ids from this concept up to a root. Where several parents are there, `rng` chooses one at each step; without it the first is
         taken. A concept of `stop` ends the path and is left out, unless the path starts at it."""
-        found, here = [self[key].id], self[key]
+        ids, here = [self[key].id], self[key]
         while here.parents and here.id not in stop:
             parents = here.parents
             here = self[parents[0] if rng is None else parents[int(rng.integers(len(parents)))]]
             if here.id in stop:
                 break
-            found.append(here.id)
-        return found
+            ids.append(here.id)
+        return ids
 
     def chain(
         self, key: str, rng: np.random.Generator | None = None, *, synonyms: bool = False, stop: Sequence[str] = ()
@@ -167,15 +168,15 @@ class Ontology(Mapping[str, Concept]):
         every name that is used; a concept of which no name is embedded is refused by DataError."""
         rows = []
         for concept in self._concepts.values():
-            known = [embedded[name] for name in concept.names if name in embedded]
-            if not known:
+            name_vectors = [embedded[name] for name in concept.names if name in embedded]
+            if not name_vectors:
                 raise DataError(f"no name of concept {concept.id!r} ({concept.name}) has a vector", file=self.name, field="name")
-            mean_D = np.mean(np.asarray(known, np.float64), axis=0)
+            mean_D = np.mean(np.asarray(name_vectors, np.float64), axis=0)
             rows.append(mean_D / max(float(np.linalg.norm(mean_D)), 1e-12))
         return np.asarray(rows, np.float32)
 
     def _closures(self) -> dict[str, frozenset[str]]:
-        """What lies above each concept; parents are done before their children, with a stack of our own, since chains may be deep."""
+        """Ancestors of each concept. Parents come before their children; an explicit stack, since chains may be deep."""
         above: dict[str, frozenset[str]] = {}
         for start in self._concepts:
             path = [start]

@@ -17,7 +17,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.graphs.find import load_list
 from diptych.data.media.cropped import CroppedImage
-from diptych.data.probes.collect import Collected, uid_of
+from diptych.data.probes.collect import ProbeCollector, uid_of
 
 RELATION, ATTRIBUTION = "visual_genome_relation.json", "visual_genome_attribution.json"
 CAPTIONS = ("coco_karpathy_test.json", "coco_karpathy_val.json", "flickr30k_test.json", "flickr30k_val.json")
@@ -28,23 +28,23 @@ _PAIR: dict[str, tuple[type, ...]] = {
 
 
 def holds(folder: Path) -> bool:
-    """Whether a folder has a file of ARO."""
+    """True if a folder has a file of ARO."""
     return any((folder / name).is_file() for name in (RELATION, ATTRIBUTION, *CAPTIONS))
 
 
 def read(folder: Path, name: str, root: Path | None = None, within: str | None = None) -> Pool:
     """Every one of the files that the folder holds, a split each."""
-    found = Collected(folder, root, within)
+    collector = ProbeCollector(folder, root, within)
     if (file := folder / RELATION).is_file():
         fields = {**_PAIR, "relation_name": (str,)}
-        for row, entry in found.entries(file, load_list(file, "cases"), fields):
+        for row, entry in collector.entries(file, load_list(file, "cases"), fields):
             facts = {"name": entry["relation_name"], "true": entry["true_caption"], "false": entry["false_caption"]}
-            _add(found, file, row, entry, {"relation": facts})
+            _add(collector, file, row, entry, {"relation": facts})
     if (file := folder / ATTRIBUTION).is_file():
         fields = {**_PAIR, "attributes": (list,), "obj1_name": (str,), "obj2_name": (str,)}
-        for row, entry in found.entries(file, load_list(file, "cases"), fields):
+        for row, entry in collector.entries(file, load_list(file, "cases"), fields):
             if len(entry["attributes"]) != 2 or not all(isinstance(word, str) and word for word in entry["attributes"]):
-                found.leave_out(file, row, f"its attributes are {str(entry['attributes'])[:60]}, not two words")
+                collector.leave_out(file, row, f"its attributes are {str(entry['attributes'])[:60]}, not two words")
                 continue
             facts = {
                 "attributes": list(entry["attributes"]),
@@ -52,23 +52,23 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
                 "true": entry["true_caption"],
                 "false": entry["false_caption"],
             }
-            _add(found, file, row, entry, {"attribution": facts})
+            _add(collector, file, row, entry, {"attribution": facts})
     for captioned in CAPTIONS:
         if (file := folder / captioned).is_file():
-            _captions(found, file)
-    return found.pool(name)
+            _captions(collector, file)
+    return collector.pool(name)
 
 
-def _add(found: Collected, file: Path, row: int, entry: dict[str, Any], facts: dict[str, Any]) -> None:
+def _add(collector: ProbeCollector, file: Path, row: int, entry: dict[str, Any], facts: dict[str, Any]) -> None:
     left, top, width, height = (entry[side] for side in BOX)
     if not all(map(math.isfinite, (left, top, width, height))) or width < 1 or height < 1:
-        found.leave_out(file, row, f"its box is {[left, top, width, height]}, which has no area")
+        collector.leave_out(file, row, f"its box is {[left, top, width, height]}, which has no area")
         return
-    image = found.image(file, row, [entry["image_path"]])
+    image = collector.image(file, row, [entry["image_path"]])
     if image is None:
         return
     box = (round(left), round(top), round(left + width), round(top + height))
-    found.samples.append(
+    collector.samples.append(
         Sample(
             uid_of(file, row),
             CroppedImage(image, box),
@@ -80,13 +80,13 @@ def _add(found: Collected, file: Path, row: int, entry: dict[str, Any], facts: d
     )
 
 
-def _captions(found: Collected, file: Path) -> None:
-    for row, entry in found.entries(file, load_list(file), {"image": (str,), "caption": (list, str)}):
+def _captions(collector: ProbeCollector, file: Path) -> None:
+    for row, entry in collector.entries(file, load_list(file), {"image": (str,), "caption": (list, str)}):
         captions = [entry["caption"]] if isinstance(entry["caption"], str) else entry["caption"]
         texts = tuple(Text(caption, "en") for caption in captions if isinstance(caption, str) and caption.strip())
         if len(texts) < len(captions):
-            found.leave_out(file, row, f"{len(captions) - len(texts)} of its captions are no text", stage="text")
-        if texts and (image := found.image(file, row, [entry["image"]])):
-            found.samples.append(
+            collector.leave_out(file, row, f"{len(captions) - len(texts)} of its captions are no text", stage="text")
+        if texts and (image := collector.image(file, row, [entry["image"]])):
+            collector.samples.append(
                 Sample(uid_of(file, row), image, texts, group=entry["image"], source="aro", extras={"split": file.stem})
             )

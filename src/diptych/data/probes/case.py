@@ -51,16 +51,16 @@ class Case:
 
 
 def stored(kind: str, options: Sequence[str], roles: Sequence[Role]) -> dict[str, Any]:
-    """A case as it lies beside a sample."""
+    """A case as stored with a sample."""
     return {"kind": kind, "options": list(options), "roles": list(roles)}
 
 
 def stored_cases(sample: Sample) -> list[Case]:
-    """The cases that lie beside a sample; none where it has no such field. Raises DataError that names sample and case."""
-    found = sample.extras.get(FIELD) or ()
+    """Cases stored with a sample; none where it has no such field. Raises DataError that names sample and case."""
+    plain_cases = sample.extras.get(FIELD) or ()
     group = sample.group or sample.uid
     cases = []
-    for number, plain in enumerate(found):
+    for number, plain in enumerate(plain_cases):
         fields = {"kind", "options", "roles"}
         if not isinstance(plain, Mapping) or not fields <= set(plain):
             raise DataError(
@@ -77,16 +77,16 @@ def without_equals(case: Case) -> tuple[Case | None, int]:
     left of a case all of whose false options are such."""
     right = {normal(option) for option, role in zip(case.options, case.roles, strict=True) if role != "false"}
     kept = [
-        place
-        for place, (option, role) in enumerate(zip(case.options, case.roles, strict=True))
+        number
+        for number, (option, role) in enumerate(zip(case.options, case.roles, strict=True))
         if role != "false" or normal(option) not in right
     ]
     dropped = len(case.options) - len(kept)
-    if not any(case.roles[place] == "false" for place in kept):
+    if not any(case.roles[number] == "false" for number in kept):
         return None, dropped
-    options = tuple(case.options[place] for place in kept)
-    roles = tuple(case.roles[place] for place in kept)
-    names = tuple(case.names[place] for place in kept) if case.names else ()
+    options = tuple(case.options[number] for number in kept)
+    roles = tuple(case.roles[number] for number in kept)
+    names = tuple(case.names[number] for number in kept) if case.names else ()
     return replace(case, options=options, roles=roles, names=names), dropped
 
 

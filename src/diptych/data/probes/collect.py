@@ -1,4 +1,4 @@
-"""What the readers of probes share: entries of JSON files, their pictures, and what is left out with a reason."""
+"""Shared parts of the probe readers: entries of JSON files, their pictures, and rows left out with a reason."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from diptych.core.image import FileImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.find import ImageFinder
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 
 
-class Collected:
+class ProbeCollector:
     """The samples of one probe, file by file.
 
     root    where the pictures lie, if not beside the files
@@ -24,7 +24,7 @@ class Collected:
     def __init__(self, source: Path, root: Path | None, within: str | None) -> None:
         self.source, self.root, self.within = source, root, within
         self.samples: list[Sample] = []
-        self.bad: list[Bad] = []
+        self.bad: list[QuarantineEntry] = []
         self._finders: dict[Path, ImageFinder] = {}
         self._found: dict[tuple[Path, str], Path | None] = {}
 
@@ -39,7 +39,7 @@ class Collected:
                 yield row, value
 
     def leave_out(self, file: Path, row: int, reason: str, *, stage: str = "read") -> None:
-        self.bad.append(Bad(uid_of(file, row), stage, reason, f"{file}, row {row}"))
+        self.bad.append(QuarantineEntry(uid_of(file, row), stage, reason, f"{file}, row {row}"))
 
     def image(self, file: Path, row: int, names: Sequence[str]) -> FileImage | None:
         """The picture with one of these names; None, and a reason, where there is none."""
@@ -69,7 +69,7 @@ def uid_of(file: Path, row: int) -> str:
 
 
 def _fault(entry: Any, fields: Mapping[str, tuple[type, ...]]) -> str:
-    """What of these fields is missing or of another kind, or ""."""
+    """Name of the first of these fields that is missing or of the wrong type, in words; "" if there is none."""
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object with {', '.join(fields)}"
     for name, kinds in fields.items():

@@ -1,4 +1,4 @@
-"""What ARO's files say of a picture, from which ARO and SNARE make their options."""
+"""Facts about a picture in ARO's files, from which ARO and SNARE make their options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diptych.core.sample import Sample
 
 @dataclass(frozen=True, slots=True)
 class RelationFact:
-    """Two things and how one stands to the other.
+    """Two things and the relation between them.
 
     true, false  with the things in their places, and exchanged
     joined       the true one with "and" in place of the relation

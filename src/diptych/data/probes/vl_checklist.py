@@ -17,7 +17,7 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.graphs.find import load_list, read_text
 from diptych.data.probes.case import FIELD, stored
-from diptych.data.probes.collect import Collected
+from diptych.data.probes.collect import ProbeCollector
 
 AREAS = ("Attribute", "Object", "Relation")
 
@@ -32,18 +32,18 @@ def holds(folder: Path) -> bool:
 
 def read(folder: Path, name: str, root: Path | None = None, within: str | None = None) -> Pool:
     """Every file that the corpus names and that is there; a yaml file whose JSON file is missing is named."""
-    found = Collected(folder, root, within)
-    for kind, file, images in _files(folder, found):
+    collector = ProbeCollector(folder, root, within)
+    for kind, file, images in _files(folder, collector):
         for row, value in enumerate(load_list(file, "cases")):
             if fault := _fault(value):
-                found.leave_out(file, row, fault)
+                collector.leave_out(file, row, fault)
                 continue
             picture, texts = value
-            image = found.image(file, row, [*([f"{images}/{picture}"] if images else []), picture])
+            image = collector.image(file, row, [*([f"{images}/{picture}"] if images else []), picture])
             if image is None:
                 continue
             pairs = zip(texts["POS"], texts["NEG"], strict=False)
-            found.samples.append(
+            collector.samples.append(
                 Sample(
                     f"{kind.replace('/', '-')}-{row:06d}".replace(".", "_"),
                     image,
@@ -53,10 +53,10 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
                     extras={FIELD: [stored(kind, pair, ("true", "false")) for pair in pairs]},
                 )
             )
-    return found.pool(name)
+    return collector.pool(name)
 
 
-def _files(folder: Path, found: Collected) -> list[tuple[str, Path, str]]:
+def _files(folder: Path, collector: ProbeCollector) -> list[tuple[str, Path, str]]:
     """(kind, JSON file, folder of pictures), in order of kinds."""
     import yaml
 
@@ -66,16 +66,16 @@ def _files(folder: Path, found: Collected) -> list[tuple[str, Path, str]]:
         try:
             facts = yaml.safe_load(read_text(file))
         except yaml.YAMLError as error:
-            raise DataError(f"is no YAML: {' '.join(str(error).split())[:120]}", file=file) from error
+            raise DataError(f"is not YAML: {' '.join(str(error).split())[:120]}", file=file) from error
         if not isinstance(facts, dict) or not isinstance(facts.get("ANNO_PATH"), str):
-            raise DataError("says no ANNO_PATH", file=file, expected="ANNO_PATH and IMG_ROOT")
+            raise DataError("has no ANNO_PATH", file=file, expected="ANNO_PATH and IMG_ROOT")
         named = folder / facts["ANNO_PATH"]
         if not named.is_file():
-            found.leave_out(file, 0, f"its {facts['ANNO_PATH']} is not there")
+            collector.leave_out(file, 0, f"its {facts['ANNO_PATH']} is not there")
             continue
         kind = file.relative_to(corpus).with_suffix("").as_posix()
         files.append((kind, named, str(facts.get("IMG_ROOT") or "").strip("/")))
-    if files or found.bad:
+    if files or collector.bad:
         return files
     data = folder / "data"
     return [

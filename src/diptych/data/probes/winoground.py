@@ -25,7 +25,7 @@ from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
 from diptych.data.graphs.find import SUFFIXES, read_text
 from diptych.data.probes.case import FIELD, Role, stored
-from diptych.data.probes.collect import Collected, uid_of
+from diptych.data.probes.collect import ProbeCollector, uid_of
 
 FILE, PARQUET = "examples.jsonl", ".parquet"
 PICTURES = ("image_0", "image_1")
@@ -53,21 +53,21 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
     file = _file(folder)
     if file is None:
         raise DataError(f"holds no {FILE}", file=folder, expected=f"{FILE} beside images/, or the Parquet file of its examples")
-    found = Collected(folder, root, within)
+    collector = ProbeCollector(folder, root, within)
     packed = file.suffix == PARQUET
     fields = {name: (dict,) if packed and name in PICTURES else kinds for name, kinds in _FIELDS.items()}
-    for row, entry in found.entries(file, read_parquet(file).to_pylist() if packed else _lines(file), fields):
+    for row, entry in collector.entries(file, read_parquet(file).to_pylist() if packed else _lines(file), fields):
         images: list[FileImage | BytesImage | None]
         if packed:
-            images = [_picture_of_cell(found, file, row, entry[name]) for name in PICTURES]
+            images = [_picture_of_cell(collector, file, row, entry[name]) for name in PICTURES]
         else:
-            images = [found.image(file, row, names_of(entry[name])) for name in PICTURES]
+            images = [collector.image(file, row, names_of(entry[name])) for name in PICTURES]
         captions = [entry["caption_0"], entry["caption_1"]]
         kind = str(entry.get("collapsed_tag") or "other")
         for side, image in enumerate(images):
             if image is None or None in images:
                 continue
-            found.samples.append(
+            collector.samples.append(
                 Sample(
                     f"{uid_of(file, row)}-{side}",
                     image,
@@ -81,19 +81,19 @@ def read(folder: Path, name: str, root: Path | None = None, within: str | None =
                     },
                 )
             )
-    return found.pool(name)
+    return collector.pool(name)
 
 
 def names_of(image: str) -> list[str]:
-    """How the file of a picture may be called that an example names without an ending."""
+    """Candidate file names of a picture that an example names without an ending."""
     return [image] if image.lower().endswith(SUFFIXES) else [f"{image}{suffix}" for suffix in (".png", *SUFFIXES)]
 
 
 def _file(folder: Path) -> Path | None:
     """The list of examples; of Parquet files the only one that is there."""
-    places = (folder, folder / "data")
-    lists = [file for place in places if (file := place / FILE).is_file()]
-    packed = [file for place in places if len(files := sorted(place.glob(f"*{PARQUET}"))) == 1 for file in files]
+    subfolders = (folder, folder / "data")
+    lists = [file for subfolder in subfolders if (file := subfolder / FILE).is_file()]
+    packed = [file for subfolder in subfolders if len(files := sorted(subfolder.glob(f"*{PARQUET}"))) == 1 for file in files]
     return next(iter((*lists, *packed)), None)
 
 
@@ -106,11 +106,11 @@ def _columns(file: Path) -> list[str]:
         return []
 
 
-def _picture_of_cell(found: Collected, file: Path, row: int, cell: dict[str, Any]) -> BytesImage | None:
+def _picture_of_cell(collector: ProbeCollector, file: Path, row: int, cell: dict[str, Any]) -> BytesImage | None:
     """The picture that a row holds; None, and a reason, where it holds none."""
     data = cell.get("bytes")
     if not isinstance(data, bytes) or not data:
-        found.leave_out(file, row, "a picture of it has no bytes", stage="image")
+        collector.leave_out(file, row, "a picture of it has no bytes", stage="image")
         return None
     return BytesImage(data, str(cell.get("path") or uid_of(file, row)))
 

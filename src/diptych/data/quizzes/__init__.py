@@ -2,7 +2,7 @@
 
     ii_bench     dev.json and test.json of II-Bench (2406.05862), or its rows with option1 to option6
     mmrel        rows with a question, answer, eval_type and relation_type (MMRel, 2406.09121)
-    nlvr2        statements about pairs of photographs (NLVR2, 1811.00491), a row a line
+    nlvr2        statements about pairs of photographs (NLVR2, 1811.00491), one row per line
     q_spatial    rows with answer_value, answer_unit and question_type (Q-Spatial Bench, 2409.09788)
     multi_image  rows with a question, options, an answer and a list of images, such as MUIRBench (2406.09411)
 

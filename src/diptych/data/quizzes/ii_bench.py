@@ -21,7 +21,7 @@ OPTIONS = 6
 
 
 def holds(row: Row) -> bool:
-    """Whether a row is one of II-Bench, in either form of its release."""
+    """True if a row is from II-Bench, in either form of its release."""
     return {"local_path", "questions"} <= set(row) or {"option1", "option6", "image", "question"} <= set(row)
 
 
@@ -30,22 +30,32 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
     samples, repeated = [], 0
     for number, row in enumerate(rows):
         flat = "questions" not in row
-        asked = [_from_columns(row)] if flat else row["questions"]
-        if not isinstance(asked, list) or not asked or not all(isinstance(one, dict) for one in asked):
-            raise DataError(f"is {str(asked)[:60]}", file=path, row=number, field="questions", expected="a list of questions")
+        questions_in_row = [_from_columns(row)] if flat else row["questions"]
+        if (
+            not isinstance(questions_in_row, list)
+            or not questions_in_row
+            or not all(isinstance(one, dict) for one in questions_in_row)
+        ):
+            raise DataError(
+                f"is {str(questions_in_row)[:60]}", file=path, row=number, field="questions", expected="a list of questions"
+            )
         about = row if flat else row.get("meta_data") or {}
         if not isinstance(about, dict):
             raise DataError(f"is {str(about)[:60]}", file=path, row=number, field="meta_data", expected="named words")
         facets = {one: _several(about.get(one)) for one in ABOUT if about.get(one)}
         questions = []
-        for one in asked:
+        for one in questions_in_row:
             options, right = option_list(one.get("options"), one.get("answer") or None, path, number, doubles=True)
             if len(options) != OPTIONS:
                 raise DataError(f"are {len(options)}", file=path, row=number, field="options", expected=f"{OPTIONS} texts")
-            if right is not None and (said := one.get("correct_option")) not in (None, right):
+            if right is not None and (published_letter := one.get("correct_option")) not in (None, right):
                 letter = one["answer"]
                 raise DataError(
-                    f"is {str(said)[:40]!r}", file=path, row=number, field="correct_option", expected=f"option {letter}"
+                    f"is {str(published_letter)[:40]!r}",
+                    file=path,
+                    row=number,
+                    field="correct_option",
+                    expected=f"option {letter}",
                 )
             repeated += len(set(options)) < len(options)
             questions.append(
@@ -61,7 +71,7 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
             )
         field = "image" if flat else "local_path"
         image = picture(row.get(field), path, number, field, root)
-        samples.append(Sample(words(asked[0], "id", path, number), image, extras={FIELD: questions}))
+        samples.append(Sample(words(questions_in_row[0], "id", path, number), image, extras={FIELD: questions}))
     pool = Pool.from_samples(samples, name=name)
     if repeated:
         pool.notes.append(f"{repeated} questions repeat a wrong option")
@@ -69,7 +79,7 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
 
 
 def _from_columns(row: Row) -> dict[str, Any]:
-    options = [row.get(f"option{place}") for place in range(1, OPTIONS + 1)]
+    options = [row.get(f"option{number}") for number in range(1, OPTIONS + 1)]
     given = row.get("id")
     return {
         **{name: row.get(name) for name in ("question", "answer")},

@@ -17,7 +17,7 @@ WORD = re.compile(r"[a-z]+")
 
 
 def holds(row: Row) -> bool:
-    """Whether a row is one of MMRel."""
+    """True if a row is from MMRel."""
     return {"question", "answer", "eval_type", "relation_type"} <= set(row)
 
 
@@ -27,11 +27,15 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
     name says so, or a word of `source` or `relation_type` begins with "adv"). Questions about one file are a group."""
     samples = []
     for number, row in enumerate(rows):
-        said = words(row, "relation_type", path, number)
-        found = [word for word in WORD.findall(said.lower()) if word in KINDS]
-        if not found:
+        relation_type = words(row, "relation_type", path, number)
+        kinds = [word for word in WORD.findall(relation_type.lower()) if word in KINDS]
+        if not kinds:
             raise DataError(
-                f"is {said!r}", file=path, row=number, field="relation_type", expected=f"a word of {', '.join(KINDS)} in it"
+                f"is {relation_type!r}",
+                file=path,
+                row=number,
+                field="relation_type",
+                expected=f"a word of {', '.join(KINDS)} in it",
             )
         form, answer = words(row, "eval_type", path, number).lower(), words(row, "answer", path, number)
         if form not in FORMS:
@@ -39,18 +43,24 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
         if form == FORMS[0] and answer.strip(" .").lower() not in ("yes", "no"):
             raise DataError(f"is {answer[:60]!r}", file=path, row=number, field="answer", expected="yes | no")
         source = row.get("source")
-        domain = source if isinstance(source, str) and source else said[: said.lower().rindex(found[-1])].rstrip("_- ") or "all"
-        named = WORD.findall(f"{domain} {said}".lower())
+        domain = (
+            source
+            if isinstance(source, str) and source
+            else relation_type[: relation_type.lower().rindex(kinds[-1])].rstrip("_- ") or "all"
+        )
+        named = WORD.findall(f"{domain} {relation_type}".lower())
         adversarial = row.get("adversarial") in (True, "yes", "true") or any(word.startswith("adv") for word in named)
-        asked = {
+        question_fields = {
             "question": words(row, "question", path, number),
             "answer": answer.strip(" .").lower() if form == FORMS[0] else answer,
-            "kind": found[-1],
+            "kind": kinds[-1],
             "id": str(row.get("question_id") or number),
             "facets": {"domain": domain, "form": form, **({"part": "adversarial"} if adversarial else {})},
         }
         field = "image" if row.get("image") is not None else "image_path"
         where = row.get(field)
         group = where if isinstance(where, str) else f"row {number}"
-        samples.append(Sample(f"r-{number:05d}", picture(where, path, number, field, root), group=group, extras={FIELD: [asked]}))
+        samples.append(
+            Sample(f"r-{number:05d}", picture(where, path, number, field, root), group=group, extras={FIELD: [question_fields]})
+        )
     return Pool.from_samples(samples, name=name)

@@ -26,7 +26,7 @@ ABOUT = ("image_relation", "image_type", "range")
 
 
 def holds(row: Row) -> bool:
-    """Whether a row is a question with options over one picture or several."""
+    """True if a row is a question with options about one picture or several."""
     return {"question", "options", "answer"} <= set(row) and any(name in row for name in IMAGES)
 
 

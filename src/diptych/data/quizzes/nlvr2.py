@@ -1,4 +1,4 @@
-"""NLVR2 (Suhr et al., 2019, arXiv 1811.00491): whether a statement holds of a pair of photographs. Files of a row a line, named .json:
+"""NLVR2 (Suhr et al., 2019, arXiv 1811.00491): whether a statement holds of a pair of photographs. Files of one row per line, named .json:
 
 {"identifier": "dev-850-0-0", "sentence": "The right image shows two dogs.", "label": "True", "directory": 37}
 
@@ -25,7 +25,7 @@ ABOVE = 3
 
 
 def holds(row: Row) -> bool:
-    """Whether a row is one of NLVR2."""
+    """True if a row is from NLVR2."""
     return {"identifier", "sentence", "label"} <= set(row)
 
 
@@ -72,17 +72,17 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
 
 
 def _picture(file: str, split: str, row: Row, folders: list[Path], path: Path, number: int) -> FileImage:
-    places = [f"{split}/{file}", file]
+    candidates = [f"{split}/{file}", file]
     if row.get("directory") not in (None, ""):
-        places.insert(0, f"images/{split}/{row['directory']}/{file}")
+        candidates.insert(0, f"images/{split}/{row['directory']}/{file}")
     for folder in folders:
-        for place in places:
-            if (folder / place).is_file():
-                return FileImage(folder / place)
+        for candidate in candidates:
+            if (folder / candidate).is_file():
+                return FileImage(folder / candidate)
     raise DataError(
         f"the picture '{file}' is not there",
         file=path,
         row=number,
         field="identifier",
-        expected=f"{places[0]} in {folders[0]}, or root=",
+        expected=f"{candidates[0]} in {folders[0]}, or root=",
     )

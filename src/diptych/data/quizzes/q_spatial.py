@@ -14,7 +14,7 @@ FIELD = "length"
 
 
 def holds(row: Row) -> bool:
-    """Whether a row is one of Q-Spatial Bench."""
+    """True if a row is from Q-Spatial Bench."""
     return {"question", "answer_value", "answer_unit", "question_type"} <= set(row)
 
 
@@ -26,7 +26,7 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
         if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
             raise DataError(f"is {value!r}", file=path, row=number, field="answer_value", expected="a length above 0")
         field = "image" if row.get("image") is not None else "image_path"
-        asked = {
+        question_fields = {
             "question": words(row, "question", path, number),
             "value": float(value),
             "unit": words(row, "answer_unit", path, number),
@@ -35,6 +35,11 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
         where = row.get("image_path")
         group = str(where) if isinstance(where, str) else f"row {number}"
         samples.append(
-            Sample(f"q-{number:04d}", picture(row.get(field), path, number, field, root), group=group, extras={FIELD: asked})
+            Sample(
+                f"q-{number:04d}",
+                picture(row.get(field), path, number, field, root),
+                group=group,
+                extras={FIELD: question_fields},
+            )
         )
     return Pool.from_samples(samples, name=name)

@@ -33,7 +33,7 @@ def first_row(path: Path) -> Row | None:
         row, stop = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
     except (OSError, ValueError, RecursionError, pa.ArrowInvalid):
         return None
-    # COCO and the like; a second row behind the first means a row a line, whatever the name
+    # COCO and the like; a second row behind the first means one row per line, whatever the name
     whole_file = path.suffix.lower() == ".json" and not listed and not text[stop:].strip()
     return row if isinstance(row, dict) and not whole_file else None
 
@@ -42,26 +42,26 @@ def load_rows(path: Path) -> list[Row]:
     """Every row, checked to be a mapping."""
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            found: Any = pq.read_table(path).to_pylist()
+            rows: Any = pq.read_table(path).to_pylist()
         else:
             text = path.read_text(encoding="utf-8-sig")
-            found = parse_json(text) if path.suffix.lower() == ".json" and not _a_row_a_line(text) else _lines(path, text)
+            rows = parse_json(text) if path.suffix.lower() == ".json" and not _a_row_a_line(text) else _lines(path, text)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=path) from error
     except json.JSONDecodeError as error:
         raise DataError(f"is no JSON: {error.msg} in line {error.lineno}", file=path, expected="a list of rows") from error
     except ValueError as error:
         raise DataError(str(error), file=path, expected="a list of rows") from error
-    if not isinstance(found, list) or not found:
+    if not isinstance(rows, list) or not rows:
         raise DataError("holds no rows", file=path, expected="a list of rows")
-    for row, one in enumerate(found):
+    for row, one in enumerate(rows):
         if not isinstance(one, dict):
             raise DataError(f"is a {type(one).__name__}", file=path, row=row, expected="a row of named fields")
-    return found
+    return rows
 
 
 def _a_row_a_line(text: str) -> bool:
-    """Whether the first line is a row and others follow."""
+    """True if a text is JSON Lines: its first line is a row and others follow."""
     first, _, rest = text.strip().partition("\n")
     if not (first.startswith("{") and first.rstrip().endswith("}") and rest):
         return False
@@ -72,13 +72,13 @@ def _a_row_a_line(text: str) -> bool:
 
 
 def _lines(path: Path, text: str) -> list[Any]:
-    found = []
+    rows = []
     for row, line in enumerate(line for line in text.splitlines() if line.strip()):
         try:
-            found.append(parse_json(line))
+            rows.append(parse_json(line))
         except ValueError as error:
             raise DataError(f"is no JSON: {error}", file=path, row=row, expected="a row a line") from error
-    return found
+    return rows
 
 
 def words(row: Row, field: str, path: Path, number: int) -> str:
@@ -107,8 +107,8 @@ def option_list(
         right = by_letter if answer not in options else answer
         both = by_letter is not None and answer == named and by_letter != right
         if right is None or both:
-            wanted = f"a letter from A to {letters[-1]}, or the text of an option" + ", and not one of each" * both
-            raise DataError(f"the answer is {answer[:60]!r}", file=path, row=number, field="answer", expected=wanted)
+            expected = f"a letter from A to {letters[-1]}, or the text of an option" + ", and not one of each" * both
+            raise DataError(f"the answer is {answer[:60]!r}", file=path, row=number, field="answer", expected=expected)
     twice = next((one for one in options if options.count(one) > 1), None)
     if twice is not None and (not doubles or options.count(right) > 1):
         raise DataError(
@@ -118,7 +118,7 @@ def option_list(
 
 
 def picture(value: Any, path: Path, number: int, field: str, root: Path | None) -> ImageSource:
-    """A picture of a row: its bytes, or a file by a path from `root`, from where the table lies, or from the folder above."""
+    """Picture of a row: its bytes, or a file by a path from `root`, from the table's folder, or from the folder above."""
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         return BytesImage(value["bytes"], f"{path.name}, row {number}")
     if isinstance(value, bytes):

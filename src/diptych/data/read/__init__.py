@@ -1,4 +1,4 @@
-"""`read`: point it at data of any usual layout and get a `Pool`. See the page "Data formats" for every layout with an example."""
+"""`read`: data of any usual layout as a `Pool`. See the page "Data formats" for every layout with an example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from diptych.core.disk.files import restore
-from diptych.core.disk.paths import fault_of, leads_out, printable
+from diptych.core.disk.paths import escapes_folder, path_problem, printable
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
@@ -28,15 +28,15 @@ from diptych.data.quizzes import read_quiz
 from diptych.data.read.coco import read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
+from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
 from diptych.data.read.hf import is_hub, read_hub
-from diptych.data.read.look import Look, look, tables_of
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.persons import is_market
+from diptych.data.read.read_options import ReadOptions
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
-from diptych.data.read.wanted import Wanted
 from diptych.data.shards.build import open_built
 from diptych.data.shards.mark import is_built, refuse_unfinished
 
@@ -90,7 +90,7 @@ def read(
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
     neither is silently taken for the whole. Without names the usual ones are taken; if two fit, the error lists the columns.
     """
-    wanted = Wanted.of(
+    options = ReadOptions.of(
         image,
         text,
         media,
@@ -108,9 +108,9 @@ def read(
     if isinstance(source, Pool):
         return source.named(name) if name else source
     if is_hub(source):
-        return read_hub(source, wanted, name=name or "datasets")
+        return read_hub(source, options, name=name or "datasets")
     if not isinstance(source, str | Path):
-        made = read_object(source, wanted, name=name, root=folder)
+        made = read_object(source, options, name=name, root=folder)
         if made is None:
             raise DataError(f"cannot read a {type(source).__name__}", expected=A_SOURCE)
         return made
@@ -122,32 +122,32 @@ def read(
             raise DataError(
                 "only tables are read from afar", file=address, expected=f"an address that ends in {', '.join(SUFFIXES)}"
             )
-        return read_tables([fetch_table(address)], wanted, name=name or Path(address).stem, root=folder)
+        return read_tables([fetch_table(address)], options, name=name or Path(address).stem, root=folder)
     path = Path(source).expanduser()
-    if fault := fault_of(str(path)):
+    if fault := path_problem(str(path)):
         raise DataError(f"is {fault}", file=printable(str(path)[:80]), expected="a path")
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
-        return _probes(path, wanted, name, folder, probe)
+        return _probes(path, options, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
         return read_multi_context(path, name=name, root=folder)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
-        return _graphs(path, wanted, name, folder, chosen)
+        return _graphs(path, options, name, folder, chosen)
     if path.is_dir():
-        return _directory(path, wanted, name or path.resolve().name, folder)
+        return _directory(path, options, name or path.resolve().name, folder)
     if path.is_file():
-        return _files([path], wanted, name or path.stem, folder)
+        return _files([path], options, name or path.stem, folder)
     if paths := expand(address):
-        return _files(paths, wanted, name or path.parent.resolve().name, folder)
+        return _files(paths, options, name or path.parent.resolve().name, folder)
     raise _missing(path)
 
 
 def expand(pattern: str) -> list[Path]:
-    """The files that a pattern means, sorted: braces ``{000..011}`` and ``{a,b}`` first, then ``*``, ``?`` and ``[..]``.
+    """Files that match a pattern, sorted: braces ``{000..011}`` and ``{a,b}`` first, then ``*``, ``?`` and ``[..]``.
 
     A brace pattern that names a file that is not there is an error, so that a missing shard is noticed.
     """
@@ -156,10 +156,10 @@ def expand(pattern: str) -> list[Path]:
     paths: list[Path] = []
     for parts in product(*choices):
         plain = str(Path("".join(parts)).expanduser())
-        found = sorted(glob.glob(plain, recursive=True)) if glob.has_magic(plain) else [plain] * Path(plain).is_file()
-        if not found and len(braced) > 1:
+        matches = sorted(glob.glob(plain, recursive=True)) if glob.has_magic(plain) else [plain] * Path(plain).is_file()
+        if not matches and len(braced) > 1:
             raise DataError("does not exist", file=plain, expected=f"every file of {pattern}")
-        paths += [Path(file) for file in found]
+        paths += [Path(file) for file in matches]
     return paths
 
 
@@ -170,41 +170,41 @@ def _alternatives(inside: str) -> list[str]:
     return inside.split(",")
 
 
-def _directory(path: Path, wanted: Wanted, name: str, root: Path | None) -> Pool:
-    """What a folder holds, the most telling first."""
+def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -> Pool:
+    """Read a folder. If it could be read as several formats, the most specific one is tried first."""
     if is_built(path):
-        return open_built(path, follow_links=wanted.follow_links).named(name)
+        return open_built(path, follow_links=options.follow_links).named(name)
     if is_curated(path):
-        return open_curated(path, partial(read, follow_links=wanted.follow_links))
+        return open_curated(path, partial(read, follow_links=options.follow_links))
     if is_market(path):
-        return read_market(path, wanted, name=name)
+        return read_market(path, options, name=name)
     tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
-    tables, found = tables_of(path), look(path)
-    _one_kind(path, tars, tables, found)
+    tables, probe = tables_of(path), probe_folder(path)
+    _one_kind(path, tars, tables, probe)
     metadata = next((path / file for file in _METADATA if (path / file).is_file()), None)
     if metadata is not None:
-        return read_tables(_own([metadata], path, wanted), wanted, name=name, root=root)
+        return read_tables(_own([metadata], path, options), options, name=name, root=root)
     if tars:
-        return read_tars(_own(tars, path, wanted), wanted, name=name)
+        return read_tars(_own(tars, path, options), options, name=name)
     if chosen := format_within(path):
-        return _graphs(path, wanted, name, root, chosen)
-    if not found.sidecar and not tables and (documents := documents_of(path)):
-        return read_documents(path, documents, name=name, within=wanted.within(path))
-    if found.image and (found.sidecar or not tables):
-        return read_folder(path, wanted, name=name)
+        return _graphs(path, options, name, root, chosen)
+    if not probe.sidecar and not tables and (documents := documents_of(path)):
+        return read_documents(path, documents, name=name, within=options.within(path))
+    if probe.image and (probe.sidecar or not tables):
+        return read_folder(path, options, name=name)
     if len(tables) == 1 or (tables and len({file.suffix for file in tables}) == 1 and tables[0].suffix == ".parquet"):
-        return read_tables(_own(tables, path, wanted), wanted, name=name, root=root)
+        return read_tables(_own(tables, path, options), options, name=name, root=root)
     if tables:
         names = ", ".join(file.name for file in tables[:5])
         raise DataError(f"holds {len(tables)} tables ({names})", file=path, expected="one of them: give its path")
-    return read_folder(path, wanted, name=name)  # which says what was looked for
+    return read_folder(path, options, name=name)  # which says what was looked for
 
 
-def _one_kind(path: Path, tars: list[Path], tables: list[Path], found: Look) -> None:
-    """Raise DataError, which names one file of each, where a folder holds data of two kinds: either could be what is meant."""
+def _one_kind(path: Path, tars: list[Path], tables: list[Path], probe: FolderProbe) -> None:
+    """Raise DataError, which names one file of each, for a folder with data of two kinds: either could be meant."""
     others: list[tuple[str, str]] = []
     if tars:
-        others += [("the picture", found.image)] if found.image else []
+        others += [("the picture", probe.image)] if probe.image else []
         others += [("the table", table.name) for table in tables[:1]]
         others += [("annotations of the form", format_found)] if (format_found := format_within(path)) and not others else []
         if others:
@@ -213,62 +213,60 @@ def _one_kind(path: Path, tars: list[Path], tables: list[Path], found: Look) -> 
             raise DataError(
                 f"holds the tar {tar} and {kind} {name}", file=path, expected="one of both: move the other, or give its path"
             )
-    elif found.sidecar and tables:
+    elif probe.sidecar and tables:
         raise DataError(
-            f"holds the table {tables[0].name} and pictures with texts beside them, such as {found.sidecar}",
+            f"holds the table {tables[0].name} and pictures with texts beside them, such as {probe.sidecar}",
             file=path,
             expected="one of both: move the other, or give its path",
         )
 
 
-def _own(files: list[Path], folder: Path, wanted: Wanted) -> list[Path]:
-    """The files of a folder, none of them a link that leads out of it unless that is wanted."""
-    within = wanted.within(folder)
+def _own(files: list[Path], folder: Path, options: ReadOptions) -> list[Path]:
+    """Files of a folder. Links that lead out of it are refused unless `follow_links` is set."""
+    within = options.within(folder)
     for file in files:
-        if within is not None and leads_out(file, within):
+        if within is not None and escapes_folder(file, within):
             raise DataError(f"is a link that leads out of {folder}", file=file, expected="--follow-links, or the file itself")
     return files
 
 
-def _graphs(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
-    if replace(wanted, follow_links=False, captions=True) != Wanted():
+def _graphs(path: Path, options: ReadOptions, name: str, root: Path | None, format: str) -> Pool:
+    if replace(options, follow_links=False, captions=True) != ReadOptions():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
     if path.is_dir():
-        _own([file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix in ANNOTATIONS], path, wanted)
-    return read_graphs(path, format=format, name=name, root=root, within=wanted.within(path) if path.is_dir() else None)
+        _own([file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.suffix in ANNOTATIONS], path, options)
+    return read_graphs(path, format=format, name=name, root=root, within=options.within(path) if path.is_dir() else None)
 
 
 def _probe(path: Path, format: str) -> str:
-    """Which published probe a folder holds; "" where it is none, or another format is asked for."""
+    """Name of the published probe in a folder; "" if there is none, or another format was given."""
     return format if format in PROBES else "" if format else probe_of(path)
 
 
-def _probes(path: Path, wanted: Wanted, name: str, root: Path | None, format: str) -> Pool:
-    if replace(wanted, follow_links=False, captions=True) != Wanted():
+def _probes(path: Path, options: ReadOptions, name: str, root: Path | None, format: str) -> Pool:
+    if replace(options, follow_links=False, captions=True) != ReadOptions():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
-    return read_probe(path, format, name=name, root=root, within=wanted.within(path))
+    return read_probe(path, format, name=name, root=root, within=options.within(path))
 
 
-def _files(paths: list[Path], wanted: Wanted, name: str, root: Path | None) -> Pool:
+def _files(paths: list[Path], options: ReadOptions, name: str, root: Path | None) -> Pool:
     kinds = {path.suffix.lower() for path in paths}
     if kinds == {".tar"}:
-        return read_tars(paths, wanted, name=name)
+        return read_tars(paths, options, name=name)
     if kinds <= set(SUFFIXES):
-        return read_tables(paths, wanted, name=name, root=root)
+        return read_tables(paths, options, name=name, root=root)
     if kinds == {".json"} and len(paths) == 1:
-        return read_json(paths[0], wanted, name=name, root=root)
+        return read_json(paths[0], options, name=name, root=root)
     if paths[0].name.lower().endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")):
         raise DataError(
             "is a compressed tar: its samples cannot be reached one by one", file=paths[0], expected="the .tar, unpacked once"
         )
     what = ", ".join(sorted(kinds))
-    raise DataError(
-        f"{what or 'no suffix'} is no format that is known", file=paths[0], expected=f".tar, .json, {', '.join(SUFFIXES)}"
-    )
+    raise DataError(f"{what or 'no suffix'} is not a known format", file=paths[0], expected=f".tar, .json, {', '.join(SUFFIXES)}")
 
 
 def _emoji(name: str) -> Pool:
-    """The packaged data: real, small, multilingual, in four drawing styles."""
+    """Packaged emoji data: real, small, multilingual, in four drawing styles."""
     folder = Path(str(resources.files("diptych.data") / "emoji"))
     if not is_built(folder):
         raise DataError("the packaged emoji data are not there", file=folder, expected="a complete installation")

@@ -1,4 +1,4 @@
-"""The last step of every reader: a table with a row a sample, and where the images lie, become a `Pool`.
+"""The last step of every reader: a table with one row per sample, and its images, become a `Pool`.
 
 Here, once for all formats: choosing columns, uids, texts, the rows that are left out and why.
 """
@@ -17,29 +17,29 @@ import pyarrow.compute as pc
 from diptych.core.errors import DataError
 from diptych.data.columns import column_of
 from diptych.data.dataset import Pool
-from diptych.data.media.images import Blobs, Images, LooseFiles, Objects
+from diptych.data.media.images import Blobs, ImageObjects, Images, LooseFiles
 from diptych.data.media.table import Media
 from diptych.data.metadata import IDENTITY, STORED
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged
 from diptych.data.read.media import column_media
 from diptych.data.read.naming import uid_of, uids_of
+from diptych.data.read.read_options import ORIGINS, ColumnMapping, ReadOptions, choose
 from diptych.data.read.rows import is_json
 from diptych.data.read.sound import flat_texts, plain_values, sound_paths
-from diptych.data.read.wanted import ORIGINS, Chosen, Wanted, choose
 from diptych.data.texts import Texts
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass
-class Found:
-    """What a reader found.
+class SourceRows:
+    """Rows and images of a data source, before they become a `Pool`.
 
-    table   a row a sample; columns by name
+    table   one row per sample; columns by name
     images  where they lie, by row; None: a column of `table` says so (paths relative to `root`, or bytes)
     media   what else the rows hold; None: columns of `table` say so, or there is nothing else
-    places  what tells rows apart, for uids ("00001.tar/000017", "dogs/rex.jpg"); empty: from the image paths or row numbers
+    row_keys  what tells rows apart, for uids ("00001.tar/000017", "dogs/rex.jpg"); empty: from the image paths or row numbers
     locate  row -> (file, row in that file), for messages
     within  a folder that links may not lead out of
     """
@@ -51,95 +51,97 @@ class Found:
     media: Media | None = None
     root: str = ""
     names: Sequence[str] = ()
-    places: Sequence[str] = ()
+    row_keys: Sequence[str] = ()
     locate: Callable[[int], tuple[str, int]] | None = None
     within: str | None = None
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[QuarantineEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def where(self, row: int) -> str:
-        file, row = self.locate(row) if self.locate else (self.places[row] if self.places else self.file, row)
+        file, row = self.locate(row) if self.locate else (self.row_keys[row] if self.row_keys else self.file, row)
         return f"{file}, row {row}" if self.locate else file
 
 
 @dataclass(frozen=True, slots=True)
 class _Uids:
-    """A uid a row, and what is wrong with some of them, by row."""
+    """One uid per row, and what is wrong with some of them, by row."""
 
     column: pa.Array
     faults: Mapping[int, str]
 
 
-def assemble(found: Found, wanted: Wanted) -> Pool:
-    """The pool of what was found. Rows without image, and rows without text where others have one, go to the quarantine."""
-    table = found.table
-    chosen = choose(wanted, table.column_names, found.file, image_needed=found.images is None, media_columns=found.media is None)
-    images, names = found.images, found.names
+def assemble(source: SourceRows, options: ReadOptions) -> Pool:
+    """Pool of the rows of a source. Rows without image, and rows without text where others have one, go to the quarantine."""
+    table = source.table
+    chosen = choose(
+        options, table.column_names, source.file, image_needed=source.images is None, media_columns=source.media is None
+    )
+    images, names = source.images, source.names
     paths = None
     if images is None and chosen.image:
-        images, paths = _images(found, chosen.image)
+        images, paths = _images(source, chosen.image)
     elif images is None:
-        paths = _media_paths(found, chosen)
+        paths = _media_paths(source, chosen)
     rows = np.arange(table.num_rows)
     first = rows  # the row that a sample is made from
     if paths is not None and "uid" not in chosen.others and pc.count_distinct(paths, mode="only_valid").as_py() < len(paths):
-        first, rows = _same_image(found, paths, chosen)
-    texts = _texts(found, chosen, rows, len(first))
+        first, rows = _same_image(source, paths, chosen)
+    texts = _texts(source, chosen, rows, len(first))
     base = table.take(pa.array(first)) if len(first) < table.num_rows else table
     if paths is not None:
         paths = paths.take(pa.array(first))
-        images = LooseFiles(found.root, paths, found.within) if chosen.image else None
+        images = LooseFiles(source.root, paths, source.within) if chosen.image else None
         names = names or [("" if p is None else p.rpartition(".")[0] or p) for p in paths.to_pylist()]
-    uids = _uids(found, chosen, base, names, paths)
-    columns, json_columns = _columns(found, chosen, base, uids.column)
-    images = Objects((None,) * base.num_rows) if images is None else images
-    media = column_media(base, chosen.media, found.root, found.file, within=found.within) if chosen.media else found.media
+    uids = _uids(source, chosen, base, names, paths)
+    columns, json_columns = _columns(source, chosen, base, uids.column)
+    images = ImageObjects((None,) * base.num_rows) if images is None else images
+    media = column_media(base, chosen.media, source.root, source.file, within=source.within) if chosen.media else source.media
     pool = Pool(
-        found.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=found.bad, notes=found.notes
+        source.name, columns, texts, images, media=media, json_columns=json_columns, quarantine=source.bad, notes=source.notes
     )
-    return _without_gaps(pool, texts, uids.faults, wanted.captions, lambda row: found.where(int(first[row])))
+    return _without_gaps(pool, texts, uids.faults, options.captions, lambda row: source.where(int(first[row])))
 
 
-def _images(found: Found, name: str) -> tuple[Images | None, pa.Array | None]:
+def _images(source: SourceRows, name: str) -> tuple[Images | None, pa.Array | None]:
     """Images from a column: blobs, or paths that are looked up later."""
-    column = found.table[name].combine_chunks()
+    column = source.table[name].combine_chunks()
     kind = column.type
     if pa.types.is_struct(kind) and {"bytes", "path"} <= {f.name for f in kind}:
         data = column.field("bytes")
         if data.null_count < len(data):
-            return _blobs(found, data), None
+            return _blobs(source, data), None
         column = column.field("path")
         kind = column.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return _blobs(found, column), None
+        return _blobs(source, column), None
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"column '{name}' holds {kind}", file=found.file, field=name, expected="paths or bytes of images")
+        raise DataError(f"column '{name}' holds {kind}", file=source.file, field=name, expected="paths or bytes of images")
     values = pc.if_else(pc.equal(column, ""), pa.scalar(None, kind), column).cast(pa.string())
     present = values.drop_null()[:100].to_pylist()
     if present and present[0].startswith(("http://", "https://")):
         raise DataError(
             f"column '{name}' holds web addresses, and reading never downloads",
-            file=found.file,
+            file=source.file,
             field=name,
             expected="files: fetch them with img2dataset first and read its output",
         )
-    return None, sound_paths(values, found.where, found.bad)
+    return None, sound_paths(values, source.where, source.bad)
 
 
-def _media_paths(found: Found, chosen: Chosen) -> pa.Array | None:
+def _media_paths(source: SourceRows, chosen: ColumnMapping) -> pa.Array | None:
     """The paths of the first medium, which tell samples apart where there are no images; None where it is not a path a row."""
-    column = found.table[next(iter(chosen.media))].combine_chunks()
+    column = source.table[next(iter(chosen.media))].combine_chunks()
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return None
     return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column).cast(pa.string())
 
 
-def _blobs(found: Found, column: pa.Array) -> Blobs:
+def _blobs(source: SourceRows, column: pa.Array) -> Blobs:
     data = column.cast(pa.large_binary())
-    return Blobs(data, pa.array([f"{found.name}:{row}" for row in range(len(data))], pa.string()))
+    return Blobs(data, pa.array([f"{source.name}:{row}" for row in range(len(data))], pa.string()))
 
 
-def _same_image(found: Found, paths: pa.Array, chosen: Chosen) -> tuple[Ints, Ints]:
+def _same_image(source: SourceRows, paths: pa.Array, chosen: ColumnMapping) -> tuple[Ints, Ints]:
     """Rows that name the same image are one sample with several texts. Returns (first row of each sample, sample of each row)."""
     code = pc.fill_null(paths, "").dictionary_encode().indices.to_numpy(zero_copy_only=False)
     missing = paths.is_null().to_numpy(zero_copy_only=False)
@@ -151,26 +153,26 @@ def _same_image(found: Found, paths: pa.Array, chosen: Chosen) -> tuple[Ints, In
     first, sample = first[order], rank[sample]
     for what in ("group", "split"):
         if what in chosen.others:
-            values = np.array(_strings(found.table, chosen.others[what]).fill_null("").to_pylist(), object)
+            values = np.array(_strings(source.table, chosen.others[what]).fill_null("").to_pylist(), object)
             if len(wrong := np.flatnonzero(values != values[first[sample]])):
                 row, other = int(wrong[0]), int(first[sample[wrong[0]]])
                 raise DataError(
-                    f"image '{paths[row].as_py()}' has {what} '{values[other]}' in {found.where(other)} and '{values[row]}' in "
-                    f"{found.where(row)}",
+                    f"image '{paths[row].as_py()}' has {what} '{values[other]}' in {source.where(other)} and '{values[row]}' in "
+                    f"{source.where(row)}",
                     field=what,
                     expected="the same in every row of an image",
                 )
     if len(first) < len(paths):
-        found.notes.append(f"{len(paths):,} rows name {len(first):,} images: one sample an image, with all its texts")
+        source.notes.append(f"{len(paths):,} rows name {len(first):,} images: one sample an image, with all its texts")
     return first, sample
 
 
-def _texts(found: Found, chosen: Chosen, rows: Ints, samples: int) -> Texts:
-    """The texts of the chosen columns, in the order of columns within a row, and of rows within a sample."""
+def _texts(source: SourceRows, chosen: ColumnMapping, rows: Ints, samples: int) -> Texts:
+    """Texts of the chosen columns, in the order of columns within a row, and of rows within a sample."""
     strings, row_R, languages, origins = [], [], [], []
-    by_row = _strings(found.table, chosen.others["language"]) if "language" in chosen.others else None
+    by_row = _strings(source.table, chosen.others["language"]) if "language" in chosen.others else None
     for name, language in chosen.text.items():
-        values, at = flat_texts(found.table, name, found.file, found.where, found.bad)
+        values, at = flat_texts(source.table, name, source.file, source.where, source.bad)
         keep = np.flatnonzero(pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False))
         values, at = values.take(pa.array(keep)), at[keep]
         strings.append(values)
@@ -196,7 +198,7 @@ def _texts(found: Found, chosen: Chosen, rows: Ints, samples: int) -> Texts:
 
 
 def _strings(table: pa.Table, name: str) -> pa.Array:
-    """A column of whatever kind as strings."""
+    """Column of any type as strings."""
     column = table[name].combine_chunks()
     if is_json(table.schema.field(name)):
         return pa.array([None if value is None else str(json.loads(value)) for value in column.to_pylist()], pa.string())
@@ -206,14 +208,14 @@ def _strings(table: pa.Table, name: str) -> pa.Array:
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
 
 
-def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> _Uids:
+def _uids(source: SourceRows, chosen: ColumnMapping, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> _Uids:
     """From the column that was named, else from paths, else from row numbers. A row whose uid is missing has that of its path, where it
     has one; without, and where its uid was taken before, it is left out."""
     if "uid" not in chosen.others:
-        return _Uids(_uids_of_rows(found, table, names, paths), {})
+        return _Uids(_uids_of_rows(source, table, names, paths), {})
     name = chosen.others["uid"]
     given = [(value or "").strip() for value in _strings(table, name).to_pylist()]
-    rest = _uids_of_rows(found, table, names, paths).to_pylist() if found.names and not all(given) else [""] * len(given)
+    rest = _uids_of_rows(source, table, names, paths).to_pylist() if source.names and not all(given) else [""] * len(given)
     uids = [uid_of(value) if value else other for value, other in zip(given, rest, strict=True)]
     faults: dict[int, str] = {}
     first: dict[str, int] = {}
@@ -221,33 +223,33 @@ def _uids(found: Found, chosen: Chosen, table: pa.Table, names: Sequence[str], p
         if not uid:
             faults[row] = f"has no {name}"
         elif (other := first.setdefault(uid, row)) != row:
-            faults[row] = f"uid '{uid}' comes twice: the first one, {found.where(other)}, is kept"
+            faults[row] = f"uid '{uid}' comes twice: the first one, {source.where(other)}, is kept"
     if 2 * len(faults) > len(uids):
         row = min(faults)
         raise DataError(
             f"{faults[row]}; so it is with {len(faults):,} of {len(uids):,} rows",
-            file=found.where(row),
+            file=source.where(row),
             field=name,
             expected="a uid of its own in every row",
         )
     for row in faults:  # for as long as the row is still there
-        uids[row] = f"-{row}-{uid_of(found.where(row))}"
+        uids[row] = f"-{row}-{uid_of(source.where(row))}"
     return _Uids(pa.array(uids, pa.string()), faults)
 
 
-def _uids_of_rows(found: Found, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
+def _uids_of_rows(source: SourceRows, table: pa.Table, names: Sequence[str], paths: pa.Array | None) -> pa.Array:
     """Uids from paths or row numbers."""
     if names:
-        places = found.places or (paths.fill_null("").to_pylist() if paths is not None else names)
+        row_names = source.row_keys or (paths.fill_null("").to_pylist() if paths is not None else names)
         names = [name or f"row {row}" for row, name in enumerate(names)]
-        return pa.array(uids_of(names, [place or f"row {row}" for row, place in enumerate(places)]), pa.string())
-    located = [found.locate(row) if found.locate else (found.name, row) for row in range(table.num_rows)]
+        return pa.array(uids_of(names, [row_name or f"row {row}" for row, row_name in enumerate(row_names)]), pa.string())
+    located = [source.locate(row) if source.locate else (source.name, row) for row in range(table.num_rows)]
     several = len({file for file, _ in located}) > 1
     numbered = [f"{file.rpartition('/')[2].rpartition('.')[0]}_{row:09d}" if several else f"{row:09d}" for file, row in located]
     return pa.array(uids_of(numbered, [f"{file}/{row}" for file, row in located]), pa.string())
 
 
-def _columns(found: Found, chosen: Chosen, table: pa.Table, uids: pa.Array) -> tuple[dict[str, pa.Array], list[str]]:
+def _columns(source: SourceRows, chosen: ColumnMapping, table: pa.Table, uids: pa.Array) -> tuple[dict[str, pa.Array], list[str]]:
     """Identity columns and extras."""
     columns: dict[str, pa.Array] = {"uid": uids}
     json_columns = []
@@ -266,7 +268,7 @@ def _columns(found: Found, chosen: Chosen, table: pa.Table, uids: pa.Array) -> t
         if column is None:
             values = plain_values(table[name])
             if values is None:
-                found.notes.append(f"column {name} holds {part.type} that cannot be read, and was not taken over")
+                source.notes.append(f"column {name} holds {part.type} that cannot be read, and was not taken over")
                 continue
             column = column_of([None if value is None else str(value) for value in values])
             if pa.types.is_nested(part.type):
@@ -277,7 +279,7 @@ def _columns(found: Found, chosen: Chosen, table: pa.Table, uids: pa.Array) -> t
             if is_json(part):
                 json_columns.append(name)
     if dropped:
-        found.notes.append(f"columns {', '.join(dropped)} are computed from the images themselves and were not taken over")
+        source.notes.append(f"columns {', '.join(dropped)} are computed from the images themselves and were not taken over")
     return columns, json_columns
 
 
@@ -300,11 +302,11 @@ def _without_gaps(pool: Pool, texts: Texts, faults: Mapping[int, str], captions:
     keep = []
     for row in range(len(pool)):
         if row in faults:
-            pool.quarantine.append(Bad("", "read", faults[row], where(row)))
+            pool.quarantine.append(QuarantineEntry("", "read", faults[row], where(row)))
         elif pool.image(row) is None and not pool.media(row):
-            pool.quarantine.append(Bad(pool.uids[row], "read", "there is no image", where(row)))
+            pool.quarantine.append(QuarantineEntry(pool.uids[row], "read", "there is no image", where(row)))
         elif captions and some_text and not has_text[row]:
-            pool.quarantine.append(Bad(pool.uids[row], "read", "there is no text", where(row)))
+            pool.quarantine.append(QuarantineEntry(pool.uids[row], "read", "there is no text", where(row)))
         else:
             keep.append(row)
     return pool if len(keep) == len(pool) else pool.select(keep)

@@ -1,4 +1,4 @@
-"""Captions that lie beside the data: in the folder of a curation step, or in a table with a uid and a caption a row."""
+"""Captions stored beside the data: in the folder of a curation step, or in a table with one uid and caption per row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.csv
 
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.shards.sidecar import fields_of
 from diptych.data.text.captions.variants import VARIANTS, variant_rows
 
@@ -28,11 +28,11 @@ def captions_by_uid(source: Path) -> dict[str, tuple[str, ...]]:
     """
     table, column = _of_step(source) if source.is_dir() else _of_file(source)
     uids, texts = table["uid"].cast(pa.string()), table[column].cast(pa.string())
-    found: dict[str, list[str]] = {}
+    captions_of: dict[str, list[str]] = {}
     for uid, text in zip(uids.to_pylist(), texts.to_pylist(), strict=True):
         if uid is not None and text and text.strip():
-            found.setdefault(uid, []).append(text.strip())
-    return {uid: tuple(captions) for uid, captions in found.items()}
+            captions_of.setdefault(uid, []).append(text.strip())
+    return {uid: tuple(captions) for uid, captions in captions_of.items()}
 
 
 def _of_step(folder: Path) -> tuple[pa.Table, str]:
@@ -78,7 +78,7 @@ def _jsonl(path: Path) -> pa.Table:
         if not line.strip():
             continue
         fields = fields_of(line, "", str(path))
-        if isinstance(fields, Bad):
+        if isinstance(fields, QuarantineEntry):
             raise DataError(fields.reason, file=path, row=number)
         rows.append({name: str(value) for name, value in fields.items() if name in ("uid", *COLUMNS) and value is not None})
     names = {name: None for row in rows for name in row}

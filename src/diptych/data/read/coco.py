@@ -13,26 +13,26 @@ from diptych.core.disk.json_text import parse_json
 from diptych.core.disk.paths import is_file, read_file
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
-from diptych.data.quarantine import Bad
-from diptych.data.read.assemble import Found, assemble
+from diptych.data.quarantine import QuarantineEntry
+from diptych.data.read.assemble import SourceRows, assemble
 from diptych.data.read.persons import describes_persons, market_rows, person_rows, root_of
+from diptych.data.read.read_options import ReadOptions
 from diptych.data.read.rows import Rows
 from diptych.data.read.semantic_groups import holds_groups
 from diptych.data.read.semantic_groups import rows_of as semantic_groups
-from diptych.data.read.wanted import Wanted
 from diptych.data.shards.sidecar import text_of
 
 KARPATHY_SPLITS = {"restval": "train"}
 """Karpathy's fourth split belongs to training."""
 
 
-def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None) -> Pool:
-    """Recognise the kind by its keys. An entry of the wrong shape costs itself."""
+def read_json(path: Path, options: ReadOptions, *, name: str, root: Path | None = None) -> Pool:
+    """Read a JSON file of any of these kinds, recognised by its keys. Malformed entries are left out."""
     try:
         text = text_of(read_file(path), "", str(path))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file=path, expected="a file") from error
-    if isinstance(text, Bad):
+    if isinstance(text, QuarantineEntry):
         raise DataError(text.reason, file=path)
     try:
         value = parse_json(text)
@@ -40,7 +40,7 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
         raise DataError(f"is not JSON: {error.msg} in line {error.lineno}", file=path) from error
     except ValueError as error:
         raise DataError(str(error), file=path, expected="captions") from error
-    bad: list[Bad] = []
+    bad: list[QuarantineEntry] = []
     notes: list[str] = []
     if isinstance(value, dict) and isinstance(value.get("images"), list):
         images = value["images"]
@@ -54,16 +54,16 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
             )
         _some(rows, bad, path)
         found_root = root or _root(path, [row["image"] for row in rows[:20]])
-        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
+        options = replace(options, image="image", text=options.text or {"captions": ""})
     elif holds_groups(value):
         rows, found_root = semantic_groups(path, value, bad), root or path.parent
         _some(rows, bad, path)
-        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""})
+        options = replace(options, image="image", text=options.text or {"captions": ""})
     elif isinstance(value, list) and describes_persons(value):
         rows = person_rows(path, value, bad, notes)
         _some(rows, bad, path)
         found_root = root or root_of(path, rows[:20])
-        wanted = replace(wanted, image="image", text=wanted.text or {"captions": ""}, group=wanted.group or "group")
+        options = replace(options, image="image", text=options.text or {"captions": ""}, group=options.group or "group")
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         rows, found_root = _objects(path, value, bad), root or path.parent
     else:
@@ -73,41 +73,45 @@ def read_json(path: Path, wanted: Wanted, *, name: str, root: Path | None = None
     for row in rows:
         collected.add(row)
     top = str(found_root)
-    return assemble(Found(name, collected.table(), str(path), root=top, within=wanted.within(top), bad=bad, notes=notes), wanted)
+    return assemble(
+        SourceRows(name, collected.table(), str(path), root=top, within=options.within(top), bad=bad, notes=notes), options
+    )
 
 
-def read_market(root: Path, wanted: Wanted, *, name: str) -> Pool:
-    """A folder of Market-1501: pictures without captions, in the splits train, gallery and query."""
-    bad: list[Bad] = []
+def read_market(root: Path, options: ReadOptions, *, name: str) -> Pool:
+    """Read a folder of Market-1501: pictures without captions, in the splits train, gallery and query."""
+    bad: list[QuarantineEntry] = []
     rows = list(market_rows(root, bad))
     _some(rows, bad, root)
     collected = Rows()
     for row in rows:
         collected.add(row)
     top = str(root)
-    found = Found(name, collected.table(), top, root=top, within=wanted.within(top), bad=bad)
-    return assemble(found, replace(wanted, image="image", group=wanted.group or "group"))
+    source = SourceRows(name, collected.table(), top, root=top, within=options.within(top), bad=bad)
+    return assemble(source, replace(options, image="image", group=options.group or "group"))
 
 
-def _some(rows: list[dict[str, Any]], bad: list[Bad], path: Path) -> None:
+def _some(rows: list[dict[str, Any]], bad: list[QuarantineEntry], path: Path) -> None:
     if not rows:
         first = f"; first problem: {bad[0]}" if bad else ""
         raise DataError(f"names no image{first}", file=path, expected="at least one image")
 
 
-def _objects(path: Path, values: list[Any], bad: list[Bad]) -> list[dict[str, Any]]:
-    """The objects of a list; whatever else stands in it is left out."""
+def _objects(path: Path, values: list[Any], bad: list[QuarantineEntry]) -> list[dict[str, Any]]:
+    """Objects of a list; other values are left out."""
     odd = [(row, value) for row, value in enumerate(values) if not isinstance(value, dict)]
-    bad += [Bad("", "read", f"is a {type(value).__name__}, not an object", f"{path}, row {row}") for row, value in odd]
+    bad += [
+        QuarantineEntry("", "read", f"is a {type(value).__name__}, not an object", f"{path}, row {row}") for row, value in odd
+    ]
     return [value for value in values if isinstance(value, dict)]
 
 
-def _coco(path: Path, images: list[Any], annotations: list[Any], bad: list[Bad]) -> list[dict[str, Any]]:
-    """A row an image, with its captions in the order of the annotations."""
+def _coco(path: Path, images: list[Any], annotations: list[Any], bad: list[QuarantineEntry]) -> list[dict[str, Any]]:
+    """One row per image, with its captions in the order of the annotations."""
     captions: dict[Any, list[str]] = {}
     for row, annotation in enumerate(annotations):
         if fault := _fault(annotation, {"image_id": (int, str), "caption": (str,)}):
-            bad.append(Bad("", "read", fault, f"{path}, annotation {row}"))
+            bad.append(QuarantineEntry("", "read", fault, f"{path}, annotation {row}"))
             continue
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
     rows, ids = [], set()
@@ -116,24 +120,26 @@ def _coco(path: Path, images: list[Any], annotations: list[Any], bad: list[Bad])
         if not fault and image["id"] in ids:
             fault = f"its id {image['id']} was taken before"
         if fault:
-            bad.append(Bad("", "read", fault, f"{path}, image {row}"))
+            bad.append(QuarantineEntry("", "read", fault, f"{path}, image {row}"))
             continue
         ids.add(image["id"])
         rows.append({"image": image["file_name"], "coco_id": image["id"], "captions": captions.pop(image["id"], [])})
-    bad += [Bad("", "read", f"captions of image_id {key}, which is not among the images", str(path)) for key in captions]
+    bad += [
+        QuarantineEntry("", "read", f"captions of image_id {key}, which is not among the images", str(path)) for key in captions
+    ]
     return rows
 
 
-def _karpathy(path: Path, images: list[Any], bad: list[Bad]) -> list[dict[str, Any]]:
+def _karpathy(path: Path, images: list[Any], bad: list[QuarantineEntry]) -> list[dict[str, Any]]:
     rows = []
     for row, image in enumerate(images):
         if fault := _fault(image, {"filename": (str,), "split": (str,), "sentences": (list,)}):
-            bad.append(Bad("", "read", fault, f"{path}, image {row}"))
+            bad.append(QuarantineEntry("", "read", fault, f"{path}, image {row}"))
             continue
         captions = []
         for number, sentence in enumerate(image["sentences"]):
             if fault := _fault(sentence, {"raw": (str,)}):
-                bad.append(Bad("", "text", fault, f"{path}, image {row}, sentence {number}"))
+                bad.append(QuarantineEntry("", "text", fault, f"{path}, image {row}, sentence {number}"))
             else:
                 captions.append(sentence["raw"])
         folder = image.get("filepath", "")
@@ -149,7 +155,7 @@ def _karpathy(path: Path, images: list[Any], bad: list[Bad]) -> list[dict[str, A
 
 
 def _fault(entry: Any, fields: Mapping[str, tuple[type, ...]]) -> str:
-    """What of these fields is missing or of another kind, or ""."""
+    """The first of these fields that is missing or of the wrong type, in words; "" if there is none."""
     names = " and ".join(fields)
     if not isinstance(entry, dict):
         return f"is a {type(entry).__name__}, not an object with {names}"
@@ -162,9 +168,9 @@ def _fault(entry: Any, fields: Mapping[str, tuple[type, ...]]) -> str:
 
 
 def _root(path: Path, names: list[str]) -> Path:
-    """The folder under which the first images lie: beside the file, one up, or a folder there (``val2017/``)."""
+    """Folder of the first images: beside the file, one level up, or a subfolder there (``val2017/``)."""
     near = [path.parent, path.parent.parent]
-    near += [folder for place in near for folder in sorted(place.iterdir()) if folder.is_dir()]
+    near += [folder for folder_above in near for folder in sorted(folder_above.iterdir()) if folder.is_dir()]
     for folder in near:
         if any(is_file(folder / name) for name in names):
             return folder

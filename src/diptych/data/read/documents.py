@@ -18,12 +18,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from diptych.core.disk.paths import leads_out
+from diptych.core.disk.paths import escapes_folder
 from diptych.core.errors import DataError
 from diptych.core.image import FileImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read.naming import uid_of
 from diptych.data.text.captions.sentences import sentences
 
@@ -70,52 +70,52 @@ MD_TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DocumentImage:
     """source as the document spells it, and its alternative text."""
 
     source: str
     alt: str
 
 
-Piece = Picture | str
+Piece = DocumentImage | str
 """A picture or a run of text, in order."""
 
 
 def documents_of(root: Path) -> list[Path]:
     """The documents below a folder, in order of path, when one of the first refers to a picture that is there; else none."""
-    found = sorted(Path(folder, file) for folder, _, files in os.walk(root) for file in files if file.lower().endswith(ENDINGS))
-    for path in found[:TRIED]:
+    paths = sorted(Path(folder, file) for folder, _, files in os.walk(root) for file in files if file.lower().endswith(ENDINGS))
+    for path in paths[:TRIED]:
         try:
             pieces = pieces_of(path)
         except DataError:
             continue
-        if any(isinstance(piece, Picture) and isinstance(_place(piece.source, path, root), Path) for piece in pieces):
-            return found
+        if any(isinstance(piece, DocumentImage) and isinstance(_place(piece.source, path, root), Path) for piece in pieces):
+            return paths
     return []
 
 
 def read_documents(root: Path, paths: list[Path], *, name: str, within: str | None) -> Pool:
     """Pictures and sentences of these documents. A folder in which no document has a picture is refused."""
     samples: list[Sample] = []
-    bad: list[Bad] = []
+    bad: list[QuarantineEntry] = []
     pictures = 0
     for path in paths:
         document = os.path.relpath(path, root)
-        if within is not None and leads_out(path, within):
-            bad.append(Bad(uid_of(document), "read", "is a link that leads out of the folder", str(path)))
+        if within is not None and escapes_folder(path, within):
+            bad.append(QuarantineEntry(uid_of(document), "read", "is a link that leads out of the folder", str(path)))
             continue
         try:
             pieces = pieces_of(path)
         except DataError as error:
-            bad.append(Bad(uid_of(document), "read", str(error), str(path)))
+            bad.append(QuarantineEntry(uid_of(document), "read", str(error), str(path)))
             continue
-        found, faults = _rows(pieces, path, root, document, within)
-        samples += found
+        document_samples, faults = _rows(pieces, path, root, document, within)
+        samples += document_samples
         bad += faults
-        here = sum(sample.image is not None for sample in found)
+        here = sum(sample.image is not None for sample in document_samples)
         pictures += here
         if not here and not faults:
-            bad.append(Bad(uid_of(document), "read", "has no picture; its sentences are read", str(path)))
+            bad.append(QuarantineEntry(uid_of(document), "read", "has no picture; its sentences are read", str(path)))
     if not pictures:
         first = f"; first problem: {bad[0]}" if bad else ""
         raise DataError(
@@ -143,30 +143,32 @@ def pieces_of(path: Path) -> list[Piece]:
     return reader.finished()
 
 
-def _rows(pieces: list[Piece], path: Path, root: Path, document: str, within: str | None) -> tuple[list[Sample], list[Bad]]:
-    found: list[Sample] = []
-    bad: list[Bad] = []
-    place, pictures, lines = 0, 0, 0
+def _rows(
+    pieces: list[Piece], path: Path, root: Path, document: str, within: str | None
+) -> tuple[list[Sample], list[QuarantineEntry]]:
+    samples: list[Sample] = []
+    bad: list[QuarantineEntry] = []
+    position, pictures, lines = 0, 0, 0
     for piece in pieces:
-        if isinstance(piece, Picture):
-            uid, extras = uid_of(f"{document}/image-{pictures}"), {"document": document, "place": place}
-            pictures, place = pictures + 1, place + 1
+        if isinstance(piece, DocumentImage):
+            uid, extras = uid_of(f"{document}/image-{pictures}"), {"document": document, "place": position}
+            pictures, position = pictures + 1, position + 1
             where = _place(piece.source, path, root)
             if isinstance(where, str):
-                bad.append(Bad(uid, "read", where, str(path)))
+                bad.append(QuarantineEntry(uid, "read", where, str(path)))
                 continue
             texts = (Text(piece.alt, "", "alt"),) if piece.alt else ()
-            found.append(Sample(uid, FileImage(where, within), texts, group=document, extras=extras))
+            samples.append(Sample(uid, FileImage(where, within), texts, group=document, extras=extras))
             continue
         for sentence in sentences(piece):
-            uid, extras = uid_of(f"{document}/text-{lines}"), {"document": document, "place": place}
-            lines, place = lines + 1, place + 1
-            found.append(Sample(uid, None, (Text(sentence, "", "caption"),), group=document, extras=extras))
-    return found, bad
+            uid, extras = uid_of(f"{document}/text-{lines}"), {"document": document, "place": position}
+            lines, position = lines + 1, position + 1
+            samples.append(Sample(uid, None, (Text(sentence, "", "caption"),), group=document, extras=extras))
+    return samples, bad
 
 
 def _place(source: str, document: Path, root: Path) -> Path | str:
-    """The file of a picture, or why there is none: it may lie nowhere but in the folder of the documents."""
+    """File of a picture, or the reason that there is none: only files in the folder of the documents are allowed."""
     shown = source[:100]
     try:
         parts = urlsplit(source.strip())
@@ -179,10 +181,10 @@ def _place(source: str, document: Path, root: Path) -> Path | str:
         return f"a picture without a usable path: {shown!r}"
     if local.startswith("/"):
         return f"a picture by an absolute path: {shown!r} (expected one relative to its document)"
-    place, top = os.path.normpath(document.parent / local), os.path.abspath(root)
-    if not os.path.abspath(place).startswith(top + os.sep):
+    target, top = os.path.normpath(document.parent / local), os.path.abspath(root)
+    if not os.path.abspath(target).startswith(top + os.sep):
         return f"a picture that climbs out of the folder: {shown!r}"
-    return Path(place) if os.path.isfile(place) else f"a picture that is not there: {shown!r}"
+    return Path(target) if os.path.isfile(target) else f"a picture that is not there: {shown!r}"
 
 
 @dataclass
@@ -221,7 +223,7 @@ class _HTML(HTMLParser):
             given = {name: value or "" for name, value in attrs}
             source = given.get("src") or given.get("data-src") or ""
             if source:
-                self._pieces.append(Picture(source, " ".join(given.get("alt", "").split())))
+                self._pieces.append(DocumentImage(source, " ".join(given.get("alt", "").split())))
         elif tag not in INLINE:
             self._end_text()
 
@@ -255,7 +257,7 @@ def _markdown(text: str) -> Iterator[Piece]:
         start = 0
         for image in MD_IMAGE.finditer(paragraph):
             yield from _plain(paragraph[start : image.start()])
-            yield Picture(image[2], " ".join(image[1].split()))
+            yield DocumentImage(image[2], " ".join(image[1].split()))
             start = image.end()
         yield from _plain(paragraph[start:])
 

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets` objects: what the user has loaded is read where it lies, image by image, without decoding."""
+"""Hugging Face `datasets` objects, read in place, image by image, without decoding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError, DecodeError
-from diptych.core.image import BytesImage, FileImage, ImageSource, Viewable
+from diptych.core.image import BytesImage, DisplayMixin, FileImage, ImageSource
 from diptych.data.dataset import Pool
-from diptych.data.read.assemble import Found, assemble
-from diptych.data.read.wanted import IMAGE_NAMES, Wanted
+from diptych.data.read.assemble import SourceRows, assemble
+from diptych.data.read.read_options import IMAGE_NAMES, ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
-class HubImage(Viewable):
-    """The image of one row; the row is fetched when the bytes are asked for."""
+class HubImage(DisplayMixin):
+    """Image of one row; the row is fetched when its bytes are read."""
 
     rows: Any
     row: int
@@ -55,13 +55,13 @@ class _Column:
 
 
 def is_hub(source: object) -> bool:
-    """Whether this is a `datasets` object, without importing the package."""
+    """True if this is a `datasets` object; the package is not imported."""
     return type(source).__module__.partition(".")[0] == "datasets" or (
         isinstance(source, Mapping) and bool(source) and all(is_hub(value) for value in source.values())
     )
 
 
-def read_hub(source: Any, wanted: Wanted, *, name: str) -> Pool:
+def read_hub(source: Any, options: ReadOptions, *, name: str) -> Pool:
     """A `Dataset`, or a `DatasetDict` whose keys become the splits."""
     from datasets import Dataset, Image, concatenate_datasets
 
@@ -78,20 +78,20 @@ def read_hub(source: Any, wanted: Wanted, *, name: str) -> Pool:
     if not len(source):
         raise DataError("the data set is empty", file=name, expected="at least one row")
     image_columns = [column for column, feature in source.features.items() if isinstance(feature, Image)]
-    column = wanted.image or (image_columns[0] if len(image_columns) == 1 else None)
+    column = options.image or (image_columns[0] if len(image_columns) == 1 else None)
     if column is None and len(image_columns) > 1:
         usual = [column for column in image_columns if column in IMAGE_NAMES[0]]
         if len(usual) != 1:
             raise DataError(f"columns {', '.join(image_columns)} all hold images", file=name, expected="image=COLUMN")
         column = usual[0]
     if column not in image_columns:
-        return assemble(Found(name, _arrow(source), name), wanted)
+        return assemble(SourceRows(name, _arrow(source), name), options)
     images = source.select_columns([column]).cast_column(column, Image(decode=False))
     present = ~images.with_format("arrow")[:][column].is_null().combine_chunks().to_numpy(zero_copy_only=False)
     rest = source.remove_columns(image_columns)
     table = _arrow(rest) if rest.column_names else pa.table({"": pa.nulls(len(source))})
-    wanted = replace(wanted, image=None)
-    return assemble(Found(name, table, name, images=HubImages(images, str(column), name, present)), wanted)
+    options = replace(options, image=None)
+    return assemble(SourceRows(name, table, name, images=HubImages(images, str(column), name, present)), options)
 
 
 def _arrow(source: Any) -> pa.Table:

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
-from diptych.data.media.images import Objects
-from diptych.data.quarantine import Bad
+from diptych.data.media.images import ImageObjects
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged
-from diptych.data.read.wanted import IMAGE_NAMES
+from diptych.data.read.read_options import IMAGE_NAMES
 from diptych.data.texts import Texts
 from diptych.data.utf8 import utf8_rows
 
@@ -36,7 +36,7 @@ def pair_uid(address: str, text: str) -> str:
 
 
 def is_links(path: Path) -> bool:
-    """Whether a Parquet file, or a folder of nothing but such files, has texts and no column of images."""
+    """True if a Parquet file, or a folder of nothing but such files, has texts and no column of images."""
     files = _files(path)
     if not files:
         return False
@@ -44,7 +44,7 @@ def is_links(path: Path) -> bool:
         try:
             names = {name.lower() for name in pq.read_schema(file).names}
         except (pa.ArrowException, OSError):
-            continue  # damaged: said when it is read
+            continue  # damaged: reported when it is read
         if names & set(IMAGE_NAMES[0]) or not names & {*TEXT, *ADDRESS}:
             return False
         if names & set(TEXT):
@@ -55,7 +55,7 @@ def is_links(path: Path) -> bool:
 def read_links(path: Path | str, *, name: str = "") -> Pool:
     """A pool without images: texts (origin "alt"), and every other column as an extra; addresses are the extra "url"."""
     path = Path(path)
-    bad: list[Bad] = []
+    bad: list[QuarantineEntry] = []
     tables = [table for file in _files(path) if (table := _table(file, bad)) is not None]
     if not tables:
         first = f"; first problem: {bad[0]}" if bad else ""
@@ -66,11 +66,11 @@ def read_links(path: Path | str, *, name: str = "") -> Pool:
     languages, origins = (pa.array([value] * table.num_rows, pa.string()) for value in ("", "alt"))
     texts = pa.table([strings, languages, origins], ["string", "language", "origin"])
     extras = {n: table[n].combine_chunks() for n in table.column_names if n != "string"}
-    images = Objects((None,) * table.num_rows)
+    images = ImageObjects((None,) * table.num_rows)
     return Pool(name or path.stem, extras, Texts(Ragged.by_row(texts, rows, table.num_rows)), images, quarantine=bad)
 
 
-def _stack_tables(tables: list[pa.Table], bad: list[Bad]) -> pa.Table:
+def _stack_tables(tables: list[pa.Table], bad: list[QuarantineEntry]) -> pa.Table:
     """One table of all files. A column that is of another kind in a later one is left out of that one."""
     whole = tables[0]
     for table in tables[1:]:
@@ -82,7 +82,9 @@ def _stack_tables(tables: list[pa.Table], bad: list[Bad]) -> pa.Table:
                 kind = table.schema.field(name).type
                 if name in whole.column_names and name not in ("uid", "string", "url") and kind != whole.schema.field(name).type:
                     bad.append(
-                        Bad("", "read", f"column {name} holds {kind}, and {whole.schema.field(name).type} before; left out")
+                        QuarantineEntry(
+                            "", "read", f"column {name} holds {kind}, and {whole.schema.field(name).type} before; left out"
+                        )
                     )
                     table = table.drop_columns([name])
         whole = pa.concat_tables([whole, table], promote_options="permissive")
@@ -96,23 +98,23 @@ def _files(path: Path) -> list[Path]:
     return files if all(file.suffix == ".parquet" for file in files) else []
 
 
-def _table(file: Path, bad: list[Bad]) -> pa.Table | None:
-    """Columns "uid", "string", perhaps "url", and the rest as they are; None for a file that says nothing."""
+def _table(file: Path, bad: list[QuarantineEntry]) -> pa.Table | None:
+    """Columns "uid", "string", perhaps "url", and the rest unchanged; None for a file without usable columns."""
     try:
         table = read_parquet(file)
     except DataError as error:
-        bad.append(Bad("", "read", error.problem, str(file)))
+        bad.append(QuarantineEntry("", "read", error.problem, str(file)))
         return None
     by_lower = {name.lower(): name for name in table.column_names}
     text = next((by_lower[name] for name in TEXT if name in by_lower), None)
     if text is None:
-        bad.append(Bad("", "read", f"has no column of texts among {', '.join(table.column_names)}", str(file)))
+        bad.append(QuarantineEntry("", "read", f"has no column of texts among {', '.join(table.column_names)}", str(file)))
         return None
     address = next((by_lower[name] for name in ADDRESS if name in by_lower), None)
     own = by_lower.get("uid")
     for name in filter(None, (text, address, own)):
         if pa.types.is_nested(table[name].type):
-            bad.append(Bad("", "read", f"its column {name} holds {table[name].type}", str(file)))
+            bad.append(QuarantineEntry("", "read", f"its column {name} holds {table[name].type}", str(file)))
             return None
     table = _readable(table, text, address, file, bad)
     table = table.take(pa.array(utf8_rows(table, file, bad)))
@@ -122,12 +124,12 @@ def _table(file: Path, bad: list[Bad]) -> pa.Table | None:
     uids = pa.array([pair_uid(*pair) for pair in zip(each, strings.to_pylist(), strict=True)], pa.string())
     if own:
         uids = pc.coalesce(table[own].cast(pa.string()), uids)
-    found = {"uid": uids, "string": strings} | ({"url": addresses} if addresses is not None else {})
+    columns = {"uid": uids, "string": strings} | ({"url": addresses} if addresses is not None else {})
     taken = {text, address, by_lower.get("uid")}
-    return pa.table(found | {name: table[name] for name in table.column_names if name not in taken})
+    return pa.table(columns | {name: table[name] for name in table.column_names if name not in taken})
 
 
-def _readable(table: pa.Table, text: str, address: str | None, file: Path, bad: list[Bad]) -> pa.Table:
+def _readable(table: pa.Table, text: str, address: str | None, file: Path, bad: list[QuarantineEntry]) -> pa.Table:
     """The rows whose text and address are there and in UTF-8."""
     keep = np.ones(table.num_rows, bool)
     for name in (text, *([address] if address else [])):
@@ -138,10 +140,10 @@ def _readable(table: pa.Table, text: str, address: str | None, file: Path, bad: 
         except pa.ArrowInvalid:
             values = column.cast(pa.large_binary()).to_pylist()
             broken = [row for row, value in enumerate(values) if value is not None and not _is_utf8(value)]
-        bad += [Bad("", "text", f"row {row}: the {name} is not UTF-8", str(file)) for row in broken]
+        bad += [QuarantineEntry("", "text", f"row {row}: the {name} is not UTF-8", str(file)) for row in broken]
         keep[list(broken)] = False
     empty = np.flatnonzero(keep & table[text].is_null().to_numpy())
-    bad += [Bad("", "text", f"row {row}: no text", str(file)) for row in empty.tolist()]
+    bad += [QuarantineEntry("", "text", f"row {row}: no text", str(file)) for row in empty.tolist()]
     keep[empty] = False
     return table if keep.all() else table.filter(pa.array(keep))
 
@@ -154,7 +156,7 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _once(table: pa.Table, bad: list[Bad]) -> pa.Table:
+def _once(table: pa.Table, bad: list[QuarantineEntry]) -> pa.Table:
     """Each uid once, rows in order of uid: of equal ones the first in order of their other columns, whatever files they came from."""
     uids = table["uid"].to_pylist()
     if len(set(uids)) == len(uids):
@@ -166,7 +168,9 @@ def _once(table: pa.Table, bad: list[Bad]) -> pa.Table:
     for row in order:
         if kept and uids[kept[-1]] == uids[row]:
             same = all(column[kept[-1]] == column[row] for column in columns)
-            bad.append(Bad(uids[row], "read", "the same pair was there before" if same else "the uid of another pair"))
+            bad.append(
+                QuarantineEntry(uids[row], "read", "the same pair was there before" if same else "the uid of another pair")
+            )
         else:
             kept.append(row)
     return table.take(pa.array(kept, pa.int64()))

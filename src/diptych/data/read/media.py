@@ -1,4 +1,4 @@
-"""Which files and columns hold media beside the picture: by their names, or as the user says.
+"""Recognition of media files and columns beside the picture, by name or by the user's options.
 
 In folders and tars a file is part of a medium by its name:
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from diptych.core.disk.paths import PICTURE_SUFFIXES, fault_of
+from diptych.core.disk.paths import PICTURE_SUFFIXES, path_problem
 from diptych.core.errors import DataError
 from diptych.core.image import BytesImage, FileImage
 from diptych.core.media import MediaItem, Source, medium_of
@@ -31,7 +31,7 @@ _DIGITS = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class NamedPart:
-    """What a file name says: part `number` of the medium `name` of the sample `key`."""
+    """Medium part parsed from a file name: part `number` of the medium `name` of the sample `key`."""
 
     key: str
     name: str
@@ -40,48 +40,50 @@ class NamedPart:
 
 
 class MediaNames:
-    """Recognises media by file name. `asked` maps further endings to a medium: ``{"npy": "cloud", "depth.npy": "raster"}``; an
+    """Recognises media by file name. `media_by_ending` maps further endings to a medium: ``{"npy": "cloud", "depth.npy": "raster"}``; an
     ending with a dot also names it ("depth")."""
 
-    def __init__(self, asked: Mapping[str, str] | None) -> None:
-        self._asked = {ending.lower().lstrip("."): MEDIA.find(medium).name for ending, medium in (asked or {}).items()}
-        self._endings = sorted(self._asked, key=len, reverse=True)
+    def __init__(self, media_by_ending: Mapping[str, str] | None) -> None:
+        self._media_by_ending = {
+            ending.lower().lstrip("."): MEDIA.find(medium).name for ending, medium in (media_by_ending or {}).items()
+        }
+        self._endings = sorted(self._media_by_ending, key=len, reverse=True)
         self._unused = set(self._endings)
         kinds = [name for name in MEDIA if name != "image"]
         self._label = re.compile(rf"(?P<key>.+?)\.(?P<medium>{'|'.join(kinds)})(?:-(?P<name>[A-Za-z0-9_-]+))?", re.IGNORECASE)
         self._own = {suffix: name for name in kinds for suffix in medium_of(name).suffixes}
 
     def part(self, file: str) -> NamedPart | None:
-        """What a file is a part of, None when it is no medium by its name."""
+        """Parse the name of a media file; None if it is no medium by its name."""
         for ending in self._endings:
             if file.lower().endswith(f".{ending}") and len(file) > len(ending) + 1:
                 self._unused.discard(ending)
-                medium = self._asked[ending]
+                medium = self._media_by_ending[ending]
                 return NamedPart(file[: -len(ending) - 1], ending.partition(".")[0] if "." in ending else medium, medium)
         stem, _, ending = file.rpartition(".")
         label, _, number = stem.rpartition(".")
-        if number.isdigit() and (found := self._label.fullmatch(label)):
-            return _part_of_match(found, int(number))
-        if found := self._label.fullmatch(stem):
-            return _part_of_match(found)
+        if number.isdigit() and (match := self._label.fullmatch(label)):
+            return _part_of_match(match, int(number))
+        if match := self._label.fullmatch(stem):
+            return _part_of_match(match)
         if stem and (medium := self._own.get(ending.lower(), "")):
             return NamedPart(stem, medium, medium)
         return None
 
     def folder(self, name: str) -> NamedPart | None:
-        """What a folder of parts is: ``KEY.clip``."""
-        found = self._label.fullmatch(name)
-        return _part_of_match(found) if found else None
+        """Parse the name of a folder of parts, ``KEY.clip``; None if it is none."""
+        match = self._label.fullmatch(name)
+        return _part_of_match(match) if match else None
 
     def refuse_unused(self, file: object) -> None:
-        """An ending that was asked for and that no file has is a mistake."""
+        """Raise an error for a requested ending that no file has."""
         if self._unused:
             raise DataError(f"no file ends in .{min(self._unused)}", file=file, field="media", expected="an ending that is there")
 
 
-def _part_of_match(found: re.Match[str], number: int = 0) -> NamedPart:
-    medium = found["medium"].lower()
-    return NamedPart(found["key"], found["name"] or medium, medium, number)
+def _part_of_match(match: re.Match[str], number: int = 0) -> NamedPart:
+    medium = match["medium"].lower()
+    return NamedPart(match["key"], match["name"] or medium, medium, number)
 
 
 def in_order(files: Sequence[str]) -> list[str]:
@@ -95,22 +97,24 @@ def in_order(files: Sequence[str]) -> list[str]:
 
 def parts_of(folder: Path) -> list[str]:
     """The pictures of a folder that is one medium, in order."""
-    if fault_of(str(folder)) or not folder.is_dir():
+    if path_problem(str(folder)) or not folder.is_dir():
         return []
     return in_order([file.name for file in folder.iterdir() if file.suffix.lower().lstrip(".") in PICTURE_SUFFIXES])
 
 
-def column_media(table: pa.Table, wanted: Mapping[str, str], root: str, name: str, *, within: str | None = None) -> MediaObjects:
+def column_media(
+    table: pa.Table, medium_by_column: Mapping[str, str], root: str, name: str, *, within: str | None = None
+) -> MediaObjects:
     """Media from columns: a path, bytes, or a list of either a part. A path without ending is the folder of the parts. `within`: a folder
     that links may not lead out of."""
-    found: list[dict[str, MediaItem]] = [{} for _ in range(table.num_rows)]
-    for column, asked in wanted.items():
-        medium = MEDIA.find(asked).name
+    media: list[dict[str, MediaItem]] = [{} for _ in range(table.num_rows)]
+    for column, medium_name in medium_by_column.items():
+        medium = MEDIA.find(medium_name).name
         for row, value in enumerate(table[column].to_pylist()):
             parts = _sources(value, root, f"{name}:{row}:{column}", column, name, within)
             if parts:
-                found[row][column] = MediaItem(medium, parts)
-    return MediaObjects(found)
+                media[row][column] = MediaItem(medium, parts)
+    return MediaObjects(media)
 
 
 def _sources(value: Any, root: str, label: str, column: str, file: str, within: str | None) -> tuple[Source, ...]:

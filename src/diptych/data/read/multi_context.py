@@ -29,7 +29,7 @@ FOLDERS = ("", "mc-bench_images", "images")
 
 
 def holds(path: Path) -> bool:
-    """Whether a file is of this form."""
+    """True if a file is of this form."""
     if path.suffix.lower() != ".json" or not path.is_file() or not 0 < path.stat().st_size <= LARGEST:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
@@ -48,7 +48,7 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
     except ValueError as error:
         raise DataError(f"is no JSON: {error}", file=path, expected="annotations of MC-Bench") from error
     parts = {part: _records_of(plain, part, path) for part in ("images", "annotations", "descriptions", "categories")}
-    images = {entry["id"]: {**entry, "place": place} for place, entry in enumerate(parts["images"])}
+    images = {entry["id"]: {**entry, "place": position} for position, entry in enumerate(parts["images"])}
     names = {int(entry["id"]): str(entry.get("name", entry["id"])) for entry in parts["categories"]}
     boxes: dict[Any, list[Mapping[str, Any]]] = {}
     for row, entry in enumerate(parts["annotations"]):
@@ -67,27 +67,27 @@ def read_multi_context(path: Path, *, name: str = "", root: Path | None = None) 
             )
         if not isinstance(text.get("text"), str) or not text["text"].strip():
             raise DataError(f"description {text['id']} has no text", file=path, row=row, field="text", expected="words")
-        found = [entry for entry in shown if entry is not None]
-        sources = tuple(FileImage(_file(str(entry["file_name"]), path, root)) for entry in found)
-        asked = {
+        entries = [entry for entry in shown if entry is not None]
+        sources = tuple(FileImage(_file(str(entry["file_name"]), path, root)) for entry in entries)
+        question_fields = {
             "text": text["text"],
             "style": str(text.get("text_style", "")),
-            "positive": bool(text.get("positive_sample", any(boxes.get(entry["id"]) for entry in found))),
+            "positive": bool(text.get("positive_sample", any(boxes.get(entry["id"]) for entry in entries))),
             "categories": {str(number): name for number, name in names.items()},
-            "images": [_truth(entry, boxes.get(entry["id"], ())) for entry in found],
+            "images": [_truth(entry, boxes.get(entry["id"], ())) for entry in entries],
         }
         media = {"images": MediaItem("images", sources)}
-        samples.append(Sample(f"mc-{int(text['id']):05d}", media=media, extras={FIELD: asked}, source="mc_bench"))
+        samples.append(Sample(f"mc-{int(text['id']):05d}", media=media, extras={FIELD: question_fields}, source="mc_bench"))
     pool = Pool.from_samples(samples, name=name or path.stem)
     pool.notes.append(f"read as mc_bench: {len(samples):,} texts about pairs of pictures")
     return pool
 
 
 def _records_of(plain: Any, part: str, path: Path) -> list[Any]:
-    found = plain.get(part) if isinstance(plain, Mapping) else None
-    if not isinstance(found, list) or not all(isinstance(entry, Mapping) and "id" in entry for entry in found):
-        raise DataError(f"'{part}' is {str(found)[:60]}", file=path, field=part, expected="a list of records with an id")
-    return found
+    records = plain.get(part) if isinstance(plain, Mapping) else None
+    if not isinstance(records, list) or not all(isinstance(entry, Mapping) and "id" in entry for entry in records):
+        raise DataError(f"'{part}' is {str(records)[:60]}", file=path, field=part, expected="a list of records with an id")
+    return records
 
 
 def _check_annotation(

@@ -19,14 +19,14 @@ def uid_of(name: str) -> str:
     return _UNSAFE.sub("-", name.strip().strip("/").replace("/", "_")) or "-"
 
 
-def uids_of(names: Sequence[str], places: Sequence[str]) -> list[str]:
+def uids_of(names: Sequence[str], row_names: Sequence[str]) -> list[str]:
     """A uid for each name. Where two would be alike (``a/b`` and ``a_b``), each gets eight hex digits of a hash of its place.
 
-    `places` tell all rows apart (a path with its extension); equal places are a fault of the caller's data and stay alike.
+    `row_names` tell all rows apart (a path with its extension); equal ones are a fault of the caller's data and stay alike.
     """
     uids = [uid_of(name) for name in names]
     count = Counter(uids)
     return [
-        f"{uid}-{hashlib.sha256(place.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}" if count[uid] > 1 else uid
-        for uid, place in zip(uids, places, strict=True)
+        f"{uid}-{hashlib.sha256(row_name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}" if count[uid] > 1 else uid
+        for uid, row_name in zip(uids, row_names, strict=True)
     ]

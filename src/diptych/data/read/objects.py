@@ -14,44 +14,44 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError, DiptychError
-from diptych.core.image import ImageSource, Viewable
+from diptych.core.image import DisplayMixin, ImageSource
 from diptych.core.inputs import image_of
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.media.images import Objects
-from diptych.data.read.assemble import Found, assemble
-from diptych.data.read.wanted import IMAGE_NAMES, Wanted
+from diptych.data.media.images import ImageObjects
+from diptych.data.read.assemble import SourceRows, assemble
+from diptych.data.read.read_options import IMAGE_NAMES, ReadOptions
 
 A_PAIR = "pairs (image, text), rows {name: value}, or Sample"
 
 
-def read_object(source: Any, wanted: Wanted, *, name: str, root: Path | None) -> Pool | None:
+def read_object(source: Any, options: ReadOptions, *, name: str, root: Path | None) -> Pool | None:
     """The pool of a pandas or polars DataFrame, an Arrow table, a list of pairs or of rows, or a data set of torch; None for what is none
     of these. `root`: the folder that image paths are relative to; without, the working directory."""
     module = type(source).__module__.partition(".")[0]
     if module == "pandas" and hasattr(source, "columns"):
-        return _columns({str(column): source[column].tolist() for column in source.columns}, wanted, name or "table", root)
+        return _columns({str(column): source[column].tolist() for column in source.columns}, options, name or "table", root)
     if module == "polars" and hasattr(source, "to_arrow"):
         source = source.to_arrow()
     if isinstance(source, pa.RecordBatch):
         source = pa.Table.from_batches([source])
     if isinstance(source, pa.Table):
-        return _table(source, wanted, name or "table", root)
+        return _table(source, options, name or "table", root)
     if isinstance(source, list | tuple):
-        return _read_list(source, wanted, name, root)
+        return _read_list(source, options, name, root)
     if not isinstance(source, Mapping | str | bytes) and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _lazily(source, name or type(source).__name__)
     return None
 
 
-def _read_list(rows: Sequence[Any], wanted: Wanted, name: str, root: Path | None) -> Pool:
+def _read_list(rows: Sequence[Any], options: ReadOptions, name: str, root: Path | None) -> Pool:
     if not rows:
         raise DataError("the list is empty", expected=A_PAIR)
     if all(isinstance(row, Sample) for row in rows):
         return Pool.from_samples(rows, name=name or "samples")
     if all(isinstance(row, Mapping) for row in rows):
         names = list(dict.fromkeys(str(key) for row in rows for key in row))
-        return _columns({key: [row.get(key) for row in rows] for key in names}, wanted, name or "rows", root)
+        return _columns({key: [row.get(key) for row in rows] for key in names}, options, name or "rows", root)
     return Pool.from_samples((_pair(row, at, root) for at, row in enumerate(rows)), name=name or "pairs")
 
 
@@ -78,7 +78,7 @@ def _texts(given: Any, at: int) -> tuple[Text, ...]:
 # ---------------------------------------------------------------- columns
 
 
-def _columns(columns: Mapping[str, Sequence[Any]], wanted: Wanted, name: str, root: Path | None) -> Pool:
+def _columns(columns: Mapping[str, Sequence[Any]], options: ReadOptions, name: str, root: Path | None) -> Pool:
     """Columns of Python values: those that hold pictures as objects are kept aside, the others become a table."""
     count = len(next(iter(columns.values()), ()))
     if not count:
@@ -88,33 +88,33 @@ def _columns(columns: Mapping[str, Sequence[Any]], wanted: Wanted, name: str, ro
     try:
         table = pa.table({key: pa.array(values, from_pandas=True) for key, values in rest.items()})
     except pa.ArrowException as error:
-        raise DataError(f"holds a column that is no column of one type: {error}", file=name) from error
+        raise DataError(f"has a column of mixed types: {error}", file=name) from error
     if not objects:
-        return _table(table, wanted, name, root)
+        return _table(table, options, name, root)
     usual = [key for key in objects if key.lower() in IMAGE_NAMES[0]]
-    column = wanted.image or (next(iter(objects)) if len(objects) == 1 else usual[0] if len(usual) == 1 else None)
+    column = options.image or (next(iter(objects)) if len(objects) == 1 else usual[0] if len(usual) == 1 else None)
     if column not in objects:
         raise DataError(f"columns {', '.join(objects)} hold pictures", file=name, expected="image=COLUMN")
     pictures = tuple(None if value is None else image_of(value, row=row) for row, value in enumerate(objects[column]))
     table = table if table.num_columns else pa.table({"": pa.nulls(count)})
-    return assemble(Found(name, table, name, images=Objects(pictures)), replace(wanted, image=None))
+    return assemble(SourceRows(name, table, name, images=ImageObjects(pictures)), replace(options, image=None))
 
 
 def _is_picture(value: Any) -> bool:
     return hasattr(value, "getbands") or isinstance(value, np.ndarray | ImageSource)
 
 
-def _table(table: pa.Table, wanted: Wanted, name: str, root: Path | None) -> Pool:
+def _table(table: pa.Table, options: ReadOptions, name: str, root: Path | None) -> Pool:
     top = str(root or Path.cwd())
-    return assemble(Found(name, table.replace_schema_metadata(None), name, root=top, within=None), wanted)
+    return assemble(SourceRows(name, table.replace_schema_metadata(None), name, root=top, within=None), options)
 
 
 # ---------------------------------------------------------------- data sets of torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ItemImage(Viewable):
-    """The picture of one item, which is asked for anew whenever it is read."""
+class ItemImage(DisplayMixin):
+    """Picture of one item, fetched anew on each read."""
 
     items: Any
     row: int
@@ -131,12 +131,12 @@ def _lazily(items: Any, name: str) -> Pool:
 
     def samples() -> Iterator[Sample]:
         for row in range(len(items)):
-            _, said = _parts(items[row], row)
-            if isinstance(said, int | np.integer) or getattr(said, "ndim", None) == 0:
-                label = int(said)
+            _, second = _parts(items[row], row)
+            if isinstance(second, int | np.integer) or getattr(second, "ndim", None) == 0:
+                label = int(second)
                 texts: tuple[Text, ...] = (Text(str(classes[label]) if classes is not None else str(label), origin="label"),)
             else:
-                texts = _texts(said, row)
+                texts = _texts(second, row)
             yield Sample(f"{row:07d}", ItemImage(items, row, f"{name}[{row}]"), texts)
 
     return Pool.from_samples(samples(), name=name)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 
 NAMES = {
     "reid_raw.json": "CUHK-PEDES",
@@ -32,19 +32,19 @@ JUNK, DISTRACTOR = -1, 0
 
 
 def describes_persons(values: Sequence[Any]) -> bool:
-    """Whether a list of objects has the form of these data: an id, a path, captions."""
+    """True if a list of objects has the form of these data: an id, a path, captions."""
     first = [value for value in values[:100] if isinstance(value, dict)]
     return bool(first) and all("id" in value and "captions" in value and any(p in value for p in PATHS) for value in first)
 
 
-def person_rows(path: Path, values: Sequence[Any], bad: list[Bad], notes: list[str]) -> list[dict[str, Any]]:
-    """A row a picture. An entry of the wrong shape costs itself; a file without splits is named."""
+def person_rows(path: Path, values: Sequence[Any], bad: list[QuarantineEntry], notes: list[str]) -> list[dict[str, Any]]:
+    """One row per picture. An entry of the wrong shape costs itself; a file without splits is named."""
     dataset = NAMES.get(path.name, "")
     rows = []
     for at, value in enumerate(values):
         fault = _fault(value)
         if fault:
-            bad.append(Bad("", "read", fault, f"{path}, row {at}"))
+            bad.append(QuarantineEntry("", "read", fault, f"{path}, row {at}"))
             continue
         rows.append(_row(value, dataset))
     if rows and not any("split" in row for row in rows):
@@ -54,7 +54,7 @@ def person_rows(path: Path, values: Sequence[Any], bad: list[Bad], notes: list[s
         split_of.setdefault(row["group"], set()).add(row.get("split", ""))
     shared = [group for group, splits in split_of.items() if len(splits) > 1]
     if shared:
-        notes.append(f"{len(shared)} identities stand in several splits, the first is '{shared[0]}'")
+        notes.append(f"{len(shared)} identities are in several splits, the first is '{shared[0]}'")
     return rows
 
 
@@ -101,31 +101,33 @@ def _row(value: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def is_market(root: Path) -> bool:
-    """Whether a folder is laid out as Market-1501 is."""
+    """True if a folder has the layout of Market-1501."""
     return all((root / folder).is_dir() for folder in MARKET_FOLDERS)
 
 
-def market_rows(root: Path, bad: list[Bad]) -> Iterator[dict[str, Any]]:
-    """A row a picture, with identity and camera out of its name, "0002_c1s1_000451_03.jpg": person 2, camera 1, sequence 1, frame 451.
+def market_rows(root: Path, bad: list[QuarantineEntry]) -> Iterator[dict[str, Any]]:
+    """One row per picture, with identity and camera out of its name, "0002_c1s1_000451_03.jpg": person 2, camera 1, sequence 1, frame 451.
 
-    Query and gallery are one split, "test", told apart by the column "role". Junk (-1) is left out and said so; distractors (0000) show
+    Query and gallery are one split, "test", distinguished by the column "role". Junk (-1) is left out and reported; distractors (0000) show
     nobody's query, and each is its own group.
     """
     for folder, (split, role) in MARKET_FOLDERS.items():
         for file in sorted((root / folder).iterdir()):
             if file.suffix.lower() not in (".jpg", ".png", ".jpeg"):
                 continue
-            place = f"{folder}/{file.name}"
-            found = MARKET.match(file.stem)
-            if found is None:
-                bad.append(Bad("", "read", "is not named as in Market-1501 (expected 0002_c1s1_000451_03.jpg)", str(file)))
+            relative = f"{folder}/{file.name}"
+            match = MARKET.match(file.stem)
+            if match is None:
+                bad.append(
+                    QuarantineEntry("", "read", "is not named as in Market-1501 (expected 0002_c1s1_000451_03.jpg)", str(file))
+                )
                 continue
-            number, camera, sequence, frame, _ = map(int, found.groups())
+            number, camera, sequence, frame, _ = map(int, match.groups())
             if number == JUNK:
-                bad.append(Bad("", "read", "junk: a box that fits no person (identity -1)", str(file)))
+                bad.append(QuarantineEntry("", "read", "junk: a box that fits no person (identity -1)", str(file)))
                 continue
             yield {
-                "image": place,
+                "image": relative,
                 "group": f"distractor-{file.stem}" if number == DISTRACTOR else f"{number:04d}",
                 "identity": number,
                 "camera": camera,

@@ -1,4 +1,4 @@
-"""Python dicts, a sample each, to flat Arrow columns: in pieces, so that a million of them never stand in memory together."""
+"""Python dicts, one per sample, to flat Arrow columns: in chunks, so that a million of them are never in memory together."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Rows:
 
 
 def is_json(field: pa.Field) -> bool:
-    """Whether a column holds JSON texts that are read as values."""
+    """True if a column holds JSON texts that are parsed into values."""
     return (field.metadata or {}).get(b"diptych") == b"json"
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 
 CAPTIONS = ("merged_caption", "captions")
 
 
 def holds_groups(value: Any) -> bool:
-    """Whether the value of a JSON file is such groups: by the first hundred of its entries."""
+    """True if the value of a JSON file is such groups, judged by its first hundred entries."""
     if not isinstance(value, dict) or not value:
         return False
     some = list(value.values())[:100]
@@ -25,15 +25,15 @@ def holds_groups(value: Any) -> bool:
     )
 
 
-def rows_of(path: Path, value: dict[str, Any], bad: list[Bad]) -> list[dict[str, Any]]:
-    """A row an image, with all captions of its group, the group's id, its concepts in `concept`, and its anatomy. A group of another shape
-    costs itself."""
+def rows_of(path: Path, value: dict[str, Any], bad: list[QuarantineEntry]) -> list[dict[str, Any]]:
+    """One row per image, with all captions of its group, the group's id, its concepts in `concept`, and its anatomy. A malformed group
+    is left out."""
     rows: list[dict[str, Any]] = []
     for key, group in value.items():
         images, captions, labels = _parts(group)
         fault = _fault(images, captions, labels)
         if fault:
-            bad.append(Bad(key, "read", fault, str(path)))
+            bad.append(QuarantineEntry(key, "read", fault, str(path)))
             continue
         for number, image in enumerate(images):
             row = {
@@ -57,10 +57,10 @@ def _parts(group: Any) -> tuple[Any, Any, Any]:
 
 
 def _fault(images: Any, captions: Any, labels: Any) -> str:
-    """What is wrong with a group, "" for nothing."""
-    for what, found, least in (("images", images, 1), ("captions", captions, 1), ("labels", labels, 0)):
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            return f"its {what} are a {type(found).__name__} and not a list of strings"
-        if len(found) < least:
+    """Reason that a group is malformed, or ""."""
+    for what, values, least in (("images", images, 1), ("captions", captions, 1), ("labels", labels, 0)):
+        if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+            return f"its {what} are a {type(values).__name__} and not a list of strings"
+        if len(values) < least:
             return f"it has no {what}"
     return ""

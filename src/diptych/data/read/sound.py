@@ -1,4 +1,4 @@
-"""Columns of strangers' tables, made sound before anything is made of them: strings are UTF-8, paths are paths, texts are texts.
+"""Validation of columns from foreign tables: strings are UTF-8, paths are paths, texts are texts.
 
 What is wrong costs its row and names it. A column that as a whole cannot be what it is taken for is a `DataError` instead.
 """
@@ -14,29 +14,31 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.disk.paths import LONGEST_NAME, fault_of
+from diptych.core.disk.paths import LONGEST_NAME, path_problem
 from diptych.core.errors import DataError
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read.rows import is_json
 
 Ints = npt.NDArray[np.int64]
 
 
-def sound_paths(paths: pa.Array, where: Callable[[int], str], bad: list[Bad]) -> pa.Array:
+def sound_paths(paths: pa.Array, where: Callable[[int], str], bad: list[QuarantineEntry]) -> pa.Array:
     """The same column with null where no file can be called so."""
     suspicious = pc.or_(
         pc.greater(pc.binary_length(paths), LONGEST_NAME), pc.match_substring(pc.fill_null(paths, ""), "\0")
     ).fill_null(False)
     if not pc.any(suspicious).as_py():
         return paths
-    faults = {row: fault for row in np.flatnonzero(suspicious).tolist() if (fault := fault_of(paths[row].as_py()))}
-    bad += [Bad("", "read", f"names its image by {fault}", where(row)) for row, fault in faults.items()]
+    faults = {row: fault for row in np.flatnonzero(suspicious).tolist() if (fault := path_problem(paths[row].as_py()))}
+    bad += [QuarantineEntry("", "read", f"names its image by {fault}", where(row)) for row, fault in faults.items()]
     wrong = np.zeros(len(paths), bool)
     wrong[list(faults)] = True
     return pc.if_else(pa.array(wrong), pa.scalar(None, paths.type), paths)
 
 
-def flat_texts(table: pa.Table, name: str, file: str, where: Callable[[int], str], bad: list[Bad]) -> tuple[pa.Array, Ints]:
+def flat_texts(
+    table: pa.Table, name: str, file: str, where: Callable[[int], str], bad: list[QuarantineEntry]
+) -> tuple[pa.Array, Ints]:
     """A column of strings, of lists of strings or of JSON as (trimmed strings, row of each). A value that is no text costs itself."""
     column = table[name].combine_chunks()
     if is_json(table.schema.field(name)):
@@ -63,29 +65,31 @@ def flat_texts(table: pa.Table, name: str, file: str, where: Callable[[int], str
     return pc.utf8_trim_whitespace(strings), at
 
 
-def _decode_utf8(values: pa.Array, at: Ints, name: str, where: Callable[[int], str], bad: list[Bad]) -> pa.Array:
+def _decode_utf8(values: pa.Array, at: Ints, name: str, where: Callable[[int], str], bad: list[QuarantineEntry]) -> pa.Array:
     """Bytes as the UTF-8 that they are, null where they are not."""
-    found: list[str | None] = []
+    decoded: list[str | None] = []
     for number, value in enumerate(values.to_pylist()):
         try:
-            found.append(None if value is None else value.decode())
+            decoded.append(None if value is None else value.decode())
         except UnicodeDecodeError as error:
             reason = f"its {name} is not UTF-8: byte {error.start} is 0x{value[error.start]:02x}"
-            bad.append(Bad("", "text", reason, where(int(at[number]))))
-            found.append(None)
-    return pa.array(found, pa.large_string())
+            bad.append(QuarantineEntry("", "text", reason, where(int(at[number]))))
+            decoded.append(None)
+    return pa.array(decoded, pa.large_string())
 
 
-def _json_texts(column: pa.Array, name: str, where: Callable[[int], str], bad: list[Bad]) -> tuple[pa.Array, Ints]:
+def _json_texts(column: pa.Array, name: str, where: Callable[[int], str], bad: list[QuarantineEntry]) -> tuple[pa.Array, Ints]:
     strings, at = [], []
     for row, stored in enumerate(column.to_pylist()):
         value = None if stored is None else json.loads(stored)
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict | list):
                 kind = "an object" if isinstance(item, dict) else "a list in a list"
-                bad.append(Bad("", "text", f"its {name} holds {kind}, not a text", where(row)))
+                bad.append(QuarantineEntry("", "text", f"its {name} holds {kind}, not a text", where(row)))
             elif isinstance(item, str) and not _can_be_written(item):
-                bad.append(Bad("", "text", f"its {name} holds half a surrogate pair, which is no character", where(row)))
+                bad.append(
+                    QuarantineEntry("", "text", f"its {name} holds half a surrogate pair, which is not a character", where(row))
+                )
             elif item is not None:
                 strings.append(str(item))
                 at.append(row)

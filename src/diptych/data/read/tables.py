@@ -18,10 +18,10 @@ from diptych.core.disk.paths import is_file, read_file
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
-from diptych.data.quarantine import Bad
-from diptych.data.read.assemble import Found, assemble
+from diptych.data.quarantine import QuarantineEntry
+from diptych.data.read.assemble import SourceRows, assemble
+from diptych.data.read.read_options import OTHER_NAMES, ReadOptions, choose
 from diptych.data.read.rows import Rows, is_json
-from diptych.data.read.wanted import OTHER_NAMES, Wanted, choose
 from diptych.data.shards.sidecar import fields_of
 from diptych.data.utf8 import utf8_rows
 
@@ -29,13 +29,13 @@ DELIMITERS = (",", ";", "\t", "|")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 
 
-def read_tables(paths: Sequence[Path], wanted: Wanted, *, name: str, root: Path | None = None) -> Pool:
+def read_tables(paths: Sequence[Path], options: ReadOptions, *, name: str, root: Path | None = None) -> Pool:
     """One pool over all files, in the order given. `root` is the folder that image paths are relative to."""
-    bad: list[Bad] = []
+    bad: list[QuarantineEntry] = []
     tables, starts, kept_rows = [], [], []
     total = 0
     for path in paths:
-        table, row_numbers = load_table(path, wanted, bad)
+        table, row_numbers = load_table(path, options, bad)
         starts.append(total)
         total += table.num_rows
         tables.append(table)
@@ -53,14 +53,14 @@ def read_tables(paths: Sequence[Path], wanted: Wanted, *, name: str, root: Path 
     file = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
     top = str(root or paths[0].parent)
     stacked = _stack(tables, paths)
-    found = Found(name, stacked, file, root=top, locate=locate, within=wanted.within(top), bad=bad)
-    pool = assemble(found, wanted)
-    _some_image_exists(pool, found)
+    source = SourceRows(name, stacked, file, root=top, locate=locate, within=options.within(top), bad=bad)
+    pool = assemble(source, options)
+    _some_image_exists(pool, source)
     return pool
 
 
-def _some_image_exists(pool: Pool, found: Found) -> None:
-    """A wrong root would otherwise only show when every image fails."""
+def _some_image_exists(pool: Pool, source: SourceRows) -> None:
+    """Raise an error if no image exists: a wrong root would otherwise only show when every image fails."""
     from diptych.core.image import FileImage
 
     rows = range(min(len(pool), 100))
@@ -71,8 +71,8 @@ def _some_image_exists(pool: Pool, found: Found) -> None:
     if files and not any(is_file(image.path) for image in files):
         raise DataError(
             f"none of the first {len(files)} images exists, such as {files[0].path}",
-            file=found.file,
-            expected=f"paths relative to {found.root}, absolute ones, or root=FOLDER",
+            file=source.file,
+            expected=f"paths relative to {source.root}, absolute ones, or root=FOLDER",
         )
 
 
@@ -95,8 +95,8 @@ def _stack(tables: list[pa.Table], paths: Sequence[Path]) -> pa.Table:
             raise DataError(f"its columns do not fit those of {paths[0]}: {error}", file=paths[-1]) from error
 
 
-def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
-    """The table, and the row number of each row in its file (empty: counted from 0 without gaps)."""
+def load_table(path: Path, options: ReadOptions, bad: list[QuarantineEntry]) -> tuple[pa.Table, Sequence[int]]:
+    """Table, and the row number of each row in its file (empty: counted from 0 without gaps)."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         table = read_parquet(path)
@@ -105,22 +105,24 @@ def load_table(path: Path, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Se
     data = _bytes(path)
     if suffix in (".jsonl", ".ndjson"):
         return _load_jsonl(path, data, bad)
-    return _load_csv(path, data, "\t" if suffix == ".tsv" else _delimiter(path, data, wanted), wanted, bad)
+    return _load_csv(path, data, "\t" if suffix == ".tsv" else _delimiter(path, data, options), options, bad)
 
 
-def _delimiter(path: Path, data: bytes, wanted: Wanted) -> str:
-    """What stands between the fields of a .csv: what is wanted, the comma, or, where a header has none, what makes the most fields."""
-    if wanted.delimiter:
-        named = {"tab": "\t", "\\t": "\t"}.get(wanted.delimiter, wanted.delimiter)
+def _delimiter(path: Path, data: bytes, options: ReadOptions) -> str:
+    """Delimiter of a .csv: the one given, else the comma, or, for a header without one, the mark that makes the most fields."""
+    if options.delimiter:
+        named = {"tab": "\t", "\\t": "\t"}.get(options.delimiter, options.delimiter)
         if len(named) != 1:
-            raise DataError(f"delimiter is {wanted.delimiter!r}", file=path, expected="one character, or 'tab'")
+            raise DataError(f"delimiter is {options.delimiter!r}", file=path, expected="one character, or 'tab'")
         return named
     line = data[:100_000].decode("utf-8", "replace")
     fields = {mark: len(next(csv.reader(io.StringIO(line), delimiter=mark), [])) for mark in DELIMITERS}
     return "," if fields[","] > 1 else max(DELIMITERS, key=lambda mark: fields[mark])
 
 
-def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
+def _load_csv(
+    path: Path, data: bytes, delimiter: str, options: ReadOptions, bad: list[QuarantineEntry]
+) -> tuple[pa.Table, Sequence[int]]:
     """Columns that hold paths, texts or identities stay strings; the others get a type. Rows count from 1, without the header."""
     from pyarrow import csv as arrow_csv
 
@@ -129,15 +131,15 @@ def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list
     if not header or not text.strip():
         raise DataError("is empty", file=path, expected="a header and at least one row")
     if twice := next((name for name in header if header.count(name) > 1), None):
-        raise DataError(f"column '{twice}' stands twice in the header", file=path, expected="names that differ")
-    chosen = choose(wanted, header, path)
+        raise DataError(f"column '{twice}' is twice in the header", file=path, expected="names that differ")
+    chosen = choose(options, header, path)
     as_text = chosen.used | {name for names in OTHER_NAMES.values() for name in names}
 
     def skip(row: Any) -> str:
         reason = f"has {row.actual_columns} fields instead of {row.expected_columns}: {row.text[:60]!r}"
         number = row.number if row.number is not None else 0
         wrong.append(number - 1)
-        bad.append(Bad("", "read", f"row {number - 1} {reason}", str(path)))
+        bad.append(QuarantineEntry("", "read", f"row {number - 1} {reason}", str(path)))
         return "skip"
 
     wrong: list[int] = []
@@ -158,15 +160,15 @@ def _load_csv(path: Path, data: bytes, delimiter: str, wanted: Wanted, bad: list
     return table, [row for row in every if row not in skipped] if skipped else every
 
 
-def _load_jsonl(path: Path, data: bytes, bad: list[Bad]) -> tuple[pa.Table, Sequence[int]]:
-    """An object a line; lines count from 1. A line that is no object costs that line."""
+def _load_jsonl(path: Path, data: bytes, bad: list[QuarantineEntry]) -> tuple[pa.Table, Sequence[int]]:
+    """One object per line; lines count from 1. Lines that are not objects are left out."""
     rows, numbers = Rows(), []
     at = 0
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             fields = fields_of(line, "", str(path))
-            if isinstance(fields, Bad):
-                bad.append(Bad("", "read", f"line {number} (from byte {at:,}) {fields.reason}", str(path)))
+            if isinstance(fields, QuarantineEntry):
+                bad.append(QuarantineEntry("", "read", f"line {number} (from byte {at:,}) {fields.reason}", str(path)))
             else:
                 rows.add(fields)
                 numbers.append(number)
@@ -196,7 +198,7 @@ def _utf8(path: Path, data: bytes) -> str:
 
 
 def fetch_table(address: str) -> Path:
-    """A table at an fsspec address (``s3://``, ``memory://``, ``hf://``), copied whole into the cache folder once per version."""
+    """Table at an fsspec address (``s3://``, ``memory://``, ``hf://``), copied whole into the cache folder once per version."""
     from fsspec.core import url_to_fs
 
     filesystem, remote = url_to_fs(address)

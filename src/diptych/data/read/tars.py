@@ -19,12 +19,12 @@ from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MediaTable
-from diptych.data.quarantine import Bad
-from diptych.data.read.assemble import Found, assemble
+from diptych.data.quarantine import QuarantineEntry
+from diptych.data.read.assemble import SourceRows, assemble
 from diptych.data.read.media import MediaNames, NamedPart
 from diptych.data.read.naming import uid_of
+from diptych.data.read.read_options import ReadOptions
 from diptych.data.read.rows import Rows
-from diptych.data.read.wanted import Wanted
 from diptych.data.shards.mark import refuse_unfinished_tar
 from diptych.data.shards.sidecar import IMAGES, LARGEST, TEXTS, row_of
 from diptych.data.shards.tar_index import TarIndex, open_index
@@ -46,33 +46,35 @@ class _Sample:
 
 
 @dataclass
-class _Gathered:
-    """Samples of all tars, column by column."""
+class _TarSamples:
+    """Samples of all tars, by column."""
 
     rows: Rows = field(default_factory=Rows)
     keys: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
+    row_keys: list[str] = field(default_factory=list)
     images: list[tuple[int, int, int, str]] = field(default_factory=list)
     media: list[dict[str, Any]] = field(default_factory=list)
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[QuarantineEntry] = field(default_factory=list)
     dotted: int = 0
     apart: int = 0
 
 
-def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
-    """One pool over all tars, in the order given. What is wrong costs the members concerned, and a quarantine row each."""
-    gathered, named = _Gathered(), MediaNames(wanted.media)
+def read_tars(paths: Sequence[Path], options: ReadOptions, *, name: str) -> Pool:
+    """One pool over all tars, in the order given. Faulty members are left out, with a quarantine row each."""
+    gathered, named = _TarSamples(), MediaNames(options.media)
     for number, path in enumerate(paths):
         refuse_unfinished_tar(path)
         if not is_utf8(str(path.resolve())):
             raise DataError("its name is not UTF-8", file=printable(str(path)), expected="another name, which tables can hold")
         index = open_index(path)
         gathered.bad += [
-            Bad(uid_of(_key(p.member)[0]) if p.member else "", "read", p.reason, f"{path}:{p.member}" if p.member else str(path))
+            QuarantineEntry(
+                uid_of(_key(p.member)[0]) if p.member else "", "read", p.reason, f"{path}:{p.member}" if p.member else str(path)
+            )
             for p in index.problems
         ]
         with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _gather(gathered, number, path, index, data, wanted, named)
+            _gather(gathered, number, path, index, data, options, named)
     if not gathered.keys:
         first = f"; first problem: {gathered.bad[0]}" if gathered.bad else ""
         raise DataError(f"no sample with an image{first}", file=paths[0], expected="members KEY.jpg and KEY.txt or KEY.json")
@@ -92,22 +94,22 @@ def read_tars(paths: Sequence[Path], wanted: Wanted, *, name: str) -> Pool:
         )
     if gathered.apart:
         notes.append(f"{gathered.apart:,} samples had members that are not side by side; they were joined")
-    found = Found(
+    source = SourceRows(
         name,
         gathered.rows.table(),
         str(paths[0] if len(paths) == 1 else paths[0].parent),
         images=images,
         media=MediaTable.by_row(gathered.media, len(gathered.keys), "") if gathered.media else None,
         names=gathered.keys,
-        places=gathered.places,
+        row_keys=gathered.row_keys,
         bad=gathered.bad,
         notes=notes,
     )
-    return assemble(found, wanted.with_caption(found.table))
+    return assemble(source, options.with_caption(source.table))
 
 
 def _gather(
-    gathered: _Gathered, number: int, path: Path, index: TarIndex, data: mmap.mmap, wanted: Wanted, named: MediaNames
+    gathered: _TarSamples, number: int, path: Path, index: TarIndex, data: mmap.mmap, options: ReadOptions, named: MediaNames
 ) -> None:
     for sample in _group(gathered, path, index, named):
         uid = uid_of(sample.key)
@@ -116,26 +118,26 @@ def _gather(
             continue
         if large := next((member for member in sample.others.values() if member[2] > LARGEST), None):
             reason = f"has {large[2]:,} bytes, and at most {LARGEST:,} are read of such a file"
-            gathered.bad.append(Bad(uid, "text", reason, f"{path}:{large[0]}"))
+            gathered.bad.append(QuarantineEntry(uid, "text", reason, f"{path}:{large[0]}"))
             continue
         members = {extension: data[offset : offset + size] for extension, (_, offset, size) in sample.others.items()}
         files = {extension: f"{path}:{name}" for extension, (name, _, _) in sample.others.items()}
-        row = row_of(members, uid, files, wanted)
-        if isinstance(row, Bad):
+        row = row_of(members, uid, files, options)
+        if isinstance(row, QuarantineEntry):
             gathered.bad.append(row)
             continue
         for part, (_, offset, size) in sorted(sample.media, key=lambda one: (one[0].name, one[0].number)):
-            place = {"file": str(path.resolve()), "offset": offset, "size": size, "row": len(gathered.keys)}
-            gathered.media.append({"name": part.name, "medium": part.medium, **place})
+            location = {"file": str(path.resolve()), "offset": offset, "size": size, "row": len(gathered.keys)}
+            gathered.media.append({"name": part.name, "medium": part.medium, **location})
         gathered.rows.add(row)
         gathered.keys.append(sample.key)
-        gathered.places.append(f"{path.name}/{sample.key}")
+        gathered.row_keys.append(f"{path.name}/{sample.key}")
         gathered.images.append((number, image[1], image[2], image[0]) if image else (-1, 0, 0, ""))
         gathered.apart += sample.apart
 
 
-def _group(gathered: _Gathered, path: Path, index: TarIndex, named: MediaNames) -> list[_Sample]:
-    """Members by key, in order of first appearance. A name that comes twice counts once."""
+def _group(gathered: _TarSamples, path: Path, index: TarIndex, named: MediaNames) -> list[_Sample]:
+    """Members by key, in order of first appearance. A duplicate name counts once."""
     samples: dict[str, _Sample] = {}
     seen: set[str] = set()
     columns = (index.members[column].to_pylist() for column in ("name", "offset", "size"))
@@ -145,7 +147,7 @@ def _group(gathered: _Gathered, path: Path, index: TarIndex, named: MediaNames) 
             continue
         if name in seen:
             gathered.bad.append(
-                Bad(uid_of(key), "read", "this name comes twice in the tar; the first one is kept", f"{path}:{name}")
+                QuarantineEntry(uid_of(key), "read", "this name comes twice in the tar; the first one is kept", f"{path}:{name}")
             )
             continue
         seen.add(name)
@@ -168,7 +170,7 @@ def _group(gathered: _Gathered, path: Path, index: TarIndex, named: MediaNames) 
     return list(samples.values())
 
 
-def _only_image(gathered: _Gathered, sample: _Sample, path: Path, uid: str) -> Member | None:
+def _only_image(gathered: _TarSamples, sample: _Sample, path: Path, uid: str) -> Member | None:
     """The image of a key, of several the one without a dotted extension; None and a quarantine row where that is unclear."""
     images = sample.images
     if len(images) > 1:
@@ -185,7 +187,7 @@ def _only_image(gathered: _Gathered, sample: _Sample, path: Path, uid: str) -> M
         reason = f"key '{sample.key}' has no image, only {', '.join(sorted(sample.others))}"
     else:
         return None  # other data of somebody else's (.npy, .pth): not ours to judge
-    gathered.bad.append(Bad(uid, "read", reason, str(path)))
+    gathered.bad.append(QuarantineEntry(uid, "read", reason, str(path)))
     return None
 
 

@@ -1,7 +1,7 @@
-"""From any pool to a folder that everything else stands on: tar shards with an offset index, a Parquet manifest, tables by uid.
+"""Build a data folder from any pool: tar shards with an offset index, a Parquet manifest, tables by uid.
 
     OUT/diptych.json             format, name, fingerprint, count; written last: a folder without it is not finished
-    OUT/manifest.parquet         a row a sample: where its image lies, its size, sha256, group, licence, source, split, extras
+    OUT/manifest.parquet         one row per sample: where its image lies, its size, sha256, group, licence, source, split, extras
     OUT/shards/00000.tar         WebDataset naming: UID.jpg | .png | .webp beside UID.json; readable by any WebDataset reader;
                                  other media as UID.clip.0003.jpg, UID.cloud.npy, ...
     OUT/shards/00000.idx.parquet offset and size of every member
@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 
 from diptych.core.config import config_hash
 from diptych.core.disk.files import publish, write_json
-from diptych.core.disk.lock import only_here
+from diptych.core.disk.lock import exclusive
 from diptych.core.errors import DataError, DiptychError, RunError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
@@ -39,11 +39,11 @@ from diptych.data.dataset import Pool
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
 from diptych.data.metadata import JSON
-from diptych.data.quarantine import Bad, first_lines, read_quarantine, write_quarantine
+from diptych.data.quarantine import QuarantineEntry, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged
 from diptych.data.shards.inside import refuse_links, sound_manifest, sound_media
 from diptych.data.shards.mark import FORMAT, MANIFEST, MARK, PART, SHARDS, UNFINISHED, begin, is_built, is_interrupted, read_mark
-from diptych.data.shards.write import ShardWriter, Stored, store_shard
+from diptych.data.shards.write import ShardRecords, ShardWriter, store_shard
 from diptych.data.texts import Texts
 
 BASE_TABLES, MEDIA = ("texts", "regions", "relations"), "media"
@@ -51,7 +51,7 @@ BASE_TABLES, MEDIA = ("texts", "regions", "relations"), "media"
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did. `kept` counts shards that an earlier, interrupted build had finished."""
+    """Summary of a build. `kept` counts shards that an earlier, interrupted build had finished."""
 
     folder: Path
     samples: int
@@ -84,7 +84,7 @@ def build(
     progress: bool = False,
     command: str = "",
 ) -> BuildReport:
-    """Write `pool` to the folder `out`.
+    """Write `pool` to the folder `out` as tar shards.
 
     check      decode every image and medium in full once, so that a truncated one is found now and not in the middle of training
     overwrite  replace a finished data set that lies there: the new one is built beside it and takes its place in one step
@@ -95,23 +95,23 @@ def build(
     out = Path(out)
     if shard_samples < 1:
         raise DataError(f"shard_samples is {shard_samples}", expected="at least 1")
-    place = out.absolute()
-    with only_here(place.parent, f".{place.name}.lock", f"{out} is being built"):
+    target = out.absolute()
+    with exclusive(target.parent, f".{target.name}.lock", f"{out} is being built"):
         return _build_alone(pool, out, shard_samples, overwrite, check, progress, command)
 
 
 def _build_alone(
     pool: Pool, out: Path, shard_samples: int, overwrite: bool, check: bool, progress: bool, command: str
 ) -> BuildReport:
-    """`build`, once it is the only one."""
+    """The body of `build`, run under its lock."""
     config = {"format": FORMAT, "fingerprint": pool.fingerprint, "shard_samples": shard_samples, "check": check}
     if is_built(out):
         if not overwrite:
             if read_mark(out).get("built_from") == config:
                 return _report(out, kept=-1)
             raise DataError(f"{out} already holds another data set", expected="another folder, or --overwrite")
-        place = out.absolute()
-        work = place.with_name(f".{place.name}.building")
+        target = out.absolute()
+        work = target.with_name(f".{target.name}.building")
         if is_built(work) and read_mark(work).get("built_from") != config:
             shutil.rmtree(work)  # of a build that was killed just before it took its place
         made = _build_alone(pool, work, shard_samples, False, check, progress, command)
@@ -120,7 +120,7 @@ def _build_alone(
     with _disk_errors(out):
         _prepare(out, config, command)
         plan = _plan(pool.uids, shard_samples)
-        stored: list[Stored] = []
+        stored: list[ShardRecords] = []
         kept = 0
         with _bar(len(pool), progress) as advance:
             for number, rows in enumerate(plan):
@@ -137,7 +137,7 @@ def _build_alone(
 
 
 def open_built(path: Path | str, *, tables: tuple[str, ...] = (), follow_links: bool = False) -> Pool:
-    """The pool of a built folder. `tables` names column tables to join; texts, regions, relations and splits always are.
+    """Pool of a built folder. `tables` names column tables to join; texts, regions, relations and splits always are.
 
     follow_links  whether what lies in the folder may be links to places outside of it
     Samples that were put into quarantine after the build are left out, and so are those whose places in the manifest are not in the
@@ -159,7 +159,7 @@ def _open_folder(folder: Path, tables: tuple[str, ...], follow_links: bool) -> P
     if not follow_links:
         refuse_links(folder)
     mark = read_mark(folder)
-    known = read_quarantine(folder)
+    quarantined = read_quarantine(folder)
     manifest, lost = sound_manifest(folder, read_parquet(folder / MANIFEST), follow_links=follow_links)
     if manifest.num_rows + len(lost) != mark["count"]:
         raise DataError(f"has {manifest.num_rows + len(lost):,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
@@ -183,7 +183,7 @@ def _open_folder(folder: Path, tables: tuple[str, ...], follow_links: bool) -> P
         regions=ragged.get("regions"),
         relations=ragged.get("relations"),
         json_columns=[field.name for field in manifest.schema if (field.metadata or {}).get(b"diptych") == b"json"],
-        quarantine=[*known, *(bad for bad in lost if bad.uid not in {one.uid for one in known})],
+        quarantine=[*quarantined, *(bad for bad in lost if bad.uid not in {one.uid for one in quarantined})],
         fingerprint=mark["fingerprint"],
     )
     if later := {bad.uid for bad in pool.quarantine}.intersection(pool.uids):
@@ -231,8 +231,8 @@ def _media_part(path: Path) -> Path:
     return path.with_name(f".{path.stem}.media.parquet")
 
 
-def _write_part(path: Path, key: str, stored: Stored) -> Stored:
-    """The marker of a finished shard: written after the shard, holds its rows of the manifest. Its media lie in a file beside it."""
+def _write_part(path: Path, key: str, stored: ShardRecords) -> ShardRecords:
+    """Marker of a finished shard: written after the shard, holds its rows of the manifest; media rows are in a second file."""
     if stored.media.num_rows:
         write_parquet(_media_part(path), stored.media)
     metadata = {b"key": key.encode(), b"bad": json.dumps([asdict(bad) for bad in stored.bad]).encode()}
@@ -240,17 +240,19 @@ def _write_part(path: Path, key: str, stored: Stored) -> Stored:
     return stored
 
 
-def _read_part(path: Path, key: str) -> Stored | None:
+def _read_part(path: Path, key: str) -> ShardRecords | None:
     if not (_part(path).is_file() and path.is_file()):
         return None
     rows = read_parquet(_part(path))
     if rows.schema.metadata[b"key"] != key.encode():
         return None
     media = read_parquet(_media_part(path)) if _media_part(path).is_file() else MEDIA_SCHEMA.empty_table()
-    return Stored(rows.replace_schema_metadata(None), [Bad(**bad) for bad in json.loads(rows.schema.metadata[b"bad"])], media)
+    return ShardRecords(
+        rows.replace_schema_metadata(None), [QuarantineEntry(**bad) for bad in json.loads(rows.schema.metadata[b"bad"])], media
+    )
 
 
-def _write_tables(pool: Pool, out: Path, stored: list[Stored], plan: list[list[int]], config: dict[str, Any]) -> None:
+def _write_tables(pool: Pool, out: Path, stored: list[ShardRecords], plan: list[list[int]], config: dict[str, Any]) -> None:
     """Manifest, texts, regions, relations, quarantine, and the mark last."""
     bad = [row for shard in stored for row in shard.bad]
     lost = {row.uid for row in bad}

@@ -1,4 +1,4 @@
-"""What a manifest may say: shards that lie in its folder, and places that lie in the shards.
+"""Safety checks of a manifest: shards must lie in its folder, and byte ranges inside the shards.
 
 A folder comes from somebody else as easily as a picture does. A shard called ``../../secrets`` would be read by `verify` and written by
 `takedown`; a size of a petabyte would ask for as much memory.
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.disk.paths import KINDS, fault_of, leads_out
+from diptych.core.disk.paths import KINDS, escapes_folder, path_problem
 from diptych.core.errors import DataError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.quarantine import FILE as QUARANTINE
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.shards.mark import MANIFEST, MARK, SHARDS
 from diptych.data.utf8 import utf8_rows
 
@@ -47,17 +47,17 @@ Ints = npt.NDArray[np.int64]
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise DataError where one of the files that a built folder stands on is a link that leads out of it."""
+    """Raise DataError if one of the files of a built folder is a link that leads out of it."""
     names = (MARK, MANIFEST, QUARANTINE, SHARDS, TABLES)
-    for place in (*(folder / name for name in names), *sorted((folder / TABLES).glob("*.parquet"))):
-        if leads_out(place, folder):
-            raise _leads_out(place, folder)
+    for path in (*(folder / name for name in names), *sorted((folder / TABLES).glob("*.parquet"))):
+        if escapes_folder(path, folder):
+            raise _leads_out(path, folder)
 
 
 def shard_path(folder: Path, name: str, *, follow_links: bool = False) -> Path:
-    """The file of a shard, by the name that a manifest has for it. Raises DataError for anything but a file of the folder's own."""
+    """File of a shard, by its name in the manifest. Raises DataError for anything but a file of the folder's own."""
     path = folder / SHARDS / name
-    fault = fault_of(name)
+    fault = path_problem(name)
     if fault or name in ("", ".", "..") or "/" in name or "\\" in name or Path(name).name != name:
         raise DataError(
             f"names the shard {name[:80]!r}",
@@ -65,22 +65,25 @@ def shard_path(folder: Path, name: str, *, follow_links: bool = False) -> Path:
             field="shard",
             expected=f"a file in {SHARDS}/, by its name alone",
         )
-    if not follow_links and leads_out(path, folder):
+    if not follow_links and escapes_folder(path, folder):
         raise _leads_out(path, folder)
     return path
 
 
-def sound_manifest(folder: Path, manifest: pa.Table, *, follow_links: bool = False) -> tuple[pa.Table, list[Bad]]:
+def sound_manifest(folder: Path, manifest: pa.Table, *, follow_links: bool = False) -> tuple[pa.Table, list[QuarantineEntry]]:
     """The rows whose images lie where the manifest says, and the others with the reason. Raises DataError for columns of another kind, and
     for shards that are none of the folder's own."""
     _refuse_columns(manifest, MANIFEST_FIELDS, folder / MANIFEST)
-    spoiled: list[Bad] = []
+    spoiled: list[QuarantineEntry] = []
     rows_N = utf8_rows(manifest, folder / MANIFEST, spoiled)
     manifest = manifest if len(rows_N) == manifest.num_rows else manifest.take(pa.array(rows_N))
     room_N = _room(folder, manifest["shard"], follow_links)
     faults = _faults(manifest["image_offset"].to_numpy(), manifest["image_size"].to_numpy(), room_N, least=1)
     uids, shards = manifest["uid"], manifest["shard"]
-    bad = [Bad(uids[row].as_py(), "read", reason, str(folder / SHARDS / shards[row].as_py())) for row, reason in faults.items()]
+    bad = [
+        QuarantineEntry(uids[row].as_py(), "read", reason, str(folder / SHARDS / shards[row].as_py()))
+        for row, reason in faults.items()
+    ]
     keep = np.ones(manifest.num_rows, bool)
     keep[list(faults)] = False
     return (manifest.filter(pa.array(keep)) if faults else manifest), spoiled + bad
@@ -89,8 +92,8 @@ def sound_manifest(folder: Path, manifest: pa.Table, *, follow_links: bool = Fal
 def sound_media(folder: Path, media: pa.Table, *, follow_links: bool = False) -> pa.Table:
     """The table of media, once its files are known to be shards of the folder. A part that is not there has size 0, and costs its sample
     where it is read."""
-    place = folder / TABLES / "media.parquet"
-    _refuse_columns(media, MEDIA_FIELDS, place)
+    file = folder / TABLES / "media.parquet"
+    _refuse_columns(media, MEDIA_FIELDS, file)
     room_N = _room(folder, media["file"], follow_links)
     offset_N, size_N = media["offset"].to_numpy(), media["size"].to_numpy()
     faults = _faults(np.where(offset_N < 0, -2, offset_N), size_N, room_N, least=0)
@@ -105,7 +108,7 @@ def sound_media(folder: Path, media: pa.Table, *, follow_links: bool = False) ->
 
 
 def _room(folder: Path, names: pa.ChunkedArray, follow_links: bool) -> Ints:
-    """The bytes of the shard of each row; -1 where it is not there."""
+    """Size of the shard of each row in bytes; -1 if it is missing."""
     encoded = names.combine_chunks().dictionary_encode()
     sizes = []
     for name in encoded.dictionary.to_pylist():
@@ -122,7 +125,7 @@ def _room(folder: Path, names: pa.ChunkedArray, follow_links: bool) -> Ints:
 
 
 def _faults(offset_N: Ints, size_N: Ints, room_N: Ints, *, least: int) -> dict[int, str]:
-    """What is wrong with the places of some rows. An offset of -1 is no image; a shard that is missing is somebody else's to report."""
+    """Rows with invalid byte ranges, with the reason. Offset -1 means no image; missing shards are reported elsewhere."""
     there = (offset_N != -1) & (room_N >= 0)
     # Subtracted, since the sum of two large numbers has no place in 64 bits.
     wrong = there & ((offset_N < 0) | (size_N < least) | (size_N > room_N) | (offset_N > room_N - np.minimum(size_N, room_N)))

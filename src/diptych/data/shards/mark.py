@@ -1,4 +1,4 @@
-"""What says that a folder is whole: the file that a build writes last. Until then another one says what is being built there.
+"""Completion marker of a built folder: the file that a build writes last; until then another marks the build as unfinished.
 
 A killed build leaves shards that look like any tars, and a part of a data set is the worst kind of a data set: nothing fails. So every
 reader asks `refuse_unfinished` first, also for tars that are named one by one.
@@ -23,7 +23,7 @@ FIELDS: dict[str, type] = {"name": str, "fingerprint": str, "tables": list, "cou
 
 
 def is_built(path: Path) -> bool:
-    """Whether a folder holds a data set of `diptych data build`."""
+    """True if a folder holds a data set of `diptych data build`."""
     return (path / MARK).is_file()
 
 
@@ -49,13 +49,13 @@ def begin(folder: Path, config: Mapping[str, Any], command: str) -> None:
 
 
 def is_interrupted(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether an interrupted build of just this lies there."""
+    """True if the folder has an interrupted build with the same configuration."""
     path = folder / UNFINISHED
     return path.is_file() and _object(path).get("config") == dict(config)
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Raise DataError, with the command that goes on, where a build or a download did not come to its end."""
+    """Raise DataError for an unfinished build or download, with the command that continues it."""
     if is_built(folder):
         return
     unfinished = folder / UNFINISHED
@@ -82,7 +82,7 @@ def refuse_unfinished(folder: Path) -> None:
 
 
 def refuse_unfinished_tar(tar: Path) -> None:
-    """The same for a tar that is named by itself: it may lie in the shards of a folder that is not whole."""
+    """The same for a single tar: it may be in the shards of an unfinished folder."""
     refuse_unfinished(tar.parent)
     if tar.parent.name == SHARDS:
         refuse_unfinished(tar.parent.parent)

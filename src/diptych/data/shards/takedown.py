@@ -22,7 +22,7 @@ from diptych.core.disk.files import write_json
 from diptych.core.errors import DataError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_parquet, table_names, write_parquet
-from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
+from diptych.data.quarantine import QuarantineEntry, read_quarantine, write_quarantine
 from diptych.data.shards.build import MEDIA, open_built
 from diptych.data.shards.inside import refuse_links, shard_path, sound_manifest, sound_media
 from diptych.data.shards.mark import MANIFEST, MARK, SHARDS, is_built, read_mark, refuse_unfinished
@@ -34,7 +34,7 @@ STAGE = "takedown"
 
 @dataclass(frozen=True, slots=True)
 class TakedownReport:
-    """How many uids were asked for, how many samples had them, and which shards and tables were written anew."""
+    """Summary of a takedown: uids requested, samples removed, and the shards and tables that were rewritten."""
 
     folder: Path
     asked: int
@@ -65,8 +65,8 @@ def takedown(folder: Path, uids: Iterable[str], *, reason: str = "taken down") -
         sound_manifest(folder, read_parquet(folder / MANIFEST))
         if MEDIA in table_names(folder):
             sound_media(folder, read_parquet(folder / TABLES / f"{MEDIA}.parquet"))
-    known = [bad for bad in read_quarantine(folder) if not (bad.stage == STAGE and bad.uid in set(gone))]
-    write_quarantine(folder, [*known, *(Bad(uid, STAGE, reason) for uid in gone)])
+    others = [bad for bad in read_quarantine(folder) if not (bad.stage == STAGE and bad.uid in set(gone))]
+    write_quarantine(folder, [*others, *(QuarantineEntry(uid, STAGE, reason) for uid in gone)])
     names = pa.array(gone, pa.string())
     samples, shards = _images(folder, names) if built else (0, 0)
     tables = [path.stem for path in sorted((folder / TABLES).glob("*.parquet")) if _without(path, names)]
@@ -107,7 +107,7 @@ def _images(folder: Path, gone: pa.Array) -> tuple[int, int]:
 
 
 def _move_media(path: Path, moved: dict[str, tuple[str, dict[int, int]]]) -> None:
-    """The table of media, its parts where they lie now."""
+    """Table of media with the new positions of its parts."""
     table = read_parquet(path)
     file_N, offset_N = table["file"].to_pylist(), table["offset"].to_pylist()
     for row, file in enumerate(file_N):
@@ -120,7 +120,7 @@ def _move_media(path: Path, moved: dict[str, tuple[str, dict[int, int]]]) -> Non
 
 
 def _rewritten(tar: Path, gone: set[str]) -> tuple[str, dict[int, int]]:
-    """A shard without these uids under the next name, and where each member lies now, by where it lay."""
+    """Rewrite a shard without these uids under the next name; returns it with the new offset of each member by its old one."""
     stem, number = re.fullmatch(r"(.*?)(?:-r(\d+))?", tar.stem).groups()  # type: ignore[union-attr]  # matches any name
     fresh = tar.with_name(f"{stem}-r{int(number or 0) + 1}.tar")
     offsets = {}
@@ -130,8 +130,8 @@ def _rewritten(tar: Path, gone: set[str]) -> tuple[str, dict[int, int]]:
                 continue
             file.seek(member["offset"])
             offsets[member["offset"]] = writer.add(member["name"], file.read(member["size"]))
-    names, places, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
-    write_index(index_path(fresh), pa.table([list(names), list(places), list(sizes)], schema=INDEX_SCHEMA), fresh, [])
+    names, starts, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
+    write_index(index_path(fresh), pa.table([list(names), list(starts), list(sizes)], schema=INDEX_SCHEMA), fresh, [])
     return fresh.name, offsets
 
 

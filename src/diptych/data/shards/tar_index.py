@@ -1,4 +1,4 @@
-"""Where every member of a tar lies, found once and kept beside it, so that any sample is one read away.
+"""Index of the members of a tar, built once and stored beside it, so that any sample is one read away.
 
 Only headers are visited. A tar that was cut keeps everything before the cut; what is wrong is reported with its byte. Nothing
 is ever unpacked to disk, and members whose names climb out of the folder are refused.
@@ -28,7 +28,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "z
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class TarProblem:
     """Something wrong in a tar: at which byte, in which member ("" when unknown)."""
 
     byte: int
@@ -38,10 +38,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class TarIndex:
-    """`members` has a row a regular file in the order of the tar: name, offset of its first byte, size."""
+    """`members` has one row per regular file in the order of the tar: name, offset of its first byte, size."""
 
     members: pa.Table
-    problems: tuple[Problem, ...]
+    problems: tuple[TarProblem, ...]
 
 
 def open_index(path: Path) -> TarIndex:
@@ -49,25 +49,29 @@ def open_index(path: Path) -> TarIndex:
 
     It is kept as NAME.idx.parquet beside the tar, or in the user's cache folder where the tar's folder cannot be written.
     """
-    for place in (index_path(path), _cache_path(path)):
-        if place.is_file() and place.stat().st_mtime_ns >= path.stat().st_mtime_ns and (stored := _read_index(place, path)):
+    for index_file in (index_path(path), _cache_path(path)):
+        if (
+            index_file.is_file()
+            and index_file.stat().st_mtime_ns >= path.stat().st_mtime_ns
+            and (stored := _read_index(index_file, path))
+        ):
             return stored
     index = index_tar(path)
-    for place in (index_path(path), _cache_path(path)):
+    for index_file in (index_path(path), _cache_path(path)):
         try:
-            write_index(place, index.members, path, index.problems)
+            write_index(index_file, index.members, path, index.problems)
         except OSError:
             continue  # a read-only folder: try the next place, and without any the tar is indexed again next time
         break
     return index
 
 
-def _read_index(place: Path, tar: Path) -> TarIndex | None:
+def _read_index(index_file: Path, tar: Path) -> TarIndex | None:
     """An index that fits the tar; None for one of another time or form, or with places that the tar does not have."""
     try:
-        table = read_parquet(place)
-        known, size = table.schema.metadata or {}, tar.stat().st_size
-        if known.get(b"format") != _FORMAT or known.get(b"tar_size") != str(size).encode():
+        table = read_parquet(index_file)
+        metadata, size = table.schema.metadata or {}, tar.stat().st_size
+        if metadata.get(b"format") != _FORMAT or metadata.get(b"tar_size") != str(size).encode():
             return None
         members = table.replace_schema_metadata(None).select(INDEX_SCHEMA.names)
         offset, length = (members[name].to_numpy() for name in ("offset", "size"))
@@ -75,21 +79,21 @@ def _read_index(place: Path, tar: Path) -> TarIndex | None:
         sound = members.schema.equals(INDEX_SCHEMA) and not sum(column.null_count for column in members.columns)
         if not sound or (len(offset) and (min(offset.min(), length.min()) < 0 or (offset > size - length).any())):
             return None
-        problems = tuple(Problem(**row) for row in json.loads(known[b"problems"]))
+        problems = tuple(TarProblem(**row) for row in json.loads(metadata[b"problems"]))
     except (DataError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError):
         return None
     return None if any(map(climbs, names)) else TarIndex(members, problems)
 
 
-def write_index(place: Path, members: pa.Table, tar: Path, problems: tuple[Problem, ...] | list[Problem]) -> None:
-    """Writes the index of a tar to `place`, with the size of the tar that it is true of and what is wrong in it."""
+def write_index(index_file: Path, members: pa.Table, tar: Path, problems: tuple[TarProblem, ...] | list[TarProblem]) -> None:
+    """Write the index of a tar to `index_file`, with the size of that tar and its problems."""
     rows = [{"byte": p.byte, "reason": p.reason, "member": p.member} for p in problems]
     metadata = {"format": _FORMAT, "tar_size": str(tar.stat().st_size), "problems": json.dumps(rows, ensure_ascii=False)}
-    write_parquet(place, members.replace_schema_metadata(metadata))
+    write_parquet(index_file, members.replace_schema_metadata(metadata))
 
 
 def index_path(tar: Path) -> Path:
-    """Where the index of a tar lies: beside it."""
+    """Path of the index of a tar: beside it."""
     return tar.with_name(f"{tar.stem}.idx.parquet")
 
 
@@ -125,7 +129,7 @@ class _Walk:
         self.names: list[str] = []
         self.offsets: list[int] = []
         self.sizes: list[int] = []
-        self.problems: list[Problem] = []
+        self.problems: list[TarProblem] = []
         self.pax: dict[str, str] = {}
 
     def run(self) -> TarIndex:
@@ -139,17 +143,19 @@ class _Walk:
             if not _checksum_fits(header):
                 if at == 0:
                     raise DataError("is not a tar file: the first header is damaged", file=self.path, expected="a plain .tar")
-                self.problems.append(Problem(at, f"no tar header at byte {at:,}: everything after it is lost"))
+                self.problems.append(TarProblem(at, f"no tar header at byte {at:,}: everything after it is lost"))
                 return self._index()
             try:
                 after = self._member(header, at)
             except ValueError as error:
-                self.problems.append(Problem(at, f"unreadable tar header at byte {at:,} ({error}): everything after it is lost"))
+                self.problems.append(
+                    TarProblem(at, f"unreadable tar header at byte {at:,} ({error}): everything after it is lost")
+                )
                 return self._index()
             at = after
         if not ended and not (self.problems and self.problems[-1].byte == self.size):
             at = min(at, self.size)
-            self.problems.append(Problem(at, f"cut at byte {at:,}: the end mark is missing, and with it whatever came after"))
+            self.problems.append(TarProblem(at, f"cut at byte {at:,}: the end mark is missing, and with it whatever came after"))
         return self._index()
 
     def _index(self) -> TarIndex:
@@ -181,9 +187,9 @@ class _Walk:
         if kind == b"5" or (kind == b"\0" and name.endswith("/")):
             return after
         if kind not in (b"0", b"\0", b"7"):
-            self.problems.append(Problem(at, "is a link or device, not a file: refused", name))
+            self.problems.append(TarProblem(at, "is a link or device, not a file: refused", name))
         elif climbs(name):
-            self.problems.append(Problem(at, "has a path that leads out of the archive: refused", name))
+            self.problems.append(TarProblem(at, "has a path that leads out of the archive: refused", name))
         else:
             self.names.append(name)
             self.offsets.append(start)
@@ -191,11 +197,11 @@ class _Walk:
         return after
 
     def _cut(self, needed: int, name: str) -> None:
-        self.problems.append(Problem(self.size, f"cut at byte {self.size:,}: '{name}' would end at byte {needed:,}", name))
+        self.problems.append(TarProblem(self.size, f"cut at byte {self.size:,}: '{name}' would end at byte {needed:,}", name))
 
 
 def climbs(name: str) -> bool:
-    """Whether a member name is absolute or leads out of the folder.
+    """True if a member name is absolute or leads out of the folder.
 
     >>> climbs("../../etc/passwd"), climbs("/etc/passwd"), climbs("a/b..c.jpg")
     (True, True, False)
@@ -225,7 +231,7 @@ def _ustar_name(header: bytes) -> str:
 
 def _pax(body: bytes) -> dict[str, str]:
     """The records of a PAX header: "LENGTH KEY=VALUE\\n" each."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     at = 0
     while at < len(body) and body[at : at + 1] != b"\0":
         space = body.index(b" ", at)
@@ -233,6 +239,6 @@ def _pax(body: bytes) -> dict[str, str]:
         if length <= space - at:
             raise ValueError("a PAX record of no length")
         key, _, value = body[space + 1 : at + length - 1].partition(b"=")
-        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        fields[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
         at += length
-    return found
+    return fields

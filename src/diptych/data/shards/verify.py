@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
-from diptych.data.quarantine import Bad, read_quarantine, write_quarantine
+from diptych.data.quarantine import QuarantineEntry, read_quarantine, write_quarantine
 from diptych.data.shards.build import MEDIA, open_built
 from diptych.data.shards.inside import shard_path, sound_manifest, sound_media
 from diptych.data.shards.mark import MANIFEST, MARK, SHARDS
@@ -23,7 +23,7 @@ from diptych.data.shards.tar_index import index_path, index_tar
 
 @dataclass
 class VerifyReport:
-    """What was checked and what is wrong.
+    """Result of a verification: counts and faults.
 
     bad       samples whose bytes cannot be trusted; with `update` they are now in the quarantine and no longer read
     problems  faults of the folder as a whole (an index that does not fit, a missing shard, a wrong fingerprint)
@@ -32,7 +32,7 @@ class VerifyReport:
     folder: Path
     samples: int = 0
     image_bytes: int = 0
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[QuarantineEntry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -61,37 +61,39 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
     report = VerifyReport(folder)
     pool = open_built(folder)  # refuses a folder without mark or of another format
     manifest, lost = sound_manifest(folder, read_parquet(folder / MANIFEST))
-    known = {bad.uid for bad in read_quarantine(folder)}
-    report.bad += [Bad(bad.uid, "verify", bad.reason, bad.file) for bad in lost if bad.uid not in known]
+    quarantined = {bad.uid for bad in read_quarantine(folder)}
+    report.bad += [QuarantineEntry(bad.uid, "verify", bad.reason, bad.file) for bad in lost if bad.uid not in quarantined]
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in manifest.select(["uid", "shard", "image_offset", "image_size", "sha256"]).to_pylist():
-        if row["uid"] not in known:
+        if row["uid"] not in quarantined:
             by_shard[row["shard"]].append({**row, "samples": 1})
     media = sound_media(folder, read_table(folder, MEDIA).table).to_pylist() if MEDIA in table_names(folder) else []
     for row in media:
-        if row["uid"] not in known:
-            place = {"shard": row["file"], "image_offset": row["offset"], "image_size": row["size"]}
-            by_shard[row["file"]].append({"uid": row["uid"], "sha256": row["sha256"], "samples": 0, **place})
+        if row["uid"] not in quarantined:
+            byte_range = {"shard": row["file"], "image_offset": row["offset"], "image_size": row["size"]}
+            by_shard[row["file"]].append({"uid": row["uid"], "sha256": row["sha256"], "samples": 0, **byte_range})
     for shard in sorted(by_shard):
         report.bad += _shard(report, shard_path(folder, shard), by_shard[shard])
     for extra in sorted({tar.name for tar in (folder / SHARDS).glob("*.tar")} - set(manifest["shard"].to_pylist())):
         if index_tar(folder / SHARDS / extra).members.num_rows:
             report.problems.append(f"{extra} is not in the manifest")
     report.problems += _tables(folder, manifest)
-    if not lost and not known.intersection(manifest["uid"].to_pylist()):
-        stated, found = json.loads((folder / MARK).read_text(encoding="utf-8"))["fingerprint"], pool.content_fingerprint()
-        if found != stated:
-            report.problems.append(f"the fingerprint is {found}, not {stated}: texts, groups or hashes were changed by hand")
+    if not lost and not quarantined.intersection(manifest["uid"].to_pylist()):
+        stated, fingerprint = json.loads((folder / MARK).read_text(encoding="utf-8"))["fingerprint"], pool.content_fingerprint()
+        if fingerprint != stated:
+            report.problems.append(
+                f"the fingerprint is {fingerprint}, not {stated}: texts, groups or hashes were changed by hand"
+            )
     if update and report.bad:
         write_quarantine(folder, [*read_quarantine(folder), *report.bad])
     return report
 
 
-def _shard(report: VerifyReport, tar: Path, rows: list[dict[str, Any]]) -> Iterator[Bad]:
+def _shard(report: VerifyReport, tar: Path, rows: list[dict[str, Any]]) -> Iterator[QuarantineEntry]:
     """The samples of one shard whose bytes are not those of the manifest."""
     if not tar.is_file():
         report.problems.append(f"{tar.name} is missing")
-        yield from (Bad(row["uid"], "verify", "its shard is missing", str(tar)) for row in rows)
+        yield from (QuarantineEntry(row["uid"], "verify", "its shard is missing", str(tar)) for row in rows)
         return
     members = None
     if tar.suffix == ".tar":  # images may also lie end to end in one plain file
@@ -99,7 +101,7 @@ def _shard(report: VerifyReport, tar: Path, rows: list[dict[str, Any]]) -> Itera
             fresh = index_tar(tar)
         except DataError as error:
             report.problems.append(str(error))
-            yield from (Bad(row["uid"], "verify", "its shard is no tar", str(tar)) for row in rows)
+            yield from (QuarantineEntry(row["uid"], "verify", "its shard is not a tar", str(tar)) for row in rows)
             return
         report.problems += [f"{tar.name}: {problem.reason}" for problem in fresh.problems]
         stored = index_path(tar)
@@ -115,11 +117,13 @@ def _shard(report: VerifyReport, tar: Path, rows: list[dict[str, Any]]) -> Itera
             data = file.read(row["image_size"])
             report.image_bytes += len(data)
             if len(data) < row["image_size"]:
-                yield Bad(row["uid"], "verify", f"{len(data):,} of {row['image_size']:,} bytes are there", str(tar))
+                yield QuarantineEntry(row["uid"], "verify", f"{len(data):,} of {row['image_size']:,} bytes are there", str(tar))
             elif hashlib.sha256(data).hexdigest() != row["sha256"]:
-                yield Bad(row["uid"], "verify", "its bytes do not have the sha256 of the manifest", str(tar))
+                yield QuarantineEntry(row["uid"], "verify", "its bytes do not have the sha256 of the manifest", str(tar))
             elif members is not None and members.get(row["image_offset"]) != row["image_size"]:
-                yield Bad(row["uid"], "verify", f"no member of the tar starts at byte {row['image_offset']:,}", str(tar))
+                yield QuarantineEntry(
+                    row["uid"], "verify", f"no member of the tar starts at byte {row['image_offset']:,}", str(tar)
+                )
 
 
 def _tables(folder: Path, manifest: Any) -> list[str]:

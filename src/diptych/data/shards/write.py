@@ -27,7 +27,7 @@ from diptych.data.media.decode import decode, probe
 from diptych.data.media.encoded import in_memory
 from diptych.data.media.picture import ENDINGS, encoded_picture
 from diptych.data.media.table import MEDIA_SCHEMA, member_label
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, write_index
 
 CHUNK, FEW = 64, 8
@@ -36,16 +36,16 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ShardRecords:
     """The manifest rows of one shard, what could not be stored, and the rows of the table of media (`MEDIA_SCHEMA`)."""
 
     rows: pa.Table
-    bad: list[Bad]
+    bad: list[QuarantineEntry]
     media: pa.Table = field(default_factory=MEDIA_SCHEMA.empty_table)
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class EncodedImage:
     """An image that has been read and decoded once."""
 
     data: bytes
@@ -56,7 +56,7 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedItem:
+class EncodedMedium:
     """A medium that has been read and decoded once: the bytes of every part and the ending of its file. `facts` None: not decoded."""
 
     name: str
@@ -66,7 +66,7 @@ class CheckedItem:
 
 
 class ShardWriter:
-    """A tar file that appears under its name only when it is whole. Remembers where every member lies."""
+    """A tar file that appears under its name only when complete; `members` has name, offset and size of each."""
 
     SCHEMA = pa.schema(
         [
@@ -115,21 +115,21 @@ def write_bytes(file: IO[bytes], data: bytes) -> None:
     file.write(data)
 
 
-def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: Callable[[], None] = lambda: None) -> Stored:
+def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: Callable[[], None] = lambda: None) -> ShardRecords:
     """Write the samples of these rows to `path` and its index beside it; what cannot be used comes back as bad.
 
     `tick` is called after each sample."""
     records: list[dict[str, Any]] = []
     media: list[dict[str, Any]] = []
-    bad: list[Bad] = []
+    bad: list[QuarantineEntry] = []
     status = "ok" if check else "unchecked"
     with ShardWriter(path) as writer:
-        for sample, found in _check_samples(pool, rows, check):
+        for sample, checked in _check_samples(pool, rows, check):
             tick()
-            if isinstance(found, Bad):
-                bad.append(found)
+            if isinstance(checked, QuarantineEntry):
+                bad.append(checked)
                 continue
-            image, items = found
+            image, items = checked
             record = {"uid": sample.uid, "shard": path.name, "image_offset": -1, "image_size": 0, "status": "no image"}
             if image is not None:
                 offset = writer.add(f"{sample.uid}.{ENDINGS.get(image.format, image.format)}", image.data)
@@ -148,20 +148,20 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
             records.append(record)
     names, offsets, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
     write_index(index_path(path), pa.table([list(names), list(offsets), list(sizes)], schema=INDEX_SCHEMA), path, [])
-    return Stored(pa.Table.from_pylist(records, ShardWriter.SCHEMA), bad, pa.Table.from_pylist(media, MEDIA_SCHEMA))
+    return ShardRecords(pa.Table.from_pylist(records, ShardWriter.SCHEMA), bad, pa.Table.from_pylist(media, MEDIA_SCHEMA))
 
 
-def _store_item(writer: ShardWriter, uid: str, item: CheckedItem, status: str) -> Iterator[dict[str, Any]]:
+def _store_item(writer: ShardWriter, uid: str, item: EncodedMedium, status: str) -> Iterator[dict[str, Any]]:
     """Write the parts of one medium; yields their rows."""
     label = member_label(item.name, item.medium)
     for number, (data, ending) in enumerate(item.parts):
-        place = f"{label}.{number:04d}" if len(item.parts) > 1 else label
+        member = f"{label}.{number:04d}" if len(item.parts) > 1 else label
         row = {
             "uid": uid,
             "name": item.name,
             "medium": item.medium,
             "file": writer.path.name,
-            "offset": writer.add(f"{uid}.{place}.{ending}", data),
+            "offset": writer.add(f"{uid}.{member}.{ending}", data),
             "size": len(data),
             "format": ending,
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -172,13 +172,13 @@ def _store_item(writer: ShardWriter, uid: str, item: CheckedItem, status: str) -
         yield row
 
 
-Found = tuple[Checked | None, list[CheckedItem]]
+Found = tuple[EncodedImage | None, list[EncodedMedium]]
 
 
-def _check_samples(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Found | Bad]]:
+def _check_samples(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[Sample, Found | QuarantineEntry]]:
     """Samples in order with what they hold, read and decoded; decoding runs beside in threads (the decoders release the lock)."""
 
-    def one(row: int) -> tuple[Sample, Found | Bad]:
+    def one(row: int) -> tuple[Sample, Found | QuarantineEntry]:
         sample = pool[row]
         return sample, check_sample(sample, decode_fully=check)
 
@@ -188,22 +188,22 @@ def _check_samples(pool: Pool, rows: list[int], check: bool) -> Iterator[tuple[S
             yield from threads.map(one, rows[start : start + chunk])
 
 
-def check_sample(sample: Sample, *, decode_fully: bool = True) -> Found | Bad:
+def check_sample(sample: Sample, *, decode_fully: bool = True) -> Found | QuarantineEntry:
     """The image and the media of a sample, or what is wrong with the first of them that cannot be used."""
     image = check_image(sample, decode_fully=decode_fully)
-    if isinstance(image, Bad):
+    if isinstance(image, QuarantineEntry):
         return image
     items = []
     for name, item in sample.media.items():
-        found = check_item(sample.uid, name, item, decode_fully=decode_fully)
-        if isinstance(found, Bad):
-            return found
-        items.append(found)
+        checked = check_item(sample.uid, name, item, decode_fully=decode_fully)
+        if isinstance(checked, QuarantineEntry):
+            return checked
+        items.append(checked)
     return image, items
 
 
-def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = True) -> CheckedItem | Bad:
-    """Read a medium and decode it in full; what fails comes back as a `Bad` row whose stage is the kind of medium."""
+def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = True) -> EncodedMedium | QuarantineEntry:
+    """Read a medium and decode it in full; what fails comes back as a `QuarantineEntry` row whose stage is the kind of medium."""
     medium = medium_of(item.medium)
     if not NAME.fullmatch(name):
         raise DataError(f"the medium {name!r} cannot be a file name", field="media", expected="letters, digits, _ and -")
@@ -212,12 +212,12 @@ def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = Tru
         parts = tuple(map(medium.encode, read.parts))
         facts = medium.facts(medium.decode(read)) if decode_fully else None
     except DataError as error:
-        return Bad(uid, item.medium, error.problem, str(error.file or item.name))
-    return CheckedItem(name, item.medium, parts, facts)
+        return QuarantineEntry(uid, item.medium, error.problem, str(error.file or item.name))
+    return EncodedMedium(name, item.medium, parts, facts)
 
 
-def check_image(sample: Sample, *, decode_fully: bool = True) -> Checked | Bad | None:
-    """Read an image, look at its header and decode it in full; what fails comes back as a `Bad` row. None: there is no image, or
+def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | QuarantineEntry | None:
+    """Read an image, look at its header and decode it in full; what fails comes back as a `QuarantineEntry`. None: there is no image, or
     it is one of the sample's media."""
     image = sample.own_image
     if image is None:
@@ -232,10 +232,10 @@ def check_image(sample: Sample, *, decode_fully: bool = True) -> Checked | Bad |
                 decode(BytesImage(data, image.name), exact=True)
         info = probe(data, name=image.name)
     except OSError as error:
-        return Bad(sample.uid, "read", error.strerror or str(error), image.name)
+        return QuarantineEntry(sample.uid, "read", error.strerror or str(error), image.name)
     except DataError as error:
-        return Bad(sample.uid, "image", error.problem, image.name)
-    return Checked(data, info.format.lower(), info.width, info.height, hashlib.sha256(data).hexdigest())
+        return QuarantineEntry(sample.uid, "image", error.problem, image.name)
+    return EncodedImage(data, info.format.lower(), info.width, info.height, hashlib.sha256(data).hexdigest())
 
 
 def _sidecar(sample: Sample, record: dict[str, Any]) -> bytes:

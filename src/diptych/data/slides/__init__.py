@@ -1,1 +1,1 @@
-"""Whole slides: where their tissue lies, their tiles at one scale, and what was computed of each."""
+"""Whole slides: tissue, tiles at one scale, and features of each tile."""

@@ -22,12 +22,12 @@ def patient_of(barcode: str) -> str:
     >>> patient_of("TCGA-BP-4161-01Z-00-DX1.a5c24186")
     'TCGA-BP-4161'
     """
-    found = PATIENT.match(barcode)
-    if found is None:
+    match = PATIENT.match(barcode)
+    if match is None:
         raise DataError(
             f"barcode {barcode!r} names no patient", field="barcode", expected="TCGA-SS-PPPP..., S the site and P the patient"
         )
-    return found.group().upper()
+    return match.group().upper()
 
 
 def patient_column(column: str, values: Sequence[Any], *, file: str = "") -> list[str]:

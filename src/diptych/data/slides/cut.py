@@ -1,4 +1,4 @@
-"""Slides as data of tiles: a sample a tile, with a picture of where it lies on its slide. Nothing is read before it is asked for."""
+"""Slide tiles as samples, each with a map of its position on the slide. Nothing is read before it is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from diptych.core.contracts import Dataset
 from diptych.core.errors import DataError
-from diptych.core.image import Viewable
+from diptych.core.image import DisplayMixin
 from diptych.core.media import MediaItem, Pixels
 from diptych.core.sample import Sample
 from diptych.data.media.decode import encode_png, encode_webp
@@ -26,7 +26,7 @@ MARK = (220, 20, 60)
 
 
 @dataclass(frozen=True, slots=True)
-class TileImage(Viewable):
+class TileImage(DisplayMixin):
     """A tile as an image source: lossless, read from its slide."""
 
     item: MediaItem
@@ -44,7 +44,7 @@ class TileImage(Viewable):
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceImage(Viewable):
+class PlaceImage(DisplayMixin):
     """The whole slide, small, with a frame around one place of it. extent: pixels of level 0."""
 
     item: MediaItem
@@ -68,8 +68,8 @@ def marked(map_HWC: Pixels, size: tuple[int, int], x: int, y: int, extent: int) 
     right, bottom = max(left + 4, (x + extent) * scale[0] - 1), max(top + 4, (y + extent) * scale[1] - 1)
     picture = Image.fromarray(map_HWC)
     ImageDraw.Draw(picture).rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=MARK, width=3)
-    found: Pixels = np.asarray(picture)
-    return found
+    marked_HWC: Pixels = np.asarray(picture)
+    return marked_HWC
 
 
 def tile_samples(data: Dataset, tiling: Tiling, *, refused: list[tuple[str, str]] | None = None) -> Iterator[Sample]:
@@ -92,13 +92,13 @@ def tile_samples(data: Dataset, tiling: Tiling, *, refused: list[tuple[str, str]
             refused.append((sample.uid, str(error)))
             continue
         for number, (x, y) in enumerate(tiles.place_N2.tolist()):
-            place = PlaceImage(item, x, y, tiles.extent)
+            map_image = PlaceImage(item, x, y, tiles.extent)
             yield replace(
                 sample,
                 uid=f"{sample.uid}_{x}_{y}",
                 image=TileImage(item, tiles, number, tiling),
                 group=sample.group or sample.uid,
-                media={PLACE: MediaItem("image", (place,))},
+                media={PLACE: MediaItem("image", (map_image,))},
                 extras={**sample.extras, "slide": sample.uid, "x": x, "y": y, "extent": tiles.extent, "mpp": tiling.mpp},
             )
 

@@ -1,4 +1,4 @@
-"""What a model made of the tiles of a slide, a file a slide: HDF5 with `features` and `coords`, as CLAM and its successors have it.
+"""Tile features of slides, one HDF5 file per slide with `features` and `coords`, as CLAM and its successors have it.
 
     OUT/UID.h5    features  float32 [N, D], unit rows
                   coords    int64 [N, 2], x and y of the upper left corner, pixels of level 0
@@ -28,7 +28,7 @@ from diptych.data.slides.tiling import Tiles
 
 @dataclass(frozen=True)
 class SlideFeatures:
-    """The tiles of a slide and a unit vector for each. `settings` says how they were made."""
+    """Tiles of a slide with a unit vector each. `settings` are tiling and model."""
 
     tiles: Tiles
     vector_ND: npt.NDArray[np.float32]
@@ -40,20 +40,20 @@ def path_of(folder: Path, uid: str) -> Path:
     return folder / f"{uid}.h5"
 
 
-def write_features(path: Path, found: SlideFeatures) -> None:
+def write_features(path: Path, features: SlideFeatures) -> None:
     """One slide's file."""
-    file, tiles = io.BytesIO(), found.tiles
+    file, tiles = io.BytesIO(), features.tiles
     with _h5py().File(file, "w") as store:
-        store.create_dataset("features", data=found.vector_ND.astype(np.float32))
+        store.create_dataset("features", data=features.vector_ND.astype(np.float32))
         store.create_dataset("coords", data=tiles.place_N2.astype(np.int64))
         attributes = {"extent": tiles.extent, "stride": tiles.stride, "level": tiles.level, "candidates": tiles.candidates}
         attributes |= {"width": tiles.shape[0], "height": tiles.shape[1]}
-        store.attrs.update({**attributes, "settings": json.dumps(found.settings, sort_keys=True)})
+        store.attrs.update({**attributes, "settings": json.dumps(features.settings, sort_keys=True)})
     write_atomic(path, file.getvalue())
 
 
 def read_features(path: Path) -> SlideFeatures:
-    """What `write_features` wrote. Raises DataError for a file that is something else."""
+    """Read a file of `write_features`. Raises DataError for a file that is something else."""
     try:
         with _h5py().File(path, "r") as store:
             vector_ND, place_N2 = np.asarray(store["features"]), np.asarray(store["coords"])
@@ -63,7 +63,9 @@ def read_features(path: Path) -> SlideFeatures:
             extent, stride, level, candidates = (int(facts[name]) for name in ("extent", "stride", "level", "candidates"))
     except (OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"is no file of slide features: {reason}", file=path, expected="what `diptych slides` wrote") from error
+        raise DataError(
+            f"is not a file of slide features: {reason}", file=path, expected="what `diptych slides` wrote"
+        ) from error
     if vector_ND.ndim != 2 or place_N2.shape != (len(vector_ND), 2):
         raise DataError(
             f"features are {list(vector_ND.shape)} and coords {list(place_N2.shape)}", file=path, expected="[N, D] and [N, 2]"
@@ -77,16 +79,16 @@ def kept_features(folder: Path, uid: str, settings: dict[str, Any]) -> SlideFeat
     path = path_of(folder, uid)
     if not path.is_file():
         return None
-    found = read_features(path)
-    wanted = json.loads(json.dumps(settings))
-    if found.settings != wanted:
-        other = next(name for name in {**wanted, **found.settings} if wanted.get(name) != found.settings.get(name))
+    features = read_features(path)
+    expected = json.loads(json.dumps(settings))
+    if features.settings != expected:
+        other = next(name for name in {**expected, **features.settings} if expected.get(name) != features.settings.get(name))
         raise DataError(
-            f"was made with {other} {found.settings.get(other)!r}, not {wanted.get(other)!r}",
+            f"was made with {other} {features.settings.get(other)!r}, not {expected.get(other)!r}",
             file=path,
             expected="the same settings, another folder, or --overwrite",
         )
-    return found
+    return features
 
 
 def _h5py() -> Any:

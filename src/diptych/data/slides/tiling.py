@@ -28,13 +28,13 @@ LARGEST = 4096
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How slides are cut.
+    """Settings for cutting slides into tiles.
 
     size     pixels of a tile's side, as the model sees it
-    mpp      micrometres a pixel of it
+    mpp      micrometres per pixel of it
     overlap  share of a side that two neighbours have in common; 0.5 puts every place under four tiles
     tissue   least share of a tile that is tissue
-    spacing  micrometres a pixel of level 0 of slides that do not say so; 0 refuses those
+    spacing  micrometres per pixel of level 0 of slides that do not say so; 0 refuses those
     """
 
     size: int = 224
@@ -56,7 +56,7 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Where the tiles of one slide lie.
+    """Positions of the tiles of one slide.
 
     place_N2  (x, y) of the upper left corners, pixels of level 0
     extent    side of a tile, pixels of level 0
@@ -78,14 +78,14 @@ class Tiles:
 
 
 def tiles_of(slide: SlideReader, tiling: Tiling, name: str) -> Tiles:
-    """The tiles that show tissue, row by row; only those that lie inside the slide as a whole.
+    """Tiles that show tissue, row by row; only those completely inside the slide.
 
-    Raises DataError, with `name` as its file, for a slide that says no micrometres a pixel, that is scanned more coarsely than asked, or
+    Raises DataError, with `name` as its file, for a slide that says no micrometres per pixel, that is scanned more coarsely than asked, or
     that is smaller than a tile.
     """
     spacing = slide.spacing or tiling.spacing
     if not spacing:
-        raise DataError("the slide says no micrometres a pixel", file=name, expected="a slide that does, or --spacing")
+        raise DataError("the slide has no micrometres per pixel", file=name, expected="a slide that does, or --spacing")
     factor = tiling.mpp / spacing
     if factor < 0.99:
         raise DataError(
@@ -110,7 +110,7 @@ def tiles_of(slide: SlideReader, tiling: Tiling, name: str) -> Tiles:
 
 
 def pixels_of(slide: SlideReader, tiles: Tiles, tiling: Tiling, start: int = 0, stop: int | None = None) -> Iterator[Pixels]:
-    """uint8 [size, size, 3] of the tiles start..stop-1, resized where no level has the scale asked for."""
+    """uint8 [size, size, 3] of the tiles start..stop-1, resized where no level has the requested scale."""
     side = max(1, round(tiles.extent / slide.levels[tiles.level]))
     for x, y in tiles.place_N2[start:stop].tolist():
         read_HWC = slide.region(x, y, side, side, level=tiles.level)
@@ -120,7 +120,7 @@ def pixels_of(slide: SlideReader, tiles: Tiles, tiling: Tiling, start: int = 0, 
 
 
 def _tissue_shares(slide: SlideReader, place_N2: npt.NDArray[np.int64], extent: int) -> npt.NDArray[np.float64]:
-    """How much of each tile is tissue, by a thumbnail of the slide."""
+    """Share of tissue in each tile, from a thumbnail of the slide."""
     width, height = slide.size
     mask_HW = tissue_mask(slide.thumbnail(min(LARGEST, -(-max(width, height) * PIXELS_A_TILE // extent))))
     rows, columns = mask_HW.shape

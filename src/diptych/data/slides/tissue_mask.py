@@ -17,8 +17,8 @@ def saturation(pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         raise ShapeError(f"pixels are {list(pixels_HWC.shape)} (expected RGB [H, W, 3])")
     wide = pixels_HWC.astype(np.int32)
     largest, smallest = wide.max(2), wide.min(2)
-    found: npt.NDArray[np.uint8] = (255 * (largest - smallest) // np.maximum(largest, 1)).astype(np.uint8)
-    return found
+    saturation_HW: npt.NDArray[np.uint8] = (255 * (largest - smallest) // np.maximum(largest, 1)).astype(np.uint8)
+    return saturation_HW
 
 
 def otsu(values: npt.NDArray[np.uint8]) -> int:
@@ -36,6 +36,6 @@ def otsu(values: npt.NDArray[np.uint8]) -> int:
 
 def tissue_mask(pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """True on tissue. bool [H, W]"""
-    found = saturation(pixels_HWC)
-    mask: npt.NDArray[np.bool_] = found > max(otsu(found), LEAST_SATURATION)
+    saturation_HW = saturation(pixels_HWC)
+    mask: npt.NDArray[np.bool_] = saturation_HW > max(otsu(saturation_HW), LEAST_SATURATION)
     return mask

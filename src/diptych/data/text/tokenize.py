@@ -30,7 +30,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.text.tokens.cleaners import CLEANERS, Clean, cleaned_places
+from diptych.data.text.tokens.cleaners import CLEANERS, Clean, cleaned_positions
 
 Side = Literal["right", "left"]
 
@@ -48,7 +48,7 @@ KNOWN_PADS = ("<pad>", "[PAD]", "<|pad|>")
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class BatchEncoding:
     """ids_BL int64 and mask_BL bool (False on padding); how many texts were cut."""
 
     ids_BL: npt.NDArray[np.int64]
@@ -80,8 +80,8 @@ class Tokenizer:
         `literal`, a text that spells a special token ("<eot>") is ordinary text and does not become that token. `side` is where padding
         stands."""
         if not suffix:
-            wanted = "one in tokenizer_config.json, as eos_token or sep_token"
-            raise ConfigError(f"the tokenizer has no end-of-text token (expected {wanted})")
+            expected = "one in tokenizer_config.json, as eos_token or sep_token"
+            raise ConfigError(f"the tokenizer has no end-of-text token (expected {expected})")
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = literal
@@ -96,7 +96,7 @@ class Tokenizer:
 
     # ------------------------------------------------------------ use
 
-    def encode(self, texts: Sequence[str], length: int, *, keep: Literal["first", "last"] = "first") -> Encoded:
+    def encode(self, texts: Sequence[str], length: int, *, keep: Literal["first", "last"] = "first") -> BatchEncoding:
         """Rows of exactly `length` ids. The end mark is always there, also behind a text that was cut, of which the `keep` tokens stay."""
         room = length - len(self.prefix) - len(self.suffix)
         if room < 1:
@@ -111,23 +111,23 @@ class Tokenizer:
             ids = encoding.ids
             truncated += len(ids) > room
             whole = (*self.prefix, *(ids[:room] if keep == "first" else ids[-room:]), *self.suffix)
-            places = slice(len(whole)) if self.side == "right" else slice(length - len(whole), None)
-            ids_BL[row, places] = whole
-            mask_BL[row, places] = True
-        return Encoded(ids_BL, mask_BL, truncated)
+            columns = slice(len(whole)) if self.side == "right" else slice(length - len(whole), None)
+            ids_BL[row, columns] = whole
+            mask_BL[row, columns] = True
+        return BatchEncoding(ids_BL, mask_BL, truncated)
 
     def word_places(self, text: str, length: int) -> list[tuple[str, list[int]]]:
-        """The words of a text, between spaces, and where in its row of `encode` the pieces of each stand; [] for one that was cut.
+        """Words of a text, split at spaces, with the token positions of each in its row of `encode`; [] for one that was cut.
 
         >>> Tokenizer.from_spec("clip").word_places("a tyrannosaurus", 8)
         [('a', [1]), ('tyrannosaurus', [2, 3, 4])]
         """
         words = list(re.finditer(r"\S+", self.cleaned(text)))
-        places = self.span_places(text, [word.span() for word in words], length)
-        return [(word[0], here) for word, here in zip(words, places, strict=True)]
+        positions = self.span_places(text, [word.span() for word in words], length)
+        return [(word[0], here) for word, here in zip(words, positions, strict=True)]
 
     def span_places(self, text: str, spans: Sequence[tuple[int, int]], length: int) -> list[list[int]]:
-        """Where in its row of `encode` the pieces of each span of characters stand; pieces that are cut off are left out.
+        """Token positions of each span of characters in its row of `encode`; tokens that are cut off are left out.
 
         spans  begin and end in `cleaned(text)`, the text as this vocabulary reads it
 
@@ -138,11 +138,11 @@ class Tokenizer:
         text = self.cleaned(text)
         offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
         first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
-        places = []
+        positions = []
         for begin, end in spans:
-            here = [place for place, (start, stop) in enumerate(offsets) if start < end and stop > begin]
-            places.append([first + place for place in here if text[slice(*offsets[place])].strip()])
-        return places
+            here = [position for position, (start, stop) in enumerate(offsets) if start < end and stop > begin]
+            positions.append([first + position for position in here if text[slice(*offsets[position])].strip()])
+        return positions
 
     def count(self, text: str) -> int:
         """Tokens of a text, marks not counted.
@@ -165,12 +165,12 @@ class Tokenizer:
         """
         room = length - len(self.prefix) - len(self.suffix)
         read = self.cleaned(text)
-        places = cleaned_places(text, read)
+        source_positions = cleaned_positions(text, read)
         offset_L2 = np.zeros((length, 2), np.int64)
-        found = self.inner.encode(read, add_special_tokens=False).offsets[:room]
-        first = len(self.prefix) + (room - len(found) if self.side == "left" else 0)
-        for row, (start, stop) in enumerate(found):
-            inked = [places[place] for place in range(start, stop) if not read[place].isspace()]
+        encoded_offsets = self.inner.encode(read, add_special_tokens=False).offsets[:room]
+        first = len(self.prefix) + (room - len(encoded_offsets) if self.side == "left" else 0)
+        for row, (start, stop) in enumerate(encoded_offsets):
+            inked = [source_positions[position] for position in range(start, stop) if not read[position].isspace()]
             if inked:
                 offset_L2[first + row] = inked[0], inked[-1] + 1
         return offset_L2
@@ -300,7 +300,7 @@ class Tokenizer:
 
 
 def _marks(inner: tokenizers.Tokenizer, start: str, end: str) -> Any:
-    """What puts the marks around a text in other readers of the file; `encode` does so itself, to cut before the end mark."""
+    """Post-processor that adds start and end marks in other readers of the file; `encode` adds its own, to cut before the end."""
     ids = [(name, inner.token_to_id(name)) for name in (start, end)]
     return processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ids)
 
@@ -338,14 +338,14 @@ def _pad(inner: tokenizers.Tokenizer, config: dict[str, Any]) -> int:
     return (_special_id(inner, config, ("pad_token",), KNOWN_PADS) or [0])[0]
 
 
-def _special_id(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[str], known: Sequence[str]) -> list[int]:
+def _special_id(inner: tokenizers.Tokenizer, config: dict[str, Any], keys: Sequence[str], defaults: Sequence[str]) -> list[int]:
     """The id of the token that the config names under one of the keys, else of the first known spelling; empty without either."""
     values = [config.get(key) for key in keys]
     names = [value["content"] if isinstance(value, dict) else value for value in values if value]
-    for name in (*names, *known):
-        found = inner.token_to_id(name)
-        if found is not None:
-            return [int(found)]
+    for name in (*names, *defaults):
+        token_id = inner.token_to_id(name)
+        if token_id is not None:
+            return [int(token_id)]
     return []
 
 
@@ -391,4 +391,4 @@ def _byte_letters() -> list[str]:
     """The printable letter that stands for each byte, in the order of the vocabulary: printable bytes first."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
-    return [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(others))]
+    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(others))]

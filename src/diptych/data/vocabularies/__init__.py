@@ -25,7 +25,7 @@ MISSING = "missing objects"
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class LabelVocabulary:
     """The closed set of labels of a benchmark.
 
     objects     object classes in order; empty where the user's own class file gives them (Open Images)
@@ -51,12 +51,12 @@ class Vocabulary:
 
     @property
     def object_texts(self) -> tuple[str, ...]:
-        """Object names that a model is asked for: `objects`, and the one for what is missing."""
+        """Object names of queries: `objects`, and the one for what is missing."""
         return (*self.objects, self.missing) if self.missing else self.objects
 
     @property
     def predicate_texts(self) -> tuple[str, ...]:
-        """Relation names that a model is asked for, in the order of `predicates`.
+        """Relation names of queries, in the order of `predicates`.
 
         >>> vocabulary("v-coco").predicate_texts[2:4]
         ('sit on/at', 'ride on')
@@ -73,7 +73,7 @@ class Vocabulary:
 
 
 @cache
-def vocabulary(name: str) -> Vocabulary:
+def vocabulary(name: str) -> LabelVocabulary:
     """The vocabulary of that name: coco, hico-det, v-coco, vg150 or open-images.
 
     >>> hico = vocabulary("hico-det")
@@ -82,21 +82,21 @@ def vocabulary(name: str) -> Vocabulary:
     """
     if name not in NAMES:
         raise UnknownName("vocabulary", name, NAMES)
-    found: dict[str, Any] = json.loads(
+    fields: dict[str, Any] = json.loads(
         (resources.files("diptych.data.vocabularies") / f"{name}.json").read_text(encoding="utf-8")
     )
-    things = vocabulary(found["objects_of"]) if "objects_of" in found else None
-    roles = {action: tuple(names) for action, names in found.get("roles", {}).items()}
-    return Vocabulary(
+    things = vocabulary(fields["objects_of"]) if "objects_of" in fields else None
+    roles = {action: tuple(names) for action, names in fields.get("roles", {}).items()}
+    return LabelVocabulary(
         name,
-        things.objects if things else tuple(found.get("objects", ())),
-        action_roles(roles) if roles else tuple(found.get("predicates", ())),
-        tuple((PERSON, verb, thing) for thing, verbs in found.get("triplets", {}).items() for verb in verbs),
+        things.objects if things else tuple(fields.get("objects", ())),
+        action_roles(roles) if roles else tuple(fields.get("predicates", ())),
+        tuple((PERSON, verb, thing) for thing, verbs in fields.get("triplets", {}).items() for verb in verbs),
         roles,
-        things.object_ids if things else tuple(found.get("object_ids", ())),
-        tuple(found.get("rare", ())),
-        tuple(found.get("texts", ())),
-        found.get("missing", ""),
+        things.object_ids if things else tuple(fields.get("object_ids", ())),
+        tuple(fields.get("rare", ())),
+        tuple(fields.get("texts", ())),
+        fields.get("missing", ""),
     )
 
 

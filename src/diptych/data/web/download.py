@@ -35,7 +35,7 @@ from diptych.data.media.transforms import Pixels
 from diptych.data.shards.mark import DOWNLOAD as MARK
 from diptych.data.shards.tar_index import open_index
 from diptych.data.shards.write import ShardWriter
-from diptych.data.web.polite_http import FetchError, Manners, fetch_image
+from diptych.data.web.polite_http import FetchError, FetchPolicy, fetch_image
 
 DNS_TRIES, DNS_SHARE = 50, 0.5
 """After so many links, the run ends when more than that share of them failed at the name."""
@@ -57,7 +57,7 @@ class Download:
     min_side       smaller images are refused; 0 is off
     max_area       images of more pixels are refused; 0 is off
     max_aspect     long side / short side must not be above; 0 is off
-    shard_links    links a shard
+    shard_links    links per shard
     threads        asked at once (published 256 for a big machine)
     retries        of one link, on the spot
     """
@@ -73,7 +73,7 @@ class Download:
     shard_links: int = 10_000
     threads: int = 64
     retries: int = 0
-    manners: Manners = field(default_factory=Manners)
+    policy: FetchPolicy = field(default_factory=FetchPolicy)
 
     def __post_init__(self) -> None:
         if min(self.size, self.shard_links, self.threads) < 1 or not 1 <= self.quality <= 100 or self.retries < 0:
@@ -84,7 +84,7 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class DownloadReport:
-    """Links in all, images that are there, links that were asked in this run, and failures by their kind."""
+    """Counts of a download: all links, images present, links requested in this run, and failures by kind."""
 
     folder: Path
     links: int
@@ -106,7 +106,7 @@ def download(links: pa.Table, out: Path, options: Download, *, retry_failed: boo
     for name in ("uid", "url", "text"):
         if name not in links.column_names:
             raise DataError(f"the links have no column '{name}'", field=name, expected="uid, url and text")
-    what = {"links": config_hash([links["uid"].to_pylist(), links["url"].to_pylist()]), "options": _deciding(options)}
+    what = {"links": config_hash([links["uid"].to_pylist(), links["url"].to_pylist()]), "options": _result_options(options)}
     if (out / MARK).is_file():
         before = json.loads((out / MARK).read_text(encoding="utf-8"))
         if {name: before.get(name) for name in what} != what:
@@ -126,13 +126,12 @@ def download(links: pa.Table, out: Path, options: Download, *, retry_failed: boo
     return DownloadReport(out, len(rows), sum(record["status"] == "success" for record in records), tried, dict(errors))
 
 
-def _deciding(options: Download) -> Any:
-    """Options without those that only say how hard to try."""
+def _result_options(options: Download) -> Any:
+    """Options that determine the result, without retries and the like."""
     plain = to_plain(replace(options, threads=1, retries=0))
-    return {
-        **plain,
-        "manners": {key: value for key, value in plain["manners"].items() if key not in ("timeout", "allow_private")},
-    }
+    policy = plain.pop("policy")
+    # "manners" is the name in download.json of earlier versions.
+    return {**plain, "manners": {key: value for key, value in policy.items() if key not in ("timeout", "allow_private")}}
 
 
 @dataclass
@@ -151,35 +150,35 @@ class _Shard:
         return self.out / f"{self.number:05d}.parquet"
 
     def records(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = read_parquet(self.table).to_pylist()
-        return found
+        records: list[dict[str, Any]] = read_parquet(self.table).to_pylist()
+        return records
 
     def fill(self, retry_failed: bool) -> int:
-        """Ask for what is missing; returns how many links were asked."""
+        """Download what is missing; returns the number of links requested."""
         done: dict[int, tuple[dict[str, Any], bytes | None]] = {}
         if self.table.is_file():
             records = self.records()
-            wanted = [row for row, record in enumerate(records) if record["status"] != "success"] if retry_failed else []
-            if not wanted:
+            pending = [row for row, record in enumerate(records) if record["status"] != "success"] if retry_failed else []
+            if not pending:
                 return 0
             stored = self._read_shard()
-            done = {row: (record, stored.get(record["key"])) for row, record in enumerate(records) if row not in set(wanted)}
+            done = {row: (record, stored.get(record["key"])) for row, record in enumerate(records) if row not in set(pending)}
         else:
-            wanted = list(range(len(self.rows)))
-        done |= dict(zip(wanted, self._ask(wanted), strict=True))
+            pending = list(range(len(self.rows)))
+        done |= dict(zip(pending, self._ask(pending), strict=True))
         self._write([done[row] for row in range(len(self.rows))])
-        return len(wanted)
+        return len(pending)
 
-    def _ask(self, wanted: list[int]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-        names_failed = asked = 0
+    def _ask(self, rows: list[int]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+        names_failed = attempted = 0
         with ThreadPoolExecutor(max_workers=self.options.threads) as threads:
-            for record, data in threads.map(self._one, wanted):
-                asked += 1
+            for record, data in threads.map(self._one, rows):
+                attempted += 1
                 names_failed += record["error_kind"] == "dns"
-                if asked >= DNS_TRIES and names_failed > DNS_SHARE * asked:
+                if attempted >= DNS_TRIES and names_failed > DNS_SHARE * attempted:
                     threads.shutdown(wait=False, cancel_futures=True)
                     raise RunError(
-                        f"{names_failed} of {asked} names could not be looked up: the resolver is down or too weak; stopped, finished "
+                        f"{names_failed} of {attempted} names could not be looked up: the resolver is down or too weak; stopped, finished "
                         f"shards in {self.out} are kept (run the same command again)"
                     )
                 yield record, data
@@ -196,7 +195,7 @@ class _Shard:
         }
         for attempt in range(self.options.retries + 1):
             try:
-                data = fetch_image(link["url"], self.options.manners)
+                data = fetch_image(link["url"], self.options.policy)
                 break
             except FetchError as error:
                 record |= {"status": "failed_to_download", "error_kind": error.kind, "error_message": str(error)}
@@ -212,12 +211,12 @@ class _Shard:
 
     def _read_shard(self) -> dict[str, bytes]:
         """Images of the shard as it is, by key."""
-        found = {}
+        data_by_key = {}
         for member in open_index(self.tar).members.to_pylist():
             key, _, kind = member["name"].partition(".")
             if kind == "jpg":
-                found[key] = SliceImage(self.tar, member["offset"], member["size"], member["name"]).read()
-        return found
+                data_by_key[key] = SliceImage(self.tar, member["offset"], member["size"], member["name"]).read()
+        return data_by_key
 
     def _write(self, done: list[tuple[dict[str, Any], bytes | None]]) -> None:
         """The tar, then the table: a shard with a table is whole."""

@@ -26,7 +26,7 @@ from diptych.core.errors import DataError, RunError, UnknownName
 from diptych.core.image import BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read.naming import uids_of
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.mark import is_built, words_of
@@ -41,7 +41,7 @@ class Source:
     """A data set that Debian packages: which packages, and how their files become samples."""
 
     packages: tuple[str, ...]
-    read: Callable[[list[Path]], tuple[list[Sample], list[Bad]]]
+    read: Callable[[list[Path]], tuple[list[Sample], list[QuarantineEntry]]]
     about: str
 
 
@@ -89,18 +89,18 @@ def _deb(package: str, folder: Path, progress: bool) -> Path:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise RunError(f"{tool} is not on this machine: fetch on Debian or Ubuntu, then copy the built folder")
-    found = sorted(folder.glob(f"{package}_*.deb"))
-    if not found:
+    debs = sorted(folder.glob(f"{package}_*.deb"))
+    if not debs:
         with _working(f"downloading {package}", progress):
             done = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True, check=False)
-        found = sorted(folder.glob(f"{package}_*.deb"))
-        if done.returncode or not found:
-            raise RunError(_why(package, done.stderr))
-    return found[-1]
+        debs = sorted(folder.glob(f"{package}_*.deb"))
+        if done.returncode or not debs:
+            raise RunError(_apt_error(package, done.stderr))
+    return debs[-1]
 
 
-def _why(package: str, stderr: str) -> str:
-    """apt's complaint as one line that says what to do."""
+def _apt_error(package: str, stderr: str) -> str:
+    """One-line reason of a failed apt command, with a remedy."""
     errors = [line[2:].strip() for line in stderr.splitlines() if line.startswith("E:")]
     if any("Unable to locate" in line or "no candidate" in line or "candidate version" in line for line in errors):
         return f"apt knows no package {package}: run `apt-get update` (as root), then fetch again"
@@ -119,7 +119,7 @@ def _version(deb: Path) -> str:
 def files(deb: Path, under: str, links: Links | None = None) -> Files:
     """Regular files of a package below the folder `under`, as (path relative to it, bytes), streamed in archive order.
 
-    Symbolic links that stay in the folder are noted in `links` (see `follow`). Devices and whatever leaves the folder are passed
+    Symbolic links that stay in the folder are noted in `links` (see `resolve_links`). Devices and whatever leaves the folder are passed
     over.
     """
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -139,14 +139,14 @@ def files(deb: Path, under: str, links: Links | None = None) -> Files:
             raise DataError(f"is not readable as a Debian package: {error}", file=deb, expected="a complete download") from error
 
 
-def follow(links: Links, found: dict[PurePosixPath, Found]) -> None:
+def resolve_links(links: Links, content_by_path: dict[PurePosixPath, Found]) -> None:
     """Give every link what its target has. Works on names alone; a circle or a target outside leads nowhere."""
     for link in sorted(links):
         target, hops = link, 0
         while target in links and hops < len(links):
             target, hops = links[target], hops + 1
-        if target in found:
-            found[link] = found[target]
+        if target in content_by_path:
+            content_by_path[link] = content_by_path[target]
 
 
 def _inside(name: str, under: str) -> PurePosixPath | None:
@@ -160,7 +160,7 @@ def _inside(name: str, under: str) -> PurePosixPath | None:
 
 @contextmanager
 def _working(what: str, progress: bool) -> Iterator[None]:
-    """A bar on stderr that moves while something of unknown length goes on."""
+    """Progress bar on stderr for work of unknown length."""
     if not progress:
         yield
         return
@@ -183,7 +183,7 @@ STAMPS = "usr/share/tuxpaint/stamps"
 _LANGUAGE = re.compile(r"([a-z]{2,3}(?:[_@-][A-Za-z]+)*)\.utf8=(.*)")
 
 
-def read_stamps(debs: list[Path]) -> tuple[list[Sample], list[Bad]]:
+def read_stamps(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
     """A sample for each captioned picture. The group is the English caption: two pictures of "A frog." are no negatives."""
     source = _version(debs[0])
     pictures: dict[PurePosixPath, bytes] = {}
@@ -198,9 +198,9 @@ def read_stamps(debs: list[Path]) -> tuple[list[Sample], list[Bad]]:
     for path, uid in zip(drawn, _uids(drawn), strict=True):
         texts = captions.get(path.with_suffix(""))
         if not texts:
-            bad.append(Bad(uid, "text", "the picture has no caption file (a mirror image or a part)", str(path)))
+            bad.append(QuarantineEntry(uid, "text", "the picture has no caption file (a mirror image or a part)", str(path)))
         elif path.suffix == ".svg":
-            bad.append(Bad(uid, "image", "the picture is there as a vector drawing only", str(path)))
+            bad.append(QuarantineEntry(uid, "image", "the picture is there as a vector drawing only", str(path)))
         else:
             image = BytesImage(pictures[path], str(path))
             group, extras = texts[0].string.casefold(), {"category": path.parts[0], "folder": str(path.parent)}
@@ -235,12 +235,12 @@ PNGS, SVGS = "usr/share/openclipart/png", "usr/share/openclipart/svg"
 _DC, _RDF = "http://purl.org/dc/elements/1.1/ ", "http://www.w3.org/1999/02/22-rdf-syntax-ns# "
 
 
-def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[Bad]]:
-    """A sample for each PNG, with the texts that its vector original carries. One without any goes to quarantine."""
+def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
+    """A sample per PNG, with the texts that its vector original carries. One without any goes to quarantine."""
     png, svg = debs
     source = _version(png)
     svg_links, png_links = Links(), Links()
-    about: dict[PurePosixPath, Card | str] = {}
+    about: dict[PurePosixPath, ClipartMetadata | str] = {}
     for path, data in files(svg, SVGS, svg_links):
         if path.suffix == ".svg":
             try:
@@ -248,14 +248,14 @@ def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[Bad]]:
             except DataError as error:
                 about[path] = error.problem
     pictures = {path: data for path, data in files(png, PNGS, png_links) if path.suffix == ".png"}
-    follow(svg_links, about)  # Debian stores equal files once; as data they are the duplicates that people uploaded
-    follow(png_links, pictures)
+    resolve_links(svg_links, about)  # Debian stores equal files once; as data they are the duplicates that people uploaded
+    resolve_links(png_links, pictures)
     samples, bad = [], []
     for path, uid in zip(sorted(pictures), _uids(sorted(pictures)), strict=True):
         card = about.get(path.with_suffix(".svg"), "there is no SVG of that name")
         if isinstance(card, str) or not card.texts():
             reason = card if isinstance(card, str) else "the SVG has no title, description or keywords"
-            bad.append(Bad(uid, "text", reason, str(path)))
+            bad.append(QuarantineEntry(uid, "text", reason, str(path)))
             continue
         extras = {"category": path.parts[0], "folder": str(path.parent), "author": card.author}
         image = BytesImage(pictures[path], str(path))
@@ -264,8 +264,8 @@ def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[Bad]]:
 
 
 @dataclass(slots=True)
-class Card:
-    """What a drawing says about itself."""
+class ClipartMetadata:
+    """Metadata that a drawing contains."""
 
     title: str = ""
     description: str = ""
@@ -274,17 +274,17 @@ class Card:
 
     def texts(self) -> tuple[Text, ...]:
         """Language unknown: most are English, many are not."""
-        found = [
+        texts = [
             Text(self.title, origin="label"),
             Text(self.description, origin="caption"),
             Text(", ".join(dict.fromkeys(self.keywords)), origin="tags"),
         ]
-        return tuple(text for text in found if text.string)
+        return tuple(text for text in texts if text.string)
 
 
-def read_card(svg: bytes) -> Card:
+def read_card(svg: bytes) -> ClipartMetadata:
     """Title, description, keywords and author from the RDF in an SVG. Entities are refused, nothing outside is ever loaded."""
-    card, path, words = Card(), [], list[str]()
+    card, path, words = ClipartMetadata(), [], list[str]()
 
     def start(tag: str, _: dict[str, str]) -> None:
         path.append(tag)

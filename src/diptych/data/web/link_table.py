@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from diptych.core.config import config_hash
 from diptych.data.columns import read_parquet, write_parquet
-from diptych.data.quarantine import Bad, write_quarantine
-from diptych.data.web.web_archive import Link, archives, links_of
+from diptych.data.quarantine import QuarantineEntry, write_quarantine
+from diptych.data.web.web_archive import ImageLink, archives, links_of
 
 FILE = "links.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("uid", "url", "text", "page")])
@@ -29,14 +29,14 @@ class LinkReport:
     folder: Path
     files: int
     kept: int
-    found: int
+    pairs: int
     links: int
-    bad: tuple[Bad, ...]
+    bad: tuple[QuarantineEntry, ...]
 
     def lines(self) -> list[str]:
-        again = self.found - self.links
+        again = self.pairs - self.links
         return [
-            f"{self.files} archives: {self.found:,} images with a text, {again:,} of them the same pair again; {self.links:,} in "
+            f"{self.files} archives: {self.pairs:,} images with a text, {again:,} of them the same pair again; {self.links:,} in "
             f"{self.folder / FILE}",
             *([f"{self.kept} archives had been read before"] if self.kept else []),
             *([f"{len(self.bad):,} left out, see {self.folder / 'quarantine.parquet'}"] if self.bad else []),
@@ -55,16 +55,16 @@ def extract_links(source: Path, out: Path) -> LinkReport:
         if path.is_file():
             kept += 1
         else:
-            wrong: list[Bad] = []
+            wrong: list[QuarantineEntry] = []
             rows = [asdict(link) for link in links_of(file, wrong)]
             metadata = {b"bad": json.dumps([asdict(one) for one in wrong]).encode()}
             write_parquet(path, pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata))
         table = read_parquet(path)
-        bad += [Bad(**one) for one in json.loads(table.schema.metadata[b"bad"])]
+        bad += [QuarantineEntry(**one) for one in json.loads(table.schema.metadata[b"bad"])]
         tables.append(table.replace_schema_metadata(None))
-    found = sorted({Link(**row) for table in tables for row in table.to_pylist()}, key=lambda link: (link.uid, link.page))
-    once: dict[str, Link] = {}
-    for link in found:
+    links = sorted({ImageLink(**row) for table in tables for row in table.to_pylist()}, key=lambda link: (link.uid, link.page))
+    once: dict[str, ImageLink] = {}
+    for link in links:
         once.setdefault(link.uid, link)  # of several pages the first by address
     write_parquet(out / FILE, pa.Table.from_pylist([asdict(link) for link in once.values()], SCHEMA))
     write_quarantine(out, bad)

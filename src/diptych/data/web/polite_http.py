@@ -1,4 +1,4 @@
-"""One image from the web, the way a polite stranger asks for it: opt-outs are honoured, private networks are not for asking.
+"""Polite download of one image: opt-outs are honoured, private networks are refused.
 
 Every address, also one that a redirect leads to, is looked up once, checked, and then connected to by its number, so that a name
 cannot answer differently the second time. Only http and https; bounded in time, bytes and redirects.
@@ -21,7 +21,7 @@ PIECE = 65_536
 
 
 class FetchError(Exception):
-    """Why an image did not come. `kind` is what is counted: "dns", "private", "opt-out", "http 404", "timeout", "size", "connection"."""
+    """Failed download. `kind` is counted: "dns", "private", "opt-out", "http 404", "timeout", "size", "connection"."""
 
     def __init__(self, kind: str, reason: str) -> None:
         self.kind = kind
@@ -29,7 +29,7 @@ class FetchError(Exception):
 
 
 @dataclass(frozen=True)
-class Manners:
+class FetchPolicy:
     """timeout        seconds for a connection and for each wait; three times that for the whole
     max_bytes      of an answer
     agent          what we say who we are
@@ -46,83 +46,83 @@ class Manners:
     allow_private: bool = False
 
 
-def fetch_image(url: str, manners: Manners) -> bytes:
+def fetch_image(url: str, policy: FetchPolicy) -> bytes:
     """The bytes at an address. Raises FetchError."""
-    deadline = time.monotonic() + 3 * manners.timeout
+    deadline = time.monotonic() + 3 * policy.timeout
     for _ in range(REDIRECTS + 1):
-        answer = _ask(url, manners, deadline)
+        answer = _ask(url, policy, deadline)
         if isinstance(answer, bytes):
             return answer
         url = answer
     raise FetchError("redirects", f"more than {REDIRECTS} redirects")
 
 
-def _ask(url: str, manners: Manners, deadline: float) -> bytes | str:
-    """The content, or the address that stands instead."""
+def _ask(url: str, policy: FetchPolicy, deadline: float) -> bytes | str:
+    """Content of a URL, or the address of a redirect."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise FetchError("address", f"is no address: {error}") from error
+        raise FetchError("address", f"is not an address: {error}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise FetchError("address", f"has the scheme {parts.scheme!r} (expected http or https)")
-    connection = _Connection(host, public_address(host, port, manners), port, manners, secure=parts.scheme == "https")
+    connection = _Connection(host, public_address(host, port, policy), port, policy, secure=parts.scheme == "https")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request(
-            "GET", path.encode("utf-8").decode("latin-1"), headers={"User-Agent": manners.agent, "Accept": "image/*,*/*"}
+            "GET", path.encode("utf-8").decode("latin-1"), headers={"User-Agent": policy.agent, "Accept": "image/*,*/*"}
         )
         response = connection.getresponse()
         if response.status in (301, 302, 303, 307, 308) and response.headers.get("Location"):
             return str(urljoin(url, response.headers["Location"]))
         if response.status != 200:
             raise FetchError(f"http {response.status}", f"the server says {response.status} {response.reason}")
-        if reason := opted_out(response.headers.get_all("X-Robots-Tag") or [], manners):
+        if reason := opted_out(response.headers.get_all("X-Robots-Tag") or [], policy):
             raise FetchError("opt-out", f"X-Robots-Tag says {reason}")
-        return _body(response, manners, deadline)
+        return _body(response, policy, deadline)
     except FetchError:
         raise
     except TimeoutError as error:
-        raise FetchError("timeout", f"no answer within {manners.timeout:g} s") from error
+        raise FetchError("timeout", f"no answer within {policy.timeout:g} s") from error
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise FetchError("connection", f"{type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
         connection.close()
 
 
-def _body(response: http.client.HTTPResponse, manners: Manners, deadline: float) -> bytes:
+def _body(response: http.client.HTTPResponse, policy: FetchPolicy, deadline: float) -> bytes:
     declared = response.headers.get("Content-Length")
-    if declared and declared.isdigit() and int(declared) > manners.max_bytes:
-        raise FetchError("size", f"declares {int(declared):,} bytes (expected at most {manners.max_bytes:,})")
+    if declared and declared.isdigit() and int(declared) > policy.max_bytes:
+        raise FetchError("size", f"declares {int(declared):,} bytes (expected at most {policy.max_bytes:,})")
     pieces, size = [], 0
     while piece := response.read(PIECE):
         size += len(piece)
         pieces.append(piece)
-        if size > manners.max_bytes:
-            raise FetchError("size", f"sends more than {manners.max_bytes:,} bytes")
+        if size > policy.max_bytes:
+            raise FetchError("size", f"sends more than {policy.max_bytes:,} bytes")
         if time.monotonic() > deadline:
-            raise FetchError("timeout", f"not whole after {3 * manners.timeout:g} s ({size:,} bytes)")
+            raise FetchError("timeout", f"not whole after {3 * policy.timeout:g} s ({size:,} bytes)")
     if declared and declared.isdigit() and size < int(declared):
         raise FetchError("connection", f"ends after {size:,} of {int(declared):,} bytes")
     return b"".join(pieces)
 
 
-def public_address(host: str, port: int, manners: Manners) -> str:
+def public_address(host: str, port: int, policy: FetchPolicy) -> str:
     """The number to connect to. All numbers of a name must be public: one private one among them is a trap."""
     try:
-        found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:
         raise FetchError("dns", f"{host} cannot be looked up: {error}") from error
-    if not manners.allow_private:
-        for number in found:
+    if not policy.allow_private:
+        for number in addresses:
             address = ipaddress.ip_address(number.partition("%")[0])
             inner = getattr(address, "ipv4_mapped", None) or address
             if not inner.is_global or inner.is_multicast:
                 raise FetchError("private", f"{host} is {number}, which is not public")
-    return found[0]
+    return addresses[0]
 
 
-def opted_out(tags: list[str], manners: Manners) -> str:
+def opted_out(tags: list[str], policy: FetchPolicy) -> str:
     """The first directive that forbids, "" when none does. "bot: noai" is for the agent of that name alone."""
     for tag in tags:
         agent = ""
@@ -130,16 +130,16 @@ def opted_out(tags: list[str], manners: Manners) -> str:
             head, colon, tail = part.strip().partition(":")
             if colon and head not in ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"):
                 agent, part = head.strip(), tail
-            if agent in ("", manners.agent_token.lower()) and part.strip() in manners.forbidden:
+            if agent in ("", policy.agent_token.lower()) and part.strip() in policy.forbidden:
                 return part.strip()
     return ""
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connects to a number, but says the name: to the server, and in the check of its certificate."""
+    """Connection to an IP address that sends the host name: to the server, and for the check of its certificate."""
 
-    def __init__(self, host: str, number: str, port: int, manners: Manners, *, secure: bool) -> None:
-        super().__init__(host, port, timeout=manners.timeout)
+    def __init__(self, host: str, number: str, port: int, policy: FetchPolicy, *, secure: bool) -> None:
+        super().__init__(host, port, timeout=policy.timeout)
         self._number, self._secure = number, secure
 
     def connect(self) -> None:

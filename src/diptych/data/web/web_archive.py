@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from diptych.core.disk.json_text import parse_json
 from diptych.core.disk.paths import is_utf8
 from diptych.core.errors import DataError, MissingExtra
-from diptych.data.quarantine import Bad
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read.links import pair_uid
 
 SUFFIXES = (".warc", ".warc.gz", ".wat", ".wat.gz")
@@ -28,7 +28,7 @@ LONGEST_RECORD = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ImageLink:
     """An image on a page: its absolute address and its alternative text. `uid` is that of the pair."""
 
     uid: str
@@ -49,7 +49,7 @@ def archives(path: Path) -> list[Path]:
     return files
 
 
-def links_of(path: Path, bad: list[Bad]) -> Iterator[Link]:
+def links_of(path: Path, bad: list[QuarantineEntry]) -> Iterator[ImageLink]:
     """All links of an archive in order of record; what is wrong is appended to `bad`."""
     try:
         from warcio.archiveiterator import ArchiveIterator
@@ -66,24 +66,26 @@ def links_of(path: Path, bad: list[Bad]) -> Iterator[Link]:
                 length = headers.get_header("Content-Length") or "0"
                 declared = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else -1
                 if declared < 0:
-                    bad.append(Bad("", "read", f"record {count} has the length {length[:40]!r}", str(path)))
+                    bad.append(QuarantineEntry("", "read", f"record {count} has the length {length[:40]!r}", str(path)))
                 elif declared > LONGEST_RECORD:
                     reason = f"record {count} has {declared:,} bytes (expected at most {LONGEST_RECORD:,})"
-                    bad.append(Bad("", "read", reason, str(path)))
+                    bad.append(QuarantineEntry("", "read", reason, str(path)))
                 else:
                     yield from _record(record, declared, page, bad, path, count)
         except (ArchiveLoadFailed, EOFError, OSError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            bad.append(Bad("", "read", f"is broken after {count} records: {reason}", str(path)))
+            bad.append(QuarantineEntry("", "read", f"is broken after {count} records: {reason}", str(path)))
             return
     if not count and not path.stat().st_size:
-        bad.append(Bad("", "read", "is empty", str(path)))
+        bad.append(QuarantineEntry("", "read", "is empty", str(path)))
     elif not any(one.file == str(path) for one in bad) and not _ends_whole(path):  # the library ends in silence there
-        bad.append(Bad("", "read", f"was cut, or is no archive: after {count} records there is no whole one", str(path)))
+        bad.append(
+            QuarantineEntry("", "read", f"is truncated, or is not an archive: after {count} records none is complete", str(path))
+        )
 
 
 def _ends_whole(path: Path) -> bool:
-    """Whether a file ends with the end of a record: two line ends, and inside gzip the end of a member with its checksum."""
+    """True if a file ends with the end of a record: two line ends, and inside gzip the end of a member with its checksum."""
     tail, member = b"", zlib.decompressobj(wbits=31)
     with path.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
@@ -103,26 +105,26 @@ def _ends_whole(path: Path) -> bool:
     return fresh and (tail == RECORD_END or not tail)
 
 
-def _record(record: Any, declared: int, page: str, bad: list[Bad], path: Path, number: int) -> Iterator[Link]:
+def _record(record: Any, declared: int, page: str, bad: list[QuarantineEntry], path: Path, number: int) -> Iterator[ImageLink]:
     content = record.raw_stream.read(declared)
     if len(content) < declared - _http_size(record):
         bad.append(
-            Bad(
+            QuarantineEntry(
                 "",
                 "read",
-                f"was cut: record {number} has {len(content):,} bytes of {declared:,}; those before it are read",
+                f"is truncated: record {number} has {len(content):,} bytes of {declared:,}; those before it are read",
                 str(path),
             )
         )
         return
     kind = record.rec_type
-    place = f"{path}#{number}"
+    where = f"{path}#{number}"
     if kind == "metadata" and page.startswith(("http://", "https://")) and content.lstrip()[:1] == b"{":
-        yield from _of_wat(content, page, bad, place)
+        yield from _of_wat(content, page, bad, where)
     elif kind == "response" and record.http_headers is not None:
         sort = (record.http_headers.get_header("Content-Type") or "").lower()
         if "html" in sort:
-            yield from _of_page(content, sort, page, bad, place)
+            yield from _of_page(content, sort, page, bad, where)
 
 
 def _http_size(record: Any) -> int:
@@ -134,55 +136,55 @@ def _http_size(record: Any) -> int:
 # ---------------------------------------------------------------- WAT
 
 
-def _of_wat(content: bytes, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
+def _of_wat(content: bytes, page: str, bad: list[QuarantineEntry], where: str) -> Iterator[ImageLink]:
     try:
-        found: Any = parse_json(content.decode("utf-8"))
+        envelope: Any = parse_json(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        bad.append(Bad("", "text", f"is not UTF-8 at byte {error.start:,} of the record", place))
+        bad.append(QuarantineEntry("", "text", f"is not UTF-8 at byte {error.start:,} of the record", where))
         return
     except ValueError as error:
-        bad.append(Bad("", "read", f"is no JSON: {error}", place))
+        bad.append(QuarantineEntry("", "read", f"is no JSON: {error}", where))
         return
     for name in ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata"):
-        found = found.get(name) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
+        envelope = envelope.get(name) if isinstance(envelope, dict) else None
+    if not isinstance(envelope, dict):
         return  # not a page
-    head = found.get("Head")
+    head = envelope.get("Head")
     base = head.get("Base") if isinstance(head, dict) else None
-    links = found.get("Links")
+    links = envelope.get("Links")
     base = _base_of_page(page, base) if isinstance(base, str) else page
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("path") == "IMG@/src":
-            yield from _link(link.get("url"), link.get("alt"), base, page, bad, place)
+            yield from _link(link.get("url"), link.get("alt"), base, page, bad, where)
 
 
 # ---------------------------------------------------------------- pages
 
 
-def _of_page(content: bytes, sort: str, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
+def _of_page(content: bytes, sort: str, page: str, bad: list[QuarantineEntry], where: str) -> Iterator[ImageLink]:
     charset = sort.partition("charset=")[2].split(";")[0].strip(" \"'") or "utf-8"
     try:
         text = content.decode(charset)
     except LookupError:
-        bad.append(Bad("", "text", f"names the unknown charset {charset!r}", place))
+        bad.append(QuarantineEntry("", "text", f"names the unknown charset {charset!r}", where))
         return
     except UnicodeDecodeError as error:
-        bad.append(Bad("", "text", f"is not {charset} at byte {error.start:,} of the page", place))
+        bad.append(QuarantineEntry("", "text", f"is not {charset} at byte {error.start:,} of the page", where))
         return
     except ValueError as error:  # charsets that are no charsets, as "idna"
-        bad.append(Bad("", "text", f"is not {charset}: {error}", place))
+        bad.append(QuarantineEntry("", "text", f"is not {charset}: {error}", where))
         return
-    reader = _Images()
+    reader = _ImageParser()
     try:
         reader.feed(text)
     except (AssertionError, ValueError) as error:  # of the library, on markup that it does not expect
-        bad.append(Bad("", "read", f"is no HTML that can be read: {error}", place))
+        bad.append(QuarantineEntry("", "read", f"is not readable HTML: {error}", where))
     base = _base_of_page(page, reader.base) if reader.base else page
     for source, alt in reader.found:
-        yield from _link(source, alt, base, page, bad, place)
+        yield from _link(source, alt, base, page, bad, where)
 
 
-class _Images(HTMLParser):
+class _ImageParser(HTMLParser):
     """(src, alt) of every image, and the address of <base>."""
 
     def __init__(self) -> None:
@@ -206,7 +208,7 @@ def _base_of_page(page: str, base: str) -> str:
         return page
 
 
-def _link(source: Any, alt: Any, base: str, page: str, bad: list[Bad], place: str) -> Iterator[Link]:
+def _link(source: Any, alt: Any, base: str, page: str, bad: list[QuarantineEntry], where: str) -> Iterator[ImageLink]:
     text = " ".join(alt.split()) if isinstance(alt, str) else ""
     if not text or not isinstance(source, str) or not source.strip():
         return
@@ -216,11 +218,11 @@ def _link(source: Any, alt: Any, base: str, page: str, bad: list[Bad], place: st
     except ValueError:
         return  # an address that is none
     if not is_utf8(url + text):
-        bad.append(Bad("", "text", "a link holds half a surrogate pair, which is no character", place))
+        bad.append(QuarantineEntry("", "text", "a link holds half a surrogate pair, which is not a character", where))
     elif sound:
-        yield Link(pair_uid(url, text), url, text, page)
+        yield ImageLink(pair_uid(url, text), url, text, page)
 
 
-def as_rows(links: Iterator[Link]) -> list[dict[str, str]]:
+def as_rows(links: Iterator[ImageLink]) -> list[dict[str, str]]:
     """Links as plain rows, for a table."""
     return [asdict(link) for link in links]

@@ -1,1 +1,1 @@
-"""Where vectors are kept and compared: a folder on this machine, a Qdrant server, or an index that another process has open."""
+"""Storage and comparison of vectors: a folder on this machine, a Qdrant server, or an index that another process has open."""

@@ -1,5 +1,6 @@
-"""Room on the disk, asked for before the engine writes. It writes into memory that is mapped from files with holes: a disk that is full
-then ends the process with a signal (SIGBUS), and no error can be caught."""
+"""Disk space check before the engine writes. It writes into memory-mapped sparse files: a full disk then ends the process with a
+signal (SIGBUS), and no error can be caught.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diptych.core.errors import RunError
-from diptych.index.engine.store import Item, Terms
+from diptych.index.engine.store import IndexItem, SparseVector
 
 RESERVE = 16 << 20
 """Bytes that stay free: what the engine's logs and tables of contents take beside the items."""
@@ -20,7 +21,7 @@ COPIES = 6
 
 
 class DiskFull(RunError):
-    """There is no room for more. What was stored before is kept."""
+    """The disk is full. What was stored before is kept."""
 
 
 def need_room(folder: Path, size: int) -> None:
@@ -33,18 +34,20 @@ def need_room(folder: Path, size: int) -> None:
         )
 
 
-def size_of(items: Sequence[Item]) -> int:
+def size_of(items: Sequence[IndexItem]) -> int:
     """Bytes that items take until they are settled."""
     total = 0
     for item in items:
-        total += sum(12 * vector.values.size if isinstance(vector, Terms) else vector.nbytes for vector in item.vectors.values())
+        total += sum(
+            12 * vector.values.size if isinstance(vector, SparseVector) else vector.nbytes for vector in item.vectors.values()
+        )
         total += len(json.dumps(item.payload, default=str))
     return COPIES * total
 
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """What a full disk raises in our own files, as one line."""
+    """Turn a full-disk error in our own files into one line."""
     try:
         yield
     except OSError as error:

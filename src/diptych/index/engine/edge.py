@@ -12,14 +12,26 @@ from typing import Any
 from diptych.core.disk.lock import Lock
 from diptych.core.errors import DiptychError, RunError
 from diptych.index.engine.disk import DiskFull, need_room, size_of
-from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors, vector_of
+from diptych.index.engine.store import (
+    PAGE,
+    DenseSpace,
+    EngineQuery,
+    IndexItem,
+    ItemFilter,
+    ScoredItem,
+    Space,
+    SparseVector,
+    Vector,
+    Vectors,
+    vector_of,
+)
 from diptych.index.filters import RANGES, Kind, OneOf, clauses, json_path
 
 SEGMENT = 1 << 30
 """Bytes of the engine's files that are rewritten at a time, at most."""
 
 
-class Busy(RunError):
+class IndexBusy(RunError):
     """Another process has the engine open."""
 
 
@@ -36,11 +48,11 @@ class EdgeStore:
 
         need_room(folder.parent, 0)
         folder.mkdir(parents=True)
-        dense = {space.name: _dense(engine, space) for space in spaces if isinstance(space, Dense)}
+        dense = {space.name: _dense(engine, space) for space in spaces if isinstance(space, DenseSpace)}
         sparse = {
             space.name: engine.EdgeSparseVectorParams(modifier=engine.Modifier.Idf if space.idf else None)
             for space in spaces
-            if not isinstance(space, Dense)
+            if not isinstance(space, DenseSpace)
         }
         config = engine.EdgeConfig(vectors=dense or None, sparse_vectors=sparse or None, wal_enabled=True)
         with _alone(folder) as lock, _engine(folder):
@@ -69,7 +81,7 @@ class EdgeStore:
         """Blocks in use: files that the engine has reserved and not filled count by what they hold."""
         return sum(512 * file.stat().st_blocks for file in self.folder.rglob("*") if file.is_file())
 
-    def upsert(self, items: Sequence[Item]) -> None:
+    def upsert(self, items: Sequence[IndexItem]) -> None:
         import qdrant_edge as engine
 
         points = [
@@ -81,7 +93,7 @@ class EdgeStore:
             with _engine(self.folder):
                 self._shard.update(engine.UpdateOperation.upsert_points(points))
 
-    def delete(self, choice: Choice) -> None:
+    def delete(self, choice: ItemFilter) -> None:
         import qdrant_edge as engine
 
         need_room(self.folder, 0)
@@ -99,7 +111,7 @@ class EdgeStore:
         with _engine(self.folder):
             self._shard.update(engine.UpdateOperation.create_field_index(json_path(column), kind_of_index))
 
-    def query(self, ask: Ask, choice: Choice, *, vectors: Sequence[str] = ()) -> list[Scored]:
+    def query(self, ask: EngineQuery, choice: ItemFilter, *, vectors: Sequence[str] = ()) -> list[ScoredItem]:
         import qdrant_edge as engine
 
         condition = _filter(engine, choice)
@@ -113,14 +125,16 @@ class EdgeStore:
             params=_params(engine, ask),
         )
         return [
-            Scored(_id(point.id), float(point.score), dict(point.payload), _from_engine(point.vector, vectors))
+            ScoredItem(_id(point.id), float(point.score), dict(point.payload), _from_engine(point.vector, vectors))
             for point in self._shard.query(request)
         ]
 
-    def scroll(self, choice: Choice | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False) -> Iterator[Item]:
+    def scroll(
+        self, choice: ItemFilter | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False
+    ) -> Iterator[IndexItem]:
         import qdrant_edge as engine
 
-        condition, offset = _filter(engine, choice or Choice()), None
+        condition, offset = _filter(engine, choice or ItemFilter()), None
         while True:
             request = engine.ScrollRequest(
                 offset=offset,
@@ -131,7 +145,7 @@ class EdgeStore:
             )
             records, offset = self._shard.scroll(request)
             for record in records:
-                yield Item(_id(record.id), _from_engine(record.vector, vectors), dict(record.payload))
+                yield IndexItem(_id(record.id), _from_engine(record.vector, vectors), dict(record.payload))
             if offset is None:
                 return
 
@@ -144,11 +158,12 @@ class EdgeStore:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[Lock]:
-    """A lock that is taken before the engine looks at its files: it mends them as it loads, and only then finds out that it is not alone.
-    Given back where the block fails."""
+    """Lock that is taken before the engine opens its files: it repairs them on loading, and only then finds out that it is not alone.
+    Released if the block fails.
+    """
     lock = Lock.on_folder(folder)
     if lock is None:
-        raise Busy(f"{folder.parent} is open in another process, or twice in this one: close it there first")
+        raise IndexBusy(f"{folder.parent} is open in another process, or twice in this one: close it there first")
     try:
         yield lock
     except BaseException:
@@ -158,24 +173,27 @@ def _alone(folder: Path) -> Iterator[Lock]:
 
 @contextmanager
 def _engine(folder: Path) -> Iterator[None]:
-    """What the engine raises, as one line: it has no narrower class, and where its files are damaged beyond what it checks it panics,
-    which is no `Exception` to Python."""
+    """Turn errors of the engine into one line: it has no narrower class, and on files damaged beyond its own checks it panics, which is no
+    `Exception` to Python.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, DiptychError):
         raise
     except BaseException as error:
-        place, first = folder.parent, next(iter(str(error).splitlines()), type(error).__name__)
+        index_folder, first = folder.parent, next(iter(str(error).splitlines()), type(error).__name__)
         if "WouldBlock" in str(error):
-            raise Busy(f"{place} is open in another process, or twice in this one: close it there first") from error
+            raise IndexBusy(f"{index_folder} is open in another process, or twice in this one: close it there first") from error
         if "No space left" in str(error) or "os error 28" in str(error):
             need_room(folder, 0)
-            raise DiskFull(f"the disk of {place} is full; what was stored before is kept: make room and run it again") from error
-        raise RunError(f"{place}: its engine cannot go on: {first[:300]}") from error
+            raise DiskFull(
+                f"the disk of {index_folder} is full; what was stored before is kept: make room and run it again"
+            ) from error
+        raise RunError(f"{index_folder}: its engine cannot go on: {first[:300]}") from error
 
 
 def _refuse_odd(folder: Path) -> None:
-    """Raise RunError for what the engine would wait for, follow or not survive: no folder, pipes, devices, links."""
+    """Raise RunError for files that the engine would wait for, follow or crash on: no folder, pipes, devices, links."""
     if not folder.is_dir():
         raise RunError(f"{folder.parent} has no folder {folder.name} with the engine's files: build the index again")
     for path in folder.rglob("*"):
@@ -189,7 +207,7 @@ def _id(value: Any) -> uuid.UUID:
     return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
 
 
-def _dense(engine: Any, space: Dense) -> Any:
+def _dense(engine: Any, space: DenseSpace) -> Any:
     """m=0 builds no graph."""
     return engine.EdgeVectorParams(
         size=space.dim,
@@ -201,35 +219,35 @@ def _dense(engine: Any, space: Dense) -> Any:
 
 
 def _to_engine(engine: Any, vector: Vector) -> Any:
-    if isinstance(vector, Terms):
+    if isinstance(vector, SparseVector):
         return engine.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
     return vector.tolist()
 
 
-def _from_engine(vectors: Any, wanted: Sequence[str]) -> Vectors:
+def _from_engine(vectors: Any, names: Sequence[str]) -> Vectors:
     """The engine gives a shard's only dense vector bare, and several by name."""
-    if not wanted or vectors is None:
+    if not names or vectors is None:
         return {}
-    named = vectors if isinstance(vectors, dict) else {wanted[0]: vectors}
+    named = vectors if isinstance(vectors, dict) else {names[0]: vectors}
     return {name: vector_of(value) for name, value in named.items()}
 
 
-def _nearest(engine: Any, ask: Ask) -> Any:
+def _nearest(engine: Any, ask: EngineQuery) -> Any:
     return engine.Query.Nearest(_to_engine(engine, ask.vector), using=ask.space)
 
 
-def _params(engine: Any, ask: Ask) -> Any:
+def _params(engine: Any, ask: EngineQuery) -> Any:
     return engine.SearchParams(hnsw_ef=max(ask.effort, ask.limit), exact=ask.exact)
 
 
-def _first(engine: Any, ask: Ask, condition: Any) -> Any:
+def _first(engine: Any, ask: EngineQuery, condition: Any) -> Any:
     before = [_first(engine, ask.first, condition)] if ask.first else []
     return engine.Prefetch(
         limit=ask.limit, query=_nearest(engine, ask), params=_params(engine, ask), filter=condition, prefetches=before
     )
 
 
-def _filter(engine: Any, choice: Choice) -> Any:
+def _filter(engine: Any, choice: ItemFilter) -> Any:
     must: list[Any] = [_clause(engine, clause) for clause in clauses(choice.where, choice.columns)]
     if choice.uids is not None:
         must.append(engine.FieldCondition("uid", match=engine.MatchAny(list(choice.uids))))

@@ -1,5 +1,6 @@
-"""The same index on a Qdrant server, through `qdrant-client` (extra `[server]`). The key, where the server wants one, is read from the
-environment variable QDRANT_API_KEY and written nowhere."""
+"""Engine on a Qdrant server, through `qdrant-client` (extra `[server]`). The key, where the server requires one, is read from the
+environment variable QDRANT_API_KEY and written nowhere.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from diptych.core.errors import MissingExtra, RunError
-from diptych.index.engine.store import PAGE, Ask, Choice, Dense, Item, Scored, Space, Terms, Vector, Vectors, vector_of
+from diptych.index.engine.store import (
+    PAGE,
+    DenseSpace,
+    EngineQuery,
+    IndexItem,
+    ItemFilter,
+    ScoredItem,
+    Space,
+    SparseVector,
+    Vector,
+    Vectors,
+    vector_of,
+)
 from diptych.index.filters import RANGES, InRange, Kind, OneOf, clauses, json_path
 
 NUMBERS = 200_000  # of vectors in one request: some megabytes of JSON, below the server's limit of 32 MB
@@ -27,11 +40,11 @@ class ServerStore:
     def create(cls, url: str, collection: str, spaces: Sequence[Space]) -> ServerStore:
         """A new collection. A collection of that name is replaced: names are made for one build."""
         client, models = connect(url)
-        dense = {_space_name(space.name): _dense(models, space) for space in spaces if isinstance(space, Dense)}
+        dense = {_space_name(space.name): _dense(models, space) for space in spaces if isinstance(space, DenseSpace)}
         sparse = {
             _space_name(space.name): models.SparseVectorParams(modifier=models.Modifier.IDF if space.idf else None)
             for space in spaces
-            if not isinstance(space, Dense)
+            if not isinstance(space, DenseSpace)
         }
         store = cls(url, client, models, collection)
         with store._answering():
@@ -66,8 +79,8 @@ class ServerStore:
     def bytes(self) -> int:
         return 0
 
-    def upsert(self, items: Sequence[Item]) -> None:
-        for portion in portions(items):
+    def upsert(self, items: Sequence[IndexItem]) -> None:
+        for portion in batched(items):
             points = [
                 self._models.PointStruct(
                     id=str(item.id),
@@ -79,7 +92,7 @@ class ServerStore:
             with self._answering():
                 self._client.upsert(self._collection, points, wait=True)
 
-    def delete(self, choice: Choice) -> None:
+    def delete(self, choice: ItemFilter) -> None:
         selector = self._models.FilterSelector(filter=self._filter(choice))
         with self._answering():
             self._client.delete(self._collection, selector, wait=True)
@@ -90,7 +103,7 @@ class ServerStore:
         with self._answering():
             self._client.create_payload_index(self._collection, json_path(column), types.get(kind, schema.KEYWORD), wait=True)
 
-    def query(self, ask: Ask, choice: Choice, *, vectors: Sequence[str] = ()) -> list[Scored]:
+    def query(self, ask: EngineQuery, choice: ItemFilter, *, vectors: Sequence[str] = ()) -> list[ScoredItem]:
         condition = self._filter(choice)
         with self._answering():
             answer = self._client.query_points(
@@ -105,12 +118,14 @@ class ServerStore:
                 with_vectors=[_space_name(name) for name in vectors] if vectors else False,
             )
         return [
-            Scored(uuid.UUID(str(p.id)), float(p.score), dict(p.payload or {}), _from_engine(p.vector, vectors))
+            ScoredItem(uuid.UUID(str(p.id)), float(p.score), dict(p.payload or {}), _from_engine(p.vector, vectors))
             for p in answer.points
         ]
 
-    def scroll(self, choice: Choice | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False) -> Iterator[Item]:
-        condition, offset = self._filter(choice or Choice()), None
+    def scroll(
+        self, choice: ItemFilter | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False
+    ) -> Iterator[IndexItem]:
+        condition, offset = self._filter(choice or ItemFilter()), None
         while True:
             with self._answering():
                 records, offset = self._client.scroll(
@@ -122,35 +137,35 @@ class ServerStore:
                     with_vectors=[_space_name(name) for name in vectors] if vectors else False,
                 )
             for record in records:
-                yield Item(uuid.UUID(str(record.id)), _from_engine(record.vector, vectors), dict(record.payload or {}))
+                yield IndexItem(uuid.UUID(str(record.id)), _from_engine(record.vector, vectors), dict(record.payload or {}))
             if offset is None:
                 return
 
     def settle(self) -> None:
-        """Nothing: a server builds its graphs by itself, and has written down what it has acknowledged."""
+        """No-op: a server builds its graphs by itself, and has stored what it has acknowledged."""
 
     # ------------------------------------------------------------ inside
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """What goes wrong between here and the server, as one line."""
+        """Turn errors of the connection or the server into one line."""
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
         try:
             yield
         except (ResponseHandlingException, UnexpectedResponse) as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise RunError(f"the server at {self._url} did not do as asked: {first_line}") from error
+            raise RunError(f"the server at {self._url} failed: {first_line}") from error
 
     def _to_engine(self, vector: Vector) -> Any:
-        if isinstance(vector, Terms):
+        if isinstance(vector, SparseVector):
             return self._models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
         return vector.tolist()
 
-    def _params(self, ask: Ask) -> Any:
+    def _params(self, ask: EngineQuery) -> Any:
         return self._models.SearchParams(hnsw_ef=max(ask.effort, ask.limit), exact=ask.exact)
 
-    def _first(self, ask: Ask, condition: Any) -> Any:
+    def _first(self, ask: EngineQuery, condition: Any) -> Any:
         return self._models.Prefetch(
             query=self._to_engine(ask.vector),
             using=_space_name(ask.space),
@@ -160,7 +175,7 @@ class ServerStore:
             prefetch=self._first(ask.first, condition) if ask.first else None,
         )
 
-    def _filter(self, choice: Choice) -> Any:
+    def _filter(self, choice: ItemFilter) -> Any:
         models = self._models
         must: list[Any] = [self._clause(clause) for clause in clauses(choice.where, choice.columns)]
         if choice.uids is not None:
@@ -182,7 +197,7 @@ class ServerStore:
 
 
 def connect(url: str) -> tuple[Any, Any]:
-    """A client of the server, and the module of its request types. Raises MissingExtra without the package."""
+    """Client of the server, and the module of its request types. Raises MissingExtra without the package."""
     try:
         from qdrant_client import QdrantClient, models
     except ImportError as error:
@@ -190,12 +205,12 @@ def connect(url: str) -> tuple[Any, Any]:
     return QdrantClient(url=url, api_key=os.environ.get("QDRANT_API_KEY") or None), models
 
 
-def portions(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Small enough for a request; the items of one sample stay together, so that a sample is there as a whole or not at all."""
-    portion: list[Item] = []
+def batched(items: Sequence[IndexItem]) -> Iterator[list[IndexItem]]:
+    """Batches small enough for a request; the items of one sample stay together, so that a sample is complete or absent."""
+    portion: list[IndexItem] = []
     numbers = 0
     for item in items:
-        size = sum(v.values.size if isinstance(v, Terms) else v.size for v in item.vectors.values())
+        size = sum(v.values.size if isinstance(v, SparseVector) else v.size for v in item.vectors.values())
         if portion and numbers + size > NUMBERS and item.payload["uid"] != portion[-1].payload["uid"]:
             yield portion
             portion, numbers = [], 0
@@ -209,7 +224,7 @@ def _space_name(space: str) -> str:
     return space or UNNAMED
 
 
-def _dense(models: Any, space: Dense) -> Any:
+def _dense(models: Any, space: DenseSpace) -> Any:
     """m=0 builds no graph."""
     return models.VectorParams(
         size=space.dim,
@@ -220,7 +235,7 @@ def _dense(models: Any, space: Dense) -> Any:
     )
 
 
-def _from_engine(vectors: Any, wanted: Sequence[str]) -> Vectors:
-    if not wanted or vectors is None:
+def _from_engine(vectors: Any, names: Sequence[str]) -> Vectors:
+    if not names or vectors is None:
         return {}
-    return {name: vector_of(vectors[_space_name(name)]) for name in wanted if _space_name(name) in vectors}
+    return {name: vector_of(vectors[_space_name(name)]) for name in names if _space_name(name) in vectors}

@@ -1,4 +1,4 @@
-"""What every engine behind an index can do. `edge` is a folder on this machine, `server` a collection on a Qdrant server.
+"""Storage interface of an index. `edge` is a folder on this machine, `server` a collection on a Qdrant server.
 
 Letters: T tokens of one item, D width.
 """
@@ -20,12 +20,12 @@ PAGE = 1024  # items read at a time when all are read
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
+class DenseSpace:
     """A space of vectors.
 
     graph  searched approximately by a graph (HNSW) where there are many; otherwise compared with all, or only re-scored
     cold   stays on disk and is read where a search touches it
-    many   several vectors an item, compared by the sum over the query's vectors of the best match (MaxSim)
+    many   several vectors per item, compared by the sum over the query's vectors of the best match (MaxSim)
     """
 
     name: str
@@ -36,37 +36,37 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
-class Sparse:
-    """A space of weighted terms behind an inverted index. idf: the engine weighs query terms by how rare they are (BM25's idf)."""
+class SparseSpace:
+    """A space of sparse vectors with an inverted index. idf: the engine weighs query terms by rarity (BM25's idf)."""
 
     name: str
     idf: bool = False
 
 
-Space = Dense | Sparse
+Space = DenseSpace | SparseSpace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Terms:
-    """A sparse vector: which terms, by number, and their weights."""
+class SparseVector:
+    """A sparse vector: term numbers and their weights."""
 
     indices: npt.NDArray[np.int64]
     values: npt.NDArray[np.float32]
 
 
-Vector = Unit | Terms  # Unit: [D], or [T, D] in a space of many
+Vector = Unit | SparseVector  # Unit: [D], or [T, D] in a space of many
 Vectors = Mapping[str, Vector]  # by the name of the space
 
 
 def vector_of(value: Any) -> Vector:
     """A vector as an engine answers it, sparse where it has indices."""
     if hasattr(value, "indices"):
-        return Terms(np.asarray(value.indices, np.int64), np.asarray(value.values, np.float32))
+        return SparseVector(np.asarray(value.indices, np.int64), np.asarray(value.values, np.float32))
     return np.asarray(value, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Item:
+class IndexItem:
     """One point of an engine. The payload holds the columns and `uid`."""
 
     id: uuid.UUID
@@ -75,8 +75,8 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """An item that a search found. `vectors` is empty unless they were asked for."""
+class ScoredItem:
+    """Search result of an engine. `vectors` is empty unless requested."""
 
     id: uuid.UUID
     score: float
@@ -85,7 +85,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
+class EngineQuery:
     """One ranking: the `limit` items nearest to `vector` in `space`; with `first`, only among those that it finds.
 
     effort  candidates that a walk over the graph keeps
@@ -96,11 +96,11 @@ class Ask:
     limit: int
     exact: bool = False
     effort: int = 128
-    first: Ask | None = None
+    first: EngineQuery | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ItemFilter:
     """Which items an operation concerns: those for which all of this holds.
 
     where, columns  conditions, and the kinds of the columns they name
@@ -121,17 +121,19 @@ class Store(Protocol):
 
     def count(self) -> int: ...
 
-    def upsert(self, items: Sequence[Item]) -> None: ...
+    def upsert(self, items: Sequence[IndexItem]) -> None: ...
 
-    def delete(self, choice: Choice) -> None: ...
+    def delete(self, choice: ItemFilter) -> None: ...
 
     def declare(self, column: str, kind: Kind) -> None:
         """Index a column, so that filters on it stay fast."""
 
-    def query(self, ask: Ask, choice: Choice, *, vectors: Sequence[str] = ()) -> list[Scored]:
+    def query(self, ask: EngineQuery, choice: ItemFilter, *, vectors: Sequence[str] = ()) -> list[ScoredItem]:
         """Best first. `vectors` names the spaces whose vectors come along."""
 
-    def scroll(self, choice: Choice | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False) -> Iterator[Item]:
+    def scroll(
+        self, choice: ItemFilter | None = None, *, vectors: Sequence[str] = (), uid_only: bool = False
+    ) -> Iterator[IndexItem]:
         """Every item once, in no order that means anything."""
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""What two processes say to each other about one index: a frame is eight bytes of length and a JSON object; vectors are base64 in it."""
+"""Wire format between two processes that share an index: eight bytes of length and a JSON object; vectors are base64 in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.errors import RunError
-from diptych.index.engine.store import Ask, Choice, Item, Scored, Terms, Vector
+from diptych.index.engine.store import EngineQuery, IndexItem, ItemFilter, ScoredItem, SparseVector, Vector
 
 LARGEST = 1 << 28
 """Bytes of a frame."""
@@ -49,7 +49,7 @@ def _exactly(line: socket.socket, size: int) -> bytes | None:
 
 def vector_out(vector: Vector) -> dict[str, Any]:
     """Dense [D] or [T, D] with its shape, or terms with weights; arrays are base64 of their bytes."""
-    if isinstance(vector, Terms):
+    if isinstance(vector, SparseVector):
         return {"terms": _array_out(vector.indices.astype(np.int64)), "weights": _array_out(vector.values.astype(np.float32))}
     return {"dense": _array_out(np.asarray(vector, np.float32)), "shape": list(vector.shape)}
 
@@ -57,35 +57,35 @@ def vector_out(vector: Vector) -> dict[str, Any]:
 def vector_in(plain: dict[str, Any]) -> Vector:
     """The inverse of `vector_out`."""
     if "terms" in plain:
-        return Terms(_array_in(plain["terms"], np.int64), _array_in(plain["weights"], np.float32))
+        return SparseVector(_array_in(plain["terms"], np.int64), _array_in(plain["weights"], np.float32))
     dense: Vector = _array_in(plain["dense"], np.float32).reshape(plain["shape"])
     return dense
 
 
-def item_out(item: Item) -> dict[str, Any]:
+def item_out(item: IndexItem) -> dict[str, Any]:
     """An item as plain values."""
     vectors = {name: vector_out(vector) for name, vector in item.vectors.items()}
     return {"id": str(item.id), "vectors": vectors, "payload": item.payload}
 
 
-def item_in(plain: dict[str, Any]) -> Item:
+def item_in(plain: dict[str, Any]) -> IndexItem:
     """The inverse of `item_out`."""
     vectors = {name: vector_in(vector) for name, vector in plain["vectors"].items()}
-    return Item(uuid.UUID(plain["id"]), vectors, plain["payload"])
+    return IndexItem(uuid.UUID(plain["id"]), vectors, plain["payload"])
 
 
-def scored_out(found: Scored) -> dict[str, Any]:
+def scored_out(item: ScoredItem) -> dict[str, Any]:
     """A found item with its score as plain values."""
-    return {**item_out(Item(found.id, found.vectors, found.payload)), "score": found.score}
+    return {**item_out(IndexItem(item.id, item.vectors, item.payload)), "score": item.score}
 
 
-def scored_in(plain: dict[str, Any]) -> Scored:
+def scored_in(plain: dict[str, Any]) -> ScoredItem:
     """The inverse of `scored_out`."""
     item = item_in(plain)
-    return Scored(item.id, float(plain["score"]), item.payload, item.vectors)
+    return ScoredItem(item.id, float(plain["score"]), item.payload, item.vectors)
 
 
-def choice_out(choice: Choice) -> dict[str, Any]:
+def choice_out(choice: ItemFilter) -> dict[str, Any]:
     """A choice of items as plain values."""
     return {
         "where": dict(choice.where),
@@ -96,13 +96,13 @@ def choice_out(choice: Choice) -> dict[str, Any]:
     }
 
 
-def choice_in(plain: dict[str, Any]) -> Choice:
+def choice_in(plain: dict[str, Any]) -> ItemFilter:
     """The inverse of `choice_out`."""
     ids = None if plain["ids"] is None else [uuid.UUID(one) for one in plain["ids"]]
-    return Choice(plain["where"], plain["columns"], plain["uids"], ids, [uuid.UUID(one) for one in plain["without"]])
+    return ItemFilter(plain["where"], plain["columns"], plain["uids"], ids, [uuid.UUID(one) for one in plain["without"]])
 
 
-def ask_out(ask: Ask) -> dict[str, Any]:
+def ask_out(ask: EngineQuery) -> dict[str, Any]:
     """A question to the engine as plain values, the one before it included."""
     first = None if ask.first is None else ask_out(ask.first)
     return {
@@ -115,11 +115,11 @@ def ask_out(ask: Ask) -> dict[str, Any]:
     }
 
 
-def ask_in(plain: dict[str, Any]) -> Ask:
+def ask_in(plain: dict[str, Any]) -> EngineQuery:
     """The inverse of `ask_out`."""
     first = None if plain["first"] is None else ask_in(plain["first"])
     vector = vector_in(plain["vector"])
-    return Ask(plain["space"], vector, int(plain["limit"]), bool(plain["exact"]), int(plain["effort"]), first)
+    return EngineQuery(plain["space"], vector, int(plain["limit"]), bool(plain["exact"]), int(plain["effort"]), first)
 
 
 def _array_out(array: np.ndarray[Any, Any]) -> str:

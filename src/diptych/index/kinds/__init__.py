@@ -1,4 +1,4 @@
-"""The kinds of index by name."""
+"""Index kinds by name."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def kind(name: str) -> type[Index]:
-    """The class of a kind of index."""
-    found: type[Index] = INDEXES.load(name)
-    return found
+    """Class of an index kind."""
+    index_class: type[Index] = INDEXES.load(name)
+    return index_class
 
 
 def open_index(folder: Path | str, model: Any = None, *, url: str = "") -> Index:
-    """An index of whatever kind; see `Index.open`."""
-    found = read_facts(Path(folder)).kind
-    if found not in INDEXES:
+    """Open an index of any kind; see `Index.open`."""
+    kind_name = read_facts(Path(folder)).kind
+    if kind_name not in INDEXES:
         raise RunError(
-            f"{folder} is an index of kind {found!r:.40}, which this version does not know (it has {', '.join(INDEXES)})"
+            f"{folder} is an index of kind {kind_name!r:.40}, which this version does not know (it has {', '.join(INDEXES)})"
         )
-    return kind(found).open(folder, model, url=url)
+    return kind(kind_name).open(folder, model, url=url)

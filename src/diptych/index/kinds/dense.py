@@ -1,6 +1,6 @@
-"""One vector an item, in the space that images and texts share: approximate search by a graph (HNSW) where the pool is large.
+"""Dense index: one vector per item, in the space that images and texts share, with approximate search by a graph (HNSW) for large pools.
 
-Cosine is the only measure: all rows are unit-norm. Letters: N items, Q queries, D width.
+Cosine is the only measure: all rows are unit-norm. Letters: N items, Q queries, D dimensions.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from diptych.core.errors import ConfigError, RunError, ShapeError
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import check_rows, embed_texts, images_of
-from diptych.index.engine.store import Ask, Dense, Space, Terms, Vector, Vectors
-from diptych.index.facts import Info
+from diptych.index.engine.store import DenseSpace, EngineQuery, Space, SparseVector, Vector, Vectors
+from diptych.index.facts import IndexInfo
 from diptych.index.items import What, point_id
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Part, SearchPlan
-from diptych.index.ranking import Ranking
+from diptych.index.ranking import RankingPlan
 from diptych.index.vectors import combine
 
-__all__ = ["DenseIndex", "Info", "point_id"]
+__all__ = ["DenseIndex", "IndexInfo", "point_id"]
 
 EFFORT = 128  # candidates that a walk over the graph keeps, unless more are asked for
 
@@ -43,7 +43,7 @@ class DenseIndex(Index):
             )
 
     def spaces(self) -> list[Space]:
-        return [Dense("", self._facts.width(""))]
+        return [DenseSpace("", self._facts.width(""))]
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         rows_ND = self._ready().embed_images(images_of(samples), batch_size=self.batch_size)
@@ -53,7 +53,7 @@ class DenseIndex(Index):
         return self.layers(embed_texts(self._ready(), strings, uids))
 
     def layers(self, rows_ND: Unit) -> Sequence[Vectors]:
-        """What is stored of each embedding, by space."""
+        """Stored vectors of each embedding, by space."""
         return [{"": row_D} for row_D in rows_ND]
 
     # ------------------------------------------------------------ searching
@@ -61,8 +61,8 @@ class DenseIndex(Index):
     def takes_vectors(self, plan: SearchPlan) -> bool:
         return True
 
-    def ranking(self, plan: SearchPlan) -> Ranking:
-        """By the one part, or by the sum of all, each `weight` times."""
+    def ranking(self, plan: SearchPlan) -> RankingPlan:
+        """Query by the one part, or by the weighted sum of all."""
         vectors, examples = [], list[uuid.UUID]()
         for part in plan.parts:
             row_D, ids = self._vector_of(part)
@@ -70,14 +70,14 @@ class DenseIndex(Index):
             examples += ids
         query_D = combine(vectors) if plan.only is None or examples else vectors[0][0]
 
-        def asks(limit: int) -> list[Ask]:
-            return [self.ask(query_D, limit, exact=plan.exact, effort=plan.effort)]
+        def asks(limit: int) -> list[EngineQuery]:
+            return [self.engine_query(query_D, limit, exact=plan.exact, effort=plan.effort)]
 
-        return Ranking(asks, without=tuple(examples))
+        return RankingPlan(asks, without=tuple(examples))
 
-    def ask(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> Ask:
-        """How the engine is asked for the nearest items. effort: candidates that a walk over the graph keeps (128)."""
-        return Ask("", query_D, limit, exact=exact, effort=effort or EFFORT)
+    def engine_query(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> EngineQuery:
+        """Engine query for the nearest items. effort: candidates that a walk over the graph keeps (128)."""
+        return EngineQuery("", query_D, limit, exact=exact, effort=effort or EFFORT)
 
     def checked_vectors(self, query_QD: Unit) -> Unit:
         query_QD = np.asarray(query_QD, np.float32)
@@ -89,7 +89,7 @@ class DenseIndex(Index):
     # ------------------------------------------------------------ inside
 
     def _vector_of(self, part: Part) -> tuple[Unit, list[uuid.UUID]]:
-        """What a part stands for, [D], and the items that it names."""
+        """Query vector of a part, [D], and the items that it names."""
         match part:
             case ByText(string):
                 return self.checked_vectors(self._ready().embed_texts([string]))[0], []
@@ -104,6 +104,6 @@ class DenseIndex(Index):
 
 
 def _row(vector: Vector) -> Unit:
-    if isinstance(vector, Terms):
+    if isinstance(vector, SparseVector):
         raise RunError("the engine gave a sparse vector where a dense one was stored: build the index again")
     return vector

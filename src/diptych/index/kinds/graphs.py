@@ -1,6 +1,6 @@
-"""Pictures by what is in them and how it is related: an index of scene graphs, asked for triplets such as (person, riding, horse).
+"""Index of scene graphs, searched by triplets such as (person, riding, horse).
 
-The graphs are a detector's, found once when a picture is indexed, or with `Annotations` in the model's place those that the data have.
+The graphs are a detector's, found once when a picture is indexed, or with `AnnotatedGraphs` in the model's place those that the data have.
 Every triplet is a term of a sparse vector, and so is every form of it with one or two of its names left open; the weight of a term is
 the confidence of the best triplet that fits. So a question is one look-up in an inverted index, and its score is that confidence.
 """
@@ -21,12 +21,12 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
 from diptych.index.base import Index
 from diptych.index.embed import images_of
-from diptych.index.engine.store import Ask, Item, Space, Sparse, Terms, Vectors
+from diptych.index.engine.store import EngineQuery, IndexItem, Space, SparseSpace, SparseVector, Vectors
 from diptych.index.exact import Hit
-from diptych.index.items import Block, What
-from diptych.index.lexicon import Vocabulary
+from diptych.index.items import ItemBatch, What
+from diptych.index.lexicon import TermVocabulary
 from diptych.index.plan import ByExamples, ByImage, ByText, ByTriplet, Options, Part, SearchPlan
-from diptych.index.ranking import Ranking
+from diptych.index.ranking import RankingPlan
 
 TRIPLETS = "triplets"  # the space
 ANY = ""  # a name that is left open
@@ -38,8 +38,8 @@ Pattern = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Annotations:
-    """Stands where a detector stands: the graphs are those of the data."""
+class AnnotatedGraphs:
+    """Scene graphs of the data, used in place of a detector."""
 
     name: ClassVar[str] = "annotations"
     fingerprint: ClassVar[str] = "annotations-1"
@@ -57,7 +57,7 @@ class GraphIndex(Index):
     def check_model(cls, model: Any, what: What) -> None:
         if what != "images":
             raise ConfigError(f"an index of kind '{cls.kind}' holds images (expected what='images', got '{what}')")
-        if not isinstance(model, Detector | Annotations):
+        if not isinstance(model, Detector | AnnotatedGraphs):
             raise ConfigError(
                 f"an index of kind '{cls.kind}' needs a detector, or 'annotations' (the graphs of the data); '{model.name}' is neither"
             )
@@ -69,7 +69,7 @@ class GraphIndex(Index):
         super().settings(model, pool, what, **options)
         if not 0 <= least < 1:
             raise ConfigError(f"min_confidence is {least} (expected 0 or more, below 1)")
-        if isinstance(model, Annotations):
+        if isinstance(model, AnnotatedGraphs):
             if objects or relations:
                 raise ConfigError("annotations have the names they have (expected no objects and no relations)")
         else:
@@ -80,26 +80,26 @@ class GraphIndex(Index):
         return {"objects": list(objects), "relations": list(relations), "min_confidence": least}
 
     def spaces(self) -> list[Space]:
-        return [Sparse(TRIPLETS)]
+        return [SparseSpace(TRIPLETS)]
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.folder)
+    def _vocabulary(self) -> TermVocabulary:
+        return TermVocabulary(self.folder)
 
     def vocabulary_terms(self) -> list[str]:
         return self._vocabulary.terms()
 
     def needs_image(self) -> bool:
-        return not isinstance(self._model, Annotations)
+        return not isinstance(self._model, AnnotatedGraphs)
 
     def triplets(self) -> list[Pattern]:
-        """Every triplet that some picture has or had, sorted."""
+        """All triplets of the vocabulary, sorted; pictures that were removed leave theirs."""
         return sorted(pattern for term in self._vocabulary.terms() if ANY not in (pattern := _pattern(term)))
 
     # ------------------------------------------------------------ filling
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
-        """Pictures without any triplet are left out."""
+        """Sparse vectors of the pictures; those without any triplet are left out."""
         terms = [terms_of(graph) for graph in self._graphs(samples)]
         self._vocabulary.learn(term for row in terms for term in row)
         return [{TRIPLETS: self._vocabulary.encode(row)} if row else {} for row in terms]
@@ -108,12 +108,14 @@ class GraphIndex(Index):
         raise ConfigError(f"an index of kind '{self.kind}' holds images, not texts")
 
     def _graphs(self, samples: Sequence[Sample]) -> list[SceneGraph]:
-        """Kept until the block that they belong to is stored with them."""
+        """Scene graphs of samples, cached until their block is stored."""
         model = self._ready()
-        found = (
-            [sample.graph for sample in samples] if isinstance(model, Annotations) else self._detect_graphs(images_of(samples))
+        graphs = (
+            [sample.graph for sample in samples]
+            if isinstance(model, AnnotatedGraphs)
+            else self._detect_graphs(images_of(samples))
         )
-        kept = [graph.strongest(top=TOP, min_score=self._facts.option("min_confidence", float)) for graph in found]
+        kept = [graph.strongest(top=TOP, min_score=self._facts.option("min_confidence", float)) for graph in graphs]
         self._known.update({sample.uid: graph for sample, graph in zip(samples, kept, strict=True)})
         return kept
 
@@ -126,8 +128,8 @@ class GraphIndex(Index):
     def _known(self) -> dict[str, SceneGraph]:
         return {}
 
-    def blocks(self, pool: Dataset) -> Iterator[Block]:
-        """With the triplets of each picture, to be shown."""
+    def blocks(self, pool: Dataset) -> Iterator[ItemBatch]:
+        """Item batches with the triplets of each picture, for display."""
         for block in super().blocks(pool):
             items = [
                 replace(item, payload={**item.payload, "triplets": stored_triplets(self._known[str(item.payload["uid"])])})
@@ -138,41 +140,40 @@ class GraphIndex(Index):
 
     # ------------------------------------------------------------ answering
 
-    def ranking(self, plan: SearchPlan) -> Ranking:
+    def ranking(self, plan: SearchPlan) -> RankingPlan:
         """A triplet finds the pictures with the most confident triplet of that form, and a hit's `triplets` are those that fit; a
         picture or an example finds those that share what is in it."""
         vector, shown, examples = self._terms_of(plan.parts[0])
-        return Ranking(
-            lambda limit: [Ask(TRIPLETS, vector, limit)] if len(vector.indices) else [],
+        return RankingPlan(
+            lambda limit: [EngineQuery(TRIPLETS, vector, limit)] if len(vector.indices) else [],
             without=tuple(item.id for item in examples),
-            shown=shown,
+            format_hit=shown,
         )
 
     def search_triplet(self, pattern: Pattern, k: int = 10, **options: Unpack[Options]) -> list[Hit]:
-        """By a triplet, in which a name may be "", which leaves it open. Raises ConfigError when all are, UnknownName for a name
-        that no picture has."""
+        """Search by a triplet; "" leaves a name open. Raises ConfigError when all are, UnknownName for a name that no picture has."""
         return self.answer(SearchPlan((ByTriplet(pattern),), k, **options))
 
-    def _terms_of(self, part: Part) -> tuple[Terms, Callable[[Hit], Hit], list[Item]]:
-        """The terms to look up, what is shown of a hit, and the items that the part names."""
+    def _terms_of(self, part: Part) -> tuple[SparseVector, Callable[[Hit], Hit], list[IndexItem]]:
+        """Query terms of a part, the function that formats a hit, and the items that the part names."""
         match part:
             case ByText(string):
                 return self._terms_of(ByTriplet(triplet(string)))
             case ByTriplet(names):
-                wanted = self._spelled_pattern(names)
-                return self._vocabulary.encode({_term(wanted): 1.0}), lambda hit: fitting(hit, wanted), []
+                pattern = self._spelled_pattern(names)
+                return self._vocabulary.encode({_term(pattern): 1.0}), lambda hit: matching_triplets(hit, pattern), []
             case ByImage(image):
                 return self._vocabulary.encode(terms_of(self._read(image))), lambda hit: hit, []
             case ByExamples(uids):
                 items = self.collection.items_of(uids[0], (TRIPLETS,))
                 vector = items[0].vectors[TRIPLETS]
-                assert isinstance(vector, Terms)
+                assert isinstance(vector, SparseVector)
                 return vector, lambda hit: hit, items
         raise self._cannot_take(part)
 
     def _read(self, image: ImageSource) -> SceneGraph:
-        """What the detector finds in a picture."""
-        if isinstance(self._ready(), Annotations):
+        """Scene graph that the detector predicts for a picture."""
+        if isinstance(self._ready(), AnnotatedGraphs):
             raise ConfigError("an index of annotations cannot read a picture: ask for a triplet, or build it with a detector")
         return self._detect_graphs([image])[0].strongest(top=TOP, min_score=self._facts.option("min_confidence", float))
 
@@ -183,13 +184,13 @@ class GraphIndex(Index):
         there = self.triplets()
         roles = ("subject", "relation", "object")
         return tuple(  # type: ignore[return-value]
-            name and _known_spelling(role, name, sorted({known[place] for known in there}))
-            for place, (role, name) in enumerate(zip(roles, pattern, strict=True))
+            name and _known_spelling(role, name, sorted({triplet_names[position] for triplet_names in there}))
+            for position, (role, name) in enumerate(zip(roles, pattern, strict=True))
         )
 
 
 def triplet(text: str) -> Pattern:
-    """``person, riding, horse`` to a pattern; ``*`` or nothing leaves a name open.
+    """Parse ``person, riding, horse`` into a pattern; ``*`` or nothing leaves a name open.
 
     >>> triplet("person, riding, *")
     ('person', 'riding', '')
@@ -213,7 +214,7 @@ def terms_of(graph: SceneGraph) -> dict[str, float]:
 
 
 def stored_triplets(graph: SceneGraph) -> list[dict[str, Any]]:
-    """The triplets as they are kept beside an item, the most confident first: names, confidence, boxes in xyxy pixels."""
+    """Triplets as stored with an item, the most confident first: names, confidence, boxes in xyxy pixels."""
     rows = [
         {
             "subject": names[0],
@@ -228,13 +229,13 @@ def stored_triplets(graph: SceneGraph) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["confidence"])
 
 
-def fitting(hit: Hit, wanted: Pattern) -> Hit:
-    """The hit with those of its triplets that fit the pattern."""
+def matching_triplets(hit: Hit, pattern: Pattern) -> Hit:
+    """Hit with only those of its triplets that match the pattern."""
     roles = ("subject", "relation", "object")
     rows = [
         row
         for row in hit.payload.get("triplets", ())
-        if all(name in (ANY, row[role]) for role, name in zip(roles, wanted, strict=True))
+        if all(name in (ANY, row[role]) for role, name in zip(roles, pattern, strict=True))
     ]
     return replace(hit, payload={**hit.payload, "triplets": rows})
 
@@ -248,9 +249,9 @@ def _pattern(term: str) -> Pattern:
     return subject, relation, thing
 
 
-def _known_spelling(role: str, name: str, known: Sequence[str]) -> str:
-    """The name as it stands in the index, whatever its case."""
-    same = [one for one in known if one.casefold() == name.casefold()]
+def _known_spelling(role: str, name: str, spellings: Sequence[str]) -> str:
+    """Spelling of a name in the index, whatever its case."""
+    same = [one for one in spellings if one.casefold() == name.casefold()]
     if not same:
-        raise UnknownName(f"{role} in the triplets of this index", name, known)
+        raise UnknownName(f"{role} in the triplets of this index", name, spellings)
     return name if name in same else same[0]

@@ -1,4 +1,4 @@
-"""Dense and lexical search over the same items, fused by a named rule: directions find what is meant, words what is said.
+"""Dense and lexical search over the same items, fused by a named rule: vectors match the meaning, words the wording.
 
 A text asks both; a picture asks the dense half, and the lexical one too where the model is lexical.
 """
@@ -14,16 +14,16 @@ from typing import Any, ClassVar
 from diptych.core.contracts import Dataset, LexicalEmbedder
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.sample import Sample
-from diptych.index.engine.store import Ask, Scored, Space, Sparse, Vectors
+from diptych.index.engine.store import EngineQuery, ScoredItem, Space, SparseSpace, Vectors
 from diptych.index.exact import Hit
 from diptych.index.filters import Where
 from diptych.index.fusion import RULES, fuse
 from diptych.index.items import What
 from diptych.index.kinds.dense import EFFORT, DenseIndex
 from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
-from diptych.index.lexicon import Vocabulary, Words
+from diptych.index.lexicon import BM25Encoder, TermVocabulary
 from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
-from diptych.index.ranking import Ranking
+from diptych.index.ranking import RankingPlan
 
 
 class HybridIndex(DenseIndex):
@@ -51,14 +51,14 @@ class HybridIndex(DenseIndex):
         return own | lexical_settings(_lexical(model), pool, what)
 
     def spaces(self) -> list[Space]:
-        return [*super().spaces(), Sparse(WORDS, idf="mean_length" in self._facts.options)]
+        return [*super().spaces(), SparseSpace(WORDS, idf="mean_length" in self._facts.options)]
 
     @cached_property
     def _lexicon(self) -> Lexicon:
-        return Lexicon(_lexical(self._ready()), Vocabulary(self.folder), self._facts)
+        return Lexicon(_lexical(self._ready()), TermVocabulary(self.folder), self._facts)
 
     def vocabulary_terms(self) -> list[str]:
-        return Vocabulary(self.folder).terms()
+        return TermVocabulary(self.folder).terms()
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         dense = super().encode_samples(samples)
@@ -71,8 +71,8 @@ class HybridIndex(DenseIndex):
     def takes_vectors(self, plan: SearchPlan) -> bool:
         return not self._asks_both(plan) and plan.half != "lexical"
 
-    def ranking(self, plan: SearchPlan) -> Ranking:
-        """A text or a picture alone asks both halves; sums, examples and vectors the dense one."""
+    def ranking(self, plan: SearchPlan) -> RankingPlan:
+        """A text or a picture alone is searched in both halves; sums, examples and vectors in the dense one."""
         if plan.half == "lexical":
             return self._lexical_ranking(plan)
         return self._rank_by_both(plan) if self._asks_both(plan) else super().ranking(plan)
@@ -84,34 +84,34 @@ class HybridIndex(DenseIndex):
     def _asks_both(self, plan: SearchPlan) -> bool:
         if plan.half:
             return False
-        reads_pictures = not isinstance(self._lexicon.model, Words)
+        reads_pictures = not isinstance(self._lexicon.model, BM25Encoder)
         return isinstance(plan.only, ByText) or (isinstance(plan.only, ByImage) and reads_pictures)
 
-    def _lexical_ranking(self, plan: SearchPlan) -> Ranking:
+    def _lexical_ranking(self, plan: SearchPlan) -> RankingPlan:
         terms = self._lexicon.query(plan.parts[0])
-        return Ranking(lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [])
+        return RankingPlan(lambda limit: [EngineQuery(WORDS, terms, limit)] if len(terms.indices) else [])
 
-    def _rank_by_both(self, plan: SearchPlan) -> Ranking:
+    def _rank_by_both(self, plan: SearchPlan) -> RankingPlan:
         query_D, _ = self._vector_of(plan.parts[0])
         terms = self._lexicon.query(plan.parts[0])
 
-        def asks(limit: int) -> list[Ask]:
+        def asks(limit: int) -> list[EngineQuery]:
             depth = max(limit, self._facts.option("depth", int))
-            words = [Ask(WORDS, terms, depth)] if len(terms.indices) else []
-            return [self.ask(query_D, depth, effort=max(EFFORT, depth)), *words]
+            words = [EngineQuery(WORDS, terms, depth)] if len(terms.indices) else []
+            return [self.engine_query(query_D, depth, effort=max(EFFORT, depth)), *words]
 
-        return Ranking(asks, merge=self._fuse)
+        return RankingPlan(asks, merge=self._fuse)
 
-    def _fuse(self, rankings: Sequence[Sequence[Scored]]) -> list[Scored]:
+    def _fuse(self, rankings: Sequence[Sequence[ScoredItem]]) -> list[ScoredItem]:
         share = self._facts.option("lexical", float)
         named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
-        found: dict[uuid.UUID, Scored] = {item.id: item for ranking in rankings for item in ranking}
+        item_by_id: dict[uuid.UUID, ScoredItem] = {item.id: item for ranking in rankings for item in ranking}
         rule: Any = self._facts.option("fusion", str)
         if rule not in RULES:
             raise RunError(f"index.json has {rule[:60]!r} as option fusion (expected {' or '.join(RULES)})")
         fused = fuse(rule, named, (1 - share, share)[: len(named)])
-        return [replace(found[key], score=score) for key, score in fused.items()]
+        return [replace(item_by_id[key], score=score) for key, score in fused.items()]
 
 
 def _lexical(model: Any) -> Any:
-    return model if isinstance(model, LexicalEmbedder) else Words()
+    return model if isinstance(model, LexicalEmbedder) else BM25Encoder()

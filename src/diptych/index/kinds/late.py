@@ -1,4 +1,4 @@
-"""Late interaction: every word of a text looks for the patch that fits it best (FILIP, 2111.07783; ColBERT, 2004.12832).
+"""Late-interaction index: each word is compared with its best-matching patch (FILIP, 2111.07783; ColBERT, 2004.12832).
 
 The score of a text for an image is the mean over the words of the best cosine with any patch; of an image for a text, the mean over
 the patches of the best cosine with any word. Comparing all tokens of all items is slow, so a shortlist by one vector an item comes
@@ -19,11 +19,11 @@ from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import check_rows, images_of
-from diptych.index.engine.store import Ask, Dense, Item, Space, Vectors
+from diptych.index.engine.store import DenseSpace, EngineQuery, IndexItem, Space, Vectors
 from diptych.index.exact import Hit
 from diptych.index.items import What
 from diptych.index.plan import ByExamples, ByImage, ByText, Mode, Part, SearchPlan
-from diptych.index.ranking import Ranking
+from diptych.index.ranking import RankingPlan
 from diptych.index.vectors import combine
 
 POOLED, TOKENS, SHORTLIST = "pooled", "tokens", 200
@@ -53,7 +53,7 @@ class LateIndex(Index):
 
     def spaces(self) -> list[Space]:
         width = self._facts.width
-        return [Dense(POOLED, width(POOLED)), Dense(TOKENS, width(TOKENS), graph=False, many=True)]
+        return [DenseSpace(POOLED, width(POOLED)), DenseSpace(TOKENS, width(TOKENS), graph=False, many=True)]
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         uids = [sample.uid for sample in samples]
@@ -71,23 +71,23 @@ class LateIndex(Index):
         pooled_ND = model.embed_images(images) if isinstance(model, Embedder) else [_mean(x_TD) for x_TD in tokens]
         return _both(pooled_ND, tokens, uids, "image")
 
-    def ranking(self, plan: SearchPlan) -> Ranking:
-        """exact: compare with all tokens of all items. effort: as many in the shortlist, if more than the index's own."""
+    def ranking(self, plan: SearchPlan) -> RankingPlan:
+        """Ranking of a plan. exact: compare with all tokens of all items. effort: size of the shortlist, if more than the index's own."""
         query, examples = self._tokens_of(plan.parts[0])
         tokens_TD: Any = query[TOKENS]
 
-        def asks(limit: int) -> list[Ask]:
+        def asks(limit: int) -> list[EngineQuery]:
             shortlist = max(self._facts.option("shortlist", int), limit, plan.effort)
-            first = None if plan.exact else Ask(POOLED, query[POOLED], shortlist, effort=shortlist)
-            return [Ask(TOKENS, tokens_TD, limit, exact=plan.exact, first=first)]
+            first = None if plan.exact else EngineQuery(POOLED, query[POOLED], shortlist, effort=shortlist)
+            return [EngineQuery(TOKENS, tokens_TD, limit, exact=plan.exact, first=first)]
 
         def mean(hit: Hit) -> Hit:  # the engine adds up; a mean does not grow with the length of a text
             return replace(hit, score=hit.score / len(tokens_TD))
 
-        return Ranking(asks, without=tuple(item.id for item in examples), shown=mean)
+        return RankingPlan(asks, without=tuple(item.id for item in examples), format_hit=mean)
 
-    def _tokens_of(self, part: Part) -> tuple[Vectors, list[Item]]:
-        """The vectors that a part stands for, and the items that it names."""
+    def _tokens_of(self, part: Part) -> tuple[Vectors, list[IndexItem]]:
+        """Token vectors of a part, and the items that it names."""
         match part:
             case ByText(string):
                 return self.encode_texts([string], ["the query"])[0], []
@@ -102,7 +102,7 @@ class LateIndex(Index):
 def _tokens(x_TD: Unit, name: str) -> Unit:
     if x_TD.ndim != 2 or not len(x_TD):
         raise DataError(f"{name} has tokens of shape {list(x_TD.shape)}", expected="[T, D] with one or more")
-    return check_rows(x_TD, [f"{name}, number {place}" for place in range(len(x_TD))], "token")
+    return check_rows(x_TD, [f"{name}, number {number}" for number in range(len(x_TD))], "token")
 
 
 def _mean(x_TD: Unit) -> Unit:

@@ -1,7 +1,7 @@
-"""Words instead of directions: every item is a sparse vector over a vocabulary, behind an inverted index.
+"""Lexical search: every item is a sparse vector over a vocabulary, in an inverted index.
 
 With a lexical model (LexLIP, 2023: images and texts as weights over words) the score is the cosine of the two sparse vectors. With
-`Words` in the model's place, the texts of a pool are searched by BM25, and pictures are found by what is written about them.
+`BM25Encoder` in the model's place, the texts of a pool are searched by BM25, and pictures are found by what is written about them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.index.base import Index
 from diptych.index.embed import images_of
-from diptych.index.engine.store import Ask, Item, Space, Sparse, Terms, Vectors
+from diptych.index.engine.store import EngineQuery, IndexItem, Space, SparseSpace, SparseVector, Vectors
 from diptych.index.exact import Hit
 from diptych.index.facts import Facts
 from diptych.index.items import What
-from diptych.index.lexicon import Vocabulary, Words, heaviest, unit_weights, words_of
+from diptych.index.lexicon import BM25Encoder, TermVocabulary, heaviest, unit_weights, words_of
 from diptych.index.plan import ByExamples, ByImage, ByTerms, ByText, Options, Part, SearchPlan
-from diptych.index.ranking import Ranking
+from diptych.index.ranking import RankingPlan
 
 WORDS = "words"  # the space
 
@@ -42,7 +42,7 @@ class LexicalIndex(Index):
 
     @classmethod
     def check_model(cls, model: Any, what: What) -> None:
-        if not isinstance(model, Words | LexicalEmbedder):
+        if not isinstance(model, BM25Encoder | LexicalEmbedder):
             raise ConfigError(
                 f"an index of kind '{cls.kind}' needs a lexical model or 'words' (BM25 over the texts); '{model.name}' is neither"
             )
@@ -54,7 +54,7 @@ class LexicalIndex(Index):
         for name, most in limits.items():
             if most < 0:
                 raise ConfigError(f"{name} is {most} (expected 0 for all, or how many)")
-        if limits["item_terms"] and isinstance(model, Words):
+        if limits["item_terms"] and isinstance(model, BM25Encoder):
             raise ConfigError(
                 "item_terms cuts the words of a lexical model; with 'words' every word of a text is its own (expected 0)"
             )
@@ -63,18 +63,18 @@ class LexicalIndex(Index):
         return {**limits, **lexical_settings(model, pool, what)}
 
     def needs_image(self) -> bool:
-        """`Words` read what is written about a picture, not the picture."""
-        return not isinstance(self._model, Words)
+        """False with `BM25Encoder`, which reads the texts of a picture, not the picture."""
+        return not isinstance(self._model, BM25Encoder)
 
     def spaces(self) -> list[Space]:
-        return [Sparse(WORDS, idf="mean_length" in self._facts.options)]
+        return [SparseSpace(WORDS, idf="mean_length" in self._facts.options)]
 
     @cached_property
     def _lexicon(self) -> Lexicon:
-        return Lexicon(self._ready(), Vocabulary(self.folder), self._facts)
+        return Lexicon(self._ready(), TermVocabulary(self.folder), self._facts)
 
     def vocabulary_terms(self) -> list[str]:
-        return Vocabulary(self.folder).terms()
+        return TermVocabulary(self.folder).terms()
 
     def encode_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
         return self._lexicon.of_samples(samples)
@@ -82,10 +82,10 @@ class LexicalIndex(Index):
     def encode_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
         return self._lexicon.of_texts(strings, uids)
 
-    def ranking(self, plan: SearchPlan) -> Ranking:
-        """Items without any of the terms are not found, so there may be fewer than k."""
+    def ranking(self, plan: SearchPlan) -> RankingPlan:
+        """Ranking by terms. Items without any of the terms do not match, so there may be fewer than k hits."""
         part = plan.parts[0]
-        items: list[Item] = []
+        items: list[IndexItem] = []
         if isinstance(part, ByExamples):
             items = self.collection.items_of(part.uids[0], (WORDS,))
             terms: Any = items[0].vectors[WORDS]
@@ -93,45 +93,48 @@ class LexicalIndex(Index):
             terms = self._lexicon.query(part, most=self._facts.option("query_terms", int))
         else:
             raise self._cannot_take(part)
-        return Ranking(
-            lambda limit: [Ask(WORDS, terms, limit)] if len(terms.indices) else [], without=tuple(item.id for item in items)
+        return RankingPlan(
+            lambda limit: [EngineQuery(WORDS, terms, limit)] if len(terms.indices) else [],
+            without=tuple(item.id for item in items),
         )
 
     def search_terms(self, weights: Mapping[str, float], k: int = 10, **options: Unpack[Options]) -> list[Hit]:
-        """By weighted terms."""
+        """Search by weighted terms."""
         return self.answer(SearchPlan((ByTerms(weights),), k, **options))
 
 
 class Lexicon:
-    """A lexical model or `Words`, and the vocabulary of one index: from samples and texts to sparse vectors."""
+    """A lexical model or `BM25Encoder`, and the vocabulary of one index: from samples and texts to sparse vectors."""
 
-    def __init__(self, model: Any, vocabulary: Vocabulary, facts: Facts) -> None:
+    def __init__(self, model: Any, vocabulary: TermVocabulary, facts: Facts) -> None:
         self.model, self.vocabulary, self._facts = model, vocabulary, facts
 
     def of_samples(self, samples: Sequence[Sample]) -> Sequence[Vectors]:
-        """Of the pictures, or with `Words` of all texts of a sample together."""
-        if isinstance(self.model, Words):
+        """Sparse vectors of the pictures, or with `BM25Encoder` of all texts of a sample together."""
+        if isinstance(self.model, BM25Encoder):
             return self._vectors_of_terms(self._documents([all_texts(sample) for sample in samples]))
-        found = self.model.lexicalise_images(images_of(samples))
-        return self._vectors_of_terms([self._kept_terms(w, f"the image of {s.uid}") for w, s in zip(found, samples, strict=True)])
+        weights = self.model.lexicalise_images(images_of(samples))
+        return self._vectors_of_terms(
+            [self._kept_terms(w, f"the image of {s.uid}") for w, s in zip(weights, samples, strict=True)]
+        )
 
     def of_texts(self, strings: Sequence[str], uids: Sequence[str]) -> Sequence[Vectors]:
-        if isinstance(self.model, Words):
+        if isinstance(self.model, BM25Encoder):
             return self._vectors_of_terms(self._documents(strings))
-        found = self.model.lexicalise_texts(list(strings))
-        return self._vectors_of_terms([self._kept_terms(w, f"a text of {uid}") for w, uid in zip(found, uids, strict=True)])
+        weights = self.model.lexicalise_texts(list(strings))
+        return self._vectors_of_terms([self._kept_terms(w, f"a text of {uid}") for w, uid in zip(weights, uids, strict=True)])
 
-    def query(self, part: Part, most: int = 0) -> Terms:
-        """The terms that a part asks for, by number. most: only so many of the heaviest; 0 for all."""
+    def query(self, part: Part, most: int = 0) -> SparseVector:
+        """Sparse query vector of a part. most: only so many of the heaviest terms; 0 for all."""
         return self.vocabulary.encode(heaviest(self._weights(part), most))
 
     def _weights(self, part: Part) -> Mapping[str, float]:
         match part:
-            case ByText(string) if isinstance(self.model, Words):
+            case ByText(string) if isinstance(self.model, BM25Encoder):
                 return self.model.query(string)
             case ByText(string):
                 return unit_weights(self.model.lexicalise_texts([string])[0], "the query")
-            case ByImage() if isinstance(self.model, Words):
+            case ByImage() if isinstance(self.model, BM25Encoder):
                 raise ConfigError("an index of words reads texts only: search with words, or build it with a lexical model")
             case ByImage(image):
                 return unit_weights(self.model.lexicalise_images([image])[0], "the query")
@@ -140,7 +143,7 @@ class Lexicon:
         raise ConfigError(f"words are read in texts and pictures, not in {part.noun}")
 
     def _kept_terms(self, weights: Mapping[str, float], name: str) -> dict[str, float]:
-        """What an item is stored with."""
+        """Stored terms of an item: the `item_terms` heaviest of its unit-length weights (all by default)."""
         most = self._facts.option("item_terms", int) if self._facts.options.get("item_terms") else 0
         return heaviest(unit_weights(weights, name), most)
 
@@ -154,8 +157,8 @@ class Lexicon:
 
 
 def lexical_settings(model: Any, pool: Dataset, what: What) -> dict[str, Any]:
-    """The mean length that BM25 needs, measured once when an index is built."""
-    if not isinstance(model, Words):
+    """Settings with the mean length that BM25 needs, measured once when an index is built."""
+    if not isinstance(model, BM25Encoder):
         return {}
     texts: list[str] = []
     for row in range(len(pool)):

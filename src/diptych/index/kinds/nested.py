@@ -1,10 +1,10 @@
-"""Search in two looks (adaptive retrieval of Matryoshka representations, 2205.13147): a shortlist by the first numbers of the vector,
-ranked again by all of them. The graph is built over the short vectors only, and the whole ones stay on disk until they are asked for.
-Or in several looks, a funnel, each at more numbers of fewer items.
+"""Two-stage search (adaptive retrieval of Matryoshka representations, 2205.13147): a shortlist by the first dimensions of the vector,
+ranked again by all of them. The graph is built over the short vectors only, and the full ones stay on disk until they are needed. Or
+several stages, a funnel, each with more dimensions and fewer items.
 
-It finds what dense search finds as far as the prefix is an embedding in itself, which training with the modifier `mrl` makes it. The
-numbers of other models come in no order; for those, the prefix is taken of the vectors turned to their principal directions, which
-changes no cosine of whole vectors. Letters: N items, D width, P width of the prefix.
+It agrees with dense search as far as the prefix is an embedding in itself, as training with the modifier `mrl` makes it. The dimensions
+of other models have no order; for those, the prefix is taken after a rotation to principal directions, which changes no cosine of full
+vectors. Letters: N items, D dimensions, P dimensions of the prefix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError, RunError, UnknownName
-from diptych.index.engine.store import Ask, Dense, Space, Vectors
+from diptych.index.engine.store import DenseSpace, EngineQuery, Space, Vectors
 from diptych.index.items import What
 from diptych.index.kinds.dense import EFFORT, DenseIndex
 from diptych.index.vectors import unit_rows
@@ -30,14 +30,14 @@ FILE = "directions.npy"
 
 
 class NestedIndex(DenseIndex):
-    """A dense index that looks twice. Options of `build`:
+    """A dense index with coarse-to-fine search. Options of `build`:
 
-    prefix     how many numbers the first look takes (16)
-    shortlist  how many items the second look ranks again (200)
+    prefix     dimensions of the first stage (16)
+    shortlist  items that the second stage ranks again (200)
     order      "given": the prefix is of the vectors as they are; "principal": of their principal directions, which are those of the
-               first block that is embedded
-    funnel     "8:200,16:100,32:50,64:25,128:10", as published: the 200 best by 8 numbers are ranked again by 16, the 100 best of these by
-               32, and so on; the last shortlist by the whole vectors. In place of prefix and shortlist, which are its first look
+           first block that is embedded
+    funnel     "8:200,16:100,32:50,64:25,128:10", as published: the 200 best by 8 dimensions are ranked again by 16, the 100 best of these
+           by 32, and so on; the last shortlist by the full vectors. Replaces prefix and shortlist, which are its first stage
     """
 
     kind: ClassVar[str] = "nested"
@@ -57,18 +57,18 @@ class NestedIndex(DenseIndex):
 
     @cached_property
     def _looks(self) -> list[tuple[int, int]]:
-        """Width and shortlist of every look before the last."""
+        """Dimensions and shortlist of every stage before the last."""
         if text := self._facts.options.get("funnel", ""):
             return funnel_of(str(text))
         return [(self._facts.option("prefix", int), self._facts.option("shortlist", int))]
 
     def spaces(self) -> list[Space]:
         width = self._facts.width
-        later = [Dense(_space(at), width(_space(at)), graph=False, cold=True) for at in range(1, len(self._looks))]
-        return [Dense("", width(""), graph=False, cold=True), Dense(PREFIX, width(PREFIX)), *later]
+        later = [DenseSpace(_space(at), width(_space(at)), graph=False, cold=True) for at in range(1, len(self._looks))]
+        return [DenseSpace("", width(""), graph=False, cold=True), DenseSpace(PREFIX, width(PREFIX)), *later]
 
     def layers(self, rows_ND: Unit) -> Sequence[Vectors]:
-        """Each prefix gets length 1 anew: cosines of prefixes are compared, not products."""
+        """Stored vectors of each stage. Each prefix is normalised again: cosines of prefixes are compared, not products."""
         width = self._looks[-1][0]
         if width > rows_ND.shape[1]:
             raise ConfigError(
@@ -82,7 +82,7 @@ class NestedIndex(DenseIndex):
         return [{"": row_D, **{_space(at): each[at][n] for at in range(len(each))}} for n, row_D in enumerate(rows_ND)]
 
     def _prefixes(self, rows_ND: Unit) -> list[Unit]:
-        """What each look before the last compares."""
+        """Prefix vectors for each search stage before the last."""
         turned_ND = rows_ND if self._facts.option("order", str) == "given" else rows_ND @ self._directions
         return [prefix_of(turned_ND, width) for width, _ in self._looks]
 
@@ -94,7 +94,7 @@ class NestedIndex(DenseIndex):
         try:
             directions: Unit = np.load(file, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise RunError(f"{file} is no array that can be read ({str(error)[:100]}): build the index again") from error
+            raise RunError(f"{file} is not a readable array ({str(error)[:100]}): build the index again") from error
         dim = self._facts.dims.get("")  # None while the index is built
         if directions.ndim != 2 or dim not in (None, directions.shape[0]) or directions.dtype.kind != "f":
             raise RunError(
@@ -102,24 +102,24 @@ class NestedIndex(DenseIndex):
             )
         return directions
 
-    def ask(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> Ask:
+    def engine_query(self, query_D: Unit, limit: int, *, exact: bool = False, effort: int = 0) -> EngineQuery:
         """exact: compare whole vectors with everything. effort: as many in the first shortlist, if that is more than the index's own."""
         if exact:
-            return Ask("", query_D, limit, exact=True)
-        first: Ask | None = None
+            return EngineQuery("", query_D, limit, exact=True)
+        first: EngineQuery | None = None
         for at, ((_, shortlist), first_1P) in enumerate(zip(self._looks, self._prefixes(query_D[None]), strict=True)):
             count = max(shortlist, limit, effort if at == 0 else 0)
-            first = Ask(_space(at), first_1P[0], count, effort=max(EFFORT, count), first=first)
-        return Ask("", query_D, limit, first=first)
+            first = EngineQuery(_space(at), first_1P[0], count, effort=max(EFFORT, count), first=first)
+        return EngineQuery("", query_D, limit, first=first)
 
 
 def _space(at: int) -> str:
-    """Of the look `at`, from 0."""
+    """Name of the space of stage `at`, from 0."""
     return PREFIX if at == 0 else f"{PREFIX}_{at}"
 
 
 def funnel_of(text: str) -> list[tuple[int, int]]:
-    """Widths and shortlists of "8:200,16:100". Raises ConfigError unless widths grow and shortlists do not.
+    """Parse dimensions and shortlists of "8:200,16:100". Raises ConfigError unless dimensions grow and shortlists do not.
 
     >>> funnel_of("8:200,16:100")
     [(8, 200), (16, 100)]
@@ -136,11 +136,11 @@ def funnel_of(text: str) -> list[tuple[int, int]]:
 
 
 def prefix_of(rows_ND: Unit, width: int) -> Unit:
-    """The first `width` numbers of each row, at length 1 again; a prefix of nothing but zeros stays zero."""
+    """First `width` dimensions of each row, normalised to length 1; a prefix of zeros stays zero."""
     return unit_rows(np.asarray(rows_ND[:, :width], np.float32))
 
 
 def principal(rows_ND: Unit, width: int) -> Unit:
-    """The `width` directions [D, P] along which the rows spread most, seen from the origin; orthonormal, the first one first."""
+    """Principal directions [D, P] of the rows without centring, `width` of them; orthonormal, in descending order of spread."""
     _, directions_DD = np.linalg.eigh(rows_ND.T.astype(np.float64) @ rows_ND.astype(np.float64))
     return np.ascontiguousarray(directions_DD[:, ::-1][:, :width], np.float32)

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.blip.text import BlipText
-from diptych.models.layers.companions import Companions
 from diptych.models.layers.feature_queue import FeatureQueue, Start
-from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.matching.matcher import Read, drawn
+from diptych.models.layers.frozen_modules import FrozenModules
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.pairs.matching.matcher import SideFeatures, sample_columns
 from diptych.models.towers.outputs import Tower
 
 
 class Blip(nn.Module):
     """An image tower and BLIP's text transformer, projections into one space, and a head of two answers ("fits" is the second).
 
-    A text is read anew with each picture, so of a text its ids are kept (`PairReader`).
+    A text is read anew with each picture, so of a text its ids are kept (`PairMatcher`).
     """
 
     def __init__(self, tower: Tower, text: BlipText, *, width: int) -> None:
@@ -36,43 +36,43 @@ class Blip(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def seen(self, image_BCHW: Tensor) -> Tensor:
+    def image_tokens(self, image_BCHW: Tensor) -> Tensor:
         """[B, P, D], the class token first."""
-        found = self.image_tower(image_BCHW)
-        return torch.cat([found.pooled_BD[:, None], found.tokens_BPD], 1)
+        output = self.image_tower(image_BCHW)
+        return torch.cat([output.pooled_BD[:, None], output.tokens_BPD], 1)
 
     def image_vector(self, token_BPD: Tensor) -> Tensor:
-        return normalised(self.image_projection(token_BPD[:, 0]))
+        return l2_normalise(self.image_projection(token_BPD[:, 0]))
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return self.image_vector(self.seen(image_BCHW))
+        return self.image_vector(self.image_tokens(image_BCHW))
 
     def encode_text(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        return normalised(self.text_projection(self.text.read(text_BL, mask_BL)[:, 0]))
+        return l2_normalise(self.text_projection(self.text.read(text_BL, mask_BL)[:, 0]))
 
-    def read_images(self, image_BCHW: Tensor) -> Read:
-        token_BPD = self.seen(image_BCHW)
-        return Read(self.image_vector(token_BPD), token_BPD, token_BPD.new_ones(token_BPD.shape[:2], dtype=torch.bool))
+    def read_images(self, image_BCHW: Tensor) -> SideFeatures:
+        token_BPD = self.image_tokens(image_BCHW)
+        return SideFeatures(self.image_vector(token_BPD), token_BPD, token_BPD.new_ones(token_BPD.shape[:2], dtype=torch.bool))
 
-    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Read:
-        return Read(self.encode_text(text_BL, mask_BL), text_BL, mask_BL)
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures:
+        return SideFeatures(self.encode_text(text_BL, mask_BL), text_BL, mask_BL)
 
-    def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+    def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
         fused_MD = self.text.read(text.state_N, text.mask_NT, image.state_N)[:, 0]
         answer_M2 = self.fits(fused_MD)
         return answer_M2[:, 1] - answer_M2[:, 0], fused_MD
 
     def answers(self, token_BPD: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Logits [B, 2] of "does not fit" and "fits"."""
-        found: Tensor = self.fits(self.text.read(text_BL, mask_BL, token_BPD)[:, 0])
-        return found
+        logit_B2: Tensor = self.fits(self.text.read(text_BL, mask_BL, token_BPD)[:, 0])
+        return logit_B2
 
 
 @dataclass(frozen=True, slots=True)
 class BlipFeatures:
-    """What BLIP's three losses need.
+    """Inputs of BLIP's three losses.
 
-    key_..._ND        what the momentum copy says of the same rows
+    key_..._ND        the momentum copy's features of the same rows
     ..._queue_KD, group_K   of earlier batches
     alpha_1, temperature_1  share of the momentum copy's own answer in the targets; what similarities are divided by
     own_N2, ...       answers for own pairs, for a wrong text of each image and a wrong image of each text
@@ -104,7 +104,7 @@ class BlipTraining(nn.Module):
     def __init__(self, blip: Blip, *, queue: int, temperature: float = 0.07, queue_start: Start = "empty") -> None:
         super().__init__()
         self.blip = blip
-        self.momentum = Companions(blip, "copy")
+        self.momentum = FrozenModules(blip, "copy")
         self.image_queue, self.text_queue = (FeatureQueue(queue, blip.width, start=queue_start) for _ in range(2))
         self.temperature_1 = nn.Parameter(torch.full((1,), temperature))
         self.register_buffer("alpha_1", torch.zeros(1))
@@ -112,14 +112,14 @@ class BlipTraining(nn.Module):
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, group_B: Tensor) -> BlipFeatures:
         blip, copy = self.blip, self.momentum["copy"]
         assert isinstance(copy, Blip)
-        token_BPD = blip.seen(image_BCHW)
+        token_BPD = blip.image_tokens(image_BCHW)
         image_ND, text_ND = blip.image_vector(token_BPD), blip.encode_text(text_BL, mask_BL)
         (image_queue_KD, group_K), (text_queue_KD, _) = self.image_queue.held(), self.text_queue.held()
         may_NN = group_B[:, None] != group_B
         with torch.no_grad():
             key_image_ND, key_text_ND = copy.encode_image(image_BCHW), copy.encode_text(text_BL, mask_BL)
-            text_N = drawn(image_ND @ key_text_ND.T / self.temperature_1, may_NN)
-            image_N = drawn(text_ND @ key_image_ND.T / self.temperature_1, may_NN)
+            text_N = sample_columns(image_ND @ key_text_ND.T / self.temperature_1, may_NN)
+            image_N = sample_columns(text_ND @ key_image_ND.T / self.temperature_1, may_NN)
         return BlipFeatures(
             image_ND,
             text_ND,

@@ -18,7 +18,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_one_picture
+from diptych.core.prompt import PromptLike, text_of_single_image_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -28,12 +28,12 @@ from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import parts
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.matching.embedder import Readings
+from diptych.models.pairs.matching.embedder import CrossEncoder
 from diptych.models.towers.towers import image_tower
 
 
 class BlipModel(Embedding):
-    """`Embedder`, `PairScorer`, `Generator` and `Ranker`. A prompt is how the caption begins; "" asks for a whole one."""
+    """A trained BLIP: `Embedder`, `PairScorer`, `Generator` and `Ranker`. A prompt is the start of the caption; "" for none."""
 
     kind: ClassVar[str] = "blip"
     fits_above: ClassVar[float] = 0.0
@@ -51,7 +51,7 @@ class BlipModel(Embedding):
     ) -> None:
         super().__init__(model, preprocess, tokenizer, text_length, name)
         self.card = dict(card or {})
-        self.readings = Readings(self, model)
+        self.readings = CrossEncoder(self, model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,7 +62,7 @@ class BlipModel(Embedding):
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
+        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes."""
         return self.readings.score(images, texts)
 
     @one_or_many
@@ -71,12 +71,12 @@ class BlipModel(Embedding):
     ) -> list[str]:
         """The likeliest token, again and again, until the end mark or `text_length`. What is written stands behind the prompt."""
         begun = self._prompts(images, prompts)
-        found: list[str] = []
+        captions: list[str] = []
         for some in parts(list(zip(images, begun, strict=True)), batch_size):
             with self._ready() as device:
-                token_BPD = self._seen([image for image, _ in some], device)
-                found += [self._written(token_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(some)]
-        return found
+                token_BPD = self._image_tokens([image for image, _ in some], device)
+                captions += [self._written(token_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(some)]
+        return captions
 
     @one_or_many
     def answer_nll(
@@ -86,21 +86,21 @@ class BlipModel(Embedding):
         begun = self._prompts(images, prompts)
         if len(candidates) != len(images):
             raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
-        found = []
+        rows = []
         for image, prompt, answers in zip(images, begun, candidates, strict=True):
             with self._ready() as device:
-                token_1PD = self._seen([image], device)
-                found.append(np.array([self._nll(token_1PD, prompt, answer) for answer in answers], np.float64).reshape(-1, 2))
-        return found
+                token_1PD = self._image_tokens([image], device)
+                rows.append(np.array([self._nll(token_1PD, prompt, answer) for answer in answers], np.float64).reshape(-1, 2))
+        return rows
 
     def _prompts(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[str]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        return [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
+        return [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
 
-    def _seen(self, images: Sequence[ImageSource], device: torch.device) -> Tensor:
+    def _image_tokens(self, images: Sequence[ImageSource], device: torch.device) -> Tensor:
         pixels_BCHW = self.preprocess([decode(image, exact=True) for image in images])
-        token_BPD: Tensor = self.model.seen(pixels_BCHW.to(device))
+        token_BPD: Tensor = self.model.image_tokens(pixels_BCHW.to(device))
         return token_BPD
 
     def _ids(self, text: str) -> list[int]:
@@ -118,9 +118,9 @@ class BlipModel(Embedding):
 
     def _nll(self, token_1PD: Tensor, prompt: str, answer: str) -> tuple[float, int]:
         begun, whole = self._ids(prompt)[:-1], self._ids(f"{prompt} {answer}".strip())
-        asked = torch.tensor(whole[len(begun) :], device=token_1PD.device)
+        answer_L = torch.tensor(whole[len(begun) :], device=token_1PD.device)
         log_LV = self._logits(token_1PD, whole[:-1])[len(begun) - 1 :].log_softmax(-1)
-        return -float(log_LV.gather(1, asked[:, None]).double().sum()), len(asked)
+        return -float(log_LV.gather(1, answer_L[:, None]).double().sum()), len(answer_L)
 
     def _written(self, token_1PD: Tensor, prompt: str, max_tokens: int) -> str:
         ids = self._ids(prompt)[:-1]
@@ -158,7 +158,7 @@ class BlipModel(Embedding):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. The torch random state stays as it was."""
+        """Load from a folder that `save` wrote. Leaves torch's random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             tower = image_tower(**config["image_tower"])

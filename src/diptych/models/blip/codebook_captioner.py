@@ -1,4 +1,4 @@
-"""An image tower, a codebook, and a decoder that writes a caption from the codes alone; ready for use as `CodebookCaptions`.
+"""An image tower, a codebook, and a decoder that writes a caption from the codes alone; ready for use as `CodebookCaptionModel`.
 
 Letters: B batch, C channel, H W, P patches, D width, L tokens, V vocabulary, N images.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_one_picture
+from diptych.core.prompt import PromptLike, text_of_single_image_prompt
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -28,7 +28,7 @@ from diptych.models.blip.text import BlipText
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.layers.codebook import Codebook, Quantised
+from diptych.models.layers.codebook import Codebook, CodebookOutput
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 
@@ -38,7 +38,7 @@ SHAPE = ("layers", "heads", "decoder", "class_token", "dropout", "places")
 
 
 @dataclass(frozen=True, slots=True)
-class Captions:
+class CodebookCaptionerOutput:
     """logit_BLV answers at place l for the token at l + 1; `patch_BPD` and `code_BPD` are what the codebook's losses compare."""
 
     logit_BLV: Rows[Tensor]
@@ -47,7 +47,7 @@ class Captions:
     id_BP: Rows[Tensor]
 
 
-class CodebookCaptioner(nn.Module):
+class CodebookCaptionNet(nn.Module):
     """The decoder reads earlier tokens and, by cross-attention, the quantised patches. Nothing else of the image reaches it.
 
     decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also the output layer, as published;
@@ -76,7 +76,7 @@ class CodebookCaptioner(nn.Module):
         self.shape: dict[str, Any] = {"layers": layers, "heads": heads, "decoder": decoder, "class_token": class_token}
         self.codebook = Codebook(codes, width)
         if class_token and tower.width != width:
-            raise ConfigError(f"the pooled vector has {tower.width} numbers and a patch {width} (expected class_token False)")
+            raise ConfigError(f"the pooled vector has {tower.width} dimensions and a patch {width} (expected class_token False)")
         if decoder == "blip":
             self.shape |= {"dropout": dropout, "places": places}
             self.decoder: nn.Module = BlipText(
@@ -99,10 +99,10 @@ class CodebookCaptioner(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
         self.out = nn.Linear(width, vocab_size)
 
-    def quantised(self, image_BCHW: Tensor) -> Quantised:
-        seen = self.image_tower(image_BCHW)
-        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1) if self.class_token else seen.tokens_BPD
-        quantised: Quantised = self.codebook(x_BPD)
+    def quantised(self, image_BCHW: Tensor) -> CodebookOutput:
+        output = self.image_tower(image_BCHW)
+        x_BPD = torch.cat([output.pooled_BD[:, None], output.tokens_BPD], 1) if self.class_token else output.tokens_BPD
+        quantised: CodebookOutput = self.codebook(x_BPD)
         return quantised
 
     def decoded(self, code_BPD: Tensor, text_BL: Tensor) -> Tensor:
@@ -115,19 +115,21 @@ class CodebookCaptioner(nn.Module):
         logit_BLV: Tensor = self.out(self.decoder(words_BLD, code_BPD, tgt_mask=later_LL, tgt_is_causal=True))
         return logit_BLV
 
-    def forward(self, image_BCHW: Tensor, text_BL: Tensor) -> Captions:
-        found = self.quantised(image_BCHW)
-        return Captions(self.decoded(found.straight_BPD, text_BL), found.patch_BPD, found.code_BPD, found.id_BP)
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor) -> CodebookCaptionerOutput:
+        quantised = self.quantised(image_BCHW)
+        return CodebookCaptionerOutput(
+            self.decoded(quantised.straight_BPD, text_BL), quantised.patch_BPD, quantised.code_BPD, quantised.id_BP
+        )
 
 
-class CodebookCaptions:
+class CodebookCaptionModel:
     """A trained captioner: writes captions (`Generator`), and describes images by their codes, which is what TL;DR clusters."""
 
     kind: ClassVar[str] = "codebook_captioner"
 
     def __init__(
         self,
-        model: CodebookCaptioner,
+        model: CodebookCaptionNet,
         preprocess: Preprocess,
         tokenizer: Tokenizer,
         name: str,
@@ -144,38 +146,40 @@ class CodebookCaptions:
     def generate(
         self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 30, batch_size: int = 64
     ) -> list[str]:
-        """The likeliest token, again and again, until the end mark. A prompt is how the caption begins; "" asks for a whole one.
+        """Greedy captions. A prompt is the start of the caption; "" for none.
 
         Raises DataError for a prompt of anything but words, which may stand behind the picture."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        begun = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
-        found: list[str] = []
+        begun = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
+        captions: list[str] = []
         with torch.no_grad(), evaluating(self.model):
             for pairs in parts(list(zip(images, begun, strict=True)), batch_size):
                 code_BPD = self._quantised([image for image, _ in pairs]).code_BPD
                 if any(prompt for _, prompt in pairs):  # of different lengths, so one by one
-                    found += [self._written(code_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(pairs)]
+                    captions += [
+                        self._written(code_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(pairs)
+                    ]
                 else:
-                    found += self._written_together(code_BPD, max_tokens)
-        return found
+                    captions += self._written_together(code_BPD, max_tokens)
+        return captions
 
     def codes(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.int64]:
         """Which code each patch has. [N, P]"""
-        found: npt.NDArray[np.int64] = self._each(images, batch_size, lambda found: found.id_BP)
-        return found
+        code_NP: npt.NDArray[np.int64] = self._each(images, batch_size, lambda code_NP: code_NP.id_BP)
+        return code_NP
 
     def code_vectors(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
         """The codes themselves. float32 [N, P, D]"""
-        found: npt.NDArray[np.float32] = self._each(images, batch_size, lambda found: found.code_BPD.float())
-        return found
+        code_NPD: npt.NDArray[np.float32] = self._each(images, batch_size, lambda code_NPD: code_NPD.code_BPD.float())
+        return code_NPD
 
     def _each(self, images: Sequence[ImageSource], batch_size: int, what: Any) -> Any:
         with torch.no_grad(), evaluating(self.model):
-            found = [what(self._quantised(part)) for part in parts(images, batch_size)]
-        return torch.cat(found).cpu().numpy()
+            batches = [what(self._quantised(part)) for part in parts(images, batch_size)]
+        return torch.cat(batches).cpu().numpy()
 
-    def _quantised(self, images: Sequence[ImageSource]) -> Quantised:
+    def _quantised(self, images: Sequence[ImageSource]) -> CodebookOutput:
         device = next(self.model.parameters()).device
         return self.model.quantised(self.preprocess([decode(image, exact=True) for image in images]).to(device))
 
@@ -218,10 +222,10 @@ class CodebookCaptions:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. The torch random state stays as it was."""
+        """Load from a folder that `save` wrote. Leaves torch's random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
-            model = CodebookCaptioner(
+            model = CodebookCaptionNet(
                 image_tower(**config["image_tower"]),
                 vocab_size=config["vocab_size"],
                 length=config["text_length"],

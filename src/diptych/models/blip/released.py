@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.models.blip.text import BlipText
-from diptych.models.io.foreign.timm_bert import ATTENTION, THINKING, bert_parts, from_timm, take_, word_head
+from diptych.models.io.foreign.timm_bert import ATTENTION, THINKING, bert_parts, copy_tensors_, from_timm, word_head
 from diptych.models.towers.outputs import Tower
 
 TEXT = {
@@ -23,21 +23,23 @@ TEXT = {
 OUTER = {"vision_proj": "image_projection", "text_proj": "text_projection", "itm_head": "fits"}
 
 
-def begin_(tower: Tower, words: BlipText, *, image: Mapping[str, Tensor] | None, text: Mapping[str, Tensor] | None) -> None:
+def init_from_vit_and_bert_(
+    tower: Tower, words: BlipText, *, image: Mapping[str, Tensor] | None, text: Mapping[str, Tensor] | None
+) -> None:
     """Starts the image tower from a vision transformer in timm's names (DeiT's file), the text transformer from a BERT with its word head.
 
     What the weights have no tensor for stays as it is: cross-attention, both marks. Raises DataError where one that they should have is
     missing or of another shape, and where one has no place.
     """
     if image is not None:
-        take_(tower.state_dict(), from_timm(image), "the image tower")
+        copy_tensors_(tower.state_dict(), from_timm(image), "the image tower")
     if text is not None:
-        found = from_bert(text, reads=any(".reading." in name for name in words.state_dict()))
+        bert = from_bert(text, reads=any(".reading." in name for name in words.state_dict()))
         own = words.state_dict()
         for name in ("words.weight", "bias_V"):
-            if name in found and len(found[name]) == len(own[name]) - 2:  # its rows, then those of the two marks
-                found[name] = torch.cat([found[name].to(own[name]), own[name][-2:]])
-        take_(own, found, "the text transformer", without=(".cross.",))
+            if name in bert and len(bert[name]) == len(own[name]) - 2:  # its rows, then those of the two marks
+                bert[name] = torch.cat([bert[name].to(own[name]), own[name][-2:]])
+        copy_tensors_(own, bert, "the text transformer", without=(".cross.",))
 
 
 def from_bert(tensors: Mapping[str, Tensor], *, reads: bool = True) -> dict[str, Tensor]:
@@ -47,12 +49,12 @@ def from_bert(tensors: Mapping[str, Tensor], *, reads: bool = True) -> dict[str,
 
 
 def is_released(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of BLIP's own files."""
+    """True if the tensors have the names of BLIP's own checkpoints."""
     return any(name.startswith("visual_encoder.") for name in tensors)
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What BLIP's and PTP's pre-training publish, under the names of a `Blip`; momentum copies and queues have no place."""
+    """State dict of a `Blip` from BLIP's or PTP's published pre-training; drops momentum copies and queues."""
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -40,8 +40,8 @@ class BlipBlock(nn.Module):
         x_BLD = attention(x_BLD, x_BLD, may)
         if image_BPD is not None:
             x_BLD = self.cross(x_BLD, image_BPD, None)
-        thought_BLD = F.dropout(self.mlp_out(F.gelu(self.mlp_in(x_BLD))), self.dropout, self.training)
-        out_BLD: Tensor = self.norm(x_BLD + thought_BLD)
+        mlp_out_BLD = F.dropout(self.mlp_out(F.gelu(self.mlp_in(x_BLD))), self.dropout, self.training)
+        out_BLD: Tensor = self.norm(x_BLD + mlp_out_BLD)
         return out_BLD
 
 

@@ -16,13 +16,13 @@ KNOWN = (("self_attn", "input_layernorm", "post_attention_layernorm"), ("attn", 
 """What the attention of a layer, the norm before it, and the norm behind its residual are called: LLaMA and its kin, GPT-2."""
 
 
-class Bottleneck(nn.Module):
+class BottleneckAdapter(nn.Module):
     """h + up GELU(down h), for every token, where h is the sum of a layer's attention and what entered the layer (ArtGPT-4, 2305.07490).
 
     The sum is made inside the layer, so the adapter is added to what attention gives: attention + up GELU(down(entered + attention)).
 
     width       D
-    ratio       the bottleneck has D / ratio numbers
+    ratio       the bottleneck has D / ratio dimensions
     zero_start  `up` begins as zero, and the language model as it was, bit for bit; else as a fresh linear layer begins, as released
     """
 
@@ -53,38 +53,38 @@ def insert_adapters(inner: nn.Module, width: int, *, ratio: int = 4, zero_start:
 
     Raises ConfigError for language models whose layers are built otherwise.
     """
-    found = nn.ModuleList()
+    adapters = nn.ModuleList()
     for layer in layers_of(inner):
-        made = Bottleneck(width, ratio=ratio, zero_start=zero_start)
+        made = BottleneckAdapter(width, ratio=ratio, zero_start=zero_start)
         layer.register_forward_pre_hook(made.remember, with_kwargs=True)
         getattr(layer, _names(layer)[0]).register_forward_hook(made.change)
-        found.append(made)
-    return found
+        adapters.append(made)
+    return adapters
 
 
 def norm_gains(inner: nn.Module) -> dict[str, nn.Parameter]:
     """The gains that ArtGPT-4 trains, by name: of the norm behind attention in every layer, of the one before it in every second, from the
     first on."""
     names = {id(parameter): name for name, parameter in inner.named_parameters()}
-    found = {}
+    gains = {}
     for number, layer in enumerate(layers_of(inner)):
         _, before, behind = _names(layer)
         for norm in (behind, *([before] if number % 2 == 0 else [])):
             gain = getattr(layer, norm).weight
-            found[names[id(gain)]] = gain
-    return found
+            gains[names[id(gain)]] = gain
+    return gains
 
 
 def layers_of(inner: nn.Module) -> Iterator[nn.Module]:
     """The layers of a decoder in order. Raises ConfigError where none is of a known form."""
-    found = False
+    supported = False
     for module in inner.modules():
         if isinstance(module, nn.ModuleList) and len(module) and _named(module[0]):
-            found = True
+            supported = True
             yield from module
-    if not found:
+    if not supported:
         kind = getattr(getattr(inner, "config", None), "model_type", type(inner).__name__)
-        raise ConfigError(f"adapters have no place in the layers of '{kind}' (expected LLaMA, Mistral, Qwen2 or GPT-2)")
+        raise ConfigError(f"adapters do not fit the layers of '{kind}' (expected LLaMA, Mistral, Qwen2 or GPT-2)")
 
 
 def _named(layer: nn.Module) -> tuple[str, str, str] | None:

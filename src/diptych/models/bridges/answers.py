@@ -1,4 +1,4 @@
-"""How well answers would be written: one function behind the loss, and behind the ranking of candidates.
+"""Negative log-likelihood of answers: shared by the training loss and by the ranking of candidates.
 
 Letters: A answer tokens of all rows, V vocabulary, B batch.
 """

@@ -28,8 +28,8 @@ DROPOUT_OF_ADAPTERS = "lora_dropout"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """How well each row's answer would be written.
+class AnswerLikelihood:
+    """Negative log-likelihood and token accuracy of each row's answer.
 
     nll_B    negative log-likelihood, nats, summed over the tokens of the answer
     count_B  how many those are
@@ -104,20 +104,20 @@ class Bridge(nn.Module):
         return picture_BKD
 
     def embed(self, picture_BKD: Tensor | None, layout: Layout, count_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the language model reads [B, L, D], and the ratio of norms [1]. `count_B`: pictures of each row, as of `splice`."""
+        """Input embeddings of the language model [B, L, D], and the norm ratio [1]. `count_B`: as in `splice`."""
         word_BLD = self.language.embed(layout.id_BL)
         if picture_BKD is None:
             return word_BLD, word_BLD.new_zeros(1, dtype=torch.float32)
         ratio = norm_ratio(picture_BKD, word_BLD, layout.mask_BL & ~layout.slot_BL)
         return splice(word_BLD, picture_BKD, layout.slot_BL, count_B), ratio
 
-    def scored(self, picture_BKD: Tensor | None, layout: Layout, count_B: Tensor | None = None) -> Written:
-        """How well the answers of the rows would be written, with those pictures."""
+    def scored(self, picture_BKD: Tensor | None, layout: Layout, count_B: Tensor | None = None) -> AnswerLikelihood:
+        """Likelihood of each row's answer given its pictures."""
         embed_BLD, ratio = self.embed(picture_BKD, layout, count_B)
         logit_AV, target_A, row_A = self.language.answers(embed_BLD, layout)
         nll_B, count_B = answer_nll(logit_AV, target_A, row_A, len(layout))
         hit_A = (logit_AV.detach().argmax(1) == target_A).to(nll_B.dtype)
-        return Written(nll_B, count_B, torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(), ratio)
+        return AnswerLikelihood(nll_B, count_B, torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(), ratio)
 
     def forward(
         self,
@@ -126,7 +126,7 @@ class Bridge(nn.Module):
         text_BL: Tensor | None = None,
         text_mask_BL: Tensor | None = None,
         count_B: Tensor | None = None,
-    ) -> Written:
+    ) -> AnswerLikelihood:
         picture_BKD = None if image_BCHW is None else self.picture(image_BCHW, text_BL, text_mask_BL)
         return self.scored(picture_BKD, layout, count_B)
 

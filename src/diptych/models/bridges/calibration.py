@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 
 
 class Calibration(nn.Module):
-    """scale h + shift, of D numbers each, where `slot_BL` says that a token of a picture stands.
+    """scale h + shift, of D dimensions each, at the picture tokens (`slot_BL`).
 
     std  of what the scale has beside 1 and the shift beside 0 in the beginning; 0 leaves the language model as it was
     Nothing happens where one place alone is read, as for every token that is written behind the first: those are words. In beam search a
@@ -41,12 +41,12 @@ class Calibration(nn.Module):
 
 def insert_calibrations(inner: Any, width: int, *, std: float = 0.0) -> nn.ModuleList:
     """One behind every layer; the list of them, which has to be kept with the model."""
-    found = nn.ModuleList()
+    calibrations = nn.ModuleList()
     for layer in decoder_layers(inner):
         made = Calibration(width, std=std)
         layer.register_forward_hook(made.change)
-        found.append(made)
-    return found
+        calibrations.append(made)
+    return calibrations
 
 
 def decoder_layers(inner: Any) -> Sequence[nn.Module]:

@@ -1,6 +1,6 @@
-"""What makes words of features: from [B, P, F] of an image encoder to [B, K, D] in the width of a language model.
+"""Connectors from image features [B, P, F] to token embeddings [B, K, D] of a language model.
 
-Letters: B batch, P patches, F features, K tokens of a picture, D width of the language model, E all numbers that one feature becomes,
+Letters: B batch, P patches, F features, K tokens per picture, D width of the language model, E total output width per feature,
 T queries and words, Q queries, L words of an instruction.
 """
 

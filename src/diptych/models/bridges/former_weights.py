@@ -60,65 +60,65 @@ def take_former_(connector: QueryConnector, folder: Path) -> None:
     folder  of transformers, a run folder of ours, or its model folder. A connector that reads texts takes them from BLIP-2's first stage
             (`Blip2ForImageTextRetrieval`) or from InstructBLIP
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(folder, (OWN, "query_tokens", *NAMES)):
         if name.startswith(OWN):
-            found[name.removeprefix(OWN)] = tensor
+            tensors[name.removeprefix(OWN)] = tensor
         if name == "query_tokens":
-            found["query_QD"] = tensor[0]
+            tensors["query_QD"] = tensor[0]
         for theirs, ours in NAMES.items():
             if name.startswith(theirs):
-                found[ours + name.removeprefix(theirs)] = tensor
+                tensors[ours + name.removeprefix(theirs)] = tensor
     if connector.reads_text:
         for last in ("weight", "bias"):
-            if f"former.layernorm.{last}" in found:
-                found[f"former.embeddings.layernorm.{last}"] = found[f"former.layernorm.{last}"]
-    wanted = {name: tensor for name, tensor in connector.state_dict().items() if not name.startswith("map.")}
+            if f"former.layernorm.{last}" in tensors:
+                tensors[f"former.embeddings.layernorm.{last}"] = tensors[f"former.layernorm.{last}"]
+    needed = {name: tensor for name, tensor in connector.state_dict().items() if not name.startswith("map.")}
     texts = ", with the texts of its first stage" if connector.reads_text else ""
-    _copy(wanted, found, folder, "a Q-Former", f"BLIP-2 as transformers saves it{texts}, or a bridge")
+    _copy(needed, tensors, folder, "a Q-Former", f"BLIP-2 as transformers saves it{texts}, or a bridge")
 
 
 @torch.no_grad()
 def take_encoder_(encoder: nn.Module, folder: Path) -> None:
     """Copies BLIP-2's image encoder, EVA without its last block, into "eva_g14", or that of a bridge of ours into its like. Raises
     DataError where the folder holds none, or one of another shape."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in _tensors(folder, (OWN_ENCODER, VISION)):
         if name.startswith(OWN_ENCODER):
-            found[name.removeprefix(OWN_ENCODER)] = tensor
+            tensors[name.removeprefix(OWN_ENCODER)] = tensor
             continue
         rest = name.removeprefix(VISION)
         if bias := BIAS.match(rest):
             block = f"net.blocks.{bias[1]}.attn."
-            found[f"{block}q_bias"], _, found[f"{block}v_bias"] = tensor.chunk(3)
+            tensors[f"{block}q_bias"], _, tensors[f"{block}v_bias"] = tensor.chunk(3)
         for pattern, ours in EVA:
             if re.match(pattern, rest):
-                found[re.sub(pattern, ours, rest)] = tensor
-    wanted = {name: tensor for name, tensor in encoder.state_dict().items() if name in found or not name.startswith(UNUSED)}
-    _copy(wanted, found, folder, "an image encoder", "BLIP-2 as transformers saves it before image_tower eva_g14, or a bridge")
+                tensors[re.sub(pattern, ours, rest)] = tensor
+    needed = {name: tensor for name, tensor in encoder.state_dict().items() if name in tensors or not name.startswith(UNUSED)}
+    _copy(needed, tensors, folder, "an image encoder", "BLIP-2 as transformers saves it before image_tower eva_g14, or a bridge")
 
 
-def _copy(wanted: dict[str, Tensor], found: dict[str, Tensor], folder: Path, what: str, expected: str) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
+def _copy(needed: dict[str, Tensor], tensors: dict[str, Tensor], folder: Path, what: str, expected: str) -> None:
+    for name, tensor in needed.items():
+        if name not in tensors:
             raise DataError(f"holds no {name} of {what}", file=folder, expected=expected)
-        if found[name].shape != tensor.shape:
-            shapes = f"{list(found[name].shape)}, the recipe {list(tensor.shape)}"
+        if tensors[name].shape != tensor.shape:
+            shapes = f"{list(tensors[name].shape)}, the recipe {list(tensor.shape)}"
             raise DataError(f"{name} is {shapes}", file=folder, expected="the same sizes")
-        tensor.copy_(found[name])
+        tensor.copy_(tensors[name])
 
 
 def _tensors(folder: Path, starts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
     """Those whose names begin so, without the "model." that some folders have before all."""
     if (folder / "run.json").is_file():
         folder = folder / "model"
-    found = []
+    tensors = []
     for file in _files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118, a handle is no mapping
                 if (own := name.removeprefix("model.")).startswith(starts):
-                    found.append((own, opened.get_tensor(name)))
-    return found
+                    tensors.append((own, opened.get_tensor(name)))
+    return tensors
 
 
 def _files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.bridges.calibration import decoder_layers, insert_calibrations
 from diptych.models.io.inference import evaluating
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 
 
 class LanguageVocabulary:
@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, act: str = "") -> Self:
-        """The model of a local folder that transformers saved (config.json and model.safetensors). Never asks the network.
+        """The model of a local folder that transformers saved (config.json and model.safetensors). No download.
 
         act  the activation of a T5's feed-forward maps in place of its own; other models have no such setting and keep theirs
         """
@@ -98,7 +98,7 @@ class LanguageModel(nn.Module):
             settings.dense_act_fn = act
             changed["config"] = settings
         try:
-            with quiet():
+            with silence_transformers():
                 inner = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, **changed)
         except ValueError as error:
             raise DataError(
@@ -148,16 +148,16 @@ class LanguageModel(nn.Module):
         return hasattr(self, "calibrations")
 
     def adapted(self) -> nn.ModuleDict | None:
-        """What `adapt` and `calibrate` let learn, as a module that shares it; None before."""
+        """Trainable parameters added by `adapt` and `calibrate`, as a module sharing them; None before either call."""
         adapters = getattr(self, "adapters", None)
-        found = nn.ModuleDict() if adapters is None else parameters_of(adapters, norm_gains(self.inner))
+        trained = nn.ModuleDict() if adapters is None else parameters_of(adapters, norm_gains(self.inner))
         if self.calibrated:
-            found["calibrations"] = self.calibrations
-        return found if len(found) else None
+            trained["calibrations"] = self.calibrations
+        return trained if len(trained) else None
 
     @contextmanager
     def _reading(self, layout: Layout) -> Iterator[None]:
-        """What is calibrated is where the pictures of these rows stand."""
+        """Context in which the calibrations know the picture slots of these rows."""
         calibrations: Any = getattr(self, "calibrations", ())
         for calibration in calibrations:
             calibration.slot_BL = layout.slot_BL
@@ -168,8 +168,8 @@ class LanguageModel(nn.Module):
                 calibration.slot_BL = None
 
     @property
-    def places(self) -> int:
-        """How many tokens it reads and writes at most, 0 where nothing limits them."""
+    def context_length(self) -> int:
+        """Maximum context length in tokens; 0 where the model sets no limit."""
         text = self.config.get("text_config") or self.config
         return int(text.get("max_position_embeddings") or text.get("n_positions") or 0) if not self.reads_and_writes else 0
 
@@ -212,25 +212,27 @@ class LanguageModel(nn.Module):
         label_BT = torch.full(there_BT.shape, int(start), dtype=torch.int64, device=count_B.device)
         label_BT[there_BT] = layout.id_BL[layout.answer_BL]
         given_BT = torch.cat([torch.full_like(label_BT[:, :1], int(start)), label_BT[:, :-1]], 1)
-        read_BL = layout.mask_BL & ~layout.answer_BL
+        encoder_mask_BL = layout.mask_BL & ~layout.answer_BL
         logit_BTV = self.inner(
-            inputs_embeds=embed_BLD, attention_mask=read_BL.long(), decoder_input_ids=given_BT, use_cache=False
+            inputs_embeds=embed_BLD, attention_mask=encoder_mask_BL.long(), decoder_input_ids=given_BT, use_cache=False
         ).logits
         row_A, place_A = there_BT.nonzero(as_tuple=True)
         return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
 
     @property
     def depth(self) -> int:
-        """How many layers read the rows."""
+        """Number of decoder layers."""
         return len(decoder_layers(self.inner))
 
     def states(self, embed_BLD: Tensor, layout: Layout) -> list[Tensor]:
-        """What every layer makes of the rows, [B, L, D] each, the last one behind the final norm. Raises ConfigError for an
-        encoder-decoder."""
-        found: list[Tensor] = []
+        """Hidden states after every layer, [B, L, D] each; the last one is after the final norm.
+
+        Raises ConfigError for an encoder-decoder.
+        """
+        states: list[Tensor] = []
 
         def keep(layer: nn.Module, given: Any, answer: Any) -> None:
-            found.append(answer if isinstance(answer, Tensor) else answer[0])
+            states.append(answer if isinstance(answer, Tensor) else answer[0])
 
         hooks = [layer.register_forward_hook(keep) for layer in decoder_layers(self.inner)]
         given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
@@ -242,7 +244,7 @@ class LanguageModel(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [*found[:-1], last_BLD]
+        return [*states[:-1], last_BLD]
 
     @torch.no_grad()
     def write(
@@ -255,9 +257,10 @@ class LanguageModel(nn.Module):
         ends: Sequence[int] = (),
         **options: Any,
     ) -> list[str]:
-        """What the model writes behind each row, which must be padded on the left: the likeliest token each time, unless `options` of
-        transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty, do_sample with torch's random state).
-        It ends behind the end mark, or behind any of the tokens `ends`.
+        """Generated text for each row; rows must be padded on the left.
+
+        Greedy, unless `options` of transformers' `generate` say otherwise (num_beams, repetition_penalty, length_penalty,
+        do_sample with torch's random state). Generation stops at the end token or at any of the token ids `ends`.
         """
         settings = {"do_sample": False, "num_beams": 1, **options}
         with evaluating(self), self._reading(layout):

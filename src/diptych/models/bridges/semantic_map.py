@@ -3,7 +3,7 @@
 Both sides are standardised by each dimension: the features of images by mean and deviation over the training images, the embeddings over
 the vocabulary. A row pairs an image with one token of its captions. All maps are without intercept.
 
-Letters: N images, D numbers of an image, E width of the language model, V vocabulary, T tokens of an image, R rows, B batch.
+Letters: N images, D image features, E width of the language model, V vocabulary, T tokens of an image, R rows, B batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diptych.core.rows import Rows
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.frozen.linear_map import procrustes_map, ridge_map
 from diptych.models.towers.outputs import Tower
@@ -27,7 +27,7 @@ Solution = Literal["least_squares", "ridge", "procrustes", "robust"]
 
 
 @dataclass(frozen=True, slots=True)
-class Aligned:
+class AlignmentDistances:
     """distance_B  squared distances of a mapped image to each of its tokens, summed; count_B  how many tokens those are"""
 
     distance_B: Rows[Tensor]
@@ -61,7 +61,7 @@ class StandardMap(nn.Module):
         return (embedding_VE - self.word_mean_E) / self.word_std_E
 
 
-class ImagesAlone(nn.Module):
+class ImageOnlyEncoder(nn.Module):
     """An image encoder without a text side: its feature is what its classifier would see, as the released code reads BEiT and ViT."""
 
     def __init__(self, tower: Tower) -> None:
@@ -75,7 +75,7 @@ class SemanticMap(nn.Module):
     words  how many rows of the embedding table belong to the vocabulary; tables are often longer
     """
 
-    def __init__(self, joint: DualEncoder | ImagesAlone, language: LanguageModel, *, words: int) -> None:
+    def __init__(self, joint: DualEncoder | ImageOnlyEncoder, language: LanguageModel, *, words: int) -> None:
         super().__init__()
         self.joint, self.language, self.words = joint, language, words
         self.map = StandardMap(joint.width, language.width)
@@ -111,24 +111,27 @@ class SemanticMap(nn.Module):
     def _table(self) -> Tensor:
         return self.language.embed(torch.arange(self.words, device=self.map.mean_D.device))
 
-    def forward(self, image_BCHW: Tensor, token_BT: Tensor, token_mask_BT: Tensor) -> Aligned:
+    def forward(self, image_BCHW: Tensor, token_BT: Tensor, token_mask_BT: Tensor) -> AlignmentDistances:
         mapped_BE = self.map(self.image_features(image_BCHW))
         word_BTE = self.map.standard_words(self.language.embed(token_BT))
         apart_BT = (word_BTE - mapped_BE[:, None]).square().sum(2) * token_mask_BT
-        return Aligned(apart_BT.sum(1), token_mask_BT.sum(1))
+        return AlignmentDistances(apart_BT.sum(1), token_mask_BT.sum(1))
 
     @torch.no_grad()
     def nearest_words(self, image_BCHW: Tensor) -> Tensor:
         """Tokens by their cosine with the mapped image, the nearest first, [B, V]; equal ones in the order of their ids."""
-        mapped_BE = normalised(self.map(self.image_features(image_BCHW)))
-        return torch.argsort(mapped_BE @ normalised(self.word_table()).T, dim=1, descending=True, stable=True)
+        mapped_BE = l2_normalise(self.map(self.image_features(image_BCHW)))
+        return torch.argsort(mapped_BE @ l2_normalise(self.word_table()).T, dim=1, descending=True, stable=True)
 
     @torch.no_grad()
     def sums(
         self, image_BCHW: Tensor, token_BT: Tensor, token_mask_BT: Tensor, *, floor: float | None = None
     ) -> dict[str, Tensor]:
-        """What the maps follow from, summed over a batch in float64. With `floor` each row is weighted by one over its distance under the
-        present map plus `floor`, which makes the next Procrustes map more robust (2205.11616); a common factor changes nothing."""
+        """Sufficient statistics of the maps, summed over a batch in float64.
+
+        With `floor` each row is weighted by one over its distance under the present map plus `floor`, which makes the next
+        Procrustes map more robust (2205.11616); a common factor changes nothing.
+        """
         feature_BD = self.image_features(image_BCHW).double()
         word_BTE = self.map.standard_words(self.language.embed(token_BT)).double()
         weight_BT = token_mask_BT.double()
@@ -152,10 +155,10 @@ class SemanticMap(nn.Module):
 
 def statistics_of(rows_NE: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each column, the latter over N (NumPy's way); a column that is constant is divided by 1, and so stays zero."""
-    return rows_NE.mean(0), positive(rows_NE.std(0, correction=0))
+    return rows_NE.mean(0), nonzero_deviations(rows_NE.std(0, correction=0))
 
 
-def positive(std_D: Tensor) -> Tensor:
+def nonzero_deviations(std_D: Tensor) -> Tensor:
     """Deviations [D] with 1 in place of 0, so that a constant column can be divided by its own."""
     return torch.where(std_D > 0, std_D, torch.ones_like(std_D))
 
@@ -163,10 +166,10 @@ def positive(std_D: Tensor) -> Tensor:
 def image_statistics(totals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the features, each image once, from the sums of `SemanticMap.sums`."""
     mean_D = totals["x_D"] / totals["images"]
-    return mean_D, positive((totals["square_D"] / totals["images"] - mean_D.square()).clamp_min(0).sqrt())
+    return mean_D, nonzero_deviations((totals["square_D"] / totals["images"] - mean_D.square()).clamp_min(0).sqrt())
 
 
-def products(totals: Mapping[str, Tensor], mean_D: Tensor, std_D: Tensor) -> tuple[Tensor, Tensor]:
+def gram_matrices(totals: Mapping[str, Tensor], mean_D: Tensor, std_D: Tensor) -> tuple[Tensor, Tensor]:
     """X'X and X'Y of standardised features, each image as often as it has tokens, without writing the rows down."""
     crossed_DD = torch.outer(totals["wx_D"], mean_D)
     gram_DD = totals["wxx_DD"] - crossed_DD - crossed_DD.T + totals["weight"] * torch.outer(mean_D, mean_D)
@@ -174,7 +177,7 @@ def products(totals: Mapping[str, Tensor], mean_D: Tensor, std_D: Tensor) -> tup
     return gram_DD / torch.outer(std_D, std_D), cross_DE / std_D[:, None]
 
 
-def closed_form(gram_DD: Tensor, cross_DE: Tensor, solution: Solution, *, penalty: float) -> Tensor:
+def solve_map(gram_DD: Tensor, cross_DE: Tensor, solution: Solution, *, penalty: float) -> Tensor:
     """map_DE of X'X and X'Y: least squares (of least norm where several are equal), ridge, or the orthonormal one ("procrustes", and
     "robust", which is that of weighted rows)."""
     if solution in ("procrustes", "robust"):
@@ -182,9 +185,9 @@ def closed_form(gram_DD: Tensor, cross_DE: Tensor, solution: Solution, *, penalt
     return ridge_map(gram_DD, cross_DE, penalty if solution == "ridge" else 0.0)
 
 
-def map_of_rows(x_RD: Tensor, y_RE: Tensor, solution: Solution, *, penalty: float, rounds: int, floor: float) -> Tensor:
+def solve_map_of_rows(x_RD: Tensor, y_RE: Tensor, solution: Solution, *, penalty: float, rounds: int, floor: float) -> Tensor:
     """map_DE between standardised rows that are all at hand: those of a vocabulary."""
-    map_DE = closed_form(x_RD.T @ x_RD, x_RD.T @ y_RE, solution, penalty=penalty)
+    map_DE = solve_map(x_RD.T @ x_RD, x_RD.T @ y_RE, solution, penalty=penalty)
     for _ in range(rounds if solution == "robust" else 0):
         weight_R = 1 / ((y_RE - x_RD @ map_DE).norm(dim=1) + floor)
         map_DE = procrustes_map(x_RD.T @ (weight_R[:, None] * y_RE))
@@ -194,15 +197,18 @@ def map_of_rows(x_RD: Tensor, y_RE: Tensor, solution: Solution, *, penalty: floa
 def fold_accuracies(
     x_RD: Tensor, y_RE: Tensor, solution: Solution, *, folds: int, seed: int, **settings: Any
 ) -> dict[str, float]:
-    """How often a mapped row lies nearest to its own target, by cosine, among those of its part: of the rows that the map was solved for
-    and of those left out, each the mean over folds (the token classification of SITTA's code). `settings` are those of `map_of_rows`."""
-    found: dict[str, list[float]] = {"fold_train_accuracy": [], "fold_accuracy": []}
+    """k-fold cross-validated nearest-neighbour accuracy of mapped rows, by cosine: on training and on held-out rows.
+
+    Each is the mean over folds; candidates are the targets of the same part (the token classification of SITTA's code).
+    `settings` are those of `solve_map_of_rows`.
+    """
+    accuracies: dict[str, list[float]] = {"fold_train_accuracy": [], "fold_accuracy": []}
     for parts in KFold(folds, shuffle=True, random_state=seed).split(x_RD):
         learned, left = (torch.from_numpy(part).to(x_RD.device) for part in parts)
-        map_DE = map_of_rows(x_RD[learned], y_RE[learned], solution, **settings)
-        for name, row_N in zip(found, (learned, left), strict=True):
-            mapped_NE, target_NE = normalised(x_RD[row_N] @ map_DE), normalised(y_RE[row_N])
+        map_DE = solve_map_of_rows(x_RD[learned], y_RE[learned], solution, **settings)
+        for name, row_N in zip(accuracies, (learned, left), strict=True):
+            mapped_NE, target_NE = l2_normalise(x_RD[row_N] @ map_DE), l2_normalise(y_RE[row_N])
             nearest_N = torch.cat([(some_ME @ target_NE.T).argmax(1) for some_ME in mapped_NE.split(1024)])
             own_N = torch.arange(len(row_N), device=x_RD.device)
-            found[name].append(float((nearest_N == own_N).double().mean()))
-    return {name: sum(values) / folds for name, values in found.items()}
+            accuracies[name].append(float((nearest_N == own_N).double().mean()))
+    return {name: sum(values) / folds for name, values in accuracies.items()}

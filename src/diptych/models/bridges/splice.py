@@ -1,4 +1,4 @@
-"""What a picture became, put among the embeddings of words.  Letters: B batch, L places, K tokens of a picture, D width."""
+"""Puts picture tokens among word embeddings.  Letters: B batch, L positions, K tokens per picture, D width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tens
     if bool((found_B != wanted_B).any()):
         row = int((found_B != wanted_B).nonzero()[0])
         whose = "picture" if count_B is None else "pictures"
-        raise ShapeError(f"row {row} has {int(found_B[row])} places for the {int(wanted_B[row])} tokens of its {whose}")
+        raise ShapeError(f"row {row} has {int(found_B[row])} slots for the {int(wanted_B[row])} tokens of its {whose}")
     spliced_BLD: Tensor = word_BLD.masked_scatter(slot_BL[..., None], picture_BKD.to(word_BLD.dtype))
     return spliced_BLD
 
@@ -34,7 +34,7 @@ def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tens
 def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> Tensor:
     """Mean norm of a picture's token over mean norm of a word's embedding. [1]
 
-    Near 1 a language model finds pictures among words of their size; far from it training begins with a picture that is not heard, or
+    Near 1 a language model finds pictures among words of their size; far from it training begins with a picture that is ignored, or
     that drowns the words.
     """
     words: Tensor = word_BLD.float().norm(dim=2)[word_mask_BL].mean()

@@ -20,18 +20,18 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_one_picture
+from diptych.core.prompt import PromptLike, text_of_single_image_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.prompts.layout import Ids, Piece, Words, lay_out
+from diptych.data.text.prompts.layout import Piece, TextPiece, TokenPiece, lay_out
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.bridges.semantic_map import ImagesAlone, SemanticMap
+from diptych.models.bridges.semantic_map import ImageOnlyEncoder, SemanticMap
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 from diptych.models.towers.towers import image_tower
 
 IMAGES = "image_tower"
@@ -40,7 +40,7 @@ IMAGES = "image_tower"
 
 @dataclass(frozen=True, slots=True)
 class WordPrompt:
-    """How words become a caption.
+    """Settings of the prompt that turns words into a caption.
 
     words     that stand in a prompt, the best first; they are taken from the `nearest` tokens, each spelling once
     orders    prompts a picture: the words by rank, then in random orders of `seed`, the same for every picture
@@ -62,9 +62,9 @@ class WordPrompt:
     within: bool = False
 
 
-class WordWriter:
+class WordCaptioner:
     """Answers `Generator` and `WordRanker`. `joint` chooses among the captions that the orders give, by cosine with the picture; where the
-    map reads an image encoder without a text side (`ImagesAlone`), it is another model than that."""
+    map reads an image encoder without a text side (`ImageOnlyEncoder`), it is another model than that."""
 
     kind: ClassVar[str] = "word_writer"
 
@@ -88,7 +88,7 @@ class WordWriter:
     @cached_property
     def fingerprint(self) -> str:
         settings: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "prompt": asdict(self.prompt)}
-        if isinstance(self.model.joint, ImagesAlone):
+        if isinstance(self.model.joint, ImageOnlyEncoder):
             settings["judge"] = self.joint.fingerprint
         return fingerprint(self.model, settings)
 
@@ -102,25 +102,25 @@ class WordWriter:
 
     def rank_words(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.int64]:
         """Tokens by how near they are to each picture, [N, V]."""
-        found = [np.zeros((0, self.model.words), np.int64)]
+        batches = [np.zeros((0, self.model.words), np.int64)]
         with torch.no_grad(), evaluating(self.model):
             for some in parts(images, batch_size):
-                found.append(self.model.nearest_words(self._pixels(some)).cpu().numpy())
-        return np.concatenate(found)
+                batches.append(self.model.nearest_words(self._pixels(some)).cpu().numpy())
+        return np.concatenate(batches)
 
     def chosen(self, ranked_V: npt.NDArray[np.int64]) -> list[int]:
         """The tokens of a prompt: of the nearest ones each spelling once."""
-        seen: dict[str, int] = {}
+        by_word: dict[str, int] = {}
         for token in ranked_V[: self.prompt.nearest].tolist():
             word = self.words[token]
             if word or self.prompt.marks:
-                seen.setdefault(word, token)
-        return list(seen.values())[: self.prompt.words]
+                by_word.setdefault(word, token)
+        return list(by_word.values())[: self.prompt.words]
 
     def orders(self, tokens: Sequence[int]) -> list[list[int]]:
         """The tokens by rank, then in random orders."""
         rng = np.random.RandomState(self.prompt.seed)
-        drawn = [[tokens[place] for place in rng.permutation(len(tokens))] for _ in range(self.prompt.orders - 1)]
+        drawn = [[tokens[position] for position in rng.permutation(len(tokens))] for _ in range(self.prompt.orders - 1)]
         return [list(tokens), *drawn]
 
     # ------------------------------------------------------------ captions
@@ -138,26 +138,26 @@ class WordWriter:
         """A caption for each image. A prompt that is not "" stands in place of the template. `options` are transformers'."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        asked = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
-        found = []
-        for image, words, ranked_V in zip(images, asked, self.rank_words(images), strict=True):
+        requests = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
+        captions = []
+        for image, words, ranked_V in zip(images, requests, self.rank_words(images), strict=True):
             written = self.written(self.chosen(ranked_V), words, max_tokens=max_tokens, batch_size=batch_size, **options)
-            found.append(self.best(image, written))
-        return found
+            captions.append(self.best(image, written))
+        return captions
 
     def written(
         self, tokens: Sequence[int], asked: str = "", *, max_tokens: int = 67, batch_size: int = 64, **options: Any
     ) -> list[str]:
-        """What the language model writes behind each order of these tokens: each caption once, by the alphabet, none empty."""
+        """Distinct captions generated from every order of these tokens, sorted, without empty ones."""
         rows = [self._row(order, asked or self.prompt.template) for order in self.orders(tokens)]
         ends = self._ends()
         language, device, captions = self.model.language, self.model.map.mean_D.device, set[str]()
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
                 layout = lay_out(some, self.vocabulary, side="left").to(device)
-                if language.places and layout.id_BL.shape[1] + max_tokens > language.places:
+                if language.context_length and layout.id_BL.shape[1] + max_tokens > language.context_length:
                     raise ConfigError(
-                        f"words and prompt take {layout.id_BL.shape[1]} of the {language.places} places of the language model of "
+                        f"words and prompt take {layout.id_BL.shape[1]} of the {language.context_length} tokens of the language model of "
                         f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
                     )
                 embed_BLD = language.embed(layout.id_BL)
@@ -185,9 +185,9 @@ class WordWriter:
             decoder, marks = self.vocabulary.tokenizer.inner, self.prompt.marks
             decoded = [decoder.decode([token], skip_special_tokens=not marks) for token in tokens]
             listed = " ".join(word if marks else word.strip() for word in decoded)
-            return [Words(template.replace("{words}", listed))]
+            return [TextPiece(template.replace("{words}", listed))]
         space = tuple(self.vocabulary.pieces(" ")) if self.prompt.spaced else ()
-        return [Ids(tuple(token for word in tokens for token in (word, *space)), picture=True), Words(template)]
+        return [TokenPiece(tuple(token for word in tokens for token in (word, *space)), picture=True), TextPiece(template)]
 
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
         return self.preprocess([decode(image, exact=True) for image in images]).to(self.model.map.mean_D.device)
@@ -216,11 +216,11 @@ class WordWriter:
 
         def language(work: Path) -> None:
             if not self.folder:
-                with quiet():
+                with silence_transformers():
                     self.model.language.inner.save_pretrained(work / "language")
 
         def images(work: Path) -> None:
-            if isinstance(self.model.joint, ImagesAlone):
+            if isinstance(self.model.joint, ImageOnlyEncoder):
                 spec = {"kind": IMAGES, "tower": self.model.joint.image_tower.spec}
                 write_model(work / "images", self.model.joint.image_tower, spec, f"The image encoder of {self.name}.\n")
 
@@ -230,7 +230,7 @@ class WordWriter:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. Raises RunError where the language model in its own folder is another one now."""
+        """Load from a folder that `save` wrote. Raises RunError if the separate language model folder has changed."""
         config = read_config(folder, cls.kind)
         away = config["language_folder"]
         joint = PairEmbedder.load(folder / "joint")
@@ -247,11 +247,11 @@ class WordWriter:
         return cls(model.eval(), joint, vocabulary, prompt, config["name"], images=images, folder=away, card=config.get("card"))
 
 
-def _images_alone(folder: Path) -> ImagesAlone | None:
+def _images_alone(folder: Path) -> ImageOnlyEncoder | None:
     """The image encoder of a folder, None where there is none. The torch random state stays as it was."""
     if not folder.is_dir():
         return None
     with torch.random.fork_rng(devices=[]):
         tower = image_tower(**read_config(folder, IMAGES)["tower"])
     load_weights(tower, folder)
-    return ImagesAlone(tower.eval())
+    return ImageOnlyEncoder(tower.eval())

@@ -15,14 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import LayerStates, Written
+from diptych.core.contracts import GenerationOutput, LayerStates
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_pictures
+from diptych.core.prompt import PromptLike, text_and_images_of_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.prompts.layout import Layout, Words, lay_out
+from diptych.data.text.prompts.layout import Layout, TextPiece, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
@@ -31,21 +31,21 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.io.layer_states import parted
-from diptych.models.io.streaming import Pieces, drawn
+from diptych.models.io.layer_states import split_layer_states
+from diptych.models.io.streaming import TextPieceStreamer, sampling_options
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
 """The pictures of a request, and its words."""
 
 
-class BridgeWriter:
-    """Answers `Generator`, `Streamer`, `Ranker` and, before a decoder, `LayerReader`.
+class BridgeGenerator:
+    """A trained bridge as `Generator`, `Streamer`, `Ranker` and, before a decoder, `LayerReader`.
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
     length      places of a row at most, those of the picture among them; a prompt that does not fit is refused
     pictures    that a prompt may have; those behind the first come with it as `ImagePart(source=...)`
-    request     words that are asked where a prompt is ""
+    request     the request where a prompt is ""
     sign        what ends an answer in place of the end mark, "" for the end mark
     role        of an answer what stands behind the last such word, as the released chats cut at "Assistant:"; "" for all of it. A stream,
                 whose pieces nobody takes back, is not cut there, which it is not in the releases either
@@ -97,16 +97,16 @@ class BridgeWriter:
         batch_size: int = 32,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image; "" asks for what the template alone asks for. `options` are those of transformers' `generate`."""
-        asked = self._asked(images, prompts)
-        found: list[str] = []
+        """An answer for each image; with "" the template alone is the prompt. `options` are those of transformers' `generate`."""
+        requests = self._asked(images, prompts)
+        texts: list[str] = []
         with torch.no_grad(), evaluating(self.bridge):
-            for rows in parts(asked, batch_size):
+            for rows in parts(requests, batch_size):
                 embed_BLD, layout = self._read(rows, max_tokens)
-                found += self.bridge.language.write(
+                texts += self.bridge.language.write(
                     embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
                 )
-        return [self._answer(text) for text in found]
+        return [self._answer(text) for text in texts]
 
     @property
     def _ends(self) -> tuple[int, ...]:
@@ -115,12 +115,12 @@ class BridgeWriter:
         return tuple(ids) if len(ids) == 1 else ()
 
     def _answer(self, text: str) -> str:
-        """What was written before its sign, and behind the last word for who answers."""
+        """Generated text before the stop sign and after the last role marker."""
         before = text.partition(self.sign)[0] if self.sign.strip() else text
         return before.rpartition(self.role)[2].strip() if self.role else before.strip()
 
     def _written(self, ids: Sequence[int]) -> str:
-        """The text of an answer before its sign, as far as it is heard."""
+        """The text of an answer before its sign, as far as it may be sent."""
         text = self.vocabulary.decode(ids)
         return text.partition(self.sign)[0].strip() if self.sign.strip() else text
 
@@ -129,17 +129,19 @@ class BridgeWriter:
         image: ImageSource,
         prompt: PromptLike,
         *,
-        heard: Callable[[str], bool],
+        on_text: Callable[[str], bool],
         max_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Written:
+    ) -> GenerationOutput:
         """The answer about one image, piece by piece (`Streamer`)."""
-        asked = self._asked([image], [prompt])
-        pieces = Pieces(self._written, {self.vocabulary.end_id, *self._ends}, heard, sign=self.sign.strip() and self.sign)
-        with torch.no_grad(), evaluating(self.bridge), drawn(temperature, top_p, seed) as options:
-            embed_1LD, layout = self._read(asked, max_tokens)
+        requests = self._asked([image], [prompt])
+        pieces = TextPieceStreamer(
+            self._written, {self.vocabulary.end_id, *self._ends}, on_text, sign=self.sign.strip() and self.sign
+        )
+        with torch.no_grad(), evaluating(self.bridge), sampling_options(temperature, top_p, seed) as options:
+            embed_1LD, layout = self._read(requests, max_tokens)
             write = partial(
                 self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends
             )
@@ -151,7 +153,7 @@ class BridgeWriter:
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
             raise ConfigError(
-                f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} places of '{self.name}', "
+                f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
                 f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
             )
         embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
@@ -167,12 +169,12 @@ class BridgeWriter:
         batch_size: int = 32,
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate over its tokens and the end mark (`ranks_end`), and how many those are."""
-        asked = self._asked(images, prompts)
+        requests = self._asked(images, prompts)
         if len(candidates) != len(images):
             raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
-        found = []
+        rows = []
         with torch.no_grad(), evaluating(self.bridge):
-            for row, answers in zip(asked, candidates, strict=True):
+            for row, answers in zip(requests, candidates, strict=True):
                 picture_MKD, words = self._pictures([row]), row[1]
                 pairs = []
                 for some in parts(list(answers), batch_size):
@@ -181,20 +183,20 @@ class BridgeWriter:
                     layout = self._laid(picture_NKD, count_B, [words] * len(some), some)
                     written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
                     pairs.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
-                found.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
-        return found
+                rows.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
+        return rows
 
     def text_nll(self, texts: Sequence[str], *, batch_size: int = 32) -> npt.NDArray[np.float64]:
         """[N, 2]: nats of each text without any picture, over its tokens and the end mark, and how many those are: what was kept, or
         forgotten, of the language model."""
-        found = [np.zeros((0, 2))]
+        batches = [np.zeros((0, 2))]
         with torch.no_grad(), evaluating(self.bridge):
             for some in parts(texts, batch_size):
-                rows = [[*([] if self.vocabulary.start_ids else [Words(" ")]), Words(text, answer=True)] for text in some]
+                rows = [[*([] if self.vocabulary.start_ids else [TextPiece(" ")]), TextPiece(text, answer=True)] for text in some]
                 layout = lay_out(rows, self.vocabulary, length=self.length).to(next(self.bridge.parameters()).device)
                 written = self.bridge.scored(None, layout)
-                found.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
-        return np.concatenate(found)
+                batches.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
+        return np.concatenate(batches)
 
     @property
     def depth(self) -> int:
@@ -210,8 +212,11 @@ class BridgeWriter:
         template: str = "",
         batch_size: int = 8,
     ) -> Iterator[LayerStates]:
-        """What each of these layers, from 1, makes of every image and of the words behind it (`LayerReader`): the model's own template
-        without a prompt, or `template`, then the text and the end mark. A text that is longer than the model allows is cut."""
+        """Hidden states of the given layers, numbered from 1, for every image and its text (`LayerReader`).
+
+        The input is the model's own template without a prompt, or `template`, then the text and the end token. A text that is
+        longer than the model allows is cut.
+        """
         if len(texts) != len(images):
             raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
         before = Template(template) if template else self.template
@@ -222,17 +227,19 @@ class BridgeWriter:
                 layout = lay_out(rows, self.vocabulary, length=self.length).to(picture_NKD.device)
                 embed_BLD, _ = self.bridge.embed(picture_NKD, layout)
                 states = self.bridge.language.states(embed_BLD, layout)
-                found = parted(torch.stack([states[layer - 1] for layer in layers]), layout.slot_BL, layout.mask_BL)
-            yield from found
+                layer_states = split_layer_states(
+                    torch.stack([states[layer - 1] for layer in layers]), layout.slot_BL, layout.mask_BL
+                )
+            yield from layer_states
 
     def _asked(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[Asked]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        found = []
+        requests = []
         for image, prompt in zip(images, prompts, strict=True):
-            words, more = words_about_pictures(prompt, model=self.name, most=self.pictures)
-            found.append(((image, *more), words or self.request))
-        return found
+            words, more = text_and_images_of_prompt(prompt, model=self.name, most=self.pictures)
+            requests.append(((image, *more), words or self.request))
+        return requests
 
     def _pictures(self, rows: Sequence[Asked]) -> Tensor:
         """[N, K, D]: those of a row one after the other."""
@@ -250,11 +257,11 @@ class BridgeWriter:
         rows = [self.template.pieces(tokens * count, prompt) for count, prompt in zip(count_B, prompts, strict=True)]
         ends = not self.sign and (self.ranks_end or self.bridge.language.reads_and_writes)
         for row, answer in zip(rows, answers or (), strict=answers is not None):
-            row.append(Words(self.space + answer + self.sign, answer=True, ends=ends))
+            row.append(TextPiece(self.space + answer + self.sign, answer=True, ends=ends))
         layout = lay_out(rows, self.vocabulary, length=self.length, side="left" if answers is None else "right")
         if layout.truncated:
             raise ConfigError(
-                f"a candidate is longer than the {self.length} places of '{self.name}' allow (expected a shorter one)"
+                f"a candidate is longer than the {self.length} tokens of '{self.name}' allow (expected a shorter one)"
             )
         return layout.to(picture_NKD.device)
 
@@ -307,7 +314,7 @@ class BridgeWriter:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. Raises RunError where the language model in its own folder is another one now."""
+        """Load from a folder that `save` wrote. Raises RunError if the separate language model folder has changed."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             encoder = image_tower(**config["image_tower"])

@@ -11,13 +11,13 @@ from torch import nn
 from diptych.core.errors import ConfigError
 from diptych.data.text.prompts.class_prompts import class_prompts
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.denseclip.dense_detector import FIRST, DenseDetector
-from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
-from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language, LanguageGuide
-from diptych.models.detection.anchor_boxes import AnchorShape
+from diptych.models.denseclip.dense_detector import FIRST, DenseClipDetector
+from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector
+from diptych.models.denseclip.dense_segmenter import DenseClipSegmenter, Language, LanguageGuide
+from diptych.models.detection.anchor_boxes import AnchorConfig
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.mask_rcnn import MaskRCNNShape
-from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.detection.mask_rcnn import MaskRCNNConfig
+from diptych.models.layers.learned_context import LearnedContext
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_tap import Positions, PyramidTap, ViTTap, dense_tap
@@ -27,7 +27,7 @@ from diptych.models.towers.towers import image_tower, text_tower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DenseSettings:
+class DenseClipSettings:
     """image, text  arguments of `image_tower` and `text_tower`; width of the joint space; image_form, text_form, bias of their projections
     backbone   "" reads the image tower; else any backbone of detectors (timm:NAME) in its place
     context    learned vectors before the names
@@ -62,32 +62,32 @@ class DenseSettings:
         return cls(**{**plain, "classes": tuple(plain["classes"])})
 
 
-def dense_segmenter(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | None = None) -> DenseSegmenter:
+def dense_segmenter(settings: DenseClipSettings, words: Tokenizer, encoder: DualEncoder | None = None) -> DenseClipSegmenter:
     """The module; its image side is that of `encoder` and is trained, its text side is that of `encoder` and is frozen."""
     tap, guide = _sides(settings, words, encoder)
-    return DenseSegmenter(tap, guide, len(settings.classes), width=settings.neck, dropout=settings.dropout)
+    return DenseClipSegmenter(tap, guide, len(settings.classes), width=settings.neck, dropout=settings.dropout)
 
 
 def dense_detector(
-    settings: DenseSettings, anchors: AnchorShape, tau: float, words: Tokenizer, encoder: DualEncoder | None = None
-) -> DenseDetector:
+    settings: DenseClipSettings, anchors: AnchorConfig, tau: float, words: Tokenizer, encoder: DualEncoder | None = None
+) -> DenseClipDetector:
     """The detector around the same sides."""
     tap, guide = _sides(settings, words, encoder)
     if isinstance(tap, ViTTap):
         for step in tap.steps[:FIRST]:  # the finest map, which nothing reads
             step.requires_grad_(False)
-    return DenseDetector(tap, guide, len(settings.classes), anchors, width=settings.neck, tau=tau)
+    return DenseClipDetector(tap, guide, len(settings.classes), anchors, width=settings.neck, tau=tau)
 
 
 def dense_mask_detector(
-    settings: DenseSettings, shape: MaskRCNNShape, tau: float, words: Tokenizer, encoder: DualEncoder | None = None
-) -> DenseMaskDetector:
+    settings: DenseClipSettings, shape: MaskRCNNConfig, tau: float, words: Tokenizer, encoder: DualEncoder | None = None
+) -> DenseClipMaskDetector:
     """The detector with masks around the same sides."""
     tap, guide = _sides(settings, words, encoder)
-    return DenseMaskDetector(tap, guide, len(settings.classes), shape, width=settings.neck, tau=tau)
+    return DenseClipMaskDetector(tap, guide, len(settings.classes), shape, width=settings.neck, tau=tau)
 
 
-def _sides(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | None) -> tuple[Any, LanguageGuide | None]:
+def _sides(settings: DenseClipSettings, words: Tokenizer, encoder: DualEncoder | None) -> tuple[Any, LanguageGuide | None]:
     encoder = encoder or _fresh(settings)
     if settings.language not in ("full", "score", "none"):
         raise ConfigError(f"language is {settings.language!r} (expected full | score | none)")
@@ -106,7 +106,7 @@ def _sides(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | Non
             _freeze_head(tap)
     if settings.language == "none":
         return tap, None
-    bank = PromptBank(token_table(encoder.text_tower).embedding_dim, settings.context, start="truncated", std=1.0)
+    bank = LearnedContext(token_table(encoder.text_tower).embedding_dim, settings.context, start="truncated", std=1.0)
     guide = LanguageGuide(encoder.text_tower, encoder.text_projection, bank, _refiner(settings))
     guide.set_classes(
         class_prompts(settings.classes, words, settings.text_length, context=settings.context, tail="", fitted=True)
@@ -114,7 +114,7 @@ def _sides(settings: DenseSettings, words: Tokenizer, encoder: DualEncoder | Non
     return tap, guide
 
 
-def _refiner(settings: DenseSettings) -> TextRefiner | None:
+def _refiner(settings: DenseClipSettings) -> TextRefiner | None:
     if settings.language != "full":
         return None
     return TextRefiner(
@@ -131,13 +131,13 @@ def _refiner(settings: DenseSettings) -> TextRefiner | None:
 
 
 def _freeze_head(tap: Any) -> None:
-    """What only the score map reads: without language no loss reaches it."""
+    """Freezes the modules that only the score map uses: without language no loss reaches them."""
     for part in (getattr(tap, "projection", None), getattr(tap.tower, "pool", None), getattr(tap.tower, "norm_after", None)):
         if isinstance(part, nn.Module):
             part.requires_grad_(False)
 
 
-def _fresh(settings: DenseSettings) -> DualEncoder:
+def _fresh(settings: DenseClipSettings) -> DualEncoder:
     image: Tower = image_tower(**settings.image)
     text: Tower = text_tower(**settings.text)
     bias: Any = settings.projection_bias

@@ -1,4 +1,4 @@
-"""DenseCLIP as a detector (2112.01518): the score map stands beside the features of a pyramid whose every place says a class and a box.
+"""DenseCLIP as a detector (2112.01518): a score map beside pyramid features that predict a class and a box per position.
 
 Letters: N images, B batch, A anchors, K classes, C channel, H W, D width.
 """
@@ -16,8 +16,8 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck
-from diptych.models.detection.anchor_boxes import AnchorShape, surest_boxes
-from diptych.models.detection.feature_pyramid import two_columns
+from diptych.models.detection.anchor_boxes import AnchorConfig, top_boxes
+from diptych.models.detection.feature_pyramid import pad_single_column
 from diptych.models.towers.dense_tap import STRIDES, DenseMaps, DenseTap
 
 FIRST = 1
@@ -25,7 +25,7 @@ FIRST = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
+class DenseClipDetectorOutput:
     """logit_NAK  of every class at every anchor, map by map
     change_NA4  of the anchor to the box
     score_NKHW  cosines of places with class names over the temperature, at the stride of the places; None without language
@@ -41,7 +41,7 @@ class Detected:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundBoxes:
+class BoxDetections:
     """Boxes of one image, the surest first; xyxy in pixels of the image as it was shown.
 
     label_N     position in the classes
@@ -56,7 +56,7 @@ class FoundBoxes:
     solid: float = 0.5
 
 
-class CoarserMaps(nn.Module):
+class ExtraPyramidLevels(nn.Module):
     """More maps behind the last one of a backbone: 3x3 convolutions of stride 2, the first on that map as it is, and no ReLU between
     (mmdetection's `on_input`; torchvision has the ReLU)."""
 
@@ -73,7 +73,7 @@ class CoarserMaps(nn.Module):
     def forward(self, map_BCHW: Tensor) -> list[Tensor]:
         maps = [map_BCHW]
         for step in self.steps:
-            maps.append(step(two_columns(maps[-1])))
+            maps.append(step(pad_single_column(maps[-1])))
         return maps[1:]
 
 
@@ -85,23 +85,23 @@ def guided_channels(tap: DenseTap, guide: LanguageGuide | None, classes: int) ->
 def guided_maps(tap: DenseTap, guide: LanguageGuide | None, tau: float, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor | None]:
     """The four maps, and the score map that stands beside one of them. It is divided by the temperature both there and for its own
     loss, unlike the segmenter's."""
-    seen: DenseMaps = tap(image_BCHW)
-    maps, score_BKHW = list(seen.maps), None
+    dense: DenseMaps = tap(image_BCHW)
+    maps, score_BKHW = list(dense.maps), None
     if guide is not None:
-        score_BKHW = guide(seen) / tau
+        score_BKHW = guide(dense) / tau
         maps[tap.level] = torch.cat([maps[tap.level], score_BKHW], dim=1)
     return maps, score_BKHW
 
 
-class DenseDetector(nn.Module):
-    """Images to `Detected`."""
+class DenseClipDetector(nn.Module):
+    """Images to `DenseClipDetectorOutput`."""
 
     def __init__(
         self,
         tap: DenseTap,
         guide: LanguageGuide | None,
         classes: int,
-        anchors: AnchorShape,
+        anchors: AnchorConfig,
         *,
         width: int = 256,
         tau: float = 0.07,
@@ -112,20 +112,22 @@ class DenseDetector(nn.Module):
         self.tap, self.guide, self.anchors, self.tau = tap, guide, anchors, tau
         channels = guided_channels(tap, guide, classes)
         self.neck = FeaturePyramidNeck(channels[FIRST:], width)
-        self.coarser = CoarserMaps(channels[-1], width, anchors.extra)
+        self.coarser = ExtraPyramidLevels(channels[-1], width, anchors.extra)
         self.head = RetinaNetHead(width, anchors.per_place, classes)
         self.strides = (*STRIDES[FIRST:], *(STRIDES[-1] * 2 ** (n + 1) for n in range(anchors.extra)))
 
-    def forward(self, image_BCHW: Tensor) -> Detected:
+    def forward(self, image_BCHW: Tensor) -> DenseClipDetectorOutput:
         maps, score_BKHW = guided_maps(self.tap, self.guide, self.tau, image_BCHW)
         levels: Sequence[Tensor] = [*self.neck(maps[FIRST:]), *self.coarser(maps[-1])]
-        said = self.head(list(levels))
+        outputs = self.head(list(levels))
         anchors = self.anchors.boxes(levels, self.strides)
         counts = tuple(len(anchor_A4) for anchor_A4 in anchors)
-        return Detected(said["cls_logits"], said["bbox_regression"], score_BKHW, torch.cat(anchors), counts)
+        return DenseClipDetectorOutput(outputs["cls_logits"], outputs["bbox_regression"], score_BKHW, torch.cat(anchors), counts)
 
-    def found(self, image_BCHW: Tensor, size: tuple[int, int], *, top: int, asked_K: Tensor) -> FoundBoxes:
-        """What is kept of one image, of which `size` is not padding."""
-        said = self(image_BCHW)
-        logits, changes, anchors = (row.split(said.counts) for row in (said.logit_NAK[0], said.change_NA4[0], said.anchor_A4))
-        return FoundBoxes(*surest_boxes(logits, changes, anchors, size, self.anchors, top=top, asked_K=asked_K))
+    def detect(self, image_BCHW: Tensor, size: tuple[int, int], *, top: int, class_mask_K: Tensor) -> BoxDetections:
+        """Final detections of one image, of which `size` is not padding."""
+        output = self(image_BCHW)
+        logits, changes, anchors = (
+            row.split(output.counts) for row in (output.logit_NAK[0], output.change_NA4[0], output.anchor_A4)
+        )
+        return BoxDetections(*top_boxes(logits, changes, anchors, size, self.anchors, top=top, class_mask_K=class_mask_K))

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
-from diptych.models.denseclip.dense_detector import FoundBoxes, guided_channels, guided_maps
+from diptych.models.denseclip.dense_detector import BoxDetections, guided_channels, guided_maps
 from diptych.models.denseclip.dense_segmenter import LanguageGuide
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck
-from diptych.models.detection.mask_rcnn import MaskRCNN, MaskRCNNShape, Size
+from diptych.models.detection.mask_rcnn import MaskRCNN, MaskRCNNConfig, Size
 from diptych.models.towers.dense_tap import STRIDES, DenseTap
 
 Choose = Callable[[Sequence[Tensor]], Sequence[tuple[Tensor, Tensor]]]
@@ -25,7 +25,7 @@ Choose = Callable[[Sequence[Tensor]], Sequence[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True, slots=True)
-class MaskDetected:
+class DenseClipMaskOutput:
     """thing_NA     logit of every anchor, map by map
     change_NA4   of the anchor to the box
     score_NKHW   cosines of places with class names over the temperature, at the stride of the places; None without language
@@ -46,15 +46,15 @@ class MaskDetected:
     mask_PKHW: Tensor
 
 
-class DenseMaskDetector(nn.Module):
-    """Images to `MaskDetected`."""
+class DenseClipMaskDetector(nn.Module):
+    """Images to `DenseClipMaskOutput`."""
 
     def __init__(
         self,
         tap: DenseTap,
         guide: LanguageGuide | None,
         classes: int,
-        shape: MaskRCNNShape,
+        shape: MaskRCNNConfig,
         *,
         width: int = 256,
         tau: float = 0.07,
@@ -67,18 +67,18 @@ class DenseMaskDetector(nn.Module):
         self.heads = MaskRCNN(shape, width, classes, STRIDES)
 
     @property
-    def shape(self) -> MaskRCNNShape:
+    def shape(self) -> MaskRCNNConfig:
         return self.heads.shape
 
-    def forward(self, image_BCHW: Tensor, sizes: Sequence[Size], choose: Choose) -> MaskDetected:
-        """`sizes`: height and width of each image without its padding; `choose` says which proposals are learned from."""
+    def forward(self, image_BCHW: Tensor, sizes: Sequence[Size], choose: Choose) -> DenseClipMaskOutput:
+        """`sizes`: height and width of each image without its padding; `choose` selects the proposals to train on."""
         levels, score_BKHW = self._levels(image_BCHW)
         things, changes = self.heads.objectness(levels)
         anchors = self.heads.anchors(levels)
         regions = tuple(choose(self.heads.proposals(things, changes, anchors, sizes)))
         logit_SC, change_SK4 = self.heads.regions(levels, [box_S4 for box_S4, _ in regions])
         mask_PKHW = self.heads.masks(levels, [box_S4[: len(place_P)] for box_S4, place_P in regions])
-        return MaskDetected(
+        return DenseClipMaskOutput(
             torch.cat(things, 1),
             torch.cat(changes, 1),
             score_BKHW,
@@ -89,16 +89,18 @@ class DenseMaskDetector(nn.Module):
             mask_PKHW,
         )
 
-    def found(self, image_BCHW: Tensor, size: Size, *, top: int, asked_K: Tensor) -> FoundBoxes:
-        """What is kept of one image, of which `size` is not padding."""
+    def detect(self, image_BCHW: Tensor, size: Size, *, top: int, class_mask_K: Tensor) -> BoxDetections:
+        """Final detections of one image, with masks; `size` is the image without its padding."""
         levels, _ = self._levels(image_BCHW)
         things, changes = self.heads.objectness(levels)
         proposals = self.heads.proposals(things, changes, self.heads.anchors(levels), [size])
         logit_NC, change_NK4 = self.heads.regions(levels, proposals)
-        box_N4, label_N, score_N = self.heads.found(logit_NC, change_NK4, proposals[0], size, top=top, asked_K=asked_K)
+        box_N4, label_N, score_N = self.heads.postprocess_detections(
+            logit_NC, change_NK4, proposals[0], size, top=top, class_mask_K=class_mask_K
+        )
         mask_NKHW = self.heads.masks(levels, [box_N4])
         own_NHW = mask_NKHW[torch.arange(len(label_N), device=label_N.device), label_N]
-        return FoundBoxes(box_N4, label_N, score_N, own_NHW.float().sigmoid(), self.shape.solid)
+        return BoxDetections(box_N4, label_N, score_N, own_NHW.float().sigmoid(), self.shape.solid)
 
     def _levels(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Five maps: those of the pyramid, and every second place of the last."""

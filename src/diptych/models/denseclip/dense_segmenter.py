@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diptych.core.rows import Rows
 from diptych.data.text.prompts.class_prompts import ClassPrompts
 from diptych.models.denseclip.semantic_fpn import FeaturePyramidNeck, SemanticHead
-from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.layers.learned_context import LearnedContext
 from diptych.models.layers.score_map import score_map
 from diptych.models.layers.text_refiner import TextRefiner
 from diptych.models.towers.dense_tap import DenseMaps, DenseTap
@@ -27,7 +27,7 @@ Language = Literal["full", "score", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Segmented:
+class DenseClipSegmenterOutput:
     """logit_NKHW  of the head, at stride 4
     score_NKHW  cosines of places with class names, at the stride of the places; None without language
     """
@@ -44,7 +44,7 @@ class LanguageGuide(nn.Module):
     mask_KL: Tensor
     order_KL: Tensor
 
-    def __init__(self, text_tower: Tower, projection: nn.Module, bank: PromptBank, refiner: TextRefiner | None) -> None:
+    def __init__(self, text_tower: Tower, projection: nn.Module, bank: LearnedContext, refiner: TextRefiner | None) -> None:
         super().__init__()
         self.text_tower = text_tower.requires_grad_(False).eval()
         self.projection = projection.requires_grad_(False)
@@ -72,17 +72,17 @@ class LanguageGuide(nn.Module):
         text_KD: Tensor = self.projection(self.text_tower(prompt_KLD, mask_KL).pooled_BD)
         return text_KD
 
-    def forward(self, seen: DenseMaps) -> Tensor:
+    def forward(self, dense: DenseMaps) -> Tensor:
         """The score map [B, K, H, W]."""
-        text_BKD = self.texts().expand(len(seen.whole_BD), -1, -1)
+        text_BKD = self.texts().expand(len(dense.whole_BD), -1, -1)
         if self.refiner is not None:
-            place_BPD = torch.cat([seen.whole_BD[:, None], seen.dense_BDHW.flatten(2).transpose(1, 2)], dim=1)
+            place_BPD = torch.cat([dense.whole_BD[:, None], dense.dense_BDHW.flatten(2).transpose(1, 2)], dim=1)
             text_BKD = self.refiner(text_BKD, place_BPD)
-        return score_map(seen.dense_BDHW, text_BKD)
+        return score_map(dense.dense_BDHW, text_BKD)
 
 
-class DenseSegmenter(nn.Module):
-    """Images to `Segmented`. The score map stands, without temperature, beside the map of its own stride before the pyramid."""
+class DenseClipSegmenter(nn.Module):
+    """Images to `DenseClipSegmenterOutput`. The score map, without temperature, joins the map of its own stride before the pyramid."""
 
     def __init__(
         self, tap: DenseTap, guide: LanguageGuide | None, classes: int, *, width: int = 256, dropout: float = 0.1
@@ -92,10 +92,10 @@ class DenseSegmenter(nn.Module):
         channels = [count + (classes if guide and level == tap.level else 0) for level, count in enumerate(tap.channels)]
         self.neck, self.head = FeaturePyramidNeck(channels, width), SemanticHead(width, classes, dropout=dropout)
 
-    def forward(self, image_BCHW: Tensor) -> Segmented:
-        seen: DenseMaps = self.tap(image_BCHW)
-        maps, score_BKHW = list(seen.maps), None
+    def forward(self, image_BCHW: Tensor) -> DenseClipSegmenterOutput:
+        dense: DenseMaps = self.tap(image_BCHW)
+        maps, score_BKHW = list(dense.maps), None
         if self.guide is not None:
-            score_BKHW = self.guide(seen)
+            score_BKHW = self.guide(dense)
             maps[self.tap.level] = torch.cat([maps[self.tap.level], score_BKHW], dim=1)
-        return Segmented(self.head(self.neck(maps)), score_BKHW)
+        return DenseClipSegmenterOutput(self.head(self.neck(maps)), score_BKHW)

@@ -1,5 +1,4 @@
-"""A trained `DenseDetector` or `DenseMaskDetector` ready for use: images in, boxes of the classes of training out, with masks from the
-latter; saved as one folder.
+"""A trained `DenseClipDetector` or `DenseClipMaskDetector` as a model folder: boxes of the training classes, and masks from the latter.
 
 Letters: A anchors, K classes, N boxes, C channel, H W pixels.
 """
@@ -22,12 +21,12 @@ from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.masks import encode
 from diptych.data.media.decode import decode
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.denseclip.built import DenseSettings, dense_detector, dense_mask_detector
-from diptych.models.denseclip.dense_detector import DenseDetector, FoundBoxes
-from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
-from diptych.models.detection.anchor_boxes import AnchorShape
-from diptych.models.detection.images import DetectionImages
-from diptych.models.detection.mask_rcnn import MaskRCNNShape, laid
+from diptych.models.denseclip.built import DenseClipSettings, dense_detector, dense_mask_detector
+from diptych.models.denseclip.dense_detector import BoxDetections, DenseClipDetector
+from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector
+from diptych.models.detection.anchor_boxes import AnchorConfig
+from diptych.models.detection.images import DetectionPreprocess
+from diptych.models.detection.mask_rcnn import MaskRCNNConfig, paste_mask
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
@@ -36,17 +35,19 @@ SHOWN = 8
 """Names in an error, at most."""
 
 
-class DetectingModel:
-    """What DenseCLIP leaves behind as a detector: a `Detector` of the classes that it was trained on and no others, whose names it has in
-    its weights. A name that training lacked is never answered."""
+class DenseClipDetectorModel:
+    """A trained DenseCLIP detector: a `Detector` of its training classes only.
+
+    The class names are in its weights. Other names are never returned.
+    """
 
     kind: ClassVar[str] = "dense_detector"
 
     def __init__(
         self,
-        model: DenseDetector | DenseMaskDetector,
-        settings: DenseSettings,
-        images: DetectionImages,
+        model: DenseClipDetector | DenseClipMaskDetector,
+        settings: DenseClipSettings,
+        images: DetectionPreprocess,
         tokenizer: Tokenizer,
         name: str,
         *,
@@ -62,7 +63,7 @@ class DetectingModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights and preprocessing as they were when first asked."""
+        """Hash of weights and preprocessing, computed at first access."""
         return fingerprint(self.model, {"images": to_plain(self.images), "objects": list(self.objects)})
 
     @one_or_many
@@ -82,28 +83,34 @@ class DetectingModel:
         `batch_size` is that of other detectors: images are read one by one, since what an image is padded by changes what is found.
         """
         if relations:
-            raise ConfigError(f"{self.name} finds no relations (expected objects alone, or a run of rlipv2)")
-        asked_K = torch.tensor([name in set(objects) for name in self.objects], device=self._device)
-        if not asked_K.any():
-            known = ", ".join(self.objects[:SHOWN]) + (", ..." if len(self.objects) > SHOWN else "")
+            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
+        class_mask_K = torch.tensor([name in set(objects) for name in self.objects], device=self._device)
+        if not class_mask_K.any():
+            first = ", ".join(self.objects[:SHOWN]) + (", ..." if len(self.objects) > SHOWN else "")
             raise DataError(
-                f"{self.name} knows none of {list(objects)[:5]}", field="objects", expected=f"names of its training: {known}"
+                f"{self.name} was trained on none of {list(objects)[:5]}",
+                field="objects",
+                expected=f"names of its training: {first}",
             )
-        return [self._graph(image, asked_K, top, threshold) for image in images]
+        return [self._graph(image, class_mask_K, top, threshold) for image in images]
 
-    def _graph(self, image: ImageSource, asked_K: Tensor, top: int, threshold: float) -> SceneGraph:
+    def _graph(self, image: ImageSource, class_mask_K: Tensor, top: int, threshold: float) -> SceneGraph:
         pixels_HWC = decode(image, exact=True)
         shown_BCHW, pixel_BHW = self.images([pixels_HWC])
         mask_HW = torch.ones(shown_BCHW.shape[2:]) if pixel_BHW is None else pixel_BHW[0]
         high, wide = int(mask_HW[:, 0].sum()), int(mask_HW[0].sum())
         with torch.no_grad(), evaluating(self.model):
-            found = self.model.found(shown_BCHW.to(self._device), (high, wide), top=top, asked_K=asked_K)
+            detections = self.model.detect(shown_BCHW.to(self._device), (high, wide), top=top, class_mask_K=class_mask_K)
         height, width = pixels_HWC.shape[:2]
         scale_4 = torch.tensor([width / wide, height / high]).repeat(2)
-        boxes, labels, scores = (found.box_N4.float().cpu() * scale_4).tolist(), found.label_N.tolist(), found.score_N.tolist()
+        boxes, labels, scores = (
+            (detections.box_N4.float().cpu() * scale_4).tolist(),
+            detections.label_N.tolist(),
+            detections.score_N.tolist(),
+        )
         return SceneGraph(
             tuple(
-                Region(tuple(box), self.objects[label], score=score, mask=_mask(found, row, box, (height, width)))
+                Region(tuple(box), self.objects[label], score=score, mask=_mask(detections, row, box, (height, width)))
                 for row, (box, label, score) in enumerate(zip(boxes, labels, scores, strict=True))
                 if score > threshold and box[2] > box[0] and box[3] > box[1]
             )
@@ -120,7 +127,9 @@ class DetectingModel:
             "kind": self.kind,
             "name": self.name,
             "dense": self.settings.to_json(),
-            **({"anchors": to_plain(model.anchors)} if isinstance(model, DenseDetector) else {"masks": to_plain(model.shape)}),
+            **(
+                {"anchors": to_plain(model.anchors)} if isinstance(model, DenseClipDetector) else {"masks": to_plain(model.shape)}
+            ),
             "tau": self.model.tau,
             "objects": list(self.objects),
             "images": to_plain(self.images),
@@ -132,20 +141,25 @@ class DetectingModel:
     def load(cls, folder: Path) -> Self:
         """The model of a folder that `save` wrote. The torch random state stays as it was."""
         config = read_config(folder, cls.kind)
-        settings, words = DenseSettings.from_json(config["dense"]), Tokenizer.load(Path(folder))
+        settings, words = DenseClipSettings.from_json(config["dense"]), Tokenizer.load(Path(folder))
         with torch.random.fork_rng(devices=[]):
-            model: DenseDetector | DenseMaskDetector = (
-                dense_mask_detector(settings, from_plain(MaskRCNNShape, config["masks"]), config["tau"], words)
+            model: DenseClipDetector | DenseClipMaskDetector = (
+                dense_mask_detector(settings, from_plain(MaskRCNNConfig, config["masks"]), config["tau"], words)
                 if "masks" in config
-                else dense_detector(settings, from_plain(AnchorShape, config["anchors"]), config["tau"], words)
+                else dense_detector(settings, from_plain(AnchorConfig, config["anchors"]), config["tau"], words)
             )
         load_weights(model, folder)
         return cls(
-            model.eval(), settings, from_plain(DetectionImages, config["images"]), words, config["name"], card=config.get("card")
+            model.eval(),
+            settings,
+            from_plain(DetectionPreprocess, config["images"]),
+            words,
+            config["name"],
+            card=config.get("card"),
         )
 
     def _readme(self) -> str:
-        what = "Boxes" if isinstance(self.model, DenseDetector) else "Boxes and masks"
+        what = "Boxes" if isinstance(self.model, DenseClipDetector) else "Boxes and masks"
         return detector_card(
             self.name,
             self.card,
@@ -156,8 +170,8 @@ class DetectingModel:
         )
 
 
-def _mask(found: FoundBoxes, row: int, box: Sequence[float], size: tuple[int, int]) -> dict[str, Any] | None:
+def _mask(detections: BoxDetections, row: int, box: Sequence[float], size: tuple[int, int]) -> dict[str, Any] | None:
     """COCO's code of a mask at the image's own size; None from a detector without masks."""
-    if found.share_NHW is None:
+    if detections.share_NHW is None:
         return None
-    return encode((laid(found.share_NHW[row].cpu(), box, size) >= found.solid).numpy())
+    return encode((paste_mask(detections.share_NHW[row].cpu(), box, size) >= detections.solid).numpy())

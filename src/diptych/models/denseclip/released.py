@@ -1,7 +1,7 @@
 """Checkpoints of DenseCLIP's released detectors as models: "denseclip:CHECKPOINT".
 
 The release stands on mmdetection 2.17: a RetinaNet, or a Mask R-CNN, around CLIP's residual network of 50 or 101 layers. A checkpoint
-says its classes, and its tensors say the sizes. The text side knows thirteen positions, of which eight are learned context: a class name
+has its class names, and its tensors the sizes. The text side has thirteen positions, of which eight are learned context: a class name
 has three tokens at most.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.denseclip.built import DenseSettings, dense_detector, dense_mask_detector
-from diptych.models.denseclip.dense_detector import DenseDetector
-from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
-from diptych.models.denseclip.detecting import DetectingModel
-from diptych.models.detection.anchor_boxes import AnchorShape
-from diptych.models.detection.checkpoint import load_whole, read_content, some
-from diptych.models.detection.images import DetectionImages
-from diptych.models.detection.mask_rcnn import MaskRCNNShape
+from diptych.models.denseclip.built import DenseClipSettings, dense_detector, dense_mask_detector
+from diptych.models.denseclip.dense_detector import DenseClipDetector
+from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector
+from diptych.models.denseclip.detecting import DenseClipDetectorModel
+from diptych.models.detection.anchor_boxes import AnchorConfig
+from diptych.models.detection.checkpoint import first_names, load_strictly, read_content
+from diptych.models.detection.images import DetectionPreprocess
+from diptych.models.detection.mask_rcnn import MaskRCNNConfig
 from diptych.models.io.foreign.clip_layout import from_open_clip
 
 SIDE = 1344
@@ -68,7 +68,7 @@ NAMES = (
 """(pattern, replacement): the first that matches a whole name of the release makes it ours. Towers are CLIP's."""
 
 
-def open_released(spec: str) -> DetectingModel:
+def open_released(spec: str) -> DenseClipDetectorModel:
     """The model of "denseclip:CHECKPOINT". Leaves the torch random state as it was.
 
     Raises DataError for a file that is missing or not one of tensors, and ConfigError for a network of another architecture, with the
@@ -87,31 +87,33 @@ def open_released(spec: str) -> DetectingModel:
     try:
         settings, words = released_settings(tensors, tuple(map(str, classes))), Tokenizer.from_spec("clip")
         with torch.random.fork_rng(devices=[]):
-            model: DenseDetector | DenseMaskDetector = (
-                dense_mask_detector(settings, MaskRCNNShape(), TAU, words)
+            model: DenseClipDetector | DenseClipMaskDetector = (
+                dense_mask_detector(settings, MaskRCNNConfig(), TAU, words)
                 if any(name.startswith("roi_head.") for name in tensors)
-                else dense_detector(settings, AnchorShape(limits="anchors"), TAU, words)
+                else dense_detector(settings, AnchorConfig(limits="anchors"), TAU, words)
             )
         load_released(model, tensors)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return DetectingModel(model.eval(), settings, DetectionImages(mean=OPENAI_MEAN, std=OPENAI_STD, smooth=False), words, spec)
+    return DenseClipDetectorModel(
+        model.eval(), settings, DetectionPreprocess(mean=OPENAI_MEAN, std=OPENAI_STD, smooth=False), words, spec
+    )
 
 
-def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseSettings:
-    """Sizes, as the tensors say them. Raises ConfigError where they are not DenseCLIP's or the classes are not as many."""
+def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseClipSettings:
+    """Sizes inferred from the tensors. Raises ConfigError where they are not DenseCLIP's or the classes are not as many."""
     image, text = "backbone.attnpool.c_proj.weight", "text_encoder.positional_embedding"
     needed = (image, text, "contexts", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
     if lost := [name for name in needed if name not in tensors]:
-        raise ConfigError(f"not in the file: {some(lost)} (expected a checkpoint of DenseCLIP's detectors)")
-    head, per_place = tensors.get("roi_head.bbox_head.fc_cls.weight"), AnchorShape().per_place
+        raise ConfigError(f"not in the file: {first_names(lost)} (expected a checkpoint of DenseCLIP's detectors)")
+    head, per_place = tensors.get("roi_head.bbox_head.fc_cls.weight"), AnchorConfig().per_place
     count = len(head) - 1 if head is not None else len(tensors.get("bbox_head.retina_cls.weight", ())) // per_place
     if len(classes) != count:
         raise ConfigError(
             f"the file names {len(classes)} classes, its head has {count} (expected meta['CLASSES'] of the same number)"
         )
     (length, inner), words = tensors[text].shape, len(tensors["text_encoder.token_embedding.weight"])
-    return DenseSettings(
+    return DenseClipSettings(
         classes=classes,
         image={
             "name": "resnet_clip_50",
@@ -141,8 +143,10 @@ def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a `DenseDetector` or `DenseMaskDetector`, from that of the released model. Raises ConfigError with the names that
-    have no place."""
+    """State dict of a `DenseClipDetector` or `DenseClipMaskDetector` from that of the released model.
+
+    Raises ConfigError with the names of tensors that have no counterpart.
+    """
     sides = _count(r"neck\.lateral_convs\.(\d)\..+", tensors)
     clip, out, strange = dict[str, Tensor](), dict[str, Tensor](), list[str]()
     for name, tensor in tensors.items():
@@ -159,28 +163,28 @@ def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             strange.append(name)
     if strange:
-        raise ConfigError(f"not of DenseCLIP's detectors: {some(strange)} (expected a checkpoint of its release)")
+        raise ConfigError(f"not of DenseCLIP's detectors: {first_names(strange)} (expected a checkpoint of its release)")
     for name, tensor in from_open_clip(clip).items():
         part, _, rest = name.partition(".")
         out[f"{TOWERS[part]}.{rest}"] = tensor
     return out
 
 
-def load_released(model: DenseDetector | DenseMaskDetector, tensors: Mapping[str, Tensor]) -> None:
+def load_released(model: DenseClipDetector | DenseClipMaskDetector, tensors: Mapping[str, Tensor]) -> None:
     """Puts released weights into a model of the same architecture, all or nothing."""
-    load_whole(model, from_released(tensors))
+    load_strictly(model, from_released(tensors))
 
 
 def _renamed(name: str, sides: int) -> str | None:
     """`sides`: how many maps of the backbone the pyramid reads; its convolutions beyond them make the coarser maps."""
-    if (found := re.fullmatch(r"neck\.fpn_convs\.(\d)\.conv\.(\w+)", name)) and int(found[1]) >= sides:
-        return f"coarser.steps.{int(found[1]) - sides}.{found[2]}"
+    if (match := re.fullmatch(r"neck\.fpn_convs\.(\d)\.conv\.(\w+)", name)) and int(match[1]) >= sides:
+        return f"coarser.steps.{int(match[1]) - sides}.{match[2]}"
     for pattern, ours in NAMES:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(ours)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(ours)
     return None
 
 
 def _count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
-    """How many different numbers names of this pattern have."""
-    return len({found[1] for name in tensors if (found := re.fullmatch(pattern, name))})
+    """Number of distinct values of the pattern's first group among tensor names."""
+    return len({match[1] for name in tensors if (match := re.fullmatch(pattern, name))})

@@ -1,4 +1,4 @@
-"""A trained `DenseSegmenter` ready for use: images in, label maps of their own size out; saved as one folder.
+"""A trained `DenseClipSegmenter` ready for use: images in, label maps of their own size out; saved as one folder.
 
 Letters: B batch, K classes, C channel, H W.
 """
@@ -25,18 +25,18 @@ from diptych.data.media.decode import decode
 from diptych.data.media.opencv import bilinear, fitting_sides
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.denseclip.built import DenseSettings, dense_segmenter
-from diptych.models.denseclip.dense_segmenter import DenseSegmenter
+from diptych.models.denseclip.built import DenseClipSettings, dense_segmenter
+from diptych.models.denseclip.dense_segmenter import DenseClipSegmenter
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
-from diptych.models.layers.sliding_window import slid
+from diptych.models.layers.sliding_window import sliding_window_mean
 
 Maps = list[npt.NDArray[np.int32]]
 
 
-class SegmentingModel:
-    """What DenseCLIP leaves behind: a `Segmenter` of the classes that it was trained on.
+class DenseClipSegmenterModel:
+    """A trained DenseCLIP segmenter: a `Segmenter` of the classes that it was trained on.
 
     An image is brought to a short side of `size` pixels, or less where its long side would exceed `longest`, cut into overlapping squares
     of `size` at steps of `stride`, whose logits are averaged where they meet, and then resized to the image; the class of a pixel is
@@ -49,8 +49,8 @@ class SegmentingModel:
 
     def __init__(
         self,
-        model: DenseSegmenter,
-        settings: DenseSettings,
+        model: DenseClipSegmenter,
+        settings: DenseClipSettings,
         preprocess: Preprocess,
         tokenizer: Tokenizer,
         name: str,
@@ -81,18 +81,18 @@ class SegmentingModel:
     def segment(self, images: Sequence[ImageSource], labels: Sequence[str] = ()) -> Maps:
         """The class of every pixel, int32 [H, W] at each image's own size: an index into `labels`, all classes of training where none are
         given. Fewer labels leave the other classes out of the choice. Raises UnknownName for a label that it was not trained on."""
-        place = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
+        index = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
         spoken = [label.replace("_", " ").strip() for label in labels or self.classes]
         for label in spoken:
-            if label not in place:
-                raise UnknownName("class", label, place, hint="the head knows the classes of training")
-        chosen = [place[label] for label in spoken]
-        found = []
+            if label not in index:
+                raise UnknownName("class", label, index, hint="the head has the training classes only")
+        chosen = [index[label] for label in spoken]
+        maps = []
         with torch.no_grad(), evaluating(self.model), nullcontext():
             for image in images:
                 logit_KHW = self.logits(decode(image, exact=True))
-                found.append(logit_KHW[chosen].argmax(0).to(torch.int32).cpu().numpy())
-        return found
+                maps.append(logit_KHW[chosen].argmax(0).to(torch.int32).cpu().numpy())
+        return maps
 
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> Tensor:
         """[K, H, W] of one image, at its own size."""
@@ -105,7 +105,7 @@ class SegmentingModel:
             fitted_HWC = bilinear(image_HWC, high, wide)
         device = next(self.model.parameters()).device
         image_BCHW = self.preprocess.normalise(fitted_HWC[None]).to(device)
-        mean_KHW = slid(image_BCHW, size, self.stride, lambda part_BCHW: self.model(part_BCHW).logit_NKHW)
+        mean_KHW = sliding_window_mean(image_BCHW, size, self.stride, lambda part_BCHW: self.model(part_BCHW).logit_NKHW)
         return F.interpolate(mean_KHW[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
     def save(self, folder: Path) -> None:
@@ -127,7 +127,7 @@ class SegmentingModel:
     def load(cls, folder: Path) -> Self:
         """The model of a folder that `save` wrote. The torch random state stays as it was."""
         config = read_config(folder, cls.kind)
-        settings, tokenizer = DenseSettings.from_json(config["dense"]), Tokenizer.load(folder)
+        settings, tokenizer = DenseClipSettings.from_json(config["dense"]), Tokenizer.load(folder)
         with torch.random.fork_rng(devices=[]):
             model = dense_segmenter(settings, tokenizer)
         load_weights(model, folder)

@@ -21,8 +21,8 @@ LARGEST = math.log(1000 / 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnchorShape:
-    """Which boxes there are, and which of them are kept.
+class AnchorConfig:
+    """Anchor sizes, and thresholds of the boxes that are kept.
 
     size        sides of a square anchor, in strides of its map (published 4: 32 pixels at stride 8)
     octave      sizes between one map and the next, evenly in the logarithm
@@ -54,7 +54,7 @@ class AnchorShape:
 
     def boxes(self, maps: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
         """[A, 4] of each map: place by place in reading order, around the corner that each begins with; ratios, then sizes."""
-        found = []
+        anchors = []
         for map_BCHW, stride in zip(maps, strides, strict=True):
             height, width = map_BCHW.shape[2:]
             side_S = self.size * stride * 2 ** (torch.arange(self.octave, device=map_BCHW.device) / self.octave)
@@ -63,11 +63,11 @@ class AnchorShape:
             y_H, x_W = (torch.arange(count, device=map_BCHW.device) * float(stride) for count in (height, width))
             centre_HW2 = torch.stack((x_W.expand(height, -1), y_H[:, None].expand(-1, width)), -1)
             corner_HWP4 = torch.cat((centre_HW2[:, :, None] - half_P2, centre_HW2[:, :, None] + half_P2), -1)
-            found.append(corner_HWP4.flatten(0, 2))
-        return found
+            anchors.append(corner_HWP4.flatten(0, 2))
+        return anchors
 
 
-def changed(anchor_A4: Tensor, change_A4: Tensor) -> Tensor:
+def decode_boxes(anchor_A4: Tensor, change_A4: Tensor) -> Tensor:
     """Anchors as the network changes them: the centre is shifted by shares of the sides, sides grow by a factor e ** change.
 
     Both ways within `LARGEST`, as in mmdetection; torchvision bounds growth alone.
@@ -78,34 +78,34 @@ def changed(anchor_A4: Tensor, change_A4: Tensor) -> Tensor:
     return torch.cat((centre_A2 - half_A2, centre_A2 + half_A2), 1)
 
 
-def surest_boxes(
+def top_boxes(
     logits: Sequence[Tensor],
     changes: Sequence[Tensor],
     anchors: Sequence[Tensor],
     size: tuple[int, int],
-    shape: AnchorShape,
+    shape: AnchorConfig,
     *,
     top: int = 100,
-    asked_K: Tensor | None = None,
+    class_mask_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """box [N, 4], label [N] and score [N] of one image, the surest first; a class is named again only where boxes overlap little.
 
-    `logits` [A, K], `changes` and `anchors` [A, 4] of each map; `size` is height and width of the picture; with `asked_K` only of
+    `logits` [A, K], `changes` and `anchors` [A, 4] of each map; `size` is height and width of the picture; with `class_mask_K` only of
     these classes.
     """
     boxes, labels, scores = [], [], []
     for logit_AK, change_A4, anchor_A4 in zip(logits, changes, anchors, strict=True):
         score_AK = logit_AK.sigmoid()
         open_AK = score_AK > shape.min_score
-        if asked_K is not None:
-            open_AK &= asked_K
+        if class_mask_K is not None:
+            open_AK &= class_mask_K
         if shape.limits == "anchors":
             open_AK[score_AK.max(1).values.sort(descending=True, stable=True).indices[shape.candidates :]] = False
         row_N, label_N = open_AK.nonzero(as_tuple=True)
         if shape.limits == "pairs":
             best = score_AK[row_N, label_N].sort(descending=True, stable=True).indices[: shape.candidates]
             row_N, label_N = row_N[best], label_N[best]
-        boxes.append(clip_boxes_to_image(changed(anchor_A4[row_N], change_A4[row_N]), size))
+        boxes.append(clip_boxes_to_image(decode_boxes(anchor_A4[row_N], change_A4[row_N]), size))
         labels.append(label_N)
         scores.append(score_AK[row_N, label_N])
     box_N4, label_N, score_N = torch.cat(boxes), torch.cat(labels), torch.cat(scores)

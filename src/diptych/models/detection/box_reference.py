@@ -1,4 +1,4 @@
-"""The box that a query of a decoder refers to: what it says of the query's position, and how a layer moves it (DAB-DETR, 2201.12329).
+"""Reference boxes of decoder queries: position embeddings from a box, and its refinement per layer (DAB-DETR, 2201.12329).
 
 Letters: B batch, Q queries, C 2 or 4 coordinates, D width.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diptych.models.detection.feature_pyramid import Pyramid
+from diptych.models.detection.feature_pyramid import PyramidTokens
 from diptych.models.layers.mlp import MLP
 from diptych.models.layers.sine_position import box_sine
 
@@ -29,14 +29,14 @@ class BoxPosition(nn.Module):
         self.position = MLP((2 * width, width, width))
         self.scale = MLP((width, width, width))
 
-    def forward(self, box_BQ4: Tensor, content_BQD: Tensor, pyramid: Pyramid, *, first: bool) -> Tensor:
+    def forward(self, box_BQ4: Tensor, content_BQD: Tensor, pyramid: PyramidTokens, *, first: bool) -> Tensor:
         if self.in_padded:
             box_BQ4 = pyramid.in_levels(box_BQ4)[:, :, 0]
         position_BQD: Tensor = self.position(box_sine(box_BQ4, self.width))
         return position_BQD if first else self.scale(content_BQD) * position_BQD
 
 
-def moved(reference_BQC: Tensor, change_BQ4: Tensor) -> Tensor:
+def refine_reference(reference_BQC: Tensor, change_BQ4: Tensor) -> Tensor:
     """cxcywh in 0..1: references (boxes, or points whose sides count as 1/2) moved in the space of logits."""
     logit_BQC = reference_BQC.logit(EDGE)
     if logit_BQC.shape[-1] == 2:

@@ -22,8 +22,8 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Released:
-    """What a checkpoint holds: the tensors of the model, and the options of `main.py` as they were ({} where a file has none)."""
+class ReleasedCheckpoint:
+    """Content of a released checkpoint: the model's tensors, and the options of its `main.py` ({} where a file has none)."""
 
     tensors: Mapping[str, Tensor]
     options: Mapping[str, Any]
@@ -35,35 +35,38 @@ def read_released(path: str | Path) -> dict[str, Tensor]:
     return dict(read_checkpoint(path).tensors)
 
 
-def read_checkpoint(path: str | Path) -> Released:
+def read_checkpoint(path: str | Path) -> ReleasedCheckpoint:
     """Model and options of a file of `main.py`. What `read_content` refuses, and a file without a model, is a `DataError`."""
     content = read_content(path)
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
-        found = f"holds {sorted(map(str, content))}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
-        raise DataError(found, file=path, expected="an entry 'model' with the tensors of the model")
+        problem = f"holds {sorted(map(str, content))}" if isinstance(content, dict) else f"holds a {type(content).__name__}"
+        raise DataError(problem, file=path, expected="an entry 'model' with the tensors of the model")
     options = content.get("args")
-    return Released(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))
+    return ReleasedCheckpoint(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))
 
 
 def read_content(path: str | Path) -> Any:
-    """What a PyTorch file holds: tensors, plain values, and an `argparse.Namespace`, a record without behaviour, which is let in for the
-    time of reading. A file that is missing, or holds anything else, is refused with a `DataError`."""
+    """Content of a PyTorch file, read without pickle: tensors, plain values and an `argparse.Namespace`.
+
+    A Namespace is a record without behaviour and is allowed for this read only. Raises DataError for a file that is missing or
+    holds anything else.
+    """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError("there is no such file", file=path) from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        asked = re.search(r"unsupported global:? (?:global )?(\S+)", str(error), re.IGNORECASE)
-        problem = f"not read, since it asks for {asked[1]}" if asked else "not a PyTorch file of tensors"
+        unsupported = re.search(r"unsupported global:? (?:global )?(\S+)", str(error), re.IGNORECASE)
+        problem = f"not read, since it asks for {unsupported[1]}" if unsupported else "not a PyTorch file of tensors"
         raise DataError(
             problem, file=path, expected="tensors, plain values and an argparse.Namespace, as main.py saves"
         ) from error
 
 
-def needed(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
-    """The tensor of that name; DataError, which says what `source` was expected, where there is none."""
+def required_tensor(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    """Tensor of that name. Raises DataError with the expected `source` where it is missing."""
     if name not in tensors:
         raise DataError(f"tensor {name} is missing", expected=source)
     return tensors[name]
@@ -97,7 +100,7 @@ def released_tensors(file: Path, source: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
-def load_whole(model: nn.Module, read: Mapping[str, Tensor], *, title: str = "network", shown: int = SHOWN) -> None:
+def load_strictly(model: nn.Module, read: Mapping[str, Tensor], *, title: str = "network", shown: int = SHOWN) -> None:
     """Puts tensors into a model whose names and sizes they have, all or nothing: a ConfigError names those that are left over, missing
     or of another size, `shown` of each at most."""
     held = model.state_dict()
@@ -106,17 +109,17 @@ def load_whole(model: nn.Module, read: Mapping[str, Tensor], *, title: str = "ne
         for name in sorted(read.keys() & held.keys())
         if read[name].shape != held[name].shape
     ]
-    found = {
+    mismatches = {
         "not in the model": sorted(read.keys() - held.keys()),
         "not in the file": sorted(held.keys() - read.keys()),
         "of another size": sizes,
     }
-    if problems := [f"{what}: {some(names, shown)}" for what, names in found.items() if names]:
+    if problems := [f"{what}: {first_names(names, shown)}" for what, names in mismatches.items() if names]:
         raise ConfigError(f"the file is not of this {title}; " + "; ".join(problems))
     model.load_state_dict(dict(read))
 
 
-def some(names: Sequence[str], shown: int = SHOWN) -> str:
+def first_names(names: Sequence[str], shown: int = SHOWN) -> str:
     """The first of them, and how many more."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from diptych.models.detection.deformable_attention import DeformableAttention
-from diptych.models.detection.feature_pyramid import Pyramid
+from diptych.models.detection.feature_pyramid import PyramidTokens
 
 
 class DecoderLayer(nn.Module):
-    """Queries read each other, then the image, then think; post-norm. Positions are added where a query asks.
+    """Transformer decoder layer: self-attention, cross-attention to the image, MLP; post-norm. Positions are added to attention queries.
 
     The image is read at a few points round each query's reference (deformable), or everywhere (`dense`, DETR).
     """
@@ -34,27 +34,27 @@ class DecoderLayer(nn.Module):
         x_BQD: Tensor,
         position_BQD: Tensor,
         reference_BQC: Tensor | None,
-        pyramid: Pyramid,
+        pyramid: PyramidTokens,
         hidden_BQQ: Tensor | None = None,
     ) -> Tensor:
         """`hidden_BQQ` is True where query q (second axis) must not read query k (third)."""
-        asking_BQD = x_BQD + position_BQD
+        query_BQD = x_BQD + position_BQD
         if hidden_BQQ is not None:
             hidden_BQQ = hidden_BQQ.repeat_interleave(self.among.num_heads, 0)
-        read_BQD, _ = self.among(asking_BQD, asking_BQD, x_BQD, attn_mask=hidden_BQQ, need_weights=False)
-        x_BQD = self.norm_1(x_BQD + self.drop(read_BQD))
+        attended_BQD, _ = self.among(query_BQD, query_BQD, x_BQD, attn_mask=hidden_BQQ, need_weights=False)
+        x_BQD = self.norm_1(x_BQD + self.drop(attended_BQD))
         x_BQD = self.norm_2(x_BQD + self.drop(self._read_image(x_BQD + position_BQD, reference_BQC, pyramid)))
-        thought_BQD = self.mlp_out(self.drop(self.mlp_in(x_BQD).relu()))
-        out_BQD: Tensor = self.norm_3(x_BQD + self.drop(thought_BQD))
+        mlp_out_BQD = self.mlp_out(self.drop(self.mlp_in(x_BQD).relu()))
+        out_BQD: Tensor = self.norm_3(x_BQD + self.drop(mlp_out_BQD))
         return out_BQD
 
-    def _read_image(self, asking_BQD: Tensor, reference_BQC: Tensor | None, pyramid: Pyramid) -> Tensor:
+    def _read_image(self, query_BQD: Tensor, reference_BQC: Tensor | None, pyramid: PyramidTokens) -> Tensor:
         tokens_BPD, mask_BP = pyramid.tokens_BPD, pyramid.mask_BP
         if isinstance(self.image, DeformableAttention):
             assert reference_BQC is not None
-            read_BQD: Tensor = self.image(asking_BQD, pyramid.in_levels(reference_BQC), tokens_BPD, pyramid.shapes, mask_BP)
+            attended_BQD: Tensor = self.image(query_BQD, pyramid.in_levels(reference_BQC), tokens_BPD, pyramid.shapes, mask_BP)
         else:
             hidden_BP = None if mask_BP is None else ~mask_BP
             key_BPD = tokens_BPD + pyramid.position_BPD
-            read_BQD, _ = self.image(asking_BQD, key_BPD, tokens_BPD, key_padding_mask=hidden_BP, need_weights=False)
-        return read_BQD
+            attended_BQD, _ = self.image(query_BQD, key_BPD, tokens_BPD, key_padding_mask=hidden_BP, need_weights=False)
+        return attended_BQD

@@ -104,16 +104,16 @@ class DeformableAttention(nn.Module):
             memory_BPD, real_BPC = (x.masked_fill(~mask_BP[..., None], 0.0) for x in (memory_BPD, real_BPC))
         location_BNLK2 = location_BQMLK2.reshape(batch, queries * heads, 1, *grid, 2)
         attention_BNLK = attention_BQMLK.reshape(batch, queries * heads, 1, *grid)
-        read_BND, bias_BNC = (
+        sampled_BND, bias_BNC = (
             sample_points(x[:, :, None], location_BNLK2, attention_BNLK, shapes) for x in (memory_BPD, real_BPC)
         )
-        read_MND, bias_MNC = (x.reshape(batch * queries, heads, -1).transpose(0, 1) for x in (read_BND, bias_BNC))
+        sampled_MND, bias_MNC = (x.reshape(batch * queries, heads, -1).transpose(0, 1) for x in (sampled_BND, bias_BNC))
         weight_MED, bias_M1E = self.value.weight.view(heads, -1, width), self.value.bias.view(heads, 1, -1)
-        value_MNE = torch.baddbmm(bias_MNC[..., :1] * bias_M1E, read_MND, weight_MED.mT)
+        value_MNE = torch.baddbmm(bias_MNC[..., :1] * bias_M1E, sampled_MND, weight_MED.mT)
         return value_MNE.transpose(0, 1).reshape(batch, queries, width)
 
     def _few_reads(self, memory_BPD: Tensor, attention_BQMLK: Tensor) -> bool:
-        """Whether reading whole rows costs less than projecting all of them. An adapter on W_v has to see every place."""
+        """True if sampling raw rows costs less than projecting all of them. An adapter on W_v has to see every position."""
         reads, width = 4 * attention_BQMLK.numel(), memory_BPD.shape[2]
         cheaper = READ * reads < memory_BPD.shape[:2].numel() * width
         return cheaper and type(self.value) is nn.Linear and sparse_pays(memory_BPD, attention_BQMLK.numel())
@@ -134,8 +134,8 @@ class DeformableAttention(nn.Module):
         lead = (*query_BQD.shape[:2], self.levels)
         if tuple(reference_BQLC.shape[:3]) != lead or reference_BQLC.shape[3] not in (2, 4):
             raise ShapeError(f"references must be [{lead[0]}, {lead[1]}, {lead[2]}, 2 or 4], got {list(reference_BQLC.shape)}")
-        places = sum(height * width for height, width in shapes)
-        if len(shapes) != self.levels or places != memory_BPD.shape[1]:
+        positions = sum(height * width for height, width in shapes)
+        if len(shapes) != self.levels or positions != memory_BPD.shape[1]:
             raise ShapeError(
-                f"{self.levels} levels expected, got the shapes {list(shapes)} for {memory_BPD.shape[1]} places of memory"
+                f"{self.levels} levels expected, got the shapes {list(shapes)} for {memory_BPD.shape[1]} positions of memory"
             )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.detection.deformable_attention import DeformableAttention
-from diptych.models.detection.feature_pyramid import Pyramid
+from diptych.models.detection.feature_pyramid import PyramidTokens
 from diptych.models.detection.language_fusion import BidirectionalFusion
 
 
@@ -34,17 +34,17 @@ class EncoderLayer(nn.Module):
         self.mlp_in, self.mlp_out = nn.Linear(width, mlp_width), nn.Linear(mlp_width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, pyramid: Pyramid, reference_BPLC: Tensor) -> Pyramid:
+    def forward(self, pyramid: PyramidTokens, reference_BPLC: Tensor) -> PyramidTokens:
         x_BPD, mask_BP = pyramid.tokens_BPD, pyramid.mask_BP
-        asking_BPD = x_BPD + pyramid.position_BPD
+        query_BPD = x_BPD + pyramid.position_BPD
         if self.dense:
             hidden_BP = None if mask_BP is None else ~mask_BP
-            read_BPD, _ = self.attention(asking_BPD, asking_BPD, x_BPD, key_padding_mask=hidden_BP, need_weights=False)
+            attended_BPD, _ = self.attention(query_BPD, query_BPD, x_BPD, key_padding_mask=hidden_BP, need_weights=False)
         else:
-            read_BPD = self.attention(asking_BPD, reference_BPLC, x_BPD, pyramid.shapes, mask_BP)
-        x_BPD = self.norm_1(x_BPD + self.drop(read_BPD))
-        thought_BPD = self.mlp_out(self.drop(self.mlp_in(x_BPD).relu()))
-        return replace(pyramid, tokens_BPD=self.norm_2(x_BPD + self.drop(thought_BPD)))
+            attended_BPD = self.attention(query_BPD, reference_BPLC, x_BPD, pyramid.shapes, mask_BP)
+        x_BPD = self.norm_1(x_BPD + self.drop(attended_BPD))
+        mlp_out_BPD = self.mlp_out(self.drop(self.mlp_in(x_BPD).relu()))
+        return replace(pyramid, tokens_BPD=self.norm_2(x_BPD + self.drop(mlp_out_BPD)))
 
 
 class LanguageLayer(nn.TransformerEncoderLayer):
@@ -55,7 +55,7 @@ class LanguageLayer(nn.TransformerEncoderLayer):
         super().__init__(width, heads, mlp_width, dropout, activation="gelu", batch_first=True)
 
 
-class FusedEncoder(nn.Module):
+class LanguageFusedEncoder(nn.Module):
     """Encoder layers; before some of them a fusion of image and labels followed by language layers.
 
     fusion_before   depths before which image and labels meet; published for six layers: 0, 2, 4. Empty: labels are never touched
@@ -87,23 +87,23 @@ class FusedEncoder(nn.Module):
 
     def forward(
         self,
-        pyramid: Pyramid,
+        pyramid: PyramidTokens,
         label_BTD: Tensor,
         hidden_T: Tensor | None = None,
         label_mask_BT: Tensor | None = None,
-    ) -> tuple[Pyramid, list[Tensor]]:
+    ) -> tuple[PyramidTokens, list[Tensor]]:
         """The encoded pyramid and the labels after each meeting (of one image each: [B, T, D]). `hidden_T` is True at labels that
         no other label reads; `label_mask_BT` is False at padding, which neither labels nor places read."""
         reference_BPLC = pyramid.in_levels(pyramid.centres())
-        kept: list[Tensor] = []
+        label_states: list[Tensor] = []
         for depth, layer in enumerate(self.layers):
             if depth in self.fusion_before:
                 turn = self.fusion_before.index(depth)
                 pyramid, label_BTD = self._meet(self.fusions[turn], pyramid, label_BTD, label_mask_BT)
                 label_BTD = self._among_labels(turn, label_BTD, hidden_T if label_mask_BT is None else ~label_mask_BT)
-                kept.append(label_BTD)
+                label_states.append(label_BTD)
             pyramid = layer(pyramid, reference_BPLC)
-        return pyramid, kept
+        return pyramid, label_states
 
     def _among_labels(self, turn: int, label_BTD: Tensor, hidden_XT: Tensor | None) -> Tensor:
         if hidden_XT is None:
@@ -116,8 +116,8 @@ class FusedEncoder(nn.Module):
         return label_BTD
 
     def _meet(
-        self, fusion: nn.Module, pyramid: Pyramid, label_BTD: Tensor, label_mask_BT: Tensor | None
-    ) -> tuple[Pyramid, Tensor]:
+        self, fusion: nn.Module, pyramid: PyramidTokens, label_BTD: Tensor, label_mask_BT: Tensor | None
+    ) -> tuple[PyramidTokens, Tensor]:
         part = pyramid.coarsest if self.coarsest_only else slice(None)
         x_BPD = pyramid.tokens_BPD
         mask_BP = None if pyramid.mask_BP is None or self.read_padding else pyramid.mask_BP[:, part]

@@ -1,7 +1,7 @@
 """Faster R-CNN with a feature pyramid, whose proposals keep the scores and the box of every class: what two-stage relation models stand on.
 
 Proposal network, sampling and losses are torchvision's, with the boxes of maskrcnn-benchmark on request. Of its inference only the boxes
-are used: models of relations name regions anew, so a proposal comes back once, with its logits and a box for each class (`Found`), and
+are used: models of relations name regions anew, so a proposal comes back once, with its logits and a box for each class (`Proposals`), and
 never once a class.
 
 Letters: B images, N proposals, C classes with the background first.
@@ -26,16 +26,16 @@ from diptych.core.errors import ConfigError
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.inclusive_boxes import (
     SIZE,
-    InclusiveCoder,
-    InclusiveProposer,
+    InclusiveBoxCoder,
+    InclusiveRPN,
     Sizes,
-    StrideAnchors,
+    StrideAnchorGenerator,
     box_losses,
-    cut_to_pixels,
+    clip_boxes,
     inclusive_iou,
     inclusive_nms,
 )
-from diptych.models.detection.region_pool import RegionLayers, RegionPool
+from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
 
 Counting = Literal["half_open", "inclusive"]
 PER_CLASS = 300
@@ -43,7 +43,7 @@ PER_CLASS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class DetectorShape:
+class FasterRCNNConfig:
     """Sizes and thresholds; the defaults are those of the detectors of Visual Genome (Neural Motifs' anchors; Tang et al., 2020).
 
     channels     of the pyramid
@@ -79,12 +79,12 @@ class DetectorShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What is kept of one image.
+class Proposals:
+    """Proposals of one image that pass NMS, with their logits, boxes and labels.
 
     proposal_N4  where the proposals lay before the boxes of the classes were read off them
     logit_NC     background first
-    box_NC4      xyxy in pixels, a box for each class; the background's is what the network says of it
+    box_NC4      xyxy in pixels, a box for each class; the background's as predicted
     label_N      the likeliest class that stood NMS, 1 and above
     """
 
@@ -101,17 +101,17 @@ class Found:
         """[N, 4]: the box of another label for each."""
         return self.box_NC4[torch.arange(len(label_N), device=label_N.device), label_N]
 
-    def joined(self, box_K4: Tensor, label_K: Tensor, logit_KC: Tensor) -> Found:
+    def joined(self, box_K4: Tensor, label_K: Tensor, logit_KC: Tensor) -> Proposals:
         """With further boxes of known labels, which lie there for every class."""
         box_KC4 = box_K4[:, None].expand(-1, self.box_NC4.shape[1], -1)
         parts = ((self.proposal_N4, box_K4), (self.logit_NC, logit_KC), (self.box_NC4, box_KC4), (self.label_N, label_K))
-        return Found(*(torch.cat(part) for part in parts))
+        return Proposals(*(torch.cat(part) for part in parts))
 
 
 class FasterRCNN(nn.Module):
     """Images to maps, proposals and named boxes."""
 
-    def __init__(self, backbone: DetectionBackbone, shape: DetectorShape, classes: int) -> None:
+    def __init__(self, backbone: DetectionBackbone, shape: FasterRCNNConfig, classes: int) -> None:
         """`classes` counts the background."""
         super().__init__()
         self.backbone, self.shape, self.strides = backbone, shape, backbone.strides
@@ -119,16 +119,16 @@ class FasterRCNN(nn.Module):
         self.inclusive = shape.counting == "inclusive"
         anchors: nn.Module = AnchorGenerator(tuple((side,) for side in shape.anchors), (shape.ratios,) * len(shape.anchors))
         if self.inclusive:
-            anchors = StrideAnchors(shape.anchors, shape.ratios, (*self.strides, 2 * self.strides[-1]))
+            anchors = StrideAnchorGenerator(shape.anchors, shape.ratios, (*self.strides, 2 * self.strides[-1]))
         counts = [
             {"training": shape.learns_considered or shape.considered, "testing": shape.considered},
             {"training": shape.proposals, "testing": shape.proposals},
         ]
         head = RPNHead(shape.channels, len(shape.ratios))
-        proposer = InclusiveProposer if self.inclusive else RegionProposalNetwork
+        proposer = InclusiveRPN if self.inclusive else RegionProposalNetwork
         self.proposer = proposer(anchors, head, 0.7, 0.3, 256, 0.5, *counts, 0.7)
-        pool = RegionPool(shape.channels, self.strides, side=shape.pooled_side)
-        layers = RegionLayers(shape.channels, shape.region_width, side=shape.pooled_side)
+        pool = RoIPooler(shape.channels, self.strides, side=shape.pooled_side)
+        layers = RoIBoxHead(shape.channels, shape.region_width, side=shape.pooled_side)
         self.heads = RoIHeads(
             pool,
             layers,
@@ -143,7 +143,7 @@ class FasterRCNN(nn.Module):
             shape.detections,
         )
         if self.inclusive:
-            self.heads.box_coder = InclusiveCoder(self.heads.box_coder.weights)
+            self.heads.box_coder = InclusiveBoxCoder(self.heads.box_coder.weights)
             self.heads.box_similarity = inclusive_iou
 
     def maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
@@ -165,10 +165,10 @@ class FasterRCNN(nn.Module):
             for box_K4, label_K, size in zip(boxes, labels, sizes, strict=True)
         ]
         proposals, proposing = self.proposer(ImageList(image_BCHW, list(sizes)), maps, targets)
-        known = [proposal_N4.detach() for proposal_N4 in proposals]
+        detached = [proposal_N4.detach() for proposal_N4 in proposals]
         if not self.inclusive:
-            return proposals, {**proposing, **self.heads(maps, known, list(sizes), targets)[1]}
-        chosen, _, named, goals = self.heads.select_training_samples(known, targets)
+            return proposals, {**proposing, **self.heads(maps, detached, list(sizes), targets)[1]}
+        chosen, _, named, goals = self.heads.select_training_samples(detached, targets)
         logit_NC, change_NC = self.heads.box_predictor(self.heads.box_head(self.heads.box_roi_pool(maps, chosen)))
         return proposals, {**proposing, **box_losses(logit_NC, change_NC, torch.cat(named), torch.cat(goals))}
 
@@ -181,27 +181,27 @@ class FasterRCNN(nn.Module):
         return proposals
 
     @torch.no_grad()
-    def found(
-        self, maps: dict[str, Tensor], proposals: Sequence[Tensor], sizes: Sizes, asked_C: Tensor | None = None
-    ) -> list[Found]:
-        """Named boxes of each image, repeats of a class left out; with `asked_C` only of these classes."""
+    def predict_regions(
+        self, maps: dict[str, Tensor], proposals: Sequence[Tensor], sizes: Sizes, class_mask_C: Tensor | None = None
+    ) -> list[Proposals]:
+        """Named boxes of each image, repeats of a class left out; with `class_mask_C` only of these classes."""
         logit_NC, change_NC = self.heads.box_predictor(self.heads.box_head(self.heads.box_roi_pool(maps, proposals)))
         counts = [len(proposal_N4) for proposal_N4 in proposals]
         box_NC4 = self.heads.box_coder.decode(change_NC, list(proposals)).split(counts)
         rows = zip(proposals, logit_NC.split(counts), box_NC4, sizes, strict=True)
-        return [self._of_image(*row, asked_C) for row in rows]
+        return [self._of_image(*row, class_mask_C) for row in rows]
 
     def _of_image(
-        self, proposal_N4: Tensor, logit_NC: Tensor, box_NC4: Tensor, size: tuple[int, int], asked_C: Tensor | None
-    ) -> Found:
-        box_NC4 = cut_to_pixels(box_NC4, size) if self.inclusive else clip_boxes_to_image(box_NC4, size)
+        self, proposal_N4: Tensor, logit_NC: Tensor, box_NC4: Tensor, size: tuple[int, int], class_mask_C: Tensor | None
+    ) -> Proposals:
+        box_NC4 = clip_boxes(box_NC4, size) if self.inclusive else clip_boxes_to_image(box_NC4, size)
         share_NC = logit_NC.softmax(1)
         open_NC = share_NC > self.shape.min_score
         open_NC[:, 0] = False
-        if asked_C is not None:
-            open_NC &= asked_C
+        if class_mask_C is not None:
+            open_NC &= class_mask_C
         row_M, class_M = open_NC.nonzero(as_tuple=True)
-        kept_M = self._standing(box_NC4[row_M, class_M], share_NC[row_M, class_M], class_M)
+        kept_M = self._nms_by_class(box_NC4[row_M, class_M], share_NC[row_M, class_M], class_M)
         left_NC = torch.zeros_like(share_NC)
         left_NC[row_M[kept_M], class_M[kept_M]] = share_NC[row_M[kept_M], class_M[kept_M]]
         best_N, label_N = left_NC.max(1)
@@ -209,18 +209,18 @@ class FasterRCNN(nn.Module):
         order_N = order_N[best_N[order_N] > 0]
         if self.inclusive and len(order_N):  # in the order of the proposals, all of those that tie with the last
             order_N = (best_N >= best_N[order_N[-1]]).nonzero()[:, 0]
-        return Found(proposal_N4[order_N], logit_NC[order_N], box_NC4[order_N], label_N[order_N])
+        return Proposals(proposal_N4[order_N], logit_NC[order_N], box_NC4[order_N], label_N[order_N])
 
-    def _standing(self, box_M4: Tensor, score_M: Tensor, class_M: Tensor) -> Tensor:
+    def _nms_by_class(self, box_M4: Tensor, score_M: Tensor, class_M: Tensor) -> Tensor:
         """Places of the boxes that no better one of their class covers."""
         if not self.inclusive:
             kept_M: Tensor = batched_nms(box_M4, score_M, class_M, self.shape.nms)
             return kept_M
-        kept = [class_M[:0]]
+        rows = [class_M[:0]]
         for number in class_M.unique().tolist():
             mine = (class_M == number).nonzero()[:, 0]
-            kept.append(mine[inclusive_nms(box_M4[mine], score_M[mine], self.shape.nms)[:PER_CLASS]])
-        return torch.cat(kept)
+            rows.append(mine[inclusive_nms(box_M4[mine], score_M[mine], self.shape.nms)[:PER_CLASS]])
+        return torch.cat(rows)
 
 
 class BoxPredictor(nn.Module):
@@ -237,8 +237,8 @@ class BoxPredictor(nn.Module):
         return self.cls_score(region_NV), self.bbox_pred(region_NV)
 
 
-def names_without_repeats(
-    logit_NC: Tensor, box_NC4: Tensor, overlap: float, asked_C: Tensor | None = None, *, inclusive: bool = False
+def nms_labels(
+    logit_NC: Tensor, box_NC4: Tensor, overlap: float, class_mask_C: Tensor | None = None, *, inclusive: bool = False
 ) -> Tensor:
     """int64 [N]: a class for each box, 1 and above, the surest first; a class is closed to boxes that overlap one of its own.
 
@@ -247,8 +247,8 @@ def names_without_repeats(
     share_of = inclusive_iou if inclusive else box_iou
     share_NC = logit_NC.softmax(1).clone()
     share_NC[:, 0] = -1
-    if asked_C is not None:
-        share_NC[:, ~asked_C] = -1
+    if class_mask_C is not None:
+        share_NC[:, ~class_mask_C] = -1
     label_N = torch.zeros(len(logit_NC), dtype=torch.int64, device=logit_NC.device)
     for _ in range(len(logit_NC)):
         row, name = divmod(int(share_NC.argmax()), share_NC.shape[1])

@@ -18,7 +18,7 @@ from diptych.models.layers.sine_position import map_sine
 
 
 @dataclass(frozen=True, slots=True)
-class Pyramid:
+class PyramidTokens:
     """Tokens of all levels, finest first, row by row.
 
     position_BPD  sine position plus a learned vector a level; its first size is 1 when no image is padded
@@ -57,7 +57,7 @@ class Pyramid:
         return torch.cat(points, 1).expand(len(self.tokens_BPD), -1, -1)
 
 
-def two_columns(map_BCHW: Tensor) -> Tensor:
+def pad_single_column(map_BCHW: Tensor) -> Tensor:
     """A map of one column with a column of zeros behind it, any other as it is: what a 3 x 3 convolution of stride 2 answers is the same.
 
     In bfloat16 on processors (oneDNN), the gradient of such a convolution's weight holds what happened to lie in memory for the taps that
@@ -94,12 +94,12 @@ class FeaturePyramid(nn.Module):
         self.width, self.centred = width, centred
         self.level_LD = nn.Parameter(torch.randn(levels, width))
 
-    def forward(self, maps: list[Tensor], pixel_BHW: Tensor | None = None) -> Pyramid:
+    def forward(self, maps: list[Tensor], pixel_BHW: Tensor | None = None) -> PyramidTokens:
         """`pixel_BHW` is True at real pixels; None when no image is padded."""
         maps = maps[-len(self.used) :]
         levels = [layer(map_) for layer, map_ in zip(self.project, maps, strict=False)]
         for layer in list(self.project)[len(maps) :]:
-            levels.append(layer(two_columns(maps[-1] if len(levels) == len(maps) else levels[-1])))
+            levels.append(layer(pad_single_column(maps[-1] if len(levels) == len(maps) else levels[-1])))
         shapes = tuple((level.shape[2], level.shape[3]) for level in levels)
         masks = [self._mask(level, pixel_BHW) for level in levels]
         position = [
@@ -108,7 +108,7 @@ class FeaturePyramid(nn.Module):
         ]
         valid = [torch.stack((mask_BHW[:, 0].sum(1), mask_BHW[:, :, 0].sum(1)), -1) for mask_BHW in masks]
         size_L2 = torch.tensor([(width, height) for height, width in shapes], device=levels[0].device)
-        return Pyramid(
+        return PyramidTokens(
             torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2),
             torch.cat(position, 1),
             shapes,

@@ -13,8 +13,9 @@ _STAGE = re.compile(r"(?:^|\.)layers[._](\d+)\.(downsample\.)?")
 
 
 def freeze_stages(net: nn.Module, count: int) -> None:
-    """What `net` holds of a Swin of timm: of its patch embedding (1), and its first stage with the merging behind it (2), and so on,
-    weights stay as they are and no block is skipped; 0: nothing happens.
+    """Freezes the first parts of a timm Swin inside `net` and turns off their stochastic depth.
+
+    count  1: the patch embedding; 2: and the first stage with the merging behind it; and so on; 0: nothing
 
     Raises ConfigError where `net` holds no Swin.
     """
@@ -35,5 +36,5 @@ def _depth(name: str) -> float:
     to the next one."""
     if "patch_embed." in name:
         return 1
-    found = _STAGE.search(name)
-    return float("inf") if found is None else int(found[1]) + 2 - bool(found[2])
+    match = _STAGE.search(name)
+    return float("inf") if match is None else int(match[1]) + 2 - bool(match[2])

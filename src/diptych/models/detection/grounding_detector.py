@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import TokenRegions
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.detection.box_reference import BoxPosition, moved
+from diptych.models.detection.box_reference import BoxPosition, refine_reference
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_attention import DeformableAttention
-from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder, LanguageLayer
-from diptych.models.detection.feature_pyramid import FeaturePyramid, Pyramid
+from diptych.models.detection.deformable_encoder import EncoderLayer, LanguageFusedEncoder, LanguageLayer
+from diptych.models.detection.feature_pyramid import FeaturePyramid, PyramidTokens
 from diptych.models.detection.language_fusion import GATES, BidirectionalFusion, GateKind
-from diptych.models.detection.text_pieces import read_pieces
+from diptych.models.detection.text_pieces import encode_pieces
 from diptych.models.detection.token_head import TokenHead
 from diptych.models.layers.mlp import MLP
 from diptych.models.towers.outputs import Tower
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroundingShape:
+class GroundingConfig:
     """Everything about a `GroundingDetector` but its backbone and its text tower. Defaults: GLIP's fusion of six layers, over the
     encoder and decoder of DAB-Deformable-DETR.
 
@@ -98,7 +98,7 @@ class BoxDecoder(nn.Module):
             nn.init.zeros_(head.last.weight)
             nn.init.zeros_(head.last.bias)
 
-    def forward(self, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+    def forward(self, pyramid: PyramidTokens) -> tuple[Tensor, Tensor]:
         """content_BSQD and box_BSQ4 (cxcywh in 0..1) after each layer."""
         batch = len(pyramid.tokens_BPD)
         x_BQD = self.content_QD[None].expand(batch, -1, -1)
@@ -107,7 +107,7 @@ class BoxDecoder(nn.Module):
         for row, (layer, head) in enumerate(zip(self.layers, self.boxes, strict=True)):
             position_BQD = self.position(box_BQ4, x_BQD, pyramid, first=row == 0)
             x_BQD = layer(x_BQD, position_BQD, box_BQ4, pyramid)
-            found_BQ4 = moved(box_BQ4, head(x_BQD))
+            found_BQ4 = refine_reference(box_BQ4, head(x_BQD))
             contents.append(x_BQD)
             boxes.append(found_BQ4)
             box_BQ4 = found_BQ4.detach()
@@ -119,7 +119,7 @@ class GroundingDetector(nn.Module):
 
     >>> from diptych.models.detection.backbone import detection_backbone
     >>> from diptych.models.towers.towers import text_tower
-    >>> shape = GroundingShape(queries=3, width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=2,
+    >>> shape = GroundingConfig(queries=3, width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=2,
     ...     fusion_before=(0,), fusion_width=32, language_heads=2, language_mlp=32)
     >>> detector = GroundingDetector(detection_backbone("conv_tiny"), text_tower("text_micro", vocab_size=9, width=32), shape)
     >>> found = detector(torch.rand(1, 3, 64, 64), torch.ones(1, 5, dtype=torch.int64), torch.ones(1, 5, dtype=torch.bool))
@@ -127,7 +127,7 @@ class GroundingDetector(nn.Module):
     ([1, 2, 3, 4], [1, 2, 3, 5])
     """
 
-    def __init__(self, backbone: DetectionBackbone, text: Tower, shape: GroundingShape) -> None:
+    def __init__(self, backbone: DetectionBackbone, text: Tower, shape: GroundingConfig) -> None:
         super().__init__()
         self.backbone, self.text, self.shape = backbone, text, shape
         width = shape.width
@@ -135,7 +135,7 @@ class GroundingDetector(nn.Module):
             backbone.channels, width, levels=shape.levels, centred=shape.centred, groups=shape.norm_groups
         )
         start = 1 / max(1, len(shape.fusion_before)) if shape.gate_start is None else shape.gate_start
-        self.encoder = FusedEncoder(
+        self.encoder = LanguageFusedEncoder(
             [
                 EncoderLayer(
                     width,
@@ -181,10 +181,10 @@ class GroundingDetector(nn.Module):
 
     def reset_parameters(self) -> None:
         """Every matrix of encoder and decoder Xavier-uniform, then the parts that have a start of their own."""
-        kept = {id(self.decoder.content_QD), id(self.decoder.anchor_Q4)}
+        unchanged = {id(self.decoder.content_QD), id(self.decoder.anchor_Q4)}
         for part in (self.encoder, self.decoder):
             for parameter in part.parameters():
-                if parameter.ndim > 1 and id(parameter) not in kept:
+                if parameter.ndim > 1 and id(parameter) not in unchanged:
                     nn.init.xavier_uniform_(parameter)
             for module in part.modules():
                 if isinstance(module, DeformableAttention):
@@ -202,7 +202,7 @@ class GroundingDetector(nn.Module):
     def read(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """token_BLT of the text tower, before image and text meet."""
         if self.shape.text_ends:
-            return read_pieces(self.text, text_BL, mask_BL, self.shape.text_ends)
+            return encode_pieces(self.text, text_BL, mask_BL, self.shape.text_ends)
         token_BLT: Tensor = self.text(text_BL, mask_BL).tokens_BPD
         return token_BLT
 

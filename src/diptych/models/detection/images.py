@@ -16,7 +16,7 @@ from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Pixels, P
 
 
 @dataclass(frozen=True)
-class DetectionImages:
+class DetectionPreprocess:
     """uint8 RGB images of any size to image_BCHW, normalised, and pixel_BHW, which is True at real pixels.
 
     size     pixels of the short side (published: 800), or of both sides when `square`
@@ -25,7 +25,7 @@ class DetectionImages:
     stride   padded sides are multiples of it
     smooth   False resizes as OpenMMLab does: by OpenCV, without smoothing, both sides rounded
 
-    >>> image_BCHW, pixel_BHW = DetectionImages(64, longest=96)([np.zeros((10, 30, 3), np.uint8), np.zeros((1, 1, 3), np.uint8)])
+    >>> image_BCHW, pixel_BHW = DetectionPreprocess(64, longest=96)([np.zeros((10, 30, 3), np.uint8), np.zeros((1, 1, 3), np.uint8)])
     >>> list(image_BCHW.shape), pixel_BHW.flatten(1).sum(1).tolist()
     ([2, 3, 64, 96], [3072, 4096])
     """
@@ -41,7 +41,7 @@ class DetectionImages:
     def __post_init__(self) -> None:
         if self.size < 1 or self.stride < 1 or 0 < self.longest < self.size:
             raise ConfigError(
-                f"DetectionImages(size={self.size}, longest={self.longest}, stride={self.stride}) "
+                f"DetectionPreprocess(size={self.size}, longest={self.longest}, stride={self.stride}) "
                 "(expected sizes of 1 pixel or more and longest = 0 or at least size)"
             )
 

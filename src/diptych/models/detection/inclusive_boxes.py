@@ -1,8 +1,8 @@
 """Boxes that end on their last pixel, as maskrcnn-benchmark counts them: a box from 3 to 5 is three pixels wide.
 
-How such boxes overlap, and how the change of one into another is written, is as for half-open boxes whose far corner lies one pixel
-further (`grown`). Two things do not follow from that: a box is cut to the last pixel of its image, not to its edge, and anchors are those
-of the first Faster R-CNN (Ren et al., 2015): around the middle of the pixels of a place, sides rounded at the size of a stride.
+Overlaps and box encoding are those of half-open boxes whose far corner lies one pixel further (`half_open_boxes`). Two things do not
+follow from that: a box is clipped to its image's last pixel, not to its edge, and anchors are those of the first Faster R-CNN (Ren et
+al., 2015): around the middle of the pixels of a place, sides rounded at the size of a stride.
 
 Letters: A anchors, N M boxes, K classes. Boxes are xyxy in pixels.
 """
@@ -24,7 +24,7 @@ SIZE = "size"
 """Of an image (height, width), beside the boxes and labels of what is true of it."""
 
 
-def grown(box_N4: Tensor) -> Tensor:
+def half_open_boxes(box_N4: Tensor) -> Tensor:
     """The half-open boxes that hold the same pixels."""
     return box_N4 + box_N4.new_tensor([0.0, 0.0, 1.0, 1.0])
 
@@ -35,36 +35,36 @@ def inclusive_iou(one_N4: Tensor, other_M4: Tensor) -> Tensor:
     >>> inclusive_iou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[1.0, 0, 2, 1]])).item()  # two of six pixels
     0.3333333432674408
     """
-    shares: Tensor = box_iou(grown(one_N4), grown(other_M4))
+    shares: Tensor = box_iou(half_open_boxes(one_N4), half_open_boxes(other_M4))
     return shares
 
 
 def inclusive_nms(box_N4: Tensor, score_N: Tensor, overlap: float) -> Tensor:
     """Places of the boxes that stay, the best first: one goes that overlaps a better one by more than `overlap`."""
-    kept: Tensor = nms(grown(box_N4), score_N, overlap)
+    kept: Tensor = nms(half_open_boxes(box_N4), score_N, overlap)
     return kept
 
 
-def cut_to_pixels(box_N4: Tensor, size: tuple[int, int]) -> Tensor:
+def clip_boxes(box_N4: Tensor, size: tuple[int, int]) -> Tensor:
     """[..., 4] within the first and the last pixel of an image of (height, width)."""
     high, wide = size
     last_4 = box_N4.new_tensor([wide - 1, high - 1, wide - 1, high - 1])
     return torch.minimum(box_N4.clamp(min=0), last_4)
 
 
-class InclusiveCoder(BoxCoder):  # type: ignore[misc]  # torchvision has no types
+class InclusiveBoxCoder(BoxCoder):  # type: ignore[misc]  # torchvision has no types
     """The change of one box into another, and back."""
 
     def encode_single(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
-        code_N4: Tensor = super().encode_single(grown(reference_boxes), grown(proposals))
+        code_N4: Tensor = super().encode_single(half_open_boxes(reference_boxes), half_open_boxes(proposals))
         return code_N4
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
-        box_NK: Tensor = super().decode_single(rel_codes, grown(boxes))
+        box_NK: Tensor = super().decode_single(rel_codes, half_open_boxes(boxes))
         return box_NK - box_NK.new_tensor([0.0, 0.0, 1.0, 1.0]).repeat(box_NK.shape[1] // 4)
 
 
-class StrideAnchors(nn.Module):
+class StrideAnchorGenerator(nn.Module):
     """Anchors of all maps, place by place in reading order; one size a map, each with all ratios (height by width)."""
 
     def __init__(self, sizes: Sequence[int], ratios: Sequence[float], strides: Sequence[int]) -> None:
@@ -94,12 +94,12 @@ class StrideAnchors(nn.Module):
         return torch.tensor(boxes)
 
 
-class InclusiveProposer(RegionProposalNetwork):  # type: ignore[misc]
+class InclusiveRPN(RegionProposalNetwork):  # type: ignore[misc]
     """A proposal network whose boxes end on their last pixel. It learns nothing from anchors that cross the border."""
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*parts)
-        self.box_coder = InclusiveCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.box_coder = InclusiveBoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
         self.box_similarity = inclusive_iou
 
     def assign_targets_to_anchors(
@@ -122,7 +122,7 @@ class InclusiveProposer(RegionProposalNetwork):  # type: ignore[misc]
             parts = []
             for part_A4, each_A in zip(box_A4.split(num_anchors_per_level), share_A.split(num_anchors_per_level), strict=True):
                 sure = each_A.topk(min(self.pre_nms_top_n(), len(each_A))).indices
-                cut_N4 = cut_to_pixels(part_A4[sure], size)
+                cut_N4 = clip_boxes(part_A4[sure], size)
                 kept = inclusive_nms(cut_N4, each_A[sure], self.nms_thresh)[:most]
                 parts.append((cut_N4[kept], each_A[sure][kept]))
             kept_N4, kept_N = (torch.cat(part) for part in zip(*parts, strict=True))

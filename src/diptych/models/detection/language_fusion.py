@@ -34,7 +34,7 @@ GateKind = Literal[
 GATES: tuple[str, ...] = get_args(GateKind)
 
 
-class Gate(nn.Module):
+class ResidualGate(nn.Module):
     """x + g * delta: how much of what was read gets in. In brackets the names of the RLIPv2 release.
 
     scalar        one learned number g (VXAc, the published choice; scalar_tanh: Vtanh)
@@ -85,7 +85,7 @@ class BidirectionalFusion(nn.Module):
     Inputs are normalised, and the residual starts from the normalised ones: with gates at 0 the block is two LayerNorms. Positions
     are added to the places where they ask, not where they are read. With equal gates it is `GroundingDinoFusionLayer`.
 
-    gate, gate_start   see `Gate`; published: one scalar each way that starts at 1 / levels
+    gate, gate_start   see `ResidualGate`; published: one scalar each way that starts at 1 / levels
     width              E, of all heads together; published: 2048
     limit              the scores stay within it (GLIP: 50,000, for half precision); None: they are as they are
     """
@@ -110,8 +110,8 @@ class BidirectionalFusion(nn.Module):
         self.place_score, self.label_score = nn.Linear(place_width, width), nn.Linear(label_width, width)
         self.place_value, self.label_value = nn.Linear(place_width, width), nn.Linear(label_width, width)
         self.place_out, self.label_out = nn.Linear(width, place_width), nn.Linear(width, label_width)
-        self.place_gate = Gate(place_width, gate, gate_start)
-        self.label_gate = Gate(label_width, gate, gate_start)
+        self.place_gate = ResidualGate(place_width, gate, gate_start)
+        self.label_gate = ResidualGate(label_width, gate, gate_start)
         for layer in (self.place_score, self.label_score, self.place_value, self.label_value, self.place_out, self.label_out):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -126,8 +126,8 @@ class BidirectionalFusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Places and labels after reading each other. The masks are True at real places and labels; None: all are real."""
         place_BPV, label_BTD = self.place_norm(place_BPV), self.label_norm(label_BTD)
-        asking_BPV = place_BPV if position_BPV is None else place_BPV + position_BPV
-        q_BHPE, place_BHPE = self._heads(self.place_score(asking_BPV)), self._heads(self.place_value(place_BPV))
+        query_BPV = place_BPV if position_BPV is None else place_BPV + position_BPV
+        q_BHPE, place_BHPE = self._heads(self.place_score(query_BPV)), self._heads(self.place_value(place_BPV))
         k_BHTE, label_BHTE = self._heads(self.label_score(label_BTD)), self._heads(self.label_value(label_BTD))
         score_BHPT = (q_BHPE * q_BHPE.shape[-1] ** -0.5) @ k_BHTE.mT
         if self.limit is not None:
@@ -174,9 +174,9 @@ class LateFusion(nn.Module):
                 hidden_BN[:, :queries] = ~mask_BQ
             if hidden_T is not None:
                 hidden_BN[:, queries:] = hidden_T
-        kept = []
+        states = []
         for layer in self.layers:
             x_BND = layer(x_BND, src_key_padding_mask=hidden_BN)
-            kept.append(self.norm(x_BND))
-        kept_BSND = torch.stack(kept, 1)
+            states.append(self.norm(x_BND))
+        kept_BSND = torch.stack(states, 1)
         return kept_BSND[:, :, :queries], kept_BSND[:, :, queries:]

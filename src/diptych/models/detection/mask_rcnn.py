@@ -20,14 +20,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from diptych.models.detection.anchor_boxes import AnchorShape, changed
-from diptych.models.detection.region_pool import RegionLayers, RegionPool
+from diptych.models.detection.anchor_boxes import AnchorConfig, decode_boxes
+from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskRCNNShape:
+class MaskRCNNConfig:
     """Sizes and thresholds; published defaults.
 
     size, ratios  sides of a square anchor in strides of its map, and height by width of the anchors
@@ -59,8 +59,8 @@ class MaskRCNNShape:
     solid: float = 0.5
 
     @property
-    def anchors(self) -> AnchorShape:
-        return AnchorShape(size=self.size, octave=1, ratios=self.ratios)
+    def anchors(self) -> AnchorConfig:
+        return AnchorConfig(size=self.size, octave=1, ratios=self.ratios)
 
 
 class MaskRCNN(nn.Module):
@@ -74,7 +74,7 @@ class MaskRCNN(nn.Module):
 
     def __init__(
         self,
-        shape: MaskRCNNShape,
+        shape: MaskRCNNConfig,
         width: int,
         classes: int,
         strides: Sequence[int],
@@ -85,9 +85,9 @@ class MaskRCNN(nn.Module):
         self.strides = (*strides, 2 * strides[-1])
         self.proposer = RPNHead(width, len(shape.ratios))
         options = {"samples": 0, "inclusive": False, "aligned": True}
-        self.pool = RegionPool(width, strides, side=shape.pooled_side, **options)  # type: ignore[arg-type]
-        self.mask_pool = RegionPool(width, strides, side=shape.masked_side, **options)  # type: ignore[arg-type]
-        self.layers = RegionLayers(width, shape.region_width, side=shape.pooled_side)
+        self.pool = RoIPooler(width, strides, side=shape.pooled_side, **options)  # type: ignore[arg-type]
+        self.mask_pool = RoIPooler(width, strides, side=shape.masked_side, **options)  # type: ignore[arg-type]
+        self.layers = RoIBoxHead(width, shape.region_width, side=shape.pooled_side)
         self.classify = nn.Linear(shape.region_width, classes + 1)
         self.correct = nn.Linear(shape.region_width, 4 * classes)
         self.mask_layers = MaskRCNNHeads(width, (shape.mask_width,) * shape.mask_layers, 1)
@@ -122,21 +122,21 @@ class MaskRCNN(nn.Module):
         self, logits: Sequence[Tensor], changes: Sequence[Tensor], anchors: Sequence[Tensor], sizes: Sequence[Size]
     ) -> list[Tensor]:
         """[N, 4] of each image, the surest first. Nothing is learned through their places."""
-        found = []
+        proposals = []
         considered = self.shape.learns_considered if self.training else self.shape.considered
         for row, size in enumerate(sizes):
             boxes, scores, levels = [], [], []
             for level, (logit_BA, change_BA4, anchor_A4) in enumerate(zip(logits, changes, anchors, strict=True)):
                 score_N, best_N = _wide(logit_BA[row]).sigmoid().sort(descending=True, stable=True)
                 best_N, score_N = best_N[:considered], score_N[:considered]
-                boxes.append(clip_boxes_to_image(changed(anchor_A4[best_N], _wide(change_BA4[row, best_N])), size))
+                boxes.append(clip_boxes_to_image(decode_boxes(anchor_A4[best_N], _wide(change_BA4[row, best_N])), size))
                 scores.append(score_N)
                 levels.append(torch.full_like(best_N, level))
             box_N4, score_N, level_N = torch.cat(boxes), torch.cat(scores), torch.cat(levels)
             open_N = (box_N4[:, 2:] > box_N4[:, :2]).all(1)
             box_N4, score_N, level_N = box_N4[open_N], score_N[open_N], level_N[open_N]
-            found.append(box_N4[batched_nms(box_N4, score_N, level_N, self.shape.overlap_nms)[: self.shape.proposals]])
-        return found
+            proposals.append(box_N4[batched_nms(box_N4, score_N, level_N, self.shape.overlap_nms)[: self.shape.proposals]])
+        return proposals
 
     def regions(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logit [N, C], the background last, and change [N, K, 4], in units of `spread`, of the boxes of all images."""
@@ -148,18 +148,21 @@ class MaskRCNN(nn.Module):
         logit_NKHW: Tensor = self.mask(self.mask_layers(self.mask_pool(maps, boxes)))
         return logit_NKHW
 
-    def found(
-        self, logit_NC: Tensor, change_NK4: Tensor, box_N4: Tensor, size: Size, *, top: int, asked_K: Tensor | None = None
+    def postprocess_detections(
+        self, logit_NC: Tensor, change_NK4: Tensor, box_N4: Tensor, size: Size, *, top: int, class_mask_K: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """box [N, 4], label [N] and score [N] of one image, the surest first, from its proposals; with `asked_K` only of these classes."""
+        """Detections of one image from its proposals: box [N, 4], label [N], score [N], highest scores first.
+
+        class_mask_K  the classes to keep; None keeps all
+        """
         change_NK4 = _wide(change_NK4)
         change_NK4 = change_NK4 * change_NK4.new_tensor(self.spread)
         share_NK = _wide(logit_NC).softmax(1)[:, :-1]
         open_NK = share_NK > self.shape.min_score
-        if asked_K is not None:
-            open_NK &= asked_K
+        if class_mask_K is not None:
+            open_NK &= class_mask_K
         row_M, class_M = open_NK.nonzero(as_tuple=True)
-        box_M4 = clip_boxes_to_image(changed(box_N4[row_M], change_NK4[row_M, class_M]), size)
+        box_M4 = clip_boxes_to_image(decode_boxes(box_N4[row_M], change_NK4[row_M, class_M]), size)
         score_M = share_NK[row_M, class_M]
         kept = batched_nms(box_M4, score_M, class_M, self.shape.nms)[: min(top, self.shape.detections)]
         return box_M4[kept], class_M[kept], score_M[kept]
@@ -170,7 +173,7 @@ def _wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def laid(share_HW: Tensor, box_4: Sequence[float], size: Size) -> Tensor:
+def paste_mask(share_HW: Tensor, box_4: Sequence[float], size: Size) -> Tensor:
     """A mask over a box as one over its image of that size, [H, W]: read between its pixels, 0 around it."""
     high, wide = size
     x0, y0, x1, y1 = box_4

@@ -1,10 +1,10 @@
-"""Names for what a detector found without them: a region is called like the known crops that it looks most like.
+"""Names detected regions by their nearest labelled crops (a nearest-neighbour classifier).
 
 A detector has to learn what two hundred kinds of things look like from boxes in whole pictures, and where things are small it finds them
 long before it can name them. Crops of the training regions know the names at once; what they cost is that a thing of which no crop is
 known cannot be named.
 
-Letters: N crops, D numbers of a vector, B regions, K names, U different names.
+Letters: N crops, D dimensions of a vector, B regions, K names, U different names.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from diptych.data.media.cropped import crop_of
 from diptych.data.media.decode import decode
 from diptych.models.io import weights
 from diptych.models.io.card import detector_card
-from diptych.models.io.deployed import open_model
 from diptych.models.io.folder import fingerprint, load_weights, read_config, write_model
-from diptych.models.io.opened import is_address
+from diptych.models.io.open_address import is_address
+from diptych.models.io.saved_model import open_model
 
 MARGIN = 0.1
 """Of a box's sides, that a crop shows around it."""
@@ -48,22 +48,22 @@ DETECTOR = "detector"
 Floats = npt.NDArray[np.float32]
 
 
-class Look(Protocol):
-    """What turns pictures into vectors, [N, D]: a frozen encoder of `models.io.weights.image`, or `Thumbnails`."""
+class CropEncoder(Protocol):
+    """Encoder of image crops to vectors [N, D]: a frozen encoder of `models.io.weights.image`, or `ThumbnailEncoder`."""
 
     @property
     def fingerprint(self) -> str: ...
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The arguments of `look` that give it again."""
+        """Arguments of `crop_encoder` that rebuild it."""
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
-class Thumbnails:
-    """Pixels of every picture at `side` by `side`, [N, 3 side side], less their mean: what needs no model."""
+class ThumbnailEncoder:
+    """Pixels of every picture at `side` by `side`, [N, 3 side side], less their mean: features without a model."""
 
     NAME: ClassVar[str] = "thumbnails"
     side: int = 16
@@ -84,20 +84,20 @@ class Thumbnails:
         return flat_ND
 
 
-def look(name: str, *, image_size: int = 0, **options: Any) -> Look:
-    """What crops are compared by: "thumbnails", or an image encoder as `models.io.weights.image` takes it.
+def crop_encoder(name: str, *, image_size: int = 0, **options: Any) -> CropEncoder:
+    """Encoder by which crops are compared: "thumbnails", or an image encoder as `models.io.weights.image` takes it.
 
     image_size  pixels a side; 0: 16 for thumbnails, 64 for an encoder in a package, since crops are small
     """
-    if name == Thumbnails.NAME:
-        return Thumbnails(image_size or Thumbnails.side)
+    if name == ThumbnailEncoder.NAME:
+        return ThumbnailEncoder(image_size or ThumbnailEncoder.side)
     if name not in IMAGE_WEIGHTS and not is_address(name):
-        raise UnknownName("image encoder", name, (*IMAGE_WEIGHTS, Thumbnails.NAME))
+        raise UnknownName("image encoder", name, (*IMAGE_WEIGHTS, ThumbnailEncoder.NAME))
     return weights.image(name, **{"image_size": image_size or 64, "resize": "squash", **options})
 
 
 @dataclass(frozen=True, eq=False)
-class KnownCrops:
+class LabelledCrops:
     """Crops by their vectors of norm 1, vector_ND, and what each shows.
 
     unreadable  uids of the samples whose pictures could not be read
@@ -108,7 +108,7 @@ class KnownCrops:
     unreadable: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rows: Dataset | Sequence[Sample], look: Look) -> KnownCrops:
+    def of(cls, rows: Dataset | Sequence[Sample], encoder: CropEncoder) -> LabelledCrops:
         """The regions of a data set; a picture that cannot be read costs its own. Raises DataError where there is none."""
         vectors: list[Floats] = []
         names: list[str] = []
@@ -124,10 +124,10 @@ class KnownCrops:
                     continue
                 names += [region.label for region in sample.regions]
             if len(waiting) >= AT_ONCE:
-                vectors.append(_unit(look.encode_images(waiting)))
+                vectors.append(_unit(encoder.encode_images(waiting)))
                 waiting = []
         if waiting:
-            vectors.append(_unit(look.encode_images(waiting)))
+            vectors.append(_unit(encoder.encode_images(waiting)))
         if not vectors:
             raise DataError(
                 "no sample has a region" if not unreadable else f"none of {len(unreadable)} pictures with regions can be read",
@@ -137,9 +137,9 @@ class KnownCrops:
         return cls(np.concatenate(vectors), tuple(names), tuple(unreadable))
 
     def nearest(self, vector_BD: Floats, names: Sequence[str]) -> Floats:
-        """cosine_BK: how like the most similar crop of each name a region is; -1 for names of which no crop is known."""
-        place = {name: k for k, name in enumerate(names)}
-        row_N = np.array([place.get(name, -1) for name in self.names])
+        """cosine_BK of each region to the most similar crop of each name; -1 for names of which no crop is known."""
+        index = {name: k for k, name in enumerate(names)}
+        row_N = np.array([index.get(name, -1) for name in self.names])
         asked_N = np.flatnonzero(row_N >= 0)
         cosine_BK = np.full((len(vector_BD), len(names)), -1.0, np.float32)
         if len(vector_BD):
@@ -148,7 +148,7 @@ class KnownCrops:
         return cosine_BK
 
 
-class _Kept(nn.Module):
+class _CropTensors(nn.Module):
     """Crops as the tensors of a file: vector_ND, and name_N, the place of each one's name among the different ones."""
 
     vector_ND: torch.Tensor
@@ -161,14 +161,14 @@ class _Kept(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class NamedAfter:
-    """A detector that finds things of one name, and calls each like the known crops that it looks most like.
+class NearestCropDetector:
+    """Detector whose boxes get the name of the most similar labelled crop.
 
-    detector   is asked for things called `called` and for the relations
-    known      crops with their names; only names among them are given
-    look       what their vectors were made by
+    detector   finds things called `called` and for the relations
+    crops      crops with their names; only names among them are given
+    encoder       what their vectors were made by
     called     what the detector calls everything
-    sharpness  of the softmax over cosines that says how sure a name is: CLIP's 100
+    sharpness  scale of the softmax over cosines that gives a name's confidence: CLIP's 100
     card       as for other detectors
 
     A region's score is the detector's times how sure its name is, a relation's confidence its own times that of both its regions.
@@ -177,8 +177,8 @@ class NamedAfter:
     kind: ClassVar[str] = "named_after"
 
     detector: Detector
-    known: KnownCrops
-    look: Look
+    crops: LabelledCrops
+    encoder: CropEncoder
     called: str = "thing"
     sharpness: float = 100.0
     card: dict[str, Any] = field(default_factory=dict)
@@ -190,25 +190,25 @@ class NamedAfter:
     @cached_property
     def fingerprint(self) -> str:
         """Of the detector, the crops and what they are compared by."""
-        settings = {"called": self.called, "sharpness": self.sharpness, "look": self.look.fingerprint}
+        settings = {"called": self.called, "sharpness": self.sharpness, "look": self.encoder.fingerprint}
         return fingerprint(
             self._kept(), {**settings, "names": self.objects, "detector": getattr(self.detector, "fingerprint", "")}
         )
 
     @property
     def detect_rule(self) -> dict[str, str]:
-        """That of the detector, and where names are from."""
+        """Rule of the detector, and the source of the names."""
         own = {"names": "of the most similar known crop", "sure": "softmax over names, times the score of region and relation"}
         return {**getattr(self.detector, "detect_rule", {}), **own}
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """What it can call a thing."""
-        return tuple(dict.fromkeys(self.known.names))
+        """Class names that it can assign."""
+        return tuple(dict.fromkeys(self.crops.names))
 
     @property
     def relations(self) -> tuple[str, ...]:
-        """What the detector looks for where nobody says what for."""
+        """Default relation names of the detector."""
         return tuple(getattr(self.detector, "relations", ()))
 
     @one_or_many
@@ -223,19 +223,19 @@ class NamedAfter:
         batch_size: int = 16,
     ) -> list[SceneGraph]:
         """As `core.contracts.Detector`. Raises DataError where no crop of any of the names is known."""
-        known = frozenset(self.known.names)
-        names = [name for name in dict.fromkeys(objects) if name in known]
+        crop_names = frozenset(self.crops.names)
+        names = [name for name in dict.fromkeys(objects) if name in crop_names]
         if not names:
-            some = ", ".join(sorted(known)[:5])
+            some = ", ".join(sorted(crop_names)[:5])
             raise DataError(f"no crop of {', '.join(list(objects)[:5])} is known", expected=f"names of crops: {some}, ...")
-        found = self.detector.detect(images, objects=(self.called,), relations=relations, top=top, batch_size=batch_size)
-        named = (self._named(image, graph, names, bool(relations)) for image, graph in zip(images, found, strict=True))
+        graphs = self.detector.detect(images, objects=(self.called,), relations=relations, top=top, batch_size=batch_size)
+        named = (self._named(image, graph, names, bool(relations)) for image, graph in zip(images, graphs, strict=True))
         return [graph.strongest(top=top, min_score=threshold) for graph in named]
 
     def _named(self, image: ImageSource, graph: SceneGraph, names: Sequence[str], related: bool) -> SceneGraph:
         if not graph.regions:
             return graph
-        cosine_BK = self.known.nearest(_unit(self.look.encode_images(_crops(image, graph.regions))), names)
+        cosine_BK = self.crops.nearest(_unit(self.encoder.encode_images(_crops(image, graph.regions))), names)
         chance_BK = softmax(self.sharpness * cosine_BK.astype(np.float64), axis=1)
         best_B = chance_BK.argmax(1)
         sure_B = chance_BK[np.arange(len(best_B)), best_B]
@@ -264,8 +264,8 @@ class NamedAfter:
             "called": self.called,
             "sharpness": self.sharpness,
             "names": list(self.objects),
-            "look": self.look.spec,
-            "look_fingerprint": self.look.fingerprint,
+            "look": self.encoder.spec,
+            "look_fingerprint": self.encoder.fingerprint,
             "card": dict(self.card),
         }
         write_model(folder, self._kept(), config, self._readme(), lambda work: detector.save(work / DETECTOR))
@@ -275,41 +275,41 @@ class NamedAfter:
         """The detector of a folder that `save` wrote; refused when what its crops are compared by is no longer what it was."""
         config = read_config(folder, cls.kind)
         shape = _shape(folder)
-        kept = _Kept(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64))
-        load_weights(kept, folder)
-        names, name_N = config["names"], kept.name_N.numpy()
+        stored = _CropTensors(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64))
+        load_weights(stored, folder)
+        names, name_N = config["names"], stored.name_N.numpy()
         if len(name_N) and not 0 <= name_N.min() <= name_N.max() < len(names):
             raise RunError(f"{folder}: crops of names that config.json does not list (expected 0 to {len(names) - 1})")
         try:
-            compared = look(**config["look"])
+            compared = crop_encoder(**config["look"])
         except DiptychError as error:
             raise RunError(f"{folder}: what its crops are compared by does not open: {error}") from error
         if compared.fingerprint != config["look_fingerprint"]:
             raise RunError(f"{folder}: {config['look']['name']} is no longer what the crops were made by (name them anew)")
-        known = KnownCrops(kept.vector_ND.numpy(), tuple(names[place] for place in name_N.tolist()))
+        crops = LabelledCrops(stored.vector_ND.numpy(), tuple(names[index] for index in name_N.tolist()))
         detector = open_model(Path(folder, DETECTOR))
-        return cls(detector, known, compared, config["called"], float(config["sharpness"]), config.get("card") or {})
+        return cls(detector, crops, compared, config["called"], float(config["sharpness"]), config.get("card") or {})
 
-    def _kept(self) -> _Kept:
-        place = {name: u for u, name in enumerate(self.objects)}
-        name_N = torch.tensor([place[name] for name in self.known.names], dtype=torch.int64)
-        return _Kept(torch.from_numpy(self.known.vector_ND), name_N)
+    def _kept(self) -> _CropTensors:
+        index = {name: u for u, name in enumerate(self.objects)}
+        name_N = torch.tensor([index[name] for name in self.crops.names], dtype=torch.int64)
+        return _CropTensors(torch.from_numpy(self.crops.vector_ND), name_N)
 
     def _readme(self) -> str:
-        crops, names = len(self.known.names), len(self.objects)
+        crops, names = len(self.crops.names), len(self.objects)
         return detector_card(
             self.name,
             self.card,
             tags=("scene-graphs",),
             about="Finds things and the relations between them; each is called like the known crops that it looks most like.",
-            facts=f"{crops:,} crops of {names:,} names, compared by {self.look.spec['name']}; the detector calls everything "
+            facts=f"{crops:,} crops of {names:,} names, compared by {self.encoder.spec['name']}; the detector calls everything "
             f"'{self.called}'.",
             use="graphs = model.detect([image], objects=model.objects, relations=model.relations)",
         )
 
 
 def _shape(folder: Path) -> tuple[int, int]:
-    """Crops and numbers of each, by the header of their file."""
+    """Number of crops and their dimensions, from the header of their file."""
     path = Path(folder, "model.safetensors")
     if not path.is_file():
         raise RunError(f"{folder}: model.safetensors is missing (expected a folder that save wrote)")

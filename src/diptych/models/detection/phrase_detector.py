@@ -19,7 +19,7 @@ from torchvision.ops import box_convert
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded, PhraseQuery, regions_of
+from diptych.core.grounding import PhraseBoxes, PhraseQuery, regions_of
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import SceneGraph
@@ -27,8 +27,8 @@ from diptych.data.media.decode import decode
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.spans import tokens_of
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
@@ -38,7 +38,7 @@ from diptych.models.towers.towers import text_tower
 
 @dataclass(frozen=True, kw_only=True)
 class PhrasePrompt:
-    """How names are put together into the texts that a detector reads.
+    """Settings that join class names into the texts that a detector reads.
 
     before, separator, behind   around and between them; published by DesCo: "Detect: ", ". " and ". "
     together   names in one text, at most (published 8); a text that would be too long for the model holds fewer
@@ -59,10 +59,10 @@ class PhrasePrompt:
 
 
 class PhraseDetector:
-    """Finds what a phrase means, read within its text.
+    """Detects the regions that a phrase of a text refers to.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and "metrics"
-    (a dict of numbers). `model` is a `GroundingDetector`. `objects` are names that it was trained with: what to ask it by default.
+    (a dict of numbers). `model` is a `GroundingDetector`. `objects` are names that it was trained with: the default queries.
     """
 
     kind: ClassVar[str] = "phrase_detector"
@@ -72,7 +72,7 @@ class PhraseDetector:
         model: nn.Module,
         tokenizer: Tokenizer,
         text_length: int,
-        images: DetectionImages,
+        images: DetectionPreprocess,
         name: str,
         *,
         prompt: PhrasePrompt | None = None,
@@ -86,7 +86,7 @@ class PhraseDetector:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights and preprocessing as they were when first asked."""
+        """Hash of weights and preprocessing, computed at first access."""
         return fingerprint(self.model, {"images": to_plain(self.images), "prompt": to_plain(self.prompt)})
 
     # ------------------------------------------------------------ use
@@ -94,18 +94,18 @@ class PhraseDetector:
     @one_or_many
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
-    ) -> list[list[Grounded]]:
+    ) -> list[list[PhraseBoxes]]:
         """For each image the boxes of each phrase of its query, the `top` best, xyxy pixels.
 
         Raises DataError for a phrase that the model cannot read, since its text is longer than the model's.
         """
         if len(images) != len(queries):
             raise DataError(f"{len(images)} images but {len(queries)} queries", field="queries", expected="a query an image")
-        found: list[list[Grounded]] = []
-        for places in parts(range(len(images)), batch_size):
-            pictures = [decode(images[place], exact=True) for place in places]
-            found += self._grounded(pictures, [queries[place] for place in places], top)
-        return found
+        answers: list[list[PhraseBoxes]] = []
+        for rows in parts(range(len(images)), batch_size):
+            pictures = [decode(images[row], exact=True) for row in rows]
+            answers += self._grounded(pictures, [queries[row] for row in rows], top)
+        return answers
 
     @one_or_many
     def detect(
@@ -119,9 +119,9 @@ class PhraseDetector:
         batch_size: int = 16,
     ) -> list[SceneGraph]:
         """The `top` best regions of each image with a score above `threshold`, labelled by the phrase of `objects` that fits; several
-        texts where `objects` are more than `prompt.together`. It knows no relations."""
+        texts where `objects` are more than `prompt.together`. It predicts no relations."""
         if relations:
-            raise ConfigError(f"{self.name} finds no relations (expected objects alone, or a run of rlipv2)")
+            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
         graphs = []
         texts = list(self._texts(objects))
         for image in images:
@@ -135,27 +135,27 @@ class PhraseDetector:
         """As few texts as the model's length and `prompt.together` allow, the names in order."""
         if not names:
             raise DataError("the list is empty", field="objects", expected="at least one phrase to look for")
-        kept: list[str] = []
+        batch: list[str] = []
         for name in names:
-            if kept and (len(kept) == self.prompt.together or not self._fits([*kept, name])):
-                yield self.prompt.query(kept)
-                kept = []
-            kept.append(name)
-        yield self.prompt.query(kept)
+            if batch and (len(batch) == self.prompt.together or not self._fits([*batch, name])):
+                yield self.prompt.query(batch)
+                batch = []
+            batch.append(name)
+        yield self.prompt.query(batch)
 
     def _fits(self, names: Sequence[str]) -> bool:
         return not self.tokenizer.encode([self.prompt.query(names).text], self.text_length).truncated
 
     def _grounded(
         self, pictures: Sequence[npt.NDArray[np.uint8]], queries: Sequence[PhraseQuery], top: int
-    ) -> list[list[Grounded]]:
+    ) -> list[list[PhraseBoxes]]:
         predicted = self._predicted(pictures, queries)
         box_BQ4, logit_BQL = predicted.box_BSQ4[:, -1].float().cpu(), predicted.token_logit_BSQL[:, -1].float().cpu()
         rows = zip(queries, pictures, box_convert(box_BQ4, "cxcywh", "xyxy").clamp(0, 1), logit_BQL, strict=True)
         return [self._of(query, picture.shape, box_Q4, logit_QL, top) for query, picture, box_Q4, logit_QL in rows]
 
     def _predicted(self, pictures: Sequence[npt.NDArray[np.uint8]], queries: Sequence[PhraseQuery]) -> Any:
-        """What the model says of each picture with the text of its query."""
+        """Model output for each picture with the text of its query."""
         encoded = self.tokenizer.encode([query.text for query in queries], self.text_length)
         longest = int(encoded.mask_BL.sum(1).max()) if self.tokenizer.side == "right" else self.text_length
         text_BL, mask_BL = torch.from_numpy(encoded.ids_BL[:, :longest]), torch.from_numpy(encoded.mask_BL[:, :longest])
@@ -182,15 +182,15 @@ class PhraseDetector:
                 )
         return positive_EL
 
-    def _of(self, query: PhraseQuery, shape: tuple[int, ...], box_Q4: Tensor, logit_QL: Tensor, top: int) -> list[Grounded]:
+    def _of(self, query: PhraseQuery, shape: tuple[int, ...], box_Q4: Tensor, logit_QL: Tensor, top: int) -> list[PhraseBoxes]:
         positive_EL = self._positive(query, logit_QL.shape[1])
         score_QE = phrase_scores(logit_QL, torch.from_numpy(positive_EL))
         pixel_Q4 = (box_Q4 * torch.tensor([shape[1], shape[0], shape[1], shape[0]])).numpy()
-        found = []
+        boxes = []
         for score_Q in score_QE.T:
             order = score_Q.sort(descending=True, stable=True).indices[:top].numpy()
-            found.append(Grounded(pixel_Q4[order], score_Q.numpy()[order]))
-        return found
+            boxes.append(PhraseBoxes(pixel_Q4[order], score_Q.numpy()[order]))
+        return boxes
 
     # ------------------------------------------------------------ kept
 
@@ -222,7 +222,7 @@ class PhraseDetector:
             model.eval(),
             Tokenizer.load(Path(folder)),
             config["text_length"],
-            from_plain(DetectionImages, config["images"]),
+            from_plain(DetectionPreprocess, config["images"]),
             config["name"],
             prompt=from_plain(PhrasePrompt, config["prompt"]),
             objects=config["objects"],
@@ -233,7 +233,7 @@ class PhraseDetector:
     def _built(config: Mapping[str, Any]) -> Any:
         """The module that a folder's settings mean, with fresh weights."""
         backbone, text = detection_backbone(**config["backbone"]), text_tower(**config["text"])
-        return GroundingDetector(backbone, text, from_plain(GroundingShape, config["shape"]))
+        return GroundingDetector(backbone, text, from_plain(GroundingConfig, config["shape"]))
 
     def _about(self) -> str:
         shape = self.model.shape

@@ -116,7 +116,7 @@ def _sparse_sample_backward(
 
 @cache
 def _silence_sparse_notice() -> None:
-    """PyTorch says once a process that its sparse tensors are in beta. The three calls made here are covered by our tests."""
+    """Silences PyTorch's one notice per process that sparse tensors are in beta; our tests cover the three calls made here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)

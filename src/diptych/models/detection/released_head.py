@@ -1,7 +1,7 @@
 """The dense head of microsoft/GLIP, microsoft/FIBER and liunian-harold-li/DesCo, tensor by tensor, under the names of a `DenseHead`.
 
 Its rounds are numbered one behind the other. Where maps and text meet in it, each is three modules: the meeting, a layer of BERT, the maps'
-own. A head of classes, anchors, and numbers that are computed are not part of what answers words.
+own. A head of classes, anchors, and computed buffers do not belong to the text-conditioned head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
-from diptych.models.detection.checkpoint import needed
+from diptych.models.detection.checkpoint import required_tensor
 
 _HEAD = "rpn.head."
 _LEVEL = re.compile(r"fpn_(inner|layer)(\d+)\.(weight|bias)")
@@ -47,44 +47,46 @@ _UNUSED = re.compile(
 """Not weights of what answers words; the scales are taken together elsewhere."""
 
 
-def meets(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether maps and text meet in the head that these are of."""
+def has_fusion(tensors: Mapping[str, Tensor]) -> bool:
+    """True if the head has image-text fusion layers."""
     return any(".b_attn." in name for name in tensors)
 
 
-def rounds_of(tensors: Mapping[str, Tensor]) -> int:
-    """How many rounds the head has."""
+def count_rounds(tensors: Mapping[str, Tensor]) -> int:
+    """Number of rounds in the head."""
     last = max((int(match[1]) for name in tensors if (match := _ROUND.fullmatch(name.removeprefix(_HEAD)))), default=-1)
-    return (last + 1) // 3 if meets(tensors) else last + 1
+    return (last + 1) // 3 if has_fusion(tensors) else last + 1
 
 
 def head_tensors(tensors: Mapping[str, Tensor], pyramid: str, source: str) -> dict[str, Tensor]:
-    """Those of a `DenseHead`, from the released ones whose names begin with `pyramid` or with "rpn.".
+    """Tensors of a `DenseHead` from the released ones whose names begin with `pyramid` or with "rpn.".
 
-    Raises DataError, which says that `source` was expected, for one that has no place, or one that is missing of those that become one.
+    Raises DataError, with the expected `source`, for a tensor that does not belong there, or a missing one of those that become one.
     """
-    found: dict[str, Tensor] = {}
-    each = 3 if meets(tensors) else 1
+    tensors_out: dict[str, Tensor] = {}
+    each = 3 if has_fusion(tensors) else 1
     for name, tensor in tensors.items():
         if not name.startswith((pyramid, "rpn.")) or _UNUSED.fullmatch(name):
             continue
         level, head = name.removeprefix(pyramid), name.removeprefix(_HEAD)
         if match := _LEVEL.fullmatch(level):
-            found[f"pyramid.{match[1]}_blocks.{int(match[2]) - 2}.0.{match[3]}"] = tensor
+            tensors_out[f"pyramid.{match[1]}_blocks.{int(match[2]) - 2}.0.{match[3]}"] = tensor
         elif level.startswith("top_blocks."):
-            found[f"pyramid.extra_blocks.{level.removeprefix('top_blocks.')}"] = tensor
+            tensors_out[f"pyramid.extra_blocks.{level.removeprefix('top_blocks.')}"] = tensor
         elif head in _HEADS:
-            found[_HEADS[head]] = tensor
+            tensors_out[_HEADS[head]] = tensor
         elif match := _SHARE.fullmatch(head):
-            found[f"tower.meetings.{int(match[1]) // each}.{'place' if match[2] == 'v' else 'label'}_gate.gate"] = tensor
+            tensors_out[f"tower.meetings.{int(match[1]) // each}.{'place' if match[2] == 'v' else 'label'}_gate.gate"] = tensor
         elif (match := _ROUND.fullmatch(head)) and match[2] in _PARTS:
             kind, part = _PARTS[match[2]]
-            found[f"tower.{kind}.{int(match[1]) // each}.{part}.{match[3]}"] = tensor
+            tensors_out[f"tower.{kind}.{int(match[1]) // each}.{part}.{match[3]}"] = tensor
         elif match and match[2] == _QKV[0]:
-            parts = [needed(tensors, name.replace(_QKV[0], other), source) for other in _QKV]
-            found[f"tower.words.{int(match[1]) // each}.attention.qkv.{match[3]}"] = torch.cat(parts)
+            parts = [required_tensor(tensors, name.replace(_QKV[0], other), source) for other in _QKV]
+            tensors_out[f"tower.words.{int(match[1]) // each}.attention.qkv.{match[3]}"] = torch.cat(parts)
         elif not (match and match[2] in _QKV):
-            raise DataError(f"tensor {name} has no place in the detector", expected=source)
+            raise DataError(f"tensor {name} does not belong to the detector", expected=source)
     levels = sum(name.startswith(f"{_HEAD}scales.") for name in tensors)
-    found["box_scale"] = torch.cat([needed(tensors, f"{_HEAD}scales.{n}.scale", source).reshape(1) for n in range(levels)])
-    return found
+    tensors_out["box_scale"] = torch.cat(
+        [required_tensor(tensors, f"{_HEAD}scales.{n}.scale", source).reshape(1) for n in range(levels)]
+    )
+    return tensors_out

@@ -12,7 +12,7 @@ _STAGE = re.compile(r"layers\.(\d+)\.(downsample\.)?(.+)")
 
 
 def is_swin(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are of a Swin alone."""
+    """True if the tensors are those of a Swin alone."""
     return _prefix(tensors) is not None
 
 
@@ -21,19 +21,19 @@ def from_swin(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     to it, timm to the next."""
     prefix = _prefix(tensors) or ""
     merged = int(f"{prefix}layers.0.downsample.reduction.weight" in tensors)
-    found = {}
+    backbone = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix(prefix)
         if match := _STAGE.fullmatch(plain):
             stage = int(match[1]) + (merged if match[2] else 0)
             if not re.search(r"relative_position_index|attn_mask", plain):
-                found[f"backbone.net.layers_{stage}.{match[2] or ''}{match[3]}"] = tensor
+                backbone[f"backbone.net.layers_{stage}.{match[2] or ''}{match[3]}"] = tensor
         elif plain.startswith("patch_embed."):
-            found[f"backbone.net.{plain}"] = tensor
-    return found
+            backbone[f"backbone.net.{plain}"] = tensor
+    return backbone
 
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str | None:
-    """What stands before the names of the Swin; None where there is none, or where it is a part of something that has names of its own."""
-    found = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
-    return found[0] if len(found) == 1 and found[0] in ("", "net.", "model.") else None
+    """Prefix of a Swin's tensor names; None where there is no Swin, or it is a part of something that has names of its own."""
+    prefixes = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)]
+    return prefixes[0] if len(prefixes) == 1 and prefixes[0] in ("", "net.", "model.") else None

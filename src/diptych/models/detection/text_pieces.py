@@ -16,7 +16,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.towers.outputs import Tower
 
 
-def ends_of(words: Tokenizer) -> tuple[int, ...]:
+def piece_end_ids(words: Tokenizer) -> tuple[int, ...]:
     """Ids that end a piece: the marks of a text and what a full stop is written as.
 
     Raises ConfigError for a tokenizer that has none of its own.
@@ -32,7 +32,7 @@ def ends_of(words: Tokenizer) -> tuple[int, ...]:
     return tuple(sorted({*words.prefix, *words.suffix, *stops}))
 
 
-def read_pieces(tower: Tower, text_BL: Tensor, mask_BL: Tensor, ends: Sequence[int]) -> Tensor:
+def encode_pieces(tower: Tower, text_BL: Tensor, mask_BL: Tensor, ends: Sequence[int]) -> Tensor:
     """token_BLD as `tower` gives them for each piece alone; 0 at padding.
 
     ends   ids that a piece ends with, itself in it (marks of the text and full stops, as published); what follows is the next piece

@@ -1,4 +1,4 @@
-"""What a region says to each token of a text: a dot product, as detectors that ground words classify (GLIP, 2112.03857).
+"""Logits of each region for each text token: a dot product, as in detectors that ground words (GLIP, 2112.03857).
 
 Letters: B images, Q regions, L tokens, E phrases, D width of regions, T width of tokens; X any leading shape.
 """

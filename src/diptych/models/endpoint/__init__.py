@@ -1,1 +1,1 @@
-"""Models behind an address: the line to a server, what is asked and read, and the answers that are kept."""
+"""Models behind an address: connection to a chat-completions server, requests, responses and the cache of answers."""

@@ -6,21 +6,21 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.models.endpoint.line import KEY, Line
+from diptych.models.endpoint.connection import KEY, ServerConnection
 
 SCHEME = "openai:"
 Limit = Literal["max_tokens", "max_completion_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """How a server is asked.
+class RequestOptions:
+    """Settings of requests to a chat-completions server.
 
     calls          requests in the air
     timeout        seconds that one try may wait for the next bytes
     longest        seconds that one try may take in all
     patience       seconds for which a request is tried again after its first failure: a server may be away for so long
-    temperature    of the draw; 0 takes the likeliest token each time, -1 says nothing, for models that take no temperature
+    temperature    of sampling; 0 is greedy, -1 omits the field, for models that take no temperature
     seed           of the draw
     limit          the field in which the server reads how long an answer may be
     pictures       whether pictures are sent; "off" for a model that reads words alone
@@ -57,8 +57,8 @@ class Asking:
             raise ConfigError(f"limit is {self.limit!r} (expected {' | '.join(get_args(Limit))})")
 
 
-def read_address(given: str) -> tuple[Line, str, Asking]:
-    """The line, the model's name and how it is asked.
+def read_address(given: str) -> tuple[ServerConnection, str, RequestOptions]:
+    """Connection, model name and request options.
 
     >>> line, model, asking = read_address("openai:http://localhost:8000/v1#llava?calls=2&pictures=off")
     >>> line.address, model, asking.calls, asking.pictures
@@ -67,17 +67,17 @@ def read_address(given: str) -> tuple[Line, str, Asking]:
     address, _, named = given.removeprefix(SCHEME).partition("#")
     model, _, options = named.partition("?")
     if not model:
-        raise ConfigError(f"{given} does not say which model (expected openai:http://HOST:PORT/v1#MODEL)")
-    asking = Asking(**dict(_option(part) for part in options.split("&") if part))
-    return Line(address.rstrip("/"), asking.timeout, asking.longest, 1, asking.patience, asking.key), model, asking
+        raise ConfigError(f"{given} names no model (expected openai:http://HOST:PORT/v1#MODEL)")
+    asking = RequestOptions(**dict(_option(part) for part in options.split("&") if part))
+    return ServerConnection(address.rstrip("/"), asking.timeout, asking.longest, 1, asking.patience, asking.key), model, asking
 
 
 def _option(part: str) -> tuple[str, Any]:
     name, _, value = part.partition("=")
-    known: dict[str, Any] = {field.name: field.default for field in fields(Asking)}
-    if name not in known:
-        raise UnknownName("option of an address", name, known)
-    usual = known[name]
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(RequestOptions)}
+    if name not in defaults:
+        raise UnknownName("option of an address", name, defaults)
+    usual = defaults[name]
     if isinstance(usual, bool):
         if value not in ("on", "off"):
             raise ConfigError(f"{name} is {value!r} in the address (expected on | off)")

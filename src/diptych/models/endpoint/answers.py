@@ -1,4 +1,4 @@
-"""Answers on disk by prompt hash: what was paid for once is not asked for again, whatever was killed in between.
+"""Cache of answers on disk by request hash: a request that was answered once is never sent again, even after a kill.
 
 One SQLite file in the cache folder, safe against a kill at any moment and against several processes. Deleting it costs time and
 money.
@@ -24,7 +24,7 @@ LOOKED_UP = 500
 """Hashes a query."""
 
 
-class Answers:
+class AnswerCache:
     """A mapping of prompt hash to answer and prompt. May be used from several threads."""
 
     def __init__(self, path: Path | None = None) -> None:
@@ -41,9 +41,7 @@ class Answers:
             )
             self._db.commit()
         except sqlite3.DatabaseError as error:
-            raise RunError(
-                f"{self.path} cannot be used as a store of answers ({error}): delete it, or set DIPTYCH_CACHE"
-            ) from error
+            raise RunError(f"{self.path} cannot be used as an answer cache ({error}): delete it, or set DIPTYCH_CACHE") from error
 
     def __enter__(self) -> Self:
         return self
@@ -52,19 +50,19 @@ class Answers:
         self._db.close()
 
     def __len__(self) -> int:
-        with self._lock, closing(self._db.execute("select count(*) from answers")) as found:
-            return int(found.fetchone()[0])
+        with self._lock, closing(self._db.execute("select count(*) from answers")) as cursor:
+            return int(cursor.fetchone()[0])
 
     def of(self, hashes: Sequence[str]) -> dict[str, Reply]:
         """Those that are there."""
-        found: dict[str, Reply] = {}
+        replies: dict[str, Reply] = {}
         with self._lock:
             for start in range(0, len(hashes), LOOKED_UP):
                 some = hashes[start : start + LOOKED_UP]
                 marks = ",".join("?" * len(some))
                 query = f"select hash, text, prompt_tokens, written_tokens from answers where hash in ({marks})"
-                found |= {row[0]: Reply(row[1], row[2], row[3]) for row in self._db.execute(query, some)}
-        return found
+                replies |= {row[0]: Reply(row[1], row[2], row[3]) for row in self._db.execute(query, some)}
+        return replies
 
     def keep(self, model: str, answers: Mapping[str, Reply], prompts: Iterable[str]) -> None:
         """Keeps what has no fault, in one step."""
@@ -82,7 +80,7 @@ class Answers:
             self._db.executemany("delete from answers where hash = ?", [(key,) for key in hashes])
 
     def prompt(self, key: str) -> str | None:
-        """The prompt behind a hash, for whoever traces a text back."""
-        with self._lock, closing(self._db.execute("select prompt from answers where hash = ?", [key])) as found:
-            row = found.fetchone()
+        """Prompt of a request hash."""
+        with self._lock, closing(self._db.execute("select prompt from answers where hash = ?", [key])) as cursor:
+            row = cursor.fetchone()
         return None if row is None else str(row[0])

@@ -26,11 +26,11 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, as_dialogue
-from diptych.models.endpoint.address import Asking, read_address
-from diptych.models.endpoint.answers import Answers
+from diptych.models.endpoint.address import RequestOptions, read_address
+from diptych.models.endpoint.answers import AnswerCache
 from diptych.models.endpoint.completion import completion_of
-from diptych.models.endpoint.line import Line
-from diptych.models.endpoint.messages import data_url, mark, messages_of
+from diptych.models.endpoint.connection import ServerConnection
+from diptych.models.endpoint.messages import data_url, messages_of, picture_key
 
 PATH = "/chat/completions"
 SILENT = 8
@@ -41,12 +41,12 @@ of its question."""
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What a model behind an address has cost so far.
+class EndpointUsage:
+    """Requests, tokens, seconds and cost of a model behind an address so far.
 
-    asked, looked_up, failed   questions that were sent and answered, whose answers were known, that got none
+    asked, looked_up, failed   requests that were sent and answered, that were cached, that got no answer
     prompt_tokens, written_tokens   of those that were sent, as the server counts them
-    seconds  while something was asked
+    seconds  with a request in flight
     cost     by the prices of the address, in their currency
     """
 
@@ -58,23 +58,25 @@ class Usage:
     seconds: float = 0.0
     cost: float = 0.0
 
-    def __sub__(self, other: Usage) -> Usage:
+    def __sub__(self, other: EndpointUsage) -> EndpointUsage:
         before = asdict(other)
-        return Usage(**{name: value - before[name] for name, value in asdict(self).items()})
+        return EndpointUsage(**{name: value - before[name] for name, value in asdict(self).items()})
 
 
 class ChatModel:
-    """A `Generator` and `Respondent` that asks ``{address}/chat/completions``."""
+    """A `Generator` and `Respondent` over ``{address}/chat/completions``."""
 
-    def __init__(self, line: Line, model: str, asking: Asking | None = None, *, known: Answers | None = None) -> None:
+    def __init__(
+        self, line: ServerConnection, model: str, asking: RequestOptions | None = None, *, known: AnswerCache | None = None
+    ) -> None:
         """`known` None keeps answers in the cache folder, unless `asking` says that none are kept."""
-        self.line, self.model, self.asking, self.known = line, model, asking or Asking(), known
+        self.line, self.model, self.asking, self.known = line, model, asking or RequestOptions(), known
         self.name = f"openai:{line.address}#{model}"
-        self.spent = Usage()
+        self.spent = EndpointUsage()
 
     @classmethod
     def open(cls, address: str) -> ChatModel:
-        """Of "openai:http://HOST:PORT/v1#MODEL?OPTIONS"; the server is not asked yet."""
+        """Of "openai:http://HOST:PORT/v1#MODEL?OPTIONS"; no request is sent yet."""
         return cls(*read_address(address))
 
     @cached_property
@@ -85,14 +87,14 @@ class ChatModel:
     @one_or_many
     def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         """An answer each. Raises RunError where one has none; the others are kept all the same."""
-        found = self.replies(images, prompts, max_tokens=max_tokens)
-        if faults := [(number, reply.fault) for number, reply in enumerate(found) if reply.fault]:
+        replies = self.replies(images, prompts, max_tokens=max_tokens)
+        if faults := [(number, reply.fault) for number, reply in enumerate(replies) if reply.fault]:
             number, fault = faults[0]
             raise RunError(
-                f"'{self.name}' has not answered {len(faults)} of {len(found)} questions, the first of them number {number}: {fault}. "
+                f"'{self.name}' has not answered {len(faults)} of {len(replies)} questions, the first of them number {number}: {fault}. "
                 "The other answers are kept"
             )
-        return [reply.text for reply in found]
+        return [reply.text for reply in replies]
 
     @one_or_many
     def replies(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[Reply]:
@@ -108,26 +110,26 @@ class ChatModel:
 
         def marked(source: ImageSource) -> str:
             if id(source) not in marks:
-                marks[id(source)] = mark(source)
+                marks[id(source)] = picture_key(source)
             return marks[id(source)]
 
         keys = [
-            _hash(self.line.address, self._body(image, asked, max_tokens, marked))
-            for image, asked in zip(images, prompts, strict=True)
+            _hash(self.line.address, self._body(image, prompt, max_tokens, marked))
+            for image, prompt in zip(images, prompts, strict=True)
         ]
-        with self._store() as known:
-            found = known.of(list(dict.fromkeys(keys))) if known is not None else {}
-            looked_up = sum(key in found for key in keys)
+        with self._store() as cache:
+            cached = cache.of(list(dict.fromkeys(keys))) if cache is not None else {}
+            looked_up = sum(key in cached for key in keys)
             missing: dict[str, int] = {}
             for row, key in enumerate(keys):
-                if key not in found:
+                if key not in cached:
                     missing.setdefault(key, row)
             self.spent = replace(self.spent, looked_up=self.spent.looked_up + looked_up)
             try:
-                self._ask(missing, images, prompts, max_tokens, found, known)
+                self._ask(missing, images, prompts, max_tokens, cached, cache)
             finally:
                 self.spent = replace(self.spent, seconds=self.spent.seconds + time.monotonic() - began)
-        return [found[key] for key in keys]
+        return [cached[key] for key in keys]
 
     def _ask(
         self,
@@ -135,11 +137,11 @@ class ChatModel:
         images: Sequence[ImageSource],
         prompts: Sequence[PromptLike],
         max_tokens: int,
-        found: dict[str, Reply],
-        known: Answers | None,
+        cached: dict[str, Reply],
+        cache: AnswerCache | None,
     ) -> None:
         """Fills `found`; several questions are in the air at once, and each answer is kept before others are waited for."""
-        silent, answered, left = 0, bool(found), iter(missing.items())
+        silent, answered, left = 0, bool(cached), iter(missing.items())
         last_answer = -math.inf
         line = replace(self.line, closed=threading.Event())
         with ThreadPoolExecutor(max_workers=self.asking.calls) as pool:
@@ -147,15 +149,15 @@ class ChatModel:
             try:
                 while True:
                     for key, row in islice(left, self.asking.calls - len(waiting)):
-                        asked = pool.submit(self._reply, line, images[row], prompts[row], max_tokens)
-                        waiting[asked] = key, row, time.monotonic()
+                        future = pool.submit(self._reply, line, images[row], prompts[row], max_tokens)
+                        waiting[future] = key, row, time.monotonic()
                     if not waiting:
                         break
                     gone = ""
                     for done in wait(waiting, return_when=FIRST_COMPLETED).done:
                         key, row, since = waiting.pop(done)
-                        reply = found[key] = done.result()
-                        self._keep(key, reply, prompts[row], known)
+                        reply = cached[key] = done.result()
+                        self._keep(key, reply, prompts[row], cache)
                         silent = silent + 1 if reply.fault else 0
                         answered |= not reply.fault
                         last_answer = last_answer if reply.fault else time.monotonic()
@@ -168,14 +170,14 @@ class ChatModel:
                 line.closed.set()  # nothing is tried again; what the server still answers has been paid for
                 for done, (key, row, _) in waiting.items():
                     if done.exception() is None and not done.result().fault:
-                        self._keep(key, done.result(), prompts[row], known)
+                        self._keep(key, done.result(), prompts[row], cache)
         if missing and not answered:
-            raise RunError(self._away(next(found[key].fault for key in missing), len(missing)))
+            raise RunError(self._away(next(cached[key].fault for key in missing), len(missing)))
 
-    def _keep(self, key: str, reply: Reply, asked: PromptLike, known: Answers | None) -> None:
+    def _keep(self, key: str, reply: Reply, prompt: PromptLike, cache: AnswerCache | None) -> None:
         self._count(reply)
-        if known is not None:
-            known.keep(self.name, {key: reply}, [_words(asked)])
+        if cache is not None:
+            cache.keep(self.name, {key: reply}, [_words(prompt)])
 
     def _away(self, fault: str, silent: int) -> str:
         many = f"{silent} questions in a row failed, the last with " if silent > 1 else ""
@@ -184,15 +186,15 @@ class ChatModel:
             "(expected a server of chat completions, its address up to and with /v1)"
         )
 
-    def _reply(self, line: Line, image: ImageSource, asked: PromptLike, max_tokens: int) -> Reply:
-        text, fault = line.ask(PATH, self._body(image, asked, max_tokens, data_url))
+    def _reply(self, line: ServerConnection, image: ImageSource, prompt: PromptLike, max_tokens: int) -> Reply:
+        text, fault = line.ask(PATH, self._body(image, prompt, max_tokens, data_url))
         return Reply("", fault=fault) if fault else completion_of(text, chat=True)
 
-    def _body(self, image: ImageSource, asked: PromptLike, max_tokens: int, written: Any) -> bytes:
+    def _body(self, image: ImageSource, prompt: PromptLike, max_tokens: int, written: Any) -> bytes:
         asking = self.asking
         plain: dict[str, Any] = {
             "model": self.model,
-            "messages": messages_of(asked, [image], written, model=self.name, pictures=asking.pictures),
+            "messages": messages_of(prompt, [image], written, model=self.name, pictures=asking.pictures),
             asking.limit: max_tokens,
         }
         if asking.temperature >= 0:
@@ -214,18 +216,18 @@ class ChatModel:
         )
 
     @contextmanager
-    def _store(self) -> Iterator[Answers | None]:
+    def _store(self) -> Iterator[AnswerCache | None]:
         if self.known is not None or not self.asking.cache:
             yield self.known
             return
-        with Answers() as opened:
+        with AnswerCache() as opened:
             yield opened
 
 
 def _hash(address: str, body: bytes) -> str:
-    """What an answer is kept under: address, model, words, pictures and every setting that reaches the server."""
+    """Cache key of an answer: address, model, words, pictures and every setting that reaches the server."""
     return hashlib.sha256(address.encode() + b"\0" + body).hexdigest()[:32]
 
 
-def _words(asked: PromptLike) -> str:
-    return "\n".join(turn.text for turn in as_dialogue(asked).turns)
+def _words(prompt: PromptLike) -> str:
+    return "\n".join(turn.text for turn in as_dialogue(prompt).turns)

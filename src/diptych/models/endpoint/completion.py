@@ -1,11 +1,11 @@
-"""What a server's completion holds. Anything that is not what was agreed is a fault, and never a text."""
+"""Parses a server's chat completion. Anything that is not in the agreed form is a fault, and never a text."""
 
 from __future__ import annotations
 
 import json
 
 from diptych.core.contracts import Reply
-from diptych.models.endpoint.line import LARGEST
+from diptych.models.endpoint.connection import LARGEST
 
 
 def completion_of(text: str, *, chat: bool) -> Reply:
@@ -23,15 +23,15 @@ def completion_of(text: str, *, chat: bool) -> Reply:
         choice = plain["choices"][0]
         written = _written(choice["message"]) if chat else choice["text"]
         usage = plain.get("usage") or {}
-        read, said = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        read, generated = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return Reply("", fault=f"malformed: no choice with a text in {text[:120]!r}")
     if not isinstance(written, str):
         return Reply("", fault=f"malformed: the text is {type(written).__name__}")
-    return Reply(written, read, said)
+    return Reply(written, read, generated)
 
 
 def _written(message: dict[str, object]) -> object:
-    """The content; where a model declines it is empty, and what it says instead stands beside it."""
+    """Content of a message, or its refusal where a model declines."""
     content = message["content"]
     return message.get("refusal") if content is None and message.get("refusal") else content

@@ -1,4 +1,4 @@
-"""What is asked, as chat completions take it: words, and pictures as data URLs."""
+"""Messages of a chat-completions request: text, and pictures as data URLs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Written = Callable[[ImageSource], str]
 
 
 def messages_of(
-    asked: PromptLike, images: Sequence[ImageSource], written: Written, *, model: str, pictures: bool
+    prompt: PromptLike, images: Sequence[ImageSource], written: Written, *, model: str, pictures: bool
 ) -> list[dict[str, Any]]:
-    """A message a turn. `written` says what stands for a picture; without `pictures` the words are sent alone.
+    """One message per turn. `written` encodes a picture; without `pictures` the words are sent alone.
 
     Raises DataError for what a chat cannot hold (`models.io.foreign.chat`).
     """
     if not pictures:
-        return [{"role": turn.role, "content": turn.text} for turn in as_dialogue(asked).turns]
-    turns, sources = pictures_in_order(as_dialogue(asked), images, model=model)
+        return [{"role": turn.role, "content": turn.text} for turn in as_dialogue(prompt).turns]
+    turns, sources = pictures_in_order(as_dialogue(prompt), images, model=model)
     left = iter(sources)
     for turn in turns:
         parts = [
@@ -48,8 +48,8 @@ def data_url(source: ImageSource) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def mark(source: ImageSource) -> str:
-    """What stands for a picture where a request is distinguished from others: a hash of what would be sent."""
+def picture_key(source: ImageSource) -> str:
+    """Placeholder of a picture in a cache key: a hash of the bytes that would be sent."""
     kind, data = _encoded(source)
     return f"{kind}:{hashlib.sha256(data).hexdigest()}"
 

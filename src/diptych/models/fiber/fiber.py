@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
-from diptych.models.fiber.image_side import ImageSide
-from diptych.models.fiber.text_side import TextSide, readable
+from diptych.models.fiber.image_encoder import FiberImageEncoder
+from diptych.models.fiber.text_encoder import FiberTextEncoder, self_attention_mask
 from diptych.models.fiber.top_layers import TopLayers
-from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.matching.matcher import Read
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.pairs.matching.matcher import SideFeatures
 
 
 @dataclass(frozen=True, slots=True)
-class Fused:
+class FusedFeatures:
     """A text and a picture that were read together.
 
     text_BLD    every token, image_BPD every place of the last map, both of the same width
@@ -44,7 +44,7 @@ class Pooler(nn.Module):
         return torch.tanh(self.dense(x_BD))
 
 
-class WordHead(nn.Module):
+class FiberMLMHead(nn.Module):
     """Which word stands here: BERT's transformation and a table of its own, not the embedding."""
 
     def __init__(self, width: int, words: int, *, eps: float = 1e-12) -> None:
@@ -58,7 +58,7 @@ class WordHead(nn.Module):
 
 
 class Fiber(nn.Module):
-    """One set of weights for three readings.
+    """FIBER: one set of weights for dual-encoder, fused and captioning use.
 
     Unfused, each side alone: `encode_image` and `encode_text`, vectors that are compared by their dot product. Fused (`fuse`): the last
     blocks of both sides read each other, both from what the other side was before the block; then the head `fits` says whether image and
@@ -66,7 +66,7 @@ class Fiber(nn.Module):
     finished picture, itself only backwards.
 
     The fused path ends without the image tower's last norm and without the last norm of the text tower; its projections and poolers are
-    not those of the unfused path. A picture and a text are kept as they are before the first fused block (`PairReader`).
+    not those of the unfused path. A picture and a text are kept as they are before the first fused block (`PairMatcher`).
 
     matches  the head `fits`;  guesses  a word head, for hidden words and for writing;  writes  what writing needs beside it;
     answers  how many answers there are, 0 for no such head;  statements  the head that judges a statement about two pictures
@@ -75,8 +75,8 @@ class Fiber(nn.Module):
 
     def __init__(
         self,
-        image: ImageSide,
-        text: TextSide,
+        image: FiberImageEncoder,
+        text: FiberTextEncoder,
         *,
         width: int = 768,
         matches: bool = True,
@@ -108,7 +108,7 @@ class Fiber(nn.Module):
         self.image_head, self.text_head = Pooler(width), Pooler(width)
         self.fits = nn.Linear(2 * width, 2) if matches else None
         self.top = TopLayers(width, top, top_heads) if top else None
-        self.guess = WordHead(width, text.rows) if guesses else None
+        self.guess = FiberMLMHead(width, text.rows) if guesses else None
         self.narrow = nn.ModuleDict()
         if writes:
             widths = image.fused_widths
@@ -130,55 +130,55 @@ class Fiber(nn.Module):
     # ------------------------------------------------------------ apart
 
     def image_vector(self, begun_BHWC: Tensor) -> Tensor:
-        """[B, D] of norm 1, of what `begun_images` gives."""
+        """[B, D] of norm 1, of what `image_features` gives."""
         finished_BHWC = begun_BHWC if self.top is not None else self.image_tower.normed(self.image_tower.finished(begun_BHWC))
-        return normalised(self.image_head(self.image_projection(finished_BHWC.flatten(1, 2)).mean(1)))
+        return l2_normalise(self.image_head(self.image_projection(finished_BHWC.flatten(1, 2)).mean(1)))
 
     def text_vector(self, begun_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        """[B, D] of norm 1, of what `begun_texts` gives."""
-        finished_BLD = begun_BLD if self.top is not None else self.text.finished(begun_BLD, readable(mask_BL))
-        return normalised(self.text_head(self.text_projection(finished_BLD[:, 0])))
+        """[B, D] of norm 1, of what `text_features` gives."""
+        finished_BLD = begun_BLD if self.top is not None else self.text.finished(begun_BLD, self_attention_mask(mask_BL))
+        return l2_normalise(self.text_head(self.text_projection(finished_BLD[:, 0])))
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return self.image_vector(self.begun_images(image_BCHW))
+        return self.image_vector(self.image_features(image_BCHW))
 
     def encode_text(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        return self.text_vector(self.begun_texts(text_BL, mask_BL), mask_BL)
+        return self.text_vector(self.text_features(text_BL, mask_BL), mask_BL)
 
     # ------------------------------------------------------------ together
 
-    def read_images(self, image_BCHW: Tensor) -> Read:
-        begun_BHWC = self.begun_images(image_BCHW)
+    def read_images(self, image_BCHW: Tensor) -> SideFeatures:
+        begun_BHWC = self.image_features(image_BCHW)
         there = begun_BHWC.new_ones(begun_BHWC.shape[:3], dtype=torch.bool)
-        return Read(self.image_vector(begun_BHWC), begun_BHWC, there)
+        return SideFeatures(self.image_vector(begun_BHWC), begun_BHWC, there)
 
-    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Read:
-        begun_BLD = self.begun_texts(text_BL, mask_BL)
-        return Read(self.text_vector(begun_BLD, mask_BL), begun_BLD, mask_BL)
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures:
+        begun_BLD = self.text_features(text_BL, mask_BL)
+        return SideFeatures(self.text_vector(begun_BLD, mask_BL), begun_BLD, mask_BL)
 
-    def begun_images(self, image_BCHW: Tensor) -> Tensor:
-        """What `fuse` takes of pictures [B, H, W, C]: before the first fused block, or finished where layers stand on top."""
+    def image_features(self, image_BCHW: Tensor) -> Tensor:
+        """Image features [B, H, W, C] as input of `fuse`: before the first fused block, or finished where layers stand on top."""
         begun_BHWC = self.image_tower.begun(image_BCHW)
         return begun_BHWC if self.top is None else self.image_tower.normed(self.image_tower.finished(begun_BHWC))
 
-    def begun_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """What `fuse` takes of texts [B, L, D]."""
-        begun_BLD = self.text.begun(text_BL, readable(mask_BL))
-        return begun_BLD if self.top is None else self.text.finished(begun_BLD, readable(mask_BL))
+    def text_features(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Text features [B, L, D] as input of `fuse`."""
+        begun_BLD = self.text.begun(text_BL, self_attention_mask(mask_BL))
+        return begun_BLD if self.top is None else self.text.finished(begun_BLD, self_attention_mask(mask_BL))
 
-    def fuse(self, image_BHWC: Tensor, text_BLD: Tensor, mask_BL: Tensor) -> Fused:
-        """What was read of both sides (`Read.state_N`), through the blocks in which they read each other."""
+    def fuse(self, image_BHWC: Tensor, text_BLD: Tensor, mask_BL: Tensor) -> FusedFeatures:
+        """Fused features of both sides (`SideFeatures.state_N`), after the blocks with cross-attention in both directions."""
         if self.top is None:
             image_BHWC, text_BLD = self.states(image_BHWC, text_BLD, mask_BL)
         image_BPD, text_BLD = self.image_transform(image_BHWC.flatten(1, 2)), self.text_transform(text_BLD)
         if self.top is not None:
             image_BPD, text_BLD = self.top(image_BPD, text_BLD, mask_BL)
         pooled_BD = torch.cat([self.text_pooler(text_BLD[:, 0]), self.image_pooler(image_BPD.mean(1))], -1)
-        return Fused(text_BLD, image_BPD, pooled_BD)
+        return FusedFeatures(text_BLD, image_BPD, pooled_BD)
 
     def states(self, image_BHWC: Tensor, text_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The last map and the last tokens of the fused path, before any projection; neither tower's last norm was applied."""
-        may = readable(mask_BL)
+        may = self_attention_mask(mask_BL)
         for number in range(self.image_tower.fused):
             image_BHWC = self.image_tower.entered(number, image_BHWC)
             next_BHWC = self.image_tower.fuse(number, image_BHWC, text_BLD, mask_BL)
@@ -195,7 +195,7 @@ class Fiber(nn.Module):
         logit_B2: Tensor = self.statement(torch.cat(pooled, -1))
         return logit_B2
 
-    def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+    def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
         if self.fits is None:
             raise ConfigError("this model was not trained to match (expected itm above 0)")
         pooled_MD = self.fuse(image.state_N, text.state_N, text.mask_NT).pooled_BD
@@ -204,7 +204,7 @@ class Fiber(nn.Module):
 
     # ------------------------------------------------------------ writing
 
-    def seen(self, image_BCHW: Tensor) -> Tensor:
+    def image_tokens(self, image_BCHW: Tensor) -> Tensor:
         """[B, P, C]: the finished picture that writing reads, without the tower's last norm."""
         return self.image_tower.finished(self.image_tower.begun(image_BCHW)).flatten(1, 2)
 
@@ -212,7 +212,7 @@ class Fiber(nn.Module):
         """Logits [B, L, V]: at each place of the token behind it."""
         if not self.writes or self.guess is None:
             raise ConfigError("this model was not built to write (expected writes=True)")
-        may = readable(mask_BL, causal=True)
+        may = self_attention_mask(mask_BL, causal=True)
         x_BLD = self.text.begun(text_BL, may)
         for number in range(self.image_tower.fused):
             narrow = self.narrow[str(number)] if str(number) in self.narrow else nn.Identity()

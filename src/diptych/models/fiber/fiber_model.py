@@ -19,18 +19,18 @@ from diptych.core.contracts import MatchMap
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_one_picture
+from diptych.core.prompt import PromptLike, text_of_single_image_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.fiber.fiber import Fiber
-from diptych.models.fiber.image_side import ImageSide
-from diptych.models.fiber.text_side import TextSide
+from diptych.models.fiber.image_encoder import FiberImageEncoder
+from diptych.models.fiber.text_encoder import FiberTextEncoder
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.matching.embedder import Readings
+from diptych.models.pairs.matching.embedder import CrossEncoder
 from diptych.models.pairs.matching.match_maps import grad_times_attention
 
 MAP_LAYER = 2
@@ -40,7 +40,7 @@ MAP_LAYER = 2
 class FiberModel(Embedding):
     """`Embedder`; `PairScorer` and `MatchMapper` where it was trained to match; `Generator` where it was trained to answer or to write.
 
-    A prompt is a question where the model has a list of answers, of which the likeliest is given; "" asks for a caption. Without such a
+    A prompt is a question where the model has a list of answers, of which the likeliest is given; "" for a caption. Without such a
     list a prompt is how the caption begins.
     """
 
@@ -61,7 +61,7 @@ class FiberModel(Embedding):
     ) -> None:
         super().__init__(model, preprocess, tokenizer, text_length, name)
         self.answers, self.card = tuple(answers), dict(card or {})
-        self.readings = Readings(self, model)
+        self.readings = CrossEncoder(self, model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,7 +74,7 @@ class FiberModel(Embedding):
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings. Each side's lower blocks run once."""
+        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes. Each side's lower blocks run once."""
         return self.readings.score(images, texts)
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
@@ -91,23 +91,23 @@ class FiberModel(Embedding):
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the fused layers of '{self.name}')")
         pixels_HWC = decode(image, exact=True)
         box = visible_share(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
-        found = []
+        maps = []
         device = next(fiber.parameters()).device
         with evaluating(fiber):
             with torch.no_grad():
-                begun_BHWC = fiber.begun_images(self.preprocess([pixels_HWC]).to(device))
+                begun_BHWC = fiber.image_features(self.preprocess([pixels_HWC]).to(device))
             side = fiber.image_tower.fused_sides[layer]
             for text in texts:
                 encoded = self.tokenizer.encode([text], self.text_length)
                 self.truncated += encoded.truncated
                 text_1L, mask_1L = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
                 with torch.enable_grad(), fiber.text.gate(layer).watching() as shares:
-                    begun_1LD = fiber.begun_texts(text_1L, mask_1L)
+                    begun_1LD = fiber.text_features(text_1L, mask_1L)
                     answer_12 = fiber.fits(fiber.fuse(begun_BHWC, begun_1LD, mask_1L).pooled_BD)
                     weight_LP = grad_times_attention(shares[-1], answer_12[0, 1])[0]
                 length = int(mask_1L.sum())
                 grid_LHW = weight_LP[:length].unflatten(1, (side, side))
-                found.append(
+                maps.append(
                     MatchMap(
                         score=float((answer_12[0, 1] - answer_12[0, 0]).detach()),
                         weight_LHW=grid_LHW.float().cpu().numpy(),
@@ -115,7 +115,7 @@ class FiberModel(Embedding):
                         box=box,
                     )
                 )
-        return found
+        return maps
 
     # ------------------------------------------------------------ words
 
@@ -126,32 +126,32 @@ class FiberModel(Embedding):
         """Answers to questions; captions by the likeliest token, again and again, until the end mark or `text_length`."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        asked = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
-        found: list[str] = []
-        for some in parts(list(zip(images, asked, strict=True)), batch_size):
+        questions = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
+        answers: list[str] = []
+        for some in parts(list(zip(images, questions, strict=True)), batch_size):
             with self._ready() as device:
                 pixels_BCHW = self.preprocess([decode(image, exact=True) for image, _ in some])
-                begun_BHWC = self.model.begun_images(pixels_BCHW.to(device))
+                begun_BHWC = self.model.image_features(pixels_BCHW.to(device))
                 answered = self._answered(begun_BHWC, [prompt for _, prompt in some], device)
                 finished_BPC = self._finished(begun_BHWC) if None in answered else begun_BHWC
                 for row, ((_, prompt), answer) in enumerate(zip(some, answered, strict=True)):
-                    found.append(self._written(finished_BPC[row : row + 1], prompt, max_tokens) if answer is None else answer)
-        return found
+                    answers.append(self._written(finished_BPC[row : row + 1], prompt, max_tokens) if answer is None else answer)
+        return answers
 
     def _answered(self, begun_BHWC: Tensor, prompts: Sequence[str], device: torch.device) -> list[str | None]:
-        asked = [row for row, prompt in enumerate(prompts) if prompt.strip()] if self.answers else []
-        found: list[str | None] = [None] * len(prompts)
-        if asked:
-            logit_NA = self._logits(begun_BHWC[asked], [prompts[row] for row in asked], device)
-            for row, place in zip(asked, logit_NA.argmax(1).tolist(), strict=True):
-                found[row] = self.answers[place]
-        return found
+        rows = [row for row, prompt in enumerate(prompts) if prompt.strip()] if self.answers else []
+        answers: list[str | None] = [None] * len(prompts)
+        if rows:
+            logit_NA = self._logits(begun_BHWC[rows], [prompts[row] for row in rows], device)
+            for row, index in zip(rows, logit_NA.argmax(1).tolist(), strict=True):
+                answers[row] = self.answers[index]
+        return answers
 
     def _logits(self, begun_BHWC: Tensor, questions: Sequence[str], device: torch.device) -> Tensor:
         encoded = self.tokenizer.encode(list(questions), self.text_length)
         self.truncated += encoded.truncated
         text_BL, mask_BL = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
-        fused = self.model.fuse(begun_BHWC, self.model.begun_texts(text_BL, mask_BL), mask_BL)
+        fused = self.model.fuse(begun_BHWC, self.model.text_features(text_BL, mask_BL), mask_BL)
         logit_BA: Tensor = self.model.answer(fused.pooled_BD)
         return logit_BA
 
@@ -204,10 +204,10 @@ class FiberModel(Embedding):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. The torch random state stays as it was."""
+        """Load from a folder that `save` wrote. Leaves torch's random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
-            fiber = Fiber(ImageSide(**config["image"]), TextSide(**config["text"]), **config["fiber"])
+            fiber = Fiber(FiberImageEncoder(**config["image"]), FiberTextEncoder(**config["text"]), **config["fiber"])
         load_weights(fiber, folder)
         preprocess, tokenizer = Preprocess.from_json(config["preprocess"]), Tokenizer.load(folder)
         return cls(

@@ -15,16 +15,16 @@ from diptych.core.config import from_plain
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import TokenRegions
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
+from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
 from diptych.models.detection.padded_swin import pad_to_patches
 from diptych.models.detection.phrase_detector import PhraseDetector
-from diptych.models.fiber.image_side import ImageSide
+from diptych.models.fiber.image_encoder import FiberImageEncoder
 from diptych.models.fiber.released import resized_tables
-from diptych.models.fiber.text_side import TextSide, readable
+from diptych.models.fiber.text_encoder import FiberTextEncoder, self_attention_mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiberShape:
+class FiberConfig:
     """The sizes of the two towers, named as in recipe `fiber`. Defaults: Swin-B and RoBERTa-base.
 
     swin_window   side of a window, in places of the map
@@ -49,9 +49,9 @@ class FiberShape:
 
     def sides(
         self, *, image_size: int, drop_path: float, vocab_size: int, mask_id: int | None = None
-    ) -> tuple[ImageSide, TextSide]:
-        """Fresh towers that read pictures of any size. `mask_id` as in `TextSide`: words have as many rows as in the first stage."""
-        image = ImageSide(
+    ) -> tuple[FiberImageEncoder, FiberTextEncoder]:
+        """Fresh towers for pictures of any size. `mask_id` as in `FiberTextEncoder`: as many word vectors as in the first stage."""
+        image = FiberImageEncoder(
             image_size=image_size,
             patch=self.swin_patch,
             width=self.swin_width,
@@ -64,7 +64,7 @@ class FiberShape:
             any_size=True,
             gate_norm=self.gate_norm,
         )
-        text = TextSide(
+        text = FiberTextEncoder(
             vocab_size=vocab_size,
             mask_id=mask_id,
             length=self.text_places,
@@ -77,10 +77,10 @@ class FiberShape:
         return image, text
 
 
-class FiberMaps(DetectionBackbone):
+class FiberBackbone(DetectionBackbone):
     """The image tower as a detector sees it: a normed map for each stride."""
 
-    def __init__(self, image: ImageSide, strides: tuple[int, ...]) -> None:
+    def __init__(self, image: FiberImageEncoder, strides: tuple[int, ...]) -> None:
         super().__init__()
         stages = [stage for stage, stride in enumerate(image.strides) if stride in strides]
         if len(stages) != len(strides):
@@ -94,10 +94,10 @@ class FiberMaps(DetectionBackbone):
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         raise ConfigError("FIBER's maps need a text (expected GroundingDetector.forward with one)")
 
-    def met(self, image_BCHW: Tensor, text: TextSide, text_BL: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
+    def met(self, image_BCHW: Tensor, text: FiberTextEncoder, text_BL: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
         """The maps [B, C, H, W] and the tokens [B, L, D], after both sides have read each other. The last norm of the text stays, as in the
         release of this stage."""
-        may, image = readable(mask_BL), self.image
+        may, image = self_attention_mask(mask_BL), self.image
         x_BHWC, maps = image.stage_maps(pad_to_patches(image_BCHW, int(image.spec["patch"])))
         x_BLD = text.begun(text_BL, may)
         for number in range(image.fused):
@@ -114,15 +114,17 @@ class FiberMaps(DetectionBackbone):
 class FiberDetector(GroundingDetector):
     """A grounding detector whose picture and text have met inside their towers, so that `shape` has no fusion of its own."""
 
-    backbone: FiberMaps
+    backbone: FiberBackbone
 
-    def __init__(self, image: ImageSide, text: TextSide, shape: GroundingShape, strides: tuple[int, ...] = (8, 16, 32)) -> None:
+    def __init__(
+        self, image: FiberImageEncoder, text: FiberTextEncoder, shape: GroundingConfig, strides: tuple[int, ...] = (8, 16, 32)
+    ) -> None:
         if shape.fusion_before:
             raise ConfigError(
                 f"fusion_before is {shape.fusion_before} over FIBER's towers (expected (), they have met in the backbone)"
             )
         side: Any = text
-        super().__init__(FiberMaps(image, strides), side, shape)
+        super().__init__(FiberBackbone(image, strides), side, shape)
 
     def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, *, pixel_BHW: Tensor | None = None) -> TokenRegions:
         if len(image_BCHW) != len(text_BL):
@@ -135,23 +137,25 @@ class FiberDetector(GroundingDetector):
 def from_first_stage(tensors: Mapping[str, Tensor], window: int, *, gate_norm: bool = True) -> dict[str, Tensor]:
     """The towers of a `Fiber` under the names that they have in a detector on them, without the norm behind the last map and, unless
     `gate_norm`, those of the gates; tables of relative positions for windows of that side, which all stages have here."""
-    found = {}
+    towers = {}
     for name, tensor in tensors.items():
         plain = name.removeprefix("fiber.")
         if plain.startswith("image_tower.") and not plain.startswith("image_tower.net.norm."):
             if gate_norm or not (".gates." in plain and ".norm." in plain):
-                found[f"backbone.image.{plain.removeprefix('image_tower.')}"] = tensor
+                towers[f"backbone.image.{plain.removeprefix('image_tower.')}"] = tensor
         elif plain.startswith("text."):
-            found[plain] = tensor
-    return resized_tables(found, window, every=True)
+            towers[plain] = tensor
+    return resized_tables(towers, window, every=True)
 
 
-class FiberPhrases(PhraseDetector):
+class FiberPhraseDetector(PhraseDetector):
     """A `PhraseDetector` on FIBER's towers."""
 
     kind: ClassVar[str] = "fiber_detector"
 
     @staticmethod
     def _built(config: Mapping[str, Any]) -> FiberDetector:
-        backbone, shape = config["backbone"], from_plain(GroundingShape, config["shape"])
-        return FiberDetector(ImageSide(**backbone["image"]), TextSide(**config["text"]), shape, tuple(backbone["strides"]))
+        backbone, shape = config["backbone"], from_plain(GroundingConfig, config["shape"])
+        return FiberDetector(
+            FiberImageEncoder(**backbone["image"]), FiberTextEncoder(**config["text"]), shape, tuple(backbone["strides"])
+        )

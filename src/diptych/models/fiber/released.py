@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.models.detection.checkpoint import needed
+from diptych.models.detection.checkpoint import required_tensor
 
 PADDED = 2
 """Positions of RoBERTa before that of the first token."""
@@ -55,7 +55,7 @@ _MERGE = re.compile(r"vit_model\.layers\.(\d+)\.downsample\.(.+)")
 
 
 def is_released(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are tensors of the coarse-grained release, by their names."""
+    """True if the tensors have the names of the coarse-grained release."""
     return any(name.startswith("vit_model.") for name in tensors)
 
 
@@ -65,73 +65,73 @@ def from_released(tensors: Mapping[str, Tensor], *, depths: Sequence[int], text_
     depths, text_layers, fused  of the model, as the release numbers blocks by stage
     Raises DataError for a file without a tensor that is put together from several.
     """
-    found: dict[str, Tensor] = {}
+    out: dict[str, Tensor] = {}
     before = [sum(depths[:stage]) for stage in range(len(depths))]
     first_image, first_text = sum(depths) - fused, text_layers - fused
     for name, tensor in tensors.items():
         if name.startswith("vit_model."):
-            _image(found, name, tensor, before, first_image)
+            _image(out, name, tensor, before, first_image)
         elif match := _TEXT.fullmatch(name):
-            _text(found, int(match[1]), name, tensors, first_text)
+            _text(out, int(match[1]), name, tensors, first_text)
         elif name.startswith("cross_modal_att_layers."):
             _, number, kind = name.split(".")
             if int(number) >= first_text:
-                found[f"narrow.{int(number) - first_text}.{kind}"] = tensor
+                out[f"narrow.{int(number) - first_text}.{kind}"] = tensor
         else:
             part, _, kind = name.rpartition(".")
             for theirs, here in _WHOLE.items():
                 if part == theirs or part.startswith(f"{theirs}."):
-                    found[f"{here}{part.removeprefix(theirs)}.{kind}"] = tensor
+                    out[f"{here}{part.removeprefix(theirs)}.{kind}"] = tensor
                     break
     if "mlm_score.bias" in tensors:
-        found["guess.words.bias"] = tensors["mlm_score.bias"]
+        out["guess.words.bias"] = tensors["mlm_score.bias"]
     table = "text_transformer.embeddings."
-    words_VD = needed(tensors, f"{table}word_embeddings.weight", SOURCE)
-    found["text.words.weight"] = words_VD + needed(tensors, f"{table}token_type_embeddings.weight", SOURCE)[0]
-    found["text.position_LD"] = needed(tensors, f"{table}position_embeddings.weight", SOURCE)[PADDED:]
-    ours = {f"fiber.{name}": tensor for name, tensor in found.items()}
+    words_VD = required_tensor(tensors, f"{table}word_embeddings.weight", SOURCE)
+    out["text.words.weight"] = words_VD + required_tensor(tensors, f"{table}token_type_embeddings.weight", SOURCE)[0]
+    out["text.position_LD"] = required_tensor(tensors, f"{table}position_embeddings.weight", SOURCE)[PADDED:]
+    ours = {f"fiber.{name}": tensor for name, tensor in out.items()}
     if "temp" in tensors:
         ours["temperature_1"] = tensors["temp"].reshape(1)
     return ours
 
 
-def _image(found: dict[str, Tensor], name: str, tensor: Tensor, before: Sequence[int], first: int) -> None:
+def _image(out: dict[str, Tensor], name: str, tensor: Tensor, before: Sequence[int], first: int) -> None:
     """Adds one tensor of the picture's tower. before: blocks before each stage; first: the first block that reads the text."""
     if match := _IMAGE.fullmatch(name):
-        stage, place, rest = int(match[1]), int(match[2]), match[3]
+        stage, block, rest = int(match[1]), int(match[2]), match[3]
         if "i2t" in rest:
-            gate_part(found, f"image_tower.gates.{before[stage] + place - first}.", rest, tensor)
+            gate_part(out, f"image_tower.gates.{before[stage] + block - first}.", rest, tensor)
         elif rest != "relative_position_index":
-            found[f"image_tower.net.layers.{stage}.blocks.{place}.attn.{rest}"] = tensor
+            out[f"image_tower.net.layers.{stage}.blocks.{block}.attn.{rest}"] = tensor
     elif match := _MERGE.fullmatch(name):
-        found[f"image_tower.net.layers.{int(match[1]) + 1}.downsample.{match[2]}"] = tensor
+        out[f"image_tower.net.layers.{int(match[1]) + 1}.downsample.{match[2]}"] = tensor
     elif not name.endswith("attn_mask"):
-        found[f"image_tower.net.{name.removeprefix('vit_model.')}"] = tensor
+        out[f"image_tower.net.{name.removeprefix('vit_model.')}"] = tensor
 
 
-def _text(found: dict[str, Tensor], layer: int, name: str, tensors: Mapping[str, Tensor], first: int) -> None:
+def _text(out: dict[str, Tensor], layer: int, name: str, tensors: Mapping[str, Tensor], first: int) -> None:
     """Adds one tensor of a layer of the text's tower: query, key and value become one. first: the first layer that reads the picture."""
     part, _, kind = name.partition(f".layer.{layer}.")[2].rpartition(".")
     if part in LAYER:
-        found[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensors[name]
+        out[f"text.blocks.{layer}.{LAYER[part]}.{kind}"] = tensors[name]
     elif part == "attention.self.query":
         names = [name.replace(".query.", f".{other}.") for other in ("query", "key", "value")]
-        found[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([needed(tensors, each, SOURCE) for each in names])
+        out[f"text.blocks.{layer}.attention.qkv.{kind}"] = torch.cat([required_tensor(tensors, each, SOURCE) for each in names])
     elif kind == "alpha_t2i" and layer >= first:
-        found[f"text.blocks.{layer}.gate.alpha_1"] = tensors[name]
+        out[f"text.blocks.{layer}.gate.alpha_1"] = tensors[name]
 
 
-def gate_part(found: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) -> None:
+def gate_part(out: dict[str, Tensor], gate: str, rest: str, tensor: Tensor) -> None:
     """Adds one tensor of the attention through which a picture's block reads the text; `gate` is its place here, `rest` its name there.
     Key and value are one tensor there."""
     if rest == "alpha_i2t":
-        found[f"{gate}alpha_1"] = tensor
+        out[f"{gate}alpha_1"] = tensor
         return
     part, _, kind = rest.rpartition(".")
     if part == "qkv_text_i2t":
-        found[f"{gate}key.{kind}"], found[f"{gate}value.{kind}"] = tensor.chunk(2)
+        out[f"{gate}key.{kind}"], out[f"{gate}value.{kind}"] = tensor.chunk(2)
     elif part in _GATE:
-        found[f"{gate}{_GATE[part]}.{kind}"] = tensor
+        out[f"{gate}{_GATE[part]}.{kind}"] = tensor
 
 
 def resized_tables(tensors: Mapping[str, Tensor], window: int, *, every: bool = False) -> dict[str, Tensor]:
@@ -139,13 +139,13 @@ def resized_tables(tensors: Mapping[str, Tensor], window: int, *, every: bool = 
 
     every  all tables; else those of the largest windows alone, since the last stages of a picture of fixed size may have smaller ones
     """
-    found = dict(tensors)
+    resized = dict(tensors)
     largest = max((len(t) for name, t in tensors.items() if name.endswith(BIAS_TABLE)), default=0)
     for name, tensor in tensors.items():
-        side, wanted = round(len(tensor) ** 0.5) if tensor.ndim else 0, 2 * window - 1
-        if not name.endswith(BIAS_TABLE) or side == wanted or (len(tensor) != largest and not every):
+        side, target = round(len(tensor) ** 0.5) if tensor.ndim else 0, 2 * window - 1
+        if not name.endswith(BIAS_TABLE) or side == target or (len(tensor) != largest and not every):
             continue
         plane_1HSS = tensor.T.reshape(1, -1, side, side).float()
-        resized_1HSS = F.interpolate(plane_1HSS, size=(wanted, wanted), mode="bicubic")
-        found[name] = resized_1HSS[0].flatten(1).T.to(tensor)
-    return found
+        resized_1HSS = F.interpolate(plane_1HSS, size=(target, target), mode="bicubic")
+        resized[name] = resized_1HSS[0].flatten(1).T.to(tensor)
+    return resized

@@ -1,4 +1,4 @@
-"""A trained FIBER that says whether a statement holds of two pictures (NLVR2).  Letters: B N pairs, H W C of a map, L tokens."""
+"""A trained FIBER that classifies statements about two pictures as true or false (NLVR2).  Letters: B N pairs, H W C of a map, L tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRUTHS = ("False", "True")
 """What the two logits mean, in their order."""
 
 
-class FiberStatements(FiberModel):
+class FiberStatementClassifier(FiberModel):
     """`Generator` of "True" or "False", and `Ranker` of the two: a prompt has two pictures and a statement. Vectors are those that the run
     started from, since training here does not use them."""
 
@@ -34,7 +34,7 @@ class FiberStatements(FiberModel):
     ) -> list[str]:
         """ "True" or "False" of each statement."""
         logit_N2 = self.judged(images, prompts, batch_size=batch_size)
-        return [TRUTHS[place] for place in logit_N2.argmax(1).tolist()]
+        return [TRUTHS[index] for index in logit_N2.argmax(1).tolist()]
 
     @one_or_many
     def answer_nll(
@@ -53,19 +53,19 @@ class FiberStatements(FiberModel):
         """Logits [N, 2] of false and true."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        asked = [self._pair(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-        found = []
-        for some in parts(asked, batch_size):
+        statements = [self._pair(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        batches = []
+        for some in parts(statements, batch_size):
             with self._ready() as device:
                 encoded = self.tokenizer.encode([text for _, text in some], self.text_length)
                 self.truncated += encoded.truncated
                 text_BL, mask_BL = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
                 begun = [
-                    self.model.begun_images(self.preprocess([decode(pair[side], exact=True) for pair, _ in some]).to(device))
+                    self.model.image_features(self.preprocess([decode(pair[side], exact=True) for pair, _ in some]).to(device))
                     for side in range(2)
                 ]
-                found.append(self.model.judge(*begun, self.model.begun_texts(text_BL, mask_BL), mask_BL).float().cpu())
-        return torch.cat(found) if found else torch.zeros(0, 2)
+                batches.append(self.model.judge(*begun, self.model.text_features(text_BL, mask_BL), mask_BL).float().cpu())
+        return torch.cat(batches) if batches else torch.zeros(0, 2)
 
     def _pair(self, image: ImageSource, prompt: PromptLike) -> tuple[tuple[ImageSource, ImageSource], str]:
         pieces = () if isinstance(prompt, str | Dialogue) else tuple(prompt)
@@ -74,7 +74,7 @@ class FiberStatements(FiberModel):
         text = " ".join(part.text.strip() for part in pieces if isinstance(part, TextPart)).strip()
         if len(pictures) != 2 or len(pieces) != 2 + sum(isinstance(part, TextPart) for part in pieces) or not text:
             raise DataError(
-                f"'{self.name}' is asked with {len(pictures)} pictures",
+                f"'{self.name}' got {len(pictures)} pictures",
                 field="prompt",
                 expected="two pictures and a statement about them",
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.models.fiber.gated_read import GatedRead
+from diptych.models.fiber.gated_cross_attention import GatedCrossAttention
 from diptych.models.layers.attention import Attention
 
 
@@ -19,7 +19,7 @@ class TopBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention, self.other = Attention(width, heads), GatedRead(width, heads, width, normed=False)
+        self.attention, self.other = Attention(width, heads), GatedCrossAttention(width, heads, width, normed=False)
         self.other.alpha_1.requires_grad_(False).fill_(1.0)
         self.norm_1, self.norm_2, self.norm_3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp_in, self.mlp_out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)

@@ -1,7 +1,8 @@
-"""What trains FIBER: contrast apart, matching and hidden words together, with a queue of features and of the inputs behind them.
+"""FIBER's pre-training: contrast, matching and masked words, with a queue of features and of the inputs behind them.
 
-Letters: B N batch, C channel or all candidates for a wrong partner, H W pixels or places, L tokens, D width, K filled and Q all places of
-the queue, M hidden places, V words, A answers.
+Contrast runs on separate towers; matching and masked words on fused ones. Letters: B N batch, C channel or all candidates for a
+wrong partner, H W pixels or positions, L tokens, D width, K filled and Q all slots of the queue, M masked positions, V words, A
+answers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.fiber.fiber import Fiber
-from diptych.models.layers.companions import Companions
 from diptych.models.layers.feature_queue import FeatureQueue
-from diptych.models.pairs.matching.matcher import drawn
+from diptych.models.layers.frozen_modules import FrozenModules
+from diptych.models.pairs.matching.matcher import sample_columns
 
 Unfilled = Literal["left_out", "random"]
 FLOOR = 1e-9
@@ -26,7 +27,7 @@ FLOOR = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class FiberFeatures:
-    """What FIBER's losses need; None where a term is not trained.
+    """Inputs of FIBER's losses; None where a term is not trained.
 
     ..._queue_KD, group_K   features of earlier batches
     own_N2, ...             answers to "do they fit", for own pairs, for a wrong text of each image and for a wrong image of each text
@@ -81,7 +82,7 @@ class FiberTraining(nn.Module):
     """A `Fiber` with its temperature, queues, and the frozen copy that weighs captions where it is asked for.
 
     queue       places, 0 for none;  compares  whether the sides are contrasted, so that their vectors are needed
-    unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random numbers as released
+    unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random values as released
     copy_every  steps after which the frozen copy becomes the model as it is; 0 for no copy
     """
 
@@ -111,7 +112,7 @@ class FiberTraining(nn.Module):
         for name in ("random_QD", "random_text_QD"):
             random = unfilled == "random"
             self.register_buffer(name, torch.randn(queue if random else 0, fiber.width), persistent=random)
-        self.old = Companions(fiber, "copy") if copy_every else None
+        self.old = FrozenModules(fiber, "copy") if copy_every else None
         if copy_every:
             self.register_buffer("steps_1", torch.zeros(1, dtype=torch.int64))
 
@@ -124,12 +125,12 @@ class FiberTraining(nn.Module):
         *,
         masked_BL: Tensor | None = None,
         place_BM: Tensor | None = None,
-        asked_BL: Tensor | None = None,
-        asked_mask_BL: Tensor | None = None,
+        question_BL: Tensor | None = None,
+        question_mask_BL: Tensor | None = None,
     ) -> FiberFeatures:
-        """masked_BL and place_BM: the texts with words hidden, and where; asked_BL: questions with answers."""
+        """masked_BL and place_BM: the texts with words hidden, and where; question_BL: questions with answers."""
         fiber = self.fiber
-        image_BHWC, text_BLD = fiber.begun_images(image_BCHW), fiber.begun_texts(text_BL, mask_BL)
+        image_BHWC, text_BLD = fiber.image_features(image_BCHW), fiber.text_features(text_BL, mask_BL)
         image_ND = fiber.image_vector(image_BHWC) if self.compares else None
         text_ND = fiber.text_vector(text_BLD, mask_BL) if self.compares else None
         image_queue_KD, text_queue_KD, group_K = self._held(group_B)
@@ -140,33 +141,33 @@ class FiberTraining(nn.Module):
             text_N = self._wrong(image_ND, text_ND, text_queue_KD, may_NC)
             image_N = self._wrong(text_ND, image_ND, image_queue_KD, may_NC)
             wrong_BL, wrong_mask_BL = self._texts(text_N, text_BL, mask_BL)
-            wrong_BHWC = fiber.begun_images(self._images(image_N, image_BCHW))
+            wrong_BHWC = fiber.image_features(self._images(image_N, image_BCHW))
             own_N2, wrong_text_N2, wrong_image_N2 = (
                 fiber.fits(fiber.fuse(*pair).pooled_BD)
                 for pair in (
                     (image_BHWC, text_BLD, mask_BL),
-                    (image_BHWC, fiber.begun_texts(wrong_BL, wrong_mask_BL), wrong_mask_BL),
+                    (image_BHWC, fiber.text_features(wrong_BL, wrong_mask_BL), wrong_mask_BL),
                     (wrong_BHWC, text_BLD, mask_BL),
                 )
             )
         fit_N2 = fits_N = None
         if fiber.fits is not None and not self.compares:
-            place_N, fits_N = half_wrong(group_B)
+            place_N, fits_N = half_mismatched(group_B)
             fit_N2 = fiber.fits(fiber.fuse(image_BHWC[place_N], text_BLD, mask_BL).pooled_BD)
         word_NMV = caption_BLV = old_BLV = answer_BA = None
         if masked_BL is not None and place_BM is not None:
             assert fiber.guess is not None
-            read_BLD = fiber.fuse(image_BHWC, fiber.begun_texts(masked_BL, mask_BL), mask_BL).text_BLD
-            word_NMV = fiber.guess(read_BLD.gather(1, place_BM[..., None].expand(-1, -1, read_BLD.shape[2])))
+            fused_BLD = fiber.fuse(image_BHWC, fiber.text_features(masked_BL, mask_BL), mask_BL).text_BLD
+            word_NMV = fiber.guess(fused_BLD.gather(1, place_BM[..., None].expand(-1, -1, fused_BLD.shape[2])))
         if fiber.writes:
             finished_BPC = fiber.image_tower.finished(image_BHWC).flatten(1, 2)
             caption_BLV = fiber.write(finished_BPC, text_BL, mask_BL)
             if self.old is not None:
                 old_BLV = self._of_copy(image_BCHW, text_BL, mask_BL)
-        if asked_BL is not None and asked_mask_BL is not None:
+        if question_BL is not None and question_mask_BL is not None:
             assert fiber.answer is not None
-            asked_BLD = fiber.begun_texts(asked_BL, asked_mask_BL)
-            answer_BA = fiber.answer(fiber.fuse(image_BHWC, asked_BLD, asked_mask_BL).pooled_BD)
+            question_BLD = fiber.text_features(question_BL, question_mask_BL)
+            answer_BA = fiber.answer(fiber.fuse(image_BHWC, question_BLD, question_mask_BL).pooled_BD)
         return FiberFeatures(
             image_ND,
             text_ND,
@@ -187,14 +188,14 @@ class FiberTraining(nn.Module):
         )
 
     def _of_copy(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """What the copy would write; it is renewed before the first step, so that weights that a run starts from are in it."""
+        """Caption logits of the frozen copy, renewed before the first step too, so that it holds the run's start weights."""
         assert self.old is not None
         copy = self.old["copy"]
         assert isinstance(copy, Fiber)
         with torch.no_grad():
             if self.training and int(self.steps_1) % self.copy_every == 0:
                 self.old.copy_("copy", self.fiber)
-            return copy.write(copy.seen(image_BCHW), text_BL, mask_BL)
+            return copy.write(copy.image_tokens(image_BCHW), text_BL, mask_BL)
 
     def count_(self) -> None:
         """A step is over."""
@@ -220,7 +221,7 @@ class FiberTraining(nn.Module):
         """A wrong partner for each row [N], out of the batch and the queue behind it."""
         with torch.no_grad():
             share_NC = side_ND @ torch.cat([other_ND, queue_KD]).T / self.temperature_1
-            return drawn(share_NC.float(), may_NC, floor=FLOOR)
+            return sample_columns(share_NC.float(), may_NC, floor=FLOOR)
 
     def _held(self, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.image_queue is None or self.text_queue is None:
@@ -237,8 +238,8 @@ class FiberTraining(nn.Module):
         if self.inputs is None:
             return image_BCHW[drawn_N]
         batch = len(image_BCHW)
-        kept = self.inputs.image_QCHW[(drawn_N - batch).clamp(min=0)].to(image_BCHW)
-        return torch.where((drawn_N < batch)[:, None, None, None], image_BCHW[drawn_N.clamp(max=batch - 1)], kept)
+        queued_NCHW = self.inputs.image_QCHW[(drawn_N - batch).clamp(min=0)].to(image_BCHW)
+        return torch.where((drawn_N < batch)[:, None, None, None], image_BCHW[drawn_N.clamp(max=batch - 1)], queued_NCHW)
 
     def _texts(self, drawn_N: Tensor, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         if self.inputs is None:
@@ -252,7 +253,7 @@ class FiberTraining(nn.Module):
 
 
 @torch.no_grad()
-def half_wrong(group_N: Tensor) -> tuple[Tensor, Tensor]:
+def half_mismatched(group_N: Tensor) -> tuple[Tensor, Tensor]:
     """place_N and fits_N: the picture that each text is shown with, and whether it is its own. A random half of the texts, the smaller one,
     keep theirs; the others get that of another group, each as likely, and keep theirs where there is none."""
     other_NN = group_N[:, None] != group_N

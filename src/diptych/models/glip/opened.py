@@ -16,12 +16,12 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_whole, needed, released_tensors
-from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
-from diptych.models.detection.dense.dense_grounding import DenseShape
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.checkpoint import checkpoint_and_encoder, load_strictly, released_tensors, required_tensor
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhraseDetector
+from diptych.models.detection.dense.dense_grounding import DenseHeadConfig
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.phrase_detector import PhrasePrompt
-from diptych.models.detection.released_head import meets, rounds_of
+from diptych.models.detection.released_head import count_rounds, has_fusion
 from diptych.models.glip.released import BODY, SOURCE, WORDS, from_glip, is_glip
 from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.towers.towers import text_tower
@@ -32,7 +32,7 @@ MODEL = "timm:swin_tiny_patch4_window7_224"
 """What the sizes are changes of."""
 
 
-def open_released(spec: str) -> DensePhrases:
+def open_released(spec: str) -> DensePhraseDetector:
     """The detector of "glip:CHECKPOINT#BERT-FOLDER"; the checkpoint is the released .pth, or its tensors as .safetensors.
 
     Raises DataError for a file or folder that is missing or not what it should be, and ConfigError for an address without both.
@@ -64,9 +64,9 @@ def open_released(spec: str) -> DensePhrases:
         backbone = detection_backbone(MODEL, sizes=swin_sizes(tensors))
         text = text_tower("hf", config=config, pooling="cls", length=length)
         model = DenseDetector(backbone, text, head_shape(tensors, config["num_attention_heads"]))
-    load_whole(model, from_glip(tensors))
+    load_strictly(model, from_glip(tensors))
     prompt = PhrasePrompt(before="", separator=". ", behind="", together=TOGETHER)
-    return DensePhrases(model.eval(), tokenizer, length, DetectionImages(), spec, prompt=prompt)
+    return DensePhraseDetector(model.eval(), tokenizer, length, DetectionPreprocess(), spec, prompt=prompt)
 
 
 def swin_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -78,10 +78,11 @@ def swin_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     ]
     stages = max((stage for stage, _ in blocks), default=-1) + 1
     tables = [
-        needed(tensors, f"{BODY}layers.{stage}.blocks.0.attn.relative_position_bias_table", SOURCE) for stage in range(stages)
+        required_tensor(tensors, f"{BODY}layers.{stage}.blocks.0.attn.relative_position_bias_table", SOURCE)
+        for stage in range(stages)
     ]
     return {
-        "embed_dim": len(needed(tensors, f"{BODY}patch_embed.proj.weight", SOURCE)),
+        "embed_dim": len(required_tensor(tensors, f"{BODY}patch_embed.proj.weight", SOURCE)),
         "depths": [max(block for at, block in blocks if at == stage) + 1 for stage in range(stages)],
         "num_heads": [table.shape[1] for table in tables],
         "window_size": (round(len(tables[0]) ** 0.5) + 1) // 2,
@@ -91,7 +92,7 @@ def swin_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def text_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Of the text encoder: the folder's settings, with the sizes of the tensors."""
     table = f"{WORDS}embeddings."
-    rows, width = needed(tensors, f"{table}word_embeddings.weight", SOURCE).shape
+    rows, width = required_tensor(tensors, f"{table}word_embeddings.weight", SOURCE).shape
     layers = [int(match[1]) for name in tensors if (match := re.match(rf"{re.escape(WORDS)}encoder\.layer\.(\d+)\.", name))]
     return {
         "model_type": "bert",
@@ -100,22 +101,22 @@ def text_config(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> d
         "vocab_size": rows,
         "hidden_size": width,
         "num_hidden_layers": max(layers, default=-1) + 1,
-        "intermediate_size": len(needed(tensors, f"{WORDS}encoder.layer.0.intermediate.dense.weight", SOURCE)),
-        "max_position_embeddings": len(needed(tensors, f"{table}position_embeddings.weight", SOURCE)),
-        "type_vocab_size": len(needed(tensors, f"{table}token_type_embeddings.weight", SOURCE)),
+        "intermediate_size": len(required_tensor(tensors, f"{WORDS}encoder.layer.0.intermediate.dense.weight", SOURCE)),
+        "max_position_embeddings": len(required_tensor(tensors, f"{table}position_embeddings.weight", SOURCE)),
+        "type_vocab_size": len(required_tensor(tensors, f"{table}token_type_embeddings.weight", SOURCE)),
     }
 
 
-def head_shape(tensors: Mapping[str, Tensor], word_heads: int) -> DenseShape:
+def head_shape(tensors: Mapping[str, Tensor], word_heads: int) -> DenseHeadConfig:
     """Of the head; the layers among tokens have as many heads as the text encoder."""
-    width, rounds = needed(tensors, "rpn.head.bbox_pred.weight", SOURCE).shape[1], rounds_of(tensors)
-    if not meets(tensors):
-        return DenseShape(head_width=width, rounds=rounds)
+    width, rounds = required_tensor(tensors, "rpn.head.bbox_pred.weight", SOURCE).shape[1], count_rounds(tensors)
+    if not has_fusion(tensors):
+        return DenseHeadConfig(head_width=width, rounds=rounds)
     first = "rpn.head.dyhead_tower."
-    return DenseShape(
+    return DenseHeadConfig(
         head_width=width,
         rounds=rounds,
-        meeting_width=len(needed(tensors, f"{first}0.b_attn.attn.v_proj.weight", SOURCE)),
+        meeting_width=len(required_tensor(tensors, f"{first}0.b_attn.attn.v_proj.weight", SOURCE)),
         word_heads=word_heads,
-        word_mlp=len(needed(tensors, f"{first}1.intermediate.dense.weight", SOURCE)),
+        word_mlp=len(required_tensor(tensors, f"{first}1.intermediate.dense.weight", SOURCE)),
     )

@@ -24,7 +24,7 @@ _UNUSED = re.compile(r".*\.relative_position_index|.*\.attn_mask|.*\.position_id
 
 
 def is_glip(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are of a released GLIP: they have its text encoder and its head."""
+    """True if the tensors are of a released GLIP: they have its text encoder and its head."""
     plain = {name.removeprefix("module.") for name in tensors}
     return any(name.startswith(WORDS) for name in plain) and "rpn.head.bias_lang" in plain
 
@@ -35,20 +35,20 @@ def from_glip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises DataError for a tensor that has no place here, or one that is missing of those that are put together from several.
     """
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    found = {f"head.{name}": tensor for name, tensor in head_tensors(tensors, PYRAMID, SOURCE).items()}
+    out = {f"head.{name}": tensor for name, tensor in head_tensors(tensors, PYRAMID, SOURCE).items()}
     for name, tensor in tensors.items():
         if _UNUSED.fullmatch(name) or name.startswith((PYRAMID, "rpn.")):
             continue
         if name.startswith(WORDS):
-            found[f"text.net.{name.removeprefix(WORDS)}"] = tensor
+            out[f"text.net.{name.removeprefix(WORDS)}"] = tensor
         elif name.startswith(BODY):
-            found[f"backbone.{_image_name(name.removeprefix(BODY))}"] = tensor
+            out[f"backbone.{_image_name(name.removeprefix(BODY))}"] = tensor
         else:
-            raise DataError(f"tensor {name} has no place in the detector", expected=SOURCE)
+            raise DataError(f"tensor {name} does not belong to the detector", expected=SOURCE)
     first = "backbone.net.patch_embed.proj.weight"
-    if first in found:
-        found[first] = found[first].flip(1)
-    return found
+    if first in out:
+        out[first] = out[first].flip(1)
+    return out
 
 
 def _image_name(name: str) -> str:

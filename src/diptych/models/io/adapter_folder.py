@@ -3,7 +3,7 @@
     peft.PeftModel.from_pretrained(model, FOLDER)          # the module of the start, or the CLIPModel that it was exported to
     dp.load("lora:FOLDER#BASE")                            # merged into any base that it fits
 
-A note beside them (diptych.json) says of which base they are.
+A note beside them (diptych.json) has the fingerprint of their base.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def adapter_tensors(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by `peft`'s names in a file, and the modules that they belong to."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        if MARK in name and (found := _PART.fullmatch(name)):
-            tail = f".{found[3]}" if found[3] else ""
-            tensors[f"base_model.model.{found[1]}.lora_{found[2]}{tail}"] = parameter.detach().cpu().contiguous()
+        if MARK in name and (match := _PART.fullmatch(name)):
+            tail = f".{match[3]}" if match[3] else ""
+            tensors[f"base_model.model.{match[1]}.lora_{match[2]}{tail}"] = parameter.detach().cpu().contiguous()
     return tensors, sorted({name.removeprefix("base_model.model.").partition(MARK)[0] for name in tensors})
 
 
@@ -86,9 +86,9 @@ def for_transformers(folder: Path, out: Path) -> None:
             owner, _, leaf = module.rpartition(".")
             tensors[f"base_model.model.{_theirs(owner)[0]}.{leaf}"] = tensor
             continue
-        places = _theirs(module)
-        cut = tensor.chunk(3) if len(places) == 3 and part.startswith("B") else [tensor] * len(places)
-        tensors |= {f"base_model.model.{place}{MARK}{part}": value.clone() for place, value in zip(places, cut, strict=True)}
+        modules = _theirs(module)
+        cut = tensor.chunk(3) if len(modules) == 3 and part.startswith("B") else [tensor] * len(modules)
+        tensors |= {f"base_model.model.{target}{MARK}{part}": value.clone() for target, value in zip(modules, cut, strict=True)}
     names = sorted({name.removeprefix("base_model.model.").partition(MARK)[0] for name in tensors if MARK in name})
     whole = sorted({_theirs(name)[0] for name in config.get("modules_to_save") or ()})
     note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
@@ -145,15 +145,15 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
     note = json.loads((folder / NOTE).read_text(encoding="utf-8")) if (folder / NOTE).is_file() else {}
     if note.get("base") and note["base"] != fingerprint(model, {}):
         raise ConfigError(f"{folder} is the adapter of another base: its weights are not those of this model")
-    known = {name.removesuffix(".weight") for name, _ in model.named_parameters()}
+    module_names = {name.removesuffix(".weight") for name, _ in model.named_parameters()}
     for name, tensor in load_file(folder / WEIGHTS).items():
         module, mark, part = name.removeprefix("base_model.model.").partition(MARK)
-        if mark and module not in known:
+        if mark and module not in module_names:
             raise ConfigError(f"{folder} is the adapter of another base: this model has no module '{module}'")
         weight = model.get_parameter(f"{module}.weight") if mark else None
         if weight is not None and weight.ndim == 2 and part.startswith("A.") and tensor.shape[1] != weight.shape[1]:
             raise ConfigError(
-                f"{folder} is the adapter of another base: '{module}' reads {tensor.shape[1]} numbers there, {weight.shape[1]} here"
+                f"{folder} is the adapter of another base: '{module}' has {tensor.shape[1]} inputs there, {weight.shape[1]} here"
             )
     adapted: Any = PeftModel.from_pretrained(model, str(folder))
     inner = adapted.get_base_model()

@@ -23,16 +23,16 @@ from diptych.core.disk.paths import is_file, is_folder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.transforms import Preprocess
-from diptych.models.io.deployed import whole
-from diptych.models.io.foreign.generators import writes
+from diptych.models.io.foreign.generators import is_generator
 from diptych.models.io.foreign.load import hub_folder
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.transformers_layout import FAMILIES
-from diptych.models.io.opened import FOREIGN, changed, open_address
-from diptych.models.io.weights import Entry, FrozenImages, FrozenTexts
+from diptych.models.io.open_address import FOREIGN, open_address, weights_mtime
+from diptych.models.io.saved_model import one_line_errors
+from diptych.models.io.weights import ImageFeatureExtractor, PackagedEncoder, TextFeatureExtractor
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.towers.outputs import Tokens, Tower
-from diptych.models.towers.packaged.hf_text import TransformersText, quiet
+from diptych.models.towers.outputs import Tower, TowerOutput
+from diptych.models.towers.packaged.hf_text import TransformersText, silence_transformers
 from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
 Side = Literal["image", "text"]
@@ -43,7 +43,7 @@ AS_POOLED = ("convnext", "convnextv2", "regnet", "resnet", "swin", "swinv2")
 or as their own pooling says, which has no weights but those of a norm."""
 
 
-class Addressed:
+class AddressedEncoder:
     """One side of a dual encoder as frozen features: `encode_images` and `encode_texts` give float32 [N, width], rows of norm 1.
 
     `truncated` counts the texts that were longer than `length` tokens, since this object was made. Raises ConfigError for a model that
@@ -60,7 +60,7 @@ class Addressed:
         grey = ArrayImage(np.full((8, 8, 3), 128, np.uint8))
         tried = self.encode_images([grey]) if side == "image" else self.encode_texts(["a"])
         self.width = int(tried.shape[1])
-        self._sided: nn.Module = _Images(model.model) if side == "image" else _Texts(model.model)
+        self._sided: nn.Module = _ImageSide(model.model) if side == "image" else _TextSide(model.model)
         self._before = model.truncated
 
     @property
@@ -74,7 +74,7 @@ class Addressed:
     @property
     def spec(self) -> dict[str, Any]:
         """The arguments of `weights.image` or `weights.text` that give this again, in whichever folder a process works."""
-        return {"name": lasting(self.name)}
+        return {"name": absolute_address(self.name)}
 
     @property
     def tower(self) -> nn.Module:
@@ -88,17 +88,22 @@ class Addressed:
         return self.model.embed_texts(texts, batch_size=batch_size)
 
 
-def image(address: str, *, bf16: bool = False) -> Addressed | FrozenImages:
+def image(address: str, *, bf16: bool = False) -> AddressedEncoder | ImageFeatureExtractor:
     """The image side of the model at an address, frozen, with its own preprocessing."""
     if (folder := _one_sided(address)) is None:
         return _side(address, "image", bf16)
     net, kind = _image_encoder(folder, address)
     preprocess = from_processor(folder, kind)
-    tower = _Alone(net, at_class_token=kind in AT_CLASS_TOKEN)
-    return FrozenImages(Entry(lasting(address), "", "", Addressed.licence, tower.width, kind), tower, preprocess, bf16=bf16)
+    tower = _TransformersImageTower(net, at_class_token=kind in AT_CLASS_TOKEN)
+    return ImageFeatureExtractor(
+        PackagedEncoder(absolute_address(address), "", "", AddressedEncoder.licence, tower.width, kind),
+        tower,
+        preprocess,
+        bf16=bf16,
+    )
 
 
-def text(address: str, *, length: int, bf16: bool = False) -> Addressed | FrozenTexts:
+def text(address: str, *, length: int, bf16: bool = False) -> AddressedEncoder | TextFeatureExtractor:
     """The text side of the model at an address, frozen. A text encoder alone reads up to `length` tokens; a dual encoder as many as it was
     made for."""
     if (folder := _one_sided(address)) is None:
@@ -107,52 +112,52 @@ def text(address: str, *, length: int, bf16: bool = False) -> Addressed | Frozen
         raise ConfigError(
             f"{address} as a text encoder: model_type is {kind!r}, which reads images (expected BERT, MPNet and the like)"
         )
-    with whole(folder):
+    with one_line_errors(folder):
         tower = TransformersText.from_folder(folder, pooling=_pooling(folder), length=length)
         tokenizer = TransformersTokenizer(folder)
-    entry = Entry(lasting(address), "", "", Addressed.licence, tower.width, kind)
-    return FrozenTexts(entry, tower, tokenizer, length=tower.length, bf16=bf16)
+    entry = PackagedEncoder(absolute_address(address), "", "", AddressedEncoder.licence, tower.width, kind)
+    return TextFeatureExtractor(entry, tower, tokenizer, length=tower.length, bf16=bf16)
 
 
-def lasting(address: str) -> str:
+def absolute_address(address: str) -> str:
     """The same address from whichever folder a process works in."""
     prefix = next((kind for kind in FOREIGN if address.startswith(kind)), "")
-    place = Path(address.removeprefix(prefix)).expanduser()
-    return f"{prefix}{place.resolve()}" if is_folder(place) else address
+    path = Path(address.removeprefix(prefix)).expanduser()
+    return f"{prefix}{path.resolve()}" if is_folder(path) else address
 
 
 # ---------------------------------------------------------------- of two sides
 
 
 @dataclass(frozen=True)
-class _Pooled:
+class _PooledFeatures:
     pooled_BD: Tensor
 
 
-class _Images(nn.Module):
+class _ImageSide(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image_BCHW: Tensor) -> _Pooled:
-        return _Pooled(self.model.encode_image(image_BCHW))
+    def forward(self, image_BCHW: Tensor) -> _PooledFeatures:
+        return _PooledFeatures(self.model.encode_image(image_BCHW))
 
 
-class _Texts(nn.Module):
+class _TextSide(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, text_BL: Tensor, mask_BL: Tensor) -> _Pooled:
-        return _Pooled(self.model.encode_text(text_BL, mask_BL))
+    def forward(self, text_BL: Tensor, mask_BL: Tensor) -> _PooledFeatures:
+        return _PooledFeatures(self.model.encode_text(text_BL, mask_BL))
 
 
-def _side(address: str, side: Side, bf16: bool) -> Addressed:
+def _side(address: str, side: Side, bf16: bool) -> AddressedEncoder:
     if bf16:
         raise ConfigError(
             f"{address}: bf16 is for encoders of one side (expected none for a dual encoder, which runs as it was saved)"
         )
-    return Addressed(address, _opened(address, changed(address)), side)
+    return AddressedEncoder(address, _opened(address, weights_mtime(address)), side)
 
 
 @lru_cache(maxsize=2)
@@ -177,7 +182,7 @@ def _kind(opened: Any) -> str:
 # ---------------------------------------------------------------- of one side, by transformers
 
 
-class _Alone(Tower):
+class _TransformersImageTower(Tower):
     """An image encoder of transformers as a tower. Letters: P places."""
 
     def __init__(self, net: Any, *, at_class_token: bool) -> None:
@@ -185,12 +190,12 @@ class _Alone(Tower):
         self.net, self.at_class_token = net, at_class_token
         self.width = int(getattr(net.config, "hidden_size", None) or net.config.hidden_sizes[-1])
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         answer = self.net(pixel_values=image_BCHW)
         last = answer.last_hidden_state
         token_BPD = last.flatten(2).transpose(1, 2) if last.ndim == 4 else last[:, 1:] if self.at_class_token else last
         mask_BP = token_BPD.new_ones(token_BPD.shape[:2]).bool()
-        return Tokens(token_BPD, mask_BP, last[:, 0] if self.at_class_token else answer.pooler_output.flatten(1))
+        return TowerOutput(token_BPD, mask_BP, last[:, 0] if self.at_class_token else answer.pooler_output.flatten(1))
 
 
 def _one_sided(address: str) -> Path | None:
@@ -199,8 +204,8 @@ def _one_sided(address: str) -> Path | None:
         return None
     name = address.removeprefix("hf:")
     folder = hub_folder(address, name, download=False, fetching=f"`hf download {name}` fetches it")
-    with whole(folder):
-        return None if _model_type(folder) in FAMILIES or writes(folder) else folder
+    with one_line_errors(folder):
+        return None if _model_type(folder) in FAMILIES or is_generator(folder) else folder
 
 
 def _model_type(folder: Path) -> str:
@@ -210,15 +215,17 @@ def _model_type(folder: Path) -> str:
 def _image_encoder(folder: Path, address: str) -> tuple[Any, str]:
     import transformers
 
-    known = AT_CLASS_TOKEN + AS_POOLED
+    supported = AT_CLASS_TOKEN + AS_POOLED
     kind = _model_type(folder)
-    if kind not in known:
-        raise ConfigError(f"{address} as an image encoder: model_type is {kind!r} (expected {' | '.join((*known, *FAMILIES))})")
-    with whole(folder), quiet():
+    if kind not in supported:
+        raise ConfigError(
+            f"{address} as an image encoder: model_type is {kind!r} (expected {' | '.join((*supported, *FAMILIES))})"
+        )
+    with one_line_errors(folder), silence_transformers():
         options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-        net, found = transformers.AutoModel.from_pretrained(str(folder), **options)
+        net, report = transformers.AutoModel.from_pretrained(str(folder), **options)
     unread = ("pooler.",) if kind in AT_CLASS_TOKEN else ()
-    if missing := [key for key in found["missing_keys"] if not key.startswith(unread)]:
+    if missing := [key for key in report["missing_keys"] if not key.startswith(unread)]:
         raise DataError(f"tensor {min(missing)} is missing", file=folder, expected=f"the weights of a {type(net).__name__}")
     if kind in AT_CLASS_TOKEN and getattr(net, "pooler", None) is not None:
         net.pooler = None  # it is not read, and fresh where the folder has none
@@ -226,12 +233,12 @@ def _image_encoder(folder: Path, address: str) -> tuple[Any, str]:
 
 
 def _pooling(folder: Path) -> Literal["mean", "cls"]:
-    """How sentence-transformers says that the words are pooled; their mean where it says nothing."""
+    """Token pooling that a sentence-transformers folder configures; "mean" where it has no setting."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    said = [name for name, on in read_object(path).items() if name.startswith("pooling_mode_") and on]
-    known: dict[str, Literal["mean", "cls"]] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(said) != 1 or said[0] not in known:
-        raise ConfigError(f"{path}: pools by {' and '.join(said) or 'nothing'} (expected {' or '.join(known)} alone)")
-    return known[said[0]]
+    modes = [name for name, on in read_object(path).items() if name.startswith("pooling_mode_") and on]
+    poolings: dict[str, Literal["mean", "cls"]] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(modes) != 1 or modes[0] not in poolings:
+        raise ConfigError(f"{path}: pools by {' and '.join(modes) or 'nothing'} (expected {' or '.join(poolings)} alone)")
+    return poolings[modes[0]]

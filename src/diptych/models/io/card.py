@@ -46,7 +46,7 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
 
 def detector_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], about: str, facts: str, use: str) -> str:
     """The same for a model that finds things. about: what it does, where the card has no description; facts: sizes, in a line; use: a line
-    of Python that asks `model`."""
+    of Python that uses `model`."""
     return "\n".join([*_head(name, card, ("object-detection", *tags), about), facts, "", *_run(card), *_used(use)])
 
 
@@ -85,17 +85,17 @@ def completed(readme: str, facts: Mapping[str, Any]) -> str:
     <BLANKLINE>
     x
     """
-    known = {"Data": facts.get("data"), "Training": facts.get("recipe"), "Scores": "\n".join(_scores(facts.get("metrics") or {}))}
+    texts = {"Data": facts.get("data"), "Training": facts.get("recipe"), "Scores": "\n".join(_scores(facts.get("metrics") or {}))}
     first, *sections = readme.split("\n## ")
-    for place, section in enumerate(sections):
+    for index, section in enumerate(sections):
         title = section.partition("\n")[0]
-        if known.get(title):
-            sections[place] = f"{title}\n\n{known[title]}\n"
+        if texts.get(title):
+            sections[index] = f"{title}\n\n{texts[title]}\n"
     return "\n## ".join((first, *sections))
 
 
 def _use(config: Mapping[str, Any]) -> str:
-    """A line of Python that asks the model."""
+    """Example of use in a line of Python."""
     if "classes" in config:
         return "scores = model.classify([image])"
     if config["kind"] == "vilt":

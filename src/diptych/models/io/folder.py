@@ -33,14 +33,14 @@ def write_model(folder: Path, model: nn.Module, config: Mapping[str, Any], readm
 
 def _apart(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors as a file takes them: of tied ones, such as a language model's table and its head, each has memory of its own."""
-    found: dict[str, torch.Tensor] = {}
+    apart: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():
         plain = tensor.detach().cpu().contiguous()
-        place = plain.untyped_storage().data_ptr()
-        found[name] = plain.clone() if place in seen else plain
-        seen.add(place)
-    return found
+        storage = plain.untyped_storage().data_ptr()
+        apart[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    return apart
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
         config = read_object(path)
     except ValueError as error:
         raise RunError(f"{path} {error} (expected the configuration of a model)") from error
-    found = config.get("kind")
-    if found != kind:
-        raise RunError(f"{path}: kind is {found!r} (expected '{kind}'); a transformers folder opens as 'hf:{folder}'")
+    stored = config.get("kind")
+    if stored != kind:
+        raise RunError(f"{path}: kind is {stored!r} (expected '{kind}'); a transformers folder opens as 'hf:{folder}'")
     if config.get("format") != FORMAT:
         raise RunError(f"{path}: format {config.get('format')} is not known to this version (expected {FORMAT})")
     return config
@@ -81,5 +81,5 @@ def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers the parameters hold."""
+    """Number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

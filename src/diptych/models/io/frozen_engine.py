@@ -1,4 +1,4 @@
-"""What computes the features of a frozen image encoder: PyTorch, or ONNX Runtime on an export that is kept in the cache folder.
+"""Inference engine of a frozen image encoder: PyTorch, or ONNX Runtime on an export in the cache folder.
 
 On processors ONNX Runtime runs convolutional towers two to three times as fast (its batch norms are folded into the convolutions), with
 the same features to about 1e-5 of the largest; transformers gain little in batches and stay with PyTorch. `auto` follows this rule and
@@ -38,7 +38,7 @@ _wish: ContextVar[str] = ContextVar("frozen_engine", default="")
 
 @contextmanager
 def frozen_engine(name: Literal["auto", "torch", "onnx", "double"]) -> Iterator[None]:
-    """Inside, frozen encoders are computed by this one, whatever the environment says."""
+    """Context in which frozen encoders use this inference engine, whatever the environment variable."""
     before = _wish.set(name)
     try:
         yield
@@ -65,18 +65,18 @@ def computing(tower: nn.Module) -> Iterator[torch.dtype | None]:
 
 
 def engine_for(tower: nn.Module, *, bf16: bool = False) -> Engine:
-    """What computes this tower now. Raises ConfigError for a name that is none, MissingExtra where onnx is asked for and not there."""
-    wish = _wish.get() or os.environ.get(WISH) or "auto"
-    if wish == "double":
+    """Inference engine of this tower. Raises ConfigError for an unknown name, MissingExtra where onnx is missing."""
+    requested = _wish.get() or os.environ.get(WISH) or "auto"
+    if requested == "double":
         return "double"
-    if wish not in ("auto", "torch", "onnx"):
-        raise ConfigError(f"{WISH} is {wish!r} (expected auto, torch or onnx)")
-    if wish == "onnx" and not _installed():
+    if requested not in ("auto", "torch", "onnx"):
+        raise ConfigError(f"{WISH} is {requested!r} (expected auto, torch or onnx)")
+    if requested == "onnx" and not _installed():
         raise MissingExtra("onnxruntime", "onnx", needed_for=f"{WISH}=onnx")
     on_cpu = next(tower.parameters()).device.type == "cpu"
     folds = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in tower.modules())
     fast = on_cpu and folds and not bf16 and _installed()
-    return "onnx" if wish == "onnx" or (wish == "auto" and fast) else "torch"
+    return "onnx" if requested == "onnx" or (requested == "auto" and fast) else "torch"
 
 
 class OnnxTower:

@@ -38,7 +38,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def ahead(items: Sequence[T], work: Callable[[T], R], *, workers: int = 0) -> Iterator[R]:
+def prefetch(items: Sequence[T], work: Callable[[T], R], *, workers: int = 0) -> Iterator[R]:
     """`work` of each item, in order; while one result is used the next ones are computed in threads. An error comes where its
     result would have.
 

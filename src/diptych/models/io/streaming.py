@@ -15,22 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import Written
+from diptych.core.contracts import GenerationOutput
 
 BROKEN = "\ufffd"
 """What a decoder gives for a letter of which a token is still to come."""
 
 
-class _Enough(Exception):
-    """Whoever listens wants no more."""
+class _StopGeneration(Exception):
+    """Stops `generate` early: the consumer wants no more text."""
 
 
-class Pieces:
+class TextPieceStreamer:
     """A streamer of transformers (`put`, `end`) for one row.
 
     decode   all tokens so far to text, without special tokens, stripped
     ends     tokens that end an answer
-    heard    gets each piece; False ends the writing
+    on_text  is called with each piece; False ends generation
     changes  whether a later token may change the last word, as where the tokenizer cleans up spaces
     sign     words that `decode` ends a text before: a beginning of them at the end is not given away before it is known to be none
     """
@@ -39,34 +39,34 @@ class Pieces:
         self,
         decode: Callable[[list[int]], str],
         ends: Collection[int],
-        heard: Callable[[str], bool],
+        on_text: Callable[[str], bool],
         *,
         changes: bool = False,
         sign: str = "",
     ) -> None:
-        self._decode, self._ends, self._heard, self._changes, self._sign = decode, frozenset(ends), heard, changes, sign
+        self._decode, self._ends, self._on_text, self._changes, self._sign = decode, frozenset(ends), on_text, changes, sign
         self._ids: list[int] = []
         self._given = ""
         self._begun = False
 
     def put(self, value: Tensor) -> None:
-        """What stood there before the first token (the prompt, or the decoder's start), then a token a call."""
+        """Adds a token per call; the first call passes the prompt, or the decoder's start token, and is skipped."""
         if not self._begun:
             self._begun = True
             return
         self._ids += value.reshape(-1).tolist()
         if not self._give(self._settled(self._decode(self._ids))):
-            raise _Enough
+            raise _StopGeneration
 
     def end(self) -> None:
         self._give(self._decode(self._ids))
 
-    def write(self, generate: Callable[..., Any], *, read: int, **options: Any) -> Written:
+    def write(self, generate: Callable[..., Any], *, read: int, **options: Any) -> GenerationOutput:
         """Call `generate` with this streamer; `read` is how many tokens the request has."""
-        with suppress(_Enough):
+        with suppress(_StopGeneration):
             generate(streamer=self, **options)
         ended = bool(self._ids) and self._ids[-1] in self._ends
-        return Written(self._given, read, len(self._ids), ended)
+        return GenerationOutput(self._given, read, len(self._ids), ended)
 
     def _settled(self, text: str) -> str:
         text = text.rstrip(BROKEN)
@@ -79,10 +79,10 @@ class Pieces:
         """Hand over what is new."""
         new = text[len(self._given) :] if text.startswith(self._given) else ""
         self._given += new
-        return self._heard(new) if new else True
+        return self._on_text(new) if new else True
 
 
-class Begun:
+class PromptLengthRecorder:
     """A stopping criterion that stops nothing: it notes how many tokens stood before the first new one, which models count differently."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Begun:
         return torch.zeros(len(id_BT), dtype=torch.bool, device=id_BT.device)
 
 
-class Forced:
+class ForcedTokens:
     """A logits processor that leaves one choice a step: the tokens of `target`, in order."""
 
     def __init__(self, target: Sequence[int]) -> None:
@@ -108,7 +108,7 @@ class Forced:
 
 
 @contextmanager
-def drawn(temperature: float, top_p: float, seed: int) -> Iterator[dict[str, Any]]:
+def sampling_options(temperature: float, top_p: float, seed: int) -> Iterator[dict[str, Any]]:
     """The options of `generate` for one way of choosing tokens; what is drawn inside depends on the seed and on nothing before."""
     if temperature <= 0:
         yield {"do_sample": False, "num_beams": 1}

@@ -16,29 +16,29 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 """What transformers calls the weights of a folder."""
 
 
-def chosen_weights(spec: str, wanted: str, download: bool, tags: Sequence[str]) -> tuple[Path | None, str | None]:
+def chosen_weights(spec: str, weights: str, download: bool, tags: Sequence[str]) -> tuple[Path | None, str | None]:
     """(file, tag); both None for random weights, which must be asked for by name."""
-    if wanted == "random":
+    if weights == "random":
         return None, None
-    if not wanted:
+    if not weights:
         raise ConfigError(f"{spec} names no weights; pass {spec.rstrip('/')}/FILE, or {spec.rstrip('/')}/random for fresh ones")
-    path = Path(wanted).expanduser()
+    path = Path(weights).expanduser()
     if path.is_file():
         return path, None
-    if wanted not in tags:
+    if weights not in tags:
         raise ConfigError(f"{spec}: no such weights file" + (f", and no tag (known: {', '.join(tags)})" if tags else ""))
     if not download:
-        raise ConfigError(f"{spec}: '{wanted}' is a tag on the hub; pass --download to fetch it, or a weights file in its place")
-    return None, wanted
+        raise ConfigError(f"{spec}: '{weights}' is a tag on the hub; pass --download to fetch it, or a weights file in its place")
+    return None, weights
 
 
 def weights_file(address: str) -> Path:
     """The file of that name, or that of a folder as transformers writes them, in one piece. Raises DataError where there is none."""
     path = Path(address).expanduser()
-    found = [path] if path.is_file() else [file for name in FILES if (file := path / name).is_file()]
-    if not found:
+    files = [path] if path.is_file() else [file for name in FILES if (file := path / name).is_file()]
+    if not files:
         raise DataError("no weights", file=path, expected=f"a file of tensors, or a folder with {' or '.join(FILES)}")
-    return found[0]
+    return files[0]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

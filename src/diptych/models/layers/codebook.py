@@ -12,7 +12,7 @@ from diptych.core.randomness import keyed_seed
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised:
+class CodebookOutput:
     """straight_BPD  the codes going forward, the patches' gradient going back
     patch_BPD     what was quantised
     code_BPD      the nearest code of each patch, with the codebook's gradient
@@ -37,10 +37,10 @@ class Codebook(nn.Module):
         self.register_buffer("unused_K", torch.zeros(codes, dtype=torch.int64))
         self.register_buffer("moves", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, patch_BPD: Tensor) -> Quantised:
+    def forward(self, patch_BPD: Tensor) -> CodebookOutput:
         id_BP = self.nearest(patch_BPD)
         code_BPD = self.code_KD[id_BP]
-        return Quantised(patch_BPD + (code_BPD - patch_BPD).detach(), patch_BPD, code_BPD, id_BP)
+        return CodebookOutput(patch_BPD + (code_BPD - patch_BPD).detach(), patch_BPD, code_BPD, id_BP)
 
     def nearest(self, patch_BPD: Tensor) -> Tensor:
         """argmin over codes of the squared distance; the first on a tie. int64 [B, P]"""

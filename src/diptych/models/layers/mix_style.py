@@ -39,7 +39,7 @@ class MixStyle(nn.Module):
             return x_BPD
         count = len(x_BPD)
         part = torch.distributions.Beta(self.alpha, self.alpha).sample((count, 1, 1)).to(x_BPD)
-        return mixed(x_BPD, part, self.others(count).to(x_BPD.device), eps=self.eps)
+        return mix_styles(x_BPD, part, self.others(count).to(x_BPD.device), eps=self.eps)
 
     def others(self, count: int) -> Tensor:
         """Whose style each image gets a part of, [B]."""
@@ -49,7 +49,7 @@ class MixStyle(nn.Module):
         return torch.cat([second[torch.randperm(len(second))], first[torch.randperm(len(first))]])
 
 
-def mixed(x_BPD: Tensor, part_B11: Tensor, other_B: Tensor, *, eps: float = 1e-6) -> Tensor:
+def mix_styles(x_BPD: Tensor, part_B11: Tensor, other_B: Tensor, *, eps: float = 1e-6) -> Tensor:
     """The images in the style of which `part_B11` is their own and the rest that of `other_B`."""
     with torch.no_grad():
         mean_B1D = x_BPD.mean(1, keepdim=True)

@@ -17,9 +17,9 @@ def pool_at(tokens_BLD: Tensor, position_B: Tensor) -> Tensor:
     return tokens_BLD.gather(1, position_B[:, None, None].expand(-1, 1, tokens_BLD.shape[2])).squeeze(1)
 
 
-def first_position(ids_BL: Tensor, wanted: int) -> Tensor:
+def first_position(ids_BL: Tensor, token_id: int) -> Tensor:
     """Where an id stands first in each row. (Looking for the largest id finds the end only where the end is the last id.)"""
-    return (ids_BL == wanted).to(torch.uint8).argmax(1)
+    return (ids_BL == token_id).to(torch.uint8).argmax(1)
 
 
 def last_real(mask_BL: Tensor) -> Tensor:

@@ -40,17 +40,17 @@ class PostNormBlock(nn.Module):
 
     def _attended(self, x_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         if self.limit is None and not (self.training and self.dropout):
-            found: Tensor = self.attention(x_BLD, mask_BL)
-            return found
+            attended_BLD: Tensor = self.attention(x_BLD, mask_BL)
+            return attended_BLD
         heads = self.attention.heads
         q_BHLE, k_BHLE, v_BHLE = self.attention.qkv(x_BLD).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         may_B11L = mask_BL[:, None, None, :]
         if self.limit is None:
-            read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may_B11L, dropout_p=self.dropout)
+            attended_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHLE, v_BHLE, attn_mask=may_B11L, dropout_p=self.dropout)
         else:
             score_BHLL = self._within(q_BHLE @ k_BHLE.mT * q_BHLE.shape[-1] ** -0.5).masked_fill(~may_B11L, float("-inf"))
-            read_BHLE = self._dropped(score_BHLL.softmax(-1)).to(v_BHLE.dtype) @ v_BHLE
-        out_BLD: Tensor = self.attention.out(read_BHLE.transpose(1, 2).flatten(2))
+            attended_BHLE = self._dropped(score_BHLL.softmax(-1)).to(v_BHLE.dtype) @ v_BHLE
+        out_BLD: Tensor = self.attention.out(attended_BHLE.transpose(1, 2).flatten(2))
         return out_BLD
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -82,8 +82,8 @@ class PostNormAttention(nn.Module):
             for layer, given in ((self.query, x_BLD), (self.key, source_BPD), (self.value, source_BPD))
         )
         dropout = self.dropout if self.training else 0.0
-        read_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHPE, v_BHPE, attn_mask=may, dropout_p=dropout)
-        added_BLD = F.dropout(self.out(read_BHLE.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        attended_BHLE = F.scaled_dot_product_attention(q_BHLE, k_BHPE, v_BHPE, attn_mask=may, dropout_p=dropout)
+        added_BLD = F.dropout(self.out(attended_BHLE.transpose(1, 2).flatten(2)), self.dropout, self.training)
         out_BLD: Tensor = self.norm(x_BLD + added_BLD)
         return out_BLD
 

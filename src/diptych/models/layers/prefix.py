@@ -1,4 +1,4 @@
-"""The first numbers of an embedding as an embedding of its own: smaller to store, quicker to search (Matryoshka, 2205.13147).
+"""Prefixes of an embedding as embeddings of their own: smaller to store, quicker to search (Matryoshka, 2205.13147).
 
 Letters: N items, D width.
 """
@@ -18,14 +18,14 @@ from diptych.core.inputs import one_or_many
 
 
 class PrefixEmbedder:
-    """Answers with the first `width` numbers of what `whole` answers, normalised again: the prefix of a unit vector is none.
+    """Embedder of the first `width` dimensions of `whole`'s vectors, normalised again: the prefix of a unit vector is none.
 
     Worth most when `whole` was trained for that prefix (recipe `mrl`, whose models list theirs in `dims`); any embedder works.
     """
 
     def __init__(self, whole: Embedder, width: int) -> None:
         if width < 1:
-            raise ConfigError(f"a prefix has {width} numbers (expected 1 or more)")
+            raise ConfigError(f"a prefix has {width} dimensions (expected 1 or more)")
         self.whole, self.width = whole, width
         self.tokenizer: Any = getattr(whole, "tokenizer", None)
         self.text_length: int | None = getattr(whole, "text_length", None)
@@ -48,13 +48,13 @@ class PrefixEmbedder:
 
 
 def prefix(rows_ND: Unit, width: int) -> Unit:
-    """The first `width` numbers of each row, normalised again. A row whose prefix is all zeros stays so.
+    """First `width` dimensions of each row, normalised again. A row whose prefix is all zeros stays so.
 
     >>> prefix(np.array([[0.6, 0.0, 0.8]], np.float32), 2).tolist()
     [[1.0, 0.0]]
     """
     if width > rows_ND.shape[1]:
-        raise ConfigError(f"a prefix of {width} numbers was asked of embeddings that have {rows_ND.shape[1]}")
+        raise ConfigError(f"a prefix of {width} dimensions was requested of embeddings that have {rows_ND.shape[1]}")
     cut_ND = rows_ND[:, :width]
     norm_N1 = np.linalg.norm(cut_ND, axis=1, keepdims=True)
     unit_ND: Unit = (cut_ND / np.where(norm_N1 > 0, norm_N1, 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How well each place of a picture fits each text.  Letters: B batch, K texts, D width, H W places."""
+"""Pixel-text score map: similarity of each position of a picture to each text.  Letters: B batch, K texts, D width, H W."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def slid(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], Tensor]) -> Tensor:
+def sliding_window_mean(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], Tensor]) -> Tensor:
     """[K, H, W]: the mean over the windows that show a pixel of what `scores` says of them.
 
     size    of the square window in pixels; an image with a shorter side is read in windows of that side
@@ -21,8 +21,8 @@ def slid(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], 
     high, wide = image_BCHW.shape[-2:]
     total_BKHW: Tensor | None = None
     count_HW = torch.zeros(high, wide, device=image_BCHW.device)
-    for top in starts(high, size, stride):
-        for left in starts(wide, size, stride):
+    for top in window_starts(high, size, stride):
+        for left in window_starts(wide, size, stride):
             part = slice(top, min(top + size, high)), slice(left, min(left + size, wide))
             shown = part[0].stop - top, part[1].stop - left
             found_BKRQ = scores(image_BCHW[..., part[0], part[1]])
@@ -35,10 +35,10 @@ def slid(image_BCHW: Tensor, size: int, stride: int, scores: Callable[[Tensor], 
     return (total_BKHW / count_HW)[0]
 
 
-def starts(side: int, size: int, stride: int) -> list[int]:
+def window_starts(side: int, size: int, stride: int) -> list[int]:
     """Where the squares of a sliding window begin; the last one ends with the image.
 
-    >>> starts(100, 64, 40), starts(64, 64, 40)
+    >>> window_starts(100, 64, 40), window_starts(64, 64, 40)
     ([0, 36], [0])
     """
     steps = max(side - size + stride - 1, 0) // stride + 1

@@ -63,8 +63,8 @@ class SparseQueue(nn.Module):
         device = row_NV.device.type
         with torch.autocast(device, enabled=False):
             wide_NV = row_NV.to(torch.promote_types(row_NV.dtype, torch.float32))
-            found: Tensor = _Similarities.apply(wide_NV, self.value_E, self.term_E, self.length_K)  # type: ignore[no-untyped-call]
-        return found
+            similarity_NK: Tensor = _Similarities.apply(wide_NV, self.value_E, self.term_E, self.length_K)  # type: ignore[no-untyped-call]
+        return similarity_NK
 
     def dense(self) -> Tensor:
         """row_KV, to look at."""

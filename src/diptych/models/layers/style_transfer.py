@@ -54,11 +54,11 @@ class StyleTransfer(nn.Module):
     def forward(self, image_BCHW: Tensor, style_BCHW: Tensor, strength: float) -> Tensor:
         """[B, C, H, W] pictures with what is in `image_BCHW`, in the styles of `style_BCHW`; H and W are multiples of 8."""
         x_BCHW, y_BCHW = self.encoder(image_BCHW), self.encoder(style_BCHW)
-        made: Tensor = self.decoder(strength * restyled(x_BCHW, y_BCHW) + (1 - strength) * x_BCHW)
+        made: Tensor = self.decoder(strength * adain(x_BCHW, y_BCHW) + (1 - strength) * x_BCHW)
         return made
 
 
-class Stylist(nn.Module):
+class StyleTransferAugmentation(nn.Module):
     """A `StyleTransfer` for pictures that are normalised for another model.
 
     strength    s above
@@ -85,14 +85,14 @@ class Stylist(nn.Module):
         return (made - mean_C11) / deviation_C11
 
 
-def restyled(x_BCHW: Tensor, y_BCHW: Tensor, *, eps: float = 1e-5) -> Tensor:
+def adain(x_BCHW: Tensor, y_BCHW: Tensor, *, eps: float = 1e-5) -> Tensor:
     """x with y's mean and deviation of each channel over its places."""
     mean_BC11, deviation_BC11 = _moments(x_BCHW, eps)
     new_mean_BC11, new_deviation_BC11 = _moments(y_BCHW, eps)
     return (x_BCHW - mean_BC11) / deviation_BC11 * new_deviation_BC11 + new_mean_BC11
 
 
-def recoloured(style_CHW: Tensor, image_CHW: Tensor) -> Tensor:
+def coral_colours(style_CHW: Tensor, image_CHW: Tensor) -> Tensor:
     """A style in the colours of a picture (CORAL; Sun et al., 2016): its pixels are decorrelated, then get the picture's correlations,
     means and deviations. Correlations are summed over pixels with one added on the diagonal, as released with the style transfer. A
     channel that does not vary, where that code divides zero by zero, has no correlations.

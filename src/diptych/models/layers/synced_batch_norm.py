@@ -21,9 +21,9 @@ class SyncedBatchNorm(nn.BatchNorm1d):
             return super().forward(input)
         count = len(input) * dist.get_world_size()
         wide_BH = input.to(torch.promote_types(input.dtype, torch.float32))
-        mean_H: Tensor = _Summed.apply(wide_BH.sum(0)) / count  # type: ignore[no-untyped-call]
+        mean_H: Tensor = _AllReduceSum.apply(wide_BH.sum(0)) / count  # type: ignore[no-untyped-call]
         apart_BH = wide_BH - mean_H
-        variance_H: Tensor = _Summed.apply(apart_BH.square().sum(0)) / count  # type: ignore[no-untyped-call]
+        variance_H: Tensor = _AllReduceSum.apply(apart_BH.square().sum(0)) / count  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self._remember(mean_H, variance_H * count / max(1, count - 1))
         normal_BH = apart_BH * torch.rsqrt(variance_H + self.eps)
@@ -40,7 +40,7 @@ class SyncedBatchNorm(nn.BatchNorm1d):
         self.running_var.lerp_(variance_H.to(self.running_var), share)
 
 
-class _Summed(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """The sum over all processes; so is its gradient."""
 
     @staticmethod

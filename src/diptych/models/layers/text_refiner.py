@@ -32,18 +32,18 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.out, self.dropout = nn.Linear(inner, width), nn.Dropout(dropout)
 
-    def forward(self, query_BKI: Tensor, read_BPI: Tensor, mask_BP: Tensor | None = None) -> Tensor:
+    def forward(self, query_BKI: Tensor, source_BPI: Tensor, mask_BP: Tensor | None = None) -> Tensor:
         """[B, K, I]; places whose mask is False are not read."""
         q_BHKE, k_BHPE, v_BHPE = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.q, query_BKI), (self.k, read_BPI), (self.v, read_BPI))
+            for layer, x in ((self.q, query_BKI), (self.k, source_BPI), (self.v, source_BPI))
         )
         logit_BHKP = q_BHKE @ k_BHPE.transpose(-2, -1) * q_BHKE.shape[-1] ** -0.5
         if mask_BP is not None:
             logit_BHKP = logit_BHKP.masked_fill(~mask_BP[:, None, None], -torch.inf)
         weight_BHKP = logit_BHKP.softmax(-1)
-        read_BKI: Tensor = self.dropout(self.out((weight_BHKP @ v_BHPE).transpose(1, 2).flatten(2)))
-        return read_BKI
+        attended_BKI: Tensor = self.dropout(self.out((weight_BHKP @ v_BHPE).transpose(1, 2).flatten(2)))
+        return attended_BKI
 
 
 class RefinerLayer(nn.Module):
@@ -58,13 +58,13 @@ class RefinerLayer(nn.Module):
         self.mlp_out, self.dropout = nn.Linear(4 * width, width), nn.Dropout(dropout)
         self.behind = nn.Dropout(dropout) if drop_thoughts else nn.Identity()
 
-    def forward(self, text_BKI: Tensor, read_BPI: Tensor) -> Tensor:
+    def forward(self, text_BKI: Tensor, source_BPI: Tensor) -> Tensor:
         if self.among is not None and self.norm_among is not None:
             own_BKI = self.norm_among(text_BKI)
             text_BKI = text_BKI + self.among(own_BKI, own_BKI)
-        text_BKI = text_BKI + self.read(self.norm_read(text_BKI), read_BPI)
-        thought_BKI: Tensor = self.behind(self.mlp_out(self.dropout(self.act(self.mlp_in(self.norm_mlp(text_BKI))))))
-        return text_BKI + thought_BKI
+        text_BKI = text_BKI + self.read(self.norm_read(text_BKI), source_BPI)
+        mlp_out_BKI: Tensor = self.behind(self.mlp_out(self.dropout(self.act(self.mlp_in(self.norm_mlp(text_BKI))))))
+        return text_BKI + mlp_out_BKI
 
 
 class TextRefiner(nn.Module):
@@ -110,8 +110,8 @@ class TextRefiner(nn.Module):
 
     def forward(self, text_BKD: Tensor, place_BPD: Tensor) -> Tensor:
         """Refined texts [B, K, D], one set for each picture."""
-        read_BPI, x_BKI = self.places(place_BPD), self.texts(text_BKD)
+        source_BPI, x_BKI = self.places(place_BPD), self.texts(text_BKD)
         for layer in self.layers:
-            x_BKI = layer(x_BKI, read_BPI)
+            x_BKI = layer(x_BKI, source_BPI)
         refined_BKD: Tensor = text_BKD + self.gate_D * self.out(x_BKI)
         return refined_BKD

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.attention import Attention
-from diptych.models.layers.starts import Start, start_block_
+from diptych.models.layers.initialisation import Start, init_block_
 
 Activation = Literal["gelu", "quick_gelu", "gelu_tanh", "relu"]
 
@@ -65,8 +65,8 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
         x_BLD = x_BLD + self._dropped(self.attention(self.norm_1(x_BLD), mask_BL, causal=causal))
-        thought_BLD: Tensor = self.mlp_out(self._dropped(self.act(self.mlp_in(self.norm_2(x_BLD)))))
-        return x_BLD + self._dropped(thought_BLD)
+        mlp_out_BLD: Tensor = self.mlp_out(self._dropped(self.act(self.mlp_in(self.norm_2(x_BLD)))))
+        return x_BLD + self._dropped(mlp_out_BLD)
 
     def _dropped(self, x_BLD: Tensor) -> Tensor:
         return F.dropout(x_BLD, self.dropout, self.training) if self.dropout else x_BLD
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             maps = (block.attention.qkv, block.attention.out, block.mlp_in, block.mlp_out)
-            start_block_(self.start, *maps, layers=len(self.blocks))
+            init_block_(self.start, *maps, layers=len(self.blocks))
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor | None = None, *, causal: bool = False) -> Tensor:
         for block in self.blocks:
@@ -114,6 +114,6 @@ class Transformer(nn.Module):
         return x_BLD
 
 
-def normalised(x_ND: Tensor) -> Tensor:
+def l2_normalise(x_ND: Tensor) -> Tensor:
     """Rows of norm 1, computed in at least float32."""
     return F.normalize(x_ND if x_ND.dtype == torch.float64 else x_ND.float(), dim=-1)

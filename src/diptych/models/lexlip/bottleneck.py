@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.post_norm import PostNormBlock
-from diptych.models.layers.transformer import normalised
-from diptych.models.lexlip.lexical_encoder import LexicalEncoder, lexicon
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.lexlip.lexical_encoder import LexicalEncoder, lexical_weights
 from diptych.models.pairs.matching.fusion_reader import word_table
 from diptych.models.towers.outputs import Tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Restored:
+class BottleneckOutput:
     """image_NV, text_NV   weights over words, of norm 1, of the picture and the whole text
     own_word_NMV         the text encoder's guesses of the words that are hidden from it
     image_word_NJV       the decoder's guesses from the picture's words
@@ -52,7 +52,7 @@ class BottleneckEncoder(nn.Module):
         width, table = encoder.text_tower.token_width, word_table(encoder.text_tower)
         if table.embedding_dim != width:
             raise ConfigError(
-                f"words of {table.embedding_dim} numbers cannot stand in texts of vectors of {width} (expected equal widths)"
+                f"words of {table.embedding_dim} dimensions do not fit texts with vectors of {width} (expected equal widths)"
             )
         self.encoder = encoder
         self.mask_D = None if mask_token else nn.Parameter(torch.randn(width) * 0.02)
@@ -65,16 +65,16 @@ class BottleneckEncoder(nn.Module):
         text_mask_BL: Tensor,
         own: tuple[Tensor, Tensor, Tensor],
         other: tuple[Tensor, Tensor, Tensor],
-    ) -> Restored:
+    ) -> BottleneckOutput:
         """`own` and `other` are the texts with words hidden from the encoder and from the decoder: ids [B, L], True where the mask stands
         [B, L], places that are asked for [B, M]."""
         encoder = self.encoder
         image_peak_NV, _ = encoder.image_peaks(image_BCHW)
         own_x_BLD = encoder.text_tower(self._words(*own[:2]), text_mask_BL).tokens_BPD
         own_peak_NV, _ = encoder.text_head.peaks(own_x_BLD, text_mask_BL)
-        placed_BLD = placed(encoder.text_tower, self._words(*other[:2]))
-        return Restored(
-            image_NV=normalised(lexicon(image_peak_NV)),
+        placed_BLD = with_positions(encoder.text_tower, self._words(*other[:2]))
+        return BottleneckOutput(
+            image_NV=l2_normalise(lexical_weights(image_peak_NV)),
             text_NV=encoder.encode_text(text_BL, text_mask_BL),
             own_word_NMV=encoder.text_head(_at(own_x_BLD, own[2])),
             image_word_NJV=self._restored(image_peak_NV, placed_BLD, text_mask_BL, other[2]),
@@ -101,17 +101,15 @@ class BottleneckEncoder(nn.Module):
         return word_BLD if self.mask_D is None else torch.where(hidden_BL[..., None], self.mask_D.to(word_BLD.dtype), word_BLD)
 
 
-def placed(tower: Tower, word_BLD: Tensor) -> Tensor:
-    """What the first block of a text tower reads: word vectors with their positions."""
+def with_positions(tower: Tower, word_BLD: Tensor) -> Tensor:
+    """Input of a text tower's first block: word embeddings plus positions."""
     if hasattr(tower, "position_LD"):
         return word_BLD + cast(Tensor, tower.position_LD)[: word_BLD.shape[1]]
     embeddings: Any = getattr(getattr(tower, "net", None), "embeddings", None)
     if embeddings is None:
-        raise ConfigError(
-            f"{type(tower).__name__} does not say what its blocks read (expected one of our text towers, or BERT's)"
-        )
-    found: Tensor = embeddings(inputs_embeds=word_BLD)
-    return found
+        raise ConfigError(f"{type(tower).__name__} has no known input embeddings (expected one of our text towers, or BERT's)")
+    embedded_BLD: Tensor = embeddings(inputs_embeds=word_BLD)
+    return embedded_BLD
 
 
 def _at(x_BLD: Tensor, place_BM: Tensor) -> Tensor:

@@ -23,19 +23,19 @@ from diptych.core.inputs import image_of, one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.tokens.whole_words import term_names, wordless
+from diptych.data.text.tokens.whole_words import empty_text_reasons, term_names
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import parts
-from diptych.models.layers.transformer import normalised
-from diptych.models.lexlip.lexical_encoder import LexicalEncoder, lexicon
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.lexlip.lexical_encoder import LexicalEncoder, lexical_weights
 from diptych.models.pairs.embedder import Embedding
 from diptych.models.towers.towers import image_tower, text_tower
 
 SIZE = 64  # pictures or texts at a time: [64, V] weights
 
 
-class LexicalWords(Embedding):
+class LexicalModel(Embedding):
     """Weights over words as `LexicalEmbedder`, and the same weights as unit vectors of the whole vocabulary as `Embedder`.
 
     terms  only so many of the heaviest words of each picture and text; 0 keeps all. What is left is scaled to norm 1 again by whoever
@@ -106,29 +106,29 @@ class LexicalWords(Embedding):
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        return self._rows([normalised(part) for part in self._image_blocks(images, batch_size)])
+        return self._rows([l2_normalise(part) for part in self._image_blocks(images, batch_size)])
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        return self._rows([normalised(part) for part in self._text_blocks(texts, batch_size)])
+        return self._rows([l2_normalise(part) for part in self._text_blocks(texts, batch_size)])
 
     def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]:
         """[W, rows, columns]: what each patch alone says of the words, times their weights. Raises UnknownName for a word that is not
         in the vocabulary."""
-        asked = sorted({term for one in weights for term in one})
-        for term in asked:
+        terms = sorted({term for one in weights for term in one})
+        for term in terms:
             if term not in self._number_of:
                 raise UnknownName("word of the vocabulary", term, self.names)
         with self._ready() as device:
-            head, seen = self.model.image_head, self.model.image_tower(self._pixels([image_of(image)]).to(device))
-            number_T = torch.tensor([self._number_of[term] for term in asked], dtype=torch.int64, device=device)
-            logit_PT = head.transformed(seen.tokens_BPD[0]) @ head.words.weight[number_T].T + head.words.bias[number_T]
-            weight_PT = lexicon(logit_PT).float().cpu().numpy()
+            head, output = self.model.image_head, self.model.image_tower(self._pixels([image_of(image)]).to(device))
+            number_T = torch.tensor([self._number_of[term] for term in terms], dtype=torch.int64, device=device)
+            logit_PT = head.transformed(output.tokens_BPD[0]) @ head.words.weight[number_T].T + head.words.bias[number_T]
+            weight_PT = lexical_weights(logit_PT).float().cpu().numpy()
         side = math.isqrt(len(weight_PT))
         if side * side != len(weight_PT):
             raise ConfigError(f"the {len(weight_PT)} patches of '{self.name}' make no square")
-        factor_WT = np.array([[one.get(term, 0.0) for term in asked] for one in weights], np.float32).reshape(
-            len(weights), len(asked)
+        factor_WT = np.array([[one.get(term, 0.0) for term in terms] for one in weights], np.float32).reshape(
+            len(weights), len(terms)
         )
         return np.asarray(factor_WT @ weight_PT.T, np.float32).reshape(len(weights), side, side)
 
@@ -151,14 +151,14 @@ class LexicalWords(Embedding):
         for part in parts(items, size):
             with self._ready() as device:
                 weight_BV = weigh(*(tensor.to(device) for tensor in read(part)))
-            yield heaviest(weight_BV, self.terms)
+            yield top_entries(weight_BV, self.terms)
 
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
         return self.preprocess([decode(image, exact=True) for image in images])
 
     def _ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         encoded = self.tokenizer.encode(list(texts), self.text_length)
-        for text, problem in zip(texts, wordless(self.tokenizer, encoded.ids_BL, encoded.mask_BL), strict=True):
+        for text, problem in zip(texts, empty_text_reasons(self.tokenizer, encoded.ids_BL, encoded.mask_BL), strict=True):
             if problem:
                 raise DataError(
                     f"the text {text[:60]!r} {problem} of '{self.name}'", expected="a text in the language of the model"
@@ -168,12 +168,12 @@ class LexicalWords(Embedding):
         return torch.from_numpy(encoded.ids_BL[:, :longest]), torch.from_numpy(encoded.mask_BL[:, :longest])
 
     def _named(self, weight_BV: Tensor) -> list[dict[str, float]]:
-        found = []
+        weights = []
         for row_V in weight_BV.float().cpu().numpy():
             number_T = np.flatnonzero(row_V)
             number_T = number_T[np.argsort(-row_V[number_T], kind="stable")]
-            found.append({self.names[number]: float(row_V[number]) for number in number_T})
-        return found
+            weights.append({self.names[number]: float(row_V[number]) for number in number_T})
+        return weights
 
     # ------------------------------------------------------------ kept
 
@@ -196,7 +196,7 @@ class LexicalWords(Embedding):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. The torch random state stays as it was."""
+        """Load from a folder that `save` wrote. Leaves torch's random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             towers = image_tower(**config["image_tower"]), text_tower(**config["text_tower"])
@@ -207,7 +207,7 @@ class LexicalWords(Embedding):
         return cls(model.eval(), preprocess, tokenizer, length, config["name"], card=config.get("card"), terms=terms)
 
 
-def heaviest(weight_BV: Tensor, count: int) -> Tensor:
+def top_entries(weight_BV: Tensor, count: int) -> Tensor:
     """The same with only the `count` largest entries of each row (0 keeps all); of equal ones at the edge, the first words."""
     if not 0 < count < weight_BV.shape[1]:
         return weight_BV

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.transformer import normalised
-from diptych.models.lexlip.word_head import WordHead
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.lexlip.word_head import VocabularyHead
 from diptych.models.pairs.matching.fusion_reader import word_table
 from diptych.models.towers.outputs import Tower
 
 
-def lexicon(peak_NV: Tensor) -> Tensor:
+def lexical_weights(peak_NV: Tensor) -> Tensor:
     """Weights of words from the highest logits: what is below zero is no word, what is far above counts as its logarithm."""
     wide_NV = peak_NV.to(torch.promote_types(peak_NV.dtype, torch.float32))
     return wide_NV.relu().log1p()
@@ -38,25 +38,25 @@ class LexicalEncoder(nn.Module):
         table = word_table(text_tower)
         if image_tower.token_width != text_tower.token_width:
             raise ConfigError(
-                f"both towers share one kind of word head: the image tower's vectors have {image_tower.token_width} numbers, "
+                f"both towers share one kind of word head: the image tower's vectors have {image_tower.token_width} dimensions, "
                 f"the text tower's {text_tower.token_width} (expected equal widths)"
             )
         if class_token and image_tower.width != image_tower.token_width:
             raise ConfigError(
-                f"the image tower's pooled vector has {image_tower.width} numbers and its patches {image_tower.token_width} "
+                f"the image tower's pooled vector has {image_tower.width} dimensions and its patches {image_tower.token_width} "
                 "(expected class_token False for this tower)"
             )
         self.width, self.class_token = table.num_embeddings, class_token
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.text_head = WordHead(text_tower.token_width, self.width, table=table.weight.detach())
+        self.text_head = VocabularyHead(text_tower.token_width, self.width, table=table.weight.detach())
         self.image_head = copy.deepcopy(self.text_head)
 
     def image_places(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """x_BPD and mask_BP, what the image head reads; the pooled vector last."""
-        seen = self.image_tower(image_BCHW)
+        output = self.image_tower(image_BCHW)
         if not self.class_token:
-            return seen.tokens_BPD, seen.mask_BP
-        x_BPD = torch.cat([seen.tokens_BPD, seen.pooled_BD[:, None]], 1)
+            return output.tokens_BPD, output.mask_BP
+        x_BPD = torch.cat([output.tokens_BPD, output.pooled_BD[:, None]], 1)
         return x_BPD, x_BPD.new_ones(x_BPD.shape[:2], dtype=torch.bool)
 
     def image_peaks(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,16 +69,16 @@ class LexicalEncoder(nn.Module):
 
     def image_weights(self, image_BCHW: Tensor) -> Tensor:
         """Weights >= 0 over words, [B, V], not of norm 1."""
-        return lexicon(self.image_peaks(image_BCHW)[0])
+        return lexical_weights(self.image_peaks(image_BCHW)[0])
 
     def text_weights(self, text: Tensor, mask_BL: Tensor) -> Tensor:
         """Weights >= 0 over words, [B, V], not of norm 1."""
-        return lexicon(self.text_peaks(text, mask_BL)[0])
+        return lexical_weights(self.text_peaks(text, mask_BL)[0])
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Unit-norm [B, V]."""
-        return normalised(self.image_weights(image_BCHW))
+        return l2_normalise(self.image_weights(image_BCHW))
 
     def encode_text(self, text: Tensor, mask_BL: Tensor) -> Tensor:
         """Unit-norm [B, V]."""
-        return normalised(self.text_weights(text, mask_BL))
+        return l2_normalise(self.text_weights(text, mask_BL))

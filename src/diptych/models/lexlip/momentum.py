@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.companions import Companions
+from diptych.models.layers.frozen_modules import FrozenModules
 from diptych.models.layers.sparse_queue import SparseQueue, Start
 from diptych.models.lexlip.lexical_encoder import LexicalEncoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Followed:
+class MomentumOutput:
     """image_NV, text_NV      weights over words, of norm 1
     key_image_NV, ...       the momentum model's, without gradient
     image_queue_NK, ...     dot products of each item with the queue of the other modality
@@ -47,7 +47,7 @@ class MomentumEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.companions = Companions(encoder, "momentum", *(("before",) if behind else ()))
+        self.companions = FrozenModules(encoder, "momentum", *(("before",) if behind else ()))
         self.queue_image = SparseQueue(queue, encoder.width, start=start)
         self.queue_text = SparseQueue(queue, encoder.width, start=start)
         self.dropout = dropout
@@ -61,12 +61,12 @@ class MomentumEncoder(nn.Module):
         self.momentum.train(mode and self.dropout)
         return self
 
-    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor) -> Followed:
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor) -> MomentumOutput:
         image_NV, text_NV = self.encoder.encode_image(image_BCHW), self.encoder.encode_text(text_BL, text_mask_BL)
         with torch.no_grad():
             key_text_NV = self.momentum.encode_text(text_BL, text_mask_BL)
             key_image_NV = self.momentum.encode_image(image_BCHW)
-        return Followed(
+        return MomentumOutput(
             image_NV=image_NV,
             text_NV=text_NV,
             key_image_NV=key_image_NV,

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.peak_logits import peak_logits
+from diptych.models.layers.max_logits import max_logits
 
 PREFIX = "cls.predictions."
 NAMES = {
@@ -25,7 +25,7 @@ NAMES = {
 """Ours -> what transformers calls it in a file of `BertForMaskedLM`."""
 
 
-class WordHead(nn.Module):
+class VocabularyHead(nn.Module):
     """Linear, GELU, norm, then a logit a word. The words' vectors are parameters of their own, not tied to the table that texts are read
     with, as in LexLIP's code; they start from `table`.
 
@@ -54,12 +54,12 @@ class WordHead(nn.Module):
 
     def peaks(self, x_BPD: Tensor, mask_BP: Tensor) -> tuple[Tensor, Tensor]:
         """Of each word the highest logit over all real places and where that is, [B, V] each."""
-        return peak_logits(self.transformed(x_BPD), mask_BP, self.words.weight, self.words.bias)
+        return max_logits(self.transformed(x_BPD), mask_BP, self.words.weight, self.words.bias)
 
     def transformed(self, x: Tensor) -> Tensor:
-        """What is multiplied with the words' vectors."""
-        found: Tensor = self.norm(F.gelu(self.dense(x)))
-        return found
+        """Hidden state before the product with the word embeddings."""
+        hidden: Tensor = self.norm(F.gelu(self.dense(x)))
+        return hidden
 
 
 def packaged_head(folder: str | Path) -> dict[str, Tensor]:
@@ -68,16 +68,16 @@ def packaged_head(folder: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         return {}
     with safe_open(path, framework="pt") as file:
-        known = set(file.keys())
-        found = {ours: file.get_tensor(PREFIX + name) for ours, name in NAMES.items() if PREFIX + name in known}
-        tables = [key for key in known if key.endswith("embeddings.word_embeddings.weight")]
-        if found and "words.weight" not in found and tables:  # tied in the file: stored once
-            found["words.weight"] = file.get_tensor(tables[0])
-    return found if len(found) == len(NAMES) else {}
+        keys = set(file.keys())
+        head = {ours: file.get_tensor(PREFIX + name) for ours, name in NAMES.items() if PREFIX + name in keys}
+        tables = [key for key in keys if key.endswith("embeddings.word_embeddings.weight")]
+        if head and "words.weight" not in head and tables:  # tied in the file: stored once
+            head["words.weight"] = file.get_tensor(tables[0])
+    return head if len(head) == len(NAMES) else {}
 
 
 @torch.no_grad()
-def adopt_head_(head: WordHead, given: Mapping[str, Tensor]) -> None:
+def adopt_head_(head: VocabularyHead, given: Mapping[str, Tensor]) -> None:
     """The head becomes the given one. Raises ConfigError where sizes differ."""
     own = dict(head.named_parameters())
     for name, tensor in given.items():

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.transformer import normalised
-from diptych.models.towers.outputs import Pairs, Projection, Tower
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.towers.outputs import PairFeatures, Projection, Tower
 
 Bias = Literal["none", "text", "image", "both"]
 """Which of the two projections have a bias."""
 
 
 class PairModule(nn.Module):
-    """What every two-sided model has: a learned temperature and, for sigmoid losses, a bias.
+    """Base of two-sided models: a learned temperature and, for sigmoid losses, a bias.
 
     The temperature is stored in log space as `log_scale` [1] and returned as scale = exp(log_scale), the number that multiplies
     similarities. Keep it below `max_scale` by calling `clamp_scale_` after each optimiser step: clamping in `forward` would
@@ -35,9 +35,9 @@ class PairModule(nn.Module):
         self.log_scale = nn.Parameter(torch.full((1,), math.log(scale)))
         self.bias = None if bias is None else nn.Parameter(torch.full((1,), float(bias)))
 
-    def pairs(self, image_ND: Tensor, text_ND: Tensor) -> Pairs:
+    def pairs(self, image_ND: Tensor, text_ND: Tensor) -> PairFeatures:
         # `+ 0` makes the bias an output of this module and not the parameter itself, which sharding may free after forward.
-        return Pairs(image_ND, text_ND, self.log_scale.exp(), None if self.bias is None else self.bias + 0)
+        return PairFeatures(image_ND, text_ND, self.log_scale.exp(), None if self.bias is None else self.bias + 0)
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
@@ -80,19 +80,19 @@ class DualEncoder(PairModule):
         self.image_projection = _projection(image_tower, width, image, "image")
         self.text_projection = _projection(text_tower, width, text, "text")
 
-    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> Pairs:
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor | None = None) -> PairFeatures:
         return self.pairs(self.encode_image(image_BCHW), self.encode_text(text_BL, text_mask_BL))
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Unit-norm [B, width], float32 (float64 when the model is)."""
-        return normalised(self.image_projection(self.image_tower(image_BCHW).pooled_BD))
+        return l2_normalise(self.image_projection(self.image_tower(image_BCHW).pooled_BD))
 
     def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
         """Unit-norm [B, width] from token ids [B, L], or from token embeddings [B, L, D] where the tower takes them."""
-        return normalised(self.text_vectors(text, mask_BL))
+        return l2_normalise(self.text_vectors(text, mask_BL))
 
     def text_vectors(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        """What `encode_text` normalises."""
+        """Text embeddings before L2 normalisation."""
         text, mask_BL = self._trimmed(text, mask_BL)
         vector_BD: Tensor = self.text_projection(self.text_tower(text, mask_BL).pooled_BD)
         return vector_BD
@@ -125,8 +125,8 @@ def encoder_of(model: nn.Module) -> DualEncoder:
     return encoder
 
 
-def projected(tower: Tower, width: int, side: Literal["image", "text"], *, project: bool = True) -> nn.Module:
-    """What a `DualEncoder` without biases puts behind this tower, with fresh weights."""
+def projection_of(tower: Tower, width: int, side: Literal["image", "text"], *, project: bool = True) -> nn.Module:
+    """Projection that a `DualEncoder` without biases puts behind this tower, with fresh weights."""
     return _projection(tower, width, _form(tower, bias=False, project=project), side)
 
 
@@ -139,7 +139,7 @@ _BIASES: dict[tuple[bool, bool], Bias] = {
 
 
 def _form(tower: Tower, *, bias: bool, project: bool = True) -> Projection:
-    """How a tower's vector is projected: as its weights have it, else as the dual encoder asks."""
+    """Kind of a tower's projection: as its weights have it, else as the dual encoder requests."""
     if tower.projection:
         return tower.projection
     return "none" if tower.projects or not project else "bias" if bias else "plain"

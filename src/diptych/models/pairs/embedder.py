@@ -24,7 +24,7 @@ from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.tokenize import Encoded, Tokenizer
+from diptych.data.text.tokenize import BatchEncoding, Tokenizer
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.frozen_engine import computing
@@ -40,10 +40,10 @@ VARIANTS: dict[str, type[DualEncoder]] = {"": DualEncoder, "growing": GrowingEnc
 T = TypeVar("T")
 
 
-class TextEncoder(Protocol):
-    """What turns strings into ids: a `Tokenizer`, or another library's behind the same call."""
+class TextTokenizer(Protocol):
+    """Turns strings into token ids: a `Tokenizer`, or another library's behind the same call."""
 
-    def encode(self, texts: Sequence[str], length: int, /) -> Encoded: ...
+    def encode(self, texts: Sequence[str], length: int, /) -> BatchEncoding: ...
 
 
 class Embedding:
@@ -58,7 +58,7 @@ class Embedding:
         self,
         model: nn.Module,
         preprocess: Preprocess,
-        tokenizer: TextEncoder,
+        tokenizer: TextTokenizer,
         text_length: int,
         name: str,
         *,
@@ -142,7 +142,7 @@ class PairEmbedder(Embedding):
         self.card, self.dims = dict(card or {}), tuple(dims)
 
     def first(self, width: int) -> PrefixEmbedder:
-        """An embedder of the first `width` numbers of each vector."""
+        """Embedder of the first `width` dimensions of each vector."""
         return PrefixEmbedder(self, width)
 
     def reading(self, token: Token) -> Self:
@@ -155,7 +155,7 @@ class PairEmbedder(Embedding):
 
     @one_or_many
     def embed_dense(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """[N, rows, columns, D]: what the image tower says of each patch after its last norm, neither projected nor normalised."""
+        """Patch features [N, rows, columns, D] of the image tower after its last norm, neither projected nor normalised."""
         blocks = []
         with self._ready() as device:
             for part in parts(images, batch_size):
@@ -228,7 +228,7 @@ class PairEmbedder(Embedding):
 
     @property
     def whole(self) -> nn.Module:
-        """What is saved: the dual encoder, or a module around it."""
+        """Module to save: the dual encoder, or a module around it."""
         return self.model
 
     @classmethod
@@ -237,7 +237,7 @@ class PairEmbedder(Embedding):
         return model
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds of a subclass, beside all the above."""
+        """Additional entries of config.json in a subclass."""
         return {}
 
     @classmethod
@@ -247,5 +247,5 @@ class PairEmbedder(Embedding):
 
 
 def variant_of(model: Any) -> dict[str, Any]:
-    """What a model says it is beside a plain dual encoder; empty for most."""
+    """Settings of a dual encoder's variant, {} for a plain one."""
     return dict(model.variant()) if hasattr(model, "variant") else {}

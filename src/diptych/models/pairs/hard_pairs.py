@@ -1,4 +1,4 @@
-"""What a dual encoder makes of images with wrong texts of their own.  Letters: B batch, N items, K negatives, L tokens, D width."""
+"""Features of a dual encoder for images with hard negative texts.  Letters: B batch, N items, K negatives, L tokens, D width."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HardPairs(Pairs):
-    """`Pairs`, the vectors of wrong texts and of further right ones.
+class HardPairs(PairFeatures):
+    """`PairFeatures`, the vectors of wrong texts and of further right ones.
 
     negative_NKD  unit-norm, 0 where there is none
     positive_ND   unit-norm; None where no further text is read
@@ -36,7 +36,7 @@ def hard_pairs(
     further = [] if positives is None else [positives]
     parts = [texts, *further, (negative_BKL[there_BK], negative_mask_BKL[there_BK])]
     ids, masks = (torch.cat(each) for each in zip(*parts, strict=True))
-    pairs: Pairs = model(image_BCHW, ids, masks)
+    pairs: PairFeatures = model(image_BCHW, ids, masks)
     # Copies, since sharding hangs its hooks on what forward returns and a view would lose them.
     text_ND, *positive, wrong_XD = (part.clone() for part in pairs.text_ND.split([len(part[0]) for part in parts]))
     negative_NKD = pairs.text_ND.new_zeros(*there_BK.shape, pairs.text_ND.shape[1])

@@ -23,8 +23,8 @@ from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import FILTERS
 from diptych.models.io.inference import parts
-from diptych.models.layers.sliding_window import slid
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.sliding_window import sliding_window_mean
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.headed import HeadedTower
 
@@ -80,7 +80,7 @@ class PatchSegmenter:
                 f"'{self.name}' reads pictures of one size (expected window 0, which is {embedder.preprocess.size})"
             )
         if window not in (0, embedder.preprocess.size):
-            self._net = stretched(self._net, window)
+            self._net = resize_groupvit(self._net, window)
 
     @property
     def fingerprint(self) -> str:
@@ -92,15 +92,15 @@ class PatchSegmenter:
             raise ConfigError(f"labels are {list(labels)} (expected two or more)")
         if self.background and self.background not in labels:
             raise ConfigError(f"background is {self.background!r}, which is no label (expected one of {', '.join(labels)})")
-        place = list(labels).index(self.background) if self.background else None
+        index = list(labels).index(self.background) if self.background else None
         text_KD = torch.from_numpy(self._classes([label for label in labels if label != self.background]))
-        found = []
+        label_maps = []
         for image in images:
             pixels_HWC = decode(image, exact=True)
-            score_KRC = self._scores(pixels_HWC, text_KD, place)
+            score_KRC = self._scores(pixels_HWC, text_KD, index)
             full_KHW = F.interpolate(score_KRC[None], size=pixels_HWC.shape[:2], mode="bilinear", align_corners=False)[0]
-            found.append(full_KHW.argmax(0).to(torch.int32).numpy())
-        return found
+            label_maps.append(full_KHW.argmax(0).to(torch.int32).numpy())
+        return label_maps
 
     def _classes(self, labels: Sequence[str]) -> npt.NDArray[np.float32]:
         """The mean of a class's vectors, of length 1 again: of unit vectors, by GroupViT's rule of vectors as they are. [K, D]"""
@@ -113,13 +113,13 @@ class PatchSegmenter:
 
     def _text_vectors(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
         """Before their norm."""
-        embedder, found = self.embedder, []
+        embedder, batches = self.embedder, []
         with embedder._ready() as device:
             for part in parts(sentences, TEXTS_AT_ONCE):
                 encoded = embedder.tokenizer.encode(list(part), embedder.text_length)
                 text_BL, mask_BL = (torch.from_numpy(each).to(device) for each in (encoded.ids_BL, encoded.mask_BL))
-                found.append(embedder.model.text_vectors(text_BL, mask_BL).float().cpu())
-        vector_ND: npt.NDArray[np.float32] = torch.cat(found).numpy()
+                batches.append(embedder.model.text_vectors(text_BL, mask_BL).float().cpu())
+        vector_ND: npt.NDArray[np.float32] = torch.cat(batches).numpy()
         return vector_ND
 
     @torch.no_grad()
@@ -135,23 +135,27 @@ class PatchSegmenter:
             filters = FILTERS[embedder.preprocess.interpolation]
             fitted_HWC = np.asarray(Image.fromarray(pixels_HWC).resize((wide, high), filters))
             image_1CHW = embedder.preprocess.normalise(fitted_HWC[None]).to(device)
-            return slid(image_1CHW, self.size, self.stride, lambda part: self._of_window(part, text_KD, background)).float().cpu()
+            return (
+                sliding_window_mean(image_1CHW, self.size, self.stride, lambda part: self._of_window(part, text_KD, background))
+                .float()
+                .cpu()
+            )
 
     def _of_window(self, image_1CHW: Tensor, text_KD: Tensor, background: int | None) -> Tensor:
         """[1, K, R, C] of one square."""
         model: Any = self.embedder.model
         member_GRC: Tensor | None = None
         if self._net is not None:
-            token_1GD, pooled_1D, member_GRC = grouped(self._net, image_1CHW)
+            token_1GD, pooled_1D, member_GRC = group_assignments(self._net, image_1CHW)
         else:
-            seen = self._inner(image_1CHW)
-            token_1GD, pooled_1D = seen.tokens_BPD, seen.pooled_BD
+            output = self._inner(image_1CHW)
+            token_1GD, pooled_1D = output.tokens_BPD, output.pooled_BD
         head = self._head
-        token_GD = normalised(model.image_projection(head(token_1GD[0]))).float()
+        token_GD = l2_normalise(model.image_projection(head(token_1GD[0]))).float()
         if self.rule == "cosine":
             score_GK, least = token_GD @ text_KD.T, self.threshold
         else:
-            image_D = normalised(model.image_projection(head(pooled_1D)))[0].float()
+            image_D = l2_normalise(model.image_projection(head(pooled_1D)))[0].float()
             scale = min(float(model.log_scale.exp()), 100.0)
             score_GK = affinities(token_GD, image_D, text_KD, scale=scale)
             least = min(self.threshold, float(score_GK.max()))
@@ -195,13 +199,13 @@ def affinities(token_GD: Tensor, image_D: Tensor, text_KD: Tensor, *, scale: flo
     return logit_GK.softmax(-1) * logit_GK.masked_fill(hidden_K, -math.inf).softmax(-1)
 
 
-def with_background(score_KRC: Tensor, place: int, least: float, *, hard: bool) -> Tensor:
+def with_background(score_KRC: Tensor, index: int, least: float, *, hard: bool) -> Tensor:
     """The scores with those of a further class at `place`: `least` everywhere, or, `hard`, one where no class reaches it and zero
     elsewhere."""
     plain_1RC = torch.full_like(score_KRC[:1], least)
     if hard:
         plain_1RC = (score_KRC.amax(0, keepdim=True) < least).to(score_KRC.dtype)
-    return torch.cat([score_KRC[:place], plain_1RC, score_KRC[place:]])
+    return torch.cat([score_KRC[:index], plain_1RC, score_KRC[index:]])
 
 
 def _fitted(height: int, width: int, short: int) -> tuple[int, int]:
@@ -210,20 +214,20 @@ def _fitted(height: int, width: int, short: int) -> tuple[int, int]:
     return max(short, round(height * factor)), max(short, round(width * factor))
 
 
-def grouped(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def group_assignments(net: Any, image_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of one image: the groups of the last stage [1, G, D], their mean [1, D], and how much each patch belongs to each [G, R, C]: the soft
     assignments of all stages multiplied. Positions are stretched for an image of another size than the network's."""
     from transformers.models.groupvit.modeling_groupvit import get_grouping_from_attentions
 
-    seen = net(pixel_values=image_BCHW, output_attentions=True)
-    if not seen.attentions:
+    output = net(pixel_values=image_BCHW, output_attentions=True)
+    if not output.attentions:
         raise ConfigError("this GroupViT groups nothing (expected a stage with group tokens)")
     side = image_BCHW.shape[-1] // net.config.patch_size
-    member_GRC: Tensor = get_grouping_from_attentions(seen.attentions, (side, side))[0]
-    return seen.last_hidden_state, seen.pooler_output, member_GRC
+    member_GRC: Tensor = get_grouping_from_attentions(output.attentions, (side, side))[0]
+    return output.last_hidden_state, output.pooler_output, member_GRC
 
 
-def stretched(net: Any, size: int) -> Any:
+def resize_groupvit(net: Any, size: int) -> Any:
     """A copy of a GroupViT for images of that size: its positions are interpolated, as published for windows larger than those of
     training."""
     made: Any = copy.deepcopy(net)

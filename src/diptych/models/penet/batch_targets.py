@@ -1,4 +1,4 @@
-"""What is true of each image of a batch of scene graphs, as a two-stage network asks for it.
+"""Training targets of a two-stage network from a batch of scene graphs.
 
 Letters: B images, K regions, G pairs, R predicates.
 """
@@ -12,12 +12,12 @@ import torch
 from diptych.core.contracts import Draw
 from diptych.core.scene_graph import Relation
 from diptych.data.graphs.batch import GraphBatch
-from diptych.models.penet.pair_sampling import Targets
+from diptych.models.penet.pair_sampling import SceneGraphTargets
 
 
-def targets(batch: GraphBatch) -> list[Targets]:
-    """What is true of each image, in pixels of the batch."""
-    found = []
+def scene_graph_targets(batch: GraphBatch) -> list[SceneGraphTargets]:
+    """Targets of each image, in pixels of the batch."""
+    all_targets = []
     for row, (height, width) in enumerate(sizes_of(batch)):
         region_K, pair_G = batch.region_mask_BK[row], batch.pair_mask_BG[row]
         centre_K4 = batch.box_BK4[row, region_K]
@@ -26,8 +26,10 @@ def targets(batch: GraphBatch) -> list[Targets]:
         relation_GR = batch.relation_BGR[row, pair_G]
         relation_G = (relation_GR.argmax(1) + 1) * relation_GR.any(1)
         scale_4 = corner_K4.new_tensor([width, height, width, height])
-        found.append(Targets(corner_K4 * scale_4, batch.label_BK[row, region_K] + 1, batch.pair_BG2[row, pair_G], relation_G))
-    return found
+        all_targets.append(
+            SceneGraphTargets(corner_K4 * scale_4, batch.label_BK[row, region_K] + 1, batch.pair_BG2[row, pair_G], relation_G)
+        )
+    return all_targets
 
 
 def sizes_of(batch: GraphBatch) -> list[tuple[int, int]]:
@@ -35,12 +37,12 @@ def sizes_of(batch: GraphBatch) -> list[tuple[int, int]]:
     return [(height, width) for height, width in batch.size_B2.tolist()]
 
 
-def one_predicate(draw: Draw) -> Draw:
+def sample_predicate(draw: Draw) -> Draw:
     """Each ordered pair with one of its predicates, drawn: a pair has one label (published)."""
-    found: dict[tuple[int, int], list[Relation]] = {}
+    by_pair: dict[tuple[int, int], list[Relation]] = {}
     for relation in draw.sample.relations:
-        found.setdefault((relation.subject, relation.object), []).append(relation)
-    if all(len(each) == 1 for each in found.values()):
+        by_pair.setdefault((relation.subject, relation.object), []).append(relation)
+    if all(len(each) == 1 for each in by_pair.values()):
         return draw
-    chosen = tuple(each[int(draw.rng.integers(len(each)))] for each in found.values())
+    chosen = tuple(each[int(draw.rng.integers(len(each)))] for each in by_pair.values())
     return replace(draw, sample=replace(draw.sample, relations=chosen))

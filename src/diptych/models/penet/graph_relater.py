@@ -22,12 +22,12 @@ from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.media.decode import decode
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.images import DetectionImages
-from diptych.models.detection.inclusive_boxes import cut_to_pixels
+from diptych.models.detection.images import DetectionPreprocess
+from diptych.models.detection.inclusive_boxes import clip_boxes
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
-from diptych.models.penet.scene_graph_network import Answer, NetworkShape, SceneGraphNetwork
+from diptych.models.penet.scene_graph_network import SceneGraphConfig, SceneGraphNetwork, SceneGraphPrediction
 
 TOP = 1000
 
@@ -44,7 +44,7 @@ class GraphRelater:
     def __init__(
         self,
         model: SceneGraphNetwork,
-        images: DetectionImages,
+        images: DetectionPreprocess,
         lists: LabelLists,
         name: str,
         *,
@@ -62,7 +62,7 @@ class GraphRelater:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights and preprocessing as they were when first asked."""
+        """Hash of weights and preprocessing, computed at first access."""
         return fingerprint(self.model, {"images": to_plain(self.images), "lists": to_plain(self.lists)})
 
     # ------------------------------------------------------------ use
@@ -83,12 +83,12 @@ class GraphRelater:
         `batch_size` is that of other detectors: images are read one by one.
         """
         if self.model.shape.setting != "sgdet":
-            raise ConfigError(f"{self.name} relates given regions, it finds none (expected one trained with --setting sgdet)")
-        asked_C = self._asked(objects)
+            raise ConfigError(f"{self.name} relates given regions and detects none (expected one trained with --setting sgdet)")
+        class_mask_C = self._asked(objects)
         names = self._known(relations) if relations else []
         graphs = []
         for image in images:
-            graph = self._graph(image, lambda shown, sizes: self.model.find(shown, sizes, asked_C), names, top)
+            graph = self._graph(image, lambda shown, sizes: self.model.find(shown, sizes, class_mask_C), names, top)
             kept = tuple(edge for edge in graph.relations if edge.confidence > threshold)[:top]
             graphs.append(replace(graph, relations=kept) if names else _surest(graph, top, threshold))
         return graphs
@@ -113,29 +113,29 @@ class GraphRelater:
         if not labels_known and self.model.shape.setting == "predcls":
             raise ConfigError(f"{self.name} takes labels as they are (expected one trained with --setting sgcls or sgdet)")
         names = self._known(relations)
-        asked_C = None if labels_known else self._asked(objects)
-        return [self._related(image, tuple(row), names, asked_C, top) for image, row in zip(images, regions, strict=True)]
+        class_mask_C = None if labels_known else self._asked(objects)
+        return [self._related(image, tuple(row), names, class_mask_C, top) for image, row in zip(images, regions, strict=True)]
 
     def _related(
-        self, image: ImageSource, regions: tuple[Region, ...], names: list[int], asked_C: Tensor | None, top: int
+        self, image: ImageSource, regions: tuple[Region, ...], names: list[int], class_mask_C: Tensor | None, top: int
     ) -> SceneGraph:
         if not regions:
             decode(image, exact=True)
             return SceneGraph()
-        label_K = None if asked_C is not None else torch.tensor([self._class(region) for region in regions])
+        label_K = None if class_mask_C is not None else torch.tensor([self._class(region) for region in regions])
 
-        def ask(shown_BCHW: Tensor, sizes: list[tuple[int, int]], scale_4: Tensor) -> list[Answer]:
+        def ask(shown_BCHW: Tensor, sizes: list[tuple[int, int]], scale_4: Tensor) -> list[SceneGraphPrediction]:
             box_K4 = torch.tensor([region.box for region in regions], dtype=torch.float32)
             if self.model.detector.inclusive:  # cut in pixels of the image itself, as released
                 height, width = (
                     round(side / float(scale)) for side, scale in zip(sizes[0], (scale_4[1], scale_4[0]), strict=True)
                 )
-                box_K4 = cut_to_pixels(box_K4, (height, width))
+                box_K4 = clip_boxes(box_K4, (height, width))
             box_K4 = box_K4 * scale_4
             labels = None if label_K is None else [label_K.to(self._device)]
             every_C = torch.ones(len(self.objects) + 1, dtype=torch.bool, device=self._device)
             return self.model.relate(
-                shown_BCHW, sizes, [box_K4.to(self._device)], labels, every_C if asked_C is None else asked_C
+                shown_BCHW, sizes, [box_K4.to(self._device)], labels, every_C if class_mask_C is None else class_mask_C
             )
 
         answer, _ = self._answer(image, ask)
@@ -148,15 +148,15 @@ class GraphRelater:
         answer, scale_4 = self._answer(image, lambda shown, sizes, _: ask(shown, sizes))
         corner_N4 = (answer.box_N4.cpu() / scale_4).tolist()
         rows = zip(corner_N4, answer.label_N.tolist(), answer.score_N.tolist(), strict=True)
-        found = [(tuple(box), label, score) for box, label, score in rows]
-        solid = [n for n, (box, _, _) in enumerate(found) if box[2] > box[0] and box[3] > box[1]]
-        place = {old: new for new, old in enumerate(solid)}
-        regions = tuple(Region(found[n][0], self.objects[found[n][1] - 1], score=found[n][2]) for n in solid)
+        detections = [(tuple(box), label, score) for box, label, score in rows]
+        solid = [n for n, (box, _, _) in enumerate(detections) if box[2] > box[0] and box[3] > box[1]]
+        index = {old: new for new, old in enumerate(solid)}
+        regions = tuple(Region(detections[n][0], self.objects[detections[n][1] - 1], score=detections[n][2]) for n in solid)
         edges = self._edges(answer, names, top) if names else ()
-        kept = (edge for edge in edges if edge.subject in place and edge.object in place)
-        return SceneGraph(regions, tuple(replace(e, subject=place[e.subject], object=place[e.object]) for e in kept))
+        kept = (edge for edge in edges if edge.subject in index and edge.object in index)
+        return SceneGraph(regions, tuple(replace(e, subject=index[e.subject], object=index[e.object]) for e in kept))
 
-    def _answer(self, image: ImageSource, ask: Any) -> tuple[Answer, Tensor]:
+    def _answer(self, image: ImageSource, ask: Any) -> tuple[SceneGraphPrediction, Tensor]:
         """The network's answer, and by what xyxy pixels of the image were multiplied for it."""
         pixels_HWC = decode(image, exact=True)
         height, width = pixels_HWC.shape[:2]
@@ -168,7 +168,7 @@ class GraphRelater:
             (answer,) = ask(shown_BCHW.to(self._device), [(high, wide)], scale_4)
         return answer, scale_4
 
-    def _edges(self, answer: Answer, names: list[int], top: int) -> tuple[Relation, ...]:
+    def _edges(self, answer: SceneGraphPrediction, names: list[int], top: int) -> tuple[Relation, ...]:
         """The best relations among these predicates, the best first."""
         subject_P, object_P = answer.pair_P2.unbind(1)
         ends_P = answer.score_N[subject_P] * answer.score_N[object_P]
@@ -179,14 +179,14 @@ class GraphRelater:
         if top:
             best_P, predicate_P = score_PR.max(1)
             pair_Q = best_P.sort(descending=True, stable=True).indices[:top]
-            wanted = torch.zeros(score_PR.shape, dtype=torch.bool)
-            wanted[pair_Q, predicate_P[pair_Q]] = True
-            wanted.view(-1)[order[:top]] = True
-            order = order[wanted.view(-1)[order]]
+            selected = torch.zeros(score_PR.shape, dtype=torch.bool)
+            selected[pair_Q, predicate_P[pair_Q]] = True
+            selected.view(-1)[order[:top]] = True
+            order = order[selected.view(-1)[order]]
         pairs = answer.pair_P2.tolist()
         edges = []
-        for place in order.tolist():
-            pair, name = divmod(place, len(names))
+        for flat in order.tolist():
+            pair, name = divmod(flat, len(names))
             edges.append(Relation(pairs[pair][0], self.relations[names[name] - 1], pairs[pair][1], float(score_PR[pair, name])))
         return tuple(edges)
 
@@ -196,34 +196,34 @@ class GraphRelater:
 
     def _known(self, relations: Sequence[str]) -> list[int]:
         """Places among the predicates, "no relation" counted, of the asked names that training had."""
-        places = {name: place + 1 for place, name in enumerate(self.relations)}
-        known = [places[name] for name in dict.fromkeys(relations) if name in places]
-        if not known:
+        index = {name: column + 1 for column, name in enumerate(self.relations)}
+        columns = [index[name] for name in dict.fromkeys(relations) if name in index]
+        if not columns:
             raise DataError(
-                f"{self.name} knows none of {list(relations)[:5]}",
+                f"{self.name} was trained on none of {list(relations)[:5]}",
                 field="relations",
                 expected=f"names of its training: {self._some}",
             )
-        return known
+        return columns
 
     @property
     def _some(self) -> str:
         return ", ".join(self.relations[:8]) + (", ..." if len(self.relations) > 8 else "")
 
     def _asked(self, objects: Sequence[str]) -> Tensor:
-        asked_C = torch.tensor([False, *(name in set(objects) for name in self.objects)], device=self._device)
-        if not asked_C.any():
+        class_mask_C = torch.tensor([False, *(name in set(objects) for name in self.objects)], device=self._device)
+        if not class_mask_C.any():
             raise DataError(
-                f"{self.name} knows none of {list(objects)[:5]}",
+                f"{self.name} was trained on none of {list(objects)[:5]}",
                 field="objects",
                 expected=f"names of its training: {', '.join(self.objects[:8])}",
             )
-        return asked_C
+        return class_mask_C
 
     def _class(self, region: Region) -> int:
         if region.label not in self.objects:
             raise DataError(
-                f"{self.name} does not know the label {region.label!r}",
+                f"{self.name} was not trained on the label {region.label!r}",
                 field="regions",
                 expected=f"labels of its training: {', '.join(self.objects[:8])}{', ...' if len(self.objects) > 8 else ''}",
             )
@@ -252,16 +252,18 @@ class GraphRelater:
         with torch.random.fork_rng(devices=[]):
             model = SceneGraphNetwork(
                 detection_backbone(**config["backbone"]),
-                from_plain(NetworkShape, config["shape"]),
+                from_plain(SceneGraphConfig, config["shape"]),
                 len(lists.objects),
                 len(lists.relations),
             )
         load_weights(model, folder)
-        return cls(model.eval(), from_plain(DetectionImages, config["images"]), lists, config["name"], card=config.get("card"))
+        return cls(
+            model.eval(), from_plain(DetectionPreprocess, config["images"]), lists, config["name"], card=config.get("card")
+        )
 
     def _readme(self) -> str:
         finds = self.model.shape.setting == "sgdet"
-        asked = f"objects={list(self.objects[:2])}, relations={list(self.relations[:1])}"
+        example = f"objects={list(self.objects[:2])}, relations={list(self.relations[:1])}"
         return detector_card(
             self.name,
             self.card,
@@ -269,7 +271,7 @@ class GraphRelater:
             about="Scene graphs with one prototype a predicate (PE-Net, 2023).",
             facts=f"{parameters(self.model):,} parameters; setting {self.model.shape.setting}; {len(self.objects)} objects, "
             f"{len(self.relations)} relations; images at {self.images.size} px.",
-            use=f"graphs = model.detect(images, {asked})" if finds else f"graphs = model.relate(images, regions, {asked})",
+            use=f"graphs = model.detect(images, {example})" if finds else f"graphs = model.relate(images, regions, {example})",
         )
 
 

@@ -24,12 +24,12 @@ from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.media.transforms import Triple
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import Released, load_whole, read_checkpoint, some
-from diptych.models.detection.faster_rcnn import DetectorShape
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.checkpoint import ReleasedCheckpoint, first_names, load_strictly, read_checkpoint
+from diptych.models.detection.faster_rcnn import FasterRCNNConfig
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.penet.graph_relater import GraphRelater
-from diptych.models.penet.prototype_head import HeadShape
-from diptych.models.penet.scene_graph_network import NetworkShape, SceneGraphNetwork, Setting
+from diptych.models.penet.predicate_head import PENetHeadConfig
+from diptych.models.penet.scene_graph_network import SceneGraphConfig, SceneGraphNetwork, Setting
 
 MEAN: Triple = (122.7717 / 255, 115.9465 / 255, 102.9801 / 255)
 """Caffe's, as RGB."""
@@ -38,7 +38,7 @@ EPS = 1e-5
 """Of timm's fixed BatchNorm; the released one has none."""
 VOCABULARIES = ("vg150", "open-images")
 BACKBONE = {"name": "timm:resnext101_32x8d", "strides": (4, 8, 16, 32), "frozen_norm": True}
-RELEASED = NetworkShape(head=HeadShape(place_momentum=0.001999), detector=DetectorShape(counting="inclusive"))
+RELEASED = SceneGraphConfig(head=PENetHeadConfig(place_momentum=0.001999), detector=FasterRCNNConfig(counting="inclusive"))
 """Boxes end on their last pixel, and where they lie is read twice a step."""
 UNREAD = r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.relation\.predictor\.linear_pred\.(weight|bias)"
 PREDICTOR = "roi_heads.relation.predictor."
@@ -114,7 +114,7 @@ def open_released(spec: str) -> GraphRelater:
         load_released(model, tensors)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return GraphRelater(model.eval(), DetectionImages(600, longest=1000, mean=MEAN, std=STD), lists, spec)
+    return GraphRelater(model.eval(), DetectionPreprocess(600, longest=1000, mean=MEAN, std=STD), lists, spec)
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,13 +135,13 @@ def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             out[ours] = tensor
     if strange:
-        raise ConfigError(f"not of PE-Net: {some(strange)} (expected a checkpoint of its release)")
+        raise ConfigError(f"not of PE-Net: {first_names(strange)} (expected a checkpoint of its release)")
     return out
 
 
 def load_released(model: SceneGraphNetwork, tensors: Mapping[str, Tensor]) -> None:
     """Puts released weights into a model of the same architecture, all or nothing."""
-    load_whole(model, from_released(tensors))
+    load_strictly(model, from_released(tensors))
 
 
 def _renamed(name: str) -> str | None:
@@ -150,25 +150,25 @@ def _renamed(name: str) -> str | None:
         if part not in PARTS:
             return None
         if part in LAYERS:
-            rest = re.sub(r"^layers\.(\d)\.", lambda found: f"{2 * int(found[1])}.", rest)
+            rest = re.sub(r"^layers\.(\d)\.", lambda match: f"{2 * int(match[1])}.", rest)
         return f"head.{PARTS[part]}{dot}{rest}"
     for pattern, ours in NAMES:
-        if found := re.match(pattern, name):
-            level = int(found[1]) - 1 if found.groups() else 0
-            return ours.format(level=level) + name[found.end() :]
+        if match := re.match(pattern, name):
+            level = int(match[1]) - 1 if match.groups() else 0
+            return ours.format(level=level) + name[match.end() :]
     return None
 
 
-def _lists(tensors: Mapping[str, Tensor], released: Released) -> LabelLists:
+def _lists(tensors: Mapping[str, Tensor], released: ReleasedCheckpoint) -> LabelLists:
     """The names that as many classes belong to."""
     counts = tuple(
         len(tensors[PREDICTOR + name]) - 1 if PREDICTOR + name in tensors else 0
         for name in ("obj_embed.weight", "rel_embed.weight")
     )
     for name in VOCABULARIES:
-        known = vocabulary(name)
-        if counts == (len(known.object_texts), len(known.predicate_texts)):
-            return LabelLists(known.object_texts, known.predicate_texts)
+        names = vocabulary(name)
+        if counts == (len(names.object_texts), len(names.predicate_texts)):
+            return LabelLists(names.object_texts, names.predicate_texts)
     raise ConfigError(
         f"{released.file}: {counts[0]} objects and {counts[1]} predicates are no known vocabulary (expected a checkpoint of PE-Net's "
         f"release for {' or '.join(VOCABULARIES)})"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from diptych.models.detection.region_pool import RegionLayers, RegionPool, enclosing
+from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler, enclosing_boxes
 
 
 class PairRegions(nn.Module):
@@ -18,7 +18,7 @@ class PairRegions(nn.Module):
 
     def __init__(self, channels: int, strides: Sequence[int], width: int, *, side: int = 7) -> None:
         super().__init__()
-        self.pool = RegionPool(channels, strides, side=side, every_level=True)
+        self.pool = RoIPooler(channels, strides, side=side, every_level=True)
         self.side = 4 * side - 1
         self.rectangles = nn.Sequential(
             nn.Conv2d(2, channels // 2, 7, stride=2, padding=3),
@@ -29,7 +29,7 @@ class PairRegions(nn.Module):
             nn.ReLU(),
             nn.BatchNorm2d(channels, momentum=0.01),
         )
-        self.layers = RegionLayers(channels, width, side=side)
+        self.layers = RoIBoxHead(channels, width, side=side)
 
     def forward(
         self,
@@ -39,7 +39,7 @@ class PairRegions(nn.Module):
         sizes: Sequence[tuple[int, int]],
     ) -> Tensor:
         """Boxes of the pairs of each image, xyxy in pixels, and the (height, width) of the images."""
-        union = [enclosing(one_P4, other_P4) for one_P4, other_P4 in zip(subjects, objects, strict=True)]
+        union = [enclosing_boxes(one_P4, other_P4) for one_P4, other_P4 in zip(subjects, objects, strict=True)]
         pooled_PCSS = self.pool(maps, union)
         drawn = [
             torch.stack([rectangles(box_P4, size, self.side) for box_P4 in ends], 1)

@@ -18,9 +18,11 @@ FOREGROUND = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Targets:
-    """What is true of one image: xyxy boxes in pixels as the network sees it, classes (1 and above), pairs and their predicates
-    (0 for none)."""
+class SceneGraphTargets:
+    """Ground truth of one image.
+
+    Boxes xyxy in pixels as the network sees it, classes (1 and above), pairs and their predicates (0 for none).
+    """
 
     box_K4: Tensor
     label_K: Tensor
@@ -29,7 +31,7 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledPairs:
     """label_N is 0 for a box that stands for no true region; relation_P is 0 for none."""
 
     label_N: Tensor
@@ -50,7 +52,7 @@ class PairSampling:
     each: int = 4
     last_pixel: bool = False
 
-    def __call__(self, proposal_N4: Tensor, box_N4: Tensor, targets: Targets) -> Drawn:
+    def __call__(self, proposal_N4: Tensor, box_N4: Tensor, targets: SceneGraphTargets) -> SampledPairs:
         """Proposals decide the labels, the boxes read off them which relation a pair stands for. Draws from torch's generator.
 
         A pair without a true relation is drawn only among boxes that stand for some region.
@@ -59,7 +61,7 @@ class PairSampling:
         label_N = torch.zeros(count, dtype=torch.int64, device=device)
         none = torch.zeros(0, 2, dtype=torch.int64, device=device)
         if not count or not len(targets.box_K4):
-            return Drawn(label_N, none, none[:, 0])
+            return SampledPairs(label_N, none, none[:, 0])
         share_of = inclusive_iou if self.last_pixel else box_iou
         overlap_N, region_N = share_of(targets.box_K4, proposal_N4).max(0)
         label_N = torch.where(overlap_N >= FOREGROUND, targets.label_K[region_N], label_N)
@@ -86,4 +88,4 @@ class PairSampling:
             pair_P2, relation_P = pair_P2[chosen], relation_P[chosen]
         free_M2 = free_NN.nonzero()
         free_M2 = free_M2[torch.randperm(len(free_M2), device=device)[: self.pairs - len(pair_P2)]]
-        return Drawn(label_N, torch.cat((pair_P2, free_M2)), torch.cat((relation_P, relation_P.new_zeros(len(free_M2)))))
+        return SampledPairs(label_N, torch.cat((pair_P2, free_M2)), torch.cat((relation_P, relation_P.new_zeros(len(free_M2)))))

@@ -19,18 +19,18 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
 from diptych.models.detection.backbone import DetectionBackbone
-from diptych.models.detection.faster_rcnn import DetectorShape, FasterRCNN, Found, names_without_repeats
+from diptych.models.detection.faster_rcnn import FasterRCNN, FasterRCNNConfig, Proposals, nms_labels
 from diptych.models.detection.inclusive_boxes import Sizes
-from diptych.models.detection.region_pool import RegionLayers, RegionPool
+from diptych.models.detection.roi_pooler import RoIBoxHead, RoIPooler
 from diptych.models.penet.pair_regions import PairRegions
-from diptych.models.penet.pair_sampling import PairSampling, Targets
-from diptych.models.penet.prototype_head import HeadShape, PrototypeHead, ScoredPairs, box_code
+from diptych.models.penet.pair_sampling import PairSampling, SceneGraphTargets
+from diptych.models.penet.predicate_head import PENetHeadConfig, PredicatePrototypeHead, ScoredPairs, box_code
 
 Setting = Literal["predcls", "sgcls", "sgdet"]
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkShape:
+class SceneGraphConfig:
     """setting     predcls, sgcls, sgdet
     head        sizes of the head; its fields are options like these
     detector    sizes and thresholds of the detector; likewise
@@ -38,8 +38,8 @@ class NetworkShape:
     """
 
     setting: Setting = "predcls"
-    head: HeadShape = field(default_factory=HeadShape)
-    detector: DetectorShape = field(default_factory=DetectorShape)
+    head: PENetHeadConfig = field(default_factory=PENetHeadConfig)
+    detector: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
     repeats: float = 0.5
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class NetworkShape:
 
 @dataclass(frozen=True, slots=True)
 class GraphScores:
-    """What the network says of a batch, and what is true of it; M regions of all images.
+    """Scores and targets of a batch; M regions of all images.
 
     scored        of the pairs; None where the detector alone is trained
     relation_P    predicates of the pairs, 0 for none
@@ -68,7 +68,7 @@ class GraphScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SceneGraphPrediction:
     """Of one image: boxes xyxy in pixels as the network saw them, classes (1 and above) with their scores, pairs, and probabilities
     of the predicates, "no relation" first."""
 
@@ -82,16 +82,16 @@ class Answer:
 class SceneGraphNetwork(nn.Module):
     """`forward` is for training, `relate` and `detect` answer."""
 
-    def __init__(self, backbone: DetectionBackbone, shape: NetworkShape, objects: int, predicates: int) -> None:
+    def __init__(self, backbone: DetectionBackbone, shape: SceneGraphConfig, objects: int, predicates: int) -> None:
         """`objects` and `predicates` are names without the background."""
         super().__init__()
         self.shape, self.objects, self.predicates = shape, objects, predicates
         sizes = shape.detector
         self.detector = FasterRCNN(backbone, sizes, objects + 1)
-        self.pool = RegionPool(sizes.channels, backbone.strides, side=sizes.pooled_side)
-        self.regions = RegionLayers(sizes.channels, sizes.region_width, side=sizes.pooled_side)
+        self.pool = RoIPooler(sizes.channels, backbone.strides, side=sizes.pooled_side)
+        self.regions = RoIBoxHead(sizes.channels, sizes.region_width, side=sizes.pooled_side)
         self.pairs = PairRegions(sizes.channels, backbone.strides, sizes.region_width, side=sizes.pooled_side)
-        self.head = PrototypeHead(shape.head, sizes.region_width, objects + 1, predicates + 1)
+        self.head = PredicatePrototypeHead(shape.head, sizes.region_width, objects + 1, predicates + 1)
 
     # ------------------------------------------------------------ training
 
@@ -99,7 +99,7 @@ class SceneGraphNetwork(nn.Module):
         self,
         image_BCHW: Tensor,
         sizes: Sizes,
-        targets: Sequence[Targets],
+        targets: Sequence[SceneGraphTargets],
         sampling: PairSampling,
         *,
         detects: bool,
@@ -125,90 +125,96 @@ class SceneGraphNetwork(nn.Module):
                 proposals, detecting = self.detector.losses(image_BCHW, maps, sizes, boxes, labels)
             else:
                 proposals = self.detector.proposals(image_BCHW, maps, sizes)
-            found = self._found(maps, proposals, targets, sizes, keep_true=detects)
-            drawn = [sampling(f.proposal_N4, f.boxes(), t) for f, t in zip(found, targets, strict=True)]
-            boxes, labels = [f.boxes() for f in found], [draw.label_N for draw in drawn]
+            proposals_B = self._predict_regions(maps, proposals, targets, sizes, keep_true=detects)
+            drawn = [sampling(f.proposal_N4, f.boxes(), t) for f, t in zip(proposals_B, targets, strict=True)]
+            boxes, labels = [f.boxes() for f in proposals_B], [draw.label_N for draw in drawn]
             pairs, relations = [draw.pair_P2 for draw in drawn], [draw.relation_P for draw in drawn]
-            seen_NC = torch.cat([f.logit_NC for f in found])
+            seen_NC = torch.cat([f.logit_NC for f in proposals_B])
         region_NV = self.regions(self.pool(maps, boxes))
         naming_NC = None
         if seen_NC is None:
-            told_N = torch.cat(labels)
+            label_N = torch.cat(labels)
         else:
             naming_NC = self.head.naming(region_NV, seen_NC, _codes(boxes, sizes))
-            told_N = naming_NC[:, 1:].argmax(1) + 1
-        scored = self._scored(maps, region_NV, told_N, boxes, pairs, sizes)
+            label_N = naming_NC[:, 1:].argmax(1) + 1
+        scored = self._scored(maps, region_NV, label_N, boxes, pairs, sizes)
         scale = None if self.shape.head.classifier == "linear" else self.head.log_scale.exp()
         return GraphScores(scored, torch.cat(relations), naming_NC, torch.cat(labels), detecting, scale)
 
-    def _found(
-        self, maps: dict[str, Tensor], proposals: Sequence[Tensor], targets: Sequence[Targets], sizes: Sizes, *, keep_true: bool
-    ) -> list[Found]:
+    def _predict_regions(
+        self,
+        maps: dict[str, Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[SceneGraphTargets],
+        sizes: Sizes,
+        *,
+        keep_true: bool,
+    ) -> list[Proposals]:
         """True boxes are among the proposals. A detector that has learned nothing would drop them: `keep_true` keeps them beside what
         it finds, so that there is something to relate from the first step."""
         true = [t.box_K4 for t in targets]
         if not keep_true:
-            known = [torch.cat(both) for both in zip(proposals, true, strict=True)]
-            return self.detector.found(maps, known, sizes)
-        found = self.detector.found(maps, [proposal_N4.detach() for proposal_N4 in proposals], sizes)
+            regions = [torch.cat(both) for both in zip(proposals, true, strict=True)]
+            return self.detector.predict_regions(maps, regions, sizes)
+        proposals_B = self.detector.predict_regions(maps, [proposal_N4.detach() for proposal_N4 in proposals], sizes)
         with torch.no_grad():
             logits = self.detector.logits(maps, true).split([len(box_K4) for box_K4 in true])
-        return [f.joined(t.box_K4, t.label_K, logit_KC) for f, t, logit_KC in zip(found, targets, logits, strict=True)]
+        return [f.joined(t.box_K4, t.label_K, logit_KC) for f, t, logit_KC in zip(proposals_B, targets, logits, strict=True)]
 
     # ------------------------------------------------------------ answers
 
     def relate(
-        self, image_BCHW: Tensor, sizes: Sizes, boxes: Sequence[Tensor], labels: Sequence[Tensor] | None, asked_C: Tensor
-    ) -> list[Answer]:
-        """Predicates of all ordered pairs of given boxes; without `labels` these are made anew among `asked_C`."""
+        self, image_BCHW: Tensor, sizes: Sizes, boxes: Sequence[Tensor], labels: Sequence[Tensor] | None, class_mask_C: Tensor
+    ) -> list[SceneGraphPrediction]:
+        """Predicates of all ordered pairs of given boxes; without `labels` these are made anew among `class_mask_C`."""
         maps = self.detector.maps(image_BCHW)
         region_NV = self.regions(self.pool(maps, boxes))
         if labels is not None:
-            told_N = torch.cat(list(labels))
-            score_N = torch.ones(len(told_N), device=told_N.device)
+            label_N = torch.cat(list(labels))
+            score_N = torch.ones(len(label_N), device=label_N.device)
         else:
             naming_NC = self.head.naming(region_NV, self.detector.logits(maps, boxes), _codes(boxes, sizes))
             share_NC = naming_NC.softmax(1)
-            score_N, told_N = share_NC.masked_fill(~asked_C, -1).max(1)
-        return self._answers(maps, region_NV, told_N, score_N, boxes, boxes, sizes)
+            score_N, label_N = share_NC.masked_fill(~class_mask_C, -1).max(1)
+        return self._answers(maps, region_NV, label_N, score_N, boxes, boxes, sizes)
 
-    def find(self, image_BCHW: Tensor, sizes: Sizes, asked_C: Tensor) -> list[Answer]:
-        """Boxes of the classes `asked_C` and the predicates of all their ordered pairs."""
+    def find(self, image_BCHW: Tensor, sizes: Sizes, class_mask_C: Tensor) -> list[SceneGraphPrediction]:
+        """Boxes of the classes `class_mask_C` and the predicates of all their ordered pairs."""
         maps = self.detector.maps(image_BCHW)
-        found = self.detector.found(maps, self.detector.proposals(image_BCHW, maps, sizes), sizes, asked_C)
-        boxes = [f.boxes() for f in found]
+        proposals_B = self.detector.predict_regions(maps, self.detector.proposals(image_BCHW, maps, sizes), sizes, class_mask_C)
+        boxes = [f.boxes() for f in proposals_B]
         region_NV = self.regions(self.pool(maps, boxes))
-        naming_NC = self.head.naming(region_NV, torch.cat([f.logit_NC for f in found]), _codes(boxes, sizes))
+        naming_NC = self.head.naming(region_NV, torch.cat([f.logit_NC for f in proposals_B]), _codes(boxes, sizes))
         named = [
-            names_without_repeats(logit_NC, f.box_NC4, self.shape.repeats, asked_C, inclusive=self.detector.inclusive)
-            for logit_NC, f in zip(naming_NC.split([len(b) for b in boxes]), found, strict=True)
+            nms_labels(logit_NC, f.box_NC4, self.shape.repeats, class_mask_C, inclusive=self.detector.inclusive)
+            for logit_NC, f in zip(naming_NC.split([len(b) for b in boxes]), proposals_B, strict=True)
         ]
-        told_N = torch.cat(named)
-        score_N = naming_NC.softmax(1).gather(1, told_N[:, None])[:, 0]
-        shown = [f.boxes_of(label_N) for f, label_N in zip(found, named, strict=True)]
-        return self._answers(maps, region_NV, told_N, score_N, boxes, shown, sizes)
+        region_label_N = torch.cat(named)
+        score_N = naming_NC.softmax(1).gather(1, region_label_N[:, None])[:, 0]
+        shown = [f.boxes_of(label_N) for f, label_N in zip(proposals_B, named, strict=True)]
+        return self._answers(maps, region_NV, region_label_N, score_N, boxes, shown, sizes)
 
     def _answers(
         self,
         maps: dict[str, Tensor],
         region_NV: Tensor,
-        told_N: Tensor,
+        label_N: Tensor,
         score_N: Tensor,
         boxes: Sequence[Tensor],
         shown: Sequence[Tensor],
         sizes: Sizes,
-    ) -> list[Answer]:
+    ) -> list[SceneGraphPrediction]:
         counts = [len(box_K4) for box_K4 in boxes]
-        pairs = [every_pair(count, region_NV.device) for count in counts]
-        share_PK = self._scored(maps, region_NV, told_N, boxes, pairs, sizes).logit_PK.softmax(1)
-        parts = (told_N.split(counts), score_N.split(counts), pairs, share_PK.split([len(p) for p in pairs]))
-        return [Answer(*row) for row in zip(shown, *parts, strict=True)]
+        pairs = [all_ordered_pairs(count, region_NV.device) for count in counts]
+        share_PK = self._scored(maps, region_NV, label_N, boxes, pairs, sizes).logit_PK.softmax(1)
+        parts = (label_N.split(counts), score_N.split(counts), pairs, share_PK.split([len(p) for p in pairs]))
+        return [SceneGraphPrediction(*row) for row in zip(shown, *parts, strict=True)]
 
     def _scored(
         self,
         maps: dict[str, Tensor],
         region_NV: Tensor,
-        told_N: Tensor,
+        label_N: Tensor,
         boxes: Sequence[Tensor],
         pairs: Sequence[Tensor],
         sizes: Sizes,
@@ -219,11 +225,11 @@ class SceneGraphNetwork(nn.Module):
         for box_K4 in boxes:
             starts.append(starts[-1] + len(box_K4))
         pair_P2 = torch.cat([pair_P2 + start for pair_P2, start in zip(pairs, starts, strict=False)])
-        scored: ScoredPairs = self.head(region_NV, told_N, pair_P2, union_PV)
+        scored: ScoredPairs = self.head(region_NV, label_N, pair_P2, union_PV)
         return scored
 
 
-def every_pair(count: int, device: torch.device | None = None) -> Tensor:
+def all_ordered_pairs(count: int, device: torch.device | None = None) -> Tensor:
     """int64 [P, 2]: all ordered pairs of different things among `count`, by subject."""
     pair_P2 = torch.cartesian_prod(torch.arange(count, device=device), torch.arange(count, device=device)).view(-1, 2)
     return pair_P2[pair_P2[:, 0] != pair_P2[:, 1]]

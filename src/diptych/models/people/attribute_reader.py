@@ -14,7 +14,7 @@ from diptych.models.pairs.matching.fusion_reader import word_table
 from diptych.models.towers.outputs import Tower
 
 
-class AttributeReader(nn.Module):
+class AttributePredictor(nn.Module):
     """The text tower's vectors of the words, each with the picture's vector added, through `layers` blocks of self-attention, then one
     linear layer to the vocabulary.
 

@@ -1,4 +1,4 @@
-"""Paints a grey picture as a sentence says (PLIP, 2305.08386).  Letters: B batch, C channel, H W, D width of the text."""
+"""Text-guided colourisation of grey pictures (PLIP, 2305.08386).  Letters: B batch, C channel, H W, D width of the text."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.text_refiner import CrossAttention
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Tokens, Tower
-from diptych.models.towers.peak import PeakTower
+from diptych.models.towers.max_pool_tower import MaxPoolTower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class PartLayer(nn.Module):
@@ -30,11 +30,11 @@ class PartLayer(nn.Module):
 
     def forward(self, x_BQD: Tensor, token_BPD: Tensor, mask_BP: Tensor) -> Tensor:
         x_BQD = x_BQD + self.read(self.norm_read(x_BQD), self.norm_read(token_BPD), mask_BP)
-        thought_BQD: Tensor = self.mlp_out(self.mlp_in(self.norm_mlp(x_BQD)).relu())
-        return x_BQD + thought_BQD
+        mlp_out_BQD: Tensor = self.mlp_out(self.mlp_in(self.norm_mlp(x_BQD)).relu())
+        return x_BQD + mlp_out_BQD
 
 
-class PartReader(nn.Module):
+class PartDecoder(nn.Module):
     """`prototypes` vectors read tokens of either side through the same layers; each has a matrix of its own into the parts.
 
     head_width  of each of the `heads`; all of them together may be wider than a token, as released
@@ -62,31 +62,31 @@ class PartReader(nn.Module):
 
 
 class PartEncoder(DualEncoder):
-    """A `DualEncoder` over two `PeakTower`s that embeds a picture or a text by its parts, one after the other, of norm 1 together.
+    """A `DualEncoder` over two `MaxPoolTower`s that embeds a picture or a text by its parts, one after the other, of norm 1 together.
 
     width    of what it embeds: prototypes times the width of a part
-    parts    the arguments of `PartReader` beside its width
+    parts    the arguments of `PartDecoder` beside its width
     """
 
     def __init__(self, image_tower: Tower, text_tower: Tower, *, width: int, parts: Mapping[str, int], **options: Any) -> None:
-        if not isinstance(image_tower, PeakTower) or not isinstance(text_tower, PeakTower):
+        if not isinstance(image_tower, MaxPoolTower) or not isinstance(text_tower, MaxPoolTower):
             raise ConfigError("prototypes read projected tokens (expected two peak towers)")
         if width != (whole := parts["prototypes"] * parts["part_width"]):
             raise ConfigError(f"width is {width} (expected {whole}: all parts together)")
         super().__init__(image_tower, text_tower, width=image_tower.width, **options)
         self.width, self.parts = width, dict(parts)
-        self.reader = PartReader(image_tower.width, **self.parts)
+        self.reader = PartDecoder(image_tower.width, **self.parts)
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return normalised(self.read(self.image_tower, self.image_tower(image_BCHW)).flatten(1))
+        return l2_normalise(self.read(self.image_tower, self.image_tower(image_BCHW)).flatten(1))
 
     def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        return normalised(self.read(self.text_tower, self.text_tower(text, mask_BL)).flatten(1))
+        return l2_normalise(self.read(self.text_tower, self.text_tower(text, mask_BL)).flatten(1))
 
-    def read(self, tower: nn.Module, seen: Tokens) -> Tensor:
+    def read(self, tower: nn.Module, output: TowerOutput) -> Tensor:
         """Parts [B, Q, E] of what one of the two towers saw."""
-        assert isinstance(tower, PeakTower)
-        parts_BQE: Tensor = self.reader(*tower.projected(seen))
+        assert isinstance(tower, MaxPoolTower)
+        parts_BQE: Tensor = self.reader(*tower.projected(output))
         return parts_BQE
 
     def without_parts(self) -> DualEncoder:
@@ -96,5 +96,5 @@ class PartEncoder(DualEncoder):
         return plain
 
     def variant(self) -> dict[str, Any]:
-        """How it is built again, beside what every `DualEncoder` has."""
+        """Settings to rebuild this variant, beside those of every `DualEncoder`."""
         return {"kind": "parts", "parts": self.parts}

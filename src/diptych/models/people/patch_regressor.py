@@ -1,4 +1,4 @@
-"""Guesses what another model says of hidden patches from the visible ones (UniPT's released code; after context autoencoders, 2202.03026).
+"""Regressor of another model's features of masked patches (UniPT's released code; after context autoencoders, 2202.03026).
 
 Letters: B batch, K visible patches, M hidden ones, P all of them, D width, E width of the target.
 """
@@ -41,8 +41,8 @@ class RegressorBlock(nn.Module):
                 (self.v, self.norm_v(key_BPD)),
             )
         )
-        read_BMD = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        x_BMD = self.norm(query_BMD + self.dropout(read_BMD))
+        attended_BMD = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x_BMD = self.norm(query_BMD + self.dropout(attended_BMD))
         out_BMD: Tensor = x_BMD + self.dropout(self.mlp_out(self.dropout(F.gelu(self.mlp_in(x_BMD)))))
         return out_BMD
 
@@ -72,7 +72,7 @@ class PatchRegressor(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.register_buffer("place_PD", sine_places(grid, width, places), persistent=False)
+        self.register_buffer("place_PD", sine_positions(grid, width, places), persistent=False)
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(RegressorBlock(width, heads, eps=eps, dropout=dropout) for _ in range(layers))
         self.hidden = nn.Sequential(nn.Linear(width, target), nn.LayerNorm(target))
@@ -97,7 +97,7 @@ class PatchRegressor(nn.Module):
         return self.hidden(query_BMD), self.visible(seen_BSD[:, 1:])
 
 
-def sine_places(grid: tuple[int, int], width: int, places: Places = "rows") -> Tensor:
+def sine_positions(grid: tuple[int, int], width: int, places: Places = "rows") -> Tensor:
     """[P, D], rows of the grid one after the other: sines and cosines of the column, then of the row, frequencies from 1 to 1/10000."""
     if places not in ("rows", "released"):
         raise ConfigError(f"places is {places!r} (expected rows | released)")

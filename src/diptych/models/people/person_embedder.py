@@ -1,4 +1,4 @@
-"""A dual encoder of persons, ready for use; its folder says that it is biometric."""
+"""A trained dual encoder of persons; its folder is marked biometric."""
 
 from __future__ import annotations
 

@@ -14,15 +14,15 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.text.tokens.masked_units import UnitPlan, mask_units
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.people.attribute_reader import AttributeReader
+from diptych.models.people.attribute_reader import AttributePredictor
 from diptych.models.people.colour_decoder import ColourDecoder
 from diptych.models.towers.clip_resnet import CLIPResNet
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PersonPairs(Pairs):
-    """`Pairs` whose vectors keep their length, which is a temperature of the identity contrast.
+class PersonPairs(PairFeatures):
+    """`PairFeatures` whose vectors keep their length, which is a temperature of the identity contrast.
 
     painted_NCHW  the grey picture as the text paints it; None without a decoder
     word_NMV      logits for hidden words, and asked_NM their ids, -1 where nothing is asked; None without a reader
@@ -36,7 +36,7 @@ class PersonPairs(Pairs):
 
 
 def mask_share(progress: float | Tensor, bounds: tuple[float, float]) -> float | Tensor:
-    """How many phrases are hidden at that progress of the training, 0..1: sqrt(progress), stretched from `bounds[0]` to `bounds[1]`.
+    """Share of phrases masked at a training progress in 0..1: sqrt(progress), stretched from `bounds[0]` to `bounds[1]`.
 
     >>> mask_share(0.0, (0.2, 0.8)), mask_share(0.25, (0.2, 0.8)), mask_share(1.0, (0.2, 0.8))
     (0.2, 0.5, 0.8)
@@ -45,7 +45,7 @@ def mask_share(progress: float | Tensor, bounds: tuple[float, float]) -> float |
 
 
 class PersonEncoder(nn.Module):
-    """A `DualEncoder` whose image tower gives maps, a `ColourDecoder` and an `AttributeReader`.
+    """A `DualEncoder` whose image tower gives maps, a `ColourDecoder` and an `AttributePredictor`.
 
     colour, reader  None leaves the part out
     persons         classes of persons; 0 leaves them out
@@ -59,7 +59,7 @@ class PersonEncoder(nn.Module):
         self,
         encoder: DualEncoder,
         colour: ColourDecoder | None,
-        reader: AttributeReader | None,
+        reader: AttributePredictor | None,
         *,
         persons: int = 0,
         bounds: tuple[float, float] = (0.2, 0.8),
@@ -81,7 +81,7 @@ class PersonEncoder(nn.Module):
     def forward(
         self, image_BCHW: Tensor, grey_BCHW: Tensor | None, text_BL: Tensor, text_mask_BL: Tensor, plan: UnitPlan | None
     ) -> PersonPairs:
-        """`grey_BCHW` is the picture without its colours, None without a decoder; `plan` says which words may be hidden."""
+        """`grey_BCHW` is the picture without its colours, None without a decoder; `plan` marks the words that may be masked."""
         encoder, painted_NCHW, word_NMV, asked_NM = self.encoder, None, None, None
         image_ND = encoder.image_projection(encoder.image_tower(image_BCHW).pooled_BD)
         text_ND = encoder.text_projection(encoder.text_tower(text_BL, text_mask_BL).pooled_BD)
@@ -89,9 +89,9 @@ class PersonEncoder(nn.Module):
             assert isinstance(encoder.image_tower, CLIPResNet)
             painted_NCHW = self.colour(encoder.image_tower.maps(grey_BCHW), text_ND)
         if self.reader is not None and plan is not None:
-            found = mask_units(text_BL, plan, mask_share(self.progress_1.double(), self.bounds))
-            given = (found.ids_BL, found.hidden_BL, text_mask_BL, image_ND, found.place_BM)
-            word_NMV, asked_NM = self.reader(encoder.text_tower, *given), found.word_BM
+            masked = mask_units(text_BL, plan, mask_share(self.progress_1.double(), self.bounds))
+            given = (masked.ids_BL, masked.hidden_BL, text_mask_BL, image_ND, masked.place_BM)
+            word_NMV, asked_NM = self.reader(encoder.text_tower, *given), masked.word_BM
         return PersonPairs(
             image_ND=image_ND,
             text_ND=text_ND,

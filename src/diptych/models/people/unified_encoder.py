@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.media.transforms import Preprocess
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.people.part_encoder import PartEncoder
 from diptych.models.people.patch_regressor import PatchRegressor
-from diptych.models.towers.outputs import Pairs
-from diptych.models.towers.peak import PeakTower
+from diptych.models.towers.max_pool_tower import MaxPoolTower
+from diptych.models.towers.outputs import PairFeatures
 from diptych.models.towers.vit import VisionTransformer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UnifiedPairs(Pairs):
-    """`Pairs`, and the guesses; each is None where its part is left out.
+class UnifiedPairs(PairFeatures):
+    """`PairFeatures`, and the guesses; each is None where its part is left out.
 
     word_NMV                        logits for hidden words
     hidden_NJE, target_hidden_NJE   of hidden patches: the guess, and what the other model says of them
@@ -51,11 +51,11 @@ class UnifiedPairs(Pairs):
 
 
 class FrozenPatches(nn.Module):
-    """What another model's image tower says of every patch, projected into its joint space but not normed, as released. Frozen.
+    """Frozen patch features of another model's image tower, projected into its joint space but not normalised, as released.
 
-    shown    how our pictures were normalised, and `theirs`, how the tower wants them
-    shifted  a patch gets what the token of its number says, as released: the first that of the class token, all others that of the patch
-             before them
+    shown    how our pictures were normalised, and `theirs`, how the tower expects them
+    shifted  a patch gets the feature of the token of its number, as released: the first that of the class token, all others
+         that of the patch before them
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class FrozenPatches(nn.Module):
         """[B, P, E]."""
         mine, theirs = ([image_BCHW.new_tensor(x).view(3, 1, 1) for x in (p.mean, p.std)] for p in (self.shown, self.theirs))
         state_BPD = self.tower.states((image_BCHW * mine[1] + mine[0] - theirs[0]) / theirs[1])
-        said_BPE: Tensor = self.projection(state_BPD[:, :-1] if self.shifted else state_BPD[:, 1:])
-        return said_BPE
+        teacher_BPE: Tensor = self.projection(state_BPD[:, :-1] if self.shifted else state_BPD[:, 1:])
+        return teacher_BPE
 
 
 class UnifiedEncoder(nn.Module):
-    """A `DualEncoder` over two `PeakTower`s; with prototypes it is a `PartEncoder`.
+    """A `DualEncoder` over two `MaxPoolTower`s; with prototypes it is a `PartEncoder`.
 
     guesses_words  a head of BERT's kind over the text tower's words; its weights start from a normal of deviation `words_std`, its biases
                    at 0, or as PyTorch makes them where that is 0
@@ -107,7 +107,7 @@ class UnifiedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         image, text = encoder.image_tower, encoder.text_tower
-        if not isinstance(image, PeakTower) or not isinstance(text, PeakTower):
+        if not isinstance(image, MaxPoolTower) or not isinstance(text, MaxPoolTower):
             raise ConfigError("both towers have to be peak towers")
         self.encoder, self.mask_id = encoder, mask_id
         self.words: nn.Module | None = None
@@ -145,37 +145,37 @@ class UnifiedEncoder(nn.Module):
         encoder = self.encoder
         image, text = encoder.image_tower(image_BCHW), encoder.text_tower(text_BL, text_mask_BL)
         image_BD, text_BD = image.pooled_BD, text.pooled_BD
-        found = UnifiedPairs(image_ND=normalised(image_BD), text_ND=normalised(text_BD), scale=encoder.log_scale.exp())
+        output = UnifiedPairs(image_ND=l2_normalise(image_BD), text_ND=l2_normalise(text_BD), scale=encoder.log_scale.exp())
         if self.words is not None:
-            found = replace(found, word_NMV=self.guessed_words(masked_BL, hidden_BL, text_mask_BL, place_BM))
+            output = replace(output, word_NMV=self.guessed_words(masked_BL, hidden_BL, text_mask_BL, place_BM))
         if self.persons is not None:
-            found = replace(found, image_person_NG=self.persons(image_BD), text_person_NG=self.persons(text_BD))
+            output = replace(output, image_person_NG=self.persons(image_BD), text_person_NG=self.persons(text_BD))
         if isinstance(encoder, PartEncoder):
             parts = encoder.read(encoder.image_tower, image), encoder.read(encoder.text_tower, text)
-            found = replace(found, image_part_NQE=parts[0], text_part_NQE=parts[1])
+            output = replace(output, image_part_NQE=parts[0], text_part_NQE=parts[1])
             if self.part_persons is not None:
                 each = [torch.stack([f(x[:, q]) for q, f in enumerate(self.part_persons)], 1) for x in parts]
-                found = replace(found, image_part_person_NQG=each[0], text_part_person_NQG=each[1])
+                output = replace(output, image_part_person_NQG=each[0], text_part_person_NQG=each[1])
         if self.regressor is not None and self.teacher is not None:
-            assert isinstance(encoder.image_tower, PeakTower)
+            assert isinstance(encoder.image_tower, MaxPoolTower)
             tower = encoder.image_tower.inner
             assert isinstance(tower, VisionTransformer)
             seen_BSD = tower.norm_after(tower.states(image_BCHW, kept_BK))
             hidden_NJE, visible_NKE = self.regressor(seen_BSD, kept_BK, lost_BJ)
-            said_BPE = self.teacher(image_BCHW)
-            found = replace(
-                found,
+            teacher_BPE = self.teacher(image_BCHW)
+            output = replace(
+                output,
                 hidden_NJE=hidden_NJE,
                 visible_NKE=visible_NKE,
-                target_hidden_NJE=_at(said_BPE, lost_BJ),
-                target_visible_NKE=_at(said_BPE, kept_BK),
+                target_hidden_NJE=_at(teacher_BPE, lost_BJ),
+                target_visible_NKE=_at(teacher_BPE, kept_BK),
             )
-        return found
+        return output
 
     def guessed_words(self, masked_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor, place_BM: Tensor) -> Tensor:
         """Logits [B, M, V]."""
         text = self.encoder.text_tower
-        assert isinstance(text, PeakTower)
+        assert isinstance(text, MaxPoolTower)
         assert self.words is not None
         if self.mask_D is None:
             assert self.mask_id is not None
@@ -198,10 +198,10 @@ def _at(x_BPD: Tensor, place_BM: Tensor) -> Tensor:
     return x_BPD.gather(1, place_BM[..., None].expand(-1, -1, x_BPD.shape[2]))
 
 
-def _fitted(position_PD: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+def _fitted(position_PD: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """Positions of a class token and of a grid of patches, for another grid, bilinearly."""
-    if grid == wanted:
+    if grid == target:
         return position_PD.clone()
     square_1DHW = position_PD[1:].T.unflatten(1, grid)[None]
-    resized_1DHW = F.interpolate(square_1DHW, size=wanted, mode="bilinear", align_corners=False)
+    resized_1DHW = F.interpolate(square_1DHW, size=target, mode="bilinear", align_corners=False)
     return torch.cat([position_PD[:1], resized_1DHW[0].flatten(1).T])

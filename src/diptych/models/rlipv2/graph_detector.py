@@ -20,25 +20,25 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, Relation, SceneGraph
-from diptych.core.triplet_rule import FoundGraph, TripletRule
+from diptych.core.triplet_rule import RawDetections, TripletRule
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.graphs.pairs import RegionPairs
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Pixels
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
-from diptych.models.rlipv2.ruled_triplets import found_graph, selection
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
+from diptych.models.rlipv2.ruled_triplets import graph_in_pixels, selection_options
 from diptych.models.rlipv2.triplet_selection import (
     ScoreRule,
-    Triplets,
+    TripletDetections,
     best_triplets,
     entity_graphs,
     scene_graph,
-    without_repeats,
+    triplet_nms,
 )
 from diptych.models.towers.label_encoder import label_encoder
 from diptych.models.towers.label_texts import LabelTexts, label_texts
@@ -62,7 +62,7 @@ class GraphDetector:
         self,
         model: RelationDetector,
         texts: LabelTexts,
-        images: DetectionImages,
+        images: DetectionPreprocess,
         name: str,
         *,
         lists: LabelLists | None = None,
@@ -74,7 +74,7 @@ class GraphDetector:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of weights and preprocessing as they were when first asked."""
+        """Hash of weights and preprocessing, computed at first access."""
         return fingerprint(self.model, {"images": to_plain(self.images), "texts": self.texts.spec})
 
     # ------------------------------------------------------------ use
@@ -94,7 +94,7 @@ class GraphDetector:
         `relations`: the `top` best regions and no relations."""
         if relations:
             rows = self.triplets(images, objects=objects, relations=relations, top=top, batch_size=batch_size)
-            kept = [(without_repeats(row.rows(row.score_T > threshold)), size) for row, size in rows]
+            kept = [(triplet_nms(row.rows(row.score_T > threshold)), size) for row, size in rows]
             lists = LabelLists.of_query(objects, relations)
             return [scene_graph(row, size, lists.objects, lists.relations) for row, size in kept]
         lists, graphs = LabelLists.of_query(objects), []
@@ -119,12 +119,12 @@ class GraphDetector:
         relations: Sequence[str],
         rule: TripletRule,
         batch_size: int = 16,
-    ) -> list[FoundGraph]:
+    ) -> list[RawDetections]:
         """One graph an image by the rule of a protocol in place of that of `detect`."""
         lists = LabelLists.of_query(objects, relations)
-        asked = selection(rule, lists)
-        found = self.triplets(images, objects=objects, relations=relations, batch_size=batch_size, **asked)
-        return [found_graph(row, size, lists, rule) for row, size in found]
+        options = selection_options(rule, lists)
+        triplets = self.triplets(images, objects=objects, relations=relations, batch_size=batch_size, **options)
+        return [graph_in_pixels(row, size, lists, rule) for row, size in triplets]
 
     def triplets(
         self,
@@ -136,16 +136,16 @@ class GraphDetector:
         rule: ScoreRule = "graph",
         possible_CR: Tensor | None = None,
         batch_size: int = 16,
-    ) -> list[tuple[Triplets, tuple[int, int]]]:
-        """What evaluation reads: the best triplets of each image, repeats among them, and the image's (height, width) in pixels."""
+    ) -> list[tuple[TripletDetections, tuple[int, int]]]:
+        """Best triplets of each image for evaluation, repeats included, with the image's (height, width) in pixels."""
         lists = LabelLists.of_query(objects, relations)
         if not lists.relations:
             raise DataError("the list is empty", field="relations", expected="at least one relation to look for")
-        found: list[tuple[Triplets, tuple[int, int]]] = []
+        triplets: list[tuple[TripletDetections, tuple[int, int]]] = []
         for part, size_B in self._batches(images, batch_size):
             best = best_triplets(self._predicted(part, lists), top=top, rule=rule, possible_CR=possible_CR)
-            found += zip(best, size_B, strict=True)
-        return found
+            triplets += zip(best, size_B, strict=True)
+        return triplets
 
     @one_or_many
     def relate(
@@ -165,7 +165,7 @@ class GraphDetector:
         labels_known  must hold: a query is made of a box and its label
         """
         if not labels_known:
-            raise ConfigError(f"{self.name} does not name regions, it asks for their labels (expected labels_known=True)")
+            raise ConfigError(f"{self.name} does not classify regions; it needs their labels (expected labels_known=True)")
         if len(images) != len(regions):
             raise DataError(f"{len(images)} images but regions for {len(regions)}", field="regions", expected="a list an image")
         pairs = [list(permutations(range(len(row)), 2)) for row in regions]
@@ -184,11 +184,11 @@ class GraphDetector:
         """As `relate`, of these pairs alone, (subject, object) by their places among the regions of an image. Pairs of a pass see each
         other, so that which others are asked about has a say in a score. A pair may be there twice: the surer of its scores counts."""
         if not self.model.shape.given:
-            raise ConfigError(f"{self.name} finds its regions itself (expected a detector trained on given regions)")
+            raise ConfigError(f"{self.name} detects its own regions (expected a detector trained on given regions)")
         names = tuple(dict.fromkeys([*objects, *(region.label for row in regions for region in row)]))
         lists = LabelLists(names, tuple(relations))
         rows = zip(images, regions, pairs, strict=True)
-        return [self._related(image, row, asked, lists, top) for image, row, asked in rows]
+        return [self._related(image, row, row_pairs, lists, top) for image, row, row_pairs in rows]
 
     def _related(
         self, image: ImageSource, regions: Sequence[Region], pairs: Sequence[tuple[int, int]], lists: LabelLists, top: int
@@ -213,8 +213,8 @@ class GraphDetector:
             predicted = self._predicted([pixels_HWC], lists, given)
             score_NR = predicted.relation_logit_BSQR[0, -1].sigmoid().cpu()
             best = score_NR.flatten().sort(descending=True, stable=True).indices[: top or None]
-            for place in best.tolist():
-                pair, relation = divmod(place, len(lists.relations))
+            for flat in best.tolist():
+                pair, relation = divmod(flat, len(lists.relations))
                 subject, object_ = part[pair]
                 edges.append(Relation(subject, lists.relations[relation], object_, float(score_NR[pair, relation])))
         edges.sort(key=lambda edge: -edge.confidence)
@@ -277,11 +277,11 @@ class GraphDetector:
             model = RelationDetector(
                 detection_backbone(**config["backbone"]),
                 label_encoder(**config["labels"]),
-                from_plain(DetectorShape, config["shape"]),
+                from_plain(RelationDetectorConfig, config["shape"]),
             )
         load_weights(model, folder)
         texts = label_texts(config["texts"], Path(folder))
-        images = from_plain(DetectionImages, config["images"])
+        images = from_plain(DetectionPreprocess, config["images"])
         lists = from_plain(LabelLists, config["lists"])
         return cls(model.eval(), texts, images, config["name"], lists=lists, card=config.get("card"))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from diptych.models.detection.language_fusion import Gate
-from diptych.models.rlipv2.relation_detector import DetectorShape
+from diptych.models.detection.language_fusion import ResidualGate
+from diptych.models.rlipv2.relation_detector import RelationDetectorConfig
 
 Pair = tuple[str, str]
 """(ours, released): a whole name, or all of it but a tail such as .weight; {} stands for a number."""
@@ -63,18 +63,18 @@ _POSITION = tuple(
 )
 
 
-def encoder_name(shape: DetectorShape) -> str:
+def encoder_name(shape: RelationDetectorConfig) -> str:
     """The encoder's released name, which depends on the lineage."""
     return "transformer.encoder" if shape.variant == "parseda" else "transformer.ho_encoder"
 
 
-def gate_of(shape: DetectorShape) -> Gate:
-    """A small gate of the kind that the shape asks for: which tensors it has, and of what size."""
-    return Gate(16, shape.gate, 0.0)
+def example_gate(shape: RelationDetectorConfig) -> ResidualGate:
+    """Small gate of the configured kind, as an example of its tensors and their sizes."""
+    return ResidualGate(16, shape.gate, 0.0)
 
 
-def names(shape: DetectorShape) -> tuple[Pair, ...]:
-    """Every name outside the backbone. A row whose tensors a model of this shape does not have is never asked for."""
+def name_table(shape: RelationDetectorConfig) -> tuple[Pair, ...]:
+    """Released names and ours of every tensor outside the backbone. Rows for parts that this configuration lacks stay unused."""
     return (*_encoder(shape), *_decoders(), *_queries(shape), *_SHARED)
 
 
@@ -95,13 +95,13 @@ _SHARED: tuple[Pair, ...] = (
 )
 
 
-def _encoder(shape: DetectorShape) -> Iterator[Pair]:
+def _encoder(shape: RelationDetectorConfig) -> Iterator[Pair]:
     encoder = encoder_name(shape)
     for ours, theirs in _ENCODER:
         yield f"encoder.layers.{{}}.{ours}", f"{encoder}.layers.{{}}.{theirs}"
     for ours, theirs in _LANGUAGE:
         yield f"encoder.language.{{}}.0.{ours}", f"{encoder}.roberta_layers.{{}}.{theirs}"
-    up = getattr(gate_of(shape), "up", None)
+    up = getattr(example_gate(shape), "up", None)
     last = "one" if up is not None and up.out_features == 1 else "up"
     block = f"{encoder}.VLFuse_layers.{{}}.b_attn"
     for ours, theirs in _FUSION:
@@ -129,7 +129,7 @@ def _decoders() -> Iterator[Pair]:
         yield f"relation_decoder.fuse.{ours}", f"transformer.verb_tgt_generator.{theirs}"
 
 
-def _queries(shape: DetectorShape) -> Iterator[Pair]:
+def _queries(shape: RelationDetectorConfig) -> Iterator[Pair]:
     if shape.variant == "parseda":
         yield "queries.content_QD", "tgt_embed.weight"
         yield "queries.anchor_Q4", "refpoint_embed.weight"
@@ -153,8 +153,8 @@ QUERY_PARTS = ("query_embed.weight.position", "query_embed.weight.entities", "qu
 
 def rename(name: str, table: Sequence[Pair], *, released: bool) -> str | None:
     """A released name as ours (`released`), or the other way round; None when the table has no row for it."""
-    if (found := _backbone_from_released(name) if released else _backbone_to_released(name)) is not None:
-        return found
+    if (renamed := _backbone_from_released(name) if released else _backbone_to_released(name)) is not None:
+        return renamed
     for ours, theirs in table:
         before, after = (theirs, ours) if released else (ours, theirs)
         pattern = re.escape(before).replace(r"\{\}", r"(\d+)")

@@ -19,14 +19,14 @@ from diptych.core.errors import ConfigError
 from diptych.data.graphs.label_lists import LabelLists
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import Released, checkpoint_and_encoder, read_checkpoint
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.checkpoint import ReleasedCheckpoint, checkpoint_and_encoder, read_checkpoint
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.language_fusion import GateKind
 from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.pair_decoder import RelationStart
 from diptych.models.rlipv2.published import BACKBONES, PUBLISHED, ROBERTA, load_released
-from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
+from diptych.models.rlipv2.relation_detector import RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import label_encoder
 from diptych.models.towers.label_texts import TokenTexts
 
@@ -80,14 +80,14 @@ def open_released(spec: str) -> GraphDetector:
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
     name = VOCABULARIES.get(str(released.options.get("dataset_file", "")), "")
-    known = vocabulary(name) if name else None
-    lists = LabelLists(known.object_texts, known.predicate_texts) if known else None
+    names = vocabulary(name) if name else None
+    lists = LabelLists(names.object_texts, names.predicate_texts) if names else None
     length = min(TEXT_LENGTH, int(config["max_position_embeddings"]) - 2)
-    return GraphDetector(model.eval(), TokenTexts(tokenizer, length), DetectionImages(), spec, lists=lists)
+    return GraphDetector(model.eval(), TokenTexts(tokenizer, length), DetectionPreprocess(), spec, lists=lists)
 
 
-def architecture(released: Released) -> tuple[dict[str, Any], DetectorShape]:
-    """Arguments of `detection_backbone`, and the shape of the detector, that a file's tensors and options say."""
+def architecture(released: ReleasedCheckpoint) -> tuple[dict[str, Any], RelationDetectorConfig]:
+    """Arguments of `detection_backbone`, and the detector's configuration, inferred from a file's tensors and options."""
     tensors, options = released.tensors, released.options
     parseda, tagger = "refpoint_embed.weight" in tensors, "transformer.coord_proj.weight" in tensors
     if not parseda and not any(name.startswith("transformer.ho_encoder.") for name in tensors):
@@ -101,8 +101,10 @@ def architecture(released: Released) -> tuple[dict[str, Any], DetectorShape]:
     layers = _count(tensors, rf"{re.escape(encoder)}\.layers\.(\d+)\..+")
     decoders = _count(tensors, r"transformer\.ho_decoder\.layers\.(\d+)\..+")
     meetings = _count(tensors, rf"{re.escape(encoder)}\.VLFuse_layers\.(\d+)\..+")
-    asked = str(options.get("verb_query_tgt_type", ""))
-    start: RelationStart = STARTS.get(asked) or ("both" if any("verb_tgt_generator" in name for name in tensors) else "slots")
+    start_type = str(options.get("verb_query_tgt_type", ""))
+    start: RelationStart = STARTS.get(start_type) or (
+        "both" if any("verb_tgt_generator" in name for name in tensors) else "slots"
+    )
     shape = replace(
         PUBLISHED,
         variant="parseda" if parseda else "parsed",
@@ -125,7 +127,7 @@ def architecture(released: Released) -> tuple[dict[str, Any], DetectorShape]:
     return _backbone(released), shape
 
 
-def _backbone(released: Released) -> dict[str, Any]:
+def _backbone(released: ReleasedCheckpoint) -> dict[str, Any]:
     name = _swin(released.tensors) or "resnet50"
     made: dict[str, Any] = dict(BACKBONES[name])
     if "drop_path" in made and "drop_path_rate" in released.options:
@@ -135,19 +137,19 @@ def _backbone(released: Released) -> dict[str, Any]:
 
 def _swin(tensors: Mapping[str, Tensor]) -> str | None:
     """Which Swin the backbone is; None for a ResNet."""
-    found = tensors.get("backbone.0.body.patch_embed.proj.weight")
-    return None if found is None else "swin_tiny" if found.shape[0] == 96 else "swin_large"
+    patch_weight = tensors.get("backbone.0.body.patch_embed.proj.weight")
+    return None if patch_weight is None else "swin_tiny" if patch_weight.shape[0] == 96 else "swin_large"
 
 
-def _gate(released: Released, encoder: str) -> GateKind:
-    """As the options say; without them, as the tensors have it: numbers that differ over channels were learned a channel."""
-    asked = str(released.options.get("gating_mechanism", ""))
-    if asked in GATES:
-        return GATES[asked]
+def _gate(released: ReleasedCheckpoint, encoder: str) -> GateKind:
+    """Kind of gate from the options; without them from the tensors: values that differ over channels are per-channel gates."""
+    mechanism = str(released.options.get("gating_mechanism", ""))
+    if mechanism in GATES:
+        return GATES[mechanism]
     block = [name for name in released.tensors if name.startswith(f"{encoder}.VLFuse_layers.")]
     if any("gamma_v_down" in name or "gamma_v_up" in name or ".MBF_v." in name for name in block):
         raise ConfigError(
-            f"{released.file}: its gates have layers, and no option says which they are (expected gating_mechanism in args)"
+            f"{released.file}: its gates have layers, and no option names the layers (expected gating_mechanism in args)"
         )
     vectors = [released.tensors[name] for name in block if name.endswith((".gamma_v", ".gamma_l"))]
     return "vector" if any(not vector.is_meta and bool((vector != vector[:1]).any()) for vector in vectors) else "scalar"
@@ -162,10 +164,10 @@ def _meetings(options: Mapping[str, Any], count: int, layers: int) -> tuple[int,
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(found[1]) for name in tensors if (found := re.fullmatch(pattern, name))), default=-1)
+    return 1 + max((int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))), default=-1)
 
 
-def _rows(tensors: Mapping[str, Tensor], name: str, released: Released) -> int:
+def _rows(tensors: Mapping[str, Tensor], name: str, released: ReleasedCheckpoint) -> int:
     if name not in tensors:
         raise ConfigError(f"{released.file}: tensor {name} is missing (expected a whole checkpoint of main.py)")
     return int(tensors[name].shape[0])

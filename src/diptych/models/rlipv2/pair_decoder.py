@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diptych.models.detection.box_reference import BoxPosition, moved
+from diptych.models.detection.box_reference import BoxPosition, refine_reference
 from diptych.models.detection.decoder_layer import DecoderLayer
-from diptych.models.detection.feature_pyramid import Pyramid
+from diptych.models.detection.feature_pyramid import PyramidTokens
 from diptych.models.layers.mlp import MLP
 from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
 from diptych.models.rlipv2.pair_queries import PairQueries
@@ -53,7 +53,7 @@ class EntityDecoder(nn.Module):
                 if row == 0 and not self.dense:
                     nn.init.constant_(head.last.bias[2:], -2.0)
 
-    def forward(self, queries: PairQueries, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: PairQueries, pyramid: PyramidTokens) -> tuple[Tensor, Tensor]:
         """content_BSQD and box_BSQ4 (cxcywh in 0..1) after each layer."""
         x_BQD, reference_BQC = queries.content_BQD, queries.reference_BQC
         contents, boxes = [], []
@@ -80,7 +80,7 @@ class EntityDecoder(nn.Module):
     def _boxes(self, head: int, x_BQD: Tensor, reference_BQC: Tensor | None) -> Tensor:
         subject_BND, object_BND = x_BQD.chunk(2, 1)
         change_BQ4 = torch.cat((self.subject_box[head](subject_BND), self.object_box[head](object_BND)), 1)
-        return change_BQ4.sigmoid() if reference_BQC is None else moved(reference_BQC, change_BQ4)
+        return change_BQ4.sigmoid() if reference_BQC is None else refine_reference(reference_BQC, change_BQ4)
 
 
 class RelationDecoder(nn.Module):
@@ -137,7 +137,7 @@ class RelationDecoder(nn.Module):
             nn.init.zeros_(head.last.bias)
             head.requires_grad_(False)
 
-    def forward(self, entity_BQD: Tensor, box_BQ4: Tensor, pyramid: Pyramid, hidden_BNN: Tensor | None = None) -> Tensor:
+    def forward(self, entity_BQD: Tensor, box_BQ4: Tensor, pyramid: PyramidTokens, hidden_BNN: Tensor | None = None) -> Tensor:
         """content_BSND after each layer, from the entity decoder's last contents and boxes."""
         subject_BND, object_BND = entity_BQD.chunk(2, 1)
         subject_BN4, object_BN4 = box_BQ4.detach().chunk(2, 1)
@@ -155,6 +155,6 @@ class RelationDecoder(nn.Module):
             contents.append(x_BND if self.norm is None else self.norm(x_BND))
             if self.subject_box is not None and self.object_box is not None:
                 with torch.no_grad():
-                    subject_BN4 = moved(subject_BN4, self.subject_box[row](x_BND))
-                    object_BN4 = moved(object_BN4, self.object_box[row](x_BND))
+                    subject_BN4 = refine_reference(subject_BN4, self.subject_box[row](x_BND))
+                    object_BN4 = refine_reference(object_BN4, self.object_box[row](x_BND))
         return torch.stack(contents, 1)

@@ -1,4 +1,4 @@
-"""What a decoder of pairs starts from: learned queries of three generations, or regions that are given.
+"""Initial queries of a pair decoder: learned, in three generations, or made from given regions.
 
 Pair i is the queries i (subject) and N + i (object) of 2N.
 Letters: B batch, Q entity queries (2N), N pairs, C 2 or 4 coordinates, D width.

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.checkpoint import load_whole
-from diptych.models.rlipv2.names import NUMBERING, QUERY_PARTS, gate_of, names, rename
-from diptych.models.rlipv2.relation_detector import DetectorShape, RelationDetector
-from diptych.models.rlipv2.tensors import joined, split
+from diptych.models.detection.checkpoint import load_strictly
+from diptych.models.rlipv2.names import NUMBERING, QUERY_PARTS, example_gate, name_table, rename
+from diptych.models.rlipv2.relation_detector import RelationDetector, RelationDetectorConfig
+from diptych.models.rlipv2.tensors import join_released, split_for_release
 from diptych.models.towers.label_encoder import label_encoder
 
 BACKBONES = {
@@ -55,12 +55,12 @@ ROBERTA = {
 """roberta-base."""
 
 
-PUBLISHED = DetectorShape(released_masks=True)
+PUBLISHED = RelationDetectorConfig(released_masks=True)
 """RLIPv2-ParSeDA with ALIF, exact as released, its attention masks included: before training on, mind `released_masks`."""
 
 
 def build(backbone: str, **changes: Any) -> RelationDetector:
-    """A released architecture with fresh weights: RLIPv2-ParSeDA, or what `changes` (fields of `DetectorShape`) make of it.
+    """A released architecture with fresh weights: RLIPv2-ParSeDA, or what `changes` (fields of `RelationDetectorConfig`) make of it.
 
     pairs    100 for pre-training, V-COCO and Open Images, 64 for HICO-DET
     variant  "parsed" is RLIPv2-ParSeD (`mlp_width=1024` with ResNet-50), and with `given=True, given_point=True,
@@ -79,16 +79,16 @@ def build(backbone: str, **changes: Any) -> RelationDetector:
     )
 
 
-def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHED) -> dict[str, Tensor]:
+def from_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig = PUBLISHED) -> dict[str, Tensor]:
     """The state dict of a detector of this shape, from that of a released model (the entry "model" of its checkpoint file).
 
     Tensors without a place raise a `ConfigError` that names them all. Those that the release holds and never reads in a model of this
     shape, and gate vectors of which a scalar gate reads only the first number although the others differ, are named in a warning.
     """
-    table, gate = names(shape), getattr(gate_of(shape), "gate", None)
+    table, gate = name_table(shape), getattr(example_gate(shape), "gate", None)
     out: dict[str, Tensor] = {}
     strange, idle = [], []
-    for name, tensor in joined(tensors, shape).items():
+    for name, tensor in join_released(tensors, shape).items():
         if re.fullmatch(NUMBERING, name):
             continue
         ours = rename(name, table, released=True)
@@ -111,14 +111,14 @@ def from_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHE
     return out
 
 
-def to_released(tensors: Mapping[str, Tensor], shape: DetectorShape = PUBLISHED) -> dict[str, Tensor]:
+def to_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig = PUBLISHED) -> dict[str, Tensor]:
     """The state dict of a released model, from that of a detector of this shape. Writes also what computes nothing of its own: see
-    `rlipv2_tensors.split`."""
-    table = names(shape)
+    `tensors.split_for_release`."""
+    table = name_table(shape)
     renamed = {name: rename(name, table, released=False) for name in tensors}
     if strange := [name for name, theirs in renamed.items() if theirs is None]:
         raise ConfigError(f"{_listed(strange)} no place in the released {_title(shape)}")
-    return split({str(theirs): tensors[name] for name, theirs in renamed.items()}, shape)
+    return split_for_release({str(theirs): tensors[name] for name, theirs in renamed.items()}, shape)
 
 
 def load_released(model: RelationDetector, tensors: Mapping[str, Tensor]) -> None:
@@ -127,10 +127,10 @@ def load_released(model: RelationDetector, tensors: Mapping[str, Tensor]) -> Non
     if cut := _cut_gates(tensors, model.shape):
         raise ConfigError(cut)
     read = from_released(tensors, model.shape)
-    load_whole(model, read, title=_title(model.shape), shown=len(read) + len(model.state_dict()))
+    load_strictly(model, read, title=_title(model.shape), shown=len(read) + len(model.state_dict()))
 
 
-def _title(shape: DetectorShape) -> str:
+def _title(shape: RelationDetectorConfig) -> str:
     kind = {"parse": "ParSe", "parsed": "ParSeD", "parseda": "ParSeDA"}[shape.variant]
     return f"RLIPv2-{kind}" + (" of given regions" if shape.given else "") + f" with fusion={shape.fusion!r}"
 
@@ -139,7 +139,7 @@ def _listed(names_: list[str]) -> str:
     return f"tensor {names_[0]!r} has" if len(names_) == 1 else f"{len(names_)} tensors ({', '.join(names_)}) have"
 
 
-def _unread(shape: DetectorShape) -> tuple[str, ...]:
+def _unread(shape: RelationDetectorConfig) -> tuple[str, ...]:
     """Learned queries, and a fusion of subject and object, that the release keeps in every model and reads in others only."""
     start = shape.relation_start
     if shape.variant == "parseda":
@@ -150,9 +150,11 @@ def _unread(shape: DetectorShape) -> tuple[str, ...]:
     return (QUERY_PARTS[2],) if start == "fused" else ()
 
 
-def _cut_gates(tensors: Mapping[str, Tensor], shape: DetectorShape) -> str:
-    """What there is to say about gate vectors with different numbers a channel, of which a scalar gate reads the first. (One that the
-    release trained as a scalar gate has the same number in all other places.)"""
+def _cut_gates(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> str:
+    """Warning about per-channel gate vectors of which a scalar gate reads only the first value; "" where nothing is lost.
+
+    (One that the release trained as a scalar gate has the same value in all other places.)
+    """
     if not shape.gate.startswith("scalar"):
         return ""
     gates = [name for name in sorted(tensors) if re.fullmatch(r".+\.VLFuse_layers\.\d+\.b_attn\.gamma_[vl]", name)]

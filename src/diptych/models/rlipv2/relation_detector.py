@@ -17,7 +17,7 @@ from diptych.data.graphs.pairs import PairPredictions, RegionPairs
 from diptych.models.detection.backbone import DetectionBackbone
 from diptych.models.detection.decoder_layer import DecoderLayer
 from diptych.models.detection.deformable_attention import DeformableAttention
-from diptych.models.detection.deformable_encoder import EncoderLayer, FusedEncoder, LanguageLayer
+from diptych.models.detection.deformable_encoder import EncoderLayer, LanguageFusedEncoder, LanguageLayer
 from diptych.models.detection.feature_pyramid import FeaturePyramid
 from diptych.models.detection.language_fusion import GATES, BidirectionalFusion, GateKind, LateFusion
 from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
@@ -32,8 +32,8 @@ Layer = TypeVar("Layer", EncoderLayer, DecoderLayer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorShape:
-    """Everything about a `RelationDetector` but its backbone and label encoder. Defaults: RLIPv2-ParSeDA, as published.
+class RelationDetectorConfig:
+    """Configuration of a `RelationDetector`, without its backbone and label encoder. Defaults: RLIPv2-ParSeDA, as published.
 
     variant          parse (on DETR), parsed (Deformable DETR), parseda (DAB-Deformable-DETR)
     pairs            Q, pair queries (the published 200 queries are 100 pairs)
@@ -100,15 +100,15 @@ class DetectorShape:
     text_scale: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, known in (
+        for name, choices in (
             ("variant", ("parse", "parsed", "parseda")),
             ("fusion", ("alif", "late", "none")),
             ("gate", GATES),
             ("hide_twins", get_args(HideTwins)),
             ("relation_start", (None, *get_args(RelationStart))),
         ):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(map(str, known))})")
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"unknown {name} {getattr(self, name)!r} (expected {' | '.join(map(str, choices))})")
         if self.width % 4 or self.width % self.heads:
             raise ConfigError(f"width {self.width} with {self.heads} heads (expected a multiple of 4 and of the heads)")
         if self.norm_groups is not None and (self.norm_groups < 1 or self.width % self.norm_groups):
@@ -128,10 +128,12 @@ class DetectorShape:
 
 @dataclass(frozen=True, slots=True)
 class PairSet(PairPredictions):
-    """What a relation detector predicts, after every decoder layer (the last is what inference reads). Boxes are cxcywh in 0..1 of the
-    image without its padding; logits are raw: a softmax over C for entities, R sigmoids for relations.
+    """Predictions of a relation detector after every decoder layer (inference uses the last).
 
-    relation_text_RD   the relation texts as encoded, before they met any image: what label similarity is measured by
+    Boxes are cxcywh in 0..1 of the image without its padding; logits are raw: a softmax over C for entities, R sigmoids for
+    relations.
+
+    relation_text_RD   the relation texts as encoded, before they met any image: label similarity is measured by these
     """
 
     relation_text_RD: Tensor
@@ -142,7 +144,7 @@ class RelationDetector(nn.Module):
 
     >>> from diptych.models.detection.backbone import detection_backbone
     >>> from diptych.models.towers.label_encoder import label_encoder
-    >>> shape = DetectorShape(width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=1, pairs=3,
+    >>> shape = RelationDetectorConfig(width=32, heads=2, mlp_width=32, levels=2, encoder_layers=1, decoder_layers=1, pairs=3,
     ...     fusion_before=(0,), fusion_width=32, language_heads=2, language_mlp=32)
     >>> detector = RelationDetector(detection_backbone("conv_tiny"), label_encoder("vectors", width=16), shape)
     >>> found = detector(torch.rand(1, 3, 64, 64), torch.rand(5, 16), entities=3)
@@ -150,7 +152,7 @@ class RelationDetector(nn.Module):
     [1, 1, 3, 2]
     """
 
-    def __init__(self, backbone: DetectionBackbone, labels: LabelEncoder, shape: DetectorShape) -> None:
+    def __init__(self, backbone: DetectionBackbone, labels: LabelEncoder, shape: RelationDetectorConfig) -> None:
         super().__init__()
         self.backbone, self.labels, self.shape = backbone, labels, shape
         width, pairs, dense = shape.width, shape.pairs, shape.variant == "parse"
@@ -254,7 +256,7 @@ class RelationDetector(nn.Module):
         return PairSet(subject_box, object_box, subject_logit, object_logit, relation_logit, text_TD[entities:])
 
     def _decoder_texts(self, texts: list[Tensor], batch: int) -> Tensor:
-        """What decoder layers are classified against: one list for all, [T, D] (late fusion: [B, T, D]), or one a layer, [B, S, T, D]."""
+        """Text classifiers of decoder layers: one list for all, [T, D] (late fusion: [B, T, D]), or one a layer, [B, S, T, D]."""
         if self.late_entities is not None:
             return texts[-1].expand(batch, -1, -1)
         if len(texts) == 1 and texts[0].ndim == 2:
@@ -290,7 +292,7 @@ class RelationDetector(nn.Module):
             )
         if (given is not None) != self.shape.given:
             raise ConfigError(
-                "this detector finds its regions itself (given=False in its shape); it takes no given pairs"
+                "this detector detects its own regions (given=False in its shape); it takes no given pairs"
                 if given is not None
                 else "this detector relates given regions (given=True in its shape): pass given="
             )
@@ -299,10 +301,10 @@ class RelationDetector(nn.Module):
             raise ShapeError(f"{given.valid_BG.shape[1]} given pairs for {slots} slots (expected at most as many)")
 
 
-def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
+def _encoder(shape: RelationDetectorConfig, label_width: int) -> LanguageFusedEncoder:
     layers = _layers(EncoderLayer, shape, shape.encoder_layers)
     if shape.fusion != "alif":
-        return FusedEncoder(layers)
+        return LanguageFusedEncoder(layers)
     fusions = [
         BidirectionalFusion(
             shape.width,
@@ -322,7 +324,7 @@ def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
         ]
         for _ in shape.fusion_before
     ]
-    return FusedEncoder(
+    return LanguageFusedEncoder(
         layers,
         fusions,
         language,
@@ -332,7 +334,7 @@ def _encoder(shape: DetectorShape, label_width: int) -> FusedEncoder:
     )
 
 
-def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
+def _relation_decoder(shape: RelationDetectorConfig) -> RelationDecoder:
     position: RelationPosition
     start: RelationStart | Literal["zero"]
     if shape.variant == "parse":
@@ -353,7 +355,7 @@ def _relation_decoder(shape: DetectorShape) -> RelationDecoder:
     )
 
 
-def _layers(kind: type[Layer], shape: DetectorShape, count: int) -> list[Layer]:
+def _layers(kind: type[Layer], shape: RelationDetectorConfig, count: int) -> list[Layer]:
     return [
         kind(
             shape.width,

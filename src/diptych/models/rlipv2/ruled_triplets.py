@@ -12,20 +12,18 @@ from torch import Tensor
 
 from diptych.core.errors import DataError
 from diptych.core.scene_graph import Relation
-from diptych.core.triplet_rule import FoundGraph, FoundRegion, TripletRule
+from diptych.core.triplet_rule import RawDetections, RawRegion, TripletRule
 from diptych.data.graphs.label_lists import LabelLists
-from diptych.models.rlipv2.triplet_selection import Triplets
+from diptych.models.rlipv2.triplet_selection import TripletDetections
 
 EVERY = 1 << 40  # more triplets than any image has
 
 
-def selection(rule: TripletRule, lists: LabelLists) -> dict[str, Any]:
-    """The options of `best_triplets` under this rule. Where pairs are dropped by their subject the cut comes later, in `found_graph`."""
-    for kind, wanted in (("subject", rule.subject if rule.subjects != "scored" else ""), ("missing", rule.missing)):
-        if wanted and wanted not in lists.objects:
-            raise DataError(
-                f"the rule has {wanted!r} as {kind}", field="objects", expected="that name among the objects asked for"
-            )
+def selection_options(rule: TripletRule, lists: LabelLists) -> dict[str, Any]:
+    """Options of `best_triplets` under this rule. Where pairs are dropped by their subject, `graph_in_pixels` applies the cut later."""
+    for kind, name in (("subject", rule.subject if rule.subjects != "scored" else ""), ("missing", rule.missing)):
+        if name and name not in lists.objects:
+            raise DataError(f"the rule has {name!r} as {kind}", field="objects", expected="that name among the requested objects")
     possible_CR = None
     if rule.possible is not None:
         rows = [[(relation, thing) in rule.possible for relation in lists.relations] for thing in lists.objects]
@@ -37,7 +35,7 @@ def selection(rule: TripletRule, lists: LabelLists) -> dict[str, Any]:
     }
 
 
-def found_graph(triplets: Triplets, size: tuple[int, int], lists: LabelLists, rule: TripletRule) -> FoundGraph:
+def graph_in_pixels(triplets: TripletDetections, size: tuple[int, int], lists: LabelLists, rule: TripletRule) -> RawDetections:
     """Regions and relations in pixels of an image of (height, width) `size`; one region for each side of a query."""
     if rule.subjects == "cut":
         triplets = triplets.rows(triplets.subject_T == lists.objects.index(rule.subject))
@@ -47,11 +45,11 @@ def found_graph(triplets: Triplets, size: tuple[int, int], lists: LabelLists, ru
     if rule.subjects != "scored":
         names = [rule.subject] * len(names)
     things = [lists.objects[n] for n in triplets.object_T.tolist()]
-    place: dict[tuple[str, FoundRegion], int] = {}
+    index: dict[tuple[str, RawRegion], int] = {}
 
     def region(side: str, box: list[float], label: str, score: float) -> int:
         x0, y0, x1, y1 = box
-        return place.setdefault((side, FoundRegion((x0, y0, x1, y1), label, score)), len(place))
+        return index.setdefault((side, RawRegion((x0, y0, x1, y1), label, score)), len(index))
 
     edges = []
     boxes = [_pixels(box_T4, size) for box_T4 in (triplets.subject_box_T4, triplets.object_box_T4)]
@@ -61,7 +59,7 @@ def found_graph(triplets: Triplets, size: tuple[int, int], lists: LabelLists, ru
         missing = bool(rule.missing) and things[t] == rule.missing
         thing = subject if missing else region("object", boxes[1][t], things[t], scores[1][t])
         edges.append(Relation(subject, lists.relations[relation], thing, confidence))
-    return FoundGraph(tuple(region for _, region in place), tuple(edges))
+    return RawDetections(tuple(region for _, region in index), tuple(edges))
 
 
 def _pixels(box_T4: Tensor, size: tuple[int, int]) -> list[list[float]]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
-from diptych.models.rlipv2.names import QUERY_PARTS, gate_of
-from diptych.models.rlipv2.relation_detector import DetectorShape
+from diptych.models.rlipv2.names import QUERY_PARTS, example_gate
+from diptych.models.rlipv2.relation_detector import RelationDetectorConfig
 
 GATE_BRANCHES = 16  # of a gate that is a multi-branch fusion
 _TOP_HEAD = re.compile(r"((?:sub|obj)_bbox_embed)\.(\d+)\.(.+)")
@@ -23,7 +23,7 @@ _BRANCH = re.compile(r"(transformer\.verb_tgt_generator|.+\.MBF_[vl])\.(fc_\d)\.
 _BLOCK = re.compile(r"(.+\.VLFuse_layers\.\d+\.b_attn)\.layer_norm_([vl])\.weight")
 
 
-def joined(tensors: Mapping[str, Tensor], shape: DetectorShape) -> dict[str, Tensor]:
+def join_released(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> dict[str, Tensor]:
     """Released tensors with every box head under its decoder's name alone, queries, keys and values of language layers in one, the
     branches of a fusion in one, and ParSeD's query tensor in its three thirds."""
     groups: dict[str, dict[str, Tensor]] = {}
@@ -49,8 +49,8 @@ def joined(tensors: Mapping[str, Tensor], shape: DetectorShape) -> dict[str, Ten
     return out
 
 
-def split(tensors: Mapping[str, Tensor], shape: DetectorShape) -> dict[str, Tensor]:
-    """The inverse of `joined`, with all that the released modules hold beside: both names of every box head, heads of the relation
+def split_for_release(tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> dict[str, Tensor]:
+    """The inverse of `join_released`, with all that the released modules hold beside: both names of every box head, heads of the relation
     decoder that change nothing where the model has none, whole gate vectors, numbering buffers, queries that a tagger never reads."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -66,8 +66,8 @@ def split(tensors: Mapping[str, Tensor], shape: DetectorShape) -> dict[str, Tens
     _write_gates(out, shape)
     _write_heads(out, shape.decoder_layers)
     embeddings = "transformer.text_encoder.embeddings"
-    if (places := out.get(f"{embeddings}.position_embeddings.weight")) is not None:
-        out[f"{embeddings}.position_ids"] = torch.arange(len(places))[None]
+    if (positions := out.get(f"{embeddings}.position_embeddings.weight")) is not None:
+        out[f"{embeddings}.position_ids"] = torch.arange(len(positions))[None]
     for name in [name for name in out if name.endswith("relative_position_bias_table")]:
         window = (int(out[name].shape[0] ** 0.5) + 1) // 2
         out[name.replace("bias_table", "index")] = _window_index(window)
@@ -95,9 +95,9 @@ def _write_heads(out: dict[str, Tensor], layers: int) -> None:
         out[f"{kind}.{int(layer) + (layers if decoder == 'verb' else 0)}.{rest}"] = out[name]
 
 
-def _write_gates(out: dict[str, Tensor], shape: DetectorShape) -> None:
+def _write_gates(out: dict[str, Tensor], shape: RelationDetectorConfig) -> None:
     """A vector a side for every kind of gate: one number repeated for scalar gates, the published start where none is read."""
-    size = getattr(gate_of(shape), "gate", torch.empty(0)).numel()
+    size = getattr(example_gate(shape), "gate", torch.empty(0)).numel()
     for name in list(out):
         if block := _BLOCK.fullmatch(name):
             gate, width = f"{block[1]}.gamma_{block[2]}", out[name].shape[0]
@@ -107,14 +107,14 @@ def _write_gates(out: dict[str, Tensor], shape: DetectorShape) -> None:
                 out[gate] = out[gate].expand(width).clone()
 
 
-def _write_queries(out: dict[str, Tensor], tensors: Mapping[str, Tensor], shape: DetectorShape) -> None:
+def _write_queries(out: dict[str, Tensor], tensors: Mapping[str, Tensor], shape: RelationDetectorConfig) -> None:
     if all(part in tensors for part in QUERY_PARTS):
         out["query_embed.weight"] = torch.cat([tensors[part] for part in QUERY_PARTS], 1)
     elif shape.given and "transformer.coord_proj.weight" in out:
         out["query_embed.weight"] = torch.zeros(2 * shape.pairs, 3 * shape.width)
 
 
-def _branches(name: str, shape: DetectorShape) -> int:
+def _branches(name: str, shape: RelationDetectorConfig) -> int:
     return GATE_BRANCHES if ".MBF_" in name else shape.branches
 
 

@@ -22,7 +22,7 @@ ScoreRule = Literal["graph", "hoi"]
 
 
 @dataclass(frozen=True, slots=True)
-class Triplets:
+class TripletDetections:
     """Of one image, best first. Labels and relations by number in their lists."""
 
     subject_box_T4: Tensor
@@ -37,14 +37,14 @@ class Triplets:
     def __len__(self) -> int:
         return len(self.score_T)
 
-    def rows(self, keep: Tensor) -> Triplets:
-        return Triplets(*(getattr(self, name)[keep] for name in Triplets.__slots__))
+    def rows(self, keep: Tensor) -> TripletDetections:
+        return TripletDetections(*(getattr(self, name)[keep] for name in TripletDetections.__slots__))
 
 
 @torch.no_grad()
 def best_triplets(
     predicted: PairSet, *, top: int = 100, rule: ScoreRule = "graph", possible_CR: Tensor | None = None
-) -> list[Triplets]:
+) -> list[TripletDetections]:
     """The `top` highest (query, relation) combinations of each image, from the last decoder layer; each query is named by its
     likeliest subject and object, the background left out.
 
@@ -61,18 +61,18 @@ def best_triplets(
         score_BNR = score_BNR.masked_fill(~possible_CR[object_BN], -1.0)
     best = score_BNR.flatten(1).topk(min(top, score_BNR[0].numel()), dim=1)
     sides = [box_convert(box[:, -1], "cxcywh", "xyxy") for box in (predicted.subject_box_BSQ4, predicted.object_box_BSQ4)]
-    found = []
+    triplets = []
     for image, (score_T, place_T) in enumerate(zip(best.values, best.indices, strict=True)):
         score_T, place_T = score_T[score_T >= 0], place_T[score_T >= 0]
         query_T, relation_T = place_T // score_BNR.shape[2], place_T % score_BNR.shape[2]
         subject, object_ = (box[image, query_T] for box in sides)
         numbers = (subject_BN[image, query_T], relation_T, object_BN[image, query_T])
         scores = (score_T, subject_score_BN[image, query_T], object_score_BN[image, query_T])
-        found.append(Triplets(subject, object_, *numbers, *scores))
-    return found
+        triplets.append(TripletDetections(subject, object_, *numbers, *scores))
+    return triplets
 
 
-def without_repeats(triplets: Triplets, *, overlap: float = 0.7, alpha: float = 1.0, beta: float = 0.5) -> Triplets:
+def triplet_nms(triplets: TripletDetections, *, overlap: float = 0.7, alpha: float = 1.0, beta: float = 0.5) -> TripletDetections:
     """Triplet NMS (CDN, RLIP): of two with the same three names and IoU_s^alpha IoU_o^beta > overlap, the lower one goes."""
     subject_TT = box_iou(triplets.subject_box_T4, triplets.subject_box_T4)
     object_TT = box_iou(triplets.object_box_T4, triplets.object_box_T4)
@@ -87,7 +87,7 @@ def without_repeats(triplets: Triplets, *, overlap: float = 0.7, alpha: float = 
 
 
 def scene_graph(
-    triplets: Triplets, size: tuple[int, int], objects: Sequence[str], relations: Sequence[str], *, same: float = 0.7
+    triplets: TripletDetections, size: tuple[int, int], objects: Sequence[str], relations: Sequence[str], *, same: float = 0.7
 ) -> SceneGraph:
     """One region for all boxes with one name and an IoU of `same` or more: the box of the highest score stands for them. Relations of
     a region with itself, and of boxes without area inside the image, are left out.

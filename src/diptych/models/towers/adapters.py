@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.models.layers.companions import Companions
+from diptych.models.layers.frozen_modules import FrozenModules
 from diptych.models.towers.kernel_adapter import KernelAdapter
 from diptych.models.towers.outputs import Tower
 
@@ -35,7 +35,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
-class LoRA:
+class LoRAConfig:
     """rank of the adapters, patterns of the modules that get one (`re.search` in their names; none: see `targets`), the factor
     alpha (0: the rank), dropout before them, a pattern of those that start random in both maps ("": none), and one of convolutions whose
     adapter is laid out as loralib's ("": none), which has no dropout."""
@@ -50,7 +50,7 @@ class LoRA:
     @classmethod
     def parse(cls, words: str, *, alpha: float = 0.0, dropout: float = 0.0, random: str = "", kernel: str = "") -> Self:
         """
-        >>> LoRA.parse("4:qkv,mlp_in").patterns
+        >>> LoRAConfig.parse("4:qkv,mlp_in").patterns
         ('qkv', 'mlp_in')
         """
         rank, _, names = words.partition(":")
@@ -65,12 +65,12 @@ class LoRA:
         return cls(int(rank), patterns, alpha, dropout, random, kernel)
 
 
-def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:
+def add_adapters(model: nn.Module, lora: LoRAConfig, *, bare: Collection[str] = ()) -> list[str]:
     """Puts an adapter on every module that `lora` means and freezes all other parameters. Names those modules.
 
     bare  parameters whose modules get none, since they are frozen for good or trained in full: a tower is refused where nothing of it
           gets an adapter and not all of it is bare
-    Copies that a model holds of itself (`Companions`) get the adapters of what they are copies of, without gradient.
+    Copies that a model holds of itself (`FrozenModules`) get the adapters of what they are copies of, without gradient.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -81,10 +81,10 @@ def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) ->
     random = [name for name in names if lora.random and re.search(lora.random, name) and not _is_table(model, name)]
     random = [name for name in random if name not in kernels]
     if lora.random and not random:
-        known = ", ".join(
+        choices = ", ".join(
             sorted({name.rpartition(".")[2] for name in names if name not in kernels and not _is_table(model, name)})
         )
-        raise ConfigError(f"--lora-random: no map or convolution with an adapter has {lora.random!r} (expected of {known})")
+        raise ConfigError(f"--lora-random: no map or convolution with an adapter has {lora.random!r} (expected of {choices})")
     by_peft = [name for name in names if name not in kernels]
     if not by_peft:
         raise ConfigError(
@@ -112,27 +112,27 @@ def add_adapters(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) ->
     return names
 
 
-def _kernels(model: nn.Module, names: Collection[str], lora: LoRA) -> list[str]:
+def _kernels(model: nn.Module, names: Collection[str], lora: LoRAConfig) -> list[str]:
     """Of these modules the convolutions whose adapter is loralib's."""
     convolutions = [name for name in names if isinstance(model.get_submodule(name), nn.Conv2d)]
-    found = [name for name in convolutions if lora.kernel and re.search(lora.kernel, name)]
-    if lora.kernel and not found:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in convolutions})) or "none"
-        raise ConfigError(f"--lora-kernel: no convolution with an adapter has {lora.kernel!r} (expected of {known})")
-    return found
+    matching = [name for name in convolutions if lora.kernel and re.search(lora.kernel, name)]
+    if lora.kernel and not matching:
+        choices = ", ".join(sorted({name.rpartition(".")[2] for name in convolutions})) or "none"
+        raise ConfigError(f"--lora-kernel: no convolution with an adapter has {lora.kernel!r} (expected of {choices})")
+    return matching
 
 
 def _is_table(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name), nn.Embedding)
 
 
-def targets(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list[str]:
+def targets(model: nn.Module, lora: LoRAConfig, *, bare: Collection[str] = ()) -> list[str]:
     """Full names of the modules that get an adapter. Raises ConfigError for a pattern that nothing answers, and for a tower without any.
 
     Without patterns: in each tower its linear maps, and its convolutions where it has several (a single one cuts patches); projections
     into the joint space; in a model without towers, every linear map.
     """
-    left_out = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Companions))
+    left_out = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, FrozenModules))
     able = {
         name: module
         for name, module in model.named_modules()
@@ -140,25 +140,25 @@ def targets(model: nn.Module, lora: LoRA, *, bare: Collection[str] = ()) -> list
     }
     towers = dict(_towers(model))
     if lora.patterns:
-        found = {name for name in able if any(re.search(pattern, name) for pattern in lora.patterns)}
+        names = {name for name in able if any(re.search(pattern, name) for pattern in lora.patterns)}
         for pattern in lora.patterns:
             if not any(re.search(pattern, name) for name in able):
                 kinds = sorted({name.rpartition(".")[2] for name in able if not name.rpartition(".")[2].isdigit()})
                 raise ConfigError(f"--lora: no module's name has {pattern!r} (expected of {', '.join(kinds)})")
     else:
-        found = {name for name, module in able.items() if _is_default(name, module, towers)}
-    found = {name for name in found if f"{name}.weight" not in bare}
+        names = {name for name, module in able.items() if _is_default(name, module, towers)}
+    names = {name for name in names if f"{name}.weight" not in bare}
     for name, tower in towers.items():
-        here = any(target.startswith(f"{name}.") for target in found)
+        here = any(target.startswith(f"{name}.") for target in names)
         if not here and not all(f"{name}.{inner}" in bare for inner, p in tower.named_parameters() if p.requires_grad):
             own = sorted({t.removeprefix(f"{name}.").rpartition(".")[2] for t in able if t.startswith(f"{name}.")})
             raise ConfigError(
                 f"--lora: {name} ({type(tower).__name__}) has no such module "
                 f"(expected of {', '.join(own) or 'none: it has no linear map and no convolution'}; or freeze it by --freeze {name})"
             )
-    if not found:
+    if not names:
         raise ConfigError(f"--lora: {type(model).__name__} has no linear map and no convolution")
-    return sorted(found)
+    return sorted(names)
 
 
 def _is_default(name: str, module: nn.Module, towers: dict[str, nn.Module]) -> bool:
@@ -173,7 +173,7 @@ def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every tower by its name, those of companions left out; of towers within towers the outer one."""
     within: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, Companions):
+        if isinstance(module, FrozenModules):
             within.append(f"{name}.")
         elif name and isinstance(module, Tower) and not name.startswith(tuple(within)):
             within.append(f"{name}.")
@@ -181,20 +181,20 @@ def _towers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def tower_names(model: nn.Module) -> list[str]:
-    """Names of the towers of a model, for whoever treats heads otherwise."""
+    """Names of a model's towers, for callers that treat heads separately."""
     return [name for name, _ in _towers(model)]
 
 
 def _in_companions(model: nn.Module, names: Collection[str]) -> list[str]:
     """The same modules within copies that the model holds of itself, or of the part that has them."""
-    found = []
+    modules = []
     for prefix, module in model.named_modules():
-        if isinstance(module, Companions):
+        if isinstance(module, FrozenModules):
             for inner, _ in module.named_modules():
                 relative = inner.partition(".")[2]
                 if relative and any(name == relative or name.endswith(f".{relative}") for name in names):
-                    found.append(f"{prefix}.{inner}")
-    return found
+                    modules.append(f"{prefix}.{inner}")
+    return modules
 
 
 def _within_attention(model: nn.Module, name: str) -> bool:
@@ -205,7 +205,7 @@ def _within_attention(model: nn.Module, name: str) -> bool:
 
 def _settle_companions(model: nn.Module) -> None:
     """Adapters of a copy start as those of its source, and have no gradient."""
-    companions = [(name, module) for name, module in model.named_modules() if isinstance(module, Companions)]
+    companions = [(name, module) for name, module in model.named_modules() if isinstance(module, FrozenModules)]
     inside = tuple(f"{name}." for name, _ in companions)
     own = {name: p for name, p in model.named_parameters() if MARK in name and not name.startswith(inside)}
     for _, module in companions:
@@ -219,7 +219,7 @@ def _settle_companions(model: nn.Module) -> None:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether any parameter of a module belongs to a low-rank adapter."""
+    """True if any parameter of a module belongs to a low-rank adapter."""
     return any(MARK in name for name, _ in model.named_parameters())
 
 

@@ -48,10 +48,10 @@ class AttentionPool(nn.Module):
     def forward(self, tokens_BPD: Tensor) -> Tensor:
         q_1HE = self.q(self.query_D.to(tokens_BPD.dtype)).unflatten(-1, (1, self.heads, -1)).transpose(0, 1)
         k_BHPE, v_BHPE = self.kv(tokens_BPD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        read_BH1E = F.scaled_dot_product_attention(q_1HE.expand(tokens_BPD.shape[0], -1, -1, -1), k_BHPE, v_BHPE)
-        y_BD: Tensor = self.out(read_BH1E.flatten(1))
-        thought_BD: Tensor = self.mlp_out(self.act(self.mlp_in(self.norm(y_BD))))
-        return y_BD + thought_BD
+        attended_BH1E = F.scaled_dot_product_attention(q_1HE.expand(tokens_BPD.shape[0], -1, -1, -1), k_BHPE, v_BHPE)
+        y_BD: Tensor = self.out(attended_BH1E.flatten(1))
+        mlp_out_BD: Tensor = self.mlp_out(self.act(self.mlp_in(self.norm(y_BD))))
+        return y_BD + mlp_out_BD
 
 
 class MeanQueryPool(nn.Module):
@@ -80,6 +80,6 @@ class MeanQueryPool(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.q, x_BPD[:, :1]), (self.k, x_BPD), (self.v, x_BPD))
         )
-        read_BH1E = F.scaled_dot_product_attention(q_BH1E, k_BHPE, v_BHPE)
-        pooled_BD: Tensor = self.out(read_BH1E.flatten(1))
+        attended_BH1E = F.scaled_dot_product_attention(q_BH1E, k_BHPE, v_BHPE)
+        pooled_BD: Tensor = self.out(attended_BH1E.flatten(1))
         return pooled_BD

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 Other = Literal["resampled", "released"]
 CLASS_ENTRIES = 3  # of a bias table: class token to patch, patch to class token, class token to itself
 
 
 class RelativeBias(nn.Module):
-    """A number for each head and each offset (rows, columns) of two patches of a square grid; the class token has three of its own.
+    """Relative position bias: a value per head and offset (rows, columns) of two patches of a square grid; three for the class token.
 
     `other` says what becomes of it on a grid of another size. "resampled": the table of offsets is stretched bilinearly, as a picture.
     "released" is what LexLIP's code does: on a smaller grid the first rows and columns of the large grid's matrix, so that patches get the
@@ -34,32 +34,32 @@ class RelativeBias(nn.Module):
             raise ConfigError(f"other_sizes is {other!r} (expected {' | '.join(get_args(Other))})")
         self.count, self.other = count, other
         self.table_RN = nn.Parameter(torch.zeros((2 * count - 1) ** 2 + CLASS_ENTRIES, heads))
-        self.register_buffer("index_PP", offsets(count), persistent=False)
+        self.register_buffer("index_PP", relative_position_index(count), persistent=False)
 
     def forward(self, count: int) -> Tensor:
         """[N, P, P] for a grid of `count` x `count` patches."""
         if count == self.count:
             return self.table_RN[self.index_PP].permute(2, 0, 1)
         if self.other == "resampled":
-            return self._stretched(count)[offsets(count).to(self.index_PP)].permute(2, 0, 1)
+            return self._stretched(count)[relative_position_index(count).to(self.index_PP)].permute(2, 0, 1)
         if count < self.count:
-            places = count * count + 1
-            return self.table_RN[self.index_PP[:places, :places]].permute(2, 0, 1)
-        return self._drawn_out(count)[offsets(count, len(self.table_RN)).to(self.index_PP)].permute(2, 0, 1)
+            positions = count * count + 1
+            return self.table_RN[self.index_PP[:positions, :positions]].permute(2, 0, 1)
+        return self._drawn_out(count)[relative_position_index(count, len(self.table_RN)).to(self.index_PP)].permute(2, 0, 1)
 
     def _stretched(self, count: int) -> Tensor:
-        side, wanted = 2 * self.count - 1, 2 * count - 1
+        side, target = 2 * self.count - 1, 2 * count - 1
         plain_RN, class_RN = self.table_RN[:-CLASS_ENTRIES], self.table_RN[-CLASS_ENTRIES:]
         grid_1NHW = plain_RN.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        wide_1NHW = F.interpolate(grid_1NHW, size=(wanted, wanted), mode="bilinear")
-        return torch.cat([wide_1NHW.permute(0, 2, 3, 1).reshape(wanted * wanted, -1), class_RN])
+        wide_1NHW = F.interpolate(grid_1NHW, size=(target, target), mode="bilinear")
+        return torch.cat([wide_1NHW.permute(0, 2, 3, 1).reshape(target * target, -1), class_RN])
 
     def _drawn_out(self, count: int) -> Tensor:
         factor = ((2 * count - 1) ** 2 + CLASS_ENTRIES + 0.1) / len(self.table_RN)
         return F.interpolate(self.table_RN.T[None], scale_factor=factor, mode="linear", align_corners=False)[0].T
 
 
-def offsets(count: int, entries: int = 0) -> Tensor:
+def relative_position_index(count: int, entries: int = 0) -> Tensor:
     """Which entry of a bias table each pair of places has, [P, P]; the class token comes first, its entries last of `entries` (0: of those
     that the grid needs)."""
     place_P = torch.arange(count * count)
@@ -111,8 +111,8 @@ class BiasedBlock(nn.Module):
 
     def forward(self, x_BPD: Tensor, count: int) -> Tensor:
         x_BPD = x_BPD + self._kept(self.scale_1_D * self._attended(self.norm_1(x_BPD), self.bias(count)))
-        thought_BPD: Tensor = self.scale_2_D * self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x_BPD))))
-        return x_BPD + self._kept(thought_BPD)
+        mlp_out_BPD: Tensor = self.scale_2_D * self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x_BPD))))
+        return x_BPD + self._kept(mlp_out_BPD)
 
     def _attended(self, x_BPD: Tensor, bias_NPP: Tensor) -> Tensor:
         q, k, v = (part(x_BPD).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value))
@@ -124,8 +124,8 @@ class BiasedBlock(nn.Module):
         """Stochastic depth: the whole branch of some images is left out in training, that of the others grows to make up for it."""
         if not (self.training and self.drop_path):
             return branch_BPD
-        kept = 1 - self.drop_path
-        return branch_BPD * (torch.rand(len(branch_BPD), 1, 1, device=branch_BPD.device) < kept).to(branch_BPD) / kept
+        keep_rate = 1 - self.drop_path
+        return branch_BPD * (torch.rand(len(branch_BPD), 1, 1, device=branch_BPD.device) < keep_rate).to(branch_BPD) / keep_rate
 
 
 class BEiT(Tower):
@@ -174,7 +174,7 @@ class BEiT(Tower):
         assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         size = image_BCHW.shape[-1]
         if image_BCHW.shape[1:] != (3, size, size) or size % self.patch:
             raise ShapeError(f"images must be [B, 3, S, S] with S a multiple of {self.patch}, got {list(image_BCHW.shape)}")
@@ -186,4 +186,4 @@ class BEiT(Tower):
             x_BPD = block(x_BPD, count)
         x_BPD = self.norm_after(x_BPD)
         tokens_BPD = x_BPD[:, 1:]
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), x_BPD[:, 0])
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), x_BPD[:, 0])

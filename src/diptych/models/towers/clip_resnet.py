@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.towers.attention_pool import MeanQueryPool
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 STRIDE = 32
 
@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
         return out_BCHW
 
 
-class PeakPool(nn.Module):
+class MaxPoolProjection(nn.Module):
     """[B, P, D] to [B, out]: the highest of each channel over all places, then a projection with a bias (PLIP for persons, 2305.08386)."""
 
     def __init__(self, width: int, *, out: int) -> None:
@@ -88,16 +88,16 @@ class CLIPResNet(Tower):
         self.stages, inside = nn.ModuleList(), width
         for stage, depth in enumerate(depths):
             blocks: list[nn.Module] = []
-            for place in range(depth):
-                blocks.append(Bottleneck(inside, width * 2**stage, stride=2 if stage and not place else 1))
+            for block in range(depth):
+                blocks.append(Bottleneck(inside, width * 2**stage, stride=2 if stage and not block else 1))
                 inside = 4 * width * 2**stage
             self.stages.append(nn.Sequential(*blocks))
         self.channels = tuple(4 * width * 2**stage for stage in range(4))
         """Of the map after each stage; at strides 4, 8, 16 and 32."""
-        self.pool: MeanQueryPool | PeakPool = (
+        self.pool: MeanQueryPool | MaxPoolProjection = (
             MeanQueryPool(inside, heads, places=(image_size // STRIDE) * (height // STRIDE), out=out)
             if pool == "attention"
-            else PeakPool(inside, out=out)
+            else MaxPoolProjection(inside, out=out)
         )
         self.reset_parameters()
 
@@ -119,19 +119,19 @@ class CLIPResNet(Tower):
         for conv, norm in ((self.conv_1, self.norm_1), (self.conv_2, self.norm_2), (self.conv_3, self.norm_3)):
             x_BCHW = norm(conv(x_BCHW)).relu()
         x_BCHW = self.shrink(x_BCHW)
-        found = []
+        maps = []
         for blocks in self.stages:
             x_BCHW = blocks(x_BCHW)
-            found.append(x_BCHW)
-        return found
+            maps.append(x_BCHW)
+        return maps
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         if image_BCHW.shape[1:] != (3, self.image_height, self.image_size):
             expected = ["B", 3, self.image_height, self.image_size]
             raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
         return self.pooled(self.maps(image_BCHW)[-1])
 
-    def pooled(self, last_BCHW: Tensor) -> Tokens:
+    def pooled(self, last_BCHW: Tensor) -> TowerOutput:
         """The answer from the last of `maps`."""
         tokens_BPD = last_BCHW.flatten(2).transpose(1, 2)
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), self.pool(tokens_BPD))
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), self.pool(tokens_BPD))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class ConvBlock(nn.Module):
@@ -61,11 +61,11 @@ class ConvNet(Tower):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         if image_BCHW.shape[1] != 3 or image_BCHW.shape[2] % self.stride or image_BCHW.shape[3] % self.stride:
             raise ShapeError(f"images must be [B, 3, H, W] with sides divisible by {self.stride}, got {list(image_BCHW.shape)}")
         x_BHWD = image_BCHW.permute(0, 2, 3, 1)
         for shrink, norm, blocks in zip(self.shrink, self.norms, self.stages, strict=True):
             x_BHWD = blocks(norm(shrink(x_BHWD.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
         tokens_BPD = self.norm_after(x_BHWD.flatten(1, 2))
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), tokens_BPD.mean(1))
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), tokens_BPD.mean(1))

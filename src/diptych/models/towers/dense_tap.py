@@ -1,4 +1,4 @@
-"""What an image tower says of every place: maps of four strides, and dense features in the joint space (DenseCLIP, 2112.01518).
+"""Dense outputs of an image tower: maps of four strides, and dense features in the joint space (DenseCLIP, 2112.01518).
 
 Towers keep their weights and their forward pass as it is; images of other sizes see their positions resized bilinearly.
 
@@ -182,7 +182,7 @@ class PyramidTap(DenseTap):
 
 
 def fit_positions(tower: Tower, image_size: int) -> None:
-    """Makes a CLIP tower one for square images of that size: its table of positions is resized for good, its `spec` says so."""
+    """Resizes a CLIP tower's position table in place for square images of that size, and its `spec` with it."""
     if isinstance(tower, CLIPResNet):
         if not isinstance(tower.pool, MeanQueryPool) or tower.image_height != tower.image_size:
             raise ConfigError(

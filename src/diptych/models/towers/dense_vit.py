@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.layers.transformer import Block, Transformer
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 @dataclass(frozen=True, slots=True)
-class DenseTokens(Tokens):
-    """`Tokens`, and the second class token."""
+class DenseTokens(TowerOutput):
+    """`TowerOutput`, and the second class token."""
 
     second_BD: Tensor
 

@@ -1,4 +1,4 @@
-"""Makes a transformer larger in place and lets it begin from what it knows: depth, and width of its MLPs.
+"""Grows a transformer in place from its trained weights: depth, and width of its MLPs.
 
 A new block is a mixture, parameter inheriting with momentum (GrowCLIP, 2308.11331): beta times a copy of the nearest block plus
 (1 - beta) times fresh weights. beta 1 is a pure copy, which begins as a duplicate of its neighbour; beta 0 a block from scratch. With
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.companions import mix_
+from diptych.models.layers.frozen_modules import mix_
 from diptych.models.layers.transformer import Block, Transformer
 
 Grown = dict[nn.Parameter, nn.Parameter]
@@ -27,8 +27,12 @@ Grown = dict[nn.Parameter, nn.Parameter]
 
 
 @dataclass(frozen=True, slots=True)
-class Inherit:
-    """How new weights begin."""
+class GrowthInit:
+    """Initialisation of added layers and units.
+
+    beta      0 (all fresh) to 1 (all copied)
+    identity  a new block starts as the identity
+    """
 
     beta: float = 0.9
     identity: bool = True
@@ -38,7 +42,7 @@ class Inherit:
             raise ConfigError(f"beta is {self.beta} (expected 0, all fresh, to 1, all copied)")
 
 
-def deepen(blocks: nn.ModuleList, layers: int, inherit: Inherit, *, like: Block | None = None) -> None:
+def deepen(blocks: nn.ModuleList, layers: int, inherit: GrowthInit, *, like: Block | None = None) -> None:
     """Grows a stack of blocks to `layers`. New ones stand right behind the block that they copy, spread evenly; an empty stack copies
     `like`. Fresh weights come from the current torch random state."""
     old = [_block(block) for block in blocks]
@@ -46,8 +50,8 @@ def deepen(blocks: nn.ModuleList, layers: int, inherit: Inherit, *, like: Block 
         raise ConfigError(f"a stack of {len(old)} blocks cannot grow to {layers}")
     source = [(j * len(old)) // layers for j in range(layers)] if old else [-1] * layers
     grown: list[Block] = []
-    for place, number in enumerate(source):
-        if old and (place == 0 or source[place - 1] != number):
+    for index, number in enumerate(source):
+        if old and (index == 0 or source[index - 1] != number):
             grown.append(old[number])
             continue
         model = old[number] if old else like
@@ -59,7 +63,7 @@ def deepen(blocks: nn.ModuleList, layers: int, inherit: Inherit, *, like: Block 
 
 
 @torch.no_grad()
-def _new_block(model: Block, layers: int, inherit: Inherit) -> Block:
+def _new_block(model: Block, layers: int, inherit: GrowthInit) -> Block:
     width, hidden = model.mlp_in.in_features, model.mlp_in.out_features
     ratio, act, eps = hidden / width, model.act_name, model.norm_1.eps
     # A whole stack of that depth, of which one block is kept: so its weights have the right scale.
@@ -74,7 +78,7 @@ def _new_block(model: Block, layers: int, inherit: Inherit) -> Block:
 
 
 @torch.no_grad()
-def widen(blocks: nn.ModuleList, hidden: int, inherit: Inherit) -> Grown:
+def widen(blocks: nn.ModuleList, hidden: int, inherit: GrowthInit) -> Grown:
     """Grows the MLP of every block to `hidden` units."""
     grown: Grown = {}
     for block in map(_block, blocks):
@@ -110,7 +114,7 @@ def _block(module: nn.Module) -> Block:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Shape:
+class TowerSizes:
     """The sizes that can grow. MLP widths as multiples of the tower's width."""
 
     image_layers: int
@@ -119,9 +123,9 @@ class Shape:
     image_mlp: int
     text_mlp: int
 
-    def within(self, other: Shape) -> bool:
-        """Whether nothing is larger here than there."""
+    def within(self, other: TowerSizes) -> bool:
+        """True if no size is larger than that of `other`."""
         return all(getattr(self, name) <= getattr(other, name) for name in self.__slots__)
 
-    def plus(self, **more: int) -> Shape:
+    def plus(self, **more: int) -> TowerSizes:
         return replace(self, **{name: getattr(self, name) + value for name, value in more.items()})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.models.layers.synced_batch_norm import SyncedBatchNorm
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 Head = Literal["batch_norm", "gelu"]
 
@@ -44,15 +44,15 @@ class HeadedTower(Tower):
     def token_width(self) -> int:
         return self.inner.token_width
 
-    def forward(self, *inputs: Any) -> Tokens:
-        seen = self.inner(*inputs)
-        pooled_BH: Tensor = self.head(seen.pooled_BD)
-        return Tokens(seen.tokens_BPD, seen.mask_BP, pooled_BH)
+    def forward(self, *inputs: Any) -> TowerOutput:
+        output = self.inner(*inputs)
+        pooled_BH: Tensor = self.head(output.pooled_BD)
+        return TowerOutput(output.tokens_BPD, output.mask_BP, pooled_BH)
 
 
 def headed(tower: Tower, hidden: int, side: str, *, kind: Head = "batch_norm", std: float = 0.01) -> HeadedTower:
     """`tower` with such a head, under a name that builds it again; `side` is "image" or "text"."""
     made = HeadedTower(tower, hidden, kind=kind, std=std)
-    known: dict[str, Any] = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
-    made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, "kind": kind, **known}
+    shared: dict[str, Any] = {name: tower.spec[name] for name in ("vocab_size", "length", "image_size") if name in tower.spec}
+    made.spec = {"name": f"headed_{side}", "inner": tower.spec, "hidden": hidden, "kind": kind, **shared}
     return made

@@ -3,7 +3,7 @@
     W [E, D, k, k] + (alpha / r) (B A).view(E, D, k, k)        A [r k, D k] random, B [E k, r k] zero
 
 `peft` instead keeps a convolution A of r outputs and a map B [E, r]. The two differ in what they can reach: of 32 x 32 patches at rank 4,
-loralib's has 3.2 million numbers, `peft`'s 15 thousand. Letters: E outputs, D inputs, k the side, r the rank.
+loralib's has 3.2 million parameters, `peft`'s 15 thousand. Letters: E outputs, D inputs, k the side, r the rank.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class TokenTexts:
 class VectorTexts:
     """Vectors [N, D] of a frozen sentence encoder (`weights.text`)."""
 
-    def __init__(self, encoder: weights.TextEncoder) -> None:
+    def __init__(self, encoder: weights.FrozenTextEncoder) -> None:
         self.encoder = encoder
 
     @property
@@ -65,7 +65,7 @@ class VectorTexts:
         """Nothing: the encoder is part of a package."""
 
 
-class NumberTexts:
+class IndexTexts:
     """The number of each name in a fixed list, [N, 1]: for free vectors. The background is the last number."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ class NumberTexts:
     def __call__(self, labels: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         for label in labels:
             if label not in self.number:
-                raise UnknownName("label", label, self.number, hint="a table of free vectors knows no other names")
+                raise UnknownName("label", label, self.number, hint="a table of free vectors has no other names")
         return torch.tensor([[self.number[label]] for label in labels]), None
 
     def save(self, folder: Path) -> None:
@@ -87,12 +87,12 @@ class NumberTexts:
 
 
 def label_texts(spec: dict[str, Any], folder: Path) -> LabelTexts:
-    """What `spec` and `save` kept."""
+    """Label texts from `spec` and the folder that `save` wrote. Raises ConfigError for an unknown kind."""
     kind = spec.get("kind")
     if kind == "tokens":
         return TokenTexts(Tokenizer.load(folder), spec["length"])
     if kind == "vectors":
         return VectorTexts(weights.text(**spec["encoder"]))
     if kind == "numbers":
-        return NumberTexts(spec["names"])
+        return IndexTexts(spec["names"])
     raise ConfigError(f"{folder}: unknown kind of label texts {kind!r} (expected tokens | vectors | numbers)")

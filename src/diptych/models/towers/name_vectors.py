@@ -40,11 +40,15 @@ def name_vectors(names: Sequence[str], source: str, *, rule: Rule, width: int) -
     if source in TEXT_WEIGHTS:
         vector_NE = torch.from_numpy(np.array(weights.text(source, length=TEXT_LENGTH).encode_texts(list(names)), np.float32))
         if vector_NE.shape[1] != width:
-            raise ConfigError(f"vectors of {source} have {vector_NE.shape[1]} numbers (expected word_width {vector_NE.shape[1]})")
+            raise ConfigError(
+                f"vectors of {source} have {vector_NE.shape[1]} dimensions (expected word_width {vector_NE.shape[1]})"
+            )
         return vector_NE
     words = {word for name in names for word in (name, *name.split())}
     table = (
-        {word: drawn(word, width) for name in names for word in name.split()} if source == RANDOM else read(source, words, width)
+        {word: random_vector(word, width) for name in names for word in name.split()}
+        if source == RANDOM
+        else read_glove(source, words, width)
     )
     return torch.from_numpy(np.stack([vector_of(name, table, rule, width) for name in names]))
 
@@ -56,28 +60,28 @@ def vector_of(name: str, table: Mapping[str, Vector], rule: Rule, width: int) ->
     words = name.split()
     if rule == "longest":
         words = [max(words, key=len)] if words else []
-    known = [table[word] for word in words if word in table]
-    return np.stack(known).mean(axis=0) if known else drawn(name, width)
+    vectors = [table[word] for word in words if word in table]
+    return np.stack(vectors).mean(axis=0) if vectors else random_vector(name, width)
 
 
-def drawn(word: str, width: int) -> Vector:
+def random_vector(word: str, width: int) -> Vector:
     """A normal vector that belongs to the word."""
     return keyed_rng("name vectors", word).standard_normal(width).astype(np.float32)
 
 
-def read(path: Path | str, words: Iterable[str], width: int) -> dict[str, Vector]:
+def read_glove(path: Path | str, words: Iterable[str], width: int) -> dict[str, Vector]:
     """The vectors of these words in a file of GloVe's form. Raises DataError, with the line, for one of another width."""
-    file, wanted, found = Path(path), set(words), dict[str, Vector]()
+    file, vocabulary, vectors = Path(path), set(words), dict[str, Vector]()
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for row, line in enumerate(lines):
                 word, *numbers = line.rstrip().split(" ")
-                if word in wanted:
-                    found[word] = _vector(numbers, width, file, row)
+                if word in vocabulary:
+                    vectors[word] = _vector(numbers, width, file, row)
     except OSError as error:
         expected = f"a file of word vectors, {RANDOM}, or {' | '.join(TEXT_WEIGHTS)}"
         raise DataError(f"cannot be read: {error}", file=file, field="words", expected=expected) from error
-    return found
+    return vectors
 
 
 def _vector(numbers: Sequence[str], width: int, file: Path, row: int) -> Vector:

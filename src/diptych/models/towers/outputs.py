@@ -1,4 +1,4 @@
-"""What a tower is, and what towers and dual encoders return.  Letters: B batch, N items, P patches or words, D width."""
+"""Interface of towers, and outputs of towers and dual encoders.  Letters: B batch, N items, P patches or words, D width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diptych.core.rows import Embeddings
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TowerOutput:
     """One tower's answer.
 
     tokens_BPD  a vector a patch or word, after the last norm; a class token is not among them
@@ -25,8 +25,8 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """What the losses of a dual encoder need: unit-norm features, and the learned scalars as they multiply and shift logits.
+class PairFeatures:
+    """Inputs of a dual encoder's losses: unit-norm features, and the learned scalars as they multiply and shift logits.
 
     scale  [1], exp(log_scale), so about 14.3 at the published start and at most 100
     bias   [1], or None for models that have none
@@ -38,10 +38,10 @@ class Pairs:
     bias: Tensor | None = None
 
 
-def present(*features: Tensor | None) -> tuple[Tensor, ...]:
+def all_or_none(*features: Tensor | None) -> tuple[Tensor, ...]:
     """Features that a model returns together or not at all: all of them, or an empty tuple."""
-    found = tuple(tensor for tensor in features if tensor is not None)
-    return found if len(found) == len(features) else ()
+    given = tuple(tensor for tensor in features if tensor is not None)
+    return given if len(given) == len(features) else ()
 
 
 Projection = Literal["", "none", "plain", "bias"]
@@ -49,7 +49,7 @@ Projection = Literal["", "none", "plain", "bias"]
 
 
 class Tower(nn.Module):
-    """A module that turns images, or texts with their mask, into `Tokens`.
+    """A module that turns images, or texts with their mask, into `TowerOutput`.
 
     width     of the pooled vector
     projects  the pooled vector already lies in the joint space: a dual encoder projects it no further

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.layers.initialisation import Start
 from diptych.models.layers.pooling import first_position, last_real, mean_pool, pool_at
-from diptych.models.layers.starts import Start
 from diptych.models.layers.transformer import Transformer
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 Pooling = Literal["eot", "largest", "mean", "last"]
 
@@ -72,7 +72,7 @@ class TextTransformer(Tower):
         self.factor = width**0.5 if scaled else 1.0
         self.position_LD: Tensor
         if positions == "sine":
-            self.register_buffer("position_LD", waves(length, width), persistent=False)
+            self.register_buffer("position_LD", sinusoidal_positions(length, width), persistent=False)
         else:
             self.position_LD = nn.Parameter(torch.empty(length, width))
         blocks: dict[str, Any] = {"start": start, "dropout": dropout, "attention_dropout": dropout}
@@ -85,10 +85,10 @@ class TextTransformer(Tower):
 
     @property
     def ignores_padding(self) -> bool:
-        """Whether the pooled vector is the same with less padding behind the texts. With pooling "last" the padding is read."""
+        """True if the pooled vector is the same with less padding; with pooling "last" the padding is read."""
         return self.pooling != "last"
 
-    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> TowerOutput:
         """`mask_BL` is True at real tokens. Without it all tokens are real, or with pooling "eot" those up to the end."""
         if text.ndim not in (2, 3) or not 0 < text.shape[1] <= self.length:
             raise ShapeError(
@@ -106,9 +106,9 @@ class TextTransformer(Tower):
         if mask_BL is None:
             places_L = torch.arange(text.shape[1], device=text.device)
             mask_BL = places_L.expand(text.shape[0], -1) <= (end_B[:, None] if end_B is not None else self.length)
-        return Tokens(x_BLD, mask_BL, mean_pool(x_BLD, mask_BL) if end_B is None else pool_at(x_BLD, end_B))
+        return TowerOutput(x_BLD, mask_BL, mean_pool(x_BLD, mask_BL) if end_B is None else pool_at(x_BLD, end_B))
 
-    def _read_to_the_end(self, text: Tensor, mask_BL: Tensor | None) -> Tokens:
+    def _read_to_the_end(self, text: Tensor, mask_BL: Tensor | None) -> TowerOutput:
         """All `length` places, padding too; what is returned a token is as long as what was given."""
         count, given = text.shape[:2]
         x_BLD = self.embed(text) if text.ndim == 2 else text
@@ -118,7 +118,7 @@ class TextTransformer(Tower):
             padding = torch.full((count, self.length - given), int(self.pad_id or 0), device=text.device)
             x_BLD = torch.cat([x_BLD, self.embed(padding).to(x_BLD.dtype)], dim=1)
         x_BLD = self.norm_after(self.transformer(self.factor * x_BLD + self.position_LD, causal=self.causal))
-        return Tokens(x_BLD[:, :given], mask_BL, x_BLD[:, -1])
+        return TowerOutput(x_BLD[:, :given], mask_BL, x_BLD[:, -1])
 
     def _end(self, text: Tensor, mask_BL: Tensor | None) -> Tensor:
         if text.ndim == 2 and self.pooling == "largest":
@@ -130,10 +130,10 @@ class TextTransformer(Tower):
         return last_real(mask_BL)
 
 
-def waves(length: int, width: int) -> Tensor:
+def sinusoidal_positions(length: int, width: int) -> Tensor:
     """Sines, then cosines, of each place [L, D], in half the width of periods from 2 pi to 10,000 times that.
 
-    >>> [round(value, 4) for value in waves(2, 4)[1].tolist()]
+    >>> [round(value, 4) for value in sinusoidal_positions(2, 4)[1].tolist()]
     [0.8415, 0.0001, 0.5403, 1.0]
     """
     half = width // 2

@@ -61,8 +61,8 @@ def _bert(*, vocab_size: int, length: int, width: int, layers: int, heads: int, 
         "num_attention_heads": heads,
         "intermediate_size": 4 * width,
     }
-    known: dict[str, Pooled] = {"cls": "cls", "pooler": "pooler"}
-    return TransformersText(config=config, pooling=known.get(pooling, "mean"), length=length)
+    poolings: dict[str, Pooled] = {"cls": "cls", "pooler": "pooler"}
+    return TransformersText(config=config, pooling=poolings.get(pooling, "mean"), length=length)
 
 
 def _hf_image(*, config: dict[str, Any], image_size: int | None = None, drop_path: float = 0.0) -> Tower:
@@ -133,18 +133,18 @@ def _headed_text(
 
 
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
-    from diptych.models.towers.peak import PeakTower
+    from diptych.models.towers.max_pool_tower import MaxPoolTower
 
     tower = image_tower(**inner)
-    return PeakTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
+    return MaxPoolTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
 
 
 def _peak_text(
     *, inner: dict[str, Any], out: int, read_padding: bool = False, vocab_size: int | None = None, length: int | None = None
 ) -> Tower:
-    from diptych.models.towers.peak import PeakTower
+    from diptych.models.towers.max_pool_tower import MaxPoolTower
 
-    return PeakTower(text_tower(**inner), out, read_padding=read_padding)
+    return MaxPoolTower(text_tower(**inner), out, read_padding=read_padding)
 
 
 IMAGE: dict[str, Preset] = {
@@ -286,21 +286,21 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
 
 
 def encoder_blocks(name: str) -> int:
-    """How many blocks the text transformer of transformers has that stands behind bert_* or hf:FOLDER. Raises ConfigError for others."""
+    """Number of transformer blocks of a text tower bert_* or hf:FOLDER. Raises ConfigError for others."""
     if name in TEXT and name.startswith("bert_"):
         return int(TEXT[name][1]["layers"])
     path = Path(name.removeprefix("hf:"), "config.json")
     if (
         name.startswith("hf:")
         and path.is_file()
-        and "num_hidden_layers" in (known := json.loads(path.read_text(encoding="utf-8")))
+        and "num_hidden_layers" in (config := json.loads(path.read_text(encoding="utf-8")))
     ):
-        return int(known["num_hidden_layers"])
+        return int(config["num_hidden_layers"])
     raise ConfigError(f"text tower {name!r} has no blocks that could be frozen by number (expected bert_... or hf:FOLDER)")
 
 
 def pools_last(name: str, pooling: str | None = None) -> bool:
-    """Whether that text tower, with that `pooling` or its own, reads padding and pools at the last place: it then needs `pad_id`."""
+    """True if that text tower, with `pooling` or its own, reads padding and pools the last position: it then needs `pad_id`."""
     return (pooling or TEXT.get(name, (None, {}))[1].get("pooling")) == "last"
 
 
@@ -309,11 +309,11 @@ def _built(name: str, build: Callable[..., Tower], preset: dict[str, Any], optio
     try:
         tower = build(**resolved)
     except TypeError as error:
-        known = _arguments(build)
-        wrong = sorted(set(resolved) - set(known))
+        arguments = _arguments(build)
+        wrong = sorted(set(resolved) - set(arguments))
         if not wrong:
             raise
-        raise UnknownName(f"option of {name}", wrong[0], known) from error
+        raise UnknownName(f"option of {name}", wrong[0], arguments) from error
     tower.spec = {"name": name, **{key: value for key, value in resolved.items() if key != "model"}}
     return tower
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.layers.starts import Start, lecun_normal_
+from diptych.models.layers.initialisation import Start, lecun_normal_
 from diptych.models.layers.transformer import Transformer
 from diptych.models.towers.attention_pool import AttentionPool
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class VisionTransformer(Tower):
@@ -90,14 +90,16 @@ class VisionTransformer(Tower):
         return self.image_height // patch, self.image_size // patch
 
     def states(self, image_BCHW: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """What the blocks say, before the last norm: of the class token, where there is one, and of every patch, or of those of the
-        places `kept_BK`, which are then all that the blocks read."""
+        """Token states after the blocks, before the last norm: the class token, where there is one, and every patch.
+
+        With `kept_BK` the patches of those positions only, which are then all that the blocks read.
+        """
         if image_BCHW.shape[1:] != (3, self.image_height, self.image_size):
             expected = ["B", 3, self.image_height, self.image_size]
             raise ShapeError(f"images must be {expected}, got {list(image_BCHW.shape)}")
         return self._states(image_BCHW, self.position_PD, kept_BK)
 
-    def of_any_size(self, image_BCHW: Tensor) -> Tokens:
+    def of_any_size(self, image_BCHW: Tensor) -> TowerOutput:
         """As `forward`, of square images of another side, a multiple of the patch: places are resized, bicubic and smoothed where they
         shrink."""
         patch, side = int(self.patches.kernel_size[0]), image_BCHW.shape[-1]
@@ -126,14 +128,14 @@ class VisionTransformer(Tower):
         found_BPD: Tensor = self.transformer(self.norm_before(x_BPD))
         return found_BPD
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         return self._tokens(self.states(image_BCHW))
 
-    def _tokens(self, state_BPD: Tensor) -> Tokens:
+    def _tokens(self, state_BPD: Tensor) -> TowerOutput:
         x_BPD = self.norm_after(state_BPD)
         tokens_BPD = x_BPD if self.pool is not None else x_BPD[:, 1:]
         pooled_BD = self.pool(x_BPD) if self.pool is not None else x_BPD[:, 0]
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
 
     def _embedded(self, image_BCHW: Tensor) -> Tensor:
         """The convolution, whose stride is its size, as one product with the cut-out patches: its backward is much faster on a CPU.

@@ -20,7 +20,7 @@ from diptych.models.towers.vit import VisionTransformer
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class FrameFeatures:
     """frame_BTJ  the class token of every frame after the last norm, projected
     patch_BTPD  the patches of every frame after the last block, before any norm
     """
@@ -35,9 +35,11 @@ as linear layers do."""
 Drop = Literal["places", "frames"]
 
 
-class Message(nn.Module):
-    """What a frame tells the others before a block: a linear map of its class token, which then attends over the clip's frames. Frames
-    have no order here."""
+class FrameMessage(nn.Module):
+    """Message token of each frame before a block (X-CLIP): its class token mapped, then attention over the clip's frames.
+
+    Frames have no order here.
+    """
 
     def __init__(self, width: int, heads: int, *, eps: float, begins: Begins = "plain") -> None:
         super().__init__()
@@ -46,8 +48,8 @@ class Message(nn.Module):
             multihead_start_(self.attention)
 
     def forward(self, class_BTD: Tensor, rate: float = 0.0, drop: Drop = "frames") -> Tensor:
-        told_BTD: Tensor = self.write(class_BTD)
-        return told_BTD + _dropped(self.attention(self.norm(told_BTD)), rate, drop)
+        message_BTD: Tensor = self.write(class_BTD)
+        return message_BTD + _dropped(self.attention(self.norm(message_BTD)), rate, drop)
 
 
 def multihead_start_(attention: Attention) -> None:
@@ -89,12 +91,14 @@ class FrameTower(nn.Module):
         self.drop_path, self.drop_messages_only, self.drop = drop_path, drop_messages_only, drop
         blocks = [_block(block) for block in tower.transformer.blocks]
         self.messages = (
-            nn.ModuleList(Message(tower.width, block.attention.heads, eps=block.norm_1.eps, begins=begins) for block in blocks)
+            nn.ModuleList(
+                FrameMessage(tower.width, block.attention.heads, eps=block.norm_1.eps, begins=begins) for block in blocks
+            )
             if messages
             else None
         )
 
-    def forward(self, image_BTCHW: Tensor) -> Frames:
+    def forward(self, image_BTCHW: Tensor) -> FrameFeatures:
         tower = self.tower
         if image_BTCHW.ndim != 5 or image_BTCHW.shape[2:] != (3, tower.image_size, tower.image_size):
             expected = ["B", "T", 3, tower.image_size, tower.image_size]
@@ -109,12 +113,12 @@ class FrameTower(nn.Module):
             rate = self.drop_path * number / last if self.training else 0.0
             length, other = x_NLD.shape[1], 0.0 if self.drop_messages_only else rate
             if self.messages is not None:
-                told_BTD = self.messages[number](x_NLD[:, 0].unflatten(0, (count, frames)), rate, self.drop)
-                x_NLD = torch.cat([x_NLD, told_BTD.flatten(0, 1)[:, None]], dim=1)
+                message_BTD = self.messages[number](x_NLD[:, 0].unflatten(0, (count, frames)), rate, self.drop)
+                x_NLD = torch.cat([x_NLD, message_BTD.flatten(0, 1)[:, None]], dim=1)
             x_NLD = (x_NLD + _dropped(block.attention(block.norm_1(x_NLD)), other, self.drop))[:, :length]
             x_NLD = x_NLD + _dropped(block.mlp_out(block.act(block.mlp_in(block.norm_2(x_NLD)))), other, self.drop)
         frame_NJ = self.projection(tower.norm_after(x_NLD[:, 0]))
-        return Frames(frame_NJ.unflatten(0, (count, frames)), x_NLD[:, 1:].unflatten(0, (count, frames)))
+        return FrameFeatures(frame_NJ.unflatten(0, (count, frames)), x_NLD[:, 1:].unflatten(0, (count, frames)))
 
 
 class FrameMixer(nn.Module):

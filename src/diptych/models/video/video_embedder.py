@@ -25,16 +25,16 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.video.video_encoder import VideoEncoder, VideoSettings
 
 
 class VideoEmbedder:
-    """What X-CLIP leaves behind: a `ClipEmbedder`, and a `ClipScorer` of any class names.
+    """A trained X-CLIP: a `ClipEmbedder`, and a `ClipScorer` of any class names.
 
-    Its texts depend on the clip, so scores are asked for and not made of vectors; `embed_texts` gives them as no clip has changed them.
+    Its text vectors depend on the clip, so use scores and not vectors; `embed_texts` gives text vectors without a clip's influence.
     `clips` and `crops` are the views of a test: softmax over the texts is taken in each view and averaged, as published.
     """
 
@@ -78,7 +78,7 @@ class VideoEmbedder:
         """Unit vectors [K, D] of class names before any clip."""
         with torch.no_grad(), evaluating(self.model):
             self._set(texts)
-            return normalised(self.model.texts()).float().cpu().numpy()
+            return l2_normalise(self.model.texts()).float().cpu().numpy()
 
     def score_clips(
         self, clips: Sequence[MediaItem], texts: Sequence[str], *, views: int = 1, crops: int = 1, batch_size: int = 8
@@ -103,8 +103,8 @@ class VideoEmbedder:
         """[N, V, T, C, H, W]."""
         frames, size = self.model.settings.frames, self.preprocess.size
         how: dict[str, Any] = {"clips": views, "crops": crops, "reading": self.reading, "drawn": self.drawn}
-        seen = [clip_views(clip, frames, size, uid=clip.name, **how) for clip in clips]
-        pixels_NHWC = np.stack(seen).reshape(-1, size, size, 3)
+        clips_viewed = [clip_views(clip, frames, size, uid=clip.name, **how) for clip in clips]
+        pixels_NHWC = np.stack(clips_viewed).reshape(-1, size, size, 3)
         image_NCHW = self.preprocess.normalise(pixels_NHWC).to(self.model.log_scale.device)
         image_NVTCHW: Tensor = image_NCHW.unflatten(0, (len(clips), -1, frames))
         return image_NVTCHW

@@ -16,9 +16,9 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.text.prompts.class_prompts import ClassPrompts
 from diptych.models.layers.text_refiner import TextRefiner
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.video.frames import Begins, Drop, FrameMixer, Frames, FrameTower
+from diptych.models.video.frames import Begins, Drop, FrameFeatures, FrameMixer, FrameTower
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +114,18 @@ class VideoEncoder(nn.Module):
 
     def encode_clips(self, image_BTCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unit vectors [B, J], and what class names look at: the patches, projected and averaged over frames [B, P, J]."""
-        seen: Frames = self.tower(image_BTCHW)
-        clip_BJ = normalised(self.mixer(seen.frame_BTJ))
+        features: FrameFeatures = self.tower(image_BTCHW)
+        clip_BJ = l2_normalise(self.mixer(features.frame_BTJ))
         if self.patch_norm is None or self.patch_projection_DJ is None:
             return clip_BJ, None
-        return clip_BJ, (self.patch_norm(seen.patch_BTPD) @ self.patch_projection_DJ).mean(1)
+        return clip_BJ, (self.patch_norm(features.patch_BTPD) @ self.patch_projection_DJ).mean(1)
 
     def logits(self, clip_BJ: Tensor, patch_BPJ: Tensor | None, text_KJ: Tensor) -> Tensor:
         """[B, K] for texts as `texts` gives them."""
         scale = self.log_scale.exp()
         if self.refiner is None or patch_BPJ is None:
-            return scale * clip_BJ @ normalised(text_KJ).T
-        text_BKJ = normalised(self.refiner(text_KJ.expand(len(clip_BJ), -1, -1), patch_BPJ))
+            return scale * clip_BJ @ l2_normalise(text_KJ).T
+        text_BKJ = l2_normalise(self.refiner(text_KJ.expand(len(clip_BJ), -1, -1), patch_BPJ))
         return scale * torch.einsum("bj,bkj->bk", clip_BJ, text_BKJ)
 
     @torch.no_grad()

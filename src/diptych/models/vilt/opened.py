@@ -17,7 +17,7 @@ from diptych.models.io.foreign.tokenizer import from_transformers
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.vilt.released import from_released
 from diptych.models.vilt.vilt import Vilt
-from diptych.models.vilt.vilt_model import ViltAnswers, ViltModel
+from diptych.models.vilt.vilt_model import ViltModel, ViltQuestionAnswerer
 
 PREFIX = "hf:"
 FILTERS: dict[int, Literal["bicubic", "bilinear", "lanczos"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -38,12 +38,12 @@ def open_vilt(address: str, *, download: bool = False) -> ViltModel | None:
     import transformers
 
     config = transformers.ViltConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
-    for name, wanted in (("hidden_act", "gelu"), ("num_channels", 3), ("qkv_bias", True), ("attention_probs_dropout_prob", 0.0)):
-        if config[name] != wanted:
-            raise ConfigError(f"{address}: {name} is {config[name]!r} (expected {wanted!r})")
-    asked = "ViltForQuestionAnswering" in (config.get("architectures") or ())
-    tensors, left = from_released(read_tensors(weights_file(str(folder))), answers=asked)
-    answers = [config["id2label"][number] for number in sorted(config["id2label"])] if asked else []
+    for name, value in (("hidden_act", "gelu"), ("num_channels", 3), ("qkv_bias", True), ("attention_probs_dropout_prob", 0.0)):
+        if config[name] != value:
+            raise ConfigError(f"{address}: {name} is {config[name]!r} (expected {value!r})")
+    answering = "ViltForQuestionAnswering" in (config.get("architectures") or ())
+    tensors, left = from_released(read_tensors(weights_file(str(folder))), answers=answering)
+    answers = [config["id2label"][number] for number in sorted(config["id2label"])] if answering else []
     if "head.0.weight" in tensors and "head.3.weight" not in tensors:
         tensors["head.3.weight"] = tensors["words.weight"]  # transformers writes what it ties once
     tokenizer = from_transformers(folder)
@@ -71,9 +71,9 @@ def open_vilt(address: str, *, download: bool = False) -> ViltModel | None:
             "(expected the tokenizer that belongs to the weights)"
         )
     _fill(model, tensors, folder)
-    images = pictures(folder, model.patch)
+    images = picture_settings(folder, model.patch)
     if answers:
-        return ViltAnswers(model.eval(), images, tokenizer, model.length, address, left=left, answers=answers)
+        return ViltQuestionAnswerer(model.eval(), images, tokenizer, model.length, address, left=left, answers=answers)
     return ViltModel(model.eval(), images, tokenizer, model.length, address, left=left)
 
 
@@ -84,11 +84,11 @@ def _fill(model: Vilt, tensors: Mapping[str, Tensor], folder: Path) -> None:
             continue  # fresh: the vocabulary has no token of its own
         came = list(tensors[name].shape) if name in tensors else "missing"
         if came != list(tensor.shape):
-            raise DataError(f"tensor {name} is {came}", file=folder, expected=f"{list(tensor.shape)}, as config.json says")
+            raise DataError(f"tensor {name} is {came}", file=folder, expected=f"{list(tensor.shape)}, as in config.json")
         tensor.copy_(tensors[name])
 
 
-def pictures(folder: Path, patch: int) -> WholePictures:
+def picture_settings(folder: Path, patch: int) -> WholePictures:
     """The image settings of a folder: preprocessor_config.json, or the image part of processor_config.json."""
     path = folder / "preprocessor_config.json"
     settings: Any = read_object(path) if path.is_file() else None
@@ -99,8 +99,8 @@ def pictures(folder: Path, patch: int) -> WholePictures:
         raise DataError("image settings are missing", file=folder, expected="preprocessor_config.json")
     size = settings.get("size", 384)
     side = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": True, "size_divisor": patch}
-    for name, value in wanted.items():
+    required = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_pad": True, "size_divisor": patch}
+    for name, value in required.items():
         if settings.get(name, value) != value:
             raise ConfigError(f"{path}: {name} is {settings[name]!r} (expected {value!r})")
     number = settings.get("resample", 3)

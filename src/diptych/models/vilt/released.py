@@ -63,7 +63,7 @@ _TRANSFORMERS: Rules = (
 
 
 def is_released(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of the authors' own checkpoints or of transformers' folders."""
+    """True if the tensors have the names of the authors' checkpoints or of transformers' folders."""
     marks = ("transformer.patch_embed.", "embeddings.patch_embeddings.", "vilt.embeddings.patch_embeddings.")
     return any(name.startswith(marks) for name in tensors)
 
@@ -89,24 +89,24 @@ def from_released(tensors: Mapping[str, Tensor], *, answers: bool = False) -> tu
     return _joined(out), left
 
 
-def begin_(vilt: Vilt, tensors: Mapping[str, Tensor]) -> None:
+def init_from_vit_(vilt: Vilt, tensors: Mapping[str, Tensor]) -> None:
     """Starts the blocks, the patches and their places from a vision transformer in timm's names, ImageNet's ViT-B/32 at 384 pixels as
     released. Words, kinds and heads stay as they are. Raises DataError where a tensor is missing or of another shape."""
-    found, _ = from_released({f"transformer.{name}": tensor for name, tensor in tensors.items()})
+    renamed, _ = from_released({f"transformer.{name}": tensor for name, tensor in tensors.items()})
     own = vilt.state_dict()
     for name in (name for name in own if name.startswith(("blocks.", "patches.", "norm.", "class_token_D", "position_PD"))):
-        came = list(found[name].shape) if name in found else "nothing"
+        came = list(renamed[name].shape) if name in renamed else "nothing"
         if came != list(own[name].shape):
             raise DataError(
                 f"weights for the transformer have {came} for {name}", expected=f"{list(own[name].shape)}, the recipe's size"
             )
-        own[name].copy_(found[name])
+        own[name].copy_(renamed[name])
 
 
 def _renamed(name: str, rules: Rules) -> str | None:
     for pattern, replacement in rules:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(replacement)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What pre-trains ViLT: hidden words with the own picture, and whether a picture fits, of which half are wrong (2102.03334).
+"""ViLT's pre-training: masked words beside the own picture, and image-text matching with half the pairs wrong (2102.03334).
 
 Letters: B N batch, C channel, H W, K patches that are read, P with the class token, L tokens, M hidden words, D width, V vocabulary.
 """
@@ -55,14 +55,14 @@ class ViltTraining(nn.Module):
         vilt, length = self.vilt, text_BL.shape[1]
         assert vilt.fits is not None
         guessing_BSD = vilt.read(
-            vilt.begun_texts(masked_BL, hidden_BL), mask_BL, vilt.begun_pictures(image_BCHW, grid_B2, patch_BK, there_BK)
+            vilt.text_features(masked_BL, hidden_BL), mask_BL, vilt.picture_features(image_BCHW, grid_B2, patch_BK, there_BK)
         )
-        seen = vilt.begun_pictures(image_BCHW, grid_B2, again_BK, there_BK).rows(shown_B)
-        fitting_BSD = vilt.read(vilt.begun_texts(text_BL), mask_BL, seen)
+        pictures = vilt.picture_features(image_BCHW, grid_B2, again_BK, there_BK).rows(shown_B)
+        fitting_BSD = vilt.read(vilt.text_features(text_BL), mask_BL, pictures)
         return ViltFeatures(
             vilt.guessed(guessing_BSD, place_BM),
             vilt.fits(vilt.pooled(fitting_BSD)),
             fitting_BSD[:, :length],
             fitting_BSD[:, length + 1 :],
-            seen.there_BP[:, 1:],
+            pictures.there_BP[:, 1:],
         )

@@ -23,14 +23,14 @@ HEADS: tuple[Head, ...] = ("words", "fits", "rank")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What of pictures enters the transformer: vectors with their places and kind, the class token first, and which of them are real."""
+class PictureTokens:
+    """Embedded picture tokens, class token first, with positions and modality added, and their mask."""
 
     token_BPD: Tensor
     there_BP: Tensor
 
-    def rows(self, place: Tensor) -> Seen:
-        return Seen(self.token_BPD[place], self.there_BP[place])
+    def rows(self, row: Tensor) -> PictureTokens:
+        return PictureTokens(self.token_BPD[row], self.there_BP[row])
 
 
 class Vilt(nn.Module):
@@ -126,7 +126,7 @@ class Vilt(nn.Module):
 
     # ------------------------------------------------------------ what enters
 
-    def begun_texts(self, text_BL: Tensor, hidden_BL: Tensor | None = None) -> Tensor:
+    def text_features(self, text_BL: Tensor, hidden_BL: Tensor | None = None) -> Tensor:
         """[B, L, D]: words with their places, normed, and the kind of a text. `hidden_BL` is True where a mask stands in for the word."""
         if text_BL.ndim != 2 or text_BL.shape[1] > self.length:
             raise ShapeError(f"texts must be ids [B, L] with L up to {self.length}, got {list(text_BL.shape)}")
@@ -141,7 +141,7 @@ class Vilt(nn.Module):
         word_BLD = word_BLD + self.types.weight[0] + self.position_LD[: text_BL.shape[1]]
         return self._dropped(self.text_norm(word_BLD)) + self.kinds.weight[0]
 
-    def begun_pictures(
+    def picture_features(
         self,
         image_BCHW: Tensor,
         grid_B2: Tensor,
@@ -149,8 +149,8 @@ class Vilt(nn.Module):
         there_BK: Tensor | None = None,
         *,
         kind: int = 1,
-    ) -> Seen:
-        """What is read of pictures.
+    ) -> PictureTokens:
+        """Picture tokens as input of the transformer.
 
         image_BCHW, grid_B2  padded pictures, and rows and columns of real patches of each
         place_BK, there_BK   patches that are read, as places of the padded grid, row by row, and which of them are real; None reads all
@@ -168,7 +168,7 @@ class Vilt(nn.Module):
         assert there_BK is not None
         first_B1D = (self.class_token_D + self.position_PD[0]).expand(len(image_BCHW), 1, -1)
         token_BPD = self._dropped(torch.cat([first_B1D, token_BGD], 1)) + self.kinds.weight[kind]
-        return Seen(token_BPD, torch.cat([there_BK.new_ones(len(there_BK), 1), there_BK], 1))
+        return PictureTokens(token_BPD, torch.cat([there_BK.new_ones(len(there_BK), 1), there_BK], 1))
 
     def _patches(self, image_BCHW: Tensor) -> Tensor:
         """[B, G, D]. The convolution, whose stride is its size, as one product with the cut-out patches: its backward is much faster on a
@@ -185,19 +185,19 @@ class Vilt(nn.Module):
         """[B, G, D]: the learned grid, stretched bilinearly from corner to corner over each picture's own; 0 beside it."""
         square_1DHW = self.position_PD[1:].T.unflatten(1, (self.side, self.side))[None]
         grids = [(int(high), int(wide)) for high, wide in grid_B2.tolist()]
-        found: dict[tuple[int, int], Tensor] = {}
+        positions: dict[tuple[int, int], Tensor] = {}
         for high, wide in grids:
-            if (high, wide) not in found:
+            if (high, wide) not in positions:
                 fitted_1DHW = F.interpolate(square_1DHW, size=(high, wide), mode="bilinear", align_corners=True)
-                found[high, wide] = F.pad(fitted_1DHW, (0, columns - wide, 0, rows - high))[0].flatten(1).T
-        return torch.stack([found[grid] for grid in grids])
+                positions[high, wide] = F.pad(fitted_1DHW, (0, columns - wide, 0, rows - high))[0].flatten(1).T
+        return torch.stack([positions[grid] for grid in grids])
 
     # ------------------------------------------------------------ what is read
 
-    def read(self, word_BLD: Tensor, mask_BL: Tensor, seen: Seen) -> Tensor:
+    def read(self, word_BLD: Tensor, mask_BL: Tensor, pictures: PictureTokens) -> Tensor:
         """[B, S, D]: tokens of the text, the class token of the picture, its patches."""
-        x_BSD = torch.cat([word_BLD, seen.token_BPD], 1)
-        may_BS = torch.cat([mask_BL, seen.there_BP], 1)
+        x_BSD = torch.cat([word_BLD, pictures.token_BPD], 1)
+        may_BS = torch.cat([mask_BL, pictures.there_BP], 1)
         for block in self.blocks:
             x_BSD = block(x_BSD, may_BS)
         out_BSD: Tensor = self.norm(x_BSD)

@@ -19,14 +19,14 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, words_about_one_picture
+from diptych.core.prompt import PromptLike, text_of_single_image_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.whole_pictures import WholePictures
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.vilt.vilt import Seen, Vilt
+from diptych.models.vilt.vilt import PictureTokens, Vilt
 
 By = Literal["odds", "fits", "rank"]
 """What a pair's score is: log-odds of both answers, the logit of "fits" alone, or the number of a head for retrieval."""
@@ -77,18 +77,21 @@ class ViltModel:
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """[N, K], higher fits better, the same whoever asks. Pictures are read one at a time, so that no neighbour's shape matters."""
+        """Match scores [N, K], higher fits better, the same for either `query`.
+
+        Pictures are read one at a time, so that no neighbour's shape matters.
+        """
         if self.model.rank is None and self.model.fits is None:
             raise ConfigError(f"'{self.name}' was not trained to match (expected weights with itm_score or rank_output)")
-        found = np.zeros((len(images), len(texts)), np.float32)
-        if not found.size:
-            return found
+        scores = np.zeros((len(images), len(texts)), np.float32)
+        if not scores.size:
+            return scores
         with self._ready() as device:
             begun = [self._begun(part, device) for part in parts(texts, 64)]
             for row, image in enumerate(images):
-                seen = self._seen(image, device)
-                found[row] = torch.cat([self._scores(seen, *text) for text in begun]).float().cpu().numpy()
-        return found
+                pictures = self._picture_tokens(image, device)
+                scores[row] = torch.cat([self._scores(pictures, *text) for text in begun]).float().cpu().numpy()
+        return scores
 
     @one_or_many
     def guess_words(
@@ -103,36 +106,36 @@ class ViltModel:
             raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
         if self.model.head is None:
             raise ConfigError(f"'{self.name}' was not trained to guess words (expected weights with mlm_score)")
-        found = np.zeros((len(images), len(candidates)))
+        log_odds = np.zeros((len(images), len(candidates)))
         with self._ready() as device:
             for row, (image, text) in enumerate(zip(images, texts, strict=True)):
-                seen = self._seen(image, device)
-                found[row] = [self._guessed(seen, text, candidate) for candidate in candidates]
-        return found
+                pictures = self._picture_tokens(image, device)
+                log_odds[row] = [self._guessed(pictures, text, candidate) for candidate in candidates]
+        return log_odds
 
-    def _guessed(self, seen: Seen, text: str, candidate: str) -> float:
+    def _guessed(self, pictures: PictureTokens, text: str, candidate: str) -> float:
         before, gap, after = text.partition(GAP)
         if not gap or GAP in after:
             raise ConfigError(f"the text {text!r} has {text.count(GAP)} gaps (expected one, written {GAP})")
         whole = f"{before}{candidate}{after}"
         offset_L2 = self.tokenizer.offsets(whole, self.text_length)
         start, stop = len(before), len(before) + len(candidate)
-        places = [place for place, (first, last) in enumerate(offset_L2.tolist()) if first < stop and last > start]
-        if not places:
+        positions = [position for position, (first, last) in enumerate(offset_L2.tolist()) if first < stop and last > start]
+        if not positions:
             raise ConfigError(f"nothing of {candidate!r} is left within the {self.text_length} tokens of {whole!r}")
         encoded = self.tokenizer.encode([whole], self.text_length)
-        device = seen.token_BPD.device
+        device = pictures.token_BPD.device
         text_1L, mask_1L = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
-        place_1M = torch.tensor([places], device=device)
+        place_1M = torch.tensor([positions], device=device)
         hidden_1L = torch.zeros_like(mask_1L).scatter(1, place_1M, True)
-        logit_1MV = self.model.guessed(self.model.read(self.model.begun_texts(text_1L, hidden_1L), mask_1L, seen), place_1M)
+        logit_1MV = self.model.guessed(self.model.read(self.model.text_features(text_1L, hidden_1L), mask_1L, pictures), place_1M)
         log_1MV = logit_1MV.double().log_softmax(-1)
         return float(log_1MV.gather(2, text_1L.gather(1, place_1M)[..., None]).sum())
 
-    def _scores(self, seen: Seen, word_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def _scores(self, pictures: PictureTokens, word_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """[B] of one picture with each text."""
         count = len(word_BLD)
-        beside = Seen(seen.token_BPD.expand(count, -1, -1), seen.there_BP.expand(count, -1))
+        beside = PictureTokens(pictures.token_BPD.expand(count, -1, -1), pictures.there_BP.expand(count, -1))
         pooled_BD = self.model.pooled(self.model.read(word_BLD, mask_BL, beside))
         if self.by == "rank":
             assert self.model.rank is not None
@@ -147,11 +150,11 @@ class ViltModel:
         self.truncated += encoded.truncated
         longest = max(int(encoded.mask_BL.sum(1).max()), 1)  # padding is read by nobody
         text_BL, mask_BL = (torch.from_numpy(rows[:, :longest]).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
-        return self.model.begun_texts(text_BL), mask_BL
+        return self.model.text_features(text_BL), mask_BL
 
-    def _seen(self, image: ImageSource, device: torch.device) -> Seen:
+    def _picture_tokens(self, image: ImageSource, device: torch.device) -> PictureTokens:
         image_1CHW, grid_12 = self.preprocess([decode(image, exact=True)])
-        return self.model.begun_pictures(image_1CHW.to(device), grid_12.to(device))
+        return self.model.picture_features(image_1CHW.to(device), grid_12.to(device))
 
     @contextmanager
     def _ready(self) -> Iterator[torch.device]:
@@ -174,7 +177,7 @@ class ViltModel:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What `save` wrote. The torch random state stays as it was."""
+        """Load from a folder that `save` wrote. Leaves torch's random state unchanged."""
         config = read_config(folder, cls.kind)
         with torch.random.fork_rng(devices=[]):
             model = Vilt(**config["vilt"])
@@ -183,16 +186,16 @@ class ViltModel:
         options: dict[str, Any] = {"by": config["by"], "card": config.get("card")}
         if answers := config.get("answers"):
             options["answers"] = answers
-        kind: Any = ViltAnswers if answers else cls
+        kind: Any = ViltQuestionAnswerer if answers else cls
         made: Self = kind(model.eval(), preprocess, tokenizer, config["text_length"], config["name"], **options)
         return made
 
     def settings(self) -> dict[str, Any]:
-        """What config.json holds beside all the above."""
+        """Additional entries of config.json in a subclass."""
         return {}
 
 
-class ViltAnswers(ViltModel):
+class ViltQuestionAnswerer(ViltModel):
     """A ViLT that was fine-tuned for questions, as `Generator`: the likeliest of a fixed list of answers."""
 
     def __init__(self, *args: Any, answers: Sequence[str], **options: Any) -> None:
@@ -208,15 +211,15 @@ class ViltAnswers(ViltModel):
         """An answer for each picture and question. It writes nothing, so that `max_tokens` cuts nothing."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        asked = [words_about_one_picture(prompt, model=self.name) for prompt in prompts]
-        found = []
+        questions = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
+        answers = []
         with self._ready() as device:
-            for image, question in zip(images, asked, strict=True):
+            for image, question in zip(images, questions, strict=True):
                 word_1LD, mask_1L = self._begun([question], device)
-                pooled_1D = self.model.pooled(self.model.read(word_1LD, mask_1L, self._seen(image, device)))
+                pooled_1D = self.model.pooled(self.model.read(word_1LD, mask_1L, self._picture_tokens(image, device)))
                 assert self.model.answer is not None
-                found.append(self.answers[int(self.model.answer(pooled_1D).argmax())])
-        return found
+                answers.append(self.answers[int(self.model.answer(pooled_1D).argmax())])
+        return answers
 
     def settings(self) -> dict[str, Any]:
         return {"answers": list(self.answers)}

@@ -1,4 +1,4 @@
-"""Losses of detectors that say a class and a change of the box for each anchor (RetinaNet, Lin et al., 2017, 1708.02002).
+"""Losses of anchor-based detectors: class and box regression of each anchor (RetinaNet, Lin et al., 2017, 1708.02002).
 
     classes  focal loss of every class of every anchor that counts
     boxes    L1 of the change, at anchors that have a box
@@ -39,13 +39,13 @@ def matched_anchors(anchor_A4: Tensor, box_M4: Tensor, *, high: float = 0.5, low
     best_A, place_A = overlap_MA.max(0)
     found_A[best_A >= low] = IGNORED
     found_A = torch.where(best_A >= high, place_A, found_A)
-    for place, (overlap_A, most) in enumerate(zip(overlap_MA, overlap_MA.max(1).values.tolist(), strict=True)):
+    for box, (overlap_A, most) in enumerate(zip(overlap_MA, overlap_MA.max(1).values.tolist(), strict=True)):
         if most > 0 and most >= least:
-            found_A[overlap_A == most] = place
+            found_A[overlap_A == most] = box
     return found_A
 
 
-def changes(anchor_A4: Tensor, box_A4: Tensor) -> Tensor:
+def encode_boxes(anchor_A4: Tensor, box_A4: Tensor) -> Tensor:
     """[A, 4]: what makes each anchor its box. Shift of the centre in sides of the anchor, logarithm of the sides' ratio."""
     old_A2, new_A2 = anchor_A4[:, 2:] - anchor_A4[:, :2], box_A4[:, 2:] - box_A4[:, :2]
     shift_A2 = (box_A4[:, :2] + new_A2 / 2 - anchor_A4[:, :2] - old_A2 / 2) / old_A2
@@ -61,7 +61,7 @@ def anchor_losses(
     real_NA: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`boxes` [M, 4] and int64 `labels` [M] of each image; `real_NA` False where an anchor lies on padding and has no loss."""
-    logit_NAK, change_NA4 = widened(logit_NAK), widened(change_NA4)
+    logit_NAK, change_NA4 = at_least_float32(logit_NAK), at_least_float32(change_NA4)
     focal, distance, count = logit_NAK.new_zeros(()), logit_NAK.new_zeros(()), 0
     for row, (box_M4, label_M) in enumerate(zip(boxes, labels, strict=True)):
         real_A = torch.ones(len(anchor_A4), dtype=torch.bool, device=anchor_A4.device) if real_NA is None else real_NA[row]
@@ -71,12 +71,12 @@ def anchor_losses(
         target_AK = torch.zeros_like(logit_NAK[row])
         target_AK[chosen, label_M[place_A[chosen]]] = 1
         focal = focal + sigmoid_focal(logit_NAK[row], target_AK)[place_A != IGNORED].sum()
-        wanted_C4 = changes(anchor_A4[chosen], box_M4[place_A[chosen]]).to(change_NA4.dtype)
+        wanted_C4 = encode_boxes(anchor_A4[chosen], box_M4[place_A[chosen]]).to(change_NA4.dtype)
         distance = distance + F.l1_loss(change_NA4[row, chosen], wanted_C4, reduction="sum")
         count += max(1, len(chosen))
     return {"classes": focal / count, "boxes": distance / count}
 
 
-def widened(value: Tensor) -> Tensor:
+def at_least_float32(value: Tensor) -> Tensor:
     """At least float32: a hundred thousand small losses do not add up in half precision."""
     return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The auxiliary loss of DenseCLIP's detectors (2112.01518): a score map has to say of every place which boxes it lies in.
+"""The auxiliary loss of DenseCLIP's detectors (2112.01518): each position of a score map is classified by the boxes it lies in.
 
 Letters: B batch, K classes, N boxes of an image, H W places.
 """

@@ -4,7 +4,7 @@
 
 GIoU lies in (-1, 1] and, other than IoU, still has a gradient where the boxes do not meet. Two arrangements: *aligned* functions
 take [..., 4] and [..., 4] that broadcast and give [...]; *pairwise* ones take [..., N, 4] and [..., M, 4] and give [..., N, M], so a
-batch needs no loop. Values are those of `torchvision.ops`, which knows two-dimensional boxes only.
+batch needs no loop. Values are those of `torchvision.ops`, which takes two-dimensional box tensors only.
 
 What implementations get wrong: 0 / 0 for two boxes without area (here IoU is 0 and the gradient finite); GIoU of cxcywh boxes
 that were never converted; an intersection whose negative sides multiply to a positive area.
@@ -24,13 +24,13 @@ SMALLEST = 1e-9
 
 
 def xyxy_from_cxcywh(box_X4: Tensor) -> Tensor:
-    """Centre and sides to corners."""
+    """Boxes from centre and sides to corners."""
     centre_X2, side_X2 = _two_by_two(box_X4)
     return torch.cat([centre_X2 - side_X2 / 2, centre_X2 + side_X2 / 2], dim=-1)
 
 
 def cxcywh_from_xyxy(box_X4: Tensor) -> Tensor:
-    """Corners to centre and sides."""
+    """Boxes from corners to centre and sides."""
     low_X2, high_X2 = _two_by_two(box_X4)
     return torch.cat([(low_X2 + high_X2) / 2, high_X2 - low_X2], dim=-1)
 

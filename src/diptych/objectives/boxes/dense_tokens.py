@@ -38,7 +38,7 @@ EPS = 1e-7
 
 @torch.no_grad()
 def adaptive_assignment(anchor_A4: Tensor, counts: Sequence[int], box_G4: Tensor, *, nearest: int = 9) -> Tensor:
-    """int64 [A]: the true box of each anchor, -1 for none. `counts` says how many anchors each map has, one a place."""
+    """int64 [A]: the true box of each anchor, -1 for none. `counts`: anchors of each map, one per position."""
     if sum(counts) != len(anchor_A4):
         raise ShapeError(f"maps of {list(counts)} anchors but {len(anchor_A4)} anchors")
     none_A = torch.full((len(anchor_A4),), -1, dtype=torch.int64, device=anchor_A4.device)
@@ -56,13 +56,13 @@ def adaptive_assignment(anchor_A4: Tensor, counts: Sequence[int], box_G4: Tensor
     )
     near_iou_CG = iou_AG.gather(0, near_CG)
     enough_CG = near_iou_CG >= near_iou_CG.mean(0) + near_iou_CG.std(0)
-    edge_CG4 = edges(middle_A2[near_CG], box_G4.to(anchor_A4))
+    edge_CG4 = edge_distances(middle_A2[near_CG], box_G4.to(anchor_A4))
     positive_AG = torch.zeros_like(iou_AG, dtype=torch.bool).scatter_(0, near_CG, enough_CG & (edge_CG4.amin(-1) > INSIDE))
     best_A, box_A = iou_AG.masked_fill(~positive_AG, -torch.inf).max(1)
     return torch.where(best_A > -torch.inf, box_A, none_A)
 
 
-def edges(middle_X2: Tensor, box_X4: Tensor) -> Tensor:
+def edge_distances(middle_X2: Tensor, box_X4: Tensor) -> Tensor:
     """[X, 4]: from a middle to the first column and row and to the last ones of a box, in pixels between pixels' own middles."""
     half = 0.5  # a pixel's middle lies so far behind its corner
     return torch.cat((middle_X2 - half - box_X4[..., :2], box_X4[..., 2:] - 1 - (middle_X2 - half)), -1)
@@ -70,7 +70,7 @@ def edges(middle_X2: Tensor, box_X4: Tensor) -> Tensor:
 
 def centreness(middle_X2: Tensor, box_X4: Tensor) -> Tensor:
     """0 at an edge of the box, 1 in its middle."""
-    left_X, top_X, right_X, bottom_X = edges(middle_X2, box_X4).unbind(-1)
+    left_X, top_X, right_X, bottom_X = edge_distances(middle_X2, box_X4).unbind(-1)
     shares = [torch.minimum(a, b) / torch.maximum(a, b) for a, b in ((left_X, right_X), (top_X, bottom_X))]
     return (shares[0] * shares[1]).sqrt()
 
@@ -107,9 +107,9 @@ class DenseTokenLoss:
         self, found: DenseRegions, targets: TokenTargets, *, process_group: Group = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weighted terms tokens, boxes and centres; and parts for the log: anchors_a_box and giou_of_matched."""
-        got, wanted = targets.positive_BGL.shape, found.token_logit_BAL.shape
-        if got[0] != wanted[0] or got[2] != wanted[2]:
-            raise ShapeError(f"predictions are of {wanted[0]} texts of {wanted[2]} tokens but targets are {list(got)} (B, G, L)")
+        got, shape = targets.positive_BGL.shape, found.token_logit_BAL.shape
+        if got[0] != shape[0] or got[2] != shape[2]:
+            raise ShapeError(f"predictions are of {shape[0]} texts of {shape[2]} tokens but targets are {list(got)} (B, G, L)")
         logit_BAL, centre_BA, change_BA4 = (
             at_least_float32(x) for x in (found.token_logit_BAL, found.centre_BA, found.change_BA4)
         )
@@ -141,7 +141,7 @@ class DenseTokenLoss:
         }
         return losses, {"anchors_a_box": count / boxes.clamp(min=1), "giou_of_matched": overlap / count.clamp(min=1)}
 
-    def _assigned(self, found: DenseRegions, true_G4: Tensor, valid_G: Tensor) -> Tensor:
-        place_A = adaptive_assignment(found.anchor_A4, found.counts, true_G4[valid_G], nearest=self.nearest)
+    def _assigned(self, regions: DenseRegions, true_G4: Tensor, valid_G: Tensor) -> Tensor:
+        place_A = adaptive_assignment(regions.anchor_A4, regions.counts, true_G4[valid_G], nearest=self.nearest)
         whole_G = valid_G.nonzero()[:, 0]
         return torch.where(place_A >= 0, F.pad(whole_G, (0, 1))[place_A], place_A)

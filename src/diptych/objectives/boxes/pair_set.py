@@ -101,11 +101,11 @@ class PairSetLoss:
                            object named right; without `subjects` the object), relation_accuracy (a true relation is likelier than all
                            others), quality (of the boxes)
 
-        With several processes each brings its own images and all call together; their numbers of images and names may differ.
+        With several processes each brings its own images and all call together; their counts of images and names may differ.
         """
         check_fit(predictions, targets)
         predictions = wide(predictions)
-        matched = Matched.of(predictions, targets, self.match(predictions, targets, cost))
+        matched = MatchedPairs.of(predictions, targets, self.match(predictions, targets, cost))
         quality_M = matched.quality()
         goal_MR = self._goals(matched, quality_M, relation_text_RD)
 
@@ -141,7 +141,7 @@ class PairSetLoss:
         price = PairCost(subjects=self.subjects, missing=self.missing) if cost is None else cost
         return assign(price(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
 
-    def _goals(self, matched: Matched, quality_M: Tensor, relation_text_RD: Tensor | None) -> Tensor:
+    def _goals(self, matched: MatchedPairs, quality_M: Tensor, relation_text_RD: Tensor | None) -> Tensor:
         """goal_MR: what the relation probabilities of matched queries should be."""
         goal_MR = matched.relation_MR
         if self.pseudo is not None:
@@ -151,7 +151,7 @@ class PairSetLoss:
             goal_MR = pseudo_labels(goal_MR, label_similarity(relation_text_RD).to(goal_MR), threshold=self.pseudo)
         return goal_MR * quality_M[:, None] if self.quality else goal_MR
 
-    def _entities(self, logit_BSQC: Tensor, label_M: Tensor, matched: Matched) -> tuple[Tensor, Tensor]:
+    def _entities(self, logit_BSQC: Tensor, label_M: Tensor, matched: MatchedPairs) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropies and weights of every layer, each summed over images and queries."""
         background = logit_BSQC.shape[-1] - 1
         label_BSQ = logit_BSQC.new_full(logit_BSQC.shape[:-1], background, dtype=torch.int64)
@@ -162,8 +162,8 @@ class PairSetLoss:
         loss_BSQ = F.cross_entropy(logit_BSQC.flatten(0, 2), label_BSQ.flatten(), reduction="none").view_as(weight_BSQ)
         return (loss_BSQ * weight_BSQ).sum((0, 2)), weight_BSQ.sum((0, 2))
 
-    def _relations(self, logit_BSQR: Tensor, goal_MR: Tensor, matched: Matched) -> tuple[Tensor, Tensor]:
-        """Focal losses and numbers of positive targets of every layer, each summed over images, queries and names."""
+    def _relations(self, logit_BSQR: Tensor, goal_MR: Tensor, matched: MatchedPairs) -> tuple[Tensor, Tensor]:
+        """Focal losses and counts of positive targets of every layer, each summed over images, queries and names."""
         goal_BSQR = torch.zeros_like(logit_BSQR)
         goal_BSQR[matched.query] = goal_MR
         focal = quality_focal if self.focal == "quality" else corner_focal
@@ -186,7 +186,7 @@ class PairSetLoss:
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
+class MatchedPairs:
     """True pairs beside the predictions that answer for them, of all images and layers in one list.
 
     query          (image, layer, query) of each, to index [B, S, Q, ...] with
@@ -204,7 +204,7 @@ class Matched:
     has_object_M: Tensor | None
 
     @classmethod
-    def of(cls, predictions: PairPredictions, targets: PairTargets, query_BSG: Tensor) -> Matched:
+    def of(cls, predictions: PairPredictions, targets: PairTargets, query_BSG: Tensor) -> MatchedPairs:
         image_M, layer_M, pair_M = (query_BSG >= 0).nonzero(as_tuple=True)
         query = image_M, layer_M, query_BSG[image_M, layer_M, pair_M]
         true = image_M, pair_M
@@ -241,7 +241,7 @@ class Matched:
         return pairs_S, like_S.new_zeros(like_S.shape).index_add(0, layer_M, self.has_object_M.to(like_S))
 
     def box_losses(self, per_pair_S: Tensor, per_exist_S: Tensor) -> tuple[Tensor, Tensor]:
-        """(L1, 1 - GIoU), each summed over subjects and over the objects that exist, divided by these numbers a layer."""
+        """(L1, 1 - GIoU), each summed over subjects and over the objects that exist, divided by these counts per layer."""
         kept, layer_M = slice(None) if self.has_object_M is None else self.has_object_M, self.query[1]
         box_M4 = torch.cat([self.subject_box_M4, self.object_box_M4[kept]])
         true_M4 = torch.cat([self.true_subject_box_M4, self.true_object_box_M4[kept]])
@@ -252,7 +252,7 @@ class Matched:
 
 @torch.no_grad()
 def _parts(
-    predictions: PairPredictions, matched: Matched, quality_M: Tensor, subjects: bool, process_group: Group
+    predictions: PairPredictions, matched: MatchedPairs, quality_M: Tensor, subjects: bool, process_group: Group
 ) -> dict[str, Tensor]:
     """Means over the matched pairs of the last layer, of all processes."""
     images, layers = predictions.subject_box_BSQ4.shape[:2]

@@ -37,7 +37,7 @@ def prototype_distance(
     nearest: int = NEAREST,
     process_group: Group = None,
 ) -> Tensor:
-    """How much closer a pair lies to its own prototype than to the nearest others, as a hinge; both carry gradients. Scalar."""
+    """Hinge on a pair's distance to its own prototype against the mean of the nearest others; both carry gradients. Scalar."""
     _check(pair_PD, prototype_KD, label_P)
     distance_PK = squared_distances(pair_PD, prototype_KD)
     own_PK = F.one_hot(label_P, len(prototype_KD)).bool()
@@ -55,7 +55,7 @@ def prototype_similarity(prototype_KD: Tensor) -> Tensor:
 
 
 def prototype_spread(prototype_KD: Tensor, *, margin: float = 7.0) -> Tensor:
-    """How far each prototype is from lying a squared distance of `margin` off its nearest other one, as a hinge. Scalar."""
+    """Hinge on each prototype's squared distance to its nearest other one, which should reach `margin`. Scalar."""
     return (margin - nearest_distances(prototype_KD)).clamp(min=0).mean()
 
 

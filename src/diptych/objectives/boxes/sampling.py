@@ -42,21 +42,21 @@ class BoxSampling:
         return matched_anchors(box_A4, true_M4, high=self.high, low=self.low, least=self.least)
 
 
-def drawn(place_A: Tensor, sampling: BoxSampling) -> tuple[Tensor, Tensor]:
+def sample_rows(place_A: Tensor, sampling: BoxSampling) -> tuple[Tensor, Tensor]:
     """int64 [P] and [S - P]: rows with a true box and rows of background, each ascending, drawn by torch's random state."""
     true_P = _some((place_A >= 0).nonzero()[:, 0], int(sampling.count * sampling.positive))
     return true_P, _some((place_A == BACKGROUND).nonzero()[:, 0], sampling.count - len(true_P))
 
 
-def drawn_regions(proposals: Sequence[Tensor], boxes: Sequence[Tensor], sampling: BoxSampling) -> list[Drawn]:
+def sample_regions(proposals: Sequence[Tensor], boxes: Sequence[Tensor], sampling: BoxSampling) -> list[Drawn]:
     """Of each image; the true boxes stand among its proposals."""
-    found = []
+    regions = []
     for proposal_A4, true_M4 in zip(proposals, boxes, strict=True):
         own_M = torch.arange(len(true_M4), device=true_M4.device)
         place_A = torch.cat((own_M, sampling.matched(proposal_A4, true_M4)))
-        true_P, rest_S = drawn(place_A, sampling)
-        found.append((torch.cat((true_M4, proposal_A4))[torch.cat((true_P, rest_S))], place_A[true_P]))
-    return found
+        true_P, rest_S = sample_rows(place_A, sampling)
+        regions.append((torch.cat((true_M4, proposal_A4))[torch.cat((true_P, rest_S))], place_A[true_P]))
+    return regions
 
 
 def _some(row_A: Tensor, count: int) -> Tensor:

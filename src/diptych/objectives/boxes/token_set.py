@@ -93,21 +93,21 @@ class TokenSetLoss:
             "giou": self.giou * miss_M.sum() / divisor,
         }
         last_M = layer_M == query_BSG.shape[1] - 1
-        said_ML = logit_BSQL[image_M, layer_M, query_M].masked_fill(~predictions.mask_BL[image_M], -torch.inf)
+        logit_ML = logit_BSQL[image_M, layer_M, query_M].masked_fill(~predictions.mask_BL[image_M], -torch.inf)
         positive_ML = targets.positive_BGL[image_M, true_M]
         return losses, _parts(
-            said_ML[last_M], positive_ML[last_M], 1 - miss_M[last_M], len(logit_BSQL), process_group=process_group
+            logit_ML[last_M], positive_ML[last_M], 1 - miss_M[last_M], len(logit_BSQL), process_group=process_group
         )
 
     def _check(self, predictions: TokenRegions, targets: TokenTargets) -> None:
-        got, wanted = targets.positive_BGL.shape, predictions.token_logit_BSQL.shape
-        if got[0] != wanted[0] or got[2] != wanted[3]:
-            raise ShapeError(f"predictions are of {wanted[0]} texts of {wanted[3]} tokens but targets are {list(got)} (B, G, L)")
+        got, shape = targets.positive_BGL.shape, predictions.token_logit_BSQL.shape
+        if got[0] != shape[0] or got[2] != shape[3]:
+            raise ShapeError(f"predictions are of {shape[0]} texts of {shape[3]} tokens but targets are {list(got)} (B, G, L)")
 
 
 @torch.no_grad()
-def _parts(said_ML: Tensor, positive_ML: Tensor, giou_M: Tensor, images: int, *, process_group: Group) -> dict[str, Tensor]:
-    best_M1 = F.pad(said_ML, (0, 1), value=-torch.inf).argmax(-1, keepdim=True)  # the text may be empty of tokens
+def _parts(logit_ML: Tensor, positive_ML: Tensor, giou_M: Tensor, images: int, *, process_group: Group) -> dict[str, Tensor]:
+    best_M1 = F.pad(logit_ML, (0, 1), value=-torch.inf).argmax(-1, keepdim=True)  # the text may be empty of tokens
     right_M = F.pad(positive_ML, (0, 1)).gather(1, best_M1)
     own_4 = torch.stack(
         [giou_M.new_tensor(float(len(giou_M))), right_M.to(giou_M).sum(), giou_M.sum(), giou_M.new_tensor(images)]

@@ -33,8 +33,8 @@ Weighting = Literal["constant", "focal", "gap"]
 Rule = Callable[[Tensor, Tensor], Tensor]
 
 
-def rule(name: Weighting, *, alone: float = 0.5, gamma: float = 2.0, steepness: float = 5.0) -> Rule:
-    """How much of its loss an anchor learns alone, from (p, q): how sure the teacher is of the partner, and the student.
+def weighting_rule(name: Weighting, *, alone: float = 0.5, gamma: float = 2.0, steepness: float = 5.0) -> Rule:
+    """Weight of an anchor's own loss, from (p, q): confidence of the teacher in the partner, and of the student.
 
     constant  `alone` for all
     focal     (1 - q)^gamma: anchors that the student still gets wrong learn alone, others follow

@@ -56,9 +56,9 @@ def koleo(
 @torch.no_grad()
 def _nearest(x_ND: Tensor, other_MD: Tensor, offset: int, tile: int) -> Tensor:
     """The row of `other_MD` that is nearest to each row; row n itself stands at `offset` + n."""
-    found = []
+    nearest = []
     for start in range(0, len(x_ND), tile):
         cosine_TM = x_ND[start : start + tile] @ other_MD.T
         cosine_TM.diagonal(offset + start)[: len(cosine_TM)].fill_(-torch.inf)
-        found.append(cosine_TM.argmax(1))
-    return torch.cat(found)
+        nearest.append(cosine_TM.argmax(1))
+    return torch.cat(nearest)

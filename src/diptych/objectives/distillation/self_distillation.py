@@ -1,4 +1,4 @@
-"""Say what the teacher says: self-distillation over prototypes with a centred, sharpened teacher (DINO, 2104.14294; iBOT, 2111.07832).
+"""Self-distillation over prototypes with a centred, sharpened teacher (DINO, 2104.14294; iBOT, 2111.07832).
 
     p_t = softmax((z_t - c) / tau_t),   p_s = softmax(z_s / tau_s),   loss = mean of -sum_k p_t log p_s
     c <- m c + (1 - m) mean over the global batch(z_t)
@@ -68,7 +68,7 @@ def self_distillation(
 
 
 @torch.no_grad()
-def moved_centre(
+def updated_centre(
     centre_K: Tensor,
     teacher_NVK: Tensor,
     *,

@@ -1,12 +1,12 @@
-"""Keep who is similar to whom: a student's similarities against a teacher's (CTP's topology preservation, CLIP distillation).
+"""Similarity distillation: a student's similarities against a teacher's (CTP's topology preservation, CLIP distillation).
 
 With unit rows of the model (x, y) and of a reference (x', y'), for each row i over all columns j of the global batch
 
     t2t, i2i   own entry left out           p_ij = softmax_j(x'_i . y'_j / tau),   q_ij = softmax_j(x_i . y_j / tau)
     i2t, t2i   own entry kept               loss = mean_i sum_j p_ij (log p_ij - log q_ij)
 
-Nothing is asked of the features themselves: the space may turn. Zero when both models say the same. The reference has no gradient.
-`clip_distillation` is the mean of i2t and t2i alone, as a cross-entropy, with a scale for each model.
+The features themselves are not constrained: the space may rotate. Zero when both models give equal similarities. The reference has no
+gradient. `clip_distillation` is the mean of i2t and t2i alone, as a cross-entropy, with a scale for each model.
 
 What implementations get wrong: the student's scale on the teacher's similarities, which flattens the targets; KL in the other
 direction; a mean over all entries in place of rows; rows of one process only, which compares other neighbourhoods on every number

@@ -3,7 +3,7 @@
     codebook = mean |sg(z) - e|^2      moves codes to patches
     commitment = mean |z - sg(e)|^2    keeps patches near codes
 
-mean over rows of the mean over patches and numbers. Published: codebook + 0.25 commitment. The code that TL;DR released weighs the
+mean over rows of the mean over patches and dimensions. Published: codebook + 0.25 commitment. The code that TL;DR released weighs the
 codebook term by 0.25 instead of the other (`legacy`). Letters: B batch, P patches, D width.
 """
 

@@ -1,6 +1,6 @@
-"""Guess hidden words: cross-entropy with the word, or with what another model guesses.  Letters: N texts, M places, V vocabulary.
+"""Masked language modelling: cross-entropy with the word, or with another model's prediction.  Letters: N texts, M places, V vocabulary.
 
-The mean is over the places that are asked for in the global batch, not over texts: a text with three hidden words counts thrice.
+The mean is over the masked positions of the global batch, not over texts: a text with three hidden words counts thrice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from diptych.objectives.gather import Group, mean_over_processes
 
 
 def masked_words(logit_NMV: Tensor, word_NM: Tensor, *, ignore_index: int = -1, process_group: Group = None) -> Tensor:
-    """Mean cross-entropy; places whose word is `ignore_index` are left out. Zero when nothing is asked anywhere."""
+    """Mean cross-entropy; positions whose word is `ignore_index` are left out. Zero without any masked word."""
     _check(logit_NMV, word_NM)
     asked_NM = word_NM != ignore_index
     nll_NM = -_wide(logit_NMV).log_softmax(-1).gather(-1, word_NM.where(asked_NM, 0)[..., None]).squeeze(-1)
@@ -45,9 +45,9 @@ def masked_distillation(
 
 
 def _mean(value_NM: Tensor, asked_NM: Tensor, process_group: Group) -> Tensor:
-    asked = mean_over_processes(asked_NM.sum().to(value_NM), process_group)
-    return mean_over_processes(value_NM.masked_fill(~asked_NM, 0).sum(), process_group) / asked.clamp_min(
-        torch.finfo(asked.dtype).tiny
+    count = mean_over_processes(asked_NM.sum().to(value_NM), process_group)
+    return mean_over_processes(value_NM.masked_fill(~asked_NM, 0).sum(), process_group) / count.clamp_min(
+        torch.finfo(count.dtype).tiny
     )
 
 

@@ -31,14 +31,14 @@ from diptych.objectives.gather import Group, check_equal_rows, mean_over_process
 
 
 @dataclass(frozen=True, slots=True)
-class Gates:
-    """What each anchor's loss is multiplied by, its language gate included: float, no gradient."""
+class AnchorWeights:
+    """Per-anchor loss weights, the language gate included: float, no gradient."""
 
     raw_N: Tensor
     synthetic_N: Tensor
 
 
-def first_means() -> Tensor:
+def initial_means() -> Tensor:
     """mean_3 before any step: ones."""
     return torch.ones(3)
 
@@ -54,7 +54,7 @@ def agreements(image_ND: Tensor, raw_ND: Tensor, synthetic_ND: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def moved_means(mean_3: Tensor, agreement_N3: Tensor, *, momentum: float = 0.99, process_group: Group = None) -> Tensor:
+def updated_means(mean_3: Tensor, agreement_N3: Tensor, *, momentum: float = 0.99, process_group: Group = None) -> Tensor:
     """The running means after this step's global batch, equal on all processes. `mean_3` itself stays as it is.
 
     Every process must bring equally many rows. Raises ShapeError, or ConfigError for a momentum outside [0, 1].
@@ -71,8 +71,8 @@ def moved_means(mean_3: Tensor, agreement_N3: Tensor, *, momentum: float = 0.99,
 @torch.no_grad()
 def agreement_gates(
     agreement_N3: Tensor, mean_3: Tensor, *, gamma_language: float = 2.0, gamma_description: float = 2.0
-) -> Gates:
-    """Gates from agreements and the means that they are compared with (`moved_means` first). gamma 0 gives ones."""
+) -> AnchorWeights:
+    """Gates from agreements and the means that they are compared with (`updated_means` first). gamma 0 gives ones."""
     if gamma_language < 0 or gamma_description < 0:
         raise ConfigError(f"gammas are {gamma_language} and {gamma_description} (expected 0 or more)")
     above_N3 = agreement_N3 - mean_3.to(agreement_N3)
@@ -80,4 +80,4 @@ def agreement_gates(
     language_N = (gamma_language * above_N3[:, 0].clamp(max=0)).exp()
     description_N2 = torch.where(doubted_N[:, None], (gamma_description * above_N3[:, 1:]).exp(), 1.0)
     raw_N, synthetic_N = (language_N[:, None] * description_N2).unbind(1)
-    return Gates(raw_N, synthetic_N)
+    return AnchorWeights(raw_N, synthetic_N)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, check_equal_rows, gather_rows
-from diptych.objectives.pairs.pairing import one_number
+from diptych.objectives.pairs.pairing import as_scalar
 
 Positive = Literal["hard", "least_hard", "adaptive"]
 Negative = Literal["hard", "least_hard"]
@@ -66,7 +66,7 @@ def block_metric(
     _check(cosine_NM, row_group_N, column_group_M, ignore_NM, extra_NE, extra_group_E, extra_ignore_E)
     _check_options(positive, negative, ignored)
     wide_NM = cosine_NM.to(torch.promote_types(cosine_NM.dtype, torch.float32))
-    scale_1 = one_number(scale, "scale", device=cosine_NM.device).to(wide_NM.dtype).reshape(())
+    scale_1 = as_scalar(scale, "scale", device=cosine_NM.device).to(wide_NM.dtype).reshape(())
     ids_G, row_N = row_group_N.unique(return_inverse=True)
     column_ids_G, column_M = column_group_M.unique(return_inverse=True)
     if not torch.equal(ids_G, column_ids_G):
@@ -231,6 +231,6 @@ def _check(
         raise ShapeError(f"extra_NE must be [{len(cosine_NM)}, E], got {list(extra_NE.shape)}")
     for name, of_E in (("extra_group_E", extra_group_E), ("extra_ignore_E", extra_ignore_E)):
         if of_E is not None and extra_NE is None:
-            raise ShapeError(f"{name} needs extra_NE, whose columns it speaks of")
+            raise ShapeError(f"{name} needs extra_NE, whose columns it refers to")
         if of_E is not None and extra_NE is not None and of_E.shape != extra_NE.shape[1:]:
             raise ShapeError(f"{name} must be [{extra_NE.shape[1]}], one a column; got {list(of_E.shape)}")

@@ -19,7 +19,7 @@ from torch import Tensor
 from diptych.core.errors import ShapeError
 from diptych.objectives.gather import Group, all_gather, mean_over_processes, world
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.pairing import Same, one_number
+from diptych.objectives.pairs.pairing import Same, as_scalar
 
 NOBODY = -1
 """The group of a negative text: no image's."""
@@ -72,7 +72,7 @@ def own_negatives(
     With one negative it is softplus(scale (v.n - v.t)). 0 where no image has one.
     """
     _check(image_ND, text_ND, negative_NKD, there_NK)
-    factor = one_number(scale, "scale", device=image_ND.device).to(torch.promote_types(image_ND.dtype, torch.float32))
+    factor = as_scalar(scale, "scale", device=image_ND.device).to(torch.promote_types(image_ND.dtype, torch.float32))
     with torch.autocast(image_ND.device.type, enabled=False):
         image_ND, text_ND, negative_NKD = (
             x.to(torch.promote_types(x.dtype, torch.float32)) for x in (image_ND, text_ND, negative_NKD)

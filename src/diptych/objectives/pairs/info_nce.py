@@ -1,4 +1,4 @@
-"""InfoNCE between images and texts: exact, in tiles, in memory that grows with the batch and not with its square.
+"""InfoNCE between images and texts: exact, in tiles, with memory linear in the batch size.
 
 With unit rows v_i, t_j, a scale s and Z_ij = s v_i . t_j, the loss of pair i is
 
@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, all_gather, mean_over_processes
-from diptych.objectives.pairs.pairing import Pairing, Same, one_number, pair
+from diptych.objectives.pairs.pairing import PairLabels, Same, as_scalar, gather_pairs
 
 REACH = 60.0
 """How far below a common reference exponentials may be summed: float32 loses what is below exp(-87), exp(-27) of such a sum."""
@@ -88,7 +88,7 @@ def info_nce(
     Raises ShapeError, or ConfigError for options that cannot work.
     """
     _check_options(smoothing, directions, reduction, weight_N, image_ND)
-    paired = pair(
+    paired = gather_pairs(
         image_ND,
         text_MD,
         group_N=group_N,
@@ -101,9 +101,9 @@ def info_nce(
         tile=tile,
         process_group=process_group,
     )
-    plan = _Plan(paired.pairing, smoothing, directions != "text_to_image", directions != "image_to_text", process_group)
-    scale_1 = one_number(scale, "scale", device=image_ND.device)
-    row_N, column_N, hit_2N, similarity_N = _Tiled.apply(paired.image_RD, paired.text_CD, scale_1, plan)  # type: ignore[no-untyped-call]
+    plan = _TilePlan(paired.pairing, smoothing, directions != "text_to_image", directions != "image_to_text", process_group)
+    scale_1 = as_scalar(scale, "scale", device=image_ND.device)
+    row_N, column_N, hit_2N, similarity_N = _TiledInfoNCE.apply(paired.image_RD, paired.text_CD, scale_1, plan)  # type: ignore[no-untyped-call]
     each_N = (row_N + column_N) / (2 if directions == "both" else 1)
     if weight_N is not None:
         each_N = each_N * weight_N.to(each_N)
@@ -112,7 +112,7 @@ def info_nce(
 
 
 @torch.no_grad()
-def _parts(plan: _Plan, row_N: Tensor, column_N: Tensor, hit_2N: Tensor, similarity_N: Tensor) -> dict[str, Tensor]:
+def _parts(plan: _TilePlan, row_N: Tensor, column_N: Tensor, hit_2N: Tensor, similarity_N: Tensor) -> dict[str, Tensor]:
     means = torch.stack([row_N.mean(), column_N.mean(), hit_2N[0].mean(), hit_2N[1].mean(), similarity_N.mean()])
     row, column, row_hit, column_hit, similarity = mean_over_processes(means, plan.process_group).unbind()
     parts = {"image_to_text": row, "accuracy_image_to_text": row_hit} if plan.by_row else {}
@@ -132,8 +132,8 @@ def _check_options(smoothing: float, directions: str, reduction: str, weight_N: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    pairing: Pairing
+class _TilePlan:
+    pairing: PairLabels
     smoothing: float
     by_row: bool
     by_column: bool
@@ -141,8 +141,8 @@ class _Plan:
 
 
 @dataclass(slots=True)
-class _Sums:
-    """What one axis of the score matrix adds up to, entry by entry: R rows, or the partner columns of all processes. In float64.
+class _AxisSums:
+    """Running sums over one axis of the score matrix: R rows, or the partner columns of all processes. In float64.
 
     lse       log-sum-exp of the scores that are kept
     positive  sum of target * score, and `target`, the sum of targets, to divide it by
@@ -158,30 +158,30 @@ class _Sums:
     rival: Tensor
 
     @classmethod
-    def empty(cls, size: int, like: Tensor) -> _Sums:
+    def empty(cls, size: int, like: Tensor) -> _AxisSums:
         low = like.new_full((size,), -torch.inf, dtype=torch.float64)
         zero = torch.zeros_like(low)
         return cls(low, zero, zero.clone(), zero.clone(), zero.clone(), low.clone())
 
-    def add(self, strip: _Sums, where: slice) -> None:
+    def add(self, strip: _AxisSums, where: slice) -> None:
         self.lse[where] = torch.logaddexp(self.lse[where], strip.lse)
         self.rival[where] = torch.maximum(self.rival[where], strip.rival)
         for name in ("positive", "target", "score", "kept"):
             getattr(self, name)[where] += getattr(strip, name)
 
-    def over_processes(self, process_group: Group) -> _Sums:
+    def over_processes(self, process_group: Group) -> _AxisSums:
         """The sums of columns, which every process has seen only its own rows of. One collective."""
         own_6N = torch.stack([self.lse, self.positive, self.target, self.score, self.kept, self.rival])
         all_W6N = all_gather(own_6N, process_group)
         positive, target, score, kept = all_W6N[:, 1:5].sum(0).unbind()
-        return _Sums(all_W6N[:, 0].logsumexp(0), positive, target, score, kept, all_W6N[:, 5].amax(0))
+        return _AxisSums(all_W6N[:, 0].logsumexp(0), positive, target, score, kept, all_W6N[:, 5].amax(0))
 
     def loss(self, smoothing: float) -> Tensor:
         loss = self.lse - (1 - smoothing) * self.positive / self.target
         return loss - smoothing * self.score / self.kept if smoothing else loss
 
 
-class _Tiled(torch.autograd.Function):
+class _TiledInfoNCE(torch.autograd.Function):
     """Per-pair losses of both directions. Saves features and one log-sum-exp a row and a column; backward forms each tile anew.
 
     The gradient flows from the losses of this process's rows and, as every process holds some rows of every column, from the
@@ -190,13 +190,13 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image_RD: Tensor, text_CD: Tensor, scale_1: Tensor, plan: _Plan
+        ctx: Any, image_RD: Tensor, text_CD: Tensor, scale_1: Tensor, plan: _TilePlan
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pairing, rows = plan.pairing, plan.pairing.rows
         with torch.autocast(image_RD.device.type, enabled=False):
             scores = _Scores(image_RD, text_CD, scale_1)
-            row = _Sums.empty(len(image_RD), scores.text_CD)
-            column = _Sums.empty(pairing.columns, scores.text_CD)
+            row = _AxisSums.empty(len(image_RD), scores.text_CD)
+            column = _AxisSums.empty(pairing.columns, scores.text_CD)
             own_N = scores.text_CD.new_empty(rows)
             for start, stop in pairing.tiles(len(image_RD)):
                 for at, score_SC in scores.strips(start, scores.tile(start, stop)):
@@ -225,13 +225,13 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, grad_row_N: Tensor, grad_column_N: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         image_RD, text_CD, scale_1, row_lse_R, column_lse_N = ctx.saved_tensors
-        plan: _Plan = ctx.plan
+        plan: _TilePlan = ctx.plan
         grad_row_R = torch.zeros_like(row_lse_R)
         grad_row_R[: plan.pairing.rows] = grad_row_N
         grad_all_N = all_gather(grad_column_N, plan.process_group).flatten() if plan.by_column else None
         with torch.autocast(image_RD.device.type, enabled=False):
             scores = _Scores(image_RD, text_CD, scale_1)
-            grads = _Grads.empty(scores, ctx.needs_input_grad)
+            grads = _InfoNCEGrads.empty(scores, ctx.needs_input_grad)
             middle = _middle(plan, row_lse_R, column_lse_N, scores.text_CD.dtype)
             column = None if grad_all_N is None else _Axis(column_lse_N, grad_all_N, *ctx.column_sums)
             for start, stop in plan.pairing.tiles(len(image_RD)):
@@ -275,11 +275,11 @@ class _Scores:
         return self._buffers[which][:size]
 
 
-def _strip_sums(score_SC: Tensor, start: int, plan: _Plan) -> tuple[_Sums, _Sums]:
+def _strip_sums(score_SC: Tensor, start: int, plan: _TilePlan) -> tuple[_AxisSums, _AxisSums]:
     """Sums over the rows of one strip and over its part of every partner column. Overwrites the scores."""
     pairing, columns = plan.pairing, plan.pairing.columns
     stop = start + len(score_SC)
-    row, column = _Sums.empty(len(score_SC), score_SC), _Sums.empty(columns, score_SC)
+    row, column = _AxisSums.empty(len(score_SC), score_SC), _AxisSums.empty(columns, score_SC)
     target_SC = pairing.targets(start, stop, score_SC.shape[1], score_SC.dtype)
     partner_S, at = pairing.partner(score_SC, start), pairing.offset + start
     if target_SC is None:
@@ -360,7 +360,7 @@ class _Axis:
 
 
 def _strip_gradient(
-    score_SC: Tensor, spare_SC: Tensor, start: int, plan: _Plan, row: _Axis, column: _Axis | None, middle: Tensor | None
+    score_SC: Tensor, spare_SC: Tensor, start: int, plan: _TilePlan, row: _Axis, column: _Axis | None, middle: Tensor | None
 ) -> Tensor:
     """Gradient of all losses in the scores of one strip, in the place of the scores."""
     pairing, columns = plan.pairing, plan.pairing.columns
@@ -396,7 +396,7 @@ def _strip_gradient(
     return score_SC
 
 
-def _middle(plan: _Plan, row_lse_R: Tensor, column_lse_N: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _middle(plan: _TilePlan, row_lse_R: Tensor, column_lse_N: Tensor, dtype: torch.dtype) -> Tensor | None:
     """The reference from which one exponential serves both directions in backward, or None where two are needed.
 
     Within REACH / 2 of every log-sum-exp nothing overflows, and what underflows is below exp(-57) of its sum.
@@ -418,7 +418,7 @@ def _both_softmaxes(score_SC: Tensor, spare_SC: Tensor, row: _Axis, column: _Axi
 
 
 @dataclass(slots=True)
-class _Grads:
+class _InfoNCEGrads:
     """Sums up the gradients of features and scale over tiles; None for inputs that need none."""
 
     scores: _Scores
@@ -427,7 +427,7 @@ class _Grads:
     scale: Tensor | None
 
     @classmethod
-    def empty(cls, scores: _Scores, needed: tuple[bool, ...]) -> _Grads:
+    def empty(cls, scores: _Scores, needed: tuple[bool, ...]) -> _InfoNCEGrads:
         inputs = (scores.image_RD, scores.text_CD, scores.scale)
         return cls(scores, *(torch.zeros_like(x) if need else None for x, need in zip(inputs, needed[:3], strict=True)))
 

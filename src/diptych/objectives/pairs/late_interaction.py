@@ -29,7 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, all_gather, check_equal_rows, gather_rows, mean_over_processes, world
-from diptych.objectives.pairs.pairing import Pairing, Same, one_number
+from diptych.objectives.pairs.pairing import PairLabels, Same, as_scalar
 
 CELLS = 1 << 21
 """Similarities of tokens that are held at once, unless a call says otherwise."""
@@ -83,13 +83,16 @@ def late_interaction(
         raise ShapeError(f"every image needs its text in the same row: got {len(patch_NPD)} images and {len(word_NLD)} texts")
     rank, count = world(process_group)
     check_equal_rows(process_group, patch_NPD=patch_NPD, word_NLD=word_NLD)
-    image, text = filled(patch_NPD, patch_mask_NP), filled(word_NLD, word_mask_NL, everywhere=process_group)
+    image, text = (
+        pad_with_first_token(patch_NPD, patch_mask_NP),
+        pad_with_first_token(word_NLD, word_mask_NL, everywhere=process_group),
+    )
     text = _Tokens(gather_rows(text.token_NTD, process_group), gather_rows(text.weight_NT, process_group))
     group_C = None if group_N is None else gather_rows(group_N, process_group)
     rows = len(patch_NPD)
-    pairing = Pairing(rows, rows * count, rank * rows, min(ROWS, rows), group_N, group_C, same)
-    plan = _Plan(pairing, max(1, cells), process_group)
-    scale_1 = one_number(scale, "scale", device=patch_NPD.device)
+    pairing = PairLabels(rows, rows * count, rank * rows, min(ROWS, rows), group_N, group_C, same)
+    plan = _ChunkPlan(pairing, max(1, cells), process_group)
+    scale_1 = as_scalar(scale, "scale", device=patch_NPD.device)
     row_N, column_N, hit_2N, own_2N = _MaxMean.apply(  # type: ignore[no-untyped-call]
         image.token_NTD, text.token_NTD, image.weight_NT, text.weight_NT, scale_1, plan
     )
@@ -124,7 +127,7 @@ def select_tokens(
     if not 0 < share <= 1:
         raise ConfigError(f"the share of tokens that are kept is {share:g} (expected above 0, up to 1)")
     patch_mask_NP, word_mask_NL = _checked(patch_NPD, word_NLD, patch_mask_NP, word_mask_NL)
-    image, text = filled(patch_NPD, patch_mask_NP), filled(word_NLD, word_mask_NL)
+    image, text = pad_with_first_token(patch_NPD, patch_mask_NP), pad_with_first_token(word_NLD, word_mask_NL)
     dtype = _wide(patch_NPD, word_NLD)
     patch_NP = patch_NPD.new_full(image.weight_NT.shape, -torch.inf, dtype=dtype)
     word_NL = word_NLD.new_full(text.weight_NT.shape, -torch.inf, dtype=dtype)
@@ -141,10 +144,10 @@ def select_tokens(
 
 def _best(value_NT: Tensor, mask_NT: Tensor, share: float, of: str) -> tuple[Tensor, Tensor]:
     """`value_NT` may lack columns that are padding in all rows of `mask_NT`."""
-    real_N, places = mask_NT.sum(1), mask_NT.shape[1]
+    real_N, positions = mask_NT.sum(1), mask_NT.shape[1]
     mask_NT = mask_NT[:, : value_NT.shape[1]]
     if of == "places":
-        wanted_N = real_N.clamp(max=max(1, int(share * places + 1e-6)))
+        wanted_N = real_N.clamp(max=max(1, int(share * positions + 1e-6)))
     else:
         wanted_N = (real_N * share - 1e-6).ceil().clamp_min(1).long()
     place_NT = value_NT.masked_fill(~mask_NT, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : int(wanted_N.max())]
@@ -165,8 +168,8 @@ class _Tokens:
         return _Tokens(self.token_NTD[start:stop].to(dtype), self.weight_NT[start:stop].to(dtype))
 
 
-def filled(token_NTD: Tensor, mask_NT: Tensor, *, everywhere: Group | Literal[False] = False) -> _Tokens:
-    """A copy of the row's first real token stands in every place of padding, with weight 0; columns that are padding in all rows are cut.
+def pad_with_first_token(token_NTD: Tensor, mask_NT: Tensor, *, everywhere: Group | Literal[False] = False) -> _Tokens:
+    """Replaces padding by copies of the row's first real token, with weight 0; columns that are padding in all rows are cut.
 
     A copy changes no maximum, whatever padding held, and hands its gradient to the token that it is a copy of.
     everywhere  the process group that the longest row is looked for in; False looks here alone
@@ -251,14 +254,14 @@ class _Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    pairing: Pairing
+class _ChunkPlan:
+    pairing: PairLabels
     cells: int
     process_group: Group
 
 
 @dataclass(slots=True)
-class _Sums:
+class _ScoreSums:
     """Of each row of s I, or each column of s T: log-sum-exp, target-weighted sum and sum of targets, highest that is no positive."""
 
     lse: Tensor
@@ -267,25 +270,25 @@ class _Sums:
     rival: Tensor
 
     @classmethod
-    def empty(cls, size: int, like: Tensor) -> _Sums:
+    def empty(cls, size: int, like: Tensor) -> _ScoreSums:
         low = like.new_full((size,), -torch.inf, dtype=torch.float64)
         return cls(low, torch.zeros_like(low), torch.zeros_like(low), low.clone())
 
     @classmethod
-    def over(cls, logit_TC: Tensor, out_TC: Tensor | None, target_TC: Tensor, axis: int) -> _Sums:
+    def over(cls, logit_TC: Tensor, out_TC: Tensor | None, target_TC: Tensor, axis: int) -> _ScoreSums:
         kept_TC = logit_TC if out_TC is None else logit_TC.masked_fill(out_TC, -torch.inf)
         rival_TC = kept_TC.masked_fill(target_TC > 0, -torch.inf)
         positive = (target_TC * logit_TC).sum(axis)
         return cls(kept_TC.logsumexp(axis), positive, target_TC.sum(axis), rival_TC.amax(axis))
 
-    def add(self, other: _Sums) -> None:
+    def add(self, other: _ScoreSums) -> None:
         self.lse = torch.logaddexp(self.lse, other.lse)
         self.rival = torch.maximum(self.rival, other.rival)
         self.positive, self.target = self.positive + other.positive, self.target + other.target
 
-    def over_processes(self, process_group: Group) -> _Sums:
+    def over_processes(self, process_group: Group) -> _ScoreSums:
         all_W4C = all_gather(torch.stack([self.lse, self.positive, self.target, self.rival]), process_group)
-        return _Sums(all_W4C[:, 0].logsumexp(0), all_W4C[:, 1].sum(0), all_W4C[:, 2].sum(0), all_W4C[:, 3].amax(0))
+        return _ScoreSums(all_W4C[:, 0].logsumexp(0), all_W4C[:, 1].sum(0), all_W4C[:, 2].sum(0), all_W4C[:, 3].amax(0))
 
     @property
     def loss(self) -> Tensor:
@@ -297,12 +300,12 @@ class _MaxMean(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image_RPD: Tensor, text_CLD: Tensor, weight_RP: Tensor, weight_CL: Tensor, scale_1: Tensor, plan: _Plan
+        ctx: Any, image_RPD: Tensor, text_CLD: Tensor, weight_RP: Tensor, weight_CL: Tensor, scale_1: Tensor, plan: _ChunkPlan
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pairing, dtype = plan.pairing, _wide(image_RPD, text_CLD)
         image, text, scale = _Tokens(image_RPD, weight_RP), _Tokens(text_CLD, weight_CL), scale_1.double()
-        rows: list[_Sums] = []
-        column = _Sums.empty(pairing.columns, image_RPD)
+        rows: list[_ScoreSums] = []
+        column = _ScoreSums.empty(pairing.columns, image_RPD)
         own_2N = image_RPD.new_empty((2, pairing.rows), dtype=dtype)
         with torch.autocast(image_RPD.device.type, enabled=False):
             for start, stop in pairing.tiles(pairing.rows):
@@ -311,9 +314,9 @@ class _MaxMean(torch.autograd.Function):
                 own_2N[:, start:stop] = torch.stack([pairing.partner(score_TC, start) for score_TC in score_2TC])
                 by_image_TC, by_text_TC = (score_2TC.double() * scale).unbind()
                 out_TC, target_TC = _out_and_target(pairing, start, stop, scale.device)
-                rows.append(_Sums.over(by_image_TC, out_TC, target_TC, 1))
-                column.add(_Sums.over(by_text_TC, out_TC, target_TC, 0))
-        row = _Sums(*(torch.cat([getattr(part, name) for part in rows]) for name in ("lse", "positive", "target", "rival")))
+                rows.append(_ScoreSums.over(by_image_TC, out_TC, target_TC, 1))
+                column.add(_ScoreSums.over(by_text_TC, out_TC, target_TC, 0))
+        row = _ScoreSums(*(torch.cat([getattr(part, name) for part in rows]) for name in ("lse", "positive", "target", "rival")))
         column = column.over_processes(plan.process_group)
         mine = slice(pairing.offset, pairing.offset + pairing.rows)
         rival_2N = torch.stack([row.rival, column.rival[mine]])
@@ -329,7 +332,7 @@ class _MaxMean(torch.autograd.Function):
         image_RPD, text_CLD, weight_RP, weight_CL, scale_1, row_lse_R, column_lse_C, row_target_R, column_target_C = (
             ctx.saved_tensors
         )
-        plan: _Plan = ctx.plan
+        plan: _ChunkPlan = ctx.plan
         pairing, dtype, scale = plan.pairing, _wide(image_RPD, text_CLD), scale_1.double()
         # Every process holds rows of every column, so it needs the incoming gradients of all columns.
         grad_column_C = all_gather(grad_column_N, plan.process_group).flatten().double()
@@ -366,7 +369,7 @@ class _MaxMean(torch.autograd.Function):
         return image_grad_RPD.to(image_RPD), text_grad_CLD.to(text_CLD), None, None, scale_grad_1, None
 
 
-def _out_and_target(pairing: Pairing, start: int, stop: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
+def _out_and_target(pairing: PairLabels, start: int, stop: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
     """Which pairs of a tile are left out, and how much each is positive, float64."""
     target_TC = pairing.targets(start, stop, pairing.columns, torch.float64)
     if target_TC is None:

@@ -1,4 +1,4 @@
-"""One objective of which many are special cases: predict what another view, text or label says (M3I, Su et al., 2022, 2211.09807).
+"""One objective of which many are special cases: predict another view, text or label (M3I, Su et al., 2022, 2211.09807).
 
 An input x and a target y are seen through transforms; z_x and z_y are what encoders make of them, and a predictor says zhat. Then
 
@@ -17,7 +17,7 @@ and which set Z is:
     InfoNCE                 boltzmann, Z the targets of the batch
     SimCLR                  boltzmann, Z all views of the batch but the input's own
     BEiT                    boltzmann, Z a visual vocabulary
-    MAE, BYOL, data2vec     gaussian on pixels or features (sigma^2 = D / 2 for a mean over numbers, 1/2 for 2 - 2 cos)
+    MAE, BYOL, data2vec     gaussian on pixels or features (sigma^2 = D / 2 for a mean over dimensions, 1/2 for 2 - 2 cos)
 
 The formulas are our reading: no code was released. What implementations get wrong: data of mixed sources need a mask a term, and each
 term its own mean over what counts in it (a batch with few labels would otherwise have a small label loss).

@@ -1,4 +1,4 @@
-"""Any objective of this room on the first numbers of each feature (Matryoshka, 2205.13147), so that every prefix is of use.
+"""Matryoshka losses (2205.13147): any objective of this package on prefixes of each feature, so that every prefix is of use.
 
 Letters: M prefixes (or texts, in `text_MD`), N items, C classes, D width.
 """
@@ -21,14 +21,14 @@ CUT = ("extra_image_KD", "extra_text_KD")
 """What of an objective's other arguments are features, too."""
 
 
-def first(x_ND: Tensor, d: int) -> Tensor:
-    """The first d numbers of each feature (of any leading shape), normalised again."""
+def truncate(x_ND: Tensor, d: int) -> Tensor:
+    """First d dimensions of each feature (of any leading shape), normalised again."""
     if not 0 < d <= x_ND.shape[-1]:
-        raise ConfigError(f"dims reach {d} but features have {x_ND.shape[-1]} numbers")
+        raise ConfigError(f"dims reach {d} but features have {x_ND.shape[-1]} dimensions")
     return F.normalize(x_ND[..., :d], dim=-1)
 
 
-def reduced(terms: Sequence[Tensor], weights: Sequence[float] | None = None, reduction: Reduction = "mean") -> Tensor:
+def reduce_terms(terms: Sequence[Tensor], weights: Sequence[float] | None = None, reduction: Reduction = "mean") -> Tensor:
     """One number from a term a width: each times its weight (1 without), then the mean over widths or, as published, the sum."""
     if not terms or (weights is not None and len(weights) != len(terms)) or reduction not in ("mean", "sum"):
         given = None if weights is None else list(weights)
@@ -60,13 +60,13 @@ def nested_cross_entropy(
     if not 0 <= smoothing < 1:
         raise ConfigError(f"smoothing is {smoothing} (expected at least 0, below 1)")
     terms = [F.cross_entropy(logits_NC, label_N, label_smoothing=smoothing) for logits_NC in logits_MNC]
-    return reduced(terms, weights, reduction), torch.stack(terms).detach()
+    return reduce_terms(terms, weights, reduction), torch.stack(terms).detach()
 
 
 def nested(
     objective: Objective, dims: Sequence[int], weights: Sequence[float] | None = None, reduction: Reduction = "mean"
 ) -> Objective:
-    """The mean over `dims` of the objective on image and text features cut to their first d numbers and normalised again.
+    """The mean over `dims` of the objective on image and text features cut to their first d dimensions and normalised again.
 
     Cutting comes before normalising: the prefix of a unit vector is not a unit vector. The paper sums (`reduction`), which is
     len(dims) times the mean; `weights` scale each term. Extra keys (`CUT`) are cut alike; nothing else that is handed on is.
@@ -80,11 +80,11 @@ def nested(
         terms: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for d in dims:
-            cut = {name: first(arguments[name], d) for name in keys}
-            prefix_Nd, prefix_Md = first(image_ND, d), first(text_MD, d)
+            cut = {name: truncate(arguments[name], d) for name in keys}
+            prefix_Nd, prefix_Md = truncate(image_ND, d), truncate(text_MD, d)
             term, inner = objective(prefix_Nd, prefix_Md, **(arguments | cut))
             terms.append(term)
             parts |= {f"first_{d}": term.detach()} | (inner if d == max(dims) else {})
-        return reduced(terms, weights, reduction), parts
+        return reduce_terms(terms, weights, reduction), parts
 
     return loss

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.objectives.gather import Group
-from diptych.objectives.pairs.pairing import Same, one_number, pair
+from diptych.objectives.pairs.pairing import Same, as_scalar, gather_pairs
 
 
 def pair_logits(
@@ -36,7 +36,7 @@ def pair_logits(
 
     is `info_nce`, and the sum of softplus(Z) less the diagonal, over N, is `sigmoid_pairs`.
     """
-    paired = pair(
+    paired = gather_pairs(
         image_ND,
         text_MD,
         group_N=group_N,
@@ -51,7 +51,7 @@ def pair_logits(
     )
     image_RD, text_CD = paired.image_RD, paired.text_CD
     dtype = torch.promote_types(torch.promote_types(image_RD.dtype, text_CD.dtype), torch.float32)
-    scale_1, bias_1 = (one_number(x, name, device=image_ND.device) for x, name in ((scale, "scale"), (bias, "bias")))
+    scale_1, bias_1 = (as_scalar(x, name, device=image_ND.device) for x, name in ((scale, "scale"), (bias, "bias")))
     with torch.autocast(image_ND.device.type, enabled=False):
         logit_NC = (image_RD.to(dtype) * scale_1.to(dtype).reshape(())) @ text_CD.to(dtype).T + bias_1.to(dtype).reshape(())
     out_NC = paired.pairing.left_out(0, len(image_RD), len(text_CD))

@@ -22,7 +22,7 @@ Same = Literal["mask", "positive", "negative"]
 
 
 @dataclass(frozen=True, slots=True)
-class Pairing:
+class PairLabels:
     """All about a batch but its features. Ids, mask and targets may cover fewer rows or columns than there are: the rest are
     plain negatives.
 
@@ -68,7 +68,7 @@ class Pairing:
         return out_TC
 
     def targets(self, start: int, stop: int, columns: int, dtype: torch.dtype) -> Tensor | None:
-        """How much each pair of the tile is positive, [T, C], not normalised, zero where left out; None when `one_positive`."""
+        """Unnormalised target weight of each pair of the tile, [T, C], zero where left out; None when `one_positive`."""
         if self.one_positive:
             return None
         if self.target_NC is not None:
@@ -93,15 +93,15 @@ class Pairing:
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """What the tiled functions work on: image rows of this process, text columns of all."""
+class GatheredPairs:
+    """Inputs of the tiled functions: image rows of this process, text columns of all."""
 
     image_RD: Tensor
     text_CD: Tensor
-    pairing: Pairing
+    pairing: PairLabels
 
 
-def pair(
+def gather_pairs(
     image_ND: Tensor,
     text_MD: Tensor,
     *,
@@ -114,7 +114,7 @@ def pair(
     extra_image: tuple[Tensor, Tensor | None] | None,
     tile: int,
     process_group: Group,
-) -> Paired:
+) -> GatheredPairs:
     """Checks the arguments of an objective, gathers the texts of all processes and appends the extra keys without gradient.
 
     Raises ShapeError for shapes that do not fit each other or differ between processes, ConfigError for options.
@@ -124,7 +124,7 @@ def pair(
     check_equal_rows(process_group, image_ND=image_ND, text_MD=text_MD)
     rows, partners = len(image_ND), len(image_ND) * count
     if target_NM is not None and group_N is not None and same == "positive":
-        raise ConfigError("targets and groups with same='positive' both say what is positive; give one of them")
+        raise ConfigError("targets and groups with same='positive' both define positives; give one of them")
 
     def everywhere(x_M: Tensor) -> Tensor:
         parts = [gather_rows(x_M[:rows], process_group)]
@@ -150,11 +150,11 @@ def pair(
         image_RD, group_R = _append(image_ND, group_R, key_KD, key_group_K, name="extra_image")
     keep_NC = None if keep_NM is None else keep_NM.bool()
     tile = tile or tile_rows(len(text_CD), 4, cpu=image_ND.device.type == "cpu")
-    pairing = Pairing(rows, partners, rank * rows, tile, group_R, group_C, same, keep_NC, target_NM)
-    return Paired(image_RD, text_CD, pairing)
+    pairing = PairLabels(rows, partners, rank * rows, tile, group_R, group_C, same, keep_NC, target_NM)
+    return GatheredPairs(image_RD, text_CD, pairing)
 
 
-def one_number(value: Tensor | float, name: str, *, device: torch.device) -> Tensor:
+def as_scalar(value: Tensor | float, name: str, *, device: torch.device) -> Tensor:
     """A scale or bias as a tensor of one element, whose gradient flows. A plain number becomes float64, so that it is exact beside
     features of any type. Raises ShapeError."""
     tensor = value.to(device) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
@@ -180,7 +180,7 @@ def _check_groups(image_ND: Tensor, text_MD: Tensor, group_N: Tensor | None, gro
             raise ShapeError("group_M needs group_N: ids are compared between images and texts")
         return None
     if group_M is None and len(text_MD) != len(image_ND):
-        raise ShapeError(f"{len(text_MD)} texts but {len(image_ND)} images: group_M must say each text's group")
+        raise ShapeError(f"{len(text_MD)} texts but {len(image_ND)} images: group_M must give each text's group")
     for name, group, features in (("group_N", group_N, image_ND), ("group_M", group_M, text_MD)):
         if group is not None and group.shape != features.shape[:1]:
             raise ShapeError(f"{name} must be [{len(features)}], one id a row; got {list(group.shape)}")

@@ -34,7 +34,7 @@ ALIKE = 8
 def group_patches(
     patch_NPD: Tensor, text_NKD: Tensor, *, threshold: float = 0.0, mask_NP: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What each text sees of its image: unit-norm [N, K, D], and the weights of the patches [N, K, P], which sum to 1.
+    """Language-grouped image features: unit-norm [N, K, D], and the patch weights [N, K, P], which sum to 1.
 
     threshold   min-max similarities below it get weight 0; negative means 1 / P, P the real patches of the image
     mask_NP     False on patches that are padding

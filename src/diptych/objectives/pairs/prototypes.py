@@ -28,8 +28,8 @@ from diptych.objectives.gather import Group, mean_over_processes
 
 
 @dataclass(frozen=True, slots=True)
-class Clusters:
-    """What was found by clustering one kind of features, for the rows of a batch.
+class ClusterTargets:
+    """Cluster labels and centroids of one kind of features, for the rows of a batch.
 
     label_N      each row's cluster, -1 where it is not known
     centroid_KD  what is nearer to a row's own centroid is more of a target
@@ -43,7 +43,7 @@ class Clusters:
 
 @torch.no_grad()
 def group_means(x_ND: Tensor, label_N: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """mean_KD of the rows of each label, zeros where there is none, and filled_K, which says where there is one."""
+    """mean_KD of the rows of each label, zeros where there is none, and filled_K, True where there is one."""
     if label_N.shape != x_ND.shape[:1] or (len(label_N) and not 0 <= int(label_N.min()) <= int(label_N.max()) < groups):
         raise ShapeError(f"labels must be [{len(x_ND)}] numbers from 0 to {groups - 1}, got {list(label_N.shape)}")
     sum_KD = x_ND.new_zeros(groups, x_ND.shape[1], dtype=torch.float64).index_add_(0, label_N, x_ND.double())
@@ -52,7 +52,7 @@ def group_means(x_ND: Tensor, label_N: Tensor, groups: int) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def soft_targets(clusters: Clusters, tau: float) -> Tensor:
+def soft_targets(clusters: ClusterTargets, tau: float) -> Tensor:
     """target_NK, shares of the clusters by nearness to each row's own; tau <= 0 makes them one-hot. Zeros in rows of label -1."""
     label_N, centroid_KD = clusters.label_N, clusters.centroid_KD
     own_N = label_N.clamp_min(0)
@@ -129,8 +129,8 @@ def back_translation(
     *,
     image_prototype_KD: Tensor,
     text_prototype_KD: Tensor,
-    image_clusters: Clusters,
-    text_clusters: Clusters,
+    image_clusters: ClusterTargets,
+    text_clusters: ClusterTargets,
     scale: Tensor | float,
     tau: float = 0.01,
     process_group: Group = None,

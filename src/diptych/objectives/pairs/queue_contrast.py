@@ -1,5 +1,5 @@
 """Contrast with one's own partner against a queue alone: the partner of an item comes from a momentum model, and its negatives are what
-that model said of earlier batches (MoCo, 1911.05722; both ways over images and texts: LexLIP, ICCV 2023).
+that model's features of earlier batches (MoCo, 1911.05722; both ways over images and texts: LexLIP, ICCV 2023).
 
     l_n = -s p_n + log( exp(s p_n) + sum_k exp(s z_nk) ),   p_n = a_n . k_n,   z_nk = a_n . q_k
 

@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from diptych.objectives.gather import check_equal_rows, gather_rows, mean_over_processes, world
 
 
-def evenly_right(image_ND: Tensor, text_ND: Tensor, second_ND: Tensor, *, scale: Tensor) -> Tensor:
+def equal_positives_loss(image_ND: Tensor, text_ND: Tensor, second_ND: Tensor, *, scale: Tensor) -> Tensor:
     """The mean, over the images of all processes, of how far an image is from liking both of its texts alike. Unit-norm rows."""
     logit_N2 = scale * torch.stack([(image_ND * text_ND).sum(-1), (image_ND * second_ND).sum(-1)], 1)
     even_N2 = torch.full_like(logit_N2, 0.5)
     return mean_over_processes(F.kl_div(F.log_softmax(logit_N2, 1), even_N2, reduction="batchmean"))
 
 
-def spread_over_texts(image_ND: Tensor, text_ND: Tensor, second_ND: Tensor, *, scale: Tensor) -> Tensor:
+def flat_target_loss(image_ND: Tensor, text_ND: Tensor, second_ND: Tensor, *, scale: Tensor) -> Tensor:
     """The mean, over the images of all processes, of the distance of their choice among all texts from the released, flat target."""
     check_equal_rows(None, image=image_ND, text=text_ND, second=second_ND)
     every_MD = torch.cat([gather_rows(text_ND), gather_rows(second_ND)])

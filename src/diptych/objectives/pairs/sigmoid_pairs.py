@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, mean_over_processes
-from diptych.objectives.pairs.pairing import Pairing, Same, one_number, pair
+from diptych.objectives.pairs.pairing import PairLabels, Same, as_scalar, gather_pairs
 from diptych.objectives.pairs.tiling import strip_rows
 
 
@@ -57,8 +57,8 @@ def sigmoid_pairs(
         raise ConfigError(f"reduction must be 'mean' or 'none', got {reduction!r}")
     if weight_N is not None and weight_N.shape != image_ND.shape[:1]:
         raise ShapeError(f"weight_N must be [{len(image_ND)}], one weight an image; got {list(weight_N.shape)}")
-    scale_1, bias_1 = (one_number(x, name, device=image_ND.device) for x, name in ((scale, "scale"), (bias, "bias")))
-    paired = pair(
+    scale_1, bias_1 = (as_scalar(x, name, device=image_ND.device) for x, name in ((scale, "scale"), (bias, "bias")))
+    paired = gather_pairs(
         image_ND,
         text_MD,
         group_N=group_N,
@@ -79,7 +79,7 @@ def sigmoid_pairs(
         )
         total, each_N, positive_N, hit_N, own_N = _AtOnce.apply(*given, share_N / len(image_ND), paired.pairing)  # type: ignore[no-untyped-call]
     else:
-        each_N, positive_N, hit_N, own_N = _Tiled.apply(*given, paired.pairing)  # type: ignore[no-untyped-call]
+        each_N, positive_N, hit_N, own_N = _TiledSigmoid.apply(*given, paired.pairing)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         cosine_N = (own_N - bias_1.to(own_N)) / scale_1.to(own_N)
         means = torch.stack([positive_N.mean(), (each_N - positive_N).mean(), hit_N.mean(), cosine_N.mean()])
@@ -93,33 +93,33 @@ def sigmoid_pairs(
     return loss, dict(zip(names, means.unbind(), strict=True))
 
 
-class _Tiled(torch.autograd.Function):
+class _TiledSigmoid(torch.autograd.Function):
     """Loss of each image. Saves its inputs only; backward forms each tile anew. Every pair is one image's, so nothing but the
     texts crosses processes."""
 
     @staticmethod
     def forward(
-        ctx: Any, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, pairing: Pairing
+        ctx: Any, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, pairing: PairLabels
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(image_ND.device.type, enabled=False):
             logits = _Logits(image_ND, text_CD, scale_1, bias_1, pairing)
-            found = _Rows.empty(len(image_ND), logits.text_CD)
+            rows = _Rows.empty(len(image_ND), logits.text_CD)
             for start, stop in pairing.tiles(len(image_ND)):
                 for at, logit_SC in logits.strips(start, logits.tile(start, stop)):
-                    found.add(logit_SC, at, logits)
+                    rows.add(logit_SC, at, logits)
         ctx.pairing = pairing
         ctx.save_for_backward(image_ND, text_CD, scale_1, bias_1)
-        ctx.mark_non_differentiable(found.positive_N, found.hit_N, found.own_N)
-        return found.each_N, found.positive_N, found.hit_N, found.own_N
+        ctx.mark_non_differentiable(rows.positive_N, rows.hit_N, rows.own_N)
+        return rows.each_N, rows.positive_N, rows.hit_N, rows.own_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         image_ND, text_CD, scale_1, bias_1 = ctx.saved_tensors
-        pairing: Pairing = ctx.pairing
+        pairing: PairLabels = ctx.pairing
         with torch.autocast(image_ND.device.type, enabled=False):
             logits = _Logits(image_ND, text_CD, scale_1, bias_1, pairing)
-            grads = _Grads.empty(logits, ctx.needs_input_grad[1])
+            grads = _SigmoidGrads.empty(logits, ctx.needs_input_grad[1])
             for start, stop in pairing.tiles(len(image_ND)):
                 logit_TC = logits.tile(start, stop)
                 for at, logit_SC in logits.strips(start, logit_TC):
@@ -136,29 +136,29 @@ class _AtOnce(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, share_N: Tensor, pairing: Pairing
+        ctx: Any, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, share_N: Tensor, pairing: PairLabels
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(image_ND.device.type, enabled=False):
             logits = _Logits(image_ND, text_CD, scale_1, bias_1, pairing)
-            found, grads = _Rows.empty(len(image_ND), logits.text_CD), _Grads.empty(logits, ctx.needs_input_grad[1])
+            rows, grads = _Rows.empty(len(image_ND), logits.text_CD), _SigmoidGrads.empty(logits, ctx.needs_input_grad[1])
             share_N = share_N.to(logits.text_CD.dtype)
             for start, stop in pairing.tiles(len(image_ND)):
                 logit_TC = logits.tile(start, stop)
                 for at, logit_SC in logits.strips(start, logit_TC):
                     here = slice(at, at + len(logit_SC))
                     if pairing.one_positive:
-                        found.add(logit_SC, at, logits)
+                        rows.add(logit_SC, at, logits)
                         logit_SC.sigmoid_()  # 0 at partners, which `add` has left at -inf
-                        pairing.partner(logit_SC, at).copy_(found.own_N[here].sigmoid().sub_(1))
+                        pairing.partner(logit_SC, at).copy_(rows.own_N[here].sigmoid().sub_(1))
                     else:
                         slope_SC = logits.slope(logit_SC.clone(), at)
-                        found.add(logit_SC, at, logits)
+                        rows.add(logit_SC, at, logits)
                         logit_SC.copy_(slope_SC)
                     logit_SC.mul_(share_N[here, None])
                 grads.add(logit_TC, start, stop, logits)
-            total = found.each_N @ share_N
+            total = rows.each_N @ share_N
         ctx.save_for_backward(*grads.finished(image_ND, text_CD, scale_1, bias_1))
-        outputs = found.each_N, found.positive_N, found.hit_N, found.own_N
+        outputs = rows.each_N, rows.positive_N, rows.hit_N, rows.own_N
         ctx.mark_non_differentiable(*outputs)
         return total, *outputs
 
@@ -170,8 +170,10 @@ class _AtOnce(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What an image's row of logits says, filled in a strip at a time: its loss, the share of positives, whether the partner stands
-    above every non-positive, the partner's logit."""
+    """Per-image results of the sigmoid loss, filled in a strip at a time.
+
+    Its loss, the share of positives, whether the partner scores above every non-positive, and the partner's logit.
+    """
 
     each_N: Tensor
     positive_N: Tensor
@@ -199,7 +201,7 @@ class _Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class _Grads:
+class _SigmoidGrads:
     """Gradients of features, scale and bias, added up a tile at a time in the type of the logits."""
 
     image_ND: Tensor
@@ -208,7 +210,7 @@ class _Grads:
     bias: Tensor
 
     @classmethod
-    def empty(cls, logits: _Logits, text: bool) -> _Grads:
+    def empty(cls, logits: _Logits, text: bool) -> _SigmoidGrads:
         like = logits.text_CD
         image_ND = like.new_empty(logits.image_ND.shape)
         return cls(
@@ -239,10 +241,10 @@ class _Logits:
     text_CD: Tensor
     scale: Tensor
     bias: Tensor
-    pairing: Pairing
+    pairing: PairLabels
     buffer_TC: Tensor
 
-    def __init__(self, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, pairing: Pairing) -> None:
+    def __init__(self, image_ND: Tensor, text_CD: Tensor, scale_1: Tensor, bias_1: Tensor, pairing: PairLabels) -> None:
         dtype = torch.promote_types(torch.promote_types(image_ND.dtype, text_CD.dtype), torch.float32)
         self.image_ND, self.text_CD, self.pairing = image_ND, text_CD.to(dtype), pairing
         self.scale, self.bias = scale_1.to(dtype).reshape(()), bias_1.to(dtype).reshape(())

@@ -1,4 +1,4 @@
-"""Contrast against a matrix that says how much each pair belongs together: identities, equal texts, hierarchies, findings.
+"""Contrastive loss against a target matrix of pair affinities: identities, equal texts, hierarchies, findings.
 
 With a_i the anchors, k_j the keys, z_ij = s a_i . k_j over the cells that are kept, p_i = softmax(z_i) and q_i the target row at sum 1:
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.objectives.gather import Group, all_gather, check_equal_rows, gather_rows, mean_over_processes, world
-from diptych.objectives.pairs.pairing import one_number
+from diptych.objectives.pairs.pairing import as_scalar
 
 Divergence = Literal["cross_entropy", "reverse_kl"]
 Normalise = Literal["both", "other", "none"]
@@ -73,10 +73,10 @@ def target_contrast(
     if image_ND.ndim != 2 or text_MD.ndim != 2 or image_ND.shape[1] != text_MD.shape[1]:
         raise ShapeError(f"features must be [N, D] and [M, D] with one D; got {list(image_ND.shape)} and {list(text_MD.shape)}")
     check_equal_rows(process_group, image_ND=image_ND, text_MD=text_MD)
-    wanted = [len(image_ND), count * len(text_MD)]
+    shape = [len(image_ND), count * len(text_MD)]
     for name, dense in (("target_NC", target_NC), ("ignore_NC", ignore_NC)):
-        if dense is not None and list(dense.shape) != wanted:
-            raise ShapeError(f"{name} must be {wanted}, own images by the texts of all processes; got {list(dense.shape)}")
+        if dense is not None and list(dense.shape) != shape:
+            raise ShapeError(f"{name} must be {shape}, own images by the texts of all processes; got {list(dense.shape)}")
     dtype = torch.promote_types(torch.promote_types(image_ND.dtype, text_MD.dtype), torch.float32)
     target_NC = target_NC.to(dtype)
     if bool((target_NC < 0).any()) or not bool(target_NC.isfinite().all()):
@@ -85,9 +85,9 @@ def target_contrast(
     target_NC = target_NC * keep_NC
     columns = slice(rank * len(text_MD), (rank + 1) * len(text_MD))
     target_MR, keep_MR = (all_gather(x, process_group).flatten(0, 1)[:, columns].T for x in (target_NC, keep_NC))
-    scale_1 = one_number(scale, "scale", device=image_ND.device).to(dtype).reshape(())
+    scale_1 = as_scalar(scale, "scale", device=image_ND.device).to(dtype).reshape(())
     text_CD, image_RD = (gather_rows(x, process_group) for x in (text_MD, image_ND))
-    found: dict[str, Tensor] = {}
+    terms: dict[str, Tensor] = {}
     with torch.autocast(image_ND.device.type, enabled=False):
         for name, anchor, key, target, keep in (
             ("image_to_text", image_ND, text_CD, target_NC, keep_NC),
@@ -96,11 +96,11 @@ def target_contrast(
             if directions in ("both", name):
                 logit = scale_1 * _similarity(anchor.to(dtype), key.to(dtype), normalise)
                 row_loss, there = _rows(logit, target, keep, divergence, target_norm, eps)
-                found[name] = _mean(row_loss, there, process_group)
-    total = torch.stack(list(found.values())).sum()
-    parts = {name: value.detach() for name, value in found.items()}
+                terms[name] = _mean(row_loss, there, process_group)
+    total = torch.stack(list(terms.values())).sum()
+    parts = {name: value.detach() for name, value in terms.items()}
     parts["positive_similarity"] = _positive_similarity(image_ND, text_CD, target_NC, process_group)
-    return total / len(found) if reduction == "mean" else total, parts
+    return total / len(terms) if reduction == "mean" else total, parts
 
 
 def same_id_targets(group_N: Tensor, process_group: Group = None) -> Tensor:

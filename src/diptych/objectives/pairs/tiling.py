@@ -1,4 +1,4 @@
-"""How many rows of a score matrix are worked on together: a tile for one matrix product, a strip of it for what lies between two products.
+"""Tile sizes of the score matrix: rows per tile for one matrix product, and rows per strip for what lies between two products.
 
 Both change time and memory, and the last digits; nothing else. They follow the processor's caches: what is done with the scores, pass
 after pass, should find them in the second level, and a tile should not leave the last one before the next product reads it.

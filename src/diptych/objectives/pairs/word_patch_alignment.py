@@ -48,7 +48,7 @@ def word_patch_alignment(
 def transport_distance(
     word_NLD: Tensor, patch_NPD: Tensor, *, word_NL: Tensor, patch_NP: Tensor, beta: float = 0.5, iterations: int = 50
 ) -> Tensor:
-    """What moving the words of each pair to its patches costs [N]; 0 where a side has none."""
+    """Optimal-transport cost of moving each pair's words to its patches [N]; 0 where a side has none."""
     if word_NLD.shape[:2] != word_NL.shape or patch_NPD.shape[:2] != patch_NP.shape or word_NLD.shape[2] != patch_NPD.shape[2]:
         raise ShapeError(
             f"words {list(word_NLD.shape)} and patches {list(patch_NPD.shape)} must be [N, L, D] and [N, P, D] with masks [N, L] and "

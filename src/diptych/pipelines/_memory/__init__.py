@@ -1,1 +1,1 @@
-"""Parts of LifelongMemory: a log of captions, its digest, what is asked of it, and what comes back."""
+"""Parts of LifelongMemory: a log of captions, its digest, prompts, and parsed replies."""

@@ -1,4 +1,4 @@
-"""A log of captions: what was seen when, from a table, or written by a captioner for a folder of frames.
+"""Log of timed captions, from a table, or by a captioner from a folder of frames.
 
 A table has the columns `timestamp` (frames) and `caption`, and those that say of which video a row is: `cid` and `vid`, or `q_uid`. Frames
 carry their time in seconds as their name (`12.5.jpg`), or in a table `times.csv` beside them with the columns `file` and `seconds`.
@@ -26,8 +26,8 @@ AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Caption:
-    """Words about a stretch of video; start and end in frames, the same for a caption of one moment.
+class TimedCaption:
+    """Caption of a stretch of video; start and end in frames, the same for a caption of one moment.
 
     spans  shown as an interval also where it is one moment, as those of a digest without a margin are
     """
@@ -39,11 +39,11 @@ class Caption:
 
     @property
     def shown(self) -> str:
-        """The time as a model reads it."""
+        """Time in the form that the prompt has."""
         return f"[{self.start}, {self.end}]" if self.spans or self.start != self.end else str(self.start)
 
 
-Memory = tuple[Caption, ...]
+Memory = tuple[TimedCaption, ...]
 
 
 def read_captions(path: Path) -> dict[tuple[str, ...], Memory]:
@@ -59,16 +59,16 @@ def read_captions(path: Path) -> dict[tuple[str, ...], Memory]:
     if missing := sorted({"timestamp", "caption"} - columns):
         raise DataError(f"there is no column {missing[0]}", file=path, field=missing[0], expected="timestamp and caption")
     key = ("cid", "vid") if {"cid", "vid"} <= columns else ("q_uid",) if "q_uid" in columns else ()
-    found: dict[tuple[str, ...], list[Caption]] = {}
+    captions_of: dict[tuple[str, ...], list[TimedCaption]] = {}
     for number, row in enumerate(rows, start=1):
         start, end = _moment(row["timestamp"], path, number)
         spans = (row["timestamp"] or "").lstrip().startswith("[")
-        found.setdefault(tuple(row[name] for name in key), []).append(Caption(start, end, row["caption"] or "", spans))
-    return {name: tuple(captions) for name, captions in found.items()}
+        captions_of.setdefault(tuple(row[name] for name in key), []).append(TimedCaption(start, end, row["caption"] or "", spans))
+    return {name: tuple(captions) for name, captions in captions_of.items()}
 
 
 def _moment(text: str | None, file: Path, row: int) -> tuple[int, int]:
-    """A number of frames, or "[first, last]" as a digest has them."""
+    """Start and end in frames, from a number, or "[first, last]" as a digest has them."""
     parts = (text or "").strip().removeprefix("[").removesuffix("]").split(",")
     try:
         numbers = [round(float(part)) for part in parts]
@@ -80,19 +80,19 @@ def _moment(text: str | None, file: Path, row: int) -> tuple[int, int]:
 
 
 def frames_of(folder: Path) -> list[tuple[float, Path]]:
-    """Seconds and file of each frame, in time. Raises DataError for a name that is no time, and for two frames of one time."""
+    """File of each frame by seconds, in time. Raises DataError for a name that is no time, and for two frames of one time."""
     if not folder.is_dir():
         raise DataError("is no folder", file=folder, expected="a folder of frames")
-    found = _timed(folder / TIMES) if (folder / TIMES).is_file() else [_named(path) for path in _pictures(folder)]
-    if not found:
+    frames = _timed(folder / TIMES) if (folder / TIMES).is_file() else [_named(path) for path in _pictures(folder)]
+    if not frames:
         raise DataError("holds no frame", file=folder, expected=f"pictures named by their second (12.5.jpg), or {TIMES}")
-    found.sort()
-    for (time, first), (other, second) in pairwise(found):
+    frames.sort()
+    for (time, first), (other, second) in pairwise(frames):
         if time == other:
             raise DataError(
                 f"{first.name} and {second.name} are both of second {time:g}", file=folder, expected="one frame a time"
             )
-    return found
+    return frames
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -109,7 +109,7 @@ def _named(path: Path) -> tuple[float, Path]:
 def _timed(table: Path) -> list[tuple[float, Path]]:
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found = []
+    frames = []
     for number, row in enumerate(rows, start=1):
         try:
             seconds, path = float(row["seconds"]), table.parent / row["file"]
@@ -119,14 +119,14 @@ def _timed(table: Path) -> list[tuple[float, Path]]:
             raise DataError(
                 f"there is no frame {row['file']}", file=table, row=number, field="file", expected="a picture beside the table"
             )
-        found.append((seconds, path))
-    return found
+        frames.append((seconds, path))
+    return frames
 
 
 def caption_frames(
     captioner: Generator, folder: Path, *, prompt: str, fps: float, max_tokens: int, log: Path | None
 ) -> tuple[Memory, int]:
-    """A caption of each frame, and how many were written now; what the log has is not asked again.
+    """Caption of each frame, and how many were generated now; frames in the log are not captioned again.
 
     fps  frames a second of the video that the frames were taken from: times of the log count in them
     """
@@ -137,21 +137,21 @@ def caption_frames(
         "prompt": prompt,
         "max_tokens": max_tokens,
     }
-    with LineLog(log, about) as known:
-        missing = [(time, path) for time, path in frames if f"{time:g}" not in known]
+    with LineLog(log, about) as cache:
+        missing = [(time, path) for time, path in frames if f"{time:g}" not in cache]
         for some in (missing[start : start + AT_ONCE] for start in range(0, len(missing), AT_ONCE)):
             texts = captioner.generate([FileImage(path) for _, path in some], [prompt] * len(some), max_tokens=max_tokens)
             for (time, path), text in zip(some, texts, strict=True):
-                known.write({"id": f"{time:g}", "file": path.name, "caption": text})
-        texts = [str(known.rows[f"{time:g}"]["caption"]) for time, _ in frames]
-    found = [Caption(round(time * fps), round(time * fps), text) for (time, _), text in zip(frames, texts, strict=True)]
-    return tuple(found), len(missing)
+                cache.write({"id": f"{time:g}", "file": path.name, "caption": text})
+        texts = [str(cache.rows[f"{time:g}"]["caption"]) for time, _ in frames]
+    captions = [TimedCaption(round(time * fps), round(time * fps), text) for (time, _), text in zip(frames, texts, strict=True)]
+    return tuple(captions), len(missing)
 
 
-def table_of(memory: Sequence[Caption]) -> str:
-    """The memory as a table of timestamp and caption, both set to the right as pandas prints them: a line each, with breaks as \\n.
+def table_of(memory: Sequence[TimedCaption]) -> str:
+    """Table of timestamp and caption, both set to the right as pandas prints them: a line each, with breaks as \n.
 
-    >>> print(table_of([Caption(30, 30, "C opens a door"), Caption(90, 90, "C sits")]))
+    >>> print(table_of([TimedCaption(30, 30, "C opens a door"), TimedCaption(90, 90, "C sits")]))
      timestamp        caption
             30 C opens a door
             90         C sits

@@ -1,10 +1,10 @@
-"""The digest of a caption log: what says nothing goes, what repeats itself becomes one caption (LifelongMemory, 2312.05269)."""
+"""Digest of a caption log: idle captions are dropped, similar neighbours merged (LifelongMemory, 2312.05269)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from diptych.pipelines._memory.caption_log import Caption
+from diptych.pipelines._memory.caption_log import TimedCaption
 
 TAGS = ("#C ", "#c ", "#O ", "#o ")
 """Who acts, as LaViLa marks it: the camera's wearer, others."""
@@ -14,7 +14,7 @@ Merge = Callable[[list[str]], str]
 
 
 def cleaned(text: str, *, question: str = "", keep_from: float = 0.0, similarity: Similarity | None = None) -> str | None:
-    """The caption without tags; None where it is idle, or less similar to the question than `keep_from` (0: not asked)."""
+    """Caption without tags; None where it is idle, or less similar to the question than `keep_from` (0: not compared)."""
     for tag in TAGS:
         text = text.replace(tag, "")
     if any(phrase in text for phrase in IDLE):
@@ -25,7 +25,7 @@ def cleaned(text: str, *, question: str = "", keep_from: float = 0.0, similarity
 
 
 def digest(
-    memory: Sequence[Caption],
+    memory: Sequence[TimedCaption],
     similarity: Similarity,
     merge: Merge,
     *,
@@ -33,7 +33,7 @@ def digest(
     margin: int = 30,
     question: str = "",
     keep_from: float = 0.0,
-) -> tuple[Caption, ...]:
+) -> tuple[TimedCaption, ...]:
     """Captions in their order, those in a row merged while each is more similar than `threshold` to the one before it.
 
     threshold  cosine; the comparison is with the last caption only, so that a group may drift
@@ -41,20 +41,20 @@ def digest(
     merge      several captions to one; a group of one is taken as it is
     Empty where every caption is idle.
     """
-    groups: list[list[Caption]] = []
+    groups: list[list[TimedCaption]] = []
     for caption in memory:
         text = cleaned(caption.text, question=question, keep_from=keep_from, similarity=similarity)
         if text is None:
             continue
-        said = Caption(caption.start, caption.end, text)
+        kept = TimedCaption(caption.start, caption.end, text)
         if groups and similarity(groups[-1][-1].text, text) > threshold:
-            groups[-1].append(said)
+            groups[-1].append(kept)
         else:
-            groups.append([said])
+            groups.append([kept])
     return tuple(_merged(group, merge, margin) for group in groups)
 
 
-def _merged(group: list[Caption], merge: Merge, margin: int) -> Caption:
+def _merged(group: list[TimedCaption], merge: Merge, margin: int) -> TimedCaption:
     texts = [caption.text for caption in group]
     text = merge(texts) if len(texts) > 1 else texts[0]
-    return Caption(group[0].start - margin, group[-1].end + margin, text, spans=True)
+    return TimedCaption(group[0].start - margin, group[-1].end + margin, text, spans=True)

@@ -1,4 +1,4 @@
-"""Questions about long videos: Ego4D's natural language queries, which ask when, and EgoSchema's, which give options."""
+"""Questions about long videos: Ego4D's natural language queries (time windows), and EgoSchema's (options)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPTIONS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class MemoryQuestion:
     """id       of its own in the file
     key      of its video, as the table of captions has it
     text     the question
@@ -32,8 +32,8 @@ class Question:
     answer: int | None = None
 
 
-def read_questions(path: Path, *, last: bool = False) -> list[Question]:
-    """All questions of a file, whichever of the two it is. Raises DataError that names the file and what is missing in it.
+def read_questions(path: Path, *, last: bool = False) -> list[MemoryQuestion]:
+    """Questions of a file of either format. Raises DataError that names the file and what is missing in it.
 
     last  of a clip's annotations the last one's questions alone, as the published code reads Ego4D's
     """
@@ -43,25 +43,25 @@ def read_questions(path: Path, *, last: bool = False) -> list[Question]:
         raise DataError(f"cannot be read: {error}", file=path, expected="JSON of Ego4D NLQ or EgoSchema") from error
     try:
         if isinstance(value, Mapping) and "videos" in value:
-            found = list(_queries(value["videos"], last))
+            questions = list(_queries(value["videos"], last))
         elif isinstance(value, list):
-            found = [_question(entry) for entry in value]
+            questions = [_question(entry) for entry in value]
         else:
             raise TypeError("neither an object with videos nor a list of questions")
     except (KeyError, TypeError, ValueError) as error:
-        said = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        problem = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(
-            said, file=path, expected="JSON of Ego4D NLQ (videos, clips, annotations) or EgoSchema (q_uid)"
+            problem, file=path, expected="JSON of Ego4D NLQ (videos, clips, annotations) or EgoSchema (q_uid)"
         ) from error
-    if not found:
+    if not questions:
         raise DataError("has no question", file=path, expected="one or more")
-    if len({question.id for question in found}) < len(found):
+    if len({question.id for question in questions}) < len(questions):
         raise DataError("has a question twice", file=path, field="q_uid", expected="ids of their own")
-    return found
+    return questions
 
 
-def _queries(videos: Any, last: bool) -> Iterator[Question]:
-    """Numbered from 1 over the whole file, those without words left out but counted, as the published code numbers them."""
+def _queries(videos: Any, last: bool) -> Iterator[MemoryQuestion]:
+    """Queries numbered from 1 over the whole file, those without words left out but counted, as the published code numbers them."""
     count = 0
     for video in videos:
         for clip in video["clips"]:
@@ -71,13 +71,13 @@ def _queries(videos: Any, last: bool) -> Iterator[Question]:
                     if query.get("query") and not (last and left):
                         window = query.get("clip_start_sec"), query.get("clip_end_sec")
                         truth = None if None in window else (float(window[0]), float(window[1]))
-                        yield Question(str(count), (clip["clip_uid"], video["video_uid"]), query["query"], truth=truth)
+                        yield MemoryQuestion(str(count), (clip["clip_uid"], video["video_uid"]), query["query"], truth=truth)
 
 
-def _question(entry: Any) -> Question:
+def _question(entry: Any) -> MemoryQuestion:
     options = tuple(str(entry[f"option {number}"]) for number in range(OPTIONS))
     answer = entry.get("answer", entry.get("truth"))
     if answer is not None and int(answer) not in range(OPTIONS):
         raise ValueError(f"question {entry['q_uid']} has the answer {answer}, which is no option")
     uid = str(entry["q_uid"])
-    return Question(uid, (uid,), entry["question"], options, answer=None if answer is None else int(answer))
+    return MemoryQuestion(uid, (uid,), entry["question"], options, answer=None if answer is None else int(answer))

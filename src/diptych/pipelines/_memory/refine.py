@@ -1,4 +1,4 @@
-"""Windows made finer within what a language model named, or within the whole log where it was not sure (LifelongMemory, 2312.05269).
+"""Refinement of windows by a localiser, within the windows of a language model, or within the whole log (LifelongMemory, 2312.05269).
 
 The paper runs a trained localiser inside of the windows. Here the similarity of each caption to the question takes its place: the window is
 the stretch whose similarities exceed the mean of all by the most in sum, so that it ends where the captions change. That is our departure;
@@ -14,55 +14,55 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from diptych.pipelines._memory.caption_log import Caption
-from diptych.pipelines._memory.replies import Found, Window
+from diptych.pipelines._memory.caption_log import TimedCaption
+from diptych.pipelines._memory.replies import Window, WindowReply
 
-Localiser = Callable[[str, Sequence[Caption]], Window]
+Localiser = Callable[[str, Sequence[TimedCaption]], Window]
 """A question and the captions that may hold its answer -> a window in frames."""
 Floats = npt.NDArray[np.float64]
 
 
 def merged(windows: Sequence[Window], pad: float) -> list[Window]:
-    """Windows in time, widened by `pad` frames on both sides; those that meet are one.
+    """Merged windows in time, widened by `pad` frames on both sides; those that meet are one.
 
     >>> merged([(100, 120), (0, 10), (15, 30)], 5)
     [(-5, 35), (95, 125)]
     """
-    found: list[Window] = []
+    out: list[Window] = []
     for start, end in sorted((start - pad, end + pad) for start, end in windows):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
         else:
-            found.append((start, end))
-    return found
+            out.append((start, end))
+    return out
 
 
 def refined(
-    found: Found, question: str, memory: Sequence[Caption], localise: Localiser, *, pad: float, sure: int
+    reply: WindowReply, question: str, memory: Sequence[TimedCaption], localise: Localiser, *, pad: float, sure: int
 ) -> tuple[Window, ...]:
-    """The localiser's window first, then those of the model.
+    """Windows with the localiser's first, then those of the model.
 
     sure  confidence from which the localiser keeps to the model's windows; below, without one, or without a window it sees the whole log
     """
-    keeps = bool(found.windows) and found.confidence is not None and found.confidence >= sure
-    inside: Sequence[Caption] = memory
+    keeps = bool(reply.windows) and reply.confidence is not None and reply.confidence >= sure
+    inside: Sequence[TimedCaption] = memory
     if keeps:
-        wide = merged(found.windows, pad)
+        wide = merged(reply.windows, pad)
         inside = [one for one in memory if any(start <= one.end and one.start <= end for start, end in wide)] or memory
     best = localise(question, inside)
-    return (best, *(window for window in found.windows if window != best))
+    return (best, *(window for window in reply.windows if window != best))
 
 
 def strongest_run(score_N: Floats) -> tuple[int, int]:
-    """First and last place of the run with the largest sum, of equal ones the first; the best single place where none is above 0.
+    """First and last index of the run with the largest sum, of equal ones the first; the best single index where none is above 0.
 
     >>> strongest_run(np.array([-1.0, 2.0, -0.5, 1.0, -3.0, 1.0]))
     (1, 3)
     """
-    best, place = (-np.inf, 0, 0), (0.0, 0)
+    best, running = (-np.inf, 0, 0), (0.0, 0)
     for number, score in enumerate(score_N.tolist()):
-        total, start = place if place[0] > 0 else (0.0, number)
-        place = (total + score, start)
-        if place[0] > best[0]:
-            best = (place[0], start, number)
+        total, start = running if running[0] > 0 else (0.0, number)
+        running = (total + score, start)
+        if running[0] > best[0]:
+            best = (running[0], start, number)
     return best[1], best[2]

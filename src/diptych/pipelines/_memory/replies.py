@@ -1,4 +1,4 @@
-"""What a language model said, as windows or an option with a confidence. What cannot be read is its own outcome, never a guess.
+"""Parsing of language model replies: windows, or an option with a confidence. A reply that cannot be read is marked, never guessed.
 
 Nothing is evaluated as a program: JSON first, then Python's literals, then the patterns of the published code.
 """
@@ -22,7 +22,7 @@ UNKNOWN = ("na", "n/a", "none", "unknown", "nan")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class WindowReply:
     """windows      frames, best first
     outcome      "read", "unknown" (NA), or "unread"
     confidence   1 to 3; None where none was given
@@ -35,7 +35,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class OptionReply:
     """option  its number from 0; None where the reply has none"""
 
     option: int | None
@@ -43,17 +43,17 @@ class Choice:
     confidence: int | None = None
 
 
-UNREAD = Found((), "unread")
+UNREAD = WindowReply((), "unread")
 
 
-def windows_of(reply: str, numbers: Sequence[int]) -> dict[int, Found]:
-    """What a table says of each question; a question without a row is unread. Rows for other numbers are passed over.
+def parse_windows(reply: str, numbers: Sequence[int]) -> dict[int, WindowReply]:
+    """Windows by question from a reply's table; a question without a row is unread. Rows for other numbers are passed over.
 
     Columns are taken by the header's names where there is one, else in the order that was asked for.
     """
     lines = [line for line in reply.replace("```", "\n").splitlines() if line.strip() and line.strip().lower() != "tsv"]
     names = ["query_index", "predictions", "explanation", "confidence"]
-    found: dict[int, Found] = {}
+    windows: dict[int, WindowReply] = {}
     for line in lines:
         cells = [cell.strip() for cell in line.split("\t")]
         lowered = [cell.lower() for cell in cells]
@@ -62,23 +62,23 @@ def windows_of(reply: str, numbers: Sequence[int]) -> dict[int, Found]:
             continue
         row = dict(zip(names, cells, strict=False))
         number = _whole(row.get("query_index", ""))
-        if number is not None and number in numbers and number not in found:
-            found[number] = _found(row)
-    return {number: found.get(number, UNREAD) for number in numbers}
+        if number is not None and number in numbers and number not in windows:
+            windows[number] = _parse_window(row)
+    return {number: windows.get(number, UNREAD) for number in numbers}
 
 
-def _found(row: dict[str, str]) -> Found:
-    said = row.get("predictions", row.get("prediction", ""))
+def _parse_window(row: dict[str, str]) -> WindowReply:
+    prediction = row.get("predictions", row.get("prediction", ""))
     explanation, confidence = row.get("explanation", ""), confidence_of(row.get("confidence", ""))
-    if said.strip("[]'\" .").lower() in UNKNOWN:
-        return Found((), "unknown", explanation, confidence)
-    pairs = [(float(a), float(b)) for a, b in _WINDOW.findall(said)]
+    if prediction.strip("[]'\" .").lower() in UNKNOWN:
+        return WindowReply((), "unknown", explanation, confidence)
+    pairs = [(float(a), float(b)) for a, b in _WINDOW.findall(prediction)]
     windows = tuple((a, b) for a, b in pairs if a <= b)
-    return Found(windows, "read" if windows else "unread", explanation, confidence)
+    return WindowReply(windows, "read" if windows else "unread", explanation, confidence)
 
 
-def choice_of(reply: str, options: int, *, released: bool = False) -> Choice:
-    """The option in a reply: that of a dictionary; else the number behind "prediction"; else one alone or behind "option" or "answer".
+def parse_option(reply: str, options: int, *, released: bool = False) -> OptionReply:
+    """Option in a reply: that of a dictionary; else the number behind "prediction"; else one alone or behind "option" or "answer".
 
     A number that is no option counts as none. released: as the published code reads it, which evaluates the whole reply as Python, keeps
     nothing where that gives something else than a dictionary, a number alone for example, and where it fails takes the first number of all
@@ -86,19 +86,19 @@ def choice_of(reply: str, options: int, *, released: bool = False) -> Choice:
     """
     fields = _evaluated(reply) if released else _dictionary(reply)
     if fields is not None:
-        said = fields.get("prediction")
-        number = _whole(str(said)) if said is not None else None
-        if number is None and isinstance(said, str):
-            named = re.fullmatch(r"\s*option\s*(\d+)\b.*", said, re.IGNORECASE | re.DOTALL)
+        prediction = fields.get("prediction")
+        number = _whole(str(prediction)) if prediction is not None else None
+        if number is None and isinstance(prediction, str):
+            named = re.fullmatch(r"\s*option\s*(\d+)\b.*", prediction, re.IGNORECASE | re.DOTALL)
             number = int(named[1]) if named else None
-        found = Choice(number, str(fields.get("explanation", "")), confidence_of(str(fields.get("confidence", ""))))
+        choice = OptionReply(number, str(fields.get("explanation", "")), confidence_of(str(fields.get("confidence", ""))))
     else:
         behind = _PREDICTION.search(reply)
         match = behind[1] if behind else _last_resort(reply, released)
         tail = re.search(r"confidence[^\d]*(\d)", reply, re.IGNORECASE)
-        found = Choice(None if match is None else int(match), reply, confidence_of(tail[1]) if tail else None)
-    in_range = found.option is not None and 0 <= found.option < options
-    return found if in_range else Choice(None, found.explanation, found.confidence)
+        choice = OptionReply(None if match is None else int(match), reply, confidence_of(tail[1]) if tail else None)
+    in_range = choice.option is not None and 0 <= choice.option < options
+    return choice if in_range else OptionReply(None, choice.explanation, choice.confidence)
 
 
 def _last_resort(reply: str, released: bool) -> str | None:
@@ -110,7 +110,7 @@ def _last_resort(reply: str, released: bool) -> str | None:
 
 
 def _evaluated(reply: str) -> dict[str, Any] | None:
-    """The dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None where it is no value.
+    """Dictionary that a reply is as a whole, in Python's literals; an empty one where it is another value, None where it is no value.
     Names are none, nor calls: what programs could do is not done here."""
     try:
         tree = ast.parse(reply.lstrip(" \t"), mode="eval")
@@ -141,7 +141,7 @@ def _dictionary(reply: str) -> dict[str, Any] | None:
 
 
 def confidence_of(text: str) -> int | None:
-    """1, 2 or 3.
+    """Confidence: 1, 2 or 3.
 
     >>> tuple(confidence_of(text) for text in ("3", "Level 2", "2.0", "high", "7"))
     (3, 2, 2, None, None)

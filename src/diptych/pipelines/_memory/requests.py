@@ -1,4 +1,4 @@
-"""What LifelongMemory asks a language model: sections in the order of the published code, in our words, or in those of a file."""
+"""Prompts of LifelongMemory: sections in the order of the published code, in our words, or in those of a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RULE = "\n\n###\n\n"
 
 @dataclass(frozen=True)
 class Wording:
-    """The texts around questions and memory.
+    """Prompt texts around questions and memory.
 
     recall_system, recall_begin, recall_end  where an interval is asked for
     choose_system, choose_end                where an option is
@@ -51,7 +51,7 @@ class Wording:
 
 
 def read_wording(path: Path | None) -> Wording:
-    """Ours, with those texts replaced that a JSON object in a file has."""
+    """Prompt texts of this package, with those replaced that a JSON object in a file has."""
     if path is None:
         return Wording()
     names = [field.name for field in fields(Wording)]
@@ -65,7 +65,7 @@ def read_wording(path: Path | None) -> Wording:
 
 
 def queries(questions: Sequence[tuple[int, str]], *, released: bool = False) -> str:
-    """A table of questions with their numbers. released: without the line break behind its header, as the published code has it."""
+    """Table of questions with their numbers. released: without the line break behind its header, as the published code has it."""
     header = "query \t query_index" + ("" if released else "\n")
     return header + "".join(f"{question} \t {number} \n" for number, question in questions)
 

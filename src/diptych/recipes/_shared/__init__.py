@@ -1,1 +1,1 @@
-"""What several recipes hold."""
+"""Code shared by several recipes."""

@@ -1,4 +1,6 @@
-"""What both hosts of PTP share: which caption and which region a step draws, and the prompt of the picture as it is shown."""
+"""Shared by both PTP recipes: which caption and region a step draws, and the prompt with block positions of the augmented
+picture.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from diptych.core.scene_graph import Region
 from diptych.data.load.batch import choose_text, pixels
 from diptych.data.media.augment.boxed_views import Boxed, Pixels, mirrored
 from diptych.data.text.captions.cleaning import cleaned
-from diptych.data.text.captions.sides import other_sides, sided
-from diptych.data.text.prompts.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.text.captions.sides import mentions_side, swapped_sides
+from diptych.data.text.prompts.position_prompts import append_prompt, append_prompt_uncut, block_of, prompt
 from diptych.recipes._shared.pairs import B, F, M, PairRecipe
 
 
@@ -46,14 +48,14 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
             raise ConfigError(f"regions is {self.regions}, attributes {self.attributes} (expected 1 or more, 0 or more)")
 
     def before_flip(self, picture: Boxed, draw: Draw) -> Boxed:
-        """What is done to the picture and the box first: as it is, unless a host crops."""
+        """First transform of the picture and the box; the identity, unless the recipe crops."""
         return picture
 
     def after_flip(self, picture: Boxed, draw: Draw) -> Boxed:
-        """What is done last: nothing, unless a host augments."""
+        """Last transform of the picture; the identity, unless the recipe augments."""
         return picture
 
-    def shown_with_text(self, draw: Draw) -> tuple[Pixels, str]:
+    def view_with_prompt(self, draw: Draw) -> tuple[Pixels, str]:
         """The picture of a draw and its text: caption, region, crop, flip and augmentation are drawn in this order."""
         caption = self._caption(draw)
         region = self._region(draw)
@@ -63,19 +65,19 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
         picture = self.before_flip((image_HWC, region.box if region else None), draw)
         name = "" if region is None else self._name(region)
         if self.flip and draw.rng.random() < 0.5:
-            says_side = sided(caption) or sided(name)
+            says_side = mentions_side(caption) or mentions_side(name)
             if not says_side or self.flip_sides != "keep":
                 picture = mirrored(picture)
             if says_side and self.flip_sides == "swap":
-                caption, name = other_sides(caption), other_sides(name)
+                caption, name = swapped_sides(caption), swapped_sides(name)
         shown_HWC, box = self.after_flip(picture, draw)
         if region is None:
             return shown_HWC, cleaned(caption, self.words_alone)
         if self.prompts == "original":
-            return shown_HWC, run_together(caption, prompt(original, name), words=self.words_alone)
+            return shown_HWC, append_prompt_uncut(caption, prompt(original, name), words=self.words_alone)
         moved = None if box is None else block_of(box, shown_HWC.shape[1], shown_HWC.shape[0])
-        said = prompt(moved, name)
-        return shown_HWC, with_prompt(caption, said, caption_words=self.caption_words, prompt_words=self.prompt_words)
+        block_prompt = prompt(moved, name)
+        return shown_HWC, append_prompt(caption, block_prompt, caption_words=self.caption_words, prompt_words=self.prompt_words)
 
     def _caption(self, draw: Draw) -> str:
         texts = [text.string for text in draw.sample.positives(self.language)]
@@ -85,8 +87,8 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
         return choose_text(draw, self.language).string
 
     def _region(self, draw: Draw) -> Region | None:
-        found = draw.sample.regions[: self.regions] if self.prompts != "none" else ()
-        return found[int(draw.rng.integers(len(found)))] if found else None
+        regions = draw.sample.regions[: self.regions] if self.prompts != "none" else ()
+        return regions[int(draw.rng.integers(len(regions)))] if regions else None
 
     def _name(self, region: Region) -> str:
         return " ".join((*region.attributes[: self.attributes], region.label))
@@ -96,5 +98,5 @@ class BlockPromptRecipe(PairRecipe[M, B, F]):
         texts = list(super().texts_of(sample))
         if self.prompts == "none":
             return texts
-        said = [prompt(None if block == 9 else block, self._name(region)) for region in sample.regions for block in range(10)]
-        return [cleaned(text) for text in (*texts, *said)]
+        prompts = [prompt(None if block == 9 else block, self._name(region)) for region in sample.regions for block in range(10)]
+        return [cleaned(text) for text in (*texts, *prompts)]

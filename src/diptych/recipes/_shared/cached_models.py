@@ -64,11 +64,11 @@ def cached_model(kind: str, key: Any, make: Callable[[], Callable[[Path], object
     folder = cache_folder() / kind / digest[:16]
     cost_file = folder.with_suffix(".cost.json")
     if not folder.exists():
-        with _alone(folder.with_suffix(".lock")):
+        with _locked(folder.with_suffix(".lock")):
             if not folder.exists():
                 with shared_costs() as inner:
                     cpu, wall = sum(os.times()[:4]), time.perf_counter()
-                    with _own_numbers(seed, torch.float64 if double and doubles else torch.float32), deterministic():
+                    with _own_random_state(seed, torch.float64 if double and doubles else torch.float32), deterministic():
                         write = make()
                     with atomic_folder(folder) as work:
                         write(work)
@@ -88,7 +88,7 @@ def in_default_precision(batch: Any) -> Any:
 
 
 @contextmanager
-def _own_numbers(seed: int, dtype: torch.dtype) -> Iterator[None]:
+def _own_random_state(seed: int, dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -100,7 +100,7 @@ def _own_numbers(seed: int, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while (lock := Lock.take(path)) is None:
         time.sleep(1)

@@ -11,7 +11,7 @@ from diptych.core.errors import ConfigError
 Schedule = Literal["epochs", "cosine"]
 
 
-def scheduled(
+def with_schedule(
     spec: Optimiser, schedule: Schedule, *, decay_rate: float, epochs: float, warmup_lr: float, min_lr: float
 ) -> Optimiser:
     """The optimiser with that schedule.

@@ -1,4 +1,4 @@
-"""What recipes on FIBER's towers share: their sizes, the weights that they start from, rates, and how pictures are changed."""
+"""Shared by recipes on FIBER's towers: sizes, initial weights, learning rates and image augmentation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from diptych.core.sample import Sample
 from diptych.data.media.augment import boxed_views
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.fiber_model import FiberModel
-from diptych.models.fiber.image_side import ImageSide
+from diptych.models.fiber.image_encoder import FiberImageEncoder
 from diptych.models.fiber.released import from_released, is_released, resized_tables
-from diptych.models.fiber.text_side import TextSide
+from diptych.models.fiber.text_encoder import FiberTextEncoder
 from diptych.recipes._shared.pairs import B, F, M, PairRecipe
 from diptych.recipes._shared.text_epochs import Counted, steps_of
 
@@ -94,11 +94,11 @@ class FiberRecipe(PairRecipe[M, B, F]):
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary, where it is the data's own, and counts the texts, where they are the rows of an epoch."""
-        known = super().prepare(data).listed(data)
-        if known.steps:
-            return known
-        steps = steps_of(known.counted, data, known.rows_in, epochs=known.epochs, batch_size=known.batch_size)
-        return replace(known, steps=steps)
+        prepared = super().prepare(data).listed(data)
+        if prepared.steps:
+            return prepared
+        steps = steps_of(prepared.counted, data, prepared.rows_in, epochs=prepared.epochs, batch_size=prepared.batch_size)
+        return replace(prepared, steps=steps)
 
     def listed(self, data: Dataset) -> Self:
         """The recipe with what else it reads from the data."""
@@ -121,30 +121,32 @@ class FiberRecipe(PairRecipe[M, B, F]):
 
     def sizes_of(self, model: FiberModel) -> dict[str, Any]:
         """Fields of the recipe as the model has them."""
-        image, text, seen = model.model.image_tower.spec, model.model.text.spec, model.preprocess
+        image, text, preprocess = model.model.image_tower.spec, model.model.text.spec, model.preprocess
         return {
             "fused_layers": len(text["image_widths"]) or self.fused_layers, "swin_patch": image["patch"], "swin_width": image["width"],
             "swin_depths": tuple(image["depths"]), "swin_heads": tuple(image["heads"]), "swin_window": image["window"],
             "text_width": text["width"], "text_layers": text["layers"], "text_heads": text["heads"], "text_places": text["length"],
-            "width": model.model.width, "resize": seen.resize, "mean": seen.mean, "std": seen.std, "text_length": model.text_length,
-            "tokenizer": "weights", "vocabulary": model.tokenizer.to_json(),
+            "width": model.model.width, "resize": preprocess.resize, "mean": preprocess.mean, "std": preprocess.std,
+            "text_length": model.text_length, "tokenizer": "weights", "vocabulary": model.tokenizer.to_json(),
         }  # fmt: skip
 
     def fitted(self, tensors: Any) -> Any:
         """Those of a model that stands alone or of a released file, under their names in training; tables of relative positions at the size
         of this recipe's windows."""
         if is_released(tensors):
-            found = from_released(tensors, depths=self.swin_depths, text_layers=self.text_layers, fused=self.fused)
+            renamed = from_released(tensors, depths=self.swin_depths, text_layers=self.text_layers, fused=self.fused)
         else:
             alone = not any(name.startswith("fiber.") for name in tensors)
-            found = {f"fiber.{name}" if alone else name: tensor for name, tensor in tensors.items()}
-        return resized_tables(found, self.swin_window or self.image_size // (self.swin_patch * 2 ** (len(self.swin_depths) - 1)))
+            renamed = {f"fiber.{name}" if alone else name: tensor for name, tensor in tensors.items()}
+        return resized_tables(
+            renamed, self.swin_window or self.image_size // (self.swin_patch * 2 ** (len(self.swin_depths) - 1))
+        )
 
     # ------------------------------------------------------------ model
 
     def fiber(self, **parts: Any) -> Fiber:
         """Fresh towers; `parts` are the heads that they get (`Fiber`)."""
-        image = ImageSide(
+        image = FiberImageEncoder(
             image_size=self.image_size,
             patch=self.swin_patch,
             width=self.swin_width,
@@ -156,7 +158,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
             text_width=self.text_width,
         )
         words = self.words()
-        text = TextSide(
+        text = FiberTextEncoder(
             vocab_size=words.vocab_size,
             mask_id=words.inner.token_to_id("<mask>"),
             length=max(self.text_places, self.text_length),
@@ -178,7 +180,7 @@ class FiberRecipe(PairRecipe[M, B, F]):
 
     @property
     def operations(self) -> Callable[[boxed_views.Pixels, np.random.Generator], boxed_views.Pixels] | None:
-        """What is done to a picture beside crop and flip."""
+        """Augmentation beside crop and flip; None for none."""
         return _operations if self.augment == "rand" else None
 
     def optimiser(self) -> Optimiser:

@@ -12,15 +12,15 @@ from torch import Tensor
 from diptych.core.contracts import Draws, Optimiser
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.matching.embedder import MatchEmbedder
-from diptych.models.pairs.matching.matcher import Matched, Matcher, MatcherTraining
+from diptych.models.pairs.matching.embedder import MatcherModel
+from diptych.models.pairs.matching.matcher import Matcher, MatcherOutput, MatcherTraining
 from diptych.objectives.gather import mean_over_processes
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
+class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, MatcherOutput]):
     """Trains a matcher. Wrong pairs are drawn within the batch of a process, so batches cannot be cut into chunks.
 
     fusion_layers  blocks that read words and patches together, over both towers
@@ -48,25 +48,25 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
     def batch(self, draws: Draws) -> PairBatch:
         return self.pair_batch(draws)
 
-    def features(self, model: MatcherTraining, batch: PairBatch) -> Matched:
-        found: Matched = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.group_B)
-        return found
+    def features(self, model: MatcherTraining, batch: PairBatch) -> MatcherOutput:
+        outputs: MatcherOutput = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.group_B)
+        return outputs
 
-    def losses(self, features: Matched, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: MatcherOutput, batch: PairBatch) -> dict[str, Tensor]:
         contrast = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
         return {"contrastive": contrast, "matching": self.match_weight * matching(features)}
 
-    def metrics(self, features: Matched, batch: PairBatch) -> dict[str, Tensor]:
+    def metrics(self, features: MatcherOutput, batch: PairBatch) -> dict[str, Tensor]:
         return {"scale": features.scale.detach()}
 
-    def after_update(self, model: MatcherTraining, features: Matched, batch: PairBatch, progress: float) -> None:
+    def after_update(self, model: MatcherTraining, features: MatcherOutput, batch: PairBatch, progress: float) -> None:
         model.encoder.clamp_scale_(self.max_scale)
 
     def optimiser(self) -> Optimiser:
         return replace(super().optimiser(), betas=self.betas, eps=self.eps)
 
-    def deploy(self, model: MatcherTraining) -> MatchEmbedder:
-        return MatchEmbedder(model.matcher, self.shown, self.words(), self.text_length, name=self.slug or "matcher")
+    def deploy(self, model: MatcherTraining) -> MatcherModel:
+        return MatcherModel(model.matcher, self.deployed_preprocess, self.words(), self.text_length, name=self.slug or "matcher")
 
     @classmethod
     def tiny(cls) -> Self:
@@ -87,7 +87,7 @@ class FusedRecipe(PairRecipe[MatcherTraining, PairBatch, Matched]):
         )
 
 
-def matching(features: Matched) -> Tensor:
+def matching(features: MatcherOutput) -> Tensor:
     """The mean over three kinds of pairs, one of them right, of the cross-entropy of "fits"; rows without a wrong partner have one kind."""
     target_N = torch.ones(len(features.own_N2), dtype=torch.int64, device=features.own_N2.device)
     own_N = F.cross_entropy(features.own_N2.float(), target_N, reduction="none")

@@ -1,4 +1,4 @@
-"""What recipes over image-text pairs share: two towers, a tokeniser, square crops, one text an image a step."""
+"""Shared by recipes over image-text pairs: two towers, a tokeniser, square crops, one text an image a step."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import PairFeatures, Tower
 from diptych.models.towers.towers import image_tower, pools_last, text_tower
 from diptych.objectives.gather import share_of_gradient
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.frozen.started import started
+from diptych.recipes._shared.frozen.initial_weights import from_weights
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 VOCABULARY_ROWS = 200_000
@@ -38,14 +38,14 @@ B = TypeVar("B", bound=Batch, default=Any)
 F = TypeVar("F", default=Any)
 
 
-class Scaled(Protocol):
+class HasScale(Protocol):
     """Features with the factor [1] that multiplies their similarities."""
 
     @property
     def scale(self) -> Tensor: ...
 
 
-S = TypeVar("S", bound=Scaled, default=Any)
+S = TypeVar("S", bound=HasScale, default=Any)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class PairRecipe(Recipe[M, B, F]):
     language     texts of this language or of an unknown one are drawn; "" draws from all
     text_draw    which of several texts of an image a step reads: `TextDraw`, whose fields are options of their own
     crop         area of the random square crop, as shares of the image
-    crop_interpolation  how crops are resized in training: "bicubic" as open_clip's, "bilinear" as torchvision's unless told otherwise
+    crop_interpolation  how crops are resized in training: "bicubic" as open_clip's, "bilinear" as torchvision's by default
     decoding     in training: "whole" pictures, as published code reads them, or JPEG files "reduced" to the least size that is at least
                  image_size, several times faster: crops of less than the whole are then softer, and augmentations that move by pixels
                  move further
@@ -82,7 +82,7 @@ class PairRecipe(Recipe[M, B, F]):
     interpolation  how images are resized in evaluation
     edge         pixels a side that are cut off after resizing, in evaluation
 
-    With `--init` towers, activation, tokenizer, lengths and image settings are those of the weights (`started`).
+    With `--init` towers, activation, tokenizer, lengths and image settings are those of the weights (`from_weights`).
     """
 
     no_prefixes: ClassVar[str] = ""
@@ -125,7 +125,7 @@ class PairRecipe(Recipe[M, B, F]):
     def started(self, model: Any) -> Self:
         """The recipe with the architecture, tokenizer, lengths and image settings of the weights that it starts from: those of a model of
         two sides, or of an image tower alone (`timm:`), beside which the text side stays the recipe's."""
-        return started(self, model)
+        return from_weights(self, model)
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary, where it is the data's own."""
@@ -141,7 +141,7 @@ class PairRecipe(Recipe[M, B, F]):
 
     def texts_of(self, sample: Sample) -> Iterable[str]:
         """The texts of a sample that a step may draw."""
-        return positives(sample, self.language)
+        return positive_texts(sample, self.language)
 
     def words(self) -> Tokenizer:
         """The tokeniser in use."""
@@ -150,11 +150,11 @@ class PairRecipe(Recipe[M, B, F]):
     @property
     def preprocess(self) -> Preprocess:
         """Of a training step, whose images are crops already unless `crop` leaves them whole."""
-        return self.shown if self.crop[0] >= 1 else replace(self.shown, margin=0)
+        return self.deployed_preprocess if self.crop[0] >= 1 else replace(self.deployed_preprocess, margin=0)
 
     @property
-    def shown(self) -> Preprocess:
-        """How the deployed model is shown its images."""
+    def deployed_preprocess(self) -> Preprocess:
+        """Preprocessing of the deployed model."""
         return Preprocess(self.image_size, self.mean, self.std, self.resize, self.interpolation, margin=self.edge)
 
     @property
@@ -162,30 +162,29 @@ class PairRecipe(Recipe[M, B, F]):
         return 0 if self.decoding == "whole" else self.image_size
 
     def image_options(self) -> dict[str, Any]:
-        """What the image tower is built with beside its name: what the weights have, or what the fields of this recipe ask for."""
+        """Options of the image tower beside its name: from the initial weights, or from the fields of this recipe."""
         if "image" in self._given:
             return dict(self._given["image"]["options"])
         act = None if self.image_tower.startswith("resnet_clip") else self.act
-        asked = {"act": act, "pool": self.image_pool, "patch_bias": self.patch_bias}
-        return {"image_size": self.image_size, **{name: value for name, value in asked.items() if value is not None}}
+        options = {"act": act, "pool": self.image_pool, "patch_bias": self.patch_bias}
+        return {"image_size": self.image_size, **{name: value for name, value in options.items() if value is not None}}
 
     def text_options(self) -> dict[str, Any]:
-        """What the text tower is built with beside its name: what the weights have, or what the fields of this recipe, and its tokeniser,
-        ask for."""
+        """Options of the text tower beside its name: from the initial weights, or from the fields and the tokeniser of this recipe."""
         if "text" in self._given:
             return dict(self._given["text"]["options"])
         words = self.words()
-        asked: dict[str, Any] = {"act": self.act, "pooling": self.text_pooling}
+        options: dict[str, Any] = {"act": self.act, "pooling": self.text_pooling}
         if not self.text_tower.startswith(("hf", "bert")):  # those pool at the first token, or over all
-            asked["eot_id"] = words.eot_id
+            options["eot_id"] = words.eot_id
             if pools_last(self.text_tower, self.text_pooling) or self.text_tower.startswith("xlm"):
-                asked["pad_id"] = words.pad_id
-        given = {name: value for name, value in asked.items() if value is not None}
+                options["pad_id"] = words.pad_id
+        given = {name: value for name, value in options.items() if value is not None}
         return {"vocab_size": words.vocab_size, "length": self.text_length, **given}
 
     @property
     def _given(self) -> dict[str, Any]:
-        """What the weights say of the towers: "image" and "text", each with options and projection; empty without weights."""
+        """Options and projection of the towers "image" and "text" in the initial weights; empty without weights."""
         given: dict[str, Any] = json.loads(self.towers_from) if self.towers_from else {}
         return given
 
@@ -217,7 +216,7 @@ class PairRecipe(Recipe[M, B, F]):
 
     @property
     def crop_form(self) -> CropForm:
-        """How crops are drawn and resized in training."""
+        """Random crop and resize settings of training."""
         return CropForm(interpolation=self.crop_interpolation)
 
     def text_of(self, draw: Draw) -> str:
@@ -271,11 +270,11 @@ class EncoderRecipe(PairRecipe[M, B, S]):
         encoder_of(model).clamp_scale_(self.max_scale)
 
     def deploy(self, model: M) -> PairEmbedder:
-        return PairEmbedder(encoder_of(model), self.shown, self.words(), self.text_length, name=self.slug)
+        return PairEmbedder(encoder_of(model), self.deployed_preprocess, self.words(), self.text_length, name=self.slug)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualEncoderRecipe(EncoderRecipe[DualEncoder, PairBatch, Pairs]):
+class DualEncoderRecipe(EncoderRecipe[DualEncoder, PairBatch, PairFeatures]):
     """Trains a dual encoder on one text an image, with nothing beside it. Subclasses choose the loss."""
 
     def model(self) -> DualEncoder:
@@ -285,24 +284,24 @@ class DualEncoderRecipe(EncoderRecipe[DualEncoder, PairBatch, Pairs]):
     def batch(self, draws: Draws) -> PairBatch:
         return self.pair_batch(draws)
 
-    def features(self, model: DualEncoder, batch: PairBatch) -> Pairs:
-        pairs: Pairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
+    def features(self, model: DualEncoder, batch: PairBatch) -> PairFeatures:
+        pairs: PairFeatures = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
         return pairs
 
 
-def positives(sample: Sample, language: str) -> list[str]:
+def positive_texts(sample: Sample, language: str) -> list[str]:
     """The positive texts of a sample in that language."""
     return [text.string for text in sample.positives(language)]
 
 
 def strings_of(data: Dataset, texts: Callable[[Sample], Iterable[str]], *, language: str = "", stride: int = 1) -> Iterator[str]:
-    """What `texts` finds in every `stride`-th row of a data set. None at all is refused."""
-    found = False
+    """Texts of every `stride`-th row of a data set, by `texts`. Raises DataError if there are none."""
+    any_text = False
     for row in range(0, len(data), stride):
         for string in texts(data[row]):
-            found = True
+            any_text = True
             yield string
-    if not found:
+    if not any_text:
         raise DataError(
             f"'{data.name}' has no text in language '{language}'",
             field="texts",

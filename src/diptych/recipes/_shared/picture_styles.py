@@ -18,7 +18,7 @@ from diptych.core.contracts import Dataset
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.decode import decode
 from diptych.models.io.tensor_files import read_tensors
-from diptych.models.layers.style_transfer import STRIDE, StyleTransfer, recoloured
+from diptych.models.layers.style_transfer import STRIDE, StyleTransfer, coral_colours
 from diptych.worlds.address import open_data, training_rows
 
 Colours = Literal["own", "first", "style"]
@@ -26,7 +26,7 @@ WEIGHTS = ("vgg_normalised", "decoder")
 """Files of the published weights, .pth or .safetensors."""
 
 
-def checked(weights: str, strength: float, colours: str, pixels: str, size: int) -> None:
+def check_style_options(weights: str, strength: float, colours: str, pixels: str, size: int) -> None:
     """Raises ConfigError for options of styles that do not fit together."""
     if not weights:
         raise ConfigError(f"styles need --style-weights, a folder of {' and '.join(WEIGHTS)} (.pth or .safetensors)")
@@ -47,7 +47,7 @@ def style_transfer(folder: str) -> StyleTransfer:
     return transfer
 
 
-def drawn(address: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
+def random_picture(address: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.uint8]:
     """One of the pictures, [H, W, C] uint8, of which no side is shorter than `size` pixels unless the picture is smaller."""
     rows = _rows(address)
     sample = rows[int(rng.integers(len(rows)))]
@@ -56,20 +56,20 @@ def drawn(address: str, rng: np.random.Generator, size: int) -> npt.NDArray[np.u
     return decode(sample.image, min_side=size)
 
 
-def coloured(style_CHW: Tensor, image_BCHW: Tensor, colours: Colours) -> Tensor:
+def recolour(style_CHW: Tensor, image_BCHW: Tensor, colours: Colours) -> Tensor:
     """[B, C, H, W]: the style in the colours that each picture is to have."""
     if colours == "own":
-        return torch.stack([recoloured(style_CHW, image_CHW) for image_CHW in image_BCHW])
+        return torch.stack([coral_colours(style_CHW, image_CHW) for image_CHW in image_BCHW])
     if colours == "first":
-        style_CHW = recoloured(style_CHW, image_BCHW[0])
+        style_CHW = coral_colours(style_CHW, image_BCHW[0])
     return style_CHW.expand_as(image_BCHW)
 
 
 def _file(folder: Path, stem: str) -> Path:
-    found = [path for suffix in (".safetensors", ".pth") if (path := folder / f"{stem}{suffix}").is_file()]
-    if not found:
+    files = [path for suffix in (".safetensors", ".pth") if (path := folder / f"{stem}{suffix}").is_file()]
+    if not files:
         raise DataError(f"no weights '{stem}'", file=folder, expected=f"{stem}.safetensors or {stem}.pth in it")
-    return found[0]
+    return files[0]
 
 
 @lru_cache(maxsize=2)

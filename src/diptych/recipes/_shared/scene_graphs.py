@@ -1,4 +1,4 @@
-"""What recipes over scene graphs share: lists of names, label texts, views of pictures with their boxes, a detector to deploy."""
+"""Shared by recipes over scene graphs: label lists, label texts, views of pictures with their boxes, the deployed detector."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from diptych.core.sample import Sample
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists, ListSampler, Negatives
 from diptych.data.graphs.region_noise import RegionNoise
-from diptych.data.graphs.transforms import DetectorViews, Mirror, Sides, Squashed, Views
+from diptych.data.graphs.transforms import DetectionTransform, DetrTransform, RandomHorizontalFlip, Sides, SquareResize
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.vocabularies import vocabulary
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.io import weights
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector
-from diptych.models.towers.label_texts import LabelTexts, NumberTexts, TokenTexts, VectorTexts
+from diptych.models.towers.label_texts import IndexTexts, LabelTexts, TokenTexts, VectorTexts
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 Triplet = tuple[str, str, str]
@@ -106,17 +106,17 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
 
     def closed_lists(self) -> LabelLists:
         """All names of the closed set: the published one, and the data's where that leaves something open."""
-        known = vocabulary(self.vocabulary) if self.vocabulary else None
-        objects = known.object_texts if known and known.objects else tuple(sorted(self.names.objects))
-        return LabelLists(objects, known.predicate_texts if known and known.predicates else tuple(sorted(self.names.relations)))
+        vocab = vocabulary(self.vocabulary) if self.vocabulary else None
+        objects = vocab.object_texts if vocab and vocab.objects else tuple(sorted(self.names.objects))
+        return LabelLists(objects, vocab.predicate_texts if vocab and vocab.predicates else tuple(sorted(self.names.relations)))
 
     def relation_texts(self) -> dict[str, str]:
         """Relation of the data -> the text that a closed set asks for it by, where they differ: V-COCO's "sit instr" is "sit on/at"."""
-        known = vocabulary(self.vocabulary) if self.vocabulary and self.lists == "closed" else None
-        return dict(zip(known.predicates, known.texts, strict=True)) if known and known.texts else {}
+        vocab = vocabulary(self.vocabulary) if self.vocabulary and self.lists == "closed" else None
+        return dict(zip(vocab.predicates, vocab.texts, strict=True)) if vocab and vocab.texts else {}
 
     def list_source(self) -> LabelLists | ListSampler:
-        """What makes the lists of a step."""
+        """Source of the label lists of a step: the closed set, or a sampler."""
         if self.lists == "closed":
             return self.closed_lists()
         features = None
@@ -133,7 +133,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         )
 
     def default_lists(self) -> LabelLists:
-        """What the deployed model is asked when nobody says what for: the closed set, or the most frequent names of a sampled list."""
+        """Label lists of the deployed model when none are given: the closed set, or the most frequent names."""
         if self.lists == "closed":
             return self.closed_lists()
         objects = int(self.list_length * self.object_share)
@@ -154,10 +154,10 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         if self.label_encoder == "vectors":
             return VectorTexts(self.frozen_texts())
         if self.label_encoder == "table":
-            return NumberTexts([name for name in self.all_names() if name != NO_OBJECTS])
+            return IndexTexts([name for name in self.all_names() if name != NO_OBJECTS])
         return TokenTexts(self.words(), self.text_length)
 
-    def frozen_texts(self) -> weights.TextEncoder:
+    def frozen_texts(self) -> weights.FrozenTextEncoder:
         """The sentence encoder that is not trained."""
         return _frozen(self.text_encoder, self.text_length)
 
@@ -166,7 +166,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         return tokenizer_of(self._token_source(), self.learned_words)
 
     def _token_source(self) -> str:
-        """What `Tokenizer.from_spec` takes, "data" among it; "" where names are no tokens."""
+        """Tokeniser for `Tokenizer.from_spec`, "data" among them; "" where labels are not tokenised."""
         if self.label_encoder in ("vectors", "table"):
             return ""
         if self.tokenizer:
@@ -181,18 +181,18 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         return 0
 
     @property
-    def views(self) -> Views:
-        mirror = Mirror(share=self.mirror, sides=self.sides)
+    def views(self) -> DetectionTransform:
+        mirror = RandomHorizontalFlip(share=self.mirror, sides=self.sides)
         if self.square:
-            return Squashed(size=self.image_size, mirror=mirror)
-        return DetectorViews(shorts=self.short_sides, longest=self.longest, jitter=self.jitter, mirror=mirror)
+            return SquareResize(size=self.image_size, mirror=mirror)
+        return DetrTransform(shorts=self.short_sides, longest=self.longest, jitter=self.jitter, mirror=mirror)
 
     @property
-    def images(self) -> DetectionImages:
-        """How the deployed model is shown its images."""
+    def images(self) -> DetectionPreprocess:
+        """Preprocessing of the deployed model."""
         if self.square:
-            return DetectionImages(self.image_size, longest=0, square=True)
-        return DetectionImages(self.image_size, longest=self.longest)
+            return DetectionPreprocess(self.image_size, longest=0, square=True)
+        return DetectionPreprocess(self.image_size, longest=self.longest)
 
     def graph_batch(
         self,
@@ -206,7 +206,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         """The batch of these draws; relations of the classes `hidden` are taken out first, the others put into the words of the lists."""
         words = self.relation_texts()
         if hidden or words:
-            samples = (in_words(without(draw.sample, hidden), words) for draw in draws)
+            samples = (rename_relations(drop_relations(draw.sample, hidden), words) for draw in draws)
             items = (replace(draw, sample=sample) for draw, sample in zip(draws, samples, strict=True))
             draws = replace(draws, items=tuple(items))
         return graph_batch(
@@ -226,13 +226,13 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
         return GraphDetector(model, self.label_texts(), self.images, name=self.slug, lists=self.default_lists())
 
 
-def without(sample: Sample, hidden: Collection[Triplet]) -> Sample:
+def drop_relations(sample: Sample, hidden: Collection[Triplet]) -> Sample:
     """The sample without relations of these (subject, predicate, object) classes; regions stay."""
     named = zip(sample.relations, sample.graph.triplets(), strict=True)
     return replace(sample, relations=tuple(relation for relation, triplet in named if triplet not in hidden))
 
 
-def in_words(sample: Sample, words: Mapping[str, str]) -> Sample:
+def rename_relations(sample: Sample, words: Mapping[str, str]) -> Sample:
     """The sample with its relations called by other words; one without an entry keeps its name."""
     relations = (replace(relation, predicate=words.get(relation.predicate, relation.predicate)) for relation in sample.relations)
     return replace(sample, relations=tuple(relations))
@@ -244,7 +244,7 @@ def _corpus(text: str) -> CorpusNames:
 
 
 @lru_cache(maxsize=2)
-def _frozen(name: str, length: int) -> weights.TextEncoder:
+def _frozen(name: str, length: int) -> weights.FrozenTextEncoder:
     return weights.text(name, length=length)
 
 

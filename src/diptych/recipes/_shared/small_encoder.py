@@ -16,12 +16,12 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.terminal.progress import with_bar
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes._shared.cached_models import cached_model, in_default_precision
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
-from diptych.worlds.address import open_data, quick_to_draw, training_rows
+from diptych.worlds.address import cached_for_training, open_data, training_rows
 
 FORMAT = 1
 
@@ -32,7 +32,7 @@ class SmallEncoder(DualEncoderRecipe):
 
     slug = "small_encoder"
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
     @classmethod
@@ -56,10 +56,10 @@ def small_encoder(address: str, data: Dataset, *, steps: int, language: str, siz
     recipe = replace(SmallEncoder.tiny(), steps=steps, image_size=size, language=language)
     key = [FORMAT, rows.fingerprint, to_plain(recipe), seed]
     seed = keyed_seed("small encoder", seed)
-    return cached_model("encoders", key, lambda: _trained(quick_to_draw(rows, recipe), recipe, seed), seed=seed, doubles=True)
+    return cached_model("encoders", key, lambda: _train(cached_for_training(rows, recipe), recipe, seed), seed=seed, doubles=True)
 
 
-def _trained(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], object]:
+def _train(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], object]:
     recipe = recipe.prepare(rows)
     model, spec = recipe.model(), recipe.optimiser()
     optimiser = build_optimiser(model, spec)

@@ -8,13 +8,13 @@ from typing import Protocol, cast
 from torch import nn
 
 from diptych.core.contracts import Hook, Run, Stage
-from diptych.models.layers.companions import Companions
+from diptych.models.layers.frozen_modules import FrozenModules
 
 
 class HasTeacher(Protocol):
     """A model with companions, whose teacher, where there is one, is a copy of its image side."""
 
-    companions: Companions
+    companions: FrozenModules
 
     def image_side(self) -> nn.Module: ...
 

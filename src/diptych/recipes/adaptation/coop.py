@@ -18,13 +18,13 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.labels import label_of
 from diptych.data.load.batch import TensorBatch, view
-from diptych.data.load.order import WholeBatches
+from diptych.data.load.order import WholeBatchOrder
 from diptych.data.shots import Shots, base_and_new, by_class, draw_shots
 from diptych.data.text.prompts.class_prompts import Placement, context_ids
 from diptych.models.pairs.prompted.embedder import ConditionedEmbedder, PromptedEmbedder, PromptSettings, prompted_encoder
 from diptych.models.pairs.prompted.encoder import ClassLogits, PromptedEncoder
 from diptych.models.towers.text_embeddings import token_table
-from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe, features_folder, image_features, opened_features
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedEncoderRecipe, features_folder, image_features, opened_features
 
 EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 """Published passes over the shots, by images a class."""
@@ -41,7 +41,7 @@ class ShotBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
+class CoOp(AdaptedEncoderRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     """Learning to Prompt for Vision-Language Models (Zhou et al., 2021, arXiv 2109.01134); with `conditioned` CoCoOp (2203.05557).
 
     Both towers of a trained dual encoder stay as they are. In place of hand-made words, M vectors stand before the name of each class; they
@@ -57,7 +57,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
     part        "base" trains on the first half of the classes alone; "new" on the other half
     class_order  the classes by their numbers, whose halves "base" and "new" are, as released; empty: sorted by their names
     context     how many vectors; with `start` as many as these words have tokens
-    start       what the context starts from, such as "a photo of a"; "" for random numbers of deviation 0.02
+    start       what the context starts from, such as "a photo of a"; "" for normal noise of standard deviation 0.02
     per_class   every class has a context of its own; other names cannot be read then. With `start` each begins with those words, where the
                 release goes back to one context for all
     placement   the name stands at the "end" of the context, in its "middle" or in "front" of it
@@ -124,24 +124,24 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         """Draws the shots, and computes their image vectors where no step changes the images."""
         if self.classes:
             return self
-        shots = self._drawn(data)
+        shots = self._draw_shots(data)
         base, new = base_and_new(shots.classes, self.class_order)
         classes = {"all": shots.classes, "base": base, "new": new}[self.part]
         if len(classes) < 2:
             raise DataError(f"the {self.part} part has {len(classes)} class", field=self.label, expected="two classes or more")
         chosen = shots.uids(classes)
-        found = replace(self, classes=classes, chosen=chosen, data_fingerprint=data.fingerprint)
-        found = found.with_vocabulary(classes)
-        found.settings().prompts(classes, found.words(), found.read_length)  # refuses names that do not fit
+        prepared = replace(self, classes=classes, chosen=chosen, data_fingerprint=data.fingerprint)
+        prepared = prepared.with_vocabulary(classes)
+        prepared.settings().prompts(classes, prepared.words(), prepared.read_length)  # refuses names that do not fit
         batch_size = min(self.batch_size, len(chosen))
         passes = self.passes or EPOCHS[max((n for n in EPOCHS if n <= max(self.shots, 1)), default=1)]
         a_pass = len(chosen) // batch_size if self.leftover == "dropped" else len(chosen) / batch_size
         steps = self.steps or math.ceil(passes * a_pass)
-        if found.cached:
+        if prepared.cached:
             image_features(data, self.weights, chosen)
-        return replace(found, batch_size=batch_size, steps=steps)
+        return replace(prepared, batch_size=batch_size, steps=steps)
 
-    def _drawn(self, data: Dataset) -> Shots:
+    def _draw_shots(self, data: Dataset) -> Shots:
         if self.shot_file:
             shots = Shots.load(Path(self.shot_file))
             there = set(data.uids)
@@ -155,11 +155,11 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
 
     def row_order(self, data: Dataset) -> Order | None:
         """Passes over the shots of whole batches alone."""
-        return WholeBatches(self.batch_size) if self.leftover == "dropped" else None
+        return WholeBatchOrder(self.batch_size) if self.leftover == "dropped" else None
 
     @property
     def cached(self) -> bool:
-        """Whether image vectors are computed once: no step changes the images, and the image side is there before the run."""
+        """True if image vectors are computed once: the encoder is given and images are not augmented."""
         return bool(self.weights) and self.crop[0] >= 1 and not self.flip
 
     @property
@@ -182,12 +182,12 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         return model
 
     def batch(self, draws: Draws) -> ShotBatch:
-        place = {name: k for k, name in enumerate(self.classes)}
+        class_index = {name: k for k, name in enumerate(self.classes)}
         labels = [label_of(draw.sample, self.label, self.language) for draw in draws]
-        if strange := next((name for name in labels if name not in place), None):
-            known = f"one of the {len(place)} classes of training"
-            raise DataError(f"a sample has the label {strange!r}", field=self.label, expected=known)
-        label_B = torch.tensor([place[name] for name in labels], dtype=torch.int64)
+        if strange := next((name for name in labels if name not in class_index), None):
+            expected = f"one of the {len(class_index)} classes of training"
+            raise DataError(f"a sample has the label {strange!r}", field=self.label, expected=expected)
+        label_B = torch.tensor([class_index[name] for name in labels], dtype=torch.int64)
         if self.cached:
             table = opened_features(str(features_folder(self.data_fingerprint, self.weights, self.chosen)))
             return ShotBatch(None, torch.from_numpy(table.rows([draw.sample.uid for draw in draws])), label_B)
@@ -236,8 +236,8 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
         return (math.floor(batches) if self.leftover == "dropped" else math.ceil(batches)) / self.steps
 
     def is_chosen(self, sample: Sample) -> bool:
-        """Whether a sample is one of the shots."""
-        return sample.uid in _set(self.chosen)
+        """True if a sample is one of the shots."""
+        return sample.uid in _uid_set(self.chosen)
 
     def deploy(self, model: PromptedEncoder) -> PromptedEmbedder:
         kind = ConditionedEmbedder if self.conditioned else PromptedEmbedder
@@ -265,7 +265,7 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
 
     @classmethod
     def paper(cls) -> Self:
-        """Sixteen vectors, 8,192 numbers, for ResNet-50 of CLIP; crops and mirror images. Give its released weights as `weights`."""
+        """Sixteen vectors, 8,192 parameters, for ResNet-50 of CLIP; crops and mirror images. Give its released weights as `weights`."""
         return cls(image_tower="resnet_clip_50", width=1024, crop=(0.08, 1.0), flip=True, decoding="whole")
 
     @classmethod
@@ -278,5 +278,5 @@ class CoOp(AdaptedRecipe[PromptedEncoder, ShotBatch, ClassLogits]):
 
 
 @lru_cache(maxsize=4)
-def _set(uids: tuple[str, ...]) -> frozenset[str]:
+def _uid_set(uids: tuple[str, ...]) -> frozenset[str]:
     return frozenset(uids)

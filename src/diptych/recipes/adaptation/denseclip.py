@@ -19,11 +19,11 @@ from diptych.data.load.batch import TensorBatch, pixels
 from diptych.data.media.augment.segmentation_views import SegmentationView, filled
 from diptych.data.media.transforms import Preprocess
 from diptych.models.denseclip.built import dense_segmenter
-from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Segmented
-from diptych.models.denseclip.segmenting import SegmentingModel
+from diptych.models.denseclip.dense_segmenter import DenseClipSegmenter, DenseClipSegmenterOutput
+from diptych.models.denseclip.segmenting import DenseClipSegmenterModel
 from diptych.models.towers.dense_tap import fit_positions
 from diptych.objectives.segmentation import pixel_cross_entropy
-from diptych.recipes._shared.frozen.dense_guidance import SMALL_GUIDED, GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import SMALL_GUIDED, DenseGuidanceRecipe
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MaskBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
+class DenseCLIP(DenseGuidanceRecipe[DenseClipSegmenter, MaskBatch, DenseClipSegmenterOutput]):
     """DenseCLIP: Language-Guided Dense Prediction with Context-Aware Prompting (Rao et al., 2021, arXiv 2112.01518).
 
     The image side of a trained dual encoder is fine-tuned with a Semantic FPN. Class names, behind eight learned vectors, go through the
@@ -93,13 +93,13 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
         """Names of the classes, from the regions of the training data where none are given."""
         if self.named:
             return self
-        names = self.classes or self._found(data)
+        names = self.classes or self._class_names(data)
         if len(names) < 2:
             raise DataError(f"'{data.name}' has {len(names)} class", field="regions", expected="two or more, or --classes")
         LabelMaps(names, self.background, self.reduce_zero)
         return replace(self, named=names).with_vocabulary(names)
 
-    def _found(self, data: Dataset) -> tuple[str, ...]:
+    def _class_names(self, data: Dataset) -> tuple[str, ...]:
         labels = {self.background} - {""}
         for row in range(len(data)):
             sample = data[row]
@@ -121,7 +121,7 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
     def decode_size(self) -> int:
         return 0
 
-    def model(self) -> DenseSegmenter:
+    def model(self) -> DenseClipSegmenter:
         encoder = self.base().model
         if not self.backbone:
             fit_positions(encoder.image_tower, self.side)
@@ -138,17 +138,17 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
 
     def batch(self, draws: Draws) -> MaskBatch:
         view = SegmentationView(self.side, self.scale, self.most, self.flip, self.shake, self.smooth, self.longest)
-        seen = [view(pixels(draw), draw.media[LABELS], draw.rng) for draw in draws]
-        whole = [filled(self.preprocess.normalise(image_HWC[None])[0], label_HW, self.side) for image_HWC, label_HW in seen]
+        views = [view(pixels(draw), draw.media[LABELS], draw.rng) for draw in draws]
+        whole = [filled(self.preprocess.normalise(image_HWC[None])[0], label_HW, self.side) for image_HWC, label_HW in views]
         return MaskBatch(
             torch.stack([image_CHW for image_CHW, _ in whole]), torch.from_numpy(np.stack([label_HW for _, label_HW in whole]))
         )
 
-    def features(self, model: DenseSegmenter, batch: MaskBatch) -> Segmented:
-        segmented: Segmented = model(batch.image_BCHW)
+    def features(self, model: DenseClipSegmenter, batch: MaskBatch) -> DenseClipSegmenterOutput:
+        segmented: DenseClipSegmenterOutput = model(batch.image_BCHW)
         return segmented
 
-    def losses(self, features: Segmented, batch: MaskBatch) -> dict[str, Tensor]:
+    def losses(self, features: DenseClipSegmenterOutput, batch: MaskBatch) -> dict[str, Tensor]:
         losses = {"pixels": pixel_cross_entropy(features.logit_NKHW, batch.label_BHW, count_ignored=self.count_ignored)}
         if features.score_NKHW is not None:
             score = pixel_cross_entropy(features.score_NKHW / self.tau, batch.label_BHW, count_ignored=self.count_ignored)
@@ -160,14 +160,14 @@ class DenseCLIP(GuidedRecipe[DenseSegmenter, MaskBatch, Segmented]):
         falls = replace(chosen, power=self.power, warmup_from=self.warmup_from, over=self.over, floor=self.floor)
         return replace(falls, rules=self.rules)
 
-    def deploy(self, model: DenseSegmenter) -> SegmentingModel:
+    def deploy(self, model: DenseClipSegmenter) -> DenseClipSegmenterModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             encoder = self.base().model
             if not self.backbone:
                 fit_positions(encoder.image_tower, self.side)
         stride = self.stride or max(1, self.side * 2 // 3)
         shown: dict[str, Any] = {"stride": stride, "longest": self.longest, "smooth": self.smooth}
-        return SegmentingModel(model, self.settings(encoder), self.preprocess, self.words(), self.slug, **shown)
+        return DenseClipSegmenterModel(model, self.settings(encoder), self.preprocess, self.words(), self.slug, **shown)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from diptych.data.graphs.batch import GraphBatch
 from diptych.models.denseclip.built import dense_mask_detector
-from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector, MaskDetected
-from diptych.models.detection.mask_rcnn import MaskRCNNShape
-from diptych.objectives.boxes.sampling import BoxSampling, Drawn, drawn_regions
+from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector, DenseClipMaskOutput
+from diptych.models.detection.mask_rcnn import MaskRCNNConfig
+from diptych.objectives.boxes.sampling import BoxSampling, Drawn, sample_regions
 from diptych.objectives.boxes.two_stage import mask_loss, proposal_losses, region_losses
 from diptych.objectives.gather import mean_over_processes
-from diptych.recipes._shared.frozen.dense_detection import SMALL_DETECTOR, DetectingRecipe, targets
+from diptych.recipes._shared.frozen.dense_detection import SMALL_DETECTOR, DenseDetectionRecipe, targets
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
+class DenseCLIPMasks(DenseDetectionRecipe[DenseClipMaskDetector, DenseClipMaskOutput]):
     """DenseCLIP (Rao et al., 2021, arXiv 2112.01518) with masks of instances, its Mask R-CNN (1703.06870); `denseclip_boxes` finds boxes.
 
     The image side of a trained dual encoder is fine-tuned under a pyramid of all four strides. Class names, behind eight learned vectors
@@ -32,7 +32,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     learned from, true boxes among them. Every region needs a mask. We depart in these: a picture with no box but crowds has a score loss
     of 0, and a batch mixes wide and upright ones.
 
-    shape         sizes and thresholds of the heads (`MaskRCNNShape`); its fields are options like these
+    shape         sizes and thresholds of the heads (`MaskRCNNConfig`); its fields are options like these
     anchor_high   an anchor that overlaps a box by as much shows a thing
     anchor_low    an anchor that overlaps every box by less shows background; in between it is not learned from
     anchor_least  the anchor that fits a box best shows it, too, from this overlap on
@@ -50,7 +50,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     masked = True
 
     lr: float = 2e-4
-    shape: MaskRCNNShape = field(default_factory=MaskRCNNShape)
+    shape: MaskRCNNConfig = field(default_factory=MaskRCNNConfig)
     anchor_high: float = 0.7
     anchor_low: float = 0.3
     anchor_least: float = 0.3
@@ -82,22 +82,22 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
     def measured_by(self) -> str:
         return "open_detection:shapes=masks"
 
-    def model(self) -> DenseMaskDetector:
+    def model(self) -> DenseClipMaskDetector:
         encoder = self.encoder()
         model = dense_mask_detector(self.settings(encoder), self.shape, self.tau, self.words(), encoder)
         self.started_(model)
         return model
 
-    def features(self, model: DenseMaskDetector, batch: GraphBatch) -> MaskDetected:
+    def features(self, model: DenseClipMaskDetector, batch: GraphBatch) -> DenseClipMaskOutput:
         boxes, _ = targets(batch)
 
         def choose(proposals: Sequence[Tensor]) -> list[Drawn]:
-            return drawn_regions(proposals, boxes, self.region_sampling)
+            return sample_regions(proposals, boxes, self.region_sampling)
 
-        detected: MaskDetected = model(batch.image_BCHW, batch.size_B2.tolist(), choose)
+        detected: DenseClipMaskOutput = model(batch.image_BCHW, batch.size_B2.tolist(), choose)
         return detected
 
-    def losses(self, features: MaskDetected, batch: GraphBatch) -> dict[str, Tensor]:
+    def losses(self, features: DenseClipMaskOutput, batch: GraphBatch) -> dict[str, Tensor]:
         boxes, labels = targets(batch)
         assert batch.masks is not None
         real_NA = self.real(features.anchor_A4, batch)
@@ -108,7 +108,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
             terms["score"] = self.score_loss(features.score_NKHW, batch)
         return {name: mean_over_processes(term) for name, term in terms.items()}
 
-    def metrics(self, features: MaskDetected, batch: GraphBatch) -> dict[str, Tensor]:
+    def metrics(self, features: DenseClipMaskOutput, batch: GraphBatch) -> dict[str, Tensor]:
         """Share of the drawn regions that have a true box."""
         counts = torch.tensor([(len(box_S4), len(place_P)) for box_S4, place_P in features.regions], dtype=torch.float32)
         return {"positive": counts[:, 1].sum() / counts[:, 0].sum().clamp_min(1)}
@@ -120,7 +120,7 @@ class DenseCLIPMasks(DetectingRecipe[DenseMaskDetector, MaskDetected]):
         """A small vision transformer with patches of 8 pixels, images squashed to 64: minutes. Give a trained model as `weights`."""
         return cls(
             **SMALL_DETECTOR,
-            shape=MaskRCNNShape(
+            shape=MaskRCNNConfig(
                 size=3.0, considered=200, learns_considered=200, proposals=60, region_width=128, mask_width=32, mask_layers=2
             ),
             anchor_count=64,

@@ -24,7 +24,7 @@ from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.video.frames import Begins, Drop
 from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoLogits, VideoSettings
-from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedEncoderRecipe
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ClipBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
+class XCLIP(AdaptedEncoderRecipe[VideoEncoder, ClipBatch, VideoLogits]):
     """Expanding Language-Image Pretrained Models for General Video Recognition (Ni et al., 2022, arXiv 2208.02816).
 
     In every block of a CLIP vision transformer a frame's class token becomes a message; messages of a clip attend to each other, and each
@@ -134,16 +134,16 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
 
     @property
     def preprocess(self) -> Preprocess:
-        seen = super().preprocess
-        return seen if self.pixels == "own" else replace(seen, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        preprocess = super().preprocess
+        return preprocess if self.pixels == "own" else replace(preprocess, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def prepare(self, data: Dataset) -> Self:
         """Names of the classes, from the labels of the training data where none are given."""
         if self.named:
             return self
-        found = {label_of(data[row], self.label, self.language) for row in range(len(data))}
-        names = self.classes or tuple(sorted(found))
-        if strange := sorted(found - set(names)):
+        labels = {label_of(data[row], self.label, self.language) for row in range(len(data))}
+        names = self.classes or tuple(sorted(labels))
+        if strange := sorted(labels - set(names)):
             raise DataError(f"a sample has the label {strange[0]!r}", field=self.label, expected="one of --classes")
         if len(names) < 2:
             raise DataError(f"'{data.name}' has {len(names)} class", field=self.label, expected="two classes or more")
@@ -157,16 +157,16 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
         return {"clip": read_frames(sample.media[self.medium], self.frames, uid=sample.uid, rng=rng, reading=self.reading)}
 
     def batch(self, draws: Draws) -> ClipBatch:
-        size, place = self.preprocess.size, {name: k for k, name in enumerate(self.named)}
+        size, class_index = self.preprocess.size, {name: k for k, name in enumerate(self.named)}
         augment = ClipAugment(self.crops, self.flip, self.jitter, self.grey, self.reading)
         plain = not (self.crops or self.flip or self.jitter or self.grey)
-        seen = [middle(d.media["clip"], size, self.reading) if plain else augment(d.media["clip"], size, d.rng) for d in draws]
+        clips = [middle(d.media["clip"], size, self.reading) if plain else augment(d.media["clip"], size, d.rng) for d in draws]
         labels = [label_of(draw.sample, self.label, self.language) for draw in draws]
-        if strange := next((name for name in labels if name not in place), None):
+        if strange := next((name for name in labels if name not in class_index), None):
             raise DataError(f"a sample has the label {strange!r}", field=self.label, expected="one of the classes of training")
-        image_NCHW = self.preprocess.normalise(np.stack(seen).reshape(-1, size, size, 3))
-        target_BK = torch.full((len(draws), len(place)), self.smoothing / len(place))
-        target_BK[torch.arange(len(draws)), [place[name] for name in labels]] += 1 - self.smoothing
+        image_NCHW = self.preprocess.normalise(np.stack(clips).reshape(-1, size, size, 3))
+        target_BK = torch.full((len(draws), len(class_index)), self.smoothing / len(class_index))
+        target_BK[torch.arange(len(draws)), [class_index[name] for name in labels]] += 1 - self.smoothing
         return ClipBatch(*self._mixed(image_NCHW.unflatten(0, (len(draws), self.frames)), target_BK, draws.rng))
 
     def _mixed(self, image_BTCHW: Tensor, target_BK: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -181,16 +181,16 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
         """Each clip with another one: all of it (mixup), or a box of it in every frame (cutmix)."""
         cut = bool(self.cutmix) and (not self.mixup or rng.random() < self.switch)
         other_B = torch.from_numpy(rng.permutation(len(target_BK)))
-        kept = float(rng.beta(*(self.cutmix if cut else self.mixup,) * 2))
+        share = float(rng.beta(*(self.cutmix if cut else self.mixup,) * 2))
         if cut:
             high, wide = image_BTCHW.shape[-2:]
-            part = slice(*_span(high, kept, rng)), slice(*_span(wide, kept, rng))
+            part = slice(*_span(high, share, rng)), slice(*_span(wide, share, rng))
             image_BTCHW = image_BTCHW.clone()
             image_BTCHW[..., part[0], part[1]] = image_BTCHW[other_B][..., part[0], part[1]]
-            kept = 1 - (part[0].stop - part[0].start) * (part[1].stop - part[1].start) / (high * wide)
+            share = 1 - (part[0].stop - part[0].start) * (part[1].stop - part[1].start) / (high * wide)
         else:
-            image_BTCHW = kept * image_BTCHW + (1 - kept) * image_BTCHW[other_B]
-        return image_BTCHW, kept * target_BK + (1 - kept) * target_BK[other_B]
+            image_BTCHW = share * image_BTCHW + (1 - share) * image_BTCHW[other_B]
+        return image_BTCHW, share * target_BK + (1 - share) * target_BK[other_B]
 
     def settings(self) -> VideoSettings:
         return VideoSettings(
@@ -282,7 +282,7 @@ class XCLIP(AdaptedRecipe[VideoEncoder, ClipBatch, VideoLogits]):
 
 
 def towers_of(encoder: DualEncoder) -> dict[str, Any]:
-    """What a saved model needs to build its towers again."""
+    """Configuration from which a saved model builds its towers again."""
     return {
         "image": encoder.image_tower.spec,
         "text": encoder.text_tower.spec,

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from diptych.models.bridges.bridge import Bridge
-from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, DetailedRecipe
+from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, TwoStageCaptionRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArtGPT4(DetailedRecipe):
+class ArtGPT4(TwoStageCaptionRecipe):
     """ArtGPT-4: Towards Artistic-understanding Large Vision-Language Models with Enhanced Adapter (Yuan et al., 2023, arXiv 2305.07490).
 
     As MiniGPT-4, with a bottleneck of a quarter of the width behind the attention of every layer of the language model, for all tokens and
     not only those of the picture. Trained are the bottlenecks, the gain of the norm behind attention in every layer and of the one before
-    it in every second, and the linear map. So the language model may forget: watch what it makes of texts alone (`BridgeWriter.text_nll`).
+    it in every second, and the linear map. So the language model may forget: watch its loss on texts alone (`BridgeGenerator.text_nll`).
 
     In the released code adapters begin as fresh linear layers, which changes the language model before the first step, and so in `paper`;
     else they begin as nothing (`zero_start`). Its first stage has a rate of 1e-7 that rises to 8e-7 (`final_lr` 8), which we keep.

@@ -14,15 +14,15 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import choose_text
-from diptych.data.load.order import SourceBlocks, Weighted
+from diptych.data.load.order import SourceBlockOrder, WeightedOrder
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.former_weights import take_blip2_
-from diptych.models.bridges.writer import BridgeWriter
-from diptych.recipes._shared.language.asked_rows import WHOLE, AskedRecipe
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.recipes._shared.language.bridges import BridgeBatch
-from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positives, strings_of
+from diptych.recipes._shared.language.instruction_rows import WHOLE, InstructionRecipe
+from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positive_texts, strings_of
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
 ASKS = (
@@ -64,15 +64,15 @@ REQUESTS = (
 
 
 @dataclass(frozen=True)
-class AskedBatch(BridgeBatch):
-    """asked_BL  the question as the Q-Former reads it; None where it reads none"""
+class QFormerBatch(BridgeBatch):
+    """question_BL  the question as the Q-Former reads it; None where it reads none"""
 
-    asked_BL: Rows[Tensor] | None = None
-    asked_mask_BL: Rows[Tensor] | None = None
+    question_BL: Rows[Tensor] | None = None
+    question_mask_BL: Rows[Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructBLIP(AskedRecipe):
+class InstructBLIP(InstructionRecipe):
     """InstructBLIP: Towards General-purpose Vision-Language Models with Instruction Tuning (Dai et al., 2023, arXiv 2305.06500).
 
     The question goes to two places: to the Q-Former, where it shares self-attention with the queries that look at the image, and to the
@@ -175,8 +175,8 @@ class InstructBLIP(AskedRecipe):
         }
         if not self.aware:
             return shape
-        known = self.asked_words().vocab_size if self.asked_vocabulary or self.former_tokenizer != "data" else 0
-        return {**shape, "vocab_size": max(known, self.former_vocabulary)}
+        vocab_size = self.qformer_tokenizer().vocab_size if self.asked_vocabulary or self.former_tokenizer != "data" else 0
+        return {**shape, "vocab_size": max(vocab_size, self.former_vocabulary)}
 
     # ------------------------------------------------------------ data
 
@@ -190,9 +190,9 @@ class InstructBLIP(AskedRecipe):
 
     def texts_of(self, sample: Sample) -> list[str]:
         questions = [text for question in questions_of(sample) for text in (question.text, question.answer)]
-        return questions + positives(sample, self.language)
+        return questions + positive_texts(sample, self.language)
 
-    def asked_words(self) -> Tokenizer:
+    def qformer_tokenizer(self) -> Tokenizer:
         """The tokenizer of what the Q-Former reads."""
         return tokenizer_of(self.former_tokenizer, self.asked_vocabulary)
 
@@ -202,28 +202,28 @@ class InstructBLIP(AskedRecipe):
         if len(sizes) < 2:
             return None
         if self.rows_a_mean:
-            return SourceBlocks(sources, {source: size**0.5 for source, size in sorted(sizes.items())}, self.rows_a_mean)
-        return Weighted(tuple(sizes[source] ** -0.5 for source in sources))
+            return SourceBlockOrder(sources, {source: size**0.5 for source, size in sorted(sizes.items())}, self.rows_a_mean)
+        return WeightedOrder(tuple(sizes[source] ** -0.5 for source in sources))
 
-    def batch(self, draws: Draws) -> AskedBatch:
-        asked = [self._drawn(draw) for draw in draws]
-        made = self.asked_rows(draws, asked, [self.slots] * len(asked))
+    def batch(self, draws: Draws) -> QFormerBatch:
+        requests = [self._draw_request(draw) for draw in draws]
+        made = self.instruction_batch(draws, requests, [self.slots] * len(requests))
         if not self.aware:
-            return AskedBatch(**vars(made))
-        encoded = self.asked_words().encode([request for request, _ in asked], self.asked_length, keep="last")
+            return QFormerBatch(**vars(made))
+        encoded = self.qformer_tokenizer().encode([request for request, _ in requests], self.asked_length, keep="last")
         read_BL, mask_BL = (torch.from_numpy(array) for array in (encoded.ids_BL, encoded.mask_BL))
-        return AskedBatch(**vars(made), asked_BL=read_BL, asked_mask_BL=mask_BL)
+        return QFormerBatch(**vars(made), question_BL=read_BL, question_mask_BL=mask_BL)
 
-    def _drawn(self, draw: Draw) -> tuple[str, str]:
+    def _draw_request(self, draw: Draw) -> tuple[str, str]:
         """A request and its answer. A question is asked, and with `asks_back` as often asked for; a sample without any is captioned."""
-        found = questions_of(draw.sample)
-        if not found and self.requests:
+        questions = questions_of(draw.sample)
+        if not questions and self.requests:
             return self.requests[int(draw.rng.integers(len(self.requests)))], choose_text(draw, self.language).string
-        if not found:
+        if not questions:
             raise DataError(f"sample '{draw.sample.uid}' has no question", field="questions", expected="one or more")
-        question = found[int(draw.rng.integers(len(found)))]
+        question = questions[int(draw.rng.integers(len(questions)))]
         back = bool(self.asks_back) and question.kind != WHOLE and bool(draw.rng.integers(2))
-        return self.asked(question, draw.rng, back=back)
+        return self.request_and_answer(question, draw.rng, back=back)
 
     # ------------------------------------------------------------ model
 
@@ -232,19 +232,19 @@ class InstructBLIP(AskedRecipe):
         take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
         return bridge
 
-    def features(self, model: Bridge, batch: BridgeBatch) -> Written:
-        if not isinstance(batch, AskedBatch):
+    def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
+        if not isinstance(batch, QFormerBatch):
             raise ConfigError("instructblip reads batches of its own making")
-        written: Written = model(batch.image_BCHW, batch.layout, batch.asked_BL, batch.asked_mask_BL)
+        written: AnswerLikelihood = model(batch.image_BCHW, batch.layout, batch.question_BL, batch.question_mask_BL)
         return written
 
     def optimiser(self) -> Optimiser:
         start = None if self.warmup_lr is None else self.warmup_lr / self.lr
         return replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=start, over=self.over)
 
-    def deploy(self, model: Bridge) -> BridgeWriter:
+    def deploy(self, model: Bridge) -> BridgeGenerator:
         made = super().deploy(model)
-        made.reads = (self.asked_words(), self.asked_length) if self.aware else None
+        made.reads = (self.qformer_tokenizer(), self.asked_length) if self.aware else None
         made.pictures, made.ranks_end, made.request = self.pictures, self.ranks_end, self.request
         return made
 
@@ -292,7 +292,7 @@ class InstructBLIP(AskedRecipe):
 
         It answers with five beams, a repetition penalty of 1.5 and a length penalty of 1, or where answers are short of 0 in the code and
         of -1 in the released evaluations, which ask "Question: {} Short Answer:" (`prefix` and `suffix` of `vqa`); `generate` takes the
-        likeliest token unless told otherwise."""
+        likeliest token by default."""
         wordings: dict[str, Any] = {
             "asks": ASKS,
             "asks_back": ASKS_BACK,

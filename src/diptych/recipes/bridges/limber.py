@@ -8,10 +8,10 @@ from typing import Any, Literal, Self
 from diptych.core.contracts import Draws, Optimiser
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import choose_text
-from diptych.data.text.prompts.layout import Words
+from diptych.data.text.prompts.layout import TextPiece
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.bridge import Bridge
-from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 
 
@@ -75,7 +75,9 @@ class LiMBeR(BridgeRecipe):
         for start in range(0, len(texts), self.unended) if self.unended else ():
             sizes = [len(words.pieces(text)) for text in texts[start : start + self.unended]]
             ends[start : start + self.unended] = [size < max(sizes) for size in sizes]
-        rows = [[*template.pieces(self.slots), Words(text, answer=True, ends=end)] for text, end in zip(texts, ends, strict=True)]
+        rows = [
+            [*template.pieces(self.slots), TextPiece(text, answer=True, ends=end)] for text, end in zip(texts, ends, strict=True)
+        ]
         return self.laid(draws, rows)
 
     def model(self) -> Bridge:
@@ -88,7 +90,7 @@ class LiMBeR(BridgeRecipe):
             bridge.encoder.drop_paths_(self.drop_path)
         return bridge
 
-    def deploy(self, model: Bridge) -> BridgeWriter:
+    def deploy(self, model: Bridge) -> BridgeGenerator:
         made = super().deploy(model)
         made.space = self.asked_space
         return made
@@ -129,25 +131,26 @@ class LiMBeR(BridgeRecipe):
     @classmethod
     def paper(cls) -> Self:
         """BEiT-L/16 (`image_weights` timm:beit_large_patch16_224/FILE, or none for the random one) before GPT-J: give the language model as
-        `language_model`. A map of 4,198,400 numbers for its 4,096. Pictures are shown as BEiT's own, squashed and from -1 to 1. The
+        `language_model`. A map of 4,198,400 parameters for its 4,096 dimensions.
+        Pictures are shown as BEiT's own, squashed and from -1 to 1. The
         released script divides its 256 pictures among processes and adds up eight such steps, so that an update has 2,048
         (`--micro-batch` divides them here). The frozen BEiT is in training mode there, with its stochastic depth. Answers are drawn at a
-        temperature of .7 with a nucleus that is narrower than it says (`models.bridges.narrow_nucleus`); `generate` takes the likeliest
-        token unless told otherwise."""
+        temperature of .7 with a nucleus that is narrower than it says (`models.bridges.narrow_top_p`); `generate` takes the likeliest
+        token by default."""
         half = (0.5, 0.5, 0.5)
         shown: dict[str, Any] = {"resize": "squash", "interpolation": "bilinear", "mean": half, "std": half, "own_pictures": True}
         return cls(batch_size=2048, drop_path=0.1, decoding="whole", **shown)
 
     @classmethod
     def clip(cls) -> Self:
-        """As `paper`, of CLIP RN50x16 the 144 places before its attention pool: a map of 12,587,008 numbers. Its frozen batch norms see
+        """As `paper`, of CLIP RN50x16 the 144 places before its attention pool: a map of 12,587,008 parameters. Its frozen batch norms see
         their batch in training, as in the release."""
         return replace(cls.paper(), image_weights="open_clip:RN50x16/openai", image_size=384, own_pictures=False, drop_path=0.0)
 
     @classmethod
     def resnet(cls) -> Self:
         """As `paper`, of NF-ResNet50 (`image_weights` timm:nf_resnet50/FILE, or none for the random one) the mean over all places: one
-        token, a map of 8,392,704 numbers. As released pictures are not resized: what is seen is their middle of 384 pixels, black where
+        token, a map of 8,392,704 parameters. As released pictures are not resized: what is seen is their middle of 384 pixels, black where
         they are smaller, from 0 to 1, mirrored half the time. We leave out that half of these are enlarged by a pixel, and that pictures
         are mirrored in use, too."""
         as_they_are: dict[str, Any] = {

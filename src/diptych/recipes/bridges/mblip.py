@@ -19,13 +19,13 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import view
 from diptych.data.text.languages import MC4_SHARES, NAMES
 from diptych.data.text.question_answering.questions import Question, questions_of
-from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.connectors import QueryConnector
 from diptych.models.bridges.former_weights import take_blip2_
-from diptych.models.bridges.writer import BridgeWriter
-from diptych.models.towers.adapters import MARK, LoRA, add_adapters, merged
-from diptych.recipes._shared.language.asked_rows import WHOLE, AskedRecipe
+from diptych.models.bridges.writer import BridgeGenerator
+from diptych.models.towers.adapters import MARK, LoRAConfig, add_adapters, merged
 from diptych.recipes._shared.language.bridges import BridgeBatch
+from diptych.recipes._shared.language.instruction_rows import WHOLE, InstructionRecipe
 
 SEVERAL = "images"
 """The medium of a sample with several pictures."""
@@ -68,7 +68,7 @@ class PicturesBatch(BridgeBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MBLIP(AskedRecipe):
+class MBLIP(InstructionRecipe):
     """mBLIP: Efficient Bootstrapping of Multilingual Vision-LLMs (Geigle et al., 2023, arXiv 2307.06930).
 
     The Q-Former of BLIP-2 meets another language model, one of many languages. First a new projection alone is trained, at a high rate;
@@ -192,8 +192,8 @@ class MBLIP(AskedRecipe):
         """The picture; where a row may have several, all of the sample, the first as its picture. A sample without a text in one of the
         languages, and without questions where these are asked, is left out, as one that cannot be read."""
         if not self.captioned(sample) and (self.warm or not self.questions or not questions_of(sample)):
-            wanted = f" in {', '.join(self.languages)}" if self.languages else ""
-            raise DataError(f"sample '{sample.uid}' has no text{wanted}", field="texts", expected="one or more")
+            languages = f" in {', '.join(self.languages)}" if self.languages else ""
+            raise DataError(f"sample '{sample.uid}' has no text{languages}", field="texts", expected="one or more")
         if self.pictures == 1 or SEVERAL not in sample.media:
             return super().load(sample, rng)
         count = len(sample.media[SEVERAL].parts)
@@ -207,8 +207,8 @@ class MBLIP(AskedRecipe):
         return {"image": first, SEVERAL: tuple(more)}
 
     def batch(self, draws: Draws) -> BridgeBatch:
-        asked = [self._drawn(draw) for draw in draws]
-        laid = self.asked_rows(draws, asked, [self.slots * (1 + len(draw.media.get(SEVERAL, ()))) for draw in draws])
+        requests = [self._draw_request(draw) for draw in draws]
+        laid = self.instruction_batch(draws, requests, [self.slots * (1 + len(draw.media.get(SEVERAL, ()))) for draw in draws])
         return laid if self.pictures == 1 else self._with_more(laid, draws)
 
     def _with_more(self, laid: BridgeBatch, draws: Draws) -> PicturesBatch:
@@ -217,35 +217,37 @@ class MBLIP(AskedRecipe):
         most = max(map(len, shown))
         more_BMCHW = laid.image_BCHW.new_zeros(len(shown), most, *laid.image_BCHW.shape[1:])
         for row, (draw, images) in enumerate(zip(draws, shown, strict=True)):
-            seen = [view(replace(draw, image_HWC=one), self.image_size, self.crop, self.flip) for one in images]
-            if seen:
-                more_BMCHW[row, : len(seen)] = self.preprocess(seen)
+            views = [view(replace(draw, image_HWC=one), self.image_size, self.crop, self.flip) for one in images]
+            if views:
+                more_BMCHW[row, : len(views)] = self.preprocess(views)
         there_BM = torch.arange(most)[None] < torch.tensor([len(images) for images in shown])[:, None]
         fields = {field.name: getattr(laid, field.name) for field in dataclasses.fields(laid)}
         return PicturesBatch(**fields, more_BMCHW=more_BMCHW, there_BM=there_BM)
 
-    def features(self, model: Bridge, batch: BridgeBatch) -> Written:
+    def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
         if not isinstance(batch, PicturesBatch):
             return super().features(model, batch)
         image_BMCHW = torch.cat((batch.image_BCHW[:, None], batch.more_BMCHW), 1)
         there_BM = torch.cat((batch.there_BM.new_ones(len(image_BMCHW), 1), batch.there_BM), 1)
-        written: Written = model(image_BMCHW[there_BM], batch.layout, count_B=there_BM.sum(1))
+        written: AnswerLikelihood = model(image_BMCHW[there_BM], batch.layout, count_B=there_BM.sum(1))
         return written
 
-    def _drawn(self, draw: Draw) -> tuple[str, str]:
+    def _draw_request(self, draw: Draw) -> tuple[str, str]:
         """A request and its answer."""
-        found = questions_of(draw.sample) if self.questions and not self.warm else []
-        rows = [(question, back) for question in found for back in (False, True)[: 1 + self._turned(question)]]
-        place = int(draw.rng.integers(len(rows) + self.captioned(draw.sample))) if rows else 0
-        if place < len(rows):
-            question, back = rows[place]
-            name = _named(question.hints.get("language", ("en",))[0])
-            return self.asked(question, keyed_rng("mblip question", draw.sample.uid, place), back=back, language=name)
-        text = self.shown_text(draw)
-        return self.asked_in(text.language, draw.sample.uid), text.string
+        questions = questions_of(draw.sample) if self.questions and not self.warm else []
+        rows = [(question, back) for question in questions for back in (False, True)[: 1 + self._turned(question)]]
+        index = int(draw.rng.integers(len(rows) + self.captioned(draw.sample))) if rows else 0
+        if index < len(rows):
+            question, back = rows[index]
+            name = _language_name(question.hints.get("language", ("en",))[0])
+            return self.request_and_answer(
+                question, keyed_rng("mblip question", draw.sample.uid, index), back=back, language=name
+            )
+        text = self.caption_of_language(draw)
+        return self.caption_request(text.language, draw.sample.uid), text.string
 
     def _turned(self, question: Question) -> bool:
-        """Whether it is also asked for by its answer."""
+        """True if a question is also posed backwards, as a request for the question that its answer belongs to."""
         return bool(self.asks_back) and question.kind != WHOLE
 
     def _texts(self, sample: Sample) -> list[Text]:
@@ -253,10 +255,10 @@ class MBLIP(AskedRecipe):
         return [text for text in sample.positives(self.language) if not self.languages or text.language in self.languages]
 
     def captioned(self, sample: Sample) -> bool:
-        """Whether it has a text in one of the languages."""
+        """True if the sample has a text in one of the languages."""
         return bool(self._texts(sample))
 
-    def shown_text(self, draw: Draw) -> Text:
+    def caption_of_language(self, draw: Draw) -> Text:
         """A text of the sample in the language in which it is shown: always the same for a sample."""
         by_language: dict[str, list[Text]] = {}
         for text in self._texts(draw.sample):
@@ -268,12 +270,12 @@ class MBLIP(AskedRecipe):
         texts = by_language[tag]
         return texts[int(draw.rng.integers(len(texts)))]
 
-    def asked_in(self, tag: str, uid: str = "") -> str:
+    def caption_request(self, tag: str, uid: str = "") -> str:
         """The request for a caption in a language, `{language}` in it replaced by the language's name: that of use, or of the sample."""
         request = self.request
         if uid and self.requests:
             request = self.requests[int(keyed_rng("mblip request", uid).integers(len(self.requests)))]
-        return request.replace("{language}", _named(tag))
+        return request.replace("{language}", _language_name(tag))
 
     # ------------------------------------------------------------ model
 
@@ -283,7 +285,9 @@ class MBLIP(AskedRecipe):
         if isinstance(bridge.connector, QueryConnector):
             bridge.connector.norm.requires_grad_(False)  # part of the frozen image encoder in the release
         if self.adapter_rank and not self.warm:
-            lora = LoRA(self.adapter_rank, self.adapter_targets or inner_maps(bridge), self.adapter_alpha, self.adapter_dropout)
+            lora = LoRAConfig(
+                self.adapter_rank, self.adapter_targets or inner_maps(bridge), self.adapter_alpha, self.adapter_dropout
+            )
             add_adapters(bridge.language.inner, lora)
         return bridge
 
@@ -302,18 +306,18 @@ class MBLIP(AskedRecipe):
         keep = self.captioned if self.questions else None
         return (
             Stage("projection", replace(self, warm=True, lr=self.warm_lr), self.warm_share, keep=keep),
-            Stage("all", replace(self, warm_share=0.0), 1 - self.warm_share, carry=_carried),
+            Stage("all", replace(self, warm_share=0.0), 1 - self.warm_share, carry=_carry),
         )
 
     def stored(self, name: str) -> bool:
         """Adapters are in checkpoints, the language model beneath them is loaded again."""
         return super().stored(name) or MARK in name
 
-    def deploy(self, model: Bridge) -> BridgeWriter:
+    def deploy(self, model: Bridge) -> BridgeGenerator:
         made = super().deploy(merged(model))
         made.connector_spec = {**made.connector_spec, "still": False, "rests": True}
         made.pictures = self.pictures
-        made.request = self.asked_in(self.languages[0] if self.languages else "en")
+        made.request = self.caption_request(self.languages[0] if self.languages else "en")
         if self.adapter_rank:
             made.folder = ""  # a language model with merged adapters is kept with the rest
         return made
@@ -371,7 +375,7 @@ class MBLIP(AskedRecipe):
         return cls(decoding="whole", resize="squash", questions=True, asks=ASKS, asks_back=ASKS_BACK, **spoken)
 
 
-def _named(tag: str) -> str:
+def _language_name(tag: str) -> str:
     """The name of a language in English."""
     return (MADE_UP | NAMES).get(tag, tag)
 
@@ -385,7 +389,7 @@ def inner_maps(bridge: Bridge) -> tuple[str, ...]:
     return tuple(f"^{name}$" for name in names)
 
 
-def _carried(before: nn.Module, after: nn.Module) -> None:
+def _carry(before: nn.Module, after: nn.Module) -> None:
     """The connector goes on; the language model has adapters now, and is the same beneath."""
     assert isinstance(before, Bridge)
     assert isinstance(after, Bridge)

@@ -18,24 +18,24 @@ from diptych.data.media.transforms import Preprocess
 from diptych.data.text.captions.stop_words import content_words
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.semantic_map import (
-    Aligned,
-    ImagesAlone,
+    AlignmentDistances,
+    ImageOnlyEncoder,
     SemanticMap,
     Solution,
-    closed_form,
     fold_accuracies,
+    gram_matrices,
     image_statistics,
-    map_of_rows,
-    products,
+    solve_map,
+    solve_map_of_rows,
     statistics_of,
 )
-from diptych.models.bridges.word_writer import WordPrompt, WordWriter
+from diptych.models.bridges.word_writer import WordCaptioner, WordPrompt
 from diptych.models.io.inference import parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.outputs import Tower
-from diptych.recipes._shared.language.before_language import BeforeLanguage, open_once
-from diptych.recipes._shared.pairs import positives
+from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe, open_once
+from diptych.recipes._shared.pairs import positive_texts
 from diptych.tasks.pairs.templates import fill, templates
 
 
@@ -49,7 +49,7 @@ class WordsBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
+class SITTA(LanguageModelRecipe[SemanticMap, WordsBatch, AlignmentDistances]):
     """SITTA: A Semantic Image-Text Alignment for Image Captioning (Paischer et al., 2023, arXiv 2307.05591).
 
     A picture's feature in the joint space of an image-text model is mapped into the embedding table of a language model by one matrix in
@@ -150,8 +150,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
             )
         return opened
 
-    def images(self) -> DualEncoder | ImagesAlone:
-        """What images are read by: the module of `image_weights`, or its image tower where it has no text side."""
+    def images(self) -> DualEncoder | ImageOnlyEncoder:
+        """Image encoder: the module of `image_weights`, or its image tower where it has no text side."""
         module = self.trained_images().model
         if isinstance(module, DualEncoder):
             return module
@@ -160,23 +160,23 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
             raise ConfigError(
                 f"image_weights is {self.image_weights!r}, which holds no image tower (expected timm:NAME/FILE, or a run of clip)"
             )
-        return ImagesAlone(tower)
+        return ImageOnlyEncoder(tower)
 
     @property
-    def seen(self) -> Preprocess:
-        """How the encoder sees images."""
+    def image_preprocess(self) -> Preprocess:
+        """Preprocessing of the image encoder."""
         preprocess: Preprocess = self.trained_images().preprocess
         return preprocess
 
     @property
     def decode_size(self) -> int:
         """0, which asks for whole pictures, until `prepare` knows the encoder."""
-        return self.seen.size if self.image_folder else 0
+        return self.image_preprocess.size if self.image_folder else 0
 
     def batch(self, draws: Draws) -> WordsBatch:
-        preprocess = self.seen
+        preprocess = self.image_preprocess
         image_BCHW = preprocess([view(draw, preprocess.size, (1.0, 1.0), False) for draw in draws])
-        rows = [self.tokens(positives(draw.sample, self.language)) for draw in draws]
+        rows = [self.tokens(positive_texts(draw.sample, self.language)) for draw in draws]
         token_BT = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         mask_BT = torch.zeros(token_BT.shape, dtype=torch.bool)
         for number, row in enumerate(rows):
@@ -200,12 +200,12 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         words = min(self.words().tokenizer.vocab_size, language.vocab_size)
         return SemanticMap(copy.deepcopy(self.images()), language, words=words)
 
-    def features(self, model: SemanticMap, batch: WordsBatch) -> Aligned:
-        aligned: Aligned = model(batch.image_BCHW, batch.token_BT, batch.token_mask_BT)
+    def features(self, model: SemanticMap, batch: WordsBatch) -> AlignmentDistances:
+        aligned: AlignmentDistances = model(batch.image_BCHW, batch.token_BT, batch.token_mask_BT)
         return aligned
 
-    def losses(self, features: Aligned, batch: WordsBatch) -> dict[str, Tensor]:
-        """What least squares minimise: the mean squared distance over rows."""
+    def losses(self, features: AlignmentDistances, batch: WordsBatch) -> dict[str, Tensor]:
+        """Mean squared distance over rows, which least squares minimise."""
         return {"distance": features.distance_B.sum() / features.count_B.sum().clamp_min(1)}
 
     def statistics(self, model: SemanticMap, batch: WordsBatch) -> dict[str, Tensor]:
@@ -219,7 +219,7 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         if self.learned_from == "vocabulary":
             x_VD, y_VE = self._vocabulary(model)
             settings: dict[str, Any] = {"penalty": self.penalty, "rounds": self.rounds, "floor": self.floor}
-            map_DE = map_of_rows(x_VD, y_VE, self.solution, **settings)
+            map_DE = solve_map_of_rows(x_VD, y_VE, self.solution, **settings)
             if self.folds:
                 measured = fold_accuracies(x_VD, y_VE, self.solution, folds=self.folds, seed=self.order_seed, **settings)
             rows, explained = float(len(x_VD)), 1 - float((y_VE - x_VD @ map_DE).square().sum() / y_VE.square().sum())
@@ -227,8 +227,8 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
             rows = float(totals["rows"])
             if not rows:
                 raise ConfigError("no caption has a word to learn from (expected captions, or --learned-from vocabulary)")
-            gram_DD, cross_DE = products(totals, mean_D, std_D)
-            map_DE = closed_form(gram_DD, cross_DE, self.solution, penalty=self.penalty)
+            gram_DD, cross_DE = gram_matrices(totals, mean_D, std_D)
+            map_DE = solve_map(gram_DD, cross_DE, self.solution, penalty=self.penalty)
             left = totals["yy"] - 2 * (map_DE * cross_DE).sum() + (map_DE * (gram_DD @ map_DE)).sum()
             explained = 1 - float(left / totals["yy"])
         model.map.map_DE.copy_(map_DE)
@@ -239,11 +239,11 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
     def _vocabulary(self, model: SemanticMap) -> tuple[Tensor, Tensor]:
         """Standardised rows of every token: its text embedding, the mean over the templates, and its row of the table."""
         joint, inner, sentences = self.joint(), self.words().tokenizer.inner, templates(self.templates)
-        found = []
+        embeddings = []
         for token in range(model.words):
             word = inner.id_to_token(token) if self.marks else inner.decode([token], skip_special_tokens=False).strip()
-            found.append(self._read(model, joint, [fill(sentence, word or "") for sentence in sentences]).mean(0))
-        x_VD, y_VE = torch.stack(found).double(), model.word_table().double()
+            embeddings.append(self._read(model, joint, [fill(sentence, word or "") for sentence in sentences]).mean(0))
+        x_VD, y_VE = torch.stack(embeddings).double(), model.word_table().double()
         mean_D, std_D = statistics_of(x_VD)
         return (x_VD - mean_D) / std_D, y_VE
 
@@ -267,15 +267,15 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
         """Language model and image-text model are loaded again and not kept in checkpoints."""
         return name.startswith("map.")
 
-    def deploy(self, model: SemanticMap) -> WordWriter:
+    def deploy(self, model: SemanticMap) -> WordCaptioner:
         joint = self.joint()
         chooses = model.joint if isinstance(model.joint, DualEncoder) else copy.deepcopy(joint.model)
-        kept = PairEmbedder(chooses, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
+        judge = PairEmbedder(chooses, joint.preprocess, joint.tokenizer, joint.text_length, joint.name)
         prompt = WordPrompt(
             self.shown, self.orders, self.template, self.spaced, self.nearest, self.order_seed, self.marks, within=self.within
         )
         away = self.language_folder if self.given_language else ""
-        return WordWriter(model, kept, self.words(), prompt, self.slug, images=self.seen, folder=away)
+        return WordCaptioner(model, judge, self.words(), prompt, self.slug, images=self.image_preprocess, folder=away)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -284,5 +284,5 @@ class SITTA(BeforeLanguage[SemanticMap, WordsBatch, Aligned]):
 
     @classmethod
     def paper(cls) -> Self:
-        """CLIP RN50x64 before LLaMA-7B, COCO: give the language model as `language_model`. A map of 1,024 x 4,096 numbers."""
+        """CLIP RN50x64 before LLaMA-7B, COCO: give the language model as `language_model`. A map of 1,024 x 4,096 weights."""
         return cls(image_weights="open_clip:RN50x64/openai", marks=True, start_behind=True, within=True)

@@ -12,7 +12,7 @@ from diptych.core.errors import ConfigError
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.transforms import CropForm
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 
@@ -107,13 +107,13 @@ class ALIGN(DualEncoderRecipe):
     def crop_form(self) -> CropForm:
         return replace(super().crop_form, window=self.image_size + self.window if self.window else 0)
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         mean = self.contrast(
             features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B, smoothing=self.smoothing
         )
         return {"contrastive": 2 * mean}  # the sum of both directions
 
-    def metrics(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def metrics(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         return {"sigma": 1 / features.scale.detach()}
 
     def optimiser(self) -> Optimiser:
@@ -134,6 +134,7 @@ class ALIGN(DualEncoderRecipe):
 
     @classmethod
     def paper_tuned(cls) -> Self:
-        """What follows for retrieval on Flickr30k, from a finished run (`--init RUN`): the same loss at batch 2,048, 3,000 steps from a
-        rate of 1e-5; on COCO 6,000 (`--steps`)."""
+        """Published fine-tuning for retrieval on Flickr30k, from a finished run (`--init RUN`): the same loss at batch 2,048, 3,000 steps
+        from a rate of 1e-5; on COCO 6,000 (`--steps`).
+        """
         return replace(cls.paper(), batch_size=2048, lr=1e-5, warmup=0.0, steps=3000)

@@ -12,15 +12,15 @@ from diptych.core.contracts import Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import TripletBatch
 from diptych.data.media.transforms import CropForm
-from diptych.models.pairs.encoders.two_text_encoder import TripletEncoder, Triplets
+from diptych.models.pairs.encoders.two_text_encoder import TripletEncoder, TwoTextPairs
 from diptych.objectives.gather import mean_over_processes
-from diptych.objectives.pairs.agreement_gates import Gates, agreement_gates, agreements, first_means, moved_means
+from diptych.objectives.pairs.agreement_gates import AnchorWeights, agreement_gates, agreements, initial_means, updated_means
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.texts.two_texts import TwoTextRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
+class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, TwoTextPairs]):
     """Adaptive Language-Image Pre-Training with Synthetic Caption (Yang et al., 2023, arXiv 2308.08428). Baseline: `clip`.
 
     Each image has a raw text (path 0) and a synthetic caption (path 1), read by one text tower. The loss is the sum of two
@@ -70,7 +70,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
 
     def model(self) -> TripletEncoder:
         image, text = self.towers()
-        return TripletEncoder(image, text, width=self.width, mean_3=first_means())
+        return TripletEncoder(image, text, width=self.width, mean_3=initial_means())
 
     def batch(self, draws: Draws) -> TripletBatch:
         return self.triplet_batch(draws)
@@ -79,16 +79,18 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
     def crop_form(self) -> CropForm:
         return CropForm(self.aspect, self.crop_draws, self.crop_interpolation)
 
-    def features(self, model: TripletEncoder, batch: TripletBatch) -> Triplets:
-        triplets: Triplets = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
+    def features(self, model: TripletEncoder, batch: TripletBatch) -> TwoTextPairs:
+        triplets: TwoTextPairs = model(
+            batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL
+        )
         return triplets
 
-    def means(self, features: Triplets) -> Tensor:
+    def means(self, features: TwoTextPairs) -> Tensor:
         """The running means with this step's global batch in them."""
         agreement_N3 = agreements(features.image_ND, features.text_ND, features.caption_ND)
-        return moved_means(features.mean_3, agreement_N3, momentum=self.momentum)
+        return updated_means(features.mean_3, agreement_N3, momentum=self.momentum)
 
-    def gates(self, features: Triplets) -> Gates:
+    def gates(self, features: TwoTextPairs) -> AnchorWeights:
         agreement_N3 = agreements(features.image_ND, features.text_ND, features.caption_ND)
         return agreement_gates(
             agreement_N3,
@@ -97,7 +99,7 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
             gamma_description=self.gamma_description,
         )
 
-    def losses(self, features: Triplets, batch: TripletBatch) -> dict[str, Tensor]:
+    def losses(self, features: TwoTextPairs, batch: TripletBatch) -> dict[str, Tensor]:
         gates = self.gates(features)
         paths = {"raw": (features.text_ND, gates.raw_N), "synthetic": (features.caption_ND, gates.synthetic_N)}
         return {
@@ -105,23 +107,23 @@ class ALIP(TwoTextRecipe[TripletEncoder, TripletBatch, Triplets]):
             for path, (text_ND, weight_N) in paths.items()
         }
 
-    def metrics(self, features: Triplets, batch: TripletBatch) -> dict[str, Tensor]:
+    def metrics(self, features: TwoTextPairs, batch: TripletBatch) -> dict[str, Tensor]:
         """Scale; mean weights of both paths; of the raw path also for matched and mismatched samples, where that is known."""
         gates = self.gates(features)
-        found = {"scale": features.scale, "weight_raw": gates.raw_N.mean(), "weight_synthetic": gates.synthetic_N.mean()}
+        values = {"scale": features.scale, "weight_raw": gates.raw_N.mean(), "weight_synthetic": gates.synthetic_N.mean()}
         for name, state in (("mismatched", 1), ("matched", 0)):
             rows_N = batch.mismatched_B == state
             sums = torch.stack([(gates.raw_N * rows_N).sum(), rows_N.to(gates.raw_N).sum()])
             weight, count = mean_over_processes(sums).unbind()  # over all rows of all processes, so that all log the same names
             if count > 0:
-                found[f"weight_{name}"] = weight / count
-        return found
+                values[f"weight_{name}"] = weight / count
+        return values
 
     def optimiser(self) -> Optimiser:
         rules = (Rule("", decay=True),) if self.decay == "all" else ()
         return replace(super().optimiser(), schedule=self.schedule, rules=rules)
 
-    def after_update(self, model: TripletEncoder, features: Triplets, batch: TripletBatch, progress: float) -> None:
+    def after_update(self, model: TripletEncoder, features: TwoTextPairs, batch: TripletBatch, progress: float) -> None:
         model.remember_(self.means(features))
         super().after_update(model, features, batch, progress)
 

@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from diptych.data.load.batch import PairBatch
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 
@@ -33,7 +33,7 @@ class CLIP(DualEncoderRecipe):
     warmup: float = 2000.0
     weight_decay: float = 0.2
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
     @classmethod

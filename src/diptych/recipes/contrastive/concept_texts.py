@@ -25,7 +25,7 @@ from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.tasks.pairs.templates import templates
 
-LOOKED_AT = 200
+PROBED_ROWS = 200
 GROUPVIT = {"model_type": "groupvit_vision_model", "num_output_groups": (64, 8, 8), "image_size": 224}
 """GroupViT-S of transformers: stages of 6, 3 and 3 blocks, 64 then 8 groups, 28,837,136 parameters."""
 
@@ -113,8 +113,8 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
 
     def prepare(self, data: Dataset) -> Self:
         """Learn the vocabulary from captions and sentences of concepts; refuse data in which no image has a concept."""
-        rows = range(0, len(data), max(1, len(data) // LOOKED_AT))
-        if self.concepts and not any(self.known(data[row]) for row in rows):
+        rows = range(0, len(data), max(1, len(data) // PROBED_ROWS))
+        if self.concepts and not any(self.concepts_of(data[row]) for row in rows):
             raise DataError(
                 f"no image of '{data.name}' has concepts",
                 field="concepts",
@@ -173,19 +173,21 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
             truncated=encoded.truncated,
         )
 
-    def known(self, sample: Sample) -> list[str]:
+    def concepts_of(self, sample: Sample) -> list[str]:
         """The concepts of a sample, the best first."""
-        found: list[str] = sample.extras.get("concepts") or []
-        return found or (list(dict.fromkeys(region.label for region in sample.regions)) if self.labels else [])
+        concepts: list[str] = sample.extras.get("concepts") or []
+        return concepts or (list(dict.fromkeys(region.label for region in sample.regions)) if self.labels else [])
 
     def concept_texts(self, draw: Draw, caption: str) -> list[str]:
         """M texts: chosen concepts in drawn sentences, then the caption as often as it takes."""
         extras, forms = draw.sample.extras, templates(self.sentences)
-        names = self.known(draw.sample)
+        names = self.concepts_of(draw.sample)
         if self.sampling == "clusters" and self.concepts and extras.get("concepts"):
-            names = sampled(names, extras.get("concept_scores") or [], extras.get("concept_clusters") or [], self.concepts, draw)
-        said = [forms[int(draw.rng.integers(len(forms)))].format(name) for name in names[: self.concepts]]
-        return said + [caption] * (self.concepts - len(said))
+            names = sample_concepts(
+                names, extras.get("concept_scores") or [], extras.get("concept_clusters") or [], self.concepts, draw
+            )
+        texts = [forms[int(draw.rng.integers(len(forms)))].format(name) for name in names[: self.concepts]]
+        return texts + [caption] * (self.concepts - len(texts))
 
     def features(self, model: ConceptEncoder, batch: TextSetBatch) -> ConceptSets:
         sets: ConceptSets = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL)
@@ -243,7 +245,7 @@ class ConceptTexts(EncoderRecipe[ConceptEncoder, TextSetBatch, ConceptSets]):
         )
 
 
-def sampled(names: list[str], scores: list[float], clusters: list[int], count: int, draw: Draw) -> list[str]:
+def sample_concepts(names: list[str], scores: list[float], clusters: list[int], count: int, draw: Draw) -> list[str]:
     """Different clusters by the softmax of their mean score, and of each a concept by the softmax of its score."""
     if not len(names) == len(scores) == len(clusters):
         raise DataError(
@@ -252,14 +254,14 @@ def sampled(names: list[str], scores: list[float], clusters: list[int], count: i
             expected="lists of equal lengths, from `diptych curate cocu`",
         )
     members: dict[int, list[int]] = {}
-    for place, cluster in enumerate(clusters):
-        members.setdefault(cluster, []).append(place)
+    for index, cluster in enumerate(clusters):
+        members.setdefault(cluster, []).append(index)
     keys = list(members)
     chosen: list[str] = []
     while keys and len(chosen) < count:
-        means = [sum(scores[place] for place in members[key]) / len(members[key]) for key in keys]
+        means = [sum(scores[index] for index in members[key]) / len(members[key]) for key in keys]
         key = keys.pop(_by_softmax(means, draw.rng))
-        chosen.append(names[members[key][_by_softmax([scores[place] for place in members[key]], draw.rng)]])
+        chosen.append(names[members[key][_by_softmax([scores[index] for index in members[key]], draw.rng)]])
     return chosen
 
 

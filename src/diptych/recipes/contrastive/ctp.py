@@ -22,11 +22,11 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.continual_start import begin_
+from diptych.models.pairs.continual_initialisation import init_from_pretrained_
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, Remembered
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, ContinualPairs
 from diptych.models.pairs.matching.fused_embedder import FusedEncoder, FusedPairs
-from diptych.models.towers.outputs import present
+from diptych.models.towers.outputs import all_or_none
 from diptych.objectives.distillation.topology import topology
 from diptych.objectives.gather import all_gather, world
 from diptych.objectives.language.masked_words import masked_distillation, masked_words
@@ -34,7 +34,7 @@ from diptych.objectives.pairs.info_nce import info_nce
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.texts.vocabulary import tokenizer_of
-from diptych.tasks.pairs.continual import Stream, stream_of
+from diptych.tasks.pairs.continual import TaskStream, stream_of
 from diptych.train.snapshots import Snapshots
 
 
@@ -49,7 +49,7 @@ class MaskedPairBatch(PairBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
+class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     """CTP: Towards Vision-Language Continual Pretraining via Compatible Momentum Contrast and Topology Preservation (Zhu et al.,
     2023, arXiv 2308.07146). Baseline: `clip`, trained on one task after the other.
 
@@ -175,9 +175,9 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     def prepare(self, data: Dataset) -> Self:
         """Finds the tasks, how many samples each has and what a buffer will hold; learns one vocabulary over all of them."""
-        known = super().prepare(data)
-        if known.tasks:
-            return known
+        prepared = super().prepare(data)
+        if prepared.tasks:
+            return prepared
         stream = stream_of(data, self.column, order=self.order, at_most=self.at_most)
         task_of = [stream.task_of(data[row]) for row in range(len(data))]
         sizes = tuple(task_of.count(task) for task in range(len(stream.values)))
@@ -185,21 +185,21 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
         if self.buffer:
             numbers_N = reservoir_numbers(data.uids, self.buffer_seed)
             held = reservoir_limits(numbers_N, task_of, len(sizes), self.buffer)
-        known = replace(known, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
+        prepared = replace(prepared, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
         if self.buffer and self.replays == "added":
-            trained = sum(known.trained_on(task) for task in range(len(sizes)))
-            known = replace(known, epochs=self.epochs * trained / sum(sizes))
-        return known
+            trained = sum(prepared.trained_on(task) for task in range(len(sizes)))
+            prepared = replace(prepared, epochs=self.epochs * trained / sum(sizes))
+        return prepared
 
     def trained_on(self, task: int) -> int:
         """Samples of a task, and those that are replayed with it."""
         return self.sizes[task] + min(self.buffer, sum(self.sizes[:task]))
 
     @property
-    def stream(self) -> Stream:
+    def stream(self) -> TaskStream:
         if not self.tasks:
             raise ConfigError("the tasks come from the data: call prepare(data) first")
-        return Stream(self.column[0], self.tasks)
+        return TaskStream(self.column[0], self.tasks)
 
     def stages(self) -> Sequence[Stage]:
         """One a task, with steps in proportion to its samples, replayed ones included."""
@@ -244,7 +244,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             made.begin_task_()
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
-        begin_(made, image=image_weights, text=text_weights)
+        init_from_pretrained_(made, image=image_weights, text=text_weights)
         return made
 
     def deploy(self, model: ContinualEncoder) -> PairEmbedder:
@@ -252,7 +252,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             return super().deploy(model)
         shape = {"layers": self.fusion_layers, "heads": self.fusion_heads, "post_norm": self.albef, "mask_id": self.mask_id}
         fused = FusedEncoder(model.encoder, model.reader, class_token=model.class_token, shape=shape)
-        return FusedPairs(fused, self.shown, self.words(), self.text_length, name=self.slug)
+        return FusedPairs(fused, self.deployed_preprocess, self.words(), self.text_length, name=self.slug)
 
     def words(self) -> Tokenizer:
         return tokenizer_of(self.tokenizer, self.vocabulary, clean="blip" if self.clean and self.tokenizer != "weights" else None)
@@ -260,8 +260,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
     @property
     def mask_id(self) -> int | None:
         """The vocabulary's own token for hidden words; None where it has none."""
-        found = self.words().inner.token_to_id("[MASK]")
-        return None if found is None else int(found)
+        token_id = self.words().inner.token_to_id("[MASK]")
+        return None if token_id is None else int(token_id)
 
     def image_options(self) -> dict[str, Any]:
         """Where no weights say otherwise, a transformer of the released form."""
@@ -274,13 +274,13 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
 
     @property
     def remembers(self) -> bool:
-        """Whether there is a momentum model at all."""
+        """True if a momentum model is used."""
         return self.weight_momentum != 0 or (self.fusion_layers > 0 and self.weight_distilled != 0)
 
     @property
     def companions(self) -> tuple[str, ...]:
-        kept = ("momentum",) if self.remembers else ()
-        return (*kept, "reference") if self.task and (kept or self.weight_topology) else kept
+        momentum = ("momentum",) if self.remembers else ()
+        return (*momentum, "reference") if self.task and (momentum or self.weight_topology) else momentum
 
     def batch(self, draws: Draws) -> MaskedPairBatch:
         pairs, words = self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None), self.words()
@@ -302,33 +302,33 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
             word_BM=masked.word_BM,
         )
 
-    def features(self, model: ContinualEncoder, batch: MaskedPairBatch) -> Remembered:
-        found: Remembered = model(
+    def features(self, model: ContinualEncoder, batch: MaskedPairBatch) -> ContinualPairs:
+        outputs: ContinualPairs = model(
             batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.masked_BL, batch.hidden_BL, batch.place_BM
         )
-        return found
+        return outputs
 
-    def losses(self, features: Remembered, batch: MaskedPairBatch) -> dict[str, Tensor]:
-        found = {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
+    def losses(self, features: ContinualPairs, batch: MaskedPairBatch) -> dict[str, Tensor]:
+        terms = {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
         if self.weight_momentum:
-            found["momentum"] = self.weight_momentum * self.momentum_contrast(features, batch)
-        reference = present(features.reference_image_ND, features.reference_text_ND)
+            terms["momentum"] = self.weight_momentum * self.momentum_contrast(features, batch)
+        reference = all_or_none(features.reference_image_ND, features.reference_text_ND)
         if self.weight_topology and reference:
-            kept = topology(features.image_ND, features.text_ND, *reference, scale=features.scale)
-            found["topology"] = self.weight_topology * kept
+            topology_loss = topology(features.image_ND, features.text_ND, *reference, scale=features.scale)
+            terms["topology"] = self.weight_topology * topology_loss
         if features.word_NMV is None:
-            return found
-        found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
+            return terms
+        terms["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
         if self.weight_distilled and features.momentum_word_NMV is not None:
             distilled = masked_distillation(features.word_NMV, features.momentum_word_NMV, mask_NM=batch.word_BM >= 0)
-            found["distilled"] = self.weight_distilled * distilled
-        return found
+            terms["distilled"] = self.weight_distilled * distilled
+        return terms
 
-    def momentum_contrast(self, features: Remembered, batch: MaskedPairBatch) -> Tensor:
+    def momentum_contrast(self, features: ContinualPairs, batch: MaskedPairBatch) -> Tensor:
         """Each feature against the momentum model's features of the other modality, of the batch and of the queue; one-hot."""
         assert features.momentum_image_ND is not None
         assert features.momentum_text_ND is not None
-        keep_NM = _own_columns(len(batch), features.image_ND.device) if self.keys == "own" else None
+        keep_NM = _same_process_columns(len(batch), features.image_ND.device) if self.keys == "own" else None
         sides = (
             (features.image_ND, features.momentum_text_ND, features.queue_text_KD),
             (features.text_ND, features.momentum_image_ND, features.queue_image_KD),
@@ -355,8 +355,8 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, Remembered]):
         rules = (*fixed, Rule("", decay=True)) if self.decay == "all" else fixed
         return replace(super().optimiser(), final_lr=self.final_lr, rules=rules)
 
-    def after_update(self, model: ContinualEncoder, features: Remembered, batch: MaskedPairBatch, progress: float) -> None:
-        keys = present(features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
+    def after_update(self, model: ContinualEncoder, features: ContinualPairs, batch: MaskedPairBatch, progress: float) -> None:
+        keys = all_or_none(features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
         if not keys:
             return
         shares = self.compatible if self.task else (self.momentum, 1 - self.momentum, 0.0)
@@ -414,7 +414,7 @@ class _StreamSnapshots(Snapshots):
                 self.recipe.stream.write(run.snapshots)
 
 
-def _is_trained_on(stream: Stream, task: int, held_below: float, seed: int, sample: Sample) -> bool:
+def _is_trained_on(stream: TaskStream, task: int, held_below: float, seed: int, sample: Sample) -> bool:
     """Samples of the task, and those of earlier tasks that the buffer holds."""
     own = stream.task_of(sample)
     if own == task or not held_below:
@@ -432,7 +432,7 @@ def _carry(before: nn.Module, after: nn.Module) -> None:
     after.begin_task_()
 
 
-def _own_columns(rows: int, device: torch.device) -> Tensor:
+def _same_process_columns(rows: int, device: torch.device) -> Tensor:
     """bool [N, W * N], True where text and image are of the same process."""
     rank, count = world()
     keep_NM = torch.zeros(rows, rows * count, dtype=torch.bool, device=device)

@@ -15,14 +15,14 @@ from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch, group_ids, view
 from diptych.models.io.foreign.matchers import open_matcher, reader_inputs
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.encoders.distilled_encoder import Distilled, DistilledEncoder
-from diptych.models.pairs.matching.matcher import MatcherTraining, PairReader
-from diptych.objectives.distillation.candidates import Weighting, candidate_distillation, rule
+from diptych.models.pairs.encoders.distilled_encoder import DistilledEncoder, DistilledPairs
+from diptych.models.pairs.matching.matcher import MatcherTraining, PairMatcher
+from diptych.objectives.distillation.candidates import Weighting, candidate_distillation, weighting_rule
 from diptych.objectives.gather import all_gather, gather_rows, mean_over_processes, world
 from diptych.recipes._shared.fused_pairs import FusedRecipe
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.train.weights import copy_equal
+from diptych.train.weights import copy_matching_tensors
 
 TEACHER = "companions.teacher."
 
@@ -37,7 +37,7 @@ class DistilledBatch(PairBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
+class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, DistilledPairs]):
     """DCD: Dynamic Contrastive Distillation for Image-Text Retrieval (Rao et al., 2022, arXiv 2207.01426). Baseline: `clip`.
 
     A matcher reads every pair of image and text together: accurate, and too slow to search with. It teaches a dual encoder, whose vectors
@@ -60,7 +60,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     layers         of the student's towers; 0 takes as many as they have
     from_teacher   the student starts from every n-th layer of the teacher's towers, where those are ours and as wide
     candidates     wrong ones in each list
-    negatives      who says which are hard: the "teacher", the "student" as it is now, "both" half and half, or nobody ("random")
+    negatives      model that ranks hard negatives: the "teacher", the "student" as it is now, "both" half and half, or none ("random")
     exact          the teacher looks for hard ones by reading all pairs of the batch, not by its vectors
     scores         what is learned of the teacher: its "match" of pairs read together, or the "contrast" of its vectors
     tau            temperature of the distillation, of teacher and student
@@ -102,7 +102,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
             raise ConfigError(f"teacher_share is {self.teacher_share} (expected a share between 0 and 1)")
         if self.candidates < 1 or self.tau <= 0 or min(self.layers, self.teacher_layers) < 0:
             raise ConfigError("candidates must be 1 or more, tau above 0, layers 0 or more")
-        rule(self.weighting, alone=self.alone, gamma=self.gamma, steepness=self.steepness)
+        weighting_rule(self.weighting, alone=self.alone, gamma=self.gamma, steepness=self.steepness)
 
     # ------------------------------------------------------------ teacher
 
@@ -148,7 +148,7 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
     def model(self) -> DistilledEncoder:
         image, text = self.towers()
         encoder = DualEncoder(image, text, width=self.width)
-        reader: PairReader
+        reader: PairMatcher
         teacher_scale = 1 / 0.07
         if self.teacher:
             opened = open_matcher(self.teacher)
@@ -209,16 +209,18 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
             return pairs
         given = reader_inputs(self.teacher)
         read = given.tokenizer.encode(texts, given.text_length)
-        seen = given.preprocess if self.crop[0] >= 1 else replace(given.preprocess, margin=0)  # crops have no margin to cut off
+        preprocess = (
+            given.preprocess if self.crop[0] >= 1 else replace(given.preprocess, margin=0)
+        )  # crops have no margin to cut off
         return replace(
             pairs,
-            teacher_image_BCHW=seen(images),
+            teacher_image_BCHW=preprocess(images),
             teacher_text_BL=torch.from_numpy(read.ids_BL),
             teacher_mask_BL=torch.from_numpy(read.mask_BL),
         )
 
-    def features(self, model: DistilledEncoder, batch: DistilledBatch) -> Distilled:
-        found: Distilled = model(
+    def features(self, model: DistilledEncoder, batch: DistilledBatch) -> DistilledPairs:
+        outputs: DistilledPairs = model(
             batch.image_BCHW,
             batch.text_BL,
             batch.text_mask_BL,
@@ -227,36 +229,36 @@ class DCD(EncoderRecipe[DistilledEncoder, DistilledBatch, Distilled]):
             batch.teacher_mask_BL,
             batch.group_B,
         )
-        return found
+        return outputs
 
-    def losses(self, features: Distilled, batch: DistilledBatch) -> dict[str, Tensor]:
+    def losses(self, features: DistilledPairs, batch: DistilledBatch) -> dict[str, Tensor]:
         losses = {"distilled": torch.stack([loss for loss, _ in self.lists(features)]).mean()}
         if features.fused_ND is not None and features.guessed_ND is not None:
             gap = (features.guessed_ND - features.fused_ND).pow(2).mean()
             losses["features"] = self.feature_weight * mean_over_processes(gap)
         return losses
 
-    def lists(self, features: Distilled) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    def lists(self, features: DistilledPairs) -> list[tuple[Tensor, dict[str, Tensor]]]:
         """Loss and parts of the lists of images, then of those of texts."""
-        weigh = rule(self.weighting, alone=self.alone, gamma=self.gamma, steepness=self.steepness)
+        weigh = weighting_rule(self.weighting, alone=self.alone, gamma=self.gamma, steepness=self.steepness)
         sides = (
             (features.image_ND, features.text_ND, features.text_place_NK, features.by_image_NK, features.kept_image_NK),
             (features.text_ND, features.image_ND, features.image_place_NK, features.by_text_NK, features.kept_text_NK),
         )
-        found = []
+        rankings = []
         for anchor_ND, other_ND, place_NK, teacher_NK, kept_NK in sides:
             student_NK = features.scale * torch.einsum("nd,nkd->nk", anchor_ND, gather_rows(other_ND)[place_NK])
-            found.append(
+            rankings.append(
                 candidate_distillation(
                     student_NK, teacher_NK, weigh=weigh, kept_NK=kept_NK, tau=self.tau, margin=self.drop_margin
                 )
             )
-        return found
+        return rankings
 
-    def metrics(self, features: Distilled, batch: DistilledBatch) -> dict[str, Tensor]:
+    def metrics(self, features: DistilledPairs, batch: DistilledBatch) -> dict[str, Tensor]:
         with torch.no_grad():
-            found = [parts for _, parts in self.lists(features)]
-        means = {name: torch.stack([parts[name] for parts in found]).mean() for name in found[0]}
+            parts_of_lists = [parts for _, parts in self.lists(features)]
+        means = {name: torch.stack([parts[name] for parts in parts_of_lists]).mean() for name in parts_of_lists[0]}
         return {"scale": features.scale.detach(), **means}
 
     def optimiser(self) -> Optimiser:
@@ -299,14 +301,14 @@ def start_from(student: DualEncoder, teacher: DualEncoder) -> None:
     tensors = dict(teacher.state_dict())
     for side in ("image_tower", "text_tower"):
         few, many = (_blocks(getattr(model, side)) for model in (student, teacher))
-        for place, block in enumerate(few or ()):
+        for index, block in enumerate(few or ()):
             if many:
-                copied += len(copy_equal(many[(place + 1) * len(many) // len(few or ()) - 1].state_dict(), block))
+                copied += len(copy_matching_tensors(many[(index + 1) * len(many) // len(few or ()) - 1].state_dict(), block))
         for name in [name for name in tensors if name.startswith(f"{side}.transformer.blocks.")]:
             del tensors[name]
-    copied += len(copy_equal(tensors, student))
-    if copied < (wanted := len(student.state_dict())):
-        raise ConfigError(f"the student takes {copied} of its {wanted} tensors from the teacher (expected all: equal widths)")
+    copied += len(copy_matching_tensors(tensors, student))
+    if copied < (expected := len(student.state_dict())):
+        raise ConfigError(f"the student takes {copied} of its {expected} tensors from the teacher (expected all: equal widths)")
 
 
 def _blocks(tower: nn.Module) -> nn.ModuleList | None:

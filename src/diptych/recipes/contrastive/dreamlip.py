@@ -18,7 +18,7 @@ from diptych.objectives.pairs.patch_grouping import patch_grouping
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 
-LOOKED_AT = 200
+PROBED_ROWS = 200
 """Rows that `prepare` looks at, evenly spaced, for an image with more than one sentence."""
 
 
@@ -71,12 +71,12 @@ class DreamLIP(EncoderRecipe[TextSetEncoder, TextSetBatch, TextSets]):
 
     @property
     def grouping(self) -> bool:
-        """Whether patches are grouped at all: one text has no other to be contrasted with."""
+        """True if patches are grouped by texts; a single text has no other to be contrasted with."""
         return self.lambda_s != 0 and self.texts + self.raw_first > 1
 
     def prepare(self, data: Dataset) -> Self:
         """Learn the vocabulary; refuse data in which no image has a second text."""
-        rows = range(0, len(data), max(1, len(data) // LOOKED_AT))
+        rows = range(0, len(data), max(1, len(data) // PROBED_ROWS))
         if self.texts > 1 and all(len(sub_captions(self._texts(data[row]), self.merged)) < 2 for row in rows):
             advice = "`diptych curate template_captions DATA FOLDER` makes a second, for --captions FOLDER; --texts 1 trains as clip does"
             raise DataError(

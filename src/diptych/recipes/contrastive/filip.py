@@ -14,7 +14,7 @@ from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.augment.auto_augment import auto_augment
 from diptych.models.pairs.dual_encoder import DualEncoder, encoder_of
-from diptych.models.pairs.late.embedder import LateEmbedder, words_in
+from diptych.models.pairs.late.embedder import LateEmbedder, compared_words
 from diptych.models.pairs.late.encoder import LateEncoder, TokenPairs
 from diptych.objectives.pairs.late_interaction import late_interaction, select_tokens
 from diptych.recipes._shared.pairs import EncoderRecipe
@@ -89,7 +89,7 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
     def batch(self, draws: Draws) -> TokenPairBatch:
         pairs = self.pair_batch(draws, auto_augment if self.augment == "auto" else None)
         uids = [draw.sample.uid for draw in draws]
-        word_mask_BL = words_in(pairs.text_mask_BL, self.words(), uids, marks=self.marks)
+        word_mask_BL = compared_words(pairs.text_mask_BL, self.words(), uids, marks=self.marks)
         return TokenPairBatch(**{f.name: getattr(pairs, f.name) for f in fields(pairs)}, word_mask_BL=word_mask_BL)
 
     def features(self, model: LateEncoder, batch: TokenPairBatch) -> TokenPairs:
@@ -97,15 +97,15 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
         return pairs
 
     def losses(self, features: TokenPairs, batch: TokenPairBatch) -> dict[str, Tensor]:
-        found = self._rounded(features)
+        pairs = self._rounded(features)
         if self.kept < 1:
-            found = chosen(found, self.kept, self.kept_of)
+            pairs = select_token_pairs(pairs, self.kept, self.kept_of)
         loss, _ = late_interaction(
-            found.patch_NPD,
-            found.word_NLD,
-            scale=found.scale,
-            patch_mask_NP=found.patch_mask_NP,
-            word_mask_NL=found.word_mask_NL,
+            pairs.patch_NPD,
+            pairs.word_NLD,
+            scale=pairs.scale,
+            patch_mask_NP=pairs.patch_mask_NP,
+            word_mask_NL=pairs.word_mask_NL,
             group_N=batch.group_B,
             same=self.same_group,
         )
@@ -121,7 +121,9 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
         return replace(super().optimiser(), kind=self.optimiser_kind, lamb=self.lamb, rules=spared)
 
     def deploy(self, model: LateEncoder) -> LateEmbedder:
-        return LateEmbedder(encoder_of(model), self.shown, self.words(), self.text_length, name=self.slug, marks=self.marks)
+        return LateEmbedder(
+            encoder_of(model), self.deployed_preprocess, self.words(), self.text_length, name=self.slug, marks=self.marks
+        )
 
     @classmethod
     def tiny(cls) -> Self:
@@ -130,13 +132,13 @@ class FILIP(EncoderRecipe[LateEncoder, TokenPairBatch, TokenPairs]):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/32 with 256 numbers a token, 150,949,633 parameters; batch 40,960, a quarter of the tokens in 16 bits. The large one is
+        """ViT-B/32 with 256 dimensions a token, 150,949,633 parameters; batch 40,960, a quarter of the tokens in 16 bits. The large one is
         `image_tower` vit_l14 with text_clip_l."""
         published: dict[str, Any] = {"kept": 0.25, "kept_of": "places", "halved": True, "decay": "kernels"}
         return cls(**published, augment="auto", same_group="negative", decoding="whole")
 
 
-def chosen(features: TokenPairs, share: float, of: Literal["tokens", "places"] = "tokens") -> TokenPairs:
+def select_token_pairs(features: TokenPairs, share: float, of: Literal["tokens", "places"] = "tokens") -> TokenPairs:
     """Only the tokens that `select_tokens` chooses."""
     place_NP, kept_NP, place_NL, kept_NL = select_tokens(
         features.patch_NPD,

@@ -8,7 +8,7 @@ from diptych.recipes._shared.fused_pairs import FusedRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fused(FusedRecipe):
+class FusedMatcher(FusedRecipe):
     """A matcher in the manner of ALBEF (Li et al., 2021, arXiv 2107.07651). A baseline, and the teacher of `dcd`.
 
     Two towers are contrasted as in CLIP; above them, blocks let the words of a text read the patches of an image, and a head says whether

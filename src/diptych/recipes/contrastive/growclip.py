@@ -19,8 +19,8 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.encoders.growing_encoder import GrowingEncoder, transformer_of
-from diptych.models.towers.growth import Inherit, Shape
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.growth import GrowthInit, TowerSizes
+from diptych.models.towers.outputs import PairFeatures, Tower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
@@ -91,8 +91,8 @@ class GrowCLIP(DualEncoderRecipe):
         return max(*self.more, self.wider) > 0
 
     @property
-    def inherit(self) -> Inherit:
-        return Inherit(self.beta, self.identity)
+    def inherit(self) -> GrowthInit:
+        return GrowthInit(self.beta, self.identity)
 
     def stages(self) -> Sequence[Stage]:
         """One a part of the data; each holds the samples of the one before."""
@@ -114,12 +114,12 @@ class GrowCLIP(DualEncoderRecipe):
 
     def started(self, model: Any) -> Self:
         """Starts with the layers of the weights, shared ones included."""
-        found = super().started(model)
+        adapted = super().started(model)
         if not isinstance(model, PairEmbedder):
-            return found
+            return adapted
         inner = model.model
         depths = [len(transformer_of(tower).blocks) for tower in (inner.image_tower, inner.text_tower)]
-        return replace(found, layers=(depths[0], depths[1], len(getattr(inner, "shared", ()))))
+        return replace(adapted, layers=(depths[0], depths[1], len(getattr(inner, "shared", ()))))
 
     def towers(self) -> tuple[Tower, Tower]:
         image = image_tower(self.image_tower, **{**self.image_options(), "layers": self.layers[0]})
@@ -130,11 +130,11 @@ class GrowCLIP(DualEncoderRecipe):
         image, text = self.towers()
         return GrowingEncoder(image, text, width=self.width, shared_layers=self.layers[2])
 
-    def growth_space(self, model: GrowingEncoder) -> list[Shape]:
+    def growth_space(self, model: GrowingEncoder) -> list[TowerSizes]:
         """The shapes that are tried next: larger than now, within the budget, the largest first."""
         now = model.shape
         steps = [range(most + 1) for most in self.more] + [range(self.wider + 1)] * 2
-        shapes = [now.plus(**dict(zip(Shape.__slots__, more, strict=True))) for more in product(*steps) if any(more)]
+        shapes = [now.plus(**dict(zip(TowerSizes.__slots__, more, strict=True))) for more in product(*steps) if any(more)]
         if model.image_tower.width != model.text_tower.width:
             shapes = [shape for shape in shapes if not shape.shared_layers]
         limit = self.budget * size_of(model, now)
@@ -143,7 +143,7 @@ class GrowCLIP(DualEncoderRecipe):
             raise ConfigError(f"nothing larger than {now} is within a budget of {self.budget:g} (expected a larger one)")
         return fitting[: self.candidates]
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
     @classmethod
@@ -167,7 +167,7 @@ class GrowCLIP(DualEncoderRecipe):
         return cls(text_tower="text_clip_l", same_group="negative", wider=1, decoding="whole")
 
 
-def size_of(model: GrowingEncoder, shape: Shape) -> int:
+def size_of(model: GrowingEncoder, shape: TowerSizes) -> int:
     """Parameters of the blocks of towers and shared encoder, for a model of that shape."""
     image, text = model.image_tower.width, model.text_tower.width
     blocks = [(image, shape.image_mlp, shape.image_layers), (text, shape.text_mlp, shape.text_layers)]
@@ -181,7 +181,7 @@ class Growth(Hook):
     name = "growth"
 
     def __init__(self) -> None:
-        self.shape: Shape | None = None
+        self.shape: TowerSizes | None = None
 
     def on_stage(self, run: Run, stage: Stage) -> None:
         recipe, model = run.recipe, run.model
@@ -193,9 +193,9 @@ class Growth(Hook):
         base = int(torch.randint(2**31, ()))  # the run's random state is that of the stage's start, whether killed before or not
         best, facts = 0, {}
         if len(shapes) > 1:
-            trials = [_grown(deepcopy(model), shape, recipe.inherit, base) for shape in shapes]
-            found = successive_halving(run, trials, steps=recipe.trial, seed=keyed_seed("growth", recipe.part))
-            best, facts = found.best, {"losses": list(found.losses), "search_steps": found.steps}
+            trials = [_grow(deepcopy(model), shape, recipe.inherit, base) for shape in shapes]
+            search = successive_halving(run, trials, steps=recipe.trial, seed=keyed_seed("growth", recipe.part))
+            best, facts = search.best, {"losses": list(search.losses), "search_steps": search.steps}
         torch.manual_seed(base)
         grown = model.grow_(shapes[best], recipe.inherit)
         run.replace_model(model, grown)
@@ -206,16 +206,16 @@ class Growth(Hook):
         return {"shape": None if self.shape is None else asdict(self.shape)}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.shape = None if state["shape"] is None else Shape(**state["shape"])
+        self.shape = None if state["shape"] is None else TowerSizes(**state["shape"])
 
     def reshape(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, GrowingEncoder)
         if self.shape is not None:
-            model.grow_(self.shape, Inherit())
+            model.grow_(self.shape, GrowthInit())
         return model
 
 
-def _grown(model: GrowingEncoder, shape: Shape, inherit: Inherit, seed: int) -> GrowingEncoder:
+def _grow(model: GrowingEncoder, shape: TowerSizes, inherit: GrowthInit, seed: int) -> GrowingEncoder:
     torch.manual_seed(seed)
     model.grow_(shape, inherit)
     return model
@@ -230,5 +230,5 @@ def _is_in(part: float, sample: Sample) -> bool:
 def _carry(before: nn.Module, after: nn.Module) -> None:
     assert isinstance(before, GrowingEncoder)
     assert isinstance(after, GrowingEncoder)
-    after.grow_(before.shape, Inherit())
+    after.grow_(before.shape, GrowthInit())
     after.load_state_dict(before.state_dict())

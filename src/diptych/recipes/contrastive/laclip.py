@@ -14,12 +14,12 @@ from diptych.data.load.batch import PairBatch
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
 from diptych.data.text.captions.variants import TextDraw
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 
 ONE_OF_ALL = TextDraw(least_words=2)
-LOOKED_AT = 200
+PROBED_ROWS = 200
 """Rows that `prepare` looks at, evenly spaced, for an image with a second text."""
 
 
@@ -68,7 +68,7 @@ class LaCLIP(DualEncoderRecipe):
 
     def prepare(self, data: Dataset) -> Self:
         """Learn the vocabulary from every text; refuse data in which no image has a second text."""
-        rows = range(0, len(data), max(1, len(data) // LOOKED_AT))
+        rows = range(0, len(data), max(1, len(data) // PROBED_ROWS))
         if self.rewrites and all(len(data[row].positives(self.language)) < 2 for row in rows):
             raise DataError(
                 f"no image of '{data.name}' has a second text",
@@ -94,7 +94,7 @@ class LaCLIP(DualEncoderRecipe):
             _start_image_(model.image_tower.net)
         return model
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         return {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
 
     def optimiser(self) -> Optimiser:

@@ -18,12 +18,12 @@ from diptych.data.load.batch import PairBatch
 from diptych.data.load.restored_batch import RestoredBatch
 from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
-from diptych.data.text.tokens.whole_words import unknown_share, word_starts, wordless
+from diptych.data.text.tokens.whole_words import empty_text_reasons, unknown_share, word_starts
 from diptych.models.layers.sparse_queue import Start
-from diptych.models.lexlip.bottleneck import BottleneckEncoder, Restored
-from diptych.models.lexlip.lexical_embedder import LexicalWords
+from diptych.models.lexlip.bottleneck import BottleneckEncoder, BottleneckOutput
+from diptych.models.lexlip.lexical_embedder import LexicalModel
 from diptych.models.lexlip.lexical_encoder import LexicalEncoder
-from diptych.models.lexlip.momentum import Followed, MomentumEncoder
+from diptych.models.lexlip.momentum import MomentumEncoder, MomentumOutput
 from diptych.models.lexlip.word_head import adopt_head_, packaged_head
 from diptych.models.towers.beit import BEiT, Other
 from diptych.models.towers.dense_vit import DenseViT
@@ -33,9 +33,10 @@ from diptych.objectives.pairs.queue_contrast import queue_contrast
 from diptych.objectives.pairs.sparsity import Over, flops
 from diptych.recipes._shared.pairs import PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL_CLIP
-from diptych.train.weights import carry_equal
+from diptych.train.weights import copy_matching
 
-LOOKED_AT = 2000
+LexicalOutput = BottleneckOutput | MomentumOutput
+PROBED_ROWS = 2000
 """Rows, evenly spaced, whose texts show whether the vocabulary knows their language."""
 
 
@@ -47,7 +48,7 @@ RELEASED_DECAY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
+class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
     """LexLIP: Lexicon-Bottlenecked Language-Image Pre-Training for Large-Scale Image-Text Sparse Retrieval (Luo et al., ICCV 2023, arXiv
     2302.02908). Baseline: `clip`, whose vectors need a dense index.
 
@@ -164,50 +165,49 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
 
     def started(self, model: Any) -> Self:
         """Of a model of this recipe towers and vocabulary; the size of images stays the recipe's, where the tower reads several."""
-        if not isinstance(model, LexicalWords):
+        if not isinstance(model, LexicalModel):
             return super().started(model)
         sides = {"image": model.model.image_tower, "text": model.model.text_tower}
         options = {side: {key: value for key, value in tower.spec.items() if key != "name"} for side, tower in sides.items()}
-        free = isinstance(sides["image"], BEiT | DenseViT)
-        seen = model.preprocess
+        free, preprocess = isinstance(sides["image"], BEiT | DenseViT), model.preprocess
         return replace(
             self,
             image_tower=sides["image"].spec["name"],
             text_tower=sides["text"].spec["name"],
-            image_size=self.image_size if free else seen.size,
+            image_size=self.image_size if free else preprocess.size,
             text_length=model.text_length,
             tokenizer="weights",
             vocabulary=model.tokenizer.to_json(),
-            mean=seen.mean,
-            std=seen.std,
+            mean=preprocess.mean,
+            std=preprocess.std,
             class_token=model.model.class_token,
             towers_from=json.dumps({side: {"options": given} for side, given in options.items()}),
         )
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary, or refuses one that does not know the language of the texts; counts the steps of both phases."""
-        known = super().prepare(data)
-        texts = list(strings_of(data, self.texts_of, stride=max(1, len(data) // LOOKED_AT), language=self.language))
-        if (share := unknown_share(known.words(), texts, self.text_length)) > 0.5:
+        prepared = super().prepare(data)
+        texts = list(strings_of(data, self.texts_of, stride=max(1, len(data) // PROBED_ROWS), language=self.language))
+        if (share := unknown_share(prepared.words(), texts, self.text_length)) > 0.5:
             raise DataError(
                 f"{share:.0%} of the tokens of '{data.name}' are no words of the vocabulary '{self.tokenizer}'",
                 field="texts",
                 expected="--tokenizer data, a vocabulary of the texts' language, or another --language",
             )
-        if known.momentum_steps and not known.steps:
-            first = math.ceil(known.epochs * len(data) / known.batch_size)
-            total = first + known.momentum_steps
-            known = replace(known, steps=total, bottleneck=first / total)
-        return known
+        if prepared.momentum_steps and not prepared.steps:
+            first = math.ceil(prepared.epochs * len(data) / prepared.batch_size)
+            total = first + prepared.momentum_steps
+            prepared = replace(prepared, steps=total, bottleneck=first / total)
+        return prepared
 
     def stages(self) -> Sequence[Stage]:
         later = {f.name: getattr(self, f.name) for f in fields(self)}
         second = MomentumPhase(**{**later, "batch_size": self.momentum_batch or self.batch_size})
-        found = [Stage("bottleneck", self, share=self.bottleneck)] if self.bottleneck else []
+        stages = [Stage("bottleneck", self, share=self.bottleneck)] if self.bottleneck else []
         if self.bottleneck < 1:
             carry = partial(_carry, own=self.momentum_start == "fresh")
-            found.append(Stage("momentum", second, share=1 - self.bottleneck, carry=carry))
-        return found
+            stages.append(Stage("momentum", second, share=1 - self.bottleneck, carry=carry))
+        return stages
 
     def hooks(self) -> Sequence[Hook]:
         return [_MomentumFromStart(own=self.momentum_start == "fresh")]
@@ -251,12 +251,12 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
     @property
     def mask_id(self) -> int | None:
         """The vocabulary's own token for hidden words; None where it has none, and a learned vector stands in."""
-        found = self.words().inner.token_to_id("[MASK]")
-        return None if found is None else int(found)
+        token_id = self.words().inner.token_to_id("[MASK]")
+        return None if token_id is None else int(token_id)
 
     def batch(self, draws: Draws) -> PairBatch:
         """The text, crop and flip first, then what is hidden from the encoder, then from the decoder, all from the draw's own generator."""
-        pairs = self.drawn(draws)
+        pairs = self.view_batch(draws)
         own, other = (self._hidden(draws, pairs, share) for share in (self.hidden_own, self.hidden_other))
         return RestoredBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
@@ -270,10 +270,10 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             other_word_BM=other.word_BM,
         )
 
-    def drawn(self, draws: Draws) -> PairBatch:
+    def view_batch(self, draws: Draws) -> PairBatch:
         """One text and one view of every draw. A text without a token is refused."""
         pairs = self.pair_batch(draws, rand_augment if self.augment == "rand" else None)
-        problems = wordless(self.words(), pairs.text_BL.numpy(), pairs.text_mask_BL.numpy())
+        problems = empty_text_reasons(self.words(), pairs.text_BL.numpy(), pairs.text_mask_BL.numpy())
         for draw, problem in zip(draws, problems, strict=True):
             if problem == "has no token":
                 raise DataError(
@@ -298,19 +298,19 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             return masked
         return replace(masked, ids_BL=masked.ids_BL.masked_fill(masked.hidden_BL, self.mask_id))
 
-    def features(self, model: nn.Module, batch: PairBatch) -> Restored | Followed:
+    def features(self, model: nn.Module, batch: PairBatch) -> LexicalOutput:
         assert isinstance(batch, RestoredBatch)
-        found: Restored = model(
+        outputs: BottleneckOutput = model(
             batch.image_BCHW,
             batch.text_BL,
             batch.text_mask_BL,
             (batch.own_BL, batch.own_hidden_BL, batch.own_place_BM),
             (batch.other_BL, batch.other_hidden_BL, batch.other_place_BM),
         )
-        return found
+        return outputs
 
-    def losses(self, features: Restored | Followed, batch: PairBatch) -> dict[str, Tensor]:
-        assert isinstance(features, Restored)
+    def losses(self, features: LexicalOutput, batch: PairBatch) -> dict[str, Tensor]:
+        assert isinstance(features, BottleneckOutput)
         assert isinstance(batch, RestoredBatch)
         scale = features.image_NV.new_full((1,), 1 / self.tau)
         return {
@@ -321,12 +321,12 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
             "words_from_text": self.weight_words * masked_words(features.text_word_NJV, batch.other_word_BM),
         }
 
-    def sparse(self, features: Restored | Followed) -> dict[str, Tensor]:
+    def sparse(self, features: LexicalOutput) -> dict[str, Tensor]:
         both = (flops(side_NV, over=self.sparsity_over) for side_NV in (features.image_NV, features.text_NV))
         return {"sparsity": self.sparsity * torch.stack(list(both)).sum()}
 
-    def metrics(self, features: Restored | Followed, batch: PairBatch) -> dict[str, Tensor]:
-        """How many words have a weight, of an image and of a text."""
+    def metrics(self, features: LexicalOutput, batch: PairBatch) -> dict[str, Tensor]:
+        """Mean number of words with a positive weight, of an image and of a text."""
         sides = {"image": features.image_NV, "text": features.text_NV}
         return {f"words_of_{name}": (side_NV > 0).sum(1).double().mean() for name, side_NV in sides.items()}
 
@@ -335,10 +335,10 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
         chosen = replace(chosen, adam=self.adam)
         return replace(chosen, rules=RELEASED_DECAY) if self.decay == "released" else chosen
 
-    def deploy(self, model: nn.Module) -> LexicalWords:
+    def deploy(self, model: nn.Module) -> LexicalModel:
         encoder = model.encoder
         assert isinstance(encoder, LexicalEncoder)
-        return LexicalWords(encoder, self.preprocess, self.words(), self.text_length, name=self.slug, terms=self.terms)
+        return LexicalModel(encoder, self.preprocess, self.words(), self.text_length, name=self.slug, terms=self.terms)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -379,8 +379,8 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, Restored | Followed]):
 
     @classmethod
     def paper_tuned(cls) -> Self:
-        """What follows on COCO or Flickr30k, from a finished run (`--init RUN`): the second phase alone, images of 384 pixels, 10
-        epochs at batch 1,536. Position biases stay those of 224 pixels, drawn out. The release goes on with the momentum model and the
+        """Published fine-tuning on COCO or Flickr30k, from a finished run (`--init RUN`): the second phase alone, images of 384 pixels, 10
+        epochs at batch 1,536. Position biases of 224 pixels are interpolated. The release goes on with the momentum model and the
         queues of the run before; here that model begins as the weights themselves, and queues at random."""
         tuned: dict[str, Any] = {"image_size": 384, "bias_size": 224, "batch_size": 1536, "epochs": 10.0, "bottleneck": 0.0}
         return replace(cls.paper(), momentum_start="model", momentum_steps=0, momentum_batch=0, small_images=False, **tuned)
@@ -391,27 +391,27 @@ class MomentumPhase(LexLIP):
     """LexLIP's second phase, a stage of its runs."""
 
     def model(self) -> nn.Module:
-        found = MomentumEncoder(
+        module = MomentumEncoder(
             self.encoder(), queue=self.queue, start=self.queue_start, dropout=self.momentum_dropout, behind=self.momentum_behind
         )
-        if self.small_images and not isinstance(found.encoder.image_tower, BEiT | DenseViT):
+        if self.small_images and not isinstance(module.encoder.image_tower, BEiT | DenseViT):
             raise ConfigError(
                 f"image tower {self.image_tower!r} reads one size (expected small_images False, or beit_* or dense_*)"
             )
-        return found
+        return module
 
     def batch(self, draws: Draws) -> PairBatch:
         """By chance of the step, images of half the size."""
         small = self.small_images and draws.rng.random() < 0.5
         sized = replace(self, image_size=self.image_size // 2) if small else self
-        return sized.drawn(draws)
+        return sized.view_batch(draws)
 
-    def features(self, model: nn.Module, batch: PairBatch) -> Restored | Followed:
-        found: Followed = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
-        return found
+    def features(self, model: nn.Module, batch: PairBatch) -> LexicalOutput:
+        outputs: MomentumOutput = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
+        return outputs
 
-    def losses(self, features: Restored | Followed, batch: PairBatch) -> dict[str, Tensor]:
-        assert isinstance(features, Followed)
+    def losses(self, features: LexicalOutput, batch: PairBatch) -> dict[str, Tensor]:
+        assert isinstance(features, MomentumOutput)
         assert self.same_group != "positive"
         sides = (
             (features.image_NV, features.key_text_NV, features.image_queue_NK),
@@ -423,9 +423,9 @@ class MomentumPhase(LexLIP):
         ]
         return {"momentum": torch.stack(both).mean(), **self.sparse(features)}
 
-    def after_update(self, model: nn.Module, features: Restored | Followed, batch: PairBatch, progress: float) -> None:
+    def after_update(self, model: nn.Module, features: LexicalOutput, batch: PairBatch, progress: float) -> None:
         assert isinstance(model, MomentumEncoder)
-        assert isinstance(features, Followed)
+        assert isinstance(features, MomentumOutput)
         model.follow_(self.momentum)
         keys = (features.key_image_NV, features.key_text_NV, batch.group_B)
         model.remember_(*(all_gather(rows).flatten(0, 1) for rows in keys))
@@ -445,6 +445,6 @@ class _MomentumFromStart(Hook):
 
 
 def _carry(before: nn.Module, after: nn.Module, *, own: bool) -> None:
-    carry_equal(before, after)
+    copy_matching(before, after)
     if isinstance(after, MomentumEncoder):
         after.begin_(own=own)

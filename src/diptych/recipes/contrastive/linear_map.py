@@ -12,19 +12,19 @@ from torch import Tensor
 from diptych.core.contracts import Draws
 from diptych.core.errors import ConfigError
 from diptych.data.load.batch import group_ids
-from diptych.models.pairs.frozen.linear_map import LinearPair, Mapped, Side, procrustes_map, ridge_map
+from diptych.models.pairs.frozen.linear_map import LinearPair, MappedFeatures, Side, procrustes_map, ridge_map
 from diptych.models.pairs.frozen.locked import LinearMapEmbedder
-from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch, FrozenPairs, table
+from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch, FrozenPairRecipe, table
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearMap(FrozenPairs[LinearPair, Mapped]):
+class LinearMap(FrozenPairRecipe[LinearPair, MappedFeatures]):
     """The least that can join an image encoder and a text encoder: a matrix, in closed form. A baseline beside `locked`.
 
     Both encoders stay as they are. Features lose their mean; those of one side are multiplied by a matrix into the space of the
     other, and cosine similarities are taken there. One pass over the data adds up X'X and X'Y in float64, then the matrix follows:
     `ridge` minimises the squared distance with a penalty on the matrix (Hoerl & Kennard, 1970), `procrustes` takes the best matrix with
-    orthonormal columns, a rotation where both sides have as many numbers (Schönemann, 1966). There is no learning rate, no seed and no
+    orthonormal columns, a rotation where both sides have equal width (Schönemann, 1966). There is no learning rate, no seed and no
     schedule; `steps`, `lr`, `warmup`, `weight_decay` and `clip_norm` change nothing but, with fewer steps than a pass has, how much of
     the data is seen. An image with several texts counts once, with their mean: for least squares that is the same as all of them,
     each with an equal share of the image's weight.
@@ -62,12 +62,12 @@ class LinearMap(FrozenPairs[LinearPair, Mapped]):
         image_BD = torch.from_numpy(images.rows([draw.sample.uid for draw in draws]))
         return FeatureBatch(image_BD, torch.stack(text_BE), group_ids(draws))
 
-    def features(self, model: LinearPair, batch: FeatureBatch) -> Mapped:
-        mapped: Mapped = model(batch.image_BD, batch.text_BE)
+    def features(self, model: LinearPair, batch: FeatureBatch) -> MappedFeatures:
+        mapped: MappedFeatures = model(batch.image_BD, batch.text_BE)
         return mapped
 
-    def losses(self, features: Mapped, batch: FeatureBatch) -> dict[str, Tensor]:
-        """What ridge minimises, for each row. Procrustes minimises the distance alone, among orthonormal matrices."""
+    def losses(self, features: MappedFeatures, batch: FeatureBatch) -> dict[str, Tensor]:
+        """Ridge objective, for each row. Procrustes minimises the distance alone, among orthonormal matrices."""
         distance = (features.image_NE - features.text_NE).square().sum(1).mean()
         penalty = self.penalty if self.solution == "ridge" else 0.0
         return {"distance": distance, "penalty": penalty * features.map_DE.square().sum()}
@@ -85,7 +85,7 @@ class LinearMap(FrozenPairs[LinearPair, Mapped]):
         }
 
     def solve(self, model: LinearPair, totals: Mapping[str, Tensor]) -> dict[str, float]:
-        """Writes means and map. Logs the rows, and the share of the target's variance that the map explains (R², over all numbers)."""
+        """Writes means and map. Logs the rows, and the share of the target's variance that the map explains (R², over all dimensions)."""
         rows = float(totals["rows"])
         x_D, y_E = totals["x_D"] / rows, totals["y_E"] / rows
         gram_DD = totals["xx_DD"] - rows * torch.outer(x_D, x_D)

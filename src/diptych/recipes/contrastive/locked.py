@@ -8,13 +8,13 @@ from typing import Literal, Self
 from torch import Tensor
 
 from diptych.models.pairs.frozen.locked import LockedEmbedder, LockedPair
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch, FrozenPairs
+from diptych.recipes._shared.frozen.frozen_pairs import FeatureBatch, FrozenPairRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Locked(FrozenPairs[LockedPair, Pairs]):
+class Locked(FrozenPairRecipe[LockedPair, PairFeatures]):
     """Two trained encoders stay as they are; a small head on each learns to bring them together. A baseline beside `clip`.
 
     Related to LiT (Zhai et al., 2022, arXiv 2111.07991), which locks the image tower only and trains the text tower. Since nothing
@@ -42,11 +42,11 @@ class Locked(FrozenPairs[LockedPair, Pairs]):
         images, texts = self.encoders()
         return LockedPair(images.width, texts.width, width=self.width, hidden=self.hidden, dropout=self.dropout)
 
-    def features(self, model: LockedPair, batch: FeatureBatch) -> Pairs:
-        pairs: Pairs = model(batch.image_BD, batch.text_BE)
+    def features(self, model: LockedPair, batch: FeatureBatch) -> PairFeatures:
+        pairs: PairFeatures = model(batch.image_BD, batch.text_BE)
         return pairs
 
-    def losses(self, features: Pairs, batch: FeatureBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: FeatureBatch) -> dict[str, Tensor]:
         loss, _ = info_nce(
             features.image_ND,
             features.text_ND,
@@ -57,10 +57,10 @@ class Locked(FrozenPairs[LockedPair, Pairs]):
         )
         return {"contrastive": loss}
 
-    def metrics(self, features: Pairs, batch: FeatureBatch) -> dict[str, Tensor]:
+    def metrics(self, features: PairFeatures, batch: FeatureBatch) -> dict[str, Tensor]:
         return {"scale": features.scale.detach()}
 
-    def after_update(self, model: LockedPair, features: Pairs, batch: FeatureBatch, progress: float) -> None:
+    def after_update(self, model: LockedPair, features: PairFeatures, batch: FeatureBatch, progress: float) -> None:
         model.clamp_scale_()
 
     def deploy(self, model: LockedPair) -> LockedEmbedder:

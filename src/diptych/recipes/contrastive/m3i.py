@@ -19,10 +19,10 @@ from diptych.data.load.batch import PairBatch, group_ids
 from diptych.data.media.augment.views import View, hidden_patches, patches_in, placed_view
 from diptych.models.pairs.encoders.mixed_image_encoder import ClassScale, MixedEncoder, MixedPairs, TeacherView
 from diptych.models.towers.dense_vit import DenseViT
-from diptych.models.towers.outputs import Tower, present
+from diptych.models.towers.outputs import Tower, all_or_none
 from diptych.models.towers.towers import image_tower, patches_a_side
 from diptych.objectives.pairs.mutual_information import MutualInformation
-from diptych.recipes._shared.frozen.started import dense, dense_names
+from diptych.recipes._shared.frozen.initial_weights import dense_names, with_dense_tower
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.teachers import TeacherFromStart, follow_
@@ -118,15 +118,15 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             raise ConfigError(f"teacher_view is {self.teacher_view!r} (expected same | other)")
 
     def prepare(self, data: Dataset) -> Self:
-        known = super().prepare(data)
-        if known.classes or not self.label or not self.weight_class:
-            return known
-        found = {str(v) for row in range(len(data)) if (v := data[row].extras.get(self.label)) is not None}
-        if not found:
+        prepared = super().prepare(data)
+        if prepared.classes or not self.label or not self.weight_class:
+            return prepared
+        labels = {str(v) for row in range(len(data)) if (v := data[row].extras.get(self.label)) is not None}
+        if not labels:
             raise DataError(
                 f"'{data.name}' has no column '{self.label}'", field=self.label, expected="--label COLUMN, or --label ''"
             )
-        return replace(known, classes=tuple(sorted(found)))
+        return replace(prepared, classes=tuple(sorted(labels)))
 
     def towers(self) -> tuple[Tower, Tower]:
         text = super().towers()[1]
@@ -146,8 +146,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return MixedEncoder(image, text, width=self.width, classes=classes, views=self.views, **kinds)
 
     def started(self, model: Any) -> Self:
-        """The image tower becomes a dense one with the numbers of the weights; what it has beside them is fresh."""
-        return cast(Self, dense(super().started(model), getattr(model, "name", "the weights")))
+        """The image tower becomes a dense one with the same weights; its further parameters are fresh."""
+        return cast(Self, with_dense_tower(super().started(model), getattr(model, "name", "the weights")))
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return dense_names(tensors)
@@ -190,21 +190,21 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
 
     def _text(self, draw: Draw) -> str | None:
         """A text of the sample, or None where it has none or hides it."""
-        if not draw.sample.positives(self.language) or not _shown(draw.sample, "worded", self.worded):
+        if not draw.sample.positives(self.language) or not _is_used(draw.sample, "worded", self.worded):
             return None
         return self.text_of(draw)
 
     def _label(self, sample: Sample) -> int:
         value = sample.extras.get(self.label) if self.label else None
-        if value is None or str(value) not in self.classes or not _shown(sample, "labelled", self.labelled):
+        if value is None or str(value) not in self.classes or not _is_used(sample, "labelled", self.labelled):
             return -1
         return self.classes.index(str(value))
 
     def features(self, model: MixedEncoder, batch: MixedBatch) -> MixedPairs:
         whole_BCHW = batch.image_BCHW if batch.teacher_BCHW is None else batch.teacher_BCHW
         images = (whole_BCHW, batch.mixed_BCHW, batch.own_BP, batch.place_BM)
-        found: MixedPairs = model(*images, batch.text_BL, batch.text_mask_BL, batch.box_BP4)
-        return found
+        outputs: MixedPairs = model(*images, batch.text_BL, batch.text_mask_BL, batch.box_BP4)
+        return outputs
 
     def losses(self, features: MixedPairs, batch: MixedBatch) -> dict[str, Tensor]:
         """Each term is the mean over both images of a mixture, where it is one."""
@@ -216,8 +216,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         for image_ND, view_ND, of in sides:
             group_N = batch.group_B[of]
             if self.weight_text:
-                known = {"counted_N": batch.worded_B[of], "group_N": self._same(group_N)}
-                terms.setdefault("text", []).append(TEXTS(image_ND, features.text_ND[of], scale=features.scale, **known))
+                options = {"counted_N": batch.worded_B[of], "group_N": self._same(group_N)}
+                terms.setdefault("text", []).append(TEXTS(image_ND, features.text_ND[of], scale=features.scale, **options))
             if self.weight_class and features.class_KD is not None and features.class_scale is not None:
                 index_N = batch.label_B[of]
                 term = CLASSES(image_ND, index_N, scale=features.class_scale, set_KD=features.class_KD, counted_N=index_N >= 0)
@@ -225,8 +225,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
             if self.weight_view and view_ND is not None and features.target_ND is not None:
                 term = VIEWS(view_ND, features.target_ND[of], scale=1 / self.tau_view, group_N=self._same(group_N))
                 terms.setdefault("view", []).append(term)
-        if self.weight_patch and (patches := present(features.patch_NMD, features.target_patch_NMD)):
-            mean = MutualInformation("gaussian", variance=patches[0][0].numel() / 2)  # the mean over numbers
+        if self.weight_patch and (patches := all_or_none(features.patch_NMD, features.target_patch_NMD)):
+            mean = MutualInformation("gaussian", variance=patches[0][0].numel() / 2)  # the mean over dimensions
             terms["patch"] = [mean(*patches)]
         return {name: getattr(self, f"weight_{name}") * torch.stack(values).mean() for name, values in terms.items()}
 
@@ -234,8 +234,8 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return None if self.same_group == "negative" else group_N
 
     def metrics(self, features: MixedPairs, batch: MixedBatch) -> dict[str, Tensor]:
-        known = {"texts": batch.worded_B.float().mean(), "labels": (batch.label_B >= 0).float().mean()}
-        return {"scale": features.scale.detach(), **known}
+        shares = {"texts": batch.worded_B.float().mean(), "labels": (batch.label_B >= 0).float().mean()}
+        return {"scale": features.scale.detach(), **shares}
 
     def after_update(self, model: MixedEncoder, features: MixedPairs, batch: MixedBatch, progress: float) -> None:
         model.clamp_scale_(self.max_scale)
@@ -253,7 +253,7 @@ class M3I(EncoderRecipe[MixedEncoder, MixedBatch, MixedPairs]):
         return cls(same_group="negative", flip=True, clip_norm=1.0, teacher_view="other", decoding="whole")
 
 
-def _shown(sample: Sample, what: str, share: float) -> bool:
+def _is_used(sample: Sample, what: str, share: float) -> bool:
     """The same samples in every run and every epoch."""
     return share >= 1 or keyed_seed(what, sample.uid) < share * 2**63
 

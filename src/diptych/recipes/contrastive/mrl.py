@@ -17,22 +17,22 @@ from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.core.rows import embedding_fields
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.objectives.pairs.nested import Reduction, first, reduced
-from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, S, Scaled
+from diptych.objectives.pairs.nested import Reduction, reduce_terms, truncate
+from diptych.recipes._shared.pairs import EncoderRecipe, HasScale, PairRecipe, S
 from diptych.recipes._shared.presets import PAPER_CLIP, SMALL_CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
-class MRL(PairRecipe[nn.Module, Batch, Scaled]):
+class MRL(PairRecipe[nn.Module, Batch, HasScale]):
     """Matryoshka Representation Learning (Kusupati et al., 2022, arXiv 2205.13147). Baseline: `clip`, its vectors cut short.
 
-    A modifier: the losses of the recipe `base` are taken on the first d numbers of every feature, for each d of `dims`, and
+    A modifier: the losses of the recipe `base` are taken on the first d dimensions of every feature, for each d of `dims`, and
     averaged. Features are cut first and normalised then, in both towers, and one temperature serves all widths. Towers, batches,
     optimiser and what the model remembers are those of `base`. Of its fields, those that this recipe has too are set here, the
     others are as in its own preset or as named after a colon.
 
-    The model lists `dims` in its config.json. `model.first(16)` embeds to the first 16 numbers; the same holds for every width in
-    between, only less surely. A loss of D numbers costs d / D of that for each further d: with halving widths less than twice the
+    The model lists `dims` in its config.json. `model.first(16)` embeds to the first 16 dimensions; the same holds for every width in
+    between, only less surely. A loss of D dimensions costs d / D of that for each further d: with halving widths less than twice the
     loss, and nothing in the towers.
 
     The paper sums over widths (`reduction="sum"`, in `paper()`); the mean, our default, lets clipping and other terms keep their
@@ -75,7 +75,7 @@ class MRL(PairRecipe[nn.Module, Batch, Scaled]):
         """The recipe that is modified."""
         name, _, words = self.base.partition(":")
         kind = RECIPES.load(name)
-        if why := refusal(kind):
+        if why := why_not_a_base(kind):
             raise ConfigError(f"base '{name}' cannot be nested: {why} (expected one of {', '.join(bases())})")
         shared = {f.name for f in fields(PairRecipe)} & {f.name for f in fields(kind)}
         own = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words.split(",") if word)}
@@ -84,10 +84,10 @@ class MRL(PairRecipe[nn.Module, Batch, Scaled]):
                 f"'{min(taken)}' is a field of mrl itself: say --{min(taken).replace('_', '-')} instead of base '{self.base}'"
             )
         preset = kind.tiny() if self.base_preset == "tiny" else kind.paper()
-        found: EncoderRecipe = from_plain(
+        recipe: EncoderRecipe = from_plain(
             kind, {**to_plain(preset), **to_plain({key: getattr(self, key) for key in shared}), **own}
         )
-        return found
+        return recipe
 
     def prepare(self, data: Dataset) -> Self:
         return replace(self, vocabulary=self.inner.prepare(data).vocabulary)
@@ -100,23 +100,26 @@ class MRL(PairRecipe[nn.Module, Batch, Scaled]):
         batch: Batch = self.inner.batch(draws)
         return batch
 
-    def features(self, model: nn.Module, batch: Batch) -> Scaled:
-        features: Scaled = self.inner.features(model, batch)
+    def features(self, model: nn.Module, batch: Batch) -> HasScale:
+        features: HasScale = self.inner.features(model, batch)
         return features
 
-    def losses(self, features: Scaled, batch: Batch) -> dict[str, Tensor]:
-        every = [self.inner.losses(cut(features, d), batch) for d in self.dims]
-        return {name: reduced([losses[name] for losses in every], self.weights or None, self.reduction) for name in every[0]}
+    def losses(self, features: HasScale, batch: Batch) -> dict[str, Tensor]:
+        every = [self.inner.losses(truncate_embeddings(features, d), batch) for d in self.dims]
+        return {name: reduce_terms([losses[name] for losses in every], self.weights or None, self.reduction) for name in every[0]}
 
-    def metrics(self, features: Scaled, batch: Batch) -> dict[str, Tensor]:
+    def metrics(self, features: HasScale, batch: Batch) -> dict[str, Tensor]:
         """Those of the base, and its whole loss at every width."""
-        each = {f"first_{d}": torch.stack(list(self.inner.losses(cut(features, d), batch).values())).sum() for d in self.dims}
+        each = {
+            f"first_{d}": torch.stack(list(self.inner.losses(truncate_embeddings(features, d), batch).values())).sum()
+            for d in self.dims
+        }
         return {**self.inner.metrics(features, batch), **each}
 
     def optimiser(self) -> Optimiser:
         return self.inner.optimiser()
 
-    def after_update(self, model: nn.Module, features: Scaled, batch: Batch, progress: float) -> None:
+    def after_update(self, model: nn.Module, features: HasScale, batch: Batch, progress: float) -> None:
         self.inner.after_update(model, features, batch, progress)
 
     def stored(self, name: str) -> bool:
@@ -141,8 +144,8 @@ class MRL(PairRecipe[nn.Module, Batch, Scaled]):
         return cls(**PAPER_CLIP, reduction="sum")
 
 
-def refusal(kind: object) -> str:
-    """Why a recipe cannot be a base of `mrl`, in words; "" where it can."""
+def why_not_a_base(kind: object) -> str:
+    """Reason why a recipe cannot be a base of `mrl`; "" where it can."""
     if not (isinstance(kind, type) and issubclass(kind, PairRecipe)):
         return "it has no two towers that are trained together"
     return kind.no_prefixes
@@ -150,11 +153,11 @@ def refusal(kind: object) -> str:
 
 def bases() -> list[str]:
     """The recipes that can be a base."""
-    return sorted(name for name in RECIPES if not refusal(RECIPES.load(name)))
+    return sorted(name for name in RECIPES if not why_not_a_base(RECIPES.load(name)))
 
 
-def cut(features: S, d: int) -> S:
-    """The same features, embeddings cut to their first d numbers and normalised again; whatever is no embedding stays."""
+def truncate_embeddings(features: S, d: int) -> S:
+    """The same features, embeddings cut to their first d dimensions and normalised again; other fields are unchanged."""
     named = {name: getattr(features, name) for name in embedding_fields(type(features))}
-    shorter: S = replace(cast(Any, features), **{name: first(x, d) for name, x in named.items() if x is not None})
+    shorter: S = replace(cast(Any, features), **{name: truncate(x, d) for name, x in named.items() if x is not None})
     return shorter

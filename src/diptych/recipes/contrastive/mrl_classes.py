@@ -33,7 +33,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
     """Matryoshka Representation Learning of classes (Kusupati et al., 2022, arXiv 2205.13147); `mrl` is the form for pairs of images and
     texts.
 
-    An image's vector is cut to its first d numbers for each d of `dims`, and a linear classifier on each of these prefixes learns the
+    An image's vector is cut to its first d dimensions for each d of `dims`, and a linear classifier on each of these prefixes learns the
     labels: L = sum over d of c_d times the cross-entropy. Prefixes are not normalised. The classifiers are separate (MRL) or cut from one
     weight with a shared bias (MRL-E, `tied`). The model that remains classifies at every one of those widths (`diptych eval MODEL
     classification`), and its image vectors are searched at any (`model.first(16)`).
@@ -120,8 +120,8 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
         return Preprocess(self.image_size, IMAGENET_MEAN, IMAGENET_STD, interpolation=self.interpolation)
 
     @property
-    def shown(self) -> Preprocess:
-        """How the deployed model is shown its images."""
+    def deployed_preprocess(self) -> Preprocess:
+        """Preprocessing of the deployed model."""
         if not self.shown_size:
             return self.preprocess
         return replace(self.preprocess, size=self.shown_size, margin=round(self.shown_size * 8 / 7) - self.shown_size)
@@ -132,19 +132,19 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
 
     def prepare(self, data: Dataset) -> Self:
         """Names of the classes, in order, from the labels of the training data; how many steps see small crops."""
-        known = self._with_classes(data)
+        prepared = self._with_classes(data)
         if not self.early_size:
-            return known
+            return prepared
         steps = self.steps or math.ceil(self.epochs * len(data) / self.batch_size)
-        return replace(known, early_steps=round(self.early_share * steps))
+        return replace(prepared, early_steps=round(self.early_share * steps))
 
     def _with_classes(self, data: Dataset) -> Self:
         if self.classes:
             return self
-        found = {label_of(data[row], self.label, self.language) for row in range(len(data))}
-        if len(found) < 2:
-            raise DataError(f"'{data.name}' has {len(found)} class", field=self.label, expected="two classes or more")
-        return replace(self, classes=tuple(sorted(found)))
+        labels = {label_of(data[row], self.label, self.language) for row in range(len(data))}
+        if len(labels) < 2:
+            raise DataError(f"'{data.name}' has {len(labels)} class", field=self.label, expected="two classes or more")
+        return replace(self, classes=tuple(sorted(labels)))
 
     def model(self) -> NestedImageClassifier:
         residual = self.image_tower.startswith("timm:res")
@@ -159,8 +159,8 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
         for draw in draws:
             name = label_of(draw.sample, self.label, self.language)
             if name not in self.classes:
-                known = f"one of the {len(self.classes)} classes of training"
-                raise DataError(f"sample {draw.sample.uid} has the label '{name}'", field=self.label, expected=known)
+                expected = f"one of the {len(self.classes)} classes of training"
+                raise DataError(f"sample {draw.sample.uid} has the label '{name}'", field=self.label, expected=expected)
             labels.append(self.classes.index(name))
         return LabelBatch(replace(self.preprocess, size=side)(images), torch.tensor(labels, dtype=torch.int64))
 
@@ -188,7 +188,7 @@ class MRLClasses(Recipe[NestedImageClassifier, LabelBatch, NestedLogits]):
         return replace(chosen, kind="sgd", betas=momentum, coupled_decay=True, schedule="linear", rules=rules)
 
     def deploy(self, model: NestedImageClassifier) -> ClassEmbedder:
-        return ClassEmbedder(model, self.shown, self.classes, self.slug, flip=self.mirrored)
+        return ClassEmbedder(model, self.deployed_preprocess, self.classes, self.slug, flip=self.mirrored)
 
     @classmethod
     def tiny(cls) -> Self:

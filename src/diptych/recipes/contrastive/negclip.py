@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError
-from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
+from diptych.data.text.captions.negative_texts import NegativeBatch, sample_texts
 from diptych.data.text.english.swaps import EVERY, RELEASED, SWAPS, Swap, swaps
 from diptych.data.text.english.tagger import spacy_tagger, tag
 from diptych.models.pairs.hard_pairs import HardPairs
@@ -70,8 +70,10 @@ class NegCLIP(NegativeRecipe):
     def negatives_of(self, draw: Draw, text: str) -> Sequence[str]:
         if self.negatives == "swaps":
             tagger = spacy_tagger(self.spacy) if self.spacy else tag
-            found = swaps(text, draw.rng, kinds=self.kinds, published=self.published_swaps, articles=self.articles, tagger=tagger)
-            return chosen(draw.rng, list(found.values()), self.negatives_each)
+            swapped = swaps(
+                text, draw.rng, kinds=self.kinds, published=self.published_swaps, articles=self.articles, tagger=tagger
+            )
+            return sample_texts(draw.rng, list(swapped.values()), self.negatives_each)
         if self.negatives == "texts":
             return self.written(draw)
         return self.at_random(draw, text) if self.negatives == "random_words" else ()

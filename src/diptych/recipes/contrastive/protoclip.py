@@ -16,9 +16,9 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.augment.colour_views import recoloured
-from diptych.models.pairs.encoders.prototype_encoder import KINDS, Kind, PrototypeEncoder, PrototypePairs, Prototypes
+from diptych.models.pairs.encoders.prototype_encoder import KINDS, EpisodePrototypes, Kind, PrototypeEncoder, PrototypePairs
 from diptych.objectives.gather import share_of_gradient
-from diptych.objectives.pairs.prototypes import Clusters, back_translation, group_means, prototype_accuracy, prototype_loss
+from diptych.objectives.pairs.prototypes import ClusterTargets, back_translation, group_means, prototype_accuracy, prototype_loss
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.train.clustering import k_means
@@ -63,7 +63,7 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     episode     samples an episode
     hidden      width of the heads' hidden layer; head_width that of their output
     tau_target  temperature of the soft targets; 0 makes them one-hot
-    teacher     column with the external teacher's features (a list of numbers a sample); "" does without
+    teacher     column with the external teacher's features (a list of floats a sample); "" for none
     weight_...  of CLIP's loss, of the prototypes and of the teacher's prototypes
     lit_share   share of the run, at its end, with a locked image tower
     head_decay  whether the heads have weight decay; False as released
@@ -159,60 +159,60 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
     def _teacher_features(self, sample: Sample) -> list[float]:
         if not self.teacher:
             return []
-        if (found := sample.extras.get(self.teacher)) is None:
-            expected = f"a column '{self.teacher}' of numbers in every row, or --teacher '' to do without"
+        if (features := sample.extras.get(self.teacher)) is None:
+            expected = f"a column '{self.teacher}' of features in every row, or --teacher '' for none"
             raise DataError(f"sample '{sample.uid}' has no teacher's features", field=self.teacher, expected=expected)
-        return [float(value) for value in found]
+        return [float(value) for value in features]
 
     def features(self, model: PrototypeEncoder, batch: EpisodeBatch) -> PrototypePairs:
-        found: PrototypePairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.row_B)
-        return found
+        outputs: PrototypePairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.row_B)
+        return outputs
 
     @torch.no_grad()
     def cluster(self, model: nn.Module, rows: Mapping[str, Tensor], number: int) -> None:
-        """What an episode learns from its features: clusters of each kind, and prototypes of both modalities over them."""
+        """Cluster the features of an episode: assignments of each kind, and prototypes of both modalities over them."""
         assert isinstance(model, PrototypeEncoder)
         sources = {"image": rows["image_ED"], "text": rows["text_ED"], "teacher": rows["teacher_ED"]}
         label_E3 = torch.full((len(rows["row_E"]), 3), -1, dtype=torch.int64, device=rows["row_E"].device)
-        known: list[tuple[Tensor, ...]] = []
-        for place, kind in enumerate(KINDS):
+        prototypes: list[tuple[Tensor, ...]] = []
+        for index, kind in enumerate(KINDS):
             if not sources[kind].shape[1]:
                 empty_KD = rows["image_ED"].new_zeros(self.clusters, self.head_width)
-                known.append((empty_KD, empty_KD, empty_KD, empty_KD[:, 0] > 0))
+                prototypes.append((empty_KD, empty_KD, empty_KD, empty_KD[:, 0] > 0))
                 continue
             seed = keyed_seed("episode", number, kind)
             label_E, centroid_KD = k_means(
                 sources[kind], self.clusters, seed=seed, iterations=self.iterations, restarts=self.restarts
             )
-            label_E3[:, place] = from_first(label_E.to(label_E3.device))
-            image_KD, filled_K = group_means(rows["image_ED"], label_E3[:, place], self.clusters)
-            text_KD, _ = group_means(rows["text_ED"], label_E3[:, place], self.clusters)
+            label_E3[:, index] = from_first(label_E.to(label_E3.device))
+            image_KD, filled_K = group_means(rows["image_ED"], label_E3[:, index], self.clusters)
+            text_KD, _ = group_means(rows["text_ED"], label_E3[:, index], self.clusters)
             if kind == "teacher":
                 own_KD = torch.zeros_like(image_KD)
             elif self.centroids == "k_means":
                 own_KD = from_first(centroid_KD.to(image_KD))
             else:
                 own_KD = image_KD if kind == "image" else text_KD
-            known.append((image_KD, text_KD, own_KD, filled_K))
-        stacked = (torch.stack(parts) for parts in zip(*known, strict=True))
-        model.episode.store_(rows["row_E"], label_E3, Prototypes(*stacked))
+            prototypes.append((image_KD, text_KD, own_KD, filled_K))
+        stacked = (torch.stack(parts) for parts in zip(*prototypes, strict=True))
+        model.episode.store_(rows["row_E"], label_E3, EpisodePrototypes(*stacked))
 
     def losses(self, features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:
         matched = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
-        found = {"contrastive": self.weight_pairs * matched}
+        terms = {"contrastive": self.weight_pairs * matched}
         if self.lit:
-            return found
-        known = features.prototypes
+            return terms
+        prototypes = features.prototypes
         heads = tuple(share_of_gradient(x_ND, self.feature_gradient) for x_ND in (features.head_image_ND, features.head_text_ND))
         image, text = (
-            Clusters(features.labels(kind), known.centroids(kind), self._taking_part(features, kind))
+            ClusterTargets(features.labels(kind), prototypes.centroids(kind), self._taking_part(features, kind))
             for kind in ("image", "text")
         )
-        found["prototypes"] = self.weight_prototypes * back_translation(
+        terms["prototypes"] = self.weight_prototypes * back_translation(
             heads[0],
             heads[1],
-            image_prototype_KD=known.means("image", over="text"),
-            text_prototype_KD=known.means("text", over="image"),
+            image_prototype_KD=prototypes.means("image", over="text"),
+            text_prototype_KD=prototypes.means("text", over="image"),
             image_clusters=image,
             text_clusters=text,
             scale=features.head_scale,
@@ -220,31 +220,31 @@ class ProtoCLIP(EncoderRecipe[PrototypeEncoder, EpisodeBatch, PrototypePairs]):
         )
         if batch.teacher_BD.shape[1]:
             label_N, filled_K = features.labels("teacher"), self._taking_part(features, "teacher")
-            means = (known.means("image", over="teacher"), known.means("text", over="teacher"))
+            means = (prototypes.means("image", over="teacher"), prototypes.means("text", over="teacher"))
             sides = [
                 prototype_loss(x_ND, mean_KD, label_N, scale=features.head_scale, filled_K=filled_K)
                 for x_ND, mean_KD in zip(heads, means, strict=True)
             ]
-            found["teacher"] = self.weight_teacher * torch.stack(sides).mean()
-        return found
+            terms["teacher"] = self.weight_teacher * torch.stack(sides).mean()
+        return terms
 
     def metrics(self, features: PrototypePairs, batch: EpisodeBatch) -> dict[str, Tensor]:
         image, text = (features.prototypes.filled(kind).sum().float() for kind in ("image", "text"))
-        found = {**super().metrics(features, batch), "image_clusters": image, "text_clusters": text}
+        values = {**super().metrics(features, batch), "image_clusters": image, "text_clusters": text}
         if self.lit:
-            return found
-        found["image_to_text_accuracy"] = self.accuracy(features, "image", "text")
-        found["text_to_image_accuracy"] = self.accuracy(features, "text", "image")
+            return values
+        values["image_to_text_accuracy"] = self.accuracy(features, "image", "text")
+        values["text_to_image_accuracy"] = self.accuracy(features, "text", "image")
         if batch.teacher_BD.shape[1]:
-            found["image_to_teacher_accuracy"] = self.accuracy(features, "image", "teacher")
-            found["text_to_teacher_accuracy"] = self.accuracy(features, "text", "teacher")
-        return found
+            values["image_to_teacher_accuracy"] = self.accuracy(features, "image", "teacher")
+            values["text_to_teacher_accuracy"] = self.accuracy(features, "text", "teacher")
+        return values
 
     def accuracy(self, features: PrototypePairs, side: Literal["image", "text"], over: Kind) -> Tensor:
         """Share of images or of texts whose nearest prototype is that of their cluster of this kind (the released `acc_img2text`, ...)."""
-        known, x_ND = features.prototypes, features.head_image_ND if side == "image" else features.head_text_ND
+        prototypes, x_ND = features.prototypes, features.head_image_ND if side == "image" else features.head_text_ND
         part_K = self._taking_part(features, over)
-        return prototype_accuracy(x_ND.detach(), known.means(side, over=over), features.labels(over), filled_K=part_K)
+        return prototype_accuracy(x_ND.detach(), prototypes.means(side, over=over), features.labels(over), filled_K=part_K)
 
     def _taking_part(self, features: PrototypePairs, kind: Kind) -> Tensor | None:
         """Which clusters of a kind rows are compared with; None: all."""

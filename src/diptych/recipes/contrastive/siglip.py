@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.data.load.batch import PairBatch
-from diptych.models.layers.starts import lecun_normal_
+from diptych.models.layers.initialisation import lecun_normal_
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.objectives.pairs.sigmoid_pairs import sigmoid_pairs
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
@@ -71,7 +71,7 @@ class SigLIP(DualEncoderRecipe):
 
     def model(self) -> DualEncoder:
         image, text = self.towers()
-        found = DualEncoder(
+        module = DualEncoder(
             image,
             text,
             width=self.width,
@@ -80,9 +80,9 @@ class SigLIP(DualEncoderRecipe):
             project_image=self.project_image,
             projection_bias="text" if self.text_bias else "none",
         )
-        if text.spec.get("start") == "xavier" and isinstance(found.text_projection, nn.Linear):
-            lecun_normal_(found.text_projection.weight)
-        return found
+        if text.spec.get("start") == "xavier" and isinstance(module.text_projection, nn.Linear):
+            lecun_normal_(module.text_projection.weight)
+        return module
 
     def optimiser(self) -> Optimiser:
         chosen = replace(super().optimiser(), warmup_from=self.warmup_from)
@@ -98,7 +98,7 @@ class SigLIP(DualEncoderRecipe):
         """Scale and bias belong together: without a bias in the weights, both start as the recipe's own."""
         return tensors if "bias" in tensors else {name: tensor for name, tensor in tensors.items() if name != "log_scale"}
 
-    def losses(self, features: Pairs, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: PairBatch) -> dict[str, Tensor]:
         assert features.bias is not None
         loss, _ = sigmoid_pairs(
             features.image_ND,

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Tuning
 from diptych.core.errors import ConfigError
-from diptych.data.text.captions.negative_texts import NegativeBatch, chosen
+from diptych.data.text.captions.negative_texts import NegativeBatch, sample_texts
 from diptych.data.text.english.structured import Lists, analogies, checked_lists, replaced_by_rule, whole_word, word_lists
 from diptych.models.pairs.hard_pairs import HardPairs
 from diptych.objectives.pairs.hard_negatives import own_negatives, wide_info_nce
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.second_positives import evenly_right, spread_over_texts
+from diptych.objectives.pairs.second_positives import equal_positives_loss, flat_target_loss
 from diptych.recipes._shared.pairs import strings_of
 from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
 from diptych.recipes._shared.texts.negatives import LOOKED_AT, NegativeRecipe
@@ -108,18 +108,18 @@ class SVLC(NegativeRecipe):
         if not self.data_words or self.listed_words:
             return ready
         texts = list(strings_of(data, self.texts_of, stride=max(1, len(data) // LOOKED_AT), language=self.language))
-        found = tuple(
+        listed = tuple(
             word for words in self._lists().values() for word in words if any(whole_word(word).search(text) for text in texts)
         )
-        return replace(ready, listed_words=tuple(dict.fromkeys(found)))
+        return replace(ready, listed_words=tuple(dict.fromkeys(listed)))
 
     def _lists(self) -> Lists:
         """The lists in use; with `data_words` only what the training texts have of them."""
         lists = checked_lists(word_lists(self.word_lists), self.types)
         if not self.listed_words:
             return lists
-        known = set(self.listed_words)
-        return {kind: tuple(word for word in words if word in known) for kind, words in lists.items()}
+        data_words = set(self.listed_words)
+        return {kind: tuple(word for word in words if word in data_words) for kind, words in lists.items()}
 
     def tuning(self) -> Tuning:
         if not self.rank:
@@ -160,17 +160,17 @@ class SVLC(NegativeRecipe):
 
     def positives_of(self, draw: Draw, text: str) -> Sequence[str]:
         if self.positives == "analogies":
-            return chosen(draw.rng, analogies(text), 1)
+            return sample_texts(draw.rng, analogies(text), 1)
         rewrites = [
             other.string for other in draw.sample.positives(self.language) if other.origin == "rewrite" and other.string != text
         ]
         written = draw.sample.extras.get(POSITIVE_COLUMN)
-        return chosen(draw.rng, [*rewrites, *([written] if written else [])], 1)
+        return sample_texts(draw.rng, [*rewrites, *([written] if written else [])], 1)
 
     def losses(self, features: HardPairs, batch: NegativeBatch) -> dict[str, Tensor]:
         image_ND, text_ND, negative_NKD, scale = features.image_ND, features.text_ND, features.negative_NKD, features.scale
         there_BK = batch.there_BK
-        found = {
+        terms = {
             "contrastive": wide_info_nce(
                 image_ND,
                 text_ND,
@@ -183,13 +183,13 @@ class SVLC(NegativeRecipe):
             "negatives": self.negative_weight * own_negatives(image_ND, text_ND, negative_NKD, there_BK, scale=scale),
         }
         if features.positive_ND is not None:
-            found["positives"] = (self._met(image_ND, features, batch) + self._met(text_ND, features, batch)) / 2
+            terms["positives"] = (self._met(image_ND, features, batch) + self._met(text_ND, features, batch)) / 2
             both = image_ND, text_ND, features.positive_ND
             if self.even_weight:
-                found["even"] = self.even_weight * evenly_right(*both, scale=scale)
+                terms["even"] = self.even_weight * equal_positives_loss(*both, scale=scale)
             if self.spread_weight:
-                found["spread"] = self.spread_weight * spread_over_texts(*both, scale=scale)
-        return found
+                terms["spread"] = self.spread_weight * flat_target_loss(*both, scale=scale)
+        return terms
 
     def _met(self, anchor_ND: Tensor, features: HardPairs, batch: NegativeBatch) -> Tensor:
         """Each anchor chooses its own right text among those of the batch."""

@@ -15,16 +15,16 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, group_ids, view
 from diptych.data.media.augment.heavy_augment import heavy_augment
-from diptych.data.text.captions.chunks import chunks, thinned
+from diptych.data.text.captions.chunks import chunks, drop_sentences
 from diptych.data.text.captions.sides import Pixels, mirrored
 from diptych.models.layers.mix_style import Mix, MixStyle
-from diptych.models.layers.style_transfer import Stylist
+from diptych.models.layers.style_transfer import StyleTransferAugmentation
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.encoders.chunked_encoder import ChunkedEncoder
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.models.towers.vit import VisionTransformer
 from diptych.recipes._shared.pairs import EncoderRecipe
-from diptych.recipes._shared.picture_styles import Colours, checked, coloured, drawn, style_transfer
+from diptych.recipes._shared.picture_styles import Colours, check_style_options, random_picture, recolour, style_transfer
 from diptych.recipes._shared.presets import ADAPTED, SMALL_CLIP
 
 
@@ -47,7 +47,7 @@ class ChunkBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
+class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, PairFeatures]):
     """Going Beyond Nouns With Vision & Language Models Using Synthetic Data (Cascante-Bonilla et al., 2023, arXiv 2303.17590). Baseline:
     `clip`.
 
@@ -135,7 +135,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             raise ConfigError(f"augment is {self.augment!r}, mix_style {self.mix_style} (expected none | heavy, 0..1)")
 
         if self.styles:
-            checked(self.style_weights, self.style_strength, self.style_colours, self.style_pixels, self.image_size)
+            check_style_options(self.style_weights, self.style_strength, self.style_colours, self.style_pixels, self.image_size)
 
     def tuning(self) -> Tuning:
         if not self.rank:
@@ -155,7 +155,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         stylist = None
         if self.styles:
             normalised = self.style_pixels == "normalised"
-            stylist = Stylist(
+            stylist = StyleTransferAugmentation(
                 style_transfer(self.style_weights),
                 strength=self.style_strength,
                 mean=self.mean,
@@ -169,10 +169,10 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
         return not name.startswith("stylist.")
 
     def batch(self, draws: Draws) -> ChunkBatch:
-        shown = [self._shown(draw, self.chunks_of(draw)) for draw in draws]
+        shown = [self._augment(draw, self.chunks_of(draw)) for draw in draws]
         captions, images = [texts for _, texts in shown], [image_HWC for image_HWC, _ in shown]
         most = max(map(len, captions))
-        filled = [[*found, *[""] * (most - len(found))] for found in captions]
+        filled = [[*caption_chunks, *[""] * (most - len(caption_chunks))] for caption_chunks in captions]
         encoded = self.words().encode([chunk for row in filled for chunk in row], self.text_length)
         shape = (len(filled), most, -1)
         image_BCHW = self.preprocess(images)
@@ -180,7 +180,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             image_BCHW=image_BCHW,
             text_BKL=torch.from_numpy(encoded.ids_BL).reshape(shape),
             text_mask_BKL=torch.from_numpy(encoded.mask_BL).reshape(shape),
-            there_BK=torch.tensor([[place < len(found) for place in range(most)] for found in captions]),
+            there_BK=torch.tensor([[index < len(caption_chunks) for index in range(most)] for caption_chunks in captions]),
             group_B=group_ids(draws),
             truncated=encoded.truncated,
             style_BCHW=self._styles(image_BCHW, draws.rng) if self.styles else None,
@@ -188,28 +188,28 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
 
     def _styles(self, image_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
         """The style of the step, in the colours that each picture is to have."""
-        plain = replace(self.shown, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="crop")
+        plain = replace(self.deployed_preprocess, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="crop")
         if self.style_pixels == "plain":
             image_BCHW = image_BCHW * torch.tensor(self.std)[:, None, None] + torch.tensor(self.mean)[:, None, None]
-        return coloured(plain([drawn(self.styles, rng, self.image_size)])[0], image_BCHW, self.style_colours)
+        return recolour(plain([random_picture(self.styles, rng, self.image_size)])[0], image_BCHW, self.style_colours)
 
     def chunks_of(self, draw: Draw) -> list[str]:
         """A caption of the draw, thinned and cut."""
-        caption = thinned(choose_text(draw, self.language).string, draw.rng, keep=self.said, about=self.said_about)
-        found = [caption] if self.split == "none" else chunks(caption, sentences=self.sentences)
-        if not found or not found[0]:
+        caption = drop_sentences(choose_text(draw, self.language).string, draw.rng, keep=self.said, about=self.said_about)
+        pieces = [caption] if self.split == "none" else chunks(caption, sentences=self.sentences)
+        if not pieces or not pieces[0]:
             raise DataError(f"sample '{draw.sample.uid}' has a caption without a word", field="texts", expected="sentences")
-        return found[:1] if self.split == "first" else found
+        return pieces[:1] if self.split == "first" else pieces
 
-    def _shown(self, draw: Draw, texts: Sequence[str]) -> tuple[Pixels, Sequence[str]]:
+    def _augment(self, draw: Draw, texts: Sequence[str]) -> tuple[Pixels, Sequence[str]]:
         """The picture as one step sees it, with texts that are true of it."""
         shown_HWC = view(draw, self.preprocess.size, self.crop, False, self.crop_form)
         if self.flip:
             shown_HWC, texts = mirrored(shown_HWC, texts, draw.rng, self.flip_sides)
         return heavy_augment(shown_HWC, draw.rng) if self.augment == "heavy" else shown_HWC, texts
 
-    def features(self, model: ChunkedEncoder, batch: ChunkBatch) -> Pairs:
-        pairs: Pairs = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL, batch.there_BK, batch.style_BCHW)
+    def features(self, model: ChunkedEncoder, batch: ChunkBatch) -> PairFeatures:
+        pairs: PairFeatures = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL, batch.there_BK, batch.style_BCHW)
         return pairs
 
     def optimiser(self) -> Optimiser:
@@ -220,7 +220,7 @@ class SyViC(EncoderRecipe[ChunkedEncoder, ChunkBatch, Pairs]):
             return replace(chosen, final_lr=self.final_lr)
         return replace(chosen, falls="period", periods=self.planned, part=(0.0, min(1.0, self.epochs / self.planned)))
 
-    def losses(self, features: Pairs, batch: ChunkBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: ChunkBatch) -> dict[str, Tensor]:
         loss = self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)
         return {"contrastive": loss}
 

@@ -15,11 +15,11 @@ from diptych.data.load.batch import TripletBatch
 from diptych.data.media.augment.views import hidden_patches, local_views
 from diptych.models.pairs.encoders.dense_encoder import DenseEncoder, DensePairs, Token
 from diptych.models.towers.dense_vit import DenseViT
-from diptych.models.towers.outputs import present
+from diptych.models.towers.outputs import all_or_none
 from diptych.models.towers.towers import patches_a_side
 from diptych.objectives.distillation.koleo import koleo
-from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
-from diptych.recipes._shared.frozen.started import dense, dense_names
+from diptych.objectives.distillation.self_distillation import self_distillation, updated_centre
+from diptych.recipes._shared.frozen.initial_weights import dense_names, with_dense_tower
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 from diptych.recipes._shared.texts.two_texts import TwoTextRecipe
@@ -45,7 +45,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     contrastive losses, plus alpha times the second, plus beta times the third.
 
     The deployed model embeds an image by `token`; `embedder.reading("second")` reads the other. `embed_dense` gives its patches, which
-    protocol `dense_probe` asks for segmentation and depth order. Pixels go in as numbers from 0 to 1, without mean and deviation, and that
+    protocol `dense_probe` asks for segmentation and depth order. Pixels are scaled to 0 to 1, without mean and deviation, and that
     is saved with the weights.
 
     Give it data with two texts as for `alip` (see `raw`, `synthetic`, `captions`). A step costs about three times CLIP's image tower.
@@ -125,8 +125,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         )
 
     def started(self, model: Any) -> Self:
-        """The image tower becomes a dense one with the numbers of the weights; what it has beside them is fresh."""
-        return cast(Self, dense(super().started(model), getattr(model, "name", "the weights")))
+        """The image tower becomes a dense one with the same weights; its further parameters are fresh."""
+        return cast(Self, with_dense_tower(super().started(model), getattr(model, "name", "the weights")))
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return dense_names(tensors)
@@ -142,30 +142,30 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         share, spread = (self.hidden, self.hidden_spread) if self.beta > 0 else (0.0, 0.0)
         patches = patches_a_side(self.image_tower, self.image_size, self.image_options().get("patch")) ** 2
         hidden_BP, place_BM = hidden_patches(draws, patches=patches, share=share, spread=spread)
-        known = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
-        return DenseBatch(**known, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
+        values = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
+        return DenseBatch(**values, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
 
     def features(self, model: DenseEncoder, batch: DenseBatch) -> DensePairs:
         texts = (batch.text_BL, batch.text_mask_BL, batch.caption_BL, batch.caption_mask_BL)
-        found: DensePairs = model(batch.image_BCHW, *texts, batch.local_BVCHW, batch.hidden_BP, batch.place_BM)
-        return found
+        outputs: DensePairs = model(batch.image_BCHW, *texts, batch.local_BVCHW, batch.hidden_BP, batch.place_BM)
+        return outputs
 
     def losses(self, features: DensePairs, batch: DenseBatch) -> dict[str, Tensor]:
         sides: dict[str, tuple[Tensor, ...]] = {"raw": (features.image_ND, features.text_ND, features.scale)}
-        if second := present(features.second_ND, features.caption_ND, features.second_scale):
+        if second := all_or_none(features.second_ND, features.caption_ND, features.second_scale):
             sides["synthetic"] = second
-        found = {
+        terms = {
             name: self.contrast(image_ND, text_ND, scale=scale, group_B=batch.group_B) / len(sides)
             for name, (image_ND, text_ND, scale) in sides.items()
         }
         taus: dict[str, Any] = {"student_tau": self.student_tau, "teacher_tau": self.teacher_tau}
-        if views := present(features.local_NVK, features.teacher_N1K, features.class_centre_K):
-            found["distilled"] = self.alpha * self_distillation(*views, **taus)
-        if patches := present(features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K):
-            found["masked"] = self.beta * self_distillation(*patches, **taus, mask_NV=self.counted_places(batch))
+        if views := all_or_none(features.local_NVK, features.teacher_N1K, features.class_centre_K):
+            terms["distilled"] = self.alpha * self_distillation(*views, **taus)
+        if patches := all_or_none(features.patch_NMK, features.teacher_patch_NMK, features.patch_centre_K):
+            terms["masked"] = self.beta * self_distillation(*patches, **taus, mask_NV=self.counted_places(batch))
         if self.koleo:
-            found["koleo"] = self.koleo * koleo(features.class_ND)
-        return found
+            terms["koleo"] = self.koleo * koleo(features.class_ND)
+        return terms
 
     def counted_places(self, batch: DenseBatch) -> Tensor | None:
         """Which places of the batch are hidden patches and not padding; None when all are."""
@@ -174,11 +174,11 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     def after_update(self, model: DenseEncoder, features: DensePairs, batch: DenseBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
         follow_(model, self.momentum, progress)
-        views = present(features.class_centre_K, features.teacher_N1K)
-        patches = present(features.patch_centre_K, features.teacher_patch_NMK)
+        views = all_or_none(features.class_centre_K, features.teacher_N1K)
+        patches = all_or_none(features.patch_centre_K, features.teacher_patch_NMK)
         model.recentre_(
-            moved_centre(*views, momentum=self.centre) if views else None,
-            moved_centre(*patches, momentum=self.centre, mask_NV=self.counted_places(batch)) if patches else None,
+            updated_centre(*views, momentum=self.centre) if views else None,
+            updated_centre(*patches, momentum=self.centre, mask_NV=self.counted_places(batch)) if patches else None,
         )
 
     @classmethod

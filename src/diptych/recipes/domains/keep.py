@@ -19,7 +19,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch, pair_batch
-from diptych.data.load.order import Grouped
+from diptych.data.load.order import GroupedOrder
 from diptych.data.media.native_crop import native_crop
 from diptych.data.ontologies.captions import DISEASE_ONTOLOGY_TOPS, HypernymCaptions
 from diptych.data.ontologies.ontology import Ontology
@@ -27,15 +27,15 @@ from diptych.data.text.captions.variants import UNIFORM
 from diptych.data.text.prompts.prompt_bank import PATHOLOGY
 from diptych.data.text.tokens.word_dropout import drop_words
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.text_encoder import carry_text
+from diptych.models.pairs.text_encoder import copy_text_weights_
 from diptych.models.towers.headed import headed
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 from diptych.objectives.gather import gather_rows
 from diptych.objectives.pairs.block_metric import Negative, Positive, block_metric_pairs
 from diptych.recipes._shared.pairs import EncoderRecipe, PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL
 from diptych.recipes._shared.texts.knowledge_texts import Drawn, KnowledgeTexts, headed_text
-from diptych.recipes._shared.texts.ontologies import attributes, ontology_at, read_back, stored
+from diptych.recipes._shared.texts.ontologies import attributes, ontology_at, ontology_from_json, ontology_to_json
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary
 
 UNKNOWN = "unknown"
@@ -54,7 +54,7 @@ class ConceptBatch(PairBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
+class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, PairFeatures]):
     """KEEP: A Knowledge-enhanced Vision-language Foundation Model for Pathology (Zhou et al., 2024, arXiv 2412.13126). Baseline: `clip`.
 
     First the text encoder learns the names, definitions and chains of an ontology's concepts by a metric loss (AdaSP, as in the
@@ -170,33 +170,33 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
     def prepare(self, data: Dataset) -> Self:
         """Reads the ontology, of which it keeps the concepts that the data name and all above them; counts the epochs in groups; learns the
         vocabulary from captions and names, where it is the data's own."""
-        known = self
-        if not known.ontology:
+        prepared = self
+        if not prepared.ontology:
             whole = ontology_at(self.knowledge)
             if not (self.knowledge_share if self.steps else self.knowledge_epochs):  # else the first phase learns all of it
                 whole = whole.closed(
                     sorted({label for row in range(len(data)) for label in self.labels(data[row]) if label in whole})
                 )
-            known = replace(known, ontology=stored(whole))
-        if not known.steps:
-            said = sum(1 for _ in attributes(known.tree, self.stop))
-            first = math.ceil(self.knowledge_epochs * said / self.knowledge_batch)
+            prepared = replace(prepared, ontology=ontology_to_json(whole))
+        if not prepared.steps:
+            attribute_count = sum(1 for _ in attributes(prepared.tree, self.stop))
+            first = math.ceil(self.knowledge_epochs * attribute_count / self.knowledge_batch)
             total = first + max(1, math.ceil(self.epochs * len({*data.groups}) * self.members / self.batch_size))
-            known = replace(known, steps=total, knowledge_share=first / total)
-        if known.tokenizer == "data" and not known.vocabulary:
+            prepared = replace(prepared, steps=total, knowledge_share=first / total)
+        if prepared.tokenizer == "data" and not prepared.vocabulary:
             captions = [*strings_of(data, self.texts_of, language=self.language)]
-            names = [text.string for sample in attributes(known.tree) for text in sample.texts]
-            known = replace(
-                known, vocabulary=learned_vocabulary([*captions, *names, *known.captions.bank.templates], self.pieces)
+            names = [text.string for sample in attributes(prepared.tree) for text in sample.texts]
+            prepared = replace(
+                prepared, vocabulary=learned_vocabulary([*captions, *names, *prepared.captions.bank.templates], self.pieces)
             )
-        return known
+        return prepared
 
     @property
     def tree(self) -> Ontology:
         """The ontology of a prepared recipe."""
         if not self.ontology:
             raise ConfigError("the ontology is read when the recipe is prepared: call prepare(data) first")
-        return read_back(self.ontology)
+        return ontology_from_json(self.ontology)
 
     @property
     def captions(self) -> HypernymCaptions:
@@ -204,29 +204,29 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
 
     def labels(self, sample: Sample) -> tuple[str, ...]:
         """The concepts of a sample; "unknown" where it says none."""
-        found = sample.extras.get(self.concept)
-        labels = (found,) if isinstance(found, str) else tuple(found or ())
+        value = sample.extras.get(self.concept)
+        labels = (value,) if isinstance(value, str) else tuple(value or ())
         return tuple(str(label) for label in labels if label) or (UNKNOWN,)
 
     def row_order(self, data: Dataset) -> Order:
-        return Grouped(data.groups, self.members, again=self.images == "anew")
+        return GroupedOrder(data.groups, self.members, again=self.images == "anew")
 
     # ------------------------------------------------------------ the two phases
 
     def stages(self) -> Sequence[Stage]:
         if not self.steps:
             return ()
-        found, pairs, carry = [], 1 - self.knowledge_share, None
+        stages, pairs, carry = [], 1 - self.knowledge_share, None
         if self.knowledge_share:
             made = partial(_attributes, self)
-            found.append(Stage("knowledge", self.knowledge_texts(), self.knowledge_share, make=made))
-            carry = carry_text
+            stages.append(Stage("knowledge", self.knowledge_texts(), self.knowledge_share, make=made))
+            carry = copy_text_weights_
         if 0 < self.frozen < 1:
             still = replace(self, towers_still=True, schedule_part=(0.0, self.frozen))
-            found.append(Stage("heads", still, pairs * self.frozen, carry=carry))
+            stages.append(Stage("heads", still, pairs * self.frozen, carry=carry))
             rest = replace(self, schedule_part=(self.frozen, 1.0))
-            return [*found, Stage("pairs", rest, pairs * (1 - self.frozen), keep_optimiser=True)]
-        return [*found, Stage("pairs", replace(self, towers_still=self.frozen == 1), pairs, carry=carry)]
+            return [*stages, Stage("pairs", rest, pairs * (1 - self.frozen), keep_optimiser=True)]
+        return [*stages, Stage("pairs", replace(self, towers_still=self.frozen == 1), pairs, carry=carry)]
 
     def knowledge_texts(self) -> KnowledgeTexts:
         """The first phase, which trains the text side that this recipe has."""
@@ -270,7 +270,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
 
         pairs = pair_batch(
             draws,
-            preprocess=replace(self.shown, margin=0),
+            preprocess=replace(self.deployed_preprocess, margin=0),
             tokenizer=self.words(),
             text_length=self.text_length,
             crop_scale=(1.0, 1.0) if native else self.crop,
@@ -281,8 +281,8 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
             choose=choose,
         )
         step = int(draws.rng.integers(1 << 62))
-        place = {key: number for number, key in enumerate(self.tree)}
-        concepts = [place.get(self.group_label(draw.sample, step), -1) for draw in draws]
+        concept_index = {key: number for number, key in enumerate(self.tree)}
+        concepts = [concept_index.get(self.group_label(draw.sample, step), -1) for draw in draws]
         shared = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
         return ConceptBatch(**shared, concept_B=torch.tensor(concepts), template_B=torch.tensor(templates))
 
@@ -305,16 +305,16 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         labels = self.labels(draw.sample)
         label = labels[int(draw.rng.integers(len(labels)))]
         writes = draw.rng.random() < self.written
-        if writes and self.captions.knows(label):
-            said = self.captions(label, draw.rng)
-            return Text(said.text, text.language, "synthetic"), said.template
+        if writes and self.captions.covers(label):
+            caption = self.captions(label, draw.rng)
+            return Text(caption.text, text.language, "synthetic"), caption.template
         return replace(text, string=string), ""
 
-    def features(self, model: DualEncoder, batch: ConceptBatch) -> Pairs:
-        pairs: Pairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
+    def features(self, model: DualEncoder, batch: ConceptBatch) -> PairFeatures:
+        pairs: PairFeatures = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL)
         return pairs
 
-    def losses(self, features: Pairs, batch: ConceptBatch) -> dict[str, Tensor]:
+    def losses(self, features: PairFeatures, batch: ConceptBatch) -> dict[str, Tensor]:
         related_RR = None if self.related == "negative" else self.related_pairs(gather_rows(batch.concept_B))
         loss = block_metric_pairs(
             features.image_ND,
@@ -336,7 +336,7 @@ class KEEP(EncoderRecipe[DualEncoder, ConceptBatch, Pairs]):
         related_CC = torch.tensor([[tree.related(a, b) for b in names] for a in names], device=concept_R.device)
         return related_CC[place_R][:, place_R]
 
-    def metrics(self, features: Pairs, batch: ConceptBatch) -> dict[str, Tensor]:
+    def metrics(self, features: PairFeatures, batch: ConceptBatch) -> dict[str, Tensor]:
         apart_BB = batch.group_B[:, None] != batch.group_B
         related_BB = self.related_pairs(batch.concept_B) & apart_BB
         drawn = batch.template_B[batch.template_B >= 0].unique()

@@ -13,13 +13,13 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import PairBatch
-from diptych.data.load.order import Grouped, Small
+from diptych.data.load.order import GroupedOrder, Small
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.english.person_phrases import attribute_phrases
 from diptych.data.text.tokens.masked_units import UnitPlan, plan_units
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.people.attribute_reader import AttributeReader
+from diptych.models.people.attribute_reader import AttributePredictor
 from diptych.models.people.colour_decoder import ColourDecoder
 from diptych.models.people.person_embedder import PersonEmbedder
 from diptych.models.people.person_encoder import PersonEncoder, PersonPairs
@@ -175,7 +175,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         return replace(super().started(model), image_height=model.preprocess.height or model.preprocess.size)
 
     def prepare(self, data: Dataset) -> Self:
-        """Learns the vocabulary, who the persons are, where they are told apart, and counts texts that are rows of an epoch."""
+        """Learns the vocabulary, and the persons where they are classes; counts the texts where these are the rows of an epoch."""
         ready = super().prepare(data)
         if self.weight_classes and not self.persons:
             ready = replace(ready, persons=tuple(sorted({*data.groups})))
@@ -194,14 +194,14 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         distinct, held = len({*data.groups}), self.batch_size // self.members
         apart = held if distinct >= 3 * held else 0  # with fewer persons a batch may hold one twice
         try:
-            return Grouped(data.groups, self.members, small=self.lone, least=2, apart=apart)
+            return GroupedOrder(data.groups, self.members, small=self.lone, least=2, apart=apart)
         except DataError as error:
             remedy = "two pictures of every person at least, --lone repeat or leave, or --members 1"
             raise DataError(error.problem, field="group", expected=remedy) from error
 
     @property
-    def shown(self) -> Preprocess:
-        return replace(super().shown, height=self.image_height)
+    def deployed_preprocess(self) -> Preprocess:
+        return replace(super().deployed_preprocess, height=self.image_height)
 
     def image_options(self) -> dict[str, Any]:
         options = super().image_options()
@@ -223,7 +223,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             colour = ColourDecoder(image.channels, self.width, channels=self.colour_channels, text=self.colour_text)
         reader = None
         if self.weight_attributes:
-            reader = AttributeReader(text, layers=self.reader_layers, heads=self.reader_heads, mask_id=self.mask_id)
+            reader = AttributePredictor(text, layers=self.reader_layers, heads=self.reader_heads, mask_id=self.mask_id)
         persons = len(self.persons) if self.weight_classes else 0
         return PersonEncoder(
             encoder, colour, reader, persons=persons, bounds=self.hidden_phrases, scaled=self.pairing == "instance"
@@ -232,14 +232,16 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     @property
     def mask_id(self) -> int | None:
         """The vocabulary's own token for hidden words; None where it has none, and a learned vector stands in."""
-        found = self.words().inner.token_to_id("[MASK]")
-        return None if found is None else int(found)
+        token_id = self.words().inner.token_to_id("[MASK]")
+        return None if token_id is None else int(token_id)
 
     def batch(self, draws: Draws) -> PersonBatch:
         """Text and flip first, then what may be hidden, from the draw's own generator."""
         pairs, words = self.pair_batch(draws), self.words()
         assert pairs.strings is not None
-        units = [words.span_places(said, attribute_phrases(words.cleaned(said)), self.text_length) for said in pairs.strings]
+        units = [
+            words.span_places(string, attribute_phrases(words.cleaned(string)), self.text_length) for string in pairs.strings
+        ]
         plan = plan_units(
             pairs.text_BL,
             units,
@@ -249,9 +251,9 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
             masked=self.masked,
             random=self.replaced,
         )
-        known = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
+        values = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
         planned = {f.name: getattr(plan, f.name) for f in fields(plan)}
-        return PersonBatch(**known, **planned, person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]))
+        return PersonBatch(**values, **planned, person_B=torch.tensor([self.person_of(draw.sample) for draw in draws]))
 
     def person_of(self, sample: Sample) -> int:
         return person_number(sample, self.persons) if self.weight_classes else -1
@@ -259,14 +261,14 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     def features(self, model: PersonEncoder, batch: PersonBatch) -> PersonPairs:
         grey_BCHW = self.preprocess.greyed(batch.image_BCHW) if self.weight_colour else None
         plan = batch.plan if self.weight_attributes else None
-        found: PersonPairs = model(batch.image_BCHW, grey_BCHW, batch.text_BL, batch.text_mask_BL, plan)
-        return found
+        outputs: PersonPairs = model(batch.image_BCHW, grey_BCHW, batch.text_BL, batch.text_mask_BL, plan)
+        return outputs
 
     def losses(self, features: PersonPairs, batch: PersonBatch) -> dict[str, Tensor]:
         image_ND, text_ND = features.image_ND, features.text_ND
         if self.pairing == "instance":
-            image_ND, text_ND = normalised(image_ND), normalised(text_ND)
-            found = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
+            image_ND, text_ND = l2_normalise(image_ND), l2_normalise(text_ND)
+            terms = {"contrastive": self.contrast(image_ND, text_ND, scale=features.scale, group_B=batch.group_B)}
         else:
             count = len(batch.group_B)
             apart = ~within_parts(count, self.compared, device=batch.group_B.device) if self.compared else None
@@ -280,17 +282,17 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
                 ignore_NC=apart,
                 reduction="sum",
             )
-            found = {"identity": identity}
+            terms = {"identity": identity}
         if features.class_GD is not None:
             classes = projection_classes(features.image_ND, features.text_ND, batch.person_B, features.class_GD)
-            found["classes"] = self.weight_classes * classes
+            terms["classes"] = self.weight_classes * classes
         if features.painted_NCHW is not None:
             gap = painting_distance(features.painted_NCHW, batch.image_BCHW, distance=self.colour_distance)
-            found["colour"] = self.weight_colour * gap
+            terms["colour"] = self.weight_colour * gap
         if features.word_NMV is not None:
             assert features.asked_NM is not None
-            found["attributes"] = self.weight_attributes * masked_words(features.word_NMV, features.asked_NM)
-        return found
+            terms["attributes"] = self.weight_attributes * masked_words(features.word_NMV, features.asked_NM)
+        return terms
 
     def after_update(self, model: PersonEncoder, features: PersonPairs, batch: PersonBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)
@@ -318,7 +320,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         )
 
     def frozen_layers(self) -> tuple[Rule, ...]:
-        """What holds all of a transformer of BERT's kind but its last blocks."""
+        """Rules that freeze all but the last blocks of a BERT-like text tower."""
         if not self.trained_layers:
             return ()
         blocks = encoder_blocks(self.text_tower)
@@ -326,7 +328,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
         return (Rule(rf"text_tower\.net\.(embeddings\.|encoder\.layer\.({early})\.)", lr_scale=0.0),)
 
     def deploy(self, model: PersonEncoder) -> PersonEmbedder:
-        return PersonEmbedder(model.encoder, self.shown, self.words(), self.text_length, name=self.slug)
+        return PersonEmbedder(model.encoder, self.deployed_preprocess, self.words(), self.text_length, name=self.slug)
 
     @classmethod
     def tiny(cls) -> Self:

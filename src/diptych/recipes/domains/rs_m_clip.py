@@ -20,7 +20,7 @@ from diptych.data.media.augment.views import local_views
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.encoders.self_distilled_encoder import SelfDistilledEncoder, SelfDistilledPairs
 from diptych.models.towers.vit import VisionTransformer
-from diptych.objectives.distillation.self_distillation import moved_centre, self_distillation
+from diptych.objectives.distillation.self_distillation import self_distillation, updated_centre
 from diptych.objectives.gather import gather_rows
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL
@@ -28,7 +28,7 @@ from diptych.recipes._shared.teachers import TeacherFromStart, follow_
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewedBatch(PairBatch):
+class MultiViewBatch(PairBatch):
     """A text an image, whole views beside the first, and small ones. text_id_B is int64, equal where the texts are."""
 
     whole_BGCHW: Rows[Tensor]
@@ -37,7 +37,7 @@ class ViewedBatch(PairBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPairs]):
+class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, MultiViewBatch, SelfDistilledPairs]):
     """Multilingual Vision-Language Pre-training for the Remote Sensing Domain (Silva et al., 2024, arXiv 2410.23370). Baseline: `clip`.
 
     A multilingual CLIP is tuned on captions that were translated: at each step an image is read with a caption in one of its languages,
@@ -126,20 +126,20 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
     def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
         """A sample without a text in one of the languages is left out, as one that cannot be read."""
         if not self._texts(sample):
-            wanted = f" in {self.spoken}" if self.languages else ""
-            raise DataError(f"sample '{sample.uid}' has no text{wanted}", field="texts", expected="at least one")
+            languages = f" in {self.spoken}" if self.languages else ""
+            raise DataError(f"sample '{sample.uid}' has no text{languages}", field="texts", expected="at least one")
         return super().load(sample, rng)
 
-    def batch(self, draws: Draws) -> ViewedBatch:
+    def batch(self, draws: Draws) -> MultiViewBatch:
         """The text and the first view, then the other whole ones, then the small ones, all from the draw's own generator."""
         read = self.pair_batch(draws, choose=self._translated)
         more, small = (self.wholes - 1, self.locals) if self.distilled else (0, 0)
         whole_BGCHW = local_views(draws, self.preprocess, count=more, size=self.image_size, scale=self.crop)
         local_BVCHW = local_views(draws, self.preprocess, count=small, size=self.local_size, scale=self.local_scale)
-        known = {f.name: getattr(read, f.name) for f in fields(PairBatch)}
+        values = {f.name: getattr(read, f.name) for f in fields(PairBatch)}
         ids = [keyed_seed("text", *row[mask].tolist()) for row, mask in zip(read.text_BL, read.text_mask_BL.bool(), strict=True)]
         text_id_B = torch.tensor(ids, dtype=torch.int64)
-        return ViewedBatch(**known, whole_BGCHW=whole_BGCHW, local_BVCHW=local_BVCHW, text_id_B=text_id_B)
+        return MultiViewBatch(**values, whole_BGCHW=whole_BGCHW, local_BVCHW=local_BVCHW, text_id_B=text_id_B)
 
     def _translated(self, draw: Draw, language: str) -> Text:
         """One of the languages, then one of its captions; two numbers of the draw's generator."""
@@ -152,18 +152,18 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
     def _texts(self, sample: Sample) -> list[Text]:
         return [text for text in sample.positives() if not self.languages or text.language in self.languages]
 
-    def features(self, model: SelfDistilledEncoder, batch: ViewedBatch) -> SelfDistilledPairs:
-        found: SelfDistilledPairs = model(
+    def features(self, model: SelfDistilledEncoder, batch: MultiViewBatch) -> SelfDistilledPairs:
+        outputs: SelfDistilledPairs = model(
             batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.whole_BGCHW, batch.local_BVCHW
         )
-        return found
+        return outputs
 
-    def losses(self, features: SelfDistilledPairs, batch: ViewedBatch) -> dict[str, Tensor]:
+    def losses(self, features: SelfDistilledPairs, batch: MultiViewBatch) -> dict[str, Tensor]:
         keep_NM = batch.text_id_B[:, None] != gather_rows(batch.text_id_B) if self.equal_texts == "mask" else None
         contrastive = self.contrast(
             features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B, keep_NM=keep_NM
         )
-        found = {"contrastive": contrastive}
+        losses = {"contrastive": contrastive}
         if (student_NVK := features.student_NVK) is not None:
             teacher_NGK, centre_K = features.teacher_NGK, features.centre_K
             assert teacher_NGK is not None
@@ -173,16 +173,16 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, ViewedBatch, SelfDistilledPair
                 self_distillation(_without(student_NVK, whole), teacher_NGK[:, whole : whole + 1], centre_K, **taus)
                 for whole in range(teacher_NGK.shape[1])
             ]
-            found["distilled"] = self.distilled * torch.stack(terms).mean()
-        return found
+            losses["distilled"] = self.distilled * torch.stack(terms).mean()
+        return losses
 
     def after_update(
-        self, model: SelfDistilledEncoder, features: SelfDistilledPairs, batch: ViewedBatch, progress: float
+        self, model: SelfDistilledEncoder, features: SelfDistilledPairs, batch: MultiViewBatch, progress: float
     ) -> None:
         super().after_update(model, features, batch, progress)
         follow_(model, self.momentum, progress)
         if features.teacher_NGK is not None and features.centre_K is not None:
-            model.recentre_(moved_centre(features.centre_K, features.teacher_NGK, momentum=self.centre))
+            model.recentre_(updated_centre(features.centre_K, features.teacher_NGK, momentum=self.centre))
 
     @classmethod
     def tiny(cls) -> Self:

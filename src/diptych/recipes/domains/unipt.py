@@ -21,14 +21,14 @@ from diptych.data.media.transforms import Preprocess
 from diptych.data.text.persons.descriptions import combine
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.data.text.tokens.whole_words import word_starts
-from diptych.models.io.opened import open_address
+from diptych.models.io.open_address import open_address
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.people.part_encoder import PartEncoder
 from diptych.models.people.patch_regressor import PatchRegressor, Places
 from diptych.models.people.person_embedder import PersonEmbedder
 from diptych.models.people.unified_encoder import FrozenPatches, UnifiedEncoder, UnifiedPairs
-from diptych.models.towers.peak import PeakTower
+from diptych.models.towers.max_pool_tower import MaxPoolTower
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
@@ -163,8 +163,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def __post_init__(self) -> None:
         if self.phase not in ("pretrain", "finetune") or self.texts not in get_args(Texts):
-            known = " | ".join(get_args(Texts))
-            raise ConfigError(f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, {known})")
+            expected = " | ".join(get_args(Texts))
+            raise ConfigError(f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, {expected})")
         if self.targets not in ("own", "released") or self.compared < 0 or not 0 <= self.image_dropout < 1:
             raise ConfigError(
                 f"targets {self.targets!r}, compared {self.compared}, image_dropout {self.image_dropout} "
@@ -197,23 +197,23 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def texts_of(self, sample: Sample) -> list[str]:
         """For a learned vocabulary: the captions, or some of the sentences that a step may draw."""
-        found = self.pseudo(sample)
-        if found is None:
+        attributes = self.pseudo(sample)
+        if attributes is None:
             return list(super().texts_of(sample))
         rng, count = keyed_rng("sentences of a vocabulary", sample.uid), self.templates
-        return [combine(found, n, rng, count=count, exchanged=self.exchanged) for n in rng.integers(count, size=4).tolist()]
+        return [combine(attributes, n, rng, count=count, exchanged=self.exchanged) for n in rng.integers(count, size=4).tolist()]
 
     def pseudo(self, sample: Sample) -> dict[str, str] | None:
-        """What the curation step found of a person; None where captions are read."""
+        """Pseudo attributes of a person from the curation step; None where captions are read."""
         return pseudo_attributes(sample, self.texts)
 
     def _chosen(self, draw: Draw, language: str, templates: list[int]) -> Text:
-        found = self.pseudo(draw.sample)
-        templates.append(-1 if found is None else int(draw.rng.integers(self.templates)))
-        if found is None:
+        attributes = self.pseudo(draw.sample)
+        templates.append(-1 if attributes is None else int(draw.rng.integers(self.templates)))
+        if attributes is None:
             return self.text_draw(draw, language)
-        said = combine(found, templates[-1], draw.rng, count=self.templates, exchanged=self.exchanged)
-        return Text(said, "en", "synthetic")
+        caption = combine(attributes, templates[-1], draw.rng, count=self.templates, exchanged=self.exchanged)
+        return Text(caption, "en", "synthetic")
 
     # ------------------------------------------------------------ model
 
@@ -223,8 +223,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         return replace(made, width=model.model.image_tower.width) if isinstance(model.model, PartEncoder) else made
 
     @property
-    def shown(self) -> Preprocess:
-        return replace(super().shown, height=self.image_height)
+    def deployed_preprocess(self) -> Preprocess:
+        return replace(super().deployed_preprocess, height=self.image_height)
 
     def encoder(self) -> DualEncoder:
         if self._given:
@@ -251,7 +251,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     def model(self) -> UnifiedEncoder:
         encoder = self.encoder()
         tower = encoder.image_tower
-        if not isinstance(tower, PeakTower) or not isinstance(tower.inner, VisionTransformer):
+        if not isinstance(tower, MaxPoolTower) or not isinstance(tower.inner, VisionTransformer):
             raise ConfigError("weights to start from have to be of this recipe (expected a run of unipt)")
         regressor = teacher = None
         if self.guesses_patches:
@@ -259,7 +259,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             opened = open_address(self.teacher or self.teacher_folder)
             if not isinstance(opened, PairEmbedder):
                 raise ConfigError(f"teacher {self.teacher!r} is no pair of towers (expected a model such as CLIP)")
-            shown = self.shown if self.teacher_sees == "theirs" else opened.preprocess
+            shown = self.deployed_preprocess if self.teacher_sees == "theirs" else opened.preprocess
             teacher = FrozenPatches(opened, grid, patch, shown, shifted=self.targets == "released")
             size: dict[str, Any] = {"layers": self.regressor_layers, "heads": self.regressor_heads}
             rest: dict[str, Any] = {"places": self.places, "eps": self.regressor_eps, "dropout": self.image_dropout}
@@ -278,8 +278,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     @property
     def mask_id(self) -> int | None:
         """The vocabulary's own token for hidden words; None where it has none, and a learned vector stands in."""
-        found = self.words().inner.token_to_id("[MASK]")
-        return None if found is None else int(found)
+        token_id = self.words().inner.token_to_id("[MASK]")
+        return None if token_id is None else int(token_id)
 
     def stored(self, name: str) -> bool:
         return not name.startswith("teacher.")
@@ -315,9 +315,9 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             draws, patches=self.patches, share=self.hidden_patches if self.guesses_patches else 0.0
         )
         kept_BK = torch.nonzero(~hidden_BP)[:, 1].view(len(draws), -1)
-        known = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
+        values = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
         return UnifiedBatch(
-            **known,
+            **values,
             masked_BL=masked.ids_BL,
             hidden_BL=masked.hidden_BL,
             place_BM=masked.place_BM,
@@ -331,7 +331,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     @property
     def patches(self) -> int:
-        """How many a picture has."""
+        """Number of patches of a picture."""
         if self._given:
             return patches_of(json.dumps(self.image_options()["inner"]))
         return patches_of(json.dumps({"name": self.image_tower, **self.image_options(), "image_height": self.image_height}))
@@ -341,8 +341,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def features(self, model: UnifiedEncoder, batch: UnifiedBatch) -> UnifiedPairs:
         words = (batch.masked_BL, batch.hidden_BL, batch.place_BM)
-        found: UnifiedPairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, *words, batch.kept_BK, batch.lost_BJ)
-        return found
+        outputs: UnifiedPairs = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, *words, batch.kept_BK, batch.lost_BJ)
+        return outputs
 
     def losses(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
         image_ND, text_ND = features.image_ND, features.text_ND
@@ -353,19 +353,19 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             each = [F.cross_entropy(logit_NG, batch.person_B) for logit_NG in both]
             persons = mean_over_processes(torch.stack(each).sum())
             ranked = self.ranking(image_ND, text_ND, batch, batch.draw_B4[:, :2])
-            found = {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
-            return {**found, **self.unified(features, batch)}
-        found = {"contrastive": self.compare(image_ND, text_ND, features.scale, batch.group_B)}
+            terms = {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
+            return {**terms, **self.unified(features, batch)}
+        terms = {"contrastive": self.compare(image_ND, text_ND, features.scale, batch.group_B)}
         if features.word_NMV is not None:
-            found["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
+            terms["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
         if features.hidden_NJE is not None:
             assert features.target_hidden_NJE is not None
             assert features.visible_NKE is not None
             assert features.target_visible_NKE is not None
             hidden = F.mse_loss(features.hidden_NJE, features.target_hidden_NJE)
             visible = F.mse_loss(features.visible_NKE, features.target_visible_NKE)
-            found["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
-        return found
+            terms["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
+        return terms
 
     def compare(self, image_ND: Tensor, text_ND: Tensor, scale: Tensor, group_B: Tensor) -> Tensor:
         """InfoNCE over the batch, or over each of its parts by itself."""
@@ -404,7 +404,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         encoder = model.encoder
         if isinstance(encoder, PartEncoder) and self.searched == "whole":
             encoder = encoder.without_parts()
-        return PersonEmbedder(encoder, self.shown, self.words(), self.text_length, name=self.slug)
+        return PersonEmbedder(encoder, self.deployed_preprocess, self.words(), self.text_length, name=self.slug)
 
     @classmethod
     def tiny(cls) -> Self:

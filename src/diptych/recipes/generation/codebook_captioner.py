@@ -14,21 +14,21 @@ from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch
 from diptych.data.media.augment import boxed_views
 from diptych.data.text.captions.cleaning import cleaned
-from diptych.models.blip.codebook_captioner import Captions, CodebookCaptions, Form
-from diptych.models.blip.codebook_captioner import CodebookCaptioner as Module
-from diptych.models.blip.released import begin_
+from diptych.models.blip.codebook_captioner import CodebookCaptionerOutput, CodebookCaptionModel, Form
+from diptych.models.blip.codebook_captioner import CodebookCaptionNet as Module
+from diptych.models.blip.released import init_from_vit_and_bert_
 from diptych.models.blip.text import BlipText
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.codebook import codebook_terms
-from diptych.recipes._shared.epoch_decay import Schedule, scheduled
+from diptych.recipes._shared.epoch_decay import Schedule, with_schedule
 from diptych.recipes._shared.pairs import PairRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
+class CodebookCaptionerRecipe(PairRecipe[Module, PairBatch, CodebookCaptionerOutput]):
     """Too Large; Data Reduction for Vision-Language Pre-Training (Wang et al., 2023, 2305.20087), stage 1.
 
     Class token and patches of the image tower are replaced by their nearest codes (gradient straight through), and a decoder writes the
@@ -111,7 +111,7 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
                 raise ConfigError("image_weights and text_weights are DeiT's and BERT's (expected decoder 'blip')")
             image = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
             text = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
-            begin_(made.image_tower, made.decoder, image=image, text=text)
+            init_from_vit_and_bert_(made.image_tower, made.decoder, image=image, text=text)
         return made
 
     def batch(self, draws: Draws) -> PairBatch:
@@ -127,18 +127,18 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     def texts_of(self, sample: Sample) -> list[str]:
         return [self._cleaned(text) for text in super().texts_of(sample)]
 
-    def features(self, model: Module, batch: PairBatch) -> Captions:
-        captions: Captions = model(batch.image_BCHW, batch.text_BL)
+    def features(self, model: Module, batch: PairBatch) -> CodebookCaptionerOutput:
+        captions: CodebookCaptionerOutput = model(batch.image_BCHW, batch.text_BL)
         return captions
 
-    def losses(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
+    def losses(self, features: CodebookCaptionerOutput, batch: PairBatch) -> dict[str, Tensor]:
         caption = caption_loss(features.logit_BLV, batch.text_BL, batch.text_mask_BL, over=self.caption_mean)
         return {"caption": caption, **codebook_terms(features.patch_BPD, features.code_BPD, beta=self.beta, legacy=self.legacy)}
 
-    def metrics(self, features: Captions, batch: PairBatch) -> dict[str, Tensor]:
+    def metrics(self, features: CodebookCaptionerOutput, batch: PairBatch) -> dict[str, Tensor]:
         return {"codes_used": features.id_BP.detach().unique().numel() * features.logit_BLV.new_ones(())}
 
-    def after_update(self, model: Module, features: Captions, batch: PairBatch, progress: float) -> None:
+    def after_update(self, model: Module, features: CodebookCaptionerOutput, batch: PairBatch, progress: float) -> None:
         if self.restart:
             id_N, patch_ND = all_gather(features.id_BP).flatten(), all_gather(features.patch_BPD).flatten(0, 2)
             model.codebook.revive(id_N, patch_ND, after=self.restart)
@@ -146,12 +146,12 @@ class CodebookCaptioner(PairRecipe[Module, PairBatch, Captions]):
     def optimiser(self) -> Optimiser:
         rules = (Rule("", decay=True),) if self.decay == "all" else ()
         chosen = replace(super().optimiser(), betas=self.betas, eps=self.eps, rules=rules)
-        return scheduled(
+        return with_schedule(
             chosen, self.schedule, decay_rate=self.decay_rate, epochs=self.epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr
         )
 
-    def deploy(self, model: Module) -> CodebookCaptions:
-        return CodebookCaptions(model, self.shown, self.words(), self.slug)
+    def deploy(self, model: Module) -> CodebookCaptionModel:
+        return CodebookCaptionModel(model, self.deployed_preprocess, self.words(), self.slug)
 
     @classmethod
     def tiny(cls) -> Self:

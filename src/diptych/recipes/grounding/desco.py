@@ -13,7 +13,7 @@ from diptych.core.contracts import Dataset, Draw, Draws, Hook, Optimiser, Recipe
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.graphs.grounded import DenseRegions, GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
-from diptych.data.graphs.transforms import SIDED, Mirror, ShortSides, Squashed, Views
+from diptych.data.graphs.transforms import SIDED, DetectionTransform, RandomHorizontalFlip, RandomShortSideResize, SquareResize
 from diptych.data.load.batch import pixels
 from diptych.data.text.captions.phrases import Sentence, sentences_of
 from diptych.data.text.descriptions import knowledge as knowledge_files
@@ -32,24 +32,24 @@ from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.spans import Entity, SpanText
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhrases
-from diptych.models.detection.dense.dense_grounding import DenseShape
+from diptych.models.detection.dense.dense_detector import DenseDetector, DensePhraseDetector
+from diptych.models.detection.dense.dense_grounding import DenseHeadConfig
 from diptych.models.detection.frozen_stages import freeze_stages
-from diptych.models.detection.grounding_detector import GroundingDetector, GroundingShape
-from diptych.models.detection.images import DetectionImages
+from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
 from diptych.models.detection.swin_start import from_swin, is_swin
-from diptych.models.detection.text_pieces import ends_of
-from diptych.models.fiber.dense import DenseFiber, DenseFiberPhrases
+from diptych.models.detection.text_pieces import piece_end_ids
+from diptych.models.fiber.dense import DenseFiberDetector, DenseFiberPhraseDetector
 from diptych.models.fiber.fine_released import from_fine, is_fine
-from diptych.models.fiber.grounding import FiberDetector, FiberPhrases, FiberShape, from_first_stage
+from diptych.models.fiber.grounding import FiberConfig, FiberDetector, FiberPhraseDetector, from_first_stage
 from diptych.models.fiber.released import resized_tables
 from diptych.models.glip.released import from_glip, is_glip
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
-from diptych.recipes._shared.texts.query_texts import Again, every_text, knowledge_from
+from diptych.recipes._shared.texts.query_texts import ReiterableSamples, every_text, knowledge_from
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
 
@@ -57,12 +57,12 @@ FIBER_SIDE = 384
 """Pixels of FIBER's first stage; windows are as large as there, pictures of any size."""
 BERT: dict[str, Any] = {"model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
 """bert-base-uncased, without its weights."""
-GLIP_HEAD = DenseShape(meeting_width=2048)
+GLIP_HEAD = DenseHeadConfig(meeting_width=2048)
 """Six meetings of maps and text, each before a round of the dynamic head."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch, TokenRegions | DenseRegions]):
+class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, GroundedBatch, TokenRegions | DenseRegions]):
     """DesCo: Learning Object Recognition with Rich Language Descriptions (Li et al., 2023, arXiv 2306.14060), on GLIP (2112.03857).
 
     A detector that grounds words is asked by descriptions. A class becomes "cup, a kind of vessel, round, has a handle. ", half of the
@@ -110,7 +110,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     lr_drops      shares of the run after which the learning rate is a tenth; decay_drops: likewise the weight decay, in FIBER's release at
                   .667 of each drop of the rate
     average       decay of the weight average that is kept; 0: none
-    loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingShape`). Their fields are options like these
+    loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingConfig`). Their fields are options like these
     square        whether a picture is squeezed to a square of `image_size` when evaluated
     fiber         shape of the towers of `fiber`, whose fields are options of their own
     dense, dense_loss  of `boxes_by` "places"; likewise
@@ -163,9 +163,9 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     decay_drops: tuple[float, ...] = ()
     average: float = 0.999
     loss: TokenSetLoss = field(default_factory=TokenSetLoss)
-    shape: GroundingShape = field(default_factory=GroundingShape)
-    fiber: FiberShape = field(default_factory=FiberShape)
-    dense: DenseShape = field(default_factory=DenseShape)
+    shape: GroundingConfig = field(default_factory=GroundingConfig)
+    fiber: FiberConfig = field(default_factory=FiberConfig)
+    dense: DenseHeadConfig = field(default_factory=DenseHeadConfig)
     dense_loss: DenseTokenLoss = field(default_factory=DenseTokenLoss)
     known: str = field(default="", metadata={"prepared": True})
     names: tuple[str, ...] = field(default=(), metadata={"prepared": True})
@@ -194,19 +194,20 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     def prepare(self, data: Dataset) -> Self:
         """Class names, what is known about them, and a tokeniser learned from all of it."""
-        samples, made = Again(data), self
+        samples, made = ReiterableSamples(data), self
         if not made.names:
             made = replace(made, names=tuple(sorted({region.label for sample in samples for region in sample.regions})))
         if not made.known:
-            found = (
+            knowledge = (
                 knowledge_files.read_knowledge(Path(made.knowledge))
                 if made.knowledge
                 else knowledge_files.knowledge_of(samples) or Knowledge({})
             )
-            made = replace(made, known=found.to_json())
-        unknown = [name for name in made.names if name not in made.nouns_known]
-        asked = made.form == "description" and made.missing == "refuse"
-        if asked and unknown and not all(sentences_of(sample) for sample in samples):  # with sentences no class is asked for
+            made = replace(made, known=knowledge.to_json())
+        unknown = [name for name in made.names if name not in made.class_knowledge]
+        needs_known = made.form == "description" and made.missing == "refuse"
+        # Queries of sentences name no class.
+        if needs_known and unknown and not all(sentences_of(sample) for sample in samples):
             raise DataError(
                 f"{len(unknown)} of {len(made.names)} classes of '{data.name}' are not described, {unknown[0]!r} among them",
                 field="knowledge",
@@ -215,12 +216,12 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         if made.tokenizer_source == "data" and not made.learned_words:
             made = replace(
                 made,
-                learned_words=learned_vocabulary(every_text(made.before, made.names, made.nouns_known, samples), made.pieces),
+                learned_words=learned_vocabulary(every_text(made.before, made.names, made.class_knowledge, samples), made.pieces),
             )
         return made
 
     @property
-    def nouns_known(self) -> Knowledge:
+    def class_knowledge(self) -> Knowledge:
         return knowledge_from(self.known)
 
     @property
@@ -235,12 +236,12 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     # ------------------------------------------------------------ model
 
-    def model(self) -> GroundingDetector | DenseDetector | DenseFiber:
+    def model(self) -> GroundingDetector | DenseDetector | DenseFiberDetector:
         made = self.detector()
         freeze_stages(made.backbone, self.frozen)
         return made
 
-    def detector(self) -> GroundingDetector | DenseDetector | DenseFiber:
+    def detector(self) -> GroundingDetector | DenseDetector | DenseFiberDetector:
         """The model with fresh weights, all of which learn."""
         if self.backbone == "fiber":
             words = self.words()
@@ -249,13 +250,13 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
                 image_size=FIBER_SIDE, drop_path=self.drop_path, vocab_size=words.vocab_size, mask_id=mask
             )
             if self.boxes_by == "places":
-                return DenseFiber(image, text, self.dense, self.fiber.swin_strides)
+                return DenseFiberDetector(image, text, self.dense, self.fiber.swin_strides)
             return FiberDetector(image, text, self.shape, self.fiber.swin_strides)
         options = {"drop_path": self.drop_path} if self.backbone.startswith("timm:") else {}
         backbone, encoder = detection_backbone(self.backbone, **options), self.text_part()
         if self.boxes_by == "places":
             return DenseDetector(backbone, encoder, self.dense)
-        shape = replace(self.shape, text_ends=ends_of(self.words())) if self.reads == "pieces" else self.shape
+        shape = replace(self.shape, text_ends=piece_end_ids(self.words())) if self.reads == "pieces" else self.shape
         return GroundingDetector(backbone, encoder, shape)
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -264,8 +265,8 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
             return from_glip(tensors) if is_glip(tensors) else from_swin(tensors) if is_swin(tensors) else tensors
         fiber = self.fiber
         if is_fine(tensors):
-            found = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
-            return resized_tables(found, fiber.swin_window, every=True)
+            renamed = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
+            return resized_tables(renamed, fiber.swin_window, every=True)
         if any("image_tower." in name for name in tensors):
             return from_first_stage(tensors, fiber.swin_window, gate_norm=fiber.gate_norm)
         return tensors
@@ -290,7 +291,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
             text = self.class_queries.draw(
                 [region.label for region in sample.regions],
                 self.names,
-                self.nouns_known,
+                self.class_knowledge,
                 draw.rng,
                 tokens=self.tokens_left,
                 count=self.words().count,
@@ -298,9 +299,9 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
             return text, tuple((region.label,) for region in sample.regions)
         sentence = sentences[int(draw.rng.integers(len(sentences)))]
         meant: list[list[Entity]] = [[] for _ in sample.regions]
-        for place, phrase in enumerate(sentence.phrases):
+        for index, phrase in enumerate(sentence.phrases):
             for region in phrase.regions:
-                meant[region].append(place)
+                meant[region].append(index)
         return self.caption_query(sentence, draw), tuple(map(tuple, meant))
 
     def caption_query(self, sentence: Sentence, draw: Draw) -> SpanText:
@@ -311,7 +312,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
             return queries.draw(sentence, draw.rng, tokens=self.tokens_left, count=self.words().count)
         if kind < self.written + self.nouns:
             nouns = NounQueries(self.drop_name, self.noun_words, self.every_piece)
-            return nouns.draw(sentence, self.nouns_known, draw.rng) or sentence.marked
+            return nouns.draw(sentence, self.class_knowledge, draw.rng) or sentence.marked
         return sentence.marked
 
     @property
@@ -327,38 +328,38 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         """Full size: boxes are in pixels of it."""
         return 0
 
-    def views(self, mirror: float) -> Views:
+    def views(self, mirror: float) -> DetectionTransform:
         if self.square:
-            return Squashed(size=self.image_size, mirror=Mirror(share=mirror))
-        return ShortSides(shorts=self.short_sides, longest=self.longest, mirror=Mirror(share=mirror))
+            return SquareResize(size=self.image_size, mirror=RandomHorizontalFlip(share=mirror))
+        return RandomShortSideResize(shorts=self.short_sides, longest=self.longest, mirror=RandomHorizontalFlip(share=mirror))
 
     @property
-    def images(self) -> DetectionImages:
-        """How the deployed model is shown its images."""
+    def images(self) -> DetectionPreprocess:
+        """Preprocessing of the deployed model."""
         if self.square:
-            return DetectionImages(self.image_size, longest=0, square=True)
-        return DetectionImages(self.image_size, longest=self.longest)
+            return DetectionPreprocess(self.image_size, longest=0, square=True)
+        return DetectionPreprocess(self.image_size, longest=self.longest)
 
     def batch(self, draws: Draws) -> GroundedBatch:
-        shown = [self.shown(draw) for draw in draws]
+        shown = [self.query_and_view(draw) for draw in draws]
         return grounded_batch(shown, self.words(), self.text_length, multiple=1 if self.square else self.images.stride)
 
-    def shown(self, draw: Draw) -> GroundedPicture:
+    def query_and_view(self, draw: Draw) -> GroundedPicture:
         """The query and the picture of a draw, drawn in this order."""
         text, meant = self.query(draw)
         mirror = 0.0 if SIDED.search(text.text) else self.mirror
         # The views move boxes and drop none; a label is the place of its region.
-        regions = tuple(Region(region.box, str(place)) for place, region in enumerate(draw.sample.regions))
+        regions = tuple(Region(region.box, str(index)) for index, region in enumerate(draw.sample.regions))
         image_HWC, graph = self.views(mirror).draw((pixels(draw), SceneGraph(regions)), draw.rng)
         return GroundedPicture(image_HWC, text, tuple((region, meant[int(region.label)]) for region in graph.regions))
 
     def features(
-        self, model: GroundingDetector | DenseDetector | DenseFiber, batch: GroundedBatch
+        self, model: GroundingDetector | DenseDetector | DenseFiberDetector, batch: GroundedBatch
     ) -> TokenRegions | DenseRegions:
-        found: TokenRegions | DenseRegions = model(
+        outputs: TokenRegions | DenseRegions = model(
             batch.image_BCHW, batch.text_BL, batch.mask_BL, pixel_BHW=None if self.square else batch.pixel_BHW
         )
-        return found
+        return outputs
 
     def losses(self, features: TokenRegions | DenseRegions, batch: GroundedBatch) -> dict[str, Tensor]:
         return self._judged(features, batch)[0]
@@ -388,10 +389,10 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
     def hooks(self) -> Sequence[Hook]:
         return (WeightAverage(self.average, early=False),) if self.average else ()
 
-    def deploy(self, model: GroundingDetector | DenseDetector | DenseFiber) -> PhraseDetector:
+    def deploy(self, model: GroundingDetector | DenseDetector | DenseFiberDetector) -> PhraseDetector:
         prompt = PhrasePrompt(before=self.before, together=self.classes)
-        kinds: dict[type, type[PhraseDetector]] = {DenseFiber: DenseFiberPhrases, DenseDetector: DensePhrases}
-        kinds[FiberDetector] = FiberPhrases
+        kinds: dict[type, type[PhraseDetector]] = {DenseDetector: DensePhraseDetector, FiberDetector: FiberPhraseDetector}
+        kinds[DenseFiberDetector] = DenseFiberPhraseDetector
         kind = kinds.get(type(model), PhraseDetector)
         return kind(model, self.words(), self.text_length, self.images, self.slug, prompt=prompt, objects=self.names)
 
@@ -399,16 +400,16 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
 
     @classmethod
     def tiny(cls) -> Self:
-        """0.6 million parameters at 64 pixels: minutes on two cores. Classes that nobody described are asked for by their names."""
+        """0.6 million parameters at 64 pixels: minutes on two cores. Classes without a description are queried by name."""
         return cls(
             missing="name", backbone="conv_tiny", drop_path=0.0, text_encoder="text_micro", pieces=1024, text_length=128, image_size=64,
             square=True, mirror=0.0, batch_size=16, steps=2000, lr=1e-3, text_lr=1.0, warmup=100.0, lr_drops=(0.8,), average=0.0,
             bias_lr=1.0, decay="matrices", warmup_from=None,
-            shape=GroundingShape(
+            shape=GroundingConfig(
                 queries=12, width=64, heads=4, mlp_width=128, encoder_layers=3, decoder_layers=2, levels=2, fusion_before=(0, 1, 2),
                 fusion_width=128, fusion_dropout=0.0, language_heads=4, language_mlp=128, text_scale=4.0,
             ),
-            dense=DenseShape(
+            dense=DenseHeadConfig(
                 head_width=64, rounds=2, head_groups=8, meeting_width=128, meeting_heads=4, word_heads=4, word_mlp=128, meeting_dropout=0.0,
                 drop_block=0.0, anchor=3.0, least=0.0,
             ),
@@ -436,7 +437,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiber, GroundedBatch
         the first one stays."""
         return cls(
             form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
-            boxes_by="places", fiber=FiberShape(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
+            boxes_by="places", fiber=FiberConfig(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
             weight_decay=1e-2, decay_drops=(0.67 * 0.667, 0.89 * 0.667), frozen=2,
         )  # fmt: skip
 

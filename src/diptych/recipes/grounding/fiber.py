@@ -19,21 +19,21 @@ from diptych.data.text.question_answering.questions import Question, questions_o
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.fiber.training import FiberFeatures, FiberTraining
-from diptych.models.pairs.matching.matcher import Matched
+from diptych.models.pairs.matching.matcher import MatcherOutput
 from diptych.objectives.gather import all_gather, mean_over_processes
 from diptych.objectives.language.answer_scores import answer_scores
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.language.gold import gold_caption_loss, gold_weights
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
-from diptych.recipes._shared.asked_batch import AskedPairBatch
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 from diptych.recipes._shared.fused_pairs import matching
+from diptych.recipes._shared.question_batch import QuestionPairBatch
 from diptych.tasks._scoring.answers.answer_match import normalised
 
 
 @dataclass(frozen=True, kw_only=True)
-class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
+class FIBER(FiberRecipe[FiberTraining, QuestionPairBatch, FiberFeatures]):
     """Coarse-to-Fine Vision-Language Pre-training with Fusion in the Backbone (Dou et al., 2022, arXiv 2206.07643). Baseline: `fused`.
 
     A Swin transformer and a RoBERTa, of which the last blocks read each other: what attention gives there, a, becomes a + alpha c, where c
@@ -148,8 +148,8 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
         """With the answers that questions are answered from."""
         if not self.questions or self.answers:
             return self
-        asked = (question for row in range(len(data)) for question in questions_of(data[row]))
-        return replace(self, answers=answer_list(asked, least=self.answers_least, alike=normalised))
+        questions = (question for row in range(len(data)) for question in questions_of(data[row]))
+        return replace(self, answers=answer_list(questions, least=self.answers_least, alike=normalised))
 
     def rows_in(self, sample: Sample) -> int:
         """Questions, where they alone are trained; captions else."""
@@ -158,8 +158,8 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
         return len({*super().texts_of(sample)})
 
     def texts_of(self, sample: Sample) -> Iterable[str]:
-        asked = [question.text for question in questions_of(sample)] if self.questions else []
-        return [*super().texts_of(sample), *asked]
+        questions = [question.text for question in questions_of(sample)] if self.questions else []
+        return [*super().texts_of(sample), *questions]
 
     # ------------------------------------------------------------ model
 
@@ -185,10 +185,10 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
 
     # ------------------------------------------------------------ batch
 
-    def batch(self, draws: Draws) -> AskedPairBatch:
+    def batch(self, draws: Draws) -> QuestionPairBatch:
         """Text, crop, flip and operations of each draw, then its hidden words, then its question."""
         pairs = self.pair_batch(draws, self.operations)
-        made = AskedPairBatch(**vars(pairs))
+        made = QuestionPairBatch(**vars(pairs))
         words = self.words()
         if self.mlm:
             masked = mask_words(
@@ -204,15 +204,15 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             ids_BL = masked.ids_BL.masked_fill(masked.hidden_BL, words.vocab_size if mask_id is None else mask_id)
             made = replace(made, masked_BL=ids_BL, place_BM=masked.place_BM, word_BM=masked.word_BM)
         if self.questions:
-            asked = [self._asked(draw) for draw in draws]
-            encoded = words.encode([question.text if question else "" for question in asked], self.text_length)
-            worth_BK, asked_B = answer_targets(asked, self.answers, alike=normalised)
+            questions = [self._drawn_question(draw) for draw in draws]
+            encoded = words.encode([question.text if question else "" for question in questions], self.text_length)
+            worth_BK, has_question_B = answer_targets(questions, self.answers, alike=normalised)
             made = replace(
                 made,
-                asked_BL=torch.from_numpy(encoded.ids_BL),
-                asked_mask_BL=torch.from_numpy(encoded.mask_BL),
+                question_BL=torch.from_numpy(encoded.ids_BL),
+                question_mask_BL=torch.from_numpy(encoded.mask_BL),
                 worth_BK=worth_BK,
-                asked_B=asked_B,
+                has_question_B=has_question_B,
                 truncated=made.truncated + encoded.truncated,
             )
         return made
@@ -225,45 +225,49 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
     def _listed(self) -> frozenset[str]:
         return frozenset(self.answers)
 
-    def _asked(self, draw: Draw) -> Question | None:
-        found = self._questions(draw.sample)
-        return found[int(draw.rng.integers(len(found)))] if found else None
+    def _drawn_question(self, draw: Draw) -> Question | None:
+        questions = self._questions(draw.sample)
+        return questions[int(draw.rng.integers(len(questions)))] if questions else None
 
     # ------------------------------------------------------------ loss
 
-    def features(self, model: FiberTraining, batch: AskedPairBatch) -> FiberFeatures:
-        found: FiberFeatures = model(
+    def features(self, model: FiberTraining, batch: QuestionPairBatch) -> FiberFeatures:
+        outputs: FiberFeatures = model(
             batch.image_BCHW,
             batch.text_BL,
             batch.text_mask_BL,
             batch.group_B,
             masked_BL=batch.masked_BL,
             place_BM=batch.place_BM,
-            asked_BL=batch.asked_BL,
-            asked_mask_BL=batch.asked_mask_BL,
+            question_BL=batch.question_BL,
+            question_mask_BL=batch.question_mask_BL,
         )
-        return found
+        return outputs
 
-    def losses(self, features: FiberFeatures, batch: AskedPairBatch) -> dict[str, Tensor]:
-        found, terms = features, dict[str, Tensor]()
-        if found.image_ND is not None and found.text_ND is not None:
-            by_image = self._contrast(found, found.image_ND, found.text_ND, found.text_queue_KD, group_N=batch.group_B)
-            by_text = self._contrast(found, found.text_ND, found.image_ND, found.image_queue_KD, group_N=batch.group_B)
+    def losses(self, features: FiberFeatures, batch: QuestionPairBatch) -> dict[str, Tensor]:
+        terms = dict[str, Tensor]()
+        if features.image_ND is not None and features.text_ND is not None:
+            by_image = self._contrast(
+                features, features.image_ND, features.text_ND, features.text_queue_KD, group_N=batch.group_B
+            )
+            by_text = self._contrast(
+                features, features.text_ND, features.image_ND, features.image_queue_KD, group_N=batch.group_B
+            )
             terms["contrastive"] = self.itc * (by_image + by_text) / 2
-            if found.own_N2 is not None:
-                terms["matching"] = self.itm * self._matching(found, found.image_ND, found.text_ND)
-        if found.fit_N2 is not None and found.fits_N is not None:
-            terms["matching"] = self.itm * mean_over_processes(F.cross_entropy(found.fit_N2.float(), found.fits_N.long()))
-        if found.word_NMV is not None and batch.word_BM is not None:
-            terms["words"] = self.mlm * masked_words(found.word_NMV, batch.word_BM)
-        if found.caption_BLV is not None:
-            terms["caption"] = self.caption * self._caption(found, batch)
-        if found.answer_BA is not None and batch.worth_BK is not None and batch.asked_B is not None:
-            terms["questions"] = self.questions * answer_scores(found.answer_BA, batch.worth_BK, batch.asked_B)
+            if features.own_N2 is not None:
+                terms["matching"] = self.itm * self._matching(features, features.image_ND, features.text_ND)
+        if features.fit_N2 is not None and features.fits_N is not None:
+            terms["matching"] = self.itm * mean_over_processes(F.cross_entropy(features.fit_N2.float(), features.fits_N.long()))
+        if features.word_NMV is not None and batch.word_BM is not None:
+            terms["words"] = self.mlm * masked_words(features.word_NMV, batch.word_BM)
+        if features.caption_BLV is not None:
+            terms["caption"] = self.caption * self._caption(features, batch)
+        if features.answer_BA is not None and batch.worth_BK is not None and batch.has_question_B is not None:
+            terms["questions"] = self.questions * answer_scores(features.answer_BA, batch.worth_BK, batch.has_question_B)
         return terms
 
     def _contrast(
-        self, found: FiberFeatures, anchor_ND: Tensor, other_ND: Tensor, queue_KD: Tensor, *, group_N: Tensor
+        self, features: FiberFeatures, anchor_ND: Tensor, other_ND: Tensor, queue_KD: Tensor, *, group_N: Tensor
     ) -> Tensor:
         """Against one-hot targets; the other side has no gradient here, as it has its own term."""
         return momentum_contrast(
@@ -271,35 +275,35 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
             anchor_ND.detach(),
             other_ND.detach(),
             queue_KD,
-            temperature=found.temperature_1,
+            temperature=features.temperature_1,
             alpha=0.0,
             group_N=group_N,
-            group_K=found.group_K,
+            group_K=features.group_K,
             same="mask" if self.same_group == "mask" else "negative",
         )
 
     @staticmethod
-    def _matching(found: FiberFeatures, image_ND: Tensor, text_ND: Tensor) -> Tensor:
-        assert found.own_N2 is not None
-        assert found.wrong_text_N2 is not None
-        assert found.wrong_image_N2 is not None
-        assert found.wrong_N is not None
-        answers = found.own_N2, found.wrong_text_N2, found.wrong_image_N2
-        return matching(Matched(image_ND, text_ND, found.temperature_1, *answers, found.wrong_N))
+    def _matching(features: FiberFeatures, image_ND: Tensor, text_ND: Tensor) -> Tensor:
+        assert features.own_N2 is not None
+        assert features.wrong_text_N2 is not None
+        assert features.wrong_image_N2 is not None
+        assert features.wrong_N is not None
+        answers = features.own_N2, features.wrong_text_N2, features.wrong_image_N2
+        return matching(MatcherOutput(image_ND, text_ND, features.temperature_1, *answers, features.wrong_N))
 
-    def _caption(self, found: FiberFeatures, batch: AskedPairBatch) -> Tensor:
-        assert found.caption_BLV is not None
-        if found.old_BLV is None:
-            return caption_loss(found.caption_BLV, batch.text_BL, batch.text_mask_BL, over="tokens")
-        weight_BM = gold_weights(found.old_BLV, batch.text_BL, batch.text_mask_BL, floor=self.gold_floor)
-        return gold_caption_loss(found.caption_BLV, weight_BM, batch.text_BL, batch.text_mask_BL, mean=self.gold_mean)
+    def _caption(self, features: FiberFeatures, batch: QuestionPairBatch) -> Tensor:
+        assert features.caption_BLV is not None
+        if features.old_BLV is None:
+            return caption_loss(features.caption_BLV, batch.text_BL, batch.text_mask_BL, over="tokens")
+        weight_BM = gold_weights(features.old_BLV, batch.text_BL, batch.text_mask_BL, floor=self.gold_floor)
+        return gold_caption_loss(features.caption_BLV, weight_BM, batch.text_BL, batch.text_mask_BL, mean=self.gold_mean)
 
-    def metrics(self, features: FiberFeatures, batch: AskedPairBatch) -> dict[str, Tensor]:
+    def metrics(self, features: FiberFeatures, batch: QuestionPairBatch) -> dict[str, Tensor]:
         return {"temperature": features.temperature_1.detach()}
 
-    def after_update(self, model: FiberTraining, features: FiberFeatures, batch: AskedPairBatch, progress: float) -> None:
+    def after_update(self, model: FiberTraining, features: FiberFeatures, batch: QuestionPairBatch, progress: float) -> None:
         if model.image_queue is not None and features.image_ND is not None and features.text_ND is not None:
-            # As numbers: not every backend gathers booleans.
+            # As integers: not every backend gathers booleans.
             mask_BL = batch.text_mask_BL.to(torch.uint8)
             rows = (features.image_ND, features.text_ND, batch.group_B, batch.image_BCHW, batch.text_BL, mask_BL)
             model.remember_(*(all_gather(row).flatten(0, 1) for row in rows))
@@ -308,7 +312,7 @@ class FIBER(FiberRecipe[FiberTraining, AskedPairBatch, FiberFeatures]):
         model.count_()
 
     def deploy(self, model: FiberTraining) -> FiberModel:
-        return FiberModel(model.fiber, self.shown, self.words(), self.text_length, self.slug, answers=self.answers)
+        return FiberModel(model.fiber, self.deployed_preprocess, self.words(), self.text_length, self.slug, answers=self.answers)
 
     # ------------------------------------------------------------ presets
 

@@ -15,7 +15,7 @@ from diptych.core.contracts import Dataset, Draws
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import PairBatch
-from diptych.models.fiber.drawing import Drawn, drawn_captions
+from diptych.models.fiber.caption_sampling import SampledCaptions, sample_captions
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.objectives.language.captioning import caption_loss
@@ -23,7 +23,7 @@ from diptych.objectives.language.self_critical import mean_log_probability, self
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 from diptych.tasks._scoring.captions.metrics import cider_d, document_frequencies, words_of
 
-UNWRITTEN = r"^(image|text)_(projection|head|pooler)\.|^image_transform\.|^image_tower\.(gates|net\.norm)\."
+UNUSED_IN_CAPTIONING = r"^(image|text)_(projection|head|pooler)\.|^image_transform\.|^image_tower\.(gates|net\.norm)\."
 """What writing does not use."""
 END = "<eos>"
 """Stands behind every caption in the release, so that where a caption ends is rewarded."""
@@ -45,7 +45,7 @@ class RewardedBatch(PairBatch):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class CaptionLogits:
     """Logits of the next tokens of the given caption, and the mean log-probability of each drawn one."""
 
     caption_BLV: Rows[Tensor]
@@ -59,18 +59,20 @@ class CiderTraining(nn.Module):
         super().__init__()
         self.fiber = fiber
 
-    def forward(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, drawn_BSL: Tensor, chosen_BSM: Tensor) -> Written:
+    def forward(
+        self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor, drawn_BSL: Tensor, chosen_BSM: Tensor
+    ) -> CaptionLogits:
         fiber, (batch, count, _) = self.fiber, drawn_BSL.shape
-        seen_BPC = fiber.seen(image_BCHW)
+        seen_BPC = fiber.image_tokens(image_BCHW)
         drawn_NL, chosen_NM = drawn_BSL.flatten(0, 1), chosen_BSM.flatten(0, 1)
         there_NL = torch.cat([torch.ones_like(chosen_NM[:, :1]), chosen_NM], 1)
         logit_NLV = fiber.write(seen_BPC.repeat_interleave(count, 0), drawn_NL, there_NL)
         log_N = mean_log_probability(logit_NLV, drawn_NL, chosen_NM)
-        return Written(fiber.write(seen_BPC, text_BL, mask_BL), log_N.view(batch, count))
+        return CaptionLogits(fiber.write(seen_BPC, text_BL, mask_BL), log_N.view(batch, count))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
+class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, CaptionLogits]):
     """FIBER (Dou et al., 2022, arXiv 2206.07643), the last stage of its captions: self-critical sequence training (1612.00563) on CIDEr-D.
 
     Of every picture the model draws `drawn` captions, each is rewarded by its CIDEr-D against all captions of the picture, and the mean
@@ -135,8 +137,8 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
         """In how many pictures' captions each run of words stands; one that stands in a single one weighs as one unseen."""
         if self.corpus:
             return self
-        found = document_frequencies([self.cut(self.captions_of(data, row)) for row in range(len(data))])
-        table = {" ".join(run): count for run, count in sorted(found.items()) if count > 1}
+        frequencies = document_frequencies([self.cut(self.captions_of(data, row)) for row in range(len(data))])
+        table = {" ".join(run): count for run, count in sorted(frequencies.items()) if count > 1}
         return replace(self, corpus=json.dumps({"items": len(data), "runs": table}))
 
     def captions_of(self, data: Dataset, row: int) -> tuple[str, ...]:
@@ -149,12 +151,12 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
         return [[*caption.strip().removesuffix(".").split(), END] for caption in captions]
 
     def model(self) -> CiderTraining:
-        return CiderTraining(self.fiber_without(UNWRITTEN, matches=False, guesses=True, writes=True))
+        return CiderTraining(self.fiber_without(UNUSED_IN_CAPTIONING, matches=False, guesses=True, writes=True))
 
     def batch(self, draws: Draws) -> RewardedBatch:
         pairs = self.pair_batch(draws, self.operations)
-        known = tuple(tuple(text.string for text in draw.sample.positives(self.language)) for draw in draws)
-        return RewardedBatch(**{one.name: getattr(pairs, one.name) for one in fields(pairs)}, references=known)
+        references = tuple(tuple(text.string for text in draw.sample.positives(self.language)) for draw in draws)
+        return RewardedBatch(**{one.name: getattr(pairs, one.name) for one in fields(pairs)}, references=references)
 
     # ------------------------------------------------------------ rollout
 
@@ -163,13 +165,13 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
 
     def rollout(self, model: CiderTraining, companions: Mapping[str, nn.Module], batch: RewardedBatch) -> RewardedBatch:
         """The batch with captions drawn of each picture, and their rewards."""
-        seen_BPC = model.fiber.seen(batch.image_BCHW)
-        drawn = self._drawn(model.fiber, seen_BPC, count=self.drawn)
+        seen_BPC = model.fiber.image_tokens(batch.image_BCHW)
+        drawn = self._sample_captions(model.fiber, seen_BPC, count=self.drawn)
         rows = len(seen_BPC)
         reward_BS = self.rewards(drawn.ids_NL, batch.references).view(rows, self.drawn)
         baseline_BS = torch.ones_like(reward_BS)
         if self.baseline == "greedy":
-            greedy = self._drawn(model.fiber, seen_BPC, likeliest=True)
+            greedy = self._sample_captions(model.fiber, seen_BPC, likeliest=True)
             baseline_BS = self.rewards(greedy.ids_NL, batch.references)[:, None].expand(-1, self.drawn)
         if self.baseline == "others":
             baseline_BS = (reward_BS.sum(1, keepdim=True) - reward_BS) / (self.drawn - 1)
@@ -182,9 +184,9 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
             baseline_BS=baseline_BS.to(device),
         )
 
-    def _drawn(self, fiber: Fiber, seen_BPC: Tensor, *, count: int = 1, likeliest: bool = False) -> Drawn:
+    def _sample_captions(self, fiber: Fiber, seen_BPC: Tensor, *, count: int = 1, likeliest: bool = False) -> SampledCaptions:
         words = self.words()
-        return drawn_captions(
+        return sample_captions(
             fiber, seen_BPC, words.prefix, length=self.text_length, end_id=words.eot_id, pad_id=words.pad_id, count=count,
             likeliest=likeliest,
         )  # fmt: skip
@@ -194,17 +196,17 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
         words = self.words()
         texts = [words.decode([one for one in row if one not in (*words.prefix, *words.suffix)]) for row in ids_NL.tolist()]
         each = len(texts) // len(references)
-        known = [self.cut(some) for some in references for _ in range(each)]
-        items, table = frequencies(self.corpus)
-        return torch.from_numpy(cider_d(self.cut(texts), known, frequencies=table, items=items)).float()
+        cut_references = [self.cut(some) for some in references for _ in range(each)]
+        items, table = corpus_frequencies(self.corpus)
+        return torch.from_numpy(cider_d(self.cut(texts), cut_references, frequencies=table, items=items)).float()
 
     # ------------------------------------------------------------ loss
 
-    def features(self, model: CiderTraining, batch: RewardedBatch) -> Written:
-        found: Written = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.drawn_BSL, batch.chosen_BSM)
-        return found
+    def features(self, model: CiderTraining, batch: RewardedBatch) -> CaptionLogits:
+        outputs: CaptionLogits = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.drawn_BSL, batch.chosen_BSM)
+        return outputs
 
-    def losses(self, features: Written, batch: RewardedBatch) -> dict[str, Tensor]:
+    def losses(self, features: CaptionLogits, batch: RewardedBatch) -> dict[str, Tensor]:
         assert batch.reward_BS is not None
         assert batch.baseline_BS is not None
         given = caption_loss(features.caption_BLV, batch.text_BL, batch.text_mask_BL, over="tokens")
@@ -213,13 +215,13 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
         )
         return {"caption": self.mixed * given, "rewarded": (1 - self.mixed) * drawn}
 
-    def metrics(self, features: Written, batch: RewardedBatch) -> dict[str, Tensor]:
+    def metrics(self, features: CaptionLogits, batch: RewardedBatch) -> dict[str, Tensor]:
         assert batch.reward_BS is not None
         assert batch.baseline_BS is not None
         return {"reward": batch.reward_BS.mean(), "baseline": batch.baseline_BS.mean()}
 
     def deploy(self, model: CiderTraining) -> FiberModel:
-        return FiberModel(model.fiber, self.shown, self.words(), self.text_length, self.slug)
+        return FiberModel(model.fiber, self.deployed_preprocess, self.words(), self.text_length, self.slug)
 
     # ------------------------------------------------------------ presets
 
@@ -234,8 +236,8 @@ class FIBERCider(FiberRecipe[CiderTraining, RewardedBatch, Written]):
 
 
 @lru_cache(maxsize=4)
-def frequencies(corpus: str) -> tuple[int, Frequencies]:
-    """How many pictures there are, and in the captions of how many of them each run of words stands."""
+def corpus_frequencies(corpus: str) -> tuple[int, Frequencies]:
+    """Number of pictures, and for each n-gram the number of pictures with it in a caption (document frequencies of CIDEr-D)."""
     if not corpus:
         raise ConfigError("CIDEr-D needs the captions that it counts words in: call prepare(data) first")
     plain = json.loads(corpus)

@@ -18,10 +18,10 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch, view
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.fiber.fiber import Fiber
-from diptych.models.fiber.statements import TRUTHS, FiberStatements
+from diptych.models.fiber.statements import TRUTHS, FiberStatementClassifier
 from diptych.recipes._shared.fiber_towers import SMALL, FiberRecipe
 
-UNFUSED = r"^(image|text)_(projection|head)\.|^image_tower\.net\.norm\."
+UNUSED_IN_FUSION = r"^(image|text)_(projection|head)\.|^image_tower\.net\.norm\."
 """What the fused reading does not use, beside the last norm of the text."""
 PICTURES = "images"
 """The medium of a sample with several pictures."""
@@ -39,7 +39,7 @@ class StatementBatch(TensorBatch):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class StatementLogits:
     """logit_B2  of false and true."""
 
     logit_B2: Rows[Tensor]
@@ -52,14 +52,14 @@ class StatementTraining(nn.Module):
         super().__init__()
         self.fiber = fiber
 
-    def forward(self, image_B2CHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Judged:
+    def forward(self, image_B2CHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> StatementLogits:
         fiber = self.fiber
-        one_BHWC, two_BHWC = fiber.begun_images(image_B2CHW.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-        return Judged(fiber.judge(one_BHWC, two_BHWC, fiber.begun_texts(text_BL, mask_BL), mask_BL))
+        one_BHWC, two_BHWC = fiber.image_features(image_B2CHW.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+        return StatementLogits(fiber.judge(one_BHWC, two_BHWC, fiber.text_features(text_BL, mask_BL), mask_BL))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FIBERStatements(FiberRecipe[StatementTraining, StatementBatch, Judged]):
+class FIBERStatements(FiberRecipe[StatementTraining, StatementBatch, StatementLogits]):
     """FIBER (Dou et al., 2022, arXiv 2206.07643) on NLVR2 (1811.00491): is a statement true of two pictures?
 
     Each picture is read together with the statement; what both readings give, text and picture side by side, goes into two layers and two
@@ -107,48 +107,48 @@ class FIBERStatements(FiberRecipe[StatementTraining, StatementBatch, Judged]):
         return {"image": first, PICTURES: (second,)}
 
     def model(self) -> StatementTraining:
-        unused = rf"{UNFUSED}|^text\.blocks\.{self.text_layers - 1}\.norm_2\."
+        unused = rf"{UNUSED_IN_FUSION}|^text\.blocks\.{self.text_layers - 1}\.norm_2\."
         return StatementTraining(self.fiber_without(unused, matches=False, guesses=False, statements=True))
 
     def batch(self, draws: Draws) -> StatementBatch:
         """Of each draw its question, then crop, flip and operations of the first picture and of the second."""
-        asked, pictures = [], []
+        questions, pictures = [], []
         for draw in draws:
-            asked.append(self._asked(draw))
+            questions.append(self._drawn_question(draw))
             for picture in (draw.image_HWC, *draw.media[PICTURES]):
                 shown_HWC = view(replace(draw, image_HWC=picture), self.image_size, self.crop, self.flip)
                 pictures.append(shown_HWC if self.operations is None else self.operations(shown_HWC, draw.rng))
-        encoded = self.words().encode([question.text for question in asked], self.text_length)
+        encoded = self.words().encode([question.text for question in questions], self.text_length)
         return StatementBatch(
             image_B2CHW=self.preprocess(pictures).unflatten(0, (-1, 2)),
             text_BL=torch.from_numpy(encoded.ids_BL),
             text_mask_BL=torch.from_numpy(encoded.mask_BL),
-            truth_B=torch.tensor([TRUTHS.index(question.answer) for question in asked]),
+            truth_B=torch.tensor([TRUTHS.index(question.answer) for question in questions]),
             truncated=encoded.truncated,
         )
 
     @staticmethod
-    def _asked(draw: Draw) -> Question:
-        found = questions_of(draw.sample)
-        question = found[int(draw.rng.integers(len(found)))]
+    def _drawn_question(draw: Draw) -> Question:
+        questions = questions_of(draw.sample)
+        question = questions[int(draw.rng.integers(len(questions)))]
         if question.answer not in TRUTHS:
             raise DataError(
                 f"sample '{draw.sample.uid}' answers {question.answer[:60]!r}", field="questions", expected="True or False"
             )
         return question
 
-    def features(self, model: StatementTraining, batch: StatementBatch) -> Judged:
-        found: Judged = model(batch.image_B2CHW, batch.text_BL, batch.text_mask_BL)
-        return found
+    def features(self, model: StatementTraining, batch: StatementBatch) -> StatementLogits:
+        outputs: StatementLogits = model(batch.image_B2CHW, batch.text_BL, batch.text_mask_BL)
+        return outputs
 
-    def losses(self, features: Judged, batch: StatementBatch) -> dict[str, Tensor]:
+    def losses(self, features: StatementLogits, batch: StatementBatch) -> dict[str, Tensor]:
         return {"statements": F.cross_entropy(features.logit_B2.float(), batch.truth_B)}
 
-    def metrics(self, features: Judged, batch: StatementBatch) -> dict[str, Tensor]:
+    def metrics(self, features: StatementLogits, batch: StatementBatch) -> dict[str, Tensor]:
         return {"accuracy": (features.logit_B2.argmax(1) == batch.truth_B).float().mean()}
 
-    def deploy(self, model: StatementTraining) -> FiberStatements:
-        return FiberStatements(model.fiber, self.shown, self.words(), self.text_length, self.slug)
+    def deploy(self, model: StatementTraining) -> FiberStatementClassifier:
+        return FiberStatementClassifier(model.fiber, self.deployed_preprocess, self.words(), self.text_length, self.slug)
 
     # ------------------------------------------------------------ presets
 

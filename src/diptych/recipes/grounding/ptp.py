@@ -17,17 +17,17 @@ from diptych.data.load.batch import PairBatch, group_ids
 from diptych.data.media.augment.boxed_views import Boxed, augmented, cropped
 from diptych.models.blip.blip import Blip, BlipFeatures, BlipTraining
 from diptych.models.blip.blip_model import BlipModel
-from diptych.models.blip.released import begin_, from_released, is_released
+from diptych.models.blip.released import from_released, init_from_vit_and_bert_, is_released
 from diptych.models.blip.text import BlipText
 from diptych.models.io.tensor_files import read_tensors, weights_file
 from diptych.models.layers.feature_queue import Start
-from diptych.models.pairs.matching.matcher import Matched
+from diptych.models.pairs.matching.matcher import MatcherOutput
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.gather import all_gather
 from diptych.objectives.language.captioning import caption_loss
 from diptych.objectives.pairs.momentum_targets import momentum_contrast
 from diptych.recipes._shared.block_prompts import BlockPromptRecipe
-from diptych.recipes._shared.epoch_decay import Schedule, scheduled
+from diptych.recipes._shared.epoch_decay import Schedule, with_schedule
 from diptych.recipes._shared.fused_pairs import matching
 
 
@@ -133,15 +133,15 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
             raise ConfigError(
                 f"{getattr(model, 'name', model)} is no BLIP (expected a run of ptp, or a released file as .safetensors)"
             )
-        text, seen = model.model.text, model.preprocess
-        if seen.resize == "native":
-            raise ConfigError(f"{model.name} sees pictures as they are (expected a BLIP that resizes them)")
+        text, preprocess = model.model.text, model.preprocess
+        if preprocess.resize == "native":
+            raise ConfigError(f"{model.name} reads pictures at their own size (expected a BLIP that resizes them)")
         options = {key: value for key, value in model.model.image_tower.spec.items() if key != "name"}
         return replace(
-            self, image_tower=model.model.image_tower.spec["name"], image_size=seen.size, width=model.model.width, act=None,
+            self, image_tower=model.model.image_tower.spec["name"], image_size=preprocess.size, width=model.model.width, act=None,
             patch_bias=None, text_width=text.width, text_layers=len(text.blocks), text_heads=text.heads, text_places=text.length,
-            text_length=model.text_length, tokenizer="weights", vocabulary=model.tokenizer.to_json(), resize=seen.resize, mean=seen.mean,
-            std=seen.std, interpolation=seen.interpolation, image_weights="", text_weights="",
+            text_length=model.text_length, tokenizer="weights", vocabulary=model.tokenizer.to_json(), resize=preprocess.resize,
+            mean=preprocess.mean, std=preprocess.std, interpolation=preprocess.interpolation, image_weights="", text_weights="",
             towers_from=json.dumps({"image": {"options": options, "projection": ""}}),
         )  # fmt: skip
 
@@ -168,11 +168,11 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         blip = Blip(tower, text, width=self.width)
         image_weights = read_tensors(Path(self.image_weights).expanduser()) if self.image_weights else None
         text_weights = read_tensors(weights_file(self.text_weights)) if self.text_weights else None
-        begin_(blip.image_tower, blip.text, image=image_weights, text=text_weights)
+        init_from_vit_and_bert_(blip.image_tower, blip.text, image=image_weights, text=text_weights)
         return BlipTraining(blip, queue=self.queue, temperature=self.temperature, queue_start=self.queue_start)
 
     def batch(self, draws: Draws) -> PairBatch:
-        shown = [self.shown_with_text(draw) for draw in draws]
+        shown = [self.view_with_prompt(draw) for draw in draws]
         texts = [text for _, text in shown]
         encoded = self.words().encode(texts, self.text_length)
         return PairBatch(
@@ -191,41 +191,40 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         return augmented(picture, draw.rng) if self.augment == "rand" else picture
 
     def features(self, model: BlipTraining, batch: PairBatch) -> BlipFeatures:
-        found: BlipFeatures = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.group_B)
-        return found
+        outputs: BlipFeatures = model(batch.image_BCHW, batch.text_BL, batch.text_mask_BL, batch.group_B)
+        return outputs
 
     def losses(self, features: BlipFeatures, batch: PairBatch) -> dict[str, Tensor]:
-        found = features
-        read = Matched(
-            found.image_ND,
-            found.text_ND,
-            found.temperature_1,
-            found.own_N2,
-            found.wrong_text_N2,
-            found.wrong_image_N2,
-            found.wrong_N,
+        read = MatcherOutput(
+            features.image_ND,
+            features.text_ND,
+            features.temperature_1,
+            features.own_N2,
+            features.wrong_text_N2,
+            features.wrong_image_N2,
+            features.wrong_N,
         )
-        images, texts = (found.image_ND, found.key_image_ND), (found.text_ND, found.key_text_ND)
-        by_image = self._contrast(found, *images, texts[1], found.text_queue_KD, batch.group_B)
-        by_text = self._contrast(found, *texts, images[1], found.image_queue_KD, batch.group_B)
+        images, texts = (features.image_ND, features.key_image_ND), (features.text_ND, features.key_text_ND)
+        by_image = self._contrast(features, *images, texts[1], features.text_queue_KD, batch.group_B)
+        by_text = self._contrast(features, *texts, images[1], features.image_queue_KD, batch.group_B)
         return {
             "contrastive": (by_image + by_text) / 2,
             "matching": matching(read),
-            "caption": caption_loss(found.logit_BLV, batch.text_BL, batch.text_mask_BL, over=self.caption_mean),
+            "caption": caption_loss(features.logit_BLV, batch.text_BL, batch.text_mask_BL, over=self.caption_mean),
         }
 
     def _contrast(
-        self, found: BlipFeatures, anchor_ND: Tensor, teacher_ND: Tensor, key_ND: Tensor, queue_KD: Tensor, group_N: Tensor
+        self, features: BlipFeatures, anchor_ND: Tensor, teacher_ND: Tensor, key_ND: Tensor, queue_KD: Tensor, group_N: Tensor
     ) -> Tensor:
         return momentum_contrast(
             anchor_ND,
             teacher_ND,
             key_ND,
             queue_KD,
-            temperature=found.temperature_1,
-            alpha=found.alpha_1,
+            temperature=features.temperature_1,
+            alpha=features.alpha_1,
             group_N=group_N,
-            group_K=found.group_K,
+            group_K=features.group_K,
             same="mask" if self.same_group == "mask" else "negative",
         )
 
@@ -244,12 +243,12 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
         temperature = () if self.temperature_lr == 1 else (Rule("temperature_1$", lr_scale=self.temperature_lr, decay=decay),)
         rules: tuple[Rule, ...] = (*temperature, *((Rule("", decay=True),) if decay else ()))
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, rules=rules)
-        return scheduled(
+        return with_schedule(
             chosen, self.schedule, decay_rate=self.decay_rate, epochs=self.epochs, warmup_lr=self.warmup_lr, min_lr=self.min_lr
         )
 
     def deploy(self, model: BlipTraining) -> BlipModel:
-        return BlipModel(model.blip, self.shown, self.words(), self.text_length, self.slug)
+        return BlipModel(model.blip, self.deployed_preprocess, self.words(), self.text_length, self.slug)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -21,7 +21,7 @@ from diptych.data.media.whole_pictures import WholePictures, drawn_patches
 from diptych.data.text.tokens.masked_words import mask_words
 from diptych.data.text.tokens.whole_words import word_starts
 from diptych.models.io.tensor_files import read_tensors
-from diptych.models.vilt.released import begin_, from_released, is_released
+from diptych.models.vilt.released import from_released, init_from_vit_, is_released
 from diptych.models.vilt.training import ViltFeatures, ViltTraining
 from diptych.models.vilt.vilt import Vilt
 from diptych.models.vilt.vilt_model import ViltModel
@@ -162,12 +162,12 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
                 f"{getattr(model, 'name', model)} is no ViLT (expected a run of ptp_vilt, hf:FOLDER of a ViLT, or the authors' "
                 "checkpoint as .safetensors)"
             )
-        spec, seen = model.model.spec, model.preprocess
+        spec, preprocess = model.model.spec, model.preprocess
         same = {name: spec[name] for name in ("width", "layers", "heads", "patch")}
         return replace(
-            self, **same, image_size=seen.size, longest=seen.longest, text_places=spec["length"], text_length=model.text_length,
-            tokenizer="weights", vocabulary=model.tokenizer.to_json(), mean=seen.mean, std=seen.std, interpolation=seen.interpolation,
-            image_weights="", towers_from=json.dumps({"vilt": spec}),
+            self, **same, image_size=preprocess.size, longest=preprocess.longest, text_places=spec["length"], text_length=model.text_length,
+            tokenizer="weights", vocabulary=model.tokenizer.to_json(), mean=preprocess.mean, std=preprocess.std,
+            interpolation=preprocess.interpolation, image_weights="", towers_from=json.dumps({"vilt": spec}),
         )  # fmt: skip
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -192,12 +192,12 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
         given = self._given.get("vilt", own)
         vilt = Vilt(**{**given, "dropout": self.dropout, "heads_of": ("words", "fits"), "answers": 0, "spread": self.spread})
         if self.image_weights:
-            begin_(vilt, read_tensors(Path(self.image_weights).expanduser()))
+            init_from_vit_(vilt, read_tensors(Path(self.image_weights).expanduser()))
         return ViltTraining(vilt)
 
     @property
     def pictures(self) -> WholePictures:
-        """How pictures are shown, in training and after it."""
+        """Preprocessing, in training and after it."""
         return WholePictures(self.image_size, self.longest, self.patch, self.mean, self.std, self.interpolation)
 
     # ------------------------------------------------------------ a step
@@ -205,7 +205,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
     def batch(self, draws: Draws) -> ViltBatch:
         """Of each draw its text and flip, then its hidden words, then its patches; wrong pictures by the generator of the step."""
         words, rngs = self.words(), [draw.rng for draw in draws]
-        shown = [self.shown_with_text(draw) for draw in draws]
+        shown = [self.view_with_prompt(draw) for draw in draws]
         texts = [text for _, text in shown]
         image_BCHW, grid_B2 = self.pictures([image_HWC for image_HWC, _ in shown])
         encoded = words.encode(texts, self.text_length)
@@ -224,7 +224,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
         columns = image_BCHW.shape[3] // self.patch
         (patch_BK, again_BK), there_BK = drawn_patches(grid_B2, columns, rngs, most=self.most_patches, times=2)
         group_B = group_ids(draws)
-        shown_B, fits_B = wrong_half(group_B, draws.rng)
+        shown_B, fits_B = mismatched_pairs(group_B, draws.rng)
         return ViltBatch(
             image_BCHW=image_BCHW,
             text_BL=text_BL,
@@ -245,7 +245,7 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
         )
 
     def features(self, model: ViltTraining, batch: ViltBatch) -> ViltFeatures:
-        found: ViltFeatures = model(
+        outputs: ViltFeatures = model(
             batch.image_BCHW,
             batch.grid_B2,
             batch.text_BL,
@@ -258,14 +258,14 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
             batch.there_BK,
             batch.shown_B,
         )
-        return found
+        return outputs
 
     def losses(self, features: ViltFeatures, batch: ViltBatch) -> dict[str, Tensor]:
         alignment = word_patch_alignment(
             features.text_NLD,
             features.image_NPD,
             batch.fits_B,
-            word_NL=inner_words(batch.text_mask_BL),
+            word_NL=without_special_tokens(batch.text_mask_BL),
             patch_NP=features.there_NP,
             beta=self.beta,
             iterations=self.alignment_steps,
@@ -320,13 +320,13 @@ class PTPViLT(BlockPromptRecipe[ViltTraining, ViltBatch, ViltFeatures]):
         return cls(by="fits", flip_sides="ignore", decoding="whole")
 
 
-def inner_words(mask_BL: Tensor) -> Tensor:
+def without_special_tokens(mask_BL: Tensor) -> Tensor:
     """True at the tokens of a text without its first and its last, the marks."""
     place_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
     return mask_BL & (place_L > 0) & (place_L < mask_BL.sum(1, keepdim=True) - 1)
 
 
-def wrong_half(group_B: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def mismatched_pairs(group_B: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """For each row the row whose picture it is shown with, and whether that is its own: of B rows B - B // 2, drawn anew, are shown one of
     another group, each such row equally likely. A row without any has its own."""
     count = len(group_B)

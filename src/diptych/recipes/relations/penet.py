@@ -17,18 +17,24 @@ from diptych.core.contracts import Dataset, Draws, Optimiser, Recipe, Rule
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists
-from diptych.data.graphs.transforms import Mirror, ShortSides, Squashed, Views
+from diptych.data.graphs.transforms import DetectionTransform, RandomHorizontalFlip, RandomShortSideResize, SquareResize
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Triple
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
-from diptych.models.detection.faster_rcnn import DetectorShape
-from diptych.models.detection.images import DetectionImages
-from diptych.models.penet.batch_targets import one_predicate, sizes_of, targets
+from diptych.models.detection.faster_rcnn import FasterRCNNConfig
+from diptych.models.detection.images import DetectionPreprocess
+from diptych.models.penet.batch_targets import sample_predicate, scene_graph_targets, sizes_of
 from diptych.models.penet.graph_relater import GraphRelater
 from diptych.models.penet.opened import RELEASED
 from diptych.models.penet.pair_sampling import PairSampling
-from diptych.models.penet.prototype_head import HeadShape
-from diptych.models.penet.scene_graph_network import GraphScores, NetworkShape, SceneGraphNetwork, Setting, copy_detector_layers
+from diptych.models.penet.predicate_head import PENetHeadConfig
+from diptych.models.penet.scene_graph_network import (
+    GraphScores,
+    SceneGraphConfig,
+    SceneGraphNetwork,
+    Setting,
+    copy_detector_layers,
+)
 from diptych.models.towers.name_vectors import RANDOM, name_vectors
 from diptych.objectives.boxes.predicate_prototypes import (
     mean_over_pairs,
@@ -72,7 +78,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     trains       relations: the detector stays as it is (published). detector: that alone. both: at once, from scratch, with true boxes
                  beside the found ones, for small models
     vocabulary   vg150, open-images: names in their published order; "" takes those of the data
-    words        where word vectors come from: a file of GloVe's form (published: 6B tokens, 300 numbers), minilm-l6, or random
+    words        where word vectors come from: a file of GloVe's form (published: 6B tokens, 300 dimensions), minilm-l6, or random
     image_size   short side in pixels, or both sides when `square`
     longest      of the long side
     square       both sides to image_size whatever the shape (for small models)
@@ -92,7 +98,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     frozen       regular expression of what stays as it is when the detector is trained
     repeats      overlap from which two found boxes may not be named alike anew
     outside      a name outside the vocabulary: refuse, or drop its region or relation
-    relation_head, detector, sampling   the rest (`HeadShape`, `DetectorShape`, `PairSampling`); their fields are options like these
+    relation_head, detector, sampling   the rest (`PENetHeadConfig`, `FasterRCNNConfig`, `PairSampling`); their fields are options, too
     """
 
     slug = "penet"
@@ -135,8 +141,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     frozen: str = DETECTOR_FROZEN
     repeats: float = 0.5
     outside: Literal["refuse", "drop"] = "refuse"
-    relation_head: HeadShape = field(default_factory=HeadShape)
-    detector: DetectorShape = field(default_factory=DetectorShape)
+    relation_head: PENetHeadConfig = field(default_factory=PENetHeadConfig)
+    detector: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
     sampling: PairSampling = field(default_factory=PairSampling)
     corpus: str = field(default="", metadata={"prepared": True})
     start_names: str = field(default="", metadata={"prepared": True})
@@ -189,22 +195,22 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         return 0
 
     @property
-    def views(self) -> Views:
-        mirror = Mirror(share=self.mirror, sides="keep")
+    def views(self) -> DetectionTransform:
+        mirror = RandomHorizontalFlip(share=self.mirror, sides="keep")
         if self.square:
-            return Squashed(size=self.image_size, mirror=mirror)
-        return ShortSides(shorts=(self.image_size,), longest=self.longest, mirror=mirror)
+            return SquareResize(size=self.image_size, mirror=mirror)
+        return RandomShortSideResize(shorts=(self.image_size,), longest=self.longest, mirror=mirror)
 
     @property
-    def images(self) -> DetectionImages:
-        """How the deployed model is shown its images."""
+    def images(self) -> DetectionPreprocess:
+        """Preprocessing of the deployed model."""
         longest = 0 if self.square else self.longest
-        return DetectionImages(self.image_size, longest=longest, square=self.square, mean=self.pixel_mean, std=self.pixel_std)
+        return DetectionPreprocess(self.image_size, longest=longest, square=self.square, mean=self.pixel_mean, std=self.pixel_std)
 
     # ------------------------------------------------------------ a step
 
     def model(self) -> SceneGraphNetwork:
-        shape = NetworkShape(self.setting, self.relation_head, self.detector, self.repeats)
+        shape = SceneGraphConfig(self.setting, self.relation_head, self.detector, self.repeats)
         lists = self.lists
         network = SceneGraphNetwork(self.image_backbone(), shape, len(lists.objects), len(lists.relations))
         width = self.relation_head.word_width
@@ -223,7 +229,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         return detection_backbone(self.backbone, strides=STRIDES, frozen_norm=self.frozen_norm)
 
     def batch(self, draws: Draws) -> GraphBatch:
-        items = tuple(one_predicate(draw) for draw in draws)
+        items = tuple(sample_predicate(draw) for draw in draws)
         return graph_batch(
             replace(draws, items=items),
             views=self.views,
@@ -240,7 +246,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         scores: GraphScores = model(
             batch.image_BCHW,
             sizes_of(batch),
-            targets(batch),
+            scene_graph_targets(batch),
             self.sampling,
             detects=self.trains != "relations",
             relates=self.relates,
@@ -276,19 +282,19 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
 
     def metrics(self, features: GraphScores, batch: GraphBatch) -> dict[str, Tensor]:
         """Share of related pairs whose predicate is the likeliest; the least distance between two prototypes; the scale."""
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         scored = features.scored
         if scored is None:
-            return found
+            return values
         related_P = features.relation_P > 0
         if related_P.any():
             right_P = scored.logit_PK[:, 1:].argmax(1) + 1 == features.relation_P
-            found["accuracy"] = right_P[related_P].float().mean()
+            values["accuracy"] = right_P[related_P].float().mean()
         if scored.prototype_KD is not None:
-            found["nearest"] = nearest_distances(scored.prototype_KD).min().detach()
+            values["nearest"] = nearest_distances(scored.prototype_KD).min().detach()
         if features.scale is not None:
-            found["scale"] = features.scale.detach().mean()
-        return found
+            values["scale"] = features.scale.detach().mean()
+        return values
 
     def adjustment(self) -> Tensor:
         """[K]: what `adjust` adds, "no relation" being left as it is."""
@@ -375,8 +381,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             backbone="conv_tiny",
             frozen_norm=False,
             frozen="",
-            relation_head=HeadShape(width=64, word_width=32, naming_width=64, dropout=0.0),
-            detector=DetectorShape(
+            relation_head=PENetHeadConfig(width=64, word_width=32, naming_width=64, dropout=0.0),
+            detector=FasterRCNNConfig(
                 channels=32,
                 region_width=128,
                 pooled_side=5,
@@ -418,7 +424,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     def detection(cls) -> Self:
         """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020). Biases learn twice as fast; 12,000
         proposals of a map are considered while it trains, and 2,000 kept of an image."""
-        shape = DetectorShape(learns_considered=12_000, proposals=2_000, detections=256, counting="inclusive")
+        shape = FasterRCNNConfig(learns_considered=12_000, proposals=2_000, detections=256, counting="inclusive")
         plan: dict[str, Any] = {**PUBLISHED, "detector": shape, "steps": 50_000, "lr_drops": (0.6, 0.9), "bias_lr": 2.0}
         return cls(vocabulary="vg150", setting="sgdet", trains="detector", **plan)
 
@@ -436,6 +442,6 @@ def _written(lists: LabelLists) -> str:
 
 @lru_cache(maxsize=8)
 def _lists(recipe: PENet) -> LabelLists:
-    known = vocabulary(recipe.vocabulary) if recipe.vocabulary else None
-    objects = known.objects if known and known.objects else tuple(sorted(n for n in recipe.names.objects if n != NO_OBJECTS))
-    return LabelLists(objects, known.predicates if known and known.predicates else tuple(sorted(recipe.names.relations)))
+    vocab = vocabulary(recipe.vocabulary) if recipe.vocabulary else None
+    objects = vocab.objects if vocab and vocab.objects else tuple(sorted(n for n in recipe.names.objects if n != NO_OBJECTS))
+    return LabelLists(objects, vocab.predicates if vocab and vocab.predicates else tuple(sorted(recipe.names.relations)))

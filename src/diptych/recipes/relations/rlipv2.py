@@ -21,7 +21,7 @@ from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.published import BACKBONES, FROZEN, ROBERTA
-from diptych.models.rlipv2.relation_detector import DetectorShape, PairSet, RelationDetector
+from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
 from diptych.models.towers.label_encoder import LabelEncoder, label_encoder
 from diptych.models.towers.label_texts import TokenTexts
 from diptych.objectives.boxes.pair_set import PairSetLoss
@@ -74,7 +74,7 @@ class RLIPv2(GraphRecipe):
                  whatever its `matching` says
     start_queries  which queries of weights with more of them are the start: the first "pairs", or, as released, the "first" rows of all,
                  of which some were objects' and become subjects'
-    shape        everything else about the detector (`DetectorShape`); its fields are options like these
+    shape        everything else about the detector (`RelationDetectorConfig`); its fields are options like these
     """
 
     slug = "rlipv2"
@@ -116,7 +116,7 @@ class RLIPv2(GraphRecipe):
     drop_path: float = 0.0
     loss: PairSetLoss = field(default_factory=PairSetLoss)
     start_queries: Literal["pairs", "first"] = "pairs"
-    shape: DetectorShape = field(default_factory=DetectorShape)
+    shape: RelationDetectorConfig = field(default_factory=RelationDetectorConfig)
     labels_from: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
@@ -241,10 +241,10 @@ class RLIPv2(GraphRecipe):
         true = batch.true_pairs()
         if self.subject_name:
             if self.subject_name not in batch.lists.objects:
-                known = ", ".join(batch.lists.objects[:5])
-                raise ConfigError(f"subject_name is {self.subject_name!r} (expected a name of the closed set: {known}, ...)")
-            place = batch.lists.objects.index(self.subject_name)
-            true = replace(true, subject_label_BG=torch.full_like(true.subject_label_BG, place))
+                examples = ", ".join(batch.lists.objects[:5])
+                raise ConfigError(f"subject_name is {self.subject_name!r} (expected a name of the closed set: {examples}, ...)")
+            subject_index = batch.lists.objects.index(self.subject_name)
+            true = replace(true, subject_label_BG=torch.full_like(true.subject_label_BG, subject_index))
         return loss(features, true, relation_text_RD=features.relation_text_RD)
 
     def optimiser(self) -> Optimiser:
@@ -279,7 +279,7 @@ class RLIPv2(GraphRecipe):
             frozen_norm=False,
             frozen="",
             decay="matrices",
-            shape=DetectorShape(
+            shape=RelationDetectorConfig(
                 pairs=8,
                 width=64,
                 heads=4,
@@ -362,7 +362,7 @@ class RLIPv2(GraphRecipe):
         """The R-Tagger: ParSeD on given regions with noise, no quality labels, trained on Visual Genome alone. Its script leaves dropout
         at 0.1, other than those of ParSeDA."""
         return cls(
-            shape=DetectorShape(variant="parsed", given=True, mlp_width=1024, dropout=0.1, gate="vector"),
+            shape=RelationDetectorConfig(variant="parsed", given=True, mlp_width=1024, dropout=0.1, gate="vector"),
             loss=PairSetLoss(focal="corner", quality=False, pseudo=None),
         )
 
@@ -378,9 +378,9 @@ class RLIPv2(GraphRecipe):
         return with_changes(cls.tiny(), changes)
 
 
-FEWER = DetectorShape(pairs=64)
+FEWER = RelationDetectorConfig(pairs=64)
 """128 queries, as for HICO-DET."""
-SWIN: dict[str, Any] = {"frozen_norm": False, "frozen": FROZEN["swin_tiny"], "shape": DetectorShape(centred=True)}
+SWIN: dict[str, Any] = {"frozen_norm": False, "frozen": FROZEN["swin_tiny"], "shape": RelationDetectorConfig(centred=True)}
 SWIN_TINY: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_tiny"]["name"], "drop_path": 0.2}
 SWIN_LARGE: dict[str, Any] = {**SWIN, "backbone": BACKBONES["swin_large"]["name"], "drop_path": 0.5}
 TUNING = PairSetLoss(pseudo=None)

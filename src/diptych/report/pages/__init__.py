@@ -1,1 +1,1 @@
-"""Whole pages, one a kind of work; their building blocks lie beside this folder."""
+"""Whole pages, one a kind of work; their building blocks lie in the folder above."""

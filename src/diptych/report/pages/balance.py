@@ -1,4 +1,4 @@
-"""How a balance changed what a pool is about: entries in order of frequency, before and after, as curves and in a table."""
+"""Page on balancing a pool: entries in order of frequency, before and after, as curves and in a table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from diptych.report.curves import Line, charts, line_chart
+from diptych.report.curves import LineSeries, charts, line_chart
 from diptych.report.page import Section, cards, page, table, text
 
 POINTS = 120  # of a curve
@@ -48,16 +48,16 @@ def balance_page(
     return page(f"{name}: balanced by entries", "What the texts are about, before and after.", sections)
 
 
-def _by_rank(name: str, counts: Counts, colour: int) -> Line:
+def _by_rank(name: str, counts: Counts, colour: int) -> LineSeries:
     ordered = np.sort(counts[counts > 0].astype(np.float64))[::-1]
     ranks = np.unique(np.geomspace(1, len(ordered), POINTS).astype(int)) if len(ordered) else np.zeros(0, int)
-    return Line(name, tuple((float(np.log10(rank)), float(np.log10(ordered[rank - 1]))) for rank in ranks.tolist()), colour)
+    return LineSeries(name, tuple((float(np.log10(rank)), float(np.log10(ordered[rank - 1]))) for rank in ranks.tolist()), colour)
 
 
-def _running(name: str, counts: Counts, colour: int) -> Line:
+def _running(name: str, counts: Counts, colour: int) -> LineSeries:
     ordered = np.sort(counts[counts > 0].astype(np.float64))
     if not len(ordered):
-        return Line(name, (), colour)
+        return LineSeries(name, (), colour)
     running = np.cumsum(ordered) / ordered.sum()
-    places = np.unique(np.linspace(0, len(ordered) - 1, POINTS).astype(int)).tolist()
-    return Line(name, tuple(((place + 1) / len(ordered), float(running[place])) for place in places), colour)
+    indices = np.unique(np.linspace(0, len(ordered) - 1, POINTS).astype(int)).tolist()
+    return LineSeries(name, tuple(((index + 1) / len(ordered), float(running[index])) for index in indices), colour)

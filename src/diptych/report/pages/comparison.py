@@ -1,4 +1,4 @@
-"""The page of a comparison: what came out in sentences, charts and a table; cost, curves, items won and lost, what was different."""
+"""Page of a comparison: verdicts in sentences, charts and a table; cost, curves, items won and lost, differences of configuration."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from diptych.core.contracts import Dataset
 from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
-from diptych.report.curves import WIDTH, Bar, Line, charts, interval_chart, legend, line_chart, ticks
+from diptych.report.comparison_result import ComparisonResult, Contrast, Measure
+from diptych.report.curves import WIDTH, Bar, LineSeries, charts, interval_chart, legend, line_chart, ticks
 from diptych.report.escape import escape
-from diptych.report.measured import Contrast, Measure, Measured
 from diptych.report.pages.side_by_side import over_seeds
 from diptych.report.pictures import Album
 from diptych.report.won_and_lost import won_and_lost
 
 
-def comparison_report(path: Path, measured: Measured, data: Dataset | None = None) -> Path:
-    """Write the page and return its path. With `data`, the items that one arm gets right and another does not have pictures."""
+def comparison_report(path: Path, measured: ComparisonResult, data: Dataset | None = None) -> Path:
+    """Writes the page and returns its path. With `data`, the items that one arm gets right and another does not have pictures."""
     sections = [
         page.Section("Result", _result(measured)),
         page.Section("Cost", _cost(measured)),
@@ -42,9 +42,9 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _lead(m: Measured) -> str:
+def _lead(m: ComparisonResult) -> str:
     if m.given:
-        return f"{len(m.arms)} models as they are, on the same items. What is said holds for these models, not for their recipes."
+        return f"{len(m.arms)} models as they are, on the same items. The results hold for these models, not for their recipes."
     seeds = f"{len(m.seeds)} seeds" if len(m.seeds) > 1 else "one seed"
     rows = f"{m.data['training_rows']:,} training rows"
     return (
@@ -55,7 +55,7 @@ def _lead(m: Measured) -> str:
 # ---------------------------------------------------------------- result
 
 
-def _result(m: Measured) -> tuple[str, ...]:
+def _result(m: ComparisonResult) -> tuple[str, ...]:
     sentences = [summary(m, arm) for arm in m.arms[1:]]
     failed = [f"{f.arm}, seed {f.seed}, has no result: {f.reason}" for f in m.failures]
     shown = []
@@ -76,8 +76,8 @@ def _result(m: Measured) -> tuple[str, ...]:
     )
 
 
-def summary(m: Measured, arm: str) -> str:
-    """What came out about one arm, in a sentence; differences in brackets."""
+def summary(m: ComparisonResult, arm: str) -> str:
+    """Sentence with the verdicts of one arm; differences in brackets."""
     verdicts: dict[str, list[str]] = {}
     for measure in m.main_measures:
         for c in measure.contrasts:
@@ -94,8 +94,8 @@ def summary(m: Measured, arm: str) -> str:
     return f"{arm} against {m.arms[0]}: " + "; ".join(f"{words[v]} {_listed(verdicts[v])}" for v in words if v in verdicts) + "."
 
 
-def _where(m: Measured, measure: Measure) -> str:
-    """The split, and the metric where there are several."""
+def _where(m: ComparisonResult, measure: Measure) -> str:
+    """Split of a measure, and the metric where there are several."""
     return _split(measure) if len(m.tasks) == 1 else f"{measure.task.partition(':')[0]} {measure.metric} of {_split(measure)}"
 
 
@@ -112,7 +112,7 @@ def _name(measure: Measure) -> str:
 
 
 def _brief(name: str) -> str:
-    """As much of a name as a chart has room for."""
+    """Name shortened to the room of a chart."""
     return name if len(name) <= 28 else f"{name[:14]}…{name[-13:]}"
 
 
@@ -122,8 +122,8 @@ def _bar(measure: Measure, arm: str, colour: int) -> Bar:
     return Bar(_brief(arm), mean, low, high, values if len(values) > 1 else (), measure.chance, colour)
 
 
-def difference_chart(title: str, m: Measured, measure: Measure) -> str:
-    """One row an arm: the difference to the first with its interval, its seeds as dots, and a line at zero."""
+def difference_chart(title: str, m: ComparisonResult, measure: Measure) -> str:
+    """Interval chart of differences, one row an arm: its interval, its seeds as dots, and a line at zero."""
     rows = [c for c in measure.contrasts if math.isfinite(c.difference)]
     if not rows:
         return ""
@@ -142,8 +142,8 @@ def difference_chart(title: str, m: Measured, measure: Measure) -> str:
         colour = "var(--soft)" if mark == 0 else "var(--line)"
         parts.append(f'<line x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{top}" y2="{height - bottom}" stroke="{colour}"/>')
         parts.append(f'<text x="{x(mark):.1f}" y="{height - 10}" text-anchor="middle">{mark:g}</text>')
-    for place, c in enumerate(rows):
-        y, colour = top + row * (place + 0.66), f"var(--s{m.arms.index(c.arm) % 6})"
+    for index, c in enumerate(rows):
+        y, colour = top + row * (index + 0.66), f"var(--s{m.arms.index(c.arm) % 6})"
         parts.append(f'<text x="{left}" y="{y - 14:.1f}">{escape(_brief(c.arm))}</text>')
         if math.isfinite(c.low):
             span = f'x1="{x(c.low):.1f}" x2="{x(c.high):.1f}"'
@@ -157,7 +157,7 @@ def difference_chart(title: str, m: Measured, measure: Measure) -> str:
     return f'<div><h3>{name}</h3><svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg></div>'
 
 
-def _table(m: Measured) -> str:
+def _table(m: ComparisonResult) -> str:
     rows: list[tuple[object, ...]] = []
     for measure in m.main_measures:
         by_arm = {c.arm: c for c in measure.contrasts}
@@ -183,7 +183,7 @@ def _table(m: Measured) -> str:
     return page.table(head, rows)
 
 
-def _rule(m: Measured) -> str:
+def _rule(m: ComparisonResult) -> str:
     if m.given:
         return (
             "The interval resamples whole groups of items, the same for both models; p comes from random sign flips of the groups' "
@@ -202,8 +202,8 @@ def _rule(m: Measured) -> str:
     return words
 
 
-def _needed(m: Measured, c: Contrast) -> str:
-    """What would show a difference of one point."""
+def _needed(m: ComparisonResult, c: Contrast) -> str:
+    """Number of items or seeds that would show a difference of one point."""
     if m.given:
         return f"{c.items_a_point:,} items" if c.items_a_point else ""
     return "" if not c.seeds_a_point else "10,000 seeds or more" if c.seeds_a_point >= 10_000 else f"{c.seeds_a_point:,} seeds"
@@ -212,7 +212,7 @@ def _needed(m: Measured, c: Contrast) -> str:
 # ---------------------------------------------------------------- cost, curves
 
 
-def _cost(m: Measured) -> tuple[str, ...]:
+def _cost(m: ComparisonResult) -> tuple[str, ...]:
     if m.given:
         rows: list[tuple[object, ...]] = [(c.arm, _number(c.wall_seconds, 1)) for c in m.costs]
         return (page.table(("model", "seconds to score"), rows),)
@@ -248,13 +248,13 @@ def _number(value: float, digits: int = 0) -> str:
     return f"{value:,.{digits}f}" if math.isfinite(value) else "–"
 
 
-def _curves(m: Measured) -> tuple[str, ...]:
+def _curves(m: ComparisonResult) -> tuple[str, ...]:
     shown = []
     for colour, arm in enumerate(m.arms):
         runs = [list(RunFolder(Path(path)).metrics()) for path in m.folders.get(arm, {}).values()]
         both = []
         for over, of in (("steps", _over_steps), ("seconds", _over_seconds)):
-            lines = [Line(arm, points, colour) for run in runs if (points := of(run))]
+            lines = [LineSeries(arm, points, colour) for run in runs if (points := of(run))]
             both.append(line_chart(f"loss of {arm} over {over}", lines, x_label=""))
         shown.append(charts([chart for chart in both if chart]))
     note = "One line a seed. Losses of different recipes are different quantities: compare their shapes, not their heights."
@@ -281,7 +281,7 @@ def _over_seconds(run: list[dict[str, Any]]) -> tuple[tuple[float, float], ...]:
 # ---------------------------------------------------------------- configuration, numbers, environment
 
 
-def _differences(m: Measured) -> tuple[str, ...]:
+def _differences(m: ComparisonResult) -> tuple[str, ...]:
     if m.given:
         return ()
     fields = m.differing_fields()
@@ -297,7 +297,7 @@ def _short(value: Any) -> str:
     return words if len(words) <= 80 else f"{words[:77]}..."
 
 
-def _all_numbers(m: Measured) -> tuple[str, ...]:
+def _all_numbers(m: ComparisonResult) -> tuple[str, ...]:
     blocks = []
     for task in m.tasks:
         for split in dict.fromkeys(measure.split for measure in m.measures if measure.task == task):
@@ -315,7 +315,7 @@ def _all_numbers(m: Measured) -> tuple[str, ...]:
     return tuple(blocks)
 
 
-def _origin_blocks(m: Measured) -> tuple[str, ...]:
+def _origin_blocks(m: ComparisonResult) -> tuple[str, ...]:
     return (
         page.folded("Models" if m.given else "Configurations", json.dumps(m.configs, indent=2, ensure_ascii=False))
         if m.configs

@@ -1,4 +1,4 @@
-"""The report before training as a page: what the numbers of `data.inspect` look like, in pictures of the very data."""
+"""Page of the data report before training: the numbers of `data.inspect` with pictures of the data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ WORDS = 90  # characters of a caption under a picture
 
 
 def inspection_page(pool: Pool, report: DataReport, *, seed: int = 0) -> str:
-    """`report` is what `inspect` returned for this very pool. Only a few hundred pictures are decoded."""
-    shown = _Shown(pool)
+    """Writes the page. `report` is what `inspect` returned for this pool. Only a few hundred pictures are decoded."""
+    shown = _SampleFigures(pool)
     sections = [
         _summary(report),
         Section(
@@ -41,7 +41,7 @@ def inspection_page(pool: Pool, report: DataReport, *, seed: int = 0) -> str:
     return page(f"{report.name}: inspected", lead, sections, footer=f"fingerprint {report.fingerprint}")
 
 
-class _Shown:
+class _SampleFigures:
     """Figures of samples by uid."""
 
     def __init__(self, pool: Pool) -> None:
@@ -83,13 +83,13 @@ def _summary(report: DataReport) -> Section:
     return Section("Decide", (cards(facts), warned, heading("What a batch will hold"), definitions(batch)))
 
 
-def _random(pool: Pool, shown: _Shown, seed: int) -> list[str]:
+def _random(pool: Pool, shown: _SampleFigures, seed: int) -> list[str]:
     rows = np.sort(keyed_rng(seed, "inspection").permutation(len(pool))[:LOOK])
     return shown.figures(pool.uids[row] for row in rows.tolist())
 
 
-def _again(pool: Pool, report: DataReport, shown: _Shown) -> Section:
-    """The files that come most often."""
+def _again(pool: Pool, report: DataReport, shown: _SampleFigures) -> Section:
+    """Section on the files that occur most often."""
     if report.duplicate_images < 0:
         return Section(
             "The same picture again", (text("Not known before `diptych data build`: hashes are made there.", note=True),)
@@ -104,7 +104,7 @@ def _again(pool: Pool, report: DataReport, shown: _Shown) -> Section:
     return Section("The same picture again", (text(sentence), *rows))
 
 
-def _captions(pool: Pool, report: DataReport, shown: _Shown) -> Section:
+def _captions(pool: Pool, report: DataReport, shown: _SampleFigures) -> Section:
     first: dict[str, list[str]] = defaultdict(list)
     table_of = pool.texts_table()
     seen: set[str] = set()
@@ -126,8 +126,8 @@ def _captions(pool: Pool, report: DataReport, shown: _Shown) -> Section:
     return Section("Captions", blocks)
 
 
-def _written(report: DataReport, shown: _Shown) -> list[Section]:
-    """Original and written texts side by side, where there are any."""
+def _written(report: DataReport, shown: _SampleFigures) -> list[Section]:
+    """Section with original and generated texts side by side, where there are any."""
     if not report.beside:
         return []
     blocks = [text(f"{report.with_written:,} samples have texts that rules or a model wrote. Some of them:")]
@@ -137,12 +137,12 @@ def _written(report: DataReport, shown: _Shown) -> list[Section]:
     return [Section("Original and written", tuple(blocks))]
 
 
-def _pictures(pool: Pool, report: DataReport, shown: _Shown) -> Section:
+def _pictures(pool: Pool, report: DataReport, shown: _SampleFigures) -> Section:
     blocks = [charts([bar_chart("longest side, pixels", report.sides), bar_chart("formats", report.formats, colour=2)])]
-    known = [(uid, *size) for uid, size in shown.size.items() if size[0]]
-    if known:
-        longest = sorted(known, key=lambda k: (-max(k[1], k[2]) / min(k[1], k[2]), k[0]))
-        by_area = sorted(known, key=lambda k: (k[1] * k[2], k[0]))
+    sized = [(uid, *size) for uid, size in shown.size.items() if size[0]]
+    if sized:
+        longest = sorted(sized, key=lambda k: (-max(k[1], k[2]) / min(k[1], k[2]), k[0]))
+        by_area = sorted(sized, key=lambda k: (k[1] * k[2], k[0]))
         for name, chosen in (("smallest", by_area), ("largest", by_area[::-1]), ("most elongated", longest)):
             blocks.append(query_row(name, "", shown.figures((uid for uid, _, _ in chosen[:EACH]), note=True)))
     if report.media:
@@ -162,7 +162,7 @@ def _mix(report: DataReport) -> Section:
     return Section("Languages and licences", (blocks, text(f"Largest group: {size:,} samples ({group}).", note=True)))
 
 
-def _splits(pool: Pool, report: DataReport, shown: _Shown) -> Section:
+def _splits(pool: Pool, report: DataReport, shown: _SampleFigures) -> Section:
     if not report.splits:
         return Section("Splits", (text("There are none yet: `diptych data split` deals groups to them.", note=True),))
     blocks = [charts([bar_chart("splits", report.splits)])]
@@ -174,12 +174,12 @@ def _splits(pool: Pool, report: DataReport, shown: _Shown) -> Section:
 
 
 def _left_out(pool: Pool, report: DataReport) -> Section:
-    """What was left out while reading, by kind, with an example of each."""
+    """Section on rows that could not be read, by kind, with an example of each."""
     if not pool.quarantine:
         return Section("Left out", (text("Everything could be read."),))
     kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
     for bad in pool.quarantine:
         kinds[bad.stage, "".join("#" if c.isdigit() else c for c in bad.reason)].append(str(bad))
     ordered = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
-    rows = [(len(found), stage, found[0][:200]) for (stage, _), found in ordered[:20]]
+    rows = [(len(examples), stage, examples[0][:200]) for (stage, _), examples in ordered[:20]]
     return Section("Left out", (text(f"{report.quarantined:,} rows or files."), table(("how many", "stage", "such as"), rows)))

@@ -1,4 +1,4 @@
-"""Models that were asked the same questions: who is where, which differences hold, and the questions on which they part."""
+"""Leaderboard page: models on the same questions, significant differences, and questions on which they disagree."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from diptych.core.disk.files import write_atomic
 from diptych.report import page
+from diptych.report.comparison_result import ItemDifference
 from diptych.report.curves import Bar, interval_chart
 from diptych.report.escape import escape
-from diptych.report.measured import ItemView
 from diptych.report.pictures import Album
 
 BESIDE = ("unread", "failed", "circular", "entropy", "rejection", "abstention", "position_bias", "reference", "within")
@@ -20,8 +20,8 @@ BESIDE = ("unread", "failed", "circular", "entropy", "rejection", "abstention", 
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """One model. `beside`: further numbers by name."""
+class LeaderboardRow:
+    """Row of the leaderboard, one model. `beside`: further metrics by name."""
 
     name: str
     value: float
@@ -32,51 +32,52 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Pairing:
-    """Two models on the same questions: `other` minus `first`. `test` is what p is of; p_holm is corrected for all pairs."""
+class ModelPair:
+    """Paired comparison of two models on the same questions: `other` minus `first`. `test` is what p is of; p_holm is corrected for all
+    pairs."""
 
     first: str
     other: str
-    view: ItemView
+    view: ItemDifference
     test: str
     p: float
     p_holm: float
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
-    """A question on which models part. `said`: model, its answer, whether that is right."""
+class Disagreement:
+    """Question on which models disagree. `answers`: model, its answer, whether that is right."""
 
     uid: str
     question: str
     truth: str
-    said: tuple[tuple[str, str, bool], ...]
+    answers: tuple[tuple[str, str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """The models, the best first. `parted` counts all questions that some got right and others wrong; `partings` shows some of them."""
+    """Models, the best first. `parted` counts all questions that some got right and others wrong; `partings` shows some of them."""
 
     protocol: str
     metric: str
     data: str
     questions: int
     groups: int
-    standings: tuple[Standing, ...]
-    pairings: tuple[Pairing, ...]
-    partings: tuple[Parting, ...]
+    standings: tuple[LeaderboardRow, ...]
+    pairings: tuple[ModelPair, ...]
+    partings: tuple[Disagreement, ...]
     parted: int
 
     def lines(self) -> list[str]:
         width = max(len(one.name) for one in self.standings)
         head = f"{self.protocol} on {self.data}: {self.metric}, {self.questions:,} rows in {self.groups:,} groups"
-        found = [head, *(f"  {one.name:<{width}}  {_span(one.value, one.low, one.high)}" for one in self.standings)]
+        lines = [head, *(f"  {one.name:<{width}}  {_span(one.value, one.low, one.high)}" for one in self.standings)]
         for pair in self.pairings:
             span = _span(pair.view.difference, pair.view.low, pair.view.high, sign="+")
-            found.append(
+            lines.append(
                 f"  {pair.other} minus {pair.first}: {span}, p {_p(pair)}; wins {pair.view.wins}, loses {pair.view.losses}"
             )
-        return [*found, f"  models part on {self.parted:,} of {self.questions:,}"]
+        return [*lines, f"  models part on {self.parted:,} of {self.questions:,}"]
 
     def to_json(self) -> dict[str, Any]:
         from dataclasses import asdict
@@ -88,16 +89,18 @@ class Leaderboard:
                 return [plain(one) for one in value]
             return None if isinstance(value, float) and not math.isfinite(value) else value
 
-        found: dict[str, Any] = plain(asdict(self))
-        return found
+        out: dict[str, Any] = plain(asdict(self))
+        for one in out["partings"]:
+            one["said"] = one.pop("answers")  # the key of earlier files
+        return out
 
 
 def leaderboard_page(path: Path, board: Leaderboard, album: Album) -> Path:
-    """Write the page: one file that opens offline."""
+    """Writes the page: one file that opens offline."""
     names = [name for name in BESIDE if any(name in one.beside for one in board.standings)]
     rows = [
-        (place, one.name, _span(one.value, one.low, one.high), *(one.beside.get(name, math.nan) for name in names))
-        for place, one in enumerate(board.standings, 1)
+        (rank, one.name, _span(one.value, one.low, one.high), *(one.beside.get(name, math.nan) for name in names))
+        for rank, one in enumerate(board.standings, 1)
     ]
     bars = [Bar(one.name[-28:], one.value, one.low, one.high, chance=one.chance, colour=0) for one in board.standings]
     head = ("", "model", f"{board.metric} [95 % over groups]", *(name.replace("_", " ") for name in names))
@@ -135,22 +138,22 @@ def leaderboard_page(path: Path, board: Leaderboard, album: Album) -> Path:
     return path
 
 
-def _parting(one: Parting, album: Album) -> str:
+def _parting(one: Disagreement, album: Album) -> str:
     picture = page.figure(album.of(one.uid)[0], one.truth, right=True) if one.uid in album else ""
-    said = "".join(
+    answers = "".join(
         f'<li class="{"ok" if right else "warn"}">{escape(model)}: {escape(words)} ({"right" if right else "wrong"})</li>'
-        for model, words, right in one.said
+        for model, words, right in one.answers
     )
     question = f"<q>{escape(one.question)}</q>"
     truth = "" if picture else page.text(f"right: {one.truth}")
-    return f'<div class="row"><div>{picture}</div><div>{question}{truth}<ul>{said}</ul></div></div>'
+    return f'<div class="row"><div>{picture}</div><div>{question}{truth}<ul>{answers}</ul></div></div>'
 
 
 def _span(value: float, low: float, high: float, *, sign: str = "") -> str:
     return f"{value:{sign}.3f}" + ("" if math.isnan(low) else f" [{low:{sign}.3f}, {high:{sign}.3f}]")
 
 
-def _p(pair: Pairing) -> str:
+def _p(pair: ModelPair) -> str:
     return f"{pair.p_holm:.3g} ({pair.test})"
 
 

@@ -1,4 +1,4 @@
-"""The report of one run: data, curves, numbers with intervals, what it finds and what it misses, configuration, environment."""
+"""Report of one run: data, curves, metrics with intervals, hits and misses, configuration, environment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from diptych.core.contracts import Dataset
 from diptych.core.disk.files import write_atomic
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
-from diptych.report.confused import confused
-from diptych.report.curves import Line, charts, line_chart
-from diptych.report.evaluation import Kept, chart_of, found_and_missed, graphs_compared, stored_results, table_of
+from diptych.report.confusions import confused
+from diptych.report.curves import LineSeries, charts, line_chart
+from diptych.report.evaluation import StoredResult, chart_of, graphs_compared, hits_and_misses, stored_results, table_of
 from diptych.report.pictures import Album
 
 MAIN = ("r@1", "acc@1", "r@5", "r@50")
@@ -24,7 +24,7 @@ SKIPPED = {"step", "kind", "loss", "lr", "grad_norm", "images_per_second", "seco
 
 
 def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
-    """Write `report.html` of a run and return its path. With `data`, pictures of samples, answers and failures are shown."""
+    """Writes `report.html` of a run and returns its path. With `data`, pictures of samples, answers and failures are shown."""
     state, lines = folder.state, list(folder.metrics())
     results = stored_results(folder.records)
     album = Album(data) if data is not None else None
@@ -43,7 +43,9 @@ def run_report(folder: RunFolder, data: Dataset | None = None) -> Path:
     return folder.report
 
 
-def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[Kept], seconds: float) -> list[tuple[str, str]]:
+def _numbers(
+    state: dict[str, Any], lines: list[dict[str, Any]], results: list[StoredResult], seconds: float
+) -> list[tuple[str, str]]:
     numbers = [
         (f"{metric.value:.3f}", f"{kept.result.main} on {kept.part.rpartition('/')[2]}{_chance(metric.chance)}")
         for kept in results
@@ -59,7 +61,7 @@ def _numbers(state: dict[str, Any], lines: list[dict[str, Any]], results: list[K
 
 
 def _chance(level: float) -> str:
-    """Some protocols know no level of chance."""
+    """Chance level of a metric; some protocols have none."""
     return f" (chance {level:.4f})" if math.isfinite(level) else ""
 
 
@@ -68,9 +70,9 @@ def training_blocks(lines: list[dict[str, Any]]) -> tuple[str, ...]:
     train = [line for line in lines if line.get("kind") == "train"]
     extra = sorted({key for line in train for key in line} - SKIPPED)
     names = ["loss", "lr", "grad_norm", *(name for name in extra if name != "contrastive")]
-    shown = [line_chart(name.replace("_", " "), [Line(name, _points(train, name))]) for name in names]
+    shown = [line_chart(name.replace("_", " "), [LineSeries(name, _points(train, name))]) for name in names]
     inside = [line for line in lines if line.get("kind") == "eval"]
-    shown += [line_chart(key, [Line(key, _points(inside, key), 1)]) for key in _main_keys(inside)]
+    shown += [line_chart(key, [LineSeries(key, _points(inside, key), 1)]) for key in _main_keys(inside)]
     notes = [line["text"] for line in lines if line.get("kind") == "note" and "text" in line]
     return (charts([chart for chart in shown if chart]), page.lines(notes) if notes else "")
 
@@ -80,15 +82,15 @@ def _points(lines: list[dict[str, Any]], key: str) -> tuple[tuple[float, float],
 
 
 def _main_keys(inside: list[dict[str, Any]]) -> list[str]:
-    """One key an evaluation, such as "retrieval-val/r@1"."""
+    """Main metric of each evaluation, such as "retrieval-val/r@1"."""
     there = {key for line in inside for key in line}
     names = sorted({key.rpartition("/")[0] for key in there if "/" in key})
-    found = (next((key for main in MAIN if (key := f"{name}/{main}") in there), "") for name in names)
-    return [key for key in found if key]
+    keys = (next((key for main in MAIN if (key := f"{name}/{main}") in there), "") for name in names)
+    return [key for key in keys if key]
 
 
 def data_blocks(album: Album, *, count: int = 24) -> tuple[str, ...]:
-    """A look at the data: evenly spaced samples with their first caption."""
+    """Sample pictures of the data: evenly spaced samples with their first caption."""
     uids = album.data.uids
     chosen = [uids[i * len(uids) // count] for i in range(min(count, len(uids)))]
     step = max(1, len(uids) // count)
@@ -96,21 +98,21 @@ def data_blocks(album: Album, *, count: int = 24) -> tuple[str, ...]:
     return (page.text(words, note=True), page.sheet(page.figure(*album.of(uid)) for uid in chosen))
 
 
-def answers(results: list[Kept], album: Album) -> list[page.Section]:
-    """Neighbours and failures of every retrieval result, captions that a probe found confused, true and predicted graphs of every
-    relation result."""
-    found: list[str] = []
+def answers(results: list[StoredResult], album: Album) -> list[page.Section]:
+    """Examples of answers: neighbours and failures of every retrieval result, captions that a probe found confused, true and predicted
+    graphs of every relation result."""
+    neighbours: list[str] = []
     missed: list[str] = []
     graphs = [block for kept in results for block in graphs_compared(kept, album)]
     wrong = [block for kept in results for block in confused(kept, album)]
     for kept in results:
-        drawn, worst = found_and_missed(kept, album)
+        drawn, worst = hits_and_misses(kept, album)
         if drawn:
-            found += [page.heading(kept.part), *drawn]
+            neighbours += [page.heading(kept.part), *drawn]
             missed += [page.heading(kept.part), *worst]
     note = page.text("Text queries and their nearest pictures; a right answer has a green frame.", note=True)
     return [
-        page.Section("Nearest neighbours", (note, page.text("Drawn at random.", note=True), *found) if found else ()),
+        page.Section("Nearest neighbours", (note, page.text("Drawn at random.", note=True), *neighbours) if neighbours else ()),
         page.Section("Failures", (page.text("The queries whose right answer came last.", note=True), *missed) if missed else ()),
         page.Section("Confused captions", (page.text("The widest apart come first.", note=True), *wrong) if wrong else ()),
         page.Section("Scene graphs", (page.text("Drawn at random.", note=True), *graphs) if graphs else ()),

@@ -1,4 +1,4 @@
-"""Several recipes on the same data, side by side: over seeds, with intervals, chance and minutes; curves, answers, failures."""
+"""Page of several recipes on the same data: metrics over seeds, with intervals, chance and minutes; curves, answers, failures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from diptych.core.disk.files import write_atomic
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
 from diptych.report import page
-from diptych.report.curves import Bar, Line, charts, interval_chart, legend, line_chart
-from diptych.report.evaluation import found_and_missed, stored_results
+from diptych.report.curves import Bar, LineSeries, charts, interval_chart, legend, line_chart
+from diptych.report.evaluation import hits_and_misses, stored_results
 from diptych.report.pages.run import data_blocks
 from diptych.report.pictures import Album
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One recipe: its runs, one a seed, and the minutes that each took from data to result."""
+class RecipeRuns:
+    """Runs of one recipe, one a seed, and the minutes that each took from data to result."""
 
     name: str
     runs: tuple[RunFolder, ...]
@@ -32,8 +32,8 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """What the page tells around the numbers. `curation`: step, rows before, rows after, seconds. `searches`: words and uids found."""
+class PageText:
+    """Text of the page around the numbers. `curation`: step, rows before, rows after, seconds. `searches`: words and result uids."""
 
     title: str
     lead: str
@@ -51,8 +51,8 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def side_by_side(path: Path, sides: Sequence[Side], data: Dataset, story: Story) -> Path:
-    """Write the page."""
+def side_by_side(path: Path, sides: Sequence[RecipeRuns], data: Dataset, story: PageText) -> Path:
+    """Writes the page."""
     album = Album(data)
     results = {side.name: _by_part(side) for side in sides}
     parts = list(next(iter(results.values())))
@@ -73,25 +73,27 @@ def side_by_side(path: Path, sides: Sequence[Side], data: Dataset, story: Story)
     return path
 
 
-def _by_part(side: Side) -> dict[str, list[Result]]:
-    found: dict[str, list[Result]] = {}
+def _by_part(side: RecipeRuns) -> dict[str, list[Result]]:
+    by_part: dict[str, list[Result]] = {}
     for run in side.runs:
         for kept in stored_results(run.records):
             if kept.result.task == "retrieval":
-                found.setdefault(kept.part.rpartition("/")[2], []).append(kept.result)
-    return found
+                by_part.setdefault(kept.part.rpartition("/")[2], []).append(kept.result)
+    return by_part
 
 
-def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Result]]], parts: Sequence[str]) -> tuple[str, ...]:
+def _result_blocks(
+    sides: Sequence[RecipeRuns], results: dict[str, dict[str, list[Result]]], parts: Sequence[str]
+) -> tuple[str, ...]:
     rows: list[tuple[object, ...]] = []
     bars = []
     for part in parts:
         for colour, side in enumerate(sides):
-            found = results[side.name][part]
-            chance = found[0].metrics["t2i_r@1"].chance
-            values = {name: [r.metrics[name].value for r in found] for name in ("t2i_r@1", "t2i_r@5", "i2t_r@1")}
+            runs = results[side.name][part]
+            chance = runs[0].metrics["t2i_r@1"].chance
+            values = {name: [r.metrics[name].value for r in runs] for name in ("t2i_r@1", "t2i_r@5", "i2t_r@1")}
             mean, low, high = over_seeds(values["t2i_r@1"])
-            item = found[0].metrics["t2i_r@1"]
+            item = runs[0].metrics["t2i_r@1"]
             interval = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
             rows.append(
                 (
@@ -127,31 +129,31 @@ def _result_blocks(sides: Sequence[Side], results: dict[str, dict[str, list[Resu
     )
 
 
-def _search_blocks(story: Story, album: Album) -> tuple[str, ...]:
+def _search_blocks(story: PageText, album: Album) -> tuple[str, ...]:
     rows = [
-        page.query_row(words, "", [page.figure(*album.of(uid)) for uid in album.known(uids)]) for words, uids in story.searches
+        page.query_row(words, "", [page.figure(*album.of(uid)) for uid in album.present(uids)]) for words, uids in story.searches
     ]
     return tuple(rows)
 
 
-def _curves(sides: Sequence[Side]) -> tuple[str, ...]:
+def _curves(sides: Sequence[RecipeRuns]) -> tuple[str, ...]:
     shown = []
     for colour, side in enumerate(sides):
         lines = []
         for run in side.runs:
             points = tuple((m["step"], m["loss"]) for m in run.metrics() if m.get("kind") == "train")
-            lines.append(Line(side.name, points, colour))
+            lines.append(LineSeries(side.name, points, colour))
         shown.append(line_chart(f"loss of {side.name}, one line a seed", lines))
     return (charts(shown),)
 
 
-def _answers(sides: Sequence[Side], album: Album) -> list[page.Section]:
-    """Of the first run of each side: what it finds and what it misses."""
+def _answers(sides: Sequence[RecipeRuns], album: Album) -> list[page.Section]:
+    """Hits and misses of the first run of each recipe."""
     neighbours: list[str] = []
     failures: list[str] = []
     for side in sides:
         for kept in stored_results(side.runs[0].records):
-            drawn, worst = found_and_missed(kept, album, count=3)
+            drawn, worst = hits_and_misses(kept, album, count=3)
             if drawn:
                 title = page.heading(f"{side.name}, {kept.part.rpartition('/')[2].replace('_', ' ')}")
                 neighbours += [title, *drawn]
@@ -165,7 +167,7 @@ def _answers(sides: Sequence[Side], album: Album) -> list[page.Section]:
     ]
 
 
-def _origin_blocks(sides: Sequence[Side]) -> tuple[str, ...]:
+def _origin_blocks(sides: Sequence[RecipeRuns]) -> tuple[str, ...]:
     import yaml
 
     blocks = []

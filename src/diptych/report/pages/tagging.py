@@ -1,4 +1,4 @@
-"""The page of a tagging run: what each stage left, and pictures with what was read, proposed, kept and dropped, and why."""
+"""Page of a tagging run: counts of each stage, and pictures with the triplets read, proposed, kept and dropped, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIDE = 320
 
 @dataclass(frozen=True, slots=True)
 class TaggedPicture:
-    """One picture of the page.
+    """Picture of the page, with its tagging.
 
     graph     its regions and the relations that were kept
     reason    why it left, "" when it stays
@@ -52,7 +52,7 @@ def tagging_page(
 def _picture(picture: TaggedPicture) -> str:
     names = [region.label or "no label" for region in picture.graph.regions]
     verdict = f"left out: {picture.reason}" if picture.reason else f"{len(picture.graph.relations)} relations kept"
-    said = [
+    notes = [
         f"{' | '.join(spans)}: nothing in the picture is called {' or '.join(repr(name) for name in nameless)}"
         if nameless
         else f"{' | '.join(spans)}: in the picture"
@@ -71,7 +71,7 @@ def _picture(picture: TaggedPicture) -> str:
         page.lines(f"caption: {caption}" for caption in picture.captions)
         if picture.captions
         else page.text("no caption", note=True),
-        page.lines(said, warn=False) if said else page.text("no triplet was read", note=True),
+        page.lines(notes, warn=False) if notes else page.text("no triplet was read", note=True),
         page.table(("score", "proposed", "verdict"), rows) or page.text("nothing was proposed", note=True),
     ]
     return f'{page.heading(f"{picture.uid}: {verdict}")}<div class="row"><div>{drawn}</div><div>{"".join(words)}</div></div>'

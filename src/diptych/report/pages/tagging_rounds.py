@@ -1,11 +1,11 @@
-"""The page of self-training in rounds: counts of each round, and how the predicates drift away from those that were annotated."""
+"""Page of self-training in rounds: counts of each round, and the drift of predicates from those that were annotated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diptych.report.curves import Line, charts, legend, line_chart
+from diptych.report.curves import LineSeries, charts, legend, line_chart
 from diptych.report.page import Section, page, table, text
 
 SHOWN = 30
@@ -23,7 +23,7 @@ def rounds_page(lead: str, annotated: Mapping[str, int], rounds: Sequence[Mappin
     for colour, (name, title) in enumerate(SHARES):
         points = tuple((float(r["number"]), float(r[name])) for r in rounds if r[name] is not None)
         if points:
-            lines.append(Line(title, points, colour))
+            lines.append(LineSeries(title, points, colour))
     drawn = charts([line_chart("Shares by round", lines, x_label="round")]) + legend([(line.name, line.colour) for line in lines])
     totals = [max(1, sum(annotated.values())), *(max(1, r["relations"]) for r in rounds)]
     each = [annotated, *(r["predicates"] for r in rounds)]

@@ -1,4 +1,4 @@
-"""Before and after tuning as a page: what was won on the target, what was forgotten elsewhere, and whether the loss could fall at all."""
+"""Page on fine-tuning, before and after: gains on the target, forgetting elsewhere, and whether the loss could fall at all."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diptych.report.curves import Line, legend, line_chart
+from diptych.report.curves import LineSeries, legend, line_chart
 from diptych.report.page import Section, lines, page, table, text
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A metric before and after, on the same items.
+class MetricChange:
+    """Metric before and after, on the same items.
 
     role   "target" or "source"
     low, high, p  of the difference, over items with whole groups resampled: about these two models, not about another seed
@@ -50,8 +50,8 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """The scores of a blend with that share of the tuned model."""
+class BlendPoint:
+    """Scores of a weight blend with that share of the tuned model."""
 
     share: float
     target: float
@@ -66,24 +66,24 @@ class TuningReport:
     """
 
     run: str
-    changes: tuple[Change, ...]
+    changes: tuple[MetricChange, ...]
     warnings: tuple[str, ...]
     data: tuple[str, ...]
     loss: tuple[tuple[float, float], ...]
 
     def lines(self) -> list[str]:
-        found = [f"! {warning}" for warning in self.warnings]
+        out = [f"! {warning}" for warning in self.warnings]
         for c in self.changes:
             span = f" [{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else ""
-            found.append(
+            out.append(
                 f"{c.role}  {c.data}: {c.metric} {c.before:.3f} -> {c.after:.3f} ({c.difference:+.3f}{span}), "
                 f"won {c.won:,}, lost {c.lost:,} of {c.items:,}: {c.word}"
             )
-        return found
+        return out
 
 
 def tuning_page(report: TuningReport) -> str:
-    """One file that opens offline."""
+    """HTML of the page: one file that opens offline."""
     head = ("", "data", "metric", "before", "after", "difference", "95 % interval", "won", "lost", "items", "chance", "so")
     rows = [
         (
@@ -114,17 +114,17 @@ def tuning_page(report: TuningReport) -> str:
                 ),
             ),
         ),
-        Section("Loss", (line_chart("Loss of the run", (Line("loss", report.loss),)),)),
+        Section("Loss", (line_chart("Loss of the run", (LineSeries("loss", report.loss),)),)),
         Section("Training data", (lines(report.data),)),
     )
     return page("Did tuning help, and what was forgotten?", report.run, sections)
 
 
-def blend_chart(points: Sequence[Point]) -> str:
-    """The curve over shares as a page of its own: target against source."""
+def blend_chart(points: Sequence[BlendPoint]) -> str:
+    """HTML of a page with the curve over shares: target against source."""
     series = [
-        Line("target", tuple((p.share, p.target) for p in points), 0),
-        Line("source", tuple((p.share, p.source) for p in points), 1),
+        LineSeries("target", tuple((p.share, p.target) for p in points), 0),
+        LineSeries("source", tuple((p.share, p.source) for p in points), 1),
     ]
     series = [s for s in series if any(math.isfinite(y) for _, y in s.points)]
     chart = line_chart("Score by the share of the tuned model", series, x_label="share of the tuned model")

@@ -7,15 +7,15 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diptych.serve.admission.limits import Limits
-from diptych.serve.admission.memory import Memory
-from diptych.serve.refusals import Refused, refused
+from diptych.serve.admission.memory import MemoryBudget
+from diptych.serve.refusals import RequestError, error_response
 
 
-class LimitBody:
+class BodyLimitMiddleware:
     """ASGI middleware: reads at most so many bytes of a body in so many seconds, then passes it on in one piece. What it reads counts as
     memory of the request until that ends."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, memory: Memory) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, memory: MemoryBudget) -> None:
         self.app, self.limits, self.memory = app, limits, memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,9 +32,9 @@ class LimitBody:
                 if declared.isdigit() and int(declared[:20]) > self.limits.body_bytes:
                     raise self._too_large()
                 there = await self._read_in_time(receive, parts)
-            except Refused as error:
+            except RequestError as error:
                 error.headers["Connection"] = "close"  # the rest may still be on its way
-                await refused(error)(scope, receive, send)
+                await error_response(error)(scope, receive, send)
                 return
             if there:
                 await self.app(scope, _replay(b"".join(parts), receive), send)
@@ -45,7 +45,7 @@ class LimitBody:
                 return await self._read(receive, parts)
         except TimeoutError:
             text = f"the body did not arrive within {self.limits.body_seconds:g} seconds"
-            raise Refused(408, text) from None
+            raise RequestError(408, text) from None
 
     async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
         """The body, piece by piece, into `parts`; False when the client left."""
@@ -62,8 +62,8 @@ class LimitBody:
             more = message.get("more_body", False)
         return True
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"the body has more than {self.limits.body_bytes:,} bytes")
+    def _too_large(self) -> RequestError:
+        return RequestError(413, f"the body has more than {self.limits.body_bytes:,} bytes")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,4 +1,4 @@
-"""Open connections: how many, of whom, and for how long. A socket that says nothing, slowly, or never listens costs its own time only.
+"""Open connections: limits on their number, by client, and on time. A silent or slow socket costs its own time only.
 
 uvicorn waits for a head for ever, and asyncio, once the descriptors have run out, writes a traceback for each connection that it cannot
 take. Here a connection is in one of four phases, and each phase but the idle one (which uvicorn ends) has a deadline.
@@ -55,8 +55,11 @@ class Connections:
         return len(self._open)
 
     def enter(self, one: Connection) -> bool:
-        """Whether it may stay. Beyond a client's own limit one of its unfinished heads makes room; beyond the limit of all, whatever
-        waits longest does. Requests that are under way never do."""
+        """Admit a connection; False where it has to be closed.
+
+        Beyond a client's own limit one of its unfinished heads makes room; beyond the total limit, whichever connection has waited
+        longest does. Requests that are under way never do.
+        """
         limits, client = self.limits, one.whose
         if self._of[client] >= limits.client_connections and not self._evict("head", client):
             return False
@@ -96,7 +99,7 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """An HTTP/1.1 connection that knows what it is waiting for, and since when.
+    """An HTTP/1.1 connection with its phase and the time since when it waits.
 
     head      the head of a request: from the connection or from the first byte on
     request   its body and its answer; the time of its head counts
@@ -121,7 +124,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.whose = network(self.client[0]) if self.client else ""
+        self.whose = client_network(self.client[0]) if self.client else ""
         if not self.all.enter(self):
             self.all.refused("connections")
             transport.write(FULL)
@@ -155,18 +158,18 @@ class Connection(H11Protocol):
         return "head" if self.timeout_keep_alive_task is None else "idle"  # any byte ends uvicorn's timer
 
 
-def network(address: str) -> str:
+def client_network(address: str) -> str:
     """Who counts as one client: an IPv4 address, or the 64 bits of IPv6 that one customer is given."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if found.version == 6:
-        return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
+    if ip.version == 6:
+        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)
 
 
-def make_room(limits: Limits) -> None:
+def raise_open_file_limit(limits: Limits) -> None:
     """Raise the limit of open files to what so many connections need. Raises ConfigError where the system forbids it."""
     needed = limits.connections + BACKLOG + SPARE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""Every request has its answer within `limits.seconds`, or a refusal that says so."""
+"""Every request is answered within `limits.seconds`, or gets an error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diptych.serve.refusals import Refused, refused
+from diptych.serve.refusals import RequestError, error_response
 from diptych.serve.service import Service
 
 
-class Deadline:
+class DeadlineMiddleware:
     """ASGI middleware: ends what takes too long, with all that it waits for. How long a client takes to read its answer is not counted;
     the connection's own deadline is for that.
 
@@ -40,10 +40,12 @@ class Deadline:
             if not timeout.expired():  # another one, from inside
                 raise
             self.service.metrics.refused("time")
-            await refused(Refused(503, f"no answer within {seconds:g} seconds", retry_after=5))(scope, receive, send)
+            await error_response(RequestError(503, f"no answer within {seconds:g} seconds", retry_after=5))(scope, receive, send)
         except asyncio.CancelledError:  # by the server, when the time to drain is over
             task = asyncio.current_task()
             if started or task is None or not self.service.draining:
                 raise
             task.uncancel()
-            await refused(Refused(503, "the service stopped before it had an answer", retry_after=5))(scope, receive, send)
+            await error_response(RequestError(503, "the service stopped before it had an answer", retry_after=5))(
+                scope, receive, send
+            )

@@ -1,4 +1,4 @@
-"""Who may come in: the right host name, the token, not too often, not too many at once, nobody while the service stops.
+"""Access checks: host name, token, rate limit, load, and whether the service is stopping.
 
 And around all of it, what is written down about a request: route, status, time; never what was in it.
 """
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diptych.serve.admission.rate import Rate
-from diptych.serve.logs import event, failed
-from diptych.serve.refusals import Refused, broken, refused
+from diptych.serve.admission.rate import RateLimiter
+from diptych.serve.logs import event, request_error
+from diptych.serve.refusals import RequestError, error_response, internal_error
 from diptych.serve.service import Service
 
 OPEN = ("/", "/healthz", "/readyz")
@@ -24,7 +24,7 @@ LIGHT = (*OPEN, "/info", "/metrics", "/openapi.json", "/v1/models")
 PAGE, PICTURES = "/page/", "/image/"
 
 
-class Guard:
+class GuardMiddleware:
     """ASGI middleware that refuses before anything of a body is read.
 
     token  what `Authorization: Bearer ...` must say; "" asks for none
@@ -35,7 +35,7 @@ class Guard:
     def __init__(self, app: ASGIApp, service: Service, token: str = "", hosts: Sequence[str] = ()) -> None:
         self.app, self.service = app, service
         self._token, self._hosts = token.encode(), frozenset(hosts)
-        self._rate = Rate(service.limits.rate, service.limits.burst)
+        self._rate = RateLimiter(service.limits.rate, service.limits.burst)
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,9 +44,9 @@ class Guard:
             return
         try:
             self._check(scope)
-        except Refused as error:
+        except RequestError as error:
             error.headers["Connection"] = "close"  # a body may still be on its way
-            await refused(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
         self._open += 1
         try:
@@ -58,23 +58,23 @@ class Guard:
         headers, path, limits = dict(scope["headers"]), scope["path"], self.service.limits
         host = headers.get(b"host", b"").decode("latin-1").rpartition("@")[2]
         if self._hosts and _name(host) not in self._hosts:
-            raise Refused(403, "this service does not go by that host name")
+            raise RequestError(403, "this service does not go by that host name")
         open_to_all = path in OPEN or path.startswith(PAGE)
         if self._token and not open_to_all and not _carries(headers.get(b"authorization", b""), self._token):
             self.service.metrics.refused("token")
-            raise Refused(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+            raise RequestError(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
         if open_to_all or path in LIGHT:
             return
         if self.service.draining:
-            raise Refused(503, "the service is stopping", retry_after=5)
+            raise RequestError(503, "the service is stopping", retry_after=5)
         if self._open >= limits.requests:
             self.service.metrics.refused("requests")
-            raise Refused(429, "too many requests are open: try again later", retry_after=1)
+            raise RequestError(429, "too many requests are open: try again later", retry_after=1)
         if not path.startswith(PICTURES):
             client = scope["client"][0] if scope.get("client") else ""
             if wait := self._rate.wait(client):
                 self.service.metrics.refused("rate")
-                raise Refused(429, f"more than {limits.rate:g} requests a second from one client", retry_after=wait)
+                raise RequestError(429, f"more than {limits.rate:g} requests a second from one client", retry_after=wait)
 
 
 def _name(host: str) -> str:
@@ -85,12 +85,12 @@ def _name(host: str) -> str:
 
 
 def _carries(header: bytes, token: bytes) -> bool:
-    """Whether the header holds the token; takes the same time whatever the first wrong letter."""
+    """Constant-time check of a bearer token in an Authorization header."""
     scheme, _, given = header.partition(b" ")
     return hmac.compare_digest(given.strip(), token) and scheme.lower() == b"bearer"
 
 
-class Observe:
+class AccessLogMiddleware:
     """ASGI middleware, the outermost: gives each request a number, counts it, and writes one line about it."""
 
     def __init__(self, app: ASGIApp, service: Service, quiet: Sequence[str] = ("/healthz", "/readyz", "/metrics")) -> None:
@@ -114,11 +114,11 @@ class Observe:
             await self.app(scope, receive, observed)
         except Exception as error:  # what was answered already has been logged there; nothing goes to the server's own log
             if status == 499:
-                failed(scope, error)
-                await broken(error)(scope, receive, observed)
+                request_error(scope, error)
+                await internal_error(error)(scope, receive, observed)
         finally:
             seconds = time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", "") or "none"  # the pattern, never the address that was asked
+            route = getattr(scope.get("route"), "path", "") or "none"  # the pattern, never the requested path
             self.service.metrics.answered(route, scope["method"], status, seconds)
             if route not in self.quiet or status >= 400:
                 fields = {"route": route, "method": scope["method"], "status": status, "ms": round(1000 * seconds, 1)}

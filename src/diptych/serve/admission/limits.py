@@ -1,4 +1,4 @@
-"""What a request may ask for, and how much the service takes on at once."""
+"""Limits of a request and of the load on the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diptych.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is larger is refused: with 413 (bytes, pixels, characters), 422 (counts), 408 or 503 (time), 429 (too much at once).
+    """Request limits; above them: 413 (bytes, pixels, characters), 422 (counts), 408 or 503 (time), 429 (too much at once).
 
     body_bytes       of a request
     image_pixels     of a picture, read from its header before anything is decoded; JPEGs with very many scans are too large as well

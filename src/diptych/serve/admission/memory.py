@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from diptych.serve.refusals import Refused
+from diptych.serve.refusals import RequestError
 
 
-class Memory:
+class MemoryBudget:
     """room: bytes for all requests together, and so also for one."""
 
     def __init__(self, room: int) -> None:
@@ -34,8 +34,8 @@ class Memory:
         """Raises Refused: 413 when this request alone is too much, 429 when the others leave no room. Takes nothing then."""
         mine = self._mine.get()
         if sum(mine) + count > self.room:
-            raise Refused(413, f"the request and its pictures take more than {self.room:,} bytes")
+            raise RequestError(413, f"the request and its pictures take more than {self.room:,} bytes")
         if self.held + count > self.room:
-            raise Refused(429, "too many large requests at once: try again later", retry_after=1)
+            raise RequestError(429, "too many large requests at once: try again later", retry_after=1)
         mine.append(count)
         self.held += count

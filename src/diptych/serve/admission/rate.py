@@ -1,4 +1,4 @@
-"""How often: a bucket of tokens for each client or kind, which also bounds what is remembered of them."""
+"""Rate limit: a token bucket for each client or kind, with a bound on the number of buckets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 REMEMBERED = 10_000
 
 
-class Rate:
+class RateLimiter:
     """A bucket of tokens a client: `burst` at first, filled up by `rate` a second. The clients seen longest ago are forgotten."""
 
     def __init__(self, rate: float, burst: int, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -21,8 +21,8 @@ class Rate:
         if not self.rate:
             return 0.0
         now = self._now()
-        left, seen = self._buckets.pop(client, (float(self.burst), now))
-        left = min(float(self.burst), left + (now - seen) * self.rate)
+        left, last_seen = self._buckets.pop(client, (float(self.burst), now))
+        left = min(float(self.burst), left + (now - last_seen) * self.rate)
         allowed = left >= 1
         self._buckets[client] = (left - 1 if allowed else left, now)
         if len(self._buckets) > REMEMBERED:

@@ -23,7 +23,7 @@ START = "main.js"
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """A file of the page with the headers it is sent with. A browser keeps it, and asks each time whether it is still the same."""
+    """A file of the page with its headers. A browser caches it, and revalidates it each time."""
 
     content: bytes
     type: str
@@ -39,7 +39,7 @@ class PageFile:
 
 
 def page(*, token: bool) -> PageFile:
-    """`page.html`. What the service has, the page asks it; only whether a token is needed stands in the page."""
+    """The page `page.html`; only whether a token is needed is filled in, the rest it requests from the service."""
     modules = sorted(name for name in page_files() if name.endswith(".js") and name != START)
     preloads = "".join(f'<link rel="modulepreload" href="page/{name}">\n' for name in modules)
     text = _folder().joinpath("page.html").read_text(encoding="utf-8")
@@ -49,12 +49,12 @@ def page(*, token: bool) -> PageFile:
 
 def page_files() -> dict[str, PageFile]:
     """Style sheet and modules by name: all that `/page/NAME` gives out, so that no name can lead to another file."""
-    found = {}
+    files = {}
     for file in _folder().iterdir():
         _, dot, kind = file.name.rpartition(".")
         if dot + kind in (".css", ".js"):
-            found[file.name] = PageFile(file.read_bytes(), TYPES[dot + kind])
-    return found
+            files[file.name] = PageFile(file.read_bytes(), TYPES[dot + kind])
+    return files
 
 
 def _folder() -> Traversable:

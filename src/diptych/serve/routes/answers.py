@@ -1,4 +1,4 @@
-"""POST /caption and /ask: a caption, and an answer in free words or the likeliest of given ones."""
+"""POST /caption and /ask: a caption, and an answer in free text or the likeliest of given ones."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ from typing import Any
 from fastapi import FastAPI, Response
 
 from diptych.api import ask
-from diptych.serve.answers import plain
+from diptych.serve.answers import jsonable
 from diptych.serve.chat_schema import AskAnswer, AskRequest, CaptionAnswer, CaptionRequest
-from diptych.serve.refusals import Json, Refused
-from diptych.serve.routes.chat import tokens_of
+from diptych.serve.generation import GenerationRequest, GenerationStream
+from diptych.serve.refusals import RequestError, SafeJsonResponse
+from diptych.serve.routes.chat import max_new_tokens
 from diptych.serve.schema import text_of, texts_of
 from diptych.serve.service import Service
-from diptych.serve.writing import Wanted, Writing
 
 
 def add(app: FastAPI, service: Service) -> None:
     @app.post("/caption", response_model=CaptionAnswer)
     async def write_caption(request: CaptionRequest) -> Response:
-        """What a model writes about a picture."""
-        side, tokens = service.writer(request.model), tokens_of(service, request.max_tokens)
+        """Caption of a picture by a generative model."""
+        side, tokens = service.writer(request.model), max_new_tokens(service, request.max_tokens)
         prompt = text_of(request.prompt, "prompt", service.limits) if request.prompt else ""
-        picture = await service.asked_picture(request.image, request.uid)
-        text = await Writing(service, side, Wanted(picture, prompt, max_tokens=tokens)).whole()
-        return Json({"model": side.name, "caption": text})
+        picture = await service.request_picture(request.image, request.uid)
+        text = await GenerationStream(service, side, GenerationRequest(picture, prompt, max_tokens=tokens)).whole()
+        return SafeJsonResponse({"model": side.name, "caption": text})
 
     @app.post("/ask", response_model=AskAnswer)
     async def answer(request: AskRequest) -> Response:
-        """An answer about a picture: in the model's words, or of given choices the likeliest."""
+        """Answer to a question about a picture: generated text, or the likeliest of given choices."""
         side, limits = service.writer(request.model), service.limits
-        tokens, question = tokens_of(service, request.max_tokens), text_of(request.question, "question", limits)
+        tokens, question = max_new_tokens(service, request.max_tokens), text_of(request.question, "question", limits)
         choices = texts_of(request.choices, "choices", limits.names, limits)
         if choices and not side.ranks:
-            raise Refused(422, f"'{side.name}' does not rank answers (expected no choices)")
-        picture = await service.asked_picture(request.image, request.uid)
+            raise RequestError(422, f"'{side.name}' does not rank answers (expected no choices)")
+        picture = await service.request_picture(request.image, request.uid)
         if not choices:
-            text = await Writing(service, side, Wanted(picture, question, max_tokens=tokens)).whole()
-            return Json({"model": side.name, "answer": text, "shares": None, "nats": None})
+            text = await GenerationStream(service, side, GenerationRequest(picture, question, max_tokens=tokens)).whole()
+            return SafeJsonResponse({"model": side.name, "answer": text, "shares": None, "nats": None})
 
         def rank(texts: Any, images: Any) -> Any:
             return ask(side.model, picture, question, choices=choices, compared=request.compared)
 
-        found = await service.ask(side.model, rank, inside=[picture], times=len(choices))
-        return Json(plain({"model": side.name, "answer": found.text, "shares": found.shares, "nats": found.nats}))
+        choice = await service.submit(side.model, rank, inside=[picture], times=len(choices))
+        return SafeJsonResponse(
+            jsonable({"model": side.name, "answer": choice.text, "shares": choice.shares, "nats": choice.nats})
+        )

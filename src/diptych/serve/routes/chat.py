@@ -1,7 +1,7 @@
-"""POST /v1/chat/completions: words about pictures, in the shape that OpenAI clients read, at once or piece by piece.
+"""POST /v1/chat/completions: chat about pictures in OpenAI's format, whole or streamed.
 
 Where we depart from the service whose shape it is: without `temperature` the likeliest word is taken each time; an answer has 64 tokens
-where nothing is said; pictures come along or are items of this service, and are never fetched; one answer a request (`n` is 1); no tools,
+by default; pictures come along or are items of this service, and are never fetched; one answer a request (`n` is 1); no tools,
 no forced formats, no penalties. A single picture beside words in a single message stands before the words, wherever the client put it.
 """
 
@@ -22,15 +22,15 @@ from diptych.core.errors import DiptychError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import Dialogue, ImagePart, Part, PromptLike, Role, TextPart, Turn
 from diptych.serve.chat_schema import ChatAnswer, ChatRequest, TextContent
-from diptych.serve.logs import failed
-from diptych.serve.refusals import Json, Refused, broken, public, refused
+from diptych.serve.generation import GenerationRequest, GenerationStream, client_gone
+from diptych.serve.logs import request_error
+from diptych.serve.refusals import RequestError, SafeJsonResponse, error_response, internal_error, public_message
 from diptych.serve.schema import text_of
-from diptych.serve.service import Service, Side
-from diptych.serve.writing import Wanted, Writing, client_gone
+from diptych.serve.service import ServedModel, Service
 
 STOPS = 4
 ITEM = "item:"
-UNANSWERED: dict[str, tuple[Any, ...]] = {
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "logprobs": (None, False),
     "response_format": (None, {"type": "text"}),
@@ -53,8 +53,8 @@ def add(app: FastAPI, service: Service) -> None:
     async def complete(request: ChatRequest, connection: Request) -> Response:
         """An answer to the last message; with `stream` piece by piece, as server-sent events."""
         side = service.writer(request.model)
-        wanted = await _read_request(service, side, request)
-        writing, number = Writing(service, side, wanted), f"chatcmpl-{uuid.uuid4().hex}"
+        generation = await _read_request(service, side, request)
+        writing, number = GenerationStream(service, side, generation), f"chatcmpl-{uuid.uuid4().hex}"
         if request.stream:
             usage = bool(request.stream_options and request.stream_options.include_usage)
             return await _stream_answer(writing, number, usage, connection)
@@ -63,7 +63,7 @@ def add(app: FastAPI, service: Service) -> None:
         try:
             await asyncio.wait({whole, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not whole.done():
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=499)  # the client is gone
             text = whole.result()
         finally:
             whole.cancel()
@@ -71,10 +71,10 @@ def add(app: FastAPI, service: Service) -> None:
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": writing.reason}
         head = _head(number, side, "chat.completion")
-        return Json({**head, "choices": [choice], "usage": _usage(writing)})
+        return SafeJsonResponse({**head, "choices": [choice], "usage": _usage(writing)})
 
 
-async def _stream_answer(writing: Writing, number: str, usage: bool, connection: Request) -> Response:
+async def _stream_answer(writing: GenerationStream, number: str, usage: bool, connection: Request) -> Response:
     """The answer begins when its first piece is there, so that whatever can be refused has its own status."""
     pieces = writing.pieces()
     ends = asyncio.get_running_loop().time() + writing.service.limits.seconds
@@ -88,7 +88,7 @@ async def _stream_answer(writing: Writing, number: str, usage: bool, connection:
 
 
 async def _events(
-    writing: Writing,
+    writing: GenerationStream,
     pieces: AsyncGenerator[str],
     piece: str | None,
     number: str,
@@ -115,14 +115,14 @@ async def _events(
         yield b"data: [DONE]\n\n"
     except TimeoutError:
         writing.service.metrics.refused("time")
-        late = Refused(503, f"no end of the answer within {writing.service.limits.seconds:g} seconds")
-        yield b"data: " + bytes(refused(late).body) + b"\n\n"
+        late = RequestError(503, f"no end of the answer within {writing.service.limits.seconds:g} seconds")
+        yield b"data: " + bytes(error_response(late).body) + b"\n\n"
     except DiptychError as error:
-        failed(connection.scope, error)
-        yield b"data: " + bytes(refused(Refused(400, public(error))).body) + b"\n\n"
+        request_error(connection.scope, error)
+        yield b"data: " + bytes(error_response(RequestError(400, public_message(error))).body) + b"\n\n"
     except Exception as error:
-        failed(connection.scope, error)
-        yield b"data: " + bytes(broken(error).body) + b"\n\n"
+        request_error(connection.scope, error)
+        yield b"data: " + bytes(internal_error(error).body) + b"\n\n"
     finally:
         await pieces.aclose()
 
@@ -131,37 +131,37 @@ def _line(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
 
 
-def _head(number: str, side: Side, kind: str) -> dict[str, Any]:
+def _head(number: str, side: ServedModel, kind: str) -> dict[str, Any]:
     return {"id": number, "object": kind, "created": int(time.time()), "model": side.name}
 
 
-def _usage(writing: Writing) -> dict[str, int] | None:
-    counted = writing.counted
-    if counted is None:
+def _usage(writing: GenerationStream) -> dict[str, int] | None:
+    output = writing.output
+    if output is None:
         return None
-    total = counted.read + counted.written
-    return {"prompt_tokens": counted.read, "completion_tokens": counted.written, "total_tokens": total}
+    total = output.prompt_tokens + output.new_tokens
+    return {"prompt_tokens": output.prompt_tokens, "completion_tokens": output.new_tokens, "total_tokens": total}
 
 
 # ---------------------------------------------------------------- what is asked
 
 
-async def _read_request(service: Service, side: Side, request: ChatRequest) -> Wanted:
-    for name, usual in UNANSWERED.items():
+async def _read_request(service: Service, side: ServedModel, request: ChatRequest) -> GenerationRequest:
+    for name, usual in UNSUPPORTED.items():
         if (value := getattr(request, name)) not in usual:
-            raise Refused(422, f"{name} is {str(value)[:60]} (expected {json.dumps(usual[-1])}, or nothing)")
+            raise RequestError(422, f"{name} is {str(value)[:60]} (expected {json.dumps(usual[-1])}, or nothing)")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if len(stops) > STOPS:
-        raise Refused(422, f"stop has {len(stops)} entries (expected at most {STOPS})")
+        raise RequestError(422, f"stop has {len(stops)} entries (expected at most {STOPS})")
     temperature = request.temperature or 0.0
     if temperature and not isinstance(side.model, Streamer):
-        raise Refused(422, f"temperature is {temperature:g}: '{side.name}' takes the likeliest word each time (expected 0)")
+        raise RequestError(422, f"temperature is {temperature:g}: '{side.name}' takes the likeliest word each time (expected 0)")
     image, pictures, prompt = await _prompt(service, request)
-    return Wanted(
+    return GenerationRequest(
         image,
         prompt,
         pictures,
-        tokens_of(service, request.max_completion_tokens or request.max_tokens or 64),
+        max_new_tokens(service, request.max_completion_tokens or request.max_tokens or 64),
         temperature,
         1.0 if request.top_p is None else request.top_p,
         request.seed or 0,
@@ -169,35 +169,35 @@ async def _read_request(service: Service, side: Side, request: ChatRequest) -> W
     )
 
 
-def tokens_of(service: Service, tokens: int) -> int:
-    """The tokens that a request asks for. Raises Refused (422) outside of what the service allows."""
+def max_new_tokens(service: Service, tokens: int) -> int:
+    """Maximum number of generated tokens of a request. Raises RequestError (422) outside of the service's limits."""
     if not 1 <= tokens <= service.limits.tokens:
-        raise Refused(422, f"max_tokens is {tokens} (expected 1..{service.limits.tokens})")
+        raise RequestError(422, f"max_tokens is {tokens} (expected 1..{service.limits.tokens})")
     return tokens
 
 
 async def _prompt(service: Service, request: ChatRequest) -> tuple[ArrayImage, int, PromptLike]:
-    """The first picture, how many there are, and what is asked, as models take it."""
+    """The first picture, the number of pictures, and the prompt for the model."""
     turns: list[Turn] = []
     pictures: list[ArrayImage] = []
     for number, message in enumerate(request.messages):
         contents = [TextContent(type="text", text=message.content)] if isinstance(message.content, str) else message.content
         parts: list[Part] = []
-        for place, content in enumerate(contents):
-            name = f"messages[{number}].content[{place}]"
+        for index, content in enumerate(contents):
+            name = f"messages[{number}].content[{index}]"
             if isinstance(content, TextContent):
                 parts.append(TextPart(text_of(content.text, name, service.limits)))
                 continue
             pictures.append(await _picture(service, content.image_url.url, name))
             if len(pictures) > service.limits.inputs:
-                raise Refused(422, f"messages hold more than {service.limits.inputs} pictures")
+                raise RequestError(422, f"messages hold more than {service.limits.inputs} pictures")
             parts.append(ImagePart() if len(pictures) == 1 else ImagePart(source=pictures[-1]))
         role: Role = "system" if message.role == "developer" else message.role
         turns.append(Turn(role, tuple(parts)))
     if not pictures:
-        raise Refused(422, "messages hold no picture (expected a part of type image_url)")
+        raise RequestError(422, "messages hold no picture (expected a part of type image_url)")
     if turns[-1].role != "user":
-        raise Refused(422, f"the last message is of '{turns[-1].role}' (expected 'user': the one that is answered)")
+        raise RequestError(422, f"the last message is of '{turns[-1].role}' (expected 'user': the one that is answered)")
     dialogue = Dialogue(tuple(turns))
     if len(turns) == 1 and len(pictures) == 1:
         return pictures[0], 1, turns[0].text

@@ -11,9 +11,9 @@ from fastapi import FastAPI, Response
 
 from diptych.core.contracts import Unit
 from diptych.index.vectors import unit_rows
-from diptych.serve.refusals import Json, Refused
+from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import EmbeddingAnswer, EmbeddingRequest, ImageInput, text_of
-from diptych.serve.service import Service, Side
+from diptych.serve.service import ServedModel, Service
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -22,19 +22,19 @@ def add(app: FastAPI, service: Service) -> None:
         """Unit-norm vectors of texts and images, in the order of the input."""
         side = service.side(request.model)
         if not side.embeds:
-            raise Refused(422, f"'{side.name}' does not embed images and texts")
+            raise RequestError(422, f"'{side.name}' does not embed images and texts")
         inputs = request.input if isinstance(request.input, list) else [request.input]
         if not 1 <= len(inputs) <= service.limits.inputs:
-            raise Refused(422, f"input has {len(inputs)} entries (expected 1..{service.limits.inputs})")
+            raise RequestError(422, f"input has {len(inputs)} entries (expected 1..{service.limits.inputs})")
         named = [(f"input[{i}]" if isinstance(request.input, list) else "input", value) for i, value in enumerate(inputs)]
         texts = [text_of(value, name, service.limits) for name, value in named if isinstance(value, str)]
         images = [await service.picture(v.image, name) for name, v in named if isinstance(v, ImageInput)]
-        both: tuple[Unit, Unit] = await service.ask(side.model, lambda t_ND, i_ND: (t_ND, i_ND), texts=texts, images=images)
+        both: tuple[Unit, Unit] = await service.submit(side.model, lambda t_ND, i_ND: (t_ND, i_ND), texts=texts, images=images)
         rows = _in_order(inputs, *(_prefixes(side, rows_ND, request.dimensions) for rows_ND in both))
         encode = _base64 if request.encoding_format == "base64" else _floats
-        data = [{"object": "embedding", "index": place, "embedding": encode(row_D)} for place, row_D in enumerate(rows)]
+        data = [{"object": "embedding", "index": index, "embedding": encode(row_D)} for index, row_D in enumerate(rows)]
         usage = {"prompt_tokens": 0, "total_tokens": 0, "texts": len(texts), "images": len(images)}
-        return Json({"object": "list", "model": side.name, "data": data, "usage": usage})
+        return SafeJsonResponse({"object": "list", "model": side.name, "data": data, "usage": usage})
 
 
 def _in_order(inputs: Sequence[Any], text_ND: Unit, image_ND: Unit) -> list[Unit]:
@@ -42,13 +42,13 @@ def _in_order(inputs: Sequence[Any], text_ND: Unit, image_ND: Unit) -> list[Unit
     return [next(texts if isinstance(value, str) else images) for value in inputs]
 
 
-def _prefixes(side: Side, rows_ND: Unit, dimensions: int | None) -> Unit:
-    """The first numbers of each vector at length 1 again, for models whose prefixes are embeddings in themselves."""
+def _prefixes(side: ServedModel, rows_ND: Unit, dimensions: int | None) -> Unit:
+    """The first dimensions of each vector, normalised again, for models whose prefixes are embeddings (Matryoshka)."""
     if dimensions is None or not len(rows_ND) or dimensions == rows_ND.shape[1]:
         return rows_ND
-    known = sorted({*getattr(side.model, "dims", ()), rows_ND.shape[1]})
-    if dimensions not in known:
-        raise Refused(422, f"dimensions is {dimensions} ('{side.name}' gives {' or '.join(map(str, known))})")
+    valid = sorted({*getattr(side.model, "dims", ()), rows_ND.shape[1]})
+    if dimensions not in valid:
+        raise RequestError(422, f"dimensions is {dimensions} ('{side.name}' gives {' or '.join(map(str, valid))})")
     return unit_rows(rows_ND[:, :dimensions])
 
 

@@ -1,4 +1,4 @@
-"""GET /items/UID and /image/UID: what the data know about an item, and its picture, encoded anew."""
+"""GET /items/UID and /image/UID: metadata of an item, and its picture, encoded anew."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.data.media.decode import upright_size
-from diptych.serve.answers import graph_answer, plain
+from diptych.serve.answers import graph_answer, jsonable
 from diptych.serve.page import PRIVATE
-from diptych.serve.refusals import Json
+from diptych.serve.refusals import SafeJsonResponse
 from diptych.serve.schema import ItemAnswer
 from diptych.serve.service import Service
 
@@ -24,9 +24,9 @@ Uid = Annotated[str, Path(description="name of the item", min_length=1, max_leng
 def add(app: FastAPI, service: Service) -> None:
     @app.get("/items/{uid:path}", response_model=ItemAnswer)
     async def item(uid: Uid) -> Response:
-        """Texts, provenance and other columns of an item, and the things and relations that the data know in it."""
+        """Texts, provenance and other columns of an item, and its annotated objects and relations."""
         pool, row = service.row(uid)
-        return Json(await service.aside(lambda: _item(pool, row, service.limits.image_pixels)))
+        return SafeJsonResponse(await service.aside(lambda: _item(pool, row, service.limits.image_pixels)))
 
     @app.get(
         "/image/{uid:path}",
@@ -64,9 +64,11 @@ def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
 
 
 def _columns(sample: Sample) -> dict[str, Any]:
-    """Extras that a person can read: words, numbers, and lists of them."""
-    found = {name: plain(value) for name, value in sample.extras.items() if all(isinstance(one, SIMPLE) for one in _parts(value))}
-    return {name: value for name, value in found.items() if value not in (None, "", [])}
+    """Extra columns that can be displayed: strings, numbers, and lists of them."""
+    columns = {
+        name: jsonable(value) for name, value in sample.extras.items() if all(isinstance(one, SIMPLE) for one in _parts(value))
+    }
+    return {name: value for name, value in columns.items() if value not in (None, "", [])}
 
 
 def _parts(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI, Request, Response
 
 from diptych.serve.page import PageFile, page, page_files
-from diptych.serve.refusals import Refused
+from diptych.serve.refusals import RequestError
 
 
 def add(app: FastAPI, *, token: bool) -> None:
@@ -18,12 +18,12 @@ def add(app: FastAPI, *, token: bool) -> None:
     @app.get("/page/{name}", include_in_schema=False)
     async def part(name: str, request: Request) -> Response:
         if name not in files:
-            raise Refused(404, "the page has no such part")
+            raise RequestError(404, "the page has no such part")
         return _send(files[name], request)
 
 
 def _send(file: PageFile, request: Request) -> Response:
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if file.tag in known:
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if file.tag in tags:
         return Response(status_code=304, headers=file.headers)
     return Response(file.content, media_type=file.type, headers=file.headers)

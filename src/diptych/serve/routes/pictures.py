@@ -15,8 +15,8 @@ from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
 from diptych.pipelines.alignment import Alignment, align
 from diptych.pipelines.picture_words import PictureWords, words_of
-from diptych.serve.answers import graph_answer, plain
-from diptych.serve.refusals import Json, Refused
+from diptych.serve.answers import graph_answer, jsonable
+from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import (
     ClassifyAnswer,
     ClassifyRequest,
@@ -40,70 +40,70 @@ def add(app: FastAPI, service: Service) -> None:
         """The names that fit pictures best, from a list of your own; by the rule of the protocol `zero_shot`."""
         side, limits = service.side(request.model), service.limits
         if not side.embeds:
-            raise Refused(422, f"'{side.name}' does not embed images and texts")
+            raise RequestError(422, f"'{side.name}' does not embed images and texts")
         given = [request.image] if isinstance(request.image, str) else request.image
         if not 1 <= len(given) <= limits.inputs:
-            raise Refused(422, f"image has {len(given)} entries (expected 1..{limits.inputs})")
+            raise RequestError(422, f"image has {len(given)} entries (expected 1..{limits.inputs})")
         labels = list(dict.fromkeys(texts_of(request.labels, "labels", limits.names, limits)))
         sentences = templates(tuple(texts_of(request.templates, "templates", limits.inputs, limits)))
         texts = [fill(sentence, spell(label)) for label in labels for sentence in sentences]
         if len(texts) > limits.names:
-            raise Refused(
+            raise RequestError(
                 422, f"{len(labels)} labels in {len(sentences)} templates (expected at most {limits.names:,} sentences)"
             )
-        images = [await service.picture(encoded, f"image[{place}]") for place, encoded in enumerate(given)]
+        images = [await service.picture(encoded, f"image[{index}]") for index, encoded in enumerate(given)]
 
         def score(text_ND: Unit, image_ND: Unit) -> Any:
             return image_ND @ class_heads(text_ND.reshape(len(labels), len(sentences), -1)).T
 
-        score_NK = await service.ask(side.model, score, texts=texts, images=images)
+        score_NK = await service.submit(side.model, score, texts=texts, images=images)
         best_NK = np.argsort(-score_NK, axis=1, kind="stable")[:, : request.k]
         answers = [
-            {"classes": [{"name": labels[place], "score": float(score_K[place])} for place in best_K]}
+            {"classes": [{"name": labels[index], "score": float(score_K[index])} for index in best_K]}
             for score_K, best_K in zip(score_NK, best_NK, strict=True)
         ]
-        return Json({"answers": answers})
+        return SafeJsonResponse({"answers": answers})
 
     @app.post("/detect", response_model=GraphAnswer)
     async def find_relations(request: DetectRequest) -> Response:
-        """Things and the relations between them, in your own words."""
+        """Objects and the relations between them, for an open vocabulary of names."""
         if service.detector is None:
-            raise Refused(404, "this service has no detector: start it with one (diptych serve ... --detector MODEL)")
+            raise RequestError(404, "this service has no detector: start it with one (diptych serve ... --detector MODEL)")
         limits = service.limits
         words = {name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")}
-        picture = await service.asked_picture(request.image, request.uid)
+        picture = await service.request_picture(request.image, request.uid)
 
-        def found(text_ND: Unit, image_ND: Unit) -> SceneGraph:
+        def graph_of(text_ND: Unit, image_ND: Unit) -> SceneGraph:
             return detect(service.detector, picture, **words, min_score=request.min_score, top=request.top)
 
-        graph = await service.ask(service.detector, found, inside=[picture])
-        return Json(await service.aside(lambda: graph_answer(graph, *_size(picture))))
+        graph = await service.submit(service.detector, graph_of, inside=[picture])
+        return SafeJsonResponse(await service.aside(lambda: graph_answer(graph, *_size(picture))))
 
     @app.post("/explain", response_model=ExplainAnswer)
     async def explain(request: ExplainRequest) -> Response:
-        """Which part of a picture each word of a text goes with."""
+        """Relevance map of a picture for each word of a text."""
         side = service.side(request.model)
         if not side.aligns:
-            raise Refused(422, f"'{side.name}' cannot lay a text over a picture (expected a model that embeds both)")
+            raise RequestError(422, f"'{side.name}' cannot lay a text over a picture (expected a model that embeds both)")
         text = text_of(request.text, "text", service.limits)
-        picture = await service.asked_picture(request.image, request.uid)
+        picture = await service.request_picture(request.image, request.uid)
         times = request.grid**2 + 1 if side.aligns == "occlusion" else 1
-        found: Alignment = await service.ask(
+        alignment: Alignment = await service.submit(
             side.model, lambda t, i: align(side.model, picture, text, grid=request.grid), inside=[picture], times=times
         )
-        return Json(plain(found.to_json()))
+        return SafeJsonResponse(jsonable(alignment.to_json()))
 
     @app.post("/words", response_model=WordsAnswer)
     async def words(request: WordsRequest) -> Response:
-        """Which words a picture becomes, and where in it they stand; needs a lexical model."""
+        """Term weights of a picture and the map of each term; needs a lexical model."""
         side = service.side(request.model)
         if not side.lexical:
-            raise Refused(422, f"'{side.name}' does not turn pictures into words (expected a model of recipe lexlip)")
-        picture = await service.asked_picture(request.image, request.uid)
-        found: PictureWords = await service.ask(
+            raise RequestError(422, f"'{side.name}' does not turn pictures into words (expected a model of recipe lexlip)")
+        picture = await service.request_picture(request.image, request.uid)
+        words_of_picture: PictureWords = await service.submit(
             side.model, lambda t, i: words_of(side.model, picture, request.top), inside=[picture]
         )
-        return Json(plain(found.to_json()))
+        return SafeJsonResponse(jsonable(words_of_picture.to_json()))
 
 
 def _size(picture: ImageSource) -> tuple[int, int]:

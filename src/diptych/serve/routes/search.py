@@ -12,8 +12,8 @@ from diptych.core.errors import ConfigError
 from diptych.index.base import Index
 from diptych.index.exact import Hit
 from diptych.index.plan import SearchPlan
-from diptych.serve.answers import plain
-from diptych.serve.refusals import Json, Refused
+from diptych.serve.answers import jsonable
+from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import SearchAnswer, SearchRequest, text_of, texts_of
 from diptych.serve.service import Service
 
@@ -39,31 +39,31 @@ def add(app: FastAPI, service: Service) -> None:
 
 def _conditions(where: str) -> dict[str, Any]:
     try:
-        found = json.loads(where) if where else {}
+        conditions = json.loads(where) if where else {}
     except (json.JSONDecodeError, RecursionError):
-        found = None
+        conditions = None
     except ValueError:  # Python reads no whole numbers of more than 4,300 digits
-        raise Refused(400, "where holds a number of far too many digits") from None
-    if not isinstance(found, dict):
-        raise Refused(422, 'where is no JSON object (expected one such as {"split": "train"})')
-    return found
+        raise RequestError(400, "where holds a number of far too many digits") from None
+    if not isinstance(conditions, dict):
+        raise RequestError(422, 'where is no JSON object (expected one such as {"split": "train"})')
+    return conditions
 
 
 async def _search(service: Service, request: SearchRequest) -> Response:
     side = service.side(request.model)
     if side.index is None:
-        raise Refused(404, f"'{side.name}' has no index to search: start the service with one (diptych serve MODEL INDEX)")
+        raise RequestError(404, f"'{side.name}' has no index to search: start the service with one (diptych serve MODEL INDEX)")
     if request.k > service.limits.k:
-        raise Refused(422, f"k is {request.k} (expected 1..{service.limits.k})")
+        raise RequestError(422, f"k is {request.k} (expected 1..{service.limits.k})")
     plan = await _plan(service, request)
     try:
         side.index.check_mode(plan)
     except ConfigError as error:
-        raise Refused(422, str(error)) from None
+        raise RequestError(422, str(error)) from None
     hits = await _answer(service, side.model, side.index, plan)
     kept = [hit for hit in hits if request.min_score is None or hit.score >= request.min_score]
-    found = [{"uid": hit.uid, "score": float(hit.score), "payload": plain(hit.payload)} for hit in kept]
-    return Json({"hits": found})
+    answer = [{"uid": hit.uid, "score": float(hit.score), "payload": jsonable(hit.payload)} for hit in kept]
+    return SafeJsonResponse({"hits": answer})
 
 
 async def _plan(service: Service, request: SearchRequest) -> SearchPlan:
@@ -73,9 +73,9 @@ async def _plan(service: Service, request: SearchRequest) -> SearchPlan:
     like, unlike = (_uids(getattr(request, name), name, service) for name in ("like", "unlike"))
     image = None if request.image is None else await service.picture(request.image, "image")
     if not text and image is None and not like:
-        raise Refused(422, "nothing to search for (expected text, image or like)")
-    asked: dict[str, Any] = {"k": request.k, "where": request.where or None, "distinct": request.distinct, "mode": request.mode}
-    return SearchPlan.of(text, image, like, unlike, request.weight, request.against, **asked)
+        raise RequestError(422, "nothing to search for (expected text, image or like)")
+    options: dict[str, Any] = {"k": request.k, "where": request.where or None, "distinct": request.distinct, "mode": request.mode}
+    return SearchPlan.of(text, image, like, unlike, request.weight, request.against, **options)
 
 
 def _uids(given: str | list[str], name: str, service: Service) -> tuple[str, ...]:
@@ -84,14 +84,14 @@ def _uids(given: str | list[str], name: str, service: Service) -> tuple[str, ...
 
 
 async def _answer(service: Service, model: Any, index: Index, plan: SearchPlan) -> list[Hit]:
-    """What can be embedded together with other requests is; the rest the index embeds for itself."""
+    """Hits of a search; texts and images are embedded in a batch with other requests where the index takes vectors."""
     hits: list[Hit]
     if index.takes_vectors(plan):
 
         def nearest(text_ND: Unit, image_ND: Unit) -> list[Hit]:
             return index.answer(plan.embedded(text_ND, image_ND))
 
-        hits = await service.ask(model, nearest, texts=plan.texts, images=plan.images)
+        hits = await service.submit(model, nearest, texts=plan.texts, images=plan.images)
     else:
-        hits = await service.ask(model, lambda texts, images: index.answer(plan), inside=plan.images)
+        hits = await service.submit(model, lambda texts, images: index.answer(plan), inside=plan.images)
     return hits

@@ -10,22 +10,22 @@ from fastapi import FastAPI, Response
 
 from diptych import __version__
 from diptych.core.contracts import Streamer
-from diptych.serve.refusals import Json
-from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, OneModel, State, WriterInfo
-from diptych.serve.service import Service, Side
+from diptych.serve.refusals import SafeJsonResponse
+from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, ModelObject, ServiceStatus, WriterInfo
+from diptych.serve.service import ServedModel, Service
 
 
 def add(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
-    async def health() -> State:
+    async def health() -> ServiceStatus:
         """The process is up. Says nothing about what it serves."""
-        return State(status="ok", version=__version__)
+        return ServiceStatus(status="ok", version=__version__)
 
-    @app.get("/readyz", responses={503: {"model": State}})
+    @app.get("/readyz", responses={503: {"model": ServiceStatus}})
     async def ready() -> Response:
-        """Whether requests are taken now: 503 while the queue is full or the service stops."""
+        """Readiness probe: 503 while the queue is full or the service stops."""
         status = "stopping" if service.draining else "busy" if service.busy else "ready"
-        return Json({"status": status, "version": __version__}, 200 if status == "ready" else 503)
+        return SafeJsonResponse({"status": status, "version": __version__}, 200 if status == "ready" else 503)
 
     @app.get("/info")
     async def info() -> InfoAnswer:
@@ -49,8 +49,8 @@ def add(app: FastAPI, service: Service) -> None:
     async def models() -> ModelList:
         """The models, as OpenAI clients list them."""
         names = dict.fromkeys((*service.sides, *service.writers))
-        known = [OneModel(id=name, object="model", created=0, owned_by="diptych") for name in names]
-        return ModelList(object="list", data=known)
+        objects = [ModelObject(id=name, object="model", created=0, owned_by="diptych") for name in names]
+        return ModelList(object="list", data=objects)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
@@ -58,7 +58,7 @@ def add(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _model(service: Service, side: Side) -> ModelInfo:
+def _model(service: Service, side: ServedModel) -> ModelInfo:
     facts: dict[str, Any] = {"index": None, "count": None}
     if side.facts is not None:
         facts = {"index": side.facts.kind, "count": side.facts.count}

@@ -21,16 +21,16 @@ GRID: Floats = np.linspace(0.1, 1, 100)
 def thresholds(confidence_NM: Floats, right_NM: Floats) -> Floats:
     """One threshold for each width but the last, [M - 1]. right_NM: what each answer counts as, 1 where it is right."""
     _checked(confidence_NM, right_NM)
-    found = []
+    chosen = []
     for short in range(confidence_NM.shape[1] - 1):
         sure_NT = confidence_NM[:, short, None] > GRID
         score_T = np.where(sure_NT, right_NM[:, short, None], right_NM[:, short + 1, None]).sum(0)
-        found.append(GRID[np.flatnonzero(score_T == score_T.max())[0]])
-    return np.array(found, np.float64)
+        chosen.append(GRID[np.flatnonzero(score_T == score_T.max())[0]])
+    return np.array(chosen, np.float64)
 
 
-def answering(confidence_NM: Floats, threshold_M: Floats) -> npt.NDArray[np.int64]:
-    """Which width answers each item: the first that is surer than its threshold, else the last."""
+def chosen_widths(confidence_NM: Floats, threshold_M: Floats) -> npt.NDArray[np.int64]:
+    """Index of the width that answers each item: the first that is surer than its threshold, else the last."""
     sure_NM = np.concatenate([confidence_NM[:, :-1] > threshold_M, np.ones((len(confidence_NM), 1), bool)], axis=1)
     width_N: npt.NDArray[np.int64] = sure_NM.argmax(1)
     return width_N

@@ -1,6 +1,6 @@
-"""How far two sets of vectors lie from each other, as two normal distributions (Fréchet distance; Dowson and Landau, 1982).
+"""Fréchet distance of two sets of vectors, each as a normal distribution (Dowson and Landau, 1982).
 
-Letters: N rows of a set, D numbers of a vector.
+Letters: N rows of a set, D dimensions of a vector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diptych.core.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Frechet:
-    """The parts of the distance |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^1/2, covariances unbiased.
+    """Terms of the Fréchet distance |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^1/2, covariances unbiased.
 
     means       squared distance of the means
     first, second   traces of the covariances
@@ -35,12 +35,12 @@ class Frechet:
 
     @property
     def with_product(self) -> float:
-        """The distance with the product in place of its root; may be below zero."""
+        """Distance with the product in place of its root; may be below zero."""
         return self.means + self.first + self.second - 2 * self.product
 
 
 def frechet(first_ND: Tensor, second_ND: Tensor) -> Frechet:
-    """Between two sets of two rows or more, of any numbers of rows, in double precision.
+    """Fréchet distance of two sets of two rows or more, in double precision.
 
     No root of a matrix is taken: tr (S_a S_b)^1/2 is the nuclear norm of X_a X_b^T over sqrt((n_a - 1)(n_b - 1)), X being the centred rows,
     of which a triangle of D rows at most says as much. So fewer rows than numbers are no trouble.

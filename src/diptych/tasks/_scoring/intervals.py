@@ -1,9 +1,9 @@
-"""Intervals over items that move together: the cluster bootstrap.
+"""Cluster bootstrap: intervals over items that are resampled in groups.
 
 Captions of one image, or pictures of one concept, are right or wrong together; resampling them one by one makes an interval
 that is too narrow. Here whole groups are drawn with replacement, 2,000 times, and the middle 95 % of the recomputed number is
 reported. No draw at all gives no interval.
-Such an interval is about *this* model on data like this; it says nothing about training the recipe again.
+Such an interval is about *this* model on data like this; it does not cover training the recipe again.
 
 Letters: N items, M numbers an item, R draws, C groups, K classes.
 """
@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def codes(groups: Sequence[str]) -> tuple[Ints, int]:
-    """Groups as numbers from 0, and how many there are."""
+    """Integer codes of groups from 0, and the number of groups."""
     names, code_N = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     return code_N.astype(np.int64).reshape(-1), len(names)
 
@@ -77,7 +77,7 @@ def resampled_class_means(value_N: Floats, classes: Ints, groups: Sequence[str],
 
 
 def percentiles(draws_R: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of the draws; NaN twice when nothing varied because there was only one group."""
+    """Percentile interval of the draws (the middle `level`); NaN twice when nothing varied because there was only one group."""
     good_R = draws_R[~np.isnan(draws_R)]
     if not len(good_R):
         return float("nan"), float("nan")
@@ -95,14 +95,14 @@ def group_weights(count: int, draws: int, seed: int, width: int) -> Iterator[Flo
         rows = range(start, min(start + block, draws))
         weight_RC = np.zeros((len(rows), count))
         if count > 1:
-            for place, draw in enumerate(rows):
+            for index, draw in enumerate(rows):
                 chosen = keyed_rng("interval", seed, draw).integers(count, size=count)
-                weight_RC[place] = np.bincount(chosen, minlength=count)
+                weight_RC[index] = np.bincount(chosen, minlength=count)
         yield weight_RC
 
 
 def _first_above(reached_RN: Floats, edge_R: Floats) -> Ints:
-    """In each row, the first position whose running weight exceeds the edge (0-based order statistic)."""
+    """First index of each row whose running weight exceeds the edge (0-based order statistic)."""
     above: Ints = np.minimum((reached_RN <= edge_R[:, None]).sum(axis=1), reached_RN.shape[1] - 1)
     return above
 

@@ -1,4 +1,4 @@
-"""Yes or no instead of which: each caption by itself against a threshold, as a model's matching head decides.
+"""Thresholded matching: yes or no for each caption by itself, as a model's matching head decides.
 
 Letters: N cases, R draws.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.result import Metric
-from diptych.tasks._scoring.captions.choices import FIRST, Floats, below, nodes
+from diptych.tasks._scoring.captions.choices import FIRST, Floats, kinds_below, nodes
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array
 
@@ -34,35 +34,37 @@ def yes_metrics(records: pa.Table, threshold: float, *, draws: int, seed: int) -
     kind_N, count_N4 = array(records, "kind"), _counts(records, threshold).astype(np.float64)
     metrics = {}
     for node in nodes(set(kind_N.tolist())):
-        inside_N = np.isin(kind_N, below(node, set(kind_N.tolist())))
+        inside_N = np.isin(kind_N, kinds_below(node, set(kind_N.tolist())))
         mean_14 = count_N4[inside_N].mean(0, keepdims=True)
         drawn_R4 = resampled_means(
             np.where(inside_N[:, None], count_N4, np.nan), records.column("group").to_pylist(), draws=draws, seed=seed
         )
-        for name, value, drawn_R in zip(("precision", "recall", "f1"), _yes(mean_14), _yes(drawn_R4), strict=True):
+        for name, value, drawn_R in zip(
+            ("precision", "recall", "f1"), _precision_recall_f1(mean_14), _precision_recall_f1(drawn_R4), strict=True
+        ):
             metrics[f"{node}/{name}"] = Metric(float(value[0]), *percentiles(drawn_R), items=int(inside_N.sum()))
     return metrics
 
 
 def _counts(records: pa.Table, threshold: float) -> Floats:
-    """[N, 4]: true ones above, true ones not above, false ones above, false ones not above."""
+    """Confusion counts [N, 4]: true ones above, true ones not above, false ones above, false ones not above."""
     both = zip(records.column("scores").to_pylist(), records.column("roles").to_pylist(), strict=True)
-    rows = [_four(scores, roles, threshold) for scores, roles in both]
+    rows = [_confusion_counts(scores, roles, threshold) for scores, roles in both]
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
-def _four(scores: Sequence[float], roles: Sequence[str], threshold: float) -> list[int]:
-    said = [(role == "true", score > threshold) for score, role in zip(scores, roles, strict=True) if role != "entailed"]
-    return [said.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+def _confusion_counts(scores: Sequence[float], roles: Sequence[str], threshold: float) -> list[int]:
+    decisions = [(role == "true", score > threshold) for score, role in zip(scores, roles, strict=True) if role != "entailed"]
+    return [decisions.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
 
 
-def _yes(count_M4: Floats) -> tuple[Floats, Floats, Floats]:
+def _precision_recall_f1(count_M4: Floats) -> tuple[Floats, Floats, Floats]:
     """Precision, recall and F1, [M] each; NaN where a draw holds nothing."""
     tp_M, fn_M, fp_M, _ = count_M4.T
-    found = tuple(
+    values = tuple(
         _share(part, whole) for part, whole in ((tp_M, tp_M + fp_M), (tp_M, tp_M + fn_M), (2 * tp_M, 2 * tp_M + fp_M + fn_M))
     )
-    return found[0], found[1], found[2]
+    return values[0], values[1], values[2]
 
 
 def _share(part_M: Floats, whole_M: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Many numbers of one result, each a weighted mean of columns' means over cases, with intervals from the same draws of groups.
+"""Weighted means over columns of cases, with intervals from the same draws of groups.
 
 Letters: N cases, K columns, R draws.
 """
@@ -16,7 +16,7 @@ from diptych.tasks._scoring.intervals import DRAWS, Floats, percentiles, resampl
 
 
 class Means:
-    """Columns [N] of values, NaN where a case does not count; `add` all of them, then ask for numbers.
+    """Columns [N] of values, NaN where a case does not count; `add` all of them, then take metrics.
 
     groups  of the cases, which are drawn together
     """
@@ -27,7 +27,7 @@ class Means:
         self._drawn_RK: Floats | None = None
 
     def add(self, value_N: npt.ArrayLike) -> int:
-        """The place of a new column."""
+        """Adds a column and returns its index."""
         self._columns.append(np.asarray(value_N, np.float64))
         self._drawn_RK = None
         return len(self._columns) - 1
@@ -36,16 +36,16 @@ class Means:
         """The weighted mean of the means of columns, by place. A column that a draw leaves out counts in that draw by
         what the others have of the weights."""
         weights = {weights: 1.0} if isinstance(weights, int) else weights
-        places, weight_K = list(weights), np.array(list(weights.values()))
+        columns, weight_K = list(weights), np.array(list(weights.values()))
         if self._drawn_RK is None:
             value_NK = np.stack(self._columns, axis=1)
             self._drawn_RK = resampled_means(value_NK, self.groups, draws=self.draws, seed=self.seed)
-        drawn_RK = self._drawn_RK[:, places]
+        drawn_RK = self._drawn_RK[:, columns]
         there_RK = ~np.isnan(drawn_RK)
         share_R = there_RK @ weight_K
         total_R = np.where(there_RK, drawn_RK, 0.0) @ weight_K
         drawn_R = np.divide(total_R, share_R, out=np.full(len(total_R), np.nan), where=share_R > 0)
-        chosen = [self._columns[place] for place in places]
+        chosen = [self._columns[index] for index in columns]
         value = float(np.array([np.nanmean(column) for column in chosen]) @ weight_K / (np.ones(len(chosen)) @ weight_K))
         items = int(np.any([~np.isnan(column) for column in chosen], axis=0).sum())
         return Metric(value, *percentiles(drawn_R), chance=chance, items=items)

@@ -1,4 +1,4 @@
-"""Odds ratio of a success with and without something, other things held equal.  Letters: N items, K columns."""
+"""Odds ratio of a success with and without a condition, within strata.  Letters: N items, K columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores that a model gives pairs of an image and a text, checked.  Letters: N images, K texts."""
+"""Image-text pair scores of a model, checked.  Letters: N images, K texts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.core.image import ImageSource
 
 
-def compared_by(model: Any, wanted: Literal["auto", "vectors", "pairs"]) -> Literal["vectors", "pairs"]:
-    """How a task compares images with texts: as its option says, else by pairs where the model scores them."""
+def compared_by(model: Any, compare: Literal["auto", "vectors", "pairs"]) -> Literal["vectors", "pairs"]:
+    """Comparison that a task uses: "pairs" or "vectors" as its option says; "auto" is pairs where the model scores them."""
     able = isinstance(model, PairScorer)
-    if wanted == "pairs" and not able:
+    if compare == "pairs" and not able:
         raise ConfigError(f"'{getattr(model, 'name', model)}' scores no pairs (expected compare 'vectors')")
-    return "pairs" if wanted == "pairs" or (able and wanted == "auto") else "vectors"
+    return "pairs" if compare == "pairs" or (able and compare == "auto") else "vectors"
 
 
 def pair_scores(
@@ -30,8 +30,8 @@ def pair_scores(
     if score_NK.shape != (len(images), len(distinct)):
         raise ShapeError(f"the model answered {list(score_NK.shape)} for {len(images)} images and {len(distinct)} texts")
     if not np.isfinite(score_NK).all():
-        image, text = (int(place) for place in np.argwhere(~np.isfinite(score_NK))[0])
+        image, text = (int(index) for index in np.argwhere(~np.isfinite(score_NK))[0])
         name = images[image].name
         raise DataError(f"the score of the image {name} and the text {distinct[text]!r} is not finite", expected="finite numbers")
-    place = {text: column for column, text in enumerate(distinct)}
-    return score_NK[:, [place[text] for text in texts]]
+    index = {text: column for column, text in enumerate(distinct)}
+    return score_NK[:, [index[text] for text in texts]]

@@ -21,31 +21,31 @@ KEY = b"diptych"
 
 
 def with_facts(records: pa.Table, **facts: Any) -> pa.Table:
-    """The same rows; `facts` are added to what the metadata already holds."""
+    """Records with `facts` added to the schema metadata."""
     metadata = dict(records.schema.metadata or {})
     metadata[KEY] = json.dumps({**facts_of(records), **facts}, ensure_ascii=False, allow_nan=False).encode()
     return records.replace_schema_metadata(metadata)
 
 
 def facts_of(records: pa.Table) -> dict[str, Any]:
-    """What `with_facts` wrote beside the rows; empty where nothing was written."""
+    """Facts that `with_facts` stored in the schema metadata; empty where there are none."""
     plain: dict[str, Any] = json.loads((records.schema.metadata or {}).get(KEY, b"{}"))
     return plain
 
 
 def recorded_ties(records: pa.Table) -> Any:
-    """The tie policy of the task that made the records; by expectation where none was written down."""
+    """Tie policy in the records' facts; "expected" where there is none."""
     return facts_of(records).get("options", {}).get("ties", "expected")
 
 
 def array(records: pa.Table, name: str) -> npt.NDArray[Any]:
-    """A column of numbers or strings."""
+    """Arrow column of numbers or strings."""
     values: npt.NDArray[Any] = np.asarray(records.column(name).to_pylist())
     return values
 
 
 def write_records(path: Path, records: pa.Table) -> None:
-    """Parquet, written beside the target and renamed."""
+    """Writes records as Parquet, beside the target, then renames."""
     with atomic_file(path) as file:
         pq.write_table(records, file, compression="zstd")
 

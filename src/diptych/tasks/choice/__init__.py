@@ -1,1 +1,1 @@
-"""Questions with a checkable answer: options, and lengths."""
+"""Protocols of questions with a checkable answer: options, and lengths."""

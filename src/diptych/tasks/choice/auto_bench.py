@@ -1,4 +1,4 @@
-"""Auto-Bench (Ji et al., 2023, 2311.14580): questions that were written from symbols, answers that judges read."""
+"""Auto-Bench (Ji et al., 2023, 2311.14580): questions written from symbols, answers rated by judges."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.curate.text.question_programs import Vocabulary, write_questions
+from diptych.curate.text.question_programs import SymbolVocabulary, write_questions
 from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.symbols import symbols_of
 from diptych.data.text.question_answering.triplets import Triplet, read_triplets
-from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
 from diptych.tasks._scoring.answers.choices import with_options
 from diptych.tasks._scoring.answers.judge_agreement import agreement, kappa
 from diptych.tasks._scoring.answers.judging import JudgedAnswer, Kind, compare_answers, judge_answers
@@ -105,33 +105,35 @@ class AutoBench:
     def predict(self, model: Any, data: Dataset, *, judge: Any = None, rival: Any = None) -> pa.Table:
         if rival is not None and not isinstance(judge, Generator):
             raise ConfigError("a rival's answers are compared by a judge that writes (expected --judge MODEL)")
-        samples, asked = self.questions(data)
-        images = [samples[one.uid].image for one in asked]
-        prompts = [self._prompt(one) for one in asked]
+        samples, questions = self.questions(data)
+        images = [samples[one.uid].image for one in questions]
+        prompts = [self._prompt(one) for one in questions]
         replies = model.generate(images, prompts, max_tokens=self.max_tokens)
-        blind = model.generate(grey(images), prompts, max_tokens=self.max_tokens) if self.blind else None  # type: ignore[arg-type]
-        score, said = self._scores(asked, replies, judge)
-        nothing: list[Any] = [None] * len(asked)
-        columns: dict[str, Any] = {name: [getattr(one, name) for one in asked] for name in (*TEXTS, "options") if name != "group"}
+        blind = model.generate(grey_images(images), prompts, max_tokens=self.max_tokens) if self.blind else None  # type: ignore[arg-type]
+        score, judge_replies = self._scores(questions, replies, judge)
+        nothing: list[Any] = [None] * len(questions)
+        columns: dict[str, Any] = {
+            name: [getattr(one, name) for one in questions] for name in (*TEXTS, "options") if name != "group"
+        }
         columns |= {
-            "group": [samples[one.uid].group or one.uid for one in asked],
-            "options": [list(one.options) for one in asked],
+            "group": [samples[one.uid].group or one.uid for one in questions],
+            "options": [list(one.options) for one in questions],
             "reply": replies,
             "blind_reply": blind or nothing,
             "score": score,
-            "blind_score": self._scores(asked, blind, judge)[0] if blind else nothing,
-            "said": said,
-            "exact": [verdict.score for verdict in judge_answers("exact", _judgeable(asked, replies))],
+            "blind_score": self._scores(questions, blind, judge)[0] if blind else nothing,
+            "said": judge_replies,
+            "exact": [verdict.score for verdict in judge_answers("exact", _judgeable(questions, replies))],
             "better": nothing,
             "consistent": nothing,
             "took_first": nothing,
         }
         if rival is not None:
             others = rival.generate(images, prompts, max_tokens=self.max_tokens)
-            found = compare_answers(judge, _judgeable(asked, replies), others)
-            columns |= {name: [getattr(one, name) for one in found] for name in ("better", "consistent", "took_first")}
+            comparisons = compare_answers(judge, _judgeable(questions, replies), others)
+            columns |= {name: [getattr(one, name) for one in comparisons] for name in ("better", "consistent", "took_first")}
         facts = {**asdict(self), "triplets": str(self.triplets or "")}
-        elsewhere = 0 if self.triplets is None else len(read_triplets(self.triplets)) - len(asked)
+        elsewhere = 0 if self.triplets is None else len(read_triplets(self.triplets)) - len(questions)
         models = {"model": model, "judge": judge, "rival": rival}
         names: dict[str, Any] = {role: getattr(one, "name", "") for role, one in models.items()}
         names["questions_about_other_pictures"] = elsewhere
@@ -140,18 +142,18 @@ class AutoBench:
     # ------------------------------------------------------------ what is asked
 
     def questions(self, data: Dataset) -> tuple[dict[str, Sample], list[Triplet]]:
-        """Samples by uid, and the questions that are asked about them."""
+        """Samples by uid, and their questions."""
         samples = {sample.uid: sample for sample in (data[row] for row in range(len(data)))}
-        asked = self._write_triplets(samples) if self.triplets is None else read_triplets(self.triplets)
-        known = [self._in_form(one) for one in asked if one.uid in samples]
-        if not known:
+        triplets = self._write_triplets(samples) if self.triplets is None else read_triplets(self.triplets)
+        questions = [self._in_form(one) for one in triplets if one.uid in samples]
+        if not questions:
             where = str(self.triplets or data.name)
             raise DataError(
                 "there is no question about these pictures", file=where, field="uid", expected="triplets of this data set"
             )
-        if missing := next((one.uid for one in known if samples[one.uid].image is None), ""):
+        if missing := next((one.uid for one in questions if samples[one.uid].image is None), ""):
             raise DataError(f"sample '{missing}' has questions and no image", file=data.name, field="image")
-        return samples, known
+        return samples, questions
 
     def _write_triplets(self, samples: dict[str, Sample]) -> list[Triplet]:
         symbols = {}
@@ -163,7 +165,7 @@ class AutoBench:
             raise DataError(
                 "no picture has boxes that programs could ask about", field="regions", expected="boxes, or --triplets FILE"
             )
-        vocabulary = Vocabulary.of(list(symbols.values()))
+        vocabulary = SymbolVocabulary.of(list(symbols.values()))
         rngs = {uid: keyed_rng("bench questions", self.seed, uid) for uid in symbols}
         return [
             one
@@ -181,24 +183,22 @@ class AutoBench:
     def _prompt(self, one: Triplet) -> str:
         return with_options(one.question, one.options, CLOSED) if one.options else f"{one.question} {self.suffix}".strip()
 
-    def _scores(self, asked: Sequence[Triplet], replies: Sequence[str], judge: Any) -> tuple[list[float | None], list[str]]:
-        """Scores and what was said; closed questions by the option named, None where none is."""
-        places = [place for place, one in enumerate(asked) if not one.options]
-        verdicts = judge_answers(
-            self.by, [_judgeable(asked, replies)[place] for place in places], judge, threshold=self.threshold
-        )
-        by_place = dict(zip(places, verdicts, strict=True))
+    def _scores(self, questions: Sequence[Triplet], replies: Sequence[str], judge: Any) -> tuple[list[float | None], list[str]]:
+        """Scores and judges' replies; closed questions by the option named, None where none is."""
+        rows = [row for row, one in enumerate(questions) if not one.options]
+        verdicts = judge_answers(self.by, [_judgeable(questions, replies)[row] for row in rows], judge, threshold=self.threshold)
+        by_place = dict(zip(rows, verdicts, strict=True))
         score: list[float | None] = []
-        said: list[str] = []
-        for place, (one, reply) in enumerate(zip(asked, replies, strict=True)):
-            if place in by_place:
-                score.append(by_place[place].score)
-                said.append(by_place[place].said)
+        judge_replies: list[str] = []
+        for row, (one, reply) in enumerate(zip(questions, replies, strict=True)):
+            if row in by_place:
+                score.append(by_place[row].score)
+                judge_replies.append(by_place[row].reply)
             else:
                 chosen = strict(reply, one.options)
                 score.append(None if chosen is None else float(one.options[chosen] == one.answer))
-                said.append("" if chosen is None else one.options[chosen])
-        return score, said
+                judge_replies.append("" if chosen is None else one.options[chosen])
+        return score, judge_replies
 
     # ------------------------------------------------------------ what comes of it
 
@@ -211,12 +211,12 @@ class AutoBench:
         sizes = [len(options) for options in records.column("options").to_pylist()]
         chance_N = np.array([1 / size if size else np.nan for size in sizes])
         metrics = {}
-        for place, (name, value_N) in enumerate(columns.items()):
+        for column, (name, value_N) in enumerate(columns.items()):
             here = ~np.isnan(value_N)
             guessed = name.startswith("accuracy") and not np.isnan(chance_N[here]).any()
             metrics[name] = Metric(
                 float(value_N[here].mean()),
-                *percentiles(drawn_RM[:, place]),
+                *percentiles(drawn_RM[:, column]),
                 chance=float(chance_N[here].mean()) if guessed else float("nan"),
                 higher_is_better=HIGHER_IS_BETTER[name.split("/")[0]],
                 items=int(here.sum()),
@@ -253,7 +253,7 @@ class AutoBench:
 
     @staticmethod
     def _agreement(records: pa.Table) -> dict[str, Metric]:
-        """Of the judge with equality, on open questions that it could read."""
+        """Agreement of the judge with equality, on open questions that it could read."""
         if facts_of(records).get("options", {}).get("by", "exact") == "exact":
             return {}
         rows = zip(*(records.column(name).to_pylist() for name in ("options", "score", "exact")), strict=True)
@@ -273,8 +273,8 @@ class AutoBench:
         return columns[metric][:, None] if metric in columns and metric.startswith(("accuracy", "unread")) else None
 
 
-def _judgeable(asked: Sequence[Triplet], replies: Sequence[str]) -> list[JudgedAnswer]:
-    return [JudgedAnswer(one.question, one.answer, reply, one.reasoning) for one, reply in zip(asked, replies, strict=True)]
+def _judgeable(questions: Sequence[Triplet], replies: Sequence[str]) -> list[JudgedAnswer]:
+    return [JudgedAnswer(one.question, one.answer, reply, one.reasoning) for one, reply in zip(questions, replies, strict=True)]
 
 
 def _floats(values: Sequence[float | None], missing: float) -> Floats:

@@ -1,4 +1,4 @@
-"""What records of multiple choice amount to.  Letters: N rows (a question in one order), L letters.
+"""Scores of multiple-choice records.  Letters: N rows (a question in one order), L letters.
 
 A row is right, wrong, unread or failed; the last two are wrong as well. Columns hold NaN where a row says nothing about a
 number; numbers about a question in all its orders stand in its first row.
@@ -39,38 +39,38 @@ def read_chosen(records: pa.Table, extractor: str, *, blind: bool = False) -> li
     came."""
     mark = "blind_" if blind else ""
     extract = EXTRACTORS.load(extractor)
-    found = []
+    chosen = []
     columns = (records.column(name).to_pylist() for name in (f"{mark}reply", f"{mark}fault", f"{mark}place", "options", "order"))
-    for reply, fault, place, options, order in zip(*columns, strict=True):
+    for reply, fault, index, options, order in zip(*columns, strict=True):
         offered = [options[each] for each in order]
-        if place is None:
-            place = None if fault or reply is None else extract(reply, offered)
-        found.append(NOT_READ if place is None or place >= len(offered) else offered[place])
-    return found
+        if index is None:
+            index = None if fault or reply is None else extract(reply, offered)
+        chosen.append(NOT_READ if index is None or index >= len(offered) else offered[index])
+    return chosen
 
 
 def ask_columns(records: pa.Table, chosen: Sequence[str], none_option: str, *, blind: bool = False) -> dict[str, Floats]:
-    """[N] each: what is a mean over all that was asked."""
+    """Columns [N] of metrics that are means over all questions in all orders."""
     answers, answerable = records.column("answer").to_pylist(), np.array(records.column("answerable").to_pylist())
     faults = records.column("blind_fault" if blind else "fault").to_pylist()
-    known = np.array([answer is not None for answer in answers])
+    has_answer = np.array([answer is not None for answer in answers])
     right = np.array([one == answer for one, answer in zip(chosen, answers, strict=True)], float)
     failed = np.array([bool(fault) for fault in faults], float)
     unread = np.array([one == NOT_READ for one in chosen], float) - failed
-    columns = {"accuracy": np.where(known, right, np.nan), "unread": unread, "failed": failed}
+    columns = {"accuracy": np.where(has_answer, right, np.nan), "unread": unread, "failed": failed}
     if none_option:
         offered = np.array([none_option in options for options in records.column("options").to_pylist()])
         none = np.array([one == none_option for one in chosen], float)
         columns["abstention"] = np.where(offered, none, np.nan)
-        columns["false_rejection"] = np.where(offered & answerable & known, none, np.nan)
+        columns["false_rejection"] = np.where(offered & answerable & has_answer, none, np.nan)
         columns["rejection"] = np.where(answerable, np.nan, none)
-        columns["answerable"] = np.where(answerable & known, right, np.nan)
+        columns["answerable"] = np.where(answerable & has_answer, right, np.nan)
     return columns
 
 
 def question_columns(records: pa.Table, chosen: Sequence[str], *, corrected: bool = False) -> dict[str, Floats]:
-    """[N] each: what is a mean over questions, where any was asked in several orders. Of a question with and without its answer
-    each stands for itself."""
+    """Columns [N] of metrics that are means over questions, where any was asked in several orders. Of a question with and without its
+    answer each stands for itself."""
     names = zip(records.column("item").to_pylist(), records.column("answerable").to_pylist(), strict=True)
     rows: dict[tuple[str, bool], list[int]] = {}
     for row, name in enumerate(names):
@@ -78,14 +78,14 @@ def question_columns(records: pa.Table, chosen: Sequence[str], *, corrected: boo
     if max(map(len, rows.values())) < 2:
         return {}
     answers, options = records.column("answer").to_pylist(), records.column("options").to_pylist()
-    wanted = ("circular", "majority", "entropy", "entropy_bits", "entropy_nats", "entropy_wrong", "stable")
-    columns = {name: np.full(len(records), np.nan) for name in wanted}
+    column_names = ("circular", "majority", "entropy", "entropy_bits", "entropy_nats", "entropy_wrong", "stable")
+    columns = {name: np.full(len(records), np.nan) for name in column_names}
     for several in rows.values():
-        first, said = several[0], [chosen[row] for row in several]
-        most = max(dict.fromkeys(said), key=said.count)
-        columns["entropy"][first] = spread = normalised_entropy(said, len(options[first]))
-        columns["entropy_bits"][first] = entropy(said, base=2, corrected=corrected)
-        columns["entropy_nats"][first] = entropy(said, corrected=corrected)
+        first, choices = several[0], [chosen[row] for row in several]
+        most = max(dict.fromkeys(choices), key=choices.count)
+        columns["entropy"][first] = spread = normalised_entropy(choices, len(options[first]))
+        columns["entropy_bits"][first] = entropy(choices, base=2, corrected=corrected)
+        columns["entropy_nats"][first] = entropy(choices, corrected=corrected)
         columns["stable"][first] = float(spread == 0)
         if answers[first] is None:
             continue
@@ -109,7 +109,7 @@ def score_choices(
     seed: int,
     notes: Mapping[str, Any],
 ) -> Result:
-    """Every number with its interval over groups, and what it takes to read them.
+    """Metrics of the records with intervals over groups, and facts for reading them.
 
     lettered  options were shown with letters, so that their places can matter
     """
@@ -129,13 +129,13 @@ def score_choices(
     turns = Counter(_questions(records))
     chances["circular"] = chance_N ** np.array([turns[one] for one in _questions(records)])
     metrics = {}
-    for place, (metric, value_N) in enumerate(columns.items()):
+    for index, (metric, value_N) in enumerate(columns.items()):
         here = ~np.isnan(value_N)
         column = metric.split("/")[0]  # without the part of the data, or the blind row
         level, (higher_is_better, unit) = chances.get(column), SCALES[column]
         metrics[metric] = Metric(
             float(value_N[here].mean()) if here.any() else math.nan,
-            *percentiles(drawn_RM[:, place]),
+            *percentiles(drawn_RM[:, index]),
             chance=float(level[here].mean()) if level is not None and here.any() else math.nan,
             higher_is_better=higher_is_better,
             unit=unit,
@@ -160,18 +160,18 @@ def score_choices(
 
 def accuracy_by_extractor(records: pa.Table) -> dict[str, float]:
     """The share that is right, and with "/unread" the share that names no option, as every extractor reads the same replies."""
-    found = {}
+    shares = {}
     for extractor in EXTRACTORS:
         columns = ask_columns(records, read_chosen(records, extractor), "")
-        known = ~np.isnan(columns["accuracy"])
-        if known.any():
-            found[extractor] = float(columns["accuracy"][known].mean())
-        found[f"{extractor}/unread"] = float(columns["unread"].mean())
-    return found
+        has_answer = ~np.isnan(columns["accuracy"])
+        if has_answer.any():
+            shares[extractor] = float(columns["accuracy"][has_answer].mean())
+        shares[f"{extractor}/unread"] = float(columns["unread"].mean())
+    return shares
 
 
 def position_bias(records: pa.Table, chosen: Sequence[str]) -> dict[str, Any]:
-    """Which letters were chosen, against an equal share of those that were offered; {} where nothing was read.
+    """Letter frequencies of the choices, against an equal share of those that were offered; {} where nothing was read.
 
     distance       total variation between the chosen letters and equal shares: 0 to 1
     chi2, df, p    Pearson's test of the same; orders of one question are no independent draws, so that p is too small where
@@ -183,7 +183,7 @@ def position_bias(records: pa.Table, chosen: Sequence[str]) -> dict[str, Any]:
     hits, truths = np.zeros(len(LETTERS)), np.zeros(len(LETTERS))
     columns = (records.column(name).to_pylist() for name in ("options", "order", "answer"))
     for one, options, order, answer in zip(chosen, *columns, strict=True):
-        offered = [options[place] for place in order]
+        offered = [options[index] for index in order]
         if one == NOT_READ or len(offered) > len(LETTERS):
             continue
         picked[offered.index(one)] += 1
@@ -213,16 +213,16 @@ def position_bias(records: pa.Table, chosen: Sequence[str]) -> dict[str, Any]:
 
 
 def _parts(records: pa.Table) -> dict[str, Any]:
-    """Which rows are of each kind, where there are several, and of each value of each facet."""
+    """Row masks of each kind, where there are several, and of each value of each facet."""
     kinds = records.column("kind").to_pylist()
-    found = (
+    parts = (
         {kind or "other": np.array([one == kind for one in kinds]) for kind in sorted(set(kinds))} if len(set(kinds)) > 1 else {}
     )
     facets = [json.loads(one) for one in records.column("facets").to_pylist()]
     values = sorted({(name, value) for one in facets for name, several in one.items() for value in several})
     for name, value in values:
-        found[f"{name}={value}"] = np.array([value in one.get(name, ()) for one in facets])
-    return found
+        parts[f"{name}={value}"] = np.array([value in one.get(name, ()) for one in facets])
+    return parts
 
 
 def _questions(records: pa.Table) -> list[tuple[str, bool]]:

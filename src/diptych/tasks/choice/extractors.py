@@ -1,4 +1,4 @@
-"""Which option a reply means. `EXTRACTORS` of `core.registry` holds ours and those of released harnesses.
+"""Extractors: from a reply to the option it names. `EXTRACTORS` of `core.registry` holds ours and those of released harnesses.
 
 Ours goes by what a reply says outright, in this order, and leaves it unread where two of one kind contradict each other: the
 letter alone in its first line; "the answer is B", "I choose B", a boxed letter; a conclusion at the end ("so (C)"); a letter at
@@ -19,7 +19,7 @@ read."""
 
 
 def strict(reply: str, options: Sequence[str]) -> int | None:
-    """Ours.
+    """Option that a reply names; None where it names none or several. The extractor of this package.
 
     >>> options = ["red", "a blue ring"]
     >>> tuple(strict(reply, options) for reply in ("B", "(A)", "The answer is B.", "It is a blue ring", "A ring", "(A) or (B)", ""))
@@ -31,9 +31,9 @@ def strict(reply: str, options: Sequence[str]) -> int | None:
     alone = re.fullmatch(rf"\W*(?i:(?:option|choice)\s+)?([{letters}{letters.lower()}])\W*", first_line)
     if alone:
         return letters.index(alone[1].upper())
-    for found in (_announced(text, letters), _concluded(text, letters)):
-        if found:
-            return letters.index(found.pop()) if len(found) == 1 else None
+    for named in (_announced(text, letters), _concluded(text, letters)):
+        if named:
+            return letters.index(named.pop()) if len(named) == 1 else None
     bracketed = {one.upper() for one in re.findall(rf"\(([{letters}{letters.lower()}])\)", text)}
     start = re.match(rf"\W*(?:\(([{letters}{letters.lower()}])\)|([{letters}])[.):](?=\s|$))", text)
     if start:
@@ -45,24 +45,24 @@ def strict(reply: str, options: Sequence[str]) -> int | None:
 
 
 def _announced(text: str, letters: str) -> set[str]:
-    """Letters that are said to be the answer. A small letter only where nothing follows in its sentence: "a" is an article."""
-    said = r"(?<!not )(?i:\banswer(?:\s+is|\s+would\s+be)?(?:\s*:)?|\b(?:choose|pick|select)(?:\s+(?:option|answer))?)"
+    """Letters announced as the answer. A small letter only where nothing follows in its sentence: "a" is an article."""
+    opening = r"(?<!not )(?i:\banswer(?:\s+is|\s+would\s+be)?(?:\s*:)?|\b(?:choose|pick|select)(?:\s+(?:option|answer))?)"
     option = r"(?i:(?:option|choice)\s+)?"
-    big = rf"{said}\s*[*_\"']*{option}[(\[]?[*_]*([{letters}])\b(?![’'])"
-    small = rf"{said}\s*[*_\"']*{option}[(\[]?[*_]*([{letters.lower()}])[)\]*_\"']*\s*(?:[.,;!]|$)"
+    big = rf"{opening}\s*[*_\"']*{option}[(\[]?[*_]*([{letters}])\b(?![’'])"
+    small = rf"{opening}\s*[*_\"']*{option}[(\[]?[*_]*([{letters.lower()}])[)\]*_\"']*\s*(?:[.,;!]|$)"
     boxed = rf"\\boxed\{{\s*(?:\\text\{{)?\s*\(?([{letters}])\)?\s*\}}"
     return {one.upper() for pattern in (big, small, boxed) for one in re.findall(pattern, text)}
 
 
 def _concluded(text: str, letters: str) -> set[str]:
-    """A letter behind "so", "therefore", "thus" or "hence" that ends the reply."""
+    """Letter behind "so", "therefore", "thus" or "hence" that ends the reply."""
     return set(re.findall(rf"(?i:\b(?:so|therefore|thus|hence))\W+(?i:it\s+is\s+|it's\s+)?[(*]*([{letters}])\W*$", text))
 
 
 def held_text(text: str, options: Sequence[str]) -> int | None:
-    """The option whose words stand in the text, alone or holding those of others that do ("ring" in "blue ring")."""
-    held = [place for place, option in enumerate(options) if _holds(text, option)]
-    longest = [place for place in held if not any(other != place and _holds(options[other], options[place]) for other in held)]
+    """Option whose words stand in the text, alone or holding those of others that do ("ring" in "blue ring")."""
+    held = [index for index, option in enumerate(options) if _holds(text, option)]
+    longest = [index for index in held if not any(other != index and _holds(options[other], options[index]) for other in held)]
     return longest[0] if len(longest) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""II-Bench: what does a picture imply? Protocol `ii_bench`, version 1."""
+"""II-Bench: the implied meaning of a picture, by multiple choice. Protocol `ii_bench`, version 1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Result
 from diptych.tasks._scoring.answers.choices import LETTERS
 from diptych.tasks.choice.items import Item, items_of
-from diptych.tasks.choice.multiple_choice import Ask, MultipleChoice, OrderBy
+from diptych.tasks.choice.multiple_choice import MultipleChoice, OrderBy, OrderedQuestion
 
 Mode = Literal["none", "cot", "domain", "emotion", "rhetoric", "1-shot", "2-shot", "3-shot"]
 ASKED = "Instruction: Please try to answer the single-answer multiple choice question below based on the"
@@ -68,8 +68,8 @@ class IIBench(MultipleChoice):
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode is {self.mode!r} (expected {' | '.join(get_args(Mode))})")
         if bool(self.examples) != self.mode.endswith("-shot") or self.shots or self.hint:
-            wanted = "examples=dev.json with a mode of examples, and neither shots nor hint, which the mode stands for"
-            raise ConfigError(f"mode is '{self.mode}' and examples {self.examples!r} (expected {wanted})")
+            expected = "examples=dev.json with a mode of examples, and neither shots nor hint, which the mode stands for"
+            raise ConfigError(f"mode is '{self.mode}' and examples {self.examples!r} (expected {expected})")
         if self.how != "write":
             raise ConfigError(f"how is '{self.how}' (expected write: the benchmark reads replies; multiple_choice ranks options)")
         if not self.max_tokens:
@@ -96,20 +96,20 @@ class IIBench(MultipleChoice):
         words = ",".join(item.hints[self.mode])
         return "\n".join([f"{ASKED} picture and the key words.", f"Key words: {words}", *lines, "Answer:\n"])
 
-    def _prompt(self, ask: Ask, pictures: Sequence[ImageSource], shots: Sequence[Item]) -> PromptLike:
+    def _prompt(self, ask: OrderedQuestion, pictures: Sequence[ImageSource], shots: Sequence[Item]) -> PromptLike:
         if not shots:
             return super()._prompt(ask, pictures, shots)
         several = "s" if len(shots) > 1 else ""
         blocks = [f"{ASKED} example{several}(with answer{several}) and the corresponding picture{several}.\n"]
-        for place, (shot, (name, order, letter)) in enumerate(zip(shots, SHOTS, strict=False), 1):
+        for number, (shot, (name, order, letter)) in enumerate(zip(shots, SHOTS, strict=False), 1):
             options = [shot.options[one] + "." * ((name, one) == STOPPED) for one in order]
             lines = [
                 f"Question: {shot.question}",
-                f"Picture: <Picture {place}>",
+                f"Picture: <Picture {number}>",
                 *_with_letters(options),
                 f"Answer: ({letter})\n",
             ]
-            blocks.append("\n".join(lines) + "\n" * (place < len(shots)))
+            blocks.append("\n".join(lines) + "\n" * (number < len(shots)))
         last = [
             f"Question: {ask.item.question}",
             f"Picture: <Picture {len(shots) + 1}>",
@@ -124,14 +124,14 @@ class IIBench(MultipleChoice):
             return []
         from diptych.worlds.address import open_data
 
-        known = {item.item: item for item in items_of(open_data(self.examples), options=self.options, seed=self.seed)}
-        if missing := [name for name, *_ in SHOTS[: self.shots] if name not in known]:
+        by_name = {item.item: item for item in items_of(open_data(self.examples), options=self.options, seed=self.seed)}
+        if missing := [name for name, *_ in SHOTS[: self.shots] if name not in by_name]:
             raise DataError(f"has no question '{missing[0]}'", file=self.examples, expected="II-Bench's dev.json")
-        found = [known[name] for name, *_ in SHOTS[: self.shots]]
-        for item, (name, order, letter) in zip(found, SHOTS, strict=False):
+        examples = [by_name[name] for name, *_ in SHOTS[: self.shots]]
+        for item, (name, order, letter) in zip(examples, SHOTS, strict=False):
             if item.answer != item.options[order[LETTERS.index(letter)]]:
                 raise DataError(f"question '{name}' has another answer than the published one", file=self.examples)
-        return found
+        return examples
 
     def score(self, records: pa.Table) -> Result:
         result = super().score(records)
@@ -145,23 +145,23 @@ def released_rates(records: pa.Table) -> dict[str, float]:
     right = missed = failed = 0
     columns = (records.column(name).to_pylist() for name in ("reply", "fault", "options", "order", "answer"))
     for reply, fault, options, order, answer in zip(*columns, strict=True):
-        place = None if fault else extract(reply, [options[one] for one in order])
+        index = None if fault else extract(reply, [options[one] for one in order])
         failed += bool(fault)
-        missed += not fault and bool(reply) and place is None
-        right += place is not None and place < len(order) and answer is not None and options[order[place]] == answer
+        missed += not fault and bool(reply) and index is None
+        right += index is not None and index < len(order) and answer is not None and options[order[index]] == answer
     return {"accuracy": right / len(records), "errors": failed / len(records), "misses": missed / len(records)}
 
 
 def submitted_rows(records: pa.Table, extractor: str) -> list[dict[str, Any]]:
-    """What EvalAI takes for the test split: the letter of each question in the order of the data, null where none was read."""
+    """EvalAI submission for the test split: the letter of each question in the order of the data, null where none was read."""
     extract = EXTRACTORS.load(extractor)
-    found = []
+    submission = []
     columns = (records.column(name).to_pylist() for name in ("item", "reply", "fault", "options", "order"))
     for item, reply, fault, options, order in zip(*columns, strict=True):
-        place = None if fault else extract(reply, [options[one] for one in order])
-        letter = None if place is None or place >= len(order) else LETTERS[order[place]]
-        found.append({"id": item, "predict_answer": letter, "response": reply})
-    return found
+        index = None if fault else extract(reply, [options[one] for one in order])
+        letter = None if index is None or index >= len(order) else LETTERS[order[index]]
+        submission.append({"id": item, "predict_answer": letter, "response": reply})
+    return submission
 
 
 def _with_letters(options: Sequence[str]) -> list[str]:

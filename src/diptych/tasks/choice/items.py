@@ -1,4 +1,4 @@
-"""What is asked: a question with its pictures, its options, and whether any of them is right."""
+"""Multiple-choice items: a question with its pictures, its options, and the right one where there is one."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def items_of(data: Dataset, *, options: int, seed: int, none_option: str = "") -
     none_option  a question whose right option reads so has no answer
     Raises DataError for data without questions, questions without pictures, and marks that are not as many as the pictures.
     """
-    found: list[tuple[Sample, int, Question]] = []
+    triples: list[tuple[Sample, int, Question]] = []
     for row in range(len(data)):
         sample = data[row]
         questions = questions_of(sample)
         if questions and not pictures_of(sample):
             raise DataError(f"sample '{sample.uid}' has questions and no image", file=data.name, row=row, field="image")
-        found += [(sample, number, question) for number, question in enumerate(questions)]
-    if not found:
+        triples += [(sample, number, question) for number, question in enumerate(questions)]
+    if not triples:
         raise DataError(f"'{data.name}' has no question", field=FIELD, expected=f'extras["{FIELD}"] of samples')
-    known: dict[str, dict[str, None]] = {}
-    for _, _, question in found:
+    answers_of_kind: dict[str, dict[str, None]] = {}
+    for _, _, question in triples:
         if question.answers:
-            known.setdefault(question.kind, {})[question.answer] = None
+            answers_of_kind.setdefault(question.kind, {})[question.answer] = None
     made = []
-    for sample, number, question in found:
+    for sample, number, question in triples:
         key = f"{sample.uid}/{number}"
-        offered = question.choices or _draw_options(question, sorted(known[question.kind]), options, seed, key)
+        offered = question.choices or _draw_options(question, sorted(answers_of_kind[question.kind]), options, seed, key)
         answer = question.answer if question.answers else None
         text, given = _number_marks(
             question.text, offered, len(pictures_of(sample)), f"question '{question.text[:60]}' of {sample.uid}"
@@ -90,7 +90,7 @@ def items_of(data: Dataset, *, options: int, seed: int, none_option: str = "") -
 
 
 def pictures_of(sample: Sample) -> tuple[ImageSource, ...]:
-    """Several pictures where the sample has some, else its one, if it has any."""
+    """Pictures of a sample: several where it has some, else its one, if it has any."""
     if (several := sample.media.get("images")) is not None:
         return several.parts
     return () if sample.image is None else (sample.image,)
@@ -108,17 +108,17 @@ def with_none(item: Item, none_option: str) -> Item:
 
 
 def as_prompt(text: str, pictures: int) -> PromptLike:
-    """A text whose marks "<image 2>" mean pictures by number, as parts; without any, the pictures come first.
+    """Prompt parts of a text in which "<image 2>" is picture 2; without any such mark, the pictures come first.
 
     >>> as_prompt("what is it?", 1)
     'what is it?'
     """
     pieces = NUMBERED.split(text)
     if len(pieces) == 1:
-        return text if pictures == 1 else (*(ImagePart(place) for place in range(pictures)), TextPart(text))
+        return text if pictures == 1 else (*(ImagePart(index) for index in range(pictures)), TextPart(text))
     parts: list[Part] = []
-    for place, piece in enumerate(pieces):
-        if place % 2:
+    for index, piece in enumerate(pieces):
+        if index % 2:
             parts.append(ImagePart(int(piece)))
         elif piece:
             parts.append(TextPart(piece))
@@ -126,7 +126,7 @@ def as_prompt(text: str, pictures: int) -> PromptLike:
 
 
 def with_own_sources(prompt: PromptLike, pictures: Sequence[ImageSource]) -> PromptLike:
-    """The same parts, each further picture as a source of its own: models are given the first one alone."""
+    """Prompt parts in which each further picture is a source of its own: models are given the first one alone."""
     if isinstance(prompt, str) or not isinstance(prompt, tuple):
         return prompt
     return tuple(
@@ -136,7 +136,7 @@ def with_own_sources(prompt: PromptLike, pictures: Sequence[ImageSource]) -> Pro
 
 
 def _number_marks(text: str, options: Sequence[str], pictures: int, where: str) -> tuple[str, tuple[str, ...]]:
-    """Marks get the number of their picture, so that options can change places and take their pictures along."""
+    """Text whose image marks carry the number of their picture, so that options can be reordered with their pictures."""
     marks = sum(one.count(PICTURE) for one in (text, *options))
     if not marks:
         return text, tuple(options)
@@ -149,8 +149,8 @@ def _number_marks(text: str, options: Sequence[str], pictures: int, where: str) 
     return made[0], tuple(made[1:])
 
 
-def _draw_options(question: Question, known: Sequence[str], options: int, seed: int, key: str) -> tuple[str, ...]:
-    others = [answer for answer in known if answer not in question.answers]
+def _draw_options(question: Question, answers: Sequence[str], options: int, seed: int, key: str) -> tuple[str, ...]:
+    others = [answer for answer in answers if answer not in question.answers]
     if not others:
         raise DataError(
             f"question '{question.text[:60]}' of {key.rpartition('/')[0]} has no wrong answer to offer",
@@ -158,6 +158,6 @@ def _draw_options(question: Question, known: Sequence[str], options: int, seed: 
             expected='"choices", or another answer of its kind in the data',
         )
     rng = keyed_rng("options", seed, key)
-    drawn = [others[place] for place in rng.permutation(len(others))[: options - 1]]
+    drawn = [others[index] for index in rng.permutation(len(others))[: options - 1]]
     offered = [question.answer, *drawn]
-    return tuple(offered[place] for place in rng.permutation(len(offered)))
+    return tuple(offered[index] for index in rng.permutation(len(offered)))

@@ -1,4 +1,4 @@
-r"""Lengths in replies: ``\scalar{1.5} \distance_unit{meters}``, as Q-Spatial Bench asks for them. In centimetres."""
+r"""Parsing of lengths in replies, in centimetres: ``\scalar{1.5} \distance_unit{meters}``, as Q-Spatial Bench asks for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BRACED = r"\s*{{\s*((?:[^{{}}]|{{[^{{}}]*}})*)}}"
 
 
 def centimetres(value: float, unit: str) -> float | None:
-    """A length in centimetres; None for a unit that is not known.
+    """Length in centimetres; None for an unknown unit.
 
     >>> centimetres(1.5, "meters"), centimetres(2, "furlong")
     (150.0, None)
@@ -28,7 +28,7 @@ def centimetres(value: float, unit: str) -> float | None:
 
 
 def unit_of(text: str) -> float | None:
-    r"""Centimetres in a unit, however it is written.
+    r"""Centimetres in a unit, in any of its spellings.
 
     >>> tuple(unit_of(text) for text in (" m ", r"\text{meters}", "Feet.", "meter(s)", "wide"))
     (100.0, 100.0, 30.48, 100.0, None)
@@ -38,7 +38,7 @@ def unit_of(text: str) -> float | None:
 
 
 def strict(reply: str) -> float | None:
-    r"""The length that a reply ends in, in centimetres; None where it has none that can be read.
+    r"""Length at the end of a reply, in centimetres; None where it has none that can be read.
 
     Read are thousands separators (1,200), a leading point (.5), powers (1e2), fractions (1 1/2), ranges (their middle), and
     units beside the number ("5 ft 4 in"), which go before the unit in braces. A negative length, a unit that is not known and
@@ -66,15 +66,15 @@ def _length(text: str, unit: float | None) -> float | None:
 
 
 def _sum_of_quantities(text: str, unit: float | None) -> float | None:
-    """A sum of quantities, each with its unit, or one quantity in `unit`."""
-    total, place = 0.0, 0
+    """Sum of quantities, each with its unit, or one quantity in `unit`."""
+    total, position = 0.0, 0
     pieces = list(re.finditer(rf"(?:{QUANTITY})\s*([a-zA-Z″′\"']*)\s*,?\s*", text))
     if not pieces:
         return None
     for piece in pieces:
-        if piece.start() != place:
+        if piece.start() != position:
             return None
-        place = piece.end()
+        position = piece.end()
         factor = unit_of(piece[5]) if piece[5] else (unit if len(pieces) == 1 else None)
         if factor is None:
             return None
@@ -85,12 +85,12 @@ def _sum_of_quantities(text: str, unit: float | None) -> float | None:
         else:
             return None
         total += value * factor
-    return round(total, 10) if place == len(text) else None
+    return round(total, 10) if position == len(text) else None
 
 
 def _own_unit(text: str) -> float | None:
-    found = re.search(r"([a-zA-Z″′\"']+)\s*$", text)
-    return unit_of(found[1]) if found else None
+    match = re.search(r"([a-zA-Z″′\"']+)\s*$", text)
+    return unit_of(match[1]) if match else None
 
 
 def released_length(reply: str) -> float | None:
@@ -105,12 +105,12 @@ def released_length(reply: str) -> float | None:
     if not scalars or not units:
         return None
     numbers = [float(one) for one in re.findall(r"\d+\.?\d*", scalars[-1])]
-    known = {
+    units_of_factor = {
         100.0: ("meters", "meter", "m", "metre", "metres"), 1.0: ("centimeters", "centimeter", "cm"), 30.48: ("feet", "foot",
         "ft"),
         2.54: ("inch", "inches", "in"), 0.1: ("mm",),
     }  # fmt: skip
-    factor = next((factor for factor, names in known.items() if units[-1].lower() in names), 1.0)
+    factor = next((factor for factor, names in units_of_factor.items() if units[-1].lower() in names), 1.0)
     return sum(numbers) / len(numbers) * factor if numbers else float("nan")
 
 

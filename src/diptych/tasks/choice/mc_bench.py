@@ -19,11 +19,11 @@ from diptych.core.image import ImageSource
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
 from diptych.data.read.multi_context import FIELD
-from diptych.tasks._scoring.detection.box_precision import Seen, average_precisions
+from diptych.tasks._scoring.detection.box_precision import ImageEvaluation, average_precisions
 from diptych.tasks._scoring.intervals import Floats, codes, group_weights, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.choice.pair_groups import regrouped, regrouped_as_released
-from diptych.tasks.choice.pair_plans import Wanted, plan_prompt, read_plan
+from diptych.tasks.choice.pair_groups import align_groups, align_groups_as_released
+from diptych.tasks.choice.pair_plans import GroundingQuery, plan_prompt, read_plan
 
 BOXES = pa.list_(pa.list_(pa.list_(pa.float64())))
 SCHEMA = pa.schema([
@@ -80,42 +80,44 @@ class MCBench:
         if self.how not in ("single", "stepwise") or self.compat not in ("", "repo"):
             raise ConfigError(f"how is {self.how!r}, compat {self.compat!r} (expected single | stepwise, and repo or none)")
         if (planner is None) == (self.how == "stepwise"):
-            wanted = "--planner MODEL" if planner is None else "no planner, or how=stepwise"
-            raise ConfigError(f"task '{self.name}' with how={self.how} (expected {wanted})")
+            expected = "--planner MODEL" if planner is None else "no planner, or how=stepwise"
+            raise ConfigError(f"task '{self.name}' with how={self.how} (expected {expected})")
         rows = []
         for row in with_bar(range(len(data)), len(data), "answering", least=4):
             sample = data[row]
-            asked = asked_of(sample, row, data.name)
+            annotation = annotation_of(sample, row, data.name)
             pictures = sample.media["images"].parts
-            reply = self._plan(planner, pictures, asked["text"]) if planner is not None else ""
+            reply = self._plan(planner, pictures, annotation["text"]) if planner is not None else ""
             plan = (
                 read_plan(reply, len(pictures))
                 if planner is not None
-                else [Wanted(n, asked["text"]) for n in range(len(pictures))]
+                else [GroundingQuery(n, annotation["text"]) for n in range(len(pictures))]
             )
-            found = self._find_instances(model, pictures, plan)
-            rows.append({**truth_of(sample.uid, sample.group, asked), "plan": reply, **found})
+            detections = self._find_instances(model, pictures, plan)
+            rows.append({**truth_columns(sample.uid, sample.group, annotation), "plan": reply, **detections})
         if not rows:
             raise DataError(f"'{data.name}' has no pair of pictures", field=FIELD, expected="one or more")
         records = pa.Table.from_pylist(rows, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
     def _plan(self, planner: Generator, pictures: Sequence[ImageSource], text: str) -> str:
-        (reply,) = planner.generate([pictures[0]], [_own(plan_prompt(text, len(pictures)), pictures)], max_tokens=self.max_tokens)
+        (reply,) = planner.generate(
+            [pictures[0]], [_with_own_images(plan_prompt(text, len(pictures)), pictures)], max_tokens=self.max_tokens
+        )
         return reply
 
-    def _find_instances(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[Wanted]) -> dict[str, Any]:
+    def _find_instances(self, model: Any, pictures: Sequence[ImageSource], plan: Sequence[GroundingQuery]) -> dict[str, Any]:
         boxes: list[list[list[float]]] = [[] for _ in pictures]
         groups: list[list[int]] = [[] for _ in pictures]
         scores: list[list[float]] = [[] for _ in pictures]
-        for wanted in plan:
-            if not wanted.phrase:
+        for query in plan:
+            if not query.phrase:
                 continue
-            for box, score in self._locate(model, pictures[wanted.image], wanted.phrase):
+            for box, score in self._locate(model, pictures[query.image], query.phrase):
                 if score >= self.least:
-                    boxes[wanted.image].append([float(end) for end in box])
-                    groups[wanted.image].append(wanted.group)
-                    scores[wanted.image].append(float(score))
+                    boxes[query.image].append([float(end) for end in box])
+                    groups[query.image].append(query.group)
+                    scores[query.image].append(float(score))
         return {"found_boxes": boxes, "found_groups": groups, "scores": scores}
 
     def _locate(self, model: Any, picture: ImageSource, phrase: str) -> list[tuple[Any, float]]:
@@ -135,11 +137,11 @@ class MCBench:
         code_N, count = codes([row["group"] for row in rows])
         pairs = [_pictures_of_row(row, int(code)) for row, code in zip(rows, code_N, strict=True)]
         ids = [row["image_ids"] for row in rows]
-        named = regrouped_as_released(pairs, ids) if compat == "repo" else regrouped(pairs)
+        named = align_groups_as_released(pairs, ids) if compat == "repo" else align_groups(pairs)
         metrics = {"ap50": self._precision(named, ids, count)}
         right_N = np.array([all(bool(len(s.true_M4)) == bool(len(s.found_N4)) for s in pair) for pair in named], np.float64)
         if compat == "repo":
-            right_N = _by_place(named, [row["places"] for row in rows])
+            right_N = _right_by_neighbours(named, [row["places"] for row in rows])
         columns = {"image_accuracy": right_N}
         styles = sorted({row["style"] for row in rows})
         for style in styles if len(styles) > 1 else ():
@@ -154,12 +156,12 @@ class MCBench:
         if planned:
             unread = [not read_plan(row["plan"] or "", len(row["image_ids"])) for row in rows]
             columns["unread"] = np.array(unread, np.float64)
-        groups = [row["group"] for row in rows] if compat != "repo" else [str(place) for place in range(len(right_N))]
+        groups = [row["group"] for row in rows] if compat != "repo" else [str(index) for index in range(len(right_N))]
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
-        for place, (name, value_N) in enumerate(columns.items()):
+        for index, (name, value_N) in enumerate(columns.items()):
             kept = value_N[~np.isnan(value_N)]
             metrics[name] = Metric(
-                float(kept.mean()), *percentiles(drawn_RM[:, place]), higher_is_better=name != "unread", items=len(kept)
+                float(kept.mean()), *percentiles(drawn_RM[:, index]), higher_is_better=name != "unread", items=len(kept)
             )
         notes = {
             **facts_of(records),
@@ -168,7 +170,7 @@ class MCBench:
         }
         return Result(self.name, self.version, self.main, metrics, len(rows), count, notes=notes)
 
-    def _precision(self, pairs: Sequence[Sequence[Seen]], ids: Sequence[Sequence[int]], count: int) -> Metric:
+    def _precision(self, pairs: Sequence[Sequence[ImageEvaluation]], ids: Sequence[Sequence[int]], count: int) -> Metric:
         numbered = [
             (number, seen) for pair, numbers in zip(pairs, ids, strict=True) for number, seen in zip(numbers, pair, strict=True)
         ]
@@ -199,10 +201,10 @@ def weighted(ap_RK: Floats, weight_K: Floats) -> Floats:
     return total
 
 
-def asked_of(sample: Any, row: int, name: str) -> dict[str, Any]:
-    """What a sample asks for. Raises DataError for one without, or with another number of pictures."""
-    asked = sample.extras.get(FIELD)
-    if not isinstance(asked, Mapping) or "images" not in sample.media:
+def annotation_of(sample: Any, row: int, name: str) -> dict[str, Any]:
+    """MC-Bench annotation of a sample. Raises DataError for one without, or with another number of pictures."""
+    annotation = sample.extras.get(FIELD)
+    if not isinstance(annotation, Mapping) or "images" not in sample.media:
         raise DataError(
             f"sample '{sample.uid}' has no {FIELD} of several pictures",
             file=name,
@@ -210,26 +212,26 @@ def asked_of(sample: Any, row: int, name: str) -> dict[str, Any]:
             field=FIELD,
             expected="a set such as MC-Bench",
         )
-    if len(asked["images"]) != len(sample.media["images"].parts):
+    if len(annotation["images"]) != len(sample.media["images"].parts):
         raise DataError(
-            f"sample '{sample.uid}' has {len(sample.media['images'].parts)} pictures and boxes for {len(asked['images'])}",
+            f"sample '{sample.uid}' has {len(sample.media['images'].parts)} pictures and boxes for {len(annotation['images'])}",
             file=name,
             row=row,
             field=FIELD,
             expected="an entry a picture",
         )
-    return dict(asked)
+    return dict(annotation)
 
 
-def truth_of(uid: str, group: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that do not depend on a model."""
-    images = asked["images"]
+def truth_columns(uid: str, group: str, annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """Record columns that do not depend on a model."""
+    images = annotation["images"]
     return {
         "uid": uid,
         "group": group or uid,
-        "style": asked.get("style", ""),
-        "text": asked["text"],
-        "positive": bool(asked.get("positive", True)),
+        "style": annotation.get("style", ""),
+        "text": annotation["text"],
+        "positive": bool(annotation.get("positive", True)),
         "image_ids": [int(image["id"]) for image in images],
         "places": [int(image.get("place", image["id"])) for image in images],
         "true_boxes": [image["boxes"] for image in images],
@@ -244,7 +246,7 @@ def results_to_records(path: Path, data: Dataset) -> pa.Table:
     Raises DataError for an entry about a picture that the data do not have, or without a box.
     """
     plain = json.loads(path.read_text(encoding="utf-8"))
-    found: dict[int, list[Mapping[str, Any]]] = {}
+    entries_of_image: dict[int, list[Mapping[str, Any]]] = {}
     for row, entry in enumerate(plain):
         box = entry.get("bbox") if isinstance(entry, Mapping) else None
         if not isinstance(box, list) or len(box) != 4 or not {"image_id", "category_id", "score"} <= set(entry):
@@ -255,33 +257,33 @@ def results_to_records(path: Path, data: Dataset) -> pa.Table:
                 field="bbox",
                 expected="image_id, category_id, bbox of four numbers, score",
             )
-        found.setdefault(int(entry["image_id"]), []).append(entry)
-    rows, known = [], set()
+        entries_of_image.setdefault(int(entry["image_id"]), []).append(entry)
+    rows, image_ids = [], set()
     for row in range(len(data)):
         sample = data[row]
-        truth = truth_of(sample.uid, sample.group, asked_of(sample, row, data.name))
-        entries = [found.get(number, []) for number in truth["image_ids"]]
-        known |= set(truth["image_ids"])
+        truth = truth_columns(sample.uid, sample.group, annotation_of(sample, row, data.name))
+        entries = [entries_of_image.get(number, []) for number in truth["image_ids"]]
+        image_ids |= set(truth["image_ids"])
         boxes = [[[*e["bbox"][:2], e["bbox"][0] + e["bbox"][2], e["bbox"][1] + e["bbox"][3]] for e in some] for some in entries]
         groups, scores = (
             [[kind(e[key]) for e in some] for some in entries] for key, kind in (("category_id", int), ("score", float))
         )
         rows.append({**truth, "plan": "", "found_boxes": boxes, "found_groups": groups, "scores": scores})
-    if unknown := sorted(set(found) - known):
+    if unknown := sorted(set(entries_of_image) - image_ids):
         raise DataError(f"is about picture {unknown[0]}", file=path, field="image_id", expected=f"pictures of '{data.name}'")
     return with_facts(pa.Table.from_pylist(rows, schema=SCHEMA), fingerprint=data.fingerprint, model=path.name)
 
 
-def _own(prompt: Any, pictures: Sequence[ImageSource]) -> Any:
-    """The prompt with the pictures that it means beyond the first in itself."""
+def _with_own_images(prompt: Any, pictures: Sequence[ImageSource]) -> Any:
+    """Prompt that holds its pictures beyond the first itself."""
     from diptych.core.prompt import ImagePart
 
     return tuple(ImagePart(0, pictures[part.place]) if isinstance(part, ImagePart) and part.place else part for part in prompt)
 
 
-def _pictures_of_row(row: Mapping[str, Any], group: int) -> list[Seen]:
+def _pictures_of_row(row: Mapping[str, Any], group: int) -> list[ImageEvaluation]:
     return [
-        Seen(
+        ImageEvaluation(
             _array(row["true_boxes"][side]).reshape(-1, 4),
             np.array(row["true_groups"][side], np.int64),
             np.array(row["crowd"][side], np.bool_),
@@ -298,9 +300,11 @@ def _array(values: Any) -> npt.NDArray[np.float64]:
     return np.array(values, np.float64)
 
 
-def _by_place(pairs: Sequence[Sequence[Seen]], places: Sequence[Sequence[int]]) -> Floats:
-    """Whether each two pictures that stand side by side in the file are right, as released, whatever text they belong to."""
-    found = [(place, seen) for pair, some in zip(pairs, places, strict=True) for place, seen in zip(some, pair, strict=True)]
-    numbered = sorted(found, key=lambda each: each[0])
+def _right_by_neighbours(pairs: Sequence[Sequence[ImageEvaluation]], positions: Sequence[Sequence[int]]) -> Floats:
+    """Correctness [pairs] of each two pictures that are neighbours in the file, as released, whatever text they belong to."""
+    numbered_pictures = [
+        (index, seen) for pair, some in zip(pairs, positions, strict=True) for index, seen in zip(some, pair, strict=True)
+    ]
+    numbered = sorted(numbered_pictures, key=lambda each: each[0])
     right = [bool(len(seen.true_M4)) == bool(len(seen.found_N4)) for _, seen in numbered]
-    return np.array([float(right[place] and right[place + 1]) for place in range(0, len(right) - 1, 2)], np.float64)
+    return np.array([float(right[index] and right[index + 1]) for index in range(0, len(right) - 1, 2)], np.float64)

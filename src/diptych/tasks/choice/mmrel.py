@@ -1,4 +1,4 @@
-"""MMRel: does a model see how two things relate? Questions by domain and kind of relation. Protocol `mmrel`, version 1."""
+"""MMRel: relations between objects, asked by domain and kind of relation. Protocol `mmrel`, version 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from diptych.core.contracts import Dataset, Embedder, Generator, Ranker, Role, RowInWords
+from diptych.core.contracts import Dataset, Embedder, Generator, Ranker, ReadableRow, Role
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.result import Metric, Result
@@ -18,15 +18,15 @@ from diptych.core.sample import Sample
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.data.text.question_answering.relation_questions import (
     TEMPLATE,
-    Asked,
+    RelationQuestionOptions,
     Wrong,
     relation_questions,
     usual_relations,
 )
-from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
+from diptych.tasks._scoring.answers.cached_replies import cached_replies
 from diptych.tasks._scoring.answers.judging import JudgedAnswer, Kind, judge_answers
-from diptych.tasks._scoring.answers.replying import replies_of
-from diptych.tasks._scoring.answers.yes_no import READERS, Reader, confusion, read_answer, scores
+from diptych.tasks._scoring.answers.yes_no import READERS, Reader, confusion, parse_yes_no, scores
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -63,7 +63,7 @@ class MMRel:
     reader    how a written answer is read: first | released | single | whole (`_scoring.yes_no`)
     by        the judge of open questions: exact, soft, embedding, likelihood, model; the last three ask the role `judge`
     suffix    stands behind each yes-or-no question
-    template, count, wrong  of questions that are made, see `Asked`
+    template, count, wrong  of questions that are made, see `RelationQuestionOptions`
     usual     address of data whose relations are the usual ones, such as what the model was trained on
     blind     ask about grey pictures too
     keep      answers of a model on this machine are kept on disk, so that a killed run goes on with what is missing
@@ -97,7 +97,7 @@ class MMRel:
                 f"reader is {self.reader!r}, how {self.how!r}, by {self.by!r} "
                 f"(expected {' | '.join(READERS)}; {' | '.join(get_args(How))}; {' | '.join(get_args(Kind))})"
             )
-        self._asked()
+        self._question_options()
 
     def predict(self, model: Any, data: Dataset, *, judge: Any = None) -> pa.Table:
         if not isinstance(model, Generator if self.how == "write" else Ranker):
@@ -107,10 +107,10 @@ class MMRel:
         images = [sample.image for sample, _, _ in rows if sample.image is not None]
         prompts = [f"{one.text} {self.suffix}".strip() if _closed(one) else one.text for _, one, _ in rows]
         answers, faults = self._answers(model, images, prompts)
-        blind = self._answers(model, grey(images), prompts)[0] if self.blind else [None] * len(rows)
-        places = [place for place, (_, one, _) in enumerate(rows) if not _closed(one)]
-        judged = [JudgedAnswer(rows[place][1].text, rows[place][1].answer, answers[place]) for place in places]
-        verdicts = dict(zip(places, judge_answers(self.by, judged, judge), strict=True))
+        blind = self._answers(model, grey_images(images), prompts)[0] if self.blind else [None] * len(rows)
+        open_rows = [row for row, (_, one, _) in enumerate(rows) if not _closed(one)]
+        judged = [JudgedAnswer(rows[row][1].text, rows[row][1].answer, answers[row]) for row in open_rows]
+        verdicts = dict(zip(open_rows, judge_answers(self.by, judged, judge), strict=True))
         columns: dict[str, Any] = {
             "uid": [sample.uid for sample, *_ in rows],
             "group": [sample.group or sample.uid for sample, *_ in rows],
@@ -123,8 +123,8 @@ class MMRel:
             "fault": faults,
             "blind_answer": blind,
             "true": [_answer(one) for _, one, _ in rows],
-            "score": [verdicts[place].score if place in verdicts else None for place in range(len(rows))],
-            "said": [verdicts[place].said if place in verdicts else "" for place in range(len(rows))],
+            "score": [verdicts[row].score if row in verdicts else None for row in range(len(rows))],
+            "said": [verdicts[row].reply if row in verdicts else "" for row in range(len(rows))],
         }
         names = {"model": getattr(model, "name", ""), "judge": getattr(judge, "name", "")}
         records = pa.table(columns, schema=SCHEMA)
@@ -132,20 +132,20 @@ class MMRel:
 
     # ------------------------------------------------------------ what is asked
 
-    def _asked(self) -> Asked:
-        return Asked(template=self.template, count=self.count, wrong=self.wrong, seed=self.seed)
+    def _question_options(self) -> RelationQuestionOptions:
+        return RelationQuestionOptions(template=self.template, count=self.count, wrong=self.wrong, seed=self.seed)
 
     def _rows(self, data: Dataset) -> tuple[list[tuple[Sample, Question, str]], int]:
         """Each sample with a question and the part it belongs to; and how many open ones are left out, since likelihoods judge none."""
         samples = [data[row] for row in range(len(data))]
         given = [questions_of(sample) for sample in samples]
-        made = self._made([sample for sample, found in zip(samples, given, strict=True) if not found])
+        made = self._made([sample for sample, own in zip(samples, given, strict=True) if not own])
         rows: list[tuple[Sample, Question, str]] = []
-        for row, (sample, found) in enumerate(zip(samples, given, strict=True)):
-            asked = [(one, _part(one)) for one in found] if found else made.get(sample.uid, [])
-            if asked and sample.image is None:
+        for row, (sample, own) in enumerate(zip(samples, given, strict=True)):
+            questions = [(one, _part(one)) for one in own] if own else made.get(sample.uid, [])
+            if questions and sample.image is None:
                 raise DataError(f"sample '{sample.uid}' has questions and no picture", file=data.name, row=row, field="image")
-            rows += [(sample, one, part) for one, part in asked]
+            rows += [(sample, one, part) for one, part in questions]
         closed = [row for row in rows if self.how == "write" or _closed(row[1])]
         if not closed:
             raise DataError(
@@ -156,28 +156,28 @@ class MMRel:
         return closed, len(rows) - len(closed)
 
     def _made(self, samples: Sequence[Sample]) -> dict[str, list[tuple[Question, str]]]:
-        """Questions from the relations of samples that come with none, by uid."""
+        """Questions made from the relations of samples that come without any, by uid."""
         if not any(sample.relations for sample in samples):
             return {}
-        asked = self._asked()
+        options = self._question_options()
         if self.usual:
             from diptych.worlds.address import open_data
 
             elsewhere = open_data(self.usual)
             usual = usual_relations(elsewhere[row] for row in range(len(elsewhere)))
-            asked = Asked(asked.template, asked.count, asked.wrong, usual, asked.seed)
+            options = RelationQuestionOptions(options.template, options.count, options.wrong, usual, options.seed)
         return {
-            sample.uid: [(Question(one.text, ("yes" if one.true else "no",), one.kind), one.part) for one in found]
-            for sample, found in zip(samples, relation_questions(samples, asked), strict=True)
+            sample.uid: [(Question(one.text, ("yes" if one.true else "no",), one.kind), one.part) for one in questions]
+            for sample, questions in zip(samples, relation_questions(samples, options), strict=True)
         }
 
     def _answers(self, model: Any, images: Sequence[ImageSource], prompts: Sequence[str]) -> tuple[list[str], list[str]]:
         """Answers and faults."""
         if self.how == "write":
-            replies = replies_of(model, images, prompts, max_tokens=self.max_tokens, keep=self.keep)
+            replies = cached_replies(model, images, prompts, max_tokens=self.max_tokens, keep=self.keep)
             return [reply.text for reply in replies], [reply.fault for reply in replies]
-        found = model.answer_nll(images, prompts, [["yes", "no"]] * len(prompts))
-        costs = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in found]
+        tables = model.answer_nll(images, prompts, [["yes", "no"]] * len(prompts))
+        costs = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in tables]
         return [("yes", "no")[int(np.argmin(cost))] for cost in costs], [""] * len(prompts)
 
     # ------------------------------------------------------------ what comes of it
@@ -209,9 +209,9 @@ class MMRel:
         part_N5 = self._confusion(records, reader)
         metrics = self._of_cells(part_N5, true_N, cells, records.column("group").to_pylist())
         balance |= {name or ALL: round(share, 4) for name, here in cells.items() if (share := float(true_N[here].mean())) != 0.5}
-        said = [read_answer(answer, reader) for answer in records.column("answer").to_pylist()]
+        verdicts = [parse_yes_no(answer, reader) for answer in records.column("answer").to_pylist()]
         failed_N = np.array([bool(fault) for fault in records.column("fault").to_pylist()])
-        unread_N = np.array([answer is None for answer in said]) & ~failed_N
+        unread_N = np.array([answer is None for answer in verdicts]) & ~failed_N
         metrics["unread"] = Metric(float(unread_N.mean()), higher_is_better=False)
         metrics["failed"] = Metric(float(failed_N.mean()), higher_is_better=False)
         if not records.column("blind_answer").null_count:
@@ -222,12 +222,12 @@ class MMRel:
         return metrics
 
     def _of_cells(self, part_N5: Floats, true_N: Any, cells: dict[str, Any], groups: list[str]) -> dict[str, Metric]:
-        """The five scores of every cell, with intervals."""
+        """Metrics of every cell, with intervals."""
         wide = np.concatenate([np.where(here[:, None], part_N5, np.nan) for here in cells.values()], 1)
         drawn_RC5 = resampled_means(wide, groups, draws=self.draws, seed=self.seed).reshape(self.draws, len(cells), 5)
-        found, drawn = scores(np.nanmean(wide, 0).reshape(len(cells), 5)), scores(drawn_RC5)
+        values, drawn = scores(np.nanmean(wide, 0).reshape(len(cells), 5)), scores(drawn_RC5)
         metrics = {}
-        for place, (cell, here) in enumerate(cells.items()):
+        for index, (cell, here) in enumerate(cells.items()):
             share = float(true_N[here].mean())
             chance = {
                 "accuracy": max(share, 1 - share),
@@ -238,7 +238,7 @@ class MMRel:
             }
             for name in NAMES:
                 metrics[f"{name}/{cell}" if cell else name] = Metric(
-                    float(found[name][place]), *percentiles(drawn[name][:, place]), chance=chance[name], items=int(here.sum())
+                    float(values[name][index]), *percentiles(drawn[name][:, index]), chance=chance[name], items=int(here.sum())
                 )
         return metrics
 
@@ -252,9 +252,9 @@ class MMRel:
         drawn_RC = resampled_means(wide, records.column("group").to_pylist(), draws=self.draws, seed=self.seed)
         metrics = {
             f"open/{cell}" if cell else "open": Metric(
-                float(score_N[here].mean()), *percentiles(drawn_RC[:, place]), items=int(here.sum())
+                float(score_N[here].mean()), *percentiles(drawn_RC[:, index]), items=int(here.sum())
             )
-            for place, (cell, here) in enumerate(cells.items())
+            for index, (cell, here) in enumerate(cells.items())
         }
         metrics["unread/open"] = Metric(
             float(np.mean([score is None for score in records.column("score").to_pylist()])), higher_is_better=False
@@ -264,12 +264,12 @@ class MMRel:
     def _confusion(self, records: pa.Table, reader: Reader, column: str = "answer") -> Floats:
         faults = records.column("fault").to_pylist() if column == "answer" else [""] * len(records)
         answers = records.column(column).to_pylist()
-        said = [None if fault else read_answer(answer, reader) for answer, fault in zip(answers, faults, strict=True)]
-        return confusion(np.array(records.column("true").to_pylist()), said, reader)
+        verdicts = [None if fault else parse_yes_no(answer, reader) for answer, fault in zip(answers, faults, strict=True)]
+        return confusion(np.array(records.column("true").to_pylist()), verdicts, reader)
 
     def _reader(self, records: pa.Table) -> Reader:
-        known: Reader = facts_of(records).get("options", {}).get("reader", self.reader)
-        return known
+        reader: Reader = facts_of(records).get("options", {}).get("reader", self.reader)
+        return reader
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1] for "accuracy", NaN for open questions, and for "open", NaN for closed ones; the others are no means over items."""
@@ -288,17 +288,17 @@ class MMRel:
     def _scored(records: pa.Table) -> list[tuple[float | None, bool | None]]:
         return list(zip(records.column("score").to_pylist(), records.column("true").to_pylist(), strict=True))
 
-    def in_words(self, records: pa.Table) -> list[RowInWords]:
-        """Each question with the right answer and what was said."""
+    def in_words(self, records: pa.Table) -> list[ReadableRow]:
+        """Questions with the right answer and the reply."""
         columns = (records.column(name).to_pylist() for name in ("uid", "question", "reference", "answer", "fault"))
         return [
-            RowInWords(uid, "", question, reference, fault or answer.strip()[:160])
+            ReadableRow(uid, "", question, reference, fault or answer.strip()[:160])
             for uid, question, reference, answer, fault in zip(*columns, strict=True)
         ]
 
 
 def _cells(records: pa.Table) -> dict[str, Any]:
-    """Name -> which rows [N]: all ("") first, then domains, kinds, both together, and parts, where there are several."""
+    """Row masks [N] by name: all ("") first, then domains, kinds, both together, and parts, where there are several."""
     domain_N, kind_N, part_N = (np.array(records.column(name).to_pylist()) for name in ("domain", "kind", "part"))
     cells = {"": np.ones(len(records), bool)}
     domains, kinds = sorted(set(domain_N.tolist())), sorted(set(kind_N.tolist()))
@@ -313,7 +313,7 @@ def _cells(records: pa.Table) -> dict[str, Any]:
 
 
 def _answer(question: Question) -> bool | None:
-    """Yes or no; None for an open question."""
+    """True for yes, False for no; None for an open question."""
     return {"yes": True, "no": False}.get(question.answer.strip(" .").lower())
 
 
@@ -322,7 +322,7 @@ def _closed(question: Question) -> bool:
 
 
 def _part(question: Question) -> str:
-    """Of a question that comes with the data."""
+    """Part (subset) of a question that comes with the data."""
     return _first(question.facets.get("part"))
 
 

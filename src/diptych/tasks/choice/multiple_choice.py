@@ -1,4 +1,4 @@
-"""Questions with options, asked in several orders of the options."""
+"""Multiple choice, asked in several orders of the options."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Generator, Ranker, Reply, RowInWords
+from diptych.core.contracts import Dataset, Generator, Ranker, ReadableRow, Reply
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.image import ImageSource
 from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart
 from diptych.core.registry import EXTRACTORS
 from diptych.core.result import Result
-from diptych.tasks._scoring.answers.blind import grey
+from diptych.tasks._scoring.answers.blind import grey_images
+from diptych.tasks._scoring.answers.cached_replies import cached_replies
 from diptych.tasks._scoring.answers.choices import LETTERS, rotations, shuffles, with_options
-from diptych.tasks._scoring.answers.replying import replies_of
 from diptych.tasks._scoring.intervals import Floats
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.choice.choice_scores import accuracy_by_extractor, ask_columns, read_chosen, score_choices
@@ -43,20 +43,20 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One question in one order: `order` holds places of `item.options`."""
+class OrderedQuestion:
+    """A question with its options in one order: `order` indexes `item.options`."""
 
     item: Item
     order: list[int]
 
     @property
     def options(self) -> list[str]:
-        return [self.item.options[place] for place in self.order]
+        return [self.item.options[index] for index in self.order]
 
 
 @dataclass(frozen=True)
 class MultipleChoice:
-    """Every question of every sample with its options, in several orders of them.
+    """Multiple-choice questions of every sample, asked in several orders of the options.
 
     `accuracy` is the share of all that is asked that is right. A reply that names no option is wrong, and counted as `unread`;
     one that never came (a server refused the question) is wrong, and counted as `failed`; no option is drawn for either.
@@ -142,13 +142,13 @@ class MultipleChoice:
         asks = self._asks(data)
         shots = self._shots()
         pictures: list[Sequence[ImageSource]] = [ask.item.pictures for ask in asks]
-        shades: list[Sequence[ImageSource]] = [grey(each) for each in pictures] if self.blind else []
+        shades: list[Sequence[ImageSource]] = [grey_images(each) for each in pictures] if self.blind else []
         both = [*asks, *asks[: len(shades)]]  # at once, so that a killed run goes on with either
-        said, chosen = self._ask_model(model, both, [*pictures, *shades], shots)
-        replies, places = said[: len(asks)], chosen[: len(asks)]
+        all_replies, chosen = self._ask_model(model, both, [*pictures, *shades], shots)
+        replies, indices = all_replies[: len(asks)], chosen[: len(asks)]
         blind: tuple[Sequence[Reply | None], Sequence[int | None]] = [None] * len(asks), [None] * len(asks)
         if self.blind:
-            blind = said[len(asks) :], chosen[len(asks) :]
+            blind = all_replies[len(asks) :], chosen[len(asks) :]
         items = [ask.item for ask in asks]
         columns: dict[str, Any] = {
             **{name: [getattr(item, name) for item in items] for name in ("uid", "group", "item", "kind", "question", "answer")},
@@ -160,7 +160,7 @@ class MultipleChoice:
             "facets": [json.dumps(item.facets, ensure_ascii=False) for item in items],
             "reply": [reply.text for reply in replies],
             "fault": [reply.fault for reply in replies],
-            "place": places,
+            "place": indices,
             "blind_reply": [reply and reply.text for reply in blind[0]],
             "blind_fault": [reply and reply.fault for reply in blind[0]],
             "blind_place": blind[1],
@@ -168,16 +168,16 @@ class MultipleChoice:
         records = pa.table(columns, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
-    def _asks(self, data: Dataset) -> list[Ask]:
-        found = []
+    def _asks(self, data: Dataset) -> list[OrderedQuestion]:
+        asks = []
         for item in items_of(data, options=self.options, seed=self.seed, none_option=self.none_option):
             variants = [item]
             if self.unanswerable and item.answerable and item.answer is not None:
                 variants.append(unanswerable(item, self.none_option))
             for variant in variants:
                 offered = with_none(variant, self.none_option) if self.none_option else variant
-                found += [Ask(offered, order) for order in self._orders(offered)]
-        return found
+                asks += [OrderedQuestion(offered, order) for order in self._orders(offered)]
+        return asks
 
     def _orders(self, item: Item) -> list[list[int]]:
         count = len(item.options)
@@ -188,40 +188,40 @@ class MultipleChoice:
         return shuffles(count, self.orders, self.seed, item.uid, item.item, int(item.answerable))
 
     def _ask_model(
-        self, model: Any, asks: Sequence[Ask], pictures: Sequence[Sequence[ImageSource]], shots: Sequence[Item]
+        self, model: Any, asks: Sequence[OrderedQuestion], pictures: Sequence[Sequence[ImageSource]], shots: Sequence[Item]
     ) -> tuple[list[Reply], list[int | None]]:
-        """What was replied, and for rankings the place of the likeliest option."""
+        """Replies, and for rankings the index of the likeliest option."""
         first = [sources[0] for sources in pictures]
         prompts = [self._prompt(ask, sources, shots) for ask, sources in zip(asks, pictures, strict=True)]
         if self.how == "write":
-            replies = replies_of(model, first, prompts, max_tokens=self.max_tokens, keep=self.keep)
+            replies = cached_replies(model, first, prompts, max_tokens=self.max_tokens, keep=self.keep)
             return replies, [None] * len(replies)
         letters = self.how == "letter"
         candidates = [list(LETTERS[: len(ask.order)]) if letters else ask.options for ask in asks]
-        found = model.answer_nll(first, prompts, candidates)
-        costs = [table[:, 0] if self.how == "sum" else table[:, 0] / table[:, 1] for table in found]
-        places = [int(np.argmin(cost)) for cost in costs]
-        return [Reply(names[place]) for names, place in zip(candidates, places, strict=True)], list(places)
+        tables = model.answer_nll(first, prompts, candidates)
+        costs = [table[:, 0] if self.how == "sum" else table[:, 0] / table[:, 1] for table in tables]
+        indices = [int(np.argmin(cost)) for cost in costs]
+        return [Reply(names[index]) for names, index in zip(candidates, indices, strict=True)], list(indices)
 
-    def _prompt(self, ask: Ask, pictures: Sequence[ImageSource], shots: Sequence[Item]) -> PromptLike:
-        """What one question is asked with; the pictures may be grey ones."""
-        asked = with_own_sources(as_prompt(self.text(ask.item, ask.options), len(pictures)), pictures)
+    def _prompt(self, ask: OrderedQuestion, pictures: Sequence[ImageSource], shots: Sequence[Item]) -> PromptLike:
+        """Prompt of one question, few-shot examples first; the pictures may be grey ones."""
+        prompt = with_own_sources(as_prompt(self.text(ask.item, ask.options), len(pictures)), pictures)
         if not shots:
-            return asked
+            return prompt
         parts: list[Part] = []
         for shot in shots:
             right = LETTERS[shot.options.index(shot.answer)] if shot.answer else ""
             parts += [*(ImagePart(source=source) for source in shot.pictures)]
             parts += [TextPart(f"{self.text(shot, shot.options, answered=right)}\n\n")]
-        return (*parts, *((ImagePart(), TextPart(asked)) if isinstance(asked, str) else asked))  # type: ignore[misc]
+        return (*parts, *((ImagePart(), TextPart(prompt)) if isinstance(prompt, str) else prompt))  # type: ignore[misc]
 
     def text(self, item: Item, options: Sequence[str], *, answered: str = "") -> str:
-        """The words of a question, with the letter of its answer where it is an example."""
+        """Question text with options, and the letter of its answer where it is an example."""
         given = item.question
         if self.hint:
             if not item.hints.get(self.hint):
-                known = ", ".join(sorted(item.hints)) or "none"
-                raise DataError(f"question '{given[:60]}' has no hint '{self.hint}'", field="hints", expected=f"one of: {known}")
+                names = ", ".join(sorted(item.hints)) or "none"
+                raise DataError(f"question '{given[:60]}' has no hint '{self.hint}'", field="hints", expected=f"one of: {names}")
             given = f"Key words: {','.join(item.hints[self.hint])}\n{given}"
         if self.how in ("mean", "sum"):
             return given
@@ -232,12 +232,12 @@ class MultipleChoice:
             return []
         from diptych.worlds.address import open_data
 
-        found = [item for item in items_of(open_data(self.examples), options=self.options, seed=self.seed) if item.answer]
-        if len(found) < self.shots:
+        examples = [item for item in items_of(open_data(self.examples), options=self.options, seed=self.seed) if item.answer]
+        if len(examples) < self.shots:
             raise DataError(
-                f"there are {len(found)} questions with answers", file=self.examples, expected=f"{self.shots} examples"
+                f"there are {len(examples)} questions with answers", file=self.examples, expected=f"{self.shots} examples"
             )
-        return found[: self.shots]
+        return examples[: self.shots]
 
     # ---------------------------------------------------------------- scored
 
@@ -270,22 +270,22 @@ class MultipleChoice:
         columns = ask_columns(records, read_chosen(records, self._extractor), self.none_option)
         return columns[metric][:, None] if metric in columns else None
 
-    def in_words(self, records: pa.Table) -> list[RowInWords]:
-        """Each row with the option that was chosen, or what was written where none could be read."""
-        found = []
+    def in_words(self, records: pa.Table) -> list[ReadableRow]:
+        """Records with the chosen option, or the reply where none could be read."""
+        rows = []
         chosen = read_chosen(records, self._extractor)
         columns = (records.column(name).to_pylist() for name in ("uid", "case", "question", "answer", "reply", "fault"))
-        for said, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
-            found.append(RowInWords(uid, case, question, answer or "", said or fault or f"unread: {reply.strip()[:160]!r}"))
-        return found
+        for choice, (uid, case, question, answer, reply, fault) in zip(chosen, zip(*columns, strict=True), strict=True):
+            rows.append(ReadableRow(uid, case, question, answer or "", choice or fault or f"unread: {reply.strip()[:160]!r}"))
+        return rows
 
 
-def _cases(asks: Sequence[Ask]) -> list[str]:
-    """A name for each question in each order, by which two models are compared on the same."""
+def _cases(asks: Sequence[OrderedQuestion]) -> list[str]:
+    """Key of each question in each order, by which two models are compared on the same."""
     seen: Counter[str] = Counter()
-    found = []
+    keys = []
     for ask in asks:
         name = f"{ask.item.item}{'' if ask.item.answerable else ' without its answer'}"
-        found.append(f"{name} #{seen[name]}")
+        keys.append(f"{name} #{seen[name]}")
         seen[name] += 1
-    return found
+    return keys

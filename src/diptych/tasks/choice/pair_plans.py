@@ -1,4 +1,4 @@
-"""Plans of the stepwise baseline of MC-Bench: what a text about several pictures asks for in each of them, in words of its own."""
+"""Plans of MC-Bench's stepwise baseline: the phrases to look for in each picture, from a text about several pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NOTHING = re.compile(r"^\W*(?:none|nothing|no|n/?a)\W*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A phrase to look for in picture `image` (from 0), whose boxes are of group `group`; "" for nothing."""
+class GroundingQuery:
+    """Phrase to look for in picture `image` (from 0), whose boxes are of group `group`; "" for nothing."""
 
     image: int
     phrase: str
@@ -27,20 +27,20 @@ class Wanted:
 
 
 def plan_prompt(text: str, count: int) -> PromptLike:
-    """What the planner is asked, pictures first."""
-    return (*(ImagePart(place) for place in range(count)), TextPart(PLAN.format(count=count, text=text)))
+    """Prompt of the planner, pictures first."""
+    return (*(ImagePart(index) for index in range(count)), TextPart(PLAN.format(count=count, text=text)))
 
 
-def read_plan(reply: str, count: int) -> list[Wanted]:
-    """The lines of a reply that can be read; [] where there is none.
+def read_plan(reply: str, count: int) -> list[GroundingQuery]:
+    """Queries parsed from the planner's reply; [] where no line can be read.
 
     >>> read_plan("image 1: the red cup\\nImage 2: none.\\n- group 2, image 1: a dog", 2)
     [Wanted(image=0, phrase='the red cup', group=1), Wanted(image=1, phrase='', group=1), Wanted(image=0, phrase='a dog', group=2)]
     """
-    found = []
+    queries = []
     for line in reply.splitlines():
         match = LINE.match(line)
         if match and 1 <= int(match[2]) <= count:
             phrase = "" if NOTHING.match(match[3]) else match[3]
-            found.append(Wanted(int(match[2]) - 1, phrase, int(match[1] or 1)))
-    return found
+            queries.append(GroundingQuery(int(match[2]) - 1, phrase, int(match[1] or 1)))
+    return queries

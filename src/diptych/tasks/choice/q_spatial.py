@@ -1,4 +1,4 @@
-r"""Q-Spatial Bench and SpatialPrompt: how far, how wide, how high, from one picture. Protocol `q_spatial`, version 1."""
+r"""Q-Spatial Bench and SpatialPrompt: distances and sizes from one picture. Protocol `q_spatial`, version 1."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.contracts import Dataset, Generator, RowInWords
+from diptych.core.contracts import Dataset, Generator, ReadableRow
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.prompt import Dialogue, ImagePart, PromptLike, TextPart, Turn
 from diptych.core.result import Metric, Result
 from diptych.data.quizzes.q_spatial import FIELD
-from diptych.tasks._scoring.answers.replying import replies_of
+from diptych.tasks._scoring.answers.cached_replies import cached_replies
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.odds import odds_ratio
 from diptych.tasks._scoring.records import facts_of, with_facts
@@ -87,22 +87,22 @@ class QSpatial:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         samples = [data[row] for row in range(len(data))]
-        asked = [_question_of(sample.extras.get(FIELD), data.name, row) for row, sample in enumerate(samples)]
+        questions = [_question_of(sample.extras.get(FIELD), data.name, row) for row, sample in enumerate(samples)]
         images: list[ImageSource] = []
         for row, sample in enumerate(samples):
             if sample.image is None:
                 raise DataError(f"sample '{sample.uid}' has no picture", file=data.name, row=row, field="image")
             images.append(sample.image)
-        prompts = [self.asking(str(one["question"])) for one in asked]
-        replies = replies_of(model, images, prompts, max_tokens=self.max_tokens, keep=self.keep)
+        prompts = [self.asking(str(one["question"])) for one in questions]
+        replies = cached_replies(model, images, prompts, max_tokens=self.max_tokens, keep=self.keep)
         columns = {
             "uid": [sample.uid for sample in samples],
             "group": [sample.group or sample.uid for sample in samples],
-            "kind": [str(one["kind"]) for one in asked],
-            "question": [str(one["question"]) for one in asked],
+            "kind": [str(one["kind"]) for one in questions],
+            "question": [str(one["question"]) for one in questions],
             "reply": [reply.text for reply in replies],
             "fault": [reply.fault for reply in replies],
-            "truth_cm": [one["cm"] for one in asked],
+            "truth_cm": [one["cm"] for one in questions],
         }
         records = pa.table(columns, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
@@ -123,11 +123,11 @@ class QSpatial:
             columns[f"success/{kind}"] = np.where(np.array(kinds) == kind, columns["success"], np.nan)
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
         metrics = {}
-        for place, (name, value_N) in enumerate(columns.items()):
+        for column, (name, value_N) in enumerate(columns.items()):
             here = ~np.isnan(value_N)
             mean = float(value_N[here].mean()) if here.any() else math.nan
             better = name not in ("unread", "failed")
-            metrics[name] = Metric(mean, *percentiles(drawn_RM[:, place]), higher_is_better=better, items=int(here.sum()))
+            metrics[name] = Metric(mean, *percentiles(drawn_RM[:, column]), higher_is_better=better, items=int(here.sum()))
         read = np.isfinite(factor_N)
         middle = float(np.median(factor_N[read])) if read.any() else math.nan
         metrics["within"] = Metric(middle, higher_is_better=False, unit="factor", items=int(read.sum()))
@@ -143,17 +143,17 @@ class QSpatial:
         return Result(self.name, self.version, self.main, metrics, len(records), len(set(groups)), notes=notes)
 
     def factors(self, records: pa.Table, parser: str | None = None) -> Floats:
-        """[N]: max(p/g, g/p); infinite for a length of 0, NaN for what was not read."""
+        """Ratio errors [N]: max(p/g, g/p); infinite for a length of 0, NaN for what was not read."""
         parse = PARSERS[self.compat if parser is None else parser]
-        found = []
+        ratios = []
         columns = (records.column(name).to_pylist() for name in ("reply", "fault", "truth_cm"))
         for reply, fault, truth in zip(*columns, strict=True):
             length = None if fault else parse(reply)
             if length is None or math.isnan(length):
-                found.append(math.nan)
+                ratios.append(math.nan)
             else:
-                found.append(max(length / truth, truth / length) if length else math.inf)
-        return np.array(found)
+                ratios.append(max(length / truth, truth / length) if length else math.inf)
+        return np.array(ratios)
 
     def _columns(self, records: pa.Table, factor_N: Floats) -> dict[str, Floats]:
         failed = np.array([bool(fault) for fault in records.column("fault").to_pylist()], float)
@@ -174,30 +174,30 @@ class QSpatial:
         columns = self._columns(records, self.factors(records))
         return columns[metric][:, None] if metric in columns else None
 
-    def in_words(self, records: pa.Table) -> list[RowInWords]:
-        """Each row with the length as it was read, or what was written where none could be read."""
-        parse, found = PARSERS[self.compat], []
+    def in_words(self, records: pa.Table) -> list[ReadableRow]:
+        """Records with the length as it was read, or the reply where none could be read."""
+        parse, rows = PARSERS[self.compat], []
         columns = (records.column(name).to_pylist() for name in ("uid", "question", "truth_cm", "reply", "fault"))
         for uid, question, truth, reply, fault in zip(*columns, strict=True):
             length = None if fault else parse(reply)
             read = length is not None and math.isfinite(length)
-            said = f"{length:,.4g} cm" if read else fault or f"unread: {reply.strip()[-160:]!r}"
-            found.append(RowInWords(uid, "", question, f"{truth:,.4g} cm", said))
-        return found
+            shown = f"{length:,.4g} cm" if read else fault or f"unread: {reply.strip()[-160:]!r}"
+            rows.append(ReadableRow(uid, "", question, f"{truth:,.4g} cm", shown))
+        return rows
 
 
 def _question_of(value: Any, name: str, row: int) -> dict[str, Any]:
     """The question of a sample with its truth in centimetres."""
-    wanted = '{"question": words, "value": 1.5, "unit": "m", "kind": words}'
+    expected = '{"question": words, "value": 1.5, "unit": "m", "kind": words}'
     if not isinstance(value, dict) or not {"question", "value", "unit", "kind"} <= set(value):
-        raise DataError(f"is {str(value)[:60]}", file=name, row=row, field=FIELD, expected=wanted)
+        raise DataError(f"is {str(value)[:60]}", file=name, row=row, field=FIELD, expected=expected)
     length = centimetres(float(value["value"]), str(value["unit"]))
     if length is None or not length > 0:
-        said = f"'{value['value']} {value['unit']}' is no length"
-        raise DataError(said, file=name, row=row, field="unit", expected="m, cm, feet, ...")
+        problem = f"'{value['value']} {value['unit']}' is no length"
+        raise DataError(problem, file=name, row=row, field="unit", expected="m, cm, feet, ...")
     return {**value, "cm": length}
 
 
-def reference_found(replies: Sequence[str]) -> list[bool]:
-    """Whether each reply leans on a thing whose size is known, as `reference` counts it."""
+def uses_reference(replies: Sequence[str]) -> list[bool]:
+    """True for each reply that reasons from an object of known size, as `reference` counts it."""
     return [bool(REFERENCE.search(reply)) for reply in replies]

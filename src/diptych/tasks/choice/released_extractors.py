@@ -30,12 +30,12 @@ def ii_bench(reply: str, options: Sequence[str]) -> int | None:
     """
     if not reply:
         return None
-    found = re.findall(r"\(([A-F])\)", reply) or re.findall(r"\b([A-F])\b", reply)
-    if found:
-        counts = Counter(found)  # in the order of first mention
+    letters = re.findall(r"\(([A-F])\)", reply) or re.findall(r"\b([A-F])\b", reply)
+    if letters:
+        counts = Counter(letters)  # in the order of first mention
         most = max(counts.values())
         return SIX.index([letter for letter, count in counts.items() if count == most][-1])
-    held = [place for place, option in enumerate(options) if option.strip() in reply or reply in option]
+    held = [index for index, option in enumerate(options) if option.strip() in reply or reply in option]
     return held[-1] if held else None
 
 
@@ -50,10 +50,10 @@ def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
     letters = LETTERS[: len(options)]
     if not any(words in reply for words in REJECTIONS):
         words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
-        said = [letter for letter in letters if letter in words]
-        if len(said) == 1 and words.index(said[0]) > len(words) - 5:
-            return letters.index(said[0])
-        if not said and "Z" in words:
+        named = [letter for letter in letters if letter in words]
+        if len(named) == 1 and words.index(named[0]) > len(words) - 5:
+            return letters.index(named[0])
+        if not named and "Z" in words:
             return None
         announced = re.search(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", reply)
         if announced and announced[1].upper() in letters:
@@ -63,7 +63,7 @@ def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
     small = [option.lower() for option in options]
     if len(reply) > 2 * sum(len(option) for option in options):
         return None
-    held = [place for place, option in enumerate(small) if option in reply.lower()]
+    held = [index for index, option in enumerate(small) if option in reply.lower()]
     return held[0] if len(held) == 1 else None
 
 
@@ -74,6 +74,6 @@ def muirbench(reply: str, options: Sequence[str]) -> int | None:
     (1, 1, None)
     """
     start = re.match(r"\s*([A-Z])\.", reply)
-    said = (start[1] if start else reply).lower().strip()
+    text = (start[1] if start else reply).lower().strip()
     letters = LETTERS[: len(options)].lower()
-    return letters.index(said) if len(said) == 1 and said in letters else None
+    return letters.index(text) if len(text) == 1 and text in letters else None

@@ -1,4 +1,4 @@
-r"""What Q-Spatial Bench asks with (Liao et al., 2024, arXiv 2409.09788): the form of the answer, and four ways to put the question."""
+r"""Prompts of Q-Spatial Bench (Liao et al., 2024, arXiv 2409.09788): the form of the answer, and four ways to put the question."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SLIP = ("think step by step and start", "thinkg step by step and start")
 
 
 def prompt_of(name: str, question: str, *, released: bool) -> str:
-    """The question as it is put; `released` keeps a slip of the published wording.
+    """Prompt of a question; `released` keeps a slip of the published wording.
 
     >>> prompt_of("zero_shot", "How wide is the door?", released=True)
     "Question: How wide is the door?\\nLet's think step by step."

@@ -1,4 +1,4 @@
-"""Reasoning over several pictures, knowing told from guessing. Protocol `visual_reasoning`, version 1."""
+"""Multi-image reasoning with reordered options and unanswerable questions. Protocol `visual_reasoning`, version 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from diptych.core.contracts import Dataset
 from diptych.tasks.choice.items import items_of
-from diptych.tasks.choice.multiple_choice import Ask, MultipleChoice, OrderBy
+from diptych.tasks.choice.multiple_choice import MultipleChoice, OrderBy, OrderedQuestion
 
 NONE = "None of the choices provided"
 
@@ -40,9 +40,9 @@ class VisualReasoning(MultipleChoice):
     unanswerable: bool = True
     blind: bool = False
 
-    def _asks(self, data: Dataset) -> list[Ask]:
+    def _asks(self, data: Dataset) -> list[OrderedQuestion]:
         given = items_of(data, options=self.options, seed=self.seed, none_option=self.none_option)
         variants = Counter((item.item, item.answerable) for item in given)
         if max(variants.values()) > 1:
-            return [Ask(item, list(range(len(item.options)))) for item in given]
+            return [OrderedQuestion(item, list(range(len(item.options)))) for item in given]
         return super()._asks(data)

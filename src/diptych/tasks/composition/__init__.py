@@ -1,1 +1,1 @@
-"""True captions against wrong ones that differ in one thing, in the order of words, or in who does what."""
+"""Compositionality probes: true captions against wrong ones that differ in one thing, in word order, or in roles."""

@@ -1,4 +1,4 @@
-"""Attribution, relation and order: does a model bind attributes to their things, relations to their sides, words to their order?
+"""ARO: attribution, relation and order probes of captions.
 
 Protocol `aro`, version 1.
 """
@@ -19,10 +19,10 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case
 from diptych.data.probes.facts import AttributionFact, RelationFact, published_attribution, published_relation
-from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats
+from diptych.tasks._scoring.captions.choices import MINIMUM, AveragingOptions, Floats
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.caption_scoring import CHOOSER, CaptionScoring, Compare, records_of
 from diptych.tasks.composition.order_options import OrderOptions, Trigrams, tagger_of
 from diptych.worlds.scenes.probes import SceneFacts
 
@@ -44,7 +44,7 @@ class ARO:
     leave_out   relations that count in no mean: those that the release leaves out (they hold both ways, or are rare), or "none"
     minimum     cases that a pair of attributes needs to count. Relations need none, as released
     ties        what equal scores are worth: expected (shared) | pessimistic | optimistic | index (the first option as published)
-    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.choosing`
+    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.caption_scoring`
     normalise   whether every option is written from the same tokens
     most_words  of an option of order
     tagger      of the words that are shuffled: our own, or "spacy:en_core_web_sm", the published one
@@ -62,7 +62,7 @@ class ARO:
     ties: rk.Ties = "expected"
     compare: Compare = "auto"
     prompt: str = ""
-    question: str = Asking.question
+    question: str = CaptionScoring.question
     keep_equal: bool = False
     normalise: bool = True
     most_words: int = 30
@@ -89,44 +89,44 @@ class ARO:
         """Relation and attribution where the sample says any, order of every caption of others; of a scene all three."""
         scene = SceneFacts.of(sample)
         if scene is not None:
-            found = [relation_case(sample, scene.relation), attribution_case(sample, scene.attribution, "colour")]
+            pairs = [relation_case(sample, scene.relation), attribution_case(sample, scene.attribution, "colour")]
             captions = [scene.statement]
         else:
-            found = [relation_case(sample, published_relation(sample)), attribution_case(sample, published_attribution(sample))]
-            captions = [] if any(found) else [text.string for text in sample.positives(self.language)]
+            pairs = [relation_case(sample, published_relation(sample)), attribution_case(sample, published_attribution(sample))]
+            captions = [] if any(pairs) else [text.string for text in sample.positives(self.language)]
         group = sample.group or sample.uid
         orders = [self._orders.aro(sample.uid, group, number, caption) for number, caption in enumerate(captions)]
-        return [case for case in found if case is not None] + orders
+        return [case for case in pairs if case is not None] + orders
 
     @cached_property
     def _orders(self) -> OrderOptions:
         return OrderOptions(tagger_of(self.tagger), self.normalise, self.most_words, self.seed, self.trigrams)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         return self._counting(self._left_out()).result(self, records)
 
     def _left_out(self) -> Collection[str]:
         return [relation_kind(name) for name in left_out_relations()] if self.leave_out == "released" else ()
 
-    def _counting(self, left_out: Collection[str]) -> Counting:
-        return Counting(self.ties, self.minimum, ("relation/",), left_out, self.draws, self.seed)
+    def _counting(self, left_out: Collection[str]) -> AveragingOptions:
+        return AveragingOptions(self.ties, self.minimum, ("relation/",), left_out, self.draws, self.seed)
 
     @classmethod
     def item_values(cls, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]; see `Counting.item_values`."""
+        """[N, 1]; see `AveragingOptions.item_values`."""
         options = facts_of(records).get("options", {})
         task = cls(**{name: options[name] for name in ("leave_out", "minimum", "ties") if name in options})
         return task._counting(task._left_out()).item_values(records, metric)
 
 
 def relation_kind(name: str) -> str:
-    """The name of a relation as a kind of case; a slash would divide it."""
+    """Kind of a relation case by its name, slashes replaced."""
     return f"relation/{name.replace('/', '-')}"
 
 
 def relation_case(sample: Sample, fact: RelationFact | None) -> Case | None:
-    """The false one first, as published."""
+    """Relation case, the false caption first, as published."""
     if fact is None:
         return None
     group = sample.group or sample.uid
@@ -134,7 +134,8 @@ def relation_case(sample: Sample, fact: RelationFact | None) -> Case | None:
 
 
 def attribution_case(sample: Sample, fact: AttributionFact | None, kind: str = "") -> Case | None:
-    """The false one first, as published. kind: what the pair of attributes is grouped by, if not by the attributes."""
+    """Attribution case, the false caption first, as published. kind: what the pair of attributes is grouped by, if not by the
+    attributes."""
     if fact is None:
         return None
     name = f"attribution/{(kind or fact.name).replace('/', '-')}"
@@ -142,6 +143,6 @@ def attribution_case(sample: Sample, fact: AttributionFact | None, kind: str = "
 
 
 def left_out_relations() -> tuple[str, ...]:
-    """The relations that the released evaluation leaves out of its mean."""
+    """Relations that the released evaluation leaves out of its mean."""
     text = (resources.files("diptych.data.probes") / "aro_left_out.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())

@@ -1,4 +1,4 @@
-"""A caption and the same words in other orders, as ARO and SNARE ask."""
+"""Word-order perturbations of a caption, as ARO and SNARE ask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT = (to.NOUN, to.VERB, to.ADJECTIVE)  # in the order in which they are shu
 
 @dataclass(frozen=True)
 class OrderOptions:
-    """How captions become options.
+    """Word-order perturbations of captions, as answer options.
 
     tagger     turns a caption into words with tags
     normalise  True writes every option, the true one too, from the same tokens; False takes the true one as it stands, as published: it
@@ -42,7 +42,7 @@ class OrderOptions:
     trigrams: Trigrams = "tagger"
 
     def aro(self, uid: str, group: str, number: int, caption: str) -> Case:
-        """True, nouns and adjectives each among themselves, all others, within every three words, and the threes."""
+        """Five orders: the true one, nouns and adjectives shuffled, all others shuffled, words within trigrams, and the trigrams."""
         words, kinds, rng = self._read(uid, number, caption)
         content = (to.NOUN, to.ADJECTIVE)
         cut = treebank_words(caption) if self.trigrams == "treebank" else words
@@ -55,7 +55,7 @@ class OrderOptions:
         return self._case(uid, group, "order", caption, words, [order() for order in orders], ARO_NAMES)
 
     def snare(self, uid: str, group: str, number: int, caption: str) -> Case:
-        """True; nouns, verbs and adjectives each among themselves; all others; all."""
+        """Four orders: the true one; nouns, verbs and adjectives shuffled; all others shuffled; all shuffled."""
         words, kinds, rng = self._read(uid, number, caption)
         orders = [
             to.shuffled_classes(words, kinds, CONTENT, rng),

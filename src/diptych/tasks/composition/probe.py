@@ -1,4 +1,4 @@
-"""Does the model prefer the true caption to a wrong one that differs in a single thing?  Protocol `probe`, version 1.
+"""Caption probe: the true caption against a wrong one that differs in a single thing.  Protocol `probe`, version 1.
 
 A case is an image with options, each with a role: "true", "entailed" (true as well, but weaker or differently put: never an error) or
 "false". Its credit is the share of the best-scored options, entailed ones aside, that are true: 1 or 0, and 1/2 when the true one ties
@@ -11,8 +11,8 @@ same name and which differs by many points when kinds differ in size. Kinds with
 named. Kinds named in `leave_out` count in no mean (the published relation probe leaves out relations that hold both ways). Options that
 equal the true one but for case and punctuation are dropped: no model could tell them apart.
 
-Beside the model stand two that look at no image: `blind` takes the caption that is more usual among the others' captions (a bigram model),
-`bag_of_words` knows which words are true but not their order. A probe that `blind` solves measures fluency.
+Beside the model stand two text-only baselines: `blind` takes the caption that is more usual among the others' captions (a bigram model),
+`bag_of_words` scores by the true words without their order. A probe that `blind` solves measures fluency.
 
 Letters: N cases, L options, D width, K kinds.
 """
@@ -30,10 +30,10 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role, normal, stored_cases, without_equals
-from diptych.tasks._scoring.captions.choices import MINIMUM, Counting, Floats, counted_kinds, credits, kind_columns
+from diptych.tasks._scoring.captions.choices import MINIMUM, AveragingOptions, Floats, counted_kinds, credits, kind_columns
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.tasks.composition.choosing import Asking
+from diptych.tasks.composition.caption_scoring import CaptionScoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +75,23 @@ class Probe:
 
         def cases(sample: Sample) -> list[Case]:
             nonlocal dropped
-            found, gone = cases_of(sample, self.language)
+            cases_of_sample, gone = cases_of(sample, self.language)
             dropped += gone
-            return found
+            return cases_of_sample
 
-        asking = Asking(self.compare, keep_equal=True, batch_size=self.batch_size)
+        asking = CaptionScoring(self.compare, keep_equal=True, batch_size=self.batch_size)
         missing = "texts of origin 'negative', or an extra 'negatives' or 'cases' (world:scenes has them)"
         records = asking.records(model, data, cases, missing=missing, options=asdict(self))
         return with_facts(records, options_equal_to_the_true_one=dropped)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         kinds = set(records.column("kind").to_pylist())
         for name in self.leave_out if kinds else ():
             if name not in kinds:
                 raise UnknownName("kind to leave out", name, sorted(kinds))
         entailed = float(array(records, "wins_entailed").mean()) if kinds else 0.0
-        counting = Counting(self.ties, self.minimum, leave_out=self.leave_out, draws=self.draws, seed=self.seed)
+        counting = AveragingOptions(self.ties, self.minimum, leave_out=self.leave_out, draws=self.draws, seed=self.seed)
         return counting.result(self, records, share_entailed_best=entailed)
 
     @staticmethod

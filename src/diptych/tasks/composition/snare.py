@@ -1,4 +1,4 @@
-"""SNARE: what of a caption does a model attend to? Protocol `snare`, version 1."""
+"""SNARE: probe of the parts of a caption that a model attends to. Protocol `snare`, version 1."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, Role
 from diptych.data.probes.facts import AttributionFact, RelationFact, published_attribution, published_relation
-from diptych.tasks._scoring.captions.choices import ASIDE, MINIMUM, Counting, Floats, credits, kind_columns
+from diptych.tasks._scoring.captions.choices import ASIDE, MINIMUM, AveragingOptions, Floats, credits, kind_columns
 from diptych.tasks._scoring.ranking import ranks as rk
-from diptych.tasks._scoring.ranking.placing import option_shares
+from diptych.tasks._scoring.ranking.top_k import option_shares
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.caption_scoring import CHOOSER, CaptionScoring, Compare, records_of
 from diptych.tasks.composition.order_options import SNARE_NAMES, OrderOptions, tagger_of
 from diptych.worlds.scenes.probes import SPATIAL, SceneFacts
 
@@ -63,7 +63,7 @@ class SNARE:
     with a question of ours, or with `question="snare"` in the words of the release.
 
     Fields as in `aro`.
-    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.choosing`
+    compare, prompt, question, keep_equal   how a model is asked, see `diptych.tasks.composition.caption_scoring`
     minimum     cases that a single relation, or pair of attributes, needs for a number of its own
     normalise   whether every option is written from the same tokens
     most_words  of a caption that is shuffled
@@ -81,7 +81,7 @@ class SNARE:
     ties: rk.Ties = "expected"
     compare: Compare = "auto"
     prompt: str = ""
-    question: str = Asking.question
+    question: str = CaptionScoring.question
     keep_equal: bool = True
     normalise: bool = True
     most_words: int = 30
@@ -100,31 +100,31 @@ class SNARE:
         return records_of(self, model, data, self.cases, missing="ARO's files, world:scenes, or captions")
 
     def cases(self, sample: Sample) -> list[Case]:
-        """The parts that the sample allows."""
+        """Cases of the parts that the sample allows."""
         group = sample.group or sample.uid
         scene = SceneFacts.of(sample)
         relation = scene.relation if scene else published_relation(sample)
         attribution = scene.attribution if scene else published_attribution(sample)
-        found = [*_of_attribution(sample.uid, group, attribution), *_of_relation(sample.uid, group, relation)]
+        cases = [*_of_attribution(sample.uid, group, attribution), *_of_relation(sample.uid, group, relation)]
         if scene is not None:
-            found += _directions(sample.uid, group, [scene.directed(name) for name in SPATIAL], SPATIAL, scene.spatial)
+            cases += _directions(sample.uid, group, [scene.directed(name) for name in SPATIAL], SPATIAL, scene.spatial)
             captions = [scene.statement]
         else:
             if relation is not None and relation.name in DIRECTIONS:
                 options = [relation.true.replace(relation.name, name) for name in DIRECTIONS]
-                found += _directions(sample.uid, group, options, DIRECTIONS, [relation.name])
+                cases += _directions(sample.uid, group, options, DIRECTIONS, [relation.name])
             captions = [] if relation or attribution else [text.string for text in sample.positives(self.language)]
-        return found + [self._orders.snare(sample.uid, group, number, caption) for number, caption in enumerate(captions)]
+        return cases + [self._orders.snare(sample.uid, group, number, caption) for number, caption in enumerate(captions)]
 
     @cached_property
     def _orders(self) -> OrderOptions:
         return OrderOptions(tagger_of(self.tagger), self.normalise, self.most_words, self.seed)
 
-    def _counting(self) -> Counting:
-        return Counting(self.ties, self.minimum, tuple(PARTS), draws=self.draws, seed=self.seed)
+    def _counting(self) -> AveragingOptions:
+        return AveragingOptions(self.ties, self.minimum, tuple(PARTS), draws=self.draws, seed=self.seed)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         counting = self._counting()
         kinds = counting.kinds(records)
         parts = [part for part in PARTS if any(kind.partition("/")[0] == part for kind in kinds)]
@@ -146,19 +146,19 @@ class SNARE:
         metrics = {"macro": macro("credit")}
         for part, column, chance in zip(parts, columns["credit"], chances, strict=True):
             metrics[part] = means.metric(column, chance)
-            metrics |= {f"{part}/{option}@{depth}": means.metric(place) for (option, depth), place in shares[part].items()}
+            metrics |= {f"{part}/{option}@{depth}": means.metric(index) for (option, depth), index in shares[part].items()}
         metrics["accuracy"] = means.metric(pooled, float(chance_N.mean()))
         metrics |= {name: macro(name) for name in ASIDE}
-        return counting.finished(self, records, metrics, by_kind=self._by_kind(records, kinds))
+        return counting.with_declared_facts(self, records, metrics, by_kind=self._by_kind(records, kinds))
 
     def _by_kind(self, records: pa.Table, kinds: Counter[str]) -> dict[str, dict[str, float]]:
-        """Shares of wins of each option of the kinds that have enough cases."""
-        found = {}
+        """Shares of wins of each option, for kinds that have enough cases."""
+        by_kind = {}
         for kind in sorted(kinds):
             if "/" in kind and kinds[kind] >= self.minimum:
                 shares = option_shares(records, kind, self.ties, (1,))
-                found[kind] = {option: float(np.nanmean(value_N)) for (option, _), value_N in shares.items()}
-        return found
+                by_kind[kind] = {option: float(np.nanmean(value_N)) for (option, _), value_N in shares.items()}
+        return by_kind
 
     @classmethod
     def item_values(cls, records: pa.Table, metric: str) -> Floats | None:

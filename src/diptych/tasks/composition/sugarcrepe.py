@@ -1,4 +1,4 @@
-"""SugarCrepe and SugarCrepe++: fluent wrong captions, and two ways to say the true one. Protocol `sugarcrepe`, version 1."""
+"""SugarCrepe and SugarCrepe++: fluent wrong captions, and pairs of true captions. Protocol `sugarcrepe`, version 1."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.sugarcrepe import KINDS
 from diptych.index.embed import embed_texts
-from diptych.tasks._scoring.captions.choices import ASIDE, Counting, Floats, credits
+from diptych.tasks._scoring.captions.choices import ASIDE, AveragingOptions, Floats, credits
 from diptych.tasks._scoring.ranking import ranks as rk
-from diptych.tasks._scoring.ranking.placing import beats
+from diptych.tasks._scoring.ranking.top_k import beats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.caption_scoring import CHOOSER, CaptionScoring, Compare, records_of
 from diptych.worlds.scenes.probes import SceneFacts
 
 FAMILIES = ("add", "replace", "swap")
@@ -33,7 +33,7 @@ class SugarCrepe:
     over the kinds of mistake (add_obj, add_att, replace_obj, replace_att, replace_rel, swap_obj, swap_att). Where there are two, `first`
     and `second` are those of each alone, and `text_only` is the share of cases in which the two true captions are closer to each other
     than either is to the false one, by the text vectors alone; guessing gets a third. A `first` that is far above `macro` is a model that
-    knows the caption by its words.
+    recognises the caption by its words.
 
     Published code asks for strictly greater, so that a tie is wrong: `ties="pessimistic"`. By default the tied share the place.
 
@@ -50,7 +50,7 @@ class SugarCrepe:
     ties: rk.Ties = "expected"
     compare: Compare = "auto"
     prompt: str = ""
-    question: str = Asking.question
+    question: str = CaptionScoring.question
     keep_equal: bool = False
     train: Any = None
     draws: int = 2000
@@ -70,11 +70,11 @@ class SugarCrepe:
         scene = SceneFacts.of(sample)
         return scene.sugarcrepe() if scene is not None else [case for case in stored_cases(sample) if case.kind in KINDS]
 
-    def _counting(self) -> Counting:
-        return Counting(self.ties, minimum=1, draws=self.draws, seed=self.seed)
+    def _counting(self) -> AveragingOptions:
+        return AveragingOptions(self.ties, minimum=1, draws=self.draws, seed=self.seed)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         counting = self._counting()
         kinds = sorted(counting.kinds(records))
         kind_N = np.array(records.column("kind").to_pylist())
@@ -88,7 +88,7 @@ class SugarCrepe:
 
         def metric(at: dict[str, int], chance_N: Floats) -> Metric:
             chance = float(np.mean([np.mean(chance_N[kind_N == kind]) for kind in at]))
-            return means.metric({place: 1 / len(at) for place in at.values()}, chance)
+            return means.metric({column: 1 / len(at) for column in at.values()}, chance)
 
         right = columns(right_N)
         beside = {name: (columns(credits(records, name, self.ties)), chance_N) for name in ASIDE}
@@ -100,13 +100,13 @@ class SugarCrepe:
             beside = {name: (columns(value_N), level_N) for name, (value_N, level_N) in given.items()} | beside
         pooled = means.add(right_N)
         metrics = {"macro": metric(right, chance_N)}
-        metrics |= {kind: metric({kind: place}, chance_N) for kind, place in right.items()}
+        metrics |= {kind: metric({kind: column}, chance_N) for kind, column in right.items()}
         for family in FAMILIES:
-            if members := {kind: place for kind, place in right.items() if kind.startswith(f"{family}_")}:
+            if members := {kind: column for kind, column in right.items() if kind.startswith(f"{family}_")}:
                 metrics[family] = metric(members, chance_N)
         metrics["accuracy"] = means.metric(pooled, float(chance_N.mean()))
         metrics |= {name: metric(at, level_N) for name, (at, level_N) in beside.items()}
-        return counting.finished(self, records, metrics)
+        return counting.with_declared_facts(self, records, metrics)
 
     @classmethod
     def item_values(cls, records: pa.Table, metric: str) -> Floats | None:
@@ -115,29 +115,29 @@ class SugarCrepe:
         right_N = all_true(records, facts_of(records).get("options", {}).get("ties", "expected"))
         if metric == "accuracy":
             return right_N[:, None]
-        wanted = [kind for kind in sorted(kinds) if metric in ("macro", kind, kind.partition("_")[0])]
+        counted = [kind for kind in sorted(kinds) if metric in ("macro", kind, kind.partition("_")[0])]
         kind_N = np.array(records.column("kind").to_pylist())
-        return np.stack([np.where(kind_N == kind, right_N, np.nan) for kind in wanted], axis=1) if wanted else None
+        return np.stack([np.where(kind_N == kind, right_N, np.nan) for kind in counted], axis=1) if counted else None
 
 
 def all_true(records: pa.Table, ties: rk.Ties) -> Floats:
-    """[N]: whether every true option is above every false one. Shared ties are those of the worst true one with the best false one."""
+    """Correctness [N]: every true option above every false one. Shared ties are those of the worst true one with the best false one."""
     return np.array([_worst(scores, roles, ties) for scores, roles in _rows(records)], np.float64)
 
 
-def one_true(records: pa.Table, place: int, ties: rk.Ties) -> Floats:
-    """[N]: the same of the first or second true option alone; NaN for a case that has fewer."""
-    found = []
+def one_true(records: pa.Table, index: int, ties: rk.Ties) -> Floats:
+    """Correctness [N] of the first or second true option alone; NaN for a case that has fewer."""
+    values = []
     for scores, roles in _rows(records):
         true = [option for option, role in enumerate(roles) if role == "true"]
-        found.append(_worst(scores, roles, ties, true[place : place + 1]) if place < len(true) else np.nan)
-    return np.array(found, np.float64)
+        values.append(_worst(scores, roles, ties, true[index : index + 1]) if index < len(true) else np.nan)
+    return np.array(values, np.float64)
 
 
 def _worst(scores: list[float], roles: list[str], ties: rk.Ties, true: list[int] | None = None) -> float:
-    asked = [option for option, role in enumerate(roles) if role == "true"] if true is None else true
+    true_options = [option for option, role in enumerate(roles) if role == "true"] if true is None else true
     false = [option for option, role in enumerate(roles) if role == "false"]
-    return min(beats(scores[a], scores[b], ties, first=a < b) for a in asked for b in false)
+    return min(beats(scores[a], scores[b], ties, first=a < b) for a in true_options for b in false)
 
 
 def _rows(records: pa.Table) -> zip[tuple[list[float], list[str]]]:
@@ -145,18 +145,18 @@ def _rows(records: pa.Table) -> zip[tuple[list[float], list[str]]]:
 
 
 def _chances(records: pa.Table) -> Floats:
-    """[N]: that the true ones come first in a random order: 1/2 with one of them, 1/3 with two."""
+    """Chance level [N] that the true ones come first in a random order: 1/2 with one of them, 1/3 with two."""
     return np.array([1.0 / (1 + roles.count("true")) for roles in records.column("roles").to_pylist()], np.float64)
 
 
 def _text_only(model: Any, records: pa.Table) -> list[float | None]:
-    """Whether the two true captions are closer to each other than either to the false one (strictly, as published)."""
+    """Text-only correctness: the two true captions are closer to each other than either to the false one (strictly, as published)."""
     rows = list(zip(records.column("options").to_pylist(), records.column("roles").to_pylist(), strict=True))
-    asked = [options for options, roles in rows if list(roles) == ["true", "true", "false"]]
-    if not asked or not isinstance(model, Embedder):
+    triples = [options for options, roles in rows if list(roles) == ["true", "true", "false"]]
+    if not triples or not isinstance(model, Embedder):
         return [None] * len(rows)
-    strings = [option for options in asked for option in options]
-    text_N3D = embed_texts(model, strings, strings).astype(np.float64).reshape(len(asked), 3, -1)
+    strings = [option for options in triples for option in options]
+    text_N3D = embed_texts(model, strings, strings).astype(np.float64).reshape(len(triples), 3, -1)
     cosine_N33 = np.einsum("nad,nbd->nab", text_N3D, text_N3D).astype(np.float32)
     right = iter((cosine_N33[:, 0, 1] > np.maximum(cosine_N33[:, 0, 2], cosine_N33[:, 1, 2])).astype(np.float64).tolist())
     return [next(right) if list(roles) == ["true", "true", "false"] else None for _, roles in rows]

@@ -14,11 +14,11 @@ from diptych.core.result import Result
 from diptych.core.sample import Sample
 from diptych.data.probes.case import Case, stored_cases
 from diptych.data.probes.vl_checklist import AREAS
-from diptych.tasks._scoring.captions.choices import Counting, Floats
+from diptych.tasks._scoring.captions.choices import AveragingOptions, Floats
 from diptych.tasks._scoring.match_threshold import apply_threshold, yes_metrics
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare, records_of
+from diptych.tasks.composition.caption_scoring import CHOOSER, CaptionScoring, Compare, records_of
 from diptych.worlds.scenes.probes import SceneFacts
 
 
@@ -51,7 +51,7 @@ class VLChecklist:
     ties: rk.Ties = "expected"
     compare: Compare = "auto"
     prompt: str = ""
-    question: str = Asking.question
+    question: str = CaptionScoring.question
     keep_equal: bool = False
     train: Any = None
     draws: int = 2000
@@ -71,18 +71,20 @@ class VLChecklist:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """One row a case."""
-        if self.decide == "threshold" and not (isinstance(model, PairJudge) and Asking(self.compare).way(model) == "pairs"):
+        if self.decide == "threshold" and not (
+            isinstance(model, PairJudge) and CaptionScoring(self.compare).way(model) == "pairs"
+        ):
             raise ConfigError(
                 f"'{getattr(model, 'name', model)}' does not say yes or no to a pair (expected a model with a matching head, "
                 "or decide='choice')"
             )
-        asked: Counter[str] = Counter()
+        used: Counter[str] = Counter()
 
         def cases(sample: Sample) -> list[Case]:
-            found = self.cases(sample)
-            kinds = {case.kind for case in found if not self.most or asked[case.kind] < self.most}
-            asked.update(kinds)
-            return [case for case in found if case.kind in kinds]
+            cases_of_sample = self.cases(sample)
+            kinds = {case.kind for case in cases_of_sample if not self.most or used[case.kind] < self.most}
+            used.update(kinds)
+            return [case for case in cases_of_sample if case.kind in kinds]
 
         judged = {"fits_above": float(model.fits_above)} if self.decide == "threshold" else {}
         return records_of(self, model, data, cases, missing="VL-Checklist's files, or world:scenes", **judged)
@@ -91,14 +93,14 @@ class VLChecklist:
         scene = SceneFacts.of(sample)
         if scene is not None:
             return scene.vl_checklist()
-        found = [case for case in stored_cases(sample) if case.kind.partition("/")[0] in AREAS]
-        return found if self.all_captions else found[:1]
+        cases = [case for case in stored_cases(sample) if case.kind.partition("/")[0] in AREAS]
+        return cases if self.all_captions else cases[:1]
 
-    def _counting(self) -> Counting:
-        return Counting(self.ties, minimum=1, draws=self.draws, seed=self.seed)
+    def _counting(self) -> AveragingOptions:
+        return AveragingOptions(self.ties, minimum=1, draws=self.draws, seed=self.seed)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         threshold = facts_of(records).get("fits_above")
         if threshold is None:
             return self._counting().result(self, records)
@@ -107,8 +109,8 @@ class VLChecklist:
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]; see `Counting.item_values`."""
+        """[N, 1]; see `AveragingOptions.item_values`."""
         if (threshold := facts_of(records).get("fits_above")) is not None:
-            return Counting(minimum=1).item_values(apply_threshold(records, threshold), metric)
+            return AveragingOptions(minimum=1).item_values(apply_threshold(records, threshold), metric)
         ties = facts_of(records).get("options", {}).get("ties", "expected")
-        return Counting(ties, minimum=1).item_values(records, metric)
+        return AveragingOptions(ties, minimum=1).item_values(records, metric)

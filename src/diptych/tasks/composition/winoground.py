@@ -18,9 +18,9 @@ from diptych.core.result import Metric, Result
 from diptych.data.probes.case import stored_cases
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.ranking import ranks as rk
-from diptych.tasks._scoring.ranking.placing import beats
+from diptych.tasks._scoring.ranking.top_k import beats
 from diptych.tasks._scoring.records import facts_of
-from diptych.tasks.composition.choosing import CHOOSER, Asking, Compare
+from diptych.tasks.composition.caption_scoring import CHOOSER, CaptionScoring, Compare
 
 SCORES = ("text", "image", "group")
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
@@ -54,7 +54,7 @@ class Winoground:
     ties: rk.Ties = "pessimistic"
     compare: Compare = "auto"
     prompt: str = ""
-    question: str = Asking.question
+    question: str = CaptionScoring.question
     draws: int = 2000
     seed: int = 0
     batch_size: int = 64
@@ -64,12 +64,12 @@ class Winoground:
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
         """Two rows an example, a picture each, with the scores of both captions."""
-        asking = Asking(self.compare, self.prompt, self.question, keep_equal=True, batch_size=self.batch_size)
+        asking = CaptionScoring(self.compare, self.prompt, self.question, keep_equal=True, batch_size=self.batch_size)
         missing = "Winoground's examples.jsonl, or world:mirrored"
         return asking.records(model, data, stored_cases, missing=missing, options=asdict(self))
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no example", expected="two rows an example")
         examples, alone = examples_of(records)
@@ -100,19 +100,19 @@ class Winoground:
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]: one number an example."""
+        """Values [N, 1] of a metric by example."""
         head, _, kind = metric.partition("/")
         if head not in SCORES:
             return None
         ties = facts_of(records).get("options", {}).get("ties", "pessimistic")
         examples, _ = examples_of(records)
-        found = [scored(e.score_22, ties)[SCORES.index(head)] if kind in ("", e.kind) else np.nan for e in examples]
-        return np.array(found)[:, None]
+        values = [scored(e.score_22, ties)[SCORES.index(head)] if kind in ("", e.kind) else np.nan for e in examples]
+        return np.array(values)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """score_22: pictures [rows] with captions [columns]."""
+    """One Winoground example. score_22: pictures [rows] with captions [columns]."""
 
     group: str
     kind: str
@@ -120,21 +120,21 @@ class Example:
 
 
 def examples_of(records: pa.Table) -> tuple[list[Example], int]:
-    """The examples with both pictures, in order, and how many have one alone."""
+    """Examples with both pictures, in order, and the number of those with one alone."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in records.select(["group", "kind", "options", "roles", "scores"]).to_pylist():
         rows.setdefault(row["group"], []).append(row)
-    found = []
+    examples = []
     for group, pair in rows.items():
         if len(pair) == 2 and pair[0]["options"] == pair[1]["options"] and len(pair[0]["options"]) == 2:
             pair.sort(key=lambda row: row["roles"].index("true"))
             if [row["roles"].index("true") for row in pair] == [0, 1]:
-                found.append(Example(group, pair[0]["kind"], np.array([row["scores"] for row in pair], np.float64)))
-    return found, len(rows) - len(found)
+                examples.append(Example(group, pair[0]["kind"], np.array([row["scores"] for row in pair], np.float64)))
+    return examples, len(rows) - len(examples)
 
 
 def scored(score_22: Floats, ties: rk.Ties = "pessimistic") -> tuple[float, float, float]:
-    """(text, image, group) of one example.
+    """(text, image, group) correctness of one example.
 
     >>> scored(np.array([[0.9, 0.1], [0.9, 0.95]]))
     (1.0, 0.0, 0.0)

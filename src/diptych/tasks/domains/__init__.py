@@ -1,1 +1,1 @@
-"""Protocols for one field: persons, medicine, pathology, remote sensing."""
+"""Protocols of special domains: persons, medicine, pathology, remote sensing."""

@@ -3,9 +3,9 @@ version 1.
 
 A picture says what it shows of six places: gender, head, upper clothes, lower clothes, shoes, belongings (the extra `attributes`). For each
 place the phrases that occur in the data compete, put into a prompt; the highest cosine answers. Places that are unknown are not asked, nor
-those where the data know one phrase alone.
+those where the data have one phrase alone.
 
-`ma` is the field's mean accuracy: of each phrase the mean of the share found where it is there and the share not said where it is not,
+`ma` is the field's mean accuracy: of each phrase the mean of the share found where it is there and the share not predicted where it is not,
 then the mean over phrases. A rare phrase weighs as much as a frequent one, and guessing gets 0.5. `accuracy` is the plain share of right
 answers. Published tables train a classifier with a threshold a phrase; here one phrase of each place is chosen, nothing is tuned. Ties
 count as wrong, also where the right phrase is among them. The unit of the intervals is the identity.
@@ -36,7 +36,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class PersonAttributes:
-    """Mean accuracy and accuracy over six places.
+    """Person attribute recognition: mean accuracy and accuracy over six parts of the description.
 
     column  extra that holds the six phrases, "unknown" where nothing is known
     gender_prompt, prompt  with one `{}` for the phrase
@@ -60,32 +60,32 @@ class PersonAttributes:
                 raise ConfigError(f"prompt is {template!r} (expected one {{}} in it)")
 
     def predict(self, model: Embedder, data: Dataset) -> pa.Table:
-        """One row a question: a picture and a place."""
+        """Records, one row a question: a picture and a part of the description."""
         shown = embedded_images(model, data, batch_size=self.batch_size, wanted="pictures with attributes")
         uids, groups = [sample.uid for sample in shown.samples], [sample.group or sample.uid for sample in shown.samples]
-        known = [self._attributes(sample.uid, sample.extras.get(self.column)) for sample in shown.samples]
+        attributes = [self._attributes(sample.uid, sample.extras.get(self.column)) for sample in shown.samples]
         rows: dict[str, list[Any]] = {name: [] for name in ("query", "group", "place", "truth", "answer", "tied", "choices")}
-        for at, place in enumerate(PLACES):
-            phrases = sorted({of_row[at] for of_row in known} - {UNKNOWN})
+        for at, part in enumerate(PLACES):
+            phrases = sorted({of_row[at] for of_row in attributes} - {UNKNOWN})
             if len(phrases) < 2:
                 continue
-            template = self.gender_prompt if place == "gender" else self.prompt
+            template = self.gender_prompt if part == "gender" else self.prompt
             text_KD = embed_texts(model, [template.format(phrase) for phrase in phrases], phrases)
             cosine_NK = (shown.vectors_ND.astype(np.float64) @ text_KD.astype(np.float64).T).astype(np.float32)
-            for row, of_row in enumerate(known):
+            for row, of_row in enumerate(attributes):
                 if of_row[at] == UNKNOWN:
                     continue
                 best = cosine_NK[row] == cosine_NK[row].max()
                 rows["query"].append(uids[row])
                 rows["group"].append(groups[row])
-                rows["place"].append(place)
+                rows["place"].append(part)
                 rows["truth"].append(of_row[at])
                 rows["tied"].append(bool(best.sum() > 1))
                 rows["answer"].append("" if best.sum() > 1 else phrases[int(np.argmax(best))])
                 rows["choices"].append(len(phrases))
         if not rows["query"]:
             raise DataError(
-                f"'{data.name}' knows no attribute with two phrases",
+                f"'{data.name}' has no attribute with two phrases",
                 field=self.column,
                 expected="six phrases a picture, not all alike",
             )
@@ -94,7 +94,7 @@ class PersonAttributes:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         table = records.to_pydict()
         if not table["query"]:
             raise DataError("there is nothing to score: the records hold no question", expected="one row or more")
@@ -102,8 +102,8 @@ class PersonAttributes:
         found_NK, spared_NK = _per_phrase(table)
         count = found_NK.shape[1]
         place_N = np.array(table["place"])
-        names = [place for place in PLACES if (place_N == place).any()]
-        by_place = [np.where(place_N == place, right_N, np.nan) for place in names]
+        names = [part for part in PLACES if (place_N == part).any()]
+        by_place = [np.where(place_N == part, right_N, np.nan) for part in names]
         columns_NM = np.concatenate([found_NK, spared_NK, right_N[:, None], np.stack(by_place, 1)], 1)
         drawn_RM = resampled_means(columns_NM, table["group"], draws=self.draws, seed=self.seed)
         value_M = np.array([np.nanmean(columns_NM[:, m]) for m in range(columns_NM.shape[1])])
@@ -144,19 +144,20 @@ class PersonAttributes:
 
 
 def _per_phrase(table: dict[str, list[Any]]) -> tuple[Floats, npt.NDArray[np.float64]]:
-    """[N, K] twice: for the questions where a phrase is the truth, whether it was said; for the other questions of its place, whether it
-    was not. NaN for all others."""
-    phrases = sorted({(place, truth) for place, truth in zip(table["place"], table["truth"], strict=True)})
+    """Two arrays [N, K] by phrase: hits where the phrase is the truth, and correct rejections in the other questions of its part.
+    NaN for all other questions.
+    """
+    phrases = sorted({(part, truth) for part, truth in zip(table["place"], table["truth"], strict=True)})
     number = {phrase: at for at, phrase in enumerate(phrases)}
     found_NK, spared_NK = (np.full((len(table["query"]), len(phrases)), np.nan) for _ in range(2))
     of_place: dict[str, list[int]] = {}
-    for (place, _), at in number.items():
-        of_place.setdefault(place, []).append(at)
-    for row, (place, truth, answer) in enumerate(zip(table["place"], table["truth"], table["answer"], strict=True)):
-        own = number[place, truth]
-        spared_NK[row, of_place[place]] = 1.0
-        if (said := number.get((place, answer))) is not None:
-            spared_NK[row, said] = 0.0
+    for (part, _), at in number.items():
+        of_place.setdefault(part, []).append(at)
+    for row, (part, truth, answer) in enumerate(zip(table["place"], table["truth"], table["answer"], strict=True)):
+        own = number[part, truth]
+        spared_NK[row, of_place[part]] = 1.0
+        if (predicted := number.get((part, answer))) is not None:
+            spared_NK[row, predicted] = 0.0
         spared_NK[row, own] = np.nan
         found_NK[row, own] = float(answer == truth)
     return found_NK, spared_NK

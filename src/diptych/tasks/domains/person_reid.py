@@ -1,4 +1,4 @@
-"""Image-to-image re-identification: a picture asks for the other pictures of its person.  Protocol `person_reid`, version 1.
+"""Image-to-image person re-identification.  Protocol `person_reid`, version 1.
 
 Where the data say who asks (the extra `role`, "query" or "gallery", as the reader of Market-1501 writes it), those ask and these are
 ranked; where nobody says it, every picture asks all others. Relevant is what shows the same identity (`group`). `cmc@K` is the share of
@@ -39,7 +39,7 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class PersonReid:
-    """Mean average precision, mean inverse negative penalty and matching at rank K of pictures among pictures.
+    """Image-to-image re-identification: mAP, mINP and CMC at rank K.
 
     same_camera  "junk": a match from the query's own camera leaves the list; "kept": it counts. Without the extra `camera` there is no junk
     """
@@ -68,9 +68,9 @@ class PersonReid:
         asks_N, shown_M = _roles(samples, data.name)
         person = {group: at for at, group in enumerate(dict.fromkeys(s.group or s.uid for s in samples))}
         key = np.array([person[s.group or s.uid] for s in samples], np.int64)
-        said = ["" if (seen := s.extras.get(CAMERA)) is None else str(seen) for s in samples]
-        place = {name: at for at, name in enumerate(dict.fromkeys(filter(None, said)))}
-        camera = np.array([place.get(name, -1) for name in said], np.int64)
+        cameras = ["" if (seen := s.extras.get(CAMERA)) is None else str(seen) for s in samples]
+        code = {name: at for at, name in enumerate(dict.fromkeys(filter(None, cameras)))}
+        camera = np.array([code.get(name, -1) for name in cameras], np.int64)
         scorer, key_M, camera_M = rk.cosine(vector_ND[shown_M]), key[shown_M], camera[shown_M]
         rows: dict[str, list[Any]] = {
             name: [] for name in ("query", "group", "camera", "gallery", "junk", "blocks", "top", "top_score")
@@ -86,11 +86,11 @@ class PersonReid:
                 if not (same_M & left_M).any():
                     without += 1
                     continue
-                found = np.flatnonzero(left_M)
-                best = found[np.argsort(-score_M[found], kind="stable")[:SHOWN]]
+                candidates = np.flatnonzero(left_M)
+                best = candidates[np.argsort(-score_M[candidates], kind="stable")[:SHOWN]]
                 rows["query"].append(samples[row].uid)
                 rows["group"].append(samples[row].group or samples[row].uid)
-                rows["camera"].append(said[row])
+                rows["camera"].append(cameras[row])
                 rows["gallery"].append(int(left_M.sum()))
                 rows["junk"].append(int(junk_M.sum() - junk_M[shown_M == row].sum()))
                 rows["blocks"].append([list(b) for b in RankedList.of(score_M[left_M], same_M[left_M]).blocks])
@@ -112,7 +112,7 @@ class PersonReid:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed)
         groups = records.column("group").to_pylist()
         notes = {
@@ -124,24 +124,24 @@ class PersonReid:
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]: what each query adds."""
+        """Values [N, 1] of a metric by query."""
         return list_values(records, metric)
 
 
 def _roles(samples: Sequence[Sample], name: str) -> tuple[rk.Ints, rk.Ints]:
-    """Rows that ask and rows that are ranked."""
+    """Query rows and gallery rows."""
     role = [str(sample.extras.get(ROLE) or "") for sample in samples]
     if not any(role):
         every = np.arange(len(samples))
         return every, every
-    wrong = next((at for at, said in enumerate(role) if said not in ("query", "gallery")), None)
+    wrong = next((at for at, value in enumerate(role) if value not in ("query", "gallery")), None)
     if wrong is not None:
         raise DataError(
             f"sample '{samples[wrong].uid}' of '{name}' is {role[wrong]!r} while others say who asks",
             field=ROLE,
             expected="query or gallery for every picture, or for none",
         )
-    asks, shown = (np.array([at for at, said in enumerate(role) if said == kind], np.int64) for kind in ("query", "gallery"))
+    asks, shown = (np.array([at for at, value in enumerate(role) if value == kind], np.int64) for kind in ("query", "gallery"))
     if not len(asks) or not len(shown):
         kind = "query" if not len(asks) else "gallery"
         raise DataError(f"no picture of '{name}' is a {kind}", field=ROLE, expected="pictures of both roles")

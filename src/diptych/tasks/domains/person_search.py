@@ -1,4 +1,4 @@
-"""Text-to-image re-identification: a description asks for all pictures of one person.  Protocol `person_search`, version 1.
+"""Text-to-image person re-identification: a description queries all pictures of one person.  Protocol `person_search`, version 1.
 
 Every caption is a query, all pictures are the gallery, and relevant is what shows the same identity (`group`), the picture that the caption
 was written for among them. `cmc@K` is the share of queries with a match among the first K (often called R@K), `map` the mean average
@@ -36,7 +36,7 @@ from diptych.tasks._scoring.records import array, facts_of, with_facts
 
 @dataclass(frozen=True, slots=True)
 class PersonSearch:
-    """Mean average precision, mean inverse negative penalty and matching at rank K of descriptions among pictures.
+    """Text-to-image re-identification: mAP, mINP and CMC at rank K.
 
     asks       "texts" among pictures, or "pictures" among texts
     language   captions of this language or of an unknown one; "" takes all
@@ -68,18 +68,18 @@ class PersonSearch:
         """One row a query."""
         shown = embedded_images(model, data, batch_size=self.batch_size, wanted="samples with pictures and captions")
         samples = shown.samples
-        asked = [(data[row], text) for row in range(len(data)) for text in self._captions(data[row])]
-        if not asked:
+        descriptions = [(data[row], text) for row in range(len(data)) for text in self._captions(data[row])]
+        if not descriptions:
             raise DataError(
                 f"no caption of '{data.name}' is left for language {self.language!r}",
                 field="texts",
                 expected='another language ("" for all)',
             )
         pictures = [_Item(sample.uid, sample.group or sample.uid, "") for sample in samples]
-        texts = [_Item(sample.uid, sample.group or sample.uid, text) for sample, text in asked]
+        texts = [_Item(sample.uid, sample.group or sample.uid, text) for sample, text in descriptions]
         queries, gallery = (texts, pictures) if self.asks == "texts" else (pictures, texts)
-        place = {group: at for at, group in enumerate(dict.fromkeys(item.group for item in gallery))}
-        there = np.array([at for at, item in enumerate(queries) if item.group in place], np.int64)
+        code = {group: at for at, group in enumerate(dict.fromkeys(item.group for item in gallery))}
+        there = np.array([at for at, item in enumerate(queries) if item.group in code], np.int64)
         if not len(there):
             missing = "picture" if self.asks == "texts" else "caption"
             raise DataError(
@@ -95,37 +95,37 @@ class PersonSearch:
             query_ND, scorer = text_ND, rk.cosine(shown.vectors_ND)
         else:
             query_ND, scorer = shown.vectors_ND[there], rk.cosine(text_ND)
-        key_N, key_M = (np.array([place[item.group] for item in side], np.int64) for side in (queries, gallery))
-        found = rk.rank(query_ND, scorer, key_N, key_M)
+        key_N, key_M = (np.array([code[item.group] for item in side], np.int64) for side in (queries, gallery))
+        ranks = rk.rank(query_ND, scorer, key_N, key_M)
         lists = [RankedList.of(score_M, key_M == key) for score_M, key in _score_queries(query_ND, scorer, key_N, len(key_M))]
         table = pa.table(
             {
                 "query": [item.uid for item in queries],
                 "text": [item.text for item in queries],
                 "group": [item.group for item in queries],
-                "above": found.above,
-                "tied": found.tied,
-                "tied_relevant": found.tied_relevant,
-                "relevant": found.relevant,
-                "gallery": np.full(len(queries), found.gallery, np.int64),
-                "rank_by_index": found.by_index,
+                "above": ranks.above,
+                "tied": ranks.tied,
+                "tied_relevant": ranks.tied_relevant,
+                "relevant": ranks.relevant,
+                "gallery": np.full(len(queries), ranks.gallery, np.int64),
+                "rank_by_index": ranks.by_index,
                 "blocks": [[list(block) for block in ranked.blocks] for ranked in lists],
-                "top": [[gallery[at].text or gallery[at].uid for at in row] for row in found.top_NK],
-                "top_score": found.top_score_NK.tolist(),
+                "top": [[gallery[at].text or gallery[at].uid for at in row] for row in ranks.top_NK],
+                "top_score": ranks.top_score_NK.tolist(),
             }
         )
         return with_facts(
             table,
             options=asdict(self),
             images=len(samples),
-            identities=len(place),
+            identities=len(code),
             queries_without_match=left_out,
             texts_truncated=count_truncated(model, [item.text for item in shown_texts]),
             unreadable=[asdict(one) for one in shown.unreadable],
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         metrics = list_metrics(records, self.ks, draws=self.draws, seed=self.seed, trapezoid=self.trapezoid)
         groups = records.column("group").to_pylist()
         tied, tied_relevant = (array(records, name).astype(np.int64) for name in ("tied", "tied_relevant"))
@@ -139,7 +139,7 @@ class PersonSearch:
 
     @staticmethod
     def item_values(records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]: what each query adds."""
+        """Values [N, 1] of a metric by query."""
         return list_values(records, metric)
 
     def _captions(self, sample: Sample) -> list[str]:
@@ -157,7 +157,7 @@ class _Item:
 
 
 def _score_queries(text_ND: Any, scorer: rk.Scorer, key_N: rk.Ints, gallery: int) -> Any:
-    """The scores of each query, rounded as ranks are, a block at a time."""
+    """Scores of each query, rounded as ranks are, a block at a time."""
     size = max(1, rk.CELLS // max(gallery, 1))
     for start in range(0, len(key_N), size):
         yield from zip(scorer(text_ND[start : start + size]).astype(np.float32), key_N[start : start + size], strict=True)

@@ -1,4 +1,4 @@
-"""Slide detection: does a slide show a tumour, without any training on slides?  Protocol `slide_detection`, version 1.
+"""Zero-shot tumour detection on slides.  Protocol `slide_detection`, version 1.
 
 The score of a slide is the share of its tiles whose probability of tumour is above one half (KEEP, 2024, arXiv 2412.13126). Main metric:
 `auroc` over slides. `sensitivity@95` is the share of tumour slides above the threshold that keeps 95 % of the others at or below it; it is
@@ -21,12 +21,12 @@ from diptych.core.result import Metric, Result
 from diptych.tasks._scoring.intervals import codes, group_weights, percentiles
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks._scoring.slides.scores import Floats, detection_score, sensitivity_at
-from diptych.tasks.domains.slide_reading import SlideReading
+from diptych.tasks.domains.slide_task import SlideTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlideDetection(SlideReading):
-    """AUROC of "shows a tumour" over slides.
+class SlideDetection(SlideTask):
+    """Zero-shot tumour detection on slides: AUROC of the share of tumour tiles.
 
     label     the column that says whether a slide shows a tumour: 0 or 1, or true or false
     normal    names of tissue without a tumour
@@ -50,7 +50,7 @@ class SlideDetection(SlideReading):
             {
                 "uid": one.sample.uid,
                 "group": self.group_of(one.sample),
-                "tumour": truth_of(one.sample.extras.get(self.label), one.sample.uid, self.label),
+                "tumour": tumour_label(one.sample.extras.get(self.label), one.sample.uid, self.label),
                 "share": detection_score(one.scores, 1, self.threshold),
                 "pooled": float(one.pooled_K[1]),
                 "tiles": len(one.scores.place_N2),
@@ -60,7 +60,7 @@ class SlideDetection(SlideReading):
         return with_facts(pa.Table.from_pylist(rows), options=self.options(), unreadable=unreadable, prompt_sets=read[0].chosen)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
         truth_N, groups = array(records, "tumour").astype(bool), records.column("group").to_pylist()
@@ -78,18 +78,18 @@ class SlideDetection(SlideReading):
         return Result(self.name, self.version, self.main, metrics, len(records), count, notes=notes)
 
 
-def truth_of(value: Any, uid: str, field: str) -> bool:
-    """Whether a slide shows a tumour. Raises DataError for a value that says neither."""
-    said = str(value).strip().lower()
-    if said in ("1", "true", "yes", "tumour", "tumor"):
+def tumour_label(value: Any, uid: str, field: str) -> bool:
+    """Tumour label of a slide as a bool. Raises DataError for a value that is neither."""
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "tumour", "tumor"):
         return True
-    if said in ("0", "false", "no", "normal"):
+    if text in ("0", "false", "no", "normal"):
         return False
     raise DataError(f"slide '{uid}' has {value!r}", field=field, expected="1 or 0, true or false, tumour or normal")
 
 
 def auroc(score_N: npt.NDArray[Any], truth_N: npt.NDArray[np.bool_], weight_N: Floats | None = None) -> float:
-    """The chance that a positive scores above a negative, ties half; NaN without either. `weight_N` says how often each counts."""
+    """AUROC: the chance that a positive scores above a negative, ties half; NaN without either. `weight_N` says how often each counts."""
     weight_N = np.ones(len(score_N)) if weight_N is None else weight_N
     positive, negative = weight_N * truth_N, weight_N * ~truth_N
     if not positive.sum() or not negative.sum():

@@ -1,11 +1,11 @@
-"""Slide segmentation: where the tumour of a slide is, without any training on slides.  Protocol `slide_segmentation`, version 1.
+"""Zero-shot tumour segmentation of slides.  Protocol `slide_segmentation`, version 1.
 
 A tile is tumour where its probability, averaged with the tiles above and to the left, is above a threshold. That threshold is chosen on
 validation slides: the one that separates their tiles best (largest sensitivity minus false positive rate, tiles of all slides together).
 Main metric: `dice`, the mean over test slides with tumour of 2 |A and B| / (|A| + |B|) in the pixels of the mask. `auroc` is the mean over
 the same slides of the AUROC over tiles, a tile being tumour where more than half of it is.
 
-KEEP (2024, arXiv 2412.13126) scored each slide at the threshold that is best for that slide, which nobody has who does not know the
+KEEP (2024, arXiv 2412.13126) scored each slide at the threshold that is best for that slide, which cannot be chosen without the
 answer: `oracle_threshold` adds that number, under its name. Its code finds the threshold among "this probability or more" and then takes
 the tiles above it, which loses the tiles at it; here the threshold lies halfway to the next smaller probability. Intervals resample
 patients.
@@ -26,13 +26,13 @@ from diptych.tasks._scoring.intervals import codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks._scoring.slides.scores import cut_below, dice, tile_truth, youden_threshold
 from diptych.tasks.domains.slide_detection import auroc
-from diptych.tasks.domains.slide_reading import ReadSlide, SlideReading, mask_of
+from diptych.tasks.domains.slide_task import SlidePrediction, SlideTask, mask_of
 
 TUMOUR = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlideSegmentation(SlideReading):
+class SlideSegmentation(SlideTask):
     """Dice of the tumour map at a threshold from validation slides.
 
     threshold   a fixed one; 0 chooses it on the validation slides
@@ -72,7 +72,7 @@ class SlideSegmentation(SlideReading):
         return with_facts(pa.Table.from_pylist(rows), options=self.options(), unreadable=unreadable, **facts)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
         names = [name for name in ("dice", "auroc", "dice_oracle_threshold") if name in records.column_names]
@@ -102,7 +102,7 @@ class SlideSegmentation(SlideReading):
         threshold = cut_below(youden_threshold(tumour_N, np.concatenate(truths)), tumour_N)
         return threshold, f"{len(read)} slides of '{self.validation.name}'"
 
-    def _row(self, one: ReadSlide, mask_HW: Any, threshold: float) -> dict[str, Any]:
+    def _row(self, one: SlidePrediction, mask_HW: Any, threshold: float) -> dict[str, Any]:
         tumour_N, place_N2 = one.scores.score_NK[:, TUMOUR], one.scores.place_N2
         extent, shape = one.tiles.extent, one.tiles.shape
         truth_N = tile_truth(mask_HW, place_N2, extent, shape)
@@ -114,7 +114,7 @@ class SlideSegmentation(SlideReading):
             "tiles": len(place_N2),
         }
         if self.oracle_threshold:
-            known = truth_N.any() and not truth_N.all()
-            best = cut_below(youden_threshold(tumour_N, truth_N), tumour_N) if known else threshold
+            both_kinds = truth_N.any() and not truth_N.all()
+            best = cut_below(youden_threshold(tumour_N, truth_N), tumour_N) if both_kinds else threshold
             row["dice_oracle_threshold"] = dice(tumour_N, mask_HW, place_N2, extent, shape, best)
         return row

@@ -1,4 +1,4 @@
-"""Slide subtyping: which kind of tumour a slide shows, without any training on slides.  Protocol `slide_subtyping`, version 1.
+"""Zero-shot tumour subtyping of slides.  Protocol `slide_subtyping`, version 1.
 
 Each tile votes for the class with its largest probability, normal tissue among them; the kind with most votes wins, and "normal" cannot
 (KEEP, 2024, arXiv 2412.13126). Of equally many votes the first kind. A slide of which no tile votes for any kind is counted in the notes.
@@ -21,14 +21,14 @@ from diptych.data.labels import label_of
 from diptych.tasks._scoring.intervals import codes, percentiles, resampled_class_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks._scoring.slides.scores import subtype_shares
-from diptych.tasks.domains.slide_reading import SlideReading, names_by_label
+from diptych.tasks.domains.slide_task import SlideTask, names_by_label
 
 NORMAL = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlideSubtyping(SlideReading):
-    """Balanced accuracy over kinds of tumour.
+class SlideSubtyping(SlideTask):
+    """Zero-shot tumour subtyping of slides: balanced accuracy over subtypes.
 
     label   the column that holds a slide's kind, or else its text of origin "label"; slides of others are left out, and counted
     kinds   "LABEL=NAME|NAME" each, or labels that are their own names
@@ -73,7 +73,7 @@ class SlideSubtyping(SlideReading):
         return with_facts(pa.Table.from_pylist(rows), options=self.options(), unreadable=unreadable, **facts)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no slide", expected="one row or more")
         labels, groups = records.column("label").to_pylist(), records.column("group").to_pylist()

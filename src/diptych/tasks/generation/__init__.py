@@ -1,1 +1,1 @@
-"""Protocols for models that write."""
+"""Protocols for generative models."""

@@ -1,4 +1,4 @@
-"""Captions that a model writes, against those that people wrote."""
+"""Captioning: generated captions against human references."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diptych.core.contracts import Dataset, Generator
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
 from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
@@ -68,17 +68,17 @@ class Captions:
         rows = []
         for row in range(len(data)):
             sample = data[row]
-            known = [text.string for text in sample.positives(self.language)]
-            if sample.image is None or not known:
+            texts = [text.string for text in sample.positives(self.language)]
+            if sample.image is None or not texts:
                 lacks = "no image" if sample.image is None else f"no text in language '{self.language}'"
                 raise DataError(f"sample '{sample.uid}' has {lacks}", file=data.name, row=row, expected="an image and a text")
-            rows.append((sample.uid, sample.group or sample.uid, sample.image, known))
+            rows.append((sample.uid, sample.group or sample.uid, sample.image, texts))
         images, prompts = [image for *_, image, _ in rows], [self.prompt] * len(rows)
         captions = model.generate(images, prompts, max_tokens=self.max_tokens)
         blind: list[Any] = [None] * len(rows)
         if self.blind:
-            blind = model.generate(grey(images), prompts, max_tokens=self.max_tokens)
-        columns = [[uid for uid, *_ in rows], [group for _, group, *_ in rows], captions, [known for *_, known in rows], blind]
+            blind = model.generate(grey_images(images), prompts, max_tokens=self.max_tokens)
+        columns = [[uid for uid, *_ in rows], [group for _, group, *_ in rows], captions, [texts for *_, texts in rows], blind]
         records = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
@@ -86,14 +86,14 @@ class Captions:
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
         captions = [self._words(text) for text in records.column("caption").to_pylist()]
-        references = [[self._words(text) for text in known] for known in records.column("references").to_pylist()]
+        references = [[self._words(text) for text in texts] for texts in records.column("references").to_pylist()]
         groups = records.column("group").to_pylist()
         counts = bleu_counts(captions, references)
         most = int(facts_of(records).get("options", {}).get("max_tokens", self.max_tokens))
         columns = {
             "cider_d": cider_d(captions, references),
             "rouge_l": np.array([rouge_l(*pair) for pair in zip(captions, references, strict=True)]),
-            "exact": np.array([float(words in known) for words, known in zip(captions, references, strict=True)]),
+            "exact": np.array([float(words in texts) for words, texts in zip(captions, references, strict=True)]),
             "words": np.array([float(len(words)) for words in captions]),
             "empty": np.array([float(not words) for words in captions]),
             "repeats": np.array([float(_repeats(words)) for words in captions]),
@@ -109,11 +109,11 @@ class Captions:
         metrics = {
             name: Metric(
                 float(value_N.mean()),
-                *percentiles(drawn_RM[:, place]),
+                *percentiles(drawn_RM[:, column]),
                 unit=units.get(name, "share"),
                 higher_is_better=name not in lower,
             )
-            for place, (name, value_N) in enumerate(columns.items())
+            for column, (name, value_N) in enumerate(columns.items())
         }
         metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._resample_bleu(counts, groups)))
         notes: dict[str, Any] = {
@@ -131,7 +131,7 @@ class Captions:
         return words_of(unicodedata.normalize("NFC", text) if self.composed else text)
 
     def _resample_bleu(self, counts: Any, groups: list[str]) -> Floats:
-        """BLEU-4 of corpora that are drawn group by group."""
+        """BLEU-4 of bootstrap corpora, resampled group by group."""
         code_N, count = codes(groups)
         if count < 2:
             return np.full(1, np.nan)
@@ -143,13 +143,13 @@ class Captions:
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1] for metrics that are means over items; None for BLEU, which is one of the corpus."""
         captions = [self._words(text) for text in records.column("caption").to_pylist()]
-        references = [[self._words(text) for text in known] for known in records.column("references").to_pylist()]
+        references = [[self._words(text) for text in texts] for texts in records.column("references").to_pylist()]
         if metric == "cider_d":
             return cider_d(captions, references)[:, None]
         if metric == "rouge_l":
             return np.array([[rouge_l(*pair)] for pair in zip(captions, references, strict=True)])
         if metric == "exact":
-            return np.array([[float(words in known)] for words, known in zip(captions, references, strict=True)])
+            return np.array([[float(words in texts)] for words, texts in zip(captions, references, strict=True)])
         return None
 
 

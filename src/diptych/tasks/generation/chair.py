@@ -1,4 +1,4 @@
-"""Which objects captions name that are not there (CHAIR)."""
+"""CHAIR: objects in captions that are not in the image."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from diptych.core.contracts import Dataset, Generator
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
-from diptych.tasks._scoring.answers.blind import BLIND, grey
-from diptych.tasks._scoring.captions.mentions import Objects, words_in
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
+from diptych.tasks._scoring.captions.mentions import ObjectVocabulary, words_in
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -71,36 +71,36 @@ class CHAIR:
         for row, sample in enumerate(samples):
             if sample.image is None:
                 raise DataError(f"sample '{sample.uid}' has no image", file=data.name, row=row, field="image")
-        known = self._objects(samples, data.name)
+        vocabulary = self._objects(samples, data.name)
         images = [sample.image for sample in samples if sample.image is not None]
         prompts = [self.prompt] * len(images)
         captions = model.generate(images, prompts, max_tokens=self.max_tokens)
         empty: list[Any] = [None] * len(images)
-        blind = model.generate(grey(images), prompts, max_tokens=self.max_tokens) if self.blind else empty
+        blind = model.generate(grey_images(images), prompts, max_tokens=self.max_tokens) if self.blind else empty
         columns: dict[str, Any] = {
             "uid": [sample.uid for sample in samples],
             "group": [sample.group or sample.uid for sample in samples],
-            "there": [self._there(sample, known) for sample in samples],
+            "there": [self._there(sample, vocabulary) for sample in samples],
             "caption": captions,
-            "named": [known.mentions(caption) for caption in captions],
+            "named": [vocabulary.mentions(caption) for caption in captions],
             "blind_caption": blind,
-            "blind_named": [known.mentions(caption) for caption in blind] if self.blind else empty,
+            "blind_named": [vocabulary.mentions(caption) for caption in blind] if self.blind else empty,
         }
         records = pa.table(columns, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
-    def _objects(self, samples: list[Sample], name: str) -> Objects:
+    def _objects(self, samples: list[Sample], name: str) -> ObjectVocabulary:
         if self.vocabulary:
-            return Objects.read(Path(self.vocabulary))
+            return ObjectVocabulary.read(Path(self.vocabulary))
         labels = dict.fromkeys(region.label for sample in samples for region in sample.regions if words_in(region.label))
         if not labels:
             raise DataError(f"'{name}' names no objects", field="regions", expected="regions with labels, or --vocabulary FILE")
-        return Objects.of(labels)
+        return ObjectVocabulary.of(labels)
 
-    def _there(self, sample: Sample, known: Objects) -> list[str]:
-        named = [known.named(region.label) for region in sample.regions if region.label]
+    def _there(self, sample: Sample, vocabulary: ObjectVocabulary) -> list[str]:
+        named = [vocabulary.named(region.label) for region in sample.regions if region.label]
         if self.texts:
-            named += [name for text in sample.positives(self.language) for name in known.mentions(text.string)]
+            named += [name for text in sample.positives(self.language) for name in vocabulary.mentions(text.string)]
         return list(dict.fromkeys(named))
 
     def score(self, records: pa.Table) -> Result:
@@ -122,10 +122,10 @@ class CHAIR:
         there, named = records.column("there").to_pylist(), records.column(f"{which}named").to_pylist()
         captions = records.column(f"{which}caption").to_pylist()
         wrong_N = np.array(
-            [sum(name not in truth for name in said) for truth, said in zip(there, named, strict=True)], np.float64
+            [sum(name not in truth for name in mentions) for truth, mentions in zip(there, named, strict=True)], np.float64
         )
-        mentions_N = np.array([len(said) for said in named], np.float64)
-        found_N = np.array([len(set(said) & set(truth)) for truth, said in zip(there, named, strict=True)], np.float64)
+        mentions_N = np.array([len(mentions) for mentions in named], np.float64)
+        found_N = np.array([len(set(mentions) & set(truth)) for truth, mentions in zip(there, named, strict=True)], np.float64)
         truth_N = np.array([len(truth) for truth in there], np.float64)
         words_N = np.array([len(words_in(caption)) for caption in captions], np.float64)
         parts_NM = np.stack([wrong_N, mentions_N, wrong_N > 0, found_N, truth_N, words_N, words_N == 0], 1)
@@ -144,11 +144,11 @@ class CHAIR:
         if metric != "chair_s":
             return None
         pairs = zip(records.column("there").to_pylist(), records.column("named").to_pylist(), strict=True)
-        return np.array([[float(bool(set(said) - set(truth)))] for truth, said in pairs])
+        return np.array([[float(bool(set(mentions) - set(truth)))] for truth, mentions in pairs])
 
 
 def _ratios(mean_M: Floats) -> dict[str, Floats]:
-    wrong, said, captions, found, truth, words, empty = np.moveaxis(mean_M, -1, 0)
+    wrong, mentions, captions, recalled, truth, words, empty = np.moveaxis(mean_M, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = {"chair_i": wrong / said, "chair_s": captions, "recall": found / truth}
-    return {**shares, "mentions": said, "words": words, "empty": empty}
+        shares = {"chair_i": wrong / mentions, "chair_s": captions, "recall": recalled / truth}
+    return {**shares, "mentions": mentions, "words": words, "empty": empty}

@@ -1,4 +1,4 @@
-"""How well captions fit their images in the eyes of an embedder (CLIPScore)."""
+"""CLIPScore: reference-free image-caption similarity by an embedder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Embedder, Generator, Role
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -66,13 +66,13 @@ class CLIPScore:
         nan_N = np.full(len(images), np.nan)
         numbers = {"cosine": (image_ND * caption_ND).sum(1), **dict.fromkeys(NUMBERS[1:], nan_N)}
         if all(references):
-            flat_MD = self._read(judge, [text for known in references for text in known])
-            ends = np.cumsum([len(known) for known in references])[:-1]
+            flat_MD = self._read(judge, [text for texts in references for text in texts])
+            ends = np.cumsum([len(texts) for texts in references])[:-1]
             parts = np.split(flat_MD, ends)
             numbers["reference_cosine"] = np.array([(part @ one).max() for part, one in zip(parts, caption_ND, strict=True)])
             numbers["human_cosine"] = np.array([part[0] @ one for part, one in zip(parts, image_ND, strict=True)])
         if self.blind:
-            blind = model.generate(grey(images), prompts, max_tokens=self.max_tokens)
+            blind = model.generate(grey_images(images), prompts, max_tokens=self.max_tokens)
             numbers["blind_cosine"] = (image_ND * self._read(judge, blind)).sum(1)
         columns: dict[str, Any] = {
             "uid": [sample.uid for sample in samples],
@@ -93,8 +93,8 @@ class CLIPScore:
         columns = {name: value for name, value in self._columns(records).items() if not np.isnan(value).all()}
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
         metrics = {
-            name: Metric(float(value_N.mean()), *percentiles(drawn_RM[:, place]), unit="points")
-            for place, (name, value_N) in enumerate(columns.items())
+            name: Metric(float(value_N.mean()), *percentiles(drawn_RM[:, column]), unit="points")
+            for column, (name, value_N) in enumerate(columns.items())
         }
         notes: dict[str, Any] = {
             **facts_of(records),
@@ -120,6 +120,6 @@ class CLIPScore:
         }
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1] for each of its metrics: all are means over images."""
+        """Values [N, 1] of each metric: all are means over images."""
         columns = self._columns(records)
         return columns[metric][:, None] if metric in columns else None

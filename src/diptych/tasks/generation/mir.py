@@ -1,4 +1,4 @@
-"""How far pictures lie from words inside of a language model that reads both. Protocol `mir`, version 1."""
+"""Modality integration rate: Fréchet distance of image tokens and text tokens inside a language model. Protocol `mir`, version 1."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ class MIR:
     def _read(
         self, model: LayerReader, images: Sequence[ImageSource], texts: Sequence[str], layers: list[int]
     ) -> tuple[list[dict[str, float]], list[int]]:
-        """Records of the first layers, as many as memory holds, and the layers that are left."""
+        """Records of as many layers as memory holds, and the layers that are left."""
         rows = model.read_layers(images, texts, layers=layers[:1], template=self.template)
         first = next(rows)
         size = first.visual_EKD.nbytes + first.text_ETD.nbytes
         count = max(1, min(len(layers), int(self.memory * 2**30 / (size * len(images)))))
-        found = (
+        states = (
             [first, *rows]
             if count == 1
             else list(model.read_layers(images, texts, layers=layers[:count], template=self.template))
         )
-        return [_record(layer, found, place) for place, layer in enumerate(layers[:count])], layers[count:]
+        return [_record(layer, states, index) for index, layer in enumerate(layers[:count])], layers[count:]
 
     def _pairs(self, data: Dataset) -> tuple[list[ImageSource], list[str]]:
         order = keyed_rng("mir", self.seed).permutation(len(data)).tolist()
@@ -113,18 +113,20 @@ class MIR:
         return images, texts
 
     def _others(self, data: Dataset, order: Sequence[int], chosen: Sequence[int]) -> Iterator[str]:
-        """Texts without end: of the data first those of pictures that were not drawn, then of the others, a place apart from their own."""
+        """Endless stream of texts: those of the option `texts`, else of the data, first of pictures that were not drawn, then of the
+        others, shifted by one from their own.
+        """
         if self.texts:
-            known = _read_texts(Path(self.texts).expanduser())
+            texts = _read_texts(Path(self.texts).expanduser())
         else:
             behind = [*order[len(chosen) :], *chosen[1:], chosen[0]]
-            known = [text.string for row in behind for text in data[row].positives(self.language)[:1] if text.string.split()]
-            if not known:
+            texts = [text.string for row in behind for text in data[row].positives(self.language)[:1] if text.string.split()]
+            if not texts:
                 raise DataError(
                     f"'{data.name}' has no text in language '{self.language}'", field="texts", expected="--texts FOLDER"
                 )
         while True:
-            yield from known
+            yield from texts
 
     def score(self, records: pa.Table) -> Result:
         if not len(records):
@@ -159,9 +161,9 @@ def _log10(value: float) -> float:
     return math.log10(value) if value > 0 else math.nan
 
 
-def _record(layer: int, found: Sequence[LayerStates], place: int) -> dict[str, float]:
-    visual_ND = torch.cat([torch.from_numpy(states.visual_EKD[place]) for states in found]).double()
-    text_ND = torch.cat([torch.from_numpy(states.text_ETD[place]) for states in found]).double()
+def _record(layer: int, batches: Sequence[LayerStates], index: int) -> dict[str, float]:
+    visual_ND = torch.cat([torch.from_numpy(states.visual_EKD[index]) for states in batches]).double()
+    text_ND = torch.cat([torch.from_numpy(states.text_ETD[index]) for states in batches]).double()
     if min(len(visual_ND), len(text_ND)) < 2:
         raise DataError(f"{len(visual_ND)} tokens of pictures and {len(text_ND)} of words", expected="two or more of each")
     scale = 1 / text_ND.norm(dim=1).mean()
@@ -184,17 +186,17 @@ def _put_together(texts: Iterator[str], count: int, words: int) -> list[str]:
     return made
 
 
-def _read_texts(place: Path) -> list[str]:
+def _read_texts(source: Path) -> list[str]:
     """A text a file of a folder, in the order of their names, or a text a line of one file."""
-    if not place.exists():
-        raise DataError("does not exist", file=place, expected="a folder of text files, or a file with a text a line")
-    files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    if not source.exists():
+        raise DataError("does not exist", file=source, expected="a folder of text files, or a file with a text a line")
+    files = sorted(path for path in source.iterdir() if path.is_file()) if source.is_dir() else [source]
     try:
         read = [path.read_text(encoding="utf-8") for path in files]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", file=place, expected="text in UTF-8") from error
-    found = [text.partition(HIGHLIGHT)[0] for text in read] if place.is_dir() else read[0].splitlines()
-    found = [text.strip() for text in found if text.strip()]
-    if not found:
-        raise DataError("holds no text", file=place, expected="a folder of text files, or a file with a text a line")
-    return found
+        raise DataError(f"cannot be read: {error}", file=source, expected="text in UTF-8") from error
+    texts = [text.partition(HIGHLIGHT)[0] for text in read] if source.is_dir() else read[0].splitlines()
+    texts = [text.strip() for text in texts if text.strip()]
+    if not texts:
+        raise DataError("holds no text", file=source, expected="a folder of text files, or a file with a text a line")
+    return texts

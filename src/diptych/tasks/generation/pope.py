@@ -1,4 +1,4 @@
-"""Whether a model says that there are things which are not: yes-or-no questions about objects (POPE)."""
+"""Object hallucination by yes-or-no questions (POPE)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 from diptych.core.contracts import Dataset, Generator, Ranker
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
 from diptych.tasks._scoring.answers.polling import SETTINGS, poll_questions
-from diptych.tasks._scoring.answers.yes_no import READERS, Reader, confusion, read_answer, scores
+from diptych.tasks._scoring.answers.yes_no import READERS, Reader, confusion, parse_yes_no, scores
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -75,8 +75,8 @@ class POPE:
         rows = [
             (sample, setting, name, there)
             for setting in SETTINGS
-            for sample, asked in zip(samples, poll_questions(objects, setting, count=self.count, seed=self.seed), strict=True)
-            for name, there in asked
+            for sample, polled in zip(samples, poll_questions(objects, setting, count=self.count, seed=self.seed), strict=True)
+            for name, there in polled
         ]
         if not rows:
             raise DataError(
@@ -96,7 +96,7 @@ class POPE:
             "object": [name for _, _, name, _ in rows],
             "question": questions,
             "answer": self._answers(model, images, questions),
-            "blind_answer": self._answers(model, grey(images), questions) if self.blind else [None] * len(rows),  # type: ignore[arg-type]
+            "blind_answer": self._answers(model, grey_images(images), questions) if self.blind else [None] * len(rows),  # type: ignore[arg-type]
             "there": [there for *_, there in rows],
         }
         records = pa.table(columns, schema=SCHEMA)
@@ -116,8 +116,8 @@ class POPE:
         if self.how == "write":
             written: list[str] = model.generate(images, questions, max_tokens=self.max_tokens)
             return written
-        found = model.answer_nll(images, questions, [["yes", "no"]] * len(questions))
-        costs = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in found]
+        tables = model.answer_nll(images, questions, [["yes", "no"]] * len(questions))
+        costs = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in tables]
         return [("yes", "no")[int(np.argmin(cost))] for cost in costs]
 
     def score(self, records: pa.Table) -> Result:
@@ -126,8 +126,8 @@ class POPE:
         groups, blind = records.column("group").to_pylist(), records.column("blind_answer").null_count == 0
         metrics = self._metrics(records, "answer", groups, "")
         if blind:
-            known = self._metrics(records, "blind_answer", groups, BLIND)
-            metrics |= {name: known[name] for name in (f"accuracy{BLIND}", f"f1{BLIND}", f"yes{BLIND}")}
+            blind_metrics = self._metrics(records, "blind_answer", groups, BLIND)
+            metrics |= {name: blind_metrics[name] for name in (f"accuracy{BLIND}", f"f1{BLIND}", f"yes{BLIND}")}
         notes: dict[str, Any] = {
             **facts_of(records),
             "f1": "mean of the settings; yes is the positive class",
@@ -138,38 +138,38 @@ class POPE:
 
     def _metrics(self, records: pa.Table, column: str, groups: list[str], ending: str) -> dict[str, Metric]:
         reader = self._reader(records)
-        said = [read_answer(answer, reader) for answer in records.column(column).to_pylist()]
-        part_N5 = confusion(np.array(records.column("there").to_pylist()), said, reader)
+        verdicts = [parse_yes_no(answer, reader) for answer in records.column(column).to_pylist()]
+        part_N5 = confusion(np.array(records.column("there").to_pylist()), verdicts, reader)
         setting_N = np.array(records.column("setting").to_pylist())
         settings = [setting for setting in SETTINGS if (setting_N == setting).any()]
         wide = np.concatenate([np.where((setting_N == setting)[:, None], part_N5, np.nan) for setting in settings], 1)
         drawn_RS5 = resampled_means(wide, groups, draws=self.draws, seed=self.seed).reshape(self.draws, len(settings), 5)
         mean_S5 = np.nanmean(wide, 0).reshape(len(settings), 5)
-        found, drawn = scores(mean_S5), scores(drawn_RS5)
+        values, drawn = scores(mean_S5), scores(drawn_RS5)
         metrics = {
             f"{name}{ending}": Metric(
-                float(found[name].mean()), *percentiles(drawn[name].mean(1)), chance=self._chance(name), items=len(records)
+                float(values[name].mean()), *percentiles(drawn[name].mean(1)), chance=self._chance(name), items=len(records)
             )
             for name in NAMES
         }
-        for place, setting in enumerate(settings if not ending else ()):
+        for index, setting in enumerate(settings if not ending else ()):
             for name in NAMES:
                 metrics[f"{name}/{setting}"] = Metric(
-                    float(found[name][place]),
-                    *percentiles(drawn[name][:, place]),
+                    float(values[name][index]),
+                    *percentiles(drawn[name][:, index]),
                     chance=self._chance(name),
                     items=int((setting_N == setting).sum()),
                 )
-        unread = float(np.mean([answer is None for answer in said]))
+        unread = float(np.mean([answer is None for answer in verdicts]))
         return {**metrics, f"unread{ending}": Metric(unread, higher_is_better=False)}
 
     def _reader(self, records: pa.Table) -> Reader:
-        known: Reader = facts_of(records).get("options", {}).get("reader", self.reader)
-        return known
+        reader: Reader = facts_of(records).get("options", {}).get("reader", self.reader)
+        return reader
 
     @staticmethod
     def _chance(name: str) -> float:
-        """Of always saying yes, on as many objects that are there as are not."""
+        """Chance level of always saying yes, with as many present as absent objects."""
         return {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes": 1.0}[name]
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
@@ -177,5 +177,5 @@ class POPE:
         if metric != "accuracy":
             return None
         reader = self._reader(records)
-        said = [read_answer(answer, reader) for answer in records.column("answer").to_pylist()]
-        return confusion(np.array(records.column("there").to_pylist()), said, reader)[:, 3:4]
+        verdicts = [parse_yes_no(answer, reader) for answer in records.column("answer").to_pylist()]
+        return confusion(np.array(records.column("there").to_pylist()), verdicts, reader)[:, 3:4]

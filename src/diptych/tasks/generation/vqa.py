@@ -1,4 +1,4 @@
-"""Questions about images, answered in free words or by likelihood."""
+"""Visual question answering, in free words or by likelihood."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.tasks._scoring.answers.answer_match import normalised, vqa_accuracy
-from diptych.tasks._scoring.answers.blind import BLIND, grey
+from diptych.tasks._scoring.answers.blind import BLIND, grey_images
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -61,43 +61,43 @@ class VQA:
         if not isinstance(model, Generator if self.how == "write" else Ranker):
             other = "mean | sum" if self.how == "write" else "write"
             raise ConfigError(f"'{getattr(model, 'name', model)}' cannot answer by how={self.how} (expected {other})")
-        asked = []
+        pairs = []
         for row in range(len(data)):
             sample = data[row]
-            found = questions_of(sample)
-            if found and sample.image is None:
+            questions = questions_of(sample)
+            if questions and sample.image is None:
                 raise DataError(f"sample '{sample.uid}' has questions and no image", file=data.name, row=row, field="image")
-            asked += [(sample, question) for question in found]
-        if not asked:
+            pairs += [(sample, question) for question in questions]
+        if not pairs:
             raise DataError(f"'{data.name}' has no question", field="questions", expected='extras["questions"] of samples')
-        images = [sample.image for sample, _ in asked if sample.image is not None]
-        prompts = [f"{self.prefix} {question.text} {self.suffix}".strip() for _, question in asked]
-        nothing: list[Any] = [None] * len(asked)
+        images = [sample.image for sample, _ in pairs if sample.image is not None]
+        prompts = [f"{self.prefix} {question.text} {self.suffix}".strip() for _, question in pairs]
+        nothing: list[Any] = [None] * len(pairs)
         columns = {
-            "uid": [sample.uid for sample, _ in asked],
-            "group": [sample.group or sample.uid for sample, _ in asked],
-            "kind": [question.kind for _, question in asked],
-            "question": [question.text for _, question in asked],
-            "answer": self._answers(model, images, prompts, asked),
-            "people": [list(question.answers) for _, question in asked],
-            "blind_answer": self._answers(model, grey(images), prompts, asked) if self.blind else nothing,
+            "uid": [sample.uid for sample, _ in pairs],
+            "group": [sample.group or sample.uid for sample, _ in pairs],
+            "kind": [question.kind for _, question in pairs],
+            "question": [question.text for _, question in pairs],
+            "answer": self._answers(model, images, prompts, pairs),
+            "people": [list(question.answers) for _, question in pairs],
+            "blind_answer": self._answers(model, grey_images(images), prompts, pairs) if self.blind else nothing,
         }
         records = pa.table(columns, schema=SCHEMA)
         return with_facts(records, options=asdict(self), fingerprint=data.fingerprint, model=getattr(model, "name", ""))
 
-    def _answers(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
+    def _answers(self, model: Any, images: Any, prompts: list[str], pairs: Any) -> list[str]:
         if self.how == "write":
             written: list[str] = model.generate(images, prompts, max_tokens=self.max_tokens)
             return written
-        return self._choose_answers(model, images, prompts, asked)
+        return self._choose_answers(model, images, prompts, pairs)
 
-    def _choose_answers(self, model: Any, images: Any, prompts: list[str], asked: Any) -> list[str]:
-        known: dict[str, dict[str, None]] = {}
-        for _, question in asked:
-            known.setdefault(question.kind, {}).update(dict.fromkeys(question.answers))
-        choices = [sorted(known[question.kind]) for _, question in asked]
-        found = model.answer_nll(images, prompts, choices)
-        nats = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in found]
+    def _choose_answers(self, model: Any, images: Any, prompts: list[str], pairs: Any) -> list[str]:
+        answers_of_kind: dict[str, dict[str, None]] = {}
+        for _, question in pairs:
+            answers_of_kind.setdefault(question.kind, {}).update(dict.fromkeys(question.answers))
+        choices = [sorted(answers_of_kind[question.kind]) for _, question in pairs]
+        tables = model.answer_nll(images, prompts, choices)
+        nats = [table[:, 0] / table[:, 1] if self.how == "mean" else table[:, 0] for table in tables]
         return [names[int(np.argmin(costs))] for names, costs in zip(choices, nats, strict=True)]
 
     def score(self, records: pa.Table) -> Result:
@@ -117,11 +117,11 @@ class VQA:
             columns[f"accuracy{BLIND}"] = self._right(records, "blind_answer")
         drawn_RM = resampled_means(np.stack(list(columns.values()), 1), groups, draws=self.draws, seed=self.seed)
         metrics = {}
-        for place, (name, value_N) in enumerate(columns.items()):
+        for column, (name, value_N) in enumerate(columns.items()):
             here = ~np.isnan(value_N)
             metrics[name] = Metric(
                 float(value_N[here].mean()),
-                *percentiles(drawn_RM[:, place]),
+                *percentiles(drawn_RM[:, column]),
                 chance=float(chance_N[here].mean()) if name.startswith("accuracy") else float("nan"),
                 higher_is_better=name != "empty",
                 items=int(here.sum()),
@@ -144,7 +144,7 @@ class VQA:
         counts: dict[str, Counter[str]] = {}
         for kind, given in zip(kinds, people, strict=True):
             counts.setdefault(kind, Counter())[normalised(given[0])] += 1
-        usual = {kind: found.most_common(1)[0][0] for kind, found in counts.items()}
+        usual = {kind: answers.most_common(1)[0][0] for kind, answers in counts.items()}
         pairs = zip(kinds, people, strict=True)
         return np.array([vqa_accuracy(usual[kind], given, always=True) for kind, given in pairs], np.float64)
 
@@ -154,7 +154,7 @@ class VQA:
             return None
         right_N = self._right(records)
         if metric != "accuracy":
-            wanted = metric.removeprefix("accuracy/")
+            asked_kind = metric.removeprefix("accuracy/")
             kinds = np.array([kind or "other" for kind in records.column("kind").to_pylist()])
-            right_N = np.where(kinds == wanted, right_N, np.nan)
+            right_N = np.where(kinds == asked_kind, right_N, np.nan)
         return right_N[:, None]

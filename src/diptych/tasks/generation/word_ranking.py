@@ -1,4 +1,4 @@
-"""Words of a vocabulary by how well they fit an image, against the words of its captions.
+"""Ranking of vocabulary words for an image, against the words of its captions (NDCG).
 
 Letters: V vocabulary.
 """
@@ -63,10 +63,10 @@ class WordRanking:
             ranked_NV = model.rank_words([sample.image for sample in samples if sample.image is not None])
             for sample, ranked_V in zip(samples, ranked_NV, strict=True):
                 texts = [text.string for text in sample.positives(self.language)]
-                wanted = {stem(word) for word in [*content_words(" ".join(texts)), *self.always]}
-                hits = [(rank, stem_V[token]) for rank, token in enumerate(ranked_V.tolist(), 1) if stem_V[token] in wanted]
-                found = len({word for rank, word in hits if rank <= self.first})
-                rows.append((sample.uid, sample.group or sample.uid, [rank for rank, _ in hits], found, len(wanted)))
+                stems = {stem(word) for word in [*content_words(" ".join(texts)), *self.always]}
+                hits = [(rank, stem_V[token]) for rank, token in enumerate(ranked_V.tolist(), 1) if stem_V[token] in stems]
+                hits_first = len({word for rank, word in hits if rank <= self.first})
+                rows.append((sample.uid, sample.group or sample.uid, [rank for rank, _ in hits], hits_first, len(stems)))
         columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in SCHEMA]
         records = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
         facts: dict[str, Any] = {"options": asdict(self), "fingerprint": data.fingerprint, "vocabulary": len(stem_V)}
@@ -74,7 +74,7 @@ class WordRanking:
 
     def score(self, records: pa.Table) -> Result:
         ranks = records.column("ranks").to_pylist()
-        there = [row for row, found in enumerate(ranks) if found]
+        there = [row for row, own in enumerate(ranks) if own]
         if not there:
             raise DataError(
                 "no image has a word of the vocabulary in its captions", field="texts", expected="captions in its language"
@@ -84,7 +84,8 @@ class WordRanking:
         groups = kept.column("group").to_pylist()
         drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
         metrics = {
-            name: Metric(float(value_NM[:, place].mean()), *percentiles(drawn_RM[:, place])) for place, name in enumerate(names)
+            name: Metric(float(value_NM[:, column].mean()), *percentiles(drawn_RM[:, column]))
+            for column, name in enumerate(names)
         }
         notes: dict[str, Any] = {
             **facts_of(records),
@@ -99,15 +100,17 @@ class WordRanking:
         ideal_V, mean = np.cumsum(discount_V), discount_V.mean()
         first = int(facts_of(records)["options"]["first"])
         rows = []
-        for ranks, found, words in zip(*(records.column(name).to_pylist() for name in ("ranks", "found", "words")), strict=True):
+        for ranks, in_first, words in zip(
+            *(records.column(name).to_pylist() for name in ("ranks", "found", "words")), strict=True
+        ):
             best = ideal_V[len(ranks) - 1]
             gained = discount_V[np.asarray(ranks) - 1].sum()
-            rows.append((gained / best, len(ranks) * mean / best, float(min(ranks) <= first), found / words))
+            rows.append((gained / best, len(ranks) * mean / best, float(min(ranks) <= first), in_first / words))
         return np.array(rows, np.float64), ["ndcg", "chance", f"hit@{first}", f"recall@{first}"]
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1]; NaN for an image that cannot be ranked."""
-        there = [row for row, found in enumerate(records.column("ranks").to_pylist()) if found]
+        there = [row for row, own in enumerate(records.column("ranks").to_pylist()) if own]
         value_NM, names = self._values(records.take(there))
         if metric not in names:
             return None

@@ -1,1 +1,1 @@
-"""Words to regions: referring expressions, phrases of captions, open-vocabulary detection."""
+"""Grounding protocols: referring expressions, phrases of captions, open-vocabulary detection."""

@@ -35,7 +35,7 @@ from diptych.data.graphs.formats.coco import CROWD
 from diptych.data.text.captions.phrases import sentences_of
 from diptych.tasks._scoring.detection.boxes import Boxes, precision_and_recall
 from diptych.tasks._scoring.records import facts_of, with_facts
-from diptych.tasks.grounding.asking import boxes_of
+from diptych.tasks.grounding.box_queries import boxes_of
 
 CATEGORY, DESCRIPTION = "category", "description"
 """Kinds of phrases that are read: others are not asked for."""
@@ -77,11 +77,11 @@ class OmniLabel:
             groups = [described[start : start + self.together] for start in range(0, len(described), self.together)]
             queries = [PhraseQuery.of([text for text, _, _ in group]) for group in groups]
             answers = [
-                answer for found in boxes_of(model, [sample.image] * len(queries), queries, top=PER_PAIR) for answer in found
+                answer for boxes in boxes_of(model, [sample.image] * len(queries), queries, top=PER_PAIR) for answer in boxes
             ]
             for (text, kind, regions), answer in zip(described, answers, strict=True):
                 pair = {"uid": sample.uid, "pair": pairs, "text": text, "kind": kind}
-                for region in (sample.regions[place] for place in regions):
+                for region in (sample.regions[index] for index in regions):
                     rows.append({**pair, "box": list(region.box), "score": None, "crowd": CROWD in region.attributes})
                 scored = zip(answer.box_N4.tolist(), answer.score_N.tolist(), strict=True)
                 rows += [{**pair, "box": box, "score": score, "crowd": False} for box, score in scored]
@@ -95,7 +95,7 @@ class OmniLabel:
         return with_facts(pa.Table.from_pylist(rows, schema=_SCHEMA), options=asdict(self), pairs=pairs, pictures=pictures)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         facts = facts_of(records)
         pair_N = np.array(records.column("pair").to_pylist(), np.int64)
         every = Boxes(

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded
+from diptych.core.grounding import PhraseBoxes
 from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
@@ -118,14 +118,14 @@ class OpenDetection:
         return with_facts(pa.Table.from_pylist(rows, schema=_SCHEMA), options=asdict(self), **facts)
 
     def _class_knowledge(self, samples: Sequence[Sample]) -> Knowledge:
-        known = read_knowledge(Path(self.knowledge)) if self.knowledge else knowledge_of(samples)
-        if known is None:
+        knowledge = read_knowledge(Path(self.knowledge)) if self.knowledge else knowledge_of(samples)
+        if knowledge is None:
             raise DataError("the data describe no class", field="knowledge", expected="a knowledge file")
-        return known
+        return knowledge
 
     def _ground_classes(
         self, model: Any, sample: Sample, names: Sequence[str], texts: Sequence[SpanText]
-    ) -> list[tuple[str, Grounded]]:
+    ) -> list[tuple[str, PhraseBoxes]]:
         if texts:
             answers = model.ground([sample.image] * len(texts), [text.query() for text in texts], top=self.top)
             return [
@@ -134,12 +134,12 @@ class OpenDetection:
                 for name, answer in zip(text.spans, row, strict=True)
             ]
         return [
-            (name, Grounded(np.array([region.box], np.float32), np.array([region.score], np.float32)))
+            (name, PhraseBoxes(np.array([region.box], np.float32), np.array([region.score], np.float32)))
             for name, region in self._regions(model, sample, names)
         ]
 
     def _regions(self, model: Any, sample: Sample, names: Sequence[str]) -> list[tuple[str, Region]]:
-        """What a detector finds, each thing under every name that is asked for in the same words."""
+        """Detections with class names; a thing counts under every name that has the same wording."""
         called: dict[str, list[str]] = {}
         for name in names:
             called.setdefault(spoken_name(name) if self.wording == "plain" else name, []).append(name)
@@ -147,28 +147,28 @@ class OpenDetection:
         return [(name, region) for region in graph.regions for name in called[region.label]]
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         facts = facts_of(records)
-        place = {name: number for number, name in enumerate(facts["names"])}
+        code = {name: number for number, name in enumerate(facts["names"])}
         box_N4 = np.array(records.column("box").to_pylist(), np.float64).reshape(-1, 4)
         score_N = np.array([np.nan if score is None else score for score in records.column("score").to_pylist()], np.float64)
         every = Boxes(
             np.array(records.column("image").to_pylist(), np.int64),
-            np.array([place[label] for label in records.column("label").to_pylist()], np.int64),
+            np.array([code[label] for label in records.column("label").to_pylist()], np.int64),
             box_N4,
             score_N,
             _codes_of(records) if facts["options"].get("shapes") == "masks" else None,
         )
         crowd_N = np.array(records.column("crowd").to_pylist(), bool)
-        true, found = every.of(np.isnan(score_N) & ~crowd_N), every.of(~np.isnan(score_N))
+        true, detections = every.of(np.isnan(score_N) & ~crowd_N), every.of(~np.isnan(score_N))
         ap_TK = average_precision(
             true,
-            found,
-            classes=len(place),
+            detections,
+            classes=len(code),
             per_image=100 if self.rule == "coco" else 0,
             per_class=0 if self.rule == "coco" else PER_CLASS,
-            judged=_judged_classes(facts, true, place),
-            partial=[(int(image), place[name]) for image, names in facts["partial"].items() for name in names if name in place],
+            judged=_judged_classes(facts, true, code),
+            partial=[(int(image), code[name]) for image, names in facts["partial"].items() for name in names if name in code],
             crowds=every.of(crowd_N),
         )
         metrics = {"ap": Metric(_mean(ap_TK)), "ap50": Metric(_mean(ap_TK[:1])), "ap75": Metric(_mean(ap_TK[5:6]))}
@@ -206,7 +206,7 @@ def _row(
 
 
 def _codes(sample: Sample) -> list[dict[str, Any]]:
-    """The code of every region's mask. Raises DataError that names the sample."""
+    """Encoded mask of every region. Raises DataError that names the sample."""
     assert sample.image is not None
     height, width = media.decode(sample.image).shape[:2]
     codes = []
@@ -235,7 +235,7 @@ def _codes_of(records: pa.Table) -> np.ndarray[Any, np.dtype[np.object_]]:
 
 
 def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:
-    """Eight classes in a text, in order, each with its name and its description."""
+    """Query texts of eight classes each, in order, each with its name and its description."""
     queries = ClassQueries(before=BEFORE)
     return [
         SpanText.joined([BEFORE, *(queries.piece(name, knowledge) for name in names[start : start + CLASSES])])
@@ -243,12 +243,12 @@ def _texts(names: Sequence[str], knowledge: Knowledge) -> list[SpanText]:
     ]
 
 
-def _judged_classes(facts: dict[str, Any], true: Boxes, place: dict[str, int]) -> set[tuple[int, int]] | None:
+def _judged_classes(facts: dict[str, Any], true: Boxes, code: dict[str, int]) -> set[tuple[int, int]] | None:
     """(image, class) that somebody looked for, there or not; None where the data say nothing of it."""
     if not facts["absent"] and not facts["partial"]:
         return None
     judged = set(zip(true.image_N.tolist(), true.class_N.tolist(), strict=True))
-    return judged | {(int(image), place[name]) for image, names in facts["absent"].items() for name in names if name in place}
+    return judged | {(int(image), code[name]) for image, names in facts["absent"].items() for name in names if name in code}
 
 
 def _mean(value: np.ndarray[Any, Any]) -> float:

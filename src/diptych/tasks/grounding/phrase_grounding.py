@@ -1,4 +1,4 @@
-"""Phrase grounding: which of the first boxes for a phrase of a caption lies on what it means?  Protocol `phrase_grounding`, version 1.
+"""Phrase grounding: recall of caption phrases among the first boxes.  Protocol `phrase_grounding`, version 1.
 
 Flickr30k Entities: one row a phrase that has boxes, read within its caption. Found at K where one of the first K boxes has an IoU of at
 least .5 with the target. Several boxes of a phrase count in one of two ways, which differ by several points:
@@ -24,15 +24,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diptych.core.box_iou import box_iou
 from diptych.core.contracts import Dataset, Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.result import Result
 from diptych.data.text.captions.phrases import sentences_of
-from diptych.tasks._scoring.detection.boxes import overlaps
 from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.tasks.grounding.asking import boxes_of
+from diptych.tasks.grounding.box_queries import boxes_of
 
 KS = (1, 5, 10)
 OVERLAP = 0.5
@@ -77,10 +77,10 @@ class PhraseGrounding:
                 query = PhraseQuery(sentence.text, tuple(phrase.spans for phrase in shown))
                 (answers,) = boxes_of(model, [sample.image], [query], top=self.top)
                 for phrase, words, answer in zip(shown, query.words(), answers, strict=True):
-                    target_M4 = np.array([sample.regions[place].box for place in phrase.regions])
+                    target_M4 = np.array([sample.regions[index].box for index in phrase.regions])
                     if self.boxes == "merged":
                         target_M4 = np.concatenate([target_M4[:, :2].min(0), target_M4[:, 2:].max(0)])[None]
-                    on_N = (overlaps(answer.box_N4, target_M4) >= OVERLAP).any(1)
+                    on_N = (box_iou(answer.box_N4, target_M4) >= OVERLAP).any(1)
                     rank = int(on_N.argmax()) if on_N.any() else NEVER
                     tied = len(answer.score_N) > 1 and bool(answer.score_N[0] == answer.score_N[1])
                     rows.append(
@@ -95,7 +95,7 @@ class PhraseGrounding:
         return with_facts(pa.Table.from_pylist(rows), options=asdict(self), ties="index", phrases_without_box=without)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         groups, rank_N = records.column("group").to_pylist(), array(records, "rank")
         kinds = [set(kind.split("/")) - {""} for kind in records.column("kind").to_pylist()]
         means = Means(groups, draws=self.draws, seed=self.seed)

@@ -1,4 +1,4 @@
-"""Referring expressions: does the best box for an expression lie on the one thing it means?  Protocol `referring`, version 1.
+"""Referring expression comprehension: accuracy of the best box.  Protocol `referring`, version 1.
 
 RefCOCO, RefCOCO+, RefCOCOg: one row a sentence; right where the best box has an IoU of at least .5 with the true one. Boxes that share the
 best score share the point. The unit of the intervals is the group (the picture).
@@ -24,16 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from diptych.core.box_iou import box_iou
 from diptych.core.contracts import Dataset, Detector, Grounder
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.grounding import PhraseQuery
 from diptych.core.result import Result
 from diptych.data.text.captions.phrases import sentences_of
-from diptych.tasks._scoring.detection.boxes import overlaps
 from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import array, facts_of, with_facts
-from diptych.tasks.grounding.asking import boxes_of
+from diptych.tasks.grounding.box_queries import boxes_of
 
 LEVELS = (0.5, 0.75)
 DEPTHS = (5, 10)
@@ -75,7 +75,7 @@ class Referring:
             answers = boxes_of(model, [sample.image] * len(queries), queries, top=ASKED)
             for sentence, (answer,) in zip(expressions, answers, strict=True):
                 region = sample.regions[sentence.phrases[0].regions[0]]
-                judged = self._judged(np.asarray(answer.box_N4, np.float64), np.asarray(answer.score_N, np.float64), region.box)
+                judged = self._scored(np.asarray(answer.box_N4, np.float64), np.asarray(answer.score_N, np.float64), region.box)
                 rows.append({"uid": sample.uid, "group": group, "text": sentence.text} | judged)
         if not rows:
             raise DataError(
@@ -86,9 +86,9 @@ class Referring:
         ties = "the box of the larger coordinates" if self.compat else "expected"
         return with_facts(pa.Table.from_pylist(rows), options=asdict(self), ties=ties)
 
-    def _judged(self, box_N4: Floats, score_N: Floats, target: Sequence[float]) -> dict[str, Any]:
-        """What a row says of the boxes that were found."""
-        iou_N = overlaps(box_N4, [target])[:, 0]
+    def _scored(self, box_N4: Floats, score_N: Floats, target: Sequence[float]) -> dict[str, Any]:
+        """Row of records for one expression: IoU, accuracy at each threshold and top-k hits of the predicted boxes."""
+        iou_N = box_iou(box_N4, [target])[:, 0]
         share_N = generalised(box_N4, np.asarray(target, np.float64)) if self.compat else iou_N
         tied = int((score_N == score_N.max(initial=-np.inf)).sum())
         if self.compat:  # an order without ties
@@ -100,7 +100,7 @@ class Referring:
         return judged | {f"top{depth}": _among(score_N, share_N >= LEVELS[0], depth) for depth in DEPTHS}
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         groups = records.column("group").to_pylist()
         means = Means(groups, draws=self.draws, seed=self.seed)
         columns = {f"accuracy@{level}": means.add(array(records, f"at_{level}")) for level in LEVELS}

@@ -1,1 +1,1 @@
-"""Protocols for images and texts."""
+"""Protocols for image-text pairs."""

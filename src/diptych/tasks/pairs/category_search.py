@@ -1,4 +1,4 @@
-"""Items of one category, found by image and text read together: CTP's second measure (2308.07146).  Protocol `category_search`, version 1.
+"""Category retrieval with image and text embedded together: CTP's second measure (2308.07146).  Protocol `category_search`, version 1.
 
 Each item is one vector of its image and its text. Of the ten nearest items of the gallery the query itself is taken out; relevant is what
 has its category. With k the least of K, the items of that category in the gallery (the query among them, where it is one) and the items
@@ -38,7 +38,7 @@ DEEP = 10
 
 @dataclass(frozen=True, slots=True)
 class CategorySearch:
-    """Mean average precision among the first K.
+    """Category retrieval: mean average precision among the first K.
 
     category  metadata columns that may hold the category; the first that a sample has is taken
     queries   "column=value": the rows that ask, the others are the gallery; "" lets every row ask all rows
@@ -66,8 +66,8 @@ class CategorySearch:
 
     def predict(self, model: FusedEmbedder, data: Dataset) -> pa.Table:
         """One row a query: which of the nearest items have its category, and how many there are."""
-        known = [(sample, self._category(sample), self._text(sample)) for sample in (data[row] for row in range(len(data)))]
-        whole = [item for item in known if item[0].image is not None and item[1] and item[2]]
+        items = [(sample, self._category(sample), self._text(sample)) for sample in (data[row] for row in range(len(data)))]
+        whole = [item for item in items if item[0].image is not None and item[1] and item[2]]
         if not whole:
             raise DataError(
                 f"no sample of '{data.name}' has an image, a text and one of {', '.join(self.category)}",
@@ -84,34 +84,34 @@ class CategorySearch:
 
         samples, vectors, bad = readable(embed, [sample for sample, _, _ in whole])
         asks = [self._asks(sample) for sample in samples]
-        gallery = [place for place, asked in enumerate(asks) if not (self.queries and asked)]
-        found = Counter(category_of[samples[place].uid] for place in gallery)
-        asked = [place for place, asking in enumerate(asks) if asking and found[category_of[samples[place].uid]]]
-        if not asked:
+        gallery = [index for index, is_query in enumerate(asks) if not (self.queries and is_query)]
+        count = Counter(category_of[samples[index].uid] for index in gallery)
+        is_query = [index for index, asking in enumerate(asks) if asking and count[category_of[samples[index].uid]]]
+        if not is_query:
             raise DataError(
                 f"no query of '{data.name}' has a category that the gallery has", field="queries", expected="COLUMN=VALUE"
             )
-        gallery_MD = np.stack([vectors[place] for place in gallery])
+        gallery_MD = np.stack([vectors[index] for index in gallery])
         rows = []
-        for place in asked:
-            uid = samples[place].uid
-            nearest = np.argsort(-(gallery_MD @ vectors[place]), kind="stable")[:DEEP]
+        for index in is_query:
+            uid = samples[index].uid
+            nearest = np.argsort(-(gallery_MD @ vectors[index]), kind="stable")[:DEEP]
             others = [samples[gallery[at]].uid for at in nearest if samples[gallery[at]].uid != uid]
             hits = [category_of[other] == category_of[uid] for other in others]
             rows.append(
-                {"query": uid, "group": category_of[uid], "relevant": found[category_of[uid]], "hits": hits, "top": others}
+                {"query": uid, "group": category_of[uid], "relevant": count[category_of[uid]], "hits": hits, "top": others}
             )
         return with_facts(
             pa.Table.from_pylist(rows),
             options=asdict(self),
             gallery=len(gallery),
-            queries_without_match=sum(asks) - len(asked),
-            incomplete=len(known) - len(whole),
+            queries_without_match=sum(asks) - len(is_query),
+            incomplete=len(items) - len(whole),
             unreadable=[asdict(one) for one in bad],
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         groups = records.column("group").to_pylist()
         value_NM = np.stack([self._values(records, k) for k in self.ks], 1)
         drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
@@ -127,7 +127,7 @@ class CategorySearch:
 
     @classmethod
     def item_values(cls, records: pa.Table, metric: str) -> Floats | None:
-        """[N, 1]: what each query adds."""
+        """Values [N, 1] of a metric by query."""
         head, _, k = metric.partition("@")
         return cls._values(records, int(k))[:, None] if head == "map" and k.isdigit() else None
 
@@ -148,14 +148,14 @@ class CategorySearch:
 
 
 def average_precision(hits: Sequence[bool]) -> float:
-    """The mean of the precision at each hit; 0 without any.
+    """Average precision over the hits; 0 without any.
 
     >>> average_precision([True, False, True]), average_precision([False])
     (0.8333333333333333, 0.0)
     """
     counted, total = 0, 0.0
-    for place, hit in enumerate(hits, 1):
+    for rank, hit in enumerate(hits, 1):
         if hit:
             counted += 1
-            total += counted / place
+            total += counted / rank
     return total / counted if counted else 0.0

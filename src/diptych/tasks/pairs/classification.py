@@ -1,4 +1,4 @@
-"""What zero-shot classification and the probes share: labels of samples, records of class ranks, and their score.
+"""Parts shared by zero-shot classification and the probes: labels of samples, records of class ranks, and their score.
 
 Letters: N items, K classes.
 """
@@ -42,30 +42,30 @@ def class_list_hash(names: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(names), ensure_ascii=False).encode()).hexdigest()[:8]
 
 
-def class_records(samples: Sequence[Sample], labels: Sequence[str], found: rk.Ranks, names: Sequence[str]) -> pa.Table:
+def class_records(samples: Sequence[Sample], labels: Sequence[str], ranks: rk.Ranks, names: Sequence[str]) -> pa.Table:
     """One row an item: where its true class stands among all classes, and the best five."""
     return pa.table(
         {
             "uid": [sample.uid for sample in samples],
             "group": [sample.group or sample.uid for sample in samples],
             "label": list(labels),
-            "above": found.above,
-            "tied": found.tied,
-            "tied_relevant": found.tied_relevant,
-            "relevant": found.relevant,
-            "gallery": np.full(len(samples), found.gallery, np.int64),
-            "rank_by_index": found.by_index,
-            "rank_expected": rk.ranks(found.above, found.tied, found.tied_relevant, "expected", found.by_index),
-            "score": found.best,
-            "top": [[names[k] for k in row] for row in found.top_NK],
-            "top_score": found.top_score_NK.tolist(),
+            "above": ranks.above,
+            "tied": ranks.tied,
+            "tied_relevant": ranks.tied_relevant,
+            "relevant": ranks.relevant,
+            "gallery": np.full(len(samples), ranks.gallery, np.int64),
+            "rank_by_index": ranks.by_index,
+            "rank_expected": rk.ranks(ranks.above, ranks.tied, ranks.tied_relevant, "expected", ranks.by_index),
+            "score": ranks.best,
+            "top": [[names[k] for k in row] for row in ranks.top_NK],
+            "top_score": ranks.top_score_NK.tolist(),
         },
         schema=SCHEMA,
     )
 
 
 class ClassTask(Protocol):
-    """What scoring reads of a task whose items have a class each."""
+    """Interface that scoring needs of a task whose items have a class each."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Clips where a protocol of pairs has images: the same ranks, ties and intervals, whatever is ranked."""
+"""Adapter of video clips to image protocols: the same ranks, ties and intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diptych.core.sample import Sample
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipSource:
-    """Stands where an image's source does; only `AsImages` looks inside."""
+    """Clip in the place of an image's source; only `ClipsAsImages` adapters look inside."""
 
     clip: MediaItem
     name: str
@@ -67,7 +67,7 @@ class ClipsAsImages:
         return ClipsAsImages(self.data.split(name), self.medium)
 
 
-class VectorsOfClips:
+class ClipEmbedderAdapter:
     """A `ClipEmbedder` as an embedder of `ClipSource`s."""
 
     def __init__(self, model: Any) -> None:
@@ -85,7 +85,7 @@ class VectorsOfClips:
         return unit
 
 
-class ScoresOfClips(VectorsOfClips):
+class ClipScorerAdapter(ClipEmbedderAdapter):
     """A `ClipScorer` as a scorer of pairs. views, crops: of a test, see `ClipScorer`."""
 
     def __init__(self, model: Any, *, views: int = 1, crops: int = 1) -> None:
@@ -99,13 +99,13 @@ class ScoresOfClips(VectorsOfClips):
         return scores
 
 
-def as_images(model: ClipScorer | ClipEmbedder, *, views: int = 1, crops: int = 1) -> VectorsOfClips:
-    """The model as the protocols of images ask it. Several views need a model that scores clips."""
+def as_images(model: ClipScorer | ClipEmbedder, *, views: int = 1, crops: int = 1) -> ClipEmbedderAdapter:
+    """Model of clips adapted to the protocols of images. Several views need a model that scores clips."""
     if isinstance(model, ClipScorer):
-        return ScoresOfClips(model, views=views, crops=crops)
+        return ClipScorerAdapter(model, views=views, crops=crops)
     if views * crops > 1:
         raise ConfigError(f"'{getattr(model, 'name', model)}' has vectors of clips and no scores (expected 1 view and 1 crop)")
-    return VectorsOfClips(model)
+    return ClipEmbedderAdapter(model)
 
 
 def _clips(images: Sequence[ImageSource]) -> list[MediaItem]:

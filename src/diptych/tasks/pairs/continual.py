@@ -1,4 +1,4 @@
-"""Retrieval over a stream of tasks: how much a model that learns one task after the other still knows.  Protocol `continual`, version 1.
+"""Continual retrieval over a stream of tasks: recall of earlier tasks after each stage, forgetting.  Protocol `continual`, version 1.
 
 A task is the samples whose metadata column has certain values (a domain, a vendor, a year): it comes from the data and never from the
 order of files. After every task of the stream there is a model, and one from before the first. With R[i, j] the score on task j after
@@ -47,20 +47,20 @@ FILE = "stream.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Tasks in order: `values[k]` are the values of the metadata column that make up task k."""
+class TaskStream:
+    """Ordered tasks of continual learning: `values[k]` are the values of the metadata column that make up task k."""
 
     column: str
     values: tuple[tuple[str, ...], ...]
 
     def task_of(self, sample: Sample) -> int:
-        """The number of the sample's task from 0, -1 when it is in none."""
+        """Index of the sample's task from 0, -1 when it is in none."""
         value = value_of(sample, self.column)
         return next((k for k, values in enumerate(self.values) if value in values), -1)
 
     @property
     def names(self) -> list[str]:
-        """A name a task, usable in a file name."""
+        """Name of each task, usable in a file name."""
         return ["+".join("".join(c if c.isalnum() else "-" for c in value) for value in values)[:60] for values in self.values]
 
     def write(self, folder: Path) -> None:
@@ -68,8 +68,8 @@ class Stream:
         (folder / FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, file: Path) -> Stream:
-        """What `write` left. Raises ConfigError where there is no such file."""
+    def read(cls, file: Path) -> TaskStream:
+        """Stream from the file that `write` made. Raises ConfigError where there is no such file."""
         if not file.is_file():
             raise ConfigError(f"{file} is no file (expected {FILE} in the folder `snapshots` of a run of recipe ctp)")
         plain = json.loads(file.read_text(encoding="utf-8"))
@@ -77,13 +77,13 @@ class Stream:
 
 
 def value_of(sample: Sample, column: str) -> str | None:
-    """The sample's value of a metadata column: a field such as "source" or "group", else an extra."""
+    """Value of a sample's metadata column: a field such as "source" or "group", else an extra."""
     value = getattr(sample, column, None) if column in ("source", "licence", "group") else sample.extras.get(column)
     return None if value is None else str(value)
 
 
-def stream_of(data: Dataset, columns: Sequence[str], *, order: Sequence[str] = (), at_most: int = 0) -> Stream:
-    """The stream that a data set holds, by the first of `columns` that all of its samples have.
+def stream_of(data: Dataset, columns: Sequence[str], *, order: Sequence[str] = (), at_most: int = 0) -> TaskStream:
+    """Task stream of a data set, by the first of `columns` that all of its samples have.
 
     order    values in the order in which they come; those it does not name are left out. Empty: all values, sorted
     at_most  so many tasks: neighbouring values share one; 0 gives each value its own
@@ -102,19 +102,19 @@ def stream_of(data: Dataset, columns: Sequence[str], *, order: Sequence[str] = (
             field="task",
             expected=f"a metadata column that tells the tasks apart; the first sample has: {extras}",
         )
-    found = sorted(counts[whole[0]])
+    distinct = sorted(counts[whole[0]])
     for value in order:
-        if value not in found:
-            raise UnknownName(f"value of column {whole[0]}", value, found)
-    values = list(order) or found
+        if value not in distinct:
+            raise UnknownName(f"value of column {whole[0]}", value, distinct)
+    values = list(order) or distinct
     count = min(at_most or len(values), len(values))
     cuts = [round(k * len(values) / count) for k in range(count + 1)]
-    return Stream(whole[0], tuple(tuple(values[a:b]) for a, b in pairwise(cuts)))
+    return TaskStream(whole[0], tuple(tuple(values[a:b]) for a, b in pairwise(cuts)))
 
 
 @dataclass(frozen=True, slots=True)
 class Continual:
-    """The whole score matrix of the models of a stream.
+    """Retrieval by every stage of a continual run: the whole score matrix.
 
     Asks for `snapshots` beside the model: those of a run of recipe `ctp`, the one from before the first task first. The model that is
     evaluated has to be the last of them.
@@ -137,16 +137,16 @@ class Continual:
         """The rows of `retrieval`, with the stage of the model, the task of the query, and `upto`: the tasks in the gallery, -1 for the
         query's own task alone."""
         if not self.stream:
-            raise ConfigError("task 'continual' needs to know the tasks (expected --stream RUN/snapshots/stream.json)")
-        stream = Stream.read(Path(self.stream))
+            raise ConfigError("task 'continual' needs the list of tasks (expected --stream RUN/snapshots/stream.json)")
+        stream = TaskStream.read(Path(self.stream))
         if len(snapshots) != len(stream.values) + 1:
             raise ConfigError(f"there are {len(snapshots)} snapshots (expected {len(stream.values) + 1}: one more than tasks)")
         if snapshots[-1].fingerprint != model.fingerprint:
             raise ConfigError("the last of the snapshots is not the model that is evaluated")
         return self.records(snapshots, stream, data)
 
-    def records(self, models: Sequence[Embedder], stream: Stream, data: Dataset) -> pa.Table:
-        """Rows for given models, the one from before the first task first."""
+    def records(self, models: Sequence[Embedder], stream: TaskStream, data: Dataset) -> pa.Table:
+        """Records of given models, the one from before the first task first."""
         task_of = [stream.task_of(data[row]) for row in range(len(data))]
         number = dict(zip(data.uids, task_of, strict=True))
         ask = Retrieval(language=self.language, origins=self.origins)
@@ -166,7 +166,8 @@ class Continual:
         return with_facts(pa.concat_tables(tables), options=asdict(self), column=stream.column, tasks=stream.names)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers. Intervals are left out: stages of one run share their mistakes."""
+        """Metrics of the records. Pure: the same rows give the same numbers. Intervals are left out: stages of one run share their
+        mistakes."""
         names = facts_of(records)["tasks"]
         count = len(names)
         own_RT = np.full((count + 1, count), np.nan)
@@ -197,10 +198,10 @@ def _recall(records: pa.Table, stage: int, upto: int, task: int | None) -> float
 
 
 def _recalls(records: pa.Table, stage: int, upto: int, task: int | None) -> dict[str, float]:
-    wanted = pc.and_(pc.equal(records["stage"], stage), pc.equal(records["upto"], upto))
+    mask = pc.and_(pc.equal(records["stage"], stage), pc.equal(records["upto"], upto))
     if task is not None:
-        wanted = pc.and_(wanted, pc.equal(records["task"], task))
-    part = records.filter(wanted)
+        mask = pc.and_(mask, pc.equal(records["task"], task))
+    part = records.filter(mask)
     return {name: metric.value for name, metric in Retrieval(draws=1).score(part).metrics.items()}
 
 

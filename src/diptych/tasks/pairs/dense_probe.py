@@ -1,4 +1,4 @@
-"""Dense probe: what frozen patch features know of which thing is where, and of which is in front.  Protocol `dense_probe`, version 1.
+"""Dense probe of frozen patch features: segmentation and depth order.  Protocol `dense_probe`, version 1.
 
 Segmentation: logistic regression on the features of single patches, trained on the class that fills most of a patch (background is a
 class of its own); its scores are drawn up bilinearly to the masks' size, and the mean over classes of intersection over union is taken
@@ -95,7 +95,7 @@ class DenseProbe:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure. Draws resample groups and add their pixels up again."""
+        """Metrics of the records. Pure. Draws resample groups and add their pixels up again."""
         groups = records.column("group").to_pylist()
         right, predicted, true = (array(records, name).astype(np.float64) for name in ("right", "predicted", "true"))
         pairs = np.stack([self._ordered_pairs(records), array(records, "pairs").astype(np.float64)], 1)
@@ -142,12 +142,12 @@ class DenseProbe:
         return counted_C
 
     def _classes(self, train: Dataset) -> list[str]:
-        found = sorted(
+        names = sorted(
             {self._name(region) for row in range(len(train)) for region in train[row].regions if region.mask is not None}
         )
-        if not found:
+        if not names:
             raise DataError(f"'{train.name}' has no region with a mask", field="regions", expected="masks, as world:scenes has")
-        return found
+        return names
 
     def _name(self, region: Any) -> str:
         if self.attribute < 0:
@@ -163,10 +163,10 @@ class DenseProbe:
             raise DataError(f"sample '{sample.uid}' has no region with a mask", field="regions", expected="masks in every row")
         depths = depths_of(sample)
         label_HW, depth_HW = np.zeros(masks[0][1].shape, np.int64), np.zeros(masks[0][1].shape)
-        for place, (region, mask_HW) in enumerate(masks):
+        for index, (region, mask_HW) in enumerate(masks):
             name = self._name(region)
             label_HW[mask_HW] = 1 + names.index(name) if name in names else -1
-            depth_HW[mask_HW] = depths[place]
+            depth_HW[mask_HW] = depths[index]
         return label_HW, depth_HW
 
     def _fit_probe(self, model: DenseEmbedder, train: Dataset, names: Sequence[str]) -> _Probe:
@@ -191,36 +191,36 @@ class DenseProbe:
         size = label_HW.shape
         predicted_HW = _upsample(probe.classes(dense_PPD), size).argmax(-1)
         depth_HW = _upsample(probe.depth(dense_PPD)[..., None], size)[..., 0]
-        known = label_HW >= 0
+        labelled = label_HW >= 0
         total = len(names) + 1
         counts = {
-            "right": np.bincount(label_HW[known & (predicted_HW == label_HW)], minlength=total),
-            "predicted": np.bincount(predicted_HW[known], minlength=total),
-            "true": np.bincount(label_HW[known], minlength=total),
+            "right": np.bincount(label_HW[labelled & (predicted_HW == label_HW)], minlength=total),
+            "predicted": np.bincount(predicted_HW[labelled], minlength=total),
+            "true": np.bincount(label_HW[labelled], minlength=total),
         }
         pairs = hiding_pairs(sample)
         masks = [None if region.mask is None else decode(region.mask) for region in sample.regions]
-        ordered, tied, tied_first, asked = 0.0, 0, 0, 0
+        ordered, tied, tied_first, pair_count = 0.0, 0, 0, 0
         for near, far in pairs:
             near_HW, far_HW = masks[near], masks[far]
             if near_HW is None or far_HW is None:
                 continue
-            asked += 1
+            pair_count += 1
             difference = float(depth_HW[near_HW].mean() - depth_HW[far_HW].mean())
             if abs(difference) < TIED:
                 ordered, tied, tied_first = ordered + 0.5, tied + 1, tied_first + (near < far)
             else:
                 ordered += float(difference > 0)
         row: dict[str, Any] = {name: value.tolist() for name, value in counts.items()}
-        row |= {"ordered": ordered, "pairs": asked, "tied": tied, "tied_first": tied_first}
+        row |= {"ordered": ordered, "pairs": pair_count, "tied": tied, "tied_first": tied_first}
         return {"uid": sample.uid, "group": sample.group or sample.uid, **row}
 
 
 def depths_of(sample: Sample) -> Floats:
     """Depth of each region with a mask: ranks spread over (0, 1], the nearest 1. Without extras["things"] the later region is nearer."""
-    masked = [place for place, region in enumerate(sample.regions) if region.mask is not None]
+    masked = [index for index, region in enumerate(sample.regions) if region.mask is not None]
     things = sample.extras.get("things")
-    raw = [things[place]["depth"] if things else place for place in masked]
+    raw = [things[index]["depth"] if things else index for index in masked]
     order = {value: rank for rank, value in enumerate(sorted(set(raw)))}
     return np.array([(order[value] + 1) / len(order) for value in raw])
 
@@ -242,12 +242,12 @@ def _dense(model: DenseEmbedder, data: Dataset, rows: Sequence[int]) -> Iterator
 
 
 def _patch_truth(label_HW: Labels, depth_HW: Floats, side: int, classes: int) -> tuple[Labels, Floats]:
-    """The most frequent class of each patch's pixels (of equals the lower) and their mean depth."""
+    """Majority class of each patch's pixels (of equals the lower) and their mean depth."""
     row_H, column_W = (np.arange(n) * side // n for n in label_HW.shape)
     cell_HW = row_H[:, None] * side + column_W
     votes_PC = np.zeros((side * side, classes))
-    known = label_HW >= 0
-    np.add.at(votes_PC, (cell_HW[known], label_HW[known]), 1)
+    labelled = label_HW >= 0
+    np.add.at(votes_PC, (cell_HW[labelled], label_HW[labelled]), 1)
     depth_P = np.bincount(cell_HW.ravel(), depth_HW.ravel(), side * side) / np.bincount(cell_HW.ravel(), minlength=side * side)
     return votes_PC.argmax(1).reshape(side, side), depth_P.reshape(side, side)
 
@@ -256,8 +256,8 @@ def _upsample(score_PPC: Floats, size: tuple[int, ...]) -> Floats:
     """[H, W, C], bilinear."""
     score_1CPP = torch.from_numpy(np.ascontiguousarray(score_PPC.transpose(2, 0, 1)))[None]
     large = torch.nn.functional.interpolate(score_1CPP, size=tuple(size), mode="bilinear", align_corners=False)
-    found: Floats = large[0].permute(1, 2, 0).numpy()
-    return found
+    image_HWC: Floats = large[0].permute(1, 2, 0).numpy()
+    return image_HWC
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,7 +304,7 @@ class _Probe:
 
 
 def _numbers(weight_RG: Floats, total: dict[str, Floats], counted_C: npt.NDArray[np.bool_]) -> dict[str, Floats]:
-    """Each metric in every draw; weights say how often a draw holds each group. Classes that do not count are in no mean over classes."""
+    """Metrics in every draw; weights are how often a draw holds each group. Classes that do not count are in no mean over classes."""
     right_RC, predicted_RC, true_RC = (weight_RG @ total[name] for name in ("right", "predicted", "true"))
     union_RC = predicted_RC + true_RC - right_RC
     there_RC = (true_RC > 0) & counted_C

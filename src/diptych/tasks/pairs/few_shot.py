@@ -1,4 +1,4 @@
-"""Few-shot classification: what a method makes of 1, 2, 4, 8 and 16 labelled images a class.  Protocol `few_shot`, version 1.
+"""Few-shot classification with 1, 2, 4, 8 and 16 labelled images a class.  Protocol `few_shot`, version 1.
 
 Every method learns from the same files of shots (`data.shots`), several draws of each size. Beside the method that is asked about stand
 the zero-shot head of the same class names and one template, and a linear probe on the same shots. The number is the mean over draws of
@@ -101,9 +101,9 @@ class FewShot:
             rows.append(self._rows(test, HEAD, 0, 0, part, names, zero_shot(model, names, self.templates)))
         with TemporaryDirectory(prefix="diptych-few-shot-") as folder:
             for (n, draw), shots in drawn.items():
-                known = next(iter(parts.values()))
-                probe = linear_probe(model, self.train, shots, known, seed=self.seed, how=self.probe)
-                rows.append(self._rows(test, PROBE, n, draw, next(iter(parts)), known, probe))
+                part_names = next(iter(parts.values()))
+                probe = linear_probe(model, self.train, shots, part_names, seed=self.seed, how=self.probe)
+                rows.append(self._rows(test, PROBE, n, draw, next(iter(parts)), part_names, probe))
                 learned = train_on_shots(
                     self.method,
                     model,
@@ -129,7 +129,7 @@ class FewShot:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
         facts = facts_of(records)
@@ -176,17 +176,17 @@ class FewShot:
         return {"base": base, "new": new}
 
     def _rows(
-        self, test: Tested, method: str, shots: int, draw: int, part: str, names: Sequence[str], scores: Scores
+        self, test: EvalEmbeddings, method: str, shots: int, draw: int, part: str, names: Sequence[str], scores: Scores
     ) -> pa.Table:
         """The test images whose class is among the names; in part "all" every image, an unknown class counting as wrong."""
-        place = {name: k for k, name in enumerate(names)}
-        kept = [i for i, label in enumerate(test.labels) if part == "all" or label in place]
+        code = {name: k for k, name in enumerate(names)}
+        kept = [i for i, label in enumerate(test.labels) if part == "all" or label in code]
         if not kept:
             raise DataError(f"no test image is of a {part} class", field=self.label, expected="test images of every part")
-        label_N = np.array([place.get(test.labels[i], len(names)) for i in kept], np.int64)
+        label_N = np.array([code.get(test.labels[i], len(names)) for i in kept], np.int64)
         score_NK = scores(test.vector_ND[kept])
-        found = rk.rank(score_NK, rk.given_scores, label_N, np.arange(len(names)))
-        hit_N = rk.hits(found.above, found.tied, found.tied_relevant, 1, self.ties, found.by_index)
+        ranks = rk.rank(score_NK, rk.given_scores, label_N, np.arange(len(names)))
+        hit_N = rk.hits(ranks.above, ranks.tied, ranks.tied_relevant, 1, self.ties, ranks.by_index)
         hit_N = np.where(label_N == len(names), 0.0, hit_N)
         return pa.table(
             {
@@ -204,8 +204,8 @@ class FewShot:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
-    """The test images, embedded once."""
+class EvalEmbeddings:
+    """Embeddings of the test images, computed once."""
 
     samples: list[Any]
     labels: list[str]
@@ -213,19 +213,19 @@ class Tested:
     unreadable: list[str]
 
 
-def _embed_test(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> Tested:
-    found = embedded_images(model, data, batch_size=batch_size)
-    labels = [label_of(sample, label, language) for sample in found.samples]
-    return Tested(list(found.samples), labels, found.vectors_ND, [one.uid for one in found.unreadable])
+def _embed_test(model: Embedder, data: Dataset, label: str, language: str, batch_size: int) -> EvalEmbeddings:
+    embedded = embedded_images(model, data, batch_size=batch_size)
+    labels = [label_of(sample, label, language) for sample in embedded.samples]
+    return EvalEmbeddings(list(embedded.samples), labels, embedded.vectors_ND, [one.uid for one in embedded.unreadable])
 
 
 def _accuracies(records: pa.Table) -> dict[tuple[str, int, int, str], float]:
     """(method, shots, draw, part) -> mean over its items."""
     keys = zip(*(records.column(name).to_pylist() for name in ("method", "shots", "draw", "part")), strict=True)
-    found: dict[tuple[str, int, int, str], list[float]] = {}
+    hits: dict[tuple[str, int, int, str], list[float]] = {}
     for key, hit in zip(keys, array(records, "hit").tolist(), strict=True):
-        found.setdefault(key, []).append(hit)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+        hits.setdefault(key, []).append(hit)
+    return {key: float(np.mean(values)) for key, values in hits.items()}
 
 
 def over_draws(values: Sequence[float], chance: float = math.nan) -> Metric:

@@ -1,4 +1,4 @@
-"""What few-shot classification compares: the zero-shot head, a linear probe, and recipes that adapt a dual encoder.
+"""Methods of few-shot classification: the zero-shot head, a linear probe, and recipes that adapt a dual encoder.
 
 Letters: N images, K classes, D width.
 """
@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 from diptych.data.shots import Shots
 from diptych.index.embed import images_of
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.tasks.pairs.linear_probe import fit, search
 from diptych.tasks.pairs.zero_shot import ZeroShot, class_heads
 from diptych.train.fit import fit as train
@@ -34,7 +34,7 @@ ROUNDS = 8
 
 
 def zero_shot(model: Embedder, names: Sequence[str], templates: str) -> Scores:
-    """The head of class names in templates."""
+    """Zero-shot head of class names in templates."""
     head_KD = class_heads(ZeroShot(templates=templates).embed_classes(model, names))
     return lambda vector_ND: vector_ND @ head_KD.T
 
@@ -100,8 +100,8 @@ def train_on_shots(
         model.save(base)
     shots.save(file)
     recipe = kind(weights=str(base), shot_file=str(file), part=part, label=shots.label, shots=shots.shots, **changes)
-    wanted = set(shots.uids())
-    rows = data.select([row for row, uid in enumerate(data.uids) if uid in wanted])
+    uids = set(shots.uids())
+    rows = data.select([row for row, uid in enumerate(data.uids) if uid in uids])
     options = TrainOptions(seed=seed + shots.draw, progress=False, save_every=0)
     run = train(recipe, rows, folder / f"run-{shots.shots}-{shots.draw}", options)
     learned: Any = open_model(run.model)

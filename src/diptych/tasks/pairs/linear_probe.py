@@ -1,4 +1,4 @@
-"""Linear probe: how much of a label can be read off frozen image embeddings.  Protocol `linear_probe`, version 1.
+"""Linear probe of frozen image embeddings.  Protocol `linear_probe`, version 1.
 
 Logistic regression (L-BFGS, at most 1,000 iterations) on the embeddings of a training split. The strength of the L2 penalty is
 chosen on a validation split, or on a fifth of the training *groups* that is held out with a recorded seed; the test split is used
@@ -36,7 +36,7 @@ from diptych.data.labels import label_of
 from diptych.index.embed import embedded_images
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.ranking import ranks as rk
-from diptych.tasks._scoring.ranking.class_lists import list_values, nearest_right
+from diptych.tasks._scoring.ranking.class_lists import knn_hits, list_values
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 from diptych.tasks.pairs.classification import (
     class_item_values,
@@ -121,27 +121,29 @@ class LinearProbe:
         """One row a test image."""
         train, val, test = self._splits(data)
         _refuse_shared(train, test, "test")
-        known = self._features(model, train)
-        names = sorted(set(known.labels))
+        train_features = self._features(model, train)
+        names = sorted(set(train_features.labels))
         require_classes(names, self.label)
         code = {name: k for k, name in enumerate(names)}
-        target_N = np.array([code[label] for label in known.labels], np.int64)
+        target_N = np.array([code[label] for label in train_features.labels], np.int64)
         if self.head == "knn":
             k = min(self.k, len(target_N))
-            probe: rk.Scorer = Neighbours(known.rows_ND, target_N, len(names), k, self.temperature, self.neighbour_ties)
+            probe: rk.Scorer = KNNClassifier(
+                train_features.rows_ND, target_N, len(names), k, self.temperature, self.neighbour_ties
+            )
             facts: dict[str, Any] = {"k": k, "temperature": self.temperature}
         else:
             checking = None if val is None else self._features(model, val)
-            probe, facts = self._fit(known, target_N, checking, code)
-        asked = self._features(model, test)
+            probe, facts = self._fit(train_features, target_N, checking, code)
+        test_features = self._features(model, test)
         unseen = len(names)  # a class that training never saw: no column answers to it, the item counts as wrong
-        label_N = np.array([code.get(label, unseen) for label in asked.labels], np.int64)
-        found = rk.rank(asked.rows_ND, probe, label_N, np.arange(len(names)), width=len(target_N))
-        records = class_records(asked.samples, asked.labels, found, names)
+        label_N = np.array([code.get(label, unseen) for label in test_features.labels], np.int64)
+        ranks = rk.rank(test_features.rows_ND, probe, label_N, np.arange(len(names)), width=len(target_N))
+        records = class_records(test_features.samples, test_features.labels, ranks, names)
         if self.lists:
             if max(self.lists) > len(target_N):
                 raise ConfigError(f"lists reach {max(self.lists)} and there are {len(target_N)} training images")
-            right_NK = nearest_right(asked.rows_ND, known.rows_ND, label_N, target_N, max(self.lists))
+            right_NK = knn_hits(test_features.rows_ND, train_features.rows_ND, label_N, target_N, max(self.lists))
             there_N = np.bincount(target_N, minlength=unseen + 1)[label_N]
             records = records.append_column(RIGHT, pa.array(right_NK.tolist(), pa.list_(pa.bool_())))
             records = records.append_column(THERE, pa.array(there_N.tolist(), pa.int64()))
@@ -155,12 +157,12 @@ class LinearProbe:
             train_items=len(target_N),
             train_fingerprint=train.fingerprint,
             items_of_unseen_classes=int((label_N == unseen).sum()),
-            unreadable=[*known.unreadable, *asked.unreadable],
+            unreadable=[*train_features.unreadable, *test_features.unreadable],
             **facts,
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         result = score_classes(records, self)
         groups = records.column("group").to_pylist()
         for name, value_N in _list_values(records).items():
@@ -181,16 +183,16 @@ class LinearProbe:
         return data.split(self.train_split), val, data.split(self.test_split)
 
     def _features(self, model: Embedder, data: Dataset) -> Features:
-        found = embedded_images(model, data, batch_size=self.batch_size)
-        labels = [label_of(sample, self.label, self.language) for sample in found.samples]
-        unreadable = [asdict(one) for one in found.unreadable]
-        return Features(list(found.samples), labels, found.vectors_ND.astype(np.float64), unreadable)
+        embedded = embedded_images(model, data, batch_size=self.batch_size)
+        labels = [label_of(sample, self.label, self.language) for sample in embedded.samples]
+        unreadable = [asdict(one) for one in embedded.unreadable]
+        return Features(list(embedded.samples), labels, embedded.vectors_ND.astype(np.float64), unreadable)
 
     def _fit(
-        self, known: Features, target_N: Labels, checking: Features | None, code: dict[str, int]
+        self, train_features: Features, target_N: Labels, checking: Features | None, code: dict[str, int]
     ) -> tuple[rk.Scorer, dict[str, Any]]:
         """Choose lambda where it may be chosen, then fit on everything but the test."""
-        rows_ND, all_N = known.rows_ND, target_N
+        rows_ND, all_N = train_features.rows_ND, target_N
         facts: dict[str, Any] = {"l2": self.l2, "search": "fixed"}
         if not self.l2:
             if checking is not None:
@@ -201,7 +203,7 @@ class LinearProbe:
                 all_N = np.concatenate([target_N, checked_N[checked_N >= 0]])
                 where = "validation split"
             else:
-                held_N = hold_out(target_N, [s.group or s.uid for s in known.samples], seed=self.seed)
+                held_N = hold_out(target_N, [s.group or s.uid for s in train_features.samples], seed=self.seed)
                 parts = (rows_ND[~held_N], target_N[~held_N], rows_ND[held_N], target_N[held_N])
                 where = f"{int(held_N.sum())} items held out by group, seed {self.seed}"
             facts = {**search(*parts, ties=self.l2_ties, max_iterations=self.max_iterations), "search": where}
@@ -219,7 +221,7 @@ def _list_values(records: pa.Table) -> dict[str, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """rows_ND: the features of N samples in double precision, a label each; and what could not be read."""
+    """Feature matrix rows_ND of N samples in double precision, a label each; and the samples that could not be read."""
 
     samples: list[Sample]
     labels: list[str]
@@ -228,8 +230,8 @@ class Features:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Logistic:
-    """A fitted classifier: scores [N, K], one column a class; a class below the highest that it never saw scores -inf."""
+class LogisticClassifier:
+    """Logistic regression scores [N, K], one column a class; a class below the highest that training never saw scores -inf."""
 
     weight_KD: Matrix
     bias_K: Matrix
@@ -242,8 +244,8 @@ class Logistic:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Neighbours:
-    """Votes [N, K] of the k nearest training rows, each weighted by exp(cosine / temperature), cosines relative to 1.
+class KNNClassifier:
+    """k-nearest-neighbour votes [N, K] of training rows, each weighted by exp(cosine / temperature), cosines relative to 1.
 
     With ties "shared" the rows that are as near as the k-th share the places that are left, which is the mean over the orders of rows.
     Cosines are then compared in single precision, in which equal embeddings are equally near.
@@ -277,7 +279,7 @@ class Neighbours:
         return votes_BK
 
 
-def fit(rows_ND: Matrix, label_N: Labels, l2: float, *, max_iterations: int = 1000) -> Logistic:
+def fit(rows_ND: Matrix, label_N: Labels, l2: float, *, max_iterations: int = 1000) -> LogisticClassifier:
     """Multinomial logistic regression with penalty lambda / 2 * |W|^2 against the sum of the losses."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -295,7 +297,7 @@ def fit(rows_ND: Matrix, label_N: Labels, l2: float, *, max_iterations: int = 10
     total = int(model.classes_.max()) + 1
     full_KD, full_K = np.zeros((total, rows_ND.shape[1])), np.full(total, -np.inf)
     full_KD[model.classes_], full_K[model.classes_] = weight_KD, bias_K
-    return Logistic(full_KD, full_K, iterations, iterations < max_iterations)
+    return LogisticClassifier(full_KD, full_K, iterations, iterations < max_iterations)
 
 
 def search(
@@ -307,7 +309,7 @@ def search(
     ties: L2Ties = "largest",
     max_iterations: int = 1000,
 ) -> dict[str, Any]:
-    """The lambda of the bracketed search with its validation accuracy, the number of fits and of those that did not converge."""
+    """Bracketed search of lambda: its value with validation accuracy, the number of fits and of those that did not converge."""
     tried: dict[int, float] = {}
     stopped = 0
 
@@ -349,13 +351,13 @@ def hold_out(label_N: Labels, groups: Sequence[str], *, share: float = HELD_OUT,
     held_N = np.zeros(len(label_N), bool)
     for label in sorted(by_class):
         mine = by_class[label]
-        wanted = share * sum(len(members[group]) for group in mine)
+        target = share * sum(len(members[group]) for group in mine)
         taken = 0
-        for place in keyed_rng("hold_out", seed, label).permutation(len(mine))[:-1]:
-            size = len(members[mine[place]])
-            if taken and taken + size / 2 > wanted:
+        for index in keyed_rng("hold_out", seed, label).permutation(len(mine))[:-1]:
+            size = len(members[mine[index]])
+            if taken and taken + size / 2 > target:
                 break
-            held_N[members[mine[place]]] = True
+            held_N[members[mine[index]]] = True
             taken += size
     if not held_N.any():
         raise DataError(

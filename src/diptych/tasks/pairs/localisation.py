@@ -1,14 +1,13 @@
-"""Whether the patches that go with a phrase lie on what it names: pointing at regions whose boxes are known.  Protocol `localisation`,
-version 1.
+"""Phrase localisation by patches: pointing accuracy and AUC on regions whose boxes are known.  Protocol `localisation`, version 1.
 
 A region is asked for by its attributes and its label ("red circle"), where no other region of the picture is called the same. The weight
 of a patch is its cosine with the phrase, the mean over the phrase's tokens: in the sample's own text, where that holds the phrase word
-for word and the model knows which tokens make up a word, else of the phrase alone.
+for word and the model maps words to tokens, else of the phrase alone.
 
     pointing   the best patch lies on the thing. Tied best patches share the point
-    auc        how often a patch on the thing weighs more than one that is not, ties half: 0.5 for any order that knows nothing
+    auc        how often a patch on the thing weighs more than one that is not, ties half: 0.5 for a random order
     among      the same against patches on the other regions of the picture alone. A map of whatever stands out, the same for every
-               phrase, has a high auc and 0.5 here: only this says that words are told apart
+               phrase, has a high auc and 0.5 here: only this metric shows that the model separates words
 
 A patch lies on a thing when their overlap is at least half of the smaller of both. Chance of pointing is the share of patches that do.
 The unit of the intervals is the group. Only what the model's input shows counts: regions cut off by its crop are left out.
@@ -77,9 +76,9 @@ class Localisation:
             def patches(part: Sequence[Sample]) -> list[Unit]:
                 return model.embed_patches([sample.image for sample in part if sample.image is not None])
 
-            good, found, bad = readable(patches, samples) if samples else ([], [], ())
+            good, patches_of, bad = readable(patches, samples) if samples else ([], [], ())
             unreadable += len(bad)
-            for sample, patch_PD in zip(good, found, strict=True):
+            for sample, patch_PD in zip(good, patches_of, strict=True):
                 rows += self._rows(model, sample, patch_PD)
         if not rows:
             raise DataError(
@@ -90,7 +89,7 @@ class Localisation:
         return with_facts(pa.Table.from_pylist(rows, schema=_SCHEMA), options=asdict(self), unreadable=unreadable)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no region", expected="one row or more")
         groups = records.column("group").to_pylist()
@@ -98,9 +97,9 @@ class Localisation:
         drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
         chance = (float(array(records, "chance").mean()), 0.5, 0.5)
         metrics = {
-            name: Metric(float(np.nanmean(value_NM[:, place])), *percentiles(drawn_RM[:, place]), chance=chance[place])
-            for place, name in enumerate(METRICS)
-            if not np.isnan(value_NM[:, place]).all()
+            name: Metric(float(np.nanmean(value_NM[:, column])), *percentiles(drawn_RM[:, column]), chance=chance[column])
+            for column, name in enumerate(METRICS)
+            if not np.isnan(value_NM[:, column]).all()
         }
         notes = {
             **facts_of(records),
@@ -147,31 +146,33 @@ class Localisation:
         return rows
 
     def _in_text(self, model: TokenEmbedder, sample: Sample, phrase: str) -> Unit | None:
-        """The phrase's tokens in the first text that holds it word for word; None where there is none."""
+        """Tokens of the phrase in the first text that holds it word for word; None where there is none."""
         if not isinstance(model, ContextEmbedder):
             return None
-        wanted = phrase.split()
+        phrase_words = phrase.split()
         for text in sample.positives(self.language):
             words = text.string.split()
-            starts = [at for at in range(len(words) - len(wanted) + 1) if words[at : at + len(wanted)] == wanted]
+            starts = [
+                at for at in range(len(words) - len(phrase_words) + 1) if words[at : at + len(phrase_words)] == phrase_words
+            ]
             if starts:
-                found = model.embed_in_context([text.string])[0][starts[0] : starts[0] + len(wanted)]
-                if [word.lower() for word, _ in found] == [word.lower() for word in wanted] and all(
-                    len(x_TD) for _, x_TD in found
+                tokens = model.embed_in_context([text.string])[0][starts[0] : starts[0] + len(phrase_words)]
+                if [word.lower() for word, _ in tokens] == [word.lower() for word in phrase_words] and all(
+                    len(x_TD) for _, x_TD in tokens
                 ):
-                    return np.concatenate([x_TD for _, x_TD in found])
+                    return np.concatenate([x_TD for _, x_TD in tokens])
         return None
 
 
 def phrases(sample: Sample) -> dict[str, Region]:
-    """What each region is called, attributes first; names that two regions share are left out."""
+    """Regions by phrase ("red circle": attributes, then label); phrases that two regions share are left out."""
     named = [(" ".join([*region.attributes, region.label]), region) for region in sample.regions]
     count = Counter(name for name, _ in named)
     return {name: region for name, region in named if name and count[name] == 1}
 
 
 def patches_on(box: Box, visible: tuple[float, float, float, float], side: int, width: int, height: int) -> Bools:
-    """[P], row by row: which patches of a grid lie on a box (pixels). visible: the part of the picture under the grid, as shares."""
+    """Mask [P], row by row, of a grid's patches that lie on a box (pixels). visible: the part of the picture under the grid, as shares."""
     x0, y0, x1, y1 = (part * size for part, size in zip(visible, (width, height, width, height), strict=True))
     edge_x, edge_y = np.linspace(x0, x1, side + 1), np.linspace(y0, y1, side + 1)
     across = np.clip(np.minimum(edge_x[1:], box[2]) - np.maximum(edge_x[:-1], box[0]), 0, None)

@@ -33,7 +33,15 @@ from diptych.core.image import ImageSource
 from diptych.core.result import Metric, Result
 from diptych.core.sample import ORIGINS, Sample
 from diptych.data.media.decode import decode
-from diptych.index.embed import Block, Unreadable, count_truncated, embed_texts, embedded_images, images_of, readable
+from diptych.index.embed import (
+    ImageEmbeddingBlock,
+    UnreadableSample,
+    count_truncated,
+    embed_texts,
+    embedded_images,
+    images_of,
+    readable,
+)
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means, resampled_medians
 from diptych.tasks._scoring.pair_scores import compared_by, pair_scores
 from diptych.tasks._scoring.ranking import ranks as rk
@@ -121,7 +129,8 @@ class Retrieval:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers. Each draw resamples groups over both directions at once."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers. Each draw resamples groups over both directions
+        at once."""
         direction, groups = array(records, "direction"), records.column("group").to_pylist()
         if not len(direction):
             raise DataError("there is nothing to score: the records hold no query", expected="one row or more")
@@ -158,7 +167,7 @@ class Retrieval:
         names = list(columns)
         value_NM = np.stack([columns[name] for name in names], axis=1)
         drawn_RM = resampled_means(value_NM, groups, draws=self.draws, seed=self.seed)
-        drawn = {name: drawn_RM[:, place] for place, name in enumerate(names)}
+        drawn = {name: drawn_RM[:, column] for column, name in enumerate(names)}
         value = {name: float(np.nanmean(columns[name])) for name in names}
         tables: tuple[dict[str, Any], ...] = (value, chance, drawn)
         for table in tables:
@@ -197,8 +206,8 @@ class Retrieval:
 
 
 @dataclass(slots=True)
-class _Items:
-    """What is ranked against what. `answer` names what an item belongs to: its group or its uid."""
+class _QueriesAndGallery:
+    """Queries and gallery of retrieval. `answer` is an item's relevance key: its group or its uid."""
 
     image_uids: list[str]
     image_groups: list[str]
@@ -212,15 +221,15 @@ class _Items:
     relevant: str
     merged: int
     ambiguous: int
-    unreadable: list[Unreadable]
+    unreadable: list[UnreadableSample]
 
     def keys(self, answers: Sequence[str]) -> rk.Ints:
-        known = {answer: code for code, answer in enumerate(dict.fromkeys([*self.image_answer, *self.text_answer]))}
-        return np.array([known[answer] for answer in answers], np.int64)
+        code_of = {answer: code for code, answer in enumerate(dict.fromkeys([*self.image_answer, *self.text_answer]))}
+        return np.array([code_of[answer] for answer in answers], np.int64)
 
 
 class _Counts:
-    """The numbers of some rows of the records."""
+    """Rank statistics of some rows of the records."""
 
     def __init__(self, records: pa.Table, rows: npt.NDArray[np.intp]) -> None:
         part = records.take(pa.array(rows))
@@ -237,7 +246,7 @@ class _Counts:
         return decided
 
 
-def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
+def _collect(task: Retrieval, model: Any, data: Dataset) -> _QueriesAndGallery:
     # A model that embeds is asked also where pairs decide: only it can tell which of its items can be read (clips are not decoded here).
     embeds = isinstance(model, Embedder)
     read = embedded_images(model, data, batch_size=task.batch_size, wanted=WANTED) if embeds else _decodable(data)
@@ -259,7 +268,7 @@ def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
             expected='another language ("" for all) or origins',
         )
     answers_of = Counter(string for _, string in chosen)
-    return _Items(
+    return _QueriesAndGallery(
         image_uids=[sample.uid for sample in samples],
         image_groups=own_group,
         image_answer=answers,
@@ -276,17 +285,17 @@ def _collect(task: Retrieval, model: Any, data: Dataset) -> _Items:
     )
 
 
-def _decodable(data: Dataset) -> Block:
+def _decodable(data: Dataset) -> ImageEmbeddingBlock:
     """Every sample whose image can be decoded, without vectors: for models that only score pairs."""
 
     def shapes(samples: Sequence[Sample]) -> list[tuple[int, ...]]:
         return [decode(image).shape for image in images_of(samples)]
 
-    found = [readable(shapes, [sample]) for row in range(len(data)) if (sample := data[row]).image is not None]
-    samples = tuple(sample for good, _, _ in found for sample in good)
+    blocks = [readable(shapes, [sample]) for row in range(len(data)) if (sample := data[row]).image is not None]
+    samples = tuple(sample for good, _, _ in blocks for sample in good)
     if not samples:
-        raise DataError(f"'{data.name}' has no image{' that can be read' * bool(found)}", field="image", expected=WANTED)
-    return Block(samples, np.zeros((0, 1), np.float32), tuple(one for _, _, bad in found for one in bad))
+        raise DataError(f"'{data.name}' has no image{' that can be read' * bool(blocks)}", field="image", expected=WANTED)
+    return ImageEmbeddingBlock(samples, np.zeros((0, 1), np.float32), tuple(one for _, _, bad in blocks for one in bad))
 
 
 def _strings(task: Retrieval, sample: Sample) -> list[str]:
@@ -295,25 +304,25 @@ def _strings(task: Retrieval, sample: Sample) -> list[str]:
 
 
 def _rows(
-    direction: str, found: rk.Ranks, uids: list[str], texts: list[str], groups: list[str], gallery: Sequence[str]
+    direction: str, ranks: rk.Ranks, uids: list[str], texts: list[str], groups: list[str], gallery: Sequence[str]
 ) -> pa.Table:
-    mean_rank = rk.ranks(found.above, found.tied, found.tied_relevant, "expected", found.by_index)
+    mean_rank = rk.ranks(ranks.above, ranks.tied, ranks.tied_relevant, "expected", ranks.by_index)
     return pa.table(
         {
             "query": uids,
             "direction": [direction] * len(uids),
             "text": texts,
             "group": groups,
-            "above": found.above,
-            "tied": found.tied,
-            "tied_relevant": found.tied_relevant,
-            "relevant": found.relevant,
-            "gallery": np.full(len(uids), found.gallery, np.int64),
-            "rank_by_index": found.by_index,
+            "above": ranks.above,
+            "tied": ranks.tied,
+            "tied_relevant": ranks.tied_relevant,
+            "relevant": ranks.relevant,
+            "gallery": np.full(len(uids), ranks.gallery, np.int64),
+            "rank_by_index": ranks.by_index,
             "rank_expected": mean_rank,
-            "score": found.best,
-            "top": [[gallery[item] for item in row] for row in found.top_NK],
-            "top_score": found.top_score_NK.tolist(),
+            "score": ranks.best,
+            "top": [[gallery[item] for item in row] for row in ranks.top_NK],
+            "top_score": ranks.top_score_NK.tolist(),
         },
         schema=_SCHEMA,
     )

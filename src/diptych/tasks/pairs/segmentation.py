@@ -93,13 +93,13 @@ class Segmentation:
             sample = data[number]
             if sample.image is None:
                 continue
-            good, found, bad = readable(
+            good, predictions, bad = readable(
                 lambda part: segmenter.segment([s.image for s in part if s.image is not None], classes), [sample]
             )
             unreadable += [asdict(one) for one in bad]
             if not good:
                 continue
-            predicted_HW = found[0]
+            predicted_HW = predictions[0]
             height, width = decode(sample.image).shape[:2]
             truth_HW = maps(sample, height, width)
             counts_3K = pixel_counts(predicted_HW, truth_HW, len(classes), sample.uid)
@@ -118,23 +118,26 @@ class Segmentation:
     def segmenter(self, model: Any) -> Segmenter:
         """The model itself, or a dual encoder's patches with the options of this task. Raises ConfigError for another model, and for
         options that a segmenter has no use for."""
-        asked = {
+        changed = {
             f.name: getattr(self, f.name) for f in fields(self) if f.name in ZERO_SHOT and getattr(self, f.name) != f.default
         }
         if isinstance(model, Segmenter):
-            if asked:
-                option = next(iter(asked)).replace("_", "-")
+            if changed:
+                option = next(iter(changed)).replace("_", "-")
                 raise ConfigError(f"--{option} is for dual encoders, and '{getattr(model, 'name', model)}' segments by itself")
             return model
         if not isinstance(model, PairEmbedder):
             raise ConfigError(
                 f"'{getattr(model, 'name', model)}' compares no patches with texts (expected a dual encoder or a segmenter)"
             )
-        given = {"templates": templates(self.templates), **{name: value for name, value in asked.items() if name != "templates"}}
+        given = {
+            "templates": templates(self.templates),
+            **{name: value for name, value in changed.items() if name != "templates"},
+        }
         return PatchSegmenter(model, background=self.background, **given)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows give the same numbers."""
+        """Metrics of the records. Pure: the same rows give the same numbers."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no item", expected="one row or more")
         facts = facts_of(records)
@@ -182,7 +185,7 @@ def means(count_3K: npt.NDArray[Any], unseen: Sequence[int] = ()) -> dict[str, f
     iou_K = np.divide(both_K, union_K, out=np.full(len(both_K), np.nan), where=union_K > 0)
     recall_K = np.divide(both_K, truth_K, out=np.full(len(both_K), np.nan), where=truth_K > 0)
     share_K = truth_K / max(truth_K.sum(), 1.0)
-    found = {
+    metrics = {
         "miou": _mean(iou_K),
         "acc": float(both_K.sum() / max(truth_K.sum(), 1.0)),
         "macc": _mean(recall_K),
@@ -190,9 +193,9 @@ def means(count_3K: npt.NDArray[Any], unseen: Sequence[int] = ()) -> dict[str, f
     }
     if unseen:
         hidden_K = np.isin(np.arange(len(both_K)), list(unseen))
-        found |= {"miou/seen": _mean(iou_K[~hidden_K]), "miou/unseen": _mean(iou_K[hidden_K])}
-        found["hiou"] = harmonic_mean(found["miou/seen"], found["miou/unseen"])
-    return found
+        metrics |= {"miou/seen": _mean(iou_K[~hidden_K]), "miou/unseen": _mean(iou_K[hidden_K])}
+        metrics["hiou"] = harmonic_mean(metrics["miou/seen"], metrics["miou/unseen"])
+    return metrics
 
 
 def _mean(value_K: npt.NDArray[np.float64]) -> float:

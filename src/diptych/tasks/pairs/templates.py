@@ -1,4 +1,4 @@
-"""Sentences into which a class name is put before it is embedded. A template set is part of a zero-shot protocol: name it.
+"""Prompt templates for class names. A template set is part of a zero-shot protocol: name it.
 
 A number of a paper holds for its set only; one photo sentence against eighty moves accuracy by several points.
 """
@@ -26,7 +26,7 @@ _OWN = {
 
 
 def composed(*, prefixes: Sequence[str] = ("",), description: str = "", suffixes: Sequence[str] = ("",)) -> tuple[str, ...]:
-    """FILIP's form of a prompt (2111.07783), "[prefix] {label}, [category description]. [suffix]", for every prefix and suffix.
+    """Prompts in FILIP's form (2111.07783), "[prefix] {label}, [category description]. [suffix]", for every prefix and suffix.
 
     >>> composed(prefixes=("a photo of a",), description="a type of pet", suffixes=("", "I like it."))
     ('a photo of a {}, a type of pet.', 'a photo of a {}, a type of pet. I like it.')
@@ -36,7 +36,7 @@ def composed(*, prefixes: Sequence[str] = ("",), description: str = "", suffixes
 
 
 def templates(which: str | Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a named set, or one's own checked: each holds `{}` exactly once.
+    """Templates of a named set, or one's own checked: each holds `{}` exactly once.
 
     >>> templates("one")
     ('a photo of a {}.',)
@@ -60,7 +60,7 @@ def templates(which: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def fill(sentence: str, name: str) -> str:
-    """The name in its place; other braces of the sentence stay as they are."""
+    """Template with the name filled in; other braces of the sentence stay as they are."""
     return sentence.replace("{}", name)
 
 

@@ -2,7 +2,7 @@
 
 The class of an image is the one with the highest score of the model's own classifier; no text is asked. Ties, acc@5 and the mean over
 classes are those of `zero_shot`. A model of nested prefixes (`mrl_classes`) is also scored at each of its other widths, on the same
-images: "acc@1/first_8". An image whose label the model does not know counts as wrong, and the notes say how many there are.
+images: "acc@1/first_8". An image whose label is none of the model's classes counts as wrong, and the notes say how many there are.
 
 With `cascade` the widths of a nested model work together (adaptive classification, `_scoring/cascades.py`): thresholds of confidence are
 found on that share of the images, drawn at random, and on the others "acc@1/cascade" is what the cascade gets right and "width/cascade"
@@ -28,8 +28,8 @@ from diptych.core.result import Metric, Result
 from diptych.core.sample import Sample
 from diptych.core.terminal.progress import with_bar
 from diptych.data.labels import label_of
-from diptych.index.embed import Unreadable, images_of, readable
-from diptych.tasks._scoring.cascades import answering, thresholds
+from diptych.index.embed import UnreadableSample, images_of, readable
+from diptych.tasks._scoring.cascades import chosen_widths, thresholds
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
@@ -82,7 +82,7 @@ class Classification:
         code = {name: k for k, name in enumerate(names)}
         label_N = np.array([code.get(label, len(names)) for label in labels], np.int64)
         each = [rk.rank(score_NSK[:, s], lambda rows_BK: rows_BK, label_N, np.arange(len(names))) for s in range(len(readers))]
-        hit_SN = [rk.hits(found.above, found.tied, found.tied_relevant, 1, self.ties, found.by_index) for found in each]
+        hit_SN = [rk.hits(ranks.above, ranks.tied, ranks.tied_relevant, 1, self.ties, ranks.by_index) for ranks in each]
         table = class_records(samples, labels, each[-1], names)
         table = table.append_column("hits", pa.array(np.stack(hit_SN, axis=1).tolist(), pa.list_(pa.float64())))
         if self.cascade and len(readers) > 1:
@@ -99,7 +99,7 @@ class Classification:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         beside = [name for name in ("hits", "confidences") if name in records.column_names]
         result = score_classes(records.drop_columns(beside), self)
         hit_NS, groups = _hits(records), records.column("group").to_pylist()
@@ -115,18 +115,18 @@ class Classification:
 
     def _add_cascade(self, result: Result, records: pa.Table, hit_NS: Floats) -> None:
         widths, count = np.array(facts_of(records)["widths"], np.float64), len(records)
-        found = round(self.cascade * count)
-        if not 0 < found < count:
+        tuned = round(self.cascade * count)
+        if not 0 < tuned < count:
             raise DataError(
-                f"{self.cascade:g} of {count} images are {found}", field="cascade", expected="one image or more on both sides"
+                f"{self.cascade:g} of {count} images are {tuned}", field="cascade", expected="one image or more on both sides"
             )
         order_N = np.random.default_rng(self.seed).permutation(count)
-        sought, asked = np.sort(order_N[:found]), np.sort(order_N[found:])
+        sought, tested = np.sort(order_N[:tuned]), np.sort(order_N[tuned:])
         sure_NS = np.array(records.column("confidences").to_pylist(), np.float64)
         threshold_S = thresholds(sure_NS[sought], hit_NS[sought])
-        at_N = answering(sure_NS[asked], threshold_S)
-        right_N1 = hit_NS[asked, at_N][:, None]
-        groups = [records.column("group")[int(row)].as_py() for row in asked]
+        at_N = chosen_widths(sure_NS[tested], threshold_S)
+        right_N1 = hit_NS[tested, at_N][:, None]
+        groups = [records.column("group")[int(row)].as_py() for row in tested]
         drawn_RM = resampled_means(right_N1, groups, draws=self.draws, seed=self.seed)
         result.metrics["acc@1/cascade"] = Metric(float(right_N1.mean()), *percentiles(drawn_RM[:, 0]))
         result.metrics["width/cascade"] = Metric(float(widths[at_N].mean()), higher_is_better=False, unit="numbers")
@@ -141,14 +141,14 @@ class Classification:
         return _hits(records)[:, [facts_of(records)["widths"].index(int(width))]]
 
     def _readers(self, model: Classifier) -> dict[int, Classifier]:
-        """The model at each width, the whole one last."""
+        """Models truncated to each width, the whole one last."""
         whole = int(getattr(model, "width", 0))
         dims = [d for d in getattr(model, "dims", ()) if d < whole] if self.widths else []
         return {**{d: model.first(d) for d in dims}, whole: model}  # type: ignore[attr-defined]
 
     def _scores(
         self, readers: Sequence[Classifier], data: Dataset
-    ) -> tuple[list[Sample], npt.NDArray[np.float32], list[Unreadable]]:
+    ) -> tuple[list[Sample], npt.NDArray[np.float32], list[UnreadableSample]]:
         """Samples with images, the scores [N, S, K] of S readers, and what could not be read."""
 
         def encode(part: Sequence[Sample]) -> list[npt.NDArray[np.float32]]:
@@ -157,7 +157,7 @@ class Classification:
 
         samples: list[Sample] = []
         scores: list[npt.NDArray[np.float32]] = []
-        unreadable: list[Unreadable] = []
+        unreadable: list[UnreadableSample] = []
         starts = range(0, len(data), BLOCK)
         for start in with_bar(starts, len(starts), "classifying", least=2):
             there = [sample for row in range(start, min(start + BLOCK, len(data))) if (sample := data[row]).image is not None]

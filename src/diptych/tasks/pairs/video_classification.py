@@ -1,4 +1,4 @@
-"""Video classification: a clip belongs to the class whose name fits it best.  Protocol `video_classification`, version 1.
+"""Zero-shot video classification.  Protocol `video_classification`, version 1.
 
 Metrics, ties and intervals are those of `zero_shot`: acc@1, acc@5 and mean per-class recall over all clips, also those of the last batch. A
 test of several views takes the softmax over the classes in each and averages, as published tests of 4 x 3 views do; numbers of
@@ -59,7 +59,7 @@ class VideoClassification:
         return with_facts(task.predict(seen, ClipsAsImages(data, self.medium)), options=asdict(self))
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         return score_classes(records, self)
 
     item_values = staticmethod(class_item_values)

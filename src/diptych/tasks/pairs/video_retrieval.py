@@ -49,9 +49,9 @@ class VideoRetrieval:
 
     def predict(self, model: ClipScorer | ClipEmbedder, data: Dataset) -> pa.Table:
         """One row a query, texts first."""
-        found = self._task.predict(as_images(model), ClipsAsImages(data, self.medium))
-        return with_facts(found, options=asdict(self))
+        records = self._task.predict(as_images(model), ClipsAsImages(data, self.medium))
+        return with_facts(records, options=asdict(self))
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         return replace(self._task.score(records), task=self.name, version=self.version)

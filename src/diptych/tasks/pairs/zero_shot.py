@@ -6,7 +6,7 @@ rule has a name in the result. So have the template set and the list of classes 
 
 Ties share their places (a model that answers the same to everything gets 1/K; a plain argmax would give it the frequency of the
 first class). acc@5 is left out, not zero, when there are fewer than five classes. Underscores in names become spaces. Class names
-that occur for two classes cannot be told apart by any model; the notes list them.
+that occur for two classes cannot be distinguished by any model; the notes list them.
 
 Letters: N items, K classes, T templates, D width.
 """
@@ -45,7 +45,7 @@ Ensemble = Literal["mean", "mean_scores", "max"]
 
 @dataclass(frozen=True, slots=True)
 class ZeroShot:
-    """acc@1, acc@5 and mean per-class recall without any training on the classes.
+    """Zero-shot classification: acc@1, acc@5 and mean per-class recall without any training on the classes.
 
     label      the column that holds the class; "label" falls back to the text of origin "label"
     classes    their order and extent; empty takes the distinct labels of the data, sorted
@@ -92,13 +92,13 @@ class ZeroShot:
         label_N = np.array([code[label] for label in labels], np.int64)
         compare = compared_by(model, self.compare)
         if compare == "pairs":
-            found = rk.rank(self.pair_scores(model, images_of(samples), names), rk.given_scores, label_N, np.arange(len(names)))
+            ranks = rk.rank(self.pair_scores(model, images_of(samples), names), rk.given_scores, label_N, np.arange(len(names)))
         else:
             score = scorer(self.embed_classes(model, names), self.ensemble)
-            found = rk.rank(shown.vectors_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
+            ranks = rk.rank(shown.vectors_ND, score, label_N, np.arange(len(names)), width=len(names) * len(sentences))
         spelled = [spell(name) for name in names]
         return with_facts(
-            class_records(samples, labels, found, names),
+            class_records(samples, labels, ranks, names),
             options=asdict(self),
             compare=compare,
             templates=list(sentences),
@@ -110,7 +110,7 @@ class ZeroShot:
         )
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         return score_classes(records, self)
 
     item_values = staticmethod(class_item_values)
@@ -142,18 +142,18 @@ class ZeroShot:
 
 
 def spell(name: str) -> str:
-    """A class name as one would say it."""
+    """Readable form of a class name."""
     return name.replace("_", " ").strip()
 
 
 def class_heads(sentence_KTD: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """[K, D], unit rows: the normalised mean of the normalised sentences of each class."""
+    """Zero-shot classifier weights [K, D], unit rows: the normalised mean of the normalised sentences of each class."""
     mean_KD = _unit(sentence_KTD.astype(np.float64)).mean(axis=1)
     return _unit(mean_KD)
 
 
 def scorer(sentence_KTD: npt.NDArray[Any], ensemble: Ensemble) -> rk.Scorer:
-    """Scores [B, K] of a block of unit image rows, under the named rule."""
+    """Scoring function of blocks of unit image rows, [B, K], under the named rule."""
     if ensemble == "mean":
         return rk.cosine(class_heads(sentence_KTD))
     unit_KTD = _unit(sentence_KTD.astype(np.float64))

@@ -1,1 +1,1 @@
-"""Protocols for relations in images."""
+"""Protocols for visual relations and scene graphs."""

@@ -1,4 +1,4 @@
-"""Asking a `Relater`: the true boxes are given, with their labels or without, and the model says how they are related."""
+"""Prediction by a `Relater`: the true boxes are given, with their labels or without, and the model predicts their relations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.dataset import Pool
 from diptych.data.graphs.columns import GraphColumns
-from diptych.index.embed import Unreadable, readable
+from diptych.index.embed import UnreadableSample, readable
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.relations.graph_records import one_each, records
 
@@ -21,16 +21,16 @@ from diptych.tasks.relations.graph_records import one_each, records
 def predict(
     model: Relater, data: Dataset, objects: Sequence[str], relations: Sequence[str], *, labels_known: bool, batch_size: int = 8
 ) -> pa.Table:
-    """The records of a relater, as `graph_records.predict` makes them for a detector.
+    """Records of a relater, as `graph_records.predict` makes them for a detector.
 
     Without `labels_known` the model sees boxes with the label "" and no attributes. Raises ShapeError when it answers other regions
     than it was given, DataError when no image is left.
     """
-    seen: list[_Given] = []
-    found: list[SceneGraph] = []
-    unreadable: list[Unreadable] = []
+    seen: list[_ImageWithRegions] = []
+    predicted: list[SceneGraph] = []
+    unreadable: list[UnreadableSample] = []
 
-    def related(block: Sequence[_Given]) -> Sequence[SceneGraph]:
+    def related(block: Sequence[_ImageWithRegions]) -> Sequence[SceneGraph]:
         images, regions = [given.image for given in block], [given.regions for given in block]
         graphs = one_each(model.relate(images, regions, objects=objects, relations=relations, labels_known=labels_known), block)
         for given, graph in zip(block, graphs, strict=True):
@@ -41,20 +41,20 @@ def predict(
         if block := _given_rows(data, range(start, min(start + batch_size, len(data))), labels_known):
             good, graphs, bad = readable(related, block)
             seen += good
-            found += graphs
+            predicted += graphs
             unreadable += bad
     if not seen:
-        raise DataError(f"'{data.name}' has no image to look at", field="image", expected="samples with images")
+        raise DataError(f"'{data.name}' has no image", field="image", expected="samples with images")
     rows = [given.row for given in seen]
     truths = GraphColumns.of(data, rows) if isinstance(data, Pool) else [given.truth for given in seen]
-    table = records([given.uid for given in seen], truths, found, groups=[data.groups[row] for row in rows])
+    table = records([given.uid for given in seen], truths, predicted, groups=[data.groups[row] for row in rows])
     return with_facts(
         table, objects_asked=list(objects), predicates_asked=list(relations), unreadable=[asdict(u) for u in unreadable]
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _ImageWithRegions:
     """An image of the data set and what the model is given of it. `truth` is read where the data set is no pool: every other sample
     would have to be made twice."""
 
@@ -65,18 +65,20 @@ class _Given:
     truth: SceneGraph
 
 
-def _given_rows(data: Dataset, rows: range, labels_known: bool) -> list[_Given]:
-    """Those of these rows that have an image."""
+def _given_rows(data: Dataset, rows: range, labels_known: bool) -> list[_ImageWithRegions]:
+    """Rows that have an image, with their regions."""
     samples = ((row, data[row]) for row in rows)
     return [
-        _Given(row, s.uid, s.image, [Region(region.box, region.label if labels_known else "") for region in s.regions], s.graph)
+        _ImageWithRegions(
+            row, s.uid, s.image, [Region(region.box, region.label if labels_known else "") for region in s.regions], s.graph
+        )
         for row, s in samples
         if s.image is not None
     ]
 
 
 def _check(uid: str, given: Sequence[Region], graph: SceneGraph, labels_known: bool) -> None:
-    """Given boxes, and labels where they were given, must come back as they were: or the number is no PredCls or SGCls."""
+    """Checks that given boxes, and labels where they were given, come back unchanged: or the number is no PredCls or SGCls."""
     if len(graph.regions) != len(given):
         raise ShapeError(f"{uid}: {len(given)} regions were given and {len(graph.regions)} came back (expected the same)")
     for row, (one, other) in enumerate(zip(given, graph.regions, strict=True)):

@@ -1,4 +1,4 @@
-"""One side of the records of a relation protocol as flat NumPy arrays, which a scorer can work on without a Python loop over images.
+"""Scene graphs of one side of the records as flat NumPy arrays, for scorers without a Python loop over images.
 
 Letters: N images, B boxes, R relations.
 """
@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class GraphArrays:
-    """The boxes of image n are box_start[n] : box_start[n + 1], relations likewise.
+    """Scene graphs as flat arrays. The boxes of image n are box_start[n] : box_start[n + 1], relations likewise.
 
     label, predicate   codes: positions in the vocabularies that were given
     subject, object    rows of `box` (not of the image)
@@ -53,7 +53,8 @@ class GraphArrays:
 
     @classmethod
     def of(cls, table: pa.Table, side: Side, *, objects: Sequence[str], predicates: Sequence[str]) -> Self:
-        """Raises DataError with row and uid for a label or predicate outside the vocabularies, or a relation to a missing box."""
+        """Arrays from records. Raises DataError with row and uid for a label or predicate outside the vocabularies, or a relation to a
+        missing box."""
         prefix = PREFIX[side]
         graphs = GraphColumns.of_lists(table, prefix)
         regions, relations, uids = graphs.regions, graphs.relations, graphs.uids
@@ -77,7 +78,7 @@ class GraphArrays:
 
 
 def names_in(table: pa.Table, column: str) -> list[str]:
-    """The distinct strings of a list column ("truth_label", "predicate", ...), sorted."""
+    """Distinct strings of a list column ("truth_label", "predicate", ...), sorted."""
     return sorted(pc.unique(pc.list_flatten(table.column(column))).to_pylist())
 
 
@@ -85,8 +86,8 @@ def _codes_of_names(values: pa.Array, names: Sequence[str], uids: Sequence[str],
     codes = pc.fill_null(pc.index_in(values, value_set=pa.array(list(names), pa.string())), -1)
     code: Ints = np.asarray(codes, np.int64)
     if (code < 0).any():
-        place = int(np.flatnonzero(code < 0)[0])
-        row = int(image[place])
-        known = f"one of {len(names)} names, such as {names[0]!r}" if names else "no name at all: the vocabulary is empty"
-        raise DataError(f"unknown name {values[place].as_py()!r} in {uids[row]}", row=row, field=field, expected=known)
+        position = int(np.flatnonzero(code < 0)[0])
+        row = int(image[position])
+        expected = f"one of {len(names)} names, such as {names[0]!r}" if names else "no name at all: the vocabulary is empty"
+        raise DataError(f"unknown name {values[position].as_py()!r} in {uids[row]}", row=row, field=field, expected=expected)
     return code

@@ -1,4 +1,4 @@
-"""What all relation protocols keep and read: one row an image, its true scene graph beside the predicted one.
+"""Records of the relation protocols: one row an image, its true scene graph beside the predicted one.
 
 `predict` asks a detector and writes the rows, `records` makes them from graphs that are already there, and `GraphArrays.of` turns
 one side of them into flat arrays for a scorer.
@@ -28,10 +28,10 @@ from diptych.core.errors import DataError, ShapeError
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import SceneGraph
 from diptych.core.terminal.progress import with_bar
-from diptych.core.triplet_rule import FoundGraph, RuledDetector, TripletRule
+from diptych.core.triplet_rule import RawDetections, RuledDetector, TripletRule
 from diptych.data.dataset import Pool
 from diptych.data.graphs.columns import GraphColumns
-from diptych.index.embed import Unreadable, readable
+from diptych.index.embed import UnreadableSample, readable
 from diptych.tasks._scoring.records import with_facts
 
 Convention = Literal["inclusive", "half_open"]
@@ -39,8 +39,8 @@ Convention = Literal["inclusive", "half_open"]
 Rules = Literal["published", "detector"]
 """Whose rule makes triplets of a detector's answers: the benchmark's, or that of the detector's `detect`."""
 Size = tuple[int, int]
-Predicted = SceneGraph | FoundGraph
-"""A predicted graph may be a `FoundGraph`, whose boxes may stick out of the image or have no area; they are scored as they are."""
+Predicted = SceneGraph | RawDetections
+"""A predicted graph may be a `RawDetections`, whose boxes may stick out of the image or have no area; they are scored as they are."""
 
 
 def predict(
@@ -54,7 +54,7 @@ def predict(
     missing: str = "",
     batch_size: int = 8,
 ) -> pa.Table:
-    """The records of a detector on a data set, with a progress bar on a terminal.
+    """Records of a detector on a data set, with a progress bar on a terminal.
 
     Triplets are made by `rule` where the detector can follow one, and else (or without a rule) by its own `detect`; the facts
     declare which (`triplet_score`, `subjects`, `impossible_pairs`, `cut`, `detector_nms`), as far as it is known.
@@ -64,26 +64,26 @@ def predict(
     Samples without an image are passed over; an image that cannot be decoded is left out and listed in the facts
     (`unreadable`), together with the names that were asked for. Raises DataError when nothing is left.
     """
-    seen: list[_Picture] = []
-    found: list[Predicted] = []
-    unreadable: list[Unreadable] = []
+    seen: list[_ImageWithGraph] = []
+    predicted: list[Predicted] = []
+    unreadable: list[UnreadableSample] = []
     answer = _asking(model, objects, relations, rule)
 
-    def ask(block: Sequence[_Picture]) -> Sequence[Predicted]:
+    def ask(block: Sequence[_ImageWithGraph]) -> Sequence[Predicted]:
         return one_each(answer([picture.image for picture in block]), block)
 
     for block in _blocks(data, batch_size):
         good, graphs, bad = readable(ask, block)
         seen += good
-        found += graphs
+        predicted += graphs
         unreadable += bad
     if not seen:
-        raise DataError(f"'{data.name}' has no image to look at", field="image", expected="samples with images")
+        raise DataError(f"'{data.name}' has no image", field="image", expected="samples with images")
     rows = [picture.row for picture in seen]
     table = records(
         [picture.uid for picture in seen],
         GraphColumns.of(data, rows) if isinstance(data, Pool) else [picture.graph for picture in seen],
-        [_translate_graph(graph, means or {}, missing) for graph in found] if means or missing else found,
+        [_translate_graph(graph, means or {}, missing) for graph in predicted] if means or missing else predicted,
         groups=[data.groups[row] for row in rows],
         sizes=_sizes(data, rows),
     )
@@ -104,7 +104,7 @@ def records(
     groups: Sequence[str] | None = None,
     sizes: Sequence[Size | None] | None = None,
 ) -> pa.Table:
-    """One row an image. `groups` is the unit of intervals (the uid when left out), `sizes` are (width, height) where known.
+    """Records, one row an image. `groups` is the unit of intervals (the uid when left out), `sizes` are (width, height) where known.
 
     Columns: uid, group, width, height; truth_box, truth_label, truth_subject, truth_predicate, truth_object; box, label, score,
     subject, predicate, object, confidence. Raises DataError that names the uid when a predicted box, score or confidence is not
@@ -131,7 +131,7 @@ def records(
 
 
 def nms_ran(facts: dict[str, Any], scorer: str) -> str:
-    """Which NMS the scored triplets went through: the detector's, where it declares one, and the scorer's."""
+    """Description of the NMS that the scored triplets went through: the detector's, where it declares one, and the scorer's."""
     detector = facts.get("detector_nms", "none")
     return scorer if detector == "none" else f"by the detector: {detector}; by the scorer: {scorer}"
 
@@ -144,8 +144,8 @@ Asking = Callable[[Sequence[ImageSource]], Sequence[Predicted]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
-    """An image to ask about. `graph` is its truth where the data set makes samples; a pool's truth is read by column."""
+class _ImageWithGraph:
+    """Image of a prediction batch. `graph` is its truth where the data set makes samples; a pool's truth is read by column."""
 
     row: int
     uid: str
@@ -153,15 +153,15 @@ class _Picture:
     graph: SceneGraph
 
 
-def _pictures(data: Dataset, rows: range) -> list[_Picture]:
-    """Those of these rows that have an image."""
+def _pictures(data: Dataset, rows: range) -> list[_ImageWithGraph]:
+    """Rows that have an image."""
     if isinstance(data, Pool):
-        return [_Picture(row, data.uids[row], image, NOTHING) for row in rows if (image := data.image(row)) is not None]
+        return [_ImageWithGraph(row, data.uids[row], image, NOTHING) for row in rows if (image := data.image(row)) is not None]
     samples = ((row, data[row]) for row in rows)
-    return [_Picture(row, s.uid, s.image, s.graph) for row, s in samples if s.image is not None]
+    return [_ImageWithGraph(row, s.uid, s.image, s.graph) for row, s in samples if s.image is not None]
 
 
-def _blocks(data: Dataset, batch_size: int) -> Iterator[list[_Picture]]:
+def _blocks(data: Dataset, batch_size: int) -> Iterator[list[_ImageWithGraph]]:
     starts = range(0, len(data), batch_size)
     for start in with_bar(starts, len(starts), "detecting"):
         if block := _pictures(data, range(start, min(start + batch_size, len(data)))):
@@ -190,7 +190,7 @@ def _declared_rule(model: Detector, rule: TripletRule | None) -> dict[str, str]:
 
 
 def one_each(graphs: Sequence[Graph], images: Sequence[object]) -> Sequence[Graph]:
-    """The graphs of a model, or ShapeError where it did not answer one an image."""
+    """Graphs of a model, or ShapeError where it did not answer one an image."""
     if len(graphs) != len(images):
         raise ShapeError(f"the model answered {len(graphs)} graphs for {len(images)} images (expected one an image)")
     return graphs

@@ -42,7 +42,7 @@ from diptych.data.graphs.columns import GraphColumns, extras_of
 from diptych.data.graphs.formats.hico_det_labels import LABELLED
 from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks._scoring.detection.average_precision import (
-    Curves,
+    PrecisionRecallCurves,
     Rule,
     Ties,
     best_first,
@@ -55,8 +55,8 @@ from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations.graph_arrays import PREFIX, GraphArrays, names_in
 from diptych.tasks.relations.graph_records import Convention, Rules, nms_ran, predict
 from diptych.tasks.relations.hico_det_splits import Triplet, unseen, unseen_by_count
-from diptych.tasks.relations.hico_det_triplets import Triplets, claims
-from diptych.tasks.relations.relation_nms import nms_words, relation_nms
+from diptych.tasks.relations.hico_det_triplets import ClassTriplets, claims
+from diptych.tasks.relations.relation_nms import nms_description, relation_nms
 from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, first_of_each
 
 Compat = Literal["", "matlab", "qpic", "strict"]
@@ -114,9 +114,9 @@ class HicoDet:
             "compat": ("", "matlab", "qpic", "strict"),
             "triplets": ("published", "detector"),
         }
-        for name, known in choices.items():
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"{name} is {value!r} (expected {' | '.join(filter(None, known))})")
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"{name} is {value!r} (expected {' | '.join(filter(None, allowed))})")
         if self.top < 0 or not 0 <= self.nms < 1 or self.draws < 0:
             raise ConfigError("top and draws must be 0 or above, nms from 0 up to 1")
 
@@ -140,31 +140,32 @@ class HicoDet:
         return with_facts(table, **facts)
 
     def rule(self, classes: Sequence[Triplet]) -> TripletRule:
-        """How published numbers make triplets of a detector's answers; subjects are named and scored where classes have several."""
+        """Triplet rule of the published protocol; subjects are named and scored where classes have several."""
         possible = frozenset((predicate, thing) for _, predicate, thing in classes)
         if any(subject != PERSON for subject, _, _ in classes):
             return TripletRule("scored", possible=possible, top=self.top)
         return TripletRule("cut" if self.zero_shot == "nf" else "given", PERSON, possible, top=self.top)
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers. `graph_records.records` makes rows from graphs at hand."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers. `graph_records.records` makes rows from graphs
+        at hand."""
         facts = facts_of(records)
         classes = self._classes(records, facts)
         objects, predicates = self._vocabularies(records, classes)
-        truth, found = (
-            Triplets.of(GraphArrays.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
+        truth, predicted = (
+            ClassTriplets.of(GraphArrays.of(records, side, objects=objects, predicates=predicates), classes, objects, predicates)
             for side in SIDES
         )
-        claimed_R = claims(found, truth, self.iou, strict=self.compat == "strict", touching=self.compat != "qpic")
-        kept = self._kept_rows(found, truth)
-        kind_R, image_R, confidence_R = found.kind[kept], found.image[kept], found.confidence[kept]
+        claimed_R = claims(predicted, truth, self.iou, strict=self.compat == "strict", touching=self.compat != "qpic")
+        kept = self._kept_rows(predicted, truth)
+        kind_R, image_R, confidence_R = predicted.kind[kept], predicted.image[kept], predicted.confidence[kept]
         hit_R = first_claims(claimed_R[kept], confidence_R)
         group_N, groups = codes(truth.graphs.groups)
         object_K = np.array([objects.index(triplet[2]) for triplet in classes], np.int64)
         shows_object = _objects_shown(records, truth, object_K, objects)
         known_R = np.flatnonzero(shows_object[image_R, object_K[kind_R]])
         default, known_object = (
-            Curves.of(
+            PrecisionRecallCurves.of(
                 hit_R[counted],
                 confidence_R[counted],
                 kind_R[counted],
@@ -187,7 +188,7 @@ class HicoDet:
             "share_tied": default.share_tied,
             "classes_scored": int((np.bincount(truth.kind, minlength=len(classes)) > 0).sum()),
             "truths_outside_classes": truth.outside,
-            "predictions_outside_classes": found.outside,
+            "predictions_outside_classes": predicted.outside,
             "ap_by_class": {" ".join(classes[k]): float(ap_K[k]) for k in np.flatnonzero(np.isfinite(ap_K)).tolist()},
         }
         return Result(self.name, self.version, self.main, metrics, len(truth.graphs), groups, notes=notes)
@@ -195,14 +196,14 @@ class HicoDet:
     # ------------------------------------------------------------ classes
 
     def _query_classes(self, data: Dataset) -> list[Triplet]:
-        """The classes in order; a name of the data that they lack is refused before the model is asked."""
-        graphs, known = GraphColumns.of(data), vocabulary("hico-det")
+        """Classes in order; a name of the data that they lack is refused before the model is asked."""
+        graphs, published = GraphColumns.of(data), vocabulary("hico-det")
         if self.vocabulary == "hico-det":
-            if strange := graphs.first_outside(known.objects, known.predicates):
+            if strange := graphs.first_outside(published.objects, published.predicates):
                 problem = f"{strange[1]!r} is no name of HICO-DET"
                 expected = 'its 80 objects and 117 verbs, or vocabulary="data"'
                 raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
-            return list(known.triplets)
+            return list(published.triplets)
         if not (triplets := graphs.triplets()):
             raise DataError(f"'{data.name}' has no relation to score", field="relations", expected="samples with relations")
         return sorted(triplets)
@@ -224,7 +225,7 @@ class HicoDet:
         return sorted(set(objects).union(*things)), sorted(set(predicates).union(*verbs))
 
     def _parts(self, classes: Sequence[Triplet], facts: dict[str, Any]) -> dict[str, Bools]:
-        """The named sets of classes of this result."""
+        """Named subsets of classes of this result."""
         parts = {"full": np.ones(len(classes), bool)}
         counts = facts.get("train_counts")
         if counts is not None or self.vocabulary == "hico-det":
@@ -246,29 +247,29 @@ class HicoDet:
         if self.vocabulary == "hico-det":
             return unseen(self.zero_shot)
         if self.zero_shot == "uo" or counts is None:
-            wanted = "the positions of the unseen classes in `unseen`" + ("" if self.zero_shot == "uo" else ", or `train`")
-            raise ConfigError(f"zero_shot {self.zero_shot!r} has no published list for your own classes (expected {wanted})")
+            expected = "the positions of the unseen classes in `unseen`" + ("" if self.zero_shot == "uo" else ", or `train`")
+            raise ConfigError(f"zero_shot {self.zero_shot!r} has no published list for your own classes (expected {expected})")
         return unseen_by_count(classes, counts, rare_first=self.zero_shot == "uc_rf")
 
     # ------------------------------------------------------------ numbers
 
-    def _kept_rows(self, found: Triplets, truth: Triplets) -> Ints:
-        """The predictions that are scored, class by class and best first: the best of each image, less what NMS or a fault removes."""
-        rows = by_class(found.kind, found.confidence)
-        if self.top and np.bincount(found.image, minlength=1).max() > self.top:
-            best = best_first(found.confidence)
+    def _kept_rows(self, predicted: ClassTriplets, truth: ClassTriplets) -> Ints:
+        """Predictions that are scored, class by class and best first: the best of each image, less those that NMS or a fault removes."""
+        rows = by_class(predicted.kind, predicted.confidence)
+        if self.top and np.bincount(predicted.image, minlength=1).max() > self.top:
+            best = best_first(predicted.confidence)
             kept = np.zeros(len(rows), bool)
-            kept[best[first_of_each(found.image[best], self.top)]] = True
+            kept[best[first_of_each(predicted.image[best], self.top)]] = True
             rows = rows[kept[rows]]
         if self.nms:
-            key = found.image[rows] * (found.kind.max(initial=0) + 1) + found.kind[rows]
-            left = relation_nms(found.graphs, found.rows[rows], key, self.nms, inclusive=self.iou == "inclusive")
-            rows = rows[np.isin(found.rows[rows], left)]
+            key = predicted.image[rows] * (predicted.kind.max(initial=0) + 1) + predicted.kind[rows]
+            left = relation_nms(predicted.graphs, predicted.rows[rows], key, self.nms, inclusive=self.iou == "inclusive")
+            rows = rows[np.isin(predicted.rows[rows], left)]
         if self.compat == "qpic":
-            rows = rows[np.diff(truth.graphs.box_start)[found.image[rows]] > 0]
+            rows = rows[np.diff(truth.graphs.box_start)[predicted.image[rows]] > 0]
         return rows
 
-    def _means(self, curves: Curves, parts: dict[str, Bools]) -> tuple[dict[str, Metric], Floats]:
+    def _means(self, curves: PrecisionRecallCurves, parts: dict[str, Bools]) -> tuple[dict[str, Metric], Floats]:
         return mean_average_precision(
             curves,
             parts,
@@ -280,13 +281,13 @@ class HicoDet:
         )
 
     def _declared_facts(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """What a reader of the number has to know."""
+        """Facts of the result: scorer, AP rule, thresholds, settings."""
         published = self.vocabulary == "hico-det"
         return {
             "scorer": f"hico/{self.compat or 'official'}",
             "ap_rule": self.ap,
             "iou": f"{self.iou}, {'above' if self.compat == 'strict' else 'at least'} .5 for both boxes",
-            "relation_nms": nms_ran(facts, nms_words(self.nms)),
+            "relation_nms": nms_ran(facts, nms_description(self.nms)),
             "top": self.top,
             "ties": self.ties,
             "zero_shot": self.zero_shot,
@@ -297,23 +298,23 @@ class HicoDet:
         }
 
 
-def _objects_shown(records: pa.Table, truth: Triplets, object_K: Ints, objects: Sequence[str]) -> Bools:
+def _objects_shown(records: pa.Table, truth: ClassTriplets, object_K: Ints, objects: Sequence[str]) -> Bools:
     """[N, C]: which objects an image shows a relation with, seen (it is annotated) or only labelled."""
     shown = np.zeros((len(truth.graphs), len(objects)), bool)
     shown[truth.image, object_K[truth.kind]] = True
     if LABELLED in records.column_names:
-        place = {name: n for n, name in enumerate(objects)}
+        column = {name: n for n, name in enumerate(objects)}
         for row, names in enumerate(records.column(LABELLED).to_pylist()):
-            if strange := [name for name in names or () if name not in place]:
+            if strange := [name for name in names or () if name not in column]:
                 raise DataError(
                     f"{strange[0]!r} is no object of the classes", row=row, field=LABELLED, expected=f"such as {objects[0]!r}"
                 )
-            shown[row, [place[name] for name in names or ()]] = True
+            shown[row, [column[name] for name in names or ()]] = True
     return shown
 
 
 def _known_by(records: pa.Table) -> str:
-    """How the known-object setting knows."""
+    """Description of the images that the known-object setting selects."""
     if LABELLED not in records.column_names:
         return "with an annotated relation to the object"
     without = records.column(LABELLED).null_count

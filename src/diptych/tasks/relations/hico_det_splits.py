@@ -1,4 +1,4 @@
-"""Which HICO-DET classes a zero-shot setting hides: the published lists, and the rule behind them for other data.
+"""Zero-shot splits of HICO-DET: the published lists of unseen classes, and the rule behind them for other data.
 
 Positions count from 0 in the order of the 600 classes. The unseen combinations of UC-RF and UC-NF (VCL, Hou et al., 2020) do not
 overlap; every object and every verb keeps at least one seen class. UO hides whole objects (the 12 of FCL, Hou et al., 2021).
@@ -49,7 +49,7 @@ UNSEEN_OBJECTS = (
 
 
 def unseen(setting: str) -> tuple[int, ...]:
-    """The published unseen classes of "uc_rf", "uc_nf" (120 each) or "uo" (100).
+    """Unseen classes of the published split "uc_rf", "uc_nf" (120 each) or "uo" (100).
 
     >>> len(unseen("uc_rf")), len(unseen("uc_nf")), len(unseen("uo"))
     (120, 120, 100)
@@ -60,7 +60,7 @@ def unseen(setting: str) -> tuple[int, ...]:
 
 
 def unseen_by_count(classes: Sequence[Triplet], counts: Sequence[int], *, rare_first: bool) -> tuple[int, ...]:
-    """A fifth of the classes, the rarest in training first or the most frequent first, lower position first on a tie.
+    """Unseen classes by training frequency: a fifth, the rarest first or the most frequent first, lower index first on a tie.
 
     A class is passed over when hiding it would leave its verb or its object without a seen class, so that every part of an unseen
     combination can be learnt; fewer than a fifth come back when no more can be hidden.

@@ -3,7 +3,7 @@
     score_wtd = .2 R@50 + .4 wmAP_rel + .4 wmAP_phr
 
 R@50 is the share of all true relations of the data set that are among the 50 best triplets of their images. `rel` asks that subject
-and object both overlap; `phr` looks at the one box around both. wmAP weights the classes by their true relations, mAP does not.
+and object both overlap; `phr` compares the one box around both. wmAP weights the classes by their true relations, mAP does not.
 The two protocols agree on these words and on little else; their numbers do not compare, and no table may mix them.
 
 |                    | open_images_predicates                          | open_images_triplets                          |
@@ -40,7 +40,7 @@ from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
-from diptych.tasks._scoring.detection.average_precision import Curves, Rule, first_claims
+from diptych.tasks._scoring.detection.average_precision import PrecisionRecallCurves, Rule, first_claims
 from diptych.tasks._scoring.intervals import Floats, Ints, codes, group_weights, percentiles
 from diptych.tasks._scoring.ranking import ranks as rk
 from diptych.tasks._scoring.records import facts_of, with_facts
@@ -48,7 +48,7 @@ from diptych.tasks.relations import graph_records
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.triplet_matching import Bools
-from diptych.tasks.relations.triplet_names import query_names, sides, vocabulary_of
+from diptych.tasks.relations.triplet_names import query_names, truth_and_prediction, vocabulary_of
 
 KEPT, RECALLED = 100, 50  # triplets an image, for AP and for recall
 LEAST = 1e-5  # scores up to here are no predictions (predicates protocol)
@@ -83,20 +83,23 @@ class OpenImagesPredicates:
             raise ConfigError(f"compat is {self.compat!r} (expected published, or nothing)")
 
     def predict(self, model: Any, data: Dataset) -> pa.Table:
-        """One row an image: its true graph and the predicted one."""
+        """Records, one row an image: its true graph and the predicted one."""
         objects, relations = query_names(self.vocabulary, [data])
         table = graph_records.predict(model, data, objects, relations, rule=self._rule_of_triplets, batch_size=self.batch_size)
         return with_facts(table, options={f.name: getattr(self, f.name) for f in fields(self)})
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers. Each draw resamples groups of images."""
-        truth, found = sides(records)
+        """Metrics of the records. Pure: the same rows and options give the same numbers. Each draw resamples groups of images."""
+        truth, predicted = truth_and_prediction(records)
         if not len(truth.predicate):
             raise DataError("there is nothing to score: no image has a true relation", field="relations")
         objects, predicates = (len(names) for names in vocabulary_of(records))
         if self.ranking == "product":
-            found = replace(found, confidence=found.confidence * found.score[found.subject] * found.score[found.object])
-        judged = self._judge(truth, found, objects, predicates)
+            predicted = replace(
+                predicted,
+                confidence=predicted.confidence * predicted.score[predicted.subject] * predicted.score[predicted.object],
+            )
+        judged = self._judge(truth, predicted, objects, predicates)
         metrics = self._metrics(truth, judged)
         used = np.unique(truth.image_of_relation)
         notes = {
@@ -120,7 +123,7 @@ class OpenImagesPredicates:
 
     @property
     def _rule_of_triplets(self) -> TripletRule | None:
-        """How a detector that can follow a rule is to make its triplets; None leaves that to its `detect`."""
+        """Triplet rule for a detector that can follow one; None leaves that to its `detect`."""
         return None
 
     @property
@@ -137,35 +140,37 @@ class OpenImagesPredicates:
     def _rule(self) -> Rule:
         return "area"
 
-    def _judge(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> Judged:
-        score = found.confidence
+    def _judge(self, truth: GraphArrays, predicted: GraphArrays, objects: int, predicates: int) -> RelationMatches:
+        score = predicted.confidence
         inclusive = bool(self.compat)
-        order = tm.Order.of(found.image_of_relation, score)
-        pair = found.subject[order.row] * max(len(found.box), 1) + found.object[order.row]
-        order = order.keep(tm.first_of_each(pair, 2) & (score[order.row] > LEAST), found.image_of_relation, score)
+        order = tm.RankedRelations.of(predicted.image_of_relation, score)
+        pair = predicted.subject[order.row] * max(len(predicted.box), 1) + predicted.object[order.row]
+        order = order.keep(tm.first_of_each(pair, 2) & (score[order.row] > LEAST), predicted.image_of_relation, score)
         kept = np.zeros(len(score), bool)
         kept[order.row[order.rank <= KEPT]] = True
-        t, p = tm.equal_pairs(tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates))
-        both = tm.both_overlaps(truth, found, t, p, inclusive=inclusive)
-        phrase = tm.phrase_overlaps(truth, found, t, p, inclusive=inclusive)
+        t, p = tm.equal_pairs(tm.triplet_codes(truth, objects, predicates), tm.triplet_codes(predicted, objects, predicates))
+        both = tm.triplet_overlaps(truth, predicted, t, p, inclusive=inclusive)
+        phrase = tm.phrase_overlaps(truth, predicted, t, p, inclusive=inclusive)
         fits = both >= 0.5
-        first = tm.first_answers(t[fits], p[fits], order, len(truth.predicate), len(score))
+        first = tm.first_matches(t[fits], p[fits], order, len(truth.predicate), len(score))
         ties: rk.Ties = "index" if self.compat else "expected"
         recalled = rk.hits(first.above, first.tied, first.tied_relevant, RECALLED, ties, first.by_index)
         hits = [claims(t, p, share, (share > 0.5) & kept[p], score) for share in (both, phrase)]
         rows = np.flatnonzero(kept)
         group_N, groups = codes(truth.groups)
         relations, phrases = (
-            self._curves(truth, hit[rows], score[rows], found.predicate[rows], group_N[found.image_of_relation[rows]], predicates)
+            self._curves(
+                truth, hit[rows], score[rows], predicted.predicate[rows], group_N[predicted.image_of_relation[rows]], predicates
+            )
             for hit in hits
         )
-        return Judged(relations, phrases, recalled, group_N[truth.image_of_relation], groups)
+        return RelationMatches(relations, phrases, recalled, group_N[truth.image_of_relation], groups)
 
     def _curves(
         self, truth: GraphArrays, hit: Bools, score: Floats, kind: Ints, group: Ints, classes: int, truth_kind: Ints | None = None
-    ) -> Curves:
+    ) -> PrecisionRecallCurves:
         group_N, groups = codes(truth.groups)
-        return Curves.of(
+        return PrecisionRecallCurves.of(
             hit,
             score,
             kind,
@@ -179,7 +184,7 @@ class OpenImagesPredicates:
 
     # ------------------------------------------------------------ numbers
 
-    def _metrics(self, truth: GraphArrays, judged: Judged) -> dict[str, Metric]:
+    def _metrics(self, truth: GraphArrays, judged: RelationMatches) -> dict[str, Metric]:
         value = self._numbers(judged, None)
         drawn: dict[str, list[Floats]] = {name: [] for name in value}
         points = max(int(curves.bounds[-1]) for curves in (judged.relations, judged.phrases))
@@ -191,8 +196,8 @@ class OpenImagesPredicates:
         spans = {name: percentiles(np.concatenate(each)) if each else () for name, each in drawn.items()}
         return {name: Metric(float(value[name][0]), *spans[name]) for name in value}
 
-    def _numbers(self, judged: Judged, weight_DC: Floats | None) -> dict[str, Floats]:
-        """[D] for each metric."""
+    def _numbers(self, judged: RelationMatches, weight_DC: Floats | None) -> dict[str, Floats]:
+        """Metrics by draw, [D] each."""
         positive_DK, found_D, total_D = judged.weighted(weight_DC)
         numbers = {"score_wtd": np.zeros(len(total_D)), "r@50": _share(found_D, total_D)}
         for short, curves in (("rel", judged.relations), ("phr", judged.phrases)):
@@ -207,16 +212,16 @@ class OpenImagesPredicates:
 
     @property
     def _absent_count(self) -> bool:
-        """Whether classes without a true relation count as AP 0 in mAP."""
+        """True where classes without a true relation count as AP 0 in mAP."""
         return bool(self.compat)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What is left to average: curves of relations and of phrases, and for each true relation its worth at 50 and its group."""
+class RelationMatches:
+    """Matching results: curves of relations and of phrases, and for each true relation its recall in the top 50 and its group."""
 
-    relations: Curves
-    phrases: Curves
+    relations: PrecisionRecallCurves
+    phrases: PrecisionRecallCurves
     recalled: Floats
     group: Ints
     groups: int
@@ -234,7 +239,7 @@ class Judged:
 
 
 def claims(t: Ints, p: Ints, share_M: Floats, fits_M: Bools, score_R: Floats) -> Bools:
-    """[R]: the predictions that are right: each points at the truth it overlaps most, and is the best-scored one to do so."""
+    """Mask [R] of true positives: each points at the truth it overlaps most, and is the best-scored one to do so."""
     claimed = np.full(len(score_R), -1, np.int64)
     t, p = t[fits_M], p[fits_M]
     best = tm.best_truths(t, p, share_M[fits_M])

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from diptych.core.box_iou import aligned_box_iou
 from diptych.core.errors import ConfigError
 from diptych.core.triplet_rule import TripletRule
 from diptych.tasks._scoring.detection.average_precision import Rule, first_claims
@@ -14,7 +15,7 @@ from diptych.tasks._scoring.intervals import Floats, Ints, codes
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import Rules
-from diptych.tasks.relations.open_images_relations import KEPT, RECALLED, Judged, OpenImagesPredicates, claims
+from diptych.tasks.relations.open_images_relations import KEPT, RECALLED, OpenImagesPredicates, RelationMatches, claims
 from diptych.tasks.relations.relation_nms import relation_nms
 from diptych.tasks.relations.triplet_matching import Bools
 
@@ -63,51 +64,51 @@ class OpenImagesTriplets(OpenImagesPredicates):
     def _absent_count(self) -> bool:
         return False
 
-    def _judge(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> Judged:
-        score = found.confidence
-        true_names, names = tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates)
+    def _judge(self, truth: GraphArrays, predicted: GraphArrays, objects: int, predicates: int) -> RelationMatches:
+        score = predicted.confidence
+        true_names, names = tm.triplet_codes(truth, objects, predicates), tm.triplet_codes(predicted, objects, predicates)
         kinds, truth_kind = np.unique(true_names % (objects * predicates * objects), return_inverse=True)
         kind = np.searchsorted(kinds, names % (objects * predicates * objects))
-        known = kinds[np.minimum(kind, len(kinds) - 1)] == names % (objects * predicates * objects)
+        has_class = kinds[np.minimum(kind, len(kinds) - 1)] == names % (objects * predicates * objects)
         if self.compat:
-            known &= np.diff(truth.box_start)[found.image_of_relation] > 0
-        order = tm.Order.of(found.image_of_relation, score)
-        judged = known[order.row] | bool(self.compat)  # classes do not touch each other, save in the published scorer
-        rows = self._kept_rows(found, names, order.row[judged & (order.rank <= KEPT)])
-        few = self._kept_rows(found, names, order.row[judged & (order.rank <= RECALLED)])
+            has_class &= np.diff(truth.box_start)[predicted.image_of_relation] > 0
+        order = tm.RankedRelations.of(predicted.image_of_relation, score)
+        judged = has_class[order.row] | bool(self.compat)  # classes do not touch each other, save in the published scorer
+        rows = self._kept_rows(predicted, names, order.row[judged & (order.rank <= KEPT)])
+        few = self._kept_rows(predicted, names, order.row[judged & (order.rank <= RECALLED)])
         t, p = tm.equal_pairs(true_names, names)
-        both = tm.both_overlaps(truth, found, t, p, inclusive=bool(self.compat), touching=not self.compat)
-        phrase = tm.phrase_overlaps(truth, found, t, p, inclusive=bool(self.compat), touching=not self.compat)
+        both = tm.triplet_overlaps(truth, predicted, t, p, inclusive=bool(self.compat), touching=not self.compat)
+        phrase = tm.phrase_overlaps(truth, predicted, t, p, inclusive=bool(self.compat), touching=not self.compat)
         hit = claims(t, p, both, (both >= 0.5) & _among(rows, len(score))[p], score)
         found_rows = _truths_pointed_at(t, p, both, (both >= 0.5) & _among(few, len(score))[p])
         recalled = np.zeros(len(truth.predicate))
         recalled[found_rows] = 1.0
-        phrase_rows, judged_by = self._phrases(found, names, rows)
+        phrase_rows, judged_by = self._phrases(predicted, names, rows)
         phrase_hit = claims(t, p, phrase, (phrase >= 0.5) & _among(phrase_rows, len(score))[p], score)
         if judged_by is not phrase_rows:
-            phrase_hit = _hits_by_other_entry(t, p, phrase, phrase_rows, judged_by, score, known)
+            phrase_hit = _hits_by_other_entry(t, p, phrase, phrase_rows, judged_by, score, has_class)
         group_N, groups = codes(truth.groups)
         curves = []
         for right, some in ((hit, rows), (phrase_hit, phrase_rows)):
-            some = some[known[some]]
-            group = group_N[found.image_of_relation[some]]
+            some = some[has_class[some]]
+            group = group_N[predicted.image_of_relation[some]]
             curves.append(self._curves(truth, right[some], score[some], kind[some], group, len(kinds), truth_kind))
-        return Judged(curves[0], curves[1], recalled, group_N[truth.image_of_relation], groups)
+        return RelationMatches(curves[0], curves[1], recalled, group_N[truth.image_of_relation], groups)
 
-    def _kept_rows(self, found: GraphArrays, names: Ints, rows: Ints) -> Ints:
-        """The rows that triplet NMS leaves."""
+    def _kept_rows(self, predicted: GraphArrays, names: Ints, rows: Ints) -> Ints:
+        """Rows left by triplet NMS."""
         if not self.nms:
             return rows
-        return relation_nms(found, rows, names[rows], NMS_TRIPLETS, inclusive=bool(self.compat))
+        return relation_nms(predicted, rows, names[rows], NMS_TRIPLETS, inclusive=bool(self.compat))
 
-    def _phrases(self, found: GraphArrays, names: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    def _phrases(self, predicted: GraphArrays, names: Ints, rows: Ints) -> tuple[Ints, Ints]:
         """The rows that phrase NMS leaves, and the rows by whose boxes they are judged: the same, save in the published scorer."""
         if not self.nms:
             return rows, rows
-        image, score, inclusive = found.image_of_relation, found.confidence, bool(self.compat)
+        image, score, inclusive = predicted.image_of_relation, predicted.confidence, bool(self.compat)
         rows = rows[np.lexsort((-score[rows], image[rows]))]
-        box = tm.enclosing(found.box[found.subject[rows]], found.box[found.object[rows]])
-        rows = rows[tm.suppress(names[rows], lambda i, j: tm.overlap(box[i], box[j], inclusive=inclusive), NMS_PHRASES)]
+        box = tm.enclosing(predicted.box[predicted.subject[rows]], predicted.box[predicted.object[rows]])
+        rows = rows[tm.greedy_nms(names[rows], lambda i, j: aligned_box_iou(box[i], box[j], inclusive=inclusive), NMS_PHRASES)]
         if not self.compat:
             return rows, rows
         first = np.unique(names[rows], return_index=True)
@@ -117,7 +118,7 @@ class OpenImagesTriplets(OpenImagesPredicates):
 
 
 def _truths_pointed_at(t: Ints, p: Ints, share_M: Floats, fits_M: Bools) -> Ints:
-    """The truths that any prediction points at."""
+    """Truths that are the best match of any prediction."""
     t, p = t[fits_M], p[fits_M]
     return np.unique(t[tm.best_truths(t, p, share_M[fits_M])])
 

@@ -3,9 +3,9 @@
 Published as part of an evaluation, though it is a step after any head: it spreads predicates over pairs and so lifts mean recall. A
 number with it and a number without it do not compare.
 
-What the released scorer does beyond that (`settle_pairs(..., released=True)`): its scores hold "no relation" too, by which any two pairs
-are alike; and a pair all of whose predicates are closed stays in the ranking as "no relation", with the probability of that, which is
-high: such pairs take places among the first K that nothing true can have.
+The released scorer does more (`predicate_nms_by_pair(..., released=True)`): its scores hold "no relation" too, by which any two pairs are
+alike; and a pair all of whose predicates are closed stays in the ranking as "no relation", with the probability of that, which is high:
+such pairs take ranks among the first K that nothing true can have.
 
 Letters: R relations, Q pairs of one image, K predicates.
 """
@@ -16,15 +16,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.core.box_iou import aligned_box_iou
 from diptych.tasks.relations.graph_arrays import GraphArrays
-from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, overlap
+from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints
 
 OVERLAP = 0.6  # of subjects and of objects
 ALIKE = 0.7  # sum over predicates of sqrt(p^2 + q^2)
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class PredicateNmsResult:
     """stays    [R] bool: the relation that its pair keeps
     closed   [R] bool: one row of each pair that keeps none
     nothing  [R] what is left of 1 by the confidences of that row's pair: the probability of "no relation", if they are a softmax's
@@ -35,40 +36,40 @@ class Settled:
     nothing: Floats
 
 
-def predicate_nms(found: GraphArrays, *, inclusive: bool = False) -> Bools:
-    """[R]: which relations stay, at most one a pair. `inclusive` counts the last pixel of boxes in.
+def predicate_nms(predicted: GraphArrays, *, inclusive: bool = False) -> Bools:
+    """Keep mask [R] of relations, at most one a pair. `inclusive` counts the last pixel of boxes in.
 
     In each image the highest confidence of all (pair, predicate) wins and settles its pair; the predicate is then closed to every
     other pair with the same two labels, whose subject and object boxes both overlap the winner's by .6 and whose confidences are
     alike; and so on. A pair whose predicates are all closed keeps none.
     """
-    return settle_pairs(found, inclusive=inclusive).stays
+    return predicate_nms_by_pair(predicted, inclusive=inclusive).stays
 
 
-def settle_pairs(found: GraphArrays, *, inclusive: bool = False, released: bool = False) -> Settled:
-    """What `predicate_nms` says, with the pairs that keep none; `released` takes any two pairs for alike."""
-    relations = len(found.predicate)
-    out = Settled(np.zeros(relations, bool), np.zeros(relations, bool), np.zeros(relations))
-    for start, stop in zip(found.relation_start[:-1], found.relation_start[1:], strict=True):
+def predicate_nms_by_pair(predicted: GraphArrays, *, inclusive: bool = False, released: bool = False) -> PredicateNmsResult:
+    """`predicate_nms` with the pairs that keep no relation; `released` takes any two pairs for alike."""
+    relations = len(predicted.predicate)
+    out = PredicateNmsResult(np.zeros(relations, bool), np.zeros(relations, bool), np.zeros(relations))
+    for start, stop in zip(predicted.relation_start[:-1], predicted.relation_start[1:], strict=True):
         if stop > start:
-            won, closed, nothing = _winners(found, np.arange(start, stop), inclusive, not released)
+            won, closed, nothing = _winners(predicted, np.arange(start, stop), inclusive, not released)
             out.stays[start + np.array(won, np.int64)] = True
             out.closed[start + closed] = True
             out.nothing[start + closed] = nothing
     return out
 
 
-def _winners(found: GraphArrays, rows: Ints, inclusive: bool, alike: bool) -> tuple[list[int], Ints, Floats]:
+def _winners(predicted: GraphArrays, rows: Ints, inclusive: bool, alike: bool) -> tuple[list[int], Ints, Floats]:
     """Places of the winners among the rows, and of one row of each pair without, with what the pair's confidences leave of 1."""
-    ends = np.stack([found.subject[rows], found.object[rows]], axis=1)
+    ends = np.stack([predicted.subject[rows], predicted.object[rows]], axis=1)
     pairs, pair = np.unique(ends, axis=0, return_inverse=True)
     pair = pair.reshape(-1)
-    kinds, kind = np.unique(found.predicate[rows], return_inverse=True)
+    kinds, kind = np.unique(predicted.predicate[rows], return_inverse=True)
     share_QK = np.zeros((len(pairs), len(kinds)))
     row_QK = np.full((len(pairs), len(kinds)), -1)
-    for row in np.argsort(found.confidence[rows], kind="stable"):  # of doubles the most confident one stays
-        share_QK[pair[row], kind[row]], row_QK[pair[row], kind[row]] = found.confidence[rows[row]], row
-    rivals_QQ = _rivals(found, pairs, share_QK, inclusive, alike)
+    for row in np.argsort(predicted.confidence[rows], kind="stable"):  # of doubles the most confident one stays
+        share_QK[pair[row], kind[row]], row_QK[pair[row], kind[row]] = predicted.confidence[rows[row]], row
+    rivals_QQ = _rivals(predicted, pairs, share_QK, inclusive, alike)
     open_QK = np.where(row_QK >= 0, share_QK, -1.0)
     won, kept_Q = list[int](), np.zeros(len(pairs), bool)
     while open_QK.max() >= 0:
@@ -81,12 +82,12 @@ def _winners(found: GraphArrays, rows: Ints, inclusive: bool, alike: bool) -> tu
     return won, closed_Q, (1 - share_QK.sum(axis=1)[~kept_Q]).clip(0, 1)
 
 
-def _rivals(found: GraphArrays, pairs: Ints, share_QK: Floats, inclusive: bool, alike: bool) -> Bools:
-    subject, other = found.label[pairs[:, 0]], found.label[pairs[:, 1]]
+def _rivals(predicted: GraphArrays, pairs: Ints, share_QK: Floats, inclusive: bool, alike: bool) -> Bools:
+    subject, other = predicted.label[pairs[:, 0]], predicted.label[pairs[:, 1]]
     rivals: Bools = (subject[:, None] == subject) & (other[:, None] == other)
     np.fill_diagonal(rivals, False)
     i, j = np.nonzero(rivals)
-    ends = (overlap(found.box[pairs[i, end]], found.box[pairs[j, end]], inclusive=inclusive) for end in (0, 1))
+    ends = (aligned_box_iou(predicted.box[pairs[i, end]], predicted.box[pairs[j, end]], inclusive=inclusive) for end in (0, 1))
     close = np.minimum(*ends) >= OVERLAP
     if alike:
         close &= np.sqrt(share_QK[i] ** 2 + share_QK[j] ** 2).sum(axis=1) > ALIKE

@@ -1,4 +1,4 @@
-"""Which predicted triplets answer which true ones, for all images at once.
+"""Matching of predicted to true triplets, for all images at once.
 
 Everything works on rows of relations of two `GraphArrays` sides and on pairs of such rows: first the pairs of one image with equal names,
 found by sorting, and only for those the boxes. So the work grows with what could match, not with images x predictions x truths.
@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.box_iou import aligned_box_iou
 from diptych.tasks.relations.graph_arrays import GraphArrays
 
 Floats = npt.NDArray[np.float64]
@@ -29,31 +30,14 @@ Compat = Literal["", "published"]
 FAR = 1 << 40  # a rank that nothing reaches
 
 
-def overlap(one_M4: Floats, other_M4: Floats, *, inclusive: bool = False, touching: bool = True) -> Floats:
-    """Intersection over union of boxes row by row.
-
-    >>> overlap(np.array([[0.0, 0, 4, 4]]), np.array([[2.0, 0, 6, 4]])).round(3).tolist()
-    [0.333]
-    """
-    extra = 1.0 if inclusive else 0.0
-    low = np.maximum(one_M4[:, :2], other_M4[:, :2])
-    side = np.minimum(one_M4[:, 2:], other_M4[:, 2:]) - low + extra
-    both = np.maximum(side[:, 0], 0.0) * np.maximum(side[:, 1], 0.0)
-    if not touching:
-        both = np.where((side > extra).all(axis=1), both, 0.0)
-    total = _area(one_M4, extra) + _area(other_M4, extra) - both
-    share: Floats = np.divide(both, total, out=np.zeros(len(both)), where=total > 0)
-    return share
-
-
 def enclosing(one_M4: Floats, other_M4: Floats) -> Floats:
-    """The smallest box around both, row by row: the box of a phrase."""
+    """Union box of two boxes, row by row: the box of a phrase."""
     low, high = np.minimum(one_M4[:, :2], other_M4[:, :2]), np.maximum(one_M4[:, 2:], other_M4[:, 2:])
     return np.concatenate([low, high], axis=1)
 
 
-def names_of(side: GraphArrays, objects: int, predicates: int) -> Ints:
-    """[R]: one number for (image, subject label, predicate, object label); equal numbers, equal names in one image."""
+def triplet_codes(side: GraphArrays, objects: int, predicates: int) -> Ints:
+    """Codes [R] of (image, subject label, predicate, object label); equal codes, equal names in one image."""
     names = (side.label[side.subject] * predicates + side.predicate) * objects + side.label[side.object]
     numbers: Ints = side.image_of_relation * (objects * predicates * objects) + names
     return numbers
@@ -64,8 +48,8 @@ def equal_pairs(one_R: Ints, other_R: Ints) -> tuple[Ints, Ints]:
     order = np.argsort(one_R, kind="stable")
     keys = one_R[order]
     candidates = _sieve_keys(one_R, other_R)
-    wanted = other_R[candidates]
-    start, stop = np.searchsorted(keys, wanted, side="left"), np.searchsorted(keys, wanted, side="right")
+    key = other_R[candidates]
+    start, stop = np.searchsorted(keys, key, side="left"), np.searchsorted(keys, key, side="right")
     count = stop - start
     m = np.repeat(np.arange(len(candidates)), count)
     within = np.arange(len(m)) - np.repeat(np.cumsum(count) - count, count)
@@ -80,27 +64,33 @@ def _sieve_keys(one_R: Ints, other_R: Ints) -> Ints:
     return np.flatnonzero(seen[other_R & (size - 1)])
 
 
-def both_overlaps(truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True) -> Floats:
-    """The smaller of the overlaps of subjects and of objects, for pairs of relation rows."""
-    subject = overlap(truth.box[truth.subject[t]], found.box[found.subject[p]], inclusive=inclusive, touching=touching)
-    other = overlap(truth.box[truth.object[t]], found.box[found.object[p]], inclusive=inclusive, touching=touching)
+def triplet_overlaps(
+    truth: GraphArrays, predicted: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True
+) -> Floats:
+    """Smaller of the subject IoU and the object IoU, for pairs of relation rows."""
+    subject = aligned_box_iou(
+        truth.box[truth.subject[t]], predicted.box[predicted.subject[p]], inclusive=inclusive, touching=touching
+    )
+    other = aligned_box_iou(
+        truth.box[truth.object[t]], predicted.box[predicted.object[p]], inclusive=inclusive, touching=touching
+    )
     return np.minimum(subject, other)
 
 
 def phrase_overlaps(
-    truth: GraphArrays, found: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True
+    truth: GraphArrays, predicted: GraphArrays, t: Ints, p: Ints, *, inclusive: bool, touching: bool = True
 ) -> Floats:
-    """The overlap of the boxes around subject and object, for pairs of relation rows."""
+    """IoU of the boxes around subject and object, for pairs of relation rows."""
     one = enclosing(truth.box[truth.subject[t]], truth.box[truth.object[t]])
-    other = enclosing(found.box[found.subject[p]], found.box[found.object[p]])
-    return overlap(one, other, inclusive=inclusive, touching=touching)
+    other = enclosing(predicted.box[predicted.subject[p]], predicted.box[predicted.object[p]])
+    return aligned_box_iou(one, other, inclusive=inclusive, touching=touching)
 
 
 # ---------------------------------------------------------------- order
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RankedRelations:
     """Predicted relations, image by image, best first; of equal scores the earlier row comes first.
 
     row       rows of the relations, in that order
@@ -115,30 +105,30 @@ class Order:
     tied: Ints
 
     @classmethod
-    def of(cls, image_R: Ints, score_R: Floats, rows: Ints | None = None) -> Order:
+    def of(cls, image_R: Ints, score_R: Floats, rows: Ints | None = None) -> RankedRelations:
         rows = np.arange(len(image_R)) if rows is None else rows
         row = rows[best_first(image_R[rows], score_R[rows])]
         return cls.sorted(image_R[row], score_R[row], row)
 
     @classmethod
-    def sorted(cls, image_D: Ints, score_D: Floats, row_D: Ints) -> Order:
-        """From rows that are in order already."""
-        place = np.arange(len(row_D))
+    def sorted(cls, image_D: Ints, score_D: Floats, row_D: Ints) -> RankedRelations:
+        """Ranked relations from rows that are in order already."""
+        position = np.arange(len(row_D))
         new_image = _starts(image_D)
         new_score = new_image | _starts(score_D)
-        image_start, score_start = _last_start(new_image, place), _last_start(new_score, place)
+        image_start, score_start = _last_start(new_image, position), _last_start(new_score, position)
         run = np.cumsum(new_score) - 1
         size = np.bincount(run) if len(run) else np.zeros(0, np.int64)
-        return cls(row_D, place - image_start + 1, score_start - image_start, size[run].astype(np.int64))
+        return cls(row_D, position - image_start + 1, score_start - image_start, size[run].astype(np.int64))
 
-    def keep(self, which_D: Bools, image_R: Ints, score_R: Floats) -> Order:
-        """The same order with some left out, ranks counted anew."""
+    def keep(self, which_D: Bools, image_R: Ints, score_R: Floats) -> RankedRelations:
+        """Ranked relations with some left out, ranks counted anew."""
         row = self.row[which_D]
-        return Order.sorted(image_R[row], score_R[row], row)
+        return RankedRelations.sorted(image_R[row], score_R[row], row)
 
 
 def best_first(image_D: Ints, score_D: Floats) -> Ints:
-    """The order by image and falling score, of equal scores the earlier row first.
+    """Order by image and falling score, of equal scores the earlier row first.
 
     Rows that already lie image by image, as records do, are sorted as one matrix with an image a line, which is several times
     faster than one long sort; where a few crowded images would make that matrix mostly padding, the long sort it is.
@@ -157,10 +147,10 @@ def best_first(image_D: Ints, score_D: Floats) -> Ints:
 
 
 def first_of_each(key_D: Ints, most: int = 1) -> Bools:
-    """Which entries are among the first `most` with their key, in the order given."""
+    """True for entries that are among the first `most` with their key, in the order given."""
     order = np.argsort(key_D, kind="stable")
-    place = np.arange(len(key_D))
-    nth = place - _last_start(_starts(key_D[order]), place)
+    position = np.arange(len(key_D))
+    nth = position - _last_start(_starts(key_D[order]), position)
     first = np.zeros(len(key_D), bool)
     first[order[nth < most]] = True
     return first
@@ -170,8 +160,8 @@ def first_of_each(key_D: Ints, most: int = 1) -> Bools:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstAnswers:
-    """For each true relation, where its best answer stands, in the numbers that `ranks.hits` takes. No answer: all FAR."""
+class FirstMatches:
+    """Rank of the best match of each true relation, in the terms that `ranks.hits` takes. No match: all FAR."""
 
     above: Ints
     tied: Ints
@@ -179,8 +169,8 @@ class FirstAnswers:
     by_index: Ints
 
 
-def first_answers(t: Ints, p: Ints, order: Order, truths: int, relations: int) -> FirstAnswers:
-    """From pairs (true row, predicted row) that match. A prediction may answer several truths; a truth counts once."""
+def first_matches(t: Ints, p: Ints, order: RankedRelations, truths: int, relations: int) -> FirstMatches:
+    """First matches from pairs (true row, predicted row). A prediction may match several truths; a truth counts once."""
     place_R = np.full(relations, -1, np.int64)
     place_R[order.row] = np.arange(len(order.row))
     d = place_R[p]
@@ -192,11 +182,11 @@ def first_answers(t: Ints, p: Ints, order: Order, truths: int, relations: int) -
     above[t[best]], tied[t[best]] = order.above[d[best]], order.tied[d[best]]
     same = order.above[d] == above[t]
     relevant = np.bincount(t[same], minlength=truths).astype(np.int64)
-    return FirstAnswers(above, tied, np.maximum(relevant, 1), by_index)
+    return FirstMatches(above, tied, np.maximum(relevant, 1), by_index)
 
 
 def best_truths(t: Ints, p: Ints, share_M: Floats) -> Ints:
-    """Positions in the pairs: for each prediction its truth with the highest overlap, of equal ones the earlier truth.
+    """Indices into the pairs: for each prediction its truth with the highest overlap, of equal ones the earlier truth.
 
     Pairs stand in the order of `equal_pairs`, by prediction and then by truth; some may be left out.
     """
@@ -211,16 +201,16 @@ def best_truths(t: Ints, p: Ints, share_M: Floats) -> Ints:
 # ---------------------------------------------------------------- suppression
 
 
-def suppress(key_D: Ints, share: Callable[[Ints, Ints], Floats], limit: float) -> Bools:
-    """Greedy non-maximum suppression among entries with equal keys, in the order given: True for what stays.
+def greedy_nms(key_D: Ints, share: Callable[[Ints, Ints], Floats], limit: float) -> Bools:
+    """Greedy non-maximum suppression among entries with equal keys, in the order given: keep mask.
 
     An entry goes when an earlier one that stays overlaps it by more than `limit`. Solved in rounds for all groups at once: whoever
     has no undecided rival above stays, whoever has a rival above that stays goes.
     """
     order = np.argsort(key_D, kind="stable")
-    place = np.arange(len(key_D))
-    before = place - _last_start(_starts(key_D[order]), place)  # entries of equal key that come earlier
-    later = np.repeat(place, before)
+    position = np.arange(len(key_D))
+    before = position - _last_start(_starts(key_D[order]), position)  # entries of equal key that come earlier
+    later = np.repeat(position, before)
     i, j = order[later - 1 - (np.arange(len(later)) - np.repeat(np.cumsum(before) - before, before))], order[later]
     close = share(i, j) > limit
     i, j = i[close], j[close]
@@ -242,16 +232,11 @@ def suppress(key_D: Ints, share: Callable[[Ints, Ints], Floats], limit: float) -
 
 
 def _starts(values: npt.NDArray[np.generic]) -> Bools:
-    """Whether an entry differs from the one before."""
+    """True where an entry differs from the one before."""
     new = np.ones(len(values), bool)
     new[1:] = values[1:] != values[:-1]
     return new
 
 
-def _last_start(new: Bools, place: Ints) -> Ints:
-    return np.maximum.accumulate(np.where(new, place, 0)) if len(place) else place
-
-
-def _area(box_M4: Floats, extra: float) -> Floats:
-    area: Floats = (box_M4[:, 2] - box_M4[:, 0] + extra) * (box_M4[:, 3] - box_M4[:, 1] + extra)
-    return area
+def _last_start(new: Bools, position: Ints) -> Ints:
+    return np.maximum.accumulate(np.where(new, position, 0)) if len(position) else position

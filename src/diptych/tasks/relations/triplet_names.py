@@ -1,4 +1,4 @@
-"""The names that a relation protocol asks for and scores: objects, predicates, and which triplets training has seen."""
+"""Vocabularies of the relation protocols: objects, predicates, and the triplets seen in training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Triple = tuple[str, str, str]
 
 def query_names(name: str, data: Sequence[Dataset]) -> tuple[list[str], list[str]]:
     """Objects and predicates of a published vocabulary; what it leaves open, or everything when `name` is "", from the data."""
-    known = vocabulary(name) if name else None
-    if known and known.objects and known.predicates:
-        return list(known.objects), list(known.predicates)
+    published = vocabulary(name) if name else None
+    if published and published.objects and published.predicates:
+        return list(published.objects), list(published.predicates)
     labels, named = zip(*(GraphColumns.of(each).names() for each in data), strict=True)
     objects, predicates = set[str]().union(*labels), set[str]().union(*named)
-    return list(known.objects if known and known.objects else sorted(objects)), list(
-        known.predicates if known else sorted(predicates)
+    return list(published.objects if published and published.objects else sorted(objects)), list(
+        published.predicates if published else sorted(predicates)
     )
 
 
@@ -40,15 +40,15 @@ def vocabulary_of(records: pa.Table) -> tuple[list[str], list[str]]:
     return sorted(objects), sorted({*names_in(records, "truth_predicate"), *names_in(records, "predicate")})
 
 
-def sides(records: pa.Table) -> tuple[GraphArrays, GraphArrays]:
-    """Truth and prediction as flat arrays with common codes."""
+def truth_and_prediction(records: pa.Table) -> tuple[GraphArrays, GraphArrays]:
+    """Truth and prediction as `GraphArrays` with common codes."""
     objects, predicates = vocabulary_of(records)
     truth = GraphArrays.of(records, "truth", objects=objects, predicates=predicates)
     return truth, GraphArrays.of(records, "prediction", objects=objects, predicates=predicates)
 
 
 def seen_triplets(source: str | Dataset | None) -> set[Triple] | None:
-    """The (subject, predicate, object) of training data, or of a JSON file that lists them; None when neither is given."""
+    """Training triplets (subject, predicate, object) of a data set, or of a JSON file that lists them; None when neither is given."""
     if source is None or source == "":
         return None
     if isinstance(source, str):
@@ -57,7 +57,7 @@ def seen_triplets(source: str | Dataset | None) -> set[Triple] | None:
 
 
 def with_unseen(records: pa.Table, seen: set[Triple]) -> pa.Table:
-    """The records with a column `truth_unseen`: for each true relation, whether training never saw its three names together."""
+    """Records with a column `truth_unseen`: for each true relation, whether training never saw its three names together."""
     truth = GraphColumns.of_lists(records, PREFIX["truth"])
     unseen = pa.array([triplet not in seen for triplet in truth.named()], pa.bool_())
     return records.append_column("truth_unseen", truth.relations.with_column("unseen", unseen).lists("unseen"))

@@ -3,14 +3,14 @@
 A prediction is a person, an action with a role ("hit instr"), the box that plays the role, and a score. It goes to the true person
 whose box it overlaps best. It is right when that person does the action, both boxes overlap by .5 or more, and no better-scored
 prediction of the action and role took that person before. Every person who does the action counts as one to be found, with or
-without an object. When the true person's object is not in the picture, scenario 1 wants the prediction to say so, scenario 2
+without an object. When the true person's object is not in the picture, scenario 1 requires the prediction to have no object, scenario 2
 accepts any box. AP is the area under the precision envelope, boxes count both edge pixels.
 
 AP role is the mean over 24 action-roles: the 25 of the annotations without "point instr", which the literature leaves out. All 25
 are reported beside it, and the agent AP over 26 actions, which asks for the person and the action alone.
 
 How a graph says it, in truth and prediction alike: a relation person --"hit instr"--> object for an action with its object, and a
-relation of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not look at
+relation of the person to itself ("hit instr", or "stand") for an action without one. People of COCO whom V-COCO did not annotate
 are neither right nor wrong: a column `annotated` of the data says box by box who was; without it, everybody was.
 
 What a detector is asked, as RLIPv2 (Yuan et al., 2023) was: action-roles as phrases ("sit instr" is "sit on/at", "hit instr" is "hit
@@ -36,19 +36,27 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.box_iou import aligned_box_iou
 from diptych.core.contracts import Dataset, Detector
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Metric, Result
 from diptych.core.triplet_rule import TripletRule
 from diptych.data.graphs.columns import GraphColumns, extras_of
 from diptych.data.vocabularies import MISSING, PERSON, vocabulary
-from diptych.tasks._scoring.detection.average_precision import Curves, Rule, Ties, by_class, first_claims, mean_average_precision
+from diptych.tasks._scoring.detection.average_precision import (
+    PrecisionRecallCurves,
+    Rule,
+    Ties,
+    by_class,
+    first_claims,
+    mean_average_precision,
+)
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
 from diptych.tasks.relations.graph_records import Convention, Rules, nms_ran, predict
-from diptych.tasks.relations.relation_nms import nms_words, relation_nms
-from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, equal_pairs, overlap
+from diptych.tasks.relations.relation_nms import nms_description, relation_nms
+from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, equal_pairs
 from diptych.tasks.relations.v_coco_people import ACTION_OF_ROLE, ACTIONS, ANNOTATED, HAS_ROLE, ROLES, People, with_annotated
 from diptych.tasks.relations.v_coco_texts import Texts, possible_pairs
 
@@ -93,9 +101,9 @@ class VCoco:
             "texts": ("published", "roles"),
             "triplets": ("published", "detector"),
         }
-        for name, known in choices.items():
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"{name} is {value!r} (expected {' | '.join(known)})")
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"{name} is {value!r} (expected {' | '.join(allowed)})")
         if not 0 <= self.nms < 1 or self.draws < 0:
             raise ConfigError("nms must be from 0 up to 1, draws 0 or above")
 
@@ -105,14 +113,18 @@ class VCoco:
         if strange := GraphColumns.of(data).first_outside(None, ROLES):
             problem, expected = f"{strange[1]!r} is no action-role of V-COCO", f"such as {ROLES[0]!r}, {ROLES[1]!r}"
             raise DataError(problem, file=data.name, row=strange[0], field="relations", expected=expected)
-        known, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
-        objects, words = (known.objects, ROLES) if self.texts == "roles" else (known.object_texts, known.predicate_texts)
+        published, rule = vocabulary("v-coco"), self.rule() if self.triplets == "published" else None
+        objects, words = (
+            (published.objects, ROLES) if self.texts == "roles" else (published.object_texts, published.predicate_texts)
+        )
         means = dict(zip(words, ROLES, strict=True))
-        table = predict(model, data, objects, words, rule=rule, means=means, missing=known.missing, batch_size=self.batch_size)
+        table = predict(
+            model, data, objects, words, rule=rule, means=means, missing=published.missing, batch_size=self.batch_size
+        )
         return with_facts(with_annotated(table, [annotated[uid] for uid in table["uid"].to_pylist()]), options=asdict(self))
 
     def rule(self) -> TripletRule:
-        """How published numbers make triplets of a detector's answers."""
+        """Triplet rule of the published protocol."""
         missing = MISSING if self.texts == "published" else ""
         possible = possible_pairs(Path(self.possible), self.texts) if self.possible else None
         return TripletRule("given", PERSON, possible, missing, top=self._cut)
@@ -122,12 +134,12 @@ class VCoco:
         return 0
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
-        people, found = People.of(records, inclusive=self.iou == "inclusive"), self._predictions(records)
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
+        people, predicted = People.of(records, inclusive=self.iou == "inclusive"), self._predictions(records)
         groups = codes(people.graphs.groups)
-        subject, share = people.nearest(found.graphs, inclusive=self.iou == "inclusive")
-        roles = self._role_curves(people, found, subject, share, groups)
-        agents = self._agent_curves(people, found, subject, share, groups)
+        subject, share = people.nearest(predicted.graphs, inclusive=self.iou == "inclusive")
+        roles = self._role_curves(people, predicted, subject, share, groups)
+        agents = self._agent_curves(people, predicted, subject, share, groups)
         metrics: dict[str, Metric] = {}
         role_ap: dict[str, dict[str, float]] = {}
         for name, curves in roles.items():
@@ -141,20 +153,20 @@ class VCoco:
             "scorer": "vcoco/official",
             "ap_rule": self.ap,
             "iou": f"{self.iou}{', true boxes end on their last pixel' * (self.iou == 'inclusive')}, at least .5 for both boxes",
-            "relation_nms": nms_ran(facts_of(records), nms_words(self.nms)),
+            "relation_nms": nms_ran(facts_of(records), nms_description(self.nms)),
             "ties": self.ties,
             "action_roles": f"24, without {LEFT_OUT!r}; all 25 under _25",
             "share_tied": roles["scenario_1"].share_tied,
             "people": int((people.is_person & ~people.ignored).sum()),
             "people_ignored": int(people.ignored.sum()),
-            "predictions_without_person": found.without_person,
+            "predictions_without_person": predicted.without_person,
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
             "role_ap": role_ap,
             "agent_ap": _by_name(agent_ap_K, ACTIONS, np.ones(len(ACTIONS), bool)),
         }
         return Result(self.name, self.version, self.main, metrics, len(people.graphs), groups[1], notes=notes)
 
-    def _predictions(self, records: pa.Table) -> Predictions:
+    def _predictions(self, records: pa.Table) -> RolePredictions:
         graphs = GraphArrays.of(records, "prediction", objects=(labels := names_in(records, "label")), predicates=ROLES)
         of_person = graphs.label[graphs.subject] == (labels.index(PERSON) if PERSON in labels else -1)
         rows = np.flatnonzero(of_person)
@@ -163,14 +175,14 @@ class VCoco:
             key = (graphs.image_of_relation[rows] * len(ROLES) + graphs.predicate[rows]) * 2 + nothing
             rows = relation_nms(graphs, rows, key, self.nms, inclusive=self.iou == "inclusive")
         rows = rows[by_class(graphs.predicate[rows], graphs.confidence[rows])]
-        return Predictions(graphs, rows, int((~of_person).sum()))
+        return RolePredictions(graphs, rows, int((~of_person).sum()))
 
     def _role_curves(
-        self, people: People, found: Predictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
-    ) -> dict[str, Curves]:
+        self, people: People, predicted: RolePredictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
+    ) -> dict[str, PrecisionRecallCurves]:
         """For each scenario. `subject` and `share` say of every predicted box which person it goes to, and the overlap."""
-        graphs, truth = found.graphs, people.graphs
-        rows = found.rows[~people.skipped(subject[graphs.subject[found.rows]])]
+        graphs, truth = predicted.graphs, people.graphs
+        rows = predicted.rows[~people.skipped(subject[graphs.subject[predicted.rows]])]
         person, role = subject[graphs.subject[rows]], graphs.predicate[rows]
         says_nothing = graphs.subject[rows] == graphs.object[rows]
         doing = people.doing(person, ACTION_OF_ROLE[role]) & (share[graphs.subject[rows]] >= 0.5)
@@ -179,29 +191,31 @@ class VCoco:
         in_picture[truth.subject[with_object], truth.predicate[with_object]] = True
         has_object = in_picture[person, role]
         slot = truth.subject[with_object] * len(ROLES) + truth.predicate[with_object]
-        wanted = person * len(ROLES) + role
-        asked = np.flatnonzero(doing & has_object & ~says_nothing)
-        t, p = equal_pairs(slot, wanted[asked])
-        boxes = truth.box[truth.object[with_object[t]]], graphs.box[graphs.object[rows[asked[p]]]]
-        fits = overlap(*boxes, inclusive=self.iou == "inclusive") >= 0.5
+        slot_of_row = person * len(ROLES) + role
+        with_pair = np.flatnonzero(doing & has_object & ~says_nothing)
+        t, p = equal_pairs(slot, slot_of_row[with_pair])
+        boxes = truth.box[truth.object[with_object[t]]], graphs.box[graphs.object[rows[with_pair[p]]]]
+        fits = aligned_box_iou(*boxes, inclusive=self.iou == "inclusive") >= 0.5
         found_object = np.zeros(len(rows), bool)
-        found_object[asked[p[fits]]] = True
+        found_object[with_pair[p[fits]]] = True
         curves = {}
         for name, excused in (("scenario_1", says_nothing), ("scenario_2", np.ones(len(rows), bool))):
             right = doing & (found_object | (~has_object & excused))
-            hit = first_claims(np.where(right, wanted, -1), graphs.confidence[rows])
+            hit = first_claims(np.where(right, slot_of_row, -1), graphs.confidence[rows])
             curves[name] = self._curves(
                 hit, graphs.confidence[rows], role, graphs.image_of_relation[rows], people, ACTION_OF_ROLE, groups
             )
         return curves
 
-    def _agent_curves(self, people: People, found: Predictions, subject: Ints, share: Floats, groups: tuple[Ints, int]) -> Curves:
+    def _agent_curves(
+        self, people: People, predicted: RolePredictions, subject: Ints, share: Floats, groups: tuple[Ints, int]
+    ) -> PrecisionRecallCurves:
         """A person does an action with the best score of its relations of that action."""
-        graphs = found.graphs
-        key = graphs.subject[found.rows] * len(ACTIONS) + ACTION_OF_ROLE[graphs.predicate[found.rows]]
-        pair, place = np.unique(key, return_inverse=True)
+        graphs = predicted.graphs
+        key = graphs.subject[predicted.rows] * len(ACTIONS) + ACTION_OF_ROLE[graphs.predicate[predicted.rows]]
+        pair, inverse = np.unique(key, return_inverse=True)
         score = np.full(len(pair), -np.inf)
-        np.maximum.at(score, place.reshape(-1), graphs.confidence[found.rows])
+        np.maximum.at(score, inverse.reshape(-1), graphs.confidence[predicted.rows])
         box, action = np.divmod(pair, len(ACTIONS))
         counted = ~people.skipped(subject[box])
         box, action, score = box[counted], action[counted], score[counted]
@@ -212,9 +226,9 @@ class VCoco:
 
     def _curves(
         self, hit: Bools, score: Floats, kind: Ints, image: Ints, people: People, action_K: Ints, groups: tuple[Ints, int]
-    ) -> Curves:
+    ) -> PrecisionRecallCurves:
         person, truth_class = np.nonzero(people.does[:, action_K] & ~people.ignored[:, None])
-        return Curves.of(
+        return PrecisionRecallCurves.of(
             hit,
             score,
             kind,
@@ -226,12 +240,12 @@ class VCoco:
             ties=self.ties,
         )
 
-    def _means(self, curves: Curves, parts: dict[str, Bools]) -> tuple[dict[str, Metric], Floats]:
+    def _means(self, curves: PrecisionRecallCurves, parts: dict[str, Bools]) -> tuple[dict[str, Metric], Floats]:
         return mean_average_precision(curves, parts, rule=self.ap, draws=self.draws, seed=self.seed)
 
 
 @dataclass(frozen=True, slots=True)
-class Predictions:
+class RolePredictions:
     """Relations with a person as subject, role by role and best first; the others are counted."""
 
     graphs: GraphArrays

@@ -1,4 +1,4 @@
-"""V-COCO's people: who was annotated, who does what, and to whom a predicted box belongs."""
+"""People of V-COCO: annotation masks, actions, and the person of each predicted box."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.box_iou import aligned_box_iou
 from diptych.core.errors import DataError
 from diptych.data.vocabularies import PERSON, vocabulary
 from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
-from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, best_truths, equal_pairs, overlap
+from diptych.tasks.relations.triplet_matching import Bools, Floats, Ints, best_truths, equal_pairs
 
 ANNOTATED = "annotated"
 ROLES = vocabulary("v-coco").predicates
@@ -42,28 +43,28 @@ class People:
         does[graphs.subject, ACTION_OF_ROLE[graphs.predicate]] = True
         return cls(graphs, is_person, is_person & ~_annotated_boxes(records, graphs), does & is_person[:, None])
 
-    def nearest(self, found: GraphArrays, *, inclusive: bool) -> tuple[Ints, Floats]:
+    def nearest(self, predicted: GraphArrays, *, inclusive: bool) -> tuple[Ints, Floats]:
         """For every predicted box the true person of its image with the highest overlap (-1: there is none), and the overlap."""
         people = np.flatnonzero(self.is_person)
-        is_used = np.zeros(len(found.box), bool)
-        is_used[found.subject] = True
+        is_used = np.zeros(len(predicted.box), bool)
+        is_used[predicted.subject] = True
         used = np.flatnonzero(is_used)
-        t, p = equal_pairs(self.graphs.image_of_box[people], found.image_of_box[used])
-        each = overlap(self.graphs.box[people[t]], found.box[used[p]], inclusive=inclusive)
+        t, p = equal_pairs(self.graphs.image_of_box[people], predicted.image_of_box[used])
+        each = aligned_box_iou(self.graphs.box[people[t]], predicted.box[used[p]], inclusive=inclusive)
         chosen = best_truths(t, p, each)
-        person, share = np.full(len(found.box), -1), np.zeros(len(found.box))
+        person, share = np.full(len(predicted.box), -1), np.zeros(len(predicted.box))
         person[used[p[chosen]]], share[used[p[chosen]]] = people[t[chosen]], each[chosen]
         return person, share
 
     def doing(self, person: Ints, action: Ints) -> Bools:
-        """Whether this person does this action; nobody (-1) does nothing."""
+        """True where the person does the action; person -1 (nobody) does nothing."""
         doing = np.zeros(len(person), bool)
         somebody = np.flatnonzero(person >= 0)
         doing[somebody] = self.does[person[somebody], action[somebody]]
         return doing
 
     def skipped(self, person: Ints) -> Bools:
-        """Which of these go to somebody whom nobody annotated."""
+        """True for boxes whose person was not annotated."""
         skipped = np.zeros(len(person), bool)
         somebody = np.flatnonzero(person >= 0)
         skipped[somebody] = self.ignored[person[somebody]]

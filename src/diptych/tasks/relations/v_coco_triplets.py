@@ -20,15 +20,16 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.box_iou import aligned_box_iou
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
-from diptych.tasks._scoring.detection.average_precision import Curves, Rule, first_claims, mean_average_precision
+from diptych.tasks._scoring.detection.average_precision import PrecisionRecallCurves, Rule, first_claims, mean_average_precision
 from diptych.tasks._scoring.intervals import codes
 from diptych.tasks._scoring.records import facts_of
 from diptych.tasks.relations.graph_arrays import GraphArrays, names_in
 from diptych.tasks.relations.graph_records import nms_ran
-from diptych.tasks.relations.relation_nms import nms_words, relation_nms
-from diptych.tasks.relations.triplet_matching import Compat, Floats, Ints, Order, best_truths, equal_pairs, overlap
+from diptych.tasks.relations.relation_nms import nms_description, relation_nms
+from diptych.tasks.relations.triplet_matching import Compat, Floats, Ints, RankedRelations, best_truths, equal_pairs
 from diptych.tasks.relations.v_coco import LEFT_OUT, VCoco
 from diptych.tasks.relations.v_coco_people import HAS_ROLE, ROLES
 
@@ -60,17 +61,17 @@ class VCocoTriplets(VCoco):
             raise ConfigError(f"compat is {self.compat!r}, top {self.top} (expected published or nothing, and 0 or above)")
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers."""
+        """Metrics of the records. Pure: the same rows and options give the same numbers."""
         labels = sorted({*names_in(records, "truth_label"), *names_in(records, "label")})
-        truth, found = (GraphArrays.of(records, side, objects=labels, predicates=ROLES) for side in ("truth", "prediction"))
-        rows = self._kept_rows(found)
-        hit = first_claims(self._claims(truth, found, rows), found.confidence[rows])
+        truth, predicted = (GraphArrays.of(records, side, objects=labels, predicates=ROLES) for side in ("truth", "prediction"))
+        rows = self._kept_rows(predicted)
+        hit = first_claims(self._claims(truth, predicted, rows), predicted.confidence[rows])
         group_N, groups = codes(truth.groups)
-        curves = Curves.of(
+        curves = PrecisionRecallCurves.of(
             hit,
-            found.confidence[rows],
-            found.predicate[rows],
-            group_N[found.image_of_relation[rows]],
+            predicted.confidence[rows],
+            predicted.predicate[rows],
+            group_N[predicted.image_of_relation[rows]],
             truth_class=truth.predicate,
             truth_group=group_N[truth.image_of_relation],
             classes=len(ROLES),
@@ -94,7 +95,7 @@ class VCocoTriplets(VCoco):
             "scorer": "vcoco/triplets" + (" (published habits)" if self.compat else ""),
             "ap_rule": self.ap,
             "iou": f"{self.iou}, at least .5 for both boxes",
-            "relation_nms": nms_ran(facts_of(records), nms_words(self.nms)),
+            "relation_nms": nms_ran(facts_of(records), nms_description(self.nms)),
             "top": self.top,
             "ties": "index" if self.compat else self.ties,
             "share_tied": curves.share_tied,
@@ -103,21 +104,23 @@ class VCocoTriplets(VCoco):
         }
         return Result(self.name, self.version, self.main, metrics, len(truth), groups, notes=notes)
 
-    def _kept_rows(self, found: GraphArrays) -> Ints:
+    def _kept_rows(self, predicted: GraphArrays) -> Ints:
         """The rows that count: the best of each image, less what NMS removes."""
-        order = Order.of(found.image_of_relation, found.confidence)
+        order = RankedRelations.of(predicted.image_of_relation, predicted.confidence)
         rows = np.sort(order.row[order.rank <= self.top] if self.top else order.row)
         if not self.nms:
             return rows
-        key = (found.image_of_relation[rows] * len(ROLES) + found.predicate[rows]) * 2 + (found.subject == found.object)[rows]
-        return relation_nms(found, rows, key, self.nms, inclusive=self.iou == "inclusive")
+        key = (predicted.image_of_relation[rows] * len(ROLES) + predicted.predicate[rows]) * 2 + (
+            predicted.subject == predicted.object
+        )[rows]
+        return relation_nms(predicted, rows, key, self.nms, inclusive=self.iou == "inclusive")
 
-    def _claims(self, truth: GraphArrays, found: GraphArrays, rows: Ints) -> Ints:
-        """For each of these predictions the true relation that it goes to, -1 where that overlaps too little."""
-        key = (side.image_of_relation * len(ROLES) + side.predicate for side in (truth, found))
+    def _claims(self, truth: GraphArrays, predicted: GraphArrays, rows: Ints) -> Ints:
+        """Index of the true relation that each prediction matches, -1 where the IoU is too small."""
+        key = (side.image_of_relation * len(ROLES) + side.predicate for side in (truth, predicted))
         t, p = equal_pairs(next(key), next(key)[rows])
-        of_t, of_p = self._ends(truth, t), self._ends(found, rows[p])
-        subject, thing = (self._share(truth, found, one, other) for one, other in zip(of_t, of_p, strict=True))
+        of_t, of_p = self._ends(truth, t), self._ends(predicted, rows[p])
+        subject, thing = (self._share(truth, predicted, one, other) for one, other in zip(of_t, of_p, strict=True))
         nothing = of_t[0] == of_t[1]
         share = np.where(nothing, subject, np.where(of_p[0] == of_p[1], 0.0, np.minimum(subject, thing)))
         chosen = best_truths(t, p, share)
@@ -130,7 +133,7 @@ class VCocoTriplets(VCoco):
     def _ends(side: GraphArrays, rows: Ints) -> tuple[Ints, Ints]:
         return side.subject[rows], side.object[rows]
 
-    def _share(self, truth: GraphArrays, found: GraphArrays, one: Ints, other: Ints) -> Floats:
-        """How far boxes of equal labels overlap; different ones do not."""
-        share = overlap(truth.box[one], found.box[other], inclusive=self.iou == "inclusive", touching=not self.compat)
-        return np.where(truth.label[one] == found.label[other], share, 0.0)
+    def _share(self, truth: GraphArrays, predicted: GraphArrays, one: Ints, other: Ints) -> Floats:
+        """IoU of boxes of equal labels; 0 where the labels differ."""
+        share = aligned_box_iou(truth.box[one], predicted.box[other], inclusive=self.iou == "inclusive", touching=not self.compat)
+        return np.where(truth.label[one] == predicted.label[other], share, 0.0)

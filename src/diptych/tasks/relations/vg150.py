@@ -44,8 +44,8 @@ from diptych.tasks.relations import given_regions, graph_records
 from diptych.tasks.relations import triplet_matching as tm
 from diptych.tasks.relations.graph_arrays import GraphArrays
 from diptych.tasks.relations.graph_records import nms_ran
-from diptych.tasks.relations.predicate_nms import settle_pairs
-from diptych.tasks.relations.triplet_names import query_names, seen_triplets, sides, vocabulary_of, with_unseen
+from diptych.tasks.relations.predicate_nms import predicate_nms_by_pair
+from diptych.tasks.relations.triplet_names import query_names, seen_triplets, truth_and_prediction, vocabulary_of, with_unseen
 
 IOU = 0.5
 
@@ -102,16 +102,16 @@ class VG150:
         return with_facts(table, options=options, triplets_seen=None if seen is None else len(seen))
 
     def score(self, records: pa.Table) -> Result:
-        """Pure: the same rows and options give the same numbers. Each draw resamples groups of images."""
-        truth, found = sides(records)
+        """Metrics of the records. Pure: the same rows and options give the same numbers. Each draw resamples groups of images."""
+        truth, predicted = truth_and_prediction(records)
         if not len(truth.predicate):
             raise DataError("there is nothing to score: no image has a true relation", field="relations")
-        every, one_a_pair, mute_R = self._orders(found)
+        every, one_a_pair, mute_R = self._orders(predicted)
         objects, predicates = vocabulary_of(records)
-        t, p = self._pairs(truth, found, len(objects), len(predicates))
+        t, p = self._pairs(truth, predicted, len(objects), len(predicates))
         orders = {"": (one_a_pair, (t[~mute_R[p]], p[~mute_R[p]])), "ng_": (every, (t, p))}
-        hits, share_tied = self._hits(orders, len(truth.predicate), len(found.predicate))
-        metrics, by_predicate = self._metrics(truth, found, hits, records)
+        hits, share_tied = self._hits(orders, len(truth.predicate), len(predicted.predicate))
+        metrics, by_predicate = self._metrics(truth, predicted, hits, records)
         notes = {
             **facts_of(records),
             "scorer": f"VG150 {self.setting}, recall" + (" (published habits)" if self.compat else ""),
@@ -123,7 +123,7 @@ class VG150:
             "ties": self._ties,
             "share_tied": share_tied,
             "ceiling": self._ceilings(truth),
-            "images_without_prediction": int((np.diff(found.relation_start)[np.diff(truth.relation_start) > 0] == 0).sum()),
+            "images_without_prediction": int((np.diff(predicted.relation_start)[np.diff(truth.relation_start) > 0] == 0).sum()),
             "by_predicate": {predicates[p]: value for p, value in by_predicate.items()},
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
         }
@@ -143,57 +143,58 @@ class VG150:
 
     # ------------------------------------------------------------ scoring
 
-    def _orders(self, found: GraphArrays) -> tuple[tm.Order, tm.Order, tm.Bools]:
+    def _orders(self, predicted: GraphArrays) -> tuple[tm.RankedRelations, tm.RankedRelations, tm.Bools]:
         """All relations best first; those that the graph constraint leaves; and which of these stand for "no relation" and hit nothing."""
-        score, weight = found.confidence, np.ones(len(found.confidence))
+        score, weight = predicted.confidence, np.ones(len(predicted.confidence))
         mute_R = np.zeros(len(score), bool)
         if self.ranking == "product":
-            weight = found.score[found.subject] * found.score[found.object]
-        every = tm.Order.of(found.image_of_relation, score * weight)
-        pair = found.subject[every.row] * max(len(found.box), 1) + found.object[every.row]
+            weight = predicted.score[predicted.subject] * predicted.score[predicted.object]
+        every = tm.RankedRelations.of(predicted.image_of_relation, score * weight)
+        pair = predicted.subject[every.row] * max(len(predicted.box), 1) + predicted.object[every.row]
         if not self.relation_nms:
-            return every, every.keep(tm.first_of_each(pair), found.image_of_relation, score * weight), mute_R
-        done = settle_pairs(found, inclusive=bool(self.compat), released=bool(self.compat))
+            return every, every.keep(tm.first_of_each(pair), predicted.image_of_relation, score * weight), mute_R
+        done = predicate_nms_by_pair(predicted, inclusive=bool(self.compat), released=bool(self.compat))
         left = done.stays
         if self.compat:
             mute_R, left = done.closed, done.stays | done.closed
             score = np.where(mute_R, done.nothing, score)
             if self.ranking == "product":
-                weight = found.score[found.subject] ** 2
-        return every, tm.Order.of(found.image_of_relation, score * weight, np.flatnonzero(left)), mute_R
+                weight = predicted.score[predicted.subject] ** 2
+        return every, tm.RankedRelations.of(predicted.image_of_relation, score * weight, np.flatnonzero(left)), mute_R
 
-    def _pairs(self, truth: GraphArrays, found: GraphArrays, objects: int, predicates: int) -> tuple[Ints, Ints]:
-        """Rows of true and predicted relations that fit: names equal, both boxes overlap."""
-        t, p = tm.equal_pairs(tm.names_of(truth, objects, predicates), tm.names_of(found, objects, predicates))
-        fits = tm.both_overlaps(truth, found, t, p, inclusive=bool(self.compat)) >= IOU
+    def _pairs(self, truth: GraphArrays, predicted: GraphArrays, objects: int, predicates: int) -> tuple[Ints, Ints]:
+        """Matching pairs (true row, predicted row): names equal, both boxes overlap."""
+        t, p = tm.equal_pairs(tm.triplet_codes(truth, objects, predicates), tm.triplet_codes(predicted, objects, predicates))
+        fits = tm.triplet_overlaps(truth, predicted, t, p, inclusive=bool(self.compat)) >= IOU
         return t[fits], p[fits]
 
     def _hits(
-        self, orders: dict[str, tuple[tm.Order, tuple[Ints, Ints]]], truths: int, relations: int
+        self, orders: dict[str, tuple[tm.RankedRelations, tuple[Ints, Ints]]], truths: int, relations: int
     ) -> tuple[dict[str, Floats], float]:
         """For each constraint and K the worth of every true relation, and the share of relations that a tie decides."""
         hits: dict[str, Floats] = {}
         touched = np.zeros(truths, bool)
         for prefix, (order, pairs) in orders.items():
-            first = tm.first_answers(*pairs, order, truths, relations)
+            first = tm.first_matches(*pairs, order, truths, relations)
             for k in self.ks:
                 hits[f"{prefix}{k}"] = rk.hits(first.above, first.tied, first.tied_relevant, k, self._ties, first.by_index)
                 touched |= (first.above < k) & (k - first.above <= first.tied - first.tied_relevant)
         return hits, float(touched.mean())
 
     def _ceilings(self, truth: GraphArrays) -> dict[str, float]:
-        """What r@K is when the first K triplets are as good as they can be: of a pair with two true predicates the graph constraint
-        lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
-        together, are not counted in.)"""
+        """Upper bound of r@K, reached when the first K triplets are as good as they can be: of a pair with two true predicates the graph
+        constraint lets one through, and of more than K true triplets K are found. (Near-duplicate boxes, which one prediction may answer
+        together, are not counted in.)
+        """
         pair = truth.subject * max(len(truth.box), 1) + truth.object
         triplet, first, written = np.unique(
             np.stack([pair, truth.predicate], axis=1), axis=0, return_index=True, return_counts=True
         )
-        pairs, place = np.unique(triplet[:, 0], return_inverse=True)
+        pairs, inverse = np.unique(triplet[:, 0], return_inverse=True)
         best = np.zeros(len(pairs), np.int64)
-        np.maximum.at(best, place, written)
+        np.maximum.at(best, inverse, written)
         image_of_pair = np.zeros(len(pairs), np.int64)
-        image_of_pair[place] = truth.image_of_relation[first]
+        image_of_pair[inverse] = truth.image_of_relation[first]
         images, counts = np.unique(truth.image_of_relation, return_counts=True)
         reached = {}
         for prefix, image, worth in (("", image_of_pair, best), ("ng_", truth.image_of_relation[first], written)):
@@ -206,12 +207,12 @@ class VG150:
         return reached
 
     def _metrics(
-        self, truth: GraphArrays, found: GraphArrays, hits: dict[str, Floats], records: pa.Table
+        self, truth: GraphArrays, predicted: GraphArrays, hits: dict[str, Floats], records: pa.Table
     ) -> tuple[dict[str, Metric], dict[int, float]]:
         image, predicate = truth.image_of_relation, truth.predicate
         counted = np.ones(len(image), bool)
         if self.compat:
-            counted = np.diff(found.relation_start)[image] > 0
+            counted = np.diff(predicted.relation_start)[image] > 0
         value_RM = np.stack(list(hits.values()), axis=1)
         classes = len(vocabulary_of(records)[1])
         r = self._mean_of_images(truth, image[counted], value_RM[counted])
@@ -287,9 +288,9 @@ class VG150PredCls(VG150):
 
 def _means(key_R: Ints, value_RM: Floats) -> tuple[Ints, Floats]:
     """The distinct keys, and the mean of their rows."""
-    keys, place = np.unique(key_R, return_inverse=True)
-    size = np.bincount(place, minlength=len(keys))
-    total = [np.bincount(place, column, minlength=len(keys)) for column in value_RM.T]
+    keys, inverse = np.unique(key_R, return_inverse=True)
+    size = np.bincount(inverse, minlength=len(keys))
+    total = [np.bincount(inverse, column, minlength=len(keys)) for column in value_RM.T]
     return keys, np.stack(total, axis=1) / size[:, None]
 
 

@@ -12,7 +12,7 @@ from diptych.core.contracts import Recipe
 from diptych.core.errors import RunError
 
 
-class Companions(Mapping[str, nn.Module]):
+class FrozenModels(Mapping[str, nn.Module]):
     """Models by name that a phase keeps beside the one that it trains: evaluation mode, no gradients."""
 
     def __init__(self, made: Mapping[str, nn.Module], beside: nn.Module, recipe: Recipe) -> None:

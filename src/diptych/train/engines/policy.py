@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from diptych.core.contracts import Batch, Engine, Outcome, Trainer
+from diptych.core.contracts import Batch, Engine, StepOutput, Trainer
 from diptych.core.errors import ConfigError
-from diptych.train.engines.companions import Companions
+from diptych.train.engines.companions import FrozenModels
 from diptych.train.engines.requirements import acting
 
 
@@ -23,29 +23,29 @@ class Policy(Engine):
 
     descends: ClassVar[bool] = True
     once: ClassVar[bool] = False
-    companions: Companions
+    companions: FrozenModels
 
     def begin(self, run: Trainer, model: nn.Module) -> None:
         recipe = acting(run.recipe)
         if recipe.passes < 1 or recipe.minibatch < 0:
             raise ConfigError(f"passes is {recipe.passes}, minibatch {recipe.minibatch} (expected at least 1, and 0 or more)")
-        self.companions = Companions(recipe.companions(model), model, run.recipe)
+        self.companions = FrozenModels(recipe.companions(model), model, run.recipe)
 
-    def step(self, run: Trainer, batch: Batch) -> Outcome:
+    def step(self, run: Trainer, batch: Batch) -> StepOutput:
         recipe = acting(run.recipe)
         run.model.eval()
         with torch.no_grad():
             rollout = recipe.rollout(run.model, self.companions, batch)
         run.model.train()
         size = recipe.minibatch or len(rollout)
-        outcomes: list[Outcome] = []
+        outcomes: list[StepOutput] = []
         for _ in range(recipe.passes):
             for start in range(0, len(rollout), size):
                 outcomes.append(run.backward(rollout.rows(start, min(start + size, len(rollout)))))
                 run.update(outcomes[-1])
         last = outcomes[-1]
         losses = {name: torch.stack([one.losses[name] for one in outcomes]).mean() for name in last.losses}
-        return Outcome(losses, last.features, last.batch)
+        return StepOutput(losses, last.features, last.batch)
 
     def state(self) -> dict[str, Any]:
         return self.companions.state()

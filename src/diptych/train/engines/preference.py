@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from diptych.core.contracts import Batch, Engine, Outcome, Trainer
-from diptych.train.engines.companions import Companions
+from diptych.core.contracts import Batch, Engine, StepOutput, Trainer
+from diptych.train.engines.companions import FrozenModels
 from diptych.train.engines.requirements import preferring
 
 
@@ -17,13 +17,13 @@ class Preference(Engine):
 
     descends: ClassVar[bool] = True
     once: ClassVar[bool] = False
-    companions: Companions
+    companions: FrozenModels
 
     def begin(self, run: Trainer, model: nn.Module) -> None:
-        self.companions = Companions(preferring(run.recipe).companions(model), model, run.recipe)
+        self.companions = FrozenModels(preferring(run.recipe).companions(model), model, run.recipe)
 
-    def step(self, run: Trainer, batch: Batch) -> Outcome:
-        answers = {name: run.ask(companion, batch) for name, companion in self.companions.items()}
+    def step(self, run: Trainer, batch: Batch) -> StepOutput:
+        answers = {name: run.features_of(companion, batch) for name, companion in self.companions.items()}
         outcome = run.backward(preferring(run.recipe).judged(batch, answers))
         run.update(outcome)
         return outcome

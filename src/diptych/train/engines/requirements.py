@@ -1,30 +1,30 @@
-"""A recipe seen as what its engine asks for, or an error that names what it lacks."""
+"""A recipe as the protocol of its engine, or an error that names the missing methods."""
 
 from __future__ import annotations
 
-from diptych.core.contracts import Acting, Preferring, Recipe, Solvable
+from diptych.core.contracts import ClosedFormRecipe, PolicyRecipe, PreferenceRecipe, Recipe
 from diptych.core.errors import ConfigError
 
 
-def solvable(recipe: Recipe) -> Solvable:
-    """The recipe with what closed form asks for: statistics of a batch, and a solution from their sum."""
-    if isinstance(recipe, Solvable):
+def solvable(recipe: Recipe) -> ClosedFormRecipe:
+    """The recipe, checked for the engine "solve": statistics of a batch, and a solution from their sum."""
+    if isinstance(recipe, ClosedFormRecipe):
         return recipe
-    raise _lacking(recipe, Solvable)
+    raise _lacking(recipe, ClosedFormRecipe)
 
 
-def preferring(recipe: Recipe) -> Preferring:
-    """The recipe with what preferences ask for: answers of which one is better, and frozen companions."""
-    if isinstance(recipe, Preferring):
+def preferring(recipe: Recipe) -> PreferenceRecipe:
+    """The recipe, checked for the engine "preference": answers of which one is better, and frozen companions."""
+    if isinstance(recipe, PreferenceRecipe):
         return recipe
-    raise _lacking(recipe, Preferring)
+    raise _lacking(recipe, PreferenceRecipe)
 
 
-def acting(recipe: Recipe) -> Acting:
-    """The recipe with what a policy asks for: answers of its own and their rewards."""
-    if isinstance(recipe, Acting):
+def acting(recipe: Recipe) -> PolicyRecipe:
+    """The recipe, checked for the engine "policy": sampled answers and their rewards."""
+    if isinstance(recipe, PolicyRecipe):
         return recipe
-    raise _lacking(recipe, Acting)
+    raise _lacking(recipe, PolicyRecipe)
 
 
 def _lacking(recipe: Recipe, protocol: type) -> ConfigError:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from diptych.core.contracts import Batch, Engine, Outcome, Trainer
+from diptych.core.contracts import Batch, Engine, StepOutput, Trainer
 from diptych.core.errors import RunError
 from diptych.train.engines.requirements import solvable
 
@@ -29,11 +29,11 @@ class Solve(Engine):
         solvable(run.recipe)
 
     @torch.no_grad()
-    def step(self, run: Trainer, batch: Batch) -> Outcome:
+    def step(self, run: Trainer, batch: Batch) -> StepOutput:
         mine = solvable(run.recipe).statistics(run.model, batch.rows(0, run.fresh_rows))
         for name, value in run.summed(mine).items():
             self.totals[name] = self.totals[name].to(value.device) + value if name in self.totals else value
-        return Outcome({}, None, batch)
+        return StepOutput({}, None, batch)
 
     @torch.no_grad()
     def finish(self, run: Trainer) -> dict[str, float]:

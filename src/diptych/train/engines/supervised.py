@@ -1,10 +1,10 @@
-"""Gradient steps on what a batch says: the engine of nearly every recipe."""
+"""Gradient steps on the losses of a batch: the engine of nearly every recipe."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from diptych.core.contracts import Batch, Engine, Outcome, Trainer
+from diptych.core.contracts import Batch, Engine, StepOutput, Trainer
 
 
 class Supervised(Engine):
@@ -13,7 +13,7 @@ class Supervised(Engine):
     descends: ClassVar[bool] = True
     once: ClassVar[bool] = False
 
-    def step(self, run: Trainer, batch: Batch) -> Outcome:
+    def step(self, run: Trainer, batch: Batch) -> StepOutput:
         outcome = run.backward(batch)  # features in chunks, losses once, gradients of the whole batch
         run.update(outcome)  # clipping, optimiser, what the module remembers
         return outcome

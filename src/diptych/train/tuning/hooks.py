@@ -1,4 +1,4 @@
-"""What tuning remembers of the start: which parameters adapters replace, and the weights that the end is blended with."""
+"""Hooks for LoRA adapters and weight-space blending; they keep the initial weights that both need."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Hook, Optimiser, Run, Tuning
 from diptych.core.errors import ConfigError
-from diptych.models.towers.adapters import MARK, LoRA, add_adapters
+from diptych.models.towers.adapters import MARK, LoRAConfig, add_adapters
 from diptych.train.optimise import rule_of
-from diptych.train.parallel import like
+from diptych.train.parallel import shard_like
 
 
 class Adapters(Hook):
@@ -26,7 +26,7 @@ class Adapters(Hook):
     name = "adapters"
 
     def __init__(self, tuning: Tuning, spec: Optimiser) -> None:
-        self.lora = LoRA.parse(
+        self.lora = LoRAConfig.parse(
             tuning.lora,
             alpha=tuning.lora_alpha,
             dropout=tuning.lora_dropout,
@@ -78,16 +78,16 @@ class Blend(Hook):
         self.start: dict[str, Tensor] = {}
 
     def begin(self, model: nn.Module) -> None:
-        self.start = {name: tensor.detach().clone() for name, tensor in _moving(model).items()}
+        self.start = {name: tensor.detach().clone() for name, tensor in _trainable_state(model).items()}
 
     @torch.no_grad()
     def on_end(self, run: Run) -> None:
-        now = _moving(run.model)
+        now = _trainable_state(run.model)
         strange = sorted(now.keys() ^ self.start.keys()) or [name for name in now if now[name].shape != self.start[name].shape]
         if strange:
             raise ConfigError(f"--blend: '{strange[0]}' is not the same at start and end, so that they cannot be mixed")
         for name, tensor in now.items():
-            tensor.copy_(torch.lerp(like(self.start[name], tensor), tensor, self.share))
+            tensor.copy_(torch.lerp(shard_like(self.start[name], tensor), tensor, self.share))
         for name, parameter in run.model.named_parameters():
             if MARK in name and re.search(r"\.lora_(?:embedding_)?B\b", name):
                 parameter.mul_(self.share)
@@ -99,8 +99,8 @@ class Blend(Hook):
         self.start = dict(state["start"])
 
 
-def _moving(model: nn.Module) -> dict[str, Tensor]:
-    """What training may move but adapters: parameters, frozen ones too (they may be free later), and running statistics."""
+def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that training may change, without adapters: parameters (frozen ones may be freed later) and running statistics."""
     parameters: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if MARK not in name}
     running = {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
     return parameters | running

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diptych.core.contracts import Tuning
 from diptych.core.errors import ConfigError
 from diptych.train.options import TrainOptions
-from diptych.train.weights import copy_equal, start_lines, start_tensors
+from diptych.train.weights import copy_matching_tensors, start_lines, start_tensors
 
 IMAGE, TEXT = "position_PD", "position_LD"
 """How the names of our towers' positions end."""
@@ -35,12 +35,14 @@ def start_from(
     say: Callable[[str], None],
     renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> list[str]:
-    """Copies the tensors of the run's start into a model, positions in the sizes that it has, and says what they were. Names them.
-    `renamed` is the recipe's `fitted`."""
+    """Load the initial weights into a model, position embeddings resized to it, and report what they were. Returns the names taken.
+
+    renamed  the recipe's `fitted`
+    """
     tensors = renamed(start_tensors(options.init, download=options.download))
     tensors = fitted(tensors, model.state_dict(), keep=tuning.keep_positions, say=say)
     lines = start_lines(tensors, model, options.init)
-    taken = copy_equal(tensors, model)
+    taken = copy_matching_tensors(tensors, model)
     say("; ".join(lines))
     return taken
 
@@ -62,8 +64,8 @@ def fitted(
         if given.ndim != 2 or mine.ndim != 2 or given.shape[0] == mine.shape[0] or given.shape[1] != mine.shape[1]:
             continue
         out[theirs] = resized_grid(given, len(mine)) if name.endswith(IMAGE) else resized_line(given, len(mine), keep=keep)
-        kept = f", the first {keep} as they were" if keep and name.endswith(TEXT) else ""
-        say(f"{name}: {len(given)} positions become {len(mine)}{kept}")
+        note = f", the first {keep} as they were" if keep and name.endswith(TEXT) else ""
+        say(f"{name}: {len(given)} positions become {len(mine)}{note}")
     return out
 
 

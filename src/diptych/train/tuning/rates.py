@@ -52,14 +52,14 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
     for tower in towers:
         prefix = f"{tower}." if tower else ""
         inside = [name for name in names if name.startswith(prefix)]
-        layer_of = {name: int(found[1]) for name in inside if (found := BLOCK.search(name.removeprefix(prefix)))}
+        layer_of = {name: int(match[1]) for name in inside if (match := BLOCK.search(name.removeprefix(prefix)))}
         if not layer_of:
             part = tower or type(model).__name__
             raise ConfigError(f"--layer-decay: the names of {part} count no layers (expected blocks.0, layers.0, ...)")
         last = max(layer_of.values())
         first_seen = min(inside.index(name) for name in layer_of)
-        for place, name in enumerate(inside):
-            layer = layer_of.get(name, -1 if place < first_seen else last + 1)
+        for index, name in enumerate(inside):
+            layer = layer_of.get(name, -1 if index < first_seen else last + 1)
             scales[name] = decay ** (last + 1 - layer)
     return scales
 
@@ -77,7 +77,7 @@ def head_names(model: nn.Module, pattern: str) -> set[str]:
     return heads
 
 
-def hold_statistics(model: nn.Module, tuning: Tuning) -> None:
+def freeze_batch_norm(model: nn.Module, tuning: Tuning) -> None:
     """Where a run is tuned, batch norms that are not trained use the statistics that they have, and leave them as they are."""
     for module in model.modules() if tuning != Tuning() else ():
         if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
@@ -86,8 +86,8 @@ def hold_statistics(model: nn.Module, tuning: Tuning) -> None:
 
 def _check_pattern(pattern: str, names: list[str], option: str) -> None:
     try:
-        found = any(re.search(pattern, name) for name in names)
+        matches = any(re.search(pattern, name) for name in names)
     except re.error as error:
         raise ConfigError(f"{option} {pattern!r} is no pattern of names ({error})") from error
-    if not found:
+    if not matches:
         raise UnknownName(f"parameter for {option}", pattern, sorted({name.rpartition(".")[0] or name for name in names}))

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from diptych.core.contracts import Batch, Embedder, Hook, Recipe, Trainer, Tuning
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ArrayImage
-from diptych.models.io.opened import open_address, require
+from diptych.models.io.open_address import open_address, require
 from diptych.objectives.distillation.topology import clip_distillation
-from diptych.train.engines.companions import Companions, frozen_copy
+from diptych.train.engines.companions import FrozenModels, frozen_copy
 
 START = "start"
 
@@ -39,7 +39,7 @@ class Teacher(Hook):
                 f"--distill start: '{recipe.slug}' has stages with models of their own (expected a recipe of one stage)"
             )
         self.tuning, self.recipe = tuning, recipe
-        self.start: Companions | None = None
+        self.start: FrozenModels | None = None
         self.other: Any = None
         if tuning.distill != START:
             self.other = open_address(tuning.distill)
@@ -52,12 +52,14 @@ class Teacher(Hook):
 
     def begin(self, model: nn.Module) -> None:
         if self.other is None:
-            self.start = Companions({START: frozen_copy(model)}, model, self.recipe)
+            self.start = FrozenModels({START: frozen_copy(model)}, model, self.recipe)
 
     def further(self, run: Trainer, batch: Batch) -> Callable[[Any, Batch], Mapping[str, Tensor]]:
-        """What adds the loss to the features of a batch. The teacher is asked here, with the step's random numbers left as they are."""
+        """Distillation loss as a function of features. The teacher runs here, with the step's random numbers left as they are."""
         with torch.random.fork_rng():
-            image_ND, text_ND, scale = self._ask_start(run, batch) if self.other is None else self._ask_other(run, batch)
+            image_ND, text_ND, scale = (
+                self._initial_features(run, batch) if self.other is None else self._teacher_features(run, batch)
+            )
 
         def loss(features: Any, _: Batch) -> Mapping[str, Tensor]:
             student = pair_of(features, self.recipe)
@@ -71,15 +73,15 @@ class Teacher(Hook):
 
         return loss
 
-    def _ask_start(self, run: Trainer, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
+    def _initial_features(self, run: Trainer, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
         if self.start is None:
             raise RunError("the teacher has not begun")
         like = next(run.model.parameters())
         model = self.start[START].to(like.device, like.dtype)
-        image_ND, text_ND, scale = pair_of(run.ask(model, batch), self.recipe)
+        image_ND, text_ND, scale = pair_of(run.features_of(model, batch), self.recipe)
         return image_ND, text_ND, self.tuning.distill_scale or scale
 
-    def _ask_other(self, run: Trainer, batch: Any) -> tuple[Tensor, Tensor, Tensor | float]:
+    def _teacher_features(self, run: Trainer, batch: Any) -> tuple[Tensor, Tensor, Tensor | float]:
         texts, image_BCHW = getattr(batch, "strings", None), getattr(batch, "image_BCHW", None)
         preprocess = getattr(self.recipe, "preprocess", None)
         if texts is None or image_BCHW is None or preprocess is None:
@@ -106,19 +108,19 @@ class Teacher(Hook):
             return
         with torch.random.fork_rng():
             model: nn.Module = self.recipe.model()
-        self.start = Companions({START: model}, nn.Linear(1, 1), self.recipe)  # placed beside the model when it is asked
+        self.start = FrozenModels({START: model}, nn.Linear(1, 1), self.recipe)  # placed beside the model when it is asked
         self.start.load(state)
 
 
 def pair_of(features: Any, recipe: Recipe) -> tuple[Tensor, Tensor, Tensor]:
     """Image and text vectors [N, D] and the scale among the features of a recipe. Raises ConfigError where they are not there."""
-    found: list[Any] = [getattr(features, name, None) for name in ("image_ND", "text_ND", "scale")]
-    if any(value is None for value in found):
+    values: list[Any] = [getattr(features, name, None) for name in ("image_ND", "text_ND", "scale")]
+    if any(value is None for value in values):
         raise ConfigError(
             f"--distill: the features of '{recipe.slug}' are no image and text vectors with a scale "
             "(expected a recipe of a dual encoder, such as clip)"
         )
-    image_ND, text_ND, scale = found
+    image_ND, text_ND, scale = values
     return image_ND, text_ND, scale
 
 

@@ -1,1 +1,1 @@
-"""Shapes that are linked in pairs: relations that can be seen, and said."""
+"""Shapes that are linked in pairs: visible relations, with captions that name them."""

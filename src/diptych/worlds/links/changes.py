@@ -23,14 +23,14 @@ WRONG, MISSING = 0.2, 0.1
 
 
 def with_colours(sample: Sample) -> Sample:
-    """Every shape is named by its colour as well: 48 names in place of 6."""
+    """Scene with shapes named by colour and shape: 48 names in place of 6."""
     return replace(sample, regions=tuple(replace(r, label=f"{r.attributes[0]} {r.label}") for r in sample.regions))
 
 
 def jittered(sample: Sample) -> Sample:
-    """Each edge of a box is off by up to a quarter of the shape. The same every time."""
+    """Scene with each box edge off by up to a quarter of the shape, deterministic per scene."""
     if not isinstance(sample.image, ArrayImage):
-        raise DataError(f"'{sample.uid}' is no rendered scene", expected="a sample of world:links")
+        raise DataError(f"'{sample.uid}' is not a rendered scene", expected="a sample of world:links")
     side = sample.image.pixels_HWC.shape[0]
     rng = keyed_rng("jittered", sample.uid)
     moved = []
@@ -46,7 +46,7 @@ def annotated_twice(sample: Sample) -> Sample:
     """Half of the shapes have a second box, a pixel or so off, that no relation points at, as things of Visual Genome often have. The
     same every time."""
     if not isinstance(sample.image, ArrayImage):
-        raise DataError(f"'{sample.uid}' is no rendered scene", expected="a sample of world:links")
+        raise DataError(f"'{sample.uid}' is not a rendered scene", expected="a sample of world:links")
     side = sample.image.pixels_HWC.shape[0]
     rng = keyed_rng("annotated twice", sample.uid)
     second = []

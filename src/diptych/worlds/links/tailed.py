@@ -16,7 +16,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.worlds.links.world import PREDICATES, LinkWorld, Split, predicate
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 
 NAME = "tailed_links"
 TRIES = 1000
@@ -48,7 +48,7 @@ class TailedLinkWorld:
         return LinkWorld(self.seed, self.size, ())
 
     def ranked(self) -> tuple[str, ...]:
-        """The predicates, the most frequent first."""
+        """Predicates, the most frequent first."""
         order = keyed_rng("tailed links", self.seed, "ranks").permutation(len(PREDICATES))
         return tuple(PREDICATES[n] for n in order)
 
@@ -73,7 +73,9 @@ class TailedLinkWorld:
         return replace(sample, uid=uid_of(NAME, self.seed, split, index), source=f"world:{NAME}")
 
 
-def tailed_links(n: int = 4000, *, seed: int = 0, split: Split = "train", size: int = 64, exponent: float = 1.5) -> Rendered:
+def tailed_links(
+    n: int = 4000, *, seed: int = 0, split: Split = "train", size: int = 64, exponent: float = 1.5
+) -> RenderedDataset:
     """The first `n` scenes of one split."""
     world = TailedLinkWorld(seed, size, exponent)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -2,7 +2,7 @@
 
 A grey line joins subject and object, a red dot marks the subject. A predicate is two words, near or far and a direction, so a
 name that never occurs in training ("near above") is made of words that do: the smallest test bed for relations with unseen names.
-With two links a scene, recall@5 can reach 1.
+With two links per scene, recall@5 can reach 1.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.masks import Mask, box_of, encode
-from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, SceneRandom, rows_of, uid_of
 from diptych.worlds.scenes.captions import with_article
-from diptych.worlds.scenes.layout import COLOURS, Scene, Thing
+from diptych.worlds.scenes.layout import COLOURS, Scene, SceneObject
 from diptych.worlds.scenes.rendering import Field, Pixels, render
 
 NAME = "links"
@@ -62,7 +62,7 @@ class LinkWorld:
 
     def scene(self, split: str, index: int) -> tuple[Scene, list[tuple[int, int]]]:
         """Shapes and the linked pairs (subject, object)."""
-        dice = Dice.of_scene(NAME, self.seed, split, index)
+        dice = SceneRandom.of_scene(NAME, self.seed, split, index)
         avoid = self.hold_out if split == "train" else ()
         while True:
             things = _things(dice)
@@ -70,7 +70,7 @@ class LinkWorld:
                 (i, j)
                 for i in range(len(things))
                 for j in range(len(things))
-                if (name := predicate(things[i], things[j])) and name not in avoid and _clear(things, i, j)
+                if (name := predicate(things[i], things[j])) and name not in avoid and _line_is_free(things, i, j)
             ]
             chosen: list[tuple[int, int]] = []
             for pair in dice.shuffled(pairs):
@@ -107,8 +107,8 @@ class LinkWorld:
         )
 
 
-def predicate(subject: Thing, other: Thing) -> str:
-    """The two words for a pair, or "" when it is too close to a border to be named."""
+def predicate(subject: SceneObject, other: SceneObject) -> str:
+    """Predicate of a pair, two words, or "" when it is too close to a border to be named."""
     dx, dy = subject.x - other.x, subject.y - other.y
     distance = math.hypot(dx, dy)
     if distance == 0 or abs(distance - FAR) < MARGIN or abs(abs(dx) - abs(dy)) < 2 * MARGIN:
@@ -117,16 +117,16 @@ def predicate(subject: Thing, other: Thing) -> str:
     return f"{'far' if distance > FAR else 'near'} {sideways if abs(dx) > abs(dy) else upright}"
 
 
-def _things(dice: Dice) -> tuple[Thing, ...]:
+def _things(dice: SceneRandom) -> tuple[SceneObject, ...]:
     """Three or four shapes of different nouns that do not meet."""
     count = dice.between(3, 4)
-    things: list[Thing] = []
+    things: list[SceneObject] = []
     tries = 0
     while len(things) < count:
         tries += 1
         if tries > 200:
             things, tries = [], 0
-        new = Thing(
+        new = SceneObject(
             dice.pick(SHAPES),
             dice.pick(COLOURS),
             "medium",
@@ -141,12 +141,12 @@ def _things(dice: Dice) -> tuple[Thing, ...]:
     return tuple(things)
 
 
-def _clear(things: tuple[Thing, ...], i: int, j: int) -> bool:
-    """Whether no third shape lies on the line between two."""
+def _line_is_free(things: tuple[SceneObject, ...], i: int, j: int) -> bool:
+    """True if no third shape lies on the line between two."""
     return all(_distance(t.x, t.y, things[i], things[j]) > 1.3 * t.radius for k, t in enumerate(things) if k not in (i, j))
 
 
-def _distance(x: float, y: float, start: Thing, end: Thing) -> float:
+def _distance(x: float, y: float, start: SceneObject, end: SceneObject) -> float:
     dx, dy = end.x - start.x, end.y - start.y
     along = min(1.0, max(0.0, ((x - start.x) * dx + (y - start.y) * dy) / (dx * dx + dy * dy)))
     return math.hypot(x - start.x - along * dx, y - start.y - along * dy)
@@ -161,7 +161,7 @@ def _caption(scene: Scene, links: list[tuple[int, int]]) -> str:
 
 
 def _draw_links(pixels_HWC: Pixels, scene: Scene, links: list[tuple[int, int]], shape_NHW: Mask) -> Pixels:
-    """Lines pass behind the shapes; the dot lies on top of its subject, on the side of the link."""
+    """Draw the links: lines pass behind the shapes; the dot is on top of its subject, on the side of the link."""
     size = pixels_HWC.shape[0]
     canvas = pixels_HWC.astype(np.float32)
     centre = np.arange(size, dtype=np.float32) + np.float32(0.5)
@@ -194,7 +194,7 @@ def links(
     split: Split = "train",
     size: int = 64,
     hold_out: tuple[str, ...] = HELD_OUT,
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` scenes of one split."""
     world = LinkWorld(seed, size, tuple(hold_out))
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

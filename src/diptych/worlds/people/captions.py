@@ -1,4 +1,4 @@
-"""Sentences about a rendered person in three styles that differ in words and in their order; what cannot be seen is not said."""
+"""Sentences about a rendered person in three styles that differ in words and in their order; hidden attributes are left out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from diptych.worlds.people.looks import Person
-from diptych.worlds.rendered import Dice
+from diptych.worlds.rendered import SceneRandom
 
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What of a person a picture shows: phrases, or `UNKNOWN` where it is hidden; "" of `bag` where there is none.
+class VisibleAttributes:
+    """Visible attributes of a person in a picture: phrases, or `UNKNOWN` where hidden; `bag` is "" where there is none.
 
     `attributes` is the form of SYNTH-PEDES: gender, head, upper clothes, lower clothes, shoes, belongings.
     """
@@ -39,7 +39,7 @@ class Seen:
         )
 
 
-def _plain(seen: Seen, dice: Dice) -> str:
+def _plain(seen: VisibleAttributes, dice: SceneRandom) -> str:
     """A sentence from head to foot."""
     who = seen.person
     head = f" with {who.hair} {who.hair_colour} hair" if seen.head else ""
@@ -52,24 +52,24 @@ def _plain(seen: Seen, dice: Dice) -> str:
     return f"a {who.gender}{head}{verb}{_joined(worn)}{bag}"
 
 
-def _witness(seen: Seen, dice: Dice) -> str:
+def _witness(seen: VisibleAttributes, dice: SceneRandom) -> str:
     """Short sentences from the ground up, in everyday words."""
     who = seen.person
     man = who.gender == "man"
     name = dice.pick(("guy", "gentleman") if man else ("lady", "girl"))
     he, his = ("he", "his") if man else ("she", "her")
-    said = [f"the {name} is {seen.action}"]
-    said += [f"{his} footwear is {who.shoe_colour}"] if seen.shoes else []
-    said += [f"{he} is dressed in {_lower(who, '', COMMON)}"] if seen.lower else []
-    said += (
+    clauses = [f"the {name} is {seen.action}"]
+    clauses += [f"{his} footwear is {who.shoe_colour}"] if seen.shoes else []
+    clauses += [f"{he} is dressed in {_lower(who, '', COMMON)}"] if seen.lower else []
+    clauses += (
         [f"{he} has {_article(who.upper_colour)} {who.upper_colour} {COMMON.get(who.upper, who.upper)} on"] if seen.upper else []
     )
-    said += [f"{his} {who.hair_colour} hair is {who.hair}"] if seen.head else []
-    said += [f"there is a {COMMON.get(who.bag, who.bag)} too"] if who.bag and seen.bag else []
-    return ". ".join(said)
+    clauses += [f"{his} {who.hair_colour} hair is {who.hair}"] if seen.head else []
+    clauses += [f"there is a {COMMON.get(who.bag, who.bag)} too"] if who.bag and seen.bag else []
+    return ". ".join(clauses)
 
 
-def _tags(seen: Seen, dice: Dice) -> str:
+def _tags(seen: VisibleAttributes, dice: SceneRandom) -> str:
     """A list in any order, as a form has it."""
     who = seen.person
     parts = [f"{who.hair_colour} hair, {who.hair}"] if seen.head else []
@@ -90,7 +90,7 @@ COMMON = {
     "handbag": "purse",
 }
 """Other words for the same things, in the style of a witness."""
-STYLES: dict[str, Callable[[Seen, Dice], str]] = {"plain": _plain, "witness": _witness, "tags": _tags}
+STYLES: dict[str, Callable[[VisibleAttributes, SceneRandom], str]] = {"plain": _plain, "witness": _witness, "tags": _tags}
 
 
 def _lower(who: Person, lead: str, words: Mapping[str, str] | None = None) -> str:

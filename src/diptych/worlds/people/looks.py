@@ -1,4 +1,4 @@
-"""What a rendered person is: an identity as a tuple of attributes, and how it looks in one picture (pose, light, camera, occlusion)."""
+"""Attributes of a rendered person: an identity as a tuple, and its appearance in one picture (pose, light, camera, occlusion)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
-from diptych.worlds.rendered import Dice
+from diptych.worlds.rendered import SceneRandom
 
 Wardrobe = Literal["all", "summer", "winter"]
 WARDROBES: tuple[str, ...] = get_args(Wardrobe)
@@ -63,7 +63,7 @@ _CLOTHES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def choices(wardrobe: str = "all") -> dict[str, tuple[str, ...]]:
-    """What each attribute may be; "" where there is no such thing."""
+    """Possible values of each attribute; "" where there is no such thing."""
     if wardrobe not in _CLOTHES:
         raise ConfigError(f"wardrobe is {wardrobe!r} (expected {' | '.join(WARDROBES)})")
     return {**_SHARED, **_CLOTHES[wardrobe]}
@@ -86,8 +86,8 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How a person is seen in one picture.
+class Appearance:
+    """Appearance of a person in one picture.
 
     action    "walking" or "standing"
     facing    "front" or "back"
@@ -113,7 +113,7 @@ class Look:
 
 
 def identities(wardrobe: str) -> int:
-    """How many different people there are."""
+    """Number of different people."""
     return int(np.prod([len(values) for values in choices(wardrobe).values()]))
 
 
@@ -123,27 +123,27 @@ def _mixed(seed: int, wardrobe: str) -> npt.NDArray[np.int64]:
 
 
 def person(seed: int, wardrobe: str, number: int) -> Person:
-    """Each number has a tuple of attributes that no other number has. Raises ConfigError beyond the last."""
+    """Attributes of an identity number, different for each number. Raises ConfigError beyond the last."""
     if number >= (count := identities(wardrobe)):
-        raise ConfigError(f"wardrobe {wardrobe!r} has {count:,} people, asked for number {number:,} (expected fewer images)")
-    rest, found = int(_mixed(seed, wardrobe)[number]), {}
+        raise ConfigError(f"wardrobe {wardrobe!r} has {count:,} people, number {number:,} (expected fewer images)")
+    rest, attributes = int(_mixed(seed, wardrobe)[number]), {}
     for name, values in choices(wardrobe).items():
         rest, at = divmod(rest, len(values))
-        found[name] = values[at]
-    return Person(**found)
+        attributes[name] = values[at]
+    return Person(**attributes)
 
 
 CAMERAS = 6
 
 
-def look(dice: Dice, seed: int, occluded: float) -> Look:
-    """A draw of everything that is not the person. Cameras keep their colour cast and backdrop in all pictures of a world."""
+def appearance(dice: SceneRandom, seed: int, occluded: float) -> Appearance:
+    """Random appearance: all that is not the person. Cameras keep their colour cast and backdrop in all pictures of a world."""
     camera = dice.below(CAMERAS)
     own: Any = keyed_rng("pedestrian cameras", seed, camera)
     cast, backdrop = own.uniform(0.85, 1.15, 3), own.integers(70, 200, 3)
     light = dice.uniform(0.65, 1.15)
     gain = tuple(float(light * channel) for channel in cast)
-    return Look(
+    return Appearance(
         action=dice.pick(("walking", "standing")),
         facing=dice.pick(("front", "back")),
         mirrored=dice.uniform() < 0.5,

@@ -1,4 +1,4 @@
-"""Pixels of a rendered person, and which pixel shows what of it."""
+"""Renderer of persons: pixels, and the body part that each pixel shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from diptych.worlds.people.looks import COLOURS, Look, Person, Shade
+from diptych.worlds.people.looks import COLOURS, Appearance, Person, Shade
 from diptych.worlds.rendered import generator
 
 HEIGHT, WIDTH = 128, 64
@@ -22,7 +22,7 @@ class _Canvas:
     """Draws each shape twice: its colour, and its part's number. Points are in body units: x 0 is the middle and 1 half a picture, y runs
     from 0 at the crown to 1 at the soles."""
 
-    def __init__(self, seen: Look) -> None:
+    def __init__(self, seen: Appearance) -> None:
         self.picture = Image.new("RGB", (WIDTH, HEIGHT), seen.backdrop)
         self.parts = Image.new("L", (WIDTH, HEIGHT), 0)
         self._colour, self._part, self._look = ImageDraw.Draw(self.picture), ImageDraw.Draw(self.parts), seen
@@ -46,8 +46,8 @@ class _Canvas:
         return WIDTH / 2 + x + seen.shift[0], 0.04 * HEIGHT + y * tall * seen.scale + seen.shift[1]
 
 
-def rendered(person: Person, seen: Look, noise_seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """uint8 [HEIGHT, WIDTH, 3], and [HEIGHT, WIDTH] with the place in `PARTS` of what each pixel shows."""
+def rendered(person: Person, seen: Appearance, noise_seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Pixels uint8 [HEIGHT, WIDTH, 3], and the part map [HEIGHT, WIDTH] with indices into `PARTS`."""
     canvas = _Canvas(seen)
     canvas.polygon("", _darker(seen.backdrop, 0.8), [(-3, 0.93), (3, 0.93), (3, 2), (-3, 2)])
     if person.bag == "backpack" and seen.facing == "front":
@@ -73,7 +73,7 @@ def rendered(person: Person, seen: Look, noise_seed: int) -> tuple[npt.NDArray[n
     return np.ascontiguousarray(pixels_HWC.astype(np.uint8)), np.ascontiguousarray(part_HW)
 
 
-def _legs(canvas: _Canvas, person: Person, seen: Look) -> None:
+def _legs(canvas: _Canvas, person: Person, seen: Appearance) -> None:
     apart = 0.2 if seen.action == "walking" else 0.1
     shade, shoes = COLOURS[person.lower_colour], COLOURS[person.shoe_colour]
     for side in (-1, 1):
@@ -96,14 +96,14 @@ def _torso(canvas: _Canvas, person: Person) -> None:
     canvas.polygon("upper", shade, [(-shoulder, 0.18), (shoulder, 0.18), (waist, 0.42), (hip, end), (-hip, end), (-waist, 0.42)])
     if person.upper == "striped shirt":
         stripe = _darker(shade, 0.45)
-        for place in range(4):
-            y = 0.22 + 0.075 * place
+        for row in range(4):
+            y = 0.22 + 0.075 * row
             canvas.box("upper", stripe, -waist, y, waist, y + 0.03)
     if person.upper in ("jacket", "coat"):
         canvas.box("upper", _darker(shade, 0.5), -0.02, 0.18, 0.03, end)
 
 
-def _arms(canvas: _Canvas, person: Person, seen: Look) -> None:
+def _arms(canvas: _Canvas, person: Person, seen: Appearance) -> None:
     shoulder = 0.4 if person.gender == "man" else 0.32
     swing = 0.12 if seen.action == "walking" else 0.04
     long = person.upper in ("jacket", "coat", "striped shirt")
@@ -122,7 +122,7 @@ def _arms(canvas: _Canvas, person: Person, seen: Look) -> None:
         )
 
 
-def _head(canvas: _Canvas, person: Person, seen: Look) -> None:
+def _head(canvas: _Canvas, person: Person, seen: Appearance) -> None:
     hair = COLOURS[person.hair_colour]
     if person.hair == "long":
         canvas.polygon("head", hair, [(-0.2, 0.05), (0.2, 0.05), (0.25, 0.25), (-0.25, 0.25)])
@@ -135,7 +135,7 @@ def _head(canvas: _Canvas, person: Person, seen: Look) -> None:
         canvas.box("head", COLOURS["red"], -0.21, 0.045, 0.33, 0.062)
 
 
-def _bag(canvas: _Canvas, person: Person, seen: Look) -> None:
+def _bag(canvas: _Canvas, person: Person, seen: Appearance) -> None:
     if person.bag == "backpack" and seen.facing == "back":
         canvas.box("bag", COLOURS["grey"], -0.24, 0.2, 0.24, 0.42)
         canvas.box("bag", _darker(COLOURS["grey"], 0.6), -0.17, 0.31, 0.17, 0.39)

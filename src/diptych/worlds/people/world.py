@@ -18,10 +18,10 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.masks import box_of, encode
-from diptych.worlds.people.captions import STYLES, UNKNOWN, Seen
-from diptych.worlds.people.looks import COLOURS, Person, choices, look, person
+from diptych.worlds.people.captions import STYLES, UNKNOWN, VisibleAttributes
+from diptych.worlds.people.looks import COLOURS, Person, appearance, choices, person
 from diptych.worlds.people.rendering import PARTS, rendered
-from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, SceneRandom, rows_of, uid_of
 
 NAME = "pedestrians"
 SPLITS = ("train", "val", "test")
@@ -75,25 +75,25 @@ class PedestrianWorld:
         return f"{NAME}-{self.seed}-{split}-{self.filed_under(split, index):06d}"
 
     def filed_under(self, split: str, index: int) -> int:
-        """The number of the identity that a picture is said to show."""
+        """Identity number that a picture is labelled with."""
         own = index // self.images
         if split != "train" or not self.noisy:
             return own
-        dice = Dice.of_scene(f"{NAME} filing", self.seed, split, index)
+        dice = SceneRandom.of_scene(f"{NAME} filing", self.seed, split, index)
         return max(0, own + dice.pick((-1, 1))) if dice.uniform() < self.noisy else own
 
     def person(self, split: str, number: int) -> Person:
-        """No identity of one split is one of another."""
+        """Person of a row. No identity of one split is one of another."""
         return person(self.seed, self.wardrobe, len(SPLITS) * number + SPLITS.index(split))
 
     def sample(self, split: str, index: int) -> Sample:
         who = self.person(split, index // self.images)
-        dice = Dice.of_scene(NAME, self.seed, split, index)
-        seen = look(dice, self.seed, self.occluded)
+        dice = SceneRandom.of_scene(NAME, self.seed, split, index)
+        seen = appearance(dice, self.seed, self.occluded)
         pixels_HWC, part_HW = rendered(who, seen, dice.seed())
         counts = np.bincount(part_HW.ravel(), minlength=len(PARTS))
         there = {name: bool(counts[PARTS.index(name)] >= FEWEST_PIXELS) for name in ("head", "upper", "lower", "shoes", "bag")}
-        shown = Seen(who, seen.action, **there)
+        shown = VisibleAttributes(who, seen.action, **there)
         uid = uid_of(NAME, self.seed, split, index)
         texts = tuple(Text(STYLES[style](shown, dice), "en") for style in self.styles) if self.captioned else ()
         return Sample(
@@ -115,7 +115,7 @@ class PedestrianWorld:
             },
         )
 
-    def _regions(self, shown: Seen, part_HW: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Region, ...]:
+    def _regions(self, shown: VisibleAttributes, part_HW: np.ndarray[Any, np.dtype[np.uint8]]) -> tuple[Region, ...]:
         who = shown.person
         colours = {
             "head": who.hair_colour,
@@ -124,12 +124,12 @@ class PedestrianWorld:
             "shoes": who.shoe_colour,
             "bag": "",
         }
-        found = []
+        regions = []
         for name, colour in colours.items():
             mask_HW = part_HW == PARTS.index(name)
             if getattr(shown, name) and (box := box_of(mask_HW)) is not None:
-                found.append(Region(box, name, (colour,) if colour else (), mask=encode(mask_HW)))
-        return tuple(found)
+                regions.append(Region(box, name, (colour,) if colour else (), mask=encode(mask_HW)))
+        return tuple(regions)
 
 
 def pedestrians(
@@ -144,10 +144,10 @@ def pedestrians(
     occluded: float = 0.2,
     noisy: float = 0.0,
     regions: bool = False,
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` pictures of one split, `images` of a person after the other."""
     world = PedestrianWorld(seed, images, tuple(styles), captioned, wardrobe, occluded, noisy, regions)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))
 
 
 __all__ = ["COLOURS", "NAME", "UNKNOWN", "PedestrianWorld", "pedestrians"]

@@ -1,1 +1,1 @@
-"""Scenes of things with colours, sizes and relations, and the sets that are made of them."""
+"""Scenes of things with colours, sizes and relations, and the data sets made of them."""

@@ -1,4 +1,4 @@
-"""A grammar that says what is in a scene: four lengths, paraphrases, and typed wrong captions.
+"""Caption grammar of scenes: four lengths, paraphrases, and typed wrong captions.
 
 Every caption of a scene contains its planned statement, so two scenes with an equal caption are in the same group and are never
 each other's negatives. A wrong caption is read as "there are such things" and is kept only when the graph says that it is false.
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from diptych.core.sample import Text
-from diptych.worlds.rendered import Dice
-from diptych.worlds.scenes.layout import COLOURS, INVERSE, PREDICATES, SYMMETRIC, Scene, Thing
+from diptych.worlds.rendered import SceneRandom
+from diptych.worlds.scenes.layout import COLOURS, INVERSE, PREDICATES, SYMMETRIC, Scene, SceneObject
 from diptych.worlds.scenes.truth import Truth
 
 LENGTHS = ("short", "tags", "long", "dense")
@@ -48,27 +48,27 @@ ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """How a caption names a thing: a noun, with a colour and a size when they are given."""
+    """Noun phrase for a thing: a noun, with a colour and a size when they are given."""
 
     label: str
     colour: str = ""
     size: str = ""
 
     @classmethod
-    def of(cls, thing: Thing) -> Mention:
+    def of(cls, thing: SceneObject) -> Mention:
         return cls(thing.label, thing.colour)
 
     @property
     def words(self) -> str:
         return " ".join(word for word in (self.size, self.colour, self.label) if word)
 
-    def fits(self, thing: Thing) -> bool:
+    def fits(self, thing: SceneObject) -> bool:
         return thing.label == self.label and self.colour in ("", thing.colour) and self.size in ("", thing.size)
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Some thing that fits `subject` stands in relation `predicate` to some other that fits `other`."""
+    """Relation `predicate` between some thing that fits `subject` and some other that fits `other`."""
 
     subject: Mention
     predicate: str
@@ -87,7 +87,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Negative:
-    """A wrong caption beside the true one that it was made from; they differ in nothing but the mistake."""
+    """A wrong caption with the true one that it was made from; they differ in nothing but the mistake."""
 
     kind: str
     true: str
@@ -108,8 +108,8 @@ def statement(scene: Scene) -> Statement:
     return Statement(Mention.of(scene.things[0]), scene.predicate, Mention.of(scene.things[1]))
 
 
-def captions(scene: Scene, facts: Truth, dice: Dice, lengths: tuple[str, ...], paraphrases: int) -> list[Text]:
-    """True texts in the order of `lengths`, then paraphrases of the short one (as many different ones as there are)."""
+def captions(scene: Scene, facts: Truth, dice: SceneRandom, lengths: tuple[str, ...], paraphrases: int) -> list[Text]:
+    """True captions in the order of `lengths`, then paraphrases of the short one (as many different ones as there are)."""
     stated = statement(scene)
     texts = []
     for length in lengths:
@@ -146,7 +146,7 @@ def _sentence(words: str) -> str:
     return words[0].upper() + words[1:] + "."
 
 
-def place(thing: Thing) -> str:
+def place(thing: SceneObject) -> str:
     row, column = (min(int(v * 3), 2) for v in (thing.y, thing.x))
     if (row, column) == (1, 1):
         return "in the centre"
@@ -154,7 +154,7 @@ def place(thing: Thing) -> str:
 
 
 def _long(scene: Scene, stated: Statement) -> str:
-    """The statement, then where every further thing is."""
+    """Long caption: the statement, then the position of every further thing."""
     rest = [f"there is {with_article(f'{t.size} {t.noun}')} {place(t)}" for t in scene.things[2:]]
     if not rest:
         rest = [f"the {stated.subject.words} is {scene.things[0].size}", f"the {stated.other.words} is {scene.things[1].size}"]
@@ -162,7 +162,7 @@ def _long(scene: Scene, stated: Statement) -> str:
 
 
 def _dense(scene: Scene, facts: Truth, stated: Statement) -> str:
-    """Counts, background, every thing with all its attributes and its place, and the relations that are not mere directions."""
+    """Dense caption: counts, background, every thing with all its attributes and its position, and non-directional relations."""
     counts = Counter(thing.label for thing in scene.things)
     listed = " and ".join(counted(number, label) for label, number in counts.items())
     verb = "is" if counts[scene.things[0].label] == 1 else "are"
@@ -179,24 +179,24 @@ def _dense(scene: Scene, facts: Truth, stated: Statement) -> str:
     return " ".join(_sentence(words) for words in sentences)
 
 
-def negatives(scene: Scene, facts: Truth, dice: Dice) -> list[Negative]:
+def negatives(scene: Scene, facts: Truth, dice: SceneRandom) -> list[Negative]:
     """At most one wrong caption of each kind; a kind that has no false version in this scene is left out."""
     stated = statement(scene)
-    found = []
+    negatives_made = []
     swapped = _swap_attributes(scene, stated)
     if swapped and not swapped[1].holds(scene, facts):
-        found.append(Negative("swapped_attribute", swapped[0].words, swapped[1].words))
+        negatives_made.append(Negative("swapped_attribute", swapped[0].words, swapped[1].words))
     roles = Statement(stated.other, stated.predicate, stated.subject)
     if not roles.holds(scene, facts):
-        found.append(Negative("swapped_roles", stated.words, roles.words))
+        negatives_made.append(Negative("swapped_roles", stated.words, roles.words))
     offered = [
         p for p in PREDICATES if p not in GRANTED.get(stated.predicate, ()) and (p != "same colour as" or stated.subject.colour)
     ]
     wrong = [other for p in offered if not (other := replace(stated, predicate=p)).holds(scene, facts)]
     if wrong:
-        found.append(Negative("replaced_relation", stated.words, dice.pick(wrong).words))
+        negatives_made.append(Negative("replaced_relation", stated.words, dice.pick(wrong).words))
     verb = SURFACES[stated.predicate][0]
-    found.append(
+    negatives_made.append(
         Negative(
             "negation",
             f"some {stated.subject.words} is {verb} {with_article(stated.other.words)}",
@@ -206,8 +206,8 @@ def negatives(scene: Scene, facts: Truth, dice: Dice) -> list[Negative]:
     label = dice.pick(scene.things).label
     number = sum(thing.label == label for thing in scene.things)
     other = number + 1 if number == 1 or dice.uniform() < 0.5 else number - 1
-    found.append(Negative("wrong_count", _exactly(number, label), _exactly(other, label)))
-    return found
+    negatives_made.append(Negative("wrong_count", _exactly(number, label), _exactly(other, label)))
+    return negatives_made
 
 
 def _exactly(number: int, label: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures with an alpha channel that scenes are pasted from: the packaged emoji, or any of your own."""
+"""Cut-outs with an alpha channel that are pasted into scenes: the packaged emoji, or any of your own."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def emoji_cutouts(*, style: str = "noto", limit: int = 200) -> tuple[Cutout, ...
     rows = [row for row in range(len(pool)) if styles[row] == style and themes[row] in THEMES]
     if not rows:
         raise DataError(f"no emoji of style {style!r} in {', '.join(THEMES)}", expected="a style of the emoji data")
-    found: dict[str, Cutout] = {}
+    cutout_by_label: dict[str, Cutout] = {}
     for row in rows[:: max(1, len(rows) // limit)][:limit]:
         sample = pool[row]
         if sample.image is not None:
             label = sample.positives("en")[0].string.lower()
-            found.setdefault(label, cutout(label, decode_rgba(sample.image), sample.licence))
-    return tuple(found[label] for label in sorted(found))
+            cutout_by_label.setdefault(label, cutout(label, decode_rgba(sample.image), sample.licence))
+    return tuple(cutout_by_label[label] for label in sorted(cutout_by_label))
 
 
 def pool_cutouts(pool: Dataset, *, limit: int = 200) -> tuple[Cutout, ...]:
@@ -74,14 +74,14 @@ def pool_cutouts(pool: Dataset, *, limit: int = 200) -> tuple[Cutout, ...]:
         texts = pool[row].positives("en")
         if texts and (noun := NOUN.fullmatch(texts[0].string.strip())):
             named.setdefault(noun[1].lower(), row)
-    found = []
+    cutouts = []
     for label in sorted(named)[:: max(1, len(named) // limit)]:
         sample = pool[named[label]]
         if sample.image is not None and (rgba_HWC := decode_rgba(sample.image))[..., 3].min() == 0:
-            found.append(cutout(label, rgba_HWC, sample.licence))
-    if not found:
+            cutouts.append(cutout(label, rgba_HWC, sample.licence))
+    if not cutouts:
         raise DataError(
             f"'{pool.name}' has no picture to cut out",
             expected="pictures with transparent surroundings and texts such as 'a frog'",
         )
-    return tuple(found[:limit])
+    return tuple(cutouts[:limit])

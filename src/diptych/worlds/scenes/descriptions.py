@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.text.question_answering.questions import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "descriptions"
@@ -59,7 +59,7 @@ class DescribedWorld(SceneWorld):
 
 
 def careless(caption: str, rng: np.random.Generator, *, repeats: float) -> str:
-    """The caption without some of its words, three at least left, and for a share `repeats` with a run of three words said twice."""
+    """The caption without some of its words, three at least left, and for a share `repeats` with a run of three words repeated."""
     words = caption.split()
     kept = [word for word, dropped in zip(words, rng.random(len(words)) < DROPPED, strict=True) if not dropped]
     kept = kept if len(kept) >= 3 else words
@@ -78,7 +78,7 @@ def descriptions(
     max_objects: int = 2,
     noise: float = 0.3,
     detailed: int = 200,
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` scenes of one split, of two things (up to `max_objects`): a short caption that lacks words or says some twice (a share
     `noise`), and for the first `detailed` a description of whole sentences."""
     world = DescribedWorld(
@@ -91,4 +91,4 @@ def descriptions(
         noise=noise,
         detailed=detailed,
     )
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -17,20 +17,22 @@ from typing import Any
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.text.descriptions.knowledge import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, TEXTURES
 from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "invented"
 Look = tuple[str, str, str]
 """Colour, texture, shape."""
-HELD_OUT = tuple(f"{colour} {SHAPES[(place + step) % len(SHAPES)]}" for step in (0, 3) for place, colour in enumerate(COLOURS))
+HELD_OUT = tuple(
+    f"{colour} {SHAPES[(position + step) % len(SHAPES)]}" for step in (0, 3) for position, colour in enumerate(COLOURS)
+)
 """Every colour and every shape is held out twice, and both are seen otherwise."""
 
 
 @lru_cache(maxsize=1)
 def names() -> dict[Look, str]:
-    """The name of each look, the same in every world: two syllables, dealt out at random."""
+    """Name of each look, the same in every world: two random syllables."""
     looks = [(colour, texture, shape) for colour in COLOURS for texture in TEXTURES for shape in SHAPES]
     syllables = [f"{one}{two}" for one in "bdfgklmnprstvz" for two in "aeiou"]
     order = keyed_rng(NAME, "names").permutation(len(syllables) ** 2)[: len(looks)]
@@ -38,7 +40,7 @@ def names() -> dict[Look, str]:
 
 
 def described(look: Look) -> dict[str, Any]:
-    """What a knowledge file says of a look."""
+    """Entry of a knowledge file for a thing: type, description and names of similar things."""
     ways = (COLOURS, TEXTURES, SHAPES)
     others = [
         (*look[:axis], value, *look[axis + 1 :]) for axis, values in enumerate(ways) for value in values if value != look[axis]
@@ -48,7 +50,7 @@ def described(look: Look) -> dict[str, Any]:
 
 
 def look_of(name: str) -> Look:
-    """The look of a name."""
+    """Look of a name."""
     return _looks()[name]
 
 
@@ -69,10 +71,10 @@ class InventedWorld(SceneWorld):
         made = super().sample(split, index)
         looks: list[Look] = [(thing["colour"], thing["texture"], thing["label"]) for thing in made.extras["things"]]
         regions = tuple(replace(region, label=names()[look]) for region, look in zip(made.regions, looks, strict=True))
-        known = {names()[look]: described(look) for look in looks}
+        knowledge = {names()[look]: described(look) for look in looks}
         uid = uid_of(NAME, self.seed, split, index)
         text = Text(", ".join(region.label for region in regions), "", "tags")
-        extras = {"split": split, FIELD: known}
+        extras = {"split": split, FIELD: knowledge}
         return replace(made, uid=uid, texts=(text,), regions=regions, extras=extras, source=f"world:{NAME}")
 
 
@@ -84,9 +86,9 @@ def invented(
     size: int = 64,
     max_objects: int = 2,
     hold_out: tuple[str, ...] = HELD_OUT,
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` scenes of one split, of two things (up to `max_objects`)."""
     world = InventedWorld(
         seed=seed, size=size, max_objects=max_objects, hold_out=hold_out, lengths=("short",), paraphrases=0, negatives=False
     )
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -17,7 +17,7 @@ from typing import Any
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.text.question_answering.questions import FIELD
-from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, SceneRandom, rows_of, uid_of
 from diptych.worlds.scenes.captions import SURFACES, Mention, Statement, statement
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, layout
 from diptych.worlds.scenes.world import SceneWorld, Split
@@ -28,7 +28,7 @@ NAMES = {"en": "english", "qaa": "qaan", "qab": "qaban"}
 """What the languages are called in a request."""
 REQUEST = "caption in {language} :"
 JOINED = "and"
-"""What joins two things of which nothing else is said."""
+"""Conjunction between two things without a relation."""
 SOUNDS = {"qaa": (("l", "m", "n", "r", "v"), ("a", "e", "u")), "qab": (("k", "t", "p", "z", "sh"), ("i", "o", "ai"))}
 
 
@@ -42,13 +42,15 @@ class LanguagesWorld(SceneWorld):
 
     def sample(self, split: str, index: int) -> Sample:
         made = super().sample(split, index)
-        stated = statement(layout(Dice.of_scene("scenes", self.seed, split, index), self._rules(split)))
+        stated = statement(layout(SceneRandom.of_scene("scenes", self.seed, split, index), self._rules(split)))
         texts = tuple(Text(sentence(stated, tag), tag) for tag in TAGS)
         uid = uid_of(NAME, self.seed, split, index)
-        return replace(made, uid=uid, texts=texts, extras={**made.extras, FIELD: asked_for(texts)}, source=f"world:{NAME}")
+        return replace(
+            made, uid=uid, texts=texts, extras={**made.extras, FIELD: language_questions(texts)}, source=f"world:{NAME}"
+        )
 
 
-def asked_for(texts: Sequence[Text]) -> list[dict[str, str]]:
+def language_questions(texts: Sequence[Text]) -> list[dict[str, str]]:
     """A question for each text, which names its language."""
     return [
         {"question": REQUEST.format(language=NAMES[text.language]), "answer": text.string, "kind": text.language}
@@ -87,10 +89,10 @@ def _words(tag: str) -> dict[str, str]:
     pairs = [first + second for first in syllables for second in syllables]
     drawn = rng.permutation(len(pairs))
     meanings = [*COLOURS, *SHAPES, *SURFACES, "white", JOINED]
-    return {meaning: pairs[place] for meaning, place in zip(meanings, drawn, strict=False)}
+    return {meaning: pairs[position] for meaning, position in zip(meanings, drawn, strict=False)}
 
 
-def languages(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 2) -> Rendered:
+def languages(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 2) -> RenderedDataset:
     """The first `n` scenes of one split, of two things (up to `max_objects`), each with a short caption in English, "qaa" and "qab"."""
     world = LanguagesWorld(seed=seed, size=size, max_objects=max_objects, lengths=("short",), paraphrases=0, negatives=False)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -1,4 +1,4 @@
-"""What stands where in a scene: things on a 3 x 3 grid, one of their relations planned so that geometry makes it true.
+"""Scene layout: things on a 3 x 3 grid, one of their relations planned so that geometry makes it true.
 
 Lengths are shares of the image side, so that a scene is the same at every size. x runs right, y runs down, depth 0 is at the
 back.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diptych.worlds.rendered import Dice
+from diptych.worlds.rendered import SceneRandom
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "moon", "bar")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -59,7 +59,7 @@ HALF_HEIGHT = {"square": 0.8, "bar": 0.34, "cross": 0.95}
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SceneObject:
     """One object. `label` is its noun: a shape, or the name of a cut-out; `picture` numbers the cut-out, -1 for a drawn shape."""
 
     label: str
@@ -90,7 +90,7 @@ class Thing:
 class Scene:
     """Things in the order of their creation, and the planned statement: thing 0 `predicate` thing 1."""
 
-    things: tuple[Thing, ...]
+    things: tuple[SceneObject, ...]
     predicate: str
     background: str
     tone: tuple[float, float]  # grey at the top and at the bottom, 0..1
@@ -110,7 +110,7 @@ def canonical(subject: str, predicate: str, other: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class LayoutRules:
-    """How scenes are made. `avoid` are nouns that never occur; with `require`, thing 0 or 1 is always one of these."""
+    """Constraints on scenes. `avoid` are nouns that never occur; with `require`, thing 0 or 1 is always one of these."""
 
     min_objects: int = 2
     max_objects: int = 4
@@ -119,7 +119,7 @@ class LayoutRules:
     labels: tuple[str, ...] = ()  # of cut-outs, by picture number; empty: drawn shapes
 
 
-def layout(dice: Dice, rules: LayoutRules) -> Scene:
+def layout(dice: SceneRandom, rules: LayoutRules) -> Scene:
     """A scene whose planned relation holds by construction (`scene_truth` computes it again from the masks)."""
     count = dice.between(rules.min_objects, rules.max_objects)
     while True:
@@ -129,21 +129,23 @@ def layout(dice: Dice, rules: LayoutRules) -> Scene:
             first[1] = (first[1][0], first[0][1], *first[1][2:])
         nouns = [f"{look[1]} {look[0]}".strip() for look in first]
         # Two equal nouns would make the statement say little ("a red circle left of a red circle").
-        wanted = not rules.require or set(nouns) & set(rules.require)
-        if nouns[0] != nouns[1] and wanted and not (set(nouns) & set(rules.avoid)):
+        has_required = not rules.require or set(nouns) & set(rules.require)
+        if nouns[0] != nouns[1] and has_required and not (set(nouns) & set(rules.avoid)):
             break
-    places, free = _place_pair(dice, predicate, first)
+    centres, free = _place_pair(dice, predicate, first)
     looks = list(first)
     for cell in dice.shuffled(free)[: count - 2]:
         look = _look(dice, rules, "", 2, ())
         while f"{look[1]} {look[0]}".strip() in rules.avoid:
             look = _look(dice, rules, "", 2, ())
         looks.append(look)
-        places.append(_in_cell(dice, cell, SIZES[look[2]]))
+        centres.append(_in_cell(dice, cell, SIZES[look[2]]))
     depths = dice.shuffled(range(len(looks)))
     if predicate in ("inside", "in front of") and depths[0] < depths[1]:
         depths[0], depths[1] = depths[1], depths[0]
-    things = tuple(Thing(*look[:5], x, y, depth, look[5]) for look, (x, y), depth in zip(looks, places, depths, strict=True))
+    things = tuple(
+        SceneObject(*look[:5], x, y, depth, look[5]) for look, (x, y), depth in zip(looks, centres, depths, strict=True)
+    )
     kind = dice.pick(BACKGROUNDS)
     dark = dice.uniform(0.04, 0.26)
     tone = (dark, dice.uniform(0.04, 0.26)) if dice.uniform() < 0.7 else (1 - dark * 0.5, dice.uniform(0.87, 0.98))
@@ -153,8 +155,8 @@ def layout(dice: Dice, rules: LayoutRules) -> Scene:
 Look = tuple[str, str, str, str, float, int]  # label, colour, size, texture, angle, picture
 
 
-def _look(dice: Dice, rules: LayoutRules, predicate: str, role: int, among: Sequence[str]) -> Look:
-    """What a thing looks like, with what the planned relation asks of it. Role 0 is the subject, 1 the object, 2 neither."""
+def _look(dice: SceneRandom, rules: LayoutRules, predicate: str, role: int, among: Sequence[str]) -> Look:
+    """Random attributes of a thing, constrained by the planned relation. Role 0 is the subject, 1 the object, 2 neither."""
     size = dice.pick(("small", "large"))
     if (predicate in ("bigger than", "inside")) and role < 2:
         size = "large" if (role == 0) == (predicate == "bigger than") else "small"
@@ -169,8 +171,8 @@ def _look(dice: Dice, rules: LayoutRules, predicate: str, role: int, among: Sequ
         shapes = CONTACT
     elif predicate == "in front of" or (predicate == "inside" and role == 1):
         shapes = SOLID
-    wanted = [noun for noun in among if noun.split(" ", 1)[1] in shapes]
-    colour, label = dice.pick(wanted).split(" ", 1) if wanted else (dice.pick(COLOURS), dice.pick(shapes))
+    fitting = [noun for noun in among if noun.split(" ", 1)[1] in shapes]
+    colour, label = dice.pick(fitting).split(" ", 1) if fitting else (dice.pick(COLOURS), dice.pick(shapes))
     texture = dice.weighted((("plain", 0.6), ("striped", 0.2), ("dotted", 0.2)))
     turned = label not in UNTURNED and predicate not in ("on", "touching") and dice.uniform() < 0.4
     return label, colour, size, texture, TILT if turned else 0.0, -1
@@ -179,14 +181,14 @@ def _look(dice: Dice, rules: LayoutRules, predicate: str, role: int, among: Sequ
 Place = tuple[float, float]
 
 
-def _in_cell(dice: Dice, cell: int, radius: float) -> Place:
+def _in_cell(dice: SceneRandom, cell: int, radius: float) -> Place:
     play = CELL / 2 - radius - GAP
     row, column = divmod(cell, 3)
     return (column + 0.5) * CELL + dice.uniform(-play, play), (row + 0.5) * CELL + dice.uniform(-play, play)
 
 
-def _place_pair(dice: Dice, predicate: str, looks: Sequence[Look]) -> tuple[list[Place], list[int]]:
-    """Where thing 0 and thing 1 stand, and the cells that are left."""
+def _place_pair(dice: SceneRandom, predicate: str, looks: Sequence[Look]) -> tuple[list[Place], list[int]]:
+    """Centres of thing 0 and thing 1, and the cells that are left."""
     shape_a, shape_b = looks[0][0], looks[1][0]
     a, b = SIZES[looks[0][2]], SIZES[looks[1][2]]
     cells = list(range(9))
@@ -198,28 +200,28 @@ def _place_pair(dice: Dice, predicate: str, looks: Sequence[Look]) -> tuple[list
             pair = [row * 3 + column for row, column in zip((low, high), cross, strict=True)]
         if predicate in ("right of", "below"):
             pair.reverse()
-        used, places = set(pair), [_in_cell(dice, cell, radius) for cell, radius in zip(pair, (a, b), strict=True)]
+        used, centres = set(pair), [_in_cell(dice, cell, radius) for cell, radius in zip(pair, (a, b), strict=True)]
     elif predicate == "on":
         under = dice.between(3, 8)
         x, y = _in_cell(dice, under, b)
         used = {under, under - 3}
-        places = [(x, y - b * HALF_HEIGHT.get(shape_b, 1.0) - a * HALF_HEIGHT.get(shape_a, 1.0) + OVERLAP), (x, y)]
+        centres = [(x, y - b * HALF_HEIGHT.get(shape_b, 1.0) - a * HALF_HEIGHT.get(shape_a, 1.0) + OVERLAP), (x, y)]
     elif predicate == "touching":
         row, column, side = dice.below(3), dice.below(2), dice.pick((-1, 1))
         base = row * 3 + column + (side < 0)
         x, y = _in_cell(dice, base, b)
         reach = b * HALF_SIDE.get(shape_b, 1.0) + a * HALF_SIDE.get(shape_a, 1.0) - OVERLAP
-        used, places = {base, base + side}, [(x + side * reach, y), (x, y)]
+        used, centres = {base, base + side}, [(x + side * reach, y), (x, y)]
     elif predicate == "inside":
         cell = dice.below(9)
         x, y = _in_cell(dice, cell, b)
-        used, places = {cell}, [(x + dice.uniform(-0.01, 0.01), y + dice.uniform(-0.01, 0.01)), (x, y)]
+        used, centres = {cell}, [(x + dice.uniform(-0.01, 0.01), y + dice.uniform(-0.01, 0.01)), (x, y)]
     elif predicate == "in front of":
         row, column, side = dice.below(3), dice.below(2), dice.pick((-1, 1))
         base = row * 3 + column + (side < 0)
         x, y = _in_cell(dice, base, b)
-        used, places = {base, base + side}, [(x + side * 0.58 * (a + b), y), (x, y)]
+        used, centres = {base, base + side}, [(x + side * 0.58 * (a + b), y), (x, y)]
     else:
         pair = dice.shuffled(cells)[:2]
-        used, places = set(pair), [_in_cell(dice, cell, radius) for cell, radius in zip(pair, (a, b), strict=True)]
-    return places, [cell for cell in cells if cell not in used]
+        used, centres = set(pair), [_in_cell(dice, cell, radius) for cell, radius in zip(pair, (a, b), strict=True)]
+    return centres, [cell for cell in cells if cell not in used]

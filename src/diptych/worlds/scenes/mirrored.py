@@ -17,7 +17,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.probes.case import FIELD, stored
 from diptych.data.probes.winoground import ROLES
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.captions import SURFACES, with_article
 from diptych.worlds.scenes.world import SceneWorld, Split
 
@@ -59,8 +59,8 @@ class MirroredWorld(SceneWorld):
 
     def _side_by_side(self, split: str, number: int) -> tuple[Sample, str, str]:
         """A scene, and the nouns of its left and of its right thing. The first of a fixed row of scenes that has such."""
-        for place in range(TRIES):
-            made = super().sample(split, TRIES * number + place)
+        for attempt in range(TRIES):
+            made = super().sample(split, TRIES * number + attempt)
             nouns = [f"{thing['colour']} {thing['label']}" for thing in made.extras["things"]]
             held = next((r for r in made.relations if r.predicate == "left of"), None)
             if held is not None and nouns[0] != nouns[1]:
@@ -72,7 +72,7 @@ def _caption(left: str, right: str) -> str:
     return f"{with_article(left)} {SURFACES['left of'][0]} {with_article(right)}"
 
 
-def mirrored(n: int = 1000, *, seed: int = 0, split: Split = "train", size: int = 64) -> Rendered:
+def mirrored(n: int = 1000, *, seed: int = 0, split: Split = "train", size: int = 64) -> RenderedDataset:
     """The first `n` pictures of one split, an even number: each scene and its mirror image."""
     world = MirroredWorld(seed=seed, size=size, min_objects=2, max_objects=2, lengths=("short",), paraphrases=0, negatives=False)
-    return Rendered(NAME, world, rows_of(world, split, n + n % 2))
+    return RenderedDataset(NAME, world, rows_of(world, split, n + n % 2))

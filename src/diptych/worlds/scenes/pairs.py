@@ -24,7 +24,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.read.multi_context import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.world import SceneWorld, Split
 
@@ -44,20 +44,20 @@ def colour_of(region: Region) -> str:
 
 
 def named(pair: tuple[Scene, Scene], colour: str, shape: str) -> Groups:
-    """Things of that colour ("" for any) and shape."""
+    """Mask of the things of that colour ("" for any) and shape, per picture."""
     one, other = ([int(r.label == shape and colour in ("", colour_of(r))) for r in scene] for scene in pair)
     return one, other
 
 
 def sharing(pair: tuple[Scene, Scene], kind: Callable[[Region], str], *, shared: bool) -> Groups:
-    """Things whose kind the other picture has, or has not."""
+    """Mask of the things whose kind the other picture has, or has not."""
     kinds = [{kind(r) for r in scene} for scene in pair]
     one, other = ([int((kind(r) in kinds[1 - side]) == shared) for r in scene] for side, scene in enumerate(pair))
     return one, other
 
 
 def more(pair: tuple[Scene, Scene], shape: str) -> Groups:
-    """Things of a shape, in the picture that has more of them."""
+    """Mask of the things of a shape, in the picture that has more of them."""
     counts = [sum(r.label == shape for r in scene) for scene in pair]
     one, other = ([int(r.label == shape and counts[side] > counts[1 - side]) for r in scene] for side, scene in enumerate(pair))
     return one, other
@@ -72,7 +72,7 @@ def partners(pair: tuple[Scene, Scene]) -> Groups:
 
 @dataclass(frozen=True)
 class TwoScenes(SceneWorld):
-    """A world of scenes, two at a time. A subclass says what is asked about them."""
+    """A world of scenes, two at a time. Subclasses define the question about them."""
 
     named: ClassVar[str]
 
@@ -88,9 +88,9 @@ class TwoScenes(SceneWorld):
         return f"{self.named}-{self.seed}-{split}-{index}"
 
     def tries(self, split: str, index: int) -> Iterator[list[Sample]]:
-        """Pairs of scenes, one after the other, of which the first that is as wanted becomes the sample."""
-        for place in range(TRIES):
-            yield [SceneWorld.sample(self, split, 2 * (TRIES * index + place) + side) for side in (0, 1)]
+        """Candidate pairs of scenes; the first that fits becomes the sample."""
+        for attempt in range(TRIES):
+            yield [SceneWorld.sample(self, split, 2 * (TRIES * index + attempt) + side) for side in (0, 1)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ScenePairWorld(TwoScenes):
         positive = bool(rng.random() >= NEGATIVE)
         for scenes in self.tries(split, index):
             pair = (scenes[0].regions, scenes[1].regions)
-            text, groups = _asked(pair, style, rng)
+            text, groups = _statement_of(pair, style, rng)
             if any(map(any, groups)) == positive:
                 return self._made(split, index, scenes, text, style, groups)
         raise AssertionError(f"none of {TRIES} pairs is {'a positive' if positive else 'a negative'} one of {style}")
@@ -127,7 +127,7 @@ class ScenePairWorld(TwoScenes):
                 }
             )
         numbers = sorted({1, *(group for side in groups for group in side if group)})
-        asked = {
+        question_fields = {
             "text": text,
             "style": style,
             "positive": any(map(any, groups)),
@@ -140,7 +140,11 @@ class ScenePairWorld(TwoScenes):
             group=self.group(split, index),
             licence="CC0-1.0",
             source=f"world:{NAME}",
-            extras={"split": split, FIELD: asked, "scenes": [[_plain(region) for region in scene.regions] for scene in scenes]},
+            extras={
+                "split": split,
+                FIELD: question_fields,
+                "scenes": [[_plain(region) for region in scene.regions] for scene in scenes],
+            },
         )
 
 
@@ -148,8 +152,8 @@ def _plain(region: Region) -> dict[str, Any]:
     return {"box": list(region.box), "shape": region.label, "colour": colour_of(region)}
 
 
-def _asked(pair: tuple[Scene, Scene], style: str, rng: Any) -> tuple[str, Groups]:
-    """A text of that style about these scenes, and what it means."""
+def _statement_of(pair: tuple[Scene, Scene], style: str, rng: Any) -> tuple[str, Groups]:
+    """Text of that style about these scenes, and the groups of things that it refers to."""
     things = [*pair[0], *pair[1]]
     if style == "referring":
         thing = things[int(rng.integers(len(things)))]
@@ -166,7 +170,7 @@ def _asked(pair: tuple[Scene, Scene], style: str, rng: Any) -> tuple[str, Groups
     return f"{shape}s of the picture that has more {shape}s", more(pair, shape)
 
 
-def scene_pairs(n: int = 200, *, seed: int = 0, split: Split = "test", size: int = 64, max_objects: int = 4) -> Rendered:
+def scene_pairs(n: int = 200, *, seed: int = 0, split: Split = "test", size: int = 64, max_objects: int = 4) -> RenderedDataset:
     """The first `n` pairs of one split."""
     world = ScenePairWorld(seed=seed, size=size, max_objects=max_objects, lengths=("short",), paraphrases=0, negatives=False)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -1,4 +1,4 @@
-"""The questions of published probes, asked of rendered scenes: every false option is false by the scene's own graph.
+"""Questions of published probes about rendered scenes: every false option is false by the scene's own graph.
 
 A scene whose truth would leave a question open asks none: attributes are exchanged only between shapes that the scene holds once, and a
 thing that is added is one that the scene does not hold at all.
@@ -16,7 +16,7 @@ from diptych.core.sample import Sample
 from diptych.data.probes.case import Case
 from diptych.data.probes.facts import AttributionFact, RelationFact
 from diptych.worlds.scenes.captions import SURFACES, place, with_article
-from diptych.worlds.scenes.layout import COLOURS, SHAPES, SIZES, Thing
+from diptych.worlds.scenes.layout import COLOURS, SHAPES, SIZES, SceneObject
 
 SPATIAL = ("left of", "right of", "above", "below")
 _SUGARCREPE = {"swapped_attribute": "swap_att", "swapped_roles": "swap_obj", "replaced_relation": "replace_rel"}
@@ -24,10 +24,10 @@ _SUGARCREPE = {"swapped_attribute": "swap_att", "swapped_roles": "swap_obj", "re
 
 @dataclass(frozen=True, slots=True)
 class SceneFacts:
-    """A rendered scene as a probe sees it: its things, and every relation that holds between them, by their places."""
+    """Ground truth of a rendered scene for the probes: its things, and every relation that holds between them, by index."""
 
     sample: Sample
-    things: tuple[Thing, ...]
+    things: tuple[SceneObject, ...]
 
     @classmethod
     def of(cls, sample: Sample) -> SceneFacts | None:
@@ -35,12 +35,12 @@ class SceneFacts:
         plain = sample.extras.get("things")
         if sample.source != "world:scenes" or not isinstance(plain, Sequence) or not plain or "predicate" not in sample.extras:
             return None
-        things = tuple(Thing(**each) for each in plain)
+        things = tuple(SceneObject(**each) for each in plain)
         return cls(sample, things) if all(thing.colour and thing.label in SHAPES for thing in things) else None
 
     @property
     def predicate(self) -> str:
-        """Of the planned statement: the first thing to the second."""
+        """Predicate of the planned statement: the first thing to the second."""
         return str(self.sample.extras["predicate"])
 
     @property
@@ -85,7 +85,7 @@ class SceneFacts:
         return [*held, *(other for other in SPATIAL if other not in held)] if len(held) == 1 else None
 
     def directed(self, predicate: str) -> str:
-        """That the first thing stands so to the second."""
+        """Sentence that the first thing has this relation to the second."""
         one, two = self.things[:2]
         return f"{with_article(one.noun)} {SURFACES[predicate][0]} {with_article(two.noun)}"
 
@@ -94,7 +94,7 @@ class SceneFacts:
 
     def sugarcrepe(self) -> list[Case]:
         """A case of each of SugarCrepe's seven kinds that the scene allows."""
-        found = [
+        cases = [
             self.case(name, wrong["true"], wrong["false"])
             for kind, name in _SUGARCREPE.items()
             if (wrong := self._negative(kind)) is not None
@@ -103,37 +103,37 @@ class SceneFacts:
         surface = SURFACES[self.predicate][0]
         if (shape := self._absent(SHAPES, [thing.label for thing in self.things])) is not None:
             other = f"{one.colour} {shape}"
-            found.append(self.case("replace_obj", self.statement, f"{with_article(other)} {surface} {with_article(two.noun)}"))
-            found.append(self.case("add_obj", self.statement, f"{self.statement} and {with_article(shape)}"))
+            cases.append(self.case("replace_obj", self.statement, f"{with_article(other)} {surface} {with_article(two.noun)}"))
+            cases.append(self.case("add_obj", self.statement, f"{self.statement} and {with_article(shape)}"))
         if (colour := self._absent(COLOURS, [thing.colour for thing in self.things])) and self.predicate != "same colour as":
             other = f"{colour} {one.label}"
-            found.append(self.case("replace_att", self.statement, f"{with_article(other)} {surface} {with_article(two.noun)}"))
+            cases.append(self.case("replace_att", self.statement, f"{with_article(other)} {surface} {with_article(two.noun)}"))
         if sum(thing.noun == one.noun for thing in self.things) == 1:
             size = self._absent(tuple(SIZES), [one.size, "medium"])
             false = f"{with_article(f'{size} {one.noun}')} {surface} {with_article(two.noun)}"
-            found.append(self.case("add_att", self.statement, false))
-        return found
+            cases.append(self.case("add_att", self.statement, false))
+        return cases
 
     def vl_checklist(self) -> list[Case]:
         """Colour, size, spatial relation, and a thing by where it is and how large, as VL-Checklist divides them."""
         one = self.things[0]
-        found = []
+        cases = []
         if (colour := self._absent(COLOURS, [thing.colour for thing in self.things])) is not None:
-            found.append(self.case("Attribute/color/scenes", one.noun, f"{colour} {one.label}"))
+            cases.append(self.case("Attribute/color/scenes", one.noun, f"{colour} {one.label}"))
         if sum(thing.label == one.label for thing in self.things) == 1 and one.size != "medium":
             other = "large" if one.size == "small" else "small"
-            found.append(self.case("Attribute/size/scenes", f"{one.size} {one.label}", f"{other} {one.label}"))
+            cases.append(self.case("Attribute/size/scenes", f"{one.size} {one.label}", f"{other} {one.label}"))
         if (names := self.spatial) is not None:
-            found.append(self.case("Relation/spatial/scenes", self.directed(names[0]), self.directed(self._drawn(names[1:]))))
+            cases.append(self.case("Relation/spatial/scenes", self.directed(names[0]), self.directed(self._drawn(names[1:]))))
         if (shape := self._absent(SHAPES, [thing.label for thing in self.things])) is not None:
             where = "center" if place(one) == "in the centre" else "margin"
             for kind in (f"Object/Location/{where}/scenes", f"Object/Size/{one.size}/scenes"):
-                found.append(self.case(kind, one.noun, f"{one.colour} {shape}"))
-        return found
+                cases.append(self.case(kind, one.noun, f"{one.colour} {shape}"))
+        return cases
 
     def _negative(self, kind: str) -> Mapping[str, str] | None:
-        found: Sequence[Mapping[str, Any]] = self.sample.extras.get("negatives") or ()
-        return next((each for each in found if each["kind"] == kind), None)
+        negatives: Sequence[Mapping[str, Any]] = self.sample.extras.get("negatives") or ()
+        return next((each for each in negatives if each["kind"] == kind), None)
 
     def _absent(self, words: Sequence[str], present: Sequence[str]) -> str | None:
         """One of the words that is not there, drawn by the scene's own key."""

@@ -16,7 +16,7 @@ from typing import Any
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.data.text.question_answering.questions import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.world import SceneWorld, Split
 
@@ -45,27 +45,27 @@ class QuestionWorld(SceneWorld):
 def make_questions(things: Sequence[dict[str, Any]], rng: Any) -> list[dict[str, str]]:
     """A question of each kind that these things allow, in the order of `KINDS`."""
     colours, shapes = [thing["colour"] for thing in things], [thing["label"] for thing in things]
-    found: list[dict[str, str]] = []
+    questions: list[dict[str, str]] = []
     only = [row for row, shape in enumerate(shapes) if shapes.count(shape) == 1]
     if only:
         row = only[int(rng.integers(len(only)))]
-        found.append({"question": f"what colour is the {shapes[row]} ?", "answer": colours[row], "kind": "colour"})
+        questions.append({"question": f"what colour is the {shapes[row]} ?", "answer": colours[row], "kind": "colour"})
     only = [row for row, colour in enumerate(colours) if colours.count(colour) == 1]
     if only:
         row = only[int(rng.integers(len(only)))]
-        found.append({"question": f"what shape is {colours[row]} ?", "answer": shapes[row], "kind": "shape"})
+        questions.append({"question": f"what shape is {colours[row]} ?", "answer": shapes[row], "kind": "shape"})
     colour = str(rng.choice(colours)) if rng.random() < 0.5 else str(rng.choice(COLOURS))
-    found.append({"question": f"how many are {colour} ?", "answer": NUMBERS[colours.count(colour)], "kind": "count"})
+    questions.append({"question": f"how many are {colour} ?", "answer": NUMBERS[colours.count(colour)], "kind": "count"})
     row = int(rng.integers(len(things)))
     there = bool(rng.random() < 0.5)
     absent = [shape for shape in SHAPES if shape not in shapes]
     shape = shapes[row] if there else str(rng.choice(absent))
-    found.append({"question": f"is there a {shape} ?", "answer": "yes" if there else "no", "kind": "there"})
-    return found
+    questions.append({"question": f"is there a {shape} ?", "answer": "yes" if there else "no", "kind": "there"})
+    return questions
 
 
-def questions(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 2) -> Rendered:
+def questions(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 2) -> RenderedDataset:
     """The first `n` scenes of one split, of two things (up to `max_objects`), with a short caption and a question of each kind that
     the scene allows: colour, shape, count, there."""
     world = QuestionWorld(seed=seed, size=size, max_objects=max_objects, lengths=("short",), paraphrases=0, negatives=False)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from diptych.data.masks import Mask
 from diptych.worlds.rendered import generator
-from diptych.worlds.scenes.layout import Scene, Thing
+from diptych.worlds.scenes.layout import Scene, SceneObject
 
 Field = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -75,7 +75,7 @@ SHAPE: dict[str, Callable[[Field, Field], Field]] = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A thing as drawn in its window: cover 0..1, its colours, and where the window lies."""
+    """A thing as drawn in its window: cover 0..1, its colours, and the window's position."""
 
     top: int
     left: int
@@ -85,7 +85,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class RenderedScene:
     """Pixels uint8 [H, W, 3] and masks [N, H, W] of the things: whole silhouettes, and what can be seen of them."""
 
     pixels_HWC: Pixels
@@ -93,8 +93,8 @@ class Drawing:
     visible_NHW: Mask
 
 
-def render(scene: Scene, size: int, pictures: Sequence[Pixels] = ()) -> Drawing:
-    """Draw back to front. `pictures` are the RGBA cut-outs that `Thing.picture` numbers."""
+def render(scene: Scene, size: int, pictures: Sequence[Pixels] = ()) -> RenderedScene:
+    """Draw back to front. `pictures` are the RGBA cut-outs that `SceneObject.picture` numbers."""
     canvas = background(scene, size)
     count = len(scene.things)
     whole = np.zeros((count, size, size), bool)
@@ -109,7 +109,7 @@ def render(scene: Scene, size: int, pictures: Sequence[Pixels] = ()) -> Drawing:
         visible[:, *window] &= ~layer.inside_HW
         whole[row][window] = layer.inside_HW
         visible[row][window] = layer.inside_HW
-    return Drawing((canvas + np.float32(0.5)).astype(np.uint8), whole, visible)
+    return RenderedScene((canvas + np.float32(0.5)).astype(np.uint8), whole, visible)
 
 
 def background(scene: Scene, size: int) -> Field:
@@ -127,7 +127,7 @@ def _window(centre: float, reach: float, size: int) -> tuple[int, int]:
     return max(0, math.floor(centre - reach)), min(size, math.ceil(centre + reach))
 
 
-def _shape(thing: Thing, size: int) -> Layer:
+def _shape(thing: SceneObject, size: int) -> Layer:
     radius, cx, cy = thing.radius * size, thing.x * size, thing.y * size
     (x0, x1), (y0, y1) = _window(cx, radius + 1, size), _window(cy, radius + 1, size)
     x = ((np.arange(x0, x1, dtype=np.float32) + np.float32(0.5 - cx)) / np.float32(radius))[None, :]
@@ -147,7 +147,7 @@ def _shape(thing: Thing, size: int) -> Layer:
     return Layer(y0, x0, np.clip(np.float32(0.5) - distance, 0, 1), painted, distance <= 0)
 
 
-def _cutout(thing: Thing, size: int, picture_HWC: Pixels) -> Layer:
+def _cutout(thing: SceneObject, size: int, picture_HWC: Pixels) -> Layer:
     """A picture, cropped to what is opaque, as large as fits into the square of the thing's radius."""
     from PIL import Image
 

@@ -25,7 +25,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.text.question_answering.questions import FIELD
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.layout import COLOURS, SHAPES
 from diptych.worlds.scenes.pairs import TRIES, TwoScenes, colour_of
 from diptych.worlds.scenes.world import Split
@@ -67,12 +67,12 @@ class StatementWorld(TwoScenes):
 
     def sample(self, split: str, index: int) -> Sample:
         rng = keyed_rng(NAME, self.seed, split, index)
-        kind, wanted = KINDS[int(rng.integers(len(KINDS)))], bool(rng.integers(2))
+        kind, answer = KINDS[int(rng.integers(len(KINDS)))], bool(rng.integers(2))
         for scenes in self.tries(split, index):
             text, true = make_statement((scenes[0].regions, scenes[1].regions), kind, rng)
-            if true == wanted:
+            if true == answer:
                 return self._made(split, index, scenes, text, kind, true)
-        raise AssertionError(f"none of {TRIES} statements of kind {kind} is {wanted}")
+        raise AssertionError(f"none of {TRIES} statements of kind {kind} is {answer}")
 
     def _made(self, split: str, index: int, scenes: Sequence[Sample], text: str, kind: str, true: bool) -> Sample:
         pictures: list[ImageSource] = [scene.image for scene in scenes if scene.image is not None]
@@ -87,7 +87,7 @@ class StatementWorld(TwoScenes):
         )
 
 
-def statements(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 4) -> Rendered:
+def statements(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 4) -> RenderedDataset:
     """The first `n` pairs of one split."""
     world = StatementWorld(seed=seed, size=size, max_objects=max_objects, lengths=("short",), paraphrases=0, negatives=False)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

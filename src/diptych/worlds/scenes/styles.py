@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.scenes.world import SceneWorld, Split
 
 NAME = "styles"
@@ -69,7 +69,7 @@ def _eight() -> Image.Image:
 _EIGHT = _eight()
 
 
-def styles(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 2) -> Rendered:
+def styles(n: int = 2000, *, seed: int = 0, split: Split = "train", size: int = 64, max_objects: int = 2) -> RenderedDataset:
     """The first `n` scenes of one split, of two things (up to `max_objects`), each in a style that its short caption names at the end."""
     world = StyledWorld(seed=seed, size=size, max_objects=max_objects, lengths=("short",), paraphrases=0, negatives=False)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from diptych.core.scene_graph import Box, Region, Relation
 from diptych.data.masks import Mask, box_of, encode, touch
 from diptych.worlds.scenes.layout import INVERSE, Scene
-from diptych.worlds.scenes.rendering import Drawing
+from diptych.worlds.scenes.rendering import RenderedScene
 
 BIGGER = 1.25
 MEETING = 0.1  # overlap, as a share of the smaller silhouette, up to which things touch rather than hide each other
@@ -33,7 +33,7 @@ class Truth:
     holds: frozenset[tuple[int, str, int]]
 
 
-def truth(scene: Scene, drawing: Drawing) -> Truth:
+def truth(scene: Scene, drawing: RenderedScene) -> Truth:
     """Boxes and masks of what can be seen; relations from whole silhouettes."""
     boxes = [box_of(mask) for mask in drawing.visible_NHW]
     regions = []
@@ -41,7 +41,7 @@ def truth(scene: Scene, drawing: Drawing) -> Truth:
         if box is None:
             raise AssertionError(f"{thing.noun} is hidden altogether; layouts must not do that")
         regions.append(Region(box, thing.label, thing.attributes, mask=encode(mask)))
-    found: list[tuple[int, str, int]] = []
+    triples: list[tuple[int, str, int]] = []
     areas = [int(mask.sum()) for mask in drawing.whole_NHW]
     extents = [box_of(mask) for mask in drawing.whole_NHW]
     for a in range(len(scene.things)):
@@ -51,47 +51,49 @@ def truth(scene: Scene, drawing: Drawing) -> Truth:
                 continue
             for predicate, forward in _spatial(drawing, a, b, box_a, box_b, areas, scene):
                 first, second = (a, b) if forward else (b, a)
-                found.append((first, predicate, second))
+                triples.append((first, predicate, second))
                 if predicate in INVERSE:
-                    found.append((second, INVERSE[predicate], first))
+                    triples.append((second, INVERSE[predicate], first))
                 elif predicate in ("touching", "same colour as"):
-                    found.append((second, predicate, first))
-    found.sort()
-    return Truth(tuple(regions), tuple(Relation(*triple) for triple in found), frozenset(found))
+                    triples.append((second, predicate, first))
+    triples.sort()
+    return Truth(tuple(regions), tuple(Relation(*triple) for triple in triples), frozenset(triples))
 
 
-def _spatial(drawing: Drawing, a: int, b: int, box_a: Box, box_b: Box, areas: list[int], scene: Scene) -> list[tuple[str, bool]]:
+def _spatial(
+    drawing: RenderedScene, a: int, b: int, box_a: Box, box_b: Box, areas: list[int], scene: Scene
+) -> list[tuple[str, bool]]:
     """(predicate, whether it runs from a to b) of one pair; inverses are left to the caller."""
-    found: list[tuple[str, bool]] = []
+    spatial: list[tuple[str, bool]] = []
     for axis, predicate in ((0, "left of"), (1, "above")):
         if box_a[axis + 2] <= box_b[axis] + 1:
-            found.append((predicate, True))
+            spatial.append((predicate, True))
         elif box_b[axis + 2] <= box_a[axis] + 1:
-            found.append((predicate, False))
+            spatial.append((predicate, False))
     if max(areas[a], areas[b]) >= BIGGER * min(areas[a], areas[b]):
-        found.append(("bigger than", areas[a] > areas[b]))
+        spatial.append(("bigger than", areas[a] > areas[b]))
     if scene.things[a].colour and scene.things[a].colour == scene.things[b].colour:
-        found.append(("same colour as", True))
+        spatial.append(("same colour as", True))
     apart = any(box_a[k] > box_b[k + 2] or box_b[k] > box_a[k + 2] for k in (0, 1))
     if apart:
-        return found
+        return spatial
     mask_a, mask_b = drawing.whole_NHW[a], drawing.whole_NHW[b]
     both = mask_a & mask_b
     shared = int(both.sum())
     front_is_a = scene.things[a].depth > scene.things[b].depth
     if shared == (areas[a] if front_is_a else areas[b]):
-        found.append(("inside", front_is_a))
+        spatial.append(("inside", front_is_a))
     elif shared > MEETING * min(areas[a], areas[b]) and not _thin(both):
-        found.append(("in front of", front_is_a))
+        spatial.append(("in front of", front_is_a))
     elif touch(mask_a, mask_b):
-        found.append(("touching", True))
+        spatial.append(("touching", True))
         common = min(box_a[2], box_b[2]) - max(box_a[0], box_b[0])
         if common >= 0.5 * min(box_a[2] - box_a[0], box_b[2] - box_b[0]):
             if abs(box_a[3] - box_b[1]) <= 1.5:
-                found.append(("on", True))
+                spatial.append(("on", True))
             elif abs(box_b[3] - box_a[1]) <= 1.5:
-                found.append(("on", False))
-    return found
+                spatial.append(("on", False))
+    return spatial
 
 
 def _thin(mask_HW: Mask) -> bool:

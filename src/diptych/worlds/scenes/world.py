@@ -21,7 +21,7 @@ from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.read import read
-from diptych.worlds.rendered import Dice, Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, SceneRandom, rows_of, uid_of
 from diptych.worlds.scenes.captions import LENGTHS, captions, negatives
 from diptych.worlds.scenes.cutouts import Cutout, emoji_cutouts, pool_cutouts
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, LayoutRules, Scene, layout
@@ -34,7 +34,7 @@ Split = Literal["train", "val", "test", "unseen"]
 
 @dataclass(frozen=True)
 class SceneWorld:
-    """The configuration of a scenes world. `size` changes the resolution, not what stands where."""
+    """The configuration of a scenes world. `size` changes the resolution, not the layout."""
 
     seed: int = 0
     size: int = 64
@@ -72,7 +72,7 @@ class SceneWorld:
 
     @cached_property
     def nouns(self) -> tuple[str, ...]:
-        """What can be held out: every colour with every shape, or every cut-out."""
+        """Nouns that can be held out: every colour with every shape, or every cut-out."""
         return self.labels or tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
     @property
@@ -84,7 +84,7 @@ class SceneWorld:
         return ("train", "val", "test", "unseen") if self.hold_out else ("train", "val", "test")
 
     def scene(self, split: str, index: int) -> Scene:
-        return layout(Dice.of_scene(NAME, self.seed, split, index), self._rules(split))
+        return layout(SceneRandom.of_scene(NAME, self.seed, split, index), self._rules(split))
 
     def _rules(self, split: str) -> LayoutRules:
         unseen = split == "unseen"
@@ -101,7 +101,7 @@ class SceneWorld:
 
     def sample(self, split: str, index: int) -> Sample:
         """Render one scene. `extras`: split, label (noun of the subject), things, counts by label, negatives, look."""
-        dice = Dice.of_scene(NAME, self.seed, split, index)
+        dice = SceneRandom.of_scene(NAME, self.seed, split, index)
         scene = layout(dice, self._rules(split))
         drawing = render(scene, self.size, [cutout.pixels_HWC for cutout in self.cutouts])
         facts = truth(scene, drawing)
@@ -154,10 +154,10 @@ def scenes(
     paraphrases: int = 1,
     negatives: bool = True,
     cutouts: Sequence[Cutout] | str = (),
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` scenes of one split.
 
-    size         pixels a side
+    size         pixels per side
     look         "flat": drawn shapes; "cutouts": pictures with an alpha channel, by default the packaged emoji
     hold_out     nouns ("red circle", or labels of cut-outs) that occur in split "unseen" only, there in every scene's statement
     lengths      which captions, in this order: short, tags, long, dense (origin "caption", tags "tags")
@@ -172,4 +172,4 @@ def scenes(
     world = SceneWorld(
         seed, size, look, min_objects, max_objects, tuple(hold_out), tuple(lengths), paraphrases, negatives, tuple(cutouts)
     )
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -23,7 +23,7 @@ from diptych.core.media import MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.media.formats.tiled_tiff import pyramid, tiled_tiff
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.tissue.tiles import Pixels, glass, stain, tile
 from diptych.worlds.tissue.tree import LEAVES, NORMAL
 
@@ -57,7 +57,7 @@ class SlideWorld:
                 f"tiles {self.tiles}, tumour {self.tumour:g}, share {self.share} (expected 8 or more, a share, and two shares in order)"
             )
         if unknown := [kind for kind in self.kinds if kind not in LEAVES]:
-            raise ConfigError(f"there is no kind of tissue {unknown[0]!r} (expected {', '.join(LEAVES)})")
+            raise ConfigError(f"unknown kind of tissue {unknown[0]!r} (expected {', '.join(LEAVES)})")
 
     @property
     def identity(self) -> Any:
@@ -89,11 +89,11 @@ class SlideWorld:
         truth_TU = layout(rng, self.tiles, float(rng.uniform(*self.share)) if kind else 0.0)
         tiff = tiled_tiff(pyramid(drawn(rng, truth_TU, kind), LEVELS), spacing=SPACING)
         share = float((truth_TU == TUMOUR).sum() / (truth_TU != GLASS).sum())
-        said = f"a slide with {kind}" if kind else "a slide of normal tissue"
+        label_text = f"a slide with {kind}" if kind else "a slide of normal tissue"
         return Sample(
             uid,
             None,
-            (Text(said, "en", "label"),),
+            (Text(label_text, "en", "label"),),
             group=self.group(split, index),
             licence="CC0-1.0",
             source=f"world:{NAME}",
@@ -153,7 +153,7 @@ def slides(
     least: float = 0.05,
     most: float = 0.2,
     kinds: tuple[str, ...] = (),
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` slides of one split; see `SlideWorld`. `least` and `most` are its `share`."""
     world = SlideWorld(seed, tiles, tumour, (least, most), tuple(kinds))
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

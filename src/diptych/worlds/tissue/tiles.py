@@ -1,4 +1,4 @@
-"""How tissue is drawn: nuclei on stained ground, laid out by family, shaped and coloured by kind.
+"""Drawing of tissue tiles: nuclei on stained ground, laid out by family, shaped and coloured by kind.
 
 Letters: N nuclei, H W pixels.
 """
@@ -24,7 +24,7 @@ NORMAL_NUCLEUS = (120, 96, 158)
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Where nuclei lie and how they are stretched: places and half axes in pixels, angle in radians."""
+    """Positions and half axes of nuclei in pixels, angle in radians."""
 
     y_N: Floats
     x_N: Floats
@@ -100,13 +100,13 @@ def _crowd(rng: np.random.Generator, side: int, size: float, *, count: int) -> N
 def _glands(rng: np.random.Generator, side: int, size: float, ground_HW3: Floats) -> Nuclei:
     """On rings around an empty lumen."""
     y, x = np.ogrid[:side, :side]
-    places: list[tuple[float, float]] = []
+    centres: list[tuple[float, float]] = []
     for _ in range(max(2, side * side // 800)):
         radius, y0, x0 = rng.uniform(6, 10), rng.uniform(4, side - 4), rng.uniform(4, side - 4)
         ground_HW3[(y - y0) ** 2 + (x - x0) ** 2 <= (radius - 1.5) ** 2] = LUMEN
         around_N = np.arange(0, 2 * np.pi, 2.4 * size / radius) + rng.uniform(0, 1)
-        places += zip(y0 + radius * np.sin(around_N), x0 + radius * np.cos(around_N), strict=True)
-    place_N2 = np.asarray(places)
+        centres += zip(y0 + radius * np.sin(around_N), x0 + radius * np.cos(around_N), strict=True)
+    place_N2 = np.asarray(centres)
     return _round(place_N2[:, 0], place_N2[:, 1], size, rng)
 
 

@@ -1,4 +1,4 @@
-"""What the rendered tissue is called: a tree of three levels. Names are borrowed or invented; nothing here is medicine."""
+"""Ontology of the rendered tissue: a tree of three levels. Names are borrowed or invented; nothing here is medicine."""
 
 from __future__ import annotations
 

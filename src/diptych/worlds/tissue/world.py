@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.image import ArrayImage
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
-from diptych.worlds.rendered import Rendered, rows_of, uid_of
+from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 from diptych.worlds.tissue.tiles import tile
 from diptych.worlds.tissue.tree import LEAVES, NORMAL, UNKNOWN, family_id, leaf_id, tissue_ontology
 
@@ -75,7 +75,7 @@ class TissueWorld:
         return ("train", "val", "test")
 
     def group(self, split: str, index: int) -> str:
-        """The case: images of one never stand on both sides of a split."""
+        """The case: images of one case are never on both sides of a split."""
         return f"{split}-case-{self.case(split, index)}"
 
     def case(self, split: str, index: int) -> int:
@@ -92,7 +92,7 @@ class TissueWorld:
         return kinds[min(int(np.searchsorted(up_to, rng.random(), side="right")), len(kinds) - 1)]
 
     def concept(self, split: str, index: int) -> str:
-        """What the captions of a row name: a concept of `tissue_ontology`, "normal" or "unknown"."""
+        """Concept that the captions of a row name: one of `tissue_ontology`, "normal" or "unknown"."""
         leaf = self.leaf(split, index)
         level = keyed_rng(NAME, self.seed, "level", split, self.case(split, index)).random()
         if split == "train" and level < self.unnamed:
@@ -145,7 +145,7 @@ def tissue(
     unnamed: float = 0.1,
     normal: float = 0.1,
     exponent: float = 0.8,
-) -> Rendered:
+) -> RenderedDataset:
     """The first `n` tiles of one split; see `TissueWorld`."""
     world = TissueWorld(seed, members, family, unnamed, normal, exponent)
-    return Rendered(NAME, world, rows_of(world, split, n))
+    return RenderedDataset(NAME, world, rows_of(world, split, n))

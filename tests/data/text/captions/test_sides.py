@@ -15,7 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.stream import batches
-from diptych.data.text.captions.sides import mirrored, other_sides, sided
+from diptych.data.text.captions.sides import mentions_side, mirrored, swapped_sides
 from diptych.recipes.contrastive.alip import ALIP
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.dreamlip import DreamLIP
@@ -35,14 +35,14 @@ SIDED, PLAIN = "a cat left of a dog", "a cat and a dog"
     ],
 )
 def test_words_change_places(text: str, other: str) -> None:
-    assert (other_sides(text), other_sides(other)) == (other, text)
-    assert sided(text) == (text != other)
+    assert (swapped_sides(text), swapped_sides(other)) == (other, text)
+    assert mentions_side(text) == (text != other)
 
 
 @given(st.text(max_size=40))
 def test_twice_is_the_text_again(text: str) -> None:
     assert (
-        other_sides(other_sides(text)) == text
+        swapped_sides(swapped_sides(text)) == text
         or not text.isascii()
         or any(word.isupper() != word.islower() for word in text.split())
     )

@@ -16,7 +16,7 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.captions.text_sets import draw_numbers, sub_captions, text_set_batch, texts_of_draw
+from diptych.data.text.captions.text_sets import sample_indices, sub_captions, text_set_batch, texts_of_draw
 from diptych.data.text.tokenize import Tokenizer
 
 WORDS = Tokenizer.train(["a red bus near one tree two dogs three cats sleep today"] * 2, 300)
@@ -33,7 +33,7 @@ def captions(*strings: str) -> tuple[Text, ...]:
 
 def test_drawing_is_uniform_over_ordered_choices_and_reaches_the_last() -> None:
     rng = np.random.default_rng(0)
-    counts = Counter(tuple(draw_numbers(rng, 4, 2)) for _ in range(12_000))
+    counts = Counter(tuple(sample_indices(rng, 4, 2)) for _ in range(12_000))
     assert set(counts) == set(permutations(range(4), 2))
     assert max(abs(count - 1000) for count in counts.values()) < 5 * 1000**0.5
 
@@ -41,10 +41,10 @@ def test_drawing_is_uniform_over_ordered_choices_and_reaches_the_last() -> None:
 def test_fewer_than_asked_come_once_each_and_then_again() -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
-        places = draw_numbers(rng, 3, 7)
+        places = sample_indices(rng, 3, 7)
         assert sorted(places[:3]) == [0, 1, 2]
         assert set(places) == {0, 1, 2}
-    assert {draw_numbers(rng, 3, 4)[3] for _ in range(50)} == {0, 1, 2}
+    assert {sample_indices(rng, 3, 4)[3] for _ in range(50)} == {0, 1, 2}
 
 
 def test_sub_captions_are_the_different_sentences_in_order() -> None:

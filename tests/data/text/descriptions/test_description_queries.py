@@ -13,9 +13,9 @@ import pytest
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
-from diptych.data.text.captions.phrases import Phrase, Sentence, Written, sentences_of
-from diptych.data.text.descriptions.caption_queries import CaptionQueries, answering
-from diptych.data.text.descriptions.description_queries import ClassQueries, NounQueries, described
+from diptych.data.text.captions.phrases import GroundedPhrase, PhraseTexts, Sentence, sentences_of
+from diptych.data.text.descriptions.caption_queries import CaptionQueries, overlapping_entities
+from diptych.data.text.descriptions.description_queries import ClassQueries, NounQueries, description_text
 from diptych.data.text.descriptions.knowledge import Knowledge, Noun, parse_knowledge, read_knowledge
 from diptych.data.text.descriptions.positive_rate import PositiveRate
 
@@ -40,7 +40,7 @@ def test_descriptions_and_their_heads_are_those_of_the_release(released: dict[st
     assert nouns.unread == ("odd",)
     for key, (text, end) in released["spans"].items():
         name, kind, positive = key.split("|")
-        made = described(name, nouns[name], 0, named=kind == "vanilla_span", positive=positive)
+        made = description_text(name, nouns[name], 0, named=kind == "vanilla_span", positive=positive)
         assert (made.text, made.spans) == (text, {0: ((0, end),)}), key
     rate, rows = PositiveRate(), []
     for right, wrong, most, *_ in released["rate"]:
@@ -124,11 +124,16 @@ def test_names_alone_are_the_baseline_and_missing_classes_are_refused() -> None:
 # ---------------------------------------------------------------- captions
 
 
-def sentence(written: Written | None = None) -> Sentence:
+def sentence(written: PhraseTexts | None = None) -> Sentence:
     text = "A red cup left of a plate. A man holds a red cup."
     return Sentence(
         text,
-        (Phrase(((2, 9),), (0,)), Phrase(((20, 25),), (1, 2)), Phrase(((29, 32),), (3,)), Phrase(((41, 48),), (0,))),
+        (
+            GroundedPhrase(((2, 9),), (0,)),
+            GroundedPhrase(((20, 25),), (1, 2)),
+            GroundedPhrase(((29, 32),), (3,)),
+            GroundedPhrase(((41, 48),), (0,)),
+        ),
         written,
     )
 
@@ -161,11 +166,11 @@ def test_nouns_of_a_caption_become_descriptions_and_common_ones_do_not() -> None
         assert "view" not in query.text
         assert "deep" in query.text  # what a cup could be taken for
         assert len(query.text.split()) <= 60
-    assert NounQueries().draw(Sentence("a man", (Phrase(((2, 5),), (0,)),)), VOCABULARY, rng) is None
+    assert NounQueries().draw(Sentence("a man", (GroundedPhrase(((2, 5),), (0,)),)), VOCABULARY, rng) is None
 
 
 def test_all_pieces_of_a_phrase_are_right_and_the_release_keeps_the_last() -> None:
-    two = Sentence("a cup plate", (Phrase(((2, 11),), (0,)),))
+    two = Sentence("a cup plate", (GroundedPhrase(((2, 11),), (0,)),))
     rng = np.random.default_rng(0)
     every = [NounQueries(words=40).draw(two, VOCABULARY, rng) for _ in range(50)]
     assert max(len(query.spans[0]) for query in every if query) > 1
@@ -173,7 +178,7 @@ def test_all_pieces_of_a_phrase_are_right_and_the_release_keeps_the_last() -> No
     assert {len(query.spans[0]) for query in last if query} == {1}
 
 
-WRITTEN = Written(
+WRITTEN = PhraseTexts(
     {"plate": "a kind of dish, flat, white", "A man": "a kind of human", "red cup": "a kind of vessel, red"},
     {"bowl": "a kind of vessel, deep", "saucer": "a kind of dish, small"},
     ("a red cup right of a plate", "a blue cup left of a plate"),
@@ -203,13 +208,13 @@ def test_captions_with_what_was_written_keep_every_span_on_its_words() -> None:
 
 def test_phrases_are_answered_where_they_stand_whole() -> None:
     marked = sentence().marked
-    assert answering(marked, "cup") == [0, 3]
-    assert answering(marked, "a red cup left") == [0]
-    assert answering(marked, "late") == []
+    assert overlapping_entities(marked, "cup") == [0, 3]
+    assert overlapping_entities(marked, "a red cup left") == [0]
+    assert overlapping_entities(marked, "late") == []
 
 
 def test_right_and_wrong_texts_never_read_the_same() -> None:
-    twice = Written(captions=("A red cup left of a plate.", "no cup"))
+    twice = PhraseTexts(captions=("A red cup left of a plate.", "no cup"))
     groups = CaptionQueries().groups(sentence().marked, twice, np.random.default_rng(0))
     assert {text for group in groups for text in group.wrong} == {"no cup"}
 
@@ -256,7 +261,7 @@ def sample(value: Any) -> Sample:
 def test_sentences_of_a_sample() -> None:
     (found,) = sentences_of(sample([{**GOOD, "written": {"descriptions": {"cup": "a kind of vessel"}, "captions": ["no"]}}]))
     assert found.marked.words(0) == ["red cup"]
-    assert found.written == Written({"cup": "a kind of vessel"}, {}, ("no",))
+    assert found.written == PhraseTexts({"cup": "a kind of vessel"}, {}, ("no",))
     assert sentences_of(Sample("s2")) == []
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.data.media.augment import boxed_views as views
-from diptych.data.text.prompts.position_prompts import block_of, prompt, run_together, with_prompt
+from diptych.data.text.prompts.position_prompts import append_prompt, append_prompt_uncut, block_of, prompt
 
 SIDE = 96
 GROUND, THING = (20, 40, 60), (250, 240, 10)
@@ -110,7 +110,7 @@ def test_blocks_and_texts_are_those_of_both_released_loaders(parity: Any) -> Non
     captions = ["A man, (left) rides: a bike!", "word " * 40, "Two cups."]
     said = [prompt(block, "dining table") for block in (4, 0, None)]
     made = [
-        [zlib.crc32(join(caption, words).encode()) for join in (with_prompt, run_together)]
+        [zlib.crc32(join(caption, words).encode()) for join in (append_prompt, append_prompt_uncut)]
         for caption, words in zip(captions, said, strict=True)
     ]
     parity("ptp", "captions with prompts", "sail-sg/ptp 298b60a, both loaders", [(made, theirs["texts"])], tolerance=0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diptych.core.errors import ConfigError
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.tokens.masked_units import MASK, UnitPlan, mask_units, plan_units, units_touched, word_units
+from diptych.data.text.tokens.masked_units import MASK, UnitPlan, mask_units, masked_unit_indices, plan_units, word_units
 from diptych.data.text.tokens.whole_words import word_starts
 
 SPECIAL, WORDS = (0, 1, 2), 50
@@ -46,7 +46,7 @@ def test_a_share_of_the_units_is_hidden_each_as_a_whole(seed: int, share: float)
         for place, word in zip(found.place_BM[row].tolist(), found.word_BM[row].tolist(), strict=True):
             assert word == -1 or word == int(ids[row, place])
     assert torch.equal(found.ids_BL, ids), "a mask is not an id"
-    assert [len(units) for units in units_touched(found, UNITS)] == [
+    assert [len(units) for units in masked_unit_indices(found, UNITS)] == [
         sum(bool(unit) and bool(set(unit) & set(found.place_BM[row][found.word_BM[row] >= 0].tolist())) for unit in units)
         for row, units in enumerate(UNITS)
     ]
@@ -64,7 +64,7 @@ def test_more_is_hidden_only_where_less_was() -> None:
 
 
 def test_every_unit_is_first_equally_often_however_long() -> None:
-    first = [units_touched(mask_units(texts(), plan(seed), 0.0), UNITS)[0] for seed in range(600)]
+    first = [masked_unit_indices(mask_units(texts(), plan(seed), 0.0), UNITS)[0] for seed in range(600)]
     counts = np.bincount([units[0] for units in first], minlength=3)
     assert all(len(units) == 1 for units in first)
     assert counts.min() > 150, counts
@@ -86,7 +86,7 @@ def test_overlapping_units_are_touched_by_one_another() -> None:
     for seed in range(20):
         made = plan_units(ids, units, rngs(seed, 1), special=SPECIAL, vocab_size=WORDS)
         found = mask_units(ids, made, 0.0)
-        lost = units_touched(found, units)[0]
+        lost = masked_unit_indices(found, units)[0]
         hidden = set(found.place_BM[0][found.word_BM[0] >= 0].tolist())
         assert (hidden, lost) in [({1, 2, 3}, (0, 1)), ({3, 4}, (0, 1)), ({6}, (2,))]
 

@@ -94,10 +94,10 @@ def test_entities_are_chosen_renamed_and_merged() -> None:
 def test_a_phrase_is_found_as_whole_words_and_never_silently_the_first_of_two() -> None:
     assert find("A Cup and cupboards", "cup") == (2, 5)
     assert list(occurrences("x x x", "x x")) == [(0, 3), (2, 5)]
-    with pytest.raises(DataError, match="stands 2 times"):
+    with pytest.raises(DataError, match="occurs 2 times"):
         find("a cup by a cup", "cup")
     assert find("a cup by a cup", "cup", occurrence=1) == (11, 14)
-    with pytest.raises(DataError, match="does not stand in"):
+    with pytest.raises(DataError, match="does not occur in"):
         find("a cup", "plate")
     with pytest.raises(DataError, match="empty phrase"):
         find("a cup", " ")

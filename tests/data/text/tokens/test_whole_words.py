@@ -10,7 +10,14 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.masked_words import mask_words
-from diptych.data.text.tokens.whole_words import fragments, spelling, term_names, unknown_share, word_starts, wordless
+from diptych.data.text.tokens.whole_words import (
+    empty_text_reasons,
+    fragment_mask,
+    spelling,
+    term_names,
+    unknown_share,
+    word_starts,
+)
 
 TEXT = "two buses, red-ish stops!"
 
@@ -110,9 +117,9 @@ def test_what_says_nothing(learned: Tokenizer, pieces: Tokenizer) -> None:
     assert unknown_share(pieces, [""], 24) == 0
     for tokenizer in (learned, pieces):
         encoded = tokenizer.encode([TEXT, " ", "собака"], 24)
-        found = wordless(tokenizer, encoded.ids_BL, encoded.mask_BL)
+        found = empty_text_reasons(tokenizer, encoded.ids_BL, encoded.mask_BL)
         assert found == ["", "has no token", "has no word that the vocabulary knows"]
-    assert not fragments(learned)[[learned.pad_id, *learned.prefix, *learned.suffix]].any()
+    assert not fragment_mask(learned)[[learned.pad_id, *learned.prefix, *learned.suffix]].any()
 
 
 def test_words_are_hidden_with_all_their_pieces(pieces: Tokenizer) -> None:

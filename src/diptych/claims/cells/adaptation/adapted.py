@@ -17,7 +17,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.shots import Shots, base_and_new, draw_shots
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.adaptation.coop import CoOp

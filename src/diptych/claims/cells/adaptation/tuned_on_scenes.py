@@ -19,7 +19,7 @@ from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.models.io.blend import blended
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.contrastive.syvic import SyViC
 from diptych.tasks.composition.snare import PARTS, SNARE

@@ -18,7 +18,7 @@ from diptych.data.dataset import Pool
 from diptych.data.masks import decode as mask_of
 from diptych.data.media.decode import decode
 from diptych.data.text.persons.descriptions import OPTIONAL, REQUIRED
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.models.people.person_encoder import PersonEncoder
 from diptych.recipes._shared.texts.pseudo_texts import PSEUDO
 from diptych.recipes.domains.plip_person import PLIPPerson
@@ -27,7 +27,7 @@ from diptych.tasks.domains.person_search import PersonSearch
 from diptych.train.checkpoint import newest
 from diptych.worlds.people.looks import COLOURS
 from diptych.worlds.people.world import pedestrians
-from diptych.worlds.rendered import Rendered
+from diptych.worlds.rendered import RenderedDataset
 
 TESTED, SMOKE = 400, 32
 """Pictures that are searched, of fifty persons nobody has trained on; and all there are in a smoke test."""
@@ -200,7 +200,7 @@ def _phrases(sample: Sample) -> dict[str, str]:
 def searched(model: Any, cell: Cell, *, styles: tuple[str, ...] = ()) -> Mapping[str, float]:
     """How well descriptions find persons of the cell's seed that nobody has trained on."""
     count = SMOKE if cell.smoke else TESTED
-    rows: Rendered = (
+    rows: RenderedDataset = (
         pedestrians(count, seed=cell.seed, split="test", styles=styles)
         if styles
         else pedestrians(count, seed=cell.seed, split="test")

@@ -23,7 +23,7 @@ from diptych.core.contracts.tuning import Tuning
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.worlds.small_pairs import NOUNS, SmallPairs
 

@@ -18,7 +18,7 @@ from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.text.captions.cleaning import cleaned
-from diptych.data.text.prompts.position_prompts import NOWHERE, block_of, prompt, with_prompt
+from diptych.data.text.prompts.position_prompts import NOWHERE, append_prompt, block_of, prompt
 from diptych.models.vilt.vilt_model import GAP
 from diptych.recipes._shared.block_prompts import BlockPromptRecipe
 from diptych.recipes.grounding.ptp import PTP
@@ -113,7 +113,7 @@ def placed(pool: Pool) -> Pool:
             sample = pool[row]
             region = sample.regions[0]
             said = prompt(block_of(region.box, SIDE, SIDE), _name(region))
-            yield replace(sample, texts=(Text(with_prompt(sample.texts[0].string, said), "en"),))
+            yield replace(sample, texts=(Text(append_prompt(sample.texts[0].string, said), "en"),))
 
     return Pool.from_samples(samples(), name=f"{pool.name} placed")
 
@@ -129,7 +129,7 @@ def _answered(model: Any, sample: Sample) -> bool:
 def _filled(model: Any, sample: Sample) -> bool:
     """Whether the likeliest digit in the gap is that of the right block."""
     region = sample.regions[0]
-    text = with_prompt(sample.texts[0].string, prompt(None, _name(region))).replace(f" {NOWHERE} ", f" {GAP} ")
+    text = append_prompt(sample.texts[0].string, prompt(None, _name(region))).replace(f" {NOWHERE} ", f" {GAP} ")
     log_1C = model.guess_words([sample.image], [text], candidates=[str(block) for block in range(9)])
     return int(log_1C[0].argmax()) == block_of(region.box, SIDE, SIDE)
 

@@ -8,7 +8,7 @@ from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
 from diptych.core.contracts import Recipe
 from diptych.tasks.pairs.retrieval import Retrieval
-from diptych.worlds.address import open_data, quick_to_draw
+from diptych.worlds.address import cached_for_training, open_data
 
 SMOKE_ROWS = 16
 
@@ -28,7 +28,7 @@ class Retrieved:
         if cell.smoke:
             rows = rows.select(range(SMOKE_ROWS))
             held = {part: rest.select(range(min(SMOKE_ROWS, len(rest)))) for part, rest in held.items()}
-        rows = quick_to_draw(rows, self.recipe)
+        rows = cached_for_training(rows, self.recipe)
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
         task = Retrieval(draws=1)
         scores: dict[str, float] = {}

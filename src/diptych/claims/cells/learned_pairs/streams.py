@@ -9,9 +9,9 @@ from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import retrieved
 from diptych.claims.training import trained, untrained
 from diptych.data.dataset import Pool
-from diptych.models.io.deployed import open_model
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.ctp import CTP
-from diptych.tasks.pairs.continual import Continual, Stream
+from diptych.tasks.pairs.continual import Continual, TaskStream
 from diptych.worlds.task_streams import Tasks
 
 SMOKE_ROWS, SMOKE_STEPS = 32, 8
@@ -33,7 +33,7 @@ class Streamed:
         task = Continual()
         folder = trained(self.recipe, rows, cell, smoke_steps=SMOKE_STEPS)
         models = [open_model(path) for path in sorted(folder.snapshots.iterdir()) if path.is_dir()]
-        result = task.score(task.records(models, Stream.read(folder.snapshots / "stream.json"), test))
+        result = task.score(task.records(models, TaskStream.read(folder.snapshots / "stream.json"), test))
         found = {name.replace(",", "_"): metric.value for name, metric in result.metrics.items()}
         last = len(models) - 1
         named = {"first_task": found[f"r[{last}_1]"], "last_task": found[f"r[{last}_{last}]"], "first_task_then": found["r[1_1]"]}

@@ -13,13 +13,14 @@ import numpy as np
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, untrained
+from diptych.core.box_iou import box_iou
 from diptych.core.config import with_changes
 from diptych.core.contracts import Dataset, Grounder
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Box
 from diptych.data.dataset import Pool
-from diptych.data.text.descriptions.description_queries import BEFORE, described
+from diptych.data.text.descriptions.description_queries import BEFORE, description_text
 from diptych.data.text.descriptions.knowledge import Noun
 from diptych.data.text.tokens.spans import SpanText
 from diptych.recipes.grounding.desco import DesCo
@@ -88,26 +89,17 @@ def compared(model: Grounder, data: Dataset, seed: int) -> Mapping[str, float]:
     for box, right, wrong in zip(boxes, answers[::2], answers[1::2], strict=True):
         one, other_ = _at(right, box), _at(wrong, box)
         pairs.append(0.5 if one == other_ else float(one > other_))
-        found.append(float(overlaps(right, box)[0] >= OVERLAP))
+        found.append(float(box_iou(right.box_N4, [box])[0, 0] >= OVERLAP))
     return {"pairs": float(np.mean(pairs)), "found": float(np.mean(found))}
 
 
 def asked(name: str, look: tuple[str, ...]) -> PhraseQuery:
     """A text that asks for one thing by its name and the look of a thing."""
-    return SpanText.joined([BEFORE, described(name, Noun(KIND, look), 0)]).query()
+    return SpanText.joined([BEFORE, description_text(name, Noun(KIND, look), 0)]).query()
 
 
-def overlaps(answer: Grounded, box: Box) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """IoU of every box with a true one."""
-    side_4, true_4 = answer.box_N4.astype(np.float64), np.asarray(box, np.float64)
-    low_N2, high_N2 = np.maximum(side_4[:, :2], true_4[:2]), np.minimum(side_4[:, 2:], true_4[2:])
-    shared_N = (high_N2 - low_N2).clip(0).prod(1)
-    union_N = (side_4[:, 2:] - side_4[:, :2]).prod(1) + (true_4[2:] - true_4[:2]).prod() - shared_N
-    return shared_N / union_N.clip(1e-9)  # type: ignore[no-any-return]
-
-
-def _at(answer: Grounded, box: Box) -> float:
-    return float(answer.score_N[int(overlaps(answer, box).argmax())])
+def _at(answer: PhraseBoxes, box: Box) -> float:
+    return float(answer.score_N[int(box_iou(answer.box_N4, [box]).argmax())])
 
 
 def _others(rows: Dataset) -> Dataset:

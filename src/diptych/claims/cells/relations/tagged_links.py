@@ -27,8 +27,8 @@ from diptych.curate.tagging.relation_tags import RelationTags, tagged
 from diptych.data.dataset import Pool
 from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.graphs.relation_splits import Relabelled
-from diptych.models.io.deployed import open_model
-from diptych.models.io.opened import open_address
+from diptych.models.io.open_address import open_address
+from diptych.models.io.saved_model import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.worlds.links.changes import captioned_in_haste
 from diptych.worlds.links.world import PREDICATES, SHAPES, Split, links

@@ -1,6 +1,7 @@
-"""Any OpenAI-compatible endpoint: vLLM, llama.cpp's server, Ollama, a service that is paid for.
+"""Text backend of an OpenAI-compatible endpoint: vLLM, llama.cpp's server, Ollama, a paid service.
 
-Asks ``{address}/completions`` or, with `chat`, ``{address}/chat/completions``. Faults that pass are tried again (`models.endpoint.line`);
+Requests go to ``{address}/completions`` or, with `chat`, to ``{address}/chat/completions``. Temporary faults are retried
+(`models.endpoint.connection`);
 a malformed answer is counted and not asked for again here. The key is read from ``$DIPTYCH_API_KEY``.
 """
 
@@ -15,9 +16,9 @@ from typing import Any
 from diptych.core.config import config_hash
 from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
-from diptych.curate.writing.requests import PUBLISHED, Request, Sampling
+from diptych.curate.writing.requests import PUBLISHED, Sampling, TextRequest
 from diptych.models.endpoint.completion import completion_of
-from diptych.models.endpoint.line import Line
+from diptych.models.endpoint.connection import ServerConnection
 
 LETTERS_A_TOKEN = 4
 """Rule of thumb for English, where nobody can count."""
@@ -64,23 +65,23 @@ class Endpoint:
         return config_hash([self.address, self.model, self.chat, self.sampling])
 
     def tokens(self, text: str) -> int:
-        """An estimate: the server alone can count."""
+        """Estimated number of tokens: the server alone can count."""
         return -(-len(text) // LETTERS_A_TOKEN)
 
-    def write(self, requests: Sequence[Request]) -> list[Reply]:
+    def write(self, requests: Sequence[TextRequest]) -> list[Reply]:
         return [self._ask_once(request) for request in requests]
 
-    def _ask_once(self, request: Request) -> Reply:
+    def _ask_once(self, request: TextRequest) -> Reply:
         text, fault = self._line().ask("/chat/completions" if self.chat else "/completions", self._body(request))
         if fault:
             return Reply("", fault=fault)
         reply = completion_of(text, chat=self.chat)
         return reply if reply.fault else replace(reply, text=self.sampling.cut(reply.text))
 
-    def _line(self) -> Line:
-        return Line(self.address, self.timeout, self.longest, self.tries)
+    def _line(self) -> ServerConnection:
+        return ServerConnection(self.address, self.timeout, self.longest, self.tries)
 
-    def _body(self, request: Request) -> bytes:
+    def _body(self, request: TextRequest) -> bytes:
         plain: dict[str, Any] = {
             "model": self.model,
             "max_tokens": self.sampling.max_tokens,

@@ -1,4 +1,4 @@
-"""A GGUF file, read by transformers into the same language model as a folder; needs the packages gguf and accelerate.
+"""Text backend of a GGUF file, read by transformers into the same language model as a folder; needs the packages gguf and accelerate.
 
 Weights are de-quantised to float32, so memory is that of the unquantised model. The file's own tokenizer is used.
 """
@@ -19,7 +19,7 @@ from diptych.core.errors import DataError, MissingExtra
 from diptych.curate.writing.backends.language_folder import LanguageFolder
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 
 PIECE = 2**22
 
@@ -34,7 +34,7 @@ class GGUF(LanguageFolder):
                 raise MissingExtra(package, "gguf", needed_for=f"the file {Path(self.folder).name}")
         path = Path(self.folder)
         try:
-            with quiet():
+            with silence_transformers():
                 inner = transformers.AutoModelForCausalLM.from_pretrained(
                     path.parent, gguf_file=path.name, local_files_only=True, dtype=torch.float32
                 )

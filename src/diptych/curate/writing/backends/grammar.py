@@ -1,4 +1,4 @@
-"""Rewrites captions by rules: synonyms, turned relations, passive voice, another order, another frame. No model; thousands a second.
+"""Rule-based rewriting of captions: synonyms, turned relations, passive voice, another order, another frame. No model; thousands a second.
 
 It says what the caption says: numbers, names and negations stay, nothing is added but the details that are asked for. Four styles differ
 in how far they go:
@@ -8,7 +8,7 @@ turned   that, and the other way round: "a cup left of a plate" is "a plate righ
 framed   that, in a sentence that presents it: "here you can see a dog on a beach"
 short    other words, and attributes that are not needed to name a thing may go, a third of them; a detail that is lost is not false
 
-The rules are English. What no rule knows stays as it is, so that a caption may come back unchanged.
+The rules are English. Text that no rule matches stays as it is, so that a caption may come back unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from diptych.curate.writing.backends.paraphrases import (
     OPENINGS,
     SYNONYMS,
 )
-from diptych.curate.writing.requests import PUBLISHED, Request, Sampling
+from diptych.curate.writing.requests import PUBLISHED, Sampling, TextRequest
 
 STYLES = ("plain", "turned", "framed", "short")
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -43,7 +43,7 @@ MOST_LETTERS = 2_000
 
 
 @dataclass(frozen=True)
-class Often:
+class RewriteRates:
     """turned    how often a sentence that can be turned is
     replaced  how often a word that has others is replaced
     dropped   how often an attribute that is not needed goes
@@ -54,12 +54,12 @@ class Often:
     dropped: float
 
 
-OFTEN, ALWAYS = Often(0.7, 0.5, 1 / 3), Often(1.0, 1.0, 1.0)
+OFTEN, ALWAYS = RewriteRates(0.7, 0.5, 1 / 3), RewriteRates(1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """Answers at once, and the same on every machine."""
+class GrammarRewriter:
+    """Text backend by rules: answers at once, and the same on every machine."""
 
     sampling: Sampling = PUBLISHED
 
@@ -76,16 +76,16 @@ class Grammar:
     def tokens(self, text: str) -> int:
         return len(text.split())
 
-    def write(self, requests: Sequence[Request]) -> list[Reply]:
-        found = []
+    def write(self, requests: Sequence[TextRequest]) -> list[Reply]:
+        replies = []
         for request in requests:
             text = rewritten(request.caption, request.style or "plain", keyed_rng("grammar", request.seed), request.details)
-            found.append(Reply(text, self.tokens(request.caption), self.tokens(text)))
-        return found
+            replies.append(Reply(text, self.tokens(request.caption), self.tokens(text)))
+        return replies
 
 
 def rewritten(caption: str, style: str, rng: np.random.Generator, details: Sequence[str] = ()) -> str:
-    """The caption in other words, with the details behind it.
+    """Caption in other words, with the details behind it.
 
     >>> rewritten("a cup left of a plate", "turned", np.random.default_rng(1))
     'a plate right of a cup'
@@ -109,7 +109,7 @@ def rewritten(caption: str, style: str, rng: np.random.Generator, details: Seque
     return with_articles(text) + ends + tail
 
 
-def _restyled(text: str, style: str, rng: np.random.Generator, often: Often) -> str:
+def _restyled(text: str, style: str, rng: np.random.Generator, often: RewriteRates) -> str:
     if style == "turned":
         return _turn_around(text, rng, often)
     if style == "short":
@@ -118,7 +118,7 @@ def _restyled(text: str, style: str, rng: np.random.Generator, often: Often) -> 
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """Phrases in a row, each once.
+    """Enumeration of phrases, each once.
 
     >>> listed(["a red bus", "two trees", "a dog"])
     'a red bus, two trees and a dog'
@@ -128,15 +128,15 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def with_articles(text: str) -> str:
-    """ "a" before a consonant and "an" before a vowel, as spelled; "the", numbers and names are left alone.
+    """Text with "a" before a consonant and "an" before a vowel, as spelled; "the", numbers and names are left alone.
 
     >>> with_articles("a orange and an bus")
     'an orange and a bus'
     """
 
-    def right(found: re.Match[str]) -> str:
-        article = "an" if found[3].lower() in "aeio" else "a" if found[3].lower() not in "uh" else found[1].lower()
-        return (article.capitalize() if found[1][0].isupper() else article) + found[2]
+    def right(match: re.Match[str]) -> str:
+        article = "an" if match[3].lower() in "aeio" else "a" if match[3].lower() not in "uh" else match[1].lower()
+        return (article.capitalize() if match[1][0].isupper() else article) + match[2]
 
     return ARTICLE.sub(right, text)
 
@@ -149,17 +149,17 @@ def _first_letters(text: str) -> tuple[str, str]:
     return text[:end], text[end:]
 
 
-def _turn_around(text: str, rng: np.random.Generator, often: Often) -> str:
-    """Converse relation, else passive, else the sides of the only "and" change places."""
+def _turn_around(text: str, rng: np.random.Generator, often: RewriteRates) -> str:
+    """Caption with the converse relation, else in the passive, else with the sides of the only "and" exchanged."""
     if rng.random() >= often.turned:
         return text
     for pattern, others in _converse():
-        if len(found := list(pattern.finditer(text))) == 1:
-            before, after = text[: found[0].start()].strip(), text[found[0].end() :].strip()
+        if len(matches := list(pattern.finditer(text))) == 1:
+            before, after = text[: matches[0].start()].strip(), text[matches[0].end() :].strip()
             if _one_thing(before) and _one_thing(after):
                 return f"{_lowered(after)} {others[int(rng.integers(len(others)))]} {_lowered(before)}"
     words = text.split()
-    verbs = [place for place, word in enumerate(words) if word.lower() in NEUTRAL_PASSIVE]
+    verbs = [index for index, word in enumerate(words) if word.lower() in NEUTRAL_PASSIVE]
     if len(verbs) == 1:
         before, after = " ".join(words[: verbs[0]]), " ".join(words[verbs[0] + 1 :])
         before = re.sub(r"\s+(is|are)$", "", before)
@@ -184,36 +184,36 @@ def _converse() -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
 
 
 def _one_thing(text: str) -> bool:
-    """Whether these words name one thing, so that they can be moved as a whole."""
+    """True where these words are one noun phrase, so that they can be moved as a whole."""
     return bool(re.fullmatch(NOUN_PHRASE, text, re.IGNORECASE)) and not re.search(r"\b(and|or|with|is|are|of|in|on|at)\b", text)
 
 
-def _drop_attributes(text: str, rng: np.random.Generator, often: Often) -> str:
-    """Attributes go where a word follows that they stand before."""
+def _drop_attributes(text: str, rng: np.random.Generator, often: RewriteRates) -> str:
+    """Caption without some attributes, where a word follows that they stand before."""
     words = text.split()
     stays = [
         not (
-            word.lower() in DROPPED and place + 1 < len(words) and words[place + 1][:1].isalpha() and rng.random() < often.dropped
+            word.lower() in DROPPED and index + 1 < len(words) and words[index + 1][:1].isalpha() and rng.random() < often.dropped
         )
-        for place, word in enumerate(words)
+        for index, word in enumerate(words)
     ]
     return " ".join(word for word, kept in zip(words, stays, strict=True) if kept)
 
 
-def _replace_words(text: str, rng: np.random.Generator, often: Often) -> str:
-    def other(found: re.Match[str]) -> str:
-        words = _synonyms()[1][found[0].lower()]
+def _replace_words(text: str, rng: np.random.Generator, often: RewriteRates) -> str:
+    def other(match: re.Match[str]) -> str:
+        words = _synonyms()[1][match[0].lower()]
         if rng.random() >= often.replaced:
-            return found[0]
+            return match[0]
         word = words[int(rng.integers(len(words)))]
-        return word[:1].upper() + word[1:] if found[0][:1].isupper() and found.start() == 0 else word
+        return word[:1].upper() + word[1:] if match[0][:1].isupper() and match.start() == 0 else word
 
     return _synonyms()[0].sub(other, text)
 
 
 @lru_cache(maxsize=1)
 def _synonyms() -> tuple[re.Pattern[str], dict[str, tuple[str, ...]]]:
-    """One pattern of every word and phrase that has others, longest first; and the others."""
+    """Pattern of every word and phrase that has synonyms, longest first; and the synonyms."""
     phrases = sorted(SYNONYMS, key=lambda phrase: (-len(phrase), phrase))
     # a capital inside a sentence is a name, and stays
     pattern = re.compile(
@@ -223,7 +223,7 @@ def _synonyms() -> tuple[re.Pattern[str], dict[str, tuple[str, ...]]]:
 
 
 def _without_opening(text: str) -> str:
-    """The caption without "a photo of" and the like, which a frame says again."""
+    """Caption without "a photo of" and the like, which the frame adds again."""
     for opening in OPENINGS:
         if text.lower().startswith(opening):
             return text[len(opening) :].lstrip()
@@ -231,7 +231,7 @@ def _without_opening(text: str) -> str:
 
 
 def _lowered(text: str) -> str:
-    """The first letter small, where the first word is an article or a number and not a name."""
+    """Caption with a small first letter, where the first word is an article or a number and not a name."""
     first = text.split(" ", 1)[0]
     return (
         text[:1].lower() + text[1:]

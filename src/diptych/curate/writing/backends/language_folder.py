@@ -1,4 +1,4 @@
-"""A language model in a local folder of transformers, decoder or encoder-decoder; nothing is fetched.
+"""Text backend of a transformers language model in a local folder, decoder or encoder-decoder; nothing is fetched.
 
 Each request is drawn with a generator of its own, so that an answer does not depend on its neighbours beyond rounding: rows of a call
 are padded on the left and computed together, which moves logits by some 1e-6.
@@ -19,8 +19,8 @@ from torch import Tensor
 from diptych.core.config import config_hash
 from diptych.core.contracts import Reply
 from diptych.core.errors import ConfigError
-from diptych.curate.writing.requests import Request, Sampling
-from diptych.curate.writing.sampling import drawn_from, nucleus
+from diptych.curate.writing.requests import Sampling, TextRequest
+from diptych.curate.writing.sampling import nucleus, sample_index
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.io.folder import fingerprint
@@ -40,7 +40,7 @@ class LanguageFolder:
         self.name = Path(folder).name
 
     def __getstate__(self) -> dict[str, Any]:
-        """Weights stay where they are: a worker elsewhere opens the folder itself."""
+        """State without the weights: a worker elsewhere opens the folder itself."""
         return {name: value for name, value in self.__dict__.items() if name not in ("model", "vocabulary", "identity")}
 
     @cached_property
@@ -62,7 +62,7 @@ class LanguageFolder:
         end = [self.vocabulary.end_id] if self.model.reads_and_writes else []  # T5 reads a text to its end mark
         return [*self.vocabulary.start_ids, *self.vocabulary.pieces(text), *end]
 
-    def write(self, requests: Sequence[Request]) -> list[Reply]:
+    def write(self, requests: Sequence[TextRequest]) -> list[Reply]:
         ids = [self._ids(request.prompt) for request in requests]
         most = self._room()
         fits = [row for row, some in enumerate(ids) if len(some) > 0 and (not most or len(some) <= most)]
@@ -81,24 +81,24 @@ class LanguageFolder:
         return answers
 
     def _room(self) -> int:
-        places = self.model.places
-        if places and places <= self.sampling.max_tokens:
+        positions = self.model.context_length
+        if positions and positions <= self.sampling.max_tokens:
             raise ConfigError(
-                f"'{self.name}' has {places} places (expected more than the {self.sampling.max_tokens} tokens to write)"
+                f"'{self.name}' has {positions} places (expected more than the {self.sampling.max_tokens} tokens to write)"
             )
-        own = places - self.sampling.max_tokens if places else 0
+        own = positions - self.sampling.max_tokens if positions else 0
         return min(own, self.context) if own and self.context else own or self.context
 
     @torch.no_grad()
     def _generate_rows(self, ids: list[list[int]], seeds: list[int]) -> list[list[int]]:
-        """What is written behind each row, without what ends it."""
+        """Generated token ids behind each row, without the end token."""
         longest = max(map(len, ids))
         pad, end = self.vocabulary.pad_id, self.vocabulary.end_id
         id_BL = torch.tensor([[pad] * (longest - len(row)) + row for row in ids])
         mask_BL = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
         start = 1 if self.model.reads_and_writes else longest  # the decoder's start token, or the prompt
-        steps: list[Any] = [EachDraws(self.sampling, seeds)] if self.sampling.temperature > 0 else []
-        found = self.model.inner.generate(
+        steps: list[Any] = [PerRowSampler(self.sampling, seeds)] if self.sampling.temperature > 0 else []
+        output = self.model.inner.generate(
             input_ids=id_BL,
             attention_mask=mask_BL,
             max_new_tokens=self.sampling.max_tokens,
@@ -110,14 +110,14 @@ class LanguageFolder:
             eos_token_id=end,
             pad_token_id=pad,
             logits_processor=transformers.LogitsProcessorList(steps),
-            stopping_criteria=transformers.StoppingCriteriaList([Stopped(self.sampling, self.vocabulary, start)]),
+            stopping_criteria=transformers.StoppingCriteriaList([StopTextCriteria(self.sampling, self.vocabulary, start)]),
         )
-        rows = [row[start:] for row in found.tolist()]
+        rows = [row[start:] for row in output.tolist()]
         return [_unpadded(row[: row.index(end)] if end in row else row, pad) for row in rows]
 
 
-class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
-    """Draws the next token of every row with that row's own generator, and leaves no other token possible."""
+class PerRowSampler(transformers.LogitsProcessor):  # type: ignore[misc]  # transformers is not typed
+    """Samples the next token of every row with that row's own generator, and leaves no other token possible."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
         self.sampling = sampling
@@ -125,14 +125,14 @@ class EachDraws(transformers.LogitsProcessor):  # type: ignore[misc]  # transfor
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         chance_BV = nucleus(scores.double().numpy(), self.sampling.temperature, self.sampling.top_p)
-        drawn = [drawn_from(chance_V, rng.random()) for chance_V, rng in zip(chance_BV, self.rngs, strict=True)]
+        drawn = [sample_index(chance_V, rng.random()) for chance_V, rng in zip(chance_BV, self.rngs, strict=True)]
         only = torch.full_like(scores, -torch.inf)
         only[torch.arange(len(drawn)), torch.tensor(drawn)] = 0.0
         return only
 
 
-class Stopped(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
-    """A row is done as soon as what it wrote holds one of the stops: the rest would be cut off."""
+class StopTextCriteria(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+    """Stopping criterion by row: done as soon as its output holds one of the stop texts."""
 
     def __init__(self, sampling: Sampling, vocabulary: LanguageVocabulary, start: int) -> None:
         self.stop, self.inner, self.start = sampling.stop, vocabulary.tokenizer.inner, start
@@ -144,7 +144,7 @@ class Stopped(transformers.StoppingCriteria):  # type: ignore[misc]  # transform
 
 
 def _unpadded(row: list[int], pad: int) -> list[int]:
-    """Without the padding behind a row that was done before others."""
+    """Token ids without the padding behind a row that was done before others."""
     while row and row[-1] == pad:
         row = row[:-1]
     return row

@@ -1,4 +1,4 @@
-"""What may stand for what in an English caption: the words that the grammar knows. Only pairs that hold whatever the picture shows."""
+"""Paraphrase table of English captions: the substitutions of the grammar. Only pairs that hold whatever the picture shows."""
 
 from __future__ import annotations
 

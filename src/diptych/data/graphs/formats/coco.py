@@ -19,17 +19,17 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, ident, listed, need, real, split_of
 from diptych.data.graphs.find import files_of, load_json
-from diptych.data.graphs.place import Placer, by_split, labels_of, numbered, position, sides
+from diptych.data.graphs.image_export import ImageExporter, by_split, image_ids, label_id, labels_of, sides
 
 PATTERNS = ("*.json", "annotations/*.json")
 CROWD = "crowd"
 
 
 class Instances:
-    """A COCO file by image: what it says about each, and the row where it says so.
+    """COCO annotations by image, with their row in the file.
 
     With `named`, messages name the file: for formats whose own rows lie in another one.
     """
@@ -53,40 +53,40 @@ class Instances:
         self._relations = self._by_image(relations, "relation")
 
     def _by_image(self, rows: Sequence[Any], what: str) -> dict[Any, list[tuple[int, Any]]]:
-        found: dict[Any, list[tuple[int, Any]]] = {}
+        rows_by_image: dict[Any, list[tuple[int, Any]]] = {}
         for number, row in enumerate(rows):
             image = row.get("image_id") if isinstance(row, dict) else None
             if isinstance(image, int | str) and image in self.row:
-                found.setdefault(image, []).append((number, row))
+                rows_by_image.setdefault(image, []).append((number, row))
             else:
                 self.lost.append((number, f"{what} {number} is of image_id {image}, which is not among the images"))
-        return found
+        return rows_by_image
 
-    def entry(self, row: int, image_id: Any) -> Entry:
+    def entry(self, row: int, image_id: Any) -> ImageAnnotation:
         """The entry of one image; an id that the file does not have is a `DataError`."""
         if image_id not in self.row:
             raise DataError(f"image_id {image_id} is not among the images of {self.file}")
         image = self.images[self.row[image_id]]
         size = (image["width"], image["height"]) if image.get("width") and image.get("height") else None
-        entry = Entry(row, image_id, [need(image, "file_name", str)], size)
+        entry = ImageAnnotation(row, image_id, [need(image, "file_name", str)], size)
         entry.boxes = [self._sound(number, value) for number, value in self._boxes.get(image_id, ())]
         entry.links = [self._link(number, value) for number, value in self._relations.get(image_id, ())]
         return entry
 
-    def _sound(self, number: int, value: Any) -> Box:
+    def _sound(self, number: int, value: Any) -> BoxAnnotation:
         """The box of an annotation; one of the wrong shape has a fault."""
         try:
             box = self._box(number, value)
             hash(box.key)
         except (DataError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             reason = error.problem if isinstance(error, DataError) else str(error)
-            return Box(("row", number), corners(None), "", fault=f"it is malformed: {reason}")
+            return BoxAnnotation(("row", number), corners(None), "", fault=f"it is malformed: {reason}")
         return box
 
-    def _box(self, number: int, value: dict[str, Any]) -> Box:
+    def _box(self, number: int, value: dict[str, Any]) -> BoxAnnotation:
         category = value.get("category_id")
         fault = "" if category in self.labels else f"category_id {category} is not among the categories"
-        return Box(
+        return BoxAnnotation(
             value.get("id", ("row", number)),
             corners(value.get("bbox"), sides=True),
             self.labels.get(category, ""),
@@ -97,11 +97,13 @@ class Instances:
             f"annotation {number}" + (f" of {self.file.name}" if self._named else ""),
         )
 
-    def _link(self, number: int, value: dict[str, Any]) -> Link:
+    def _link(self, number: int, value: dict[str, Any]) -> RelationAnnotation:
         predicate = value.get("predicate_id")
         fault = "" if predicate in self.predicates else f"predicate_id {predicate} is not among the rel_categories"
         ends = value.get("subject_id"), value.get("object_id")
-        return Link(ends[0], self.predicates.get(predicate, ""), ends[1], real(value.get("score", 1.0), "score"), fault)
+        return RelationAnnotation(
+            ends[0], self.predicates.get(predicate, ""), ends[1], real(value.get("score", 1.0), "score"), fault
+        )
 
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
@@ -115,7 +117,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
             collect.bad(row, reason)
         split = split_of(file)
 
-        def entry(row: int, image: Any, coco: Instances = coco, split: str = split) -> Entry:
+        def entry(row: int, image: Any, coco: Instances = coco, split: str = split) -> ImageAnnotation:
             made = coco.entry(row, ident(image, "id"))
             made.extras = {"split": split} if split else {}
             return made
@@ -124,10 +126,10 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     return collect.pool(name)
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """A file for each split ("" becomes train), with ids from 1 for the labels and predicates of all samples."""
     labels, predicates = (({name: n for n, name in enumerate(names, 1)}) for names in labels_of(samples))
-    ids = numbered(samples)
+    ids = image_ids(samples)
     paths = []
     for split, members in by_split(samples).items():
         images: list[dict[str, Any]] = []
@@ -168,7 +170,7 @@ def coco_rows(sample: Sample, image_id: int, first: int, labels: Mapping[str, in
         row = {
             "id": first + n,
             "image_id": image_id,
-            "category_id": position(labels, region.label, "object", sample),
+            "category_id": label_id(labels, region.label, "object", sample),
             "bbox": bbox,
             "area": bbox[2] * bbox[3],
             "iscrowd": int(CROWD in region.attributes),

@@ -1,4 +1,4 @@
-"""Flickr30k Entities: captions whose phrases stand in brackets, and the boxes of each entity.
+"""Flickr30k Entities: captions with bracketed phrases, and the boxes of each entity.
 
     Sentences/1000092795.txt     Two [/EN#1/people young guys] with [/EN#2/bodyparts shaggy hair] look at their [/EN#3/bodyparts hands] ...
     Annotations/1000092795.xml   object: name (ids, one or more), bndbox (xmin, ymin, xmax, ymax); or nobndbox, scene
@@ -19,7 +19,7 @@ from pathlib import Path
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Named
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, PhraseAnnotation
 from diptych.data.graphs.find import SUFFIXES, read_text
 
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^/\s\]]+)+) ([^\]]+)\]")
@@ -43,11 +43,11 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
         raise DataError("holds no sentence", file=sentences, expected="ID.txt for each image")
     collect = Collector(source, files[0], root=root)
 
-    def entry(row: int, file: Path) -> Entry:
+    def entry(row: int, file: Path) -> ImageAnnotation:
         key = file.stem
-        made = Entry(row, key, [f"{key}{suffix}" for suffix in SUFFIXES])
+        made = ImageAnnotation(row, key, [f"{key}{suffix}" for suffix in SUFFIXES])
         made.extras = {"split": splits[key]} if key in splits else {}
-        found = _boxes(annotations / f"{key}.xml")
+        boxes_by_entity = _boxes(annotations / f"{key}.xml")
         names: dict[str, str] = {}
         for line in read_text(file).splitlines():
             if not line.strip():
@@ -58,15 +58,25 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
             for entity, _, words, _ in phrases:
                 names.setdefault(entity, words)
             made.sentences.append(
-                (text, [Named([list(span)], list(found.get(entity, ())), kind) for entity, span, _, kind in phrases])
+                (
+                    text,
+                    [
+                        PhraseAnnotation([list(span)], list(boxes_by_entity.get(entity, ())), kind)
+                        for entity, span, _, kind in phrases
+                    ],
+                )
             )
-        boxes = {box.key: box for rows in found.values() for box in rows}
+        boxes = {box.key: box for rows in boxes_by_entity.values() for box in rows}
         made.boxes = [
-            Box(box.key, box.xyxy, next((names[entity] for entity, rows in found.items() if box in rows and entity in names), ""))
+            BoxAnnotation(
+                box.key,
+                box.xyxy,
+                next((names[entity] for entity, rows in boxes_by_entity.items() if box in rows and entity in names), ""),
+            )
             for box in boxes.values()
         ]
         made.sentences = [
-            (text, [Named(phrase.spans, [box.key for box in phrase.boxes], phrase.kind) for phrase in phrases])
+            (text, [PhraseAnnotation(phrase.spans, [box.key for box in phrase.boxes], phrase.kind) for phrase in phrases])
             for text, phrases in made.sentences
         ]
         return made
@@ -82,19 +92,19 @@ def plain(line: str) -> tuple[str, list[tuple[str, tuple[int, int], str, str]]]:
     ('Two young guys look .', [('1', (4, 14), 'young guys', 'people')])
     """
     text, phrases, end = "", [], 0
-    for found in PHRASE.finditer(line):
-        text += line[end : found.start()]
-        entity, kinds, words = found.groups()
+    for match in PHRASE.finditer(line):
+        text += line[end : match.start()]
+        entity, kinds, words = match.groups()
         phrases.append((entity, (len(text), len(text) + len(words)), words, kinds.strip("/")))
         text += words
-        end = found.end()
+        end = match.end()
     text += line[end:]
     if "[/EN#" in text:
         raise DataError(f"the sentence {line[:60]!r} has a phrase that cannot be read", expected="[/EN#ID/TYPE words]")
     return text, phrases
 
 
-def _boxes(file: Path) -> dict[str, list[Box]]:
+def _boxes(file: Path) -> dict[str, list[BoxAnnotation]]:
     """The boxes of each entity."""
     text = read_text(file)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -103,18 +113,18 @@ def _boxes(file: Path) -> dict[str, list[Box]]:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f"is not XML: {error}", file=file) from error
-    found: dict[str, list[Box]] = {}
+    boxes_by_entity: dict[str, list[BoxAnnotation]] = {}
     for number, element in enumerate(tree.iter("object")):
-        place = element.find("bndbox")
-        if place is None:
+        bndbox = element.find("bndbox")
+        if bndbox is None:
             continue
         try:
-            x0, y0, x1, y1 = (float(place.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            x0, y0, x1, y1 = (float(bndbox.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError:
             raise DataError(
                 f"object {number} has a bndbox without four numbers", file=file, expected="xmin, ymin, xmax, ymax"
             ) from None
-        box = Box(number, (x0, y0, x1, y1), "", where=f"object {number} of {file.name}")
+        box = BoxAnnotation(number, (x0, y0, x1, y1), "", where=f"object {number} of {file.name}")
         for name in element.iter("name"):
-            found.setdefault((name.text or "").strip(), []).append(box)
-    return found
+            boxes_by_entity.setdefault((name.text or "").strip(), []).append(box)
+    return boxes_by_entity

@@ -23,11 +23,11 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import gather
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, need, whole
 from diptych.data.graphs.find import files_of
 from diptych.data.graphs.formats.hico_det_labels import LABELLED, labelled_objects
-from diptych.data.graphs.place import Placer, by_split, number, numbered, position
+from diptych.data.graphs.image_export import ImageExporter, by_split, image_ids, label_id, number
 from diptych.data.vocabularies import PERSON, vocabulary
 
 PATTERNS = ("*_hico.json", "annotations/*_hico.json")
@@ -39,12 +39,12 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     return gather(source, files_of(source, PATTERNS, "HICO-DET annotations"), entry, name=name, root=root)
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """Split "test" to ``test_hico.json``, everything else to ``trainval_hico.json``."""
-    known = vocabulary("hico-det")
-    verbs = {verb: n for n, verb in enumerate(known.predicates, 1)}
-    triplets = {triplet: n for n, triplet in enumerate(known.triplets, 1)}
-    ids = numbered(samples)
+    hico_det = vocabulary("hico-det")
+    verbs = {verb: n for n, verb in enumerate(hico_det.predicates, 1)}
+    triplets = {triplet: n for n, triplet in enumerate(hico_det.triplets, 1)}
+    ids = image_ids(samples)
     made: dict[str, list[dict[str, Any]]] = {}
     for split, members in by_split(samples).items():
         file, images = ("test_hico", "test2015") if split == "test" else ("trainval_hico", "train2015")
@@ -54,7 +54,7 @@ def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]
             for relation in sample.relations:
                 triplet = (labels[relation.subject], relation.predicate, labels[relation.object])
                 if triplet not in triplets:
-                    verb = position(verbs, relation.predicate, "verb", sample)
+                    verb = label_id(verbs, relation.predicate, "verb", sample)
                     problem = "the subject is no person" if triplet[0] != PERSON else f"verb {verb} does not go with {triplet[2]}"
                     raise DataError(f"sample '{sample.uid}': {' '.join(triplet)} is none of the 600 triplets", expected=problem)
                 hois.append(
@@ -70,7 +70,7 @@ def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]
     return [_dump(folder / "annotations" / f"{file}.json", rows) for file, rows in made.items()]
 
 
-def _entry(row: int, value: Any, split: str, *, labels: Mapping[str, list[str]]) -> Entry:
+def _entry(row: int, value: Any, split: str, *, labels: Mapping[str, list[str]]) -> ImageAnnotation:
     boxes = hoia_boxes(value)
     verbs = vocabulary("hico-det").predicates
     links = []
@@ -80,34 +80,34 @@ def _entry(row: int, value: Any, split: str, *, labels: Mapping[str, list[str]])
             raise DataError(f"a triplet points at box {max(ends)}, and there are {len(boxes)}", field="hoi_annotation")
         verb = whole(need(hoi, "category_id"), "category_id")
         fault = "" if 1 <= verb <= len(verbs) else f"category_id {verb} is none of the {len(verbs)} verbs"
-        links.append(Link(ends[0], "" if fault else verbs[verb - 1], ends[1], fault=fault))
+        links.append(RelationAnnotation(ends[0], "" if fault else verbs[verb - 1], ends[1], fault=fault))
     file = need(value, "file_name", str)
     image_id = whole(value.get("img_id", row), "img_id")
     extras = {"split": split} | ({LABELLED: labels.get(file)} if labels else {})
-    return Entry(row, image_id, [file], boxes=boxes, links=links, extras=extras, key=file)
+    return ImageAnnotation(row, image_id, [file], boxes=boxes, links=links, extras=extras, key=file)
 
 
 # ---------------------------------------------------------------- shared with V-COCO in this form
 
 
-def hoia_boxes(value: Any) -> list[Box]:
+def hoia_boxes(value: Any) -> list[BoxAnnotation]:
     """The boxes of an entry; their keys are their positions."""
-    known = vocabulary("coco")
-    labels = dict(zip(known.object_ids, known.objects, strict=True))
+    coco = vocabulary("coco")
+    labels = dict(zip(coco.object_ids, coco.objects, strict=True))
     boxes = []
     for at, box in enumerate(need(value, "annotations", list)):
         category = whole(need(box, "category_id"), "category_id")
         fault = "" if category in labels else f"category_id {category} is none of COCO's"
-        boxes.append(Box(at, corners(need(box, "bbox")), labels.get(category, ""), fault=fault))
+        boxes.append(BoxAnnotation(at, corners(need(box, "bbox")), labels.get(category, ""), fault=fault))
     return boxes
 
 
 def hoia_row(sample: Sample, file_name: str) -> dict[str, Any]:
     """``file_name`` and ``annotations`` of a sample."""
-    known = vocabulary("coco")
-    ids = dict(zip(known.objects, known.object_ids, strict=True))
+    coco = vocabulary("coco")
+    ids = dict(zip(coco.objects, coco.object_ids, strict=True))
     boxes = [
-        {"bbox": [number(value) for value in region.box], "category_id": position(ids, region.label, "object", sample)}
+        {"bbox": [number(value) for value in region.box], "category_id": label_id(ids, region.label, "object", sample)}
         for region in sample.regions
     ]
     return {"file_name": file_name, "annotations": boxes}

@@ -1,4 +1,4 @@
-"""HICO's image-level labels: which relations an image shows, also those that nobody could draw boxes for.
+"""HICO's image-level labels: the relations that an image shows, including those without boxes.
 
     anno.mat   of the original release (hico_20160224_det/): `list_train`, `list_test` (file names), `anno_train`, `anno_test`
                (600 x images: 1 shown; -1, 0 or not-a-number: not shown, doubtful, not looked at)
@@ -29,16 +29,16 @@ def labelled_objects(source: Path) -> dict[str, list[str]]:
     source  the folder of the annotations, or one file of them
     """
     folder = source.parent if source.is_file() else source
-    file = next((path for place in PLACES if (path := folder / place).is_file()), None)
+    file = next((path for subfolder in PLACES if (path := folder / subfolder).is_file()), None)
     if file is None:
         return {}
     try:
         read = loadmat(file, variable_names=[f"{kind}_{split}" for kind in ("list", "anno") for split in ("train", "test")])
     except (OSError, ValueError, NotImplementedError, TypeError, MatReadError) as error:
         raise DataError(f"cannot be read as a file of MATLAB: {error}", file=file) from error
-    known = vocabulary("hico-det")
-    things = [thing for _, _, thing in known.triplets]
-    found: dict[str, list[str]] = {}
+    hico_det = vocabulary("hico-det")
+    things = [thing for _, _, thing in hico_det.triplets]
+    labels_by_name: dict[str, list[str]] = {}
     for split in ("train", "test"):
         if f"list_{split}" not in read or f"anno_{split}" not in read:
             continue
@@ -48,10 +48,10 @@ def labelled_objects(source: Path) -> dict[str, list[str]]:
             shape = f"{len(things)} classes x {len(names)} images"
             raise DataError(f"has shape {label_KN.shape}", file=file, field=f"anno_{split}", expected=shape)
         for name, label_K in zip(names, (label_KN == 1).T, strict=True):
-            found[name] = _in_order({things[k] for k in np.flatnonzero(label_K)}, known.objects)
-    if not found:
+            labels_by_name[name] = _in_order({things[k] for k in np.flatnonzero(label_K)}, hico_det.objects)
+    if not labels_by_name:
         raise DataError("has neither list_test with anno_test nor list_train with anno_train", file=file)
-    return found
+    return labels_by_name
 
 
 def _text(cell: object) -> str:

@@ -22,11 +22,11 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, need, split_of, whole
 from diptych.data.graphs.find import files_of, load_json
 from diptych.data.graphs.formats.hico_det_labels import LABELLED, labelled_objects
-from diptych.data.graphs.place import Placer, by_split, position
+from diptych.data.graphs.image_export import ImageExporter, by_split, label_id
 from diptych.data.vocabularies import PERSON, vocabulary
 
 PATTERNS = ("instances_*2015.json", "annotations/instances_*2015.json")
@@ -40,12 +40,12 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     for file in files:
         collect.open(file)
         value = load_json(file)
-        reader = _Reader(file, value, labels)
+        reader = _HicoDetReader(file, value, labels)
         collect.each(enumerate(need(value, "annotation", list)), reader.entry)
     return collect.pool(name)
 
 
-class _Reader:
+class _HicoDetReader:
     """The lists that every row of a file points into."""
 
     def __init__(self, file: Path, value: Any, labels: Mapping[str, list[str]]) -> None:
@@ -62,40 +62,44 @@ class _Reader:
         if not len(self.names) == len(self.sizes) == rows:
             raise DataError(f"has {rows} annotations for {len(self.names)} filenames and {len(self.sizes)} sizes", file=file)
 
-    def entry(self, row: int, value: Any) -> Entry:
+    def entry(self, row: int, value: Any) -> ImageAnnotation:
         columns = [need(value, name, list) for name in ("boxes_h", "boxes_o", "object", "verb")]
         if len({len(column) for column in columns}) > 1:
             raise DataError(f"has {', '.join(str(len(column)) for column in columns)} boxes_h, boxes_o, object, verb")
-        boxes: dict[Any, Box] = {}
+        boxes: dict[Any, BoxAnnotation] = {}
         links = []
         for human, thing, label, verb in zip(*columns, strict=True):
             subject = self._box(boxes, PERSON, human)
-            known = isinstance(label, int) and 0 <= label < len(self.objects)
-            other = self._box(boxes, self.objects[label] if known else "", thing, "" if known else f"object {label} is unknown")
+            is_valid = isinstance(label, int) and 0 <= label < len(self.objects)
+            other = self._box(
+                boxes, self.objects[label] if is_valid else "", thing, "" if is_valid else f"object {label} is unknown"
+            )
             sound = isinstance(verb, int) and 0 <= verb < len(self.verbs)
             links.append(
-                Link(subject, self.verbs[verb] if sound else "", other, fault="" if sound else f"verb {verb} is unknown")
+                RelationAnnotation(
+                    subject, self.verbs[verb] if sound else "", other, fault="" if sound else f"verb {verb} is unknown"
+                )
             )
         file = str(self.names[row])
         size = tuple(self.sizes[row]) if self.sizes[row] else None
         number = re.search(r"(\d+)$", Path(file).stem)
         image_id = whole(number[1] if number else row, "filenames")
         extras = {"split": self.split} | ({LABELLED: self.labels.get(file)} if self.labels else {})
-        return Entry(row, image_id, [file], size, list(boxes.values()), links, extras, key=file)
+        return ImageAnnotation(row, image_id, [file], size, list(boxes.values()), links, extras, key=file)
 
     @staticmethod
-    def _box(boxes: dict[Any, Box], label: str, value: Any, fault: str = "") -> Any:
+    def _box(boxes: dict[Any, BoxAnnotation], label: str, value: Any, fault: str = "") -> Any:
         xyxy = corners(value)
-        boxes.setdefault((label, xyxy), Box((label, xyxy), xyxy, label, fault=fault))
+        boxes.setdefault((label, xyxy), BoxAnnotation((label, xyxy), xyxy, label, fault=fault))
         return (label, xyxy)
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """Split "test" to ``instances_test2015.json``, everything else to ``instances_train2015.json``."""
-    known = vocabulary("hico-det")
-    objects = {label: n for n, label in enumerate(sorted(known.objects))}
-    verbs = {verb: n for n, verb in enumerate(known.predicates)}
-    triplets = {triplet: n for n, triplet in enumerate(known.triplets)}
+    hico_det = vocabulary("hico-det")
+    objects = {label: n for n, label in enumerate(sorted(hico_det.objects))}
+    verbs = {verb: n for n, verb in enumerate(hico_det.predicates)}
+    triplets = {triplet: n for n, triplet in enumerate(hico_det.triplets)}
     made: dict[str, list[tuple[dict[str, Any], str, list[int]]]] = {}
     for split, members in by_split(samples).items():
         part = "test2015" if split == "test" else "train2015"
@@ -109,7 +113,7 @@ def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]
                 row["boxes_h"].append(list(subject.box))
                 row["boxes_o"].append(list(other.box))
                 row["hoi"].append(triplets[triplet])
-                row["object"].append(position(objects, other.label, "object", sample))
+                row["object"].append(label_id(objects, other.label, "object", sample))
                 row["verb"].append(verbs[relation.predicate])
             placed = placer.put(sample, sample.uid, f"hico_20160224_det/images/{part}")
             made.setdefault(part, []).append((row, placed.name, [placed.width, placed.height]))
@@ -117,8 +121,8 @@ def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]
         "objects": [label.replace(" ", "_") for label in objects],
         "verbs": [verb.replace(" ", "_") for verb in verbs],
         "correspondence": [[n, objects[label], verbs[verb]] for (_, verb, label), n in triplets.items()],
-        "rare": list(known.rare),
-        "non_rare": sorted(set(range(len(triplets))) - set(known.rare)),
+        "rare": list(hico_det.rare),
+        "non_rare": sorted(set(range(len(triplets))) - set(hico_det.rare)),
     }
     paths = []
     for part, rows in made.items():

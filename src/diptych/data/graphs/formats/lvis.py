@@ -21,7 +21,7 @@ from typing import Any
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Entry
+from diptych.data.graphs.entries import ImageAnnotation
 from diptych.data.graphs.fields import ident, listed, need, split_of
 from diptych.data.graphs.find import files_of, load_json
 from diptych.data.graphs.formats.coco import Instances
@@ -51,7 +51,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 
         def entry_of(
             row: int, image: Any, coco: Instances = coco, names: Any = names, frequency: Any = frequency, split: str = split
-        ) -> Entry:
+        ) -> ImageAnnotation:
             made = coco.entry(row, ident(image, "id"))
             made.names = names[row]
             there = {box.label for box in made.boxes if not box.fault}
@@ -68,7 +68,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 
 
 def _names(image: Any) -> list[str]:
-    """What the file of an image may be called, with its folder first."""
+    """Candidate file names of an image, the one with its folder first."""
     if isinstance(image, dict) and isinstance(image.get("file_name"), str):
         return [image["file_name"]]
     parts = str(need(image, "coco_url", str)).rsplit("/", 2)
@@ -78,7 +78,7 @@ def _names(image: Any) -> list[str]:
 def _frequency(category: Any) -> str:
     kind = need(category, "frequency", str)
     if kind not in FREQUENCIES:
-        raise DataError(f"{kind!r} is no frequency", field="frequency", expected=" | ".join(FREQUENCIES))
+        raise DataError(f"{kind!r} is not a frequency", field="frequency", expected=" | ".join(FREQUENCIES))
     return str(kind)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Named
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, PhraseAnnotation
 from diptych.data.graphs.fields import corners, ident, need, split_of
 from diptych.data.graphs.find import files_of, load_json
 from diptych.data.text.tokens.spans import SpanText, from_json
@@ -46,35 +46,35 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
                 collect.bad(row, f"the image has no file_name: {str(image)[:60]}")
                 continue
             rows.setdefault(named, []).append((row, image))
-        known = {image.get("id") for same in rows.values() for _, image in same}
+        image_ids = {image.get("id") for same in rows.values() for _, image in same}
         for key, lost in boxes.items():
-            if key not in known:
+            if key not in image_ids:
                 collect.bad(None, f"annotation {lost[0][0]} is of image_id {key}, which is not among the images")
         split = split_of(file)
 
-        def entry(row: int, same: list[tuple[int, Any]], boxes: Any = boxes, split: str = split) -> Entry:
+        def entry(row: int, same: list[tuple[int, Any]], boxes: Any = boxes, split: str = split) -> ImageAnnotation:
             return _entry(same, boxes, split)
 
         collect.each(((same[0][0], same) for same in rows.values()), entry)
     return collect.pool(name)
 
 
-def _entry(same: list[tuple[int, Any]], boxes: dict[Any, list[tuple[int, Any]]], split: str) -> Entry:
+def _entry(same: list[tuple[int, Any]], boxes: dict[Any, list[tuple[int, Any]]], split: str) -> ImageAnnotation:
     row, first = same[0]
     size = (first["width"], first["height"]) if first.get("width") and first.get("height") else None
-    made = Entry(row, ident(first, "id"), [first["file_name"]], size, extras={"split": split} if split else {})
-    known: dict[tuple[float, ...], Box] = {}
+    made = ImageAnnotation(row, ident(first, "id"), [first["file_name"]], size, extras={"split": split} if split else {})
+    box_by_corners: dict[tuple[float, ...], BoxAnnotation] = {}
     for number, image in same:
         caption = need(image, "caption", str)
-        phrases: dict[Any, Named] = {}
-        for place, annotation in boxes.get(ident(image, "id"), ()):
+        phrases: dict[Any, PhraseAnnotation] = {}
+        for position, annotation in boxes.get(ident(image, "id"), ()):
             xyxy = corners(annotation.get("bbox"), sides=True)
-            spans = from_json(annotation.get("tokens_positive"), caption, f"annotation {place}")
+            spans = from_json(annotation.get("tokens_positive"), caption, f"annotation {position}")
             words = " ".join(SpanText(caption, {0: spans}).words(0))
-            box = known.setdefault(xyxy, Box(xyxy, xyxy, words, where=f"annotation {place}"))
-            phrases.setdefault(spans, Named([list(span) for span in spans])).boxes.append(box.key)
+            box = box_by_corners.setdefault(xyxy, BoxAnnotation(xyxy, xyxy, words, where=f"annotation {position}"))
+            phrases.setdefault(spans, PhraseAnnotation([list(span) for span in spans])).boxes.append(box.key)
         if not phrases:
             raise DataError(f"the caption of image {number} has no box", expected="annotations of its id")
         made.sentences.append((caption, list(phrases.values())))
-    made.boxes = list(known.values())
+    made.boxes = list(box_by_corners.values())
     return made

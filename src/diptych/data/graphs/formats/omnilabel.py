@@ -18,7 +18,7 @@ from typing import Any
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Named
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, PhraseAnnotation
 from diptych.data.graphs.fields import corners, ident, listed, need, split_of
 from diptych.data.graphs.find import files_of, load_json
 from diptych.data.graphs.formats.coco import CROWD
@@ -34,12 +34,12 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
         collect.open(file)
         value = load_json(file)
         try:
-            images, told = need(value, "images", list), need(value, "descriptions", list)
-            texts = {ident(entry, "id"): (need(entry, "text", str), _kind(entry)) for entry in told}
-            asked: dict[Any, list[Any]] = {}
-            for entry in told:
+            images, descriptions = need(value, "images", list), need(value, "descriptions", list)
+            texts = {ident(entry, "id"): (need(entry, "text", str), _kind(entry)) for entry in descriptions}
+            text_ids_by_image: dict[Any, list[Any]] = {}
+            for entry in descriptions:
                 for image_id in need(entry, "image_ids", list):
-                    asked.setdefault(image_id, []).append(entry["id"])
+                    text_ids_by_image.setdefault(image_id, []).append(entry["id"])
             boxes: dict[Any, list[tuple[int, Any]]] = {}
             for number, annotation in enumerate(listed(value, "annotations")):
                 boxes.setdefault(ident(annotation, "image_id"), []).append((number, annotation))
@@ -48,10 +48,15 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
         split = split_of(file)
 
         def entry_of(
-            row: int, image: Any, texts: Any = texts, asked: Any = asked, boxes: Any = boxes, split: str = split
-        ) -> Entry:
+            row: int,
+            image: Any,
+            texts: Any = texts,
+            text_ids_by_image: Any = text_ids_by_image,
+            boxes: Any = boxes,
+            split: str = split,
+        ) -> ImageAnnotation:
             key = ident(image, "id")
-            made = Entry(row, key, [need(image, "file_name", str)], extras={"split": split} if split else {})
+            made = ImageAnnotation(row, key, [need(image, "file_name", str)], extras={"split": split} if split else {})
             meant: dict[Any, list[Any]] = {}
             for number, annotation in boxes.get(key, ()):
                 ids = need(annotation, "description_ids", list)
@@ -59,12 +64,14 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
                     raise DataError(f"annotation {number} has the description_ids {ids}", expected="ids among the descriptions")
                 where = f"annotation {number}"
                 kinds = (CROWD,) if annotation.get("iscrowd") else ()
-                made.boxes.append(Box(number, corners(annotation.get("bbox"), sides=True), texts[ids[0]][0], kinds, where=where))
+                made.boxes.append(
+                    BoxAnnotation(number, corners(annotation.get("bbox"), sides=True), texts[ids[0]][0], kinds, where=where)
+                )
                 for one in ids:
                     meant.setdefault(one, []).append(number)
-            for one in dict.fromkeys(asked.get(key, ())):
+            for one in dict.fromkeys(text_ids_by_image.get(key, ())):
                 text, kind = texts[one]
-                made.sentences.append((text, [Named([[0, len(text)]], meant.get(one, []), kind)]))
+                made.sentences.append((text, [PhraseAnnotation([[0, len(text)]], meant.get(one, []), kind)]))
             return made
 
         collect.each(enumerate(images), entry_of)
@@ -75,5 +82,5 @@ def _kind(entry: dict[str, Any]) -> str:
     kinds = {"object_category": "category", "object_description": "description"}
     kind = need(need(entry, "anno_info", dict), "type", str)
     if kind not in kinds:
-        raise DataError(f"{kind!r} is no type of a description", field="anno_info.type", expected=" | ".join(kinds))
+        raise DataError(f"{kind!r} is not a description type", field="anno_info.type", expected=" | ".join(kinds))
     return kinds[kind]

@@ -25,10 +25,10 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import gather
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, need
-from diptych.data.graphs.find import SUFFIXES, files_of, load_json, one_of
-from diptych.data.graphs.place import Placer, by_split, labels_of, number
+from diptych.data.graphs.find import SUFFIXES, files_of, load_json, matching_files
+from diptych.data.graphs.image_export import ImageExporter, by_split, labels_of, number
 from diptych.data.vocabularies import vocabulary
 
 PATTERNS = ("vrd-*-anno.json", "annotations/vrd-*-anno.json")
@@ -38,7 +38,7 @@ CATEGORIES = ("categories_dict.json", "annotations/categories_dict.json")
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One ``vrd-*-anno.json``, or a folder of them, with ``categories_dict.json`` beside."""
     files = files_of(source, PATTERNS, "vrd-*-anno.json")
-    file = next(iter(one_of(files[0].parent, *CATEGORIES)), None)
+    file = next(iter(matching_files(files[0].parent, *CATEGORIES)), None)
     if file is None:
         raise DataError("has no categories_dict.json beside it", file=files[0], expected='{"obj": [...], "rel": [...]}')
     names = load_json(file)
@@ -53,7 +53,7 @@ def _words(names: Iterable[Any]) -> list[str]:
     return [str(name).replace("_", " ") for name in names]
 
 
-def _entry(row: int, value: Any, labels: Sequence[str], predicates: Sequence[str], split: str) -> Entry:
+def _entry(row: int, value: Any, labels: Sequence[str], predicates: Sequence[str], split: str) -> ImageAnnotation:
     file = need(value, "img_fn", str)
     bboxes, numbers = need(value, "bbox", list), need(value, "det_labels", list)
     if len(bboxes) != len(numbers):
@@ -61,28 +61,28 @@ def _entry(row: int, value: Any, labels: Sequence[str], predicates: Sequence[str
     size = value.get("img_size")
     boxes = []
     for n, (bbox, label) in enumerate(zip(bboxes, numbers, strict=True)):
-        known = isinstance(label, int) and 0 <= label < len(labels)
-        fault = "" if known else f"det_label {label} is none of the {len(labels)} classes"
-        boxes.append(Box(n, corners(bbox), labels[label] if known else "", fault=fault))
+        is_valid = isinstance(label, int) and 0 <= label < len(labels)
+        fault = "" if is_valid else f"det_label {label} is none of the {len(labels)} classes"
+        boxes.append(BoxAnnotation(n, corners(bbox), labels[label] if is_valid else "", fault=fault))
     links = []
     for subject, thing, predicate in need(value, "rel", list):
-        known = isinstance(predicate, int) and 0 <= predicate < len(predicates)
-        fault = "" if known else f"predicate {predicate} is none of the {len(predicates)}"
-        links.append(Link(subject, predicates[predicate] if known else "", thing, fault=fault))
+        is_valid = isinstance(predicate, int) and 0 <= predicate < len(predicates)
+        fault = "" if is_valid else f"predicate {predicate} is none of the {len(predicates)}"
+        links.append(RelationAnnotation(subject, predicates[predicate] if is_valid else "", thing, fault=fault))
     names = [file, *(file + suffix for suffix in SUFFIXES)]
     extras = {"split": split} if split else {}
-    return Entry(row, Path(file).stem, names, (size[0], size[1]) if size else None, boxes, links, extras)
+    return ImageAnnotation(row, Path(file).stem, names, (size[0], size[1]) if size else None, boxes, links, extras)
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """A file for each split ("" becomes train) and ``categories_dict.json``; predicates keep their published numbers.
 
     Attributes, scores and masks have no place in this format. Image ids are uids.
     """
     labels, predicates = labels_of(samples)
-    known = vocabulary("open-images").predicates
-    if set(predicates) <= set(known):
-        predicates = list(known)
+    published = vocabulary("open-images").predicates
+    if set(predicates) <= set(published):
+        predicates = list(published)
     label_number, predicate_number = ({name: n for n, name in enumerate(names)} for names in (labels, predicates))
     paths = [folder / "categories_dict.json"]
     write_atomic(paths[0], json.dumps({"obj": labels, "rel": [name.replace(" ", "_") for name in predicates]}))

@@ -19,10 +19,10 @@ from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, split_of
-from diptych.data.graphs.find import files_of, names_of, one_of, read_text
-from diptych.data.graphs.place import Placer, by_split
+from diptych.data.graphs.find import files_of, matching_files, names_of, read_text
+from diptych.data.graphs.image_export import ImageExporter, by_split
 
 PATTERNS = ("*annotations-vrd.csv", "annotations/*annotations-vrd.csv")
 CLASSES = ("*class-descriptions-boxable*.csv", "*class-descriptions*.csv")
@@ -40,36 +40,36 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One ``*-annotations-vrd.csv``, or a folder of them, with the class descriptions beside."""
     files = files_of(source, PATTERNS, "*-annotations-vrd.csv")
     folder = files[0].parent
-    described = one_of(folder, *CLASSES)
+    described = matching_files(folder, *CLASSES)
     if not described:
         raise DataError("has no class descriptions beside it", file=files[0], expected="class-descriptions-boxable.csv")
     names: dict[str, str] = {}
-    for file in [*described, *one_of(folder, ATTRIBUTES)]:
+    for file in [*described, *matching_files(folder, ATTRIBUTES)]:
         names |= _descriptions(file)
     collect = Collector(source, files[0], root=root)
     for file in files:
         collect.open(file)
-        reader = _Reader(names, split_of(file))
+        reader = _OpenImagesReader(names, split_of(file))
         reader.relations(_rows(file, (*RELATION, KIND)))
-        boxes = one_of(folder, _boxes_file(file), f"*{_part(file)}*annotations-bbox.csv")
+        boxes = matching_files(folder, _boxes_file(file), f"*{_part(file)}*annotations-bbox.csv")
         if boxes:
             reader.boxes(_rows(boxes[0], ("ImageID", "LabelName", *SIDES), keep=list(reader.images)))
         collect.each(((row, image) for image, (row, _) in reader.images.items()), reader.entry)
     return collect.pool(name)
 
 
-class _Reader:
+class _OpenImagesReader:
     """Relations and boxes by image, in the order of the relations."""
 
     def __init__(self, names: dict[str, str], split: str) -> None:
         self._names, self._split = names, split
-        self.images: dict[str, tuple[int, Entry]] = {}
+        self.images: dict[str, tuple[int, ImageAnnotation]] = {}
 
     def relations(self, rows: Iterable[tuple[int, dict[str, str]]]) -> None:
         for row, value in rows:
             image = value["ImageID"]
             split = {"split": self._split} if self._split else {}
-            made = Entry(row, image, names_of(image), extras=split, relative=True)
+            made = ImageAnnotation(row, image, names_of(image), extras=split, relative=True)
             entry = self.images.setdefault(image, (row, made))[1]
             first = self._box(entry, value, "1")
             predicate = value[KIND].replace("_", " ")
@@ -78,29 +78,29 @@ class _Reader:
                 attribute = self._names.get(value["LabelName2"], value["LabelName2"])
                 box.attributes = (*box.attributes, attribute) if attribute not in box.attributes else box.attributes
             else:
-                entry.links.append(Link(first, predicate, self._box(entry, value, "2")))
+                entry.links.append(RelationAnnotation(first, predicate, self._box(entry, value, "2")))
 
     def boxes(self, rows: Iterable[tuple[int, dict[str, str]]]) -> None:
         for _, value in rows:
             self._box(self.images[value["ImageID"]][1], value, "")
 
-    def _box(self, entry: Entry, value: dict[str, str], end: str) -> Any:
+    def _box(self, entry: ImageAnnotation, value: dict[str, str], end: str) -> Any:
         label = value[f"LabelName{end}"]
         xyxy = corners([value[f"{side}{end}"] for side in SIDES])
         key = (label, *(round(part, DIGITS) for part in xyxy))
         if all(box.key != key for box in entry.boxes):
             fault = "" if label in self._names else f"LabelName {label} is not in the class descriptions"
-            entry.boxes.append(Box(key, xyxy, self._names.get(label, ""), fault=fault))
+            entry.boxes.append(BoxAnnotation(key, xyxy, self._names.get(label, ""), fault=fault))
         return key
 
-    def entry(self, _: int, image: str) -> Entry:
+    def entry(self, _: int, image: str) -> ImageAnnotation:
         return self.images[image][1]
 
 
 def _part(file: Path) -> str:
     """The split as Open Images calls it, in a file's name."""
-    found = re.search(r"train|validation|test", file.name)
-    return found[0] if found else ""
+    match = re.search(r"train|validation|test", file.name)
+    return match[0] if match else ""
 
 
 def _boxes_file(file: Path) -> str:
@@ -142,7 +142,7 @@ def _rows(file: Path, names: Sequence[str], keep: Sequence[str] | None = None) -
         start += len(batch)
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """Relations, boxes and descriptions. A label serves as its own LabelName; image ids are uids.
 
     Boxes to six digits; scores and masks have no place in this format, nor an image without relation or attribute.

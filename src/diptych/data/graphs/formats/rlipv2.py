@@ -20,10 +20,10 @@ from diptych.core.disk.files import write_atomic
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import gather
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, need, real
 from diptych.data.graphs.find import files_of, names_of
-from diptych.data.graphs.place import Placer, numbered, sides
+from diptych.data.graphs.image_export import ImageExporter, image_ids, sides
 
 PATTERNS = ("*.json",)
 DATASET, SPLIT = "dataset", "data_split"
@@ -34,7 +34,7 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     return gather(source, files_of(source, PATTERNS, "scene graphs in RLIPv2's form"), _entry, name=name, root=root)
 
 
-def _entry(row: int, value: Any, _: str) -> Entry:
+def _entry(row: int, value: Any, _: str) -> ImageAnnotation:
     image_id = need(value, "image_id", int)
     dataset, split = str(value.get(DATASET) or ""), str(value.get(SPLIT) or "")
     boxes = []
@@ -42,9 +42,9 @@ def _entry(row: int, value: Any, _: str) -> Entry:
         label = need(thing, "names", str, list)
         label = label if isinstance(label, str) else next(iter(label), "")
         xyxy = corners([thing.get(part) for part in ("x", "y", "w", "h")], sides=True)
-        boxes.append(Box(need(thing, "object_id"), xyxy, label.strip()))
+        boxes.append(BoxAnnotation(need(thing, "object_id"), xyxy, label.strip()))
     links = [
-        Link(
+        RelationAnnotation(
             need(r, "subject_id"),
             str(need(r, "predicate")).strip(),
             need(r, "object_id"),
@@ -55,22 +55,24 @@ def _entry(row: int, value: Any, _: str) -> Entry:
     extras = {"source": dataset, DATASET: dataset, SPLIT: split} if dataset else {}
     if kind := re.match(r"train|val|test", split):
         extras["split"] = kind[0]
-    return Entry(row, image_id, _names(image_id, dataset, split), None, boxes, links, extras, key=f"{dataset} {image_id}".strip())
+    return ImageAnnotation(
+        row, image_id, _names(image_id, dataset, split), None, boxes, links, extras, key=f"{dataset} {image_id}".strip()
+    )
 
 
 def _names(image_id: int, dataset: str, split: str) -> list[str]:
-    """Where the image may lie; COCO pads its numbers with zeros."""
+    """Candidate file names of an image; COCO pads its numbers with zeros."""
     padded = names_of(f"{image_id:012d}") if "coco" in dataset else []
     names = padded + names_of(image_id)
     return [f"{split}/{name}" for name in names] + names if split else names
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """``scene_graphs.json`` and ``vocabulary.json`` (names with their counts). Images are called by their number.
 
     A data set and its split are written where the samples have them; attributes, scores of boxes and masks have no place in this format.
     """
-    ids = numbered(samples)
+    ids = image_ids(samples)
     rows = []
     count: dict[str, dict[str, int]] = {"relationship": {}, "object": {}}
     first = relation_id = 1

@@ -24,12 +24,12 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector, gather
-from diptych.data.graphs.entries import Entry, Link
+from diptych.data.graphs.entries import ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import need, split_of
-from diptych.data.graphs.find import files_of, load_json, load_list, one_of
+from diptych.data.graphs.find import files_of, load_json, load_list, matching_files
 from diptych.data.graphs.formats.coco import Instances, coco_rows
 from diptych.data.graphs.formats.hico_det import hoia_boxes, hoia_row
-from diptych.data.graphs.place import Placer, aligned, by_split, numbered, position
+from diptych.data.graphs.image_export import ImageExporter, by_split, image_ids, label_id, per_region_column
 from diptych.data.vocabularies import PERSON, vocabulary
 
 PLACES = ("", "vcoco/", "data/vcoco/", "annotations/")
@@ -41,14 +41,14 @@ ANNOTATED = "annotated"
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """One ``vcoco_*.json``, or a folder with several; ``trainval`` is read where train and val are not there."""
     if source.is_file():
-        files, places = [source], [source.parent, source.parent.parent]
+        files, folders = [source], [source.parent, source.parent.parent]
     else:
-        files = one_of(source, *(f"{place}vcoco_*.json" for place in PLACES))
-        places = [source, *(file.parent for file in files[:1])]
+        files = matching_files(source, *(f"{folder}vcoco_*.json" for folder in PLACES))
+        folders = [source, *(file.parent for file in files[:1])]
     by_name = {file.stem: file for file in files}
     if {"vcoco_train", "vcoco_val"} & set(by_name):
         by_name.pop("vcoco_trainval", None)
-    instances = next((found[0] for place in places if (found := one_of(place, *INSTANCES))), None)
+    instances = next((matches[0] for folder in folders if (matches := matching_files(folder, *INSTANCES))), None)
     if not by_name or instances is None:
         what = "vcoco_*.json" if not by_name else "instances_vcoco_all_2014.json"
         raise DataError(f"holds no {what}", file=source, expected="vcoco_{train,val,test}.json and COCO's instances beside them")
@@ -62,31 +62,31 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
 
 def _split_images(file: Path) -> list[int]:
     """The images of a split from its file of ids, where there is one."""
-    places = (file.parent, file.parent / "splits", file.parent.parent / "splits")
-    ids = next((path for place in places if (path := place / f"{file.stem}.ids").is_file()), None)
+    folders = (file.parent, file.parent / "splits", file.parent.parent / "splits")
+    ids = next((path for folder in folders if (path := folder / f"{file.stem}.ids").is_file()), None)
     try:
         return [] if ids is None else [int(line) for line in ids.read_text().split()]
     except ValueError as error:
-        raise DataError(f"is no list of image ids: {error}", file=ids) from None
+        raise DataError(f"is not a list of image ids: {error}", file=ids) from None
 
 
 def _people(file: Path, coco: Instances, listed: Sequence[int]) -> tuple[list[tuple[int, int]], Any]:
     """The images of one file (row of its first person, id), and what makes an entry of one."""
     actions = load_list(file, "actions")
     people: dict[int, dict[int, int]] = {}  # image -> person -> row
-    links: dict[int, list[Link]] = {}
+    links: dict[int, list[RelationAnnotation]] = {}
     for row, action in enumerate(actions):
         try:
-            for at, image, person, found in _people_of_action(action):
+            for at, image, person, person_links in _people_of_action(action):
                 people.setdefault(image, {}).setdefault(person, at)
-                links.setdefault(image, []).extend(found)
+                links.setdefault(image, []).extend(person_links)
         except DataError as error:
             raise DataError(error.problem, file=file, row=row, field=error.field, expected=error.expected) from None
     for image in listed:
         people.setdefault(image, {})
     split = split_of(file)
 
-    def entry(row: int, image: int) -> Entry:
+    def entry(row: int, image: int) -> ImageAnnotation:
         made = coco.entry(row, image)
         made.per_region[ANNOTATED] = [box.key in people[image] for box in made.boxes]
         made.links, made.extras = links.get(image, []), {"split": split}
@@ -95,7 +95,7 @@ def _people(file: Path, coco: Instances, listed: Sequence[int]) -> tuple[list[tu
     return [(min(rows.values(), default=at), image) for at, (image, rows) in enumerate(people.items())], entry
 
 
-def _people_of_action(action: Any) -> Iterator[tuple[int, int, int, list[Link]]]:
+def _people_of_action(action: Any) -> Iterator[tuple[int, int, int, list[RelationAnnotation]]]:
     """For each person of one action: row, image, person, and its relations (none where the label is 0)."""
     name = str(need(action, "action_name", str)).replace("_", " ")
     roles = need(action, "role_name", list)[1:]
@@ -112,12 +112,15 @@ def _people_of_action(action: Any) -> Iterator[tuple[int, int, int, list[Link]]]
     if role_RN[0] != people:
         raise DataError(f"role_object_id of '{name}' does not begin with the people", expected="all first roles, then all second")
     for at, (image, person, label) in enumerate(zip(images, people, labels, strict=True)):
-        found = []
+        links = []
         if label == 1 and not roles:
-            found = [Link(person, name, person)]
+            links = [RelationAnnotation(person, name, person)]
         elif label == 1:
-            found = [Link(person, f"{name} {role}", ids[at] or person) for role, ids in zip(roles, role_RN[1:], strict=True)]
-        yield at, image, person, found
+            links = [
+                RelationAnnotation(person, f"{name} {role}", ids[at] or person)
+                for role, ids in zip(roles, role_RN[1:], strict=True)
+            ]
+        yield at, image, person, links
 
 
 def _ints(action: Any, key: str) -> list[int]:
@@ -127,14 +130,16 @@ def _ints(action: Any, key: str) -> list[int]:
     return values
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """The instances of all samples, and a file for each split ("" becomes train). Each box gets a new annotation id.
 
     Without a column `annotated`, V-COCO's people are those who do something. Of two objects in one role the first is written.
     """
     actions = {action: _Action(action, roles) for action, roles in vocabulary("v-coco").roles.items()}
-    known = {f"{action} {role}".strip(): (action, role) for action, made in actions.items() for role in made.roles or ("",)}
-    first, ids = 1, numbered(samples)
+    roles_by_predicate = {
+        f"{action} {role}".strip(): (action, role) for action, made in actions.items() for role in made.roles or ("",)
+    }
+    first, ids = 1, image_ids(samples)
     rows: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     paths = []
@@ -149,9 +154,9 @@ def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]
             for made in actions.values():
                 made.open(sample, image_id, first)
             for relation in sample.relations:
-                if relation.predicate not in known:
-                    position(dict.fromkeys(known, 0), relation.predicate, "action and role", sample)
-                action, role = known[relation.predicate]
+                if relation.predicate not in roles_by_predicate:
+                    label_id(dict.fromkeys(roles_by_predicate, 0), relation.predicate, "action and role", sample)
+                action, role = roles_by_predicate[relation.predicate]
                 actions[action].fill(sample, relation.subject, role, relation.object)
             first += len(sample.regions)
         stem = f"vcoco_{split or 'train'}"
@@ -185,7 +190,7 @@ class _Action:
         self._row, self._first = {}, first
         doing = {relation.subject for relation in sample.relations}
         default = [n in doing for n in range(len(sample.regions))]
-        chosen = [a or b for a, b in zip(aligned(sample, ANNOTATED, False), default, strict=True)]
+        chosen = [a or b for a, b in zip(per_region_column(sample, ANNOTATED, False), default, strict=True)]
         for n, region in enumerate(sample.regions):
             if chosen[n]:
                 if region.label != PERSON:
@@ -216,8 +221,8 @@ class _Action:
 
 
 def _object_ids() -> dict[str, int]:
-    known = vocabulary("coco")
-    return dict(zip(known.objects, known.object_ids, strict=True))
+    coco = vocabulary("coco")
+    return dict(zip(coco.objects, coco.object_ids, strict=True))
 
 
 # ---------------------------------------------------------------- the form that QPIC and its followers read
@@ -231,23 +236,23 @@ def read_hoia(source: Path, *, name: str, root: Path | None = None) -> Pool:
     return gather(source, files_of(source, HOIA, "V-COCO annotations"), _hoia_entry, name=name, root=root)
 
 
-def _hoia_entry(row: int, value: Any, split: str) -> Entry:
+def _hoia_entry(row: int, value: Any, split: str) -> ImageAnnotation:
     boxes = hoia_boxes(value)
     verbs = vocabulary("v-coco").predicates
     links = []
     for hoi in need(value, "hoi_annotation", list):
         subject, thing, verb = (need(hoi, key, int) for key in ("subject_id", "object_id", "category_id"))
         fault = "" if 0 <= verb < len(verbs) else f"category_id {verb} is none of the {len(verbs)} action-roles"
-        links.append(Link(subject, "" if fault else verbs[verb], subject if thing == -1 else thing, fault=fault))
+        links.append(RelationAnnotation(subject, "" if fault else verbs[verb], subject if thing == -1 else thing, fault=fault))
     doing = {link.subject for link in links}
     file = need(value, "file_name", str)
     digits = "".join(c for c in Path(file).stem.rpartition("_")[2] if c.isdigit())
-    entry = Entry(row, int(digits or row), [file], boxes=boxes, links=links, extras={"split": split}, key=file)
+    entry = ImageAnnotation(row, int(digits or row), [file], boxes=boxes, links=links, extras={"split": split}, key=file)
     entry.per_region[ANNOTATED] = [box.key in doing for box in boxes]
     return entry
 
 
-def write_hoia(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write_hoia(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """Split "test" to ``test_vcoco.json``, everything else to ``trainval_vcoco.json``."""
     verbs = {verb: n for n, verb in enumerate(vocabulary("v-coco").predicates)}
     made: dict[str, list[dict[str, Any]]] = {}
@@ -258,7 +263,7 @@ def write_hoia(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[
                 {
                     "subject_id": r.subject,
                     "object_id": -1 if r.object == r.subject else r.object,
-                    "category_id": position(verbs, r.predicate, "action and role", sample),
+                    "category_id": label_id(verbs, r.predicate, "action and role", sample),
                 }
                 for r in sample.relations
             ]

@@ -30,10 +30,10 @@ from diptych.core.errors import DataError, MissingExtra
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import need
-from diptych.data.graphs.find import load_json, load_list, names_of, one_of
-from diptych.data.graphs.place import Placer, labels_of, numbered
+from diptych.data.graphs.find import load_json, load_list, matching_files, names_of
+from diptych.data.graphs.image_export import ImageExporter, image_ids, labels_of
 from diptych.data.vocabularies import vocabulary
 
 Array = npt.NDArray[Any]
@@ -50,12 +50,12 @@ TYPES = {"active_object_mask": "bool", "attributes": "int64"}
 
 def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     """The h5, or the folder that holds it with its dictionaries and ``image_data.json``."""
-    file = source if source.is_file() else next(iter(one_of(source, *PATTERNS)), None)
+    file = source if source.is_file() else next(iter(matching_files(source, *PATTERNS)), None)
     if file is None:
         raise DataError("holds no VG-SGG*.h5", file=source, expected="VG-SGG-with-attri.h5")
     near = (file.parent, file.parent.parent)
-    dicts = next((found[0] for place in near if (found := one_of(place, "*SGG-dicts*.json", "*dicts*.json"))), None)
-    listed = next((found[0] for place in near if (found := one_of(place, "image_data.json"))), None)
+    dicts = next((matches[0] for folder in near if (matches := matching_files(folder, "*SGG-dicts*.json", "*dicts*.json"))), None)
+    listed = next((matches[0] for folder in near if (matches := matching_files(folder, "image_data.json"))), None)
     if dicts is None or listed is None:
         missing = "VG-SGG-dicts*.json" if dicts is None else "image_data.json"
         raise DataError(f"has no {missing} beside it", file=file, expected="the dictionaries and image_data.json")
@@ -65,13 +65,13 @@ def read(source: Path, *, name: str, root: Path | None = None) -> Pool:
     images = whole if len(whole) == count else images
     if len(images) != count:
         raise DataError(f"lists {len(images)} images", file=listed, expected=f"the {count} of {file.name}")
-    reader = _Reader(arrays, load_json(dicts), dicts)
+    reader = _Vg150Reader(arrays, load_json(dicts), dicts)
     collect = Collector(source, file, root=root)
     collect.each(enumerate(images), reader.entry)
     return collect.pool(name)
 
 
-class _Reader:
+class _Vg150Reader:
     def __init__(self, arrays: Mapping[str, Array], dicts: Any, file: Path) -> None:
         self._arrays = arrays
         self._labels, self._predicates, self._attributes = (
@@ -81,7 +81,7 @@ class _Reader:
         boxes_N4 = arrays[f"boxes_{self._scale}"]
         self._corners = (boxes_N4[:, :2] - boxes_N4[:, 2:] / 2).astype(boxes_N4.dtype)
 
-    def entry(self, row: int, image: Any) -> Entry:
+    def entry(self, row: int, image: Any) -> ImageAnnotation:
         image_id, width, height = (need(image, key, int) for key in ("image_id", "width", "height"))
         boxes_N4 = self._arrays[f"boxes_{self._scale}"]
         first, last = self._range("box", row, len(boxes_N4))
@@ -94,7 +94,7 @@ class _Reader:
             number = int(self._arrays["labels"][n])
             label = self._labels.get(number, "")
             own = () if attributes is None else tuple(filter(None, (self._attributes.get(a) for a in attributes[n].tolist())))
-            boxes.append(Box(n, xyxy, label, own, fault="" if label else f"label {number} is not in the dictionaries"))
+            boxes.append(BoxAnnotation(n, xyxy, label, own, fault="" if label else f"label {number} is not in the dictionaries"))
         first, last = self._range("rel", row, len(self._arrays["predicates"]))
         links = []
         for n in range(first, last + 1):
@@ -102,9 +102,11 @@ class _Reader:
             number = int(self._arrays["predicates"][n])
             predicate = self._predicates.get(number, "")
             fault = "" if predicate else f"predicate {number} is not in the dictionaries"
-            links.append(Link(subject, predicate, other, fault=fault))
+            links.append(RelationAnnotation(subject, predicate, other, fault=fault))
         split = SPLITS.get(int(self._arrays["split"][row]), "")
-        return Entry(row, image_id, names_of(image_id), (width, height), boxes, links, {"split": split} if split else {})
+        return ImageAnnotation(
+            row, image_id, names_of(image_id), (width, height), boxes, links, {"split": split} if split else {}
+        )
 
     def _range(self, what: str, row: int, count: int) -> tuple[int, int]:
         """First and last of an image, inclusive; an empty one is (0, -1)."""
@@ -157,32 +159,32 @@ def _checked(file: Path, arrays: dict[str, Array]) -> dict[str, Array]:
 def _names(dicts: Any, kind: str, file: Path) -> dict[int, str]:
     """Number -> name, from either of the two directions in which the dictionaries are given."""
     try:
-        if isinstance(found := dicts.get(f"idx_to_{kind}"), dict):
-            return {int(number): str(name) for number, name in found.items()}
-        if isinstance(found := dicts.get(f"{kind}_to_idx"), dict):
-            return {int(number): str(name) for name, number in found.items()}
+        if isinstance(mapping := dicts.get(f"idx_to_{kind}"), dict):
+            return {int(number): str(name) for number, name in mapping.items()}
+        if isinstance(mapping := dicts.get(f"{kind}_to_idx"), dict):
+            return {int(number): str(name) for name, number in mapping.items()}
     except (AttributeError, TypeError, ValueError):
-        raise DataError("is no dictionary of names", file=file, field=f"idx_to_{kind}") from None
+        raise DataError("is not a dictionary of names", file=file, field=f"idx_to_{kind}") from None
     if kind == "attribute":
         return {}
     raise DataError(f"has no idx_to_{kind}", file=file, expected=f"idx_to_{kind} or {kind}_to_idx")
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """The h5, its dictionaries and ``image_data.json``. Labels of VG150 keep its numbers; others are numbered from 1 by name.
 
     Scores and masks have no place in this format, nor more than ten attributes of a box.
     """
     _h5py()
-    known, (labels, predicates) = vocabulary("vg150"), labels_of(samples)
+    vg150, (labels, predicates) = vocabulary("vg150"), labels_of(samples)
     attributes = sorted({attribute for sample in samples for region in sample.regions for attribute in region.attributes})
-    if set(labels) <= set(known.objects) and set(predicates) <= set(known.predicates):
-        labels, predicates = list(known.objects), list(known.predicates)
+    if set(labels) <= set(vg150.objects) and set(predicates) <= set(vg150.predicates):
+        labels, predicates = list(vg150.objects), list(vg150.predicates)
     number = {
         kind: {name: n for n, name in enumerate(names, 1)}
         for kind, names in (("label", labels), ("predicate", predicates), ("attribute", attributes))
     }
-    ids = numbered(samples)
+    ids = image_ids(samples)
     images = []
     columns: dict[str, list[Any]] = {name: [] for name in (*PER_IMAGE, *PER_BOX, *PER_RELATION, "attributes")}
     columns |= {f"boxes_{scale}": [] for scale in SCALES} | {"active_object_mask": []}

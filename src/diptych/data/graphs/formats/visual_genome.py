@@ -4,7 +4,7 @@
     relationships.json   [{"image_id", "relationships": [{"relationship_id", "predicate", "synsets", "subject", "object"}]}]
     attributes.json      [{"image_id", "attributes": [{"object_id", "attributes": ["green"], ...}]}]         may be missing
     image_data.json      [{"image_id", "width", "height", "url", "coco_id", "flickr_id"}]
-    object_alias.txt  relationship_alias.txt   a line a group, "tree,trees": the first name stands for all   may be missing
+    object_alias.txt  relationship_alias.txt   one line per group, "tree,trees": the first name stands for all   may be missing
     VG_100K/  VG_100K_2/
 
 Names and predicates are trimmed, lower-cased and replaced by the first of their aliases; of several names the first is taken.
@@ -23,10 +23,10 @@ from diptych.core.errors import DataError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.graphs.collect import Collector
-from diptych.data.graphs.entries import Box, Entry, Link
+from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, RelationAnnotation
 from diptych.data.graphs.fields import corners, need
 from diptych.data.graphs.find import load_list, names_of, read_text
-from diptych.data.graphs.place import Placer, numbered, sides
+from diptych.data.graphs.image_export import ImageExporter, image_ids, sides
 
 FILES = ("image_data.json", "objects.json", "relationships.json", "attributes.json")
 IMAGES = "VG_100K"
@@ -56,29 +56,31 @@ class _Genome:
         self._labels = aliases(folder / "object_alias.txt")
         self._predicates = aliases(folder / "relationship_alias.txt")
         self.images = load_list(folder / FILES[0])
-        known = {number for image in self.images if isinstance(image, dict) and isinstance(number := image.get("image_id"), int)}
+        image_ids = {
+            number for image in self.images if isinstance(image, dict) and isinstance(number := image.get("image_id"), int)
+        }
         self._of: dict[str, dict[Any, list[Any]]] = {}
         for file in FILES[1:]:
             kind = file.removesuffix(".json")
-            self._of[kind] = {} if file in missing else self._by_image(folder / file, kind, known)
+            self._of[kind] = {} if file in missing else self._by_image(folder / file, kind, image_ids)
 
-    def _by_image(self, file: Path, kind: str, known: set[Any]) -> dict[Any, list[Any]]:
-        found: dict[Any, list[Any]] = {}
+    def _by_image(self, file: Path, kind: str, image_ids: set[Any]) -> dict[Any, list[Any]]:
+        values_by_image: dict[Any, list[Any]] = {}
         for row, entry in enumerate(load_list(file)):
             image = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
-            if not isinstance(image, int) or image not in known:
+            if not isinstance(image, int) or image not in image_ids:
                 self.lost.append((file, row, f"image_id {image} is not in {FILES[0]}"))
-            elif image in found:
-                self.lost.append((file, row, f"image_id {image} comes again"))
+            elif image in values_by_image:
+                self.lost.append((file, row, f"image_id {image} is a duplicate"))
             elif not isinstance(entry.get(kind), list):
                 self.lost.append((file, row, f"has no list '{kind}'"))
             else:
-                found[image] = [value for value in entry[kind] if isinstance(value, dict)]
-        return found
+                values_by_image[image] = [value for value in entry[kind] if isinstance(value, dict)]
+        return values_by_image
 
-    def entry(self, row: int, image: Any) -> Entry:
+    def entry(self, row: int, image: Any) -> ImageAnnotation:
         image_id = need(image, "image_id", int)
-        boxes: dict[Any, Box] = {}
+        boxes: dict[Any, BoxAnnotation] = {}
         same: dict[Any, Any] = {}  # ids that were merged into another object
         for value in self._of["objects"].get(image_id, ()):
             self._add(boxes, same, value)
@@ -86,15 +88,15 @@ class _Genome:
         for value in self._of["relationships"].get(image_id, ()):
             ends = [self._add(boxes, same, value.get(end)) for end in ("subject", "object")]
             predicate = plain(value.get("predicate"), self._predicates)
-            links.append(Link(ends[0], predicate, ends[1]))
+            links.append(RelationAnnotation(ends[0], predicate, ends[1]))
         for value in self._of["attributes"].get(image_id, ()):
             key = value.get("object_id")
             if (key := same.get(key, key)) in boxes:
                 boxes[key].attributes = tuple(dict.fromkeys(map(plain, value.get("attributes") or ())))
         size = (image["width"], image["height"]) if image.get("width") and image.get("height") else None
-        return Entry(row, image_id, names_of(image_id), size, list(boxes.values()), links)
+        return ImageAnnotation(row, image_id, names_of(image_id), size, list(boxes.values()), links)
 
-    def _add(self, boxes: dict[Any, Box], same: dict[Any, Any], value: Any) -> Any:
+    def _add(self, boxes: dict[Any, BoxAnnotation], same: dict[Any, Any], value: Any) -> Any:
         """Put an object among the boxes unless it is there; returns its key."""
         if not isinstance(value, dict) or "object_id" not in value:
             return None
@@ -102,20 +104,20 @@ class _Genome:
         if (key := same.get(key, key)) not in boxes:
             names = value.get("names") or [value.get("name")]
             xyxy = corners([value.get(part) for part in ("x", "y", "w", "h")], sides=True)
-            boxes[key] = Box(key, xyxy, plain(names[0], self._labels), where=f"object {key}")
+            boxes[key] = BoxAnnotation(key, xyxy, plain(names[0], self._labels), where=f"object {key}")
             same.update(dict.fromkeys(value.get("merged_object_ids") or (), key))
         return key
 
 
 def aliases(file: Path) -> dict[str, str]:
     """Every name of an alias file -> the first of its line."""
-    found: dict[str, str] = {}
+    name_by_alias: dict[str, str] = {}
     if file.is_file():
         for line in read_text(file).splitlines():
             names = [plain(name) for name in line.split(",") if name.strip()]
             for name in names:
-                found.setdefault(name, names[0])
-    return found
+                name_by_alias.setdefault(name, names[0])
+    return name_by_alias
 
 
 def plain(name: Any, other: Mapping[str, str] | None = None) -> str:
@@ -124,9 +126,9 @@ def plain(name: Any, other: Mapping[str, str] | None = None) -> str:
     return other.get(text, text) if other else text
 
 
-def write(samples: Sequence[Sample], folder: Path, placer: Placer) -> list[Path]:
+def write(samples: Sequence[Sample], folder: Path, placer: ImageExporter) -> list[Path]:
     """The four files; images are called by their number, synsets are empty. The split, scores and masks have no place in this format."""
-    ids = numbered(samples)
+    ids = image_ids(samples)
     made: dict[str, list[Any]] = {file: [] for file in FILES}
     first = relation_id = 1
     for sample in samples:

@@ -1,4 +1,4 @@
-"""A picture and a box in it, moved together: crops, flips, shears, shifts and turns. For texts that say where a thing is.
+"""Augmentations of a picture and a box in it: crops, flips, shears, shifts and turns. For texts that name positions.
 
 Letters: H W pixels, C channels. Boxes are xyxy pixels of the picture as it is; None is a box of which nothing is left.
 """
@@ -57,9 +57,9 @@ def augmented(picture: Boxed, rng: np.random.Generator, *, count: int = 2, level
     about the middle of the picture, in BLIP's code half a pixel off; and numbers that leave 0..255 are cut there, where its autocontrast
     and sharpness let them wrap.
     """
-    for place in rng.integers(len(OPERATIONS), size=count):
+    for operation in rng.integers(len(OPERATIONS), size=count):
         if rng.random() <= chance:
-            picture = OPERATIONS[int(place)](picture, rng, level)
+            picture = OPERATIONS[int(operation)](picture, rng, level)
     return picture
 
 
@@ -102,15 +102,15 @@ def _bounds(corner_N2: npt.NDArray[np.float64], width: float, height: float) -> 
 
 def _cut(points: list[Any], axis: int, limit: float, keep_below: bool) -> list[Any]:
     """A polygon's part on one side of a line along the other axis."""
-    found = []
+    kept_points = []
     for here, there in zip(points, [*points[1:], *points[:1]], strict=True):
         inside, other = ((point[axis] <= limit) == keep_below or point[axis] == limit for point in (here, there))
         if inside:
-            found.append(here)
+            kept_points.append(here)
         if inside != other:
             share = (limit - here[axis]) / (there[axis] - here[axis])
-            found.append(tuple(h + share * (t - h) for h, t in zip(here, there, strict=True)))
-    return found
+            kept_points.append(tuple(h + share * (t - h) for h, t in zip(here, there, strict=True)))
+    return kept_points
 
 
 def _coloured(change: Callable[[Image.Image, float], Image.Image]) -> Callable[..., Boxed]:

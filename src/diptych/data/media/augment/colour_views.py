@@ -34,8 +34,8 @@ def recoloured(
     if rng.random() < chance:
         middle = (1.0, 1.0, 1.0, 0.0)
         factors = [float(rng.uniform(at - width, at + width)) for at, width in zip(middle, jitter, strict=True)]
-        for place in rng.permutation(4):
-            image = changes[place](image, factors[place])
+        for number in rng.permutation(4):
+            image = changes[number](image, factors[number])
     if rng.random() < chance:
         image = functional.to_grayscale(image, 3)
     if rng.random() < chance:

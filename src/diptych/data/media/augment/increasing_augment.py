@@ -38,8 +38,8 @@ def increasing_augment(
     magnitude  0..10, to which a normal draw of this deviation is added, cut to 0..10
     """
     image, fill = Image.fromarray(np.ascontiguousarray(image_HWC)), tuple(min(255, round(255 * value)) for value in mean)
-    for place in rng.integers(len(OPERATIONS), size=count):
-        change, signed = OPERATIONS[int(place)]
+    for number in rng.integers(len(OPERATIONS), size=count):
+        change, signed = OPERATIONS[int(number)]
         if rng.random() > chance:
             continue
         share = min(max(float(rng.normal(magnitude, deviation)), 0.0), MOST) / MOST

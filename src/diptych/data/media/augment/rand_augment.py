@@ -27,8 +27,8 @@ def rand_augment(image_HWC: Pixels, rng: np.random.Generator, *, count: int = 2,
     magnitude  0..30, of each operation's range
     """
     image = Image.fromarray(np.ascontiguousarray(image_HWC))
-    for place in rng.integers(len(OPERATIONS), size=count):
-        change, low, high, signed = OPERATIONS[int(place)]
+    for number in rng.integers(len(OPERATIONS), size=count):
+        change, low, high, signed = OPERATIONS[int(number)]
         value = magnitude / MOST * (high - low) + low
         image = change(image, -value if signed and rng.random() > 0.5 else value)
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""An image and its label map as one training step sees them: scaled, cropped, mirrored, its colours shaken.
+"""Joint augmentation of an image and its label map: scaling, cropping, mirroring, colour jitter.
 
 Letters: H W pixels.
 """
@@ -23,7 +23,7 @@ TRIES = 10
 
 @dataclass(frozen=True, slots=True)
 class SegmentationView:
-    """Random square crops of at most `size` pixels a side (mmsegmentation's pipeline, as DenseCLIP 2112.01518 trains).
+    """Random square crops of at most `size` pixels per side (mmsegmentation's pipeline, as DenseCLIP 2112.01518 trains).
 
     scale      the short side becomes size times a factor drawn from this range; (1, 1) leaves its middle
     longest    the long side becomes this many pixels times the factor at most

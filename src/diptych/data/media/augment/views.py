@@ -37,7 +37,7 @@ class View:
 
 
 def placed_view(draw: Draw, size: int, crop_scale: tuple[float, float], flip: bool) -> View:
-    """What `data.load.batch.view` gives, from the same random numbers, and where it lies."""
+    """Random view as `data.load.batch.view` gives it, from the same random draws, together with its crop box."""
     image_HWC = pixels(draw)
     height, width = image_HWC.shape[:2]
     box, mirrored = (0, 0, height, width), False

@@ -14,7 +14,7 @@ _OPEN = (b"mif1", b"msf1")
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether bytes begin as a picture does that is coded by HEVC. AVIF, which PIL reads itself, is none.
+    """True if bytes begin like an HEVC-coded picture. AVIF, which PIL reads itself, does not count.
 
     >>> is_heif(bytes(4) + b"ftypheic"), is_heif(bytes(4) + b"ftypavif")
     (True, False)
@@ -22,7 +22,7 @@ def is_heif(data: bytes) -> bool:
     if data[4:8] != b"ftyp":
         return False
     brand, size = data[8:12], min(int.from_bytes(data[:4], "big"), 256)
-    also = [data[place : place + 4] for place in range(16, size, 4)]
+    also = [data[start : start + 4] for start in range(16, size, 4)]
     return brand in _CODED or (brand in _OPEN and any(one in _CODED for one in also))
 
 

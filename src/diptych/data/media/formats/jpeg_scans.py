@@ -1,5 +1,6 @@
-"""How much work a JPEG asks for. A progressive one is sent in scans, each of which visits every block of the picture again, and nothing
-in the format limits their number: 138 kB of repeated empty scans over 4000 x 4000 pixels keep a processor busy for many seconds.
+"""Scan count of a JPEG, a bound on the cost of decoding it. A progressive one is sent in scans, each of which visits every block of the
+picture again, and nothing in the format limits their number: 138 kB of repeated empty scans over 4000 x 4000 pixels keep a processor busy
+for many seconds.
 
 Encoders write about ten scans; libjpeg-turbo advises those who decode for strangers to take no more than a few hundred.
 """
@@ -32,10 +33,10 @@ def scan_count(data: bytes, name: str) -> int:
     at, scans, components = 2, 0, 0
     several = False
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, at)
-        if found is None or found[1][0] == END_OF_IMAGE:
+        match = _MARKER.search(data, at)
+        if match is None or match[1][0] == END_OF_IMAGE:
             return scans
-        marker, at = found[1][0], found.end()
+        marker, at = match[1][0], match.end()
         if marker in PROGRESSIVE or marker in SEQUENTIAL:
             several = several or marker in PROGRESSIVE
             components = data[at + 7] if at + 7 < len(data) else 0

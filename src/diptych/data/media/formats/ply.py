@@ -1,4 +1,4 @@
-"""PLY files, the vertices alone: text, or little-endian binary. Faces and other elements behind them are passed over."""
+"""PLY files, vertices only: text, or little-endian binary. Faces and other elements after them are skipped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_ply(data: bytes, item: MediaItem, limit: MediaLimit) -> npt.NDArray[np.
         raise _wrong("has no vertices", item, "an element 'vertex'")
     for element in elements[: elements.index(vertex)]:
         if element.lists or form == "ascii":
-            raise _wrong(f"element '{element.name}' stands before the vertices", item, "vertices first")
+            raise _wrong(f"element '{element.name}' comes before the vertices", item, "vertices first")
         start += element.count * sum(np.dtype(kind).itemsize for _, kind in element.properties)
     refuse_elements(vertex.count, "points", item, limit)
     names = [name for name, _ in vertex.properties]
@@ -114,7 +114,7 @@ def _text(body: bytes, vertex: _Element, item: MediaItem) -> npt.NDArray[np.floa
         try:
             rows.append([float(word) for word in words])
         except ValueError as error:
-            raise _wrong(f"vertex {number:,} is no line of numbers: {words[0][:20]!r} ...", item) from error
+            raise _wrong(f"vertex {number:,} is not a line of numbers: {words[0][:20]!r} ...", item) from error
     return np.array(rows, np.float64).reshape(vertex.count, len(vertex.properties))
 
 

@@ -26,24 +26,24 @@ CENTIMETRE = 3
 def pyramid(pixels_HWC: npt.NDArray[np.uint8], levels: int) -> list[npt.NDArray[np.uint8]]:
     """The picture and so many - 1 smaller ones, each by the mean of 2 x 2 pixels of the one before; an odd last row or column is left
     out."""
-    found = [pixels_HWC]
-    while len(found) < levels:
-        large = found[-1]
+    levels_HWC = [pixels_HWC]
+    while len(levels_HWC) < levels:
+        large = levels_HWC[-1]
         height, width = large.shape[0] // 2 * 2, large.shape[1] // 2 * 2
         if not height or not width:
             raise ShapeError(
                 f"{levels} levels of a picture of {list(pixels_HWC.shape)} (expected as many as it can be halved, plus one)"
             )
         four = large[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean((1, 3))
-        found.append(four.round().astype(np.uint8))
-    return found
+        levels_HWC.append(four.round().astype(np.uint8))
+    return levels_HWC
 
 
 def tiled_tiff(levels: Sequence[npt.NDArray[np.uint8]], *, spacing: float | None = None) -> bytes:
     """The bytes of a tiled RGB TIFF, deflated, with a directory a level, the largest first.
 
     levels   uint8 [H, W, 3] each
-    spacing  micrometres a pixel of the first, written as its resolution; None writes none
+    spacing  micrometres per pixel of the first, written as its resolution; None writes none
     """
     out = bytearray(b"II*\0\0\0\0\0")
     link = 4  # where the place of the next directory is written
@@ -51,9 +51,9 @@ def tiled_tiff(levels: Sequence[npt.NDArray[np.uint8]], *, spacing: float | None
         if pixels_HWC.dtype != np.uint8 or pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3:
             raise ShapeError(f"level {number} is {pixels_HWC.dtype} {list(pixels_HWC.shape)} (expected uint8 [H, W, 3])")
         tiles = _tiles(pixels_HWC)
-        places = []
+        offsets = []
         for data in tiles:
-            places.append(len(out))
+            offsets.append(len(out))
             out += data + b"\0" * (len(data) % 2)
         height, width = pixels_HWC.shape[:2]
         tags: dict[int, tuple[int, list[Any]]] = {
@@ -67,7 +67,7 @@ def tiled_tiff(levels: Sequence[npt.NDArray[np.uint8]], *, spacing: float | None
             284: (SHORT, [1]),  # samples of a pixel lie together
             322: (SHORT, [TILE]),
             323: (SHORT, [TILE]),
-            324: (LONG, places),
+            324: (LONG, offsets),
             325: (LONG, [len(data) for data in tiles]),
         }
         if spacing is not None:

@@ -17,42 +17,42 @@ _MARKS = (b"ftyp", b"\x1aE\xdf\xa3", b"RIFF")
 
 
 def is_video(data: bytes) -> bool:
-    """Whether bytes begin as a container of video does: MP4 and QuickTime, Matroska and WebM, AVI."""
+    """True if bytes begin like a video container: MP4 and QuickTime, Matroska and WebM, AVI."""
     return data[4:8] == _MARKS[0] or data.startswith(_MARKS[1]) or (data.startswith(_MARKS[2]) and data[8:12] == b"AVI ")
 
 
 def count_frames(data: bytes, item: MediaItem) -> int:
-    """How many frames can be decoded. Headers may lie, so packets are counted, which decodes nothing."""
+    """Number of frames that can be decoded. Headers may lie, so packets are counted, which decodes nothing."""
     with _open_container(data, item) as container:
         return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
 
 
-def read_video(data: bytes, item: MediaItem, limit: MediaLimit, places: Callable[[int], npt.NDArray[np.int64]]) -> Pixels:
+def read_video(data: bytes, item: MediaItem, limit: MediaLimit, frame_indices: Callable[[int], npt.NDArray[np.int64]]) -> Pixels:
     """uint8 [T, H, W, 3]: the frames at `places(number of frames)`, in that order; frames between them are decoded and dropped."""
     count = count_frames(data, item)
     if not count:
         raise DecodeError("holds no frame", file=item.name, medium=item.medium)
     if count > limit.parts:
         raise DecodeError(f"{count:,} frames are more than the limit of {limit.parts:,}", file=item.name, medium=item.medium)
-    chosen = places(count).tolist()
-    wanted, found, last = set(chosen), dict[int, Pixels](), max(chosen)
+    chosen = frame_indices(count).tolist()
+    needed, frames, last = set(chosen), dict[int, Pixels](), max(chosen)
     with _open_container(data, item) as container:
         stream = container.streams.video[0]
-        if len(wanted) * stream.codec_context.width * stream.codec_context.height > limit.elements:
+        if len(needed) * stream.codec_context.width * stream.codec_context.height > limit.elements:
             raise DecodeError(
-                f"{len(wanted)} frames have more than {limit.elements:,} pixels", file=item.name, medium=item.medium
+                f"{len(needed)} frames have more than {limit.elements:,} pixels", file=item.name, medium=item.medium
             )
         try:
             for number, frame in enumerate(container.decode(stream)):
-                if number in wanted:
-                    found[number] = frame.to_ndarray(format="rgb24")
+                if number in needed:
+                    frames[number] = frame.to_ndarray(format="rgb24")
                 if number >= last:
                     break
         except Exception as error:  # decoders raise anything on hostile bytes
             raise DecodeError(_reason(error), file=item.name, medium=item.medium) from error
-    if missing := sorted(wanted - set(found)):
+    if missing := sorted(needed - set(frames)):
         raise DecodeError(f"frame {missing[0]} of {count} cannot be decoded", file=item.name, medium=item.medium)
-    return np.stack([found[number] for number in chosen])
+    return np.stack([frames[number] for number in chosen])
 
 
 def _open_container(data: bytes, item: MediaItem) -> Any:

@@ -1,1 +1,1 @@
-"""Captions: cut, cleaned, reordered, several an image, wrong ones beside right ones, and what their phrases mean in the picture."""
+"""Captions: cutting, cleaning, reordering, several per image, wrong ones as negatives, and the regions of their phrases."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 
-def pieces(caption: str) -> list[str]:
-    """What stands between full stops, stripped; nothing empty."""
+def caption_parts(caption: str) -> list[str]:
+    """Parts of a caption between full stops, stripped; empty parts are dropped."""
     return [piece.strip() for piece in caption.split(".") if piece.strip()]
 
 
@@ -16,18 +16,18 @@ def chunks(caption: str, *, sentences: int = 4) -> list[str]:
     >>> chunks("A cup. A box. It is red. It is blue. A dog.")
     ['A cup. A box. It is red. It is blue', 'A dog']
     """
-    found = pieces(caption)
-    return [". ".join(found[start : start + sentences]).strip() for start in range(0, len(found), sentences)]
+    parts = caption_parts(caption)
+    return [". ".join(parts[start : start + sentences]).strip() for start in range(0, len(parts), sentences)]
 
 
-def thinned(caption: str, rng: np.random.Generator, *, keep: float = 0.7, about: float = 0.0) -> str:
+def drop_sentences(caption: str, rng: np.random.Generator, *, keep: float = 0.7, about: float = 0.0) -> str:
     """The first sentence, and each further one in a share of cases.
 
     about  so many sentences in the mean instead: each, the first too, stays in about / n of the cases, n the pieces between full stops
            and at the ends, as released for captions of actions, where about is 7; where none stays, the first does
     """
-    found = pieces(caption)
+    parts = caption_parts(caption)
     if not about:
-        return ". ".join(piece for place, piece in enumerate(found) if not place or rng.random() < keep)
+        return ". ".join(piece for position, piece in enumerate(parts) if not position or rng.random() < keep)
     share = about / len(caption.split("."))
-    return ". ".join([piece for piece in found if rng.random() < share] or found[:1])
+    return ". ".join([piece for piece in parts if rng.random() < share] or parts[:1])

@@ -58,7 +58,7 @@ def negative_batch(
     shape = (len(texts), count, length)
     encoded = tokenizer.encode(flat, length)
     negative_BKL = torch.from_numpy(encoded.ids_BL).reshape(shape)
-    there_BK = torch.tensor([[place < len(made) for place in range(count)] for made, _ in written], dtype=torch.bool).reshape(
+    there_BK = torch.tensor([[column < len(made) for column in range(count)] for made, _ in written], dtype=torch.bool).reshape(
         shape[:2]
     )
     cut_BK = there_BK & (negative_BKL == pairs.text_BL[:, None]).all(-1)
@@ -90,6 +90,6 @@ def _key(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(" .")
 
 
-def chosen(rng: np.random.Generator, texts: Sequence[str], count: int) -> list[str]:
+def sample_texts(rng: np.random.Generator, texts: Sequence[str], count: int) -> list[str]:
     """Up to `count` different ones of the texts, at random."""
-    return [texts[place] for place in rng.permutation(len(texts))[:count].tolist()]
+    return [texts[position] for position in rng.permutation(len(texts))[:count].tolist()]

@@ -1,4 +1,4 @@
-"""Which words of a sentence mean which regions of its picture, as they lie beside a sample: `extras["grounding"]`.
+"""Grounding of phrases: words of a sentence and the regions of its picture, stored in `extras["grounding"]`.
 
 [{"text": "a red cup left of a plate",
   "phrases": [{"spans": [[2, 9]], "regions": [0]}, {"spans": [[20, 25]], "regions": [1, 2], "kind": "other"}],
@@ -24,7 +24,7 @@ FIELD = "grounding"
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
+class GroundedPhrase:
     """Characters of a sentence, and the regions that they mean.
 
     kind  a coarse category ("people"), several with slashes between them ("people/clothing"), "" for none
@@ -36,8 +36,8 @@ class Phrase:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What a language model wrote about a sentence.
+class PhraseTexts:
+    """Texts that a language model wrote about a sentence.
 
     descriptions  of phrases that stand in it
     confusable    of things that could be taken for them and are not there
@@ -54,12 +54,12 @@ class Sentence:
     """A sentence about a picture with its phrases; as a `SpanText` the entities are their places."""
 
     text: str
-    phrases: tuple[Phrase, ...]
-    written: Written | None = None
+    phrases: tuple[GroundedPhrase, ...]
+    written: PhraseTexts | None = None
 
     @property
     def marked(self) -> SpanText:
-        return SpanText(self.text, {place: phrase.spans for place, phrase in enumerate(self.phrases)})
+        return SpanText(self.text, {position: phrase.spans for position, phrase in enumerate(self.phrases)})
 
 
 def sentences_of(sample: Sample) -> list[Sentence]:
@@ -82,20 +82,24 @@ def _sentence(entry: Any, regions: int, where: str) -> Sentence:
     return Sentence(text, read, _parse_written(entry["written"], where) if entry.get("written") else None)
 
 
-def _phrase(entry: Any, text: str, regions: int, where: str) -> Phrase:
+def _phrase(entry: Any, text: str, regions: int, where: str) -> GroundedPhrase:
     if not isinstance(entry, Mapping):
-        raise DataError(f"{where} is {str(entry)[:60]}", field=FIELD, expected='{"spans": [[start, stop]], "regions": [place]}')
-    places = entry.get("regions")
-    if not isinstance(places, list | tuple) or not all(type(place) is int and 0 <= place < regions for place in places):
+        raise DataError(f"{where} is {str(entry)[:60]}", field=FIELD, expected='{"spans": [[start, stop]], "regions": [number]}')
+    region_numbers = entry.get("regions")
+    if not isinstance(region_numbers, list | tuple) or not all(
+        type(number) is int and 0 <= number < regions for number in region_numbers
+    ):
         expected = f"places among the {regions} regions of the sample; [] for what is not there"
-        raise DataError(f"{where} has the regions {str(places)[:60]}", field="regions", expected=expected)
+        raise DataError(f"{where} has the regions {str(region_numbers)[:60]}", field="regions", expected=expected)
     spans = entry.get("spans")
-    return Phrase(
-        from_json(list(spans) if isinstance(spans, tuple) else spans, text, where), tuple(places), str(entry.get("kind", ""))
+    return GroundedPhrase(
+        from_json(list(spans) if isinstance(spans, tuple) else spans, text, where),
+        tuple(region_numbers),
+        str(entry.get("kind", "")),
     )
 
 
-def _parse_written(entry: Any, where: str) -> Written:
+def _parse_written(entry: Any, where: str) -> PhraseTexts:
     expected = '{"descriptions": {phrase: words}, "confusable": {thing: words}, "captions": [words]}'
     if not isinstance(entry, Mapping):
         raise DataError(f"{where}: written is {str(entry)[:60]}", field="written", expected=expected)
@@ -106,4 +110,4 @@ def _parse_written(entry: Any, where: str) -> Written:
         raise DataError(f"{where}: written is {str(entry)[:60]}", field="written", expected=expected)
     if not all(isinstance(text, str) and text.strip() for text in (*texts, *captions)):
         raise DataError(f"{where}: written holds a text without words", field="written", expected=expected)
-    return Written(dict(pairs[0]), dict(pairs[1]), tuple(captions))
+    return PhraseTexts(dict(pairs[0]), dict(pairs[1]), tuple(captions))

@@ -34,19 +34,19 @@ def sentences(text: str) -> tuple[str, ...]:
     >>> sentences("A dog, e.g. a poodle, 3.5 m away. it barks!</s>Dr. Smith listens")
     ('A dog, e.g. a poodle, 3.5 m away.', 'it barks!', 'Dr. Smith listens')
     """
-    found = []
+    pieces = []
     for line in MARKS.split(text):
         start = 0
         for end in END.finditer(line):
             if _ends(line, start, end):
-                found.append(line[start : end.end()])
+                pieces.append(line[start : end.end()])
                 start = end.end()
-        found.append(line[start:])
-    return tuple(" ".join(piece.split()) for piece in found if LETTERS.search(piece))
+        pieces.append(line[start:])
+    return tuple(" ".join(piece.split()) for piece in pieces if LETTERS.search(piece))
 
 
 def _ends(line: str, start: int, end: re.Match[str]) -> bool:
-    """Whether the sentence that runs from `start` ends at this punctuation."""
+    """True if the sentence that starts at `start` ends at this punctuation."""
     before = LAST_WORD.search(line, start, end.start())
     after = NEXT_WORD.match(line, end.end())
     if end.group() != "." or before is None or after is None:

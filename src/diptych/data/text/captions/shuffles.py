@@ -19,7 +19,7 @@ VERB: Collection[str] = ("VERB", "AUX")
 MODALS = frozenset(["can", "could", "may", "might", "must", "shall", "should", "will", "would", "ca", "wo"])
 
 
-class Permuting(Protocol):
+class SupportsPermutation(Protocol):
     """A random generator of numpy, new or old."""
 
     def permutation(self, x: Any, /) -> Any: ...
@@ -39,7 +39,9 @@ def kinds_of(words: Sequence[str], tags: Sequence[str], penn: Sequence[str] = ()
     ]
 
 
-def shuffled_classes(words: Sequence[str], kinds: Sequence[str], classes: Sequence[Collection[str]], rng: Permuting) -> list[str]:
+def shuffled_classes(
+    words: Sequence[str], kinds: Sequence[str], classes: Sequence[Collection[str]], rng: SupportsPermutation
+) -> list[str]:
     """The words of each class among themselves, class by class; all others stay.
 
     >>> import numpy as np
@@ -48,42 +50,44 @@ def shuffled_classes(words: Sequence[str], kinds: Sequence[str], classes: Sequen
     """
     out = list(words)
     for members in classes:
-        _permute(out, [place for place, kind in enumerate(kinds) if kind in members], rng)
+        _permute(out, [position for position, kind in enumerate(kinds) if kind in members], rng)
     return out
 
 
-def shuffled_others(words: Sequence[str], kinds: Sequence[str], classes: Sequence[Collection[str]], rng: Permuting) -> list[str]:
+def shuffled_others(
+    words: Sequence[str], kinds: Sequence[str], classes: Sequence[Collection[str]], rng: SupportsPermutation
+) -> list[str]:
     """The words of no class among themselves."""
     out = list(words)
-    _permute(out, [place for place, kind in enumerate(kinds) if not any(kind in members for members in classes)], rng)
+    _permute(out, [position for position, kind in enumerate(kinds) if not any(kind in members for members in classes)], rng)
     return out
 
 
-def shuffled(words: Sequence[str], rng: Permuting) -> list[str]:
+def shuffled(words: Sequence[str], rng: SupportsPermutation) -> list[str]:
     """All words."""
     out = list(words)
     _permute(out, list(range(len(out))), rng)
     return out
 
 
-def shuffled_within_trigrams(words: Sequence[str], rng: Permuting) -> list[str]:
+def shuffled_within_trigrams(words: Sequence[str], rng: SupportsPermutation) -> list[str]:
     """Every three words among themselves, from the first on."""
     out: list[str] = []
     for three in _trigrams(words):
-        out += [three[int(place)] for place in rng.permutation(len(three))]
+        out += [three[int(position)] for position in rng.permutation(len(three))]
     return out
 
 
-def shuffled_trigrams(words: Sequence[str], rng: Permuting) -> list[str]:
+def shuffled_trigrams(words: Sequence[str], rng: SupportsPermutation) -> list[str]:
     """Three words stay together; the threes are shuffled, and so is what is left over at the end."""
     threes = _trigrams(words)
-    return [word for place in rng.permutation(len(threes)) for word in threes[int(place)]]
+    return [word for position in rng.permutation(len(threes)) for word in threes[int(position)]]
 
 
-def _permute(words: list[str], places: Sequence[int], rng: Permuting) -> None:
-    found = [words[places[int(at)]] for at in rng.permutation(len(places))]
-    for place, word in zip(places, found, strict=True):
-        words[place] = word
+def _permute(words: list[str], positions: Sequence[int], rng: SupportsPermutation) -> None:
+    permuted = [words[positions[int(at)]] for at in rng.permutation(len(positions))]
+    for position, word in zip(positions, permuted, strict=True):
+        words[position] = word
 
 
 def _trigrams(words: Sequence[T]) -> list[Sequence[T]]:

@@ -23,19 +23,19 @@ OTHER = {"left": "right", "right": "left"}
 Pixels = npt.NDArray[np.uint8]
 
 
-def sided(text: str) -> bool:
-    """Whether it says left or right.
+def mentions_side(text: str) -> bool:
+    """True if a text contains left or right.
 
-    >>> sided("a cat left of a dog"), sided("the rightmost cat"), sided("a bright light")
+    >>> mentions_side("a cat left of a dog"), mentions_side("the rightmost cat"), mentions_side("a bright light")
     (True, True, False)
     """
     return SIDE.search(text) is not None
 
 
-def other_sides(text: str) -> str:
+def swapped_sides(text: str) -> str:
     """The same of the mirrored picture.
 
-    >>> other_sides("Left of the right-hand door, on the leftmost chair")
+    >>> swapped_sides("Left of the right-hand door, on the leftmost chair")
     'Right of the left-hand door, on the rightmost chair'
     """
 
@@ -47,10 +47,10 @@ def other_sides(text: str) -> str:
 
 
 def mirrored(image_HWC: Pixels, texts: Sequence[str], rng: np.random.Generator, sides: Sides) -> tuple[Pixels, tuple[str, ...]]:
-    """The picture, mirrored half of the time, with texts that are true of it; one number of the generator whatever the texts say."""
+    """Picture mirrored half of the time, with texts adjusted to it; always one random number, whatever the texts."""
     if sides not in get_args(Sides):
         raise ConfigError(f"flip_sides is {sides!r} (expected {' | '.join(get_args(Sides))})")
     turned: Any = flipped(image_HWC, rng)
-    if turned is image_HWC or sides == "ignore" or not any(map(sided, texts)):
+    if turned is image_HWC or sides == "ignore" or not any(map(mentions_side, texts)):
         return turned, tuple(texts)
-    return (image_HWC, tuple(texts)) if sides == "keep" else (turned, tuple(map(other_sides, texts)))
+    return (image_HWC, tuple(texts)) if sides == "keep" else (turned, tuple(map(swapped_sides, texts)))

@@ -1,4 +1,4 @@
-"""English words that say little of a picture: the 326 stop words of spaCy 3 (Explosion, MIT licence), contractions among them."""
+"""English stop words: the 326 of spaCy 3 (Explosion, MIT licence), contractions among them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Several texts an image: long captions cut into sentences, some of them drawn, all of them in one batch.
+"""Several texts per image: long captions cut into sentences, some of them drawn, all of them in one batch.
 
-Letters: B batch, C channel, H W pixels, K texts an image, L text tokens.
+Letters: B batch, C channel, H W pixels, K texts per image, L text tokens.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def text_set_batch(
     ids, images = [], []
     for draw in draws:
         own, numbers = texts_of_draw(draw, count, merged=merged, keep_first=keep_first, language=language, cut=cut)
-        shown_HWC, said = view_with_texts(draw, own, preprocess.size, crop_scale, flip, sides)
-        texts += said
+        shown_HWC, shown_texts = view_with_texts(draw, own, preprocess.size, crop_scale, flip, sides)
+        texts += shown_texts
         ids.append(numbers)
         images.append(shown_HWC)
     encoded = tokenizer.encode(texts, text_length)
@@ -108,22 +108,22 @@ def texts_of_draw(
         raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
     first = [first_text(positives)] if keep_first else []
     if cut == "stops":
-        begin = next((place for place, text in enumerate(positives) if first and text.string == first[0]), -1)
-        others = [text for place, text in enumerate(positives) if place != begin]
-        rest = between_stops(others, merged) or between_stops(positives, merged) or [text.string for text in positives]
+        begin = next((position for position, text in enumerate(positives) if first and text.string == first[0]), -1)
+        others = [text for position, text in enumerate(positives) if position != begin]
+        rest = split_at_stops(others, merged) or split_at_stops(positives, merged) or [text.string for text in positives]
         often = len(rest) < count
         chosen = first + [
-            rest[place]
-            for place in (
-                [int(draw.rng.integers(len(rest))) for _ in range(count)] if often else draw_numbers(draw.rng, len(rest), count)
+            rest[position]
+            for position in (
+                [int(draw.rng.integers(len(rest))) for _ in range(count)] if often else sample_indices(draw.rng, len(rest), count)
             )
         ]
     else:
         pool = sub_captions(positives, merged) or [text.string for text in positives]
-        rest = [text for text in pool if not first or key(text) != key(first[0])] or pool
-        chosen = first + [rest[place] for place in draw_numbers(draw.rng, len(rest), count)]
+        rest = [text for text in pool if not first or text_key(text) != text_key(first[0])] or pool
+        chosen = first + [rest[position] for position in sample_indices(draw.rng, len(rest), count)]
     numbers: dict[str, int] = {}
-    return chosen, [numbers.setdefault(key(text), len(numbers)) for text in chosen]
+    return chosen, [numbers.setdefault(text_key(text), len(numbers)) for text in chosen]
 
 
 @lru_cache(maxsize=4)
@@ -143,20 +143,20 @@ def sub_captions(texts: Iterable[Text], merged: int = 1) -> list[str]:
     """
     if merged < 1:
         raise ConfigError(f"merged is {merged} (expected 1 sentence or more a sub-caption)")
-    found: dict[str, str] = {}
+    caption_by_key: dict[str, str] = {}
     for text in texts:
         parts = sentences(text.string)
         for start in range(0, len(parts), merged):
             joined = " ".join(parts[start : start + merged])
-            found.setdefault(key(joined), joined)
-    return list(found.values())
+            caption_by_key.setdefault(text_key(joined), joined)
+    return list(caption_by_key.values())
 
 
-def between_stops(texts: Iterable[Text], merged: int = 1) -> list[str]:
-    """What lies between full stops, line breaks and </s>, in order and as often as it is there; `merged` joins so many neighbours, from
-    every one on that has as many.
+def split_at_stops(texts: Iterable[Text], merged: int = 1) -> list[str]:
+    """Parts between full stops, line breaks and </s>, in order, repeats included; `merged` joins as many neighbours, once for each
+    start that has enough of them.
 
-    >>> between_stops([Text("a red bus"), Text("It is 2.5 m high. New.")], merged=2)
+    >>> split_at_stops([Text("a red bus"), Text("It is 2.5 m high. New.")], merged=2)
     ['a red bus. It is 2', 'It is 2. 5 m high', '5 m high. New']
     """
     parts = [piece.strip() for text in texts for piece in STOPS.split(text.string) if piece.strip()]
@@ -168,22 +168,22 @@ def first_text(texts: Sequence[Text]) -> str:
     return next((text.string for text in texts if text.origin == "alt"), texts[0].string)
 
 
-def key(text: str) -> str:
-    """What two texts have in common that differ in case or in the punctuation around them alone."""
+def text_key(text: str) -> str:
+    """Normalised key of a text: equal for texts that differ only in case or in the punctuation around them."""
     return AROUND.sub("", text).casefold() or text
 
 
-def draw_numbers(rng: np.random.Generator, available: int, count: int) -> list[int]:
+def sample_indices(rng: np.random.Generator, available: int, count: int) -> list[int]:
     """`count` of the numbers below `available`, in random order: all different when there are as many, else each once and then
     again. Every number is as likely as any other, the last one included.
 
-    >>> sorted(draw_numbers(np.random.default_rng(0), 3, 3))
+    >>> sorted(sample_indices(np.random.default_rng(0), 3, 3))
     [0, 1, 2]
     """
-    places = list(range(available))
+    numbers = list(range(available))
     chosen = []
     for step in range(min(count, available)):
         other = step + int(rng.integers(available - step))
-        places[step], places[other] = places[other], places[step]
-        chosen.append(places[step])
+        numbers[step], numbers[other] = numbers[other], numbers[step]
+        chosen.append(numbers[step])
     return chosen + [int(rng.integers(available)) for _ in range(count - len(chosen))]

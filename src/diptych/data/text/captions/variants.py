@@ -1,4 +1,4 @@
-"""Several texts of one image: how they are stored beside it, and which of them a training step reads.
+"""Several texts of one image: their storage, and the one that a training step reads.
 
 A curation step that writes texts leaves the column ``text_variants``: for each uid a list of texts, each with what it was made from, by
 which model and prompt, and the licence of its row. `data.curated` adds them to the texts of the data, in that order, behind their own.
@@ -40,7 +40,7 @@ Policy = Literal["uniform", "weighted", "similarity"]
 
 @dataclass(frozen=True, kw_only=True)
 class TextDraw:
-    """Which of its texts an image is trained with at a step.
+    """Random choice of the text that an image is trained with at a step.
 
     text_policy       "uniform": each is as likely; "weighted": by the weights of their origins; "similarity": by exp(s / temperature) of
                       their similarity with the image, from the column text_similarity
@@ -67,18 +67,18 @@ class TextDraw:
 
     def weights(self) -> Mapping[str, float]:
         """Weight by origin."""
-        found: dict[str, float] = {}
+        weights: dict[str, float] = {}
         for given in self.text_weights:
             origin, _, value = given.partition("=")
             try:
-                found[origin] = float(value)
+                weights[origin] = float(value)
             except ValueError:
-                found[origin] = -1.0
-            if origin not in ORIGINS or not 0 <= found[origin] < np.inf:
+                weights[origin] = -1.0
+            if origin not in ORIGINS or not 0 <= weights[origin] < np.inf:
                 raise ConfigError(
                     f"text_weights has {given!r} (expected ORIGIN=WEIGHT, ORIGIN of {' | '.join(ORIGINS)}, 0 or more)"
                 )
-        return found
+        return weights
 
     def chances(self, draw: Draw, texts: Sequence[Text]) -> npt.NDArray[np.float64]:
         """Probability of each of these texts of the sample. [K]"""
@@ -108,11 +108,11 @@ class TextDraw:
             kind = f"text in language '{language}'" if language else "text"
             raise DataError(f"sample '{draw.sample.uid}' has no {kind}", field="texts", expected="at least one")
         if self.text_policy == "uniform":
-            place = int(draw.rng.integers(len(texts)))
+            position = int(draw.rng.integers(len(texts)))
         else:
             total = np.cumsum(self.chances(draw, texts))
-            place = min(int(np.searchsorted(total, draw.rng.random(), side="right")), len(texts) - 1)
-        chosen = texts[place]
+            position = min(int(np.searchsorted(total, draw.rng.random(), side="right")), len(texts) - 1)
+        chosen = texts[position]
         return texts[0] if len(chosen.string.split(" ")) < self.least_words else chosen
 
 
@@ -134,16 +134,16 @@ def similarities(draw: Draw) -> dict[int, float]:
 
 
 def variant_rows(table: pa.Table) -> pa.Table:
-    """The column as texts: a row a text, with "uid", "string", "language" and "origin"."""
+    """The column as a table of texts, one per row, with "uid", "string", "language" and "origin"."""
     lists = table[VARIANTS].combine_chunks()
     each = pc.list_flatten(lists)
     columns = {name: pc.struct_field(each, name) for name in ("string", "language", "origin")}
     return pa.table({"uid": table["uid"].take(pc.list_parent_indices(lists)), **columns})
 
 
-def variant_column(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> pa.Table:
+def variant_column(texts_by_uid: Mapping[str, Sequence[Mapping[str, Any]]]) -> pa.Table:
     """The column from lists of texts by uid; uids without any have no row."""
-    uids = sorted(uid for uid, texts in found.items() if texts)
+    uids = sorted(uid for uid, texts in texts_by_uid.items() if texts)
     return pa.table(
-        {"uid": pa.array(uids, pa.string()), VARIANTS: pa.array([list(found[uid]) for uid in uids], pa.list_(VARIANT))}
+        {"uid": pa.array(uids, pa.string()), VARIANTS: pa.array([list(texts_by_uid[uid]) for uid in uids], pa.list_(VARIANT))}
     )

@@ -1,1 +1,1 @@
-"""Queries for detectors that describe what they ask for."""
+"""Detector queries that describe what is searched for."""

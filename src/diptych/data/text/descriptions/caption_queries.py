@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from diptych.core.grounding import Span
-from diptych.data.text.captions.phrases import Sentence, Written
+from diptych.data.text.captions.phrases import PhraseTexts, Sentence
 from diptych.data.text.descriptions.description_queries import TOKENS, Count
 from diptych.data.text.descriptions.positive_rate import PositiveRate
 from diptych.data.text.tokens.spans import Entity, SpanText, occurrences
@@ -39,7 +39,7 @@ class CaptionQueries:
 
     describe    share of the queries that hold descriptions beside the caption and wrong captions (published 0.8)
     keep_phrase share of the descriptions that begin with the phrase (published 1/2); the others begin with what kind of thing it is
-    rate        how many right and wrong texts a query holds
+    rate        numbers of right and wrong texts in a query
     """
 
     describe: float = 0.8
@@ -58,27 +58,27 @@ class CaptionQueries:
         words = sum(len(text.split(" ")) for text in (*(group.right.text for group in groups), *wrong))
         most = int(FEWER_WORDS // (words / (len(groups) + len(wrong)))) if words > MANY_WORDS else None
         kept_right, kept_wrong = self.rate.draw(len(groups), len(wrong), rng, most)
-        right = [groups[int(place)] for place in rng.permutation(len(groups))[:kept_right]]
+        right = [groups[int(position)] for position in rng.permutation(len(groups))[:kept_right]]
         texts: list[SpanText] = [group.right for group in right]
         texts += [SpanText(text) for text in self._wrong(right, wrong, kept_wrong, rng)]
         kept: list[SpanText] = []
-        for place in rng.permutation(len(texts)):
-            text = with_full_stop(texts[int(place)])
+        for position in rng.permutation(len(texts)):
+            text = with_full_stop(texts[int(position)])
             tokens -= count(text.text)
             if tokens < 0:
                 break
             kept.append(text)
         return SpanText.joined(kept) if kept else marked
 
-    def groups(self, marked: SpanText, written: Written, rng: np.random.Generator) -> list[Group]:
+    def groups(self, marked: SpanText, written: PhraseTexts, rng: np.random.Generator) -> list[Group]:
         """The parts of the caption with the wrong captions, and the descriptions of phrases that regions answer with what could be taken
         for them."""
-        ends = [place + 1 for place, letter in enumerate(marked.text) if letter in ENDS]
+        ends = [position + 1 for position, letter in enumerate(marked.text) if letter in ENDS]
         right = [Group(part, tuple(written.captions)) for part in marked.pieces(ends)]
         if rng.random() < self.describe:
             for phrase, description in written.descriptions.items():
                 named = bool(rng.random() < self.keep_phrase)
-                if PEOPLE.search(phrase) or not (entities := answering(marked, phrase)):
+                if PEOPLE.search(phrase) or not (entities := overlapping_entities(marked, phrase)):
                     continue
                 text = f"{phrase}, {description}" if named else description
                 head = len(",".join(text.split(",")[: 2 if named else 1]))
@@ -90,25 +90,27 @@ class CaptionQueries:
             for group in right
         ]
 
-    def _wrong(self, right: Sequence[Group], every: Sequence[str], wanted: int, rng: np.random.Generator) -> list[str]:
+    def _wrong(self, right: Sequence[Group], every: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
         """First some of those that belong to the right texts, then any."""
         kept: dict[str, None] = {}
         for group in right:
-            if len(kept) < wanted:
+            if len(kept) < count:
                 kept |= dict.fromkeys(group.wrong[: int(rng.integers(len(group.wrong) + 1))])
         others = [text for text in dict.fromkeys(every) if text not in kept]
-        kept |= dict.fromkeys(others[int(place)] for place in rng.permutation(len(others))[: max(0, wanted - len(kept))])
+        kept |= dict.fromkeys(others[int(position)] for position in rng.permutation(len(others))[: max(0, count - len(kept))])
         names = list(kept)
-        return [names[int(place)] for place in rng.permutation(len(names))[:wanted]]
+        return [names[int(position)] for position in rng.permutation(len(names))[:count]]
 
 
-def answering(marked: SpanText, phrase: str) -> list[Entity]:
+def overlapping_entities(marked: SpanText, phrase: str) -> list[Entity]:
     """The entities whose span lies within a place of the phrase, or the other way round."""
-    places = list(occurrences(marked.text, phrase))
+    matches = list(occurrences(marked.text, phrase))
 
     def meets(spans: Sequence[Span]) -> bool:
         return any(
-            (start <= one and other <= stop) or (one <= start and stop <= other) for start, stop in places for one, other in spans
+            (start <= one and other <= stop) or (one <= start and stop <= other)
+            for start, stop in matches
+            for one, other in spans
         )
 
     return [entity for entity, spans in marked.spans.items() if meets(spans)]

@@ -28,7 +28,7 @@ from diptych.data.text.tokens.spans import Entity, SpanText
 Positive = Literal["partial", "all"]
 Form = Literal["description", "name"]
 Count = Callable[[str], int]
-"""How many tokens a text has, marks not counted."""
+"""Number of tokens of a text, marks not counted."""
 
 BEFORE = "Detect: "
 CLASSES = 8
@@ -49,20 +49,20 @@ def spoken_name(name: str) -> str:
     return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ").strip() or name
 
 
-def described(name: str, noun: Noun, entity: Entity, *, named: bool = True, positive: Positive = "partial") -> SpanText:
+def description_text(name: str, noun: Noun, entity: Entity, *, named: bool = True, positive: Positive = "partial") -> SpanText:
     """ "name, kind, this, that. " or, without the name, "kind, this, that. ". The entity stands at its head with the comma behind it, as
     released, or with `positive` "all" everywhere.
 
     >>> cup = Noun("a kind of vessel", ("round", "has a handle"))
-    >>> text = described("cup", cup, 0)
+    >>> text = description_text("cup", cup, 0)
     >>> text.text, text.words(0)
     ('cup, a kind of vessel, round, has a handle. ', ['cup, a kind of vessel, '])
-    >>> described("cup", cup, 0, named=False).words(0)
+    >>> description_text("cup", cup, 0, named=False).words(0)
     ['a kind of vessel, ']
     """
     heads = [name] * named + [noun.kind]
     pieces = [*heads, *noun.description]
-    texts = [piece + (", " if place < len(pieces) - 1 else ". ") for place, piece in enumerate(pieces)]
+    texts = [piece + (", " if position < len(pieces) - 1 else ". ") for position, piece in enumerate(pieces)]
     shown = texts if positive == "all" else texts[: len(heads)]
     return SpanText("".join(texts), {entity: ((0, len("".join(shown))),)})
 
@@ -95,19 +95,19 @@ class ClassQueries:
     def draw(
         self,
         present: Sequence[str],
-        known: Sequence[str],
+        all_classes: Sequence[str],
         knowledge: Knowledge,
         rng: np.random.Generator,
         *,
         tokens: int = TOKENS,
         count: Count,
     ) -> SpanText:
-        """A query for a picture with the classes `present`, others filled up from `known`; the entities are names of classes. Of half of
-        the queries all classes that are present are asked for; the query may ask for none of them.
+        """A query for a picture with the classes `present`, filled up with others from `all_classes`; the entities are class names. Half of
+        the queries ask for all classes that are present; a query may ask for none of them.
 
         tokens   the query is no longer, what stands before it not counted; a class that does not fit ends it
         """
-        chosen = self.chosen(list(dict.fromkeys(present)), list(known), rng)
+        chosen = self.chosen(list(dict.fromkeys(present)), list(all_classes), rng)
         pieces: list[SpanText] = []
         for name in chosen:
             piece = self.piece(name, knowledge, named=bool(rng.random() >= self.drop_name))
@@ -116,9 +116,9 @@ class ClassQueries:
                 break
             pieces.append(piece)
         order = rng.permutation(len(pieces))
-        return SpanText.joined([self.before, *(pieces[int(place)] for place in order)])
+        return SpanText.joined([self.before, *(pieces[int(position)] for position in order)])
 
-    def chosen(self, present: list[str], known: list[str], rng: np.random.Generator) -> list[str]:
+    def chosen(self, present: list[str], all_classes: list[str], rng: np.random.Generator) -> list[str]:
         """The classes of a query in random order ("allow_zero")."""
         positives = min(len(present), self.classes)
         negatives = self.classes - positives
@@ -128,7 +128,7 @@ class ClassQueries:
         elif kind >= 0.5:
             negatives = int(rng.integers(negatives + 1))
         here = set(present)
-        others = [name for name in known if name not in here]
+        others = [name for name in all_classes if name not in here]
         if positives + negatives == 0:
             negatives = 1
         names = [present[int(n)] for n in rng.permutation(len(present))[:positives]]
@@ -136,10 +136,10 @@ class ClassQueries:
         return [names[int(n)] for n in rng.permutation(len(names))]
 
     def piece(self, name: str, knowledge: Knowledge, *, named: bool = True) -> SpanText:
-        """What asks for one class."""
+        """Query text for one class."""
         if self.form == "name" or (self.missing == "name" and name not in knowledge):
             return SpanText(f"{spoken_name(name)}. ", {name: ((0, len(spoken_name(name))),)})
-        return described(spoken_name(name), knowledge[name], name, named=named, positive=self.positive)
+        return description_text(spoken_name(name), knowledge[name], name, named=named, positive=self.positive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +163,16 @@ class NounQueries:
         def add(noun: str, entity: Entity | None) -> bool:
             nonlocal left
             named = bool(rng.random() >= self.drop_name)
-            piece = described(noun, knowledge[noun], 0 if entity is None else entity, named=named)
+            piece = description_text(noun, knowledge[noun], 0 if entity is None else entity, named=named)
             left -= len(piece.text.split(" "))
             if left >= 0:
                 pieces.append(piece if entity is not None else SpanText(piece.text))
             return left >= 0
 
         texts = _distinct(sentence)
-        for place in rng.permutation(len(texts)):
-            text, entity = texts[int(place)]
-            for noun in [found for word in text.split(" ") if (found := knowledge.uncommon(word))]:
+        for position in rng.permutation(len(texts)):
+            text, entity = texts[int(position)]
+            for noun in [noun_name for word in text.split(" ") if (noun_name := knowledge.uncommon(word))]:
                 if not add(noun, entity):
                     break
                 for similar in knowledge[noun].similar:
@@ -183,31 +183,32 @@ class NounQueries:
         others = [noun for noun in knowledge if knowledge.uncommon(noun)]
         while left > 0 and add(others[int(rng.integers(len(others)))], None):
             pass
-        return self._joined([pieces[int(place)] for place in rng.permutation(len(pieces))], sentence)
+        return self._joined([pieces[int(position)] for position in rng.permutation(len(pieces))], sentence)
 
     def _joined(self, pieces: Sequence[SpanText], sentence: Sentence) -> SpanText:
         if not self.every_piece:
-            last = {entity: place for place, piece in enumerate(pieces) for entity in piece.spans}
+            last = {entity: position for position, piece in enumerate(pieces) for entity in piece.spans}
             pieces = [
-                piece.only([entity for entity in piece.spans if last[entity] == place]) for place, piece in enumerate(pieces)
+                piece.only([entity for entity in piece.spans if last[entity] == position])
+                for position, piece in enumerate(pieces)
             ]
         query = SpanText.joined(pieces)
         # Phrases of the same words mean the same description.
         first = dict(_distinct(sentence))
-        for place, words in _words(sentence).items():
-            if (entity := first[words]) != place and entity in query.spans:
-                query = query.also(place, *query.spans[entity])
+        for position, words in _words(sentence).items():
+            if (entity := first[words]) != position and entity in query.spans:
+                query = query.also(position, *query.spans[entity])
         return query
 
 
 def _words(sentence: Sentence) -> Mapping[int, str]:
     marked = sentence.marked
-    return {place: " ".join(marked.words(place)) for place in range(len(sentence.phrases))}
+    return {position: " ".join(marked.words(position)) for position in range(len(sentence.phrases))}
 
 
 def _distinct(sentence: Sentence) -> list[tuple[str, int]]:
     """The words of the phrases, each once, with the place of the first phrase that has them."""
     first: dict[str, int] = {}
-    for place, words in _words(sentence).items():
-        first.setdefault(words, place)
+    for position, words in _words(sentence).items():
+        first.setdefault(words, position)
     return list(first.items())

@@ -1,4 +1,4 @@
-"""What is known about nouns: what kind of thing each is, what it looks like, what it could be taken for (DesCo, 2306.14060).
+"""Knowledge about nouns: the kind of thing, its description, and things confused with it (DesCo, 2306.14060).
 
 A knowledge file is JSON in one of three forms:
 
@@ -113,7 +113,7 @@ def parse_knowledge(text: str, where: str) -> Knowledge:
 
 
 def knowledge_of(samples: Iterable[Sample]) -> Knowledge | None:
-    """What samples say themselves of the nouns of their regions; None where none does. Raises DataError that names the sample."""
+    """Knowledge that samples carry about the nouns of their regions; None if there is none. Raises DataError naming the sample."""
     nouns: dict[str, Noun] = {}
     for sample in samples:
         entries = sample.extras.get(FIELD)
@@ -126,7 +126,7 @@ def knowledge_of(samples: Iterable[Sample]) -> Knowledge | None:
 
 
 def parse_noun(text: str) -> Noun | None:
-    """What a language model wrote about a noun; None for a text that is no such JSON.
+    """Parse a language model's answer about a noun; None for a text that is no such JSON.
 
     >>> parse_noun('{"type": "vessel", "description": "round; has a handle"}')
     Noun(kind='a kind of vessel', description=('round', 'has a handle'), similar=(), frequency=0)

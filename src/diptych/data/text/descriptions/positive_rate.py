@@ -1,4 +1,4 @@
-"""How many right and wrong texts a query holds, so that neither its length nor anything else tells how many are right (DesCo, 2306.14060).
+"""Sampling of the numbers of right and wrong texts in a query, so that its length does not reveal them (DesCo, 2306.14060).
 
 A cell is a length L, 1 to `longest`, with P right ones among them. The weight of L is that of a normal distribution (20, 4) cut there.
 """

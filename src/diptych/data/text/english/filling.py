@@ -1,4 +1,4 @@
-"""What may stand in the place of a word, by counts: the stand-in for a fill-mask model that needs no download."""
+"""Replacement words for a position, by bigram counts: stands in for a fill-mask model and needs no download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OFFERED = 5
 
 
 class NeighbourCounts:
-    """A `Filler` that has counted which word stands between which two, and after and before which one, in some captions.
+    """A `Filler` by counts of words between, after and before given neighbours in some captions.
 
     Words that stood between both neighbours come first, by count; then those that stood beside one of them, by the product of both counts.
 
@@ -36,10 +36,10 @@ class NeighbourCounts:
 
     def __call__(self, left: str, right: str) -> list[str]:
         one, two = (next((word.lower for word in words), "") for words in (tag(left)[::-1], tag(right)))
-        found = self._between.get((one, two), Counter())
+        between = self._between.get((one, two), Counter())
         after, before = self._after.get(one, Counter()), self._before.get(two, Counter())
         beside = Counter(
-            {word: after[word] * before[word] for word in after if word in before and word not in found and word.isalpha()}
+            {word: after[word] * before[word] for word in after if word in before and word not in between and word.isalpha()}
         )
-        ranked = [sorted(counts, key=lambda word: (-counts[word], word)) for counts in (found, beside)]
+        ranked = [sorted(counts, key=lambda word: (-counts[word], word)) for counts in (between, beside)]
         return [word for words in ranked for word in words if word and any(letter.isalpha() for letter in word)][:OFFERED]

@@ -1,4 +1,4 @@
-"""Phrases of a caption that say what a person is or has: clothes, hair, shoes, belongings, gender and age.
+"""Phrases of a caption about a person: clothes, hair, shoes, belongings, gender and age.
 
 A noun phrase counts that has a noun of the keyword sets; a keyword that the tagger took for no noun counts by itself.
 """
@@ -33,13 +33,13 @@ def attribute_phrases(caption: str) -> tuple[tuple[int, int], ...]:
     ['man', 'short black hair', 'red t-shirt', 'blue trousers', 'white shoes']
     """
     words = tag(caption)
-    found = []
+    spans = []
     for phrase in noun_phrases(words):
         inner = list(phrase.words)
         while len(inner) > 1 and inner[0].tag in ("DET", "NUM", "PRON"):
             inner = inner[1:]
         if any(word.lower in _KNOWN for word in inner if word.tag in NOUNS):
-            found.append((inner[0].start, inner[-1].stop))
-    covered = {place for begin, end in found for place in range(begin, end)}
-    found += [(word.start, word.stop) for word in words if word.lower in _KNOWN and word.start not in covered]
-    return tuple(sorted(found))
+            spans.append((inner[0].start, inner[-1].stop))
+    covered = {position for begin, end in spans for position in range(begin, end)}
+    spans += [(word.start, word.stop) for word in words if word.lower in _KNOWN and word.start not in covered]
+    return tuple(sorted(spans))

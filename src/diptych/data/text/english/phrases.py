@@ -1,4 +1,4 @@
-"""Noun phrases of a tagged caption: a head, what is said of it, how many.
+"""Noun phrases of a tagged caption: a head, its modifiers, how many.
 
 A phrase is a longest run of determiners, numbers, adjectives and nouns that ends in a noun; adjectives may be joined ("a red and white
 flower", "a ripe, red tomato"). A number or letter after its noun belongs to it ("letter F", "number 5").
@@ -16,7 +16,7 @@ NOUNS = ("NOUN", "PROPN")
 
 
 @dataclass(frozen=True, slots=True)
-class Phrase:
+class NounPhrase:
     """Words `start` to `stop - 1` of a caption; `words` are theirs, determiners included."""
 
     words: tuple[Word, ...]
@@ -43,59 +43,65 @@ class Phrase:
 
     @property
     def bare(self) -> tuple[Word, ...]:
-        """Without a determiner in front: what can stand where another phrase's words stood."""
+        """Words without a determiner in front: these can replace another phrase's words."""
         return self.words[1:] if self.words[0].tag == "DET" and len(self.words) > 1 else self.words
 
 
-def noun_phrases(words: Sequence[Word]) -> list[Phrase]:
+def noun_phrases(words: Sequence[Word]) -> list[NounPhrase]:
     """The noun phrases in order; none overlap.
 
     >>> from diptych.data.text.english.tagger import tag
     >>> "; ".join(phrase.name for phrase in noun_phrases(tag("A girl in a red and white dress with two very small dogs.")))
     'girl; red and white dress; very small dogs'
     """
-    found, place = [], 0
-    while place < len(words):
-        stop = _stop(words, place)
+    phrases, position = [], 0
+    while position < len(words):
+        stop = _stop(words, position)
         if stop is None:
-            place += 1
+            position += 1
             continue
-        found.append(Phrase(tuple(words[place:stop]), place, stop))
-        place = stop
-    return found
+        phrases.append(NounPhrase(tuple(words[position:stop]), position, stop))
+        position = stop
+    return phrases
 
 
 def _stop(words: Sequence[Word], start: int) -> int | None:
     """Where the phrase that begins at this word ends; None where none begins."""
     if not (words[start].tag in INSIDE or _adverb(words, start)):
         return None
-    place, last = start, None
-    while place < len(words):
-        tag = words[place].tag
+    position, last = start, None
+    while position < len(words):
+        tag = words[position].tag
         if tag in NOUNS:
-            last = place + 1
+            last = position + 1
         elif (
-            (tag == "DET" and place > start and words[place - 1].tag not in ("DET",))
+            (tag == "DET" and position > start and words[position - 1].tag not in ("DET",))
             or (
                 last is not None
-                and not (tag == "NUM" and last == place)
-                and not (tag == "PART" and words[place].text.endswith("s"))
+                and not (tag == "NUM" and last == position)
+                and not (tag == "PART" and words[position].text.endswith("s"))
             )
-            or (tag not in INSIDE and tag != "PART" and not _adverb(words, place) and not _joins(words, place))
+            or (tag not in INSIDE and tag != "PART" and not _adverb(words, position) and not _joins(words, position))
         ):
             break
-        if tag == "NUM" and last == place:
-            last = place + 1
-        place += 1
+        if tag == "NUM" and last == position:
+            last = position + 1
+        position += 1
     return last
 
 
-def _adverb(words: Sequence[Word], place: int) -> bool:
+def _adverb(words: Sequence[Word], position: int) -> bool:
     """ "very" of "very small", "second" of "second largest"."""
-    return words[place].tag == "ADV" and place + 1 < len(words) and words[place + 1].tag in ("ADJ", "ADV")
+    return words[position].tag == "ADV" and position + 1 < len(words) and words[position + 1].tag in ("ADJ", "ADV")
 
 
-def _joins(words: Sequence[Word], place: int) -> bool:
+def _joins(words: Sequence[Word], position: int) -> bool:
     """Between two adjectives of one noun."""
-    joined = (words[place].tag == "CONJ" and words[place].lower in ("and", "or", "&")) or words[place].text == ","
-    return joined and place > 0 and words[place - 1].tag == "ADJ" and place + 1 < len(words) and words[place + 1].tag == "ADJ"
+    joined = (words[position].tag == "CONJ" and words[position].lower in ("and", "or", "&")) or words[position].text == ","
+    return (
+        joined
+        and position > 0
+        and words[position - 1].tag == "ADJ"
+        and position + 1 < len(words)
+        and words[position + 1].tag == "ADJ"
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from diptych.data.text.english.phrases import Phrase, noun_phrases
+from diptych.data.text.english.phrases import NounPhrase, noun_phrases
 from diptych.data.text.english.tagger import Tagger, Word, tag
 from diptych.data.text.english.words import split
 
@@ -36,14 +36,14 @@ class ParsedRelation:
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedCaption:
     """things: name and attributes of each phrase in order, relations between them by place."""
 
     things: tuple[tuple[str, tuple[str, ...]], ...] = ()
     relations: tuple[tuple[int, str, int], ...] = ()
 
     @property
-    def said(self) -> tuple[ParsedRelation, ...]:
+    def named_relations(self) -> tuple[ParsedRelation, ...]:
         return tuple(ParsedRelation(self.things[a][0], predicate, self.things[b][0]) for a, predicate, b in self.relations)
 
 
@@ -58,38 +58,38 @@ class SceneParser:
     tagger: Tagger = field(default=tag, repr=False)
 
     def __call__(self, caption: str) -> list[tuple[str, str, str]]:
-        return [(said.subject, said.predicate, said.object) for said in self.parse(caption).said]
+        return [(one.subject, one.predicate, one.object) for one in self.parse(caption).named_relations]
 
-    def parse(self, caption: str) -> Parsed:
+    def parse(self, caption: str) -> ParsedCaption:
         words = self.tagger(caption)
         phrases = [phrase for phrase in noun_phrases(words) if not _in_preposition(words, phrase)]
         phrases = [phrase for phrase in phrases if not _measures(words, phrase, phrases)]
         things = tuple((phrase.name, phrase.attributes + _predicate_adjectives(words, phrase)) for phrase in phrases)
-        return Parsed(things, tuple(_relations(words, phrases)))
+        return ParsedCaption(things, tuple(_relations(words, phrases)))
 
 
-def _relations(words: Sequence[Word], phrases: Sequence[Phrase]) -> Iterator[tuple[int, str, int]]:
+def _relations(words: Sequence[Word], phrases: Sequence[NounPhrase]) -> Iterator[tuple[int, str, int]]:
     subjects: list[int] = []  # of the clause
     reached: dict[int, tuple[list[int], str, str]] = {}  # phrase -> subjects, predicate and kind of the relation that led to it
-    for place, phrase in enumerate(phrases):
-        between = words[phrases[place - 1].stop if place else 0 : phrase.start]
-        if place == 0 or any(word.text in ENDS for word in between):
-            subjects = [place]
+    for number, phrase in enumerate(phrases):
+        between = words[phrases[number - 1].stop if number else 0 : phrase.start]
+        if number == 0 or any(word.text in ENDS for word in between):
+            subjects = [number]
             continue
         predicate, kind = _predicate(between)
-        before = place - 1
+        before = number - 1
         if not predicate:
             joined = any(word.tag == "CONJ" or word.text == "," for word in between)
             if joined and before in reached:
-                reached[place] = reached[before]
-                owners, predicate, _ = reached[place]
-                yield from ((owner, predicate, place) for owner in owners)
+                reached[number] = reached[before]
+                owners, predicate, _ = reached[number]
+                yield from ((owner, predicate, number) for owner in owners)
             elif joined:
-                subjects.append(place)
+                subjects.append(number)
             elif any(word.tag == "AUX" for word in between):
-                reached[place] = ([before], "", "copula")
+                reached[number] = ([before], "", "copula")
             else:
-                subjects = [place]
+                subjects = [number]
             continue
         owners = [before] if before not in subjects else list(subjects)
         leads_on = between[0].tag == "CONJ" or between[0].text == ","
@@ -102,16 +102,21 @@ def _relations(words: Sequence[Word], phrases: Sequence[Phrase]) -> Iterator[tup
             elif kind == "preposition" and how == "passive":
                 owners, predicate = others, f"{earlier.rsplit(' ', 1)[0]} {predicate}"
         if any(word.tag == "PRON" and word.lower not in ("that", "which", "who", "there") for word in between):
-            subjects = [place]  # the clause is about a pronoun
+            subjects = [number]  # the clause is about a pronoun
             continue
-        reached[place] = (owners, predicate, kind)
-        yield from ((owner, predicate, place) for owner in owners)
+        reached[number] = (owners, predicate, kind)
+        yield from ((owner, predicate, number) for owner in owners)
 
 
 def _predicate(between: Sequence[Word]) -> tuple[str, str]:
-    """What the words between two phrases say, and how: "verb", "passive" (a participle with its preposition), "of", "preposition"; empty
-    where they say nothing."""
-    kept = [word for place, word in enumerate(between) if _says(between, place) and not _names_a_measure(between, place)]
+    """Predicate between two phrases and its kind: "verb", "passive" (a participle with its preposition), "of", "preposition"; both empty
+    if there is none.
+    """
+    kept = [
+        word
+        for position, word in enumerate(between)
+        if _in_predicate(between, position) and not _names_a_measure(between, position)
+    ]
     if not any(word.tag in ("VERB", "ADP") for word in kept) or (any(word.tag == "VERB" for word in kept) and _purpose(kept)):
         return "", ""
     verbs = [word for word in kept if word.tag == "VERB"]
@@ -123,9 +128,9 @@ def _predicate(between: Sequence[Word]) -> tuple[str, str]:
     return " ".join(word.lower for word in kept), kind
 
 
-def _says(between: Sequence[Word], place: int) -> bool:
-    """Whether a word is part of the predicate: verbs, prepositions and the nouns inside them; adjectives and adverbs that lead to one."""
-    word, later = between[place], between[place + 1 :]
+def _in_predicate(between: Sequence[Word], position: int) -> bool:
+    """True if a word is part of the predicate: verbs, prepositions and the nouns inside; adjectives and adverbs that lead to one."""
+    word, later = between[position], between[position + 1 :]
     if word.tag in ("VERB", "ADP", "PART"):
         return True
     if word.tag == "NOUN":
@@ -137,9 +142,9 @@ def _says(between: Sequence[Word], place: int) -> bool:
     return word.tag == "ADJ" or (word.tag == "ADV" and not word.lower.endswith("ly"))
 
 
-def _names_a_measure(between: Sequence[Word], place: int) -> bool:
-    """ "of" after a measure: "from a photograph of" says "from"."""
-    return between[place].lower == "of" and place > 0 and between[place - 1].lower in MEASURES
+def _names_a_measure(between: Sequence[Word], position: int) -> bool:
+    """True for "of" after a measure: in "from a photograph of" the preposition is "from"."""
+    return between[position].lower == "of" and position > 0 and between[position - 1].lower in MEASURES
 
 
 def _purpose(kept: Sequence[Word]) -> bool:
@@ -147,8 +152,8 @@ def _purpose(kept: Sequence[Word]) -> bool:
     return kept[0].lower in ("for", "by") and len(kept) > 1 and kept[1].lower.endswith("ing")
 
 
-def _in_preposition(words: Sequence[Word], phrase: Phrase) -> bool:
-    """Whether the phrase is the inside of a preposition: "the left" of "to the left of", "the same colour" of "of the same colour as"."""
+def _in_preposition(words: Sequence[Word], phrase: NounPhrase) -> bool:
+    """True if a phrase is inside a preposition: "the left" of "to the left of", "the same colour" of "of the same colour as"."""
     before = words[phrase.start - 1].tag if phrase.start else ""
     after = words[phrase.stop].lower if phrase.stop < len(words) else ""
     if phrase.head.lower in PLACES:
@@ -156,20 +161,20 @@ def _in_preposition(words: Sequence[Word], phrase: Phrase) -> bool:
     return "same" in phrase.attributes and after == "as"
 
 
-def _measures(words: Sequence[Word], phrase: Phrase, phrases: Sequence[Phrase]) -> bool:
+def _measures(words: Sequence[Word], phrase: NounPhrase, phrases: Sequence[NounPhrase]) -> bool:
     follows = phrase.stop < len(words) and words[phrase.stop].lower == "of"
     return follows and phrase.head.lower in MEASURES and any(other.start == phrase.stop + 1 for other in phrases)
 
 
-def _predicate_adjectives(words: Sequence[Word], phrase: Phrase) -> tuple[str, ...]:
+def _predicate_adjectives(words: Sequence[Word], phrase: NounPhrase) -> tuple[str, ...]:
     """Adjectives after the phrase and a form of "be": "the bar is small and tilted"."""
-    place = phrase.stop
-    if place >= len(words) or words[place].tag != "AUX":
+    position = phrase.stop
+    if position >= len(words) or words[position].tag != "AUX":
         return ()
-    found: list[str] = []
-    for at in range(place + 1, len(words)):
+    adjectives: list[str] = []
+    for at in range(position + 1, len(words)):
         if words[at].tag == "ADJ" or (words[at].tag == "VERB" and words[at].lower.endswith("ed")):
-            found.append(words[at].lower)
+            adjectives.append(words[at].lower)
         elif words[at].tag not in ("ADV", "CONJ"):
-            return tuple(found) if words[at].tag == "PUNCT" else ()
-    return tuple(found)
+            return tuple(adjectives) if words[at].tag == "PUNCT" else ()
+    return tuple(adjectives)

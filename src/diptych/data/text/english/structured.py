@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.data.text.english.phrases import Phrase, noun_phrases
+from diptych.data.text.english.phrases import NounPhrase, noun_phrases
 from diptych.data.text.english.swaps import with_articles
 from diptych.data.text.english.tagger import Tagger, Word, tag
 
@@ -146,7 +146,7 @@ def masked_as_released(
     tags: Sequence[str] = MASKED,
     tagger: Tagger = tag,
 ) -> list[str]:
-    """What the released code makes of a caption with a fill-mask model, where `replaced_by_model` keeps the caption as it is.
+    """Negative captions as the released code makes them with a fill-mask model; compare `replaced_by_model`.
 
     Punctuation goes, and of more than 512 letters all but the first 100. A word is taken only where the caption has it between spaces,
     each word as likely, however often it stands there; one of its places is filled anew, by a proposal that is not the word letter by
@@ -159,11 +159,11 @@ def masked_as_released(
     made: list[str] = []
     for _ in range(count if words else 0):
         old = words[int(rng.integers(len(words)))]
-        places = [place for place, part in enumerate(parts) if part == old]
-        if not places:  # the tagger cut a word that stands whole elsewhere
+        positions = [position for position, part in enumerate(parts) if part == old]
+        if not positions:  # the tagger cut a word that stands whole elsewhere
             continue
-        place = places[int(rng.integers(len(places)))]
-        left, right = (" ".join([*parts[:place], ""]), " ".join(["", *parts[place + 1 :]]))
+        position = positions[int(rng.integers(len(positions)))]
+        left, right = (" ".join([*parts[:position], ""]), " ".join(["", *parts[position + 1 :]]))
         offered = [new.strip() for new in filler(left, right) if new.strip() not in ("", old)]
         if offered:
             made.append(f"{left}{offered[int(rng.integers(len(offered)))]}{right}")
@@ -184,7 +184,7 @@ def replaced_at_random(caption: str, rng: np.random.Generator, words: Sequence[s
 
 
 def analogies(caption: str, *, tagger: Tagger = tag) -> tuple[str, ...]:
-    """Captions that say the same: a relation told from its other side, an adjective told after its noun. Empty where no rule applies.
+    """Captions with the same meaning: a relation inverted, an adjective moved after its noun. Empty where no rule applies.
 
     >>> analogies("a cat to the left of a dog")
     ('a dog to the right of a cat',)
@@ -203,14 +203,14 @@ def analogies(caption: str, *, tagger: Tagger = tag) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _adjective_noun(phrase: Phrase) -> bool:
-    """Whether it ends in its one adjective and its noun, and nothing says how much ("very small")."""
+def _adjective_noun(phrase: NounPhrase) -> bool:
+    """True if a phrase ends in its one adjective and its noun, without a degree word ("very small")."""
     tags = [word.tag for word in phrase.words]
     return tags[-2:-1] == ["ADJ"] and phrase.head == phrase.words[-1] and "ADV" not in tags
 
 
 def _invert_relation(caption: str, words: Sequence[Word]) -> str | None:
-    """The caption, one relation between two phrases, told from the other side."""
+    """The caption, one relation between two phrases, inverted."""
     phrases = [p for p in noun_phrases(words) if not (p.head.lower in ("left", "right", "front") and p.start)]
     if len(phrases) != 2 or phrases[0].start > 1 or phrases[1].stop < len(words) - 1:
         return None
@@ -246,10 +246,10 @@ def _put(caption: str, old: str, new: str, rng: np.random.Generator, *, every: b
     if every:
         text = caption.replace(old, new)
     else:
-        places = list(whole_word(old).finditer(caption))
-        place = places[int(rng.integers(len(places)))]
-        word = new.capitalize() if place.group()[0].isupper() else new
-        text = f"{caption[: place.start()]}{word}{caption[place.end() :]}"
+        matches = list(whole_word(old).finditer(caption))
+        match = matches[int(rng.integers(len(matches)))]
+        word = new.capitalize() if match.group()[0].isupper() else new
+        text = f"{caption[: match.start()]}{word}{caption[match.end() :]}"
     return with_articles(text, caption) if articles else text
 
 

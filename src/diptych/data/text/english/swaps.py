@@ -73,8 +73,8 @@ def swapped(
     >>> swapped("A sink next to a toilet.", "nouns", np.random.default_rng(0)) is None
     True
     """
-    found = every_swap(caption, kind, published=published, articles=articles, tagger=tagger)
-    return found[int(rng.integers(len(found)))] if found else None
+    candidates = every_swap(caption, kind, published=published, articles=articles, tagger=tagger)
+    return candidates[int(rng.integers(len(candidates)))] if candidates else None
 
 
 def every_swap(
@@ -106,8 +106,8 @@ def swaps(
     tagger: Tagger = tag,
 ) -> dict[str, str]:
     """At most one wrong caption of each kind, by kind; kinds of which the caption has none are not there."""
-    found = {kind: swapped(caption, kind, rng, published=published, articles=articles, tagger=tagger) for kind in kinds}
-    return {kind: text for kind, text in found.items() if text is not None}
+    text_by_kind = {kind: swapped(caption, kind, rng, published=published, articles=articles, tagger=tagger) for kind in kinds}
+    return {kind: text for kind, text in text_by_kind.items() if text is not None}
 
 
 def _units(words: Sequence[Word], kind: Swap) -> list[Span]:
@@ -115,8 +115,8 @@ def _units(words: Sequence[Word], kind: Swap) -> list[Span]:
         least = LONG if kind == "long_phrases" else 1
         return [(phrase.start, phrase.stop) for phrase in noun_phrases(words) if phrase.stop - phrase.start >= least]
     if kind in PENN:
-        return [(place, place + 1) for place, word in enumerate(words) if (word.penn or _penn(word)) == PENN[kind]]
-    return [(place, place + 1) for place, word in enumerate(words) if word.tag in TAGS[kind]]
+        return [(position, position + 1) for position, word in enumerate(words) if (word.penn or _penn(word)) == PENN[kind]]
+    return [(position, position + 1) for position, word in enumerate(words) if word.tag in TAGS[kind]]
 
 
 def _penn(word: Word) -> str:
@@ -132,7 +132,7 @@ def _same(words: Sequence[Word], one: Span, two: Span) -> bool:
 
 
 def _makes_sense(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> bool:
-    """Whether what comes out is likely to be a sentence."""
+    """True if the swapped sentence is likely to be well formed."""
     first, second = words[one[0]], words[two[0]]
     between = words[one[1] : two[0]]
     if not any(word.tag not in NOUNS for word in between):
@@ -149,7 +149,7 @@ def _makes_sense(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> boo
 
 
 def _form(verb: str) -> str:
-    """How it ends: verbs of one form can stand for each other."""
+    """Ending of a verb: verbs with the same ending can replace each other."""
     return next((ending for ending in ("ing", "ed", "en", "s") if verb.endswith(ending)), "")
 
 
@@ -161,12 +161,16 @@ def _changes(words: Sequence[Word], one: Span, two: Span, kind: Swap) -> bool:
     first, second = (_phrase_of(words, unit) for unit in (one, two)) if kind == "nouns" else (one, two)
     if kind == "nouns" and (first == second or _rest(words, first, one) != _rest(words, second, two)):
         return True
-    said = [word.lower for word in words[first[1] : second[0]] if word.lower not in EMPTY and word.tag not in ("AUX", "PUNCT")]
-    return not all(word in BOTH_WAYS for word in said)
+    content_words = [
+        word.lower for word in words[first[1] : second[0]] if word.lower not in EMPTY and word.tag not in ("AUX", "PUNCT")
+    ]
+    return not all(word in BOTH_WAYS for word in content_words)
 
 
 def _rest(words: Sequence[Word], phrase: Span, unit: Span) -> list[str]:
-    return [words[place].lower for place in range(*phrase) if words[place].tag != "DET" and not unit[0] <= place < unit[1]]
+    return [
+        words[position].lower for position in range(*phrase) if words[position].tag != "DET" and not unit[0] <= position < unit[1]
+    ]
 
 
 def _phrase_of(words: Sequence[Word], unit: Span) -> Span:
@@ -184,7 +188,7 @@ def _exchange_spans(caption: str, words: Sequence[Word], one: Span, two: Span, *
 
 
 def with_articles(new: str, old: str) -> str:
-    """The text with "a" or "an" as the next word asks for, where `old` has its articles so.
+    """Text with "a" or "an" as the next word requires, if the articles of `old` are correct.
 
     >>> with_articles("a orange cat and an dog", "a cat and an orange dog")
     'an orange cat and a dog'
@@ -192,15 +196,15 @@ def with_articles(new: str, old: str) -> str:
     parts = new.split(" ")
     if _wrong_articles(old.split(" ")):
         return new  # its spelling is its own: an European, a hour
-    for place in _wrong_articles(parts):
-        article = "an" if parts[place + 1].lower().startswith(VOWELS) else "a"
-        parts[place] = article.capitalize() if parts[place][0].isupper() else article
+    for position in _wrong_articles(parts):
+        article = "an" if parts[position + 1].lower().startswith(VOWELS) else "a"
+        parts[position] = article.capitalize() if parts[position][0].isupper() else article
     return " ".join(parts)
 
 
 def _wrong_articles(parts: Sequence[str]) -> list[int]:
     return [
-        place
-        for place, (part, after) in enumerate(pairwise(parts))
+        position
+        for position, (part, after) in enumerate(pairwise(parts))
         if part.lower() in ("a", "an") and after[:1].isalpha() and (part.lower() == "an") != after.lower().startswith(VOWELS)
     ]

@@ -1,4 +1,4 @@
-"""Parts of speech of an English caption, by a lexicon and rules over neighbours: offline, deterministic, thousands of captions a second.
+"""Parts of speech of an English caption, by a lexicon and rules over neighbours: offline, deterministic, thousands of captions per second.
 
 What the rules know that a tagger of newspapers does not: captions are noun phrases more often than sentences, often without an article
 or a capital letter, so a word that may be a noun or a verb ("park", "walks", "lights") is a noun unless its neighbours make it the verb
@@ -49,9 +49,9 @@ def tag(caption: str) -> tuple[Word, ...]:
     [('A', 'DET'), ('woman', 'NOUN'), ('rides', 'VERB'), ('a', 'DET'), ('bike', 'NOUN'), ('past', 'ADP'), ('parked', 'ADJ'),
      ('cars', 'NOUN'), ('.', 'PUNCT')]
     """
-    found = [(match.group(), match.start(), match.end()) for match in TOKEN.finditer(caption)]
-    tags = _tags([text for text, _, _ in found])
-    return tuple(Word(text, tag, start, stop) for (text, start, stop), tag in zip(found, tags, strict=True))
+    tokens = [(match.group(), match.start(), match.end()) for match in TOKEN.finditer(caption)]
+    tags = _tags([text for text, _, _ in tokens])
+    return tuple(Word(text, tag, start, stop) for (text, start, stop), tag in zip(tokens, tags, strict=True))
 
 
 @lru_cache(maxsize=2)
@@ -77,84 +77,88 @@ def _from_spacy(token: Any) -> Word:
 
 
 def _tags(texts: list[str]) -> list[Tag]:
-    """From left to right: what stands before is decided, what follows is only guessed at."""
+    """Tags from left to right: earlier words are decided, later ones only guessed."""
     words = [text.lower().replace("’", "'") for text in texts]
     named = _names(texts, words)
     tags: list[Tag] = []
-    for place, word in enumerate(words):
+    for position, word in enumerate(words):
         if not re.search(r"\w", word):
             tags.append("CONJ" if word == "&" else "PUNCT")
-        elif place in named and (word not in CLOSED or (texts[place].isupper() and len(word) > 1)):
-            tags.append(_name(texts, words, place))
+        elif position in named and (word not in CLOSED or (texts[position].isupper() and len(word) > 1)):
+            tags.append(_name(texts, words, position))
         elif NUMBER.fullmatch(word):
             tags.append("NUM")
         elif word in CLOSED:
-            tags.append(_closed_class_tag(words, tags, place))
+            tags.append(_closed_class_tag(words, tags, position))
         else:
-            tags.append(_open(words, tags, place))
+            tags.append(_open(words, tags, position))
     return tags
 
 
 def _names(texts: list[str], words: list[str]) -> set[int]:
     """Places of capitalised words that are names; none in a caption whose words are mostly capitalised, as titles are."""
-    letters = [place for place, word in enumerate(words) if word[0].isalpha() and (word not in CLOSED or texts[place].isupper())]
     letters = [
-        place
-        for place in letters
-        if len(words[place]) > 1 or (place and texts[place].isupper() and words[place] not in ("a", "i"))
+        position for position, word in enumerate(words) if word[0].isalpha() and (word not in CLOSED or texts[position].isupper())
     ]
-    capital = [place for place in letters if texts[place][0].isupper()]
+    letters = [
+        position
+        for position in letters
+        if len(words[position]) > 1 or (position and texts[position].isupper() and words[position] not in ("a", "i"))
+    ]
+    capital = [position for position in letters if texts[position][0].isupper()]
     if len(capital) > 0.7 * len(letters):
         return set()
-    starts = {place for place in letters if place == 0 or texts[place - 1] in (".", "!", "?", '"', "“", ":")}
-    return {place for place in capital if place not in starts}
+    starts = {position for position in letters if position == 0 or texts[position - 1] in (".", "!", "?", '"', "“", ":")}
+    return {position for position in capital if position not in starts}
 
 
-def _name(texts: Sequence[str], words: Sequence[str], place: int) -> Tag:
+def _name(texts: Sequence[str], words: Sequence[str], position: int) -> Tag:
     """Of a capitalised word: a single letter is a noun, "Canadian" in "a Canadian dollar" an adjective, else a name."""
-    if len(texts[place]) == 1:
+    if len(texts[position]) == 1:
         return "NOUN"
-    small = place + 1 < len(texts) and texts[place + 1][0].islower() and _next(words, place) in ("N", "A", "S", "V", "G")
-    small |= place + 1 < len(texts) and bool(NUMBER.fullmatch(words[place + 1]))
-    return "ADJ" if small and re.search(r"(?:an|ish|ese)$", words[place]) else "PROPN"
+    small = (
+        position + 1 < len(texts) and texts[position + 1][0].islower() and _next_tag(words, position) in ("N", "A", "S", "V", "G")
+    )
+    small |= position + 1 < len(texts) and bool(NUMBER.fullmatch(words[position + 1]))
+    return "ADJ" if small and re.search(r"(?:an|ish|ese)$", words[position]) else "PROPN"
 
 
-def _next(words: Sequence[str], place: int) -> str:
-    """What the following word is likely to be: the tag of a closed word, else its most usual kind; "" where the sentence ends."""
-    if place + 1 >= len(words) or words[place + 1] in ".!?;:":
+def _next_tag(words: Sequence[str], position: int) -> str:
+    """Likely tag of the following word: of a closed class, else its most usual kind; "" where the sentence ends."""
+    if position + 1 >= len(words) or words[position + 1] in ".!?;:":
         return ""
-    word = words[place + 1]
+    word = words[position + 1]
     if not re.search(r"\w", word):
         return "CONJ" if word == "&" else "PUNCT"
-    if word in ("left", "right") and words[place + 2 : place + 3] == ["of"]:
+    if word in ("left", "right") and words[position + 2 : position + 3] == ["of"]:
         return "ADP"
     return "NUM" if NUMBER.fullmatch(word) else CLOSED.get(word) or kinds(word)[0]
 
 
-def _closed_class_tag(words: Sequence[str], tags: Sequence[Tag], place: int) -> Tag:
-    word, tag, after = words[place], CLOSED[words[place]], _next(words, place)
-    before = tags[place - 1] if place else ""
+def _closed_class_tag(words: Sequence[str], tags: Sequence[Tag], position: int) -> Tag:
+    word, tag, after = words[position], CLOSED[words[position]], _next_tag(words, position)
+    before = tags[position - 1] if position else ""
     if word == "'s" and before == "PRON":
         return "AUX"
     if word == "a" and after in ("ADP", "") and before == "NOUN":
         return "NOUN"
     if word == "to":
-        return "PART" if _infinitive(words, place, before) else "ADP"
-    if word == "like" and before in ("PRON", "AUX", "PART") and words[place - 1] not in BE:
+        return "PART" if _infinitive(words, position, before) else "ADP"
+    if word == "like" and before in ("PRON", "AUX", "PART") and words[position - 1] not in BE:
         return "VERB"
     if word == "as" and (after in ("PRON", "A") or before == "PUNCT"):
         return "ADV" if after == "A" else "CONJ"
-    if word in MAIN_VERBS and (after not in ("V", "P", "ADV", "R") or (after == "ADV" and _next(words, place + 1) == "A")):
+    if word in MAIN_VERBS and (after not in ("V", "P", "ADV", "R") or (after == "ADV" and _next_tag(words, position + 1) == "A")):
         return "VERB"
     if word in DOUBLE:
-        return _determiner(words, before, after, place)
+        return _determiner(words, before, after, position)
     if word in ("outside", "inside", "nearby", "back") and before in ("DET", "ADJ"):
         return "ADJ" if after in ("N", "S") else "NOUN"
     if word == "back":
         return "ADJ" if after == "N" and before not in ("VERB", "NOUN") else "NOUN" if before == "ADP" else "ADV"
     if word in ("outside", "inside", *ADVERBS_TOO):
         alone = after in ("", "PUNCT", "CONJ", "AUX") or (
-            after == "ADP" and ((before == "VERB" and words[place + 1] != "of") or word == "out")
+            after == "ADP" and ((before == "VERB" and words[position + 1] != "of") or word == "out")
         )
         return "ADV" if alone and before else "ADP"
     return tag
@@ -168,11 +172,11 @@ DOUBLE = frozenset(
 """Words that stand before a noun or for one."""
 
 
-def _determiner(words: Sequence[str], before: str, after: str, place: int) -> Tag:
-    word = words[place]
+def _determiner(words: Sequence[str], before: str, after: str, position: int) -> Tag:
+    word = words[position]
     if word == "one":
         return "PRON" if before in ("DET", "ADJ") and after not in ("N", "A", "S") else "NUM"
-    if word == "each" and place + 1 < len(words) and words[place + 1] == "other":
+    if word == "each" and position + 1 < len(words) and words[position + 1] == "other":
         return "PRON"
     if word in ("more", "half") and after == "A":
         return "ADV"
@@ -181,48 +185,55 @@ def _determiner(words: Sequence[str], before: str, after: str, place: int) -> Ta
     return "DET" if after in ("N", "A", "S", "P", "G", "NUM", "DET", "V", "R") else "PRON"
 
 
-def _infinitive(words: Sequence[str], place: int, before: str) -> bool:
-    """Whether a verb follows "to"; of a word that may be a noun as well, one that takes an object or a preposition."""
-    if place + 1 >= len(words) or words[place + 1] in CLOSED:
-        return place + 1 < len(words) and words[place + 1] in ("be", "have", "do")
-    found = kinds(words[place + 1])
-    if before in ("ADJ", "VERB") and "V" in found and not words[place - 1].endswith(("ing", "ed", "en")):
+def _infinitive(words: Sequence[str], position: int, before: str) -> bool:
+    """True if a verb follows "to"; a word that may be a noun too must be followed by an object or a preposition."""
+    if position + 1 >= len(words) or words[position + 1] in CLOSED:
+        return position + 1 < len(words) and words[position + 1] in ("be", "have", "do")
+    next_kinds = kinds(words[position + 1])
+    if before in ("ADJ", "VERB") and "V" in next_kinds and not words[position - 1].endswith(("ing", "ed", "en")):
         return True
-    return found[0] == "V" or (
-        "V" in found and place + 2 < len(words) and words[place + 2] in CLOSED and words[place + 2] not in ("and", "of")
+    return next_kinds[0] == "V" or (
+        "V" in next_kinds
+        and position + 2 < len(words)
+        and words[position + 2] in CLOSED
+        and words[position + 2] not in ("and", "of")
     )
 
 
-def _open(words: Sequence[str], tags: Sequence[Tag], place: int) -> Tag:
-    found, before, after = kinds(words[place]), tags[place - 1] if place else "", _next(words, place)
-    first = found[0]
-    if words[place] == "other" and place and words[place - 1] == "each":
+def _open(words: Sequence[str], tags: Sequence[Tag], position: int) -> Tag:
+    word_kinds, before, after = kinds(words[position]), tags[position - 1] if position else "", _next_tag(words, position)
+    first = word_kinds[0]
+    if words[position] == "other" and position and words[position - 1] == "each":
         return "PRON"
     if first == "R":
         return "ADV"
-    if first == "A" or found in ("NA", "NAP", "NAR", "NAV"):
-        return _adjective(words, tags, place, found, before, after)
+    if first == "A" or word_kinds in ("NA", "NAP", "NAR", "NAV"):
+        return _adjective(words, tags, position, word_kinds, before, after)
     if first == "S":
-        return _third_person(words, tags, place, before, after)
+        return _third_person(words, tags, position, before, after)
     if first == "G":
-        return _participle(words, tags, place, before, after)
+        return _participle(words, tags, position, before, after)
     if first == "P":
-        return "ADJ" if after in ("N", "A", "S") and before != "PRON" and not _verb_wanted(words, tags, place, after) else "VERB"
-    if words[place].endswith("ing") and after in ("DET", "PRON") and before in ("NOUN", "PROPN", "CONJ", "PUNCT", "ADV", ""):
+        return (
+            "ADJ" if after in ("N", "A", "S") and before != "PRON" and not _expects_verb(words, tags, position, after) else "VERB"
+        )
+    if words[position].endswith("ing") and after in ("DET", "PRON") and before in ("NOUN", "PROPN", "CONJ", "PUNCT", "ADV", ""):
         return "VERB"
-    if "V" in found:
-        return _base(words, tags, place, found, before, after)
+    if "V" in word_kinds:
+        return _base(words, tags, position, word_kinds, before, after)
     return "NOUN"
 
 
-def _adjective(words: Sequence[str], tags: Sequence[Tag], place: int, found: str, before: str, after: str) -> Tag:
-    nominal = "N" in found
-    if before == "PART" and "V" in found:
+def _adjective(words: Sequence[str], tags: Sequence[Tag], position: int, word_kinds: str, before: str, after: str) -> Tag:
+    nominal = "N" in word_kinds
+    if before == "PART" and "V" in word_kinds:
         return "VERB"
-    if nominal and ((before in ("ADJ", "PROPN") and after in ("", "PUNCT", "ADP", "AUX")) or (found[0] == "N" and after == "S")):
-        return "NOUN" if words[place] not in ("left", "right") else "ADV"
-    if words[place] in ("left", "right"):
-        if after == "ADP" and words[place + 1] == "of":
+    if nominal and (
+        (before in ("ADJ", "PROPN") and after in ("", "PUNCT", "ADP", "AUX")) or (word_kinds[0] == "N" and after == "S")
+    ):
+        return "NOUN" if words[position] not in ("left", "right") else "ADV"
+    if words[position] in ("left", "right"):
+        if after == "ADP" and words[position + 1] == "of":
             return "NOUN" if before == "DET" else "ADP"
         return (
             "ADJ"
@@ -231,7 +242,7 @@ def _adjective(words: Sequence[str], tags: Sequence[Tag], place: int, found: str
             if before in ("DET", "ADJ", "NOUN")
             else "ADV"
         )
-    if after in ("N", "A", "S", "G", "P", "NUM") or (after == "V" and found[0] == "A"):
+    if after in ("N", "A", "S", "G", "P", "NUM") or (after == "V" and word_kinds[0] == "A"):
         return "ADJ"
     if (
         before == "AUX"
@@ -239,27 +250,27 @@ def _adjective(words: Sequence[str], tags: Sequence[Tag], place: int, found: str
         or (not nominal and (after in ("CONJ", "PUNCT", "")) and before in ("NOUN", "ADJ", "VERB", "CONJ", "PUNCT"))
     ):
         return "ADJ"
-    if before in ("DET", "ADP", "NUM") and (nominal or after in ("AUX", "ADP", "")) and words[place - 1] not in ("as", "very"):
+    if before in ("DET", "ADP", "NUM") and (nominal or after in ("AUX", "ADP", "")) and words[position - 1] not in ("as", "very"):
         return "NOUN" if nominal or (before == "DET" and after in ("AUX", "", "ADP")) else "ADJ"
-    return "NOUN" if nominal and found[0] == "N" else "ADJ"
+    return "NOUN" if nominal and word_kinds[0] == "N" else "ADJ"
 
 
-def _third_person(words: Sequence[str], tags: Sequence[Tag], place: int, before: str, after: str) -> Tag:
+def _third_person(words: Sequence[str], tags: Sequence[Tag], position: int, before: str, after: str) -> Tag:
     """A word in -s: the verb of a clause that has none yet, between its subject and what a verb takes; else a plural noun."""
     if before == "PRON" or (before == "CONJ" and after in ("DET", "PRON") and _has_verb(tags[:-1], words)):
         return "VERB"
     if before in ("NOUN", "PROPN", "ADV") and not _has_verb(tags, words):
         alone = before == "ADV" and after in ("", "CONJ", "PUNCT")
-        return "VERB" if alone or _verb_wanted(words, tags, place, after) else "NOUN"
+        return "VERB" if alone or _expects_verb(words, tags, position, after) else "NOUN"
     return "NOUN"
 
 
-def _verb_wanted(words: Sequence[str], tags: Sequence[Tag], place: int, after: str) -> bool:
-    """Whether a finite verb fits here: a subject before it, a complement after it."""
-    before = tags[place - 1] if place else ""
+def _expects_verb(words: Sequence[str], tags: Sequence[Tag], position: int, after: str) -> bool:
+    """True if a finite verb fits here: a subject before it, a complement after it."""
+    before = tags[position - 1] if position else ""
     if before not in ("NOUN", "PROPN", "PRON", "ADV"):
         return False
-    following = words[place + 1] if place + 1 < len(words) else ""
+    following = words[position + 1] if position + 1 < len(words) else ""
     return (
         after in ("DET", "PRON", "A", "NUM", "ADV", "G", "R", "P")
         or (after == "ADP" and following not in ("of", "with", "for"))
@@ -268,7 +279,7 @@ def _verb_wanted(words: Sequence[str], tags: Sequence[Tag], place: int, after: s
 
 
 def _has_verb(tags: Sequence[Tag], words: Sequence[str]) -> bool:
-    """Whether the clause so far has a finite verb."""
+    """True if the clause so far has a finite verb."""
     for tag, word in zip(reversed(tags), reversed(words[: len(tags)]), strict=True):
         if tag == "CONJ" or tag == "PUNCT" or word in ("that", "who", "which"):
             return False
@@ -277,8 +288,8 @@ def _has_verb(tags: Sequence[Tag], words: Sequence[str]) -> bool:
     return False
 
 
-def _participle(words: Sequence[str], tags: Sequence[Tag], place: int, before: str, after: str) -> Tag:
-    if before in ("AUX", "PRON") or (place and words[place - 1] == "for"):
+def _participle(words: Sequence[str], tags: Sequence[Tag], position: int, before: str, after: str) -> Tag:
+    if before in ("AUX", "PRON") or (position and words[position - 1] == "for"):
         return "VERB"
     if after in ("N", "S") and before in ("DET", "ADJ", "NUM", "ADP", "", "CONJ"):
         return "ADJ"
@@ -287,22 +298,22 @@ def _participle(words: Sequence[str], tags: Sequence[Tag], place: int, before: s
     return "VERB"
 
 
-def _base(words: Sequence[str], tags: Sequence[Tag], place: int, found: str, before: str, after: str) -> Tag:
-    if before == "PART" and words[place - 1] == "to":
+def _base(words: Sequence[str], tags: Sequence[Tag], position: int, word_kinds: str, before: str, after: str) -> Tag:
+    if before == "PART" and words[position - 1] == "to":
         return "VERB"
-    if before == "AUX" and words[place - 1] not in BE:
+    if before == "AUX" and words[position - 1] not in BE:
         return "VERB"
-    if before == "PRON" and words[place - 1] not in ("him", "her", "them", "us", "me"):
+    if before == "PRON" and words[position - 1] not in ("him", "her", "them", "us", "me"):
         return "VERB"
     if before in ("DET", "ADJ", "NUM", "ADP"):
         return "NOUN"
-    plural = (place > 0 and words[place - 1].endswith("s") and before in ("NOUN",)) or (
-        place > 0 and words[place - 1] in ("people", "men", "women", "children")
+    plural = (position > 0 and words[position - 1].endswith("s") and before in ("NOUN",)) or (
+        position > 0 and words[position - 1] in ("people", "men", "women", "children")
     )
-    if plural and not _has_verb(tags, words) and _verb_wanted(words, tags, place, after):
+    if plural and not _has_verb(tags, words) and _expects_verb(words, tags, position, after):
         return "VERB"
-    if "N" not in found or (before == "CONJ" and after in ("DET", "PRON") and "VERB" in tags):
+    if "N" not in word_kinds or (before == "CONJ" and after in ("DET", "PRON") and "VERB" in tags):
         return "VERB"
-    if found[0] == "V" and not before and after in ("DET", "PRON"):
+    if word_kinds[0] == "V" and not before and after in ("DET", "PRON"):
         return "VERB"
     return "NOUN"

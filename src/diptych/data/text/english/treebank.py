@@ -65,12 +65,12 @@ def treebank_words(text: str) -> list[str]:
     >>> treebank_words("A dog's well-known trick, isn't it?")
     ['A', 'dog', "'s", 'well-known', 'trick', ',', 'is', "n't", 'it', '?']
     """
-    ends = [end.end() for end in _END.finditer(text) if end[2] != "." or not _goes_on(end[1].lower())]
+    ends = [end.end() for end in _END.finditer(text) if end[2] != "." or not _is_abbreviation(end[1].lower())]
     return [word for start, stop in pairwise([0, *ends, len(text)]) for word in _cut(text[start:stop])]
 
 
-def _goes_on(word: str) -> bool:
-    """Whether a stop behind this word ends no sentence."""
+def _is_abbreviation(word: str) -> bool:
+    """True if a full stop after this word does not end a sentence."""
     bare = word.lstrip("\"'([")
     return bare in _ABBREVIATIONS or bare.endswith(".") or (len(bare) == 1 and bare.isalpha() and bare != "i")
 

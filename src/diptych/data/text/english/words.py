@@ -1,4 +1,4 @@
-"""What kinds of word an English word can be, before its neighbours are looked at: closed lists, a lexicon, and endings.
+"""Possible kinds of an English word, without its context: closed lists, a lexicon, and endings.
 
 The lexicon (`lexicon.txt`) holds only words that their ending does not give away. It was taken from the lexicon of Brill's tagger
 (Eric Brill, 1992, "A simple rule-based part of speech tagger"; MIT licence, in `LICENCE.txt` beside it).
@@ -72,7 +72,7 @@ ADJECTIVE = re.compile(r".{2,}(?:ous|ful|less|able|ible|ical|ive|ish|ese|most|es
 
 @cache
 def lexicon() -> dict[str, str]:
-    """Word -> its kinds, the most usual first, for words that `by_ending` gets wrong or knows only half."""
+    """Word -> its kinds, the most usual first, for words that `by_ending` gets wrong or only partly right."""
     lines = (files(__package__) / "lexicon.txt").read_text("utf8").splitlines()
     return dict(line.split("\t") for line in lines if line and not line.startswith("#"))
 
@@ -83,16 +83,16 @@ def kinds(word: str) -> str:
     >>> kinds("wooden"), kinds("ride"), kinds("parked"), kinds("rides"), kinds("slowly"), kinds("zebra")
     ('A', 'VN', 'P', 'S', 'R', 'N')
     """
-    known = lexicon().get(word)
-    if known is not None:
-        return known
+    listed = lexicon().get(word)
+    if listed is not None:
+        return listed
     if "-" in word:
         return _compound(word)
     return by_ending(word)
 
 
 def by_ending(word: str) -> str:
-    """What the ending says; "N" where it says nothing."""
+    """Kind of a word by its ending; "N" by default."""
     if word.endswith("ly") and any("A" in lexicon().get(stem, "") or ADJECTIVE.fullmatch(stem) for stem in _adjectives(word)):
         return "R"
     if word.endswith("ing") and len(word) > 4:
@@ -109,7 +109,7 @@ def by_ending(word: str) -> str:
 
 
 def singulars(word: str) -> tuple[str, ...]:
-    """What a word in -s may be a form of: plural of a noun, third person of a verb.
+    """Possible base forms of a word in -s: plural of a noun, third person of a verb.
 
     >>> singulars("carries"), singulars("watches"), singulars("dogs")
     (('carrie', 'carry'), ('watche', 'watch'), ('dog',))
@@ -120,7 +120,7 @@ def singulars(word: str) -> tuple[str, ...]:
 
 
 def _adjectives(word: str) -> tuple[str, ...]:
-    """What an adverb in -ly may be made of: "slow", "happy", "simple", and participles ("smilingly")."""
+    """Possible base forms of an adverb in -ly: "slow", "happy", "simple", and participles ("smilingly")."""
     stem = word[:-2]
     return (stem, stem[:-1] + "y", stem + "le", stem + "ly") if stem.endswith("i") else (stem, stem + "le", stem + "l")
 
@@ -130,5 +130,5 @@ def _compound(word: str) -> str:
     last = word.rsplit("-", 1)[-1]
     if not last:
         return "N"
-    found = kinds(last) if last not in CLOSED else "A"
-    return "A" if found[0] in "APG" else found
+    last_kinds = kinds(last) if last not in CLOSED else "A"
+    return "A" if last_kinds[0] in "APG" else last_kinds

@@ -1,1 +1,1 @@
-"""What is written about persons from their attributes."""
+"""Texts about persons, generated from their attributes."""

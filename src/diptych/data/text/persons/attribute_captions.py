@@ -1,6 +1,6 @@
 """A sentence from the six attributes of a person, by one of 1,664 templates: the third caption of SYNTH-PEDES (PLIP, 2305.08386).
 
-The published templates were not released; these are ours, as many: 13 openings, 8 orders of what is said, 4 ways to say what is worn and 4
+The published templates were not released; these are ours, as many: 13 openings, 8 orders of clauses, 4 wordings of clothes and 4
 to say what is carried. Each has a number, so that it is known which one a caption came from. What is unknown leaves no trace.
 """
 
@@ -41,10 +41,10 @@ def numbers_of(wordings: Wordings) -> range:
     [1664, 1280, 384]
     """
     border = COUNT // len(OPENINGS) * (len(OPENINGS) - HELD_OUT)
-    known = {"all": range(COUNT), "training": range(border), "held_out": range(border, COUNT)}
-    if wordings not in known:
-        raise ConfigError(f"wordings are {wordings!r} (expected {' | '.join(known)})")
-    return known[wordings]
+    ranges = {"all": range(COUNT), "training": range(border), "held_out": range(border, COUNT)}
+    if wordings not in ranges:
+        raise ConfigError(f"wordings are {wordings!r} (expected {' | '.join(ranges)})")
+    return ranges[wordings]
 
 
 def person_caption(attributes: Sequence[str], number: int) -> str:
@@ -64,16 +64,20 @@ def person_caption(attributes: Sequence[str], number: int) -> str:
     rest, worn = divmod(rest, len(WORN))
     opening, at = divmod(rest, len(ORDERS))
     order, garments = ORDERS[at]
-    of = {place: phrase.strip() for place, phrase in zip(PLACES, attributes, strict=True) if phrase.strip() not in ("", UNKNOWN)}
+    of = {
+        attribute: phrase.strip()
+        for attribute, phrase in zip(PLACES, attributes, strict=True)
+        if phrase.strip() not in ("", UNKNOWN)
+    }
     clothes = [_with_article(of[name]) for name in garments if name in of]
     clauses = {
         "head": f"with {_with_article(of['head'])}" if "head" in of else "",
         "worn": f"{WORN[worn]} {_enumerate_parts(clothes)}" if clothes else "",
         "held": f"{CARRIED[carried]} {_with_article(of['belongings'])}" if "belongings" in of else "",
     }
-    said = [clauses[name] for name in order if clauses[name]]
+    ordered = [clauses[name] for name in order if clauses[name]]
     who = _with_article(of.get("gender", "person"))
-    whole = " ".join([who, *said[:2]]) + "".join(f", {clause}" for clause in said[2:])
+    whole = " ".join([who, *ordered[:2]]) + "".join(f", {clause}" for clause in ordered[2:])
     text = OPENINGS[opening].format(whole)
     return text[0].upper() + text[1:]
 

@@ -4,7 +4,7 @@
 found, and words exchanged for synonyms. Choosing the phrases by a model's eye is the curation step `pseudo_texts`.
 
 The published lists and the 456 published templates were not released; these are ours, as many, made by a small grammar. Each has a number,
-so that it is known which one a text came from, and training and testing can have wordings of their own.
+so that a text's template is known, and training and testing can have wordings of their own.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _WORD = re.compile(r"[\w-]+")
 
 
 def prompt(attribute: str, phrase: str) -> str:
-    """What a model compares a picture with.
+    """Text prompt of an attribute value for zero-shot classification.
 
     >>> prompt("gender", "man"), prompt("hair", "with long black hair"), prompt("age", "elderly")
     ('A photo of a man', 'A photo of a person with long black hair', 'A photo of an elderly person')
@@ -91,25 +91,27 @@ def templates(count: int = 456) -> tuple[tuple[str, tuple[str, ...]], ...]:
         (opening, tail + order) for order, opening, tail in product(orders, openings, (tuple(OPTIONAL), tuple(OPTIONAL)[::-1]))
     ]
     if not 1 <= count <= len(every):
-        raise ConfigError(f"{count} templates were asked for (expected 1..{len(every)})")
+        raise ConfigError(f"{count} templates requested (expected 1..{len(every)})")
     return tuple(every[:count])
 
 
-def combine(found: Mapping[str, str], number: int, rng: np.random.Generator, *, count: int = 456, exchanged: float = 0.5) -> str:
+def combine(
+    phrases: Mapping[str, str], number: int, rng: np.random.Generator, *, count: int = 456, exchanged: float = 0.5
+) -> str:
     """The sentence of template `number` about what was found; attributes without a phrase leave no trace.
 
-    found      phrase of each attribute that is known
+    phrases    phrase of each known attribute
     exchanged  the chance of each word that has synonyms to be drawn anew among them
 
     >>> found = {"gender": "woman", "age": "young", "hair": "with long black hair", "upper": "wearing a red coat"}
     >>> combine(found, 0, np.random.default_rng(0), exchanged=0.0)
     'a young woman with long black hair and wearing a red coat.'
     """
-    if unknown := [name for name in found if name not in PLACES]:
+    if unknown := [name for name in phrases if name not in PLACES]:
         raise ConfigError(f"unknown attribute {unknown[0]!r} (expected {' | '.join(PLACES)})")
     opening, order = templates(count)[number]
-    clauses = [found[name] for name in order if name in found]
-    age, gender = found.get("age", ""), found.get("gender", "person")
+    clauses = [phrases[name] for name in order if name in phrases]
+    age, gender = phrases.get("age", ""), phrases.get("gender", "person")
     who = " ".join(word for word in (("" if age == "child" else age), "child" if age == "child" else gender) if word)
     who = f"{'an' if who[0] in 'aeiou' else 'a'} {who}"
     text = opening.format(who=who, clauses=_joined(clauses)).replace(" .", ".")

@@ -1,1 +1,1 @@
-"""Prompts: how they are put together, and where pictures, names and learned vectors stand in them."""
+"""Prompts: templates, and the positions of pictures, names and learned vectors in them."""

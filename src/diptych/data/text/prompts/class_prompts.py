@@ -75,15 +75,15 @@ def class_prompts(
         own = pieces(tokenizer, spoken)
         if not own:
             raise DataError(f"the class name {name!r} has no token", field="classes", expected="a name of letters")
-        told = pieces(tokenizer, f"{words} {spoken}{tail}" if words else f"{spoken}{tail}")
-        if words and told[: len(filler)] != filler:
-            raise ConfigError(f"the tokenizer joins {words!r} with the name {name!r} (expected words that stand by themselves)")
-        told = told[len(filler) :] if words else told
-        if around + len(told) > length:
-            over = f"{around + len(told)} tokens with {len(filler)} of context"
+        name_ids = pieces(tokenizer, f"{words} {spoken}{tail}" if words else f"{spoken}{tail}")
+        if words and name_ids[: len(filler)] != filler:
+            raise ConfigError(f"the tokenizer joins {words!r} with the name {name!r} (expected whole words)")
+        name_ids = name_ids[len(filler) :] if words else name_ids
+        if around + len(name_ids) > length:
+            over = f"{around + len(name_ids)} tokens with {len(filler)} of context"
             raise DataError(f"the prompt of class {name!r} has {over}", field="classes", expected=f"at most {length}")
-        rows.append([*tokenizer.prefix, *filler, *told, *tokenizer.suffix])
-        lengths.append(min(len(own), len(told)))
+        rows.append([*tokenizer.prefix, *filler, *name_ids, *tokenizer.suffix])
+        lengths.append(min(len(own), len(name_ids)))
     count = max((len(row) for row in rows), default=around) if fitted else length
     ids_KL = np.full((len(rows), count), tokenizer.pad_id, np.int64)
     mask_KL = np.zeros((len(rows), count), np.bool_)
@@ -97,10 +97,10 @@ def class_prompts(
 def context_ids(tokenizer: Tokenizer, words: str) -> list[int]:
     """The tokens of the words that a context starts from. The release counts words between spaces and so cuts a word of two tokens; here
     each token is a context vector."""
-    found = pieces(tokenizer, words.replace("_", " "))
-    if not found:
+    ids = pieces(tokenizer, words.replace("_", " "))
+    if not ids:
         raise ConfigError(f"the words {words!r} have no token (expected words such as 'a photo of a')")
-    return found
+    return ids
 
 
 def pieces(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -30,8 +30,8 @@ Side = Literal["right", "left"]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A piece of text. answer  the model is to write it, and the end mark behind it where `ends`"""
+class TextPiece:
+    """A piece of text. answer  target of the model, followed by the end mark where `ends`"""
 
     text: str
     answer: bool = False
@@ -39,15 +39,15 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class ImageSlots:
     """As many places as a picture has tokens."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ids:
-    """Tokens that are given by their ids: chosen ones, or a text that was cut. `answer` as of `Words`, without an end mark behind.
+class TokenPiece:
+    """A piece given by token ids: chosen ones, or a truncated text. `answer` as of `TextPiece`, without an end mark.
 
     picture  they stand for a picture, so that a start mark goes where it goes beside one
     """
@@ -57,11 +57,11 @@ class Ids:
     picture: bool = False
 
 
-Piece = Words | Slots | Ids
+Piece = TextPiece | ImageSlots | TokenPiece
 
 
-class Vocabulary(Protocol):
-    """What a language model reads.
+class PromptTokenizer(Protocol):
+    """Special tokens and tokenizer of a language model.
 
     start_ids  before every row, as the model's own tokenizer puts them; often none
     start_behind  they stand behind a picture that a row begins with
@@ -108,7 +108,12 @@ class Layout(TensorBatch):
 
 
 def lay_out(
-    rows: Sequence[Iterable[Piece]], vocabulary: Vocabulary, *, length: int = 0, side: Side = "right", names: Sequence[str] = ()
+    rows: Sequence[Iterable[Piece]],
+    vocabulary: PromptTokenizer,
+    *,
+    length: int = 0,
+    side: Side = "right",
+    names: Sequence[str] = (),
 ) -> Layout:
     """Rows of ids, as wide as the longest.
 
@@ -119,57 +124,63 @@ def lay_out(
     Raises DataError where what stands before an answer does not fit: a prompt is never cut in silence.
     """
     if length < 0:
-        raise ConfigError(f"length is {length} (expected 0 for no limit, or a number of places)")
+        raise ConfigError(f"length is {length} (expected 0 for no limit, or a number of tokens)")
     laid = [_row(list(row), vocabulary, length, names[number] if names else f"row {number}") for number, row in enumerate(rows)]
     width = max((len(ids) for ids, *_ in laid), default=0)
     shape = (len(laid), width)
     id_BL = torch.full(shape, vocabulary.pad_id, dtype=torch.int64)
     slot_BL, mask_BL, answer_BL = (torch.zeros(shape, dtype=torch.bool) for _ in range(3))
     for number, (ids, slots, answers, _) in enumerate(laid):
-        places = slice(len(ids)) if side == "right" else slice(width - len(ids), None)
-        id_BL[number, places] = torch.tensor(ids, dtype=torch.int64)
-        slot_BL[number, places] = torch.tensor(slots, dtype=torch.bool)
-        answer_BL[number, places] = torch.tensor(answers, dtype=torch.bool)
-        mask_BL[number, places] = True
+        columns = slice(len(ids)) if side == "right" else slice(width - len(ids), None)
+        id_BL[number, columns] = torch.tensor(ids, dtype=torch.int64)
+        slot_BL[number, columns] = torch.tensor(slots, dtype=torch.bool)
+        answer_BL[number, columns] = torch.tensor(answers, dtype=torch.bool)
+        mask_BL[number, columns] = True
     return Layout(id_BL, slot_BL, mask_BL, answer_BL, sum(cut for *_, cut in laid))
 
 
 def _row(
-    pieces: Sequence[Piece], vocabulary: Vocabulary, length: int, name: str
+    pieces: Sequence[Piece], vocabulary: PromptTokenizer, length: int, name: str
 ) -> tuple[list[int], list[bool], list[bool], bool]:
     ids, slots, answers = list[int](), list[bool](), list[bool]()
     fixed = 0  # places up to the end of the last piece that is no answer
     for piece in _marked(pieces, vocabulary):
-        if isinstance(piece, Slots):
-            found, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
-        elif isinstance(piece, Ids):
-            found, is_slot, is_answer = list(piece.ids), False, piece.answer
+        if isinstance(piece, ImageSlots):
+            piece_ids, is_slot, is_answer = [vocabulary.pad_id] * piece.count, True, False
+        elif isinstance(piece, TokenPiece):
+            piece_ids, is_slot, is_answer = list(piece.ids), False, piece.answer
         else:
-            found = vocabulary.pieces(piece.text)
-            found = [*found, vocabulary.end_id] if piece.answer and piece.ends else found
+            piece_ids = vocabulary.pieces(piece.text)
+            piece_ids = [*piece_ids, vocabulary.end_id] if piece.answer and piece.ends else piece_ids
             is_slot, is_answer = False, piece.answer
-        ids += found
-        slots += [is_slot] * len(found)
-        answers += [is_answer] * len(found)
+        ids += piece_ids
+        slots += [is_slot] * len(piece_ids)
+        answers += [is_answer] * len(piece_ids)
         fixed = fixed if is_answer else len(ids)
     if answers[:1] == [True]:
-        raise DataError(f"{name}: nothing stands before the answer", expected="a start mark, a picture or a prompt")
+        raise DataError(f"{name}: nothing comes before the answer", expected="a start mark, a picture or a prompt")
     if length and fixed + any(answers) > length:
         raise DataError(
-            f"{name}: the prompt takes {fixed} of {length} places, with those of its pictures",
-            expected="a shorter prompt, or more places",
+            f"{name}: the prompt takes {fixed} of {length} tokens, image tokens included",
+            expected="a shorter prompt, or a larger limit",
         )
     cut = bool(length) and len(ids) > length
     return (ids[:length], slots[:length], answers[:length], True) if cut else (ids, slots, answers, False)
 
 
-def _marked(pieces: Sequence[Piece], vocabulary: Vocabulary) -> list[Piece]:
-    """The row with the marks of its beginning, and those behind what stands before the answer."""
+def _marked(pieces: Sequence[Piece], vocabulary: PromptTokenizer) -> list[Piece]:
+    """The row with its start marks, and the closing marks after its prompt."""
     row = list(pieces)
-    asked = max((place + 1 for place, piece in enumerate(row) if isinstance(piece, Slots) or not piece.answer), default=0)
+    prompt_end = max(
+        (position + 1 for position, piece in enumerate(row) if isinstance(piece, ImageSlots) or not piece.answer), default=0
+    )
     if vocabulary.close_ids:
-        row.insert(asked, Ids(tuple(vocabulary.close_ids)))
+        row.insert(prompt_end, TokenPiece(tuple(vocabulary.close_ids)))
     if vocabulary.start_ids:
-        behind = vocabulary.start_behind and row and (isinstance(row[0], Slots) or (isinstance(row[0], Ids) and row[0].picture))
-        row.insert(1 if behind else 0, Ids(tuple(vocabulary.start_ids)))
+        behind = (
+            vocabulary.start_behind
+            and row
+            and (isinstance(row[0], ImageSlots) or (isinstance(row[0], TokenPiece) and row[0].picture))
+        )
+        row.insert(1 if behind else 0, TokenPiece(tuple(vocabulary.start_ids)))
     return row

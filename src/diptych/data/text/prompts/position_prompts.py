@@ -30,19 +30,19 @@ def prompt(block: int | None, label: str) -> str:
     return f"The block {NOWHERE if block is None else block} has a {label}."
 
 
-def with_prompt(caption: str, said: str, *, caption_words: int = 22, prompt_words: int = 8) -> str:
+def append_prompt(caption: str, prompt_text: str, *, caption_words: int = 22, prompt_words: int = 8) -> str:
     """Both cleaned and cut, with a stop between them, as the second of the released loaders has it.
 
-    >>> with_prompt("A man, (left)", prompt(4, "cup"))
+    >>> append_prompt("A man, (left)", prompt(4, "cup"))
     'a man, left. the block 4 has a cup'
     """
-    return f"{cleaned(caption, caption_words)}. {cleaned(said, prompt_words)}"
+    return f"{cleaned(caption, caption_words)}. {cleaned(prompt_text, prompt_words)}"
 
 
-def run_together(caption: str, said: str, *, words: int = 30) -> str:
+def append_prompt_uncut(caption: str, prompt_text: str, *, words: int = 30) -> str:
     """Both cleaned as one text, which loses the stop between them, as the first of the released loaders has it.
 
-    >>> run_together("A man", prompt(4, "cup"))
+    >>> append_prompt_uncut("A man", prompt(4, "cup"))
     'a man the block 4 has a cup'
     """
-    return cleaned(f"{caption}. {said.removesuffix('.')} .", words)
+    return cleaned(f"{caption}. {prompt_text.removesuffix('.')} .", words)

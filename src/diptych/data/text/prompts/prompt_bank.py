@@ -28,12 +28,12 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptBank:
+class TemplateBank:
     """Templates, each with one `{}`.
 
     ids  of the templates, kept when the bank is split; () numbers them: "NAME/0", "NAME/1", ...
 
-    >>> bank = PromptBank(("an image of {}.", "{} is shown."), name="two")
+    >>> bank = TemplateBank(("an image of {}.", "{} is shown."), name="two")
     >>> bank.fill(1, "a red circle")
     Prompt(text='a red circle is shown.', template='two/1')
     """
@@ -47,7 +47,7 @@ class PromptBank:
             raise ConfigError(f"the prompt bank '{self.name}' has no templates (expected sentences with one {PLACE} each)")
         for template in self.templates:
             if template.count(PLACE) != 1:
-                raise ConfigError(f"template {template!r} has {template.count(PLACE)} places (expected one {PLACE})")
+                raise ConfigError(f"template {template!r} has {template.count(PLACE)} placeholders (expected one {PLACE})")
         if not self.ids:
             object.__setattr__(self, "ids", tuple(f"{self.name}/{number}" for number in range(len(self.templates))))
         if len({*self.ids}) != len(self.templates):
@@ -78,7 +78,7 @@ class PromptBank:
             )
         count = min(max(round(held_out * len(wordings)), 1), len(wordings) - 1)
         order = keyed_rng("wordings", seed).permutation(len(wordings))
-        held = {wordings[place] for place in order[:count]}
+        held = {wordings[position] for position in order[:count]}
         return self._only([_wording(t) not in held for t in self.templates]), self._only(
             [_wording(t) in held for t in self.templates]
         )
@@ -106,7 +106,7 @@ def _wording(template: str) -> str:
     return " ".join(re.findall(r"\w+|\{\}", template.casefold()))
 
 
-PATHOLOGY = PromptBank(
+PATHOLOGY = TemplateBank(
     (
         "{}.",
         *(f"{start} {{}}." for start in ("a photomicrograph showing", "a photomicrograph of", "an image of", "an image showing")),

@@ -1,4 +1,4 @@
-"""How a prompt is put together: words with the places of the picture and of what is asked.
+"""Prompt templates: words with placeholders for the picture and for the user's prompt.
 
 Template("A picture of")                                              # LiMBeR: the picture stands first where nothing says otherwise
 Template("###Human: <Img>{image}</Img> {prompt} ###Assistant: ")      # MiniGPT-4, second stage
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from diptych.core.errors import ConfigError
-from diptych.data.text.prompts.layout import Piece, Slots, Words
+from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece
 
 PLACES = re.compile(r"(\{image\}|\{prompt\})")
 
@@ -27,27 +27,29 @@ class Template:
     text: str = ""
 
     def __post_init__(self) -> None:
-        for place in ("{image}", "{prompt}"):
-            if self.text.count(place) > 1:
-                raise ConfigError(f"template {self.text!r} has {self.text.count(place)} times {place} (expected one at most)")
+        for placeholder in ("{image}", "{prompt}"):
+            if self.text.count(placeholder) > 1:
+                raise ConfigError(
+                    f"template {self.text!r} has {self.text.count(placeholder)} times {placeholder} (expected one at most)"
+                )
 
     @property
     def asks(self) -> bool:
-        """Whether there is a place for words that are asked."""
+        """True if the template has a placeholder for a prompt."""
         return "{prompt}" in self.text
 
     def pieces(self, slots: int, prompt: str = "", answer: str | None = None) -> list[Piece]:
-        """The row for a picture of so many tokens (0 for none). Words without a place of their own stand behind the template."""
+        """Prompt row for a picture of so many tokens (0 for none). A prompt without placeholder comes after the template."""
         text = self.text if "{image}" in self.text else "{image}" + self.text
         text = text if self.asks or not prompt else text + "{prompt}"
-        found: list[Piece] = []
+        row: list[Piece] = []
         words = ""
         for part in PLACES.split(text):
             if part != "{image}":
                 words += prompt if part == "{prompt}" else part
                 continue
-            found += [Words(words)] if words else []
-            found += [Slots(slots)] if slots else []
+            row += [TextPiece(words)] if words else []
+            row += [ImageSlots(slots)] if slots else []
             words = ""
-        found += [Words(words)] if words else []
-        return found if answer is None else [*found, Words(answer, answer=True)]
+        row += [TextPiece(words)] if words else []
+        return row if answer is None else [*row, TextPiece(answer, answer=True)]

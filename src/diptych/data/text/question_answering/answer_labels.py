@@ -23,14 +23,14 @@ def answer_list(questions: Iterable[Question], *, least: int, alike: Callable[[s
     Raises DataError where no answer is that frequent.
     """
     counts = Counter(alike(question.answer) for question in questions)
-    found = tuple(sorted(answer for answer, count in counts.items() if count >= least))
-    if not found:
+    answers = tuple(sorted(answer for answer, count in counts.items() if count >= least))
+    if not answers:
         raise DataError(
             f"no answer is given to {least} questions or more ({len(counts)} different answers)",
             field="questions",
             expected="more questions, or a smaller answers_least",
         )
-    return found
+    return answers
 
 
 def answer_targets(
@@ -41,14 +41,14 @@ def answer_targets(
     Of four people or more an answer is worth 0.3, 0.6, 0.9 or 1 by how many gave it; of fewer, 1. Answers that are not in the list are
     worth nothing.
     """
-    places = {answer: place for place, answer in enumerate(answers)}
+    position_of = {answer: position for position, answer in enumerate(answers)}
     target_BK = torch.zeros(len(asked), len(answers))
     for row, question in enumerate(asked):
         if question is None:
             continue
         counts = Counter(alike(answer) for answer in question.answers)
         for answer, count in counts.items():
-            if answer in places:
+            if answer in position_of:
                 worth = SHARES[min(count, PEOPLE)] if len(question.answers) >= PEOPLE else 1.0
-                target_BK[row, places[answer]] = worth
+                target_BK[row, position_of[answer]] = worth
     return target_BK, torch.tensor([question is not None for question in asked])

@@ -1,4 +1,4 @@
-"""Questions about a sample with their answers, as they lie beside it: `extras["questions"]`.
+"""Questions about a sample with their answers, stored in `extras["questions"]`.
 
 [{"question": "what colour is the circle ?", "answer": "red"},
  {"question": "...", "answers": ["red", "dark red"], "kind": "colour"},
@@ -6,7 +6,7 @@
 
 A question with choices whose answer is kept secret has "answer": null; "doubles": true lets wrong choices read alike. "id" names
 it beyond this data set; questions of one "same_as" are the same question asked in several ways; "hints" and "facets" are words
-about it, by name: what may be told, and what results are broken down by.
+about it, by name: facts that a model may be given, and columns that results are broken down by.
 """
 
 from __future__ import annotations
@@ -78,12 +78,14 @@ def _question(entry: Any, where: str) -> Question:
 def _words(given: Any, where: str, name: str) -> dict[str, tuple[str, ...]]:
     if not given:
         return {}
-    found = {str(k): (v,) if isinstance(v, str) else v for k, v in given.items()} if isinstance(given, Mapping) else None
-    if found is None or not all(hasattr(v, "__iter__") and all(isinstance(one, str) for one in v) for v in found.values()):
+    words_by_key = {str(k): (v,) if isinstance(v, str) else v for k, v in given.items()} if isinstance(given, Mapping) else None
+    if words_by_key is None or not all(
+        hasattr(v, "__iter__") and all(isinstance(one, str) for one in v) for v in words_by_key.values()
+    ):
         raise DataError(
             f"{where} has the {name} {str(given)[:60]}", field=FIELD, expected=f'"{name}": words, or lists of them, by name'
         )
-    return {name: tuple(words) for name, words in found.items()}
+    return {name: tuple(words) for name, words in words_by_key.items()}
 
 
 def _choices(given: Any, answer: str, where: str, *, doubles: bool) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 A question names a thing by its label, with its first attribute where the label alone is not unique; a thing that neither names is not
 asked about. Every pair of questions has one yes and one no about the same two things, so that both answers are as frequent in every cell.
 
-With relations from elsewhere (`usual`) a question pair is told apart by what usually holds between two such things: "usual" where the true
+With relations from elsewhere (`usual`) a question pair is classified by what usually holds between two such things: "usual" where the true
 relation is the most frequent one, "adversarial" where it never occurs between them while others do; its wrong partner is then the most
 frequent one that does not hold here, which is what a model would say without looking.
 """
@@ -69,8 +69,8 @@ class RelationQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of a data set, for `relation_questions`.
+class RelationQuestionOptions:
+    """Settings of `relation_questions`.
 
     template  {subject}, {predicate} and {object} in it
     count     pairs of questions for each picture and kind of relation, at most
@@ -106,32 +106,34 @@ def kind_of_relation(predicate: str) -> RelationKind:
 
 
 def usual_relations(samples: Iterable[Sample]) -> dict[tuple[str, str], Counter[str]]:
-    """How often each relation holds between two things of these labels."""
-    found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    """Counts of each relation between two things, by their labels."""
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for sample in samples:
         for subject, predicate, other in sample.graph.triplets():
-            found[subject, other][predicate] += 1
-    return dict(found)
+            counts[subject, other][predicate] += 1
+    return dict(counts)
 
 
-def relation_questions(samples: Sequence[Sample], asked: Asked) -> list[list[RelationQuestion]]:
+def relation_questions(samples: Sequence[Sample], options: RelationQuestionOptions) -> list[list[RelationQuestion]]:
     """The questions about each sample, a true one and a wrong one in turn; none of a sample whose graph gives none."""
-    known: dict[RelationKind, dict[str, None]] = {kind: {} for kind in RELATION_KINDS}
+    names_by_kind: dict[RelationKind, dict[str, None]] = {kind: {} for kind in RELATION_KINDS}
     for sample in samples:
         for relation in sample.relations:
-            known[kind_of_relation(relation.predicate)].setdefault(relation.predicate)
-    return [_of_sample(sample, {kind: list(found) for kind, found in known.items()}, asked) for sample in samples]
+            names_by_kind[kind_of_relation(relation.predicate)].setdefault(relation.predicate)
+    return [_of_sample(sample, {kind: list(names) for kind, names in names_by_kind.items()}, options) for sample in samples]
 
 
-def _of_sample(sample: Sample, known: Mapping[RelationKind, list[str]], asked: Asked) -> list[RelationQuestion]:
+def _of_sample(
+    sample: Sample, names_by_kind: Mapping[RelationKind, list[str]], options: RelationQuestionOptions
+) -> list[RelationQuestion]:
     names = _names(sample.regions)
     holds: dict[tuple[int, int], list[str]] = defaultdict(list)
     for relation in sample.relations:
         holds[relation.subject, relation.object].append(relation.predicate)
-    rng = keyed_rng("relation questions", asked.seed, sample.uid)
+    rng = keyed_rng("relation questions", options.seed, sample.uid)
     order = rng.permutation(len(sample.relations)).tolist()
-    found: list[RelationQuestion] = []
-    left = dict.fromkeys(RELATION_KINDS, asked.count)
+    questions: list[RelationQuestion] = []
+    left = dict.fromkeys(RELATION_KINDS, options.count)
     pairs: set[tuple[int, int, RelationKind]] = set()
     for relation in (sample.relations[row] for row in order):
         one, other, kind = names[relation.subject], names[relation.object], kind_of_relation(relation.predicate)
@@ -139,27 +141,32 @@ def _of_sample(sample: Sample, known: Mapping[RelationKind, list[str]], asked: A
             continue
         true_here = holds[relation.subject, relation.object]
         labels = (sample.regions[relation.subject].label, sample.regions[relation.object].label)
-        wrong, part = _wrong(relation.predicate, labels, true_here, known[kind], asked, rng)
+        wrong, part = _wrong(relation.predicate, labels, true_here, names_by_kind[kind], options, rng)
         if not wrong:
             continue
         left[kind] -= 1
         pairs.add((relation.subject, relation.object, kind))
         for predicate, true in ((relation.predicate, True), (wrong, False)):
-            text = asked.template.format(subject=one, predicate=predicate, object=other)
-            found.append(RelationQuestion(text, true, kind, part))
-    return found
+            text = options.template.format(subject=one, predicate=predicate, object=other)
+            questions.append(RelationQuestion(text, true, kind, part))
+    return questions
 
 
 def _wrong(
-    true: str, labels: tuple[str, str], true_here: Sequence[str], known: Sequence[str], asked: Asked, rng: np.random.Generator
+    true: str,
+    labels: tuple[str, str],
+    true_here: Sequence[str],
+    names: Sequence[str],
+    options: RelationQuestionOptions,
+    rng: np.random.Generator,
 ) -> tuple[str, str]:
     """The wrong relation, "" where there is none, and the part that the pair of questions belongs to."""
-    usual = Counter({name: n for name, n in asked.usual.get(labels, Counter()).items() if name in known})
-    if asked.wrong == "opposite":
+    usual = Counter({name: n for name, n in options.usual.get(labels, Counter()).items() if name in names})
+    if options.wrong == "opposite":
         opposite = _OPPOSITE.get(true, "")
         others = [opposite] if opposite and opposite not in true_here else []
     else:
-        others = [name for name in known if name not in true_here]
+        others = [name for name in names if name not in true_here]
     if not others:
         return "", ""
     if not usual:
@@ -172,7 +179,7 @@ def _wrong(
 
 
 def _names(regions: Sequence[Region]) -> list[str]:
-    """What each thing is called; "" for one that cannot be told from another."""
+    """Unambiguous name of each thing; "" for one that cannot be distinguished from another."""
     labels = Counter(region.label for region in regions)
     with_attribute = [f"{region.attributes[0]} {region.label}" if region.attributes else "" for region in regions]
     longer = Counter(with_attribute)

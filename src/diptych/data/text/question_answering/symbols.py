@@ -13,7 +13,7 @@ from diptych.core.sample import Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SymbolicObject:
     """label, attributes, box: x0, y0, x1, y1 as shares of the picture's sides, or pixels where its size is not known"""
 
     label: str
@@ -30,17 +30,17 @@ class Symbols:
     """relations  (subject, predicate, object), by places in `things`"""
 
     captions: tuple[str, ...]
-    things: tuple[Thing, ...]
+    things: tuple[SymbolicObject, ...]
     relations: tuple[tuple[int, str, int], ...]
 
-    def named(self, label: str) -> list[Thing]:
+    def named(self, label: str) -> list[SymbolicObject]:
         return [thing for thing in self.things if thing.label == label]
 
     @property
     def text(self) -> str:
         """As a prompt has it.
 
-        >>> print(Symbols(("a dog",), (Thing("dog", ("brown",), (0.1, 0.2, 0.5, 0.75)),), ()).text)
+        >>> print(Symbols(("a dog",), (SymbolicObject("dog", ("brown",), (0.1, 0.2, 0.5, 0.75)),), ()).text)
         Captions:
         a dog
         Boxes:
@@ -59,7 +59,7 @@ def symbols_of(sample: Sample, size: tuple[int, int] | None = None, *, language:
     """The symbols of a sample. size: width and height of its picture in pixels, by which boxes are divided."""
     wide, high = size or (1, 1)
     things = tuple(
-        Thing(
+        SymbolicObject(
             region.label,
             region.attributes,
             (region.box[0] / wide, region.box[1] / high, region.box[2] / wide, region.box[3] / high),

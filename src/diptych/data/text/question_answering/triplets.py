@@ -1,4 +1,4 @@
-"""Questions with answer and reasoning, each with the ability that it asks for and what in the picture supports it (2311.14580).
+"""Questions with answer and reasoning, the ability that each tests and the evidence in the picture (2311.14580).
 
 A file holds one JSON object a line:
 
@@ -54,10 +54,10 @@ def read_triplets(path: Path) -> list[Triplet]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="JSON lines of triplets") from error
-    found = [_triplet(line, path, row) for row, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
+    triplets = [_triplet(line, path, row) for row, line in enumerate(lines, start=1) if line.strip()]
+    if not triplets:
         raise DataError("holds no question", file=path, expected="one JSON object a line")
-    return found
+    return triplets
 
 
 def _triplet(line: str, file: Path, row: int) -> Triplet:
@@ -81,8 +81,10 @@ def triplet_from(value: Mapping[str, Any], *, file: Path | None = None, row: int
         if not isinstance(value.get(name), str) or not value[name].strip():
             raise DataError(f"is {value.get(name)!r}", file=file, row=row, field=name, expected="words")
     if value["sub_ability"] not in ABILITIES.get(value["ability"], ()):
-        known = ", ".join(ABILITIES.get(value["ability"], ABILITIES))
-        raise DataError(f"is {value['ability']}/{value['sub_ability']}", file=file, row=row, field="sub_ability", expected=known)
+        expected = ", ".join(ABILITIES.get(value["ability"], ABILITIES))
+        raise DataError(
+            f"is {value['ability']}/{value['sub_ability']}", file=file, row=row, field="sub_ability", expected=expected
+        )
     options = value.get("options") or []
     if not isinstance(options, list | tuple) or not all(isinstance(option, str) and option.strip() for option in options):
         raise DataError(f"are {str(options)[:60]}", file=file, row=row, field="options", expected="a list of texts")

@@ -1,1 +1,1 @@
-"""What becomes of a text on its way to ids: pieces of words, hidden ones, left-out ones, and where its entities end up."""
+"""Steps from a text to token ids: subwords, masked and dropped words, and the token positions of entities."""

@@ -1,4 +1,4 @@
-"""What a vocabulary does to a text before it reads it, as CLIP, open_clip and SigLIP each do, and where its letters came from."""
+"""Text normalisation of CLIP, open_clip and SigLIP before tokenising, and the original position of each character."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def siglip_clean(text: str) -> str:
     return " ".join(text.lower().translate(_PUNCTUATION).split())
 
 
-def cleaned_places(text: str, cleaned: str) -> list[int]:
+def cleaned_positions(text: str, cleaned: str) -> list[int]:
     """For each character of a cleaned text the place in `text` that it came from (blanks: of what was read last).
 
     Raises DataError where cleaning did more than change case and drop blanks and punctuation.
@@ -55,8 +55,8 @@ def cleaned_places(text: str, cleaned: str) -> list[int]:
     if text == cleaned:
         return list(range(len(text)))
     # One at a time, since lower case of "\u0130" is two characters; folded, since a sigma's depends on what stands behind it.
-    lower = [(letter, place) for place, given in enumerate(text) for letter in given.lower()]
-    places, at = [], -1
+    lower = [(letter, position) for position, given in enumerate(text) for letter in given.lower()]
+    positions, at = [], -1
     for letter in cleaned:
         if not letter.isspace():
             at += 1
@@ -68,8 +68,8 @@ def cleaned_places(text: str, cleaned: str) -> list[int]:
                     field="text",
                     expected="a text that is clean already (composed letters, no HTML entities, no mojibake)",
                 )
-        places.append(lower[max(at, 0)][1])
-    return places
+        positions.append(lower[max(at, 0)][1])
+    return positions
 
 
 def _same(one: str, other: str) -> bool:

@@ -1,9 +1,9 @@
-"""Hides whole units of texts: phrases, words with all their pieces, entities. A masked language model is then asked for all of a unit.
+"""Masking of whole units of texts: phrases, words with all their tokens, entities, for masked language modelling.
 
-`plan_units` runs where batches are made and says of each token of a unit in which turn it would be hidden and what would stand there.
-`mask_units` hides the first units of each text, as many as a share asks for; it is cheap and runs anywhere, so that a share that grows with
-training (PLIP's) is known only in the step itself. `units_touched` says which units a reader has lost something of: what also has to be
-hidden where the same entity stands elsewhere.
+`plan_units` runs where batches are made and gives, for each token of a unit, the turn in which it is hidden and the id that replaces it.
+`mask_units` hides the first units of each text, as many as a share requires; it is cheap and runs anywhere, so that a share that
+grows with training (PLIP's) may be set in the step itself. `masked_unit_indices` lists the units with a hidden token: they also have to be
+hidden where the same entity occurs elsewhere.
 
 What implementations get wrong: single pieces of a phrase are hidden, which its other pieces give away; shares that are of tokens, so
 that long phrases are hidden less often; a text whose only unit is never hidden because its share rounds to none.
@@ -69,28 +69,29 @@ def plan_units(
     ids, never = ids_BL.numpy(), set(special)
     rows: list[tuple[dict[int, int], list[int], int]] = []
     for row, (of_text, rng) in enumerate(zip(units, rngs, strict=True)):
-        real = [[place for place in unit if int(ids[row, place]) not in never] for unit in of_text]
-        there = [number for number, places in enumerate(real) if places]
+        real = [[position for position in unit if int(ids[row, position]) not in never] for unit in of_text]
+        there = [number for number, positions in enumerate(real) if positions]
         turn: dict[int, int] = {}
         for at, number in enumerate(rng.permutation(there).tolist() if there else []):
-            for place in real[number]:
-                turn.setdefault(place, at)
+            for position in real[number]:
+                turn.setdefault(position, at)
         dice = rng.random(len(turn))
         swaps = rng.integers(vocab_size, size=len(turn))
         stands = [
-            MASK if die < masked else int(swap) if die < masked + random else int(ids[row, place])
-            for place, die, swap in zip(turn, dice, swaps, strict=True)
+            MASK if die < masked else int(swap) if die < masked + random else int(ids[row, position])
+            for position, die, swap in zip(turn, dice, swaps, strict=True)
         ]
         rows.append((turn, stands, len(there)))
     most = max([1, *(len(turn) for turn, _, _ in rows)])
-    place, turns, stands_in = (np.zeros((len(rows), most), np.int64) for _ in range(3))
+    place_BM, turns, stands_in = (np.zeros((len(rows), most), np.int64) for _ in range(3))
     word = np.full((len(rows), most), -1, np.int64)
     for row, (turn, stands, _) in enumerate(rows):
-        places = list(turn)
-        place[row, : len(places)], turns[row, : len(places)], stands_in[row, : len(places)] = places, list(turn.values()), stands
-        word[row, : len(places)] = ids[row, places]
+        positions = list(turn)
+        of_row = row, slice(len(positions))
+        place_BM[of_row], turns[of_row], stands_in[of_row] = positions, list(turn.values()), stands
+        word[of_row] = ids[row, positions]
     counts = np.array([count for _, _, count in rows], np.int64)
-    return UnitPlan(*(torch.from_numpy(part) for part in (place, word, turns, stands_in, counts)))
+    return UnitPlan(*(torch.from_numpy(part) for part in (place_BM, word, turns, stands_in, counts)))
 
 
 def mask_units(ids_BL: Tensor, plan: UnitPlan, share: float | Tensor) -> MaskedWords:
@@ -110,9 +111,9 @@ def mask_units(ids_BL: Tensor, plan: UnitPlan, share: float | Tensor) -> MaskedW
     return MaskedWords(changed_BL, hidden_BL, plan.place_BM, plan.word_BM.masked_fill(~asked_BM, -1))
 
 
-def units_touched(found: MaskedWords, units: Sequence[Units]) -> list[tuple[int, ...]]:
+def masked_unit_indices(masked: MaskedWords, units: Sequence[Units]) -> list[tuple[int, ...]]:
     """Of each text the numbers of the units that have lost a token, hidden by themselves or together with one that overlaps them."""
-    gone = [set(place[word >= 0].tolist()) for place, word in zip(found.place_BM, found.word_BM, strict=True)]
+    gone = [set(position_M[word >= 0].tolist()) for position_M, word in zip(masked.place_BM, masked.word_BM, strict=True)]
     return [
         tuple(number for number, unit in enumerate(of_text) if not lost.isdisjoint(unit))
         for of_text, lost in zip(units, gone, strict=True)
@@ -121,12 +122,12 @@ def units_touched(found: MaskedWords, units: Sequence[Units]) -> list[tuple[int,
 
 def word_units(starts_BL: Tensor, mask_BL: Tensor) -> list[list[list[int]]]:
     """The words of each text as units, from where words begin (`whole_words.word_starts`); special tokens are words by themselves."""
-    found = []
+    units = []
     for starts_L, mask_L in zip(starts_BL.numpy(), mask_BL.numpy(), strict=True):
-        places = np.flatnonzero(mask_L)
-        cuts = np.flatnonzero(starts_L[places])
-        found.append([part.tolist() for part in np.split(places, cuts[cuts > 0])] if len(places) else [])
-    return found
+        positions = np.flatnonzero(mask_L)
+        cuts = np.flatnonzero(starts_L[positions])
+        units.append([part.tolist() for part in np.split(positions, cuts[cuts > 0])] if len(positions) else [])
+    return units
 
 
 def _choose_units(plan: UnitPlan, share: float | Tensor) -> Tensor:

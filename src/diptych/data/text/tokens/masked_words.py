@@ -1,4 +1,4 @@
-"""Hides words of texts, so that a model can be asked for them (BERT's task).  Letters: B batch, L tokens, M hidden places a text."""
+"""Hides words of texts, so that a model can be asked for them (BERT's task).  Letters: B batch, L tokens, M hidden places per text."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def mask_words(
     starts = np.ones_like(real) if starts_BL is None else starts_BL.numpy()
     hidden = np.zeros(ids.shape, np.bool_)
     most = ids.shape[1] if each else most_masked(ids.shape[1], share)
-    place, word = np.zeros((len(ids), most), np.int64), np.full((len(ids), most), -1, np.int64)
+    position_BM, word = np.zeros((len(ids), most), np.int64), np.full((len(ids), most), -1, np.int64)
     for row, rng in enumerate(rngs):
         words = np.flatnonzero(real[row])
         if not len(words):
@@ -80,21 +80,21 @@ def mask_words(
             units = _units(np.flatnonzero(real[row] | padding[row]), starts[row] | padding[row])
             chosen = _draw_words(units, count, most, rng)
             chosen = chosen[real[row, chosen]]
-        place[row, : len(chosen)], word[row, : len(chosen)] = chosen, ids[row, chosen]
+        position_BM[row, : len(chosen)], word[row, : len(chosen)] = chosen, ids[row, chosen]
         dice = rng.random(len(chosen))
         hidden[row, chosen] = dice < 0.8
         swapped = chosen[(dice >= 0.8) & (dice < 0.9)]
         ids[row, swapped] = rng.integers(vocab_size, size=len(swapped))
     if each:
         most = max(1, int((word >= 0).sum(1).max(initial=0)))
-        place, word = place[:, :most], word[:, :most]
-    return MaskedWords(*(torch.from_numpy(part) for part in (ids, hidden, place, word)))
+        position_BM, word = position_BM[:, :most], word[:, :most]
+    return MaskedWords(*(torch.from_numpy(part) for part in (ids, hidden, position_BM, word)))
 
 
-def _units(places: npt.NDArray[np.int64], starts_L: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
+def _units(positions: npt.NDArray[np.int64], starts_L: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
     """The places word by word."""
-    begins = starts_L[places] | (np.diff(places, prepend=-2) > 1)
-    return np.split(places, np.flatnonzero(begins)[1:])
+    begins = starts_L[positions] | (np.diff(positions, prepend=-2) > 1)
+    return np.split(positions, np.flatnonzero(begins)[1:])
 
 
 def _draw_words(units: list[npt.NDArray[np.int64]], count: int, most: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

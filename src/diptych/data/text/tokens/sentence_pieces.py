@@ -43,9 +43,11 @@ def _read(data: bytes) -> tuple[list[tuple[str, float]], list[int], bytes, int]:
     pieces, kinds, charsmap, kind = list[tuple[str, float]](), list[int](), b"", UNIGRAM
     for number, value in _fields(data):
         if number == 1:
-            known = dict(_fields(value))
-            pieces.append((known[1].decode("utf-8"), struct.unpack("<f", known[2])[0] if 2 in known else 0.0))
-            kinds.append(int(known.get(3, 1)))
+            piece_fields = dict(_fields(value))
+            pieces.append(
+                (piece_fields[1].decode("utf-8"), struct.unpack("<f", piece_fields[2])[0] if 2 in piece_fields else 0.0)
+            )
+            kinds.append(int(piece_fields.get(3, 1)))
         elif number == 2:
             kind = int(dict(_fields(value)).get(3, UNIGRAM))
         elif number == 3:

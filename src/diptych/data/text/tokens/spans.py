@@ -1,4 +1,4 @@
-"""Texts that know where their entities stand, through joining, shuffling, dropping and cutting, down to the tokens.
+"""Texts with entity spans that survive joining, shuffling, dropping and cutting, down to the tokens.
 
 A grounding query is put together from pieces: a caption and the descriptions that are added to it, the classes of a detector one behind
 the other, a word order that is shuffled. What is learned is which *tokens* a region answers to. `SpanText` carries the character spans of
@@ -29,7 +29,7 @@ Entity = int | str
 
 @dataclass(frozen=True, slots=True)
 class SpanText:
-    """A text and where in it its entities stand: `text[start:stop]` for each span. Spans may overlap, and an entity may have several.
+    """A text with its entity spans, half-open: `text[start:stop]`. Spans may overlap, and an entity may have several.
 
     Raises DataError for a span that is empty or leaves the text.
 
@@ -67,7 +67,7 @@ class SpanText:
 
     @classmethod
     def from_phrases(cls, text: str, phrases: Mapping[Entity, str], *, occurrence: int | None = None) -> Self:
-        """A text in which the phrase of each entity stands, as whole words and in any case.
+        """Text with the span of each entity's phrase, found as whole words and in any case.
 
         Raises DataError for a phrase that is not there, and for one that is there more than once unless `occurrence` (from 0) says which.
         """
@@ -75,7 +75,7 @@ class SpanText:
 
     @classmethod
     def joined(cls, pieces: Iterable[SpanText | str], separator: str = "") -> Self:
-        """The pieces one behind the other; an entity of several pieces has the spans of all of them."""
+        """Concatenation of pieces; an entity of several pieces has the spans of all of them."""
         texts: list[str] = []
         spans: dict[Entity, tuple[Span, ...]] = {}
         length = 0
@@ -93,7 +93,7 @@ class SpanText:
     # ------------------------------------------------------------ changed
 
     def cut(self, start: int, stop: int) -> Self:
-        """The characters from `start` up to `stop` with the spans that lie in them whole; a span that is cut through is dropped."""
+        """Characters from `start` up to `stop` with the spans completely inside; a span that is cut through is dropped."""
         start, stop, _ = slice(start, stop).indices(len(self.text))
         inside = {
             entity: tuple((one - start, other - start) for one, other in spans if start <= one and other <= stop)
@@ -140,17 +140,17 @@ class SpanText:
     # ------------------------------------------------------------ read
 
     def words(self, entity: Entity) -> list[str]:
-        """What stands at the spans of an entity. Raises DataError for one that the text does not have."""
+        """Text at the spans of an entity. Raises DataError for an entity that the text does not have."""
         if entity not in self.spans:
             raise DataError(f"{entity!r} has no span in {self.text[:60]!r}", field="spans", expected=f"one of {list(self.spans)}")
         return [self.text[start:stop] for start, stop in self.spans[entity]]
 
     def query(self, entities: Sequence[Entity] = ()) -> PhraseQuery:
         """These entities as phrases to look for; without any, all of them in the order of `spans`."""
-        asked = tuple(entities) or tuple(self.spans)
-        for entity in asked:
+        chosen = tuple(entities) or tuple(self.spans)
+        for entity in chosen:
             self.words(entity)  # refuses one without a span
-        return PhraseQuery(self.text, tuple(self.spans[entity] for entity in asked))
+        return PhraseQuery(self.text, tuple(self.spans[entity] for entity in chosen))
 
     def tokens(self, offset_L2: npt.NDArray[np.int64]) -> dict[Entity, npt.NDArray[np.bool_]]:
         """For each entity its row of L, True at the tokens that share a character with one of its spans; all False where those were cut
@@ -170,35 +170,35 @@ def tokens_of(spans: Iterable[Span], offset_L2: npt.NDArray[np.int64]) -> npt.ND
 
 
 def find(text: str, phrase: str, *, occurrence: int | None = None) -> Span:
-    """Where a phrase stands in a text, as whole words and in any case.
+    """Where a phrase occurs in a text, as whole words and in any case.
 
-    Raises DataError where it does not, and where it stands more than once unless `occurrence` (from 0) says which.
+    Raises DataError where it does not, and where it occurs more than once unless `occurrence` (from 0) says which.
 
     >>> find("the red cup left of the plate", "plate")
     (24, 29)
     """
     if not phrase.strip():
-        raise DataError("an empty phrase", field="phrase", expected="words that stand in the text")
-    found = list(occurrences(text, phrase))
-    if not found:
-        raise DataError(f"the phrase {phrase!r} does not stand in {text[:80]!r}", field="phrase", expected="words of the text")
-    if occurrence is None and len(found) > 1:
+        raise DataError("an empty phrase", field="phrase", expected="words that occur in the text")
+    spans = list(occurrences(text, phrase))
+    if not spans:
+        raise DataError(f"the phrase {phrase!r} does not occur in {text[:80]!r}", field="phrase", expected="words of the text")
+    if occurrence is None and len(spans) > 1:
         raise DataError(
-            f"the phrase {phrase!r} stands {len(found)} times in {text[:80]!r}", field="phrase", expected="which of them is meant"
+            f"the phrase {phrase!r} occurs {len(spans)} times in {text[:80]!r}", field="phrase", expected="which of them is meant"
         )
     number = occurrence or 0
-    if not 0 <= number < len(found):
-        raise DataError(f"occurrence {number} of {phrase!r} in {text[:80]!r}", field="phrase", expected=f"0 to {len(found) - 1}")
-    return found[number]
+    if not 0 <= number < len(spans):
+        raise DataError(f"occurrence {number} of {phrase!r} in {text[:80]!r}", field="phrase", expected=f"0 to {len(spans) - 1}")
+    return spans[number]
 
 
 def occurrences(text: str, phrase: str) -> Iterable[Span]:
-    """Every place where a phrase stands as whole words, in any case; they may overlap."""
+    """Every place where a phrase occurs as whole words, in any case; they may overlap."""
     # Compared character by character, since lower-casing a whole text may change its length.
-    lower, wanted = [letter.lower() for letter in text], [letter.lower() for letter in phrase.strip()]
-    size = len(wanted)
+    lower, letters = [letter.lower() for letter in text], [letter.lower() for letter in phrase.strip()]
+    size = len(letters)
     for start in range(len(lower) - size + 1):
-        if lower[start : start + size] != wanted:
+        if lower[start : start + size] != letters:
             continue
         before, behind = text[start - 1 : start], text[start + size : start + size + 1]
         if not ((_joins(before) and _joins(text[start])) or (_joins(behind) and _joins(text[start + size - 1]))):

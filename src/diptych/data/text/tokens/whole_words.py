@@ -1,4 +1,4 @@
-"""What the pieces of a vocabulary are to a reader: which begin a word, which are only parts of letters, and a name for each.
+"""Subwords as a reader sees them: which begin a word, which are only parts of letters, and a name for each.
 
 Three spellings are known. Byte pairs of GPT's kind put a sign for the space before a word ("Ġbus", "es"), those of CLIP put "</w>" behind
 its last piece ("bus</w>"), word pieces mark what goes on with "##" ("bus", "##es"). Letters: B texts, L tokens, V vocabulary.
@@ -47,7 +47,7 @@ def _marks(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
 
 @lru_cache(maxsize=8)
 def spelling(tokenizer: Tokenizer) -> Spelling:
-    """How this vocabulary writes that a word begins, goes on or ends."""
+    """Subword convention of a vocabulary: its sign that a word begins, goes on or ends."""
     pieces = _pieces(tokenizer)
     counts: dict[Spelling, int] = {
         "space": sum(piece.startswith(SPACE) for piece in pieces),
@@ -60,7 +60,7 @@ def spelling(tokenizer: Tokenizer) -> Spelling:
 
 @lru_cache(maxsize=8)
 def term_names(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """A name for every id, all different: the piece as people write it, with "##" before what goes on within a word.
+    """Unique name of every id: the piece as people write it, with "##" before what continues a word.
 
     Under CLIP's spelling a piece that does not end its word is written with "##" behind. Pieces that are only some bytes of a letter keep
     the vocabulary's own spelling, and so does one whose name is taken.
@@ -82,7 +82,7 @@ def _readable(tokenizer: Tokenizer, number: int, piece: str, style: Spelling) ->
     if style == "pieces":
         return piece
     text = _decoded(tokenizer, number)
-    if _says_nothing(text):
+    if _is_unreadable(text):
         return piece
     if style == "space":
         return text.strip() if piece.startswith(SPACE) else GOES_ON + text
@@ -90,24 +90,24 @@ def _readable(tokenizer: Tokenizer, number: int, piece: str, style: Spelling) ->
 
 
 @lru_cache(maxsize=8)
-def fragments(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
-    """[V], True for what says nothing to a reader: the token of unknown words, spaces, and pieces that are some bytes of a letter."""
+def fragment_mask(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
+    """Mask [V] of tokens without readable text: unknown words, spaces, and pieces that are some bytes of a letter."""
     unknown = {number for name in UNKNOWN if (number := tokenizer.inner.token_to_id(name)) is not None}
     special = _special(tokenizer)
     broken = [
-        number in unknown or (number not in special and _says_nothing(_decoded(tokenizer, number)))
+        number in unknown or (number not in special and _is_unreadable(_decoded(tokenizer, number)))
         for number in range(tokenizer.vocab_size)
     ]
     return np.array(broken)
 
 
-def wordless(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64], mask_BL: npt.NDArray[np.bool_]) -> list[str]:
-    """What is wrong with each text, in words: it has no token beside start and end marks, or none that says anything; "" for most."""
+def empty_text_reasons(tokenizer: Tokenizer, ids_BL: npt.NDArray[np.int64], mask_BL: npt.NDArray[np.bool_]) -> list[str]:
+    """Reason that a text is empty to a model: no token beside start and end marks, or only fragments; "" for most texts."""
     inner_BL = mask_BL & ~np.isin(ids_BL, [tokenizer.pad_id, *tokenizer.prefix, *tokenizer.suffix])
-    known_BL = inner_BL & ~fragments(tokenizer)[ids_BL]
+    known_BL = inner_BL & ~fragment_mask(tokenizer)[ids_BL]
     return [
-        "has no token" if not inner else "has no word that the vocabulary knows" if not known else ""
-        for inner, known in zip(map(any, inner_BL), map(any, known_BL), strict=True)
+        "has no token" if not inner else "has no word that the vocabulary knows" if not has_known else ""
+        for inner, has_known in zip(map(any, inner_BL), map(any, known_BL), strict=True)
     ]
 
 
@@ -115,7 +115,7 @@ def unknown_share(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> fl
     """Which share of the texts' tokens is the token of unknown words, or some bytes of a letter. 0 for no token at all."""
     encoded = tokenizer.encode(texts, length)
     inner_BL = encoded.mask_BL & ~np.isin(encoded.ids_BL, [tokenizer.pad_id, *tokenizer.prefix, *tokenizer.suffix])
-    return float(fragments(tokenizer)[encoded.ids_BL][inner_BL].mean()) if inner_BL.any() else 0.0
+    return float(fragment_mask(tokenizer)[encoded.ids_BL][inner_BL].mean()) if inner_BL.any() else 0.0
 
 
 def _decoded(tokenizer: Tokenizer, number: int) -> str:
@@ -123,7 +123,7 @@ def _decoded(tokenizer: Tokenizer, number: int) -> str:
     return text
 
 
-def _says_nothing(text: str) -> bool:
+def _is_unreadable(text: str) -> bool:
     """Some bytes of a letter, spaces, or a sign that does not print."""
     return "\ufffd" in text or not text.strip() or not text.isprintable()
 

@@ -24,4 +24,4 @@ def drop_words(
     if rng.random() >= probability:
         return " ".join(word for word in words if word)
     gone = set(rng.choice(len(words), round(len(words) * share), replace=replacement).tolist())
-    return " ".join(word for place, word in enumerate(words) if word and place not in gone)
+    return " ".join(word for position, word in enumerate(words) if word and position not in gone)

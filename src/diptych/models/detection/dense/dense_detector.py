@@ -16,10 +16,10 @@ from torchvision.ops import batched_nms
 
 from diptych.core.config import from_plain
 from diptych.core.errors import ShapeError
-from diptych.core.grounding import Grounded, PhraseQuery
+from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.data.graphs.grounded import DenseRegions, moved_anchors
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
-from diptych.models.detection.dense.dense_grounding import DenseHead, DenseShape, sizes_of
+from diptych.models.detection.dense.dense_grounding import DenseHead, DenseHeadConfig, sizes_of
 from diptych.models.detection.phrase_detector import PhraseDetector
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.towers.outputs import Tower
@@ -30,7 +30,7 @@ class DenseDetector(nn.Module):
     """Pictures of any size and one text each to `DenseRegions`. They meet in the head; with `shape.meeting_width` 0 in its token head
     alone, as in GLIP-T (A)."""
 
-    def __init__(self, backbone: DetectionBackbone, text: Tower, shape: DenseShape) -> None:
+    def __init__(self, backbone: DetectionBackbone, text: Tower, shape: DenseHeadConfig) -> None:
         super().__init__()
         self.backbone, self.text, self.shape = backbone, text, shape
         self.head = DenseHead(backbone.channels, backbone.strides, text.width, shape)
@@ -42,11 +42,11 @@ class DenseDetector(nn.Module):
         if len(image_BCHW) != len(text_BL):
             raise ShapeError(f"{len(image_BCHW)} images but {len(text_BL)} texts (expected a text an image)")
         token_BLT = self.text(text_BL, mask_BL).tokens_BPD
-        found: DenseRegions = self.head(self.backbone(image_BCHW), token_BLT, mask_BL, sizes_of(image_BCHW, pixel_BHW))
-        return found
+        regions: DenseRegions = self.head(self.backbone(image_BCHW), token_BLT, mask_BL, sizes_of(image_BCHW, pixel_BHW))
+        return regions
 
 
-class DensePhrases(PhraseDetector):
+class DensePhraseDetector(PhraseDetector):
     """A `PhraseDetector` whose boxes are those of places that are sure enough: score = sqrt(probability of the phrase * of the centre), and
     of boxes of a phrase that overlap the surest stays. A phrase may have no box."""
 
@@ -54,28 +54,30 @@ class DensePhrases(PhraseDetector):
 
     def _grounded(
         self, pictures: Sequence[npt.NDArray[np.uint8]], queries: Sequence[PhraseQuery], top: int
-    ) -> list[list[Grounded]]:
-        found: DenseRegions = self._predicted(pictures, queries)
-        box_BA4 = moved_anchors(found.anchor_A4, found.change_BA4.float()).cpu()
-        logit_BAL, centre_BA = found.token_logit_BAL.float().cpu(), found.centre_BA.float().cpu().sigmoid()
+    ) -> list[list[PhraseBoxes]]:
+        regions: DenseRegions = self._predicted(pictures, queries)
+        box_BA4 = moved_anchors(regions.anchor_A4, regions.change_BA4.float()).cpu()
+        logit_BAL, centre_BA = regions.token_logit_BAL.float().cpu(), regions.centre_BA.float().cpu().sigmoid()
         answers = []
         for row, (query, picture) in enumerate(zip(queries, pictures, strict=True)):
             positive_EL = torch.from_numpy(self._positive(query, logit_BAL.shape[2]))
             score_AE = phrase_scores(logit_BAL[row], positive_EL)
-            height, width = found.size_B2[row].tolist()
-            boxes = surest(score_AE, centre_BA[row], box_BA4[row], found.counts, (height, width), self.model.shape)
+            height, width = regions.size_B2[row].tolist()
+            boxes = top_phrase_boxes(score_AE, centre_BA[row], box_BA4[row], regions.counts, (height, width), self.model.shape)
             scale = torch.tensor([picture.shape[1] / width, picture.shape[0] / height]).repeat(2)
             # The first and the last pixel move with the picture, as in the release; the box ends a pixel behind the last, at most with it.
             last, limit = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor(picture.shape[1::-1]).repeat(2)
+            pixel_boxes = [((box_N4 - last) * scale + last).minimum(limit) for box_N4, _ in boxes]
             answers.append([
-                Grounded(((box_N4 - last) * scale + last).minimum(limit)[:top].numpy(), score_N[:top].numpy()) for box_N4, score_N in boxes
+                PhraseBoxes(box_N4[:top].numpy(), score_N[:top].numpy())
+                for box_N4, (_, score_N) in zip(pixel_boxes, boxes, strict=True)
             ])  # fmt: skip
         return answers
 
     @staticmethod
     def _built(config: Mapping[str, Any]) -> Any:
         backbone, text = detection_backbone(**config["backbone"]), text_tower(**config["text"])
-        return DenseDetector(backbone, text, from_plain(DenseShape, config["shape"]))
+        return DenseDetector(backbone, text, from_plain(DenseHeadConfig, config["shape"]))
 
     def _about(self) -> str:
         strides = ", ".join(map(str, self.model.head.strides))
@@ -83,24 +85,24 @@ class DensePhrases(PhraseDetector):
         return f"{self.model.shape.rounds} rounds of a dynamic head{met} over maps of strides {strides}"
 
 
-def surest(
-    score_AE: Tensor, centre_A: Tensor, box_A4: Tensor, counts: Sequence[int], size: tuple[int, int], shape: DenseShape
+def top_phrase_boxes(
+    score_AE: Tensor, centre_A: Tensor, box_A4: Tensor, counts: Sequence[int], size: tuple[int, int], shape: DenseHeadConfig
 ) -> list[tuple[Tensor, Tensor]]:
     """For each phrase its boxes [N, 4], xyxy pixels, and scores [N], the surest first.
 
     score_AE  probability of each phrase at each place;  counts  places of each map;  size  height and width of the picture
     """
-    places, phrases, scores = [], [], []
+    positions, phrases, scores = [], [], []
     for start, count in zip(np.cumsum([0, *counts[:-1]]).tolist(), counts, strict=True):
         level_AE = score_AE[start : start + count]
         open_AE = level_AE > shape.least
         place_N, phrase_N = open_AE.nonzero(as_tuple=True)
         score_N = (level_AE * centre_A[start : start + count, None])[open_AE]
         best = score_N.topk(min(shape.candidates, len(score_N))).indices
-        places.append(place_N[best] + start)
+        positions.append(place_N[best] + start)
         phrases.append(phrase_N[best])
         scores.append(score_N[best].sqrt())
-    place_N, phrase_N, score_N = torch.cat(places), torch.cat(phrases), torch.cat(scores)
+    place_N, phrase_N, score_N = torch.cat(positions), torch.cat(phrases), torch.cat(scores)
     height, width = size
     low_N2, high_N2 = box_A4[place_N, :2], box_A4[place_N, 2:] - 1
     limit_2 = torch.tensor([width - 1.0, height - 1.0])

@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.grounded import DenseRegions
 from diptych.models.detection.dense.dynamic_head import Coarser, DynamicHead
 from diptych.models.detection.dense.fused_dynamic_head import FusedDynamicHead
-from diptych.models.detection.feature_pyramid import two_columns
+from diptych.models.detection.feature_pyramid import pad_single_column
 from diptych.models.detection.token_head import TokenHead
 from diptych.models.layers.drop_block import DropBlock
 
@@ -28,8 +28,8 @@ EXTRA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseShape:
-    """Everything about a `DenseHead` but what it reads. Defaults: FIBER's second stage; with `meeting_width` 2048 GLIP's head.
+class DenseHeadConfig:
+    """Configuration of a `DenseHead`, without its input sizes. Defaults: FIBER's second stage; with `meeting_width` 2048 GLIP's head.
 
     head_width, rounds   of the dynamic head
     head_groups     of its GroupNorms
@@ -37,7 +37,7 @@ class DenseShape:
     meeting_width, meeting_heads   of the attention between places and tokens before each round (`FusedDynamicHead`); a width of 0: they
                     meet in the token head alone
     word_heads, word_mlp   of the layer among tokens behind each meeting
-    meeting_dropout, meeting_limit   in both; `meeting_limit` 0: numbers are not kept within bounds
+    meeting_dropout, meeting_limit   in both; `meeting_limit` 0: values are not clamped
     drop_block, drop_side   share of places, in squares of that side, that go in training from maps but the coarsest of the backbone,
                     before the pyramid's last convolution (`DropBlock`)
     anchor          side of the square anchor of a place, in strides of its map
@@ -77,34 +77,34 @@ class DenseShape:
             )
 
 
-class DroppedPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
+class DropBlockPyramid(FeaturePyramidNetwork):  # type: ignore[misc]
     """torchvision's pyramid, whose finer maps lose squares in training on their way to the last convolution; what goes down stays whole."""
 
     def __init__(self, channels: Sequence[int], width: int, drop: DropBlock) -> None:
-        super().__init__(list(channels), width, CoarserMaps(width, width))
+        super().__init__(list(channels), width, PaddedLastLevelP6P7(width, width))
         self.drop = drop
 
     def get_result_from_layer_blocks(self, x: Tensor, idx: int) -> Tensor:
-        found: Tensor = super().get_result_from_layer_blocks(x if idx < 0 else self.drop(x), idx)
-        return found
+        output: Tensor = super().get_result_from_layer_blocks(x if idx < 0 else self.drop(x), idx)
+        return output
 
 
-class CoarserMaps(LastLevelP6P7):  # type: ignore[misc]
+class PaddedLastLevelP6P7(LastLevelP6P7):  # type: ignore[misc]
     """torchvision's two maps behind the last one, whose gradients are right for pictures of a few places, too."""
 
     def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        sixth_BDHW = self.p6(two_columns(p[-1] if self.use_P5 else c[-1]))
-        return [*p, sixth_BDHW, self.p7(two_columns(F.relu(sixth_BDHW)))], [*names, "p6", "p7"]
+        sixth_BDHW = self.p6(pad_single_column(p[-1] if self.use_P5 else c[-1]))
+        return [*p, sixth_BDHW, self.p7(pad_single_column(F.relu(sixth_BDHW)))], [*names, "p6", "p7"]
 
 
 class DenseHead(nn.Module):
     """Maps and tokens to `DenseRegions`. They have met before, meet in the dynamic head, or meet in the token head alone."""
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], token_width: int, shape: DenseShape) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], token_width: int, shape: DenseHeadConfig) -> None:
         super().__init__()
         width = shape.head_width
         self.shape, self.strides = shape, (*strides, *(strides[-1] * 2 ** (n + 1) for n in range(EXTRA)))
-        self.pyramid = DroppedPyramid(channels, width, DropBlock(shape.drop_block, shape.drop_side))
+        self.pyramid = DropBlockPyramid(channels, width, DropBlock(shape.drop_block, shape.drop_side))
         self.tower = (
             FusedDynamicHead(
                 width,
@@ -148,12 +148,12 @@ class DenseHead(nn.Module):
 
     def met(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
         """Maps [B, D, H, W] of all strides and tokens as they are compared."""
-        named = OrderedDict((str(place), map_BCHW) for place, map_BCHW in enumerate(maps))
+        named = OrderedDict((str(level), map_BCHW) for level, map_BCHW in enumerate(maps))
         whole: list[Tensor] = list(self.pyramid(named).values())
         if not self.shape.meeting_width:
             return self.tower(whole), token_BLT
-        found: tuple[list[Tensor], Tensor] = self.tower(whole, token_BLT, mask_BL)
-        return found
+        fused: tuple[list[Tensor], Tensor] = self.tower(whole, token_BLT, mask_BL)
+        return fused
 
 
 def square_anchors(height: int, width: int, stride: int, side: float, *, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ KERNEL = 9
 """Places of a 3 x 3 kernel."""
 
 
-class DeformedConv(nn.Module):
+class ModulatedDeformConv(nn.Module):
     """3 x 3 convolution whose places are shifted and weighed (1811.11168), then GroupNorm: attention over places."""
 
     def __init__(self, width: int, *, stride: int, groups: int) -> None:
@@ -53,8 +53,8 @@ class DynamicReLU(nn.Module):
         self.squeeze, self.expand = nn.Linear(width, width // reduction), nn.Linear(width // reduction, 4 * width)
 
     def forward(self, x_BDHW: Tensor) -> Tensor:
-        said_B4D = hard_sigmoid(self.expand(F.relu(self.squeeze(x_BDHW.mean((2, 3))))))
-        slope_BD, height_BD, slope_2_BD, height_2_BD = (part[..., None, None] - 0.5 for part in said_B4D.chunk(4, 1))
+        coefficient_B4D = hard_sigmoid(self.expand(F.relu(self.squeeze(x_BDHW.mean((2, 3))))))
+        slope_BD, height_BD, slope_2_BD, height_2_BD = (part[..., None, None] - 0.5 for part in coefficient_B4D.chunk(4, 1))
         return torch.maximum(x_BDHW * (2 * slope_BD + 1) + height_BD, x_BDHW * 2 * slope_2_BD + height_2_BD)
 
 
@@ -72,8 +72,8 @@ class DynamicBlock(nn.Module):
         if coarser not in ("released", "resized"):
             raise ConfigError(f"coarser is {coarser!r} (expected released | resized)")
         self.coarser = coarser
-        self.from_coarser, self.own = (DeformedConv(width, stride=1, groups=groups) for _ in range(2))
-        self.from_finer = DeformedConv(width, stride=2, groups=groups)
+        self.from_coarser, self.own = (ModulatedDeformConv(width, stride=1, groups=groups) for _ in range(2))
+        self.from_finer = ModulatedDeformConv(width, stride=2, groups=groups)
         self.places = nn.Conv2d(width, 3 * KERNEL, 3, padding=1)
         self.level = nn.Conv2d(width, 1, 1)
         self.channels = DynamicReLU(width)
@@ -86,20 +86,20 @@ class DynamicBlock(nn.Module):
 
     def _met(self, maps: Sequence[Tensor], level: int) -> Tensor:
         own_BDHW = maps[level]
-        said_BKHW = self.places(own_BDHW)
-        shift_BKHW, share_BKHW = said_BKHW[:, : 2 * KERNEL], said_BKHW[:, 2 * KERNEL :].sigmoid()
-        found = [self.own(own_BDHW, shift_BKHW, share_BKHW)]
+        offset_mask_BKHW = self.places(own_BDHW)
+        shift_BKHW, share_BKHW = offset_mask_BKHW[:, : 2 * KERNEL], offset_mask_BKHW[:, 2 * KERNEL :].sigmoid()
+        levels = [self.own(own_BDHW, shift_BKHW, share_BKHW)]
         if level:
-            found.append(self.from_finer(maps[level - 1], shift_BKHW, share_BKHW))
+            levels.append(self.from_finer(maps[level - 1], shift_BKHW, share_BKHW))
         if level + 1 < len(maps):
             size = maps[level + 1].shape[2:]
             small_BDHW = self.from_coarser(maps[level + 1], self._at(shift_BKHW, size), self._at(share_BKHW, size))
-            found.append(F.interpolate(small_BDHW, size=own_BDHW.shape[2:], mode="bilinear", align_corners=True))
-        weighed = [x_BDHW * hard_sigmoid(F.relu(self.level(x_BDHW.mean((2, 3), keepdim=True)))) for x_BDHW in found]
+            levels.append(F.interpolate(small_BDHW, size=own_BDHW.shape[2:], mode="bilinear", align_corners=True))
+        weighed = [x_BDHW * hard_sigmoid(F.relu(self.level(x_BDHW.mean((2, 3), keepdim=True)))) for x_BDHW in levels]
         return torch.stack(weighed).mean(0)
 
     def _at(self, x_BKHW: Tensor, size: torch.Size) -> Tensor:
-        """What the coarser map is convolved with."""
+        """The coarser map at the size of this one, as input of its convolution."""
         if self.coarser == "resized":
             return F.interpolate(x_BKHW, size=size, mode="bilinear", align_corners=True)
         batch, channels = x_BKHW.shape[:2]
@@ -115,10 +115,10 @@ class DynamicHead(nn.Module):
         self.blocks = nn.ModuleList(DynamicBlock(width, groups=groups, coarser=coarser) for _ in range(rounds))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        found = list(maps)
+        levels = list(maps)
         for block in self.blocks:
-            found = block(found)
-        return found
+            levels = block(levels)
+        return levels
 
 
 def hard_sigmoid(x_X: Tensor) -> Tensor:

@@ -68,12 +68,12 @@ class FusedDynamicHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], token_BLT: Tensor, mask_BL: Tensor) -> tuple[list[Tensor], Tensor]:
         """Maps [B, D, H, W], the finest first, and tokens, after all rounds. `mask_BL` is True at real tokens."""
-        found = list(maps)
+        levels = list(maps)
         for meet, among, block in zip(self.meetings, self.words, self.blocks, strict=True):
-            place_BPD = torch.cat([map_BDHW.flatten(2).mT for map_BDHW in found], 1)
+            place_BPD = torch.cat([map_BDHW.flatten(2).mT for map_BDHW in levels], 1)
             place_BPD, token_BLT = meet(place_BPD, token_BLT, label_mask_BT=mask_BL)
             token_BLT = among(token_BLT, mask_BL)
-            counts = [map_BDHW.shape[2] * map_BDHW.shape[3] for map_BDHW in found]
-            parts = zip(place_BPD.split(counts, 1), found, strict=True)
-            found = block([part_BPD.mT.unflatten(2, map_BDHW.shape[2:]).contiguous() for part_BPD, map_BDHW in parts])
-        return found, token_BLT
+            counts = [map_BDHW.shape[2] * map_BDHW.shape[3] for map_BDHW in levels]
+            parts = zip(place_BPD.split(counts, 1), levels, strict=True)
+            levels = block([part_BPD.mT.unflatten(2, map_BDHW.shape[2:]).contiguous() for part_BPD, map_BDHW in parts])
+        return levels, token_BLT

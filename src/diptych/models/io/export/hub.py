@@ -11,8 +11,8 @@ from diptych.core.errors import ConfigError, RunError
 NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
-def checked(name: str) -> None:
-    """Raises ConfigError, before anything is made, where the name cannot be one's or nobody is logged in. Asks no server."""
+def check_push(name: str) -> None:
+    """Raises ConfigError, before anything is made, where the name cannot be one's or nobody is logged in. Contacts no server."""
     from huggingface_hub import get_token
 
     if not NAME.fullmatch(name):
@@ -21,7 +21,7 @@ def checked(name: str) -> None:
         raise ConfigError("--push needs an account with a hub (expected `hf auth login` before, or HF_TOKEN in the environment)")
 
 
-def pushed(folder: Path, name: str, *, public: bool = False) -> str:
+def push_folder(folder: Path, name: str, *, public: bool = False) -> str:
     """Every file of the folder in one commit to the model repository `name`, which is made where there is none. Returns its address.
 
     public  whether a repository that is made can be seen by all; one that is there keeps its own setting
@@ -39,13 +39,13 @@ def pushed(folder: Path, name: str, *, public: bool = False) -> str:
     except HFValidationError as error:
         raise ConfigError(f"--push {name}: {str(error).splitlines()[0]}") from error
     except HfHubHTTPError as error:
-        said = " ".join(str(error.server_message or error).split())
+        reason = " ".join(str(error.server_message or error).split())
         raise RunError(
-            f"{name}: the hub refuses: {said}. {folder} is complete; `hf upload {name} {folder}` tries again"
+            f"{name}: the hub refuses: {reason}. {folder} is complete; `hf upload {name} {folder}` tries again"
         ) from error
     except (unreachable, OSError) as error:  # no line to the hub, or told to stay offline
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise RunError(
-            f"{name}: the hub could not be reached ({said}). {folder} is complete; `hf upload {name} {folder}` tries again"
+            f"{name}: the hub could not be reached ({reason}). {folder} is complete; `hf upload {name} {folder}` tries again"
         ) from error
     return str(address)

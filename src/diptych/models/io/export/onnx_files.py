@@ -17,7 +17,7 @@ from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.export.transformers_folder import refuse_other_vectors
 from diptych.models.io.inference import evaluating
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.frozen.locked import LockedEmbedder
@@ -62,13 +62,13 @@ class _FrozenText(nn.Module):
         self.tower, self.head = tower, head
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        embedded_BD: Tensor = self.head(normalised(self.tower(text_BL, mask_BL).pooled_BD))
+        embedded_BD: Tensor = self.head(l2_normalise(self.tower(text_BL, mask_BL).pooled_BD))
         return embedded_BD
 
 
 @dataclass(frozen=True, slots=True)
-class _Halves:
-    """What the two files are made of, and what goes with them."""
+class _ExportModules:
+    """Image and text modules to export, with the preprocessing and the sizes that go with them."""
 
     image: nn.Module
     text: nn.Module
@@ -81,7 +81,7 @@ class _Halves:
 
 def to_onnx(embedder: PairEmbedder | LockedEmbedder, folder: Path) -> None:
     """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json, preprocess.json, and onnx.json,
-    which says whose export this is. A text tower that pools at the end of the text reads no mask, and its text.onnx has no such input.
+    which names the exported model. A text tower that pools at the end of the text reads no mask, and its text.onnx has no such input.
 
     The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
     unit-norm. Of heads over frozen encoders both go into the files.
@@ -103,14 +103,14 @@ def to_onnx(embedder: PairEmbedder | LockedEmbedder, folder: Path) -> None:
         write_json(work / ONNX_FILE, {"format": 1, **facts})
 
 
-def _pair_halves(embedder: PairEmbedder) -> _Halves:
+def _pair_halves(embedder: PairEmbedder) -> _ExportModules:
     refuse_other_vectors(embedder)
     model = embedder.model
     settings = embedder.preprocess, embedder.tokenizer, embedder.text_length
-    return _Halves(_Image(model), _Text(model), *settings, model.width, embedder.dims)
+    return _ExportModules(_Image(model), _Text(model), *settings, model.width, embedder.dims)
 
 
-def _locked_halves(embedder: LockedEmbedder) -> _Halves:
+def _locked_halves(embedder: LockedEmbedder) -> _ExportModules:
     """The frozen encoders in full precision, whatever the features were computed in."""
     with tempfile.TemporaryDirectory(prefix="diptych-") as scratch:  # the tokenizer of the text encoder, read as one of ours
         if isinstance(embedder.tokenizer, Tokenizer):
@@ -120,7 +120,7 @@ def _locked_halves(embedder: LockedEmbedder) -> _Halves:
         tokenizer = Tokenizer.load(Path(scratch))
     heads, images, texts = embedder.heads, embedder.images, embedder.texts
     halves = _FrozenImage(images.tower, heads.image_head), _FrozenText(texts.tower, heads.text_head)
-    return _Halves(*halves, images.preprocess, tokenizer, texts.length, heads.width)
+    return _ExportModules(*halves, images.preprocess, tokenizer, texts.length, heads.width)
 
 
 def _write(module: nn.Module, example: tuple[Tensor, ...], path: Path, names: list[str]) -> None:

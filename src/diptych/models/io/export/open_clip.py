@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from diptych.core.disk.files import atomic_folder, write_json
 from diptych.core.errors import ConfigError
-from diptych.models.io.export.sent_back import OPEN_CLIP_FILE, sent_back
+from diptych.models.io.export.source_layout import OPEN_CLIP_FILE, in_their_layout
 from diptych.models.io.export.transformers_folder import unlike_clip
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.embedder import PairEmbedder
@@ -31,13 +31,13 @@ def to_open_clip(embedder: PairEmbedder, folder: Path) -> None:
     config = model_config(embedder)
     with torch.random.fork_rng(devices=[]):
         theirs = CLIP(**config, output_dict=False)
-    tensors = sent_back(theirs.state_dict(), model.state_dict(), from_open_clip)
-    seen = embedder.preprocess
+    tensors = in_their_layout(theirs.state_dict(), model.state_dict(), from_open_clip)
+    image_settings = embedder.preprocess
     preprocess = {
-        "mean": list(seen.mean),
-        "std": list(seen.std),
-        "interpolation": seen.interpolation,
-        "resize_mode": _RESIZE[seen.resize],
+        "mean": list(image_settings.mean),
+        "std": list(image_settings.std),
+        "interpolation": image_settings.interpolation,
+        "resize_mode": _RESIZE[image_settings.resize],
     }
     with atomic_folder(Path(folder)) as work:
         write_json(work / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
@@ -46,7 +46,7 @@ def to_open_clip(embedder: PairEmbedder, folder: Path) -> None:
 
 
 def model_config(embedder: PairEmbedder) -> dict[str, Any]:
-    """What open_clip builds the same architecture from."""
+    """open_clip's model configuration of the same architecture."""
     image: Any = embedder.model.image_tower
     text: Any = embedder.model.text_tower
     act = image.spec.get("act", "gelu")

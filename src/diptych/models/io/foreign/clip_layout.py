@@ -146,6 +146,6 @@ def renamed_for_transformers(name: str) -> str:
 
 def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
     for pattern, replacement in rules:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(replacement)
-    raise ConfigError(f"tensor {name!r} has no place in CLIP's architecture (expected weights of a ViT-kind CLIP)")
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
+    raise ConfigError(f"tensor {name!r} does not belong to CLIP's architecture (expected weights of a ViT-kind CLIP)")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.grounding import Grounded, PhraseQuery, regions_of
+from diptych.core.grounding import PhraseBoxes, PhraseQuery, regions_of
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import SceneGraph
@@ -28,7 +28,7 @@ from diptych.data.media.decode import decode
 from diptych.data.text.tokens.spans import tokens_of
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 
 FAMILIES = {
     "grounding-dino": "GroundingDinoForObjectDetection",
@@ -39,13 +39,13 @@ FAMILIES = {
 """`model_type` of a folder -> the class that finds phrases."""
 
 
-def finds_phrases(folder: Path) -> bool:
-    """Whether the folder says that it holds a model that finds phrases."""
+def is_phrase_detector(folder: Path) -> bool:
+    """True if the folder's config.json names a phrase-grounding model."""
     return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") in FAMILIES
 
 
-def open_detector(folder: Path, spec: str) -> PhraseReader:
-    """The model and processor of a folder that transformers saved. Never asks the network.
+def open_detector(folder: Path, spec: str) -> TransformersPhraseDetector:
+    """The model and processor of a folder that transformers saved. No download.
 
     Raises ConfigError for a folder of the family without its detecting head, DataError for one that lacks a tensor or its processor.
     """
@@ -54,25 +54,25 @@ def open_detector(folder: Path, spec: str) -> PhraseReader:
     plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     name = FAMILIES[plain["model_type"]]
     if plain.get("architectures") not in (None, [name]):
-        raise ConfigError(f"{spec} holds a {plain['architectures'][0]}, which finds no phrases (expected a {name})")
-    with quiet():
+        raise ConfigError(f"{spec} holds a {plain['architectures'][0]}, which is no phrase detector (expected a {name})")
+    with silence_transformers():
         try:
             processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True)
-            model, found = getattr(transformers, name).from_pretrained(
+            model, report = getattr(transformers, name).from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:160]
-            raise DataError(f"not read: {said}", file=folder, expected=f"the weights and the processor of a {name}") from error
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(f"not read: {reason}", file=folder, expected=f"the weights and the processor of a {name}") from error
     # Heads of later layers share the first one's tensors, and positions are made anew.
     own = dict(model.named_parameters())
-    if missing := [key for key in found["missing_keys"] if key in own]:
+    if missing := [key for key in report["missing_keys"] if key in own]:
         raise DataError(f"tensor {min(missing)} is missing", file=folder, expected=f"the weights of a {name}")
-    kind = OwlReader if plain["model_type"].startswith("owl") else GroundingDinoReader
+    kind = OwlDetector if plain["model_type"].startswith("owl") else GroundingDinoDetector
     return kind(model.float().eval(), processor, spec)
 
 
-class PhraseReader(ABC):
+class TransformersPhraseDetector(ABC):
     """A model of transformers as `Grounder` and `Detector`."""
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
@@ -86,7 +86,7 @@ class PhraseReader(ABC):
     @one_or_many
     def ground(
         self, images: Sequence[ImageSource], queries: Sequence[PhraseQuery], *, top: int = 100, batch_size: int = 16
-    ) -> list[list[Grounded]]:
+    ) -> list[list[PhraseBoxes]]:
         """For each image the boxes of each phrase, the `top` best, xyxy pixels."""
         if len(images) != len(queries):
             raise DataError(f"{len(images)} images but {len(queries)} queries", field="queries", expected="a query an image")
@@ -105,7 +105,7 @@ class PhraseReader(ABC):
     ) -> list[SceneGraph]:
         """The `top` best regions of each image with a score above `threshold`, labelled by the phrase that fits. No relations."""
         if relations:
-            raise ConfigError(f"{self.name} finds no relations (expected objects alone, or a run of rlipv2)")
+            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
         if not objects:
             raise DataError("the list is empty", field="objects", expected="at least one phrase to look for")
         query = self._query(objects)
@@ -115,7 +115,7 @@ class PhraseReader(ABC):
     def _query(self, names: Sequence[str]) -> PhraseQuery:
         return PhraseQuery.of(names)
 
-    def _ground(self, image_HWC: npt.NDArray[np.uint8], query: PhraseQuery, top: int) -> list[Grounded]:
+    def _ground(self, image_HWC: npt.NDArray[np.uint8], query: PhraseQuery, top: int) -> list[PhraseBoxes]:
         with torch.no_grad(), evaluating(self.model):
             box_Q4, score_QE = self._scored(image_HWC, query)
         height, width = image_HWC.shape[:2]
@@ -124,7 +124,7 @@ class PhraseReader(ABC):
         answers = []
         for score_Q in score_QE.T:
             order = score_Q.sort(descending=True, stable=True).indices[:top].numpy()
-            answers.append(Grounded(pixel_Q4[order], score_Q.numpy()[order]))
+            answers.append(PhraseBoxes(pixel_Q4[order], score_Q.numpy()[order]))
         return answers
 
     def _unit(self, height: int, width: int) -> Tensor:
@@ -136,7 +136,7 @@ class PhraseReader(ABC):
         """box_Q4 as the model says it, cxcywh, and score_QE in 0..1."""
 
 
-class GroundingDinoReader(PhraseReader):
+class GroundingDinoDetector(TransformersPhraseDetector):
     """Reads the text of a query whole, up to the full stops that part its phrases. A phrase's score is the mean over its tokens, as the
     authors evaluate; a box's score in `transformers` is the largest token."""
 
@@ -161,7 +161,7 @@ class GroundingDinoReader(PhraseReader):
         return answer.pred_boxes[0].float(), share_QL @ (weight_EL / weight_EL.sum(1, keepdim=True)).T
 
 
-class OwlReader(PhraseReader):
+class OwlDetector(TransformersPhraseDetector):
     """Reads each phrase of a query alone: its words, without the text around them."""
 
     def _unit(self, height: int, width: int) -> Tensor:

@@ -19,18 +19,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.contracts import LayerStates, Written
+from diptych.core.contracts import GenerationOutput, LayerStates
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, as_dialogue, words_about_one_picture
+from diptych.core.prompt import PromptLike, as_dialogue, text_of_single_image_prompt
 from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.io.layer_states import parted
-from diptych.models.io.streaming import Begun, Forced, Pieces, drawn
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.io.layer_states import split_layer_states
+from diptych.models.io.streaming import ForcedTokens, PromptLengthRecorder, TextPieceStreamer, sampling_options
+from diptych.models.towers.packaged.hf_text import silence_transformers
 
 WRITES = ("ForConditionalGeneration", "ForImageTextToText")
 """How the architectures of models end that write about images."""
@@ -38,44 +38,46 @@ DESCRIBE = "Describe this image."
 """What a chat template gets where nothing is asked: it has no other form for "a caption, please"."""
 
 
-def writes(folder: Path) -> bool:
-    """Whether the folder says that it holds a model that writes about images."""
+def is_generator(folder: Path) -> bool:
+    """True if the folder's config.json names an image-to-text generator."""
     plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     named = next(iter(plain.get("architectures") or ()), "")
     return named.endswith(WRITES) and ("vision_config" in plain or "vision_tower" in plain)
 
 
 def open_generator(folder: Path, spec: str) -> TransformersGenerator:
-    """The model and processor of a folder that transformers saved. Never asks the network.
+    """The model and processor of a folder that transformers saved. No download.
 
     Raises DataError for a folder without processor, or whose weights are not those that config.json says.
     """
     import transformers
 
-    with quiet():
+    with silence_transformers():
         try:
             processor = transformers.AutoProcessor.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:160]
-            raise DataError(f"no processor: {said}", file=folder, expected="preprocessor_config.json and a tokenizer") from error
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(
+                f"no processor: {reason}", file=folder, expected="preprocessor_config.json and a tokenizer"
+            ) from error
         if not hasattr(processor, "image_processor"):
             raise DataError("no image processor", file=folder, expected="preprocessor_config.json")
         try:
-            model, found = transformers.AutoModelForImageTextToText.from_pretrained(
+            model, report = transformers.AutoModelForImageTextToText.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
-            said = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"not read: {said}", file=folder, expected="a model of transformers that writes about images"
+                f"not read: {reason}", file=folder, expected="a model of transformers that writes about images"
             ) from error
-    if wrong := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+    if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise DataError(f"tensor {wrong[0]} is missing or of another size", file=folder, expected="weights of this config.json")
     return TransformersGenerator(model.float().eval(), processor, spec)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _ProcessorInput:
     """A request as a processor takes it: the pictures in the order of their marks in the text."""
 
     pictures: list[Image.Image]
@@ -96,8 +98,8 @@ class TransformersGenerator:
         return fingerprint(self.model, {"processor": self.processor.to_json_string()})
 
     @property
-    def places(self) -> int:
-        """How many tokens the language model reads and writes at most, 0 where its configuration sets no limit."""
+    def context_length(self) -> int:
+        """Maximum context length in tokens; 0 where the configuration sets no limit."""
         return (
             0 if self.reads_and_writes else int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 0) or 0)
         )
@@ -114,31 +116,33 @@ class TransformersGenerator:
     ) -> list[str]:
         """An answer for each image: the likeliest token each time, unless `options` of transformers' `generate` say otherwise."""
         rows = self._rows(images, prompts)
-        found: list[str] = []
+        texts: list[str] = []
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
-                given, begun = self._inputs(some, max_tokens), Begun()
+                given, begun = self._inputs(some, max_tokens), PromptLengthRecorder()
                 id_BT = self.model.generate(
                     **given, max_new_tokens=max_tokens, stopping_criteria=[begun], **{"do_sample": False, **options}
                 )
-                found += [self._decoded(row[begun.length :]) for row in id_BT.tolist()]
-        return found
+                texts += [self._decoded(row[begun.length :]) for row in id_BT.tolist()]
+        return texts
 
     def stream(
         self,
         image: ImageSource,
         prompt: PromptLike,
         *,
-        heard: Callable[[str], bool],
+        on_text: Callable[[str], bool],
         max_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
-    ) -> Written:
+    ) -> GenerationOutput:
         """The answer about one image, piece by piece (`Streamer`)."""
-        with torch.no_grad(), evaluating(self.model), drawn(temperature, top_p, seed) as options:
+        with torch.no_grad(), evaluating(self.model), sampling_options(temperature, top_p, seed) as options:
             given = self._inputs(self._rows([image], [prompt]), max_tokens)
-            pieces = Pieces(self._decoded, self._ends, heard, changes=bool(self.tokenizer.clean_up_tokenization_spaces))
+            pieces = TextPieceStreamer(
+                self._decoded, self._ends, on_text, changes=bool(self.tokenizer.clean_up_tokenization_spaces)
+            )
             read = int(given["input_ids"].shape[1]) if "input_ids" in given else 0
             return pieces.write(partial(self.model.generate, **given, max_new_tokens=max_tokens), read=read, **options)
 
@@ -170,26 +174,26 @@ class TransformersGenerator:
         template: str = "",
         batch_size: int = 8,
     ) -> Iterator[LayerStates]:
-        """What each of these layers, from 1, makes of every image and of the words behind it (`LayerReader`), one row at a time, which
-        `batch_size` does not change. Without `template` the text is what the model answers by its chat template, or stands behind the
-        picture and a line break. A text that is longer than the model allows is cut. Raises ConfigError for a model whose rows have no
-        places for a picture."""
+        """Hidden states of the given layers, numbered from 1, for every image and its text (`LayerReader`).
+
+        Rows run one at a time, whatever `batch_size`. Without `template` the text is the answer of the model's chat template, or
+        stands behind the picture and a line break. A text that is longer than the model allows is cut. Raises ConfigError for a
+        model whose input has no image tokens.
+        """
         if len(texts) != len(images):
             raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
         token = getattr(self.model.config, "image_token_id", None)
         if token is None or self.reads_and_writes:
-            raise ConfigError(
-                f"'{self.name}' reads no picture among its words (expected a decoder with places for one, such as LLaVA)"
-            )
+            raise ConfigError(f"'{self.name}' has no image tokens in its text (expected a decoder that has them, such as LLaVA)")
         for image, text in zip(images, texts, strict=True):
             picture = _decoded_picture(image)
             with torch.no_grad(), evaluating(self.model):
-                given = self._inputs([_Row([picture], self._read(self._cut(picture, text, template), template))], 0)
+                given = self._inputs([_ProcessorInput([picture], self._read(self._cut(picture, text, template), template))], 0)
                 answer = self.model(**given, output_hidden_states=True)
                 states = getattr(answer, "language_model_outputs", answer).hidden_states
                 state_EBLD = torch.stack([states[layer] for layer in layers])
-                (found,) = parted(state_EBLD, given["input_ids"] == token, given["attention_mask"].bool())
-            yield found
+                (layer_states,) = split_layer_states(state_EBLD, given["input_ids"] == token, given["attention_mask"].bool())
+            yield layer_states
 
     def _read(self, text: str, template: str) -> str:
         """A row of a picture and the text behind it."""
@@ -197,19 +201,21 @@ class TransformersGenerator:
         if template or not getattr(self.processor, "chat_template", None):
             before = template or "{image}\n"
             return f"{before.replace('{image}', mark) if '{image}' in before else mark + before}{text}{end}"
-        said = [("user", {"type": "image"}), ("assistant", {"type": "text", "text": text})]
-        turns = [{"role": role, "content": [part]} for role, part in said]
+        roles = [("user", {"type": "image"}), ("assistant", {"type": "text", "text": text})]
+        turns = [{"role": role, "content": [part]} for role, part in roles]
         return str(self.processor.apply_chat_template(turns))
 
     def _cut(self, picture: Image.Image, text: str, template: str) -> str:
         """The text, or as much of its beginning as there are places for."""
-        if not self.places:
+        if not self.context_length:
             return text
-        room = self.places - int(self._inputs([_Row([picture], self._read("", template))], 0)["input_ids"].shape[1])
+        room = self.context_length - int(
+            self._inputs([_ProcessorInput([picture], self._read("", template))], 0)["input_ids"].shape[1]
+        )
         stop = [end for _, end in self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
         return text if len(stop) <= room else text[: stop[room - 1]] if room > 0 else ""
 
-    def _nll(self, row: _Row, answer: str) -> tuple[float, int]:
+    def _nll(self, row: _ProcessorInput, answer: str) -> tuple[float, int]:
         """As generation would see it, whatever the model puts between prompt and answer: each token is forced, its raw logits are kept."""
         target = self._answer_ids(answer)
         made = self.model.generate(
@@ -217,7 +223,7 @@ class TransformersGenerator:
             max_new_tokens=len(target),
             do_sample=False,
             num_beams=1,
-            logits_processor=[Forced(target)],
+            logits_processor=[ForcedTokens(target)],
             output_logits=True,
             return_dict_in_generate=True,
         )
@@ -248,20 +254,20 @@ class TransformersGenerator:
 
     # ------------------------------------------------------------ what is asked
 
-    def _rows(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[_Row]:
+    def _rows(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[_ProcessorInput]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        return [self._row(image, asked) for image, asked in zip(images, prompts, strict=True)]
+        return [self._row(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
-    def _row(self, image: ImageSource, asked: PromptLike) -> _Row:
+    def _row(self, image: ImageSource, prompt: PromptLike) -> _ProcessorInput:
         if not getattr(self.processor, "chat_template", None):
-            words = words_about_one_picture(asked, model=self.name)
-            return _Row([_decoded_picture(image)], self._text(words))
-        if asked == "":
-            asked = DESCRIBE
-        turns, sources = pictures_in_order(as_dialogue(asked), [image], model=self.name)
+            words = text_of_single_image_prompt(prompt, model=self.name)
+            return _ProcessorInput([_decoded_picture(image)], self._text(words))
+        if prompt == "":
+            prompt = DESCRIBE
+        turns, sources = pictures_in_order(as_dialogue(prompt), [image], model=self.name)
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
-        return _Row([_decoded_picture(source) for source in sources], str(text))
+        return _ProcessorInput([_decoded_picture(source) for source in sources], str(text))
 
     def _text(self, prompt: str) -> str:
         """A prompt for a folder without chat template: the mark of the picture, where the processor does not place it by itself."""
@@ -271,13 +277,13 @@ class TransformersGenerator:
 
     @property
     def _mark(self) -> str:
-        """What stands for a picture in a text; "" where the processor places it by itself."""
+        """Image token in a text; "" where the processor inserts it by itself."""
         places_itself = hasattr(self.processor, "num_query_tokens") or "Blip" in type(self.processor).__name__
         token = getattr(self.processor, "image_token", None)
         return "" if places_itself or token is None else str(token)
 
-    def _inputs(self, rows: Sequence[_Row], tokens: int) -> dict[str, Tensor]:
-        """What the model reads, padded on the left; refused where it leaves no room for so many tokens more."""
+    def _inputs(self, rows: Sequence[_ProcessorInput], tokens: int) -> dict[str, Tensor]:
+        """Model inputs, padded on the left; refused where they leave no room for `tokens` new tokens."""
         several = any(len(row.pictures) != 1 for row in rows)
         pictures: list[Any] = [row.pictures if several else row.pictures[0] for row in rows]
         side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
@@ -304,9 +310,9 @@ class TransformersGenerator:
         return {name: value.to(device) for name, value in given.items()}
 
     def _room(self, needed: int, tokens: int) -> None:
-        if self.places and needed > self.places:
+        if self.context_length and needed > self.context_length:
             raise ConfigError(
-                f"picture and prompt take {needed - tokens} of the {self.places} places of '{self.name}', "
+                f"picture and prompt take {needed - tokens} of the {self.context_length} tokens of '{self.name}', "
                 f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
             )
 

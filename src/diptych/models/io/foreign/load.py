@@ -17,22 +17,22 @@ from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.tokenize import Encoded
+from diptych.data.text.tokenize import BatchEncoding
 from diptych.models.io.foreign.preprocess import from_timm
 from diptych.models.io.tensor_files import chosen_weights, read_tensors
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.embedder import Embedding
 from diptych.models.towers.packaged.timm_tower import TimmTower
 from diptych.models.towers.towers import image_tower
 
 if TYPE_CHECKING:
-    from diptych.models.io.foreign.detectors import PhraseReader
+    from diptych.models.io.foreign.detectors import TransformersPhraseDetector
     from diptych.models.io.foreign.generators import TransformersGenerator
 
 KINDS = ("hf", "open_clip", "timm")
 
 
-def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator | PhraseReader:
+def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator | TransformersPhraseDetector:
     """Open a model of another library.
 
     hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`), one that writes about images, or one that
@@ -47,20 +47,20 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
     if not rest:
         raise ConfigError(f"{spec!r} names no model (expected {kind}:NAME)")
     if kind == "hf":
-        from diptych.models.io.foreign.detectors import finds_phrases, open_detector
-        from diptych.models.io.foreign.generators import open_generator, writes
+        from diptych.models.io.foreign.detectors import is_phrase_detector, open_detector
+        from diptych.models.io.foreign.generators import is_generator, open_generator
         from diptych.models.io.foreign.transformers_folder import open_folder
 
         folder = hub_folder(spec, rest, download=download)
-        if finds_phrases(folder):
+        if is_phrase_detector(folder):
             return open_detector(folder, spec)
-        return open_generator(folder, spec) if writes(folder) else open_folder(folder, spec)
-    name, _, wanted = rest.partition("/")
+        return open_generator(folder, spec) if is_generator(folder) else open_folder(folder, spec)
+    name, _, weights = rest.partition("/")
     if kind == "open_clip":
         from diptych.models.io.foreign.open_clip import open_architecture
 
-        return open_architecture(spec, name, wanted, download=download)
-    return _timm(spec, name, wanted, download)
+        return open_architecture(spec, name, weights, download=download)
+    return _timm(spec, name, weights, download)
 
 
 # ---------------------------------------------------------------- transformers
@@ -100,16 +100,16 @@ class TimmImages(nn.Module):
         self.width = image_tower.width
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return normalised(self.image_tower(image_BCHW).pooled_BD)
+        return l2_normalise(self.image_tower(image_BCHW).pooled_BD)
 
 
 class ImageEmbedding(Embedding):
-    """Images only; asked for texts, it says so."""
+    """Image-only embedder; raises ConfigError for texts."""
 
     def __init__(self, model: TimmImages, preprocess: Preprocess, name: str) -> None:
         super().__init__(model, preprocess, self, 0, name)
 
-    def encode(self, texts: Sequence[str], length: int, /) -> Encoded:
+    def encode(self, texts: Sequence[str], length: int, /) -> BatchEncoding:
         raise ConfigError(f"{self.name} embeds images only (expected a model with a text side, such as hf: or open_clip:)")
 
     @one_or_many
@@ -117,14 +117,14 @@ class ImageEmbedding(Embedding):
         return super().embed_texts(texts or [""], batch_size=batch_size)
 
 
-def _timm(spec: str, name: str, wanted: str, download: bool) -> Embedding:
+def _timm(spec: str, name: str, weights: str, download: bool) -> Embedding:
     import timm
 
     if not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models(), hint="timm.list_models() lists them")
-    own = download and not wanted
-    path, _ = (None, None) if own else chosen_weights(spec, wanted, download=False, tags=())
-    with torch.random.fork_rng(devices=[], enabled=wanted != "random"):
+    own = download and not weights
+    path, _ = (None, None) if own else chosen_weights(spec, weights, download=False, tags=())
+    with torch.random.fork_rng(devices=[], enabled=weights != "random"):
         tower: Any = image_tower(f"timm:{name}")
     if own:
         tower.net.load_state_dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
@@ -135,10 +135,10 @@ def _timm(spec: str, name: str, wanted: str, download: bool) -> Embedding:
 
 def _fill(inner: Any, path: Path) -> None:
     """Load a state dict; only the classifier, which we left out, may be too much."""
-    found = inner.load_state_dict(read_tensors(path), strict=False)
+    report = inner.load_state_dict(read_tensors(path), strict=False)
     classifier = inner.pretrained_cfg.get("classifier") or "classifier"
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    strange = [name for name in found.unexpected_keys if not name.startswith(heads)]
-    if found.missing_keys or strange:
-        wrong = f"tensor {found.missing_keys[0]} is missing" if found.missing_keys else f"tensor {strange[0]} is unknown"
+    strange = [name for name in report.unexpected_keys if not name.startswith(heads)]
+    if report.missing_keys or strange:
+        wrong = f"tensor {report.missing_keys[0]} is missing" if report.missing_keys else f"tensor {strange[0]} is unknown"
         raise DataError(wrong, file=path, expected=f"the weights of {type(inner).__name__}")

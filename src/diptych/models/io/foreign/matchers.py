@@ -27,16 +27,16 @@ from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import read_config
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.embedder import Embedding
-from diptych.models.pairs.matching.embedder import MatchEmbedder, Readings
+from diptych.models.pairs.matching.embedder import CrossEncoder, MatcherModel
 from diptych.models.pairs.matching.match_maps import grad_times_attention
-from diptych.models.pairs.matching.matcher import Read
+from diptych.models.pairs.matching.matcher import SideFeatures
 
 
 @dataclass(frozen=True)
-class ReaderInputs:
-    """What a matcher is given: known without its weights, so that loader workers need none."""
+class MatcherInputs:
+    """Preprocessing and tokenizer of a matcher, available without its weights, so that loader workers need none."""
 
     preprocess: Preprocess
     tokenizer: Tokenizer
@@ -44,7 +44,7 @@ class ReaderInputs:
 
 
 @lru_cache(maxsize=4)
-def reader_inputs(address: str) -> ReaderInputs:
+def reader_inputs(address: str) -> MatcherInputs:
     """The image settings and the tokenizer of a matcher at an address; see `open_matcher`."""
     folder = _folder(address)
     if address.startswith("hf:"):
@@ -53,12 +53,12 @@ def reader_inputs(address: str) -> ReaderInputs:
         from diptych.models.io.foreign.transformers_layout import FAMILIES
 
         _check_blip(address, folder)
-        return ReaderInputs(from_processor(folder, "blip"), from_transformers(folder), FAMILIES["blip"].text_length)
-    config = read_config(folder, MatchEmbedder.kind)
-    return ReaderInputs(Preprocess.from_json(config["preprocess"]), Tokenizer.load(folder), config["text_length"])
+        return MatcherInputs(from_processor(folder, "blip"), from_transformers(folder), FAMILIES["blip"].text_length)
+    config = read_config(folder, MatcherModel.kind)
+    return MatcherInputs(Preprocess.from_json(config["preprocess"]), Tokenizer.load(folder), config["text_length"])
 
 
-def open_matcher(address: str) -> MatchEmbedder | BlipMatcher:
+def open_matcher(address: str) -> MatcherModel | BlipMatcher:
     """A matcher that scores pairs.
 
     address  a run or model folder of recipe `fused`, or "hf:FOLDER" of a BlipForImageTextRetrieval
@@ -66,8 +66,8 @@ def open_matcher(address: str) -> MatchEmbedder | BlipMatcher:
     """
     inputs = reader_inputs(address)
     if not address.startswith("hf:"):
-        return MatchEmbedder.load(_folder(address))
-    return BlipMatcher(BlipReader(_folder(address)), inputs, address)
+        return MatcherModel.load(_folder(address))
+    return BlipMatcher(BlipPairMatcher(_folder(address)), inputs, address)
 
 
 def _folder(address: str) -> Path:
@@ -92,20 +92,20 @@ def _check_blip(address: str, folder: Path) -> None:
         raise ConfigError(f"{address} is {names[0]} of {kind!r}, which matches no pairs (expected a BlipForImageTextRetrieval)")
 
 
-class BlipReader(nn.Module):
+class BlipPairMatcher(nn.Module):
     """transformers' `BlipForImageTextRetrieval` as a reader of pairs. A text is read anew with each picture, so its ids are kept."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         import transformers
 
-        from diptych.models.towers.packaged.hf_text import quiet
+        from diptych.models.towers.packaged.hf_text import silence_transformers
 
-        with quiet():
-            inner, found = transformers.BlipForImageTextRetrieval.from_pretrained(
+        with silence_transformers():
+            inner, report = transformers.BlipForImageTextRetrieval.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-        if missing := [name for name in found["missing_keys"] if not name.endswith("position_ids")]:
+        if missing := [name for name in report["missing_keys"] if not name.endswith("position_ids")]:
             raise DataError(
                 f"tensor {min(missing)} is missing", file=folder, expected="the weights of a BlipForImageTextRetrieval"
             )
@@ -113,16 +113,16 @@ class BlipReader(nn.Module):
         self.width = int(self.inner.config.image_text_hidden_size)
         self.fused_width = int(self.inner.config.text_config.hidden_size)
 
-    def read_images(self, image_BCHW: Tensor) -> Read:
+    def read_images(self, image_BCHW: Tensor) -> SideFeatures:
         tokens_BPD = self.inner.vision_model(pixel_values=image_BCHW).last_hidden_state
         mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
-        return Read(normalised(self.inner.vision_proj(tokens_BPD[:, 0])), tokens_BPD, mask_BP)
+        return SideFeatures(l2_normalise(self.inner.vision_proj(tokens_BPD[:, 0])), tokens_BPD, mask_BP)
 
-    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Read:
-        read_BLD = self.inner.text_encoder(input_ids=text_BL, attention_mask=mask_BL.long()).last_hidden_state
-        return Read(normalised(self.inner.text_proj(read_BLD[:, 0])), text_BL, mask_BL)
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures:
+        state_BLD = self.inner.text_encoder(input_ids=text_BL, attention_mask=mask_BL.long()).last_hidden_state
+        return SideFeatures(l2_normalise(self.inner.text_proj(state_BLD[:, 0])), text_BL, mask_BL)
 
-    def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+    def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
         fused_MLD = self.inner.text_encoder(
             input_ids=text.state_N,
             attention_mask=text.mask_NT.long(),
@@ -167,16 +167,16 @@ class BlipMatcher(Embedding):
 
     fits_above: ClassVar[float] = 0.0
 
-    def __init__(self, reader: BlipReader, inputs: ReaderInputs, name: str) -> None:
+    def __init__(self, reader: BlipPairMatcher, inputs: MatcherInputs, name: str) -> None:
         super().__init__(reader, inputs.preprocess, inputs.tokenizer, inputs.text_length, name)
         self.matcher = reader
-        self.readings = Readings(self, reader)
+        self.readings = CrossEncoder(self, reader)
 
     @one_or_many
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
+        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes."""
         return self.readings.score(images, texts)
 
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
@@ -188,7 +188,7 @@ class BlipMatcher(Embedding):
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the text layers of '{self.name}')")
         pixels_HWC = decode(image, exact=True)
         box = visible_share(self.preprocess, pixels_HWC.shape[1], pixels_HWC.shape[0])
-        found = []
+        maps = []
         with self._ready() as device:
             image_1CHW = self.preprocess([pixels_HWC]).to(device)
             for text in texts:
@@ -200,10 +200,10 @@ class BlipMatcher(Embedding):
                 side = math.isqrt(weight_LP.shape[1])
                 grid_LHW = weight_LP.unflatten(1, (side, side)).float().cpu().numpy()
                 offset_L2 = _offsets(self.tokenizer, text, self.text_length)[:length]
-                found.append(MatchMap(float(score), grid_LHW, offset_L2, box))
-        return found
+                maps.append(MatchMap(float(score), grid_LHW, offset_L2, box))
+        return maps
 
 
 def _offsets(tokenizer: Any, text: str, length: int) -> npt.NDArray[np.int64]:
-    found: npt.NDArray[np.int64] = tokenizer.offsets(text, length)
-    return found
+    offsets: npt.NDArray[np.int64] = tokenizer.offsets(text, length)
+    return offsets

@@ -15,14 +15,14 @@ from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.cleaners import Clean
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
-from diptych.models.io.foreign.parts import assembled
+from diptych.models.io.foreign.parts import load_dual_encoder
 from diptych.models.io.foreign.preprocess import from_open_clip
 from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
 from diptych.models.io.tensor_files import chosen_weights, read_tensors
 from diptych.models.pairs.embedder import PairEmbedder
 
 
-def open_architecture(spec: str, arch: str, wanted: str, *, download: bool = False) -> PairEmbedder:
+def open_architecture(spec: str, arch: str, weights: str, *, download: bool = False) -> PairEmbedder:
     """An architecture with the weights of a file, of a tag (with `download`), or fresh ones ("random").
 
     Architectures whose tokenizer or text encoder is one of transformers need its folder: FILE#FOLDER, with config.json and
@@ -33,8 +33,8 @@ def open_architecture(spec: str, arch: str, wanted: str, *, download: bool = Fal
     if arch not in open_clip.list_models():
         raise UnknownName("open_clip architecture", arch, open_clip.list_models(), hint="open_clip.list_models() lists them")
     settings: dict[str, Any] = open_clip.get_model_config(arch)
-    words, (wanted, _, given) = settings["text_cfg"], wanted.partition("#")
-    path, tag = chosen_weights(spec, wanted, download, tags=open_clip.list_pretrained_tags_by_model(arch))
+    words, (weights, _, given) = settings["text_cfg"], weights.partition("#")
+    path, tag = chosen_weights(spec, weights, download, tags=open_clip.list_pretrained_tags_by_model(arch))
     folder = _folder(spec, words, given, download)
     tokenizer = _tokenizer(spec, words, folder)
     encoder = _encoder(words, folder) if words.get("hf_model_name") else None
@@ -43,7 +43,7 @@ def open_architecture(spec: str, arch: str, wanted: str, *, download: bool = Fal
     check_fits(tokenizer, parts.text, spec)
     source = str(path or spec)
     try:
-        model = assembled(parts, source)
+        model = load_dual_encoder(parts, source)
     except DataError as error:
         raise DataError(f"not a file of tensors that fit: {error}", file=source, expected=f"a state dict of {arch}") from error
     side = parts.image["image_size"]
@@ -87,8 +87,8 @@ def _tokenizer(spec: str, words: Mapping[str, Any], folder: Path | None) -> Toke
     if words.get("tokenizer_mode"):
         raise ConfigError(f"{spec}: tokenizer_mode {words['tokenizer_mode']!r} is not supported (expected the usual one)")
     options = dict(words.get("tokenizer_kwargs") or {})
-    known: dict[str, Clean] = {"whitespace": "whitespace", "canonicalize": "canonicalize", "lower": "clip"}
-    made = from_transformers(folder, clean=known[options.get("clean", "whitespace")])
+    cleanings: dict[str, Clean] = {"whitespace": "whitespace", "canonicalize": "canonicalize", "lower": "clip"}
+    made = from_transformers(folder, clean=cleanings[options.get("clean", "whitespace")])
     if options.get("strip_sep_token"):  # open_clip writes zeros in its place
         made.suffix = (0,) * len(made.suffix)
     return made
@@ -106,10 +106,10 @@ def _preprocess(arch: str, tag: str | None, side: int) -> Preprocess:
 
     tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(arch)
     keys = ("mean", "std", "interpolation", "resize_mode")
-    found = [
+    settings = [
         {key: cfg[key] for key in keys if cfg.get(key) is not None}
         for cfg in (open_clip.get_pretrained_cfg(arch, t) for t in tags)
     ]
-    alike = found[0] if found and all(cfg == found[0] for cfg in found) else {}
+    alike = settings[0] if settings and all(cfg == settings[0] for cfg in settings) else {}
     default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     return from_open_clip({**default, **alike, "size": side})

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diptych.models.io.foreign.clip_layout import from_open_clip
-from diptych.models.io.foreign.parts import Parts
+from diptych.models.io.foreign.parts import DualEncoderParts
 from diptych.models.towers.outputs import Projection
 
 _VIT = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
@@ -28,12 +28,12 @@ CLIP_WORDS = 49408
 
 def open_clip_parts(
     settings: Mapping[str, Any], tensors: Mapping[str, Tensor], encoder: Mapping[str, Any] | None = None
-) -> Parts:
+) -> DualEncoderParts:
     """settings  what `open_clip.get_model_config(ARCH)` gives
     encoder   configuration of the text encoder, where that is one of transformers
     """
     vision, words, width = dict(settings["vision_cfg"]), dict(settings["text_cfg"]), int(settings["embed_dim"])
-    quick, found, left = bool(settings.get("quick_gelu", False)), dict[str, Tensor](), list[str]()
+    quick, state, left = bool(settings.get("quick_gelu", False)), dict[str, Tensor](), list[str]()
     image, image_form = _image(vision, width, quick)
     text, text_form = _text(words, width, quick, encoder)
     for name, tensor in tensors.items():
@@ -43,14 +43,14 @@ def open_clip_parts(
         if name.startswith("text_decoder."):  # of CoCa: it writes captions
             left.append(name)
         elif name.startswith("visual.") and image_form == "none" and image["name"] == "open_clip_image":
-            found[f"image_tower.net.{name.removeprefix('visual.')}"] = tensor
+            state[f"image_tower.net.{name.removeprefix('visual.')}"] = tensor
         elif text["name"] == "open_clip_text" and not name.startswith(("visual.", "logit_")):
-            found[f"text_tower.net.{name.removeprefix('text.')}"] = tensor
+            state[f"text_tower.net.{name.removeprefix('text.')}"] = tensor
         else:
-            found[name if name.startswith("visual.") else name.removeprefix("text.")] = tensor
-    ours = {name: tensor for name, tensor in found.items() if name.startswith(("image_tower.", "text_tower."))}
-    ours |= from_open_clip({name: tensor for name, tensor in found.items() if name not in ours})
-    return Parts(
+            state[name if name.startswith("visual.") else name.removeprefix("text.")] = tensor
+    ours = {name: tensor for name, tensor in state.items() if name.startswith(("image_tower.", "text_tower."))}
+    ours |= from_open_clip({name: tensor for name, tensor in state.items() if name not in ours})
+    return DualEncoderParts(
         image=image,
         text=text,
         width=width,
@@ -64,12 +64,12 @@ def open_clip_parts(
 def _image(vision: dict[str, Any], width: int, quick: bool) -> tuple[dict[str, Any], Projection]:
     from open_clip.model import CLIPVisionCfg
 
-    full, asked = CLIPVisionCfg(**vision), _asked(vision, CLIPVisionCfg())
+    full, changed = CLIPVisionCfg(**vision), _asked(vision, CLIPVisionCfg())
     side = full.image_size if isinstance(full.image_size, int) else full.image_size[0]
-    if isinstance(full.layers, list | tuple) and asked <= _RESNET:
+    if isinstance(full.layers, list | tuple) and changed <= _RESNET:
         sizes = {"depths": list(full.layers), "width": full.width, "heads": full.width * 32 // full.head_width, "out": width}
         return {"name": "resnet_clip_50", "image_size": side, **sizes}, "none"
-    if not isinstance(full.layers, list | tuple) and asked <= _VIT and isinstance(full.image_size, int):
+    if not isinstance(full.layers, list | tuple) and changed <= _VIT and isinstance(full.image_size, int):
         sizes = {"width": full.width, "layers": full.layers, "heads": full.width // full.head_width}
         more = {"patch": full.patch_size, "mlp_ratio": full.mlp_ratio, "act": "quick_gelu" if quick else "gelu"}
         return {"name": "vit", "image_size": side, **sizes, **more}, "plain"
@@ -79,9 +79,9 @@ def _image(vision: dict[str, Any], width: int, quick: bool) -> tuple[dict[str, A
 def _text(words: dict[str, Any], width: int, quick: bool, encoder: Mapping[str, Any] | None) -> tuple[dict[str, Any], Projection]:
     from open_clip.model import CLIPTextCfg
 
-    full, asked = CLIPTextCfg(**words), _asked(words, CLIPTextCfg())
+    full, changed = CLIPTextCfg(**words), _asked(words, CLIPTextCfg())
     sizes = {"vocab_size": full.vocab_size, "length": full.context_length}
-    if asked <= _WORDS:
+    if changed <= _WORDS:
         sizes |= {"width": full.width, "layers": full.layers, "heads": full.heads}
         # The largest id is the end's in CLIP's vocabulary; with another one the largest is taken all the same.
         end = {"pooling": "eot", "eot_id": CLIP_WORDS - 1} if full.vocab_size == CLIP_WORDS else {"pooling": "largest"}

@@ -20,8 +20,8 @@ SCALE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a dual encoder is built from and filled with.
+class DualEncoderParts:
+    """Arguments, projections and tensors from which a dual encoder is built.
 
     image, text  arguments of `image_tower` and `text_tower`
     image_projection, text_projection   from each tower into the joint space
@@ -44,7 +44,7 @@ class Parts:
         return 1 / 0.07 if log_scale is None or log_scale.is_meta else math.exp(float(log_scale))
 
 
-def built(parts: Parts) -> DualEncoder:
+def build_dual_encoder(parts: DualEncoderParts) -> DualEncoder:
     """A dual encoder of these parts with fresh weights, from the current torch random state and on the current default device."""
     image, text = image_tower(**parts.image), text_tower(**parts.text)
     image.projection, text.projection = parts.image_projection, parts.text_projection
@@ -53,28 +53,34 @@ def built(parts: Parts) -> DualEncoder:
     return DualEncoder(image, text, width=parts.width, bias=bias, scale=scale, max_scale=max(SCALE, scale))
 
 
-def assembled(parts: Parts, source: str) -> DualEncoder:
+def load_dual_encoder(parts: DualEncoderParts, source: str) -> DualEncoder:
     """The dual encoder with its weights, in float32. Leaves the torch random state as it was.
 
     Raises DataError that names the first tensor that is missing, unknown or of another size.
     """
     with torch.random.fork_rng(devices=[]):
-        model = built(parts)
-    fits(parts.tensors, model.state_dict(), source, absent=("log_scale",))
+        model = build_dual_encoder(parts)
+    check_tensors(parts.tensors, model.state_dict(), source, absent=("log_scale",))
     model.load_state_dict(dict(parts.tensors), strict=False)
     return model.float().eval()
 
 
-def fits(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, *, absent: tuple[str, ...] = ()) -> None:
+def check_tensors(
+    given: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, *, absent: tuple[str, ...] = ()
+) -> None:
     """Refuses tensors that are not those of a model, in one line; `absent` may be missing."""
-    if missing := [name for name in wanted if name not in given and name not in absent]:
-        raise DataError(f"tensor {missing[0]} is missing", file=source, expected=f"all {len(wanted)} tensors of its architecture")
-    if strange := [name for name in given if name not in wanted]:
-        raise DataError(f"tensor {strange[0]} is unknown", file=source, expected=f"the {len(wanted)} tensors of its architecture")
+    if missing := [name for name in expected if name not in given and name not in absent]:
+        raise DataError(
+            f"tensor {missing[0]} is missing", file=source, expected=f"all {len(expected)} tensors of its architecture"
+        )
+    if strange := [name for name in given if name not in expected]:
+        raise DataError(
+            f"tensor {strange[0]} is unknown", file=source, expected=f"the {len(expected)} tensors of its architecture"
+        )
     for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
+        if tensor.shape != expected[name].shape:
             sizes = f"{name} is {list(tensor.shape)}"
-            raise DataError(sizes, file=source, expected=f"{list(wanted[name].shape)}, as its configuration says")
+            raise DataError(sizes, file=source, expected=f"{list(expected[name].shape)}, as in its configuration")
 
 
 def refuse_dropout(settings: Mapping[str, Any], source: str) -> None:

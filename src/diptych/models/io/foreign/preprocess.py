@@ -62,7 +62,7 @@ _ASKED = (
 
 
 def _defaults(settings: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """What the image processor does where a file is silent: class attributes of transformers."""
+    """Defaults of the image processor for settings missing in the file: class attributes of transformers."""
     import transformers
 
     named = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")

@@ -28,13 +28,13 @@ KINDS = ("float32", "float16", "int32", "bool")
 
 
 class TfjsGraph(nn.Module):
-    """What `forward` needs of a graph for these outputs; its weights are buffers, so that they move and are counted with the module."""
+    """A TensorFlow.js graph as a module that computes these outputs; its weights are buffers and move with the module."""
 
     def __init__(self, file: Path, outputs: tuple[str, ...]) -> None:
         super().__init__()
         nodes, weights = _read(file)
         self.outputs, self.order = outputs, _order(file, nodes, outputs)
-        self.place = {name: f"weight_{place}" for place, name in enumerate(name for name in self.order if name in weights)}
+        self.place = {name: f"weight_{index}" for index, name in enumerate(name for name in self.order if name in weights)}
         for name, buffer in self.place.items():
             self.register_buffer(buffer, torch.from_numpy(weights[name].copy()))
         self.nodes = {name: nodes[name] for name in self.order}
@@ -47,16 +47,16 @@ class TfjsGraph(nn.Module):
 
     def forward(self, image_BHWC: Tensor) -> tuple[Tensor, ...]:
         """The outputs, laid out as the graph has them: channels last."""
-        known: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         for name in self.order:
             node = self.nodes[name]
             if node["op"] == "Placeholder":
-                known[name] = image_BHWC
+                values[name] = image_BHWC
             elif node["op"] == "Const":
-                known[name] = self.get_buffer(self.place[name])
+                values[name] = self.get_buffer(self.place[name])
             else:
-                known[name] = OPERATIONS[node["op"]](node, [known[_source(given)] for given in node.get("input", [])])
-        return tuple(known[name] for name in self.outputs)
+                values[name] = OPERATIONS[node["op"]](node, [values[_source(given)] for given in node.get("input", [])])
+        return tuple(values[name] for name in self.outputs)
 
 
 def _read(file: Path) -> tuple[dict[str, Node], dict[str, Any]]:
@@ -97,21 +97,21 @@ def _weight(file: Path, entry: Any) -> tuple[str, tuple[int, ...], np.dtype[Any]
 
 
 def _order(file: Path, nodes: Mapping[str, Node], outputs: tuple[str, ...]) -> list[str]:
-    """What the outputs need, each node behind its inputs."""
-    found: dict[str, None] = {}
+    """Nodes that the outputs depend on, in topological order."""
+    ordered: dict[str, None] = {}
     waiting = [(name, False) for name in reversed(outputs)]
     while waiting:
         name, ready = waiting.pop()
         if ready:
-            found[name] = None
-        elif name not in found:
+            ordered[name] = None
+        elif name not in ordered:
             if name not in nodes:
                 raise DataError(
                     f"has no node '{name}'", file=file, expected=f"one of its nodes, such as '{next(reversed(list(nodes)), '')}'"
                 )
             waiting.append((name, True))
             waiting += [(_source(given), False) for given in nodes[name].get("input", [])]
-    return list(found)
+    return list(ordered)
 
 
 def _source(given: str) -> str:
@@ -141,7 +141,7 @@ def _convolved(node: Node, given: list[Tensor]) -> Tensor:
     weight_OIHW = by_channel.flatten(0, 1)[:, None] if depthwise else by_channel.transpose(0, 1)
     image_BCHW = image_BHWC.permute(0, 3, 1, 2)
     if _text(node, "padding") == "SAME":
-        image_BCHW = padded(image_BCHW, list(kernel.shape[:2]), stride, dilation)
+        image_BCHW = pad_same(image_BCHW, list(kernel.shape[:2]), stride, dilation)
     groups = image_BCHW.shape[1] // weight_OIHW.shape[1]
     fused = [base64.b64decode(each).decode() for each in node.get("attr", {}).get("fused_ops", {}).get("list", {}).get("s", [])]
     bias = more[0] if "BiasAdd" in fused else None
@@ -154,7 +154,7 @@ def _convolved(node: Node, given: list[Tensor]) -> Tensor:
     return made
 
 
-def padded(image_BCHW: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> Tensor:
+def pad_same(image_BCHW: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> Tensor:
     """With TensorFlow's SAME padding: as many outputs as the stride fits into the side, the odd pixel of padding behind."""
     sides: list[int] = []
     for size, k, s, d in zip(image_BCHW.shape[:1:-1], kernel[::-1], stride[::-1], dilation[::-1], strict=True):
@@ -163,7 +163,7 @@ def padded(image_BCHW: Tensor, kernel: list[int], stride: list[int], dilation: l
     return F.pad(image_BCHW, sides)
 
 
-def resized(image_BHWC: Tensor, rows: int, columns: int) -> Tensor:
+def resize_bilinear_tf1(image_BHWC: Tensor, rows: int, columns: int) -> Tensor:
     """Bilinear as TensorFlow 1 had it: pixel i of the output lies at i * (old / new) of the input, not at its centre."""
     for axis, size in ((1, rows), (2, columns)):
         old = image_BHWC.shape[axis]
@@ -180,7 +180,7 @@ def _resized(node: Node, given: list[Tensor]) -> Tensor:
     if any(attributes.get(name, {}).get("b") for name in ("align_corners", "half_pixel_centers")):
         raise DataError(f"node '{node['name']}' aligns corners or centres", expected="neither")
     rows, columns = given[1].tolist()
-    return resized(given[0], int(rows), int(columns))
+    return resize_bilinear_tf1(given[0], int(rows), int(columns))
 
 
 def _mean(node: Node, given: list[Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
-"""What published models start from, under our names: vision transformers in timm's names (DeiT's file), BERT in transformers' or Google's.
+"""Published initial weights under our names: vision transformers in timm's names, BERT in transformers' or Google's.
 
-Letters: P places, D width.
+Letters: P positions, D width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THINKING = {"intermediate.dense": "mlp_in", "output.dense": "mlp_out", "output.L
 """The two layers behind attention, and their norm."""
 
 
-def take_(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, *, without: tuple[str, ...] = ()) -> None:
+def copy_tensors_(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, *, without: tuple[str, ...] = ()) -> None:
     """Copies `given` into the tensors of a module, all but those whose names have a part of `without`.
 
     Raises DataError where one of them is missing or of another shape, and where one that is given has no place: of more layers, say.
@@ -43,7 +43,9 @@ def take_(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str, *, 
             raise DataError(f"weights for {what} have {came} for {name}", expected=f"{list(tensor.shape)}, the recipe's size")
         tensor.copy_(given[name])
     if left := sorted(given.keys() - own.keys()):
-        raise DataError(f"weights for {what} have {left[0]}, which has no place there", expected="the recipe's size, layers too")
+        raise DataError(
+            f"weights for {what} have {left[0]}, which does not belong there", expected="the recipe's size, layers too"
+        )
 
 
 def from_timm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,9 +36,9 @@ def from_transformers(folder: Path, *, clean: Clean = "none") -> Tokenizer:
     try:
         theirs: Any = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"no tokenizer could be opened: {said[:160]}", file=folder, expected="tokenizer.json, or the files of its kind"
+            f"no tokenizer could be opened: {reason[:160]}", file=folder, expected="tokenizer.json, or the files of its kind"
         ) from error
     if (backend := getattr(theirs, "backend_tokenizer", None)) is None:
         raise DataError(
@@ -63,10 +63,10 @@ def _compare(folder: Path, ours: Tokenizer, theirs: Any) -> None:
     for text in PROBES:
         expected = theirs(text)["input_ids"]
         encoded = ours.encode([text], len(expected) + 8)
-        found = encoded.ids_BL[encoded.mask_BL].tolist()
-        if found != expected:
+        ids = encoded.ids_BL[encoded.mask_BL].tolist()
+        if ids != expected:
             raise ConfigError(
-                f"{folder}: {type(theirs).__name__} reads {text!r} as {expected[:8]} and its tokenizer.json as {found[:8]} "
+                f"{folder}: {type(theirs).__name__} reads {text!r} as {expected[:8]} and its tokenizer.json as {ids[:8]} "
                 "(expected a tokenizer that puts the same marks around every text)"
             )
 
@@ -104,12 +104,12 @@ def _siglip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 def check_fits(tokenizer: Tokenizer, text: Mapping[str, Any], source: str) -> None:
     """Refuses a tokenizer whose ids, or whose end, a text tower does not know; `text` are the tower's arguments."""
-    known = (
+    vocabulary = (
         text.get("vocab_size") or (text.get("config") or {}).get("vocab_size") or (text.get("encoder") or {}).get("vocab_size")
     )
-    if known is not None and tokenizer.vocab_size > known:
+    if vocabulary is not None and tokenizer.vocab_size > vocabulary:
         raise ConfigError(
-            f"{source}: the tokenizer has ids up to {tokenizer.vocab_size - 1} and the text tower {known} words "
+            f"{source}: the tokenizer has ids up to {tokenizer.vocab_size - 1} and the text tower {vocabulary} words "
             "(expected the tokenizer that the weights were trained with)"
         )
     if text.get("pooling") == "eot" and tokenizer.eot_id != text["eot_id"]:

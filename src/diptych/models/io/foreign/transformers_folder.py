@@ -11,12 +11,12 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.foreign.parts import Parts, assembled
+from diptych.models.io.foreign.parts import DualEncoderParts, load_dual_encoder
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
 from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 
 
 def open_folder(folder: Path, spec: str) -> PairEmbedder:
@@ -40,15 +40,15 @@ def open_folder(folder: Path, spec: str) -> PairEmbedder:
     tokenizer = from_transformers(folder)
     parts = _sized(family.parts(config, tensors, name), tokenizer, preprocess.size, spec)
     check_fits(tokenizer, parts.text, spec)
-    model = assembled(parts, str(folder))
-    places = int(config["text_config"]["max_position_embeddings"])
-    length = min(family.text_length or places, places - int(kind == "altclip") * 2)  # XLM-R counts places from 2 on
+    model = load_dual_encoder(parts, str(folder))
+    positions = int(config["text_config"]["max_position_embeddings"])
+    length = min(family.text_length or positions, positions - int(kind == "altclip") * 2)  # XLM-R counts places from 2 on
     embedder = PairEmbedder(model, preprocess, tokenizer, length, spec)
     embedder.left = parts.left
     return embedder
 
 
-def _sized(parts: Parts, tokenizer: Tokenizer, size: int, spec: str) -> Parts:
+def _sized(parts: DualEncoderParts, tokenizer: Tokenizer, size: int, spec: str) -> DualEncoderParts:
     """The same with what the processor decides: the padding that a text tower reads, and the size that convolutions get."""
     image, text = dict(parts.image), dict(parts.text)
     if text.get("pooling") == "last":
@@ -69,16 +69,16 @@ def _loaded(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]
 
     kind: Any = getattr(transformers, name)
     try:
-        with quiet():
+        with silence_transformers():
             options = {"local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below
-            model, found = kind.from_pretrained(str(folder), **options)
+            model, report = kind.from_pretrained(str(folder), **options)
     except (RuntimeError, OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"not read: {said[:200]}", file=folder, expected=f"the weights of a {name}") from error
-    if found["mismatched_keys"]:
-        first = min(found["mismatched_keys"])
-        raise DataError(f"{first[0]} is {list(first[1])}", file=folder, expected=f"{list(first[2])}, as config.json says")
-    if missing := [key for key in found["missing_keys"] if not key.endswith("position_ids")]:
+        reason = " ".join(str(error).split())
+        raise DataError(f"not read: {reason[:200]}", file=folder, expected=f"the weights of a {name}") from error
+    if report["mismatched_keys"]:
+        first = min(report["mismatched_keys"])
+        raise DataError(f"{first[0]} is {list(first[1])}", file=folder, expected=f"{list(first[2])}, as in config.json")
+    if missing := [key for key in report["missing_keys"] if not key.endswith("position_ids")]:
         raise DataError(f"tensor {min(missing)} is missing", file=folder, expected=f"the weights of a {name}")
     config: dict[str, Any] = model.config.to_dict()
     return config, {key: tensor.float() for key, tensor in model.state_dict().items()}

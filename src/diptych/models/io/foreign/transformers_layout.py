@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError
-from diptych.models.io.foreign.parts import Parts, refuse_dropout
+from diptych.models.io.foreign.parts import DualEncoderParts, refuse_dropout
 from diptych.models.towers.outputs import Projection
 
 Rules = Iterable[tuple[str, str]]
@@ -24,7 +24,7 @@ ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": 
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """model_type    in config.json
     about         what is opened, in words
     text_length   tokens a text was trained with, where there are more positions than that; 0 takes as many as there are positions
@@ -36,7 +36,7 @@ class Family:
     model_type: str
     about: str
     text_length: int
-    parts: Callable[[dict[str, Any], Mapping[str, Tensor], str], Parts]
+    parts: Callable[[dict[str, Any], Mapping[str, Tensor], str], DualEncoderParts]
     classes: tuple[str, ...]
     published: str
 
@@ -84,8 +84,8 @@ _NUMBERING = re.compile(r".*\.position_ids")
 
 def _renamed(name: str, rules: Rules) -> str | None:
     for pattern, replacement in rules:
-        if found := re.fullmatch(pattern, name):
-            return found.expand(replacement)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
     return None
 
 
@@ -112,7 +112,9 @@ def _sorted(
                 inner = rest if rules is None else _renamed(rest, rules)
                 ours = None if inner is None else prefix + inner
         if ours is None:
-            raise ConfigError(f"tensor {name!r} has no place in a model of its family (expected the weights of a published one)")
+            raise ConfigError(
+                f"tensor {name!r} does not belong to a model of its family (expected the weights of a published one)"
+            )
         out[ours] = _shaped(name, ours, tensor)
     return _joined(out), left
 
@@ -177,8 +179,8 @@ _BLIP_VIT: dict[str, Any] = {"pool": "class", "patch_bias": True, "pre_norm": Fa
 
 
 def _words(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    known = {"vocab_size": settings["vocab_size"], "length": settings["max_position_embeddings"]}
-    return {"name": "transformer", **known, **_sizes(settings), **more}
+    required = {"vocab_size": settings["vocab_size"], "length": settings["max_position_embeddings"]}
+    return {"name": "transformer", **required, **_sizes(settings), **more}
 
 
 def _encoder(settings: Mapping[str, Any], pooling: str, **changes: Any) -> dict[str, Any]:
@@ -204,15 +206,15 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------- families
 
 
-def _clip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> Parts:
-    found, left = _sorted(tensors, {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.", _TEXT)})
+def _clip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
+    renamed, left = _sorted(tensors, {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.", _TEXT)})
     # Before 2023 files said that the end's id is 2, whatever it was, and the largest id was taken for it; transformers still does so.
     end = config["text_config"]["eos_token_id"]
     text = _words(
         config["text_config"], causal=True, **({"pooling": "largest"} if end == 2 else {"pooling": "eot", "eot_id": end})
     )
     image = _vit(config["vision_config"])
-    return _plain(image, text, config["projection_dim"], found, left)
+    return _plain(image, text, config["projection_dim"], renamed, left)
 
 
 def _plain(
@@ -222,8 +224,8 @@ def _plain(
     tensors: Mapping[str, Tensor],
     left: Iterable[str] = (),
     forms: tuple[Projection, Projection] = ("plain", "plain"),
-) -> Parts:
-    return Parts(
+) -> DualEncoderParts:
+    return DualEncoderParts(
         image=image,
         text=text,
         width=width,
@@ -234,35 +236,35 @@ def _plain(
     )
 
 
-def _siglip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> Parts:
+def _siglip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
     vision, words = config["vision_config"], config["text_config"]
     if not vision.get("vision_use_head", True):
         raise ConfigError("vision_use_head is False (expected the attention-pooling head of every published SigLIP)")
-    found, left = _sorted(tensors, {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.", _TEXT)})
+    renamed, left = _sorted(tensors, {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.", _TEXT)})
     if (
         config["model_type"] == "siglip2" and "num_patches" in vision
     ):  # NaFlex: patches come cut out, row by row and channels last
         side = round(vision["num_patches"] ** 0.5) * vision["patch_size"]
         vision = {**vision, "image_size": side}
-        weight, patch = found["image_tower.patches.weight"], vision["patch_size"]
-        found["image_tower.patches.weight"] = weight.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2).contiguous()
+        weight, patch = renamed["image_tower.patches.weight"], vision["patch_size"]
+        renamed["image_tower.patches.weight"] = weight.reshape(-1, patch, patch, 3).permute(0, 3, 1, 2).contiguous()
     text = _words(words, causal=False, pooling="last", pad_id=words.get("pad_token_id") or 0)
     width = words.get("projection_size") or words["hidden_size"]
-    return _plain(_vit(vision, **_SIGLIP_VIT), text, width, found, left, ("none", "bias"))
+    return _plain(_vit(vision, **_SIGLIP_VIT), text, width, renamed, left, ("none", "bias"))
 
 
-def _align(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> Parts:
+def _align(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
     sides = {"vision_model.": ("image_tower.net.", None), "text_model.": ("text_tower.net.", None)}
-    found, left = _sorted(tensors, sides, r"text_model\.pooler\..+")
+    renamed, left = _sorted(tensors, sides, r"text_model\.pooler\..+")
     vision = config["vision_config"]
     image = {"name": "hf_image", "config": plain(vision), "image_size": vision["image_size"]}
-    return _plain(image, _encoder(config["text_config"], "cls"), config["projection_dim"], found, left, ("none", "bias"))
+    return _plain(image, _encoder(config["text_config"], "cls"), config["projection_dim"], renamed, left, ("none", "bias"))
 
 
 _CROSS = r".+\.crossattention\..+|itm_head\..+"
 
 
-def _blip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> Parts:
+def _blip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
     vision, words = config["vision_config"], config["text_config"]
     # Its text side doubles as a decoder that reads the image; alone, as for the contrastive loss, it reads words both ways.
     alone = {"is_decoder": False, "add_cross_attention": False}
@@ -271,31 +273,35 @@ def _blip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> P
             "vision_model.": ("image_tower.net.", None),
             "text_model.": ("text_tower.net.", None),
         }
-        found, left = _sorted(tensors, sides, _CROSS)
+        renamed, left = _sorted(tensors, sides, _CROSS)
         image = {"name": "hf_image", "config": plain(vision), "image_size": vision["image_size"]}
-        return _plain(image, _encoder(words, "pooler", **alone), config["projection_dim"], found, left)
+        return _plain(image, _encoder(words, "pooler", **alone), config["projection_dim"], renamed, left)
     sides = {"vision_model.": ("image_tower.", _IMAGE), "text_encoder.": ("text_tower.net.", None)}
-    found, left = _sorted(tensors, sides, _CROSS)
+    renamed, left = _sorted(tensors, sides, _CROSS)
     text, image = _encoder(words, "cls", **alone), _vit(vision, **_BLIP_VIT)
-    return _plain(image, text, config["image_text_hidden_size"], found, left, ("bias", "bias"))
+    return _plain(image, text, config["image_text_hidden_size"], renamed, left, ("bias", "bias"))
 
 
-def _chinese_clip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> Parts:
+def _chinese_clip(config: dict[str, Any], tensors: Mapping[str, Tensor], kind: str) -> DualEncoderParts:
     sides = {"vision_model.": ("image_tower.", _IMAGE), "text_model.": ("text_tower.net.", None)}
-    found, left = _sorted(tensors, sides, r"text_model\.pooler\..+")
-    return _plain(_vit(config["vision_config"]), _encoder(config["text_config"], "cls"), config["projection_dim"], found, left)
+    renamed, left = _sorted(tensors, sides, r"text_model\.pooler\..+")
+    return _plain(_vit(config["vision_config"]), _encoder(config["text_config"], "cls"), config["projection_dim"], renamed, left)
 
 
 FAMILIES = {
     family.model_type: family
     for family in (
-        Family("clip", "CLIP", 0, _clip, ("CLIPModel",), "openai/clip-vit-base-patch32"),
-        Family("siglip", "SigLIP, and SigLIP 2 of one size", 0, _siglip, ("SiglipModel",), "google/siglip-base-patch16-224"),
-        Family("siglip2", "SigLIP 2 of any shape (NaFlex)", 0, _siglip, ("Siglip2Model",), "google/siglip2-base-patch16-naflex"),
-        Family("align", "ALIGN", 64, _align, ("AlignModel",), "kakaobrain/align-base"),
-        Family("blip", "BLIP", 35, _blip, ("BlipForImageTextRetrieval", "BlipModel"), "Salesforce/blip-itm-base-coco"),
-        Family("chinese_clip", "Chinese-CLIP", 52, _chinese_clip, ("ChineseCLIPModel",), "OFA-Sys/chinese-clip-vit-base-patch16"),
-        Family("altclip", "AltCLIP", 77, _chinese_clip, ("AltCLIPModel",), "BAAI/AltCLIP"),
+        ModelFamily("clip", "CLIP", 0, _clip, ("CLIPModel",), "openai/clip-vit-base-patch32"),
+        ModelFamily("siglip", "SigLIP, and SigLIP 2 of one size", 0, _siglip, ("SiglipModel",), "google/siglip-base-patch16-224"),
+        ModelFamily(
+            "siglip2", "SigLIP 2 of any shape (NaFlex)", 0, _siglip, ("Siglip2Model",), "google/siglip2-base-patch16-naflex"
+        ),
+        ModelFamily("align", "ALIGN", 64, _align, ("AlignModel",), "kakaobrain/align-base"),
+        ModelFamily("blip", "BLIP", 35, _blip, ("BlipForImageTextRetrieval", "BlipModel"), "Salesforce/blip-itm-base-coco"),
+        ModelFamily(
+            "chinese_clip", "Chinese-CLIP", 52, _chinese_clip, ("ChineseCLIPModel",), "OFA-Sys/chinese-clip-vit-base-patch16"
+        ),
+        ModelFamily("altclip", "AltCLIP", 77, _chinese_clip, ("AltCLIPModel",), "BAAI/AltCLIP"),
     )
 }
 """By the `model_type` of a folder's config.json."""

@@ -28,7 +28,7 @@ from diptych.data.media.transforms import Preprocess
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.classifiers.nested_classifier import NestedClassifier
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
@@ -88,7 +88,7 @@ class ClassEmbedder:
     def first(self, width: int) -> Self:
         """The same model read at its first `width` numbers. Classifiers of their own exist for `dims` alone; a tied one has any width."""
         if not 0 < width <= max(self.model.classifier.dims):
-            raise ConfigError(f"a prefix has 1 to {max(self.model.classifier.dims)} numbers, not {width}")
+            raise ConfigError(f"a prefix has 1 to {max(self.model.classifier.dims)} dimensions, not {width}")
         short = copy.copy(self)
         short.__dict__.pop("fingerprint", None)
         short.width, short.name = width, f"{self.name}-first-{width}"
@@ -110,7 +110,7 @@ class ClassEmbedder:
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         with self._ready() as device:
             blocks = [
-                normalised(self.model.image_tower(image_BCHW).pooled_BD[:, : self.width])
+                l2_normalise(self.model.image_tower(image_BCHW).pooled_BD[:, : self.width])
                 for image_BCHW in self._batches(images, batch_size, device)
             ]
         return torch.cat(blocks).float().cpu().numpy() if blocks else np.zeros((0, self.width), np.float32)
@@ -118,16 +118,16 @@ class ClassEmbedder:
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         """The weights of classes, unit-norm. Raises UnknownName for a text that is none of `classes`; underscores may be blanks."""
-        place = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
+        index = {name.replace("_", " "): k for k, name in enumerate(self.classes)}
         rows = []
         for text in texts:
-            if (spoken := text.replace("_", " ").strip()) not in place:
+            if (spoken := text.replace("_", " ").strip()) not in index:
                 raise UnknownName(
-                    "class", text, self.classes, hint="a model that was trained with labels knows the names of its classes"
+                    "class", text, self.classes, hint="a model that was trained with labels has the names of its classes only"
                 )
-            rows.append(place[spoken])
+            rows.append(index[spoken])
         with torch.no_grad():
-            return normalised(self._head()[0][rows]).float().cpu().numpy()
+            return l2_normalise(self._head()[0][rows]).float().cpu().numpy()
 
     def _head(self) -> tuple[Tensor, Tensor | None]:
         """Weight [K, width] and bias of the classifier of this width."""
@@ -135,7 +135,9 @@ class ClassEmbedder:
         if classifier.shared is not None:
             return classifier.shared.weight[:, : self.width], classifier.shared.bias
         if self.width not in classifier.dims:
-            raise ConfigError(f"'{self.name}' has classifiers for the first {', '.join(map(str, classifier.dims))} numbers alone")
+            raise ConfigError(
+                f"'{self.name}' has classifiers for the first {', '.join(map(str, classifier.dims))} dimensions only"
+            )
         linear = classifier.linears[classifier.dims.index(self.width)]
         return linear.weight, linear.bias  # type: ignore[return-value]
 

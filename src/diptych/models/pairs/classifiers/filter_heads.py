@@ -24,9 +24,9 @@ class SafetyHead(nn.Module):
         super().__init__()
         sizes = (width, *hidden, 1)
         layers: list[nn.Module] = []
-        for place, (one, other) in enumerate(pairwise(sizes)):
+        for layer, (one, other) in enumerate(pairwise(sizes)):
             layers.append(nn.Linear(one, other))
-            if place < len(sizes) - 3:
+            if layer < len(sizes) - 3:
                 layers += [nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diptych.models.layers.style_transfer import Stylist
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.style_transfer import StyleTransferAugmentation
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 
 
 class ChunkedEncoder(nn.Module):
@@ -21,7 +21,7 @@ class ChunkedEncoder(nn.Module):
     stylist  shows pictures in the styles of others, where `forward` is given some
     """
 
-    def __init__(self, encoder: DualEncoder, stylist: Stylist | None = None) -> None:
+    def __init__(self, encoder: DualEncoder, stylist: StyleTransferAugmentation | None = None) -> None:
         super().__init__()
         self.encoder, self.stylist = encoder, stylist
 
@@ -32,7 +32,7 @@ class ChunkedEncoder(nn.Module):
         text_mask_BKL: Tensor,
         there_BK: Tensor,
         style_BCHW: Tensor | None = None,
-    ) -> Pairs:
+    ) -> PairFeatures:
         encoder = self.encoder
         if self.stylist is not None and style_BCHW is not None:
             image_BCHW = self.stylist(image_BCHW, style_BCHW)
@@ -41,4 +41,4 @@ class ChunkedEncoder(nn.Module):
         row_N = there_BK.nonzero()[:, 0]
         total_BD = torch.zeros(len(there_BK), chunk_ND.shape[1], dtype=chunk_ND.dtype, device=chunk_ND.device)
         mean_BD = total_BD.index_add(0, row_N, chunk_ND) / there_BK.sum(1, keepdim=True)
-        return encoder.pairs(encoder.encode_image(image_BCHW), normalised(mean_BD))
+        return encoder.pairs(encoder.encode_image(image_BCHW), l2_normalise(mean_BD))

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import PairFeatures, Tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ConceptSets(Pairs):
-    """`Pairs` of images and captions, the K concept texts of each, and the factor [1] of their similarities.
+class ConceptSets(PairFeatures):
+    """`PairFeatures` of images and captions, the K concept texts of each, and the factor [1] of their similarities.
 
     concept_NKD  unit-norm, from the same text tower; None where no concepts are trained
     """

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.companions import Companions, mix_
 from diptych.models.layers.feature_queue import FeatureQueue, Start
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.frozen_modules import FrozenModules, mix_
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import Bias, DualEncoder
-from diptych.models.pairs.matching.fusion_reader import FusionReader
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.pairs.matching.fusion_reader import FusionEncoder
+from diptych.models.towers.outputs import PairFeatures, Tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Remembered(Pairs):
-    """`Pairs`, and what the companions say of the same inputs, without gradient.
+class ContinualPairs(PairFeatures):
+    """`PairFeatures`, and the frozen modules' outputs for the same inputs, without gradient.
 
     momentum_..._ND     of the momentum model; None where none is kept
     queue_..._KD        keys of earlier steps from the momentum model, and their groups; shared by all rows
@@ -51,7 +51,7 @@ class ContinualEncoder(nn.Module):
     companions     names of those to keep: "momentum", "reference" (which `begin_task_` sets), or fewer
     queue          keys of either modality; 0 keeps none. queue_start: "empty" or "random"
     class_token    the reader reads the image tower's pooled vector, too, in front of the patches: the class token, of a tower with one
-    post_norm      the reader's blocks are BERT's (`FusionReader`)
+    post_norm      the reader's blocks are BERT's (`FusionEncoder`)
     mask_id        the vocabulary's own token for hidden words; None: a learned vector stands in
 
     `forward` changes nothing, so it may be called in chunks and twice; `follow_` and `remember_` come after the optimiser.
@@ -78,14 +78,14 @@ class ContinualEncoder(nn.Module):
         self.class_token = class_token
         if class_token and fusion_layers and image_tower.width != image_tower.token_width:
             raise ConfigError(
-                f"the pooled vector has {image_tower.width} numbers and a patch {image_tower.token_width} (expected class_token False)"
+                f"the pooled vector has {image_tower.width} dimensions and a patch {image_tower.token_width} (expected class_token False)"
             )
         self.encoder = DualEncoder(image_tower, text_tower, width=width, scale=scale, projection_bias=projection_bias)
-        self.reader: FusionReader | None = None
+        self.reader: FusionEncoder | None = None
         if fusion_layers:
             sizes: dict[str, Any] = {"image_width": image_tower.token_width, "layers": fusion_layers, "heads": fusion_heads}
-            self.reader = FusionReader(text_tower, **sizes, post_norm=post_norm, mask_id=mask_id)
-        self.companions = Companions(self, *companions)
+            self.reader = FusionEncoder(text_tower, **sizes, post_norm=post_norm, mask_id=mask_id)
+        self.companions = FrozenModules(self, *companions)
         self.queue_image = FeatureQueue(queue, width, start=queue_start) if queue else None
         self.queue_text = FeatureQueue(queue, width, start=queue_start) if queue else None
 
@@ -97,22 +97,22 @@ class ContinualEncoder(nn.Module):
         masked_BL: Tensor,
         hidden_BL: Tensor,
         place_BM: Tensor,
-    ) -> Remembered:
+    ) -> ContinualPairs:
         given = (image_BCHW, text_BL, text_mask_BL, masked_BL, hidden_BL, place_BM)
         image_ND, text_ND, word_NMV = self.encode(*given)
-        found = Remembered(image_ND=image_ND, text_ND=text_ND, scale=self.encoder.log_scale.exp(), word_NMV=word_NMV)
+        output = ContinualPairs(image_ND=image_ND, text_ND=text_ND, scale=self.encoder.log_scale.exp(), word_NMV=word_NMV)
         with torch.no_grad():
             if "momentum" in self.companions:
                 image_ND, text_ND, word_NMV = cast(ContinualEncoder, self.companions["momentum"]).encode(*given)
-                found = replace(found, momentum_image_ND=image_ND, momentum_text_ND=text_ND, momentum_word_NMV=word_NMV)
+                output = replace(output, momentum_image_ND=image_ND, momentum_text_ND=text_ND, momentum_word_NMV=word_NMV)
             if "reference" in self.companions:
                 reference = cast(ContinualEncoder, self.companions["reference"]).encoder
                 image_ND, text_ND = reference.encode_image(image_BCHW), reference.encode_text(text_BL, text_mask_BL)
-                found = replace(found, reference_image_ND=image_ND, reference_text_ND=text_ND)
+                output = replace(output, reference_image_ND=image_ND, reference_text_ND=text_ND)
         if self.queue_image is not None and self.queue_text is not None:
             (image_KD, group_K), (text_KD, _) = self.queue_image.held(), self.queue_text.held()
-            found = replace(found, queue_image_KD=image_KD, queue_text_KD=text_KD, queue_group_K=group_K)
-        return found
+            output = replace(output, queue_image_KD=image_KD, queue_text_KD=text_KD, queue_group_K=group_K)
+        return output
 
     def encode(
         self,
@@ -125,12 +125,12 @@ class ContinualEncoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """image_ND and text_ND of norm 1, and the guesses of hidden words [N, M, V]."""
         encoder = self.encoder
-        seen = encoder.image_tower(image_BCHW)
-        image_ND = normalised(encoder.image_projection(seen.pooled_BD))
+        output = encoder.image_tower(image_BCHW)
+        image_ND = l2_normalise(encoder.image_projection(output.pooled_BD))
         text_ND = encoder.encode_text(text_BL, text_mask_BL)
         if self.reader is None:
             return image_ND, text_ND, None
-        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1) if self.class_token else seen.tokens_BPD
+        x_BPD = torch.cat([output.pooled_BD[:, None], output.tokens_BPD], 1) if self.class_token else output.tokens_BPD
         return image_ND, text_ND, self.reader(encoder.text_tower, masked_BL, hidden_BL, text_mask_BL, x_BPD, place_BM)
 
     def begin_task_(self) -> None:

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.companions import Companions
-from diptych.models.layers.transformer import normalised
-from diptych.models.pairs.dual_encoder import DualEncoder, projected
-from diptych.models.pairs.encoders.prototype_head import PrototypeHead
+from diptych.models.layers.frozen_modules import FrozenModules
+from diptych.models.layers.transformer import l2_normalise
+from diptych.models.pairs.dual_encoder import DualEncoder, projection_of
+from diptych.models.pairs.encoders.dino_head import DINOHead
 from diptych.models.towers.dense_vit import DenseViT
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import PairFeatures, Tower
 
 Token = Literal["first", "second"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DensePairs(Pairs):
-    """`Pairs` of the first image vector with raw texts; the second with captions; prototypes by student and teacher.
+class DensePairs(PairFeatures):
+    """`PairFeatures` of the first image vector with raw texts; the second with captions; prototypes by student and teacher.
 
     class_ND                             the first class token, neither projected nor normalised
     second_ND, caption_ND, second_scale  None in a model with one image vector
@@ -51,7 +51,7 @@ class DenseEncoder(nn.Module):
     """A `DualEncoder` over a `DenseViT`, prototype heads and a teacher; with two image vectors a `TwoTokenEncoder`.
 
     teacher            another `DenseEncoder` of the same sizes, whose tower and heads the teacher starts from; None: this one, as it
-                       is built. `Companions.copy_` makes it anew, say after weights were loaded
+                       is built. `FrozenModules.copy_` makes it anew, say after weights were loaded
     two_tokens         project the second class token, too, with a temperature of its own, for captions
     token              which of both the deployed model embeds an image by
     distilled, masked  the two self-supervised terms; each has its own prototypes, and either brings the teacher
@@ -87,18 +87,18 @@ class DenseEncoder(nn.Module):
         self.distilled, self.masked = distilled, masked
         tower = image_tower.width
         if distilled:
-            self.class_head = PrototypeHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
+            self.class_head = DINOHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
             self.register_buffer("class_centre_K", torch.zeros(prototypes))
         if masked:
-            self.patch_head = PrototypeHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
+            self.patch_head = DINOHead(tower, prototypes, hidden=hidden, bottleneck=bottleneck)
             self.register_buffer("patch_centre_K", torch.zeros(prototypes))
         image_tower.mask_D.requires_grad_(masked)
-        self.companions = Companions()
+        self.companions = FrozenModules()
         if distilled or masked:
             self.companions.add_("teacher", (teacher or self).image_side())
 
     def image_side(self) -> nn.ModuleDict:
-        """What the teacher is a copy of: the image tower with its prototype heads."""
+        """Modules that the teacher copies: the image tower with its prototype heads."""
         heads = {name: getattr(self, name) for name in ("class_head", "patch_head") if hasattr(self, name)}
         return nn.ModuleDict({"image_tower": self.encoder.image_tower, **heads})
 
@@ -114,22 +114,22 @@ class DenseEncoder(nn.Module):
         place_BM: Tensor,
     ) -> DensePairs:
         encoder = self.encoder
-        seen = encoder.image_tower(image_BCHW)
-        found = DensePairs(
-            image_ND=normalised(encoder.image_projection(seen.pooled_BD)),
+        tokens = encoder.image_tower(image_BCHW)
+        output = DensePairs(
+            image_ND=l2_normalise(encoder.image_projection(tokens.pooled_BD)),
             text_ND=encoder.encode_text(text_BL, text_mask_BL),
             scale=encoder.log_scale.exp(),
-            class_ND=seen.pooled_BD,
+            class_ND=tokens.pooled_BD,
         )
         if isinstance(encoder, TwoTokenEncoder):
-            found = replace(
-                found,
-                second_ND=normalised(encoder.second_projection(seen.second_BD)),
+            output = replace(
+                output,
+                second_ND=l2_normalise(encoder.second_projection(tokens.second_BD)),
                 caption_ND=encoder.encode_text(caption_BL, caption_mask_BL),
                 second_scale=encoder.log_second_scale.exp(),
             )
         if not len(self.companions):
-            return found
+            return output
         teacher = cast(nn.ModuleDict, self.companions["teacher"])
         with torch.no_grad():
             whole = teacher["image_tower"](image_BCHW)
@@ -138,14 +138,16 @@ class DenseEncoder(nn.Module):
             with torch.no_grad():
                 teacher_N1K = teacher["class_head"](whole.pooled_BD)[:, None]
             local_NVK = self.class_head(local_ND).unflatten(0, local_BVCHW.shape[:2])
-            found = replace(found, local_NVK=local_NVK, teacher_N1K=teacher_N1K, class_centre_K=self.class_centre_K.clone())
+            output = replace(output, local_NVK=local_NVK, teacher_N1K=teacher_N1K, class_centre_K=self.class_centre_K.clone())
         if self.masked:
             guessed_NMD = _at(encoder.image_tower(image_BCHW, hidden_BP).tokens_BPD, place_BM)
             with torch.no_grad():
                 teacher_NMK = teacher["patch_head"](_at(whole.tokens_BPD, place_BM))
             patch_NMK = self.patch_head(guessed_NMD)
-            found = replace(found, patch_NMK=patch_NMK, teacher_patch_NMK=teacher_NMK, patch_centre_K=self.patch_centre_K.clone())
-        return found
+            output = replace(
+                output, patch_NMK=patch_NMK, teacher_patch_NMK=teacher_NMK, patch_centre_K=self.patch_centre_K.clone()
+            )
+        return output
 
     @torch.no_grad()
     def recentre_(self, class_K: Tensor | None, patch_K: Tensor | None) -> None:
@@ -163,14 +165,14 @@ class TwoTokenEncoder(DualEncoder):
         if token not in ("first", "second"):
             raise ConfigError(f"token is {token!r} (expected first | second)")
         self.token: Token = token
-        self.second_projection = projected(image_tower, width, "image", project=self.project_image)
+        self.second_projection = projection_of(image_tower, width, "image", project=self.project_image)
         self.log_second_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        seen = self.image_tower(image_BCHW)
+        output = self.image_tower(image_BCHW)
         if self.token == "first":
-            return normalised(self.image_projection(seen.pooled_BD))
-        return normalised(self.second_projection(seen.second_BD))
+            return l2_normalise(self.image_projection(output.pooled_BD))
+        return l2_normalise(self.second_projection(output.second_BD))
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:
@@ -181,7 +183,7 @@ class TwoTokenEncoder(DualEncoder):
         self.log_second_scale.clamp_(0.0, math.log(self.max_scale))
 
     def variant(self) -> dict[str, Any]:
-        """How it is built again, beside what every `DualEncoder` has."""
+        """Settings to rebuild this variant, beside those of every `DualEncoder`."""
         return {"kind": "two_tokens", "token": self.token}
 
 

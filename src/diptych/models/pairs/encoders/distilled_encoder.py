@@ -14,22 +14,22 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.companions import Companions
+from diptych.models.layers.frozen_modules import FrozenModules
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.matching.matcher import PairReader, Read, match_at, match_matrix
+from diptych.models.pairs.matching.matcher import PairMatcher, SideFeatures, match_at, match_matrix
 
 Negatives = Literal["teacher", "student", "both", "random"]
 Scores = Literal["match", "contrast"]
 
 
 @dataclass(frozen=True, slots=True)
-class Distilled:
-    """What the losses need: the student's vectors with its scale [1], and of each anchor a list, its partner first.
+class DistilledPairs:
+    """Inputs of the losses: the student's vectors with its scale [1], and a candidate list per anchor, its partner first.
 
-    text_place_NK, image_place_NK  whom the image, and the text, of a row is compared with: rows among those of all processes
+    text_place_NK, image_place_NK  candidates of each row's image, and of its text: rows among those of all processes
     by_image_NK, by_text_NK        the teacher's scores of these
     kept_image_NK, kept_text_NK    False where there were fewer candidates than K
-    fused_ND, guessed_ND           what the teacher makes of each pair, and the student's guess; None without that term
+    fused_ND, guessed_ND           the teacher's vector of each pair, and the student's prediction of it; None without that term
     """
 
     image_ND: Embeddings[Tensor]
@@ -62,7 +62,7 @@ class DistilledEncoder(nn.Module):
     def __init__(
         self,
         encoder: DualEncoder,
-        teacher: PairReader,
+        teacher: PairMatcher,
         *,
         candidates: int,
         negatives: Negatives,
@@ -88,11 +88,11 @@ class DistilledEncoder(nn.Module):
         self.gather, self.world = gather, world
         self.teacher_scale = teacher_scale
         self.guess = nn.Linear(2 * encoder.width, teacher.fused_width) if guess else None
-        self.companions = Companions(teacher=cast(nn.Module, teacher))
+        self.companions = FrozenModules(teacher=cast(nn.Module, teacher))
 
     @property
-    def teacher(self) -> PairReader:
-        return cast(PairReader, self.companions["teacher"])
+    def teacher(self) -> PairMatcher:
+        return cast(PairMatcher, self.companions["teacher"])
 
     def forward(
         self,
@@ -103,7 +103,7 @@ class DistilledEncoder(nn.Module):
         teacher_text_BL: Tensor,
         teacher_mask_BL: Tensor,
         group_B: Tensor,
-    ) -> Distilled:
+    ) -> DistilledPairs:
         encoder = self.encoder
         image_ND, text_ND = encoder.encode_image(image_BCHW), encoder.encode_text(text_BL, text_mask_BL)
         with torch.no_grad():
@@ -130,7 +130,7 @@ class DistilledEncoder(nn.Module):
             with torch.no_grad():
                 fused_ND = self.teacher.match(image, text)[1]
             guessed_ND = self.guess(torch.cat([image_ND, text_ND], 1))
-        return Distilled(
+        return DistilledPairs(
             image_ND,
             text_ND,
             encoder.log_scale.exp(),
@@ -147,26 +147,26 @@ class DistilledEncoder(nn.Module):
     def _list(self, by_teacher_NC: Tensor, by_student_NC: Tensor, own_N: Tensor, may_NC: Tensor) -> tuple[Tensor, Tensor]:
         """Partner and wrong candidates of each anchor [N, 1 + K], and which of them there are."""
         may_NC = may_NC.scatter(1, own_N[:, None], False)
-        wanted = min(self.candidates, may_NC.shape[1] - 1)
+        count = min(self.candidates, may_NC.shape[1] - 1)
         if self.negatives == "random":
-            place_NK, kept_NK = _best(torch.rand(may_NC.shape, device=may_NC.device), may_NC, wanted)
+            place_NK, kept_NK = _best(torch.rand(may_NC.shape, device=may_NC.device), may_NC, count)
         elif self.negatives == "both":
-            place_NK, kept_NK = _best(by_teacher_NC, may_NC, -(-wanted // 2))
-            more = _best(by_student_NC, may_NC.scatter(1, place_NK, False), wanted // 2)
+            place_NK, kept_NK = _best(by_teacher_NC, may_NC, -(-count // 2))
+            more = _best(by_student_NC, may_NC.scatter(1, place_NK, False), count // 2)
             place_NK, kept_NK = (torch.cat(two, 1) for two in zip((place_NK, kept_NK), more, strict=True))
         else:
-            place_NK, kept_NK = _best(by_teacher_NC if self.negatives == "teacher" else by_student_NC, may_NC, wanted)
+            place_NK, kept_NK = _best(by_teacher_NC if self.negatives == "teacher" else by_student_NC, may_NC, count)
         return torch.cat([own_N[:, None], place_NK], 1), torch.cat([torch.ones_like(kept_NK[:, :1]), kept_NK], 1)
 
-    def _everywhere(self, own: Read) -> Read:
-        """What every process has read, in rank order. Texts and images have equally many places in all of them."""
+    def _everywhere(self, own: SideFeatures) -> SideFeatures:
+        """Readings of all processes, in rank order. Texts and images have the same number of positions on every rank."""
         vector, state, mask = (self.gather(x).flatten(0, 1) for x in (own.vector_ND, own.state_N, own.mask_NT.to(torch.uint8)))
-        return Read(vector, state, mask.bool())
+        return SideFeatures(vector, state, mask.bool())
 
-    def _scored(self, image: Read, text: Read, pair_NK2: Tensor) -> Tensor:
+    def _scored(self, image: SideFeatures, text: SideFeatures, pair_NK2: Tensor) -> Tensor:
         if self.scores == "match":
             return match_at(self.teacher, image, text, pair_NK2)
-        vectors = (side.vector_ND[pair_NK2[..., place]] for place, side in enumerate((image, text)))
+        vectors = (side.vector_ND[pair_NK2[..., column]] for column, side in enumerate((image, text)))
         return self.teacher_scale * torch.stack(list(vectors)).prod(0).sum(-1)
 
 

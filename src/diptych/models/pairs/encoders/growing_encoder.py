@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
-from diptych.models.layers.transformer import Block, Transformer, normalised
+from diptych.models.layers.transformer import Block, Transformer, l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.growth import Grown, Inherit, Shape, deepen, widen
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.growth import Grown, GrowthInit, TowerSizes, deepen, widen
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class GrowingEncoder(DualEncoder):
@@ -40,30 +40,30 @@ class GrowingEncoder(DualEncoder):
             self._check_widths()
 
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return normalised(self.image_projection(self._fused(self.image_tower(image_BCHW))))
+        return l2_normalise(self.image_projection(self._fused(self.image_tower(image_BCHW))))
 
     def encode_text(self, text: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        return normalised(self.text_projection(self._fused(self.text_tower(text, mask_BL))))
+        return l2_normalise(self.text_projection(self._fused(self.text_tower(text, mask_BL))))
 
-    def _fused(self, seen: Tokens) -> Tensor:
+    def _fused(self, output: TowerOutput) -> Tensor:
         if not len(self.shared):
-            return seen.pooled_BD
-        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1)
-        mask_BP = torch.cat([seen.mask_BP.new_ones(len(x_BPD), 1), seen.mask_BP], 1)
+            return output.pooled_BD
+        x_BPD = torch.cat([output.pooled_BD[:, None], output.tokens_BPD], 1)
+        mask_BP = torch.cat([output.mask_BP.new_ones(len(x_BPD), 1), output.mask_BP], 1)
         for block in self.shared:
             x_BPD = block(x_BPD, mask_BP)
         return x_BPD[:, 0]
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> TowerSizes:
         image, text = transformer_of(self.image_tower), transformer_of(self.text_tower)
-        return Shape(len(image.blocks), len(text.blocks), len(self.shared), _ratio(image), _ratio(text))
+        return TowerSizes(len(image.blocks), len(text.blocks), len(self.shared), _ratio(image), _ratio(text))
 
     def variant(self) -> dict[str, Any]:
-        """How it is built again, beside what every `DualEncoder` has."""
+        """Settings to rebuild this variant, beside those of every `DualEncoder`."""
         return {"kind": "growing", "shared_layers": len(self.shared)} if len(self.shared) else {}
 
-    def grow_(self, shape: Shape, inherit: Inherit) -> Grown:
+    def grow_(self, shape: TowerSizes, inherit: GrowthInit) -> Grown:
         """Grows to that shape; fresh weights come from the current torch random state. Says which parameters extend which."""
         now = self.shape
         if not now.within(shape):
@@ -93,10 +93,10 @@ class GrowingEncoder(DualEncoder):
 
 def transformer_of(tower: Tower) -> Transformer:
     """The blocks of a tower that can grow; another tower is refused."""
-    found = getattr(tower, "transformer", None)
-    if not isinstance(found, Transformer):
+    transformer = getattr(tower, "transformer", None)
+    if not isinstance(transformer, Transformer):
         raise ConfigError(f"{type(tower).__name__} cannot grow (expected a vit_... and a text_... tower)")
-    return found
+    return transformer
 
 
 def _ratio(transformer: Transformer) -> int:

@@ -1,4 +1,4 @@
-"""Reads two images in one, and says what each of them would look, be called and be sorted as (M3I, 2211.09807).
+"""Encodes a mixture of two images and predicts each one's view, text and class (M3I, 2211.09807).
 
 Letters: B batch, N items, C channel, H W, L tokens, P patches, M those of the other image, K classes, D width.
 """
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings
-from diptych.models.layers.companions import Companions
+from diptych.models.layers.frozen_modules import FrozenModules
 from diptych.models.layers.pooling import mean_pool
 from diptych.models.layers.sine_position import box_sine
-from diptych.models.layers.transformer import Block, normalised
+from diptych.models.layers.transformer import Block, l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_vit import DenseViT, ScaledBlock
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import PairFeatures, Tower
 
 TeacherView = Literal["same", "other"]
 ClassScale = Literal["shared", "own"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixedPairs(Pairs):
-    """`Pairs` of the image that a mixture belongs to. other_..._ND are about the image that it was mixed with; None without mixing.
+class MixedPairs(PairFeatures):
+    """`PairFeatures` of the image that a mixture belongs to. other_..._ND are about the image that it was mixed with; None without mixing.
 
     class_KD       unit-norm class embeddings, shared by all rows; None without classes. class_scale [1] multiplies their cosines
     view_ND        what the teacher's vector of the whole image should be, by the student: unit-norm; target_ND is that vector
@@ -56,7 +56,7 @@ class MixedEncoder(nn.Module):
     teacher_view  "same": the teacher sees the image that the mixture was made of, and its patches are guessed where the mixture hides
              them; "other": it sees another view, and all of its patches are guessed, from where they lie in the student's view
     teacher  another `MixedEncoder` of the same sizes, whose image side the teacher starts from; None: this one, as it is built.
-             `Companions.copy_` makes it anew, say after weights were loaded
+             `FrozenModules.copy_` makes it anew, say after weights were loaded
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class MixedEncoder(nn.Module):
             else:
                 if tower % 8:
                     raise ConfigError(
-                        f"places have sines of {tower} numbers (expected an image tower whose width is a multiple of 8)"
+                        f"positional sines have {tower} dimensions (expected an image tower whose width is a multiple of 8)"
                     )
                 self.place_projection = nn.Linear(tower, tower)
             self.patch_block = Block(tower, heads, mlp_width=4 * tower)
             self.patch_predictor = nn.Linear(tower, tower)
-        self.companions = Companions()
+        self.companions = FrozenModules()
         if views:
             self.companions.add_("teacher", (teacher or self).image_side())
 
     def image_side(self) -> nn.ModuleDict:
-        """What the teacher is a copy of: the image tower with its projection."""
+        """Modules that the teacher copies: the image tower with its projection."""
         head = {"view_projection": self.view_projection} if self.views else {}
         return nn.ModuleDict({"image_tower": self.encoder.image_tower, **head})
 
@@ -119,29 +119,29 @@ class MixedEncoder(nn.Module):
         text_mask_BL: Tensor,
         box_BP4: Tensor | None = None,
     ) -> MixedPairs:
-        """image_BCHW is what the teacher sees. own_BP says which patches of the mixture are the image's own; place_BM are the others.
+        """image_BCHW is the teacher's input. own_BP marks the patches of the mixture that are the image's own; place_BM are the others.
         box_BP4, for a teacher with another view, are its patches in the student's (`data.media.augment.views.patches_in`)."""
         encoder = self.encoder
         tokens_BPD = encoder.image_tower(mixed_BCHW).tokens_BPD
         own_BD = mean_pool(tokens_BPD, own_BP)
-        found = MixedPairs(
-            image_ND=normalised(encoder.image_projection(own_BD)),
+        output = MixedPairs(
+            image_ND=l2_normalise(encoder.image_projection(own_BD)),
             text_ND=encoder.encode_text(text_BL, text_mask_BL),
             scale=encoder.log_scale.exp(),
         )
         if self.class_KD is not None:
-            scale = found.scale if self.log_class_scale is None else self.log_class_scale.exp()
-            found = replace(found, class_KD=normalised(self.class_KD), class_scale=scale)
+            scale = output.scale if self.log_class_scale is None else self.log_class_scale.exp()
+            output = replace(output, class_KD=l2_normalise(self.class_KD), class_scale=scale)
         other_BD = mean_pool(tokens_BPD, ~own_BP) if place_BM.shape[1] else None
         if other_BD is not None:
-            found = replace(found, other_ND=normalised(encoder.image_projection(other_BD)))
+            output = replace(output, other_ND=l2_normalise(encoder.image_projection(other_BD)))
         if not self.views:
-            return found
-        return self._with_views(found, image_BCHW, tokens_BPD, own_BP, place_BM, own_BD, other_BD, box_BP4)
+            return output
+        return self._with_views(output, image_BCHW, tokens_BPD, own_BP, place_BM, own_BD, other_BD, box_BP4)
 
     def _with_views(
         self,
-        found: MixedPairs,
+        output: MixedPairs,
         image_BCHW: Tensor,
         tokens_BPD: Tensor,
         own_BP: Tensor,
@@ -153,17 +153,17 @@ class MixedEncoder(nn.Module):
         teacher = cast(nn.ModuleDict, self.companions["teacher"])
         with torch.no_grad():
             whole = teacher["image_tower"](image_BCHW)
-            target_ND = normalised(teacher["view_projection"](whole.pooled_BD))
-        found = replace(found, view_ND=self._view(own_BD), target_ND=target_ND)
+            target_ND = l2_normalise(teacher["view_projection"](whole.pooled_BD))
+        output = replace(output, view_ND=self._view(own_BD), target_ND=target_ND)
         if other_BD is None:
-            return found
-        found = replace(found, other_view_ND=self._view(other_BD))
+            return output
+        output = replace(output, other_view_ND=self._view(other_BD))
         target_BPD = F.layer_norm(whole.tokens_BPD, whole.tokens_BPD.shape[-1:])
         if self.place_PD is None:
-            return replace(found, patch_NMD=self._guessed_elsewhere(tokens_BPD, own_BP, box_BP4), target_patch_NMD=target_BPD)
+            return replace(output, patch_NMD=self._guessed_elsewhere(tokens_BPD, own_BP, box_BP4), target_patch_NMD=target_BPD)
         seen_BPD = torch.where(own_BP[..., None], tokens_BPD, self.hidden_D.to(tokens_BPD)) + self.place_PD
         guessed_BPD = self.patch_predictor(self.patch_block(seen_BPD))
-        return replace(found, patch_NMD=_at(guessed_BPD, place_BM), target_patch_NMD=_at(target_BPD, place_BM))
+        return replace(output, patch_NMD=_at(guessed_BPD, place_BM), target_patch_NMD=_at(target_BPD, place_BM))
 
     def _guessed_elsewhere(self, tokens_BPD: Tensor, own_BP: Tensor, box_BP4: Tensor | None) -> Tensor:
         """[B, P, D]: the patches that lie at these places of the view, from the image's own patches alone."""
@@ -177,12 +177,12 @@ class MixedEncoder(nn.Module):
         here_PD, there_BPD = (self.place_projection(box_sine(box.to(tokens_BPD), width)) for box in (grid_P4, box_BP4))
         asked_BPD = self.hidden_D.to(tokens_BPD) + there_BPD
         shown = torch.cat((own_BP, torch.ones_like(own_BP)), 1)
-        read_BXD = self.patch_block(torch.cat((tokens_BPD + here_PD, asked_BPD), 1), shown)
-        guessed_BPD: Tensor = self.patch_predictor(read_BXD[:, tokens_BPD.shape[1] :])
+        decoded_BXD = self.patch_block(torch.cat((tokens_BPD + here_PD, asked_BPD), 1), shown)
+        guessed_BPD: Tensor = self.patch_predictor(decoded_BXD[:, tokens_BPD.shape[1] :])
         return guessed_BPD
 
     def _view(self, pooled_BD: Tensor) -> Tensor:
-        return normalised(self.view_predictor(self.view_projection(pooled_BD)))
+        return l2_normalise(self.view_predictor(self.view_projection(pooled_BD)))
 
     @torch.no_grad()
     def clamp_scale_(self, most: float | None = None) -> None:

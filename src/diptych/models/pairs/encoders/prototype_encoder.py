@@ -1,4 +1,4 @@
-"""Two towers with a head each for clusters, and what the present episode knows of its clusters (ProtoCLIP, 2206.10996).
+"""Two towers with a projection head each, and the cluster prototypes of the present episode (ProtoCLIP, 2206.10996).
 
 Letters: B batch, N items, C channel, H W, L tokens, E rows of an episode, K clusters, D width of a head.
 """
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import PairFeatures, Tower
 
 Kind = Literal["image", "text", "teacher"]
 KINDS: tuple[Kind, ...] = ("image", "text", "teacher")
@@ -24,14 +24,14 @@ KINDS: tuple[Kind, ...] = ("image", "text", "teacher")
 
 
 @dataclass(frozen=True, slots=True)
-class Prototypes:
-    """What an episode knows, the same for all rows and without gradient: by kind of cluster, in the order of KINDS.
+class EpisodePrototypes:
+    """Cluster means and centroids of an episode, the same for all rows and without gradient; kinds in the order of KINDS.
 
     image_3KD, text_3KD  means of image and of text features over the clusters of each kind
     centroid_3KD         the clusters' own centroids (zeros for the teacher's, whose targets are one-hot)
     filled_3K            False where a cluster is empty
 
-    `means("image", over="text")` is what images are compared with, `centroids("text")` what their targets are made from.
+    `means("image", over="text")` are the keys of image queries, `centroids("text")` the source of their targets.
     """
 
     image_3KD: Tensor
@@ -53,8 +53,8 @@ class Prototypes:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PrototypePairs(Pairs):
-    """`Pairs`, and the same through the heads.
+class PrototypePairs(PairFeatures):
+    """`PairFeatures`, and the same through the heads.
 
     head_image_ND, head_text_ND  unit-norm
     head_scale                   [1], a temperature of its own
@@ -65,7 +65,7 @@ class PrototypePairs(Pairs):
     head_text_ND: Embeddings[Tensor]
     head_scale: Tensor
     label_N3: Rows[Tensor]
-    prototypes: Prototypes
+    prototypes: EpisodePrototypes
 
     def labels(self, kind: Kind) -> Tensor:
         """label_N: each row's cluster of this kind, -1 where it is not known."""
@@ -100,8 +100,10 @@ class EpisodeMemory(nn.Module):
             self.register_buffer(name, torch.zeros(3, clusters, width))
         self.register_buffer("filled_3K", torch.zeros(3, clusters, dtype=torch.bool))
 
-    def prototypes(self) -> Prototypes:
-        return Prototypes(*(tensor.clone() for tensor in (self.image_3KD, self.text_3KD, self.centroid_3KD, self.filled_3K)))
+    def prototypes(self) -> EpisodePrototypes:
+        return EpisodePrototypes(
+            *(tensor.clone() for tensor in (self.image_3KD, self.text_3KD, self.centroid_3KD, self.filled_3K))
+        )
 
     def labels(self, row_N: Tensor) -> Tensor:
         """label_N3 of these rows; -1 for a row that is not of this episode."""
@@ -110,7 +112,7 @@ class EpisodeMemory(nn.Module):
         return torch.where(known_N1, self.label_E3[place_N], -1)
 
     @torch.no_grad()
-    def store_(self, row_N: Tensor, label_N3: Tensor, prototypes: Prototypes) -> None:
+    def store_(self, row_N: Tensor, label_N3: Tensor, prototypes: EpisodePrototypes) -> None:
         """Forgets the last episode. At most E rows; the free places hold no row."""
         order_N = row_N.argsort()
         free = len(self.row_E) - len(row_N)  # at the front: -1 sorts before every row
@@ -142,11 +144,11 @@ class PrototypeEncoder(nn.Module):
         image_ND = encoder.image_projection(encoder.image_tower(image_BCHW).pooled_BD)
         text_ND = encoder.text_projection(encoder.text_tower(text_BL, text_mask_BL).pooled_BD)
         return PrototypePairs(
-            image_ND=normalised(image_ND),
-            text_ND=normalised(text_ND),
+            image_ND=l2_normalise(image_ND),
+            text_ND=l2_normalise(text_ND),
             scale=encoder.log_scale.exp(),
-            head_image_ND=normalised(self.image_head(image_ND)),
-            head_text_ND=normalised(self.text_head(text_ND)),
+            head_image_ND=l2_normalise(self.image_head(image_ND)),
+            head_text_ND=l2_normalise(self.text_head(text_ND)),
             head_scale=self.log_head_scale.exp(),
             label_N3=self.episode.labels(row_B),
             prototypes=self.episode.prototypes(),

@@ -1,4 +1,4 @@
-"""A dual encoder whose image tower also says of parts of an image what a teacher says of the whole (DINO, 2104.14294).
+"""A dual encoder with self-distillation from whole images to parts of them (DINO, 2104.14294).
 
 Letters: B batch, N items, C channel, H W, L tokens, G whole views, V all views of the student, K prototypes, D width.
 """
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Rows
-from diptych.models.layers.companions import Companions
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.frozen_modules import FrozenModules
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.pairs.encoders.prototype_head import PrototypeHead
-from diptych.models.towers.outputs import Pairs
+from diptych.models.pairs.encoders.dino_head import DINOHead
+from diptych.models.towers.outputs import PairFeatures
 from diptych.models.towers.vit import VisionTransformer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SelfDistilledPairs(Pairs):
-    """`Pairs` of the first whole view with its text, and prototypes by student and teacher; None without the self-distillation.
+class SelfDistilledPairs(PairFeatures):
+    """`PairFeatures` of the first whole view with its text, and prototypes by student and teacher; None without the self-distillation.
 
     student_NVK  of every view: the whole ones first, then the small ones
     teacher_NGK  of the whole views
@@ -47,14 +47,14 @@ class SelfDistilledEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.distilled = encoder, distilled
-        self.companions = Companions()
+        self.companions = FrozenModules()
         if distilled:
-            self.head = PrototypeHead(encoder.image_tower.width, prototypes, hidden=hidden, bottleneck=bottleneck)
+            self.head = DINOHead(encoder.image_tower.width, prototypes, hidden=hidden, bottleneck=bottleneck)
             self.register_buffer("centre_K", torch.zeros(prototypes))
             self.companions.add_("teacher", self.image_side())
 
     def image_side(self) -> nn.ModuleDict:
-        """What the teacher is a copy of."""
+        """Modules that the teacher copies: the image tower with its head."""
         return nn.ModuleDict({"image_tower": self.encoder.image_tower, "head": self.head})
 
     def forward(
@@ -68,13 +68,13 @@ class SelfDistilledEncoder(nn.Module):
         """whole_BGCHW are the whole views beside the first, which is `image_BCHW`; local_BVCHW are of any other size."""
         encoder = self.encoder
         seen_BD = encoder.image_tower(image_BCHW).pooled_BD
-        found = SelfDistilledPairs(
-            image_ND=normalised(encoder.image_projection(seen_BD)),
+        output = SelfDistilledPairs(
+            image_ND=l2_normalise(encoder.image_projection(seen_BD)),
             text_ND=encoder.encode_text(text_BL, text_mask_BL),
             scale=encoder.log_scale.exp(),
         )
         if not self.distilled:
-            return found
+            return output
         tower = cast(VisionTransformer, encoder.image_tower)
         views = [seen_BD[:, None]]
         for view_BVCHW in (whole_BGCHW, local_BVCHW):
@@ -87,7 +87,7 @@ class SelfDistilledEncoder(nn.Module):
             pooled_MD = teacher["image_tower"](all_BGCHW.flatten(0, 1)).pooled_BD
             teacher_NGK = teacher["head"](pooled_MD).unflatten(0, all_BGCHW.shape[:2])
         student_NVK = self.head(torch.cat(views, 1))
-        return replace(found, student_NVK=student_NVK, teacher_NGK=teacher_NGK, centre_K=self.centre_K.clone())
+        return replace(output, student_NVK=student_NVK, teacher_NGK=teacher_NGK, centre_K=self.centre_K.clone())
 
     @torch.no_grad()
     def recentre_(self, centre_K: Tensor) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.outputs import Tower
 
@@ -54,10 +54,10 @@ class TextSetEncoder(nn.Module):
 
     def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> TextSets:
         encoder = self.encoder
-        seen = encoder.image_tower(image_BCHW)
-        image_BD = normalised(encoder.image_projection(seen.pooled_BD))
+        output = encoder.image_tower(image_BCHW)
+        image_BD = l2_normalise(encoder.image_projection(output.pooled_BD))
         text_ND = encoder.encode_text(text_BKL.flatten(0, 1), text_mask_BKL.flatten(0, 1))
         text_BKD, scale = text_ND.reshape(*text_BKL.shape[:2], encoder.width), encoder.log_scale.exp()
         if self.patch_projection is None:
             return TextSets(image_BD, text_BKD, scale)
-        return TextSets(image_BD, text_BKD, scale, normalised(self.patch_projection(seen.tokens_BPD)), seen.mask_BP)
+        return TextSets(image_BD, text_BKD, scale, l2_normalise(self.patch_projection(output.tokens_BPD)), output.mask_BP)

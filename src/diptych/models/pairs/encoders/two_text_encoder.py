@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.models.towers.outputs import Pairs, Tower
+from diptych.models.towers.outputs import PairFeatures, Tower
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Triplets(Pairs):
-    """`Pairs` of images and raw texts, the synthetic captions, and the running means of agreement as they were before this step.
+class TwoTextPairs(PairFeatures):
+    """`PairFeatures` of images and raw texts, the synthetic captions, and the running means of agreement as they were before this step.
 
     caption_ND  unit-norm, from the same text tower as text_ND
     mean_3      raw text with caption, image with raw text, image with caption; shared by all rows, no gradient
@@ -49,12 +49,12 @@ class TripletEncoder(nn.Module):
         text_mask_BL: Tensor,
         caption_BL: Tensor,
         caption_mask_BL: Tensor,
-    ) -> Triplets:
+    ) -> TwoTextPairs:
         both_BL, mask_BL = torch.cat([text_BL, caption_BL]), torch.cat([text_mask_BL, caption_mask_BL])
         # Copies, since sharding hangs its hooks on what forward returns and a view would lose them.
         text_ND, caption_ND = (part_ND.clone() for part_ND in self.encoder.encode_text(both_BL, mask_BL).chunk(2))
         pairs = self.encoder.pairs(self.encoder.encode_image(image_BCHW), text_ND)
-        return Triplets(
+        return TwoTextPairs(
             image_ND=pairs.image_ND,
             text_ND=pairs.text_ND,
             scale=pairs.scale,

@@ -1,1 +1,1 @@
-"""What is learned over two frozen encoders."""
+"""Trainable models over two frozen encoders."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.rows import Embeddings
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 
 Side = Literal["image", "text"]
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
+class MappedFeatures:
     """Features about their means, the one side's mapped into the space of the other. Not of unit norm: least squares need them as they are.
 
     map_DE  the map itself, shared by all rows
@@ -29,7 +29,7 @@ class Mapped:
     map_DE: Tensor
 
 
-class Centred(nn.Module):
+class CentredMap(nn.Module):
     """Subtracts a mean that was measured, then multiplies by the map where there is one."""
 
     mean_D: Tensor
@@ -45,11 +45,11 @@ class Centred(nn.Module):
 
     def forward(self, features_ND: Tensor) -> Tensor:
         """[N, E], rows of norm 1 (zeros stay zeros)."""
-        return normalised(self.raw(features_ND))
+        return l2_normalise(self.raw(features_ND))
 
 
 class LinearPair(nn.Module):
-    """Features of two encoders in, `Mapped` out. `mapped` is the side that is moved; the other only loses its mean.
+    """Features of two encoders in, `MappedFeatures` out. `mapped` is the side that is moved; the other only loses its mean.
 
     The map is zero until it is solved for.
     """
@@ -59,23 +59,23 @@ class LinearPair(nn.Module):
         self.spec: dict[str, Any] = {"image_features": image_features, "text_features": text_features, "mapped": mapped}
         self.mapped = mapped
         self.width = text_features if mapped == "image" else image_features
-        self.image_head = Centred(image_features, text_features if mapped == "image" else None)
-        self.text_head = Centred(text_features, image_features if mapped == "text" else None)
+        self.image_head = CentredMap(image_features, text_features if mapped == "image" else None)
+        self.text_head = CentredMap(text_features, image_features if mapped == "text" else None)
 
     @property
-    def moved(self) -> Centred:
+    def moved(self) -> CentredMap:
         """The head that maps."""
         return self.image_head if self.mapped == "image" else self.text_head
 
     @property
-    def target(self) -> Centred:
+    def target(self) -> CentredMap:
         """The head that does not."""
         return self.text_head if self.mapped == "image" else self.image_head
 
-    def forward(self, image_ND: Tensor, text_NE: Tensor) -> Mapped:
+    def forward(self, image_ND: Tensor, text_NE: Tensor) -> MappedFeatures:
         assert self.moved.map_DE is not None
         # `+ 0` makes the map an output of this module and not the parameter itself, which sharding may free after forward.
-        return Mapped(self.image_head.raw(image_ND), self.text_head.raw(text_NE), self.moved.map_DE + 0)
+        return MappedFeatures(self.image_head.raw(image_ND), self.text_head.raw(text_NE), self.moved.map_DE + 0)
 
 
 def ridge_map(gram_DD: Tensor, cross_DE: Tensor, penalty: float) -> Tensor:

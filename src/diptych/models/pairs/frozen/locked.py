@@ -21,13 +21,13 @@ from diptych.models.io import weights
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import PairModule
 from diptych.models.pairs.frozen.linear_map import LinearPair
-from diptych.models.towers.outputs import Pairs
+from diptych.models.towers.outputs import PairFeatures
 
 
-class Head(nn.Module):
+class ProjectionMLP(nn.Module):
     """norm, then a two-layer MLP, then unit norm: [N, D] features to [N, width]."""
 
     def __init__(self, features: int, *, width: int, hidden: int, dropout: float) -> None:
@@ -36,11 +36,11 @@ class Head(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
 
     def forward(self, features_ND: Tensor) -> Tensor:
-        return normalised(self.mlp(self.norm(features_ND)))
+        return l2_normalise(self.mlp(self.norm(features_ND)))
 
 
 class LockedPair(PairModule):
-    """Two heads and a temperature over features that were computed once: features in, `Pairs` out."""
+    """Two heads and a temperature over features that were computed once: features in, `PairFeatures` out."""
 
     def __init__(
         self,
@@ -65,17 +65,17 @@ class LockedPair(PairModule):
             "bias": bias,
             "max_scale": max_scale,
         }
-        self.image_head = Head(image_features, width=width, hidden=hidden, dropout=dropout)
-        self.text_head = Head(text_features, width=width, hidden=hidden, dropout=dropout)
+        self.image_head = ProjectionMLP(image_features, width=width, hidden=hidden, dropout=dropout)
+        self.text_head = ProjectionMLP(text_features, width=width, hidden=hidden, dropout=dropout)
 
-    def forward(self, image_features_ND: Tensor, text_features_ND: Tensor) -> Pairs:
+    def forward(self, image_features_ND: Tensor, text_features_ND: Tensor) -> PairFeatures:
         return self.pairs(self.image_head(image_features_ND), self.text_head(text_features_ND))
 
 
 class LockedEmbedder:
     """Frozen encoders, then trained heads. Saves the heads; encoders come from their packages, or from the address that was given.
 
-    The features are those of `ImageEncoder.encode_images` and `TextEncoder.encode_texts`, so what was trained on cached
+    The features are those of `FrozenImageEncoder.encode_images` and `FrozenTextEncoder.encode_texts`, so what was trained on cached
     features is what runs here. `card` as for `PairEmbedder`.
     """
 
@@ -85,8 +85,8 @@ class LockedEmbedder:
     def __init__(
         self,
         heads: LockedPair | LinearPair,
-        images: weights.ImageEncoder,
-        texts: weights.TextEncoder,
+        images: weights.FrozenImageEncoder,
+        texts: weights.FrozenTextEncoder,
         name: str,
         *,
         card: Mapping[str, Any] | None = None,
@@ -152,9 +152,9 @@ class LockedEmbedder:
             except (ConfigError, DataError, RunError) as error:
                 raise RunError(f"{folder}: an encoder that its heads were trained on does not open: {error}") from error
         load_weights(heads, folder)
-        found = {"image": images.fingerprint, "text": texts.fingerprint}
-        if found != config["encoders"]:
-            sides = [side for side in found if found[side] != config["encoders"][side]]
+        fingerprints = {"image": images.fingerprint, "text": texts.fingerprint}
+        if fingerprints != config["encoders"]:
+            sides = [side for side in fingerprints if fingerprints[side] != config["encoders"][side]]
             raise RunError(
                 f"{folder}: the {' and '.join(sides)} encoder that is there now differs from the one the heads were trained on"
             )

@@ -22,7 +22,7 @@ from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import parts
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.late.encoder import encode_patches, encode_words, pooled, words_alone
+from diptych.models.pairs.late.encoder import content_mask, encode_patches, encode_words, mean_vector
 from diptych.models.pairs.late.scores import late_scores
 
 
@@ -71,19 +71,19 @@ class LateEmbedder(PairEmbedder):
     @one_or_many
     def embed_in_context(self, texts: Sequence[str]) -> list[list[tuple[str, Unit]]]:
         """The words of each text with their tokens [T, D], read in the text; marks belong to no word."""
-        found = []
+        answers = []
         rows = (row_LD for token_BLD, _ in self._words(texts, 256) for row_LD in token_BLD.float().cpu().numpy())
         for text, row_LD in zip(texts, rows, strict=True):
-            found.append([(word, row_LD[places]) for word, places in self.tokenizer.word_places(text, self.text_length)])
-        return found
+            answers.append([(word, row_LD[positions]) for word, positions in self.tokenizer.word_places(text, self.text_length)])
+        return answers
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        return self._rows([pooled(*tokens) for tokens in self._patches(images, batch_size)])
+        return self._rows([mean_vector(*tokens) for tokens in self._patches(images, batch_size)])
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        return self._rows([pooled(*tokens) for tokens in self._words(texts, batch_size)])
+        return self._rows([mean_vector(*tokens) for tokens in self._words(texts, batch_size)])
 
     @one_or_many
     def score_pairs(
@@ -94,8 +94,8 @@ class LateEmbedder(PairEmbedder):
         score_NK = np.zeros((len(images), len(texts)), np.float32)
         if not len(images) or not len(texts):
             return score_NK
-        found = list(self._patches(images, batch_size))
-        patch_NPD, patch_mask_NP = (torch.cat([tokens[part] for tokens in found]) for part in (0, 1))
+        batches = list(self._patches(images, batch_size))
+        patch_NPD, patch_mask_NP = (torch.cat([tokens[part] for tokens in batches]) for part in (0, 1))
         start = 0
         for word_KLD, word_mask_KL in self._words(texts, batch_size):
             by_image_NK, by_text_NK = late_scores(patch_NPD, word_KLD, patch_mask_NP, word_mask_KL)
@@ -108,23 +108,23 @@ class LateEmbedder(PairEmbedder):
         for part in parts(images, batch_size):
             with self._ready() as device:
                 image_BCHW = self.preprocess([decode(image, exact=True) for image in part]).to(device)
-                found = encode_patches(self.model, image_BCHW)
-            yield found
+                patches = encode_patches(self.model, image_BCHW)
+            yield patches
 
     def _words(self, texts: Sequence[str], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for part in parts(texts, batch_size):
             encoded = self.tokenizer.encode(list(part), self.text_length)
             self.truncated += encoded.truncated
             text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
-            word_mask_BL = words_in(mask_BL, self.tokenizer, part, marks=self.marks)
+            word_mask_BL = compared_words(mask_BL, self.tokenizer, part, marks=self.marks)
             with self._ready() as device:
                 word_BLD = encode_words(self.model, text_BL.to(device), mask_BL.to(device))
             yield word_BLD, word_mask_BL.to(device)
 
 
-def words_in(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, marks: bool) -> Tensor:
+def compared_words(mask_BL: Tensor, tokenizer: Any, names: Sequence[str], *, marks: bool) -> Tensor:
     """Which tokens of each text are compared. `names` are for messages: a text whose only tokens are its marks is refused."""
-    word_mask_BL = words_alone(mask_BL, prefix=len(tokenizer.prefix), suffix=len(tokenizer.suffix))
+    word_mask_BL = content_mask(mask_BL, prefix=len(tokenizer.prefix), suffix=len(tokenizer.suffix))
     empty = torch.where(~word_mask_BL.any(1))[0]
     if len(empty):
         raise DataError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 
 POOLS = ("pool", "net.pooler")
@@ -55,16 +55,16 @@ class LateEncoder(nn.Module):
 
 def encode_patches(encoder: DualEncoder, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Unit-norm patches [B, P, D], and which of them are real."""
-    seen = encoder.image_tower(image_BCHW)
-    return normalised(encoder.image_projection(seen.tokens_BPD)), seen.mask_BP
+    output = encoder.image_tower(image_BCHW)
+    return l2_normalise(encoder.image_projection(output.tokens_BPD)), output.mask_BP
 
 
 def encode_words(encoder: DualEncoder, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
     """Unit-norm words [B, L, D], those of padding among them."""
-    return normalised(encoder.text_projection(encoder.text_tower(text_BL, mask_BL).tokens_BPD))
+    return l2_normalise(encoder.text_projection(encoder.text_tower(text_BL, mask_BL).tokens_BPD))
 
 
-def words_alone(mask_BL: Tensor, *, prefix: int, suffix: int) -> Tensor:
+def content_mask(mask_BL: Tensor, *, prefix: int, suffix: int) -> Tensor:
     """`mask_BL` without the first `prefix` and the last `suffix` real tokens of each row: the marks around a text."""
     place_BL = mask_BL.cumsum(1)
     return mask_BL & (place_BL > prefix) & (place_BL <= mask_BL.sum(1, keepdim=True) - suffix)
@@ -80,13 +80,13 @@ def check_tokens(encoder: DualEncoder) -> None:
 
 
 def _inner(module: nn.Module, name: str) -> object:
-    """What stands at a dotted name, None where there is nothing."""
-    found: object = module
+    """Attribute at a dotted name, None where there is none."""
+    value: object = module
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
+        value = getattr(value, part, None)
+    return value
 
 
-def pooled(token_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+def mean_vector(token_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     """The unit-norm mean of a row's real tokens [B, D]: one vector to find candidates by, before tokens are compared."""
-    return normalised(torch.einsum("btd,bt->bd", token_BTD, mask_BT.to(token_BTD.dtype)))
+    return l2_normalise(torch.einsum("btd,bt->bd", token_BTD, mask_BT.to(token_BTD.dtype)))

@@ -1,4 +1,4 @@
-"""How well images and texts fit by their tokens (FILIP, 2111.07783): both directions' scores, without gradient.
+"""Late-interaction scores of images and texts (FILIP, 2111.07783), in both directions, without gradient.
 
 Letters: N images, M texts, P patches, L words, D width, I images and K texts of a block.
 """
@@ -16,7 +16,7 @@ CELLS = 1 << 21
 def late_scores(
     patch_NPD: Tensor, word_MLD: Tensor, patch_mask_NP: Tensor, word_mask_ML: Tensor, *, cells: int = CELLS
 ) -> tuple[Tensor, Tensor]:
-    """What each image finds in each text, and each text in each image, both [N, M].
+    """Late-interaction scores: each image against each text, and each text against each image, both [N, M].
 
     Of an image, the mean over its real patches of the best cosine with a real word; of a text, the mean over its real words of the best
     cosine with a real patch. Tokens are unit-norm; masks are True at real ones, one a row at least. The training loss is

@@ -1,1 +1,1 @@
-"""Models that read an image and a text together and say whether they fit."""
+"""Cross-encoders: models that read an image and a text together and score whether they match."""

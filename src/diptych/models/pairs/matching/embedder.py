@@ -21,10 +21,10 @@ from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import Embedding, PairEmbedder
-from diptych.models.pairs.matching.matcher import CHUNK, Matcher, PairReader, Read, as_module, match_matrix
+from diptych.models.pairs.matching.matcher import CHUNK, Matcher, PairMatcher, SideFeatures, as_module, match_matrix
 
 
-class MatchEmbedder(PairEmbedder):
+class MatcherModel(PairEmbedder):
     """Scores pairs by reading them together; every pair costs a forward, so a search reads each item anew for each query.
 
     `embed_images` and `embed_texts` give the vectors that training contrasts, which find candidates at once.
@@ -36,7 +36,7 @@ class MatchEmbedder(PairEmbedder):
     def __init__(self, matcher: Matcher, *args: Any, **options: Any) -> None:
         super().__init__(matcher.encoder, *args, **options)
         self.matcher = matcher
-        self.readings = Readings(self, matcher)
+        self.readings = CrossEncoder(self, matcher)
 
     @property
     def whole(self) -> nn.Module:
@@ -59,14 +59,14 @@ class MatchEmbedder(PairEmbedder):
     def score_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, query: Literal["image", "text"]
     ) -> npt.NDArray[np.float32]:
-        """[N, K], log-odds that image and text fit, the same whoever asks: N * K readings."""
+        """Log-odds [N, K] that image and text fit, the same for either `query`: N * K forward passes."""
         return self.readings.score(images, texts)
 
 
-class Readings:
+class CrossEncoder:
     """Pairs that are read together, with the image settings and the tokenizer of an embedder."""
 
-    def __init__(self, embedder: Embedding, reader: PairReader) -> None:
+    def __init__(self, embedder: Embedding, reader: PairMatcher) -> None:
         self.embedder, self.reader = embedder, reader
 
     def score(self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64) -> npt.NDArray[np.float32]:
@@ -76,16 +76,18 @@ class Readings:
         image = self.images(images, batch_size=batch_size)
         return np.concatenate([self.match(image, self.texts(part)) for part in parts(texts, batch_size)], axis=1)
 
-    def images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Read:
-        """What is kept of images until they are read with texts."""
-        found = []
+    def images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> SideFeatures:
+        """Cached features of images, to be read with texts later."""
+        batches = []
         for part in parts(images, batch_size):
             with self.embedder._ready() as device:
                 pixels_BCHW = self.embedder.preprocess([decode(image, exact=True) for image in part])
-                found.append(self.reader.read_images(pixels_BCHW.to(device)))
-        return Read(*(torch.cat([getattr(part, name) for part in found]) for name in ("vector_ND", "state_N", "mask_NT")))
+                batches.append(self.reader.read_images(pixels_BCHW.to(device)))
+        return SideFeatures(
+            *(torch.cat([getattr(part, name) for part in batches]) for name in ("vector_ND", "state_N", "mask_NT"))
+        )
 
-    def texts(self, texts: Sequence[str]) -> Read:
+    def texts(self, texts: Sequence[str]) -> SideFeatures:
         embedder = self.embedder
         encoded = embedder.tokenizer.encode(list(texts), embedder.text_length)
         embedder.truncated += encoded.truncated
@@ -93,7 +95,7 @@ class Readings:
             ids_BL, mask_BL = (torch.from_numpy(rows).to(device) for rows in (encoded.ids_BL, encoded.mask_BL))
             return self.reader.read_texts(ids_BL, mask_BL)
 
-    def match(self, image: Read, text: Read, *, chunk: int = CHUNK) -> npt.NDArray[np.float32]:
+    def match(self, image: SideFeatures, text: SideFeatures, *, chunk: int = CHUNK) -> npt.NDArray[np.float32]:
         """[N, K] of every image with every text."""
         with self.embedder._ready(), evaluating(as_module(self.reader)):
             return match_matrix(self.reader, image, text, chunk=chunk).float().cpu().numpy()

@@ -19,10 +19,10 @@ from diptych.core.image import ImageSource
 from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.matching.fusion_reader import FusionReader
+from diptych.models.pairs.matching.fusion_reader import FusionEncoder
 
 
 class FusedEncoder(nn.Module):
@@ -32,15 +32,15 @@ class FusedEncoder(nn.Module):
     shape        how the reader is built again
     """
 
-    def __init__(self, encoder: DualEncoder, reader: FusionReader, *, class_token: bool, shape: Mapping[str, Any]) -> None:
+    def __init__(self, encoder: DualEncoder, reader: FusionEncoder, *, class_token: bool, shape: Mapping[str, Any]) -> None:
         super().__init__()
         self.encoder, self.reader, self.class_token, self.shape = encoder, reader, class_token, dict(shape)
 
     def encode_pairs(self, image_BCHW: Tensor, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Unit-norm [B, D]: the start mark of each text after the last block."""
-        seen = self.encoder.image_tower(image_BCHW)
-        x_BPD = torch.cat([seen.pooled_BD[:, None], seen.tokens_BPD], 1) if self.class_token else seen.tokens_BPD
-        return normalised(self.reader.read(self.encoder.text_tower, text_BL, mask_BL, x_BPD)[:, 0])
+        output = self.encoder.image_tower(image_BCHW)
+        x_BPD = torch.cat([output.pooled_BD[:, None], output.tokens_BPD], 1) if self.class_token else output.tokens_BPD
+        return l2_normalise(self.reader.read(self.encoder.text_tower, text_BL, mask_BL, x_BPD)[:, 0])
 
 
 class FusedPairs(PairEmbedder):
@@ -83,5 +83,5 @@ class FusedPairs(PairEmbedder):
     @classmethod
     def around(cls, model: DualEncoder, config: Mapping[str, Any]) -> Any:
         shape = config["fusion"]
-        reader = FusionReader(model.text_tower, image_width=model.image_tower.token_width, **shape)
+        reader = FusionEncoder(model.text_tower, image_width=model.image_tower.token_width, **shape)
         return FusedEncoder(model, reader, class_token=config["class_token"], shape=shape)

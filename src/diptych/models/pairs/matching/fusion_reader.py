@@ -29,8 +29,8 @@ class CrossBlock(nn.Module):
 
     def forward(self, x_BLD: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
         x_BLD = x_BLD + self.attention(self.norm_1(x_BLD), mask_BL)
-        read_BLD, _ = self.image(self.norm_2(x_BLD), patch_BPD, patch_BPD, need_weights=False)
-        x_BLD = x_BLD + read_BLD
+        attended_BLD, _ = self.image(self.norm_2(x_BLD), patch_BPD, patch_BPD, need_weights=False)
+        x_BLD = x_BLD + attended_BLD
         out_BLD: Tensor = x_BLD + self.mlp_out(F.gelu(self.mlp_in(self.norm_3(x_BLD))))
         return out_BLD
 
@@ -59,7 +59,7 @@ class PostNormCrossBlock(nn.Module):
         return out_BLD
 
 
-class FusionReader(nn.Module):
+class FusionEncoder(nn.Module):
     """`layers` blocks over the word vectors of a text tower, then BERT's word head, tied to the tower's own word table.
 
     mask_id    the vocabulary's own token for hidden words; None: a learned vector stands in, so that any vocabulary will do
@@ -106,7 +106,7 @@ class FusionReader(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(asked_BMD))), table.weight, self.bias_V)
 
     def read(self, text_tower: Tower, text: Tensor, mask_BL: Tensor, patch_BPD: Tensor) -> Tensor:
-        """What the blocks make of every token, [B, L, D]; `text` are ids or word vectors."""
+        """Fused token features after the blocks, [B, L, D]; `text` are ids or word embeddings."""
         x_BLD: Tensor = text_tower(text, mask_BL).tokens_BPD
         for block in self.blocks:
             x_BLD = block(x_BLD, mask_BL, patch_BPD)

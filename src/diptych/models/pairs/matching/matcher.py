@@ -1,4 +1,4 @@
-"""A model that reads an image and a text together and says whether they fit, above a dual encoder for candidates (ALBEF, 2107.07651).
+"""Image-text matching (ALBEF, 2107.07651): a cross-encoder above a dual encoder that chooses candidates.
 
 Letters: B batch, N items, M pairs, C channel, H W, P patches, L tokens, D width.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
 from diptych.models.layers.pooling import mean_pool
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matching.fusion_reader import CrossBlock
 
@@ -23,7 +23,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class SideFeatures:
     """Images, or texts, as a matcher keeps them until it reads pairs.
 
     vector_ND  unit-norm, in one space for both sides
@@ -35,21 +35,21 @@ class Read:
     state_N: Tensor
     mask_NT: Tensor
 
-    def rows(self, place: Tensor) -> Read:
+    def rows(self, row: Tensor) -> SideFeatures:
         """The rows at these places."""
-        return Read(self.vector_ND[place], self.state_N[place], self.mask_NT[place])
+        return SideFeatures(self.vector_ND[row], self.state_N[row], self.mask_NT[row])
 
 
-class PairReader(Protocol):
-    """What DCD distils: any module that reads sides once and pairs often."""
+class PairMatcher(Protocol):
+    """Any module that encodes each side once and matches pairs many times, as DCD distils."""
 
     fused_width: int
 
-    def read_images(self, image_BCHW: Tensor) -> Read: ...
+    def read_images(self, image_BCHW: Tensor) -> SideFeatures: ...
 
-    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Read: ...
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures: ...
 
-    def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+    def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
         """Of pairs, row by row: the log-odds [M] that they fit, and the vector [M, D] that they are read off."""
         ...
 
@@ -71,19 +71,19 @@ class Matcher(nn.Module):
         self.head = nn.Linear(width, 2)
         self.fused_width = width
 
-    def read_images(self, image_BCHW: Tensor) -> Read:
-        seen = self.encoder.image_tower(image_BCHW)
-        return Read(normalised(self.encoder.image_projection(seen.pooled_BD)), seen.tokens_BPD, seen.mask_BP)
+    def read_images(self, image_BCHW: Tensor) -> SideFeatures:
+        output = self.encoder.image_tower(image_BCHW)
+        return SideFeatures(l2_normalise(self.encoder.image_projection(output.pooled_BD)), output.tokens_BPD, output.mask_BP)
 
-    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> Read:
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures:
         read = self.encoder.text_tower(text_BL, mask_BL)
-        return Read(normalised(self.encoder.text_projection(read.pooled_BD)), read.tokens_BPD, read.mask_BP)
+        return SideFeatures(l2_normalise(self.encoder.text_projection(read.pooled_BD)), read.tokens_BPD, read.mask_BP)
 
-    def match(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+    def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
         answer_M2, fused_MD = self.answers(image, text)
         return answer_M2[:, 1] - answer_M2[:, 0], fused_MD
 
-    def answers(self, image: Read, text: Read) -> tuple[Tensor, Tensor]:
+    def answers(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]:
         """Logits of "does not fit" and "fits" [M, 2], and the fused vectors [M, D]."""
         x_MLD = text.state_N
         for block in self.blocks:
@@ -93,9 +93,12 @@ class Matcher(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
-    """What training a matcher needs: vectors of both sides with the scale [1], and answers for each image's own text, for one
-    wrong text of each image, and for one wrong image of each text. `wrong_N` is False where the batch had none."""
+class MatcherOutput:
+    """Inputs of the losses that train a matcher.
+
+    Vectors of both sides with the scale [1], and match logits for each image's own text, for one wrong text of each image, and
+    for one wrong image of each text. `wrong_N` is False where the batch had none.
+    """
 
     image_ND: Embeddings[Tensor]
     text_ND: Embeddings[Tensor]
@@ -117,21 +120,21 @@ class MatcherTraining(nn.Module):
     def encoder(self) -> DualEncoder:
         return self.matcher.encoder
 
-    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, group_B: Tensor) -> Matched:
+    def forward(self, image_BCHW: Tensor, text_BL: Tensor, text_mask_BL: Tensor, group_B: Tensor) -> MatcherOutput:
         matcher, scale = self.matcher, self.encoder.log_scale.exp()
         image, text = matcher.read_images(image_BCHW), matcher.read_texts(text_BL, text_mask_BL)
         may_NN = group_B[:, None] != group_B
         wrong_N = may_NN.any(1)
         with torch.no_grad():
             share_NN = (scale * image.vector_ND @ text.vector_ND.T).float()
-            other_text_N, other_image_N = (drawn(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
+            other_text_N, other_image_N = (sample_columns(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
         own_N2, _ = matcher.answers(image, text)
         wrong_text_N2, _ = matcher.answers(image, text.rows(other_text_N))
         wrong_image_N2, _ = matcher.answers(image.rows(other_image_N), text)
-        return Matched(image.vector_ND, text.vector_ND, scale, own_N2, wrong_text_N2, wrong_image_N2, wrong_N)
+        return MatcherOutput(image.vector_ND, text.vector_ND, scale, own_N2, wrong_text_N2, wrong_image_N2, wrong_N)
 
 
-def drawn(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4) -> Tensor:
+def sample_columns(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4) -> Tensor:
     """One allowed column of each row [N], drawn with its softmax as probability; column 0 for a row that may have none.
 
     floor  added to each probability before columns that are not allowed are taken out; the other way round they could be drawn
@@ -142,21 +145,21 @@ def drawn(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4) -> Tensor:
 
 
 @torch.no_grad()
-def match_matrix(reader: PairReader, image: Read, text: Read, *, chunk: int = CHUNK) -> Tensor:
+def match_matrix(reader: PairMatcher, image: SideFeatures, text: SideFeatures, *, chunk: int = CHUNK) -> Tensor:
     """Log-odds [N, M] of every image with every text: N * M readings."""
     place_N, place_M = (torch.arange(len(side.vector_ND), device=side.vector_ND.device) for side in (image, text))
     pair_K2 = torch.cartesian_prod(place_N, place_M).reshape(-1, 2)
-    found = [reader.match(image.rows(part[:, 0]), text.rows(part[:, 1]))[0] for part in pair_K2.split(chunk)]
-    return torch.cat(found).reshape(len(place_N), len(place_M))
+    logits = [reader.match(image.rows(part[:, 0]), text.rows(part[:, 1]))[0] for part in pair_K2.split(chunk)]
+    return torch.cat(logits).reshape(len(place_N), len(place_M))
 
 
 @torch.no_grad()
-def match_at(reader: PairReader, image: Read, text: Read, pair_NK2: Tensor, *, chunk: int = CHUNK) -> Tensor:
+def match_at(reader: PairMatcher, image: SideFeatures, text: SideFeatures, pair_NK2: Tensor, *, chunk: int = CHUNK) -> Tensor:
     """Log-odds [N, K] of pairs (place of the image, place of the text)."""
-    found = [reader.match(image.rows(part[:, 0]), text.rows(part[:, 1]))[0] for part in pair_NK2.flatten(0, 1).split(chunk)]
-    return torch.cat(found).reshape(pair_NK2.shape[:2])
+    logits = [reader.match(image.rows(part[:, 0]), text.rows(part[:, 1]))[0] for part in pair_NK2.flatten(0, 1).split(chunk)]
+    return torch.cat(logits).reshape(pair_NK2.shape[:2])
 
 
-def as_module(reader: PairReader) -> nn.Module:
+def as_module(reader: PairMatcher) -> nn.Module:
     """A reader as the module that it is."""
     return cast(nn.Module, reader)

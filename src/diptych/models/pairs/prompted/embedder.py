@@ -28,10 +28,10 @@ from diptych.data.text.prompts.class_prompts import ClassPrompts, Placement, cla
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.folder import fingerprint, parameters
 from diptych.models.io.inference import parts
-from diptych.models.layers.prompt_bank import PromptBank
+from diptych.models.layers.learned_context import LearnedContext
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
-from diptych.models.pairs.prompted.encoder import Conditioner, PromptedEncoder
+from diptych.models.pairs.prompted.encoder import MetaNet, PromptedEncoder
 from diptych.models.towers.text_embeddings import token_table
 
 PROMPT_FILE = "prompts.safetensors"
@@ -40,7 +40,7 @@ FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class PromptSettings:
-    """How names become prompts.
+    """Settings that turn class names into learned prompts.
 
     count      context vectors
     per_class  each of `classes` has its own set, so that no other name can be read
@@ -59,11 +59,11 @@ class PromptSettings:
 
     def prompts(self, names: Sequence[str], tokenizer: Tokenizer, length: int) -> ClassPrompts:
         """The token rows of these names."""
-        if self.per_class and [spell(name) for name in names] != [spell(name) for name in self.classes]:
-            known = {spell(name) for name in self.classes}
-            strange = next((name for name in names if spell(name) not in known), "")
+        if self.per_class and [class_text(name) for name in names] != [class_text(name) for name in self.classes]:
+            classes = {class_text(name) for name in self.classes}
+            strange = next((name for name in names if class_text(name) not in classes), "")
             if strange:
-                raise UnknownName("class", strange, known, hint="each class has a context of its own, so no other can be read")
+                raise UnknownName("class", strange, classes, hint="each class has a context of its own, so no other can be read")
             raise ConfigError("a context of its own for each class needs all classes of training, in their order")
         options: dict[str, Any] = {"context": self.count, "placement": self.placement, "tail": self.tail, "words": self.words}
         spoken = names if self.hyphens else [name.replace("-", " ") for name in names]
@@ -71,8 +71,10 @@ class PromptSettings:
 
 
 class PromptedEmbedder(PairEmbedder):
-    """What CoOp leaves behind. A text is a class name, and its vector that of the prompt around it, also for names that training never saw;
-    `classify` scores the classes of training. Sentences are read as if they were names: for those ask the model that was adapted.
+    """Embedder trained by CoOp: texts are class names, embedded with their learned prompt.
+
+    Names that training never saw have vectors too; `classify` scores the classes of training. Sentences are read as if they were
+    names: for those use the model that was adapted.
     """
 
     kind: ClassVar[str] = "prompted"
@@ -109,8 +111,8 @@ class PromptedEmbedder(PairEmbedder):
         if self.prompts.conditioned:
             raise ConfigError(f"'{self.name}' reads a class name beside each image (expected score_pairs, not vectors of texts)")
         if self.prompts.per_class:
-            places = [self._place(text) for text in texts]
-            return self._vectors(self.classes)[places] if places else np.zeros((0, self.model.width), np.float32)
+            rows = [self._place(text) for text in texts]
+            return self._vectors(self.classes)[rows] if rows else np.zeros((0, self.model.width), np.float32)
         blocks = [self._vectors(list(part)) for part in parts(texts, batch_size)]
         return np.concatenate(blocks) if blocks else np.zeros((0, self.model.width), np.float32)
 
@@ -137,10 +139,10 @@ class PromptedEmbedder(PairEmbedder):
         return torch.cat(blocks).numpy() if blocks else np.zeros((0, len(names)), np.float32)
 
     def _place(self, text: str) -> int:
-        known = [spell(name) for name in self.classes]
-        if spell(text) not in known:
-            raise UnknownName("class", text, known, hint="each class has a context of its own, so no other can be read")
-        return known.index(spell(text))
+        classes = [class_text(name) for name in self.classes]
+        if class_text(text) not in classes:
+            raise UnknownName("class", text, classes, hint="each class has a context of its own, so no other can be read")
+        return classes.index(class_text(text))
 
     def _vectors(self, names: Sequence[str]) -> Unit:
         with self._ready():
@@ -160,10 +162,10 @@ class PromptedEmbedder(PairEmbedder):
 
     def save_prompts(self, path: Path) -> None:
         """The context (and what shifts it), with its settings and what text side it was learned for."""
-        learned = {"bank": self.prompted.bank, "conditioner": self.prompted.conditioner}
+        modules = {"bank": self.prompted.bank, "conditioner": self.prompted.conditioner}
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous()
-            for part, module in learned.items()
+            for part, module in modules.items()
             if module is not None
             for name, tensor in module.state_dict().items()
         }
@@ -212,7 +214,7 @@ class PromptedEmbedder(PairEmbedder):
 
 
 class ConditionedEmbedder(PromptedEmbedder):
-    """What CoCoOp leaves behind: the context is shifted by each image, so that scores of pairs take the place of vectors of texts."""
+    """Embedder trained by CoCoOp: each image shifts the context, so pair scores take the place of text vectors."""
 
     kind: ClassVar[str] = "conditioned_prompts"
 
@@ -227,25 +229,25 @@ class ConditionedEmbedder(PromptedEmbedder):
 def prompted_encoder(
     encoder: DualEncoder, settings: PromptSettings, *, words_MD: Tensor | None = None, **options: Any
 ) -> PromptedEncoder:
-    """The module of these settings with a fresh context. `options` are those of `PromptBank`."""
+    """The module of these settings with a fresh context. `options` are those of `LearnedContext`."""
     width = token_table(encoder.text_tower).embedding_dim
     classes = len(settings.classes) if settings.per_class else 0
-    bank = PromptBank(width, settings.count, classes=classes, words_MD=words_MD, **options)
-    return PromptedEncoder(encoder, bank, Conditioner(encoder.width, width) if settings.conditioned else None)
+    bank = LearnedContext(width, settings.count, classes=classes, words_MD=words_MD, **options)
+    return PromptedEncoder(encoder, bank, MetaNet(encoder.width, width) if settings.conditioned else None)
 
 
 def text_side(model: DualEncoder) -> str:
-    """What tells the text side of two models apart: its tensors, eight bytes of their sha256."""
+    """Fingerprint of a model's text side: eight bytes of the sha256 of its tensors, in hexadecimal."""
     return fingerprint(torch.nn.ModuleList([model.text_tower, model.text_projection]), {})[:16]
 
 
-def spell(name: str) -> str:
+def class_text(name: str) -> str:
     """A class name as it is read."""
     return name.replace("_", " ").strip()
 
 
-def learned(model: PromptedEncoder) -> int:
-    """How many numbers were trained."""
+def count_trained_parameters(model: PromptedEncoder) -> int:
+    """Number of trained parameters."""
     return parameters(model.bank) + (parameters(model.conditioner) if model.conditioner is not None else 0)
 
 

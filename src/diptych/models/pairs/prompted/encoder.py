@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from diptych.core.rows import Rows
 from diptych.data.text.prompts.class_prompts import ClassPrompts
-from diptych.models.layers.prompt_bank import PromptBank
-from diptych.models.layers.transformer import normalised
+from diptych.models.layers.learned_context import LearnedContext
+from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.text_embeddings import read_mask, token_table
 
@@ -25,7 +25,7 @@ class ClassLogits:
     logit_NK: Rows[Tensor]
 
 
-class Conditioner(nn.Module):
+class MetaNet(nn.Module):
     """CoCoOp's meta-net: an image's unit vector to what its context vectors are shifted by. Linear, ReLU, linear, narrow inside."""
 
     def __init__(self, joint: int, width: int, *, reduction: int = 16) -> None:
@@ -48,7 +48,7 @@ class PromptedEncoder(nn.Module):
     mask_KL: Tensor
     order_KL: Tensor
 
-    def __init__(self, encoder: DualEncoder, bank: PromptBank, conditioner: Conditioner | None = None) -> None:
+    def __init__(self, encoder: DualEncoder, bank: LearnedContext, conditioner: MetaNet | None = None) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
         self.bank, self.conditioner = bank, conditioner
@@ -95,4 +95,4 @@ class PromptedEncoder(nn.Module):
         return text_BKJ
 
     def _encoded(self, prompt_KLD: Tensor, mask_KL: Tensor) -> Tensor:
-        return normalised(self.encoder.text_projection(self.encoder.text_tower(prompt_KLD, mask_KL).pooled_BD))
+        return l2_normalise(self.encoder.text_projection(self.encoder.text_tower(prompt_KLD, mask_KL).pooled_BD))

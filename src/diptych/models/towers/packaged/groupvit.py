@@ -1,6 +1,6 @@
-"""What GroupViT's training has beside transformers' model of it: how its weights start, and stochastic depth (2202.11094).
+"""GroupViT's training additions to transformers' model: weight initialisation and stochastic depth (2202.11094).
 
-Letters: B batch, L places, D width.
+Letters: B batch, L positions, D width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 DEVIATION = 0.02
 
 
-def start_(net: nn.Module) -> None:
+def init_groupvit_(net: nn.Module) -> None:
     """Fresh weights of a `GroupViTVisionModel` as the authors' code draws them.
 
     Linear layers, positions and the first stage's group tokens are normal with deviation 0.02 (cut at 2, as timm does it); biases are zero,
@@ -31,8 +31,8 @@ def start_(net: nn.Module) -> None:
             module, "group_projector", None
         ):
             nn.init.trunc_normal_(token, std=DEVIATION)
-        elif isinstance(places := getattr(module, "position_embeddings", None), nn.Parameter):
-            nn.init.trunc_normal_(places, std=DEVIATION)
+        elif isinstance(positions := getattr(module, "position_embeddings", None), nn.Parameter):
+            nn.init.trunc_normal_(positions, std=DEVIATION)
 
 
 def drop_paths(net: Any, highest: float) -> None:

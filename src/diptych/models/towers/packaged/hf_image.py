@@ -9,8 +9,8 @@ import transformers
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.towers.outputs import Tokens, Tower
-from diptych.models.towers.packaged.groupvit import drop_paths, start_
+from diptych.models.towers.outputs import Tower, TowerOutput
+from diptych.models.towers.packaged.groupvit import drop_paths, init_groupvit_
 
 CLASSES = {
     "align_vision_model": "AlignVisionModel",
@@ -43,7 +43,7 @@ class TransformersImage(Tower):
         settings = transformers.AutoConfig.for_model(**config)
         self.net: Any = getattr(transformers, CLASSES[kind])._from_config(settings)
         if kind == "groupvit_vision_model":
-            start_(self.net)
+            init_groupvit_(self.net)
             drop_paths(self.net, drop_path)
         elif drop_path:
             raise ConfigError(f"drop_path is {drop_path:g} for a {kind} (expected 0: only groupvit_vision_model has it)")
@@ -54,7 +54,7 @@ class TransformersImage(Tower):
         # ALIGN's "hidden_dim" is a pooling window and not a width.
         self.width = int(self.net.encoder.blocks[-1].projection.project_conv.out_channels if convolves else settings.hidden_size)
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
             raise ShapeError(f"images must be ['B', 3, {self.image_size}, {self.image_size}], got {list(image_BCHW.shape)}")
         answer = self.net(pixel_values=image_BCHW)
@@ -64,4 +64,4 @@ class TransformersImage(Tower):
         else:
             tokens_BPD = tokens if self.net.config.model_type in NO_CLASS_TOKEN else tokens[:, 1:]
         mask_BP = tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool)
-        return Tokens(tokens_BPD, mask_BP, answer.pooler_output)
+        return TowerOutput(tokens_BPD, mask_BP, answer.pooler_output)

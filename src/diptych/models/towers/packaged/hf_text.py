@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.models.layers.pooling import mean_pool
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without transformers' own progress bar and its report on tensors, which would run through ours."""
     shown, level = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
@@ -57,14 +57,14 @@ class TransformersText(Tower):
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, pooling: Literal["mean", "cls"] = "mean", length: int | None = None) -> Self:
-        """The encoder of a local folder (config.json and model.safetensors) with its weights. Never asks the network."""
+        """The encoder of a local folder (config.json and model.safetensors) with its weights. No download."""
         if not Path(folder, "config.json").is_file():
             raise DataError(
                 "not a folder of transformers", file=folder, expected="a folder with config.json and model.safetensors"
             )
         tower = cls.__new__(cls)
         Tower.__init__(tower)
-        with quiet():
+        with silence_transformers():
             model = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         tower._adopt(model.float(), pooling, length)
         return tower
@@ -91,7 +91,7 @@ class TransformersText(Tower):
         table: nn.Embedding = self.net.get_input_embeddings()
         return table
 
-    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> TowerOutput:
         if text.ndim not in (2, 3) or text.shape[1] > self.length:
             raise ShapeError(
                 f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
@@ -102,5 +102,5 @@ class TransformersText(Tower):
         answer = self.net(**given, attention_mask=mask_BL.long())
         tokens_BLD = answer.last_hidden_state
         if self.pooling == "pooler":
-            return Tokens(tokens_BLD, mask_BL, answer.pooler_output)
-        return Tokens(tokens_BLD, mask_BL, tokens_BLD[:, 0] if self.pooling == "cls" else mean_pool(tokens_BLD, mask_BL))
+            return TowerOutput(tokens_BLD, mask_BL, answer.pooler_output)
+        return TowerOutput(tokens_BLD, mask_BL, tokens_BLD[:, 0] if self.pooling == "cls" else mean_pool(tokens_BLD, mask_BL))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import transformers
 
-from diptych.data.text.tokenize import Encoded
+from diptych.data.text.tokenize import BatchEncoding
 
 
 class TransformersTokenizer:
@@ -23,7 +23,7 @@ class TransformersTokenizer:
         self.inner: Any = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self.padding = padding
 
-    def encode(self, texts: Sequence[str], length: int, /) -> Encoded:
+    def encode(self, texts: Sequence[str], length: int, /) -> BatchEncoding:
         given = list(texts)
         whole = self.inner(given)["input_ids"]
         truncated = sum(len(ids) > length for ids in whole)
@@ -35,4 +35,4 @@ class TransformersTokenizer:
             return_attention_mask=True,
         )
         ids_BL = np.asarray(rows["input_ids"], np.int64)
-        return Encoded(ids_BL, np.asarray(rows["attention_mask"], bool), truncated)
+        return BatchEncoding(ids_BL, np.asarray(rows["attention_mask"], bool), truncated)

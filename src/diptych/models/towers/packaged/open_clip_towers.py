@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.models.layers.pooling import last_real
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class OpenClipImage(Tower):
-    """Square images [B, 3, image_size, image_size] to places and one vector of `width` numbers in the joint space.
+    """Square images [B, 3, image_size, image_size] to places and one vector of `width` dimensions in the joint space.
 
     `config` is "vision_cfg" of an architecture of open_clip, as `open_clip.get_model_config` gives it, and `quick_gelu` stands beside
     it there. Places of a CoCa are what its pooling queries read; of timm's models, the last feature map.
@@ -49,7 +49,7 @@ class OpenClipImage(Tower):
     def token_width(self) -> int:
         return self._channels
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         if image_BCHW.shape[1:] != (3, self.image_size, self.image_size):
             raise ShapeError(f"images must be ['B', 3, {self.image_size}, {self.image_size}], got {list(image_BCHW.shape)}")
         if isinstance(self.net, TimmModel):
@@ -58,7 +58,7 @@ class OpenClipImage(Tower):
             tokens_BPD = self._places(features)
         else:
             pooled_BD, tokens_BPD = self.net(image_BCHW)
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
 
     def _places(self, features: Tensor) -> Tensor:
         if features.ndim == 3:
@@ -68,7 +68,7 @@ class OpenClipImage(Tower):
 
 
 class OpenClipText(Tower):
-    """Token ids [B, L], or token embeddings [B, L, D] with their mask, to one vector of `width` numbers in the joint space.
+    """Token ids [B, L], or token embeddings [B, L, D] with their mask, to one vector of `width` dimensions in the joint space.
 
     Which ids are padding it sees itself: beside ids the mask is not read. Beside embeddings it says which are real, and the end of the
     text is the last of these.
@@ -114,7 +114,7 @@ class OpenClipText(Tower):
         )
         return table
 
-    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> Tokens:
+    def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> TowerOutput:
         if text.ndim not in (2, 3) or not 0 < text.shape[1] <= self.length:
             raise ShapeError(
                 f"texts must be ids [B, L] or embeddings [B, L, D] with L up to {self.length}, got {list(text.shape)}"
@@ -132,7 +132,7 @@ class OpenClipText(Tower):
         count = tokens_BLD.shape[1]
         if count < self.length:  # pooled at its first token, which is then not among them
             real_BL = real_BL[:, self.length - count :]
-        return Tokens(tokens_BLD[:, : real_BL.shape[1]], real_BL, pooled_BD)
+        return TowerOutput(tokens_BLD[:, : real_BL.shape[1]], real_BL, pooled_BD)
 
     def _ids_like(self, embedded_BLD: Tensor, mask_BL: Tensor | None) -> Tensor:
         """Ids with padding and end where the embeddings have them: the library finds both by the ids, whatever is embedded."""
@@ -147,7 +147,7 @@ class OpenClipText(Tower):
 
 @contextmanager
 def _answering(table: nn.Embedding, embedded_BLD: Tensor) -> Iterator[None]:
-    """Within, a table of embeddings answers with these, whatever ids it is asked for: the library takes ids alone."""
+    """Context in which an embedding table returns these embeddings for any ids: the library takes ids alone."""
     handle = table.register_forward_hook(lambda *_: embedded_BLD)
     try:
         yield

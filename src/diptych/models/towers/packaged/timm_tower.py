@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError, UnknownName
 from diptych.models.layers.blurred_conv import blur_strided_
-from diptych.models.towers.outputs import Tokens, Tower
+from diptych.models.towers.outputs import Tower, TowerOutput
 
 
 class TimmTower(Tower):
@@ -19,7 +19,7 @@ class TimmTower(Tower):
 
     Tokens are the last feature map, row by row, or the patches of a transformer without its class and register tokens.
     The pooled vector is what the model's own head would see. `head_conv` False, for EfficientNets, leaves out the 1x1 convolution
-    between the last block and the pooling, as ALIGN does: 640 numbers instead of 2560 for B7. `blur` smooths what strided
+    between the last block and the pooling, as ALIGN does: 640 dimensions instead of 2560 for B7. `blur` smooths what strided
     convolutions see (`layers.blurred_conv`). `zero_last`, for residual networks, says whether the last norm of each block begins at
     0 (timm) or at 1 (torchvision); None leaves it to timm. `qk_norm`, for transformers, normalises queries and keys in every block;
     `layer_scale` is where the factors of their branches start (UNI, an encoder of tissue: 1e-5), None leaves them out. `blocks`,
@@ -67,11 +67,11 @@ class TimmTower(Tower):
         if blur:
             blur_strided_(self.net)
 
-    def forward(self, image_BCHW: Tensor) -> Tokens:
+    def forward(self, image_BCHW: Tensor) -> TowerOutput:
         features = self.net.forward_features(image_BCHW)
         pooled_BD = self.net.forward_head(features, pre_logits=True)
         tokens_BPD = self._tokens(features)
-        return Tokens(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
+        return TowerOutput(tokens_BPD, tokens_BPD.new_ones(tokens_BPD.shape[:2], dtype=torch.bool), pooled_BD)
 
     def _tokens(self, features: Tensor) -> Tensor:
         if features.ndim == 3:

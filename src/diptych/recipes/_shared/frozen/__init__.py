@@ -1,1 +1,1 @@
-"""What recipes share that begin with trained encoders."""
+"""Shared by recipes that start from trained encoders."""

@@ -1,4 +1,4 @@
-"""What recipes share that adapt a trained dual encoder: where it comes from, and features that are computed once."""
+"""Shared by recipes that adapt a trained dual encoder: where it is loaded from, and features that are computed once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diptych.core.image import ImageSource
 from diptych.data.load.features import FeatureTable
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.opened import changed, open_address
+from diptych.models.io.open_address import open_address, weights_mtime
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.towers import image_tower, text_tower
@@ -26,7 +26,7 @@ from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokeniz
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptedRecipe(Recipe[M, B, F]):
+class AdaptedEncoderRecipe(Recipe[M, B, F]):
     """Adapts a dual encoder that is there already.
 
     weights     the model that is adapted: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE; its towers, tokenizer, text length and
@@ -92,7 +92,7 @@ class AdaptedRecipe(Recipe[M, B, F]):
 
 def adapted_model(address: str) -> PairEmbedder:
     """The model at an address, opened once a process unless its files change. It is shared: copy its module before training it."""
-    return _opened(address, changed(address))
+    return _opened(address, weights_mtime(address))
 
 
 @lru_cache(maxsize=2)
@@ -110,8 +110,8 @@ def image_features(data: Dataset, address: str, uids: Sequence[str]) -> FeatureT
     row_of = {uid: row for row, uid in enumerate(data.uids)}
     model = adapted_model(address)
 
-    def encode(places: Sequence[int]) -> Unit:
-        return model.embed_images([_image(data, row_of[uids[place]]) for place in places])
+    def encode(indices: Sequence[int]) -> Unit:
+        return model.embed_images([_image(data, row_of[uids[index]]) for index in indices])
 
     return FeatureTable.open_or_make(
         features_folder(data.fingerprint, address, uids), list(uids), encode, what="features of images"

@@ -1,4 +1,4 @@
-"""What DenseCLIP's detectors share, with and without masks: their pictures, the targets of a batch, the auxiliary loss and the schedule."""
+"""Shared by DenseCLIP's detectors, with and without masks: preprocessing, targets of a batch, auxiliary loss and schedule."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.formats.coco import CROWD
 from diptych.data.graphs.label_lists import LabelLists
-from diptych.data.graphs.transforms import Mirror, ShortSides, Squashed, Views
-from diptych.models.denseclip.built import DenseSettings
-from diptych.models.denseclip.detecting import DetectingModel
-from diptych.models.detection.images import DetectionImages
+from diptych.data.graphs.transforms import DetectionTransform, RandomHorizontalFlip, RandomShortSideResize, SquareResize
+from diptych.models.denseclip.built import DenseClipSettings
+from diptych.models.denseclip.detecting import DenseClipDetectorModel
+from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.dense_tap import Positions, fit_positions
 from diptych.objectives.boxes.box_scores import STRIDE, box_score_loss, box_targets
-from diptych.recipes._shared.frozen.dense_guidance import SMALL_GUIDED, GuidedRecipe
+from diptych.recipes._shared.frozen.dense_guidance import SMALL_GUIDED, DenseGuidanceRecipe
 from diptych.recipes._shared.pairs import F, M
 
 SMALL_DETECTOR: Mapping[str, Any] = {
@@ -39,7 +39,7 @@ SMALL_DETECTOR: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectingRecipe(GuidedRecipe[M, GraphBatch, F]):
+class DenseDetectionRecipe(DenseGuidanceRecipe[M, GraphBatch, F]):
     """Finds things of named classes (DenseCLIP, 2112.01518).
 
     outside      a region of another name: refuse, or drop it
@@ -111,19 +111,19 @@ class DetectingRecipe(GuidedRecipe[M, GraphBatch, F]):
         return 0
 
     @property
-    def views(self) -> Views:
-        mirror = Mirror(share=self.mirror)
+    def views(self) -> DetectionTransform:
+        mirror = RandomHorizontalFlip(share=self.mirror)
         if self.square:
-            return Squashed(size=self.side, mirror=mirror, smooth=self.smooth)
-        return ShortSides(shorts=(self.side,), longest=self.longest, mirror=mirror, smooth=self.smooth)
+            return SquareResize(size=self.side, mirror=mirror, smooth=self.smooth)
+        return RandomShortSideResize(shorts=(self.side,), longest=self.longest, mirror=mirror, smooth=self.smooth)
 
     @property
-    def images(self) -> DetectionImages:
-        """How the deployed model is shown its images."""
-        seen = super().preprocess
+    def images(self) -> DetectionPreprocess:
+        """Preprocessing of the deployed model."""
+        preprocess = super().preprocess
         longest = 0 if self.square else self.longest
         shape: dict[str, Any] = {"longest": longest, "square": self.square, "smooth": self.smooth}
-        return DetectionImages(self.side, **shape, mean=seen.mean, std=seen.std)
+        return DetectionPreprocess(self.side, **shape, mean=preprocess.mean, std=preprocess.std)
 
     # ------------------------------------------------------------ a step
 
@@ -134,19 +134,19 @@ class DetectingRecipe(GuidedRecipe[M, GraphBatch, F]):
             fit_positions(encoder.image_tower, self.side if self.square else self.position_side)
         return encoder
 
-    def settings(self, encoder: DualEncoder) -> DenseSettings:
+    def settings(self, encoder: DualEncoder) -> DenseClipSettings:
         return replace(super().settings(encoder), positions=self.positions)
 
     def batch(self, draws: Draws) -> GraphBatch:
-        seen = self.images
+        preprocess = self.images
         return graph_batch(
             replace(draws, items=tuple(_boxes_alone(draw) for draw in draws)),
             views=self.views,
             labels=LabelLists(self.named),
             outside=self.outside,
-            multiple=seen.stride,
-            mean=seen.mean,
-            std=seen.std,
+            multiple=preprocess.stride,
+            mean=preprocess.mean,
+            std=preprocess.std,
             masks=self.masked,
         )
 
@@ -154,8 +154,8 @@ class DetectingRecipe(GuidedRecipe[M, GraphBatch, F]):
         """The auxiliary loss: what the score map says of places within boxes."""
         boxes, labels = targets(batch)
         height, width = (side // STRIDE for side in batch.image_BCHW.shape[2:])
-        wanted = box_targets(boxes, labels, len(self.named), height, width, released=self.released_edges)
-        return self.score_weight * box_score_loss(score_BKHW, *wanted)
+        box_classes = box_targets(boxes, labels, len(self.named), height, width, released=self.released_edges)
+        return self.score_weight * box_score_loss(score_BKHW, *box_classes)
 
     def real(self, anchor_A4: Tensor, batch: GraphBatch) -> Tensor:
         """bool [B, A]: whether an anchor begins on its own picture, that padded to a multiple of the stride."""
@@ -168,10 +168,10 @@ class DetectingRecipe(GuidedRecipe[M, GraphBatch, F]):
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step")
         return replace(chosen, drop_at=self.lr_drops, warmup_from=self.warmup_from, rules=self.rules)
 
-    def deploy(self, model: Any) -> DetectingModel:
+    def deploy(self, model: Any) -> DenseClipDetectorModel:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             settings = self.settings(self.encoder())
-        return DetectingModel(model, settings, self.images, self.words(), self.slug)
+        return DenseClipDetectorModel(model, settings, self.images, self.words(), self.slug)
 
 
 def _boxes_alone(draw: Draw) -> Draw:

@@ -1,4 +1,4 @@
-"""What the recipes of DenseCLIP share, for pixels and for boxes: which parts stand around the adapted model, and what is really frozen."""
+"""Shared by DenseCLIP's recipes, for pixels and for boxes: the parts around the adapted model, and which weights are frozen."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from diptych.core.contracts import Rule
 from diptych.core.errors import ConfigError
-from diptych.models.denseclip.built import DenseSettings
-from diptych.models.denseclip.dense_detector import DenseDetector
-from diptych.models.denseclip.dense_mask_detector import DenseMaskDetector
-from diptych.models.denseclip.dense_segmenter import DenseSegmenter, Language
-from diptych.models.denseclip.started import Start, released_start_
+from diptych.models.denseclip.built import DenseClipSettings
+from diptych.models.denseclip.dense_detector import DenseClipDetector
+from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector
+from diptych.models.denseclip.dense_segmenter import DenseClipSegmenter, Language
+from diptych.models.denseclip.initialisation import Start, init_as_released_
 from diptych.models.pairs.dual_encoder import DualEncoder
-from diptych.recipes._shared.frozen.adapted_encoder import AdaptedRecipe
+from diptych.recipes._shared.frozen.adapted_encoder import AdaptedEncoderRecipe
 from diptych.recipes._shared.pairs import B, F, M
 
 SMALL_GUIDED: Mapping[str, Any] = {
@@ -41,7 +41,7 @@ SMALL_GUIDED: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidedRecipe(AdaptedRecipe[M, B, F]):
+class DenseGuidanceRecipe(AdaptedEncoderRecipe[M, B, F]):
     """Class names guide the image side of a trained dual encoder, place by place (DenseCLIP, 2112.01518).
 
     classes      names in the order of their numbers; empty takes the labels of the regions, sorted
@@ -56,8 +56,8 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     backbone_rate  the image side's learning rate as a share of `lr`
     text_side    "frozen": out of the optimiser, without gradient; "released": with a rate of 0, and gradients that count in the norm that
                  is clipped; a floor of the schedule that is one rate for all moves it
-    heads_start  pyramid and heads start as "released", where nobody calls the initialisation that OpenMMLab has for them
-                 (`released_start_`), or as is "usual"
+    heads_start  pyramid and heads start as "released", where the initialisation of OpenMMLab for them is never called
+                 (`init_as_released_`), or as is "usual"
     smooth       pictures that are shrunk are smoothed, by PIL; False reads them as OpenCV does, as released
     decay        weight decay is on all but what is called a norm outside of the image side, as "released", or on "matrices" alone
     """
@@ -82,9 +82,9 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
     warmup_from: float | None = None
     named: tuple[str, ...] = field(default=(), metadata={"prepared": True})
 
-    def settings(self, encoder: DualEncoder) -> DenseSettings:
-        """What the module around such an encoder is built from."""
-        return DenseSettings(
+    def settings(self, encoder: DualEncoder) -> DenseClipSettings:
+        """Configuration of the dense module around an encoder."""
+        return DenseClipSettings(
             classes=self.named,
             image=encoder.image_tower.spec,
             text=encoder.text_tower.spec,
@@ -104,12 +104,12 @@ class GuidedRecipe(AdaptedRecipe[M, B, F]):
             text_length=self.read_length,
         )
 
-    def started_(self, module: DenseSegmenter | DenseDetector | DenseMaskDetector) -> None:
+    def started_(self, module: DenseClipSegmenter | DenseClipDetector | DenseClipMaskDetector) -> None:
         """Pyramid and heads as they start, and gradients for the text side, too, where it has some."""
         if self.heads_start not in ("released", "usual"):
             raise ConfigError(f"heads_start is {self.heads_start!r} (expected released | usual)")
         if self.heads_start == "released":
-            released_start_(module)
+            init_as_released_(module)
         guide = module.guide
         if self.text_side not in ("frozen", "released"):
             raise ConfigError(f"text_side is {self.text_side!r} (expected frozen | released)")

@@ -1,4 +1,4 @@
-"""What recipes over two frozen encoders share: features of every image and text, computed once and found again by fingerprint."""
+"""Shared by recipes over two frozen encoders: features of every image and text, computed once and cached by fingerprint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from diptych.data.load.batch import TensorBatch, group_ids
 from diptych.data.load.features import FeatureTable, Vectors
 from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.models.io import weights
-from diptych.models.io.opened import changed
-from diptych.recipes._shared.pairs import F, M, positives, strings_of
+from diptych.models.io.open_address import weights_mtime
+from diptych.recipes._shared.pairs import F, M, positive_texts, strings_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FeatureBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenPairs(Recipe[M, FeatureBatch, F]):
+class FrozenPairRecipe(Recipe[M, FeatureBatch, F]):
     """Two trained encoders that stay as they are. Subclasses choose what is learned on top of their features.
 
     image_encoder, text_encoder   an encoder that comes in a package, or the address of a model: a run or model folder of a dual encoder,
@@ -58,22 +58,22 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
         """Encode what is not encoded yet. The features lie in the cache folder and are found again by fingerprint."""
         prepared = replace(self, data_fingerprint=data.fingerprint)
         images, texts = self.encoders()
-        texts_of = partial(positives, language=self.language)
+        texts_of = partial(positive_texts, language=self.language)
         strings = list(dict.fromkeys(strings_of(data, texts_of, language=self.language)))
         uids = list(data.uids)
-        seen: list[bytes] = []  # what each image is known by, in the order of uids
+        digests: list[bytes] = []  # what each image is known by, in the order of uids
 
         def encode(rows: Sequence[int]) -> Vectors:
             sources = [_image(data, row) for row in rows]
-            seen.extend(map(weights.content, sources))
+            digests.extend(map(weights.image_digest, sources))
             return images.encode_images(sources)
 
-        table(prepared, "images", uids, encode, digests=seen)
+        table(prepared, "images", uids, encode, digests=digests)
         table(prepared, "texts", strings, lambda rows: texts.encode_texts([strings[row] for row in rows]))
         return prepared
 
-    def encoders(self) -> tuple[weights.ImageEncoder, weights.TextEncoder]:
-        when = changed(self.image_encoder), changed(self.text_encoder)
+    def encoders(self) -> tuple[weights.FrozenImageEncoder, weights.FrozenTextEncoder]:
+        when = weights_mtime(self.image_encoder), weights_mtime(self.text_encoder)
         return _encoders(self.image_encoder, self.encoder_size, self.text_encoder, self.text_length, when)
 
     @property
@@ -89,7 +89,7 @@ class FrozenPairs(Recipe[M, FeatureBatch, F]):
 
 
 def table(
-    recipe: FrozenPairs,
+    recipe: FrozenPairRecipe,
     side: str,
     keys: Sequence[str] = (),
     encode: Callable[[Sequence[int]], Vectors] | None = None,
@@ -100,7 +100,7 @@ def table(
     `digests` are filled in by `encode`: by them other commands find the features."""
     images, texts = recipe.encoders()
     encoder = images if side == "images" else texts
-    name = f"{recipe.data_fingerprint}-{recipe.language or 'all'}{weights.table_ending(encoder, side)}"
+    name = f"{recipe.data_fingerprint}-{recipe.language or 'all'}{weights.table_suffix(encoder, side)}"
     folder = cache_folder() / "features" / name
     if encode is None:
         return _opened(str(folder))
@@ -113,7 +113,9 @@ def _opened(folder: str) -> FeatureTable:
 
 
 @lru_cache(maxsize=2)
-def _encoders(image: str, size: int, text: str, length: int, when: object) -> tuple[weights.ImageEncoder, weights.TextEncoder]:
+def _encoders(
+    image: str, size: int, text: str, length: int, when: object
+) -> tuple[weights.FrozenImageEncoder, weights.FrozenTextEncoder]:
     """`when` they were written, which a name alone does not say."""
     return weights.image(image, image_size=size), weights.text(text, length=length)
 

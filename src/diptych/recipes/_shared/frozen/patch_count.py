@@ -1,4 +1,4 @@
-"""How many patches an image tower reads, known before the tower is built."""
+"""Number of patches of an image tower, known before the tower is built."""
 
 from __future__ import annotations
 

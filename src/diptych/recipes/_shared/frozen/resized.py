@@ -22,7 +22,7 @@ def resized(before: R, after: R, asked: Collection[str]) -> R:
     sides: dict[str, Any] = json.loads(held) if held else {}
     changes: dict[str, Any] = {}
     for name, (side, option) in SIZES.items():
-        wanted = getattr(before, name, None)
-        if name in asked and wanted != getattr(after, name) and option in sides.get(side, {}).get("options", {}):
-            sides[side]["options"][option] = changes[name] = wanted
+        requested = getattr(before, name, None)
+        if name in asked and requested != getattr(after, name) and option in sides.get(side, {}).get("options", {}):
+            sides[side]["options"][option] = changes[name] = requested
     return replace(after, **changes, towers_from=json.dumps(sides)) if changes else after  # type: ignore[type-var]

@@ -1,1 +1,1 @@
-"""What recipes share that put pictures before a language model."""
+"""Shared by recipes that put image features before a language model."""

@@ -1,4 +1,4 @@
-"""What recipes share that put an image encoder before a language model.
+"""Shared by recipes with a bridge from an image encoder to a language model.
 
 Letters: B batch, C channel, H W, L places.
 """
@@ -21,14 +21,14 @@ from diptych.data.load.batch import TensorBatch, choose_text, view
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
 from diptych.data.text.prompts.layout import Layout, Piece, lay_out
 from diptych.data.text.prompts.template import Template
-from diptych.models.bridges.bridge import Bridge, Written
+from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.objectives.language.answers import Per, answer_loss
-from diptych.recipes._shared.language.before_language import BeforeLanguage
+from diptych.recipes._shared.language.language_model_recipe import LanguageModelRecipe
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class BridgeBatch(TensorBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
+class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
     """A frozen image encoder, a connector that is trained, a frozen language model. Subclasses choose the connector and the template.
 
     image_tower   by name, with fresh weights, where there are no `image_weights`
@@ -177,26 +177,26 @@ class BridgeRecipe(BeforeLanguage[Bridge, BridgeBatch, Written]):
             bridge.match_norms_(torch.randn(4, 3, self.image_size, self.image_size))
         return bridge
 
-    def features(self, model: Bridge, batch: BridgeBatch) -> Written:
-        written: Written = model(batch.image_BCHW, batch.layout)
+    def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
+        written: AnswerLikelihood = model(batch.image_BCHW, batch.layout)
         return written
 
-    def losses(self, features: Written, batch: BridgeBatch) -> dict[str, Tensor]:
+    def losses(self, features: AnswerLikelihood, batch: BridgeBatch) -> dict[str, Tensor]:
         return {"answer": answer_loss(features.nll_B, features.count_B, per=self.per, rows=self.rows_a_mean)}
 
-    def metrics(self, features: Written, batch: BridgeBatch) -> dict[str, Tensor]:
+    def metrics(self, features: AnswerLikelihood, batch: BridgeBatch) -> dict[str, Tensor]:
         hits = features.hit_B.sum() / features.count_B.sum().clamp_min(1)
         return {"token_accuracy": hits.detach(), "norm_ratio": features.ratio.mean().detach()}
 
-    def deploy(self, model: Bridge) -> BridgeWriter:
-        return BridgeWriter(
+    def deploy(self, model: Bridge) -> BridgeGenerator:
+        return BridgeGenerator(
             model,
             self.preprocess,
             self.words(),
             Template(self.written_after),
             self.slug,
             connector=self.connector_spec(),
-            length=model.language.places,
+            length=model.language.context_length,
             space=self.space,
             folder=self.language_folder if self.given_language else "",
         )

@@ -17,15 +17,15 @@ from diptych.core.contracts import Dataset, Optimiser
 from diptych.core.errors import DataError
 from diptych.core.randomness import keyed_rng, keyed_seed
 from diptych.core.terminal.progress import with_bar
-from diptych.data.text.prompts.layout import Piece, Words, lay_out
+from diptych.data.text.prompts.layout import Piece, TextPiece, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
-from diptych.models.towers.packaged.hf_text import quiet
+from diptych.models.towers.packaged.hf_text import silence_transformers
 from diptych.recipes._shared.cached_models import cached_model
-from diptych.recipes._shared.pairs import positives
+from diptych.recipes._shared.pairs import positive_texts
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
 from diptych.worlds.address import open_data, training_rows
 
@@ -48,7 +48,7 @@ ALONE, ASKED, COLON = 0.15, 0.6, 0.5
 
 @dataclass(frozen=True, slots=True)
 class SmallLanguage:
-    """How it is trained: `steps` of `batch_size` texts of at most `length` tokens, of a vocabulary of `pieces`."""
+    """Training of a small language model: `steps` of `batch_size` texts of at most `length` tokens, vocabulary of `pieces`."""
 
     steps: int = 2500
     batch_size: int = 32
@@ -60,8 +60,8 @@ class SmallLanguage:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What of a row is learned."""
+class LanguageExamples:
+    """Texts and questions of a sample that the language model is trained on."""
 
     texts: tuple[str, ...]
     questions: tuple[Question, ...]
@@ -77,12 +77,12 @@ def small_language(address: str, data: Dataset, settings: SmallLanguage) -> Path
     seed = keyed_seed("small language", settings.seed)
 
     def make() -> Callable[[Path], object]:
-        return _trained(_known(corpus, settings.language), settings, corpus.name)
+        return _train(_examples(corpus, settings.language), settings, corpus.name)
 
     return cached_model("languages", key, make, seed=seed, doubles=True)
 
 
-def shuffled(text: str, rng: np.random.Generator, *, most: int, alone: float = ALONE) -> str:
+def shuffle_phrases(text: str, rng: np.random.Generator, *, most: int, alone: float = ALONE) -> str:
     """The phrases of a text in a random order, `most` words at most, small words left out. Words of a phrase stay together, so that what is
     red is still known. For a share `alone` of the texts nothing."""
     phrases: list[list[str]] = [[]]
@@ -93,7 +93,7 @@ def shuffled(text: str, rng: np.random.Generator, *, most: int, alone: float = A
             phrases[-1].append(word)
     phrases = [phrase for phrase in phrases if phrase]
     order = rng.permutation(len(phrases))
-    words = [word for place in order for word in phrases[place]][:most]
+    words = [word for index in order for word in phrases[index]][:most]
     return "" if rng.random() < alone else " ".join(words)
 
 
@@ -105,37 +105,37 @@ SMALL_WORDS = frozenset(_SMALL.split())
 """Where a text is cut into phrases."""
 
 
-def _known(data: Dataset, language: str) -> list[Known]:
-    found = []
+def _examples(data: Dataset, language: str) -> list[LanguageExamples]:
+    examples = []
     for row in range(0, len(data), max(1, len(data) // ROWS)):
         sample = data[row]
-        texts = tuple(positives(sample, language))
+        texts = tuple(positive_texts(sample, language))
         if texts:
-            found.append(Known(texts, tuple(questions_of(sample))))
-    if not found:
+            examples.append(LanguageExamples(texts, tuple(questions_of(sample))))
+    if not examples:
         raise DataError(
             f"no text in language '{language}' to learn from" if language else "no text to learn from",
             file=data.name,
             field="texts",
             expected="texts, or a language_model",
         )
-    return found
+    return examples
 
 
-def _drawn(row: Known, rng: np.random.Generator, most: int) -> list[Piece]:
+def _sample_text(row: LanguageExamples, rng: np.random.Generator, most: int) -> list[Piece]:
     text = row.texts[int(rng.integers(len(row.texts)))]
-    before = shuffled(text, rng, most=most)
+    before = shuffle_phrases(text, rng, most=most)
     before = f"{before} :" if before and rng.random() < COLON else before
     if not row.questions or rng.random() >= ASKED:
         return Template().pieces(0, before, " " + text)
-    asked = [row.questions[place] for place in rng.permutation(len(row.questions))]
-    turns: list[Piece] = [Words(before)] if before else []
-    for question in asked:
-        turns += [Words(" " + question.text), Words(" " + question.answer, answer=True)]
+    questions = [row.questions[index] for index in rng.permutation(len(row.questions))]
+    turns: list[Piece] = [TextPiece(before)] if before else []
+    for question in questions:
+        turns += [TextPiece(" " + question.text), TextPiece(" " + question.answer, answer=True)]
     return turns
 
 
-def _trained(known: Sequence[Known], settings: SmallLanguage, name: str) -> Callable[[Path], object]:
+def _train(known: Sequence[LanguageExamples], settings: SmallLanguage, name: str) -> Callable[[Path], object]:
     questions = (words for row in known for question in row.questions for words in (question.text, *question.answers))
     tokenizer = Tokenizer.train([*(text for row in known for text in row.texts), *questions], settings.pieces)
     words = LanguageVocabulary(tokenizer)
@@ -145,7 +145,9 @@ def _trained(known: Sequence[Known], settings: SmallLanguage, name: str) -> Call
     optimiser = build_optimiser(model, spec)
     for step in with_bar(range(settings.steps), settings.steps, f"language of {name}, once"):
         rng = keyed_rng("small language", settings.seed, step)
-        rows = [_drawn(known[int(n)], rng, settings.length // 3) for n in rng.integers(len(known), size=settings.batch_size)]
+        rows = [
+            _sample_text(known[int(n)], rng, settings.length // 3) for n in rng.integers(len(known), size=settings.batch_size)
+        ]
         layout = lay_out(rows, words, length=settings.length)
         nll_B, count_B = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=len(layout))
         optimiser.zero_grad(set_to_none=True)
@@ -155,7 +157,7 @@ def _trained(known: Sequence[Known], settings: SmallLanguage, name: str) -> Call
         optimiser.step()
 
     def write(folder: Path) -> None:
-        with quiet():
+        with silence_transformers():
             model.inner.float().save_pretrained(folder)
         tokenizer.save(folder)
 

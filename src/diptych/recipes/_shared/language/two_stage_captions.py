@@ -1,4 +1,4 @@
-"""What recipes share that align with many short captions first, and then learn to write in full from few long ones."""
+"""Shared by recipes that align on many short captions first and then train on few detailed ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Stage
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
-from diptych.data.load.order import SourceBlocks
-from diptych.data.text.prompts.layout import Ids
+from diptych.data.load.order import SourceBlockOrder
+from diptych.data.text.prompts.layout import TokenPiece
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.question_answering.questions import Question, questions_of
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.language_model import LanguageVocabulary
-from diptych.models.bridges.writer import BridgeWriter
+from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
@@ -38,7 +38,7 @@ MARKS = re.compile(r"([.!\"()*#:;~])")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetailedRecipe(BridgeRecipe):
+class TwoStageCaptionRecipe(BridgeRecipe):
     """Two stages: short captions without any prompt, then detailed ones in a chat's form.
 
     queries      tokens that a picture becomes by a Q-Former that stays as it is; 0: `group` neighbouring patches side by side
@@ -47,7 +47,7 @@ class DetailedRecipe(BridgeRecipe):
     norm_features   without queries patches are normalised first, as in the release, whose norm is a fresh one and stays so
     former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
-    requests     what is asked in the second stage, one drawn for all rows of a step; the first one when nobody asks anything
+    requests     what is asked in the second stage, one drawn for all rows of a step; the first one where no prompt is given
     chat         template of the second stage
     turns        questions that lie beside a sample (`data.text.question_answering.questions`) are a conversation about its picture, all of
                  whose answers the second stage learns; samples without any are described
@@ -124,7 +124,7 @@ class DetailedRecipe(BridgeRecipe):
         if self.second or not self.sources:
             return None
         sources = [data[row].source for row in range(len(data))]
-        return SourceBlocks(sources, dict(zip(self.sources, self.shares, strict=True)), self.rows_a_mean or 1)
+        return SourceBlockOrder(sources, dict(zip(self.sources, self.shares, strict=True)), self.rows_a_mean or 1)
 
     @property
     def written_after(self) -> str:
@@ -150,45 +150,45 @@ class DetailedRecipe(BridgeRecipe):
         request = self.requests[int(draws.rng.integers(len(self.requests)))] if self.second else ""
         rows, cut = [], 0
         for draw in draws:
-            asked = questions_of(draw.sample) if self.second and self.turns else []
-            if asked:
-                written, first = self._turns(asked, words), asked[0].text
+            questions = questions_of(draw.sample) if self.second and self.turns else []
+            if questions:
+                written, first = self._turns(questions, words), questions[0].text
             else:
-                text, first = self._drawn(draw).string, request
-                ids = words.pieces(self.space + (text if self.second or not self.clean else cleaned(text)) + sign)
-                written = [Ids(tuple(ids if sign else [*ids, words.end_id]), answer=True)]
-            kept, longer = _first(written, most)
+                text, first = self._draw_text(draw).string, request
+                ids = words.pieces(self.space + (text if self.second or not self.clean else clean_caption(text)) + sign)
+                written = [TokenPiece(tuple(ids if sign else [*ids, words.end_id]), answer=True)]
+            pieces, longer = _first(written, most)
             cut += longer
-            rows.append([*template.pieces(self.slots, first), *kept])
+            rows.append([*template.pieces(self.slots, first), *pieces])
         made = self.laid(draws, rows)
         return replace(made, truncated=made.truncated + cut)
 
-    def _turns(self, asked: Sequence[Question], words: LanguageVocabulary) -> list[Ids]:
+    def _turns(self, asked: Sequence[Question], words: LanguageVocabulary) -> list[TokenPiece]:
         """Answers of a conversation, and its questions behind the first, which are not learned."""
         if words.close_ids:
             raise ConfigError("turns go with a decoder, which reads what it has written (expected turns False, or another model)")
-        found = []
-        for place, question in enumerate(asked):
-            if place:
+        pieces = []
+        for index, question in enumerate(asked):
+            if index:
                 text = self.chat_again.replace("{prompt}", question.text)
-                found.append(Ids((*words.start_ids, *words.pieces(text))))
+                pieces.append(TokenPiece((*words.start_ids, *words.pieces(text))))
             ids = words.pieces(self.space + question.answer + self.second_sign)
-            found.append(Ids(tuple(ids if self.second_sign else [*ids, words.end_id]), answer=True))
-        return found
+            pieces.append(TokenPiece(tuple(ids if self.second_sign else [*ids, words.end_id]), answer=True))
+        return pieces
 
-    def _drawn(self, draw: Draw) -> Text:
-        found = [text for text in draw.sample.positives(self.language) if (text.origin == self.detailed) == self.second]
-        if not found:
+    def _draw_text(self, draw: Draw) -> Text:
+        texts = [text for text in draw.sample.positives(self.language) if (text.origin == self.detailed) == self.second]
+        if not texts:
             kind = f"of origin '{self.detailed}'" if self.second else f"of another origin than '{self.detailed}'"
             raise DataError(f"sample '{draw.sample.uid}' has no text {kind}", field="texts", expected="one or more")
-        return found[int(draw.rng.integers(len(found)))]
+        return texts[int(draw.rng.integers(len(texts)))]
 
     def has_short(self, sample: Sample) -> bool:
-        """Whether the first stage trains on it."""
+        """True if the first stage trains on the sample."""
         return any(text.origin != self.detailed for text in sample.positives(self.language))
 
     def has_detailed(self, sample: Sample) -> bool:
-        """Whether the second stage trains on it."""
+        """True if the second stage trains on the sample."""
         described = any(text.origin == self.detailed for text in sample.positives(self.language))
         return described or (self.turns and bool(questions_of(sample)))
 
@@ -228,7 +228,7 @@ class DetailedRecipe(BridgeRecipe):
             Stage("detailed captions", second, self.second_share, keep=self.has_detailed),
         )
 
-    def deploy(self, model: Bridge) -> BridgeWriter:
+    def deploy(self, model: Bridge) -> BridgeGenerator:
         made = super().deploy(model)
         made.request, made.sign = self.requests[0], self.second_sign if self.second_share else self.sign
         made.role = self.role
@@ -236,7 +236,7 @@ class DetailedRecipe(BridgeRecipe):
 
     @classmethod
     def small(cls) -> dict[str, Any]:
-        """What small presets have in common: patches side by side, before a small language model."""
+        """Settings that small presets have in common: patches concatenated, before a small language model."""
         return {
             "image_weights": "small",
             "queries": 0,
@@ -269,20 +269,20 @@ class DetailedRecipe(BridgeRecipe):
         }
 
 
-def _first(pieces: Sequence[Ids], most: int) -> tuple[list[Ids], bool]:
+def _first(pieces: Sequence[TokenPiece], most: int) -> tuple[list[TokenPiece], bool]:
     """So many tokens of these pieces from the first on, and whether there were more."""
-    kept, room = [], most
+    head, room = [], most
     for piece in pieces:
         if room > 0:
-            kept.append(replace(piece, ids=piece.ids[:room]))
+            head.append(replace(piece, ids=piece.ids[:room]))
         room -= len(piece.ids)
-    return kept, room < 0
+    return head, room < 0
 
 
-def cleaned(caption: str, most: int = 50) -> str:
+def clean_caption(caption: str, most: int = 50) -> str:
     """A short caption as BLIP reads it: lower case, no marks, single spaces, `most` words.
 
-    >>> cleaned("A dog (brown)  on a Sofa!")
+    >>> clean_caption("A dog (brown)  on a Sofa!")
     'a dog brown on a sofa'
     """
     caption = re.sub(r"\s{2,}", " ", MARKS.sub(" ", caption.lower())).rstrip("\n").strip(" ")

@@ -1,1 +1,1 @@
-"""What recipes share that read texts of their own making: wrong ones, second ones, knowledge."""
+"""Shared by recipes that generate texts: negatives, paraphrases, knowledge."""

@@ -12,9 +12,9 @@ from diptych.core.contracts import Dataset, Deployable, Draws, Optimiser, Order
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, group_ids
-from diptych.data.load.order import Grouped
-from diptych.data.load.used_up import UsedUp
-from diptych.models.pairs.text_encoder import TextEncoder, Texts
+from diptych.data.load.exhaustive_groups import ExhaustiveGroupOrder
+from diptych.data.load.order import GroupedOrder
+from diptych.models.pairs.text_encoder import TextEncoder, TextEncoderOutput
 from diptych.models.towers.headed import headed
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
@@ -44,14 +44,14 @@ def headed_text(tower: Tower, width: int, *, head: bool) -> tuple[Tower, bool]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
+class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, TextEncoderOutput]):
     """The first stage of KEEP (2412.13126) and of KEP before it (2404.09942): texts of a concept lie together, those of others apart, by
     AdaSP (`block_metric`). A stage of a recipe over pairs, whose text side it trains: it has no pictures and cannot be deployed alone.
 
     members      texts a concept in a batch
     anchored     the main name of a concept is among its texts in every batch, as in KEP's released code
-    drawn        concepts come by their texts ("text"), so that those of many come more often, as released (`UsedUp`), or all equally
-                 often ("concept")
+    drawn        concepts come by their texts ("text"), so that those of many come more often, as released (`ExhaustiveGroupOrder`), or all
+                 equally often ("concept")
     temperature  of the loss, fixed
     text_head    see `headed_text`
     """
@@ -74,8 +74,10 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
     def row_order(self, data: Dataset) -> Order:
         main = [bool(data[row].extras.get(MAIN)) for row in range(len(data))] if self.anchored else []
         if self.drawn == "concept":
-            return Grouped(data.groups, self.members, always=main)
-        return UsedUp(data.groups, self.members, self.batch_size // self.members, always=main or [False] * len(data))
+            return GroupedOrder(data.groups, self.members, always=main)
+        return ExhaustiveGroupOrder(
+            data.groups, self.members, self.batch_size // self.members, always=main or [False] * len(data)
+        )
 
     def model(self) -> TextEncoder:
         tower = self.projected(text_tower(self.text_tower, **self.text_options()), "text")
@@ -87,11 +89,11 @@ class KnowledgeTexts(PairRecipe[TextEncoder, KnowledgeBatch, Texts]):
         ids_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
         return KnowledgeBatch(ids_BL, mask_BL, group_ids(draws), encoded.truncated)
 
-    def features(self, model: TextEncoder, batch: KnowledgeBatch) -> Texts:
-        texts: Texts = model(batch.text_BL, batch.text_mask_BL)
+    def features(self, model: TextEncoder, batch: KnowledgeBatch) -> TextEncoderOutput:
+        texts: TextEncoderOutput = model(batch.text_BL, batch.text_mask_BL)
         return texts
 
-    def losses(self, features: Texts, batch: KnowledgeBatch) -> dict[str, Tensor]:
+    def losses(self, features: TextEncoderOutput, batch: KnowledgeBatch) -> dict[str, Tensor]:
         text_RD, group_R = gather_rows(features.text_ND), gather_rows(batch.group_B)
         loss = block_metric(text_RD @ text_RD.T, group_R, group_R, scale=1 / self.temperature)
         return {"knowledge": loss}

@@ -1,4 +1,4 @@
-"""What recipes share that learn from wrong texts of each image: where these come from, and one pass of the encoder over all of them."""
+"""Shared by recipes with negative texts for each image: their source, and one pass of the encoder over all of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Order
 from diptych.core.errors import DataError
-from diptych.data.load.neighbours import WithNeighbours
-from diptych.data.text.captions.negative_texts import NegativeBatch, chosen, negative_batch
+from diptych.data.load.neighbours import NeighbourOrder
+from diptych.data.text.captions.negative_texts import NegativeBatch, negative_batch, sample_texts
 from diptych.data.text.english.structured import replaced_at_random
 from diptych.data.text.english.tagger import tag
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -57,7 +57,7 @@ class NegativeRecipe(EncoderRecipe[DualEncoder, NegativeBatch, HardPairs]):
 
     @property
     def needs_words(self) -> bool:
-        """Whether words of the data stand in for others."""
+        """True if words of the data replace others in negative texts."""
         return False
 
     def prepare(self, data: Dataset) -> Self:
@@ -74,15 +74,15 @@ class NegativeRecipe(EncoderRecipe[DualEncoder, NegativeBatch, HardPairs]):
         if not self.hard_images:
             return None
         rows = {uid: row for row, uid in enumerate(data.uids)}
-        found = [data[row].extras.get(self.hard_images) or () for row in range(len(data))]
-        near = [tuple(rows[uid] for uid in uids if uid in rows) for uids in found]
+        neighbours = [data[row].extras.get(self.hard_images) or () for row in range(len(data))]
+        near = [tuple(rows[uid] for uid in uids if uid in rows) for uids in neighbours]
         if not any(near):
             raise DataError(
                 f"no row of '{data.name}' names images that look alike",
                 field=self.hard_images,
                 expected="what `diptych curate hard_images` makes",
             )
-        return WithNeighbours(tuple(near))
+        return NeighbourOrder(tuple(near))
 
     def model(self) -> DualEncoder:
         image, text = self.towers()
@@ -117,15 +117,15 @@ class NegativeRecipe(EncoderRecipe[DualEncoder, NegativeBatch, HardPairs]):
         any_N = batch.there_BK.any(1)
         right_N = any_N & (own_N1 > other_NK).all(1)
         have, right = mean_over_processes(torch.stack([any_N.float().mean(), right_N.float().mean()])).unbind()
-        found = {"scale": features.scale.detach(), "with_negatives": have}
-        return found | ({"own_text_first": right / have} if have > 0 else {})
+        values = {"scale": features.scale.detach(), "with_negatives": have}
+        return values | ({"own_text_first": right / have} if have > 0 else {})
 
     def written(self, draw: Draw) -> list[str]:
         """Wrong texts that came with the sample: of origin "negative", or of the column that curation wrote."""
         of_sample = [
             text.string for text in draw.sample.texts if text.origin == "negative" and text.language in ("", self.language)
         ]
-        return chosen(draw.rng, [*of_sample, *(draw.sample.extras.get(COLUMN) or ())], self.negatives_each)
+        return sample_texts(draw.rng, [*of_sample, *(draw.sample.extras.get(COLUMN) or ())], self.negatives_each)
 
     def at_random(self, draw: Draw, text: str) -> list[str]:
         """The control: a word replaced by any common one."""

@@ -23,13 +23,13 @@ def ontology_at(address: str) -> Ontology:
     return tissue_ontology() if address == WORLD else open_ontology(address)
 
 
-def stored(ontology: Ontology) -> str:
-    """As a prepared recipe keeps it; `read_back` reads it."""
+def ontology_to_json(ontology: Ontology) -> str:
+    """As a prepared recipe keeps it; `ontology_from_json` reads it."""
     return to_json(ontology)
 
 
 @lru_cache(maxsize=4)
-def read_back(text: str) -> Ontology:
+def ontology_from_json(text: str) -> Ontology:
     """The ontology of a prepared recipe."""
     return Ontology(parse_concepts(text, "ontology"), name="ontology")
 
@@ -40,7 +40,7 @@ def attributes(ontology: Ontology, stop: tuple[str, ...] = ()) -> Iterator[Sampl
     for number, concept in enumerate(ontology.values()):
         chain = ontology.chain(concept.id, stop=stop)
         texts = [*concept.names, *concept.definitions, *([" ".join(reversed(chain))] if len(chain) > 1 else [])]
-        for place, text in enumerate(dict.fromkeys(texts)):
-            said = (Text(text, "", "label"),)
-            extras = {MAIN: int(place == 0)}
-            yield Sample(f"concept-{number}-{place}", None, said, group=concept.id, source=ontology.name, extras=extras)
+        for index, text in enumerate(dict.fromkeys(texts)):
+            label_texts = (Text(text, "", "label"),)
+            extras = {MAIN: int(index == 0)}
+            yield Sample(f"concept-{number}-{index}", None, label_texts, group=concept.id, source=ontology.name, extras=extras)

@@ -1,4 +1,4 @@
-"""What the curation step `pseudo_texts` found of a person, and whether a step reads it (UniPT, 2309.01420)."""
+"""Pseudo texts of a person from the curation step `pseudo_texts`, and whether a step reads them (UniPT, 2309.01420)."""
 
 from __future__ import annotations
 

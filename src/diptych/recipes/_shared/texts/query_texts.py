@@ -1,4 +1,4 @@
-"""What queries of descriptions are made of: what is known about classes, and every text that may stand in one."""
+"""Detection queries of class descriptions: knowledge about classes, and every text that may stand in a query."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diptych.data.text.descriptions.knowledge import Knowledge, parse_knowledge
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class ReiterableSamples:
     """The samples of a data set, gone through as often as is wanted and never held together."""
 
     data: Dataset
@@ -25,7 +25,7 @@ class Again:
 
 @lru_cache(maxsize=8)
 def knowledge_from(text: str) -> Knowledge:
-    """What a prepared recipe keeps as JSON; "" and "{}": nothing."""
+    """Class knowledge from the JSON that a prepared recipe keeps; empty for "" and "{}"."""
     return parse_knowledge(text, "known") if text not in ("", "{}") else Knowledge({})
 
 

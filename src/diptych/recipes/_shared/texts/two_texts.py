@@ -1,4 +1,4 @@
-"""What recipes share that read two texts an image: a raw one and a synthetic caption."""
+"""Shared by recipes that read two texts an image: a raw one and a synthetic caption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diptych.recipes._shared.pairs import B, EncoderRecipe, M, S
 
 Kind = Literal["raw", "synthetic"]
 
-LOOKED_AT = 64
+PROBED_ROWS = 64
 """Samples, evenly spaced, that are asked for both texts before training begins."""
 
 
@@ -34,7 +34,7 @@ class TwoTextRecipe(EncoderRecipe[M, B, S]):
 
     def prepare(self, data: Dataset) -> Self:
         """Learns the vocabulary from both texts. Data without one of them are refused, with what makes it."""
-        for row in range(0, len(data), max(1, len(data) // LOOKED_AT)):
+        for row in range(0, len(data), max(1, len(data) // PROBED_ROWS)):
             self.texts_of(data[row])
         return super().prepare(data)
 
@@ -46,11 +46,11 @@ class TwoTextRecipe(EncoderRecipe[M, B, S]):
         origins = self.raw if kind == "raw" else self.synthetic
         if kind == "synthetic" and self.captions:
             caption = caption_table(self.captions).get(sample.uid)
-            found = [caption] if caption else []
+            strings = [caption] if caption else []
         else:
-            found = [text.string for text in texts_by_origin(sample, origins, self.language)]
-        if found:
-            return found
+            strings = [text.string for text in texts_by_origin(sample, origins, self.language)]
+        if strings:
+            return strings
         if kind == "synthetic":
             here = f" in {self.captions}" if self.captions else ""
             raise DataError(

@@ -30,7 +30,7 @@ def tokenizer_of(source: str, vocabulary: str, *, clean: Clean | None = None) ->
 
 @lru_cache(maxsize=8)
 def _tokenizer(spec: str, clean: Clean | None) -> Tokenizer:
-    found = Tokenizer.from_spec(spec)
+    tokenizer = Tokenizer.from_spec(spec)
     if clean is not None:
-        found.clean = clean
-    return found
+        tokenizer.clean = clean
+    return tokenizer

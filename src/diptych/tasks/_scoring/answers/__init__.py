@@ -1,1 +1,1 @@
-"""What models answer in words: how they are asked, and what is right."""
+"""Free-text answers of generative models: prompting, parsing, matching and judging."""

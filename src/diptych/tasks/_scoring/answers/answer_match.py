@@ -1,4 +1,4 @@
-"""When an answer equals another, and what ten people's answers make of it, as the VQA evaluation code has it (Antol et al., 2015).
+"""Answer normalisation and VQA accuracy, as the VQA evaluation code has them (Antol et al., 2015).
 
 The order is part of the protocol: marks of punctuation, then lower case, numbers as digits, articles left out, contractions completed.
 """
@@ -41,44 +41,44 @@ NEEDED = 3
 
 
 def normalised(answer: str) -> str:
-    """The answer as it is compared.
+    """Normalised answer for comparison: punctuation, number words, articles and contractions as the VQA evaluation has them.
 
     >>> normalised("The two dogs, dont you think?")
     "2 dogs don't you think"
     """
-    words = without_marks(answer).lower().split()
+    words = strip_punctuation(answer).lower().split()
     words = [NUMBERS.get(word, word) for word in words]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def without_marks(answer: str) -> str:
+def strip_punctuation(answer: str) -> str:
     """A mark beside a space, or any mark beside a number such as 1,000, is dropped; another one leaves a space. Full stops go, but those
     before a digit."""
-    found = answer
+    text = answer
     loose = _THOUSANDS.search(answer) is not None
     for mark in MARKS:
         beside = f"{mark} " in answer or f" {mark}" in answer
-        found = found.replace(mark, "" if beside or loose else " ")
-    return _PERIOD.sub("", found, count=32)  # the release stops after so many
+        text = text.replace(mark, "" if beside or loose else " ")
+    return _PERIOD.sub("", text, count=32)  # the release stops after so many
 
 
 def trimmed(answer: str) -> str:
-    """Without space around it; line ends and tabs are spaces."""
+    """Answer without space around it; line ends and tabs become spaces."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_accuracy(answer: str, people: Sequence[str], *, always: bool = False) -> float:
-    """How right an answer is: over each person, the others who gave it, of whom three are enough; the mean.
+    """VQA accuracy of an answer: over each annotator, min(1, matches among the others / 3); the mean.
 
     people  what each of them answered, ten as published; with fewer than four, one is enough
     always  normalise also where all people agree, which the release does not: there the answer has to equal theirs letter for letter
     """
-    given, found = [trimmed(person) for person in people], trimmed(answer)
+    given, own = [trimmed(person) for person in people], trimmed(answer)
     if always or len(set(given)) > 1:
-        given, found = [normalised(person) for person in given], normalised(found)
+        given, own = [normalised(person) for person in given], normalised(own)
     if len(given) <= NEEDED:
-        return float(found in given)
+        return float(own in given)
     shares = [
-        min(1.0, sum(other == found for place, other in enumerate(given) if place != row) / NEEDED) for row in range(len(given))
+        min(1.0, sum(other == own for index, other in enumerate(given) if index != row) / NEEDED) for row in range(len(given))
     ]
     return sum(shares) / len(shares)

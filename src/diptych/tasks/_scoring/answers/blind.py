@@ -1,4 +1,4 @@
-"""The blind row: the same requests about pictures that show nothing. What a model reaches there, it knows without looking."""
+"""Blind baseline: the same requests with grey pictures. Its score is what a model reaches without the image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BLIND = "/blind"
 """How names of metrics of the blind row end."""
 
 
-def grey(images: Sequence[ImageSource]) -> list[ArrayImage]:
-    """Plain grey pictures (level 128 of 255) of the sizes of the given ones, so that models with tiles see as many of them."""
+def grey_images(images: Sequence[ImageSource]) -> list[ArrayImage]:
+    """Grey images (level 128 of 255) of the sizes of the given ones, so that models with tiles see as many of them."""
     made: dict[int, ArrayImage] = {}
     for image in images:
         if id(image) not in made:

@@ -1,4 +1,4 @@
-"""Questions with lettered options: how they are shown, and what asking in several orders tells."""
+"""Multiple-choice prompts: lettered options, orders of the options, and the entropy of the choice over orders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def with_options(question: str, options: Sequence[str], instruction: str) -> str:
-    """The question with its options, a line each.
+    """Prompt of a question with its lettered options, a line each.
 
     >>> print(with_options("what colour ?", ["red", "blue"], "Answer with the letter."))
     what colour ?
@@ -28,7 +28,7 @@ def with_options(question: str, options: Sequence[str], instruction: str) -> str
 
 
 def rotations(options: int, count: int) -> list[list[int]]:
-    """The places of the options turned by 0, 1, ... places; as many as there are options, or `count` if that is less.
+    """Cyclic orders of the options (indices turned by 0, 1, ...); as many as there are options, or `count` if that is less.
 
     >>> rotations(3, 2)
     [[0, 1, 2], [1, 2, 0]]
@@ -38,15 +38,15 @@ def rotations(options: int, count: int) -> list[list[int]]:
 
 
 def shuffles(options: int, count: int, *key: str | int) -> list[list[int]]:
-    """Different orders drawn under `key`, the first of them not always the given one; as many as there are, or `count` if that is less."""
-    rng, found = keyed_rng("orders", *key), dict[tuple[int, ...], None]()
-    while len(found) < min(count, math.factorial(options)):
-        found[tuple(rng.permutation(options).tolist())] = None
-    return [list(order) for order in found]
+    """Random orders drawn under `key`, the first of them not always the given one; as many as there are, or `count` if that is less."""
+    rng, orders = keyed_rng("orders", *key), dict[tuple[int, ...], None]()
+    while len(orders) < min(count, math.factorial(options)):
+        orders[tuple(rng.permutation(options).tolist())] = None
+    return [list(order) for order in orders]
 
 
 def entropy(chosen: Sequence[str], *, base: float = math.e, corrected: bool = False) -> float:
-    """How much a choice depends on the order in which its options stood: 0 for always the same content.
+    """Entropy of the choice over the orders of its options: 0 where the same content is always chosen.
 
     chosen     what was chosen in each order, by content; an unread reply is a choice of its own
     base       e gives nats, 2 gives bits

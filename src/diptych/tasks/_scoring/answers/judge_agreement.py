@@ -1,4 +1,4 @@
-"""How well two judges agree, and how strong models are by who beats whom.
+"""Agreement of two judges, and model strengths from pairwise preferences (Bradley-Terry).
 
 Letters: M models.
 """
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def agreement(first: Sequence[object], second: Sequence[object]) -> float:
-    """The share of items on which both say the same."""
+    """Share of items with equal verdicts of both judges."""
     _check_pairs(first, second)
     return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
 

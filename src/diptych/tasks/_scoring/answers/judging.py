@@ -1,6 +1,6 @@
-"""Whether an answer to an open question is right, by a judge: equality, shared words, an embedder, likelihoods, or a model's own words.
+"""Judges of open-ended answers: exact match, shared words, embeddings, likelihoods, or a model's written rating.
 
-A judge gives a score from 0 to 1 and what it said; a reply that it cannot read has no score and is counted. Language models favour long
+A judge gives a score from 0 to 1 and its reply; a reply that it cannot read has no score and is counted. Language models favour long
 answers and the first of two (Zheng et al., 2023, 2306.05685): a comparison of two is therefore asked in both orders and counts where both
 agree.
 """
@@ -40,7 +40,7 @@ PAIRED = (
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """A question with its reference answer and reasoning, and the answer that is judged."""
+    """Input of a judge: a question with its reference answer and reasoning, and the answer to be rated."""
 
     question: str
     reference: str
@@ -49,17 +49,17 @@ class JudgedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """score  0 to 1; None where the judge's reply cannot be read. said: its words, or its number"""
+class JudgeRating:
+    """score  0 to 1; None where the judge's reply cannot be read. reply: its text, or its number"""
 
     score: float | None
-    said: str = ""
+    reply: str = ""
 
 
 def judge_answers(
-    kind: Kind, asked: Sequence[JudgedAnswer], judge: Any = None, *, threshold: float = 0.8, max_tokens: int = 64
-) -> list[Verdict]:
-    """A verdict on each answer.
+    kind: Kind, answers: Sequence[JudgedAnswer], judge: Any = None, *, threshold: float = 0.8, max_tokens: int = 64
+) -> list[JudgeRating]:
+    """Rating of each answer by a judge.
 
     kind       exact: equal without articles and marks; soft: F1 of their words; embedding: 1 where the cosine is at least `threshold`;
                likelihood: the share that "yes" has against "no"; model: its rating of 0 to 10
@@ -69,16 +69,16 @@ def judge_answers(
     if kind not in get_args(Kind):
         raise ConfigError(f"judged by {kind!r} (expected {' | '.join(get_args(Kind))})")
     if kind == "exact":
-        return [Verdict(float(normalised(one.answer) == normalised(one.reference))) for one in asked]
+        return [JudgeRating(float(normalised(one.answer) == normalised(one.reference))) for one in answers]
     if kind == "soft":
-        return [Verdict(word_f1(one.answer, one.reference)) for one in asked]
+        return [JudgeRating(word_f1(one.answer, one.reference)) for one in answers]
     if kind == "embedding" and isinstance(judge, Embedder):
-        return _by_embedding(asked, judge, threshold)
+        return _by_embedding(answers, judge, threshold)
     if kind == "likelihood" and isinstance(judge, Ranker):
-        return _by_likelihood(asked, judge)
+        return _by_likelihood(answers, judge)
     if kind == "model" and isinstance(judge, Generator):
-        replies = _replies(judge, [_filled(GRADED, one) for one in asked], max_tokens)
-        return [Verdict(rating_of(text), text) for text in replies]
+        replies = _replies(judge, [_filled(GRADED, one) for one in answers], max_tokens)
+        return [JudgeRating(parse_rating(text), text) for text in replies]
     needs = {"embedding": "an Embedder", "likelihood": "a Ranker", "model": "a Generator"}[kind]
     name = "nobody" if judge is None else getattr(judge, "name", type(judge).__name__)
     raise ConfigError(f"judged by {kind} needs a judge that is {needs}, got {name} (expected --judge MODEL)")
@@ -97,96 +97,96 @@ def word_f1(answer: str, reference: str) -> float:
     return 2 * shared / (a.total() + b.total())
 
 
-def rating_of(reply: str, most: int = 10) -> float | None:
+def parse_rating(reply: str, most: int = 10) -> float | None:
     """The rating in a reply as a share; None where there is none, more than one, or one above `most`.
 
-    >>> [rating_of(reply) for reply in ("Rating: 7", "10", "rating: 3/10", "Rating: 3, or rating: 5", "good", "Rating: 12")]
+    >>> [parse_rating(reply) for reply in ("Rating: 7", "10", "rating: 3/10", "Rating: 3, or rating: 5", "good", "Rating: 12")]
     [0.7, 1.0, 0.3, None, None, None]
     """
-    found = re.findall(r"rating\W{0,4}(\d+(?:\.\d+)?)", reply, re.IGNORECASE) or re.findall(
+    numbers = re.findall(r"rating\W{0,4}(\d+(?:\.\d+)?)", reply, re.IGNORECASE) or re.findall(
         r"^\W*(\d+(?:\.\d+)?)(?:/10)?\W*$", reply
     )
-    values = {float(number) for number in found}
+    values = {float(number) for number in numbers}
     return values.pop() / most if len(values) == 1 and max(values) <= most else None
 
 
-def _by_likelihood(asked: Sequence[JudgedAnswer], judge: Ranker) -> list[Verdict]:
-    prompts = [(TextPart(_filled(SAME, one)),) for one in asked]
-    nats = judge.answer_nll([NOTHING] * len(asked), prompts, [["yes", "no"]] * len(asked)) if asked else []
+def _by_likelihood(answers: Sequence[JudgedAnswer], judge: Ranker) -> list[JudgeRating]:
+    prompts = [(TextPart(_filled(SAME, one)),) for one in answers]
+    nats = judge.answer_nll([NOTHING] * len(answers), prompts, [["yes", "no"]] * len(answers)) if answers else []
     shares = [1 / (1 + float(np.exp(table[0, 0] - table[1, 0]))) for table in nats]
-    return [Verdict(share, f"{share:.4f}") for share in shares]
+    return [JudgeRating(share, f"{share:.4f}") for share in shares]
 
 
-def _by_embedding(asked: Sequence[JudgedAnswer], judge: Embedder, threshold: float) -> list[Verdict]:
-    if not asked:
+def _by_embedding(answers: Sequence[JudgedAnswer], judge: Embedder, threshold: float) -> list[JudgeRating]:
+    if not answers:
         return []
-    texts = list(dict.fromkeys(text for one in asked for text in (one.answer or " ", one.reference)))
+    texts = list(dict.fromkeys(text for one in answers for text in (one.answer or " ", one.reference)))
     vector = dict(zip(texts, judge.embed_texts(texts), strict=True))
-    cosines = [float(vector[one.answer or " "] @ vector[one.reference]) for one in asked]
-    return [Verdict(float(cosine >= threshold), f"{cosine:.4f}") for cosine in cosines]
+    cosines = [float(vector[one.answer or " "] @ vector[one.reference]) for one in answers]
+    return [JudgeRating(float(cosine >= threshold), f"{cosine:.4f}") for cosine in cosines]
 
 
 # ---------------------------------------------------------------- two answers
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """Which of two answers is better, asked in both orders.
+class PairwisePreference:
+    """Result of a pairwise comparison of two answers, asked in both orders.
 
     better      "first" or "second" where both orders say so; "tie" where both do or they disagree; "unread" where a reply is
     consistent  whether both orders say the same; None where one is unread
     took_first  how many of the two replies name the answer that was shown first
-    said        both replies
+    replies     both replies
     """
 
     better: Preference
     consistent: bool | None
     took_first: int
-    said: tuple[str, str]
+    replies: tuple[str, str]
 
 
 def compare_answers(
-    judge: Generator, asked: Sequence[JudgedAnswer], rivals: Sequence[str], *, max_tokens: int = 64
-) -> list[Compared]:
-    """The answers of `asked` against those of `rivals`."""
-    prompts = [_filled(PAIRED, one, first=one.answer, second=rival) for one, rival in zip(asked, rivals, strict=True)]
-    swapped = [_filled(PAIRED, one, first=rival, second=one.answer) for one, rival in zip(asked, rivals, strict=True)]
+    judge: Generator, answers: Sequence[JudgedAnswer], rivals: Sequence[str], *, max_tokens: int = 64
+) -> list[PairwisePreference]:
+    """Pairwise preferences between `answers` and those of `rivals`."""
+    prompts = [_filled(PAIRED, one, first=one.answer, second=rival) for one, rival in zip(answers, rivals, strict=True)]
+    swapped = [_filled(PAIRED, one, first=rival, second=one.answer) for one, rival in zip(answers, rivals, strict=True)]
     replies = _replies(judge, [*prompts, *swapped], max_tokens)
-    return [_both(here, there) for here, there in zip(replies[: len(asked)], replies[len(asked) :], strict=True)]
+    return [_both_orders(here, there) for here, there in zip(replies[: len(answers)], replies[len(answers) :], strict=True)]
 
 
-def _both(here: str, there: str) -> Compared:
-    first, other = preference_of(here), preference_of(there)
+def _both_orders(here: str, there: str) -> PairwisePreference:
+    first, other = parse_preference(here), parse_preference(there)
     second: Preference = {"first": "second", "second": "first"}.get(other, other)  # type: ignore[assignment]
     took = (first == "first") + (other == "first")
     if "unread" in (first, second):
-        return Compared("unread", None, took, (here, there))
-    return Compared(first if first == second else "tie", first == second, took, (here, there))
+        return PairwisePreference("unread", None, took, (here, there))
+    return PairwisePreference(first if first == second else "tie", first == second, took, (here, there))
 
 
-def preference_of(reply: str) -> Preference:
-    """Which of the answers as they were shown a reply prefers.
+def parse_preference(reply: str) -> Preference:
+    """Preferred answer in a judge's reply, of the two as they were shown.
 
-    >>> [preference_of(reply) for reply in ("Better: A", "**Better: b**", "Better: tie", "A", "A is long, so B", "Better: A. Better: B")]
+    >>> [parse_preference(reply) for reply in ("Better: A", "**Better: b**", "Better: tie", "A", "A is long, so B", "Better: A. Better: B")]
     ['first', 'second', 'tie', 'first', 'unread', 'unread']
     """
-    found = re.findall(r"better\W{0,4}(a|b|tie)\b", reply, re.IGNORECASE) or re.findall(
+    matches = re.findall(r"better\W{0,4}(a|b|tie)\b", reply, re.IGNORECASE) or re.findall(
         r"^\W*(a|b|tie)\W*$", reply, re.IGNORECASE
     )
-    names = {name.lower() for name in found}
-    known: dict[str, Preference] = {"a": "first", "b": "second", "tie": "tie"}
-    return known[names.pop()] if len(names) == 1 else "unread"
+    names = {name.lower() for name in matches}
+    preferences: dict[str, Preference] = {"a": "first", "b": "second", "tie": "tie"}
+    return preferences[names.pop()] if len(names) == 1 else "unread"
 
 
 def _filled(form: str, one: JudgedAnswer, **answers: str) -> str:
-    """A form with its fields; braces in the texts stay as they are."""
+    """Template with its fields filled; braces in the texts stay as they are."""
     fields = {"question": one.question, "reference": one.reference, "reasoning": one.reasoning, "answer": one.answer, **answers}
     return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], form)
 
 
 def _replies(judge: Generator, texts: Sequence[str], max_tokens: int) -> list[str]:
-    """Equal questions are asked once."""
+    """Replies of the judge; equal questions are asked once."""
     once = list(dict.fromkeys(texts))
     replies = judge.generate([NOTHING] * len(once), [(TextPart(text),) for text in once], max_tokens=max_tokens) if once else []
-    known = dict(zip(once, replies, strict=True))
-    return [known[text] for text in texts]
+    reply_of = dict(zip(once, replies, strict=True))
+    return [reply_of[text] for text in texts]

@@ -1,4 +1,4 @@
-"""Which objects an image is asked about: some that are there, and as many that are not (POPE, Li et al., 2023).
+"""Object polling: questions on objects that are in an image, and on as many that are not (POPE, Li et al., 2023).
 
 random       any object of the data that the image does not have
 popular      the most frequent ones of those
@@ -24,7 +24,7 @@ SETTINGS: tuple[Setting, ...] = ("random", "popular", "adversarial")
 def poll_questions(
     objects: Sequence[Sequence[str]], setting: Setting, *, count: int = 3, seed: int = 0
 ) -> list[list[tuple[str, bool]]]:
-    """For each image its questions: an object, and whether it is there; there and not there in turn.
+    """Questions of each image: an object, and whether it is in the image; present and absent in turn.
 
     objects  what each image has, without repetition, in the order in which it is asked about
     count    pairs an image, at most; fewer where an image has fewer objects, or nearly all there are
@@ -32,18 +32,18 @@ def poll_questions(
     if setting not in SETTINGS:
         raise ConfigError(f"setting is {setting!r} (expected {' | '.join(SETTINGS)})")
     frequency = Counter(name for there in objects for name in there)
-    known = list(frequency)
+    names = list(frequency)
     popular = [name for name, _ in frequency.most_common()]
-    beside: dict[str, Counter[str]] = {name: Counter() for name in known}
+    beside: dict[str, Counter[str]] = {name: Counter() for name in names}
     for there in objects:
         for name in there:
             beside[name].update(other for other in there if other != name)
-    return [_questions_of_image(there, known, popular, beside, setting, count, seed, row) for row, there in enumerate(objects)]
+    return [_questions_of_image(there, names, popular, beside, setting, count, seed, row) for row, there in enumerate(objects)]
 
 
 def _questions_of_image(
     there: Sequence[str],
-    known: list[str],
+    names: list[str],
     popular: list[str],
     beside: dict[str, Counter[str]],
     setting: Setting,
@@ -52,7 +52,7 @@ def _questions_of_image(
     row: int,
 ) -> list[tuple[str, bool]]:
     rng = keyed_rng("polling", seed, setting, row)
-    asked: list[tuple[str, bool]] = []
+    questions: list[tuple[str, bool]] = []
     used = set(there)
     for name in there[:count]:
         ranked = {
@@ -62,10 +62,10 @@ def _questions_of_image(
         }[setting]
         left = [other for other in ranked if other not in used]
         if not left:
-            left = [other for other in known if other not in used]
+            left = [other for other in names if other not in used]
             left = [left[int(rng.integers(len(left)))]] if left else []
         if not left:
             break
         used.add(left[0])
-        asked += [(name, True), (left[0], False)]
-    return asked
+        questions += [(name, True), (left[0], False)]
+    return questions

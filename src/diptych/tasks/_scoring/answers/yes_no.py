@@ -1,4 +1,4 @@
-"""What counts as a yes, and the scores of a row of yes-or-no questions.
+"""Parsing of yes-or-no answers, and their scores (accuracy, precision, recall, F1).
 
 Published harnesses read answers differently, by several points of F1 on models that write sentences:
 
@@ -25,10 +25,10 @@ Floats = npt.NDArray[np.float64]
 _WORD = re.compile(r"[a-z]+")
 
 
-def read_answer(answer: str, reader: Reader = "first") -> bool | None:
+def parse_yes_no(answer: str, reader: Reader = "first") -> bool | None:
     """True for yes, False for no, None where it is neither.
 
-    >>> [read_answer("There is no dog. Yes, I am sure.", reader) for reader in READERS]
+    >>> [parse_yes_no("There is no dog. Yes, I am sure.", reader) for reader in READERS]
     [False, False, None, None]
     """
     if reader == "released":
@@ -36,16 +36,16 @@ def read_answer(answer: str, reader: Reader = "first") -> bool | None:
         return not {"No", "not", "no"} & set(words)
     if reader == "whole":
         return {"yes": True, "no": False}.get(answer.strip().lower())
-    said = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
+    verdicts = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
     if reader == "single":
-        return said[0] if len(set(said)) == 1 else None
-    return said[0] if said else None
+        return verdicts[0] if len(set(verdicts)) == 1 else None
+    return verdicts[0] if verdicts else None
 
 
-def confusion(truth_N: npt.NDArray[np.bool_], said: list[bool | None], reader: Reader) -> Floats:
-    """[N, 5] of zeros and ones: true yes, false yes, missed yes, right at all, said yes."""
-    yes_N = np.array([answer is True for answer in said])
-    read_N = np.array([answer is not None for answer in said])
+def confusion(truth_N: npt.NDArray[np.bool_], answers: list[bool | None], reader: Reader) -> Floats:
+    """Confusion columns [N, 5] of zeros and ones: true positive, false positive, false negative, correct, answered yes."""
+    yes_N = np.array([answer is True for answer in answers])
+    read_N = np.array([answer is not None for answer in answers])
     missed_N = truth_N & ~yes_N & (read_N if reader == "whole" else True)
     right_N = read_N & (yes_N == truth_N)
     return np.stack([truth_N & yes_N, ~truth_N & yes_N, missed_N, right_N, yes_N], 1).astype(np.float64)
@@ -54,7 +54,7 @@ def confusion(truth_N: npt.NDArray[np.bool_], said: list[bool | None], reader: R
 def scores(mean_5: Floats) -> dict[str, Floats]:
     """accuracy, precision, recall, f1 and the share of yes, from means of the columns of `confusion` ([..., 5]).
 
-    Nothing said yes to has a precision of NaN and an F1 of 0, where the released code divides by zero.
+    Without any yes, precision is NaN and F1 is 0, where the released code divides by zero.
     """
     true, wrong, missed, right, yes = np.moveaxis(mean_5, -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):

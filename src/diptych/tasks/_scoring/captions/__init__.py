@@ -1,1 +1,1 @@
-"""Captions: how near they are to what people wrote, what they name, and which of several a model prefers."""
+"""Caption scores: similarity to references, objects mentioned, and preference among several captions."""

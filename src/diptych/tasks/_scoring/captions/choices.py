@@ -1,4 +1,4 @@
-"""Scores of options to credits, and credits to rows and columns: what every probe of true and false captions counts by.
+"""Scoring of probes with true and false captions: option scores to credits, credits to records and metrics.
 
 Letters: N cases, L options, K kinds.
 """
@@ -37,7 +37,7 @@ _SCHEMA = pa.schema(
 
 
 def shares(score_L: npt.ArrayLike) -> Floats:
-    """What each option has of the first place: 1 for the best, 1/n each when n tie.
+    """Share of rank 1 that each option has: 1 for the best, 1/n each when n tie.
 
     >>> shares([0.2, 0.7, 0.7])
     array([0. , 0.5, 0.5])
@@ -49,14 +49,14 @@ def shares(score_L: npt.ArrayLike) -> Floats:
 
 
 def credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
-    """Share of the first place that is true, among true and false options.
+    """Share of rank 1 that the true options have, among true and false options.
 
     >>> credit([0.9, 0.5, 0.5], ("entailed", "true", "false"))
     0.5
     """
     counted = [i for i, role in enumerate(roles) if role != "entailed"]
     share = shares(np.asarray(score_L, np.float64)[counted])
-    return float(sum(share[place] for place, i in enumerate(counted) if roles[i] == "true"))
+    return float(sum(share[index] for index, i in enumerate(counted) if roles[i] == "true"))
 
 
 def first_credit(score_L: npt.ArrayLike, roles: Sequence[str]) -> float:
@@ -76,7 +76,7 @@ def probe_records(
     """Cases and the scores of their options as rows; `aside` holds the scores of those that see no image, by name."""
     count: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    for place, (case, score) in enumerate(zip(cases, scores, strict=True)):
+    for row, (case, score) in enumerate(zip(cases, scores, strict=True)):
         won = shares(score)
         wins = {role: float(sum(w for w, r in zip(won, case.roles, strict=True) if r == role)) for role in ROLES}
         rows.append(
@@ -92,9 +92,9 @@ def probe_records(
                 "credit": credit(score, case.roles),
                 **{f"wins_{role}": share for role, share in wins.items()},
                 "chance": case.roles.count("true") / (len(case.roles) - case.roles.count("entailed")),
-                **{name: credit(given[place], case.roles) for name, given in aside.items()},
+                **{name: credit(given[row], case.roles) for name, given in aside.items()},
                 "credit" + FIRST: first_credit(score, case.roles),
-                **{name + FIRST: first_credit(given[place], case.roles) for name, given in aside.items()},
+                **{name + FIRST: first_credit(given[row], case.roles) for name, given in aside.items()},
             }
         )
         count[case.uid] += 1
@@ -129,8 +129,8 @@ def credits(records: pa.Table, column: str, ties: rk.Ties) -> Floats:
 def kind_columns(
     records: pa.Table, value_N: Floats, kinds: Sequence[str], *, pooled: bool = False, parts: bool = False
 ) -> Floats:
-    """[N, K]: the values under each of `kinds`, NaN elsewhere; pooled, all of these kinds in one column. parts: `kinds` are the beginnings
-    of kinds."""
+    """Columns [N, K] of the values under each of `kinds`, NaN elsewhere; pooled, all of these kinds in one column. parts: `kinds` are
+    the beginnings of kinds."""
     kind_N = array(records, "kind")
     if parts:
         kind_N = np.array([kind.partition("/")[0] for kind in kind_N])
@@ -143,7 +143,7 @@ def kind_columns(
 
 
 def tree_weights(kinds: Collection[str]) -> dict[str, float]:
-    """What each kind counts in a mean over parts of the mean over their parts, and so on: kinds are paths, "relation/left of".
+    """Weight of each kind in a macro average over a tree of kinds (parts, then their parts): kinds are paths, "relation/left of".
 
     >>> tree_weights(["relation/on", "relation/under", "order"])
     {'relation/on': 0.25, 'relation/under': 0.25, 'order': 0.5}
@@ -153,15 +153,15 @@ def tree_weights(kinds: Collection[str]) -> dict[str, float]:
     parts: dict[str, list[str]] = {}
     for kind in kinds:
         parts.setdefault(kind.partition("/")[0], []).append(kind)
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for head, members in parts.items():
         inner = tree_weights([member.removeprefix(f"{head}/") for member in members])
-        found |= {member: inner[member.removeprefix(f"{head}/")] / len(parts) for member in members}
-    return found
+        weights |= {member: inner[member.removeprefix(f"{head}/")] / len(parts) for member in members}
+    return weights
 
 
 def nodes(kinds: Iterable[str]) -> list[str]:
-    """The kinds and everything above them but the root, in the order of paths.
+    """Nodes of the tree of kinds (the kinds and everything above them but the root), in the order of paths.
 
     >>> nodes(["relation/on", "order"])
     ['order', 'relation', 'relation/on']
@@ -171,14 +171,14 @@ def nodes(kinds: Iterable[str]) -> list[str]:
     )
 
 
-def below(node: str, kinds: Iterable[str]) -> list[str]:
-    """The kinds at or below a node; all of them below ""."""
+def kinds_below(node: str, kinds: Iterable[str]) -> list[str]:
+    """Kinds at or below a node; all of them for ""."""
     return [kind for kind in kinds if not node or kind == node or kind.startswith(f"{node}/")]
 
 
 @dataclass(frozen=True)
-class Counting:
-    """How cases become numbers.
+class AveragingOptions:
+    """Options of averaging: cases to accuracies by kind and to means over kinds.
 
     minimum    cases that a kind needs to count in a mean over kinds
     exempt     beginnings of kinds that need no such number
@@ -198,7 +198,7 @@ class Counting:
             raise ConfigError(f"minimum is {self.minimum} (expected 1 or more)")
 
     def kinds(self, records: pa.Table) -> Counter[str]:
-        """How many cases each kind has. Raises DataError for records without any."""
+        """Number of cases by kind. Raises DataError for records without any."""
         if not len(records):
             raise DataError("there is nothing to score: the records hold no case", expected="one row or more")
         return Counter(records.column("kind").to_pylist())
@@ -210,8 +210,8 @@ class Counting:
             raise DataError("every kind is left out", field="leave_out", expected=f"one of {', '.join(sorted(kinds))} to remain")
         return counted
 
-    def kept(self, kinds: Mapping[str, int]) -> list[str]:
-        """Those of them with enough cases. Raises DataError where none has."""
+    def frequent_kinds(self, kinds: Mapping[str, int]) -> list[str]:
+        """Kinds with enough cases. Raises DataError where none has."""
         counted = self.counted(kinds)
         kept = [kind for kind in counted if kinds[kind] >= self.minimum or kind.startswith(self.exempt or ("\0",))]
         if not kept:
@@ -224,13 +224,14 @@ class Counting:
         return kept
 
     def means(self, records: pa.Table) -> Means:
-        """For numbers of these records."""
+        """Empty `Means` over the groups of these records."""
         return Means(records.column("group").to_pylist(), draws=self.draws, seed=self.seed)
 
     def result(self, task: Any, records: pa.Table, **notes: Any) -> Result:
-        """The mean over the tree of kinds, every node of it, the mean of all cases, and what the scorers without images get."""
+        """Metrics of the records: macro mean over the tree of kinds, every node of it, the mean of all cases, and scorers without
+        images."""
         kinds = self.kinds(records)
-        names, kept, counted = sorted(kinds), self.kept(kinds), self.counted(kinds)
+        names, kept, counted = sorted(kinds), self.frequent_kinds(kinds), self.counted(kinds)
         means, chance_N = self.means(records), array(records, "chance").astype(np.float64)
         chances = dict(zip(names, np.nanmean(kind_columns(records, chance_N, names), axis=0).tolist(), strict=True))
         columns = {
@@ -245,18 +246,18 @@ class Counting:
             return means.metric({columns[name][kind]: weight for kind, weight in weights.items()}, chance)
 
         metrics = {"macro": metric("credit", kept)}
-        metrics |= {node: metric("credit", below(node, kept) or below(node, kinds)) for node in nodes(kinds)}
+        metrics |= {node: metric("credit", kinds_below(node, kept) or kinds_below(node, kinds)) for node in nodes(kinds)}
         everywhere = float(np.nanmean(kind_columns(records, chance_N, counted, pooled=True)))
         metrics["accuracy"] = means.metric(pooled, everywhere)
         metrics |= {name: metric(name, kept) for name in ASIDE}
         below_minimum = {"kinds_below_minimum": sorted(set(counted) - set(kept)), **notes}
-        return self.finished(task, records, metrics, **below_minimum)
+        return self.with_declared_facts(task, records, metrics, **below_minimum)
 
-    def finished(self, task: Any, records: pa.Table, metrics: dict[str, Metric], **notes: Any) -> Result:
-        """A result with what a protocol has to declare."""
+    def with_declared_facts(self, task: Any, records: pa.Table, metrics: dict[str, Metric], **notes: Any) -> Result:
+        """Result with the facts that a protocol has to declare."""
         kinds = self.kinds(records)
         credit_N = array(records, "credit")
-        said = {
+        declared = {
             **facts_of(records),
             "ties": self.ties,
             "share_tied": float(((credit_N > 0) & (credit_N < 1)).mean()),
@@ -266,7 +267,7 @@ class Counting:
             **notes,
         }
         groups = set(records.column("group").to_pylist())
-        return Result(task.name, task.version, task.main, metrics, len(records), len(groups), notes=said)
+        return Result(task.name, task.version, task.main, metrics, len(records), len(groups), notes=declared)
 
     def item_values(self, records: pa.Table, metric: str) -> Floats | None:
         """[N, 1]: what each case adds to that metric, so that its mean over cases is the metric; NaN for cases that do not count. None
@@ -277,7 +278,7 @@ class Counting:
             return kind_columns(records, value_N, self.counted(kinds), pooled=True)
         if metric != "macro" and metric not in nodes(kinds):
             return None
-        members = below("" if metric == "macro" else metric, self.kept(kinds)) or below(metric, kinds)
+        members = kinds_below("" if metric == "macro" else metric, self.frequent_kinds(kinds)) or kinds_below(metric, kinds)
         weights = tree_weights(members)
         total = sum(kinds[kind] for kind in members)
         share = {kind: weights[kind] * total / kinds[kind] for kind in members}

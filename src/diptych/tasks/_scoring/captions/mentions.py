@@ -1,4 +1,4 @@
-"""Which objects a caption names: words and phrases of a vocabulary, in singular and plural.
+"""Objects mentioned in captions: words and phrases of a vocabulary, in singular and plural.
 
 A vocabulary is a file with a line an object: its name, then other words for it, with commas between them, as CHAIR has them. A line whose
 name is "-" holds phrases that name nothing, so that "home plate" is no plate. The longest phrase at a place counts, once.
@@ -25,19 +25,19 @@ _IRREGULAR = dict(pair.split(":") for pair in _PLURALS.split())
 
 
 @dataclass(frozen=True)
-class Objects:
+class ObjectVocabulary:
     """names  every word and phrase, in small letters, to the object that it names"""
 
     names: Mapping[str, str]
 
     @classmethod
-    def of(cls, labels: Iterable[str]) -> Objects:
-        """Objects that are called by their labels alone."""
+    def of(cls, labels: Iterable[str]) -> ObjectVocabulary:
+        """Vocabulary of labels without synonyms."""
         return cls({" ".join(words_in(label)): label for label in labels})
 
     @classmethod
-    def read(cls, path: Path) -> Objects:
-        """A vocabulary file. Raises DataError that names the line."""
+    def read(cls, path: Path) -> ObjectVocabulary:
+        """Vocabulary from a file. Raises DataError that names the line."""
         names: dict[str, str] = {}
         try:
             lines = read_file(path).decode("utf-8").splitlines()
@@ -58,13 +58,13 @@ class Objects:
         return cls(names)
 
     def named(self, label: str) -> str:
-        """What the vocabulary calls a label; the label itself where it knows none."""
+        """Canonical object name of a label; the label itself where the vocabulary has none."""
         return self.names.get(" ".join(words_in(label)), label)
 
     def mentions(self, text: str) -> list[str]:
-        """The objects that a text names, in order, as often as it does."""
+        """Objects mentioned in a text, in order, repeats included."""
         words = words_in(text)
-        found: list[str] = []
+        mentioned: list[str] = []
         at = 0
         while at < len(words):
             size, name = next(
@@ -76,12 +76,12 @@ class Objects:
                 (1, NOTHING),
             )
             if name != NOTHING:
-                found.append(name)
+                mentioned.append(name)
             at += size
-        return found
+        return mentioned
 
     def _at(self, words: list[str], at: int, size: int) -> str | None:
-        """What `size` words at a place name; the last of them may be a plural."""
+        """Object named by the `size` words from index `at`, or None; the last word may be a plural."""
         *before, last = words[at : at + size]
         return next((self.names[phrase] for form in singulars(last) if (phrase := " ".join([*before, form])) in self.names), None)
 
@@ -91,12 +91,12 @@ class Objects:
 
 
 def words_in(text: str) -> list[str]:
-    """Words in small letters; hyphens and apostrophes inside of a word belong to it."""
+    """Lower-case words; hyphens and apostrophes inside of a word belong to it."""
     return [word.lower() for word in _WORD.findall(text)]
 
 
 def singulars(word: str) -> list[str]:
-    """The word, and what it may be the plural of.
+    """Singular forms that a word may be the plural of, and the word itself.
 
     >>> singulars("buses"), singulars("cherries"), singulars("men")
     (['buses', 'buse', 'bus'], ['cherries', 'cherrie', 'cherri', 'cherry'], ['men', 'man'])

@@ -33,17 +33,17 @@ Grams = Counter[tuple[str, ...]]
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption.
+    """Words of a caption, tokenised as the COCO evaluation does.
 
     >>> words_of("Two dogs -- one's black (and white), the other isn't!")
     ['two', 'dogs', 'one', "'s", 'black', 'and', 'white', 'the', 'other', 'is', "n't"]
     """
-    found = (_BRACKETS.get(word, word) for word in _WORD.findall(caption.lower()))
-    return [word for word in found if word not in DROPPED]
+    words = (_BRACKETS.get(word, word) for word in _WORD.findall(caption.lower()))
+    return [word for word in words if word not in DROPPED]
 
 
-def grams(words: Sequence[str], longest: int = 4) -> Grams:
-    """How often each run of 1 to `longest` words occurs."""
+def ngram_counts(words: Sequence[str], longest: int = 4) -> Grams:
+    """Counts of the n-grams of 1 to `longest` words."""
     return Counter(tuple(words[at : at + n]) for n in range(1, longest + 1) for at in range(len(words) - n + 1))
 
 
@@ -52,7 +52,7 @@ def grams(words: Sequence[str], longest: int = 4) -> Grams:
 
 @dataclass(frozen=True, slots=True)
 class BleuCounts:
-    """What BLEU adds up over items (Papineni et al., 2002): matching and possible runs of 1 to 4 words, lengths."""
+    """BLEU statistics by item (Papineni et al., 2002): matching and possible n-grams of 1 to 4 words, lengths."""
 
     correct_N4: npt.NDArray[np.float64]
     possible_N4: npt.NDArray[np.float64]
@@ -60,7 +60,7 @@ class BleuCounts:
     reference_N: npt.NDArray[np.float64]
 
     def score(self, order: int = 4, rows: npt.NDArray[np.int64] | slice = slice(None)) -> float:
-        """Of a corpus of those items, up to runs of `order` words; references as long as the nearest one."""
+        """Corpus BLEU of those items, up to n-grams of `order` words; the closest reference length counts."""
         precision = (self.correct_N4[rows].sum(0) + 1e-15) / (self.possible_N4[rows].sum(0) + 1e-9)
         ratio = (self.length_N[rows].sum() + 1e-15) / (self.reference_N[rows].sum() + 1e-9)
         penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
@@ -68,18 +68,18 @@ class BleuCounts:
 
 
 def bleu_counts(captions: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> BleuCounts:
-    """`captions` and `references` as words."""
+    """BLEU statistics of captions. `captions` and `references` are words."""
     correct, possible, lengths, nearest = [], [], [], []
-    for caption, known in zip(captions, references, strict=True):
+    for caption, own_references in zip(captions, references, strict=True):
         most: Grams = Counter()
-        for reference in known:
-            most |= grams(reference)
-        own = grams(caption)
+        for reference in own_references:
+            most |= ngram_counts(reference)
+        own = ngram_counts(caption)
         hits = own & most
         correct.append([sum(count for run, count in hits.items() if len(run) == n) for n in range(1, 5)])
         possible.append([max(0, len(caption) - n + 1) for n in range(1, 5)])
         lengths.append(len(caption))
-        nearest.append(min((abs(len(reference) - len(caption)), len(reference)) for reference in known)[1])
+        nearest.append(min((abs(len(reference) - len(caption)), len(reference)) for reference in own_references)[1])
     return BleuCounts(*(np.asarray(values, np.float64) for values in (correct, possible, lengths, nearest)))
 
 
@@ -103,8 +103,8 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
     row = [0] * (len(b) + 1)
     for word in a:
         before = 0
-        for place, other in enumerate(b, 1):
-            before, row[place] = row[place], before + 1 if word == other else max(row[place], row[place - 1])
+        for column, other in enumerate(b, 1):
+            before, row[column] = row[column], before + 1 if word == other else max(row[column], row[column - 1])
     return row[-1]
 
 
@@ -112,11 +112,11 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def document_frequencies(references: Sequence[Sequence[Sequence[str]]]) -> Grams:
-    """In the references of how many items each run of words occurs."""
-    found: Grams = Counter()
-    for known in references:
-        found.update(set().union(*(grams(reference) for reference in known)))
-    return found
+    """Document frequency of each n-gram: the number of items with it in their references."""
+    frequency: Grams = Counter()
+    for own in references:
+        frequency.update(set().union(*(ngram_counts(reference) for reference in own)))
+    return frequency
 
 
 def cider_d(
@@ -136,28 +136,30 @@ def cider_d(
     table = document_frequencies(references) if frequencies is None else frequencies
     corpus = math.log(float(items or len(references)))
     scores = []
-    for caption, known in zip(captions, references, strict=True):
-        own = _weigh_grams(caption, table, corpus)
-        scores.append(10 * sum(_similar(own, _weigh_grams(reference, table, corpus)) for reference in known) / len(known))
+    for caption, own_references in zip(captions, references, strict=True):
+        own = _tf_idf(caption, table, corpus)
+        scores.append(
+            10 * sum(_similar(own, _tf_idf(reference, table, corpus)) for reference in own_references) / len(own_references)
+        )
     return np.asarray(scores, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class _Weighed:
+class _TfIdfVectors:
     by_length: tuple[dict[tuple[str, ...], float], ...]
     norms: tuple[float, ...]
     pairs: int  # runs of two words: what the release takes for the length
 
 
-def _weigh_grams(words: Sequence[str], table: Mapping[tuple[str, ...], int], corpus: float) -> _Weighed:
+def _tf_idf(words: Sequence[str], table: Mapping[tuple[str, ...], int], corpus: float) -> _TfIdfVectors:
     parts: tuple[dict[tuple[str, ...], float], ...] = ({}, {}, {}, {})
-    for run, count in grams(words).items():
+    for run, count in ngram_counts(words).items():
         parts[len(run) - 1][run] = count * (corpus - math.log(max(1.0, table.get(run, 0))))
     norms = tuple(math.sqrt(sum(value**2 for value in part.values())) for part in parts)
-    return _Weighed(parts, norms, max(0, len(words) - 1))
+    return _TfIdfVectors(parts, norms, max(0, len(words) - 1))
 
 
-def _similar(own: _Weighed, other: _Weighed, sigma: float = 6.0) -> float:
+def _similar(own: _TfIdfVectors, other: _TfIdfVectors, sigma: float = 6.0) -> float:
     total = 0.0
     for mine, theirs, a, b in zip(own.by_length, other.by_length, own.norms, other.norms, strict=True):
         shared = sum(min(value, theirs.get(run, 0.0)) * theirs.get(run, 0.0) for run, value in mine.items())

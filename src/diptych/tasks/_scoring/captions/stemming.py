@@ -118,15 +118,15 @@ def stem(word: str) -> str:
 
 
 def _regions(word: str) -> tuple[int, int]:
-    """Where the first and the second region begin: behind the first consonant that follows a vowel, and the same within that."""
+    """Starts of regions R1 and R2 of a word: behind the first consonant that follows a vowel, and the same within that."""
     begun = next((beginning for beginning in BEGINNINGS if word.startswith(beginning)), "")
     first = len(begun) if begun else _after(word, 0)
     return first, _after(word, first)
 
 
 def _after(word: str, start: int) -> int:
-    found = re.search(rf"[{VOWELS}][^{VOWELS}]", word[start:])
-    return start + found.end() if found else len(word)
+    match = re.search(rf"[{VOWELS}][^{VOWELS}]", word[start:])
+    return start + match.end() if match else len(word)
 
 
 def _without_possessive(word: str) -> str:
@@ -161,7 +161,7 @@ def _without_ed_and_ing(word: str, first: int) -> str:
 
 
 def _short_end(word: str) -> bool:
-    """Whether a word ends in a short syllable."""
+    """True where a word ends in a short syllable."""
     return bool(re.search(rf"(^[{VOWELS}][^{VOWELS}]|[^{VOWELS}][{VOWELS}][^{VOWELS}wxY])$", word))
 
 

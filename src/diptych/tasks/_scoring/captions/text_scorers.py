@@ -1,4 +1,4 @@
-"""Scorers that look at no image, beside the model: which probes are solved without it; and those whose result is known in closed form."""
+"""Text-only baselines for caption probes, and scorers whose result is known in closed form."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from diptych.data.probes.case import Case, words_of
 
 
 def perfect(case: Case) -> list[float]:
-    """Knows the truth: credit 1 everywhere."""
+    """Scores by the truth: credit 1 everywhere."""
     return [{"true": 1.0, "entailed": 0.5, "false": 0.0}[role] for role in case.roles]
 
 
 def constant(case: Case) -> list[float]:
-    """Says the same to everything: credit is chance."""
+    """Equal scores for all options: credit is chance."""
     return [0.0] * len(case.options)
 
 
 def bag_of_words(case: Case) -> list[float]:
-    """Knows which words are true but not their order: 1/n where n options have the words of the true one, else 1."""
+    """Scores by the words of the true caption without their order: 1/n where n options have these words, else 1."""
     true = Counter(words_of(case.options[case.roles.index("true")]))
     return [-float(sum(((Counter(words_of(o)) - true) + (true - Counter(words_of(o)))).values())) for o in case.options]
 

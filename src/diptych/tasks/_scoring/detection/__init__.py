@@ -1,1 +1,1 @@
-"""Boxes against boxes, and their average precision."""
+"""Matching of boxes and masks, and average precision."""

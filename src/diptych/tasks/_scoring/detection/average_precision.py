@@ -39,7 +39,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Curves:
+class PrecisionRecallCurves:
     """The precision-recall curves of all classes at the points that matter: where a hit (with its tied block) has been counted.
 
     segment, group       of every prediction that comes before the last hit of its class: the point it counts towards, its group
@@ -128,13 +128,13 @@ class Curves:
             reached_DP = np.searchsorted(np.arange(11) * 0.1, found_DP / positive_DP, side="right") - 1
         else:
             reached_DP = (10 * found_DP // positive_DP).astype(np.int64)
-        asked = (np.arange(classes)[:, None] * 11 + np.arange(11)).reshape(-1)
+        grid = (np.arange(classes)[:, None] * 11 + np.arange(11)).reshape(-1)
         end = np.repeat(self.bounds[1:], 11)
         value_DK = np.empty(positive_DK.shape)
         for draw, reached_P in enumerate(np.minimum(reached_DP, 10)):
-            first = np.searchsorted(class_P * 11 + reached_P, asked)
-            found = np.append(envelope_DP[draw], 0.0)[np.where(first < end, first, len(class_P))]
-            value_DK[draw] = found.reshape(classes, 11).mean(axis=1)
+            first = np.searchsorted(class_P * 11 + reached_P, grid)
+            precision = np.append(envelope_DP[draw], 0.0)[np.where(first < end, first, len(class_P))]
+            value_DK[draw] = precision.reshape(classes, 11).mean(axis=1)
         return value_DK
 
     def _area(self, envelope_DP: Floats, found_DP: Floats, positive_DK: Floats) -> Floats:
@@ -167,7 +167,7 @@ class Curves:
 
 
 def mean_average_precision(
-    curves: Curves,
+    curves: PrecisionRecallCurves,
     parts: Mapping[str, Bools],
     *,
     rule: Rule,
@@ -200,12 +200,12 @@ def mean_average_precision(
 
 
 def best_first(score_R: Floats) -> Ints:
-    """The order of falling scores, the earlier row first on a tie."""
+    """Order of falling scores, the earlier row first on a tie."""
     return by_class(np.zeros(len(score_R), np.int64), score_R)
 
 
 def by_class(class_R: Ints, score_R: Floats) -> Ints:
-    """The order of classes (0 or above), and of falling scores within each, the earlier row first on a tie.
+    """Order of classes (0 or above), and of falling scores within each, the earlier row first on a tie.
 
     Class, the leading bits of the score and the row are packed into one whole number, since numbers sort several times as fast as
     rows do by them; the few neighbours that these bits do not tell apart are put in order afterwards.
@@ -228,7 +228,8 @@ def by_class(class_R: Ints, score_R: Floats) -> Ints:
 
 
 def _falling(score_R: Floats) -> npt.NDArray[np.uint64]:
-    """Whole numbers in the reverse order of the scores, by the bits of a double: flipped below zero, above all of them from zero on."""
+    """Sort keys as integers in the reverse order of the scores, by the bits of a double: flipped below zero, above all of them from zero
+    on."""
     bits = (score_R + 0.0).view(np.uint64)  # + 0.0 makes one zero of two
     sign = np.uint64(1 << 63)
     falling: npt.NDArray[np.uint64] = np.where(bits & sign, bits, ~(bits | sign))
@@ -236,7 +237,7 @@ def _falling(score_R: Floats) -> npt.NDArray[np.uint64]:
 
 
 def first_claims(claimed_R: Ints, score_R: Floats) -> Bools:
-    """True for the best-scored prediction of each claimed thing, the earlier row on a tie; -1 claims nothing."""
+    """True for the best-scored prediction of each matched truth, the earlier row on a tie; -1 matches nothing."""
     hit_R = np.zeros(len(claimed_R), bool)
     rows = np.flatnonzero(claimed_R >= 0)
     rows = rows[best_first(score_R[rows])]

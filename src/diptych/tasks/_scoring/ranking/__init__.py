@@ -1,1 +1,1 @@
-"""Where the right one stands in a list."""
+"""Ranking metrics: ranks, recall at K, average precision."""

@@ -1,4 +1,4 @@
-"""Images that ask for images of their class: a list of nearest neighbours, judged by their labels (Matryoshka, 2205.13147, section 4.3).
+"""Image-to-image retrieval by class: nearest neighbours scored by their labels (Matryoshka, 2205.13147, section 4.3).
 
     precision@k  share of the first k that have the class
     map@k        sum over the places r <= k that have it of precision@r, divided by k, whatever there is to be found
@@ -22,16 +22,16 @@ BLOCK = 1024
 """Queries whose cosines with the whole gallery are held at once."""
 
 
-def nearest_right(
+def knn_hits(
     query_ND: Floats, gallery_GD: Floats, label_N: npt.NDArray[np.int64], label_G: npt.NDArray[np.int64], k: int
 ) -> Bools:
     """right_NK: whether each of the k nearest by inner product has the label of its query; of equally near ones the earlier rows come
     first."""
-    found = [np.zeros((0, min(k, len(label_G))), bool)]
+    blocks = [np.zeros((0, min(k, len(label_G))), bool)]
     for at in range(0, len(query_ND), BLOCK):
         near_BK = np.argsort(-(query_ND[at : at + BLOCK] @ gallery_GD.T), axis=1, kind="stable")[:, :k]
-        found.append(label_G[near_BK] == label_N[at : at + BLOCK, None])
-    return np.concatenate(found)
+        blocks.append(label_G[near_BK] == label_N[at : at + BLOCK, None])
+    return np.concatenate(blocks)
 
 
 def list_values(right_NK: Bools, there_N: npt.NDArray[np.int64], ks: Sequence[int]) -> dict[str, Floats]:

@@ -1,4 +1,4 @@
-"""The three numbers of re-identification from ranked lists: CMC at K, mean average precision, mean inverse negative penalty.
+"""Re-identification metrics from ranked lists: CMC at K, mean average precision, mean inverse negative penalty.
 
 Letters: N queries, M metrics, R draws.
 """
@@ -43,7 +43,7 @@ def list_metrics(records: pa.Table, ks: Sequence[int], *, draws: int, seed: int,
 
 
 def values(lists: Sequence[RankedList], metric: str) -> Floats:
-    """What each query adds to a metric, [N]. Ties count as the mean over their orders."""
+    """Value of a metric by query, [N]. Ties count as the mean over their orders."""
     if metric == "map":
         return np.array([ranked.average_precision for ranked in lists])
     if metric == TRAPEZOID:
@@ -55,7 +55,7 @@ def values(lists: Sequence[RankedList], metric: str) -> Floats:
 
 
 def list_values(records: pa.Table, metric: str) -> Floats | None:
-    """[N, 1], or None for a metric that is none of the three."""
+    """Values of a metric by query, [N, 1], or None for a metric that is none of the three."""
     if metric not in ("map", "minp", TRAPEZOID) and not (metric.startswith("cmc@") and metric[4:].isdigit()):
         return None
     return values(lists_of(records), metric)[:, None]

@@ -1,4 +1,4 @@
-"""How windows in time are scored: temporal IoU and recall at k, as Ego4D's natural language queries (Grauman et al., 2022, 2110.07058).
+"""Moment retrieval scores: temporal IoU and recall at k, as Ego4D's natural language queries (Grauman et al., 2022, 2110.07058).
 
 A window counts where its IoU is above the threshold, not at it. A question without a window counts, as wrong.
 """
@@ -40,11 +40,11 @@ def recalls(
     """Means over questions: "r@1/0.3" is the share whose first window has an IoU above .3, "iou" the mean IoU of first windows."""
     if not truths:
         raise DataError("there is nothing to score: no question has a true window", expected="one or more")
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     ious = [temporal_iou(some, truth) for some, truth in zip(windows, truths, strict=True)]
     for rank in ranks:
         for threshold in thresholds:
             hits = [bool((iou_P[:rank] > threshold).any()) for iou_P in ious]
-            found[f"r@{rank}/{threshold:g}"] = float(np.mean(hits))
-    found["iou"] = float(np.mean([iou_P[0] if len(iou_P) else 0.0 for iou_P in ious]))
-    return found
+            metrics[f"r@{rank}/{threshold:g}"] = float(np.mean(hits))
+    metrics["iou"] = float(np.mean([iou_P[0] if len(iou_P) else 0.0 for iou_P in ious]))
+    return metrics

@@ -26,13 +26,13 @@ Block = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class RankedList:
-    """The blocks of a query with a relevant item each, best scores first."""
+    """Ranked list of a query as blocks of tied scores with a relevant item each, best scores first."""
 
     blocks: tuple[Block, ...]
 
     @classmethod
     def of(cls, score_M: npt.NDArray[np.float32], relevant_M: npt.NDArray[np.bool_]) -> RankedList:
-        """From the scores of a gallery, higher is better."""
+        """Ranked list from the scores of a gallery, higher is better."""
         value_V = np.unique(score_M[relevant_M])[::-1]
         ordered_M = np.sort(score_M)
         below_V = np.searchsorted(ordered_M, value_V, side="left")
@@ -43,7 +43,7 @@ class RankedList:
 
     @property
     def average_precision(self) -> float:
-        """Mean over the orders of tied items."""
+        """Average precision, the mean over the orders of tied items."""
         total, before = 0.0, 0
         for above, tied, relevant in self.blocks:
             total += _block_precision(above, tied, relevant, before)
@@ -52,7 +52,7 @@ class RankedList:
 
     @property
     def trapezoid_precision(self) -> float:
-        """Trapezoid AP, the mean over the orders of tied items."""
+        """Trapezoid average precision, the mean over the orders of tied items."""
         total, before = 0.0, 0
         for above, tied, relevant in self.blocks:
             total += (
@@ -63,7 +63,7 @@ class RankedList:
 
     @property
     def inverse_last(self) -> float:
-        """INP, the mean over the orders of tied items."""
+        """Inverse negative penalty (INP), the mean over the orders of tied items."""
         if not self.blocks:
             return float("nan")
         above, tied, relevant = self.blocks[-1]
@@ -97,8 +97,8 @@ def _mean_inverse_last(above: int, tied: int, relevant: int) -> float:
 
 
 def _choose(n_P: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
-    found: npt.NDArray[np.float64] = gammaln(n_P + 1.0) - gammaln(k + 1.0) - gammaln(n_P - k + 1.0)
-    return found
+    log_binomial: npt.NDArray[np.float64] = gammaln(n_P + 1.0) - gammaln(k + 1.0) - gammaln(n_P - k + 1.0)
+    return log_binomial
 
 
 def chance(gallery: Sequence[int], relevant: Sequence[int]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where the right answer stands among all scores, with ties counted and never broken by accident.
+"""Ranks of relevant items, with ties counted and never broken by accident.
 
 Letters: N queries, M gallery items, B queries of one block, D width, K places shown.
 
@@ -51,7 +51,7 @@ class Ranks:
 
 
 def check_ties(ties: str) -> None:
-    """Raises ConfigError for a tie policy that is not known."""
+    """Raises ConfigError for an unknown tie policy."""
     if ties not in get_args(Ties):
         raise ConfigError(f"ties is {ties!r} (expected {' | '.join(get_args(Ties))})")
 
@@ -63,7 +63,7 @@ def cosine(gallery_MD: npt.NDArray[Any]) -> Scorer:
 
 
 def given_scores(score_BM: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Scores that are there already: the queries are their rows."""
+    """Scores that were computed before: the queries are their rows."""
     return score_BM
 
 
@@ -99,12 +99,12 @@ def hits(above: Ints, tied: Ints, tied_relevant: Ints, k: int, ties: Ties, by_in
     """
     if ties == "index":
         return (by_index <= k).astype(np.float64)
-    places = k - above
+    open_ranks = k - above
     if ties == "pessimistic":
-        return (places > tied - tied_relevant).astype(np.float64)
+        return (open_ranks > tied - tied_relevant).astype(np.float64)
     if ties == "optimistic":
-        return (places >= 1).astype(np.float64)
-    return 1.0 - _none_in(places, tied, tied_relevant)
+        return (open_ranks >= 1).astype(np.float64)
+    return 1.0 - _none_in(open_ranks, tied, tied_relevant)
 
 
 def ranks(above: Ints, tied: Ints, tied_relevant: Ints, ties: Ties, by_index: Ints) -> Floats:
@@ -125,9 +125,9 @@ def reciprocal_ranks(above: Ints, tied: Ints, tied_relevant: Ints, ties: Ties, b
     value = np.asarray(1.0 / (above + 1.0), np.float64)
     rows = np.flatnonzero(tied > tied_relevant)
     if len(rows):
-        distinct, place = np.unique(np.stack([above, tied, tied_relevant])[:, rows], axis=1, return_inverse=True)
+        distinct, inverse = np.unique(np.stack([above, tied, tied_relevant])[:, rows], axis=1, return_inverse=True)
         each = np.array([_mean_reciprocal(*(int(number) for number in column)) for column in distinct.T])
-        value[rows] = each[place.reshape(-1)]
+        value[rows] = each[inverse.reshape(-1)]
     return value
 
 
@@ -152,9 +152,9 @@ def chance_median(gallery: Ints, relevant: Ints) -> float:
     return float(low)
 
 
-def _none_in(places: Ints, items: Ints, relevant: Ints) -> Floats:
-    """Probability that none of `relevant` among `items` in random order is in the first `places`: C(m-q, r) / C(m, r)."""
-    r = np.clip(places, 0, items).astype(np.float64)
+def _none_in(open_ranks: Ints, items: Ints, relevant: Ints) -> Floats:
+    """Probability that none of `relevant` among `items` in random order is in the first `open_ranks`: C(m-q, r) / C(m, r)."""
+    r = np.clip(open_ranks, 0, items).astype(np.float64)
     m, q = items.astype(np.float64), relevant.astype(np.float64)
     possible = r <= m - q
     rest = np.where(possible, m - q - r, 0.0)
@@ -163,10 +163,10 @@ def _none_in(places: Ints, items: Ints, relevant: Ints) -> Floats:
 
 
 def _mean_reciprocal(above: int, tied: int, relevant: int) -> float:
-    places = np.arange(1, tied - relevant + 2)
-    before = _none_in(places - 1, np.full_like(places, tied), np.full_like(places, relevant))
-    after = _none_in(places, np.full_like(places, tied), np.full_like(places, relevant))
-    return float(((before - after) / (above + places)).sum())
+    offsets = np.arange(1, tied - relevant + 2)
+    before = _none_in(offsets - 1, np.full_like(offsets, tied), np.full_like(offsets, relevant))
+    after = _none_in(offsets, np.full_like(offsets, tied), np.full_like(offsets, relevant))
+    return float(((before - after) / (above + offsets)).sum())
 
 
 def _count(score_BM: npt.NDArray[np.float32], relevant_BM: npt.NDArray[np.bool_]) -> tuple[Ints, Floats]:

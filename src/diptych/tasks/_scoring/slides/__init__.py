@@ -1,1 +1,1 @@
-"""From tiles to a slide."""
+"""Slide-level scores from tiles."""

@@ -1,4 +1,4 @@
-"""Which of many sets of prompts to believe, without a label: those that separate the tiles at hand (KEEP, 2024, arXiv 2412.13126).
+"""Label-free screening of prompt sets: those that separate the tiles at hand (KEEP, 2024, arXiv 2412.13126).
 
 A set has a sentence for each class. With m1 >= m2 the two largest cosines of a tile, the set's score is the mean over tiles of
 
@@ -23,16 +23,16 @@ Floats = npt.NDArray[np.float64]
 
 
 def screening_scores(vector_ND: npt.NDArray[np.floating], class_SKD: npt.NDArray[np.floating]) -> Floats:
-    """[S]: the score of each set on these tiles. Rows of unit length."""
+    """Screening score of each prompt set on these tiles, [S]. Rows of unit length."""
     cosine_SNK = np.einsum("nd,skd->snk", vector_ND.astype(np.float64), class_SKD.astype(np.float64))
     two_SN2 = np.sort(cosine_SNK, axis=2)[:, :, -2:]
     second, first = two_SN2[..., 0], two_SN2[..., 1]
-    found: Floats = ((first - second) - np.abs(first + second - 1)).mean(1)
-    return found
+    score_S: Floats = ((first - second) - np.abs(first + second - 1)).mean(1)
+    return score_S
 
 
 def screened(class_SKD: npt.NDArray[np.floating], score_S: Floats, best: int) -> Floats:
-    """[K, D], unit rows: the sum of the class vectors of the sets with the highest scores, the earlier ones of equal scores."""
+    """Class vectors [K, D], unit rows: the sum over the prompt sets with the highest scores, the earlier ones of equal scores."""
     chosen = np.argsort(-score_S, kind="stable")[:best]
     total_KD = class_SKD.astype(np.float64)[chosen].sum(0)
     norm_K1 = np.linalg.norm(total_KD, axis=1, keepdims=True)
@@ -43,7 +43,7 @@ def screened(class_SKD: npt.NDArray[np.floating], score_S: Floats, best: int) ->
 def prompt_sets(
     names: Mapping[str, Sequence[str]], templates: Sequence[str], *, at_most: int = 1000, seed: int = 0
 ) -> list[tuple[str, ...]]:
-    """Every set: a name for each class and one template for all, filled. Of more than `at_most` a seeded draw without replacement.
+    """Prompt sets: a name for each class and one template for all, filled. Of more than `at_most` a seeded draw without replacement.
 
     names      class -> what it may be called, in the order of the classes
     templates  sentences with one {}
@@ -58,10 +58,10 @@ def prompt_sets(
         else sorted(keyed_rng("prompt sets", seed).choice(count, at_most, replace=False).tolist())
     )
     options = list(names.values())
-    found = []
+    sets = []
     for number in numbers:
         *picked, template = np.unravel_index(number, sizes)
-        found.append(
-            tuple(templates[int(template)].replace("{}", words[int(place)]) for words, place in zip(options, picked, strict=True))
+        sets.append(
+            tuple(templates[int(template)].replace("{}", words[int(index)]) for words, index in zip(options, picked, strict=True))
         )
-    return found
+    return sets

@@ -1,4 +1,4 @@
-"""From tiles to a slide: probabilities, what neighbours say, shares, maps; the reading of KEEP (2024, arXiv 2412.13126).
+"""Slide-level scores from tile probabilities: smoothing, shares, maps; as KEEP has them (2024, arXiv 2412.13126).
 
 What implementations get wrong: a tile that comes twice counts twice; the threshold of a map is the best one of the slide that is scored,
 its truth at hand; "normal" wins a vote among tumours that most of a slide's tiles are no part of.
@@ -22,30 +22,30 @@ FACTOR = 10.0
 
 @dataclass(frozen=True)
 class TileScores:
-    """place_N2: (x, y), pixels of level 0, each place once. score_NK: a probability or a cosine of each class."""
+    """Scores of a slide's tiles. place_N2: (x, y), pixels of level 0, each once. score_NK: a probability or a cosine of each class."""
 
     place_N2: npt.NDArray[np.int64]
     score_NK: Floats
 
 
 def cosines(vector_ND: npt.NDArray[np.floating], class_KD: npt.NDArray[np.floating]) -> Floats:
-    """[N, K] of rows of any length."""
+    """Cosines [N, K] of rows of any length."""
     unit_ND, unit_KD = (
         x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (vector_ND, class_KD)
     )
-    found: Floats = unit_ND @ unit_KD.T
-    return found
+    cosine_NK: Floats = unit_ND @ unit_KD.T
+    return cosine_NK
 
 
 def probabilities(cosine_NK: Floats, factor: float = FACTOR) -> Floats:
     """Softmax over the classes of `factor` times the cosines."""
     raised = np.exp(factor * (cosine_NK - cosine_NK.max(1, keepdims=True)))
-    found: Floats = raised / raised.sum(1, keepdims=True)
-    return found
+    probability_NK: Floats = raised / raised.sum(1, keepdims=True)
+    return probability_NK
 
 
-def once(place_N2: npt.NDArray[np.int64], score_NK: Floats) -> TileScores:
-    """Without the tiles whose place came before."""
+def distinct_tiles(place_N2: npt.NDArray[np.int64], score_NK: Floats) -> TileScores:
+    """Tiles without those whose position came before."""
     if place_N2.ndim != 2 or place_N2.shape[1] != 2 or len(place_N2) != len(score_NK) or not len(place_N2):
         raise ShapeError(
             f"places {list(place_N2.shape)} and scores {list(score_NK.shape)} (expected [N, 2] and [N, K], one tile or more)"
@@ -73,8 +73,8 @@ def detection_score(tiles: TileScores, tumour: int = 1, threshold: float = 0.5) 
 
 def subtype_shares(tiles: TileScores) -> Floats:
     """[K]: share of the tiles that each class wins; of equal scores the first class."""
-    found: Floats = np.bincount(tiles.score_NK.argmax(1), minlength=tiles.score_NK.shape[1]) / len(tiles.score_NK)
-    return found
+    share_K: Floats = np.bincount(tiles.score_NK.argmax(1), minlength=tiles.score_NK.shape[1]) / len(tiles.score_NK)
+    return share_K
 
 
 def tile_truth(
@@ -116,7 +116,7 @@ def youden_threshold(probability_N: Floats, truth_N: npt.NDArray[np.bool_]) -> f
 
 
 def cut_below(value: float, probability_N: Floats) -> float:
-    """Halfway between this probability and the next smaller one, so that "above" it and "at it or above" are the same tiles."""
+    """Threshold halfway between this probability and the next smaller one, so that "above" it and "at it or above" are the same tiles."""
     smaller = probability_N[probability_N < value]
     return float((value + smaller.max()) / 2) if len(smaller) and np.isfinite(value) else value
 
@@ -127,14 +127,14 @@ def sensitivity_at(score_N: Floats, positive_N: npt.NDArray[np.bool_], specifici
     if positive_N.all() or not positive_N.any():
         return float("nan")
     negatives = np.sort(score_N[~positive_N])
-    place = max(int(np.ceil(specificity * len(negatives) - 1e-9)) - 1, 0)
-    return float((score_N[positive_N] > negatives[place]).mean())
+    index = max(int(np.ceil(specificity * len(negatives) - 1e-9)) - 1, 0)
+    return float((score_N[positive_N] > negatives[index]).mean())
 
 
 def _boxes(
     mask_HW: npt.NDArray[np.bool_], place_N2: npt.NDArray[np.int64], extent: int, shape: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], ...]:
-    """Edges of the tiles in the pixels of the mask: left, top, right, bottom, rounded down."""
+    """Tile edges in the pixels of the mask: left, top, right, bottom, rounded down."""
     scale = np.array([mask_HW.shape[1] / shape[0], mask_HW.shape[0] / shape[1]])
     start, stop = (np.floor(corner * scale + 1e-9).astype(np.int64) for corner in (place_N2, place_N2 + extent))
     return start[:, 0], start[:, 1], stop[:, 0], stop[:, 1]

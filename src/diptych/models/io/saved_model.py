@@ -1,0 +1,51 @@
+"""A saved model back from its folder, whatever kind it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import refuse_other
+from diptych.core.errors import DiptychError, RunError
+from diptych.core.registry import MODELS
+
+
+def open_model(folder: Path) -> Any:
+    """Model from a folder that `Deployable.save` wrote. Raises RunError for a folder without model or of an unknown kind."""
+    file = folder / "config.json"
+    if not file.is_file():
+        expected = "a run folder, a model folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME"
+        raise RunError(f"{folder} is not a model: it has no config.json (expected {expected})")
+    try:
+        kind = read_object(file).get("kind", "")
+    except ValueError as error:
+        raise RunError(f"{file} {error} (expected the configuration of a model)") from error
+    if not isinstance(kind, str) or kind not in MODELS:
+        hint = f"; for a transformers folder say hf:{folder}" if not kind else ""
+        raise RunError(f"{file}: unknown kind of model ({kind!r:.40}; expected {', '.join(MODELS)}){hint}")
+    with one_line_errors(folder):
+        return MODELS.load(kind).load(folder)
+
+
+@contextmanager
+def one_line_errors(folder: Path) -> Iterator[None]:
+    """Around whatever reads a folder of files that may be anybody's: what they do to the libraries that read them comes out as one line.
+    Pipes and devices are refused first, for a library would wait for them."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        try:
+            refuse_other(path.stat())
+        except OSError as error:
+            raise RunError(f"{path} {error.strerror or error} (expected a file of a model)") from error
+    try:
+        yield
+    except DiptychError:
+        raise
+    except Exception as error:  # a hostile header or configuration can be anything
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
+        raise RunError(f"{folder} holds no model that can be opened: {reason}") from error

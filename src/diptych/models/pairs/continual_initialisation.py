@@ -1,0 +1,67 @@
+"""Published weights under the names of a `ContinualEncoder`: CTP starts from DeiT's image tower and from a BERT, whose lower layers read
+words alone and whose upper ones read the image, too (as in ALBEF, 2107.07651)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from diptych.core.errors import ConfigError
+from diptych.models.io.foreign.timm_bert import ATTENTION, THINKING, bert_parts, copy_tensors_, from_timm
+from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder
+from diptych.models.pairs.matching.fusion_reader import PostNormCrossBlock
+from diptych.models.towers.packaged.hf_text import TransformersText
+from diptych.models.towers.vit import VisionTransformer
+
+READER_HEAD = {"head.weight": "dense.weight", "head.bias": "dense.bias", "head_norm.weight": "norm.weight"}
+READER_HEAD |= {"head_norm.bias": "norm.bias", "bias_V": "bias_V"}
+
+
+def init_from_pretrained_(
+    model: ContinualEncoder, *, image: Mapping[str, Tensor] | None, text: Mapping[str, Tensor] | None
+) -> None:
+    """Starts the image tower from a vision transformer in timm's names, text tower and reader from a BERT with its word head.
+
+    What the weights have no tensor for stays as it is: projections, attention to the image. Without a reader the upper layers and the word
+    head have no part. Raises DataError where a tensor is missing, of another shape or without a place, ConfigError for other towers.
+    Momentum model and reference start as the model does.
+    """
+    if image is not None:
+        tower = model.encoder.image_tower
+        if not isinstance(tower, VisionTransformer):
+            raise ConfigError(
+                f"image_weights are for a vision transformer, and the tower is a {type(tower).__name__} (expected vit_*)"
+            )
+        copy_tensors_(tower.state_dict(), from_timm(image), "the image tower")
+    if text is not None:
+        _begin_words_(model, text)
+    if image is not None or text is not None:
+        model.begin_task_()
+
+
+def _begin_words_(model: ContinualEncoder, text: Mapping[str, Tensor]) -> None:
+    words, reader = model.encoder.text_tower, model.reader
+    if not isinstance(words, TransformersText):
+        raise ConfigError(f"text_weights are for a BERT, and the tower is a {type(words).__name__} (expected bert_*)")
+    if reader is not None and not all(isinstance(block, PostNormCrossBlock) for block in reader.blocks):
+        raise ConfigError("text_weights are for blocks as BERT's (expected albef True)")
+    body, head = bert_parts(text)
+    layers = int(words.net.config.num_hidden_layers)
+    upper = {name: tensor for name, tensor in body.items() if _layer(name) >= layers}
+    lower = {f"net.{name}": tensor for name, tensor in body.items() if name not in upper}
+    copy_tensors_(words.state_dict(), lower, "the text tower", without=("pooler.",))
+    if reader is None:
+        return
+    read = {READER_HEAD[name]: tensor for name, tensor in head.items()}
+    for name, tensor in upper.items():
+        part, kind = name.split(".", 3)[3].rsplit(".", 1)
+        within = part.removeprefix("attention.")
+        ours = THINKING[part] if part == within else f"attention.{ATTENTION[within]}"
+        read[f"blocks.{_layer(name) - layers}.{ours}.{kind}"] = tensor
+    copy_tensors_(reader.state_dict(), read, "the reader of hidden words", without=(".image.", "mask_D"))
+
+
+def _layer(name: str) -> int:
+    """Which layer of the encoder a tensor is of; -1 for those before."""
+    return int(name.split(".")[2]) if name.startswith("encoder.layer.") else -1

@@ -1,0 +1,25 @@
+"""A head that compares features with learned prototypes (DINO, 2104.14294).  Letters: N items, K prototypes, D width."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DINOHead(nn.Module):
+    """Three linear layers with GELU, then cosines [..., K] with K prototypes of norm 1. Published sizes: 2048, 256, 32,768."""
+
+    def __init__(self, width: int, prototypes: int, *, hidden: int = 2048, bottleneck: int = 256) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.prototype_KD = nn.Parameter(torch.randn(prototypes, bottleneck) * bottleneck**-0.5)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.mlp(x_ND), dim=-1), F.normalize(self.prototype_KD, dim=-1))

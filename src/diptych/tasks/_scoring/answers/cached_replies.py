@@ -1,0 +1,72 @@
+"""Generation with resume: replies are kept, so that a killed run continues with the missing ones.
+
+A model behind an address keeps its answers itself, for good (`models.endpoint`). Those of any other model are kept in the same
+store, under a hash of its fingerprint, the words, the pictures and the length, as soon as each part of them is there, and are
+dropped when all are: a run that was killed goes on, a finished one is asked anew, since the code that writes may have changed.
+A model without a fingerprint is asked from the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from diptych.core.contracts import Reply, Respondent
+from diptych.core.image import ImageSource
+from diptych.core.prompt import PromptLike
+from diptych.core.terminal.progress import with_bar
+from diptych.models.endpoint.answers import AnswerCache
+from diptych.models.endpoint.messages import messages_of, picture_key
+
+PART = 32
+"""Questions whose answers are kept together."""
+
+
+def cached_replies(
+    model: Any, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int, keep: bool = True
+) -> list[Reply]:
+    """Replies, one a question, in order. Only a model that reports faults of single questions (`Respondent`) has faults among them.
+
+    keep  False neither looks up nor keeps answers of a model that has no address
+    """
+    if isinstance(model, Respondent):
+        return model.replies(images, prompts, max_tokens=max_tokens)
+    fingerprint = getattr(model, "fingerprint", "")
+    if not keep or not fingerprint:
+        return [Reply(text) for text in model.generate(images, prompts, max_tokens=max_tokens)]
+    keys = _keys(fingerprint, images, prompts, max_tokens)
+    with AnswerCache() as cache:
+        replies = cache.of(list(dict.fromkeys(keys)))
+        missing: dict[str, int] = {}
+        for row, key in enumerate(keys):
+            if key not in replies:
+                missing.setdefault(key, row)
+        left = list(missing.items())
+        starts = range(0, len(left), PART)
+        for start in with_bar(starts, len(starts), f"{len(left):,} questions to the model", least=2):
+            some = left[start : start + PART]
+            rows = [row for _, row in some]
+            texts = model.generate([images[row] for row in rows], [prompts[row] for row in rows], max_tokens=max_tokens)
+            made = {key: Reply(text) for (key, _), text in zip(some, texts, strict=True)}
+            cache.keep(getattr(model, "name", fingerprint), made, [str(prompts[row])[:2000] for row in rows])
+            replies |= made
+        cache.forget(list(replies))
+    return [replies[key] for key in keys]
+
+
+def _keys(fingerprint: str, images: Sequence[ImageSource], prompts: Sequence[PromptLike], max_tokens: int) -> list[str]:
+    marks: dict[int, str] = {}
+
+    def marked(source: ImageSource) -> str:
+        if id(source) not in marks:
+            marks[id(source)] = picture_key(source)
+        return marks[id(source)]
+
+    keys = []
+    for image, prompt in zip(images, prompts, strict=True):
+        messages = messages_of(prompt, [image], marked, model=fingerprint, pictures=True)
+        plain = json.dumps([fingerprint, messages, max_tokens], ensure_ascii=False)
+        keys.append(hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:32])
+    return keys
