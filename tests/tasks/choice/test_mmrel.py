@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from planted.relation_answerers import RelationAnswerer, one_way_round, placed, questioned
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 import diptych as dp
-from diptych.claims.cells.planted.relation_answerers import RelationAnswerer, one_way_round, placed, questioned
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import PromptLike

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.estimators import SPREAD, Estimating, Estimator
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 from diptych.tasks.choice.q_spatial import QSpatial
+from planted.estimators import SPREAD, Estimating, Estimator
 
 QUESTIONS = 200
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.written_questions import PICTURES, Examined, Sound
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.written_questions import PICTURES, Examined, Sound
 
 
 def claims() -> tuple[Claim, ...]:

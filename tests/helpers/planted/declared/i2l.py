@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.canvases import ASKED, Canvassed
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.canvases import ASKED, Canvassed
 
 
 def claims() -> tuple[Claim, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.day_logs import ACTIVITIES, ATTENTION, DAYS, Recalled
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.day_logs import ACTIVITIES, ATTENTION, DAYS, Recalled
 
 
 def claims() -> tuple[Claim, ...]:

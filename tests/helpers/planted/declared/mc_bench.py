@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.paired_scenes import PAIRS, Pairs
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.paired_scenes import PAIRS, Pairs
 
 REPORTED = ("ap50", "ap50/referring", "ap50/reasoning", "image_accuracy")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.planted.graded_boxes import SCENES, Graded
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.graded_boxes import SCENES, Graded
 
 
 def claims() -> tuple[Claim, ...]:

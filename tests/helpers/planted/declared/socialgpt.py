@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.social_pairs import EYE, PAIRS, Related
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.social_pairs import EYE, PAIRS, Related
 
 
 def claims() -> tuple[Claim, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.planted.responders import Responder, Responding
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 from diptych.tasks.choice.ii_bench import IIBench
+from planted.responders import Responder, Responding
 
 QUESTIONS = 400
 

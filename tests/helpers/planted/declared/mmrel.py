@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.planted.relation_answerers import ELSEWHERE, HERE, AskedAboutRelations, RelationAnswerer
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
+from planted.relation_answerers import ELSEWHERE, HERE, AskedAboutRelations, RelationAnswerer
 
 
 def claims() -> tuple[Claim, ...]:
