@@ -103,9 +103,13 @@ def openings() -> Iterator[tuple[str, str]]:
 
 
 def variables() -> Iterator[tuple[str, str]]:
-    """Local names and parameters from the banned list."""
+    """Local names and parameters from the banned list; fields of classes are what users have written into configurations, and stay."""
     for path, tree in modules():
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        fields = {id(item.target) for node in classes for item in node.body if isinstance(item, ast.AnnAssign)}
         for node in ast.walk(tree):
+            if id(node) in fields:
+                continue
             name = node.arg if isinstance(node, ast.arg) else node.id if isinstance(node, ast.Name) else ""
             stored = isinstance(node, ast.arg) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
             if stored and name in VARIABLES:

@@ -12,7 +12,18 @@ from diptych.claims import registry
 from diptych.claims.cell import Cell, run_cell
 from diptych.claims.claim import Arm, Claim
 
-SLUGS = ("auto_bench", "groundvlp", "i2l", "ii_bench", "lifelong_memory", "mc_bench", "mmrel", "q_spatial", "visual_reasoning")
+SLUGS = (
+    "auto_bench",
+    "groundvlp",
+    "i2l",
+    "ii_bench",
+    "lifelong_memory",
+    "mc_bench",
+    "mmrel",
+    "q_spatial",
+    "socialgpt",
+    "visual_reasoning",
+)
 CLAIMS = {claim.key: claim for slug in SLUGS for claim in import_module(f"planted.declared.{slug}").claims()}
 EQUAL = {"mc_bench/referring"}
 SEED = 1

@@ -40,7 +40,7 @@ def test_conditions(words: tuple[str, ...], means: Any) -> None:
         (("stlye=noto",), UnknownName, "did you mean 'style'"),
         (("score>=high",), ConfigError, "column 'score' holds numbers, the condition gives 'high'"),
         (("ok=yes",), ConfigError, "holds true or false"),
-        (("score=1", "score>0"), ConfigError, "a value and in a range"),
+        (("score=1", "score>0"), ConfigError, "a value and a range"),
     ],
 )
 def test_conditions_that_cannot_be(words: tuple[str, ...], error: type[Exception], says: str) -> None:

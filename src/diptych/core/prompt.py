@@ -222,23 +222,23 @@ def _part_to_json(part: Part) -> dict[str, Any]:
 
 
 def _part_from_json(value: Any, number: int) -> Part:
-    place: Any = value.get("place", 0) if isinstance(value, Mapping) else 0
+    index: Any = value.get("place", 0) if isinstance(value, Mapping) else 0
     label: Any = value.get("label", "") if isinstance(value, Mapping) else ""
     match value:
         case {"type": "text", "text": str(text)}:
             return TextPart(text)
-        case {"type": "image"} if isinstance(place, int):
-            return ImagePart(place)
+        case {"type": "image"} if isinstance(index, int):
+            return ImagePart(index)
         case {"type": "media", "name": str(name)}:
             return MediaPart(name)
         case {
             "type": "region",
             "box": [int() | float() as x0, int() | float() as y0, int() | float() as x1, int() | float() as y1],
-        } if isinstance(place, int) and isinstance(label, str):
-            return RegionPart((float(x0), float(y0), float(x1), float(y1)), place, label)
+        } if isinstance(index, int) and isinstance(label, str):
+            return RegionPart((float(x0), float(y0), float(x1), float(y1)), index, label)
     raise DataError(f"part {number} is {str(value)[:60]}", field="content", expected="a text, image, media or region")
 
 
-def _counted(place: int) -> None:
-    if place < 0:
-        raise DataError(f"picture {place}", field="place", expected="at least 0: the first picture that goes with the prompt")
+def _counted(index: int) -> None:
+    if index < 0:
+        raise DataError(f"picture {index}", field="place", expected="at least 0: the first picture that goes with the prompt")

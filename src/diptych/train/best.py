@@ -51,7 +51,7 @@ def best_so_far(folder: RunFolder) -> BestEvaluation | None:
     ]
     if not evaluations:
         return None
-    at = max(range(len(evaluations)), key=lambda place: (evaluations[place][1], -place))
+    at = max(range(len(evaluations)), key=lambda index: (evaluations[index][1], -index))
     return BestEvaluation(*evaluations[at], since=len(evaluations) - 1 - at)
 
 

@@ -320,7 +320,7 @@ def test_a_folder_gives_the_same_back(tmp_path: Path) -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused() -> None:
     made = writer("gpt2")
-    with pytest.raises(ConfigError, match="of the 64 places"):
+    with pytest.raises(ConfigError, match="of the 64 tokens"):
         made.generate(images(1), ["what colour is it ? " * 2], max_tokens=60)
     with pytest.raises(DataError, match="the prompt takes"):
         made.generate(images(1), ["what colour is it ? " * 20])

@@ -368,7 +368,7 @@ def test_nested_slices_then_normalises() -> None:
         ({"text_MD": units(4, seed=1)}, ShapeError, "7 images and 4 texts"),
         ({"text_MD": units(7, 4, seed=1)}, ShapeError, r"\[7, 5\] and \[7, 4\]"),
         ({"group_N": torch.zeros(3)}, ShapeError, r"group_N must be \[7\]"),
-        ({"group_N": GROUP, "text_MD": units(10, seed=1)}, ShapeError, "group_M must say"),
+        ({"group_N": GROUP, "text_MD": units(10, seed=1)}, ShapeError, "group_M must give"),
         ({"keep_NM": KEEP[:, :3]}, ShapeError, r"keep_NM must be \[7, 7\]"),
         ({"weight_N": WEIGHT[:2]}, ShapeError, "weight_N"),
         ({"scale": torch.ones(2)}, ShapeError, "one number"),

@@ -304,7 +304,7 @@ def test_boxes_shrink_and_grow_within_bounds() -> None:
 
 
 def test_positions_of_other_images_are_cut_as_released(parity: Any) -> None:
-    pool = MeanQueryPool(16, 2, places=16, out=6).double()
+    pool = MeanQueryPool(16, 2, positions=16, out=6).double()
     theirs = {"position_PD": "positional_embedding", "out": "c_proj", "q": "q_proj", "k": "k_proj", "v": "v_proj"}
     for name, parameter in pool.named_parameters():
         part, _, rest = name.partition(".")

@@ -67,9 +67,9 @@ def _captions(source: str, rows: int) -> list[str]:
     return captions
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [found["caption"], "  " + " ".join(f"{word}/{tag}" for word, tag in found["words"])]
-    lines += [f"  {subject} | {predicate} | {thing}" for subject, predicate, thing in found["relations"]]
-    lines += [f"  same   {text}" for text in found["right"]]
-    lines += [f"  wrong  {text}   ({kind})" for kind, texts in found["wrong"].items() for text in texts]
-    return lines if found["wrong"] else [*lines, "  no wrong caption can be made of it"]
+def _lines(explanation: dict[str, Any]) -> list[str]:
+    lines = [explanation["caption"], "  " + " ".join(f"{word}/{tag}" for word, tag in explanation["words"])]
+    lines += [f"  {subject} | {predicate} | {thing}" for subject, predicate, thing in explanation["relations"]]
+    lines += [f"  same   {text}" for text in explanation["right"]]
+    lines += [f"  wrong  {text}   ({kind})" for kind, texts in explanation["wrong"].items() for text in texts]
+    return lines if explanation["wrong"] else [*lines, "  no wrong caption can be made of it"]

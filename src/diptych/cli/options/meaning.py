@@ -76,16 +76,16 @@ def _entries(text: str, names: set[str]) -> dict[str, str]:
     return {**_mentioned_in_entries(entries, names), **_beginning(entries, names), **entries}
 
 
-def _beginning(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
+def _beginning(help_texts: Mapping[str, str], names: set[str]) -> dict[str, str]:
     """Help texts of entries such as "weight_...", for every field whose name starts that way."""
-    starts = {name.removesuffix("..."): words for name, words in found.items() if name.endswith("...")}
+    starts = {name.removesuffix("..."): words for name, words in help_texts.items() if name.endswith("...")}
     return {name: words for start, words in starts.items() for name in names if name.startswith(start)}
 
 
-def _mentioned_in_entries(found: Mapping[str, str], names: set[str]) -> dict[str, str]:
+def _mentioned_in_entries(help_texts: Mapping[str, str], names: set[str]) -> dict[str, str]:
     """Fields described in the entry of another: "hidden  width of the layer; head_width that of its output"."""
     more: dict[str, str] = {}
-    for words in found.values():
+    for words in help_texts.values():
         mentions = [match for match in MENTION.finditer(words) if match[1] in names]
         for index, match in enumerate(mentions):
             end = mentions[index + 1].start() if index + 1 < len(mentions) else len(words)

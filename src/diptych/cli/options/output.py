@@ -42,9 +42,9 @@ def as_options(problem: str) -> str:
     'name them yourself (--data), or --hold-out 0'
     """
 
-    def option(found: re.Match[str]) -> str:
-        value = "" if found[2].strip("'\"[]. ") in ("", "True") else " " + found[2].strip("'\"")
-        return f"--{found[1].replace('_', '-')}{value}"
+    def option(match: re.Match[str]) -> str:
+        value = "" if match[2].strip("'\"[]. ") in ("", "True") else " " + match[2].strip("'\"")
+        return f"--{match[1].replace('_', '-')}{value}"
 
     if not _OPTIONS & {"image", "text"} and (column := re.search(r"\b(image|text)=COLUMN", problem)):
         problem = problem.replace(column[0], f"a data set built first: diptych data build SRC OUT --{column[1]} COLUMN")

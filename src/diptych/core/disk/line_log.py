@@ -76,10 +76,10 @@ class LineLog:
             self._file.close()
 
 
-def _refuse_other(path: Path, found: Any, wanted: dict[str, Any]) -> None:
-    if not isinstance(found, dict) or "about" not in found:
+def _refuse_other(path: Path, header: Any, wanted: dict[str, Any]) -> None:
+    if not isinstance(header, dict) or "about" not in header:
         raise DataError("is no file of answers", file=path, row=1, expected="another file name, or a file of this command")
-    here, there = wanted["about"], found["about"]
+    here, there = wanted["about"], header["about"]
     for name in dict.fromkeys((*here, *there)):
         if here.get(name) != there.get(name):
             raise RunError(

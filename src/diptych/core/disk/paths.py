@@ -148,8 +148,8 @@ def file_problem(path: str, within: str | None) -> str:
     return ""
 
 
-def _below(place: str, top: str) -> bool:
-    return place == top or place.startswith(top.rstrip(os.sep) + os.sep)
+def _below(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip(os.sep) + os.sep)
 
 
 def _encodable(name: str) -> bool:

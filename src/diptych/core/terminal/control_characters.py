@@ -24,12 +24,12 @@ def escape_controls(text: str) -> str:
     >>> print(escape_controls("red\x1b[2J \u202egpj.exe"))
     red\x1b[2J \u202egpj.exe
     """
-    return ACTIVE.sub(lambda found: _escaped(found[0]), text)
+    return ACTIVE.sub(lambda match: _escaped(match[0]), text)
 
 
 def escape_controls_json(text: str) -> str:
     """The same for a line of JSON, in JSON's own spelling, so that it reads back as it was."""
-    return ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return ACTIVE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _escaped(character: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -184,7 +185,11 @@ def _check(data: Dataset, result: CurationStepResult, slug: str) -> None:
 def _write_step(out: Path, table: str, result: CurationStepResult, made_by: MadeBy) -> None:
     """Writes a step, columns first: the verdict marks the step as finished."""
     for name, content in result.files.items():
-        write_atomic(out / name, content)
+        if isinstance(content, Path):
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.move(content, out / name)
+        else:
+            write_atomic(out / name, content)
     for name, values in result.columns.items():
         write_table(out, f"{table}-{name}", as_table(name, values), made_by)
     rows = [(uid, True, "") for uid in result.kept] + [(drop.uid, False, drop.reason) for drop in result.dropped]

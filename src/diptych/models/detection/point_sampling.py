@@ -178,7 +178,7 @@ def _entries(shape: Sequence[int], location_BQMLK2: Tensor, attention_BQMLK: Ten
     # Row of head m at place p of item b: (b P + p) M + m.
     stride_I = planes.stride_I * heads
     row_NI = (y_NI.to(torch.int32) * stride_I).add_(x_NI.to(torch.int32), alpha=heads)
-    item_B = torch.arange(batch, dtype=torch.int32) * (planes.places * heads)
+    item_B = torch.arange(batch, dtype=torch.int32) * (planes.positions * heads)
     base_BMI = item_B[:, None, None] + torch.arange(heads, dtype=torch.int32)[:, None] + planes.start_I * heads
     row_NI.view(batch, -1, heads, samples).add_(base_BMI[:, None])
     row_N4I = row_NI.new_empty(len(row_NI), 4, samples)
@@ -218,7 +218,7 @@ class _Planes(NamedTuple):
     sizes: tuple[Tensor, Tensor]  # width, height
     stride_I: Tensor  # int32: places from one line to the next, border counted
     start_I: Tensor  # int32: the level's first place
-    places: int
+    positions: int
 
 
 def _planes(shapes: list[int], samples: int, dtype: torch.dtype) -> _Planes:

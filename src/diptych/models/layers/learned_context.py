@@ -49,14 +49,14 @@ class LearnedContext(nn.Module):
             else:
                 nn.init.trunc_normal_(self.context, std=std)
 
-    def forward(self, token_KLD: Tensor, order_KL: Tensor, place: tuple[int, int], shift_BD: Tensor | None = None) -> Tensor:
-        """Prompts [K, L, D]: embedded rows whose places `place` are replaced by the context, then put in order.
+    def forward(self, token_KLD: Tensor, order_KL: Tensor, span: tuple[int, int], shift_BD: Tensor | None = None) -> Tensor:
+        """Prompts [K, L, D]: embedded rows whose positions `span` are replaced by the context, then put in order.
 
         Rows and order are those of `data.text.prompts.class_prompts`.
 
         shift_BD  is added to every context vector, one an image (CoCoOp, 2203.05557): prompts [B, K, L, D]
         """
-        first, behind = place
+        first, behind = span
         if behind - first != self.count:
             raise ShapeError(f"the prompts have {behind - first} context positions (expected {self.count})")
         if self.classes and self.classes != len(token_KLD):

@@ -61,14 +61,14 @@ class MeanQueryPool(nn.Module):
     a bias and leads into the joint space: a dual encoder projects such a tower no further.
     """
 
-    def __init__(self, width: int, heads: int, *, places: int, out: int) -> None:
+    def __init__(self, width: int, heads: int, *, positions: int, out: int) -> None:
         super().__init__()
         if width % heads:
             raise ConfigError(
                 f"attention of width {width} cannot be cut into {heads} heads (expected heads that divide the width)"
             )
         self.heads = heads
-        self.position_PD = nn.Parameter(torch.randn(places + 1, width) * width**-0.5)
+        self.position_PD = nn.Parameter(torch.randn(positions + 1, width) * width**-0.5)
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, out)
         for layer in (self.q, self.k, self.v, self.out):  # as published; biases keep PyTorch's start

@@ -95,7 +95,7 @@ class CLIPResNet(Tower):
         self.channels = tuple(4 * width * 2**stage for stage in range(4))
         """Of the map after each stage; at strides 4, 8, 16 and 32."""
         self.pool: MeanQueryPool | MaxPoolProjection = (
-            MeanQueryPool(inside, heads, places=(image_size // STRIDE) * (height // STRIDE), out=out)
+            MeanQueryPool(inside, heads, positions=(image_size // STRIDE) * (height // STRIDE), out=out)
             if pool == "attention"
             else MaxPoolProjection(inside, out=out)
         )

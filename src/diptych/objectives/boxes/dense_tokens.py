@@ -104,18 +104,18 @@ class DenseTokenLoss:
     nothing: int = 256
 
     def __call__(
-        self, found: DenseRegions, targets: TokenTargets, *, process_group: Group = None
+        self, regions: DenseRegions, targets: TokenTargets, *, process_group: Group = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weighted terms tokens, boxes and centres; and parts for the log: anchors_a_box and giou_of_matched."""
-        got, shape = targets.positive_BGL.shape, found.token_logit_BAL.shape
+        got, shape = targets.positive_BGL.shape, regions.token_logit_BAL.shape
         if got[0] != shape[0] or got[2] != shape[2]:
             raise ShapeError(f"predictions are of {shape[0]} texts of {shape[2]} tokens but targets are {list(got)} (B, G, L)")
         logit_BAL, centre_BA, change_BA4 = (
-            at_least_float32(x) for x in (found.token_logit_BAL, found.centre_BA, found.change_BA4)
+            at_least_float32(x) for x in (regions.token_logit_BAL, regions.centre_BA, regions.change_BA4)
         )
-        true_BG4 = xyxy_from_cxcywh(targets.box_BG4.to(change_BA4)) * found.size_B2.to(change_BA4).flip(1).repeat(1, 2)[:, None]
+        true_BG4 = xyxy_from_cxcywh(targets.box_BG4.to(change_BA4)) * regions.size_B2.to(change_BA4).flip(1).repeat(1, 2)[:, None]
         box_BA = torch.stack(
-            [self._assigned(found, true_G4, valid_G) for true_G4, valid_G in zip(true_BG4, targets.valid_BG, strict=True)]
+            [self._assigned(regions, true_G4, valid_G) for true_G4, valid_G in zip(true_BG4, targets.valid_BG, strict=True)]
         )
         image_P, anchor_P = (box_BA >= 0).nonzero(as_tuple=True)
         box_P = box_BA[image_P, anchor_P]
@@ -123,8 +123,10 @@ class DenseTokenLoss:
         target_BAL[image_P, anchor_P] = targets.positive_BGL[image_P, box_P].to(logit_BAL)
         if target_BAL.shape[2] == self.nothing:
             target_BAL[..., -1] = torch.where(box_BA >= 0, target_BAL[..., -1], 1.0)
-        focal_BAL = sigmoid_focal(logit_BAL, target_BAL, alpha=self.focal_alpha, gamma=self.focal_gamma) * found.mask_BL[:, None]
-        anchor_P4, true_P4 = found.anchor_A4[anchor_P].to(change_BA4), true_BG4[image_P, box_P]
+        focal_BAL = (
+            sigmoid_focal(logit_BAL, target_BAL, alpha=self.focal_alpha, gamma=self.focal_gamma) * regions.mask_BL[:, None]
+        )
+        anchor_P4, true_P4 = regions.anchor_A4[anchor_P].to(change_BA4), true_BG4[image_P, box_P]
         central_P = centreness((anchor_P4[:, :2] + anchor_P4[:, 2:]) / 2, true_P4)
         overlap_P = giou_of_pixels(moved_anchors(anchor_P4, change_BA4[image_P, anchor_P]), true_P4)
         own_4 = torch.stack(

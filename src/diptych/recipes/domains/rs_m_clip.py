@@ -195,6 +195,6 @@ class RSMCLIP(EncoderRecipe[SelfDistilledEncoder, MultiViewBatch, SelfDistilledP
         return cls(flip=True, flip_sides="ignore", decoding="whole", resize="squash")
 
 
-def _without(view_NVK: Tensor, place: int) -> Tensor:
+def _without(view_NVK: Tensor, index: int) -> Tensor:
     """All views but the one at this place."""
-    return torch.cat([view_NVK[:, :place], view_NVK[:, place + 1 :]], 1)
+    return torch.cat([view_NVK[:, :index], view_NVK[:, index + 1 :]], 1)

@@ -69,16 +69,16 @@ def fitted(
     return out
 
 
-def resized_grid(position_PD: Tensor, places: int) -> Tensor:
+def resized_grid(position_PD: Tensor, patches: int) -> Tensor:
     """Positions of a square of patches in another number, class tokens in front as they were."""
     for front in range(CLASS_TOKENS + 1):
-        old, new = math.isqrt(max(len(position_PD) - front, 0)), math.isqrt(max(places - front, 0))
-        if old * old == len(position_PD) - front and new * new == places - front and old and new:
+        old, new = math.isqrt(max(len(position_PD) - front, 0)), math.isqrt(max(patches - front, 0))
+        if old * old == len(position_PD) - front and new * new == patches - front and old and new:
             grid_1DHW = position_PD[front:].T.reshape(1, -1, old, old)
             wide = F.interpolate(grid_1DHW.float(), size=(new, new), mode="bicubic", antialias=True, align_corners=False)
             return torch.cat([position_PD[:front], wide.flatten(2)[0].T.to(position_PD.dtype)])
     raise ConfigError(
-        f"{len(position_PD)} image positions cannot become {places}: they make no square of patches with class tokens"
+        f"{len(position_PD)} image positions cannot become {patches}: they make no square of patches with class tokens"
     )
 
 

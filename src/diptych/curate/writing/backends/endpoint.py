@@ -52,7 +52,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         self._line()
         if not self.model:
-            raise ConfigError(f"{self.address} does not say which model (expected {self.address}#MODEL)")
+            raise ConfigError(f"{self.address} names no model (expected {self.address}#MODEL)")
         if self.calls < 1:
             raise ConfigError(f"calls {self.calls} (expected 1 or more)")
 

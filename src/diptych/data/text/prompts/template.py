@@ -21,7 +21,7 @@ class Template:
     asked go. An answer follows directly: a space between is part of the template or of the answer.
 
     >>> Template("Q: {prompt} A:").pieces(2, "how many?", "two")
-    [Slots(count=2), Words(text='Q: how many? A:', answer=False, ends=True), Words(text='two', answer=True, ends=True)]
+    [ImageSlots(count=2), TextPiece(text='Q: how many? A:', answer=False, ends=True), TextPiece(text='two', answer=True, ends=True)]
     """
 
     text: str = ""

@@ -27,7 +27,7 @@ ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": 
 class ModelFamily:
     """model_type    in config.json
     about         what is opened, in words
-    text_length   tokens a text was trained with, where there are more positions than that; 0 takes as many as there are positions
+    text_length   tokens that a text had in training, where there are more positions than that; 0 takes as many as there are positions
     parts         (configuration, state dict, class name) -> Parts
     classes       names of the classes of transformers that have two sides of it, the usual one first
     published     a published model of it

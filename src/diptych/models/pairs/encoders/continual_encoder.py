@@ -1,6 +1,6 @@
-"""Two towers with a memory of what they were: momentum model, frozen reference and queues (CTP; momentum form of ALBEF, 2107.07651).
+"""Continual pre-training of two towers: momentum model, frozen reference and queues (CTP; momentum form of ALBEF, 2107.07651).
 
-Letters: B batch, N items, C channel, H W, L tokens, M hidden words a text, K queued keys, V vocabulary, D width.
+Letters: B batch, N items, C channel, H W, L tokens, M masked words per text, K queued keys, V vocabulary, D width.
 """
 
 from __future__ import annotations

@@ -135,9 +135,9 @@ def _sample_text(row: LanguageExamples, rng: np.random.Generator, most: int) -> 
     return turns
 
 
-def _train(known: Sequence[LanguageExamples], settings: SmallLanguage, name: str) -> Callable[[Path], object]:
-    questions = (words for row in known for question in row.questions for words in (question.text, *question.answers))
-    tokenizer = Tokenizer.train([*(text for row in known for text in row.texts), *questions], settings.pieces)
+def _train(examples: Sequence[LanguageExamples], settings: SmallLanguage, name: str) -> Callable[[Path], object]:
+    questions = (words for row in examples for question in row.questions for words in (question.text, *question.answers))
+    tokenizer = Tokenizer.train([*(text for row in examples for text in row.texts), *questions], settings.pieces)
     words = LanguageVocabulary(tokenizer)
     ids = {"bos_token_id": tokenizer.sot_id, "eos_token_id": words.end_id, "pad_token_id": words.pad_id}
     model = LanguageModel(config={**SMALL_LANGUAGE, "vocab_size": tokenizer.vocab_size, **ids})
@@ -146,7 +146,7 @@ def _train(known: Sequence[LanguageExamples], settings: SmallLanguage, name: str
     for step in with_bar(range(settings.steps), settings.steps, f"language of {name}, once"):
         rng = keyed_rng("small language", settings.seed, step)
         rows = [
-            _sample_text(known[int(n)], rng, settings.length // 3) for n in rng.integers(len(known), size=settings.batch_size)
+            _sample_text(examples[int(n)], rng, settings.length // 3) for n in rng.integers(len(examples), size=settings.batch_size)
         ]
         layout = lay_out(rows, words, length=settings.length)
         nll_B, count_B = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=len(layout))

@@ -29,12 +29,12 @@ def knowledge_from(text: str) -> Knowledge:
     return parse_knowledge(text, "known") if text not in ("", "{}") else Knowledge({})
 
 
-def every_text(before: str, names: Sequence[str], known: Knowledge, samples: Iterable[Sample]) -> Iterator[str]:
+def every_text(before: str, names: Sequence[str], knowledge: Knowledge, samples: Iterable[Sample]) -> Iterator[str]:
     """Every text that a query may be made of."""
     yield before
     for name in names:
         yield f"{spoken_name(name)}, "
-    for noun in known.values():
+    for noun in knowledge.values():
         yield ", ".join((noun.kind, *noun.description)) + ". "
     for sample in samples:
         for sentence in sentences_of(sample):
