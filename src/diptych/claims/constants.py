@@ -37,7 +37,7 @@ Definition = tuple[str, str]
 def constants(claim: Claim, sources: Path = SOURCES) -> Counter[str]:
     """Constant as it is printed -> how often it stands in what the claim reaches."""
     seen: set[Definition] = set()
-    waiting, found = list(definitions_of(claim)), Counter[str]()
+    waiting, counted = list(definitions_of(claim)), Counter[str]()
     while waiting:
         module, name = waiting.pop()
         file = module_file(sources, module) if module.startswith(OWN) else None
@@ -48,12 +48,12 @@ def constants(claim: Claim, sources: Path = SOURCES) -> Counter[str]:
         if name in imported:
             waiting.append(imported[name])
         for literals, names in defined.get(name, ()):
-            found.update(literals)
+            counted.update(literals)
             waiting += [(module, used) for used in names if "." not in used]
             waiting += [
                 (".".join(imported[first]), last) for first, _, last in (n.partition(".") for n in names) if first in imported
             ]
-    return found
+    return counted
 
 
 def constants_hash(claim: Claim) -> str:
@@ -77,7 +77,7 @@ Part = tuple[tuple[str, ...], tuple[str, ...]]
 
 @cache
 def _read(sources: Path, file: Path, changed: int) -> tuple[dict[str, list[Part]], dict[str, Definition]]:
-    """What a module defines at its top, and what it imports of the package, anywhere."""
+    """Top-level definitions of a module, and its imports of the package, anywhere in it."""
     tree = without_docstrings(ast.parse(file.read_text(encoding="utf-8")))
     defined: dict[str, list[Part]] = {}
     imported: dict[str, Definition] = {}
@@ -134,5 +134,5 @@ def _is_type(node: ast.AST) -> bool:
 
 
 def _index(node: ast.AST) -> bool:
-    """Whether a subscript only picks: `x[0]`, `x[:, -1]`. That of a slice is a size: `x[:500]`."""
+    """True for a subscript that only picks: `x[0]`, `x[:, -1]`. That of a slice is a size: `x[:500]`."""
     return not any(isinstance(part, ast.Slice) and (part.lower or part.upper or part.step) for part in ast.walk(node))

@@ -56,10 +56,10 @@ Kept = dict[str, list[Freshness]]
 
 def read(folder: Path) -> Kept:
     """All lines by claim; nothing when there is no file yet."""
-    found: Kept = {}
+    by_claim: Kept = {}
     for line in _lines(folder / FILE):
-        found.setdefault(line.claim, []).append(line)
-    return found
+        by_claim.setdefault(line.claim, []).append(line)
+    return by_claim
 
 
 def write(folder: Path, line: Freshness) -> None:
@@ -70,7 +70,7 @@ def write(folder: Path, line: Freshness) -> None:
 
 
 def state(kept: Kept, claim: Claim, entry: Entry) -> State:
-    """Whether a verdict is still about the code that is there. Of two lines of a merge the one that fits counts."""
+    """State of a verdict: fresh if it is about the code that is there. Of two lines of a merge the one that fits counts."""
     if claim.hash() not in {entry.hash, *(line.hash for line in kept.get(claim.key, ()) if line.respelled)}:
         return "stale"
     return "fresh" if claim_closure(claim) in {entry.closure, *(line.closure for line in kept.get(claim.key, ()))} else "changed"

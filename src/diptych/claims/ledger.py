@@ -97,7 +97,7 @@ class Superseded:
 
 
 def learned(spent: Mapping[str, float | None]) -> bool:
-    """Whether an arm with this budget took a step, or read rows to solve for what it uses."""
+    """True if an arm with this budget took a step, or read rows to solve for what it uses."""
     return any((spent.get(name) or 0) > 0 for name in ("steps", "samples", "labelled"))
 
 

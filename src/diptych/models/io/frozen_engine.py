@@ -47,7 +47,7 @@ def frozen_engine(name: Literal["auto", "torch", "onnx", "double"]) -> Iterator[
 
 
 def in_double() -> bool:
-    """Whether frozen encoders are to be computed in float64."""
+    """True where frozen encoders are to be computed in float64."""
     return _wish.get() == "double"
 
 

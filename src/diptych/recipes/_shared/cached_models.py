@@ -25,7 +25,7 @@ from diptych.train.precision import deterministic
 
 @dataclass(slots=True)
 class SharedCosts:
-    """Processor seconds of every shared model that was asked for, by name, also of one that was there already (None: not known), and the
+    """Processor seconds of every shared model that was asked for, by name, also of one that was there already (None: not recorded), and the
     processor and wall-clock seconds of those that were made now."""
 
     seconds: dict[str, float | None] = field(default_factory=dict)
@@ -76,8 +76,8 @@ def cached_model(kind: str, key: Any, make: Callable[[], Callable[[Path], object
                     inner.cpu_now, inner.wall_now = inner.cpu_now + own, time.perf_counter() - wall
                 write_json(cost_file, {**inner.seconds, f"{kind}/{digest[:16]}": own})
     if (costs := _costs.get()) is not None:
-        known = json.loads(cost_file.read_text(encoding="utf-8")) if cost_file.is_file() else {f"{kind}/{digest[:16]}": None}
-        costs.seconds.update(known)
+        recorded = json.loads(cost_file.read_text(encoding="utf-8")) if cost_file.is_file() else {f"{kind}/{digest[:16]}": None}
+        costs.seconds.update(recorded)
     return folder
 
 
