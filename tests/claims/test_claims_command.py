@@ -171,11 +171,21 @@ def test_changed_constants_make_a_verdict_stale_unless_somebody_says_why(
     ask("run", "clip")
     monkeypatch.setattr(freshness, "claim_closure", lambda claim: "edited")
     monkeypatch.setattr(claims_work, "constants_hash", lambda claim: "edited")
-    answers = {"abc1234": {"500": 2, "3": 1}}
-    monkeypatch.setattr(constants, "run_at", lambda commit, program, key: answers.get(commit))
+    answers = {"abc1234": {"clip": {"500": 2, "3": 1}}}
+    constants._constants_at.cache_clear()
+    monkeypatch.setattr(constants, "run_at", lambda commit, program, file: answers.get(commit))
     monkeypatch.setattr(constants, "constants", lambda claim: Counter({"500": 1, "50": 1, "3": 1}))
     code, found, _ = ask("check")
     assert (code, found["claims"][0]["differences"]) == (1, ["constants of its cells or worlds have changed: 500 went; 50 came"])
+    for came, state in (
+        ({"[50]": 1}, "stale"),
+        ({"50": 1}, "fresh"),
+    ):  # ends of slices count, other constants that are new do not
+        kept = (tmp_path / freshness.FILE).read_text()
+        monkeypatch.setattr(constants, "constants", lambda claim, came=came: Counter({"500": 2, "3": 1, **came}))
+        assert ask("check")[1]["claims"][0]["state"] == state
+        (tmp_path / freshness.FILE).write_text(kept)
+    monkeypatch.setattr(constants, "constants", lambda claim: Counter({"500": 1, "3": 1}))
     assert ask("check", "clip", "--respelled", "one 500 was never used")[1]["claims"][0]["state"] == "fresh"
     assert freshness.read(tmp_path)["clip"][0].respelled == ("one 500 was never used",)
 

@@ -174,7 +174,13 @@ def test_full_size_constants_are_seen_and_names_and_places_are_not(copy: Path) -
         "tested rows": (file, "IMAGES, TESTED = 6000, 1500", "IMAGES, TESTED = 6000, 150", "1500", "150"),
         "a world's constant": ("worlds/small_pairs.py", "JITTER = 48, 16, 2", "JITTER = 48, 16, 90", "2", "90"),
         "a text": (file, 'templates="a {}"', 'templates="an {}"', "'a {}'", "'an {}'"),
-        "a slice": (file, 'return {\n            f"{part}', 'rows = rows[:50]\n        return {\n            f"{part}', "", "50"),
+        "a slice": (
+            file,
+            'return {\n            f"{part}',
+            'rows = rows[:50]\n        return {\n            f"{part}',
+            "",
+            "[50]",
+        ),
     }
     for what, (path, old, new, gone, came) in changes.items():
         now = constants(claim, edited(copy, path, old, new))

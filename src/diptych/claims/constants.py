@@ -25,11 +25,14 @@ from diptych.claims.tree import run_at
 OWN = ("diptych.claims.cells.", "diptych.claims.systems.", "diptych.worlds.")
 WORD = re.compile(r"[A-Za-z_][\w/.-]*")
 RECOUNT = """
-import json, sys
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("present_constants", sys.argv[1])
+sys.modules["present_constants"] = present = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(present)
 from diptych.claims import registry
-from diptych.claims.constants import constants
-print(json.dumps(constants(registry.find(sys.argv[1]))))
+print(json.dumps({claim.key: present.constants(claim) for claim in registry.every()}))
 """
+"""Counts the sources of another commit by the present rule."""
 Definition = tuple[str, str]
 """Module and name."""
 
@@ -62,13 +65,26 @@ def constants_hash(claim: Claim) -> str:
 
 
 def changed_constants(claim: Claim, commit: str) -> str:
-    """Which constants came and went since a commit, in words; without names where its sources cannot be had."""
-    before = run_at(commit, RECOUNT, claim.key)
-    if before is None:
+    """Constants that went, and ends of slices that came, since a commit, in words; "" where others came and none went.
+
+    What only comes is an option or a limit of something new, or the trace sees it. Where the sources of the commit cannot be had, nobody
+    can say, and any difference counts.
+    """
+    before = _constants_at(commit)
+    if before is None or claim.key not in before:
         return "constants of its cells or worlds have changed"
-    old, new = Counter(before), constants(claim)
-    words = [f"{', '.join(sorted(some))} {what}" for some, what in ((old - new, "went"), (new - old, "came")) if some]
+    old, new = Counter(before[claim.key]), constants(claim)
+    went, came = old - new, new - old
+    if not went and not any(constant.startswith("[") for constant in came):
+        return ""
+    words = [f"{', '.join(sorted(some))} {verb}" for some, verb in ((went, "went"), (came, "came")) if some]
     return f"constants of its cells or worlds have changed: {'; '.join(words)}"
+
+
+@cache
+def _constants_at(commit: str) -> dict[str, dict[str, int]] | None:
+    counted: dict[str, dict[str, int]] | None = run_at(commit, RECOUNT, __file__)
+    return counted
 
 
 Part = tuple[tuple[str, ...], tuple[str, ...]]
@@ -108,6 +124,9 @@ def _names(node: ast.AST) -> Iterator[str]:
 
 
 def _literals(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Slice):
+        yield from (f"[{text}]" for part in ast.iter_child_nodes(node) for text in _literals(part))
+        return
     if isinstance(node, ast.Constant):
         text = node.value if isinstance(node.value, str) else ""
         number = isinstance(node.value, float) or (

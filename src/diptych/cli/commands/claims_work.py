@@ -174,7 +174,9 @@ def _trace_differences(claim: Claim, before: freshness.Freshness, *, respelled: 
     here, too: single digits may differ from processor to processor. Who says that a claim was respelled speaks for its constants.
     """
     if before.constants and not respelled and before.constants != constants_hash(claim):
-        return [changed_constants(claim, before.commit)]
+        changed = changed_constants(claim, before.commit)
+        if changed:
+            return [changed]
     now = trace(claim) if before.constants else trace(claim, earlier=True)
     parted = differences(before.trace, now)
     if parted and (then := trace_at(before.commit, claim.key)) is not None:
