@@ -74,6 +74,25 @@ class Counting:
         )
 
 
+def test_a_second_curation_into_one_folder_is_refused(data: Pool, tmp_path) -> None:
+    out = tmp_path / "out"
+
+    @dataclass(frozen=True)
+    class Nested(Counting):
+        """While it runs, another curation into the same folder is tried."""
+
+        def __call__(self, data) -> CurationStepResult:
+            with pytest.raises(RunError, match="out is being curated in another process: let it end") as caught:
+                curate(data, [ExactDuplicates()], out)
+            assert "\n" not in str(caught.value)
+            curate(data, [ExactDuplicates()], tmp_path / "elsewhere")
+            return super().__call__(data)
+
+    result = curate(data, [Nested()], out)
+    assert read_table(out, "removed").table["step"].to_pylist() == ["counting"] == [drop.step for drop in result.removed]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
 @dataclass(frozen=True)
 class Failing(Counting):
     slug: ClassVar[str] = "failing"
