@@ -93,6 +93,18 @@ def test_a_second_curation_into_one_folder_is_refused(data: Pool, tmp_path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
 
 
+def test_a_full_disk_ends_a_curation_in_one_line(data: Pool, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diptych.data.columns.write_atomic", full)
+        with pytest.raises(RunError, match=r"the disk of .*out is full: what is finished is kept; make room") as caught:
+            curate(data, [ExactDuplicates()], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert curate(data, [ExactDuplicates()], tmp_path / "out").removed
+
+
 @dataclass(frozen=True)
 class Failing(Counting):
     slug: ClassVar[str] = "failing"

@@ -27,7 +27,7 @@ import pyarrow as pa
 from diptych.core.config import to_plain
 from diptych.core.contracts import CurationStepResult, Dataset, Drop, Operator
 from diptych.core.disk.files import write_atomic, write_json
-from diptych.core.disk.lock import exclusive
+from diptych.core.disk.lock import DISK_FULL, exclusive
 from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
@@ -107,7 +107,12 @@ def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *
         return _curate_alone(data, operators, out, source)
     target = out.absolute()
     with exclusive(target.parent, f".{target.name}.lock", f"{out} is being curated"):
-        return _curate_alone(data, operators, out, source)
+        try:
+            return _curate_alone(data, operators, out, source)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise RunError(f"the disk of {out} is full: what is finished is kept; make room and run the same again") from error
 
 
 def _curate_alone(data: Data, operators: Sequence[Operator], out: Path | None, source: str) -> CurationResult[Data]:
