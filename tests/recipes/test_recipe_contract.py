@@ -48,6 +48,8 @@ def world_of(slug: str) -> str:
     needs = RECIPES.load(slug).needs
     if "images" in needs:
         return "statements"
+    if "cloud" in needs:
+        return "solids"
     return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
