@@ -124,23 +124,23 @@ class CloudAugment:
     """Augmentations of ULIP (2212.05171), which are PointNet++'s (1706.02413), in their order. 0, or an empty range, leaves one out.
 
     dropout   up to this share of points is replaced by the first point
-    scale     range of the factor of all coordinates
+    factor    range of the factor of all coordinates
     shift     most that a cloud is moved along each axis
     tilt, tilt_most  standard deviation and bound, in radians, of a small rotation about each axis
     turn      any rotation about y, the axis that points up
     """
 
     dropout: float = 0.875
-    scale: tuple[float, float] = (0.8, 1.25)
+    factor: tuple[float, float] = (0.8, 1.25)
     shift: float = 0.1
     tilt: float = 0.06
     tilt_most: float = 0.18
     turn: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout <= 1 or not 0 < self.scale[0] <= self.scale[1] or min(self.shift, self.tilt, self.tilt_most) < 0:
+        if not 0 <= self.dropout <= 1 or not 0 < self.factor[0] <= self.factor[1] or min(self.shift, self.tilt, self.tilt_most) < 0:
             raise ConfigError(
-                f"dropout {self.dropout}, scale {self.scale}, shift {self.shift}, tilt {self.tilt} "
+                f"dropout {self.dropout}, factor {self.factor}, shift {self.shift}, tilt {self.tilt} "
                 "(expected a share, a rising range above 0, and 0 or more)"
             )
 
@@ -151,8 +151,8 @@ class CloudAugment:
             share = rng.random() * self.dropout
             cloud_PF[rng.random(len(cloud_PF)) <= share] = cloud_PF[0]
         xyz_P3 = cloud_PF[:, :3].astype(np.float64)
-        if self.scale[0] < self.scale[1]:
-            xyz_P3 *= rng.uniform(*self.scale)
+        if self.factor[0] < self.factor[1]:
+            xyz_P3 *= rng.uniform(*self.factor)
         if self.shift:
             xyz_P3 += rng.uniform(-self.shift, self.shift, 3)
         if self.tilt:

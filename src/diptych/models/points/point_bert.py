@@ -21,32 +21,32 @@ from diptych.models.points.sampling import furthest_points, gather_points, neare
 class PointBERTSettings:
     """Sizes of a `PointBERT`; the defaults are ULIP's.
 
-    channels    values of a point: 3, or 6 with a colour
+    in_channels values of a point: 3, or 6 with a colour
     groups, group_size  centres by furthest-point sampling, and nearest points of each
     encoder     width of a group's vector before the transformer
-    width, layers, heads  of the transformer
+    token_width, layers, heads  of the transformer
     drop_path   stochastic depth of the last block; it rises evenly from 0 at the first
     skip        of the sampling, see `furthest_points`: 1e-3 as the released models have it
     """
 
-    channels: int = 3
+    in_channels: int = 3
     groups: int = 512
     group_size: int = 32
     encoder: int = 256
-    width: int = 384
+    token_width: int = 384
     layers: int = 12
     heads: int = 6
     drop_path: float = 0.1
     skip: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.channels not in (3, 6) or min(self.groups, self.group_size, self.encoder, self.layers) < 1:
+        if self.in_channels not in (3, 6) or min(self.groups, self.group_size, self.encoder, self.layers) < 1:
             raise ConfigError(
-                f"point tower with {self.channels} channels, {self.groups} groups of {self.group_size}, {self.layers} layers "
+                f"point tower with {self.in_channels} channels, {self.groups} groups of {self.group_size}, {self.layers} layers "
                 "(expected 3 or 6 channels, and 1 or more of the others)"
             )
-        if self.width % self.heads:
-            raise ConfigError(f"width {self.width} in {self.heads} heads (expected heads that divide the width)")
+        if self.token_width % self.heads:
+            raise ConfigError(f"token_width {self.token_width} in {self.heads} heads (expected heads that divide the width)")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,7 +74,7 @@ class GroupEncoder(nn.Module):
 
 
 class PointBERT(nn.Module):
-    """Transformer over groups of points; a cloud's vector is its class token beside the maximum over its groups, [B, 2 width].
+    """Transformer over groups of points; a cloud's vector is its class token beside the maximum over its groups, [B, 2 token_width].
 
     Positions, an MLP of the centres and a learned one of the class token, are added to the tokens before every block. xyz of a group are
     relative to its centre; colours stay as they are.
@@ -82,18 +82,18 @@ class PointBERT(nn.Module):
 
     def __init__(self, settings: PointBERTSettings) -> None:
         super().__init__()
-        self.settings, self.out_width = settings, 2 * settings.width
-        self.group_encoder = GroupEncoder(settings.channels, settings.encoder)
-        self.reduce = nn.Linear(settings.encoder, settings.width)
-        self.class_token_11D = nn.Parameter(torch.zeros(1, 1, settings.width))
-        self.class_position_11D = nn.Parameter(torch.randn(1, 1, settings.width))
-        self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, settings.width))
-        last = max(1, settings.layers - 1)
+        self.settings, self.out_width = settings, 2 * settings.token_width
+        self.group_encoder = GroupEncoder(settings.in_channels, settings.encoder)
+        self.reduce = nn.Linear(settings.encoder, settings.token_width)
+        self.class_token_11D = nn.Parameter(torch.zeros(1, 1, settings.token_width))
+        self.class_position_11D = nn.Parameter(torch.randn(1, 1, settings.token_width))
+        self.position = nn.Sequential(nn.Linear(3, 128), nn.GELU(), nn.Linear(128, settings.token_width))
+        last, parts = max(1, settings.layers - 1), {"qkv_bias": False, "act_layer": nn.GELU, "norm_layer": nn.LayerNorm}
         self.blocks = nn.ModuleList(
-            Block(settings.width, settings.heads, qkv_bias=False, drop_path=settings.drop_path * layer / last)
+            Block(settings.token_width, settings.heads, drop_path=settings.drop_path * layer / last, **parts)
             for layer in range(settings.layers)
         )
-        self.norm = nn.LayerNorm(settings.width)
+        self.norm = nn.LayerNorm(settings.token_width)
 
     def group(self, point_BPF: Tensor, start_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Groups [B, G, K, F], xyz relative to their centres, and the centres [B, G, 3]."""
@@ -104,9 +104,9 @@ class PointBERT(nn.Module):
         return torch.cat([relative_BGK3, group_BGKF[..., 3:]], -1), centre_BG3
 
     def forward(self, point_BPF: Tensor, start_B: Tensor | None = None) -> Tensor:
-        """[B, 2 width]. `start_B`: index of the point at which furthest-point sampling starts; None is point 0, as released."""
-        if point_BPF.ndim != 3 or point_BPF.shape[-1] != self.settings.channels:
-            raise ShapeError(f"points are {list(point_BPF.shape)} (expected [clouds, points, {self.settings.channels}])")
+        """[B, 2 token_width]. `start_B`: index of the point at which furthest-point sampling starts; None is point 0, as released."""
+        if point_BPF.ndim != 3 or point_BPF.shape[-1] != self.settings.in_channels:
+            raise ShapeError(f"points are {list(point_BPF.shape)} (expected [clouds, points, {self.settings.in_channels}])")
         group_BGKF, centre_BG3 = self.group(point_BPF, start_B)
         token_BGD = self.reduce(self.group_encoder(group_BGKF))
         clouds = len(point_BPF)

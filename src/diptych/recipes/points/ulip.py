@@ -112,10 +112,10 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
             raise ConfigError(
                 f"pixels {self.pixels!r}, depth_share {self.depth_share}, crop {self.crop} (expected imagenet | own, and shares)"
             )
-        if self.clouds.channels != self.tower.channels or self.clouds.points < self.tower.group_size:
+        if self.clouds.channels != self.tower.in_channels or self.clouds.points < self.tower.group_size:
             raise ConfigError(
                 f"clouds of {self.clouds.points} points and {self.clouds.channels} channels for groups of {self.tower.group_size} "
-                f"points and {self.tower.channels} channels (expected equal channels, and at least as many points)"
+                f"points and {self.tower.in_channels} channels (expected equal channels, and at least as many points)"
             )
 
     @property
@@ -163,7 +163,7 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
         item = sample.media[self.medium]
         loaded = {"cloud": self.clouds(item.decode(), name=item.name, rng=rng)}
         if self.anchors != "text":
-            loaded["image"] = self._view(sample, rng)
+            loaded["view"] = self._view(sample, rng)
         return loaded
 
     def _view(self, sample: Sample, rng: np.random.Generator) -> Any:
@@ -188,7 +188,7 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
             mask_BTL = torch.from_numpy(words.mask_BL).unflatten(0, shape)
         if self.anchors != "text":
             size, form = self.preprocess.size, CropForm(interpolation="bilinear")
-            image_BCHW = self.preprocess.normalise(np.stack([random_crop(d.media["image"], size, d.rng, self.crop, form) for d in draws]))
+            image_BCHW = self.preprocess.normalise(np.stack([random_crop(d.media["view"], size, d.rng, self.crop, form) for d in draws]))
         return CloudBatch(point_BPF, text_BTL, mask_BTL, image_BCHW)
 
     def model(self) -> PointEncoder:
@@ -230,7 +230,7 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
             tokenizer="data",
             pixels="own",
             clouds=CloudPreprocess(points=256),
-            tower=PointBERTSettings(groups=24, group_size=16, encoder=64, width=96, layers=3, heads=3, drop_path=0.0),
+            tower=PointBERTSettings(groups=24, group_size=16, encoder=64, token_width=96, layers=3, heads=3, drop_path=0.0),
             augment=CloudAugment(dropout=0.5),
             small_steps=400,
             batch_size=32,
