@@ -21,7 +21,8 @@ def test_cloud_colours_are_those_of_the_caption() -> None:
         assert np.linalg.norm(cloud_PF[:, :3], axis=1).max() == pytest.approx(1, abs=1e-5)
         named = {tuple(map(float, COLOURS[sample.extras[key]])) for key in ("colour", "second") if sample.extras[key]}
         assert {tuple(row) for row in cloud_PF[:, 3:].tolist()} == named
-        assert sample.extras["colour"] in sample.texts[0].string and sample.extras["label"] in sample.texts[1].string
+        assert sample.extras["colour"] in sample.texts[0].string
+        assert sample.extras["label"] in sample.texts[1].string
 
 
 def test_held_out_combinations_are_in_one_split() -> None:
@@ -38,7 +39,8 @@ def test_samples_do_not_depend_on_what_was_read_before() -> None:
     first, again = solids(3)[2], resolve("world:solids?n=3")[2]
     np.testing.assert_array_equal(first.media["cloud"].decode(), again.media["cloud"].decode())
     np.testing.assert_array_equal(first.media["views"].decode()[5], again.media["views"].decode()[5])
-    assert first.image is not None and again.image is not None
+    assert first.image is not None
+    assert again.image is not None
     np.testing.assert_array_equal(decode(first.image), first.media["views"].decode()[2])
     with pytest.raises(ConfigError, match="32 points or more"):
         solids(3, points=4)
@@ -75,8 +77,10 @@ def test_the_nearest_point_of_a_pixel_is_seen() -> None:
     point_N3, normal_N3 = np.stack([-near_3, near_3, -near_3]), np.tile(view_33[2], (3, 1))
     colour_N3 = np.array([[0, 0, 250], [250, 0, 0], [0, 0, 250]], float)
     front, depth = render(point_N3, normal_N3, colour_N3, azimuth=0.0, size=17, splat=1)
-    assert front[8, 8, 0] > front[8, 8, 2] and depth[8, 8, 0] == int(55 + 200 * 0.75)
-    assert (front[0, 0] == 235).all() and depth[0, 0, 0] == 0
+    assert front[8, 8, 0] > front[8, 8, 2]
+    assert depth[8, 8, 0] == int(55 + 200 * 0.75)
+    assert (front[0, 0] == 235).all()
+    assert depth[0, 0, 0] == 0
     parts = [Part("ball", (0.3,) * 3, (0, 0, 0.5)), Part("ball", (0.3,) * 3, (0, 0, -0.5), role=1)]
     point_N3, normal_N3, role_N = surface(parts, 2000, np.random.default_rng(0))
     colour_N3 = np.array([[250, 0, 0], [0, 0, 250]], float)[role_N]

@@ -353,7 +353,10 @@ MODELS = Registry(
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
-        "point_encoder": ("diptych.models.points.point_embedder:PointEmbedder", "point clouds, images and texts in one space"),
+        "point_encoder": (
+            "diptych.models.points.point_embedder:PointCloudEmbedder",
+            "point clouds, images and texts in one space",
+        ),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

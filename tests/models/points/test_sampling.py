@@ -60,4 +60,5 @@ def test_order_of_points_matters_through_the_start_alone() -> None:
     start = int((order_P == 0).nonzero())
     given, turned = tower(point_1P3), point_1P3[:, order_P]
     torch.testing.assert_close(tower(turned, torch.tensor([start])), given, atol=1e-10, rtol=0)
-    assert start and float((tower(turned) - given).abs().max().detach()) > 1e-3
+    assert start
+    assert float((tower(turned) - given).abs().max().detach()) > 1e-3

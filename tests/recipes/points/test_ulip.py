@@ -22,8 +22,8 @@ from diptych.data.media.cloud_views import CloudAugment, CloudPreprocess, furthe
 from diptych.data.text.prompts.cloud_templates import cloud_templates
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.points.point_bert import PointBERT, PointBERTSettings
-from diptych.models.points.released import from_released, released_anchor, released_settings
 from diptych.models.points.point_encoder import PointEncoder
+from diptych.models.points.released import from_released, released_anchor, released_settings
 from diptych.objectives.pairs.anchored_contrast import anchored_contrast
 from diptych.recipes.points.ulip import ULIP, templated
 from diptych.worlds.solids.world import solids
@@ -154,7 +154,12 @@ def slip_file(**sizes: int) -> dict[str, Tensor]:
 
     width, layers = sizes.get("width", 768), sizes.get("layers", 12)
     image = timm.create_model(
-        "vit_base_patch16_224", num_classes=0, embed_dim=width, depth=layers, num_heads=width // 64, img_size=sizes.get("side", 224)
+        "vit_base_patch16_224",
+        num_classes=0,
+        embed_dim=width,
+        depth=layers,
+        num_heads=width // 64,
+        img_size=sizes.get("side", 224),
     )
     inner = sizes.get("inner", 512)
     text = open_clip.model.CLIP(
@@ -209,7 +214,7 @@ def test_a_released_file_opens_by_address(tmp_path: Path) -> None:
     cloud = MediaItem("cloud", (ArraySource(np.random.default_rng(0).standard_normal((600, 3)).astype(np.float32)),))
     assert model.clouds.points == 8192
     model.clouds = replace(model.clouds, points=600)
-    vector_D = model.embed_clouds([cloud])[0]
+    vector_D = model.embed_points([cloud.decode()])[0]
     point_1PF = torch.from_numpy(model.clouds(cloud.decode())[None])
     expected_D = model.model.tower(point_1PF)[0] @ tensors["pc_projection"]
     np.testing.assert_allclose(vector_D, F.normalize(expected_D, dim=-1).detach().numpy(), atol=1e-5)

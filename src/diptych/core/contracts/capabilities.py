@@ -322,13 +322,6 @@ class ClipEmbedder(Protocol):
 
 
 @runtime_checkable
-class CloudEmbedder(Protocol):
-    """Embeddings of point clouds in the space of the texts: media of the kind "cloud"; rows unit-norm."""
-
-    def embed_clouds(self, clouds: Sequence[MediaItem], *, batch_size: int = 16) -> Unit: ...
-
-
-@runtime_checkable
 class ClipScorer(Protocol):
     """Video-text matching scores of models that read the text beside each video: float32 [N, K], higher fits better.
 

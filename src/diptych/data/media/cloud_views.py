@@ -24,7 +24,8 @@ def unit_sphere(xyz_P3: npt.NDArray[Any]) -> Points:
     """The points around their mean, the furthest of them at distance 1. Points that are all equal become zeros."""
     centred_P3 = xyz_P3 - xyz_P3.mean(0)
     radius = float(np.sqrt((centred_P3**2).sum(1)).max())
-    return (centred_P3 / (radius or 1.0)).astype(np.float32)
+    unit_P3: Points = (centred_P3 / (radius or 1.0)).astype(np.float32)
+    return unit_P3
 
 
 def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.NDArray[np.int64]:
@@ -32,9 +33,9 @@ def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.N
     near_P = np.full(len(xyz_P3), np.inf)
     index_N = np.empty(count, np.int64)
     index_N[0] = start
-    for place in range(1, count):
-        near_P = np.minimum(near_P, ((xyz_P3 - xyz_P3[index_N[place - 1]]) ** 2).sum(1))
-        index_N[place] = near_P.argmax()
+    for step in range(1, count):
+        near_P = np.minimum(near_P, ((xyz_P3 - xyz_P3[index_N[step - 1]]) ** 2).sum(1))
+        index_N[step] = near_P.argmax()
     return index_N
 
 
@@ -53,7 +54,7 @@ def y_up(xyz_P3: npt.NDArray[Any], up: Up) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class CloudPreprocess:
-    """What is done to a cloud before a model reads it.
+    """Sampling, centring and colours of a cloud before a model reads it.
 
     points    of a cloud. More are sampled; a cloud with fewer gives all of them, and some again, evenly
     sampling  "furthest", as published, or "random", which is much faster
@@ -86,14 +87,17 @@ class CloudPreprocess:
         """float32 [points, channels]. `rng` draws where sampling starts, or the order of points that are all taken, as in training; without
         it sampling starts at the first point. Raises DecodeError for an empty cloud and for values that are not finite."""
         if cloud_PF.ndim != 2 or cloud_PF.shape[1] < 3 or not len(cloud_PF):
-            raise DecodeError(f"a cloud of {list(cloud_PF.shape)}", file=name, medium="cloud", expected="[points, 3 or more], not empty")
+            raise DecodeError(
+                f"a cloud of {list(cloud_PF.shape)}", file=name, medium="cloud", expected="[points, 3 or more], not empty"
+            )
         if not np.isfinite(cloud_PF[:, : self.channels]).all():
             raise DecodeError("a point is not finite", file=name, medium="cloud", expected="finite numbers")
         sampled_PF = cloud_PF[self._rows(cloud_PF[:, :3], rng)]
         xyz_P3 = unit_sphere(y_up(sampled_PF[:, :3].astype(np.float64), self.up))
         if self.channels == 3:
             return xyz_P3
-        return np.concatenate([xyz_P3, self._colours(sampled_PF)], 1)
+        coloured_P6: Points = np.concatenate([xyz_P3, self._colours(sampled_PF)], 1)
+        return coloured_P6
 
     def _rows(self, xyz_P3: npt.NDArray[Any], rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
         count = len(xyz_P3)
@@ -109,7 +113,8 @@ class CloudPreprocess:
             return np.full((len(cloud_PF), 3), self.missing, np.float32)
         colour_P3 = cloud_PF[:, 3:6].astype(np.float32)
         in_bytes = self.colours == "bytes" or (self.colours == "auto" and float(colour_P3.max()) > 1)
-        return colour_P3 / 255 if in_bytes else colour_P3
+        unit_P3: Points = (colour_P3 / 255 if in_bytes else colour_P3).astype(np.float32)
+        return unit_P3
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -138,7 +143,11 @@ class CloudAugment:
     turn: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout <= 1 or not 0 < self.factor[0] <= self.factor[1] or min(self.shift, self.tilt, self.tilt_most) < 0:
+        if (
+            not 0 <= self.dropout <= 1
+            or not 0 < self.factor[0] <= self.factor[1]
+            or min(self.shift, self.tilt, self.tilt_most) < 0
+        ):
             raise ConfigError(
                 f"dropout {self.dropout}, factor {self.factor}, shift {self.shift}, tilt {self.tilt} "
                 "(expected a share, a rising range above 0, and 0 or more)"

@@ -36,7 +36,8 @@ def weights_mtime(address: str) -> tuple[int, ...]:
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
     "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
-    "denseclip:CHECKPOINT", "ulip:CHECKPOINT" (or CHECKPOINT#MODEL), "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
+    "denseclip:CHECKPOINT", "ulip:CHECKPOINT" (or CHECKPOINT#MODEL), "tfjs:CENTERNET.json" of a package,
+    "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
     "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine

@@ -16,8 +16,8 @@ import torch
 from diptych.core.contracts import Unit
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.media import MediaItem
 from diptych.data.media.cloud_views import CloudPreprocess
+from diptych.data.media.cloud_views import Points as Cloud
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -30,8 +30,8 @@ from diptych.models.points.point_encoder import PointEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 
 
-class PointEmbedder:
-    """A trained ULIP: a `CloudEmbedder`, and an `Embedder` of images and texts by the frozen towers it was trained towards."""
+class PointCloudEmbedder:
+    """A trained ULIP: a `PointEmbedder`, and an `Embedder` of images and texts by the frozen towers it was trained towards."""
 
     kind: ClassVar[str] = "point_encoder"
 
@@ -57,12 +57,12 @@ class PointEmbedder:
         shown = {"clouds": self.clouds.to_json(), "preprocess": self.preprocess.to_json(), "text_length": self.text_length}
         return fingerprint(self.model, shown)
 
-    def embed_clouds(self, clouds: Sequence[MediaItem], *, batch_size: int = 16) -> Unit:
-        """Unit vectors [N, D]. Raises DecodeError for a cloud that is empty, broken or not finite."""
+    def embed_points(self, clouds: Sequence[Cloud], *, batch_size: int = 16) -> Unit:
+        """Unit vectors [N, D] of clouds [P, 3 + F]. Raises DecodeError for one that is empty or not finite."""
         blocks = []
         with torch.no_grad(), evaluating(self.model):
             for part in parts(clouds, batch_size):
-                point_NPF = np.stack([self.clouds(item.decode(), name=item.name) for item in part])
+                point_NPF = np.stack([self.clouds(cloud_PF) for cloud_PF in part])
                 dtype, device = self.model.projection.weight.dtype, self.model.log_scale.device
                 blocks.append(self.model.encode_points(torch.from_numpy(point_NPF).to(device, dtype)).float().cpu())
         return self._joined(blocks)

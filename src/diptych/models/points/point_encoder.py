@@ -1,5 +1,7 @@
-"""A point tower that is trained towards a frozen dual encoder's space.  Letters: B clouds, P points, F values of a point, T texts, L tokens,
-D width of the space."""
+"""A point tower that is trained towards a frozen dual encoder's space.
+
+Letters: B clouds, P points, F values of a point, T texts, L tokens, D width of the space.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from diptych.models.io.foreign.timm_bert import IMAGE, IMAGE_BLOCK
 from diptych.models.io.tensor_files import read_tensors
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.points.point_bert import PointBERTSettings
-from diptych.models.points.point_embedder import PointEmbedder, towers_of
+from diptych.models.points.point_embedder import PointCloudEmbedder, towers_of
 from diptych.models.points.point_encoder import PointEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 
@@ -52,11 +52,11 @@ ANCHOR = "anchors.encoder."
 OPEN_CLIP = "open_clip_model."
 
 
-def open_released(spec: str) -> PointEmbedder:
+def open_released(spec: str) -> PointCloudEmbedder:
     """The model of "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL". Leaves the torch random state as it was.
 
-    Raises DataError for a file that is missing or not one of tensors, ConfigError for one of another architecture, with the tensors that are
-    left over, missing or of another size.
+    Raises DataError for a file that is missing or not one of tensors, ConfigError for one of another architecture, with the tensors that
+    are left over, missing or of another size.
     """
     path, _, address = spec.partition(":")[2].partition("#")
     tensors = _tensors(Path(path).expanduser())
@@ -71,7 +71,7 @@ def open_released(spec: str) -> PointEmbedder:
         raise ConfigError(f"{path}: {error}") from error
     preprocess, words, length = given[1:] if given else _reading(anchor, slip=not _has(tensors, OPEN_CLIP))
     clouds = CloudPreprocess(points=8192 if settings.in_channels == 3 else 10_000, channels=settings.in_channels)
-    return PointEmbedder(model.float().eval(), clouds, preprocess, words, length, spec, towers=towers_of(anchor))
+    return PointCloudEmbedder(model.float().eval(), clouds, preprocess, words, length, spec, towers=towers_of(anchor))
 
 
 def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings:
@@ -82,7 +82,12 @@ def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings:
     width, encoder = tensors[reduce].shape
     layers = {match[1] for name in tensors if (match := re.match(r"point_encoder\.blocks\.blocks\.(\d+)\.", name))}
     return PointBERTSettings(
-        in_channels=tensors[first].shape[1], encoder=encoder, token_width=width, layers=len(layers), heads=max(1, width // 64), skip=SKIP
+        in_channels=tensors[first].shape[1],
+        encoder=encoder,
+        token_width=width,
+        layers=len(layers),
+        heads=max(1, width // 64),
+        skip=SKIP,
     )
 
 
@@ -91,8 +96,12 @@ def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
     if _has(tensors, OPEN_CLIP):
         return build_dual_encoder(open_clip_parts(_architecture(), _inside(tensors, OPEN_CLIP)))
     if "visual.cls_token" not in tensors or "token_embedding.weight" not in tensors:
-        raise ConfigError("holds no image and text towers (expected ulip:CHECKPOINT#MODEL, with the dual encoder it was trained towards)")
-    patches, words, positions = (tensors[name] for name in ("visual.patch_embed.proj.weight", "token_embedding.weight", "positional_embedding"))
+        raise ConfigError(
+            "holds no image and text towers (expected ulip:CHECKPOINT#MODEL, with the dual encoder it was trained towards)"
+        )
+    patches, words, positions = (
+        tensors[name] for name in ("visual.patch_embed.proj.weight", "token_embedding.weight", "positional_embedding")
+    )
     width, patch = patches.shape[0], patches.shape[-1]
     layers = len({match[1] for name in tensors if (match := re.match(r"visual\.blocks\.(\d+)\.", name))})
     deep = len({match[1] for name in tensors if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))})

@@ -31,11 +31,11 @@ def furthest_points(xyz_BP3: Tensor, count: int, *, start_B: Tensor | None = Non
         near_BP.masked_fill_(xyz_BP3.square().sum(-1) <= skip, -1.0)
     index_BG = torch.empty(clouds, count, dtype=torch.int64, device=xyz_BP3.device)
     index_BG[:, 0] = chosen_B
-    for place in range(1, count):
+    for step in range(1, count):
         distance_BP = (xyz_BP3 - xyz_BP3[row_B, chosen_B][:, None]).square().sum(-1)
         near_BP = torch.minimum(near_BP, distance_BP)
         chosen_B = near_BP.argmax(1)
-        index_BG[:, place] = chosen_B
+        index_BG[:, step] = chosen_B
     return index_BG
 
 
@@ -57,7 +57,9 @@ def ball_query(centre_BG3: Tensor, xyz_BP3: Tensor, radius: float, count: int) -
     """
     _check_cloud(xyz_BP3)
     if count > xyz_BP3.shape[1] or radius <= 0:
-        raise ShapeError(f"{count} of {xyz_BP3.shape[1]} points within {radius:g} (expected as many points, and a radius above 0)")
+        raise ShapeError(
+            f"{count} of {xyz_BP3.shape[1]} points within {radius:g} (expected as many points, and a radius above 0)"
+        )
     points = xyz_BP3.shape[1]
     inside_BGP = torch.cdist(centre_BG3, xyz_BP3, compute_mode="donot_use_mm_for_euclid_dist") < radius
     order_P = torch.arange(points, device=xyz_BP3.device)

@@ -22,11 +22,14 @@ from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, CropForm,
 from diptych.data.text.captions.variants import UNIFORM, TextDraw
 from diptych.data.text.prompts.cloud_templates import cloud_templates
 from diptych.models.points.point_bert import PointBERTSettings
-from diptych.models.points.point_embedder import PointEmbedder, towers_of
+from diptych.models.points.point_embedder import PointCloudEmbedder, towers_of
 from diptych.models.points.point_encoder import AnchoredFeatures, PointEncoder, Scale
 from diptych.objectives.pairs.anchored_contrast import GradientDirections, anchored_contrast
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedEncoderRecipe
 from diptych.recipes._shared.small_encoder import small_encoder
+
+CLOUDS, AUGMENT, TOWER = CloudPreprocess(), CloudAugment(), PointBERTSettings()
+"""As published."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class CloudBatch(TensorBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
-    """ULIP: Learning a Unified Representation of Language, Images, and Point Clouds for 3D Understanding (Xue et al., 2023, arXiv 2212.05171).
+    """ULIP: Learning a Unified Representation of Language, Images, and Point Clouds (Xue et al., 2023, arXiv 2212.05171).
 
     A Point-BERT and a projection are trained so that a cloud's vector lies near those of its view and of its name, by CLIP's loss in
     both directions with each, one temperature for both; the image and text towers are frozen and there is no term between them. Objects of
@@ -54,7 +57,8 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
 
     anchors      "both", or the contrast with "text" or "image" alone
     scale        "learned" from 1/0.07; "anchor": frozen at the anchor's own, as released
-    gradient     directions whose gradient reaches the points: "both"; "from_points": as released with several processes (`anchored_contrast`)
+    gradient     directions whose gradient reaches the points: "both"; "from_points": as released with several processes
+                 (`anchored_contrast`)
     names        texts of a cloud: "label", one of the comma-separated names of its column `label`, or "texts", one of its texts
     label        column with the class
     language     of the texts; "" takes all
@@ -70,6 +74,7 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
     tower        sizes of the point tower: `PointBERTSettings`, whose fields are options of their own
     small_steps  without `weights`: steps of a small dual encoder that first learns the pictures and texts of the training data and is
                  kept in the cache; 0 freezes fresh towers
+    small_data   address of the data that it learns instead, so that runs on different data share it
     """
 
     slug = "ulip"
@@ -91,11 +96,12 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
     depth_share: float = 0.5
     crop: tuple[float, float] = (0.5, 1.0)
     pixels: Literal["imagenet", "own"] = "imagenet"
-    clouds: CloudPreprocess = CloudPreprocess()
-    augment: CloudAugment = CloudAugment()
+    clouds: CloudPreprocess = CLOUDS
+    augment: CloudAugment = AUGMENT
     augmented: bool = True
-    tower: PointBERTSettings = PointBERTSettings()
+    tower: PointBERTSettings = TOWER
     small_steps: int = 0
+    small_data: str = ""
 
     image_tower: str = "slip_b16"
     text_tower: str = "text_slip"
@@ -136,7 +142,7 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
         """Trains the small anchor, where one is asked for; else learns the vocabulary of fresh towers that have the data's own."""
         if self.small_steps and not self.weights:
             side = super().preprocess.size
-            folder = small_encoder("", data, steps=self.small_steps, language=self.language, size=side)
+            folder = small_encoder(self.small_data, data, steps=self.small_steps, language=self.language, size=side)
             return replace(self, weights=str(folder), small_steps=0)
         if self.weights or self.tokenizer != "data" or self.vocabulary:
             return self
@@ -178,7 +184,9 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
 
     def batch(self, draws: Draws) -> CloudBatch:
         clouds = [d.media["cloud"] for d in draws]
-        point_BPF = torch.from_numpy(np.stack([self.augment(c, d.rng) if self.augmented else c for c, d in zip(clouds, draws, strict=True)]))
+        point_BPF = torch.from_numpy(
+            np.stack([self.augment(c, d.rng) if self.augmented else c for c, d in zip(clouds, draws, strict=True)])
+        )
         text_BTL = mask_BTL = image_BCHW = None
         if self.anchors != "image":
             texts = [self.texts(draw) for draw in draws]
@@ -188,7 +196,9 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
             mask_BTL = torch.from_numpy(words.mask_BL).unflatten(0, shape)
         if self.anchors != "text":
             size, form = self.preprocess.size, CropForm(interpolation="bilinear")
-            image_BCHW = self.preprocess.normalise(np.stack([random_crop(d.media["view"], size, d.rng, self.crop, form) for d in draws]))
+            image_BCHW = self.preprocess.normalise(
+                np.stack([random_crop(d.media["view"], size, d.rng, self.crop, form) for d in draws])
+            )
         return CloudBatch(point_BPF, text_BTL, mask_BTL, image_BCHW)
 
     def model(self) -> PointEncoder:
@@ -213,10 +223,10 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
         chosen = replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-8)
         return replace(chosen, warmup_from=1e-6 / 3e-3, warmup_peak="last", final_lr=1e-5 / 3e-3)
 
-    def deploy(self, model: PointEncoder) -> PointEmbedder:
+    def deploy(self, model: PointEncoder) -> PointCloudEmbedder:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             towers = towers_of(self.base().model)
-        return PointEmbedder(model, self.clouds, self.preprocess, self.words(), self.read_length, self.slug, towers=towers)
+        return PointCloudEmbedder(model, self.clouds, self.preprocess, self.words(), self.read_length, self.slug, towers=towers)
 
     @classmethod
     def tiny(cls) -> Self:

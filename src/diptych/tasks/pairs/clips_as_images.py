@@ -57,7 +57,9 @@ class ClipsAsImages:
         sample = self.data[row]
         clip = sample.media.get(self.medium)
         if clip is None:
-            raise DataError(f"sample '{sample.uid}' has no {self.medium}", field=self.medium, expected=f"a {self.medium} in every row")
+            raise DataError(
+                f"sample '{sample.uid}' has no {self.medium}", field=self.medium, expected=f"a {self.medium} in every row"
+            )
         return replace(sample, image=ClipSource(clip, sample.uid), media={})
 
     def select(self, rows: Sequence[int]) -> ClipsAsImages:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from diptych.core.contracts import CloudEmbedder, Dataset, Unit
+from diptych.core.contracts import Dataset, PointEmbedder, Unit
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
@@ -37,7 +37,7 @@ class PointClassification:
 
     name: ClassVar[str] = "point_classification"
     version: ClassVar[int] = 1
-    needs: ClassVar[type] = CloudEmbedder
+    needs: ClassVar[type] = PointEmbedder
     main: ClassVar[str] = "acc@1"
 
     label: str = "label"
@@ -49,7 +49,7 @@ class PointClassification:
     draws: int = 2000
     seed: int = 0
 
-    def predict(self, model: CloudEmbedder, data: Dataset) -> pa.Table:
+    def predict(self, model: PointEmbedder, data: Dataset) -> pa.Table:
         """One row a cloud."""
         task = ZeroShot(label=self.label, language=self.language, classes=self.classes, templates=self.templates, ties=self.ties)
         records = task.predict(CloudEmbedderAdapter(model), ClipsAsImages(data, self.medium))
@@ -73,7 +73,7 @@ class PointRetrieval:
 
     name: ClassVar[str] = "point_retrieval"
     version: ClassVar[int] = 1
-    needs: ClassVar[type] = CloudEmbedder
+    needs: ClassVar[type] = PointEmbedder
     main: ClassVar[str] = "r@1"
 
     other: Literal["texts", "images"] = "texts"
@@ -98,7 +98,7 @@ class PointRetrieval:
             plain |= {"language": "", "origins": (), "texts_per_image": 0}
         return Retrieval(**plain)
 
-    def predict(self, model: CloudEmbedder, data: Dataset) -> pa.Table:
+    def predict(self, model: PointEmbedder, data: Dataset) -> pa.Table:
         """One row a query, texts or pictures first."""
         clouds = ClipsAsImages(data, self.medium)
         if self.other == "texts":
@@ -113,7 +113,7 @@ class PointRetrieval:
 
 
 class CloudEmbedderAdapter:
-    """A `CloudEmbedder` as an embedder of images whose sources hold clouds. Raises ConfigError for a model without texts."""
+    """A `PointEmbedder` as an embedder of images whose sources hold clouds. Raises ConfigError for a model without texts."""
 
     def __init__(self, model: Any) -> None:
         if not hasattr(model, "embed_texts"):
@@ -122,7 +122,7 @@ class CloudEmbedderAdapter:
         self.tokenizer, self.text_length = getattr(model, "tokenizer", None), getattr(model, "text_length", None)
 
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        unit: Unit = self.model.embed_clouds([_cloud(image) for image in images])
+        unit: Unit = self.model.embed_points([_cloud(image).decode() for image in images])
         return unit
 
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:

@@ -13,8 +13,8 @@ Maker = Callable[[Draw], list[Part]]
 
 
 def _legs(x: float, z: float, top: float, thick: float) -> list[Part]:
-    places = [(a, b) for a in (-x, x) for b in (-z, z)]
-    return [Part("box", (thick, top / 2, thick), (a, top / 2, b), role=1) for a, b in places]
+    corners = [(a, b) for a in (-x, x) for b in (-z, z)]
+    return [Part("box", (thick, top / 2, thick), (a, top / 2, b), role=1) for a, b in corners]
 
 
 def _table(u: Draw) -> list[Part]:
@@ -24,7 +24,11 @@ def _table(u: Draw) -> list[Part]:
 
 def _chair(u: Draw) -> list[Part]:
     x, top, back = u(0.4, 0.5), u(0.5, 0.7), u(0.5, 0.7)
-    return [Part("box", (x, 0.06, x), (0, top, 0)), *_legs(x * 0.85, x * 0.85, top, 0.06), Part("box", (x, back / 2, 0.06), (0, top + back / 2, -x))]
+    return [
+        Part("box", (x, 0.06, x), (0, top, 0)),
+        *_legs(x * 0.85, x * 0.85, top, 0.06),
+        Part("box", (x, back / 2, 0.06), (0, top + back / 2, -x)),
+    ]
 
 
 def _stool(u: Draw) -> list[Part]:
@@ -40,13 +44,19 @@ def _bench(u: Draw) -> list[Part]:
 
 def _lamp(u: Draw) -> list[Part]:
     tall, shade = u(1.2, 1.6), u(0.4, 0.6)
-    pole = [Part("cylinder", (0.05, tall / 2, 0.05), (0, tall / 2, 0), role=1), Part("cylinder", (0.35, 0.05, 0.35), (0, 0, 0), role=1)]
+    pole = [
+        Part("cylinder", (0.05, tall / 2, 0.05), (0, tall / 2, 0), role=1),
+        Part("cylinder", (0.35, 0.05, 0.35), (0, 0, 0), role=1),
+    ]
     return [Part("cone", (shade, 0.3, shade), (0, tall, 0)), *pole]
 
 
 def _bottle(u: Draw) -> list[Part]:
     wide, tall = u(0.3, 0.4), u(0.5, 0.7)
-    return [Part("cylinder", (wide, tall, wide), (0, tall, 0)), Part("cylinder", (0.13, 0.25, 0.13), (0, 2 * tall + 0.2, 0), role=1)]
+    return [
+        Part("cylinder", (wide, tall, wide), (0, tall, 0)),
+        Part("cylinder", (0.13, 0.25, 0.13), (0, 2 * tall + 0.2, 0), role=1),
+    ]
 
 
 def _mug(u: Draw) -> list[Part]:
@@ -68,7 +78,11 @@ def _dumbbell(u: Draw) -> list[Part]:
 def _snowman(u: Draw) -> list[Part]:
     low, middle, high = u(0.5, 0.6), u(0.35, 0.42), u(0.22, 0.28)
     first, second = low + middle * 0.9, low + 1.8 * middle + high * 0.8
-    return [Part("ball", (low,) * 3), Part("ball", (middle,) * 3, (0, first, 0)), Part("ball", (high,) * 3, (0, second, 0), role=1)]
+    return [
+        Part("ball", (low,) * 3),
+        Part("ball", (middle,) * 3, (0, first, 0)),
+        Part("ball", (high,) * 3, (0, second, 0), role=1),
+    ]
 
 
 def _tree(u: Draw) -> list[Part]:

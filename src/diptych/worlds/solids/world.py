@@ -42,7 +42,7 @@ RENDERED = 6000
 
 @dataclass(frozen=True, slots=True)
 class Solid:
-    """What a sample shows. form: "tall", "flat" or "". The second colour is that of `part`, "" where there is none."""
+    """Category and attributes of a solid. form: "tall", "flat" or "". The second colour is that of `part`, "" where there is none."""
 
     category: str
     colour: str
@@ -101,7 +101,7 @@ class SolidWorld:
         return self.solid(split, index).description
 
     def solid(self, split: str, index: int) -> Solid:
-        """What a row shows, without its points."""
+        """Category and attributes of a row, without its points."""
         rng = keyed_rng(NAME, self.seed, split, index)
         category = NAMES[int(rng.integers(len(NAMES)))]
         colours = [colour for colour in COLOURS if held_out(category, colour) == (split == "unseen")]

@@ -36,7 +36,9 @@ def read_mesh(data: bytes, suffix: str, item: MediaItem, limit: MediaLimit, *, p
         scene = isinstance(read, trimesh.Scene)
         content: Any = read.to_mesh() if scene else read
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, NotImplementedError, UnicodeDecodeError) as error:
-        raise _wrong(f"not read as .{suffix}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", item) from error
+        raise _wrong(
+            f"not read as .{suffix}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", item
+        ) from error
     vertex_P3 = np.asarray(content.vertices, np.float64)
     refuse_elements(len(vertex_P3), "points", item, limit)
     if suffix == "xyz":
