@@ -1,4 +1,4 @@
-"""Arms on rendered solids: zero-shot classes of point clouds whose shapes, or whose combinations of shape and colour, were not trained on."""
+"""Arms on rendered solids: zero-shot classes of point clouds of new shapes, and of new combinations of category and colour."""
 
 from __future__ import annotations
 
@@ -100,8 +100,6 @@ def chamfer(test_MPF: npt.NDArray[np.float32], train_NPF: npt.NDArray[np.float32
 def histogram_distance(test_MPF: npt.NDArray[np.float32], train_NPF: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """[M, N]: L1 distance between the shares of the world's colours."""
     palette_K3 = np.array(list(COLOURS.values()), np.float32)
-    test_MK, train_NK = (
-        np.stack([(cloud_NPF[..., None, 3:] == palette_K3).all(-1).mean(1)], 0)[0] for cloud_NPF in (test_MPF, train_NPF)
-    )
+    test_MK, train_NK = ((cloud_NPF[..., None, 3:] == palette_K3).all(-1).mean(1) for cloud_NPF in (test_MPF, train_NPF))
     distance_MN: npt.NDArray[np.float32] = np.abs(test_MK[:, None] - train_NK[None]).sum(-1).astype(np.float32)
     return distance_MN
