@@ -103,6 +103,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.pseudo_texts:PseudoTexts",
             "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
         ),
+        "pubmed": (
+            "diptych.curate.operators.pubmed:PubMedFigures",
+            "figures of articles by licence, caption, type and panels",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",

@@ -26,7 +26,7 @@ class BiomedCLIP(DualEncoderRecipe):
     Baseline: `clip`.
 
     CLIP's loss on figure and caption of articles in PubMed Central (`diptych data build ARTICLES OUT` reads them, `diptych curate
-    biomedclip` sorts them), with three changes: the text tower is a BERT whose vocabulary and weights are the domain's, read at its first
+    pubmed` sorts them), with three changes: the text tower is a BERT whose vocabulary and weights are the domain's, read at its first
     token; it reads 256 tokens in place of 77, since captions of figures are long; and its vector goes into the joint space by two layers
     (Linear, GELU, Linear, no bias). The image tower is a ViT-B/16 with a plain projection.
 
