@@ -21,6 +21,7 @@ COLUMN = "panels"
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the figure."""
 _LETTER = re.compile(r"(?P<open>\(?)(?P<letter>[A-Za-z])(?P<close>[),:.])(?=\s)")
+_TAIL = re.compile(r"[\s,;]+(?:and\s*)?$")
 _STARTS = re.compile(r"(?:^|[.;:,]|\band)\s*$")
 
 
@@ -101,7 +102,7 @@ def panel_texts(caption: str) -> tuple[str, tuple[str, ...]]:
     if len(marks) < 2:
         return caption, ()
     stops = [*(mark.start() for mark in marks[1:]), len(caption)]
-    texts = tuple(caption[mark.end() : stop].strip(" ,;") for mark, stop in zip(marks, stops, strict=True))
+    texts = tuple(_TAIL.sub("", caption[mark.end() : stop]).strip() for mark, stop in zip(marks, stops, strict=True))
     return (caption[: marks[0].start()].strip(), texts) if all(texts) else (caption, ())
 
 
