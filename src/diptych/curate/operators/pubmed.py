@@ -46,9 +46,9 @@ class PubMedFigures:
     smallest: float = 0.15
 
     def __post_init__(self) -> None:
-        for name, values, known in (("uses", self.uses, get_args(Use)), ("types", self.types, TYPES)):
-            if not values or not {*values} <= {*known}:
-                raise ConfigError(f"{name} is {list(values)} (expected one or more of {', '.join(known)})")
+        for name, values, allowed in (("uses", self.uses, get_args(Use)), ("types", self.types, TYPES)):
+            if not values or not {*values} <= {*allowed}:
+                raise ConfigError(f"{name} is {list(values)} (expected one or more of {', '.join(allowed)})")
         if self.compound not in ("keep", "drop") or self.words < 0 or not 0 < self.smallest <= 0.5:
             raise ConfigError(
                 f"compound is {self.compound!r}, words {self.words}, smallest {self.smallest} (expected keep | drop, 0 or more, 0..0.5)"

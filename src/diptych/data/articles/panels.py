@@ -26,11 +26,11 @@ _STARTS = re.compile(r"(?:^|[.;:,]|\band)\s*$")
 
 
 def panel_boxes(
-    figure_HWC: npt.NDArray[np.uint8], *, background: int = 240, gutter: float = 0.01, smallest: float = 0.15
+    figure_HWC: npt.NDArray[np.uint8], *, background: int = 220, gutter: float = 0.005, smallest: float = 0.15
 ) -> tuple[Box, ...]:
     """Boxes of the panels of a figure, row by row and from left to right; one box, the whole figure, where it is not compound.
 
-    background  grey level from which on a pixel is background
+    background  level from which on a pixel is background, in every channel: JPEG leaves shadows on white beside a picture
     gutter      width of a white gutter, as a share of the figure's longer side (three pixels at least)
     smallest    side of a panel, as a share of the figure's: what is smaller (letters, titles, axis labels) stays with its neighbour
     """

@@ -30,7 +30,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _OpenedArticle:
     """An article, with the pictures beside it."""
 
     article: Article
@@ -54,12 +54,12 @@ def read_articles(paths: Sequence[Path], *, name: str, within: str | None = None
     """Figures with captions of these files. Raises DataError where no figure has both a caption and a picture."""
     bad, rows = list[QuarantineEntry](), dict[str, Sample]()
     without = 0
-    for found in _articles(paths, within, bad):
-        here = list(_samples(found, bad))
-        without += bool(here) and not found.article.licence
+    for opened in _articles(paths, within, bad):
+        here = list(_samples(opened, bad))
+        without += bool(here) and not opened.article.licence
         for sample in here:
             if sample.uid in rows:
-                bad.append(QuarantineEntry(sample.uid, "read", "is in two files: the article is there twice", found.file))
+                bad.append(QuarantineEntry(sample.uid, "read", "is in two files: the article is there twice", opened.file))
             else:
                 rows[sample.uid] = sample
     keys = list(rows)
@@ -78,7 +78,7 @@ def read_articles(paths: Sequence[Path], *, name: str, within: str | None = None
     return pool
 
 
-def _articles(paths: Sequence[Path], within: str | None, bad: list[QuarantineEntry]) -> Iterator[_Found]:
+def _articles(paths: Sequence[Path], within: str | None, bad: list[QuarantineEntry]) -> Iterator[_OpenedArticle]:
     for path in paths:
         try:
             if within is not None and escapes_folder(path, within):
@@ -87,12 +87,12 @@ def _articles(paths: Sequence[Path], within: str | None, bad: list[QuarantineEnt
                 yield from _package(path, within)
             else:
                 article = parse_article(read_file(path, within, most=LARGEST), str(path))
-                yield _Found(article, str(path), _beside(path.parent, within))
+                yield _OpenedArticle(article, str(path), _beside(path.parent, within))
         except (DataError, OSError) as error:
             bad.append(QuarantineEntry("", "read", str(error), str(path)))
 
 
-def _package(path: Path, within: str | None) -> Iterator[_Found]:
+def _package(path: Path, within: str | None) -> Iterator[_OpenedArticle]:
     names, content = package_files(path, within, (".nxml", ".xml"))
     articles = {name: data for name, data in content.items() if name.lower().endswith(".nxml")} or content
     if not articles:
@@ -105,7 +105,7 @@ def _package(path: Path, within: str | None) -> Iterator[_Found]:
             member = next((file for ending in ("", *PICTURES) if (file := f"{folder / graphic}{ending}") in members), "")
             return PackageImage(path, member, within) if member else None
 
-        yield _Found(parse_article(data, f"{path}:{name}"), f"{path}:{name}", picture)
+        yield _OpenedArticle(parse_article(data, f"{path}:{name}"), f"{path}:{name}", picture)
 
 
 def _beside(folder: Path, within: str | None) -> Callable[[str], ImageSource | None]:
@@ -118,20 +118,20 @@ def _beside(folder: Path, within: str | None) -> Callable[[str], ImageSource | N
     return picture
 
 
-def _samples(found: _Found, bad: list[QuarantineEntry]) -> Iterator[Sample]:
-    article = found.article
+def _samples(opened: _OpenedArticle, bad: list[QuarantineEntry]) -> Iterator[Sample]:
+    article = opened.article
     if not article.figures:
-        bad.append(QuarantineEntry(article.pmid or article.pmc, "read", "has no figure", found.file))
+        bad.append(QuarantineEntry(article.pmid or article.pmc, "read", "has no figure", opened.file))
     for figure in article.figures:
         key = article.pair_id(figure)
         fault = _fault(figure.caption, figure.graphic)
-        image = None if fault else found.pictures(figure.graphic)
+        image = None if fault else opened.pictures(figure.graphic)
         if image is None:
             fault = (
                 fault
                 or f"the picture {figure.graphic[:100]!r} is not there (tried its name alone and with {', '.join(PICTURES)})"
             )
-            bad.append(QuarantineEntry(key, "read", fault, found.file))
+            bad.append(QuarantineEntry(key, "read", fault, opened.file))
             continue
         extras = {
             "pmid": article.pmid,
@@ -142,7 +142,7 @@ def _samples(found: _Found, bad: list[QuarantineEntry]) -> Iterator[Sample]:
             "use": use_of(article.licence),
             "mentions": list(figure.mentions),
         }
-        group = f"PMC{article.pmc}" if article.pmc else article.pmid or found.file
+        group = f"PMC{article.pmc}" if article.pmc else article.pmid or opened.file
         text = Text(figure.caption, article.language)
         yield Sample(key, image, (text,), group=group, licence=article.licence, source=article.doi or group, extras=extras)
 

@@ -65,7 +65,7 @@ def long_caption(text: str, key: str) -> str:
     """
     first, second = text.split(" and ")
     order = keyed_rng("between", key).permutation(len(BETWEEN))[:COUNT]
-    return " ".join([f"{first}.", *(BETWEEN[place] for place in order), f"{second}."])
+    return " ".join([f"{first}.", *(BETWEEN[index] for index in order), f"{second}."])
 
 
 def _with_long_captions(rows: Pool) -> Pool:

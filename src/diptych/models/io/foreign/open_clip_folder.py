@@ -59,8 +59,12 @@ def encoder_settings(spec: str, folder: Path, words: Mapping[str, Any], given: s
     name = str(words.get("hf_model_name") or "")
     if not name:
         return None
-    for place in (given, str(folder)):
-        if place and is_file(path := Path(place).expanduser() / "config.json") and "model_type" in (config := read_object(path)):
+    for source in (given, str(folder)):
+        if (
+            source
+            and is_file(path := Path(source).expanduser() / "config.json")
+            and "model_type" in (config := read_object(path))
+        ):
             return {key: value for key, value in config.items() if key not in _ENCODER_IDLE}
     if name in BERT_BASE:
         return dict(BERT_BASE[name])
