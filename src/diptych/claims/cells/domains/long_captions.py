@@ -1,4 +1,4 @@
-"""Arms on long captions: of two shapes a caption names one in its first sentence and the other in its last, with sentences of no use between.
+"""Arms on long captions: of two shapes one is named in the first sentence and the other in the last, with sentences of no use between.
 
 The image is a rendered pair (`worlds/small_pairs`). What stands between is drawn from sentences as captions of figures have them.
 """
