@@ -115,6 +115,7 @@ OPERATORS = Registry(
             "diptych.curate.operators.rewrite:Rewrite",
             "drops nothing: captions in other words, further texts of each row",
         ),
+        "rs5m": ("diptych.curate.operators.rs5m:RS5M", "pictures from above out of web pairs, stage by stage"),
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",
