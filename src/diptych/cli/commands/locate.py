@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         located = locate(model, scene, args.text, options)
         hits = [
             {"x": hit.x, "y": hit.y, "probability": hit.probability, "box": list(hit.box), "cosine": hit.cosine}
-            | ({"longitude": place[0], "latitude": place[1]} if scene.crs and (place := scene.lon_lat(hit.x, hit.y)) else {})
+            | (dict(zip(("longitude", "latitude"), scene.lon_lat(hit.x, hit.y), strict=True)) if scene.crs else {})
             for hit in located.hits
         ]
         lines = [_line(hit) for hit in hits] or ["no peak: the map is even"]

@@ -79,9 +79,9 @@ def localisation_scores(
     if not mask_HW.any() or mask_HW.all():
         raise DataError("the regions cover none or all of the scene", field="regions", expected="a part of it")
     circles = [region_circle(region) for region in regions]
-    found = attention_peaks(map_HW, peaks)
+    points = attention_peaks(map_HW, peaks)
     return LocalisationScores(
-        salient_share(map_HW, mask_HW), attention_shift(circles, found), attention_discreteness(circles, found)
+        salient_share(map_HW, mask_HW), attention_shift(circles, points), attention_discreteness(circles, points)
     )
 
 
