@@ -38,6 +38,7 @@ COMMANDS = {
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "named-after": "a detector whose finds are named after crops that you have",
+    "locate": "where in a large scene a text is true: a map, and hits with coordinates",
     "segment": "the class of every pixel, as a picture",
     "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",
