@@ -6,7 +6,7 @@ import gzip
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from diptych.core.disk.paths import is_file
 from diptych.core.errors import DataError
@@ -29,7 +29,8 @@ def corpus_texts(source: str | Path) -> Iterator[str]:
     if not is_file(path):
         raise DataError("does not exist", file=path, expected="a text file, or MEDLINE's .xml.gz")
     try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as file:
+        with path.open("rb") as raw:
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if name.endswith(".gz") else raw
             yield from _medline(file) if ".xml" in name else _lines(file)
     except (ElementTree.ParseError, UnicodeDecodeError, OSError, EOFError) as error:
         raise DataError(f"cannot be read: {error}", file=path, expected="whole UTF-8 text, or whole XML of MEDLINE") from error

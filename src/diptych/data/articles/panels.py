@@ -36,7 +36,7 @@ def panel_boxes(
     """
     if figure_HWC.ndim != 3 or figure_HWC.shape[2] != 3:
         raise DataError(f"a figure is {list(figure_HWC.shape)}", field="figure_HWC", expected="[H, W, 3], uint8")
-    ink_HW = (figure_HWC < background).any(2)
+    ink_HW: npt.NDArray[np.bool_] = np.any(figure_HWC < background, axis=2)
     height, width = ink_HW.shape
     widest = max(3, round(gutter * max(height, width)))
     least = (max(1, round(smallest * height)), max(1, round(smallest * width)))
@@ -48,7 +48,7 @@ def _cut(ink_HW: npt.NDArray[np.bool_], box: Box, gutter: int, least: tuple[int,
     """Panels of a box: cut by rows, else by columns, until neither finds a gutter."""
     left, top, right, bottom = box
     for axis in (0, 1):
-        inked_N = ink_HW[top:bottom, left:right].any(1 - axis)
+        inked_N: npt.NDArray[np.bool_] = np.any(ink_HW[top:bottom, left:right], axis=1 - axis)
         parts = _parts(inked_N, gutter, least[axis])
         if len(parts) > 1:
             for start, stop in parts:
@@ -92,7 +92,7 @@ def panel_texts(caption: str) -> tuple[str, tuple[str, ...]]:
     >>> panel_texts("Levels of T4 in males (A) and females (B).")
     ('Levels of T4 in males (A) and females (B).', ())
     """
-    marks = []
+    marks = list[re.Match[str]]()
     for match in _LETTER.finditer(caption):
         bracketed = match["open"] == "(" and match["close"] == ")"
         bare = not match["open"] and match["letter"].isupper()

@@ -21,7 +21,8 @@ def box_mean(value_HW: Bytes, side: int) -> Bytes:
     if side == 1:
         return value_HW.copy()
     total_HW = _box_sum(value_HW, side, "reflect").astype(np.float32)  # OpenCV scales in this precision
-    return np.rint(total_HW * np.float32(1 / side**2)).astype(np.uint8)
+    mean_HW: Bytes = np.rint(total_HW * np.float32(1 / side**2)).astype(np.uint8)
+    return mean_HW
 
 
 def box_median(value_HW: Bytes, side: int) -> Bytes:

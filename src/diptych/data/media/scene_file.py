@@ -45,11 +45,13 @@ class SceneFile:
 
     def __init__(self, path: Path, source: Any, bands: tuple[int, ...], percentiles: tuple[float, float]) -> None:
         self.path, self.bands, self._source = path, bands, source
+        self.crs: str = ""
         if isinstance(source, np.ndarray):
-            self.height, self.width, self.crs = *source.shape[:2], ""
+            self.height, self.width = int(source.shape[0]), int(source.shape[1])
             return
         self.height, self.width = int(source.height), int(source.width)
-        self.crs = source.crs.to_string() if source.crs else ""
+        if source.crs:
+            self.crs = str(source.crs.to_string())
         missing = [band for band in bands if not 1 <= band <= source.count]
         if missing or len(bands) != 3:
             raise DataError(
