@@ -52,6 +52,8 @@ def world_of(slug: str) -> str:
         return "statements"
     if "problem" in needs:
         return "sudoku"
+    if "cloud" in needs:
+        return "solids"
     return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 

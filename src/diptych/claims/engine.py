@@ -140,8 +140,8 @@ def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnW
         "seeds": list(claim.tuning_seeds),
         "rule": RULE,
     }
-    cells = [cell for done in found.values() for cell in done]
-    return Swept(best.rate, record, tuple(found[best.rate]), _cpu(cells), _shared(cells))
+    every = [cell for done in found.values() for cell in done]
+    return Swept(best.rate, record, tuple(found[best.rate]), _cpu(every), _shared(every))
 
 
 def _beyond(rate: float, rates: Sequence[float]) -> float:

@@ -94,10 +94,10 @@ def table_lines(found: Sequence[Row]) -> list[str]:
         tries = f"  tries: {row.tries}" if row.tries > 1 else ""
         lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}{tries}  {entry.date} {entry.commit}")
     main = [row for row in found if not row.claim.name]
-    words = [f"{sum(row.counted == word for row in main)} {word}" for word in COUNTED]
+    counts = [f"{sum(row.counted == word for row in main)} {word}" for word in COUNTED]
     return [
         *lines,
-        f"after Holm's correction over all {len(main)} main claims, those without a verdict with p = 1: {', '.join(words)}",
+        f"after Holm's correction over all {len(main)} main claims, those without a verdict with p = 1: {', '.join(counts)}",
     ]
 
 

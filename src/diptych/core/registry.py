@@ -150,6 +150,8 @@ TASKS = Registry(
         ),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
+        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
+        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
         "video_classification": (
             "diptych.tasks.pairs.video_classification:VideoClassification",
             "classes of videos",
@@ -277,6 +279,7 @@ WORLDS = Registry(
         "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
+        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
             "the same concepts by one vendor of emoji after the other",
@@ -362,6 +365,10 @@ MODELS = Registry(
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
+        "point_encoder": (
+            "diptych.models.points.point_embedder:PointCloudEmbedder",
+            "point clouds, images and texts in one space",
+        ),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

@@ -25,10 +25,11 @@ from diptych.data.probes import read_probe
 from diptych.data.problems.files import FORMATS as PROBLEMS
 from diptych.data.problems.files import format_of as problems_of
 from diptych.data.problems.files import read_problems
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.quizzes import FORMATS as QUIZZES
 from diptych.data.quizzes import format_of as quiz_of
 from diptych.data.quizzes import read_quiz
-from diptych.data.read.coco import read_json, read_market
+from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
@@ -203,6 +204,12 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
         return read_tars(_own(tars, path, options), options, name=name)
     if chosen := format_within(path):
         return _graphs(path, options, name, root, chosen)
+    captions, other_json = captions_within(path) if not probe.sidecar and not tables else (None, [])
+    if captions is not None:
+        pool = read_json(_own([captions], path, options)[0], options, name=name, root=root)
+        reason = f"was not read: the captions are those of {captions.name}; to read this file instead, give its path"
+        pool.quarantine += [QuarantineEntry("", "read", reason, str(file)) for file in other_json]
+        return pool
     if not probe.sidecar and not tables and (documents := documents_of(path)):
         return read_documents(path, documents, name=name, within=options.within(path))
     if probe.image and (probe.sidecar or not tables):

@@ -146,7 +146,8 @@ def _train(examples: Sequence[LanguageExamples], settings: SmallLanguage, name: 
     for step in with_bar(range(settings.steps), settings.steps, f"language of {name}, once"):
         rng = keyed_rng("small language", settings.seed, step)
         rows = [
-            _sample_text(examples[int(n)], rng, settings.length // 3) for n in rng.integers(len(examples), size=settings.batch_size)
+            _sample_text(examples[int(n)], rng, settings.length // 3)
+            for n in rng.integers(len(examples), size=settings.batch_size)
         ]
         layout = lay_out(rows, words, length=settings.length)
         nll_B, count_B = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=len(layout))
