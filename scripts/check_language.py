@@ -11,7 +11,8 @@ import ast
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,9 +70,14 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def modules() -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(SOURCES.rglob("*.py")):
-        yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+def modules() -> Sequence[tuple[Path, ast.Module]]:
+    """Paths from the root and syntax trees of the package."""
+    return _parsed(ROOT, SOURCES)
+
+
+@cache
+def _parsed(root: Path, sources: Path) -> Sequence[tuple[Path, ast.Module]]:
+    return [(path.relative_to(root), ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(sources.rglob("*.py"))]
 
 
 def class_names() -> Iterator[tuple[str, str]]:
@@ -81,13 +87,13 @@ def class_names() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 homes[node.name].append(f"{path}:{node.lineno}")
-    for name, places in sorted(homes.items()):
+    for name, lines in sorted(homes.items()):
         if name in CLASSES:
-            yield "class name", f"{places[0]}: class {name} (better: {CLASSES[name]})"
-        elif len(places) > 1 and not name.startswith("_") and name not in SHARED_NAMES:
+            yield "class name", f"{lines[0]}: class {name} (better: {CLASSES[name]})"
+        elif len(lines) > 1 and not name.startswith("_") and name not in SHARED_NAMES:
             yield (
                 "class name twice",
-                f"{places[1]}: class {name} is also in {places[0]} (a name of its own, or a reason in SHARED_NAMES)",
+                f"{lines[1]}: class {name} is also in {lines[0]} (a name of its own, or a reason in SHARED_NAMES)",
             )
 
 
