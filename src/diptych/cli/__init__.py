@@ -46,7 +46,7 @@ COMMANDS = {
     "report": "write the HTML report of a run again",
     "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
-    "systems": "the 82 systems and which of them work",
+    "systems": "the published systems and which of them work",
     "claims": "method against baseline, on record",
 }
 

@@ -156,18 +156,18 @@ class ImageFeatureExtractor:
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         keys = [image_digest(image) for image in images]
-        known = self._known.setdefault(self.engine, OrderedDict())
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        cached = self._known.setdefault(self.engine, OrderedDict())
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in cached}
         stored = content_features.find(cache_folder() / "features", table_suffix(self, "images"), list(new))  # of any command
-        known.update(stored)
+        cached.update(stored)
         missing = [key for key in new if key not in stored]
         # The next images are read and resized while these are encoded.
         blocks = list(parts(missing, min(batch_size, AT_ONCE)))
         for part, pixels in zip(blocks, prefetch(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
-            known.update(zip(part, self._encoded(pixels), strict=True))
-        features_ND = np.stack([known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
-        while len(known) > REMEMBERED:
-            known.popitem(last=False)
+            cached.update(zip(part, self._encoded(pixels), strict=True))
+        features_ND = np.stack([cached[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
+        while len(cached) > REMEMBERED:
+            cached.popitem(last=False)
         return features_ND
 
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
