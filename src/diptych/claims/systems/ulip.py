@@ -28,7 +28,8 @@ def claims() -> tuple[Claim, ...]:
         "metric": "test",
         "margins": Margins(matters=0.03, equivalence=0.03),
         "equal_budget": ("steps", "samples", "labelled"),
-        "data": f"{SOLIDS} rendered solids of 25 categories, {TESTED} of new shapes to test and {TESTED} of new combinations",
+        "data": f"{SOLIDS} rendered solids of 25 categories, each at its own angle; to test, {TESTED} of new shapes, "
+        f"and {TESTED} of new combinations",
         "reported": ("unseen",),
         "tuning_seeds": (0, 1),
     }
