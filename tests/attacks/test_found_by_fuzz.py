@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +21,8 @@ from diptych.data.shards.verify import verify
 from diptych.index.facts import Facts
 from diptych.train import checkpoint
 from diptych.worlds.scenes.world import scenes
+
+from ..data.graphs.conftest import Published
 
 
 def test_captions_nested_deeper_than_arrow_can_take(tmp_path: Path) -> None:
@@ -91,3 +94,51 @@ def test_a_ledger_line_that_is_a_list_is_named(tmp_path: Path) -> None:
     (tmp_path / "clip.jsonl").write_text('[null, "x", 3]\n')
     with pytest.raises(DataError, match="not a ledger line"):
         list(lines(tmp_path / "clip.jsonl"))
+
+
+def test_half_a_surrogate_pair_in_the_split_of_karpathys_json_costs_its_row(tmp_path: Path) -> None:
+    rows = [
+        {"filename": f"{n}.png", "split": split, "sentences": [{"raw": "a cat"}]} for n, split in enumerate(["val", "val\ud800"])
+    ]
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(b"\x89PNG")
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"images": rows}))
+    pool = diptych.read(path)
+    assert (pool.uids, [bad.reason for bad in pool.quarantine]) == (
+        ("0",),
+        ["its split holds half a surrogate pair, which is not a character"],
+    )
+    path.write_text(json.dumps([{"image": "0.png", "caption": "a cat", "split": "val\ud800"}]))
+    with pytest.raises(DataError, match=r"field 'split': .* holds half a surrogate pair"):
+        diptych.read(path)
+
+
+@pytest.mark.parametrize("word", ["ImageID", "RelationshipLabel", "XMin2", "00a1", "plays"])
+def test_bytes_of_open_images_csv_that_are_no_utf8_are_named(tmp_path: Path, word: str) -> None:
+    folder = Published(tmp_path).open_images_csv()
+    file = folder / "oidv6-validation-annotations-vrd.csv"
+    file.write_bytes(file.read_bytes().replace(word.encode(), word.encode()[:-1] + b"\xff", 1))
+    with pytest.raises(DataError, match=r"annotations-vrd\.csv: is not a CSV file: .*(utf-8|UTF8)") as caught:
+        diptych.read(folder, format="open-images-csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_file_with_one_other_byte_in_its_schema_is_named(tmp_path: Path) -> None:
+    """Arrow's reader says of some that it has not been written for them: integers of more than 64 bits."""
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"caption": ["a cat"], "width": pa.array([8], pa.uint32())}), path)
+    whole, refused = path.read_bytes(), 0
+    for at in range(whole.index(b"ARROW:schema"), len(whole) - 8):
+        path.write_bytes(whole[:at] + b"z" + whole[at + 1 :])
+        try:
+            pq.read_schema(path)
+        except pa.ArrowNotImplementedError:
+            refused += 1
+            with pytest.raises(DataError, match=r"table\.parquet: is not readable as Parquet") as caught:
+                diptych.read(path)
+            assert "\n" not in str(caught.value)
+            break
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            continue
+    assert refused

@@ -201,7 +201,13 @@ def _strings(table: pa.Table, name: str) -> pa.Array:
     """Column of any type as strings."""
     column = table[name].combine_chunks()
     if is_json(table.schema.field(name)):
-        return pa.array([None if value is None else str(json.loads(value)) for value in column.to_pylist()], pa.string())
+        values = [None if value is None else str(json.loads(value)) for value in column.to_pylist()]
+        try:
+            return pa.array(values, pa.string())
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{ascii(error.object)[:60]} holds half a surrogate pair", field=name, expected="characters"
+            ) from error
     try:
         return column.cast(pa.string())
     except pa.ArrowException:
