@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from diptych.core.errors import DataError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.data.columns import refuse_duplicates
 from diptych.data.read.caption_sources import captions_by_uid
+from diptych.data.read.read_options import ReadOptions
 from diptych.data.shards.build import build
 from diptych.data.shards.inside import MANIFEST_FIELDS
 from diptych.data.shards.verify import verify
@@ -142,3 +144,56 @@ def test_a_parquet_file_with_one_other_byte_in_its_schema_is_named(tmp_path: Pat
         except (pa.ArrowException, OSError, UnicodeDecodeError):
             continue
     assert refused
+
+
+# ---------------------------------------------------------------- limits of texts and columns
+
+
+def test_a_small_parquet_file_of_gigabytes_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    index = pa.array(np.zeros(40_000, np.int32))
+    texts = pa.DictionaryArray.from_arrays(index, pa.array(["y" * 100_000]))
+    rows = pa.table({"caption": texts, "nested": pa.ListArray.from_arrays(pa.array(range(40_001), pa.int32()), texts)})
+    pq.write_table(rows, path, compression="zstd")
+    assert path.stat().st_size < 20_000
+    with pytest.raises(
+        DataError, match=r"table\.parquet: has .* bytes and would take 8,00.* in memory.*unpacked_bytes=8"
+    ) as caught:
+        diptych.read(path)
+    assert "\n" not in str(caught.value)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    pq.write_table(pa.table({"image": ["a.png"] * 3, "caption": ["a cat", "b" * 2000, "c" * 3_000]}), folder / "t.parquet")
+    (folder / "a.png").write_bytes(b"\x89PNG")
+    assert len(diptych.read(folder / "t.parquet")[0].texts) == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet", "json"])
+def test_a_text_longer_than_the_limit_is_left_out_and_counted(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"table.{ending}"
+    rows = [{"image": f"{n}.png", "caption": caption} for n, caption in enumerate(["a cat", "b" * 3_000_000])]
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(b"\x89PNG")
+    if ending == "csv":
+        path.write_text("image,caption\n" + "".join(f"{row['image']},{row['caption']}\n" for row in rows))
+    elif ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)) if ending == "jsonl" else json.dumps(rows))
+    pool = diptych.read(path)
+    assert pool.uids == ("0",)
+    reason = "its caption has 3,000,000 bytes, and at most 1,048,576 are read of a text (longest_text)"
+    assert [bad.reason for bad in pool.quarantine] == [reason, "there is no text"]
+    assert len(diptych.read(path, longest_text=4_000_000)) == 2
+
+
+def test_rows_that_bring_more_and_more_columns_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    rows = [{"image": f"{n}.png", "caption": "a cat", f"key{n}": n} for n in range(40)]
+    (tmp_path / "0.png").write_bytes(b"\x89PNG")
+    path.write_text("\n".join(map(json.dumps, rows)))
+    pool = diptych.read(path, most_columns=30)
+    assert (len(pool), len(pool.quarantine)) == (28, 12)
+    assert pool.quarantine[0].reason == "line 29 brings the new column 'key28', and at most 30 are read (most_columns)"
+    assert len(diptych.read(path)) == 40
+    assert ReadOptions().most_columns == 1_000
