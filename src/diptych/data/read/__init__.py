@@ -73,6 +73,9 @@ def read(
     follow_links: bool = False,
     delimiter: str = "",
     captions: bool = True,
+    longest_text: int = 2**20,
+    most_columns: int = 1_000,
+    unpacked_bytes: int = 2**30,
 ) -> Pool:
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
@@ -94,6 +97,10 @@ def read(
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
     captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
+    longest_text, most_columns, unpacked_bytes
+              limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
+              pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
+              its file (it is refused)
     format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
               the form is not recognised or there are two
     follow_links
@@ -114,6 +121,7 @@ def read(
         follow_links=follow_links,
         delimiter=delimiter,
         captions=captions,
+        limits={"longest_text": longest_text, "most_columns": most_columns, "unpacked_bytes": unpacked_bytes},
     )
     folder = Path(root) if root is not None else None
     if isinstance(source, Pool):

@@ -48,7 +48,8 @@ class ReadOptions:
 
     `language` is a column, or a code such as "en" that holds for every text. `follow_links`: True if links may lead out of the folder
     that was given. `delimiter`: of .csv files, "" detects it from the header. `captions`: True leaves out a row without text where
-    others have some.
+    others have some. `longest_text`: bytes of a text; `most_columns`: of a table of JSON objects, over all its rows; `unpacked_bytes`:
+    of a Parquet table in memory, if that is over 100 times the bytes of its file.
     """
 
     image: str | None = None
@@ -63,6 +64,9 @@ class ReadOptions:
     follow_links: bool = False
     delimiter: str = ""
     captions: bool = True
+    longest_text: int = 2**20
+    most_columns: int = 1_000
+    unpacked_bytes: int = 2**30
 
     @classmethod
     def of(
@@ -74,13 +78,23 @@ class ReadOptions:
         follow_links: bool = False,
         delimiter: str = "",
         captions: bool = True,
+        limits: Mapping[str, int] | None = None,
         **others: str | None,
     ) -> ReadOptions:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, captions=captions, **others)
+        return cls(
+            image,
+            text,
+            media=media,
+            follow_links=follow_links,
+            delimiter=delimiter,
+            captions=captions,
+            **(limits or {}),
+            **others,
+        )
 
     def within(self, folder: object) -> str | None:
         """Folder that links may not lead out of, or None if they may."""
