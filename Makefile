@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all test-family test-times lint docs bench systems clean
+.PHONY: help install demo test test-all test-family test-times lint docs bench systems claims-check clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -48,8 +48,10 @@ lint: $(VENV)/.dev ## style, types, import order of the rooms
 docs: $(VENV)/.dev ## build the site into site/
 	$(BIN)/mkdocs build --strict
 
-systems: $(VENV)/.dev ## recheck the verdicts whose code changed, compute which systems work and the lists in the docs
+claims-check: $(VENV)/.dev ## whether verdicts still speak about the code: traces those whose code changed (nightly; minutes)
 	OMP_NUM_THREADS=1 $(BIN)/diptych claims check
+
+systems: $(VENV)/.dev ## compute which systems work and the lists in the docs
 	$(BIN)/python scripts/make_systems.py
 	$(BIN)/python scripts/docs_lists.py
 

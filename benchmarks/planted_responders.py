@@ -9,14 +9,17 @@ Half a minute of one processor.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from diptych.claims.cells.planted.responders import Responder, quiz
 from diptych.core.result import Metric
 from diptych.report.escape import escape
 from diptych.tasks.choice.ii_bench import IIBench
 from diptych.tasks.choice.visual_reasoning import VisualReasoning
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/helpers"))
+from planted.responders import Responder, quiz
 
 KINDS = ("knower", "pulled knower", "content guesser", "first letter", "always none")
 SHOWN = ("accuracy", "circular", "entropy", "rejection", "false_rejection", "position_bias")

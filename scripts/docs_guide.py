@@ -36,7 +36,8 @@ Everything below was computed from the recipes and from the [ledger](../claims/i
 CAUTION = """## What was shown, and how small
 
 Every line is a system against its own baseline at equal, measured budget, over the seeds named, with controls; *helped* and *hurt* mean
-a two-sided t test over seed-paired differences at .05 whose interval reaches what was declared to matter. **All of it was run on two
+a two-sided t test over seed-paired differences at .05 whose interval reaches what was declared to matter, main claims after Holm's
+correction over all of them, those without a verdict too. **All of it was run on two
 processor cores, with small presets, on rendered scenes or on emoji**: it shows that a mechanism does something and in which direction,
 not how much it will do at a thousand times the size. *Undecided* is weak evidence: the effect may be smaller than the seeds' spread.
 """
@@ -72,7 +73,7 @@ def by_data() -> list[str]:
 def by_verdict(folder: Path) -> list[str]:
     """One line a claim that has a verdict, the best news first."""
     order = list(WORDS)
-    found = sorted(rows(folder, registry.every()), key=lambda row: order.index(row.verdict))
+    found = sorted(rows(folder, registry.every()), key=lambda row: order.index(row.counted))
     judged = [(row, row.entry) for row in found if row.entry]
     waiting = [f"`{row.claim.key}`" for row in found if row.entry is None]
     lines = ["| system | claim | verdict | difference |", "|---|---|---|---|"] if judged else []
@@ -80,7 +81,7 @@ def by_verdict(folder: Path) -> list[str]:
         low, high = entry.interval
         state = "" if row.state == "fresh" else " (its code has changed since)"
         lines.append(
-            f"| [`{row.claim.slug}`]({row.claim.slug}.md) | {row.claim.sentence} | {WORDS[row.verdict]}{state} "
+            f"| [`{row.claim.slug}`]({row.claim.slug}.md) | {row.claim.sentence} | {WORDS[row.counted]}{state} "
             f"| {entry.difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(entry.seeds)} seeds |"
         )
     return [*lines, "", f"Not judged by the present rules yet: {', '.join(waiting)}."] if waiting else lines

@@ -205,7 +205,8 @@ def claims_index() -> str:
         "Every system is held against its own baseline at equal, measured budget, over several seeds, with controls beside it. What is claimed, "
         "the margins, the rates to sweep and the controls stand in a file before the first run ([claiming](../claiming.md)). *Shown* and "
         "*reversed* are two-sided t tests over seed-paired differences at .05 whose interval reaches what matters; *equal within the margin* is "
-        "two one-sided tests; *open* is neither; *no verdict* says that a control reaches both arms. Holm's correction is over the main claims.",
+        "two one-sided tests; *open* is neither; *no verdict* says that a control reaches both arms. Holm's correction is over all main claims, those "
+        "without a verdict in the family too, and verdicts are counted after it.",
         "",
         "Try any of them on other seeds: `diptych claims run SLUG --seeds 201,202,203`.",
         "",

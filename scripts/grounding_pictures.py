@@ -6,6 +6,7 @@ python scripts/grounding_pictures.py
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from diptych.claims.cells.planted.graded_boxes import Looks, Proposes
 from diptych.data.media.decode import decode, encode_png
 from diptych.data.read.multi_context import FIELD
 from diptych.pipelines.groundvlp import GroundVLP, ReferringExpression
 from diptych.worlds.scenes.pairs import scene_pairs
 from diptych.worlds.scenes.world import scenes
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/helpers"))
+from planted.graded_boxes import Looks, Proposes
 
 OUT = Path(__file__).resolve().parents[1] / "docs/images"
 SCALE, GAP, STRIP = 3, 6, 32

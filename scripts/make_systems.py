@@ -2,7 +2,8 @@
 
 With --check it only says whether these are up to date. A system works when its entry point loads under its own slug, its command
 answers, its docstring makes a page, a test recorded what its mechanism agrees with (tests/parity/SLUG.json), and the ledger holds a
-fresh verdict with controls on its main claim, whatever the verdict says. Whether the claim was shown stands apart.
+verdict with controls on its main claim, whatever the verdict says; a protocol, which learns nothing, needs none. Whether the claim was
+shown stands apart, and whether the code has changed since is asked by `make claims-check`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.claims import registry
-from diptych.claims.table import NOT_JUDGED, rows
+from diptych.claims.ledger import learned
+from diptych.claims.table import NOT_JUDGED, Row, rows
 from diptych.cli import main as main_command
 from diptych.core import systems
 
@@ -26,10 +28,13 @@ PARITY = ROOT / "tests/parity"
 COMMANDS = {"recipes": "train", "curate": "curate", "tasks": "eval", "pipelines": "run", "worlds": "data"}
 README = ROOT / "README.md"
 PAPERS = "paper's claim"
+PROTOCOLS = ("tasks", "pipelines")
+"""Rooms of systems that learn nothing: their evidence is that they agree with a published scorer, which is recorded as parity."""
 BEGIN, END = "<!-- systems:begin -->\n", "<!-- systems:end -->"
 
 
-def facts(system: systems.System) -> dict[str, Any]:
+def facts(system: systems.System, judged: list[Row]) -> dict[str, Any]:
+    """`judged` are the rows of its claims, the main one first."""
     missing: list[str] = []
     entry = system.load() if system.built else None
     if entry is None:
@@ -43,21 +48,16 @@ def facts(system: systems.System) -> dict[str, Any]:
     agreed = parity(system.slug)
     if not agreed:
         missing.append("recorded parity")
-    found = rows(LEDGER, registry.of(system.slug)) if system.slug in registry.slugs() else []
-    verdict = NOT_JUDGED
-    if not found:
-        missing.append("claim")
-    elif found[0].entry is None:
+    if not judged:
+        missing += [] if system.room in PROTOCOLS else ["claim"]
+    elif judged[0].entry is None:
         missing.append("verdict")
-    elif found[0].state != "fresh":
-        missing.append("fresh verdict (`diptych claims check` says whether it still holds)")
-    else:
-        verdict = found[0].verdict
     return {
         "missing": missing,
-        "verdict": verdict,
-        "kind": found[0].claim.kind if found else "",
-        "verdicts": {row.claim.key: row.verdict for row in found if row.state == "fresh"},
+        "verdict": judged[0].counted if judged else NOT_JUDGED,
+        "kind": judged[0].claim.kind if judged else "",
+        "learned": bool(judged and judged[0].entry and any(learned(side.budget) for side in judged[0].entry.sides)),
+        "verdicts": {row.claim.key: row.counted for row in judged if row.entry},
         "parity": agreed,
     }
 
@@ -80,30 +80,34 @@ def parity(slug: str) -> list[str]:
     return [f"{check['what']}: {check['against']}, within {check['difference']:.1e}" for check in checks]
 
 
-def paragraph(found: dict[str, dict[str, Any]]) -> str:
+def paragraph(found: dict[str, dict[str, Any]], main: int) -> str:
     """How many of the published systems are there, in the words of the README."""
     published = {system.slug: found[system.slug]["missing"] for system in systems.SYSTEMS}
     work = [f"`{slug}`" for slug, missing in published.items() if not missing]
     built = [f"`{slug}`" for slug, missing in published.items() if missing and missing != ["not built"]]
     every = [(f"`{system.slug}`", found[system.slug]) for system in systems.SYSTEMS]
     shown = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] == PAPERS]
-    checked = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] != PAPERS]
+    checked = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] != PAPERS and fact["learned"]]
     baselines = ", ".join(f"`{system.slug}`" for system in systems.BASELINES)
     lines = [f"Of {len(published)} published systems on the list, {len(work)} work" + (f" ({', '.join(work)})" if work else "")]
     if built:
-        lines.append(f"{len(built)} are built and lack a recorded parity or a fresh verdict with controls ({', '.join(built)})")
+        lines.append(f"{len(built)} are built and lack a recorded parity or a verdict with controls ({', '.join(built)})")
     lines.append(f"what its paper claims is shown of {len(shown)}" + (f" ({', '.join(shown)})" if shown else ""))
+    lines[-1] += f" after Holm's correction over all {main} main claims, those without a verdict in the family too"
     if checked:
         lines.append(f"that its part does what it says of {len(checked)} ({', '.join(checked)})")
     return ", ".join(lines) + f"; beside them stand the baselines {baselines}. The others are planned and answer so.\n"
 
 
 def main() -> int:
-    found = {system.slug: facts(system) for system in (*systems.SYSTEMS, *systems.BASELINES)}
+    judged: dict[str, list[Row]] = {}
+    for row in rows(LEDGER, registry.every(), states=False):
+        judged.setdefault(row.claim.slug, []).append(row)
+    found = {system.slug: facts(system, judged.get(system.slug, [])) for system in (*systems.SYSTEMS, *systems.BASELINES)}
     before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     wanted = {
         TARGET: json.dumps(found, indent=1) + "\n",
-        README: before + BEGIN + paragraph(found) + END + rest.partition(END)[2],
+        README: before + BEGIN + paragraph(found, len(judged)) + END + rest.partition(END)[2],
     }
     old = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted.estimators import Estimator, lengths
+from planted.responders import Responder, quiz
 
 import diptych as dp
-from diptych.claims.cells.planted.estimators import Estimator, lengths
-from diptych.claims.cells.planted.responders import Responder, quiz
 from diptych.claims.statistics import mcnemar
 from diptych.cli import main
 from diptych.core.errors import ConfigError, DataError, RunError

@@ -119,3 +119,79 @@ def test_on_a_disk_that_is_really_full(tmp_path: Path) -> None:
     done = subprocess.run(["unshare", "-rm", "sh", "-c", shell], check=False, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["LINE DiskFull 0", "COUNT 300 3", "COUNT 2000"]
+
+
+# ---------------------------------------------------------------- disks in memory
+
+
+def test_holes_of_chunk_files_are_filled_or_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = tmp_path / "segments" / "chunk_0.mmap"
+    chunk.parent.mkdir()
+    with chunk.open("wb") as file:
+        file.write(b"kept")
+        file.truncate(2**20)
+    assert disk.chunk_room(tmp_path) == disk.CHUNK
+    with monkeypatch.context() as patch:
+        full(patch, 2**18)
+        with pytest.raises(
+            DiskFull, match=r"memory disk of .* is too small: 0 MiB are free and 1 are needed to open the index"
+        ) as caught:
+            disk.fill_holes(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert chunk.stat().st_blocks * 512 < 2**19
+    disk.fill_holes(tmp_path)
+    assert chunk.stat().st_blocks * 512 >= 2**20
+    assert chunk.read_bytes() == b"kept" + bytes(2**20 - 4)
+
+
+def test_a_folder_is_known_to_be_in_memory() -> None:
+    if not Path("/dev/shm").is_mount() or "tmpfs" not in Path("/proc/mounts").read_text():
+        pytest.skip("no tmpfs here")
+    assert disk.in_memory(Path("/dev/shm"))
+    assert not disk.in_memory(Path("/proc"))
+    assert not disk.in_memory(Path("/nowhere"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [20, 24, 32, 48])
+def test_a_dense_index_on_a_small_memory_disk_is_refused_in_a_line(size: int, tmp_path: Path) -> None:
+    """It ended in SIGBUS when its first chunk file was loaded again."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    script = f"""
+        import os, sys
+        from pathlib import Path
+        sys.path[:0] = [{str(Path(__file__).parents[1] / "index")!r}, {str(Path(__file__).parent)!r}]
+        from conftest import Named
+        from test_full_disk import texts
+        from diptych.core.errors import RunError
+        from diptych.index.kinds.dense import DenseIndex
+        top = Path({str(tmp_path)!r})
+
+        def attempt(work):
+            try:
+                work()
+            except RunError as error:
+                print("LINE", type(error).__name__, str(error).count(chr(10)), flush=True)
+
+        def build(name):
+            with DenseIndex.build(Named(), texts(0, 300), top / name, what="texts", progress=False) as made:
+                print("COUNT", len(made), len(made.search_text("bus", 3)), flush=True)
+
+        attempt(lambda: build("index"))
+        os.system(f"mount -o remount,size=140m {{top}}")
+        build("index")
+        os.system(f"cp -r --sparse=always {{top}}/index {{top}}/copy && rm -r {{top}}/index")
+        usage = os.statvfs(top)
+        (top / "another.bin").write_bytes(bytes(usage.f_bavail * usage.f_frsize - 20 * 2**20))
+        attempt(lambda: DenseIndex.open(top / "copy", Named()))
+        (top / "another.bin").unlink()
+        with DenseIndex.open(top / "copy", Named()) as opened:
+            print("COUNT", len(opened), len(opened.search_text("bus", 3)), flush=True)
+        """
+    program = Path(tmp_path.parent, f"script-{size}.py")
+    program.write_text(textwrap.dedent(script))
+    shell = f"mount -t tmpfs -o size={size}m none {tmp_path} && {sys.executable} {program}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", shell], check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["LINE DiskFull 0", "COUNT 300 3", "LINE DiskFull 0", "COUNT 300 3"]

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from diptych.claims import ledger
-from diptych.claims.ledger import Check, Entry, Side
+from diptych.claims import freshness, ledger
+from diptych.claims.ledger import Entry, Side
 from diptych.core.config import from_plain
 from diptych.core.image import ArrayImage
 from diptych.core.run_folder import RunFolder
@@ -142,14 +142,16 @@ def claims(folder: Path) -> Path:
         equal_budget=("steps",), sweep={"clip": {"rates": {"1.0": [0.5]}}}, interval=(0.0, 1.0), reached={"a": ["b"]}, seeds_needed=3,
         trace={"losses": [0.5]},
     )  # fmt: skip
-    for line in (entry, Check("clip/main", "2026-01-01", "0", "0", "0"), {"claim": "clip/main", "superseded": "older rules"}):
+    for line in (entry, {"claim": "clip/main", "superseded": "older rules"}):
         ledger.append(path, line)
+    freshness.write(folder, freshness.of_verdict(entry))
     return path
 
 
 def use_claims(path: Path) -> None:
     list(ledger.lines(path))
     ledger.latest(path.parent, "clip/main")
+    freshness.read(path.parent)
 
 
 OURS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object], Callable[[Path], bool]]] = {

@@ -119,6 +119,21 @@ def test_a_place_where_no_lock_can_be_written_is_used_without(tmp_path: Path, mo
         pass
 
 
+def test_a_folder_with_the_name_of_a_lock_and_a_full_disk_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".lock").mkdir()
+    folder = r"/\.lock is a folder \(expected a lock, which is a file\): move it away"
+    with pytest.raises(RunError, match=folder), RunFolder(tmp_path).locked():
+        pass
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Lock, "take", full)
+    line = r"the disk of .* is full: make room and run the same again"
+    with pytest.raises(RunError, match=line), exclusive(tmp_path, ".other", "something is done"):
+        pass
+
+
 # ---------------------------------------------------------------- replaced in one step
 
 

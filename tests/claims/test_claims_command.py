@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diptych.claims import ledger, registry
+from diptych.claims import constants, freshness, ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.claim import LONG, Arm, Claim
-from diptych.claims.trace import Trace
+from diptych.claims.trace import Trace, trace
 from diptych.claims.tree import Tree, sources_of, tree
 from diptych.claims.verdict import Margins
 from diptych.cli import main
@@ -34,7 +36,7 @@ class Fixed:
 
 CLAIM = Claim(
     slug="clip",
-    kind="mechanism check",
+    kind="paper's claim",
     sentence="more is more",
     source="nobody",
     refuted="less",
@@ -73,6 +75,10 @@ def test_a_run_writes_a_verdict_and_two_lines_of_the_log(ask: Any, tmp_path: Pat
     entry = ledger.latest(tmp_path, "clip")
     assert entry is not None
     assert (entry.verdict, entry.commit, entry.seeds) == ("shown", "abc1234", CLAIM.verdict_seeds())
+    assert {"trace", "closure"}.isdisjoint(json.loads((tmp_path / "clip.jsonl").read_text()))
+    (line,) = freshness.read(tmp_path)["clip"]
+    assert (line.commit, line.hash) == ("abc1234", CLAIM.hash())
+    assert set(line.trace) == {"baseline", "method"}
     assert answer["entries"][0]["verdict"] == "shown"
     assert [(line["event"], line["writes"]) for line in logged(tmp_path)] == [("begun", True), ("ended", True)]
 
@@ -108,7 +114,9 @@ def test_a_run_that_fails_stands_in_the_log(ask: Any, tmp_path: Path, monkeypatc
     assert logged(tmp_path)[-1]["reason"] == "MemoryError: no room"
 
 
-def test_check_and_table_speak_about_what_is_there(ask: Any, tmp_path: Path) -> None:
+def test_check_and_table_speak_about_what_is_there(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ask("table")[1]["claims"][0]["verdict"] == "not judged"
     ask("run", "clip")
     assert ask("check")[1]["claims"] == [{"claim": "clip", "state": "fresh", "differences": []}]
@@ -117,6 +125,17 @@ def test_check_and_table_speak_about_what_is_there(ask: Any, tmp_path: Path) -> 
     assert (answer["claims"][0]["verdict"], answer["claims"][0]["state"]) == ("shown", "fresh")
     alone = answer["claims"][0]
     assert alone["p_holm"] == pytest.approx(alone["entry"]["p"], abs=1e-12), "one main claim: nothing to correct"
+    waiting = [CLAIM, *(replace(CLAIM, slug=slug) for slug in ("siglip", "fiber", "keep"))]
+    monkeypatch.setattr(registry, "every", lambda: waiting)
+    entry = ledger.latest(tmp_path, "clip")
+    assert entry is not None
+    for p, counted in ((0.012, "shown"), (0.0126, "open")):
+        ledger.append(tmp_path / "clip.jsonl", replace(entry, p=p))
+        row = ask("table")[1]["claims"][0]
+        assert (row["verdict"], row["counted"]) == ("shown", counted), "three claims that nobody judged stand in the family, too"
+        assert row["p_holm"] == pytest.approx(4 * p)
+    main(["claims", "table", "--ledger", str(tmp_path)])
+    assert "over all 4 main claims, those without a verdict with p = 1: 0 shown" in capsys.readouterr().out
     assert plot.read_text().count("<circle") == 5
 
 
@@ -137,12 +156,76 @@ def test_another_processor_is_told_from_other_code_by_the_sources_of_the_verdict
     def traced(loss: float) -> Trace:
         return {side: {"losses": [{"loss": loss}], "scores": {"recall": 0.2}} for side in ("baseline", "method")}
 
-    monkeypatch.setattr(ledger, "claim_closure", lambda claim: "edited")
+    closures = (f"edited {number}" for number in count())
+    monkeypatch.setattr(freshness, "claim_closure", lambda claim: next(closures))
     monkeypatch.setattr(claims_work, "trace", lambda claim: traced(1.0 + 1e-7))
     for then, state in ((None, "stale"), (traced(1.0), "stale"), (traced(1.0 + 1e-7), "fresh")):
         monkeypatch.setattr(claims_work, "trace_at", answering(then))
         assert ask("check")[1]["claims"][0]["state"] == state
     assert entered == [("abc1234", "clip")] * 3
+
+
+def test_changed_constants_make_a_verdict_stale_unless_somebody_says_why(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask("run", "clip")
+    monkeypatch.setattr(freshness, "claim_closure", lambda claim: "edited")
+    monkeypatch.setattr(claims_work, "constants_hash", lambda claim: "edited")
+    answers = {"abc1234": {"clip": {"500": 2, "3": 1}}}
+    constants._constants_at.cache_clear()
+    monkeypatch.setattr(constants, "run_at", lambda commit, program, file: answers.get(commit))
+    monkeypatch.setattr(constants, "constants", lambda claim: Counter({"500": 1, "50": 1, "3": 1}))
+    code, found, _ = ask("check")
+    assert (code, found["claims"][0]["differences"]) == (1, ["constants of its cells or worlds have changed: 500 went; 50 came"])
+    for came, state in (
+        ({"[50]": 1}, "stale"),
+        ({"50": 1}, "fresh"),
+    ):  # ends of slices count, other constants that are new do not
+        kept = (tmp_path / freshness.FILE).read_text()
+        monkeypatch.setattr(constants, "constants", lambda claim, came=came: Counter({"500": 2, "3": 1, **came}))
+        assert ask("check")[1]["claims"][0]["state"] == state
+        (tmp_path / freshness.FILE).write_text(kept)
+    monkeypatch.setattr(constants, "constants", lambda claim: Counter({"500": 1, "3": 1}))
+    assert ask("check", "clip", "--respelled", "one 500 was never used")[1]["claims"][0]["state"] == "fresh"
+    assert freshness.read(tmp_path)["clip"][0].respelled == ("one 500 was never used",)
+
+
+def test_a_line_of_before_is_compared_by_its_own_form_and_gets_the_present_one(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ask("run", "clip")
+    entry = ledger.latest(tmp_path, "clip")
+    assert entry is not None
+    earlier = trace(CLAIM, earlier=True)
+    (tmp_path / "clip.jsonl").unlink()
+    ledger.append(tmp_path / "clip.jsonl", {**asdict(entry), "closure": "of then", "trace": earlier})
+    check = {"claim": "clip", "date": "2026-11-27", "commit": "a", "hash": "b", "closure": "c", "checked": "equal trace"}
+    ledger.append(tmp_path / "clip.jsonl", check)
+    (tmp_path / freshness.FILE).unlink()
+    asked: list[bool] = []
+
+    def traced(claim: Claim, *, earlier: bool = False) -> Trace:
+        asked.append(earlier)
+        return trace(claim, earlier=earlier)
+
+    monkeypatch.setattr(claims_work, "trace", traced)
+    monkeypatch.setattr(freshness, "trace", traced)
+    for _ in range(2):
+        assert ask("check")[1]["claims"][0]["state"] == "fresh"
+    assert asked == [True, False], "once by its own form, once anew; then nothing has changed"
+    assert freshness.read(tmp_path)["clip"][0].constants
+
+
+def test_declarations_that_were_run_before_are_counted(ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert ask("run", "clip")[1]["entries"][0]["tries"] == 1
+    edited = replace(CLAIM, method=Arm("better", Fixed(0.5)))
+    monkeypatch.setattr(registry, "of", lambda slug: (edited,))
+    monkeypatch.setattr(registry, "every", lambda: [edited])
+    _, answer, err = ask("run", "clip", "--dry")
+    assert "1 other declarations of clip were run to their end before this one" in err
+    assert answer["entries"][0]["tries"] == 2
+    assert ask("table")[1]["claims"][0]["tries"] == 2
+    assert main(["claims", "table", "--ledger", str(tmp_path)]) == 0
 
 
 def test_sources_of_a_commit_come_back_as_they_were(tmp_path: Path) -> None:
@@ -199,7 +282,7 @@ class Renamed:
 
 
 def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reason(
-    ask: Any, monkeypatch: pytest.MonkeyPatch
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def declare(claim: Claim) -> None:
         monkeypatch.setattr(registry, "of", lambda slug: (claim,))
@@ -222,7 +305,8 @@ def test_a_declaration_that_is_written_differently_keeps_its_verdict_with_a_reas
     code, found, _ = ask("check", "clip", "--respelled", "level is value")
     assert (code, found["claims"][0]["state"]) == (0, "fresh")
     code, found, _ = ask("check", "clip")
-    assert (code, found["claims"][0]["state"]) == (0, "fresh"), "the reason stands in the ledger"
+    assert (code, found["claims"][0]["state"]) == (0, "fresh"), "the reason stands beside the verdict"
+    assert freshness.read(tmp_path)["clip"][0].respelled == ("level is value",)
     monkeypatch.setattr(registry, "every", lambda: [renamed, CLAIM])
     code, _, err = ask("check", "--respelled", "level is value")
     assert code != 0

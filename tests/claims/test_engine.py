@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.claims import ledger
+from diptych.claims import freshness, ledger
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.engine import folder_of, run, smoke
+from diptych.claims.tree import Tree
 from diptych.claims.verdict import Margins
 from diptych.core.errors import ConfigError, DataError
 
@@ -99,13 +100,12 @@ def test_finished_cells_are_read_and_an_arm_that_stands_in_two_claims_runs_once(
     first = judged(claim(), tmp_path)
     made = len(CALLS)
     again = judged(claim(), tmp_path)
-    traced = 2  # a trace is never stored
-    assert len(CALLS) == made + traced
+    assert len(CALLS) == made
     assert again.difference == first.difference
     second = replace(claim(), name="second", baseline=Arm("other", Fake(0.3), RATES))
     CALLS.clear()
     judged(second, tmp_path, seeds=claim().verdict_seeds())
-    assert {arm for arm, *_ in CALLS[:-traced]} == {"other"}, "method and control were there already"
+    assert {arm for arm, *_ in CALLS} == {"other"}, "method and control were there already"
 
 
 def test_a_broken_off_claim_goes_on_with_the_missing_cells(tmp_path: Path) -> None:
@@ -168,6 +168,29 @@ def test_what_may_not_give_a_verdict(tmp_path: Path) -> None:
         judged(claim(metric="accuracy"), tmp_path)
 
 
+def test_a_grid_is_widened_once_where_its_edge_is_best(tmp_path: Path) -> None:
+    low = claim(method=0.4, baseline=0.2)
+    low = replace(low, method=Arm("better", Fake(0.4), (1e-5, 1e-4, 3e-4)), baseline=Arm("plain", Fake(0.2), (2e-3, 6e-3, 2e-2)))
+    tried: list[tuple[str, float, float]] = []
+    entry = judged(low, tmp_path, on_widened=lambda *words: tried.append(words))
+    assert tried == [("plain", 2e-3, 0.000666667), ("better", 3e-4, 9e-4)]
+    sweep = entry.sweep["better"]
+    assert (sweep["chosen"], sweep["widened"], sweep["at_edge"]) == (9e-4, ["0.0009"], True), "once: the next edge is only marked"
+    assert list(sweep["rates"]) == ["1e-05", "0.0001", "0.0003", "0.0009"]
+    assert all(len(values) == 3 for values in sweep["rates"].values())
+    assert {rate for arm, seed, rate, _ in CALLS if arm == "better" and seed > 2} == {9e-4}
+    assert ledger.edits(low, entry) == [], "what the runner tried is no edit of the declaration"
+    assert judged(claim(), tmp_path).sweep["better"]["widened"] == []
+
+
+def test_a_mechanism_check_in_which_nothing_learns_gives_no_verdict(tmp_path: Path) -> None:
+    planted = claim(baseline=0.2, method=0.4)
+    planted = replace(planted, baseline=Arm("plain", Fake(0.2, trains=False)), method=Arm("better", Fake(0.4, trains=False)))
+    with pytest.raises(ConfigError, match="no arm learns anything"):
+        judged(planted, tmp_path)
+    assert judged(replace(planted, kind="paper's claim"), tmp_path).verdict == "shown"
+
+
 def test_a_bound_is_run_and_shown_and_decides_nothing(tmp_path: Path) -> None:
     above = Arm("true labels", Fake(0.9))
     entry = judged(claim(bounds=(above,)), tmp_path)
@@ -189,7 +212,7 @@ def test_smoke_and_trace_store_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_ledger_round_trip_old_lines_checks_and_broken_ones(tmp_path: Path) -> None:
+def test_ledger_round_trip_old_lines_freshness_and_broken_ones(tmp_path: Path) -> None:
     it = claim()
     entry = judged(it, tmp_path / "cells")
     path = ledger.path_of(tmp_path, "clip/names")
@@ -199,15 +222,28 @@ def test_ledger_round_trip_old_lines_checks_and_broken_ones(tmp_path: Path) -> N
     assert ledger.latest(tmp_path, "clip") == entry
     assert ledger.latest(tmp_path, "clip/names") is None
     assert [line.superseded for line in ledger.superseded(tmp_path, "clip")] == ["older rules"]
-    assert ledger.state(tmp_path, it, entry) == "fresh"
-    moved = replace(entry, closure="another")
-    assert ledger.state(tmp_path, it, moved) == "changed"
-    ledger.append(path, ledger.Check("clip", "2026-01-01", "abc", it.hash(), ledger.claim_closure(it)))
-    assert ledger.state(tmp_path, it, moved) == "fresh"
-    assert ledger.state(tmp_path, replace(it, metric="other"), entry) == "stale"
-    path.write_text(path.read_text() + "{half")
-    with pytest.raises(DataError, match="row 4"):
-        list(ledger.lines(path))
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "changed", "no line says which code was judged"
+    assert freshness.state({}, it, replace(entry, closure=freshness.claim_closure(it))) == "fresh", (
+        "a line of before says it itself"
+    )
+    line = freshness.judged(it, {}, Tree("abc", ()))
+    freshness.write(tmp_path, replace(line, claim="siglip"))
+    freshness.write(tmp_path, replace(line, closure="another"))
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "changed"
+    freshness.write(tmp_path, line)
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "fresh"
+    assert freshness.state(freshness.read(tmp_path), replace(it, metric="other"), entry) == "stale"
+    kept = tmp_path / freshness.FILE
+    assert [json.loads(text)["claim"] for text in kept.read_text().splitlines()] == ["clip", "siglip"]
+    merged = kept.read_text() + kept.read_text().splitlines()[0].replace(line.closure, "of the other branch") + "\n"
+    kept.write_text(merged)
+    assert freshness.state(freshness.read(tmp_path), it, entry) == "fresh", "of two lines of a merge the one that fits counts"
+    freshness.write(tmp_path, line)
+    assert len(kept.read_text().splitlines()) == 2
+    for file in (path, kept):
+        file.write_text(file.read_text() + "{half")
+        with pytest.raises(DataError, match="row 3"):
+            list(ledger.lines(path) if file == path else freshness.read(tmp_path))
 
 
 def test_a_remark_is_what_stands_under_the_claims_own_heading(tmp_path: Path) -> None:

@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
-from diptych.claims import ledger, registry
+from diptych.claims import freshness, ledger, registry
 from diptych.claims.cell import Cell
 from diptych.claims.closure import SOURCES, closure, closure_hash
+from diptych.claims.constants import constants
 from diptych.claims.trace import differences, trace
+from diptych.claims.training import SAMPLED
+from diptych.claims.tree import Tree
 from diptych.tasks.pairs.zero_shot import ZeroShot
+from diptych.train import optimise
 
 CLAIM = "diptych.claims.systems.clip"
 KEY = "clip/names"
@@ -120,7 +124,7 @@ def method_trace(claim: Any) -> dict[str, Any]:
 def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = registry.find(KEY)
     before = method_trace(claim)
-    assert len(before["method"]["losses"]) == 4
+    assert len(before["method"]["losses"]) == 7, "steps 1 to 4, 8, 16 and 24"
     assert {"loss", "lr", "grad_norm"} <= set(before["method"]["losses"][0])
     assert differences(before, json.loads(json.dumps(method_trace(claim)))) == []
 
@@ -144,6 +148,62 @@ def test_a_trace_is_repeatable_and_sees_optimiser_crop_loss_and_metric(monkeypat
             assert differences(before, method_trace(claim)), f"{name} changed and the trace did not"
 
 
+def test_a_trace_sees_what_begins_late_and_how_a_full_schedule_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = registry.find(KEY)
+    before, rate_of = method_trace(claim), optimise.learning_rate
+    assert len(before["method"]["schedules"][0]) == len(SAMPLED)
+    late = {
+        "times .05 from step 20": lambda spec, step, steps: rate_of(spec, step, steps) * (0.05 if step >= 20 else 1),
+        "times .05 from step 200": lambda spec, step, steps: rate_of(spec, step, steps) * (0.05 if step >= 200 else 1),
+        "does not come down": lambda spec, step, steps: max(rate_of(spec, step, steps), 0.1 * spec.lr if steps > 24 else 0.0),
+    }
+    for what, rate in late.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(optimise, "learning_rate", rate)
+            parted = differences(before, method_trace(claim))
+            assert any("learning rates of training 1 at full size" in words for words in parted), what
+            assert any("logged step 7" in words for words in parted) == (what == "times .05 from step 20")
+
+
+def test_full_size_constants_are_seen_and_names_and_places_are_not(copy: Path) -> None:
+    claim = registry.find(KEY)
+    before = constants(claim, copy)
+    assert before == constants(claim) == constants(claim, copy)
+    file = "claims/systems/clip.py"
+    changes = {
+        "tested rows": (file, "IMAGES, TESTED = 6000, 1500", "IMAGES, TESTED = 6000, 150", "1500", "150"),
+        "a world's constant": ("worlds/small_pairs.py", "JITTER = 48, 16, 2", "JITTER = 48, 16, 90", "2", "90"),
+        "a text": (file, 'templates="a {}"', 'templates="an {}"', "'a {}'", "'an {}'"),
+        "a slice": (
+            file,
+            'return {\n            f"{part}',
+            'rows = rows[:50]\n        return {\n            f"{part}',
+            "",
+            "[50]",
+        ),
+    }
+    for what, (path, old, new, gone, came) in changes.items():
+        now = constants(claim, edited(copy, path, old, new))
+        assert (sorted(before - now), sorted(now - before)) == ([gone] if gone else [], [came]), what
+        edited(copy, path, new, old)
+    for path, old, new in (
+        (file, '"""Zero-shot accuracy', '"""1,234 times the accuracy'),
+        (
+            file,
+            "CLIP.tiny(), batch_size=size",
+            "CLIP.tiny(), batch_size=7 * size",
+        ),  # of another claim, or in the declaration's own hash
+    ):
+        assert constants(claim, edited(copy, path, old, new)) == before
+    moved(copy, "diptych.worlds.small_pairs", "diptych.worlds.tiny_pairs")
+    for path in (copy / "diptych").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for old, new in (("clean_rows", "rows_to_test"), ("SmallPairs", "TinyPairs"), ("TESTED", "ASKED"), ("shown", "visible")):
+            text = re.sub(rf"\b{old}\b", new, text)
+        path.write_text(text, encoding="utf-8")
+    assert constants(claim, copy) == before
+
+
 def _spoiled(result: Any) -> Any:
     metric = result.metrics["acc@1"]
     return replace(result, metrics={**result.metrics, "acc@1": replace(metric, value=metric.value + 0.01)})
@@ -164,11 +224,13 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
     """The command itself: renamed functions stay fresh by their trace, then the optimiser, the crop and the loss sign do not."""
     claim = registry.find(KEY)
     entry = asdict(_entry(claim))
+    line = freshness.judged(claim, trace(claim), Tree("abc", ()))
     folder = tmp_path / "ledger"
 
     def check() -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
         ledger.append(ledger.path_of(folder, KEY), entry)
+        freshness.write(folder, line)
         words = [sys.executable, "-m", "diptych.cli", "claims", "check", KEY, "--ledger", str(folder), "--json"]
         done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False)
         assert done.stdout, done.stderr
@@ -177,9 +239,12 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
     assert check()["state"] == "fresh"
     for path in (copy / "diptych").rglob("*.py"):
         path.write_text(path.read_text().replace("set_learning_rate", "put_rate"))
-    assert closure_hash(CLAIM, sources=copy) != entry["closure"]
+    assert closure_hash(CLAIM, sources=copy) != closure_hash(CLAIM)
     assert check()["state"] == "fresh"
-    assert '"checked": "equal trace"' in ledger.path_of(folder, KEY).read_text()
+    assert freshness.read(folder)[KEY][0].closure != line.closure
+    edited(copy, "claims/systems/clip.py", "6000, 1500", "6000, 150")
+    assert check() == {"claim": KEY, "state": "stale", "differences": ["constants of its cells or worlds have changed"]}
+    edited(copy, "claims/systems/clip.py", "6000, 150", "6000, 1500")
     for file, old, new in CHANGES.values():
         edited(copy, file, old, new)
         assert check()["state"] == "stale"
@@ -187,7 +252,7 @@ def test_check_on_a_copy_of_the_tree(copy: Path, tmp_path: Path) -> None:
 
 
 def _entry(claim: Any) -> ledger.Entry:
-    """As good as a verdict for the check: declaration, closure and trace are real, the scores are made up."""
+    """As good as a verdict for the check: the declaration is real, the scores are made up."""
     sides = {
         arm.name: ledger.Side(arm.name, {claim.metric: [0.0] * 5}, None, {})
         for arm in (claim.baseline, claim.method, *claim.controls)
@@ -202,10 +267,10 @@ def _entry(claim: Any) -> ledger.Entry:
     }
     controls = tuple(sides[arm.name] for arm in claim.controls)
     return ledger.Entry(
-        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), ledger.claim_closure(claim), {}, tuple(claim.verdict_seeds()),
+        claim.key, claim.kind, "2026-01-01", "abc", claim.hash(), {}, tuple(claim.verdict_seeds()),
         claim.data, claim.metric, True, claim.margins.matters, claim.margins.equivalence, sides[claim.baseline.name],
         sides[claim.method.name], controls, claim.equal_budget, sweep, 0.0, (0.0, 0.0), 1.0, 0.0, "no verdict", "", {},
-        3, 0.0, trace(claim),
+        3, 0.0,
     )  # fmt: skip
 
 
@@ -217,4 +282,4 @@ def test_a_cell_trains_at_the_rate_and_share_it_is_told(tmp_path: Path) -> None:
     assert (part.sized(recipe).lr, part.sized(recipe).steps) == (recipe.lr, recipe.steps // 2)
     assert part.spending is Cell("x", 0, tmp_path, spending=part.spending).spending
     traced = Cell("clip", 0, tmp_path, size="trace").sized(recipe)
-    assert (traced.steps, traced.batch_size, traced.warmup) == (4, 16, 2.0)
+    assert (traced.steps, traced.batch_size, traced.warmup) == (24, 16, 2.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from planted.estimators import Estimator, lengths
+from planted.responders import Responder, quiz
 
-from diptych.claims.cells.planted.estimators import Estimator, lengths
-from diptych.claims.cells.planted.responders import Responder, quiz
 from diptych.core.result import Metric
 from diptych.tasks.choice.ii_bench import IIBench
 from diptych.tasks.choice.multiple_choice import MultipleChoice

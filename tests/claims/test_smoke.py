@@ -39,8 +39,6 @@ def test_the_method_of_a_main_claim_runs(key: str, tmp_path: Path) -> None:
     if claim.method.rates or claim.slug in ("linear_map", "sitta"):
         assert done.cost["steps"] >= (1 if claim.slug in ("linear_map", "sitta") else 2)  # closed form: one pass
         assert done.cost["trained_parameters"] > 1000
-    else:  # planted models
-        assert done.cost["steps"] == done.cost["trained_parameters"] == 0
     assert not (tmp_path / "cell/cell.json").exists()
 
 

@@ -74,6 +74,37 @@ class Counting:
         )
 
 
+def test_a_second_curation_into_one_folder_is_refused(data: Pool, tmp_path) -> None:
+    out = tmp_path / "out"
+
+    @dataclass(frozen=True)
+    class Nested(Counting):
+        """While it runs, another curation into the same folder is tried."""
+
+        def __call__(self, data) -> CurationStepResult:
+            with pytest.raises(RunError, match="out is being curated in another process: let it end") as caught:
+                curate(data, [ExactDuplicates()], out)
+            assert "\n" not in str(caught.value)
+            curate(data, [ExactDuplicates()], tmp_path / "elsewhere")
+            return super().__call__(data)
+
+    result = curate(data, [Nested()], out)
+    assert read_table(out, "removed").table["step"].to_pylist() == ["counting"] == [drop.step for drop in result.removed]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
+def test_a_full_disk_ends_a_curation_in_one_line(data: Pool, tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diptych.data.columns.write_atomic", full)
+        with pytest.raises(RunError, match=r"the disk of .*out is full: what is finished is kept; make room") as caught:
+            curate(data, [ExactDuplicates()], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert curate(data, [ExactDuplicates()], tmp_path / "out").removed
+
+
 @dataclass(frozen=True)
 class Failing(Counting):
     slug: ClassVar[str] = "failing"

@@ -40,6 +40,17 @@ def test_a_whole_block_of_broken_images_leaves_the_rest_in_place(kit: Any) -> No
         embedded_images(kit.model(), Pool.from_samples(samples[:3]), wanted="pictures of cats")
 
 
+@pytest.mark.parametrize("bare", [range(4), range(4, 8), range(2, 9)])
+def test_a_block_without_pictures_does_not_end_the_data(kit: Any, bare: range) -> None:
+    """Samples without an image fill a block of four, at the start or in the middle: what comes behind it is embedded all the same."""
+    samples = [replace(s, image=None) if i in bare else s for i, s in enumerate(kit.pool(0, 14))]
+    blocks = list(image_blocks(kit.model(), Pool.from_samples(samples), block=4))
+    embedded = [sample.uid for part in blocks for sample in part.samples]
+    assert embedded == [f"u{i}" for i in range(14) if i not in bare]
+    vectors_ND = np.concatenate([part.vectors_ND for part in blocks])
+    np.testing.assert_array_equal(vectors_ND, np.stack([kit.vector(uid, 16) for uid in embedded]))
+
+
 def test_equal_texts_are_embedded_once(kit: Any) -> None:
     asked: list[str] = []
 

@@ -30,6 +30,16 @@ def test_equal_scores_are_ordered_by_row() -> None:
     assert rows[0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_the_lowest_of_the_rows_that_tie_with_the_last_are_kept() -> None:
+    vectors = np.array([[0.5, 0.5]] * 40 + [[1.0, 0.0]] + [[0.5, 0.5]] * 40, np.float32)
+    rows, scores = nearest(vectors, np.array([[1.0, 0.0], [0.0, 1.0]], np.float32), 6)
+    assert rows.tolist() == [[40, 0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5]]
+    assert scores.tolist() == [[1.0] + [0.5] * 5, [0.5] * 6]
+    uids = [f"u{(37 * i) % 81:02d}" for i in range(81)]
+    found = ExactIndex(vectors, uids).search_vectors(np.array([[1.0, 0.0]], np.float32), 6)[0]
+    assert [hit.uid for hit in found] == [uids[40], *sorted(set(uids) - {uids[40]})[:5]]
+
+
 def test_filters_uids_and_edges(kit: Any) -> None:
     pool = kit.pool(0, 30)
     payloads = [dict(sample.extras) for sample in pool]

@@ -46,8 +46,14 @@ TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 def world_of(slug: str) -> str:
     needs = RECIPES.load(slug).needs
+    if "image_set" in needs:
+        return "image_sets"
     if "images" in needs:
         return "statements"
+    if "problem" in needs:
+        return "sudoku"
+    if "cloud" in needs:
+        return "solids"
     return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
@@ -99,11 +105,15 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
 
     deployed = recipe.deploy(model.eval())
     deployed.save(tmp_path / "model")
-    several = "images" in recipe.needs
-    answers = judged if several else next(found for kind, found in ANSWERS.items() if isinstance(deployed, kind))
+    sets = "image_set" in recipe.needs
+    several = "images" in recipe.needs and not sets
+    answers = judged if several else reasoned if "problem" in recipe.needs else chosen if sets else None
+    answers = answers or next(found for kind, found in ANSWERS.items() if isinstance(deployed, kind))
     again = api.load(tmp_path / "model")
     medium = "images" if several else "clip" if "clip" in recipe.needs else ""
     images = [rows[row].media[medium] if medium else rows[row].image for row in (0, 1)]
+    if answers in (reasoned, chosen):
+        images = [rows[row] for row in (0, 1)]
     for before, after in zip(answers(deployed, images), answers(again, images), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-6)
 
@@ -146,6 +156,22 @@ def judged(model: Any, pairs: list[Any]) -> list[Any]:
     found = model.answer_nll([pair.parts[0] for pair in pairs], asked, [["True", "False"]] * 2)
     assert [array.shape for array in found] == [(2, 2)] * 2
     np.testing.assert_allclose([np.exp(-array[:, 0]).sum() for array in found], 1, atol=1e-6)
+    return list(found)
+
+
+def reasoned(model: Any, samples: list[Any]) -> list[Any]:
+    """Digits of the cells of two puzzles after each of three steps."""
+    found = model.reason(samples, steps=3)
+    assert [[len(step) for step in puzzle] for puzzle in found] == [[16] * 3] * 2
+    return [[[int(digit) for digit in step] for step in puzzle] for puzzle in found]
+
+
+def chosen(model: Any, samples: list[Any]) -> list[Any]:
+    """Shares of the ten pictures of two sets."""
+    sets = [sample.media["images"].parts for sample in samples]
+    found = model.choose_pictures(sets, ["there is a red circle and no blue square", "there is a white cross"])
+    assert [share_K.shape for share_K in found] == [(10,)] * 2
+    np.testing.assert_allclose([share_K.sum() for share_K in found], 1, atol=1e-5)
     return list(found)
 
 

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from diptych.api.checking import data_report, refuse_missing, validators
     from diptych.api.comparison import compare
     from diptych.api.data import read
-    from diptych.api.evaluation import confusions, evaluate, evaluate_kept, evaluate_run, evaluate_splits, report
+    from diptych.api.evaluation import (
+        confusions,
+        evaluate,
+        evaluate_answers,
+        evaluate_kept,
+        evaluate_run,
+        evaluate_splits,
+        report,
+    )
     from diptych.api.exports import export
     from diptych.api.generation import ask, caption
     from diptych.api.initial_weights import weights_of
@@ -40,6 +48,7 @@ _WHERE = {
     "detect": "models",
     "estimate": "training",
     "evaluate": "evaluation",
+    "evaluate_answers": "evaluation",
     "evaluate_kept": "evaluation",
     "evaluate_run": "evaluation",
     "evaluate_splits": "evaluation",
@@ -74,6 +83,7 @@ __all__ = [
     "detect",
     "estimate",
     "evaluate",
+    "evaluate_answers",
     "evaluate_kept",
     "evaluate_run",
     "evaluate_splits",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,42 @@ def evaluate_splits(
     opened = load(model) if isinstance(model, str | Path) else model
     whole = _whole(model, data)
     return {name: _run(opened, task, whole, part, out, options) for name, part in scored_rows(whole, run_of(model)).items()}
+
+
+def evaluate_answers(
+    answers: str | Path,
+    task: str | Task,
+    data: Any,
+    *,
+    split: str = "",
+    out: str | Path | None = None,
+    column: str = "",
+    **options: Any,
+) -> dict[str, Result]:
+    """One task on the answers of a file, without a model: on every held-out split, or on one.
+
+    answers  a published result file, JSON, JSON lines, CSV or TSV of (question, answer) rows (`diptych.tasks.answer_files`)
+    task     one that reads what a model writes: "multiple_choice", "ii_bench", "mmrel", "vqa", "pope", "captions", ... Grey pictures are
+             not asked about, since the file has no answers to them
+    column   the field of the answers, where the file calls it otherwise than usual
+    options  fields of the task, and whom it asks beside the model
+
+    Raises DataError for a question that the file does not answer.
+    """
+    from diptych.core.registry import TASKS
+    from diptych.tasks.answer_files import AnswersOfFile, HeldRows, read_answers
+
+    rows, whole = read_answers(answers, column=column), read(data)
+    parts = {split: whole.split(split).named(f"{whole.name}/{split}")} if split else scored_rows(whole, None)
+    if isinstance(task, str) and "blind" in {one.name for one in fields(TASKS.load(task))}:
+        options["blind"] = False
+    elif not isinstance(task, str) and getattr(task, "blind", False):
+        task = replace(task, blind=False)  # type: ignore[type-var]
+    results = {}
+    for name, part in parts.items():
+        held = HeldRows(part)
+        results[name] = _run(AnswersOfFile(rows, held, file=Path(answers)), task, whole, held, out, options)
+    return results
 
 
 def _whole(model: Any, data: Any) -> Any:

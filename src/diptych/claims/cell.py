@@ -24,10 +24,11 @@ from diptych.core.disk.files import write_json
 from diptych.core.errors import RunError
 from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
+from diptych.recipes._shared.cached_models import shared_costs
 
 FORMAT = 2
-SMOKE_BATCH, TRACED_STEPS, TRACED_WARMUP = 16, 4, 2.0
-"""Four steps: two of warm-up, the peak, and one on the way down, so that a trace sees the whole schedule."""
+SMOKE_BATCH, TRACED_STEPS, TRACED_WARMUP = 16, 24, 2.0
+"""Two steps of warm-up, the peak, and enough on the way down that what begins late is seen, too."""
 
 Scores = Mapping[str, float]
 Results = dict[str, dict[str, Result]]
@@ -44,7 +45,8 @@ class Spending:
     labelled, trusted  rows with labels, and rows known to be right, that the arm was given
     trained, frozen    parameters of the largest module that was trained
     train_seconds      of the steps alone
-    losses             named losses of every logged step, in a trace
+    losses             named losses of the first, some later and the last steps, in a trace
+    schedules          learning rates over the steps of every full training, in a trace, which itself trains for fewer
     """
 
     steps: int = 0
@@ -55,6 +57,7 @@ class Spending:
     frozen: int = 0
     train_seconds: float = 0.0
     losses: list[dict[str, float]] = field(default_factory=list)
+    schedules: list[list[float]] = field(default_factory=list)
 
     def count(self, *, steps: int = 0, samples: int = 0, labelled: int = 0, trusted: int = 0) -> None:
         """Adds what no run folder knows of: labels that were given, steps of a search."""
@@ -80,7 +83,7 @@ class Cell:
     folder  may hold what a kill interrupted; the arm goes on with it
     rate    learning rate of what is trained; None takes the recipe's own
     share   of the recipe's steps: below 1 while rates are swept
-    size    "smoke" is the smallest thing that still exercises the code, "trace" the same in float64 with every loss kept
+    size    "smoke" is the smallest thing that still exercises the code, "trace" the same in float64 for `traced` steps with losses kept
     """
 
     arm: str
@@ -89,6 +92,7 @@ class Cell:
     rate: float | None = None
     share: float = 1.0
     size: Size = "full"
+    traced: int = TRACED_STEPS
     spending: Spending = field(default_factory=Spending, compare=False)
 
     @property
@@ -107,7 +111,7 @@ class Cell:
         if self.size == "smoke":
             return replace(recipe, steps=smoke_steps, batch_size=batch_size, warmup=0.0)
         warmup = min(recipe.warmup, TRACED_WARMUP) if recipe.warmup >= 1 else recipe.warmup
-        return replace(recipe, steps=max(TRACED_STEPS, smoke_steps), batch_size=batch_size, warmup=warmup)
+        return replace(recipe, steps=max(self.traced, smoke_steps), batch_size=batch_size, warmup=warmup)
 
     def part(self, name: str) -> Cell:
         """For a further training of the same cell (a scorer, a captioner): a folder and rate of its own, the same share and account."""
@@ -122,8 +126,9 @@ Work = Callable[[Cell], Scores]
 class CellResult:
     """What a finished cell found and what it took; costs are not a number where nothing could be measured.
 
-    cost  steps, samples, labelled, trusted, trained_parameters, frozen_parameters, parameters, wall_seconds, cpu_seconds,
-          train_seconds, images_per_second, peak_memory (bytes)
+    shared  processor seconds of the models that all cells share and this one asked for, by name; None where not known
+    cost    steps, samples, labelled, trusted, trained_parameters, frozen_parameters, parameters, wall_seconds, cpu_seconds,
+            train_seconds, images_per_second, peak_memory (bytes); without those of shared models
     """
 
     arm: str
@@ -132,6 +137,7 @@ class CellResult:
     scores: dict[str, float]
     cost: dict[str, float]
     results: Results = field(default_factory=dict, repr=False)
+    shared: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -152,13 +158,13 @@ class CellResult:
             task: {split: Result.from_json(result) for split, result in parts.items()} for task, parts in plain["results"].items()
         }
         cost = {name: math.nan if value is None else value for name, value in plain["cost"].items()}
-        return cls(plain["arm"], plain["seed"], plain["resumed"], plain["scores"], cost, results)
+        return cls(plain["arm"], plain["seed"], plain["resumed"], plain["scores"], cost, results, plain.get("shared", {}))
 
     def write(self, folder: Path) -> None:
         cost = {name: None if math.isnan(value) else value for name, value in self.cost.items()}
         results = {task: {split: result.to_json() for split, result in parts.items()} for task, parts in self.results.items()}
         plain = {"format": FORMAT, "arm": self.arm, "seed": self.seed, "resumed": self.resumed, "scores": dict(self.scores)}
-        write_json(folder / "cell.json", {**plain, "cost": cost, "results": results})
+        write_json(folder / "cell.json", {**plain, "cost": cost, "results": results, "shared": self.shared})
 
 
 def run_cell(cell: Cell, work: Work, *, results: Results | None = None, own_process: bool = False) -> CellResult:
@@ -171,11 +177,12 @@ def run_cell(cell: Cell, work: Work, *, results: Results | None = None, own_proc
         return done
     resumed = not cell.smoke and cell.folder.exists() and any(cell.folder.iterdir())
     wall, cpu = time.perf_counter(), _cpu_seconds()
-    scores = dict(work(cell))
+    with shared_costs() as shared:
+        scores = dict(work(cell))
     spent = cell.spending
     cost = {
-        "wall_seconds": math.nan if resumed else time.perf_counter() - wall,
-        "cpu_seconds": math.nan if resumed else _cpu_seconds() - cpu,
+        "wall_seconds": math.nan if resumed else time.perf_counter() - wall - shared.wall_now,
+        "cpu_seconds": math.nan if resumed else _cpu_seconds() - cpu - shared.cpu_now,
         "peak_memory": _peak_memory() if own_process else math.nan,
         "train_seconds": spent.train_seconds,
         "images_per_second": spent.samples / spent.train_seconds if spent.train_seconds else math.nan,
@@ -184,7 +191,7 @@ def run_cell(cell: Cell, work: Work, *, results: Results | None = None, own_proc
         "frozen_parameters": spent.frozen,
         **{name: value for name, value in asdict(spent).items() if name in ("steps", "samples", "labelled", "trusted")},
     }
-    done = CellResult(cell.arm, cell.seed, resumed, scores, cost, results or {})
+    done = CellResult(cell.arm, cell.seed, resumed, scores, cost, results or {}, shared.seconds)
     if not cell.smoke:
         done.write(cell.folder)
     return done

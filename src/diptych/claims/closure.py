@@ -30,7 +30,7 @@ def closure(*modules: str, sources: Path = SOURCES) -> set[str]:
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module in seen or module == PACKAGE or _file(sources, module) is None:
+        if module in seen or module == PACKAGE or module_file(sources, module) is None:
             continue
         seen.add(module)
         waiting += _read_module(sources, module)[1]
@@ -40,7 +40,8 @@ def closure(*modules: str, sources: Path = SOURCES) -> set[str]:
     return seen
 
 
-def _file(sources: Path, module: str) -> Path | None:
+def module_file(sources: Path, module: str) -> Path | None:
+    """The file of a module or package; None when there is none."""
     place = sources.joinpath(*module.split("."))
     for path in (place.with_suffix(".py"), place / "__init__.py"):
         if path.is_file():
@@ -50,7 +51,7 @@ def _file(sources: Path, module: str) -> Path | None:
 
 def _read_module(sources: Path, module: str) -> tuple[str, tuple[str, ...]]:
     """Syntax of a module, and what it imports of the package."""
-    path = _file(sources, module)
+    path = module_file(sources, module)
     assert path is not None
     return _parse_module(sources, path, path.stat().st_mtime_ns)
 
@@ -67,5 +68,5 @@ def _parse_module(sources: Path, path: Path, changed: int) -> tuple[str, tuple[s
             imported += [name.name for name in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-    ours = tuple(name for name in imported if name.split(".")[0] == PACKAGE and _file(sources, name) is not None)
+    ours = tuple(name for name in imported if name.split(".")[0] == PACKAGE and module_file(sources, name) is not None)
     return strip_syntax(tree), ours

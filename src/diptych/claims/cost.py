@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diptych.claims.cell import Cell, run_cell
@@ -25,6 +25,9 @@ class Price:
     fixed: float
     steps: float
 
+    shared: dict[str, float | None] = field(default_factory=dict)
+    """Of models that all cells share, by name; paid once."""
+
     def at(self, share: float) -> float:
         return self.fixed + share * self.steps
 
@@ -32,7 +35,7 @@ class Price:
 def price_arm(arm: Arm, folder: Path) -> Price:
     """Runs an arm for `SHARE` of its steps. Rows that other arms read too may be at hand already, which makes it look cheaper."""
     done = run_cell(Cell(arm.name, TRIED_ON, folder, rate=min(arm.rates, default=None), share=SHARE), arm.run)
-    return price_of(done.cost)
+    return replace(price_of(done.cost), shared=done.shared)
 
 
 def price_of(cost: dict[str, float]) -> Price:
@@ -43,9 +46,11 @@ def price_of(cost: dict[str, float]) -> Price:
 
 
 def seconds(claim: Claim, prices: dict[str, Price]) -> float:
-    """Processor seconds of sweep, arms and controls; prices by the names of the arms."""
+    """Processor seconds of sweep, arms and controls, and once of the models that they share; prices by the names of the arms."""
     swept = sum(len(arm.rates) * len(claim.tuning_seeds) * prices[arm.name].at(TUNING_SHARE) for arm in claim.arms)
-    return swept + claim.seeds * sum(prices[arm.name].at(1.0) for arm in claim.every_arm)
+    shared = {name: taken for price in prices.values() for name, taken in price.shared.items()}
+    once = sum(taken for taken in shared.values() if taken is not None)
+    return once + swept + claim.seeds * sum(prices[arm.name].at(1.0) for arm in claim.every_arm)
 
 
 def estimate_costs(claims: Sequence[Claim], folder: Path, on_claim: Callable[[Claim, float], None]) -> dict[str, float]:

@@ -57,11 +57,17 @@ def _code(value: type | Callable[..., Any]) -> str:
 
 def modules_of(value: Any) -> set[str]:
     """The modules that define a value, what it holds, and what it closes over: where its import closure begins."""
+    return {module for module, _ in definitions_of(value)}
+
+
+def definitions_of(value: Any) -> set[tuple[str, str]]:
+    """Module and top-level name of what defines a value, what it holds, and what it closes over."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         held = [getattr(value, f.name) for f in dataclasses.fields(value)]
-        return {type(value).__module__}.union(*map(modules_of, held))
+        return definitions_of(type(value)).union(*map(definitions_of, held))
     if isinstance(value, list | tuple | set | frozenset):
-        return set().union(*map(modules_of, value))
+        return set().union(*map(definitions_of, value))
     if inspect.isfunction(value):
-        return {value.__module__}.union(*map(modules_of, inspect.getclosurevars(value).nonlocals.values()))
-    return {value.__module__} if isinstance(value, type) else set()
+        held = list(inspect.getclosurevars(value).nonlocals.values())
+        return {(value.__module__, value.__qualname__.partition(".")[0])}.union(*map(definitions_of, held))
+    return {(value.__module__, value.__qualname__.partition(".")[0])} if isinstance(value, type) else set()

@@ -19,14 +19,15 @@ from diptych.claims.cell import Cell, CellResult, run_cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.closure import closure_hash
 from diptych.claims.declared import declared_hash, modules_of
-from diptych.claims.ledger import Entry, Side, claim_closure
-from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, choose
-from diptych.claims.trace import trace
+from diptych.claims.ledger import Entry, Side, learned
+from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, Chosen, choose
 from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError
 
 OnCell = Callable[[Cell, CellResult], None]
+OnWidened = Callable[[str, float, float], None]
+"""Arm, the best rate of its grid, and the one beyond that is tried, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +38,28 @@ class Swept:
     record: dict[str, Any]
     cells: tuple[CellResult, ...]
     cpu_seconds: float
+    shared: dict[str, float | None]
 
 
-def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on_cell: OnCell = lambda cell, done: None) -> Entry:
+def run(
+    claim: Claim,
+    *,
+    cells: Path,
+    commit: str,
+    seeds: Sequence[int] = (),
+    tries: int = 1,
+    on_cell: OnCell = lambda cell, done: None,
+    on_widened: OnWidened = lambda arm, rate, beyond: None,
+) -> Entry:
     """The verdict on a claim. Writes nothing but cells.
 
     seeds  others than the claim's own, for whoever wants to see the verdict again; a verdict on them does not enter the ledger
+    tries  declarations of this claim that were run to their end, this one included
     Raises ConfigError when seeds were used for tuning, budgets are unequal, or an arm trains without a sweep.
     """
     seeds = tuple(seeds) or claim.verdict_seeds()
     check_seeds(seeds)
-    swept = {arm.name: _sweep(claim, arm, cells, on_cell) for arm in claim.arms}
+    swept = {arm.name: _sweep(claim, arm, cells, on_cell, on_widened) for arm in claim.arms}
     tuned = {name: mean_spent(found.cells) for name, found in swept.items() if found.cells}
     if len(tuned) == len(claim.arms):
         check_equal(claim.key, tuned, claim.equal_budget)
@@ -61,7 +73,9 @@ def run(claim: Claim, *, cells: Path, commit: str, seeds: Sequence[int] = (), on
                 raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
             found[arm.name].append(done)
     check_equal(claim.key, {arm.name: mean_spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
-    return _entry(claim, seeds, found, swept, commit)
+    if claim.kind == "mechanism check" and not any(learned(mean_spent(cells)) for cells in found.values()):
+        raise ConfigError(f"claim '{claim.key}': no arm learns anything (expected a test in tests/ of what it plants)")
+    return _entry(claim, seeds, found, swept, commit, tries)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -92,30 +106,56 @@ def _run(claim: Claim, arm: Arm, cell: Cell, on_cell: OnCell) -> CellResult:
     return done
 
 
-def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell) -> Swept:
+def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnWidened) -> Swept:
+    """The best rate of an arm. Where it is at the edge of the grid, one more beyond it is tried, once; its cells count as any."""
     if not arm.rates:
-        return Swept(None, {}, (), 0.0)
-    metric = claim.tuned_by or claim.metric
+        return Swept(None, {}, (), 0.0, {})
+    metric, widened = claim.tuned_by or claim.metric, list[str]()
+
+    def tuned(rate: float, seed: int) -> CellResult:
+        folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
+        return _run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell)
+
     found: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
     for seed in claim.tuning_seeds:
         for rate, done in found.items():
-            folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
-            done.append(_run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell))
-    scores = {rate: [cell.scores[metric] for cell in done] for rate, done in found.items()}
-    best = choose(scores, higher_is_better=claim.higher_is_better)
+            done.append(tuned(rate, seed))
+
+    def chosen() -> tuple[dict[float, list[float]], Chosen]:
+        scores = {rate: [cell.scores[metric] for cell in done] for rate, done in found.items()}
+        return scores, choose(scores, higher_is_better=claim.higher_is_better)
+
+    scores, best = chosen()
+    if best.at_edge and len(scores) > 1:
+        beyond = _beyond(best.rate, sorted(scores))
+        found[beyond] = [tuned(beyond, seed) for seed in claim.tuning_seeds]
+        on_widened(arm.name, best.rate, beyond)
+        widened, (scores, best) = [f"{beyond:g}"], chosen()
     record = {
         "rates": {f"{rate:g}": values for rate, values in scores.items()},
         "chosen": best.rate,
         "at_edge": best.at_edge,
+        "widened": widened,
         "metric": metric,
         "seeds": list(claim.tuning_seeds),
         "rule": RULE,
     }
-    return Swept(best.rate, record, tuple(found[best.rate]), _cpu([cell for done in found.values() for cell in done]))
+    every = [cell for done in found.values() for cell in done]
+    return Swept(best.rate, record, tuple(found[best.rate]), _cpu(every), _shared(every))
+
+
+def _beyond(rate: float, rates: Sequence[float]) -> float:
+    """The next rate outside a sorted grid, on the side of the edge that `rate` is: as far away as its neighbour within.
+
+    >>> _beyond(9e-4, [1e-4, 3e-4, 9e-4]), _beyond(1e-4, [1e-4, 3e-4, 9e-4])
+    (0.0027, 3.33333e-05)
+    """
+    neighbour = rates[-2] if rate == rates[-1] else rates[1]
+    return float(f"{rate * rate / neighbour:.6g}")
 
 
 def _entry(
-    claim: Claim, seeds: tuple[int, ...], found: dict[str, list[CellResult]], swept: dict[str, Swept], commit: str
+    claim: Claim, seeds: tuple[int, ...], found: dict[str, list[CellResult]], swept: dict[str, Swept], commit: str, tries: int
 ) -> Entry:
     values = {name: [cell.scores[claim.metric] for cell in cells] for name, cells in found.items()}
     judged = judge(
@@ -125,6 +165,9 @@ def _entry(
         claim.margins,
         higher_is_better=claim.higher_is_better,
     )
+
+    shared = {name: value for cells in found.values() for name, value in _shared(cells).items()}
+    shared |= {name: value for arm in swept.values() for name, value in arm.shared.items()}
 
     def side(arm: Arm) -> Side:
         cells = found[arm.name]
@@ -140,7 +183,6 @@ def _entry(
         date=datetime.now(UTC).date().isoformat(),
         commit=commit,
         hash=claim.hash(),
-        closure=claim_closure(claim),
         machine=environment(),
         seeds=seeds,
         data=claim.data,
@@ -163,13 +205,24 @@ def _entry(
         reached={name: list(arms) for name, arms in judged.reached.items()},
         seeds_needed=seeds_needed(judged.difference.spread, claim.margins.matters),
         cpu_seconds=sum(_cpu(cells) for cells in found.values()) + sum(arm.cpu_seconds for arm in swept.values()),
-        trace=trace(claim),
+        shared_cpu_seconds=_sum_known(shared),
+        tries=tries,
     )
 
 
 def _cpu(cells: Sequence[CellResult]) -> float:
     """Of cells that ran through; one that was stopped and went on is not known."""
     return sum(seconds for cell in cells if (seconds := cell.cost["cpu_seconds"]) == seconds)
+
+
+def _shared(cells: Sequence[CellResult]) -> dict[str, float | None]:
+    return {name: seconds for cell in cells for name, seconds in cell.shared.items()}
+
+
+def _sum_known(shared: dict[str, float | None]) -> float | None:
+    """Each shared model once; None where what one took is not known."""
+    known = [seconds for seconds in shared.values() if seconds is not None]
+    return sum(known) if len(known) == len(shared) else None
 
 
 def _stem(rate: float | None, seed: int) -> str:

@@ -1,20 +1,19 @@
 """The ledger: one file a system, ``docs/claims/SLUG.jsonl``, with a remark beside it. Written only by the command, never edited.
 
-A line is a verdict, a check that its claim still behaves as it did, or a verdict of earlier rules that is kept and superseded.
+A line is a verdict, or a verdict of earlier rules that is kept and superseded. Whether the code has changed since stands in
+`claims/freshness.py`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from diptych.claims.claim import Claim
-from diptych.claims.closure import closure_hash
-from diptych.claims.declared import modules_of
 from diptych.claims.verdict import Margins, judge
 from diptych.core.config import from_plain
 from diptych.core.disk.json_text import parse_json
@@ -22,8 +21,6 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 
 LOG = "log.jsonl"
 """Every run, also those that were dry, smoke tests excepted: there is no quiet second try."""
-State = Literal["fresh", "changed", "stale"]
-"""`changed`: code that the claim reaches has changed since, and no trace has shown yet whether that matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +37,17 @@ class Side:
 class Entry:
     """A verdict.
 
-    hash, closure    of the declaration, and of the syntax of all modules that it reaches
-    sweep            arm -> {"rates": {rate: [a score a tuning seed]}, "chosen": rate, "at_edge": bool}
+    hash             of the declaration
+    sweep            arm -> {"rates": {rate: [a score a tuning seed]}, "chosen": rate, "at_edge": bool, "widened": [rate]}: those that
+                     the runner tried beyond the declared ones
     reached          control -> the arms that are not above it
     p, p_equal       of the two-sided t test, and of the two one-sided tests at the equivalence margin
     seeds_needed     for power .8 at the margin that matters, at the spread that was seen
     cpu_seconds      of all cells, the sweep and the controls included
-    trace            see `claims/trace.py`
     bounds           what could be reached at best; no part of the verdict
+    shared_cpu_seconds  of models that all cells share (a base, a language model), once, beside `cpu_seconds`; None: not known
+    tries            declarations of this claim that were run to their end, this one included, by the log
+    closure, trace   of lines before freshness had a file of its own
     """
 
     claim: str
@@ -55,7 +55,6 @@ class Entry:
     date: str
     commit: str
     hash: str
-    closure: str
     machine: dict[str, Any]
     seeds: tuple[int, ...]
     data: str
@@ -77,24 +76,15 @@ class Entry:
     reached: dict[str, list[str]]
     seeds_needed: int
     cpu_seconds: float
-    trace: dict[str, Any] = field(repr=False)
     bounds: tuple[Side, ...] = ()
+    shared_cpu_seconds: float | None = 0.0
+    tries: int = 1
+    closure: str = ""
+    trace: dict[str, Any] = field(default_factory=dict, repr=False)
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """That a claim, with a closure of this hash, has the trace that stands with its verdict.
-
-    respelled  why the declaration has another hash than the verdict's and still says the same: a field of a recipe was renamed, say
-    """
-
-    claim: str
-    date: str
-    commit: str
-    hash: str
-    closure: str
-    respelled: str = ""
-    checked: Literal["equal trace"] = "equal trace"
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return self.baseline, self.method, *self.controls, *self.bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +96,14 @@ class Superseded:
     line: dict[str, Any] = field(repr=False)
 
 
-Line = Entry | Check | Superseded
+def learned(spent: Mapping[str, float | None]) -> bool:
+    """True if an arm with this budget took a step, or read rows to solve for what it uses."""
+    return any((spent.get(name) or 0) > 0 for name in ("steps", "samples", "labelled"))
+
+
+Line = Entry | Superseded
+OLD = ("closure", "trace")
+"""Fields that new lines do not have."""
 
 
 def path_of(folder: Path, key: str) -> Path:
@@ -114,10 +111,10 @@ def path_of(folder: Path, key: str) -> Path:
     return folder / f"{key.partition('/')[0]}.jsonl"
 
 
-def append(path: Path, line: Entry | Check | dict[str, Any]) -> None:
+def append(path: Path, line: Entry | dict[str, Any]) -> None:
     """Add one line. A file is only ever appended to, so two branches merge by union."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = line if isinstance(line, dict) else asdict(line)
+    plain = line if isinstance(line, dict) else {name: value for name, value in asdict(line).items() if name not in OLD or value}
     text = json.dumps(_finite(plain), ensure_ascii=False, allow_nan=False)
     with path.open("a", encoding="utf-8") as file:
         file.write(text + "\n")
@@ -132,8 +129,8 @@ def lines(path: Path) -> Iterator[Line]:
             plain = parse_json(text)
             if "superseded" in plain:
                 yield Superseded(plain["claim"], plain["superseded"], plain)
-            else:
-                yield from_plain(Check, plain) if "checked" in plain else from_plain(Entry, plain)
+            elif "checked" not in plain:  # of before freshness had a file of its own; a merge may bring such a line
+                yield from_plain(Entry, plain)
         except (ValueError, KeyError, TypeError, ConfigError, UnknownName) as error:
             raise DataError(f"not a ledger line ({error})", file=path, row=row) from error
 
@@ -146,6 +143,18 @@ def entries(folder: Path, key: str) -> list[Entry]:
 def latest(folder: Path, key: str) -> Entry | None:
     """The newest verdict on a claim by the present rules."""
     return next(reversed(entries(folder, key)), None)
+
+
+def tries(folder: Path, claim: Claim) -> int:
+    """Declarations of a claim that were run to their end by the log, dry runs too, with the present one: what was changed until it won."""
+    path, hashes = folder / LOG, {claim.hash()}
+    for row, text in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+        try:
+            line = parse_json(text)
+            hashes |= {str(line["hash"])} if line["claim"] == claim.key and line.get("verdict") else set()
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"not a line of the log ({error})", file=path, row=row) from error
+    return len(hashes)
 
 
 def superseded(folder: Path, key: str) -> list[Superseded]:
@@ -168,19 +177,6 @@ def remark(folder: Path, key: str) -> str:
     return "\n".join(found).strip()
 
 
-def claim_closure(claim: Claim) -> str:
-    """The hash of all code that a claim reaches, from the modules of its arms, their recipes and data."""
-    return closure_hash(*sorted(modules_of(claim)))
-
-
-def state(folder: Path, claim: Claim, entry: Entry) -> State:
-    """Whether a verdict is still about the code that is there."""
-    checks = [line for line in lines(path_of(folder, claim.key)) if isinstance(line, Check) and line.claim == claim.key]
-    if claim.hash() not in {entry.hash, *(check.hash for check in checks if check.respelled)}:
-        return "stale"
-    return "fresh" if claim_closure(claim) in {entry.closure, *(check.closure for check in checks)} else "changed"
-
-
 def edits(claim: Claim, entry: Entry) -> list[str]:
     """In what a declaration differs from the one that was judged, as far as its line says; the trace says the rest."""
     pairs = {
@@ -199,7 +195,7 @@ def edits(claim: Claim, entry: Entry) -> list[str]:
 
 
 def _tuned_on(entry: Entry, name: str) -> dict[str, list[Any]]:
-    return {arm: list(swept[name]) for arm, swept in entry.sweep.items()}
+    return {arm: [value for value in swept[name] if value not in swept.get("widened", ())] for arm, swept in entry.sweep.items()}
 
 
 def recompute_verdict(entry: Entry) -> str:

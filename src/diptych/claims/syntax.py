@@ -11,13 +11,7 @@ FILE = re.compile(r"[a-z_]+(/\w+)+\.py")
 
 
 class _Strip(ast.NodeTransformer):
-    """Docstrings go; imports keep what they bind and lose where it lives; entry strings and files keep the last name."""
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [item for item in node.body if not _is_docstring(item)] or [ast.Pass()]
-        stripped_node: ast.AST = super().visit(node)
-        return stripped_node
+    """Imports keep what they bind and lose where it lives; entry strings and files keep the last name."""
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
         return ast.Import([ast.alias("", name.asname) if name.name.startswith("diptych") else name for name in node.names])
@@ -35,6 +29,14 @@ class _Strip(ast.NodeTransformer):
         return node
 
 
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree, with docstrings and other bare strings removed in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [item for item in node.body if not _is_docstring(item)] or [ast.Pass()]
+    return tree
+
+
 def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
@@ -45,7 +47,7 @@ def strip_syntax(tree: ast.Module) -> str:
     >>> strip_syntax(ast.parse("x = 1  # one")) == strip_syntax(ast.parse("'''Ones.'''\\nx   =   1"))
     True
     """
-    kept = _Strip().visit(tree)
+    kept = _Strip().visit(without_docstrings(tree))
     assert isinstance(kept, ast.Module)
     body = [node for node in kept.body if not isinstance(node, ast.Pass)]
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]

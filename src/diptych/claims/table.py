@@ -8,55 +8,71 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.claims import ledger
+from diptych.claims import freshness, ledger
 from diptych.claims.claim import Claim
-from diptych.claims.ledger import Entry, State, Superseded
-from diptych.claims.verdict import holm
+from diptych.claims.freshness import State
+from diptych.claims.ledger import Entry, Superseded
+from diptych.claims.verdict import LEVEL, holm
 from diptych.report.forest import ControlMark, ForestRow, forest_plot
 
 WIDTH = 26
 NOT_JUDGED = "not judged"
+COUNTED = ("shown", "reversed", "equal within the margin", "open", "no verdict", NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """p_holm  of the newest verdict, adjusted over all main claims that have one; not a number for further claims"""
+    """p_holm  of the newest verdict, adjusted over all main claims, those without verdict too (their p is 1); no number for further claims
+    tries   declarations that were run to their end by the log
+    """
 
     claim: Claim
     entry: Entry | None
     state: State | None
     before: tuple[Superseded, ...] = ()
     p_holm: float = math.nan
+    tries: int = 1
     remark: str = field(default="", repr=False)
 
     @property
     def verdict(self) -> str:
         return self.entry.verdict if self.entry else NOT_JUDGED
 
+    @property
+    def counted(self) -> str:
+        """The verdict after Holm's correction: what counts where verdicts are counted. Of further claims the verdict itself."""
+        decided = self.verdict in ("shown", "reversed") and not self.claim.name
+        return "open" if decided and not self.p_holm < LEVEL else self.verdict
+
     def to_json(self) -> dict[str, Any]:
         return {
             "claim": self.claim.key,
             "kind": self.claim.kind,
             "verdict": self.verdict,
+            "counted": self.counted,
             "state": self.state,
             "p_holm": None if math.isnan(self.p_holm) else self.p_holm,
+            "tries": self.tries,
             "entry": asdict(self.entry) if self.entry else None,
             "superseded": [line.line for line in self.before],
         }
 
 
-def rows(folder: Path, claims: Sequence[Claim]) -> list[Row]:
-    """In the order of the claims."""
+def rows(folder: Path, claims: Sequence[Claim], *, states: bool = True) -> list[Row]:
+    """In the order of the claims. states=False does not ask whether verdicts are fresh, which reads all sources."""
+    kept = freshness.read(folder) if states else {}
     found = [(claim, ledger.latest(folder, claim.key)) for claim in claims]
-    main = [(claim.key, entry.p) for claim, entry in found if entry and not claim.name and entry.verdict != "no verdict"]
-    adjusted = dict(zip((key for key, _ in main), holm([p for _, p in main]), strict=True))
+    main = {claim.key: entry.p if entry and entry.verdict != "no verdict" else 1.0 for claim, entry in found if not claim.name}
+    judged = {claim.key for claim, entry in found if entry and entry.verdict != "no verdict"}
+    adjusted = {key: p for key, p in zip(main, holm(list(main.values())), strict=True) if key in judged}
     return [
         Row(
             claim,
             entry,
-            ledger.state(folder, claim, entry) if entry else None,
+            freshness.state(kept, claim, entry) if states and entry else None,
             tuple(ledger.superseded(folder, claim.key)),
             adjusted.get(claim.key, math.nan),
+            ledger.tries(folder, claim),
             ledger.remark(folder, claim.key),
         )
         for claim, entry in found
@@ -75,8 +91,14 @@ def table_lines(found: Sequence[Row]) -> list[str]:
         words = f"{entry.verdict}{'' if row.state == 'fresh' else f' ({row.state})'}"
         corrected = "" if math.isnan(row.p_holm) else f", Holm {row.p_holm:.2g}"
         numbers = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p {entry.p:.2g}{corrected}"
-        lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}  {entry.date} {entry.commit}")
-    return lines
+        tries = f"  tries: {row.tries}" if row.tries > 1 else ""
+        lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}{tries}  {entry.date} {entry.commit}")
+    main = [row for row in found if not row.claim.name]
+    counts = [f"{sum(row.counted == word for row in main)} {word}" for word in COUNTED]
+    return [
+        *lines,
+        f"after Holm's correction over all {len(main)} main claims, those without a verdict with p = 1: {', '.join(counts)}",
+    ]
 
 
 def forest(found: Sequence[Row]) -> str:

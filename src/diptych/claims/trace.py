@@ -1,16 +1,14 @@
-"""A trace of a claim: what its arms do in their first steps, to twelve digits. Equal traces mean equal behaviour.
+"""A trace of a claim: what its arms do in a few steps, to twelve digits. Equal traces mean equal behaviour.
 
-Both arms at seed 0, at smoke-test size, weights and batches in float64, one thread: the named losses of the first steps of everything
-that trains, and the scores at the end. Tidying and moving leave a trace as it is; another crop, loss, optimiser or metric does not.
+Both arms at seed 0, at smoke-test size, weights, batches and frozen encoders in float64, one thread: the named losses of the first, some
+later and the last of `TRACED_STEPS` steps of everything that trains, the learning rates of its full training, and the scores at the end.
+Tidying and moving leave a trace as it is; another crop, loss, optimiser, schedule or metric does not. Sizes that only a full run has are
+compared by `claims/constants.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +16,9 @@ from typing import Any
 
 import torch
 
-from diptych.claims.cell import Cell, run_cell
+from diptych.claims.cell import TRACED_STEPS, Cell, run_cell
 from diptych.claims.claim import Claim
-from diptych.claims.tree import sources_of
+from diptych.claims.tree import run_at
 from diptych.models.io.frozen_engine import frozen_engine
 
 SEED = 0
@@ -33,42 +31,42 @@ from diptych.claims import registry
 from diptych.claims.trace import trace
 print(json.dumps(trace(registry.find(sys.argv[1]))))
 """
-LIMIT = 600
-"""Seconds that the sources of another commit may take."""
 Trace = dict[str, Any]
-"""Arm ("baseline", "method") -> {"losses": [{name: value}, ...], "scores": {metric: value}}."""
+"""Arm ("baseline", "method") -> {"losses": [{name: value}, ...], "schedules": [[rate, ...], ...], "scores": {metric: value}}."""
+EARLIER_STEPS = 4
+"""Of traces that stand in lines of the ledger from before freshness had a file of its own."""
 
 
-def trace(claim: Claim) -> Trace:
-    """Runs both arms at their smallest; seconds."""
+def trace(claim: Claim, *, earlier: bool = False) -> Trace:
+    """Runs both arms at their smallest; seconds. earlier=True gives what traces were when they had four steps."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found: Trace = {}
     try:
         for side, arm in (("baseline", claim.baseline), ("method", claim.method)):
-            with TemporaryDirectory() as folder, frozen_engine("torch"):  # the same digits wherever it is recomputed
-                cell = Cell(arm.name, SEED, Path(folder, "cell"), rate=min(arm.rates, default=None), size="trace")
+            with TemporaryDirectory() as folder, frozen_engine("torch" if earlier else "double"):
+                rate, steps = min(arm.rates, default=None), EARLIER_STEPS if earlier else TRACED_STEPS
+                cell = Cell(arm.name, SEED, Path(folder, "cell"), rate=rate, size="trace", traced=steps)
                 scores = run_cell(cell, arm.run).scores
             kept = {name: scores[name] for name in (claim.metric, *claim.reported) if name in scores}
-            found[side] = {"losses": cell.spending.losses, "scores": kept}
+            found[side] = _short({"losses": cell.spending.losses, "schedules": cell.spending.schedules, "scores": kept})
     finally:
         torch.set_num_threads(threads)
     return found
 
 
+def _short(value: Any) -> Any:
+    """Floats to twelve digits, those that are not finite as None."""
+    if isinstance(value, dict):
+        return {name: _short(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return value if not isinstance(value, float) else float(f"{value:.12g}") if math.isfinite(value) else None
+
+
 def trace_at(commit: str, key: str) -> Trace | None:
     """The trace of a claim by the sources of a commit, on this machine; None where that commit cannot be had or has no such trace."""
-    with sources_of(commit) as folder:
-        if folder is None:
-            return None
-        words, paths = [sys.executable, "-c", RETRACE, key], {**os.environ, "PYTHONPATH": str(folder / "src")}
-        try:
-            done = subprocess.run(words, env=paths, cwd=folder, capture_output=True, text=True, timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            return None
-    if done.returncode:
-        return None
-    found: Trace = json.loads(done.stdout.splitlines()[-1])
+    found: Trace | None = run_at(commit, RETRACE, key)
     return found
 
 
@@ -82,6 +80,9 @@ def differences(before: Trace, now: Trace) -> list[str]:
             found.append(f"{side}: {len(steps[0])} logged steps before, {len(steps[1])} now")
         for place, (a, b) in enumerate(zip(*steps, strict=False), 1):
             found += [f"{side}, logged step {place}: {words}" for words in _unequal(a, b, relative=LOSS_TOLERANCE)]
+        for number, (a, b) in enumerate(zip(old.get("schedules", []), new.get("schedules", []), strict=False), 1):
+            if not all(math.isclose(x, y, rel_tol=LOSS_TOLERANCE, abs_tol=1e-15) for x, y in zip(a, b, strict=True)):
+                found.append(f"{side}, learning rates of training {number} at full size were {a} and are {b}")
         scores = old.get("scores", {}), new.get("scores", {})
         found += [f"{side}, score {words}" for words in _unequal(*scores, absolute=SCORE_TOLERANCE)]
     return found

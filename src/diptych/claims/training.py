@@ -5,20 +5,28 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from diptych.claims.cell import Cell
-from diptych.core.contracts import Dataset, Recipe
+from diptych.core.contracts import Dataset, Optimiser, Recipe
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.saved_model import open_model
 from diptych.train.fit import fit, resume
+from diptych.train.optimise import schedule
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import cached_for_training
 
 NOT_LOSSES = frozenset({"step", "kind", "seconds", "images_per_second"})
+FIRST_STEPS, EVERY = 4, 8
+"""Logged steps that a trace keeps: the first, each so many, and the last."""
+SAMPLED = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
+"""Shares of a full training at which a trace asks for the learning rate."""
+UNCOUNTED = 1000
+"""Steps that stand for a training that is counted in epochs."""
 
 
 def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, init: str = "") -> RunFolder:
@@ -26,6 +34,7 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, 
 
     `init` is a file of weights to start from. Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
     """
+    full = recipe if cell.rate is None else replace(recipe, lr=cell.rate)
     recipe = cell.sized(recipe, smoke_steps=smoke_steps)
     rows = cached_for_training(rows, recipe)
     if can_resume(cell.folder):
@@ -46,8 +55,22 @@ def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, 
     cell.spending.add(folder.expect_finished(), type(recipe))
     if cell.size == "trace":
         lines = [line for line in folder.metrics() if line.get("kind") == "train"]
-        cell.spending.losses += [{name: value for name, value in line.items() if name not in NOT_LOSSES} for line in lines]
+        kept = [line for step, line in enumerate(lines, 1) if step <= FIRST_STEPS or step % EVERY == 0 or step == len(lines)]
+        cell.spending.losses += [{name: value for name, value in line.items() if name not in NOT_LOSSES} for line in kept]
+        cell.spending.schedules.append(scheduled(full.optimiser(), full.steps or UNCOUNTED))
     return folder
+
+
+def scheduled(spec: Optimiser, steps: int) -> list[float]:
+    """[len(SAMPLED)]: learning rates that the loop sets over so many steps, from the first to the last, without training."""
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    groups = [{"params": [parameter], "scale": 1.0, "length": 1.0, "betas": spec.betas}]
+    optimiser = torch.optim.SGD(groups, lr=spec.lr)
+    rates = []
+    for share in SAMPLED:
+        schedule(optimiser, spec, round(share * (steps - 1)), steps)
+        rates.append(float(optimiser.param_groups[0]["lr"]))
+    return rates
 
 
 def opened(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2) -> Any:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 WATCHED = ("src", "pyproject.toml")
+LIMIT = 600
+"""Seconds that the sources of another commit may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,21 @@ def sources_of(commit: str, root: Path = ROOT) -> Iterator[Path | None]:
         with tarfile.open(archive) as opened:
             opened.extractall(folder, filter="data")
         yield Path(folder)
+
+
+def run_at(commit: str, program: str, *words: str) -> Any:
+    """The JSON that a program prints last by the sources of a commit, on this machine; None where that commit cannot be had or fails."""
+    with sources_of(commit) as folder:
+        if folder is None:
+            return None
+        paths = {**os.environ, "PYTHONPATH": str(folder / "src")}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program, *words], env=paths, cwd=folder, capture_output=True, text=True, timeout=LIMIT
+            )
+        except subprocess.TimeoutExpired:
+            return None
+    return None if done.returncode else json.loads(done.stdout.splitlines()[-1])
 
 
 def _git(root: Path, *words: str) -> str:

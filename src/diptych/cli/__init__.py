@@ -8,6 +8,7 @@ Modules of commands are imported only when their command is used, so that ``--he
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ COMMANDS = {
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "named-after": "a detector whose finds are named after crops that you have",
+    "locate": "where in a large scene a text is true: a map, and hits with coordinates",
     "segment": "the class of every pixel, as a picture",
     "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",
@@ -82,6 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away: nothing is left to say
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        return _fail(f"the disk is full{place}: make room and run the same again", "RunError", 1, as_json)
     except Terminated:
         return _fail("ended by SIGTERM", "Terminated", exit_code(signal.SIGTERM), as_json)
     except KeyboardInterrupt:

@@ -103,6 +103,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.pseudo_texts:PseudoTexts",
             "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
         ),
+        "pubmed": (
+            "diptych.curate.operators.pubmed:PubMedFigures",
+            "figures of articles by licence, caption, type and panels",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
@@ -111,6 +115,7 @@ OPERATORS = Registry(
             "diptych.curate.operators.rewrite:Rewrite",
             "drops nothing: captions in other words, further texts of each row",
         ),
+        "rs5m": ("diptych.curate.operators.rs5m:RS5M", "pictures from above out of web pairs, stage by stage"),
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",
@@ -150,6 +155,8 @@ TASKS = Registry(
         ),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
+        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
+        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
         "video_classification": (
             "diptych.tasks.pairs.video_classification:VideoClassification",
             "classes of videos",
@@ -180,12 +187,18 @@ TASKS = Registry(
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
+        "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
+        "reasoning": ("diptych.tasks.reasoning.solved:ReasoningTask", "problems of several steps: Sudoku, stories, jumps"),
+        "image_choice": (
+            "diptych.tasks.reasoning.image_choice:ImageChoice",
+            "which of several similar pictures a text describes",
+        ),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
@@ -266,7 +279,12 @@ WORLDS = Registry(
         "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
+        "sudoku": ("diptych.worlds.problems.sudoku:sudoku", "Sudoku of 4, 6 or 9 digits with one solution"),
+        "stories": ("diptych.worlds.problems.stories:stories", "persons, places and things in short sentences, with a question"),
+        "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
+        "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
+        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
             "the same concepts by one vendor of emoji after the other",
@@ -330,6 +348,8 @@ MODELS = Registry(
         "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
+        "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
+        "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "named_after": (
             "diptych.models.detection.named_after:NearestCropDetector",
@@ -350,6 +370,10 @@ MODELS = Registry(
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
+        "point_encoder": (
+            "diptych.models.points.point_embedder:PointCloudEmbedder",
+            "point clouds, images and texts in one space",
+        ),
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

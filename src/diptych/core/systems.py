@@ -46,12 +46,12 @@ class System:
 
     @property
     def works(self) -> bool:
-        """True with command line, page, recorded parity and a fresh verdict with controls, whatever the verdict is."""
+        """True with command line, page, recorded parity and, where something is learned, a verdict with controls."""
         return not facts(self.slug)["missing"] if self.slug in _facts() else False
 
     @property
     def verdict(self) -> str:
-        """The fresh verdict on the system's main claim, in words; a system may work although its claim was reversed."""
+        """The verdict on the system's main claim after Holm's correction, in words; a system may work although its claim was reversed."""
         return str(facts(self.slug).get("verdict", "not judged")) if self.slug in _facts() else "not judged"
 
     @property
@@ -65,9 +65,9 @@ class System:
 
     @property
     def shown(self) -> bool:
-        """True if the main claim is the paper's and has a fresh verdict `shown`.
+        """True if the main claim is the paper's and its verdict after Holm's correction is `shown`.
 
-        A mechanism check (a part does what it is meant to do, on planted models say) does not count.
+        A mechanism check (a part does what it is meant to do) does not count.
         """
         return self.verdict == "shown" and self._kind == "paper's claim"
 

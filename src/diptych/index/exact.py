@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import numpy.typing as npt
 from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError, ShapeError
 from diptych.index.filters import Where, check_where, matches, merge_kinds
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 256  # queries at once
 
@@ -30,11 +33,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExactIndex:
-    """Unit vectors in memory with their uids and columns. Equal scores are ordered by row."""
+    """Unit vectors in memory with their uids and columns. Equal scores are ordered by uid."""
 
     vectors_ND: Unit
     uids: Sequence[str]
     payloads: Sequence[Mapping[str, Any]] = ()
+    _by_uid: npt.NDArray[np.int64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.vectors_ND.ndim != 2 or len(self.vectors_ND) != len(self.uids):
@@ -43,13 +47,15 @@ class ExactIndex:
             )
         if self.payloads and len(self.payloads) != len(self.uids):
             raise ShapeError(f"{len(self.payloads)} payloads for {len(self.uids)} uids")
+        by_uid = sorted(range(len(self.uids)), key=self.uids.__getitem__)
+        object.__setattr__(self, "_by_uid", np.array(by_uid, np.int64))
 
     def search_vectors(self, query_QD: Unit, k: int = 10, *, where: Where | None = None) -> list[list[Hit]]:
         """The k nearest items of each query, fewer when fewer satisfy `where`."""
-        rows = np.arange(len(self.uids))
+        rows = self._by_uid
         if where:
             check_where(where, merge_kinds({}, self.payloads))
-            rows = np.array([row for row in range(len(self.uids)) if matches(self.payloads[row], where)], np.int64)
+            rows = np.array([row for row in rows if matches(self.payloads[row], where)], np.int64)
         index_QK, score_QK = nearest(self.vectors_ND[rows], query_QD, k)
         return [
             [self._hit(int(row), float(score)) for row, score in zip(row_K, score_K, strict=True)]
@@ -63,7 +69,8 @@ class ExactIndex:
 def nearest(
     vectors_ND: Unit, query_QD: Unit, k: int, *, shortlist: int = 0
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Rows [Q, K] of the k largest inner products of each query, best first, and those products.
+    """Rows [Q, K] of the k largest inner products of each query, best first, and those products. Of equal ones the lower row comes
+    first, also at the end of the K.
 
     shortlist  0: all products in float32. Otherwise the products are taken in bfloat16 first, so many of the best are kept, and
                those are ranked again in float32: faster where the processor has bfloat16 units, and exact for all practical
@@ -83,7 +90,10 @@ def nearest(
     rows, scores = [], []
     for start in range(0, len(query_QD), BLOCK):
         query = torch.from_numpy(np.ascontiguousarray(query_QD[start : start + BLOCK], np.float32))
-        score, row = (query.to(coarse.dtype) @ coarse.T).float().topk(min(max(k, shortlist), len(gallery)), dim=1)
+        every = (query.to(coarse.dtype) @ coarse.T).float()
+        score, row = every.topk(min(max(k, shortlist), len(gallery)), dim=1)
+        if row.shape[1] < len(gallery):
+            _lower_rows_first(every, score, row)
         if shortlist:
             score = torch.einsum("qd,qkd->qk", query, gallery[row])
         row, row_order = row.sort(dim=1)  # equal scores: lower row first
@@ -93,3 +103,12 @@ def nearest(
     if not rows:
         return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
     return torch.cat(rows).numpy(), torch.cat(scores).numpy()
+
+
+def _lower_rows_first(every_QN: Tensor, score_QK: Tensor, row_QK: Tensor) -> None:
+    """Put into `row_QK`, in place, the lowest of the rows that tie with the last one: `topk` takes any of them."""
+    least_Q1 = score_QK[:, -1:]
+    tied_Q = (every_QN == least_Q1).sum(dim=1) > (score_QK == least_Q1).sum(dim=1)
+    for query in tied_Q.nonzero().flatten().tolist():
+        at = (score_QK[query] == least_Q1[query]).nonzero().flatten()
+        row_QK[query, at] = (every_QN[query] == least_Q1[query]).nonzero().flatten()[: len(at)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,13 +57,38 @@ def hits_of(
     choice = ItemFilter(where, columns, without=ranking.without)
 
     def first(limit: int, spaces: Sequence[str]) -> list[ScoredItem]:
-        return ranking.merge([store.query(ask, choice, vectors=spaces) for ask in ranking.queries(limit)])[:limit]
+        return ranking.merge([ordered_query(store, ask, choice, vectors=spaces) for ask in ranking.queries(limit)])[:limit]
 
     if plan.distinct is None:
         ranked = first(plan.k, ())
     else:
         ranked = diversify(lambda limit: first(limit, (compare,)), compare, plan.k, plan.distinct, deepest=deepest)
     return [ranking.format_hit(hit_of(item, columns)) for item in ranked]
+
+
+MARGIN = 16
+"""Items read beyond the last one of a ranking, to see whether it ties with the next."""
+MOST_TIES = 10_000
+"""Items of equal score that are read and ordered at the end of a ranking; of more, the engine chooses."""
+
+
+def tie_key(item: ScoredItem) -> tuple[float, str, str]:
+    """Sort key of an item: the better score, then the smaller uid, then the engine's name, which tells the texts of a sample apart."""
+    return -item.score, str(item.payload.get("uid", "")), str(item.id)
+
+
+def ordered_query(store: Store, ask: EngineQuery, choice: ItemFilter, *, vectors: Sequence[str] = ()) -> list[ScoredItem]:
+    """Answer of the engine, items of equal score in the order of their uids, also where the end of the ranking divides such items.
+
+    The engine orders them by how its files came about, so that equal indexes built or added to differently would answer differently.
+    """
+    limit = ask.limit + MARGIN
+    while True:
+        items = store.query(replace(ask, limit=limit), choice, vectors=vectors)
+        last = items[ask.limit - 1].score if len(items) >= ask.limit else None
+        if last is None or len(items) < limit or items[-1].score < last or limit >= ask.limit + MOST_TIES:
+            return sorted(items, key=tie_key)[: ask.limit]
+        limit = min(8 * limit, ask.limit + MOST_TIES)
 
 
 def diversify(

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test", "unseen")
 RENDERER = 2  # raised when the same seed would give other pixels or texts
 RANGE = 1 << 40  # scene numbers a split owns; ranges cannot meet
-REMEMBERED = 1 << 28  # bytes of pixels that `Rendered.remembering` keeps
+PLAIN = 1 << 12  # bytes that a sample without a picture takes, at most about
+REMEMBERED = 1 << 28  # bytes of pixels that `RenderedDataset.remembering` keeps
 
 
 class World(Protocol):
@@ -142,7 +143,7 @@ class RenderedDataset:
         """The same rows; scenes that were drawn once are kept, up to `limit` bytes of pixels, since rendering one again costs more
         than reading it. Each loader process keeps its own."""
         image = self.world.sample(*self.rows[0]).image
-        pixels = image.pixels_HWC.nbytes if isinstance(image, ArrayImage) else limit
+        pixels = image.pixels_HWC.nbytes if isinstance(image, ArrayImage) else PLAIN if image is None else limit
         return RenderedDataset(self.name, self.world, self.rows, {"drawn": {}, "room": limit // max(1, pixels)})
 
     def select(self, rows: Sequence[int]) -> RenderedDataset:

@@ -186,7 +186,8 @@ def test_penet_tags_and_a_detector_does_not(built: Path, tmp_path: Path) -> None
 
 SLOWLY = """
 import sys, time
-from diptych.curate.operators import relation_tagging, tagger_worker
+from diptych.curate.operators import relation_tagging
+from diptych.curate.tagging import tagger_worker
 from diptych.cli import main
 relation_tagging.BLOCK = 4
 answer = tagger_worker.TaggerWorker.answer

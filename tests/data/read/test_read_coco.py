@@ -50,6 +50,42 @@ def test_coco_captions(coco: Path) -> None:
     ]
 
 
+CAPTIONS = {
+    "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(4)],
+    "annotations": [{"image_id": i, "caption": f"caption {i}"} for i in range(4)],
+}
+KARPATHY = {
+    "images": [{"filename": f"{i:012d}.jpg", "split": "val", "sentences": [{"raw": f"caption {i}"}]} for i in range(4)],
+}
+
+
+@pytest.mark.parametrize("value", [CAPTIONS, KARPATHY])
+@pytest.mark.parametrize("file", ["annotations/captions_val2017.json", "captions.json"])
+def test_the_folder_of_captions_and_pictures_is_read_with_its_captions(coco: Path, file: str, value: Any) -> None:
+    write(coco / file, value)
+    write(coco / "annotations/instances.json", {"images": [], "annotations": []})
+    pool = read(coco)
+    assert [sample.texts[0].string for sample in pool] == [f"caption {i}" for i in range(4)]
+    assert [(Path(bad.file).name, bad.reason.split(":")[0]) for bad in pool.quarantine] == [("instances.json", "was not read")]
+
+
+def test_pictures_beside_their_captions_and_beside_broken_ones(coco: Path) -> None:
+    flat = coco / "val2017"
+    assert [bad.reason for bad in read(flat).quarantine] == []
+    broken = write(flat / "captions.json", json.dumps(CAPTIONS)[:-9])
+    pool = read(flat)
+    assert len(pool) == 4
+    assert [(bad.file, bad.reason) for bad in pool.quarantine] == [
+        (str(broken), "no image has its name, and no captions can be read from it")
+    ]
+    write(broken, CAPTIONS)
+    pool = read(flat)
+    assert ([sample.texts[0].string for sample in pool], pool.quarantine) == ([f"caption {i}" for i in range(4)], [])
+    write(flat / "more.json", CAPTIONS)
+    with pytest.raises(DataError, match=r"holds 2 files of captions \(captions.json, more.json\)"):
+        read(flat)
+
+
 def test_karpathy_splits(coco: Path) -> None:
     value = {
         "dataset": "coco",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -244,3 +245,19 @@ def test_tables_from_afar_are_kept_in_the_cache(root: Path, monkeypatch: pytest.
         read("memory://bucket/u.csv")
     with pytest.raises(DataError, match="only tables are read from afar"):
         read("memory://bucket/shards.tar")
+
+
+@pytest.mark.parametrize(("address", "package"), [("s3://bucket/t.csv", "s3fs"), ("https://localhost/t.csv", "aiohttp")])
+def test_an_address_whose_package_is_missing_is_refused_in_one_line(
+    address: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec.core")
+    for name in ("s3fs", "aiohttp", "fsspec.implementations.http"):
+        monkeypatch.setitem(sys.modules, name, None)
+    protocol = address.partition(":")[0]
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
+    with pytest.raises(
+        DataError, match=rf"{address}: cannot be reached: .*{package}.* \(expected that package installed"
+    ) as caught:
+        read(address)
+    assert "\n" not in str(caught.value)

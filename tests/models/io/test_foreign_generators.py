@@ -185,6 +185,21 @@ def test_layers_are_read_by_its_chat_template(tmp_path: Path) -> None:
     assert found.text_ETD.shape[1] < cut.text_ETD.shape[1] <= 64 - 4
 
 
+def test_prepared_tensors_are_answered_as_pictures_and_words_are(folder: Path) -> None:
+    model = diptych.load(f"hf:{folder}")
+    pictures = [ArrayImage(np.full((16, 16, 3), level, np.uint8), str(level)) for level in (20, 200)]
+    prompts = ["what colour is it ?", "a red circle"]
+    inputs = model._inputs(model._rows(pictures, prompts), 6)
+    written_BT = model.generate_ids(inputs, max_tokens=6)
+    assert written_BT.shape[0] == 2
+    assert 1 <= written_BT.shape[1] <= 6
+    decoded = [model.tokenizer.decode(row, skip_special_tokens=True).strip() for row in written_BT]
+    assert decoded == model.generate(pictures, prompts, max_tokens=6)
+    if "pixel_values" in inputs:
+        other_BT = model.generate_ids({**inputs, "pixel_values": inputs["pixel_values"].flip(0)}, max_tokens=6, min_new_tokens=6)
+        assert other_BT.shape == (2, 6)
+
+
 def test_what_is_written_first_costs_least(folder: Path) -> None:
     """Teacher forcing and writing look at the same model with the same inputs."""
     model: Any = diptych.load(f"hf:{folder}")

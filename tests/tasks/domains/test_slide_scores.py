@@ -25,6 +25,7 @@ from diptych.tasks._scoring.slides.scores import (
     tile_truth,
     youden_threshold,
 )
+from diptych.tasks.domains.slide_task import tile_scores
 
 RELEASED = json.loads((Path(__file__).parents[2] / "parity" / "released" / "keep_slides_released.json").read_text())
 PLACES, FEATURES = np.array(RELEASED["coords"]), np.array(RELEASED["features"])
@@ -65,6 +66,26 @@ def test_slides_are_read_as_the_released_code_reads_them(overlap: bool, parity: 
     parity(
         "keep", "tumour map of a slide, its best threshold and Dice", "segment_utils.py of KEEP (a346a70)", found, tolerance=1e-12
     )
+
+
+def test_the_tiles_of_a_slide_are_scored_from_their_vectors_alone() -> None:
+    """Naive: cosines with the class vectors of all sets together, ten times them, softmax; a place that comes twice counts once."""
+    rng = np.random.default_rng(0)
+    vector_ND, class_SKD = rng.normal(size=(6, 5)).astype(np.float32), rng.normal(size=(4, 3, 5)).astype(np.float32)
+    class_SKD /= np.linalg.norm(class_SKD, axis=2, keepdims=True)
+    place_N2 = np.array([[0, 0], [8, 0], [0, 8], [8, 8], [8, 8], [16, 0]])
+    scores, pooled_K = tile_scores(vector_ND, place_N2, class_SKD, best=0)
+
+    def shares(vector_D: Any) -> Any:
+        total_KD = class_SKD.sum(0)
+        raised = np.exp([10 * vector_D @ row / np.linalg.norm(vector_D) / np.linalg.norm(row) for row in total_KD])
+        return raised / raised.sum()
+
+    np.testing.assert_array_equal(scores.place_N2, place_N2[[0, 1, 2, 3, 5]])
+    np.testing.assert_allclose(scores.score_NK, [shares(vector_ND[row]) for row in (0, 1, 2, 3, 5)], rtol=1e-5)
+    np.testing.assert_allclose(pooled_K, shares(vector_ND.mean(0)), rtol=1e-5)
+    mean, _ = tile_scores(vector_ND, place_N2, class_SKD, best=0, smoothed_by=8)
+    np.testing.assert_allclose(mean.score_NK[3], scores.score_NK[:4].mean(0))
 
 
 def test_prompts_are_screened_as_the_released_code_does(parity: Any) -> None:

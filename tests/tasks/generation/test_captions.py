@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -49,7 +50,8 @@ def test_cider_of_a_part_needs_the_table_of_the_whole() -> None:
     ("caption", "words"),
     [
         ("A man's dog isn't here.", "a man 's dog is n't here"),
-        ("Two dogs -- (one black)!", "two dogs one black"),
+        ("Two dogs -- (one black)!", "two dogs -lrb- one black -rrb-"),
+        ("{a} [b]", "-lcb- a -rcb- -lsb- b -rsb-"),
         ('He said "go"; they\'ll come.', "he said go they 'll come"),
         ("black-and-white t-shirt, 3.5 kg", "black-and-white t-shirt 3.5 kg"),
         ("can't", "ca n't"),
@@ -57,7 +59,55 @@ def test_cider_of_a_part_needs_the_table_of_the_whole() -> None:
     ],
 )
 def test_words(caption: str, words: str) -> None:
-    assert words_of(caption) == [word for word in words.split() if word not in ("-lrb-", "-rrb-")]
+    assert words_of(caption) == words.split()
+    assert words_of(caption, brackets="dropped") == [word for word in words.split() if not re.fullmatch("-[lr][rcs]b-", word)]
+
+
+CAPITALS = [
+    "''",
+    "'",
+    "``",
+    "`",
+    "-LRB-",
+    "-RRB-",
+    "-LCB-",
+    "-RCB-",
+    ".",
+    "?",
+    "!",
+    ",",
+    ":",
+    "-",
+    "--",
+    "...",
+    ";",
+]  # what the COCO evaluation code drops
+BRACKETED = (  # captions, references, and both as the Java program cuts them with `-lowerCase`
+    (
+        "A dog (brown) runs.",
+        "A dog (brown) is running.",
+        "a dog -lrb- brown -rrb- runs .",
+        "a dog -lrb- brown -rrb- is running .",
+    ),
+    ("Two {old} cats", "Two cats {old} sit", "two -lcb- old -rcb- cats", "two cats -lcb- old -rcb- sit"),
+    ("A sign [red]", "A red sign (large)", "a sign -lsb- red -rsb-", "a red sign -lrb- large -rrb-"),
+)
+
+
+def test_brackets_stay_because_the_released_list_is_in_capitals() -> None:
+    data = pool(*((reference,) for _, reference, *_ in BRACKETED))
+    model = Says([caption for caption, *_ in BRACKETED])
+    task = Captions(draws=20, blind=False)
+    records = task.predict(model, data)
+    cut = [[[word for word in text.split() if word not in CAPITALS] for text in texts] for _, _, *texts in BRACKETED]
+    kept = cider_d([caption for caption, _ in cut], [[reference] for _, reference in cut]).mean()
+    clean = [[[word for word in text if not word.endswith("b-")] for text in texts] for texts in cut]
+    dropped = cider_d([caption for caption, _ in clean], [[reference] for _, reference in clean]).mean()
+    assert abs(kept - dropped) > 0.1
+    assert task.score(records).metrics["cider_d"].value == pytest.approx(kept)
+    assert Captions(draws=20, brackets="dropped").score(records).metrics["cider_d"].value == pytest.approx(dropped)
+    with pytest.raises(ConfigError, match=r"brackets is 'some' \(expected kept \| dropped\)"):
+        Captions(brackets="some")  # type: ignore[arg-type]
 
 
 def test_words_of_languages_without_spaces_and_with_marks() -> None:

@@ -55,18 +55,28 @@ def test_scores_are_those_of_the_released_code() -> None:
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("Yes", (True, True, True, True)),
-        ("Yes.", (True, True, True, None)),
-        ("no", (False, False, False, False)),
-        ("No, there is no dog.", (False, False, False, None)),
-        ("There is not.", (None, False, None, None)),
-        ("yes. no", (True, True, None, None)),
-        ("", (None, True, None, None)),
-        ("A notable dog", (None, True, None, None)),
+        ("Yes", (True, True, True, True, True)),
+        ("Yes.", (True, True, True, None, True)),
+        ("no", (False, False, False, False, False)),
+        ("No, there is no dog.", (False, False, False, None, False)),
+        ("There is not.", (None, False, None, None, None)),
+        ("yes. no", (True, True, None, None, True)),
+        ("", (None, True, None, None, None)),
+        ("A notable dog", (None, True, None, None, False)),
+        ("It is yes", (True, True, True, None, None)),
     ],
 )
-def test_four_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
+def test_five_ways_to_read_an_answer(answer: str, wanted: tuple[bool | None, ...]) -> None:
     assert tuple(parse_yes_no(answer, reader) for reader in READERS) == wanted
+
+
+def test_single_is_read_as_vlmevalkit_reads(parity: Any) -> None:
+    """300 made-up replies, and what the `YOrN_Extraction` of VLMEvalKit 0c7163c makes of them."""
+    rows = json.loads(Path(__file__).with_name("vlmevalkit_answers.json").read_text(encoding="utf-8"))
+    code = {True: 1.0, False: 0.0, None: -1.0}
+    assert len({answer for _, answer in rows}) == 3
+    pairs = [([code[parse_yes_no(text, "single")] for text, _ in rows], [code[answer] for _, answer in rows])]
+    parity("mmrel", "300 replies read by VLMEvalKit's rule", "YOrN_Extraction of VLMEvalKit 0c7163c", pairs, tolerance=0)
 
 
 def test_unread_answers_are_wrong_and_leave_the_recall_only_by_its_reader() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.tasks._scoring.ranking.class_lists import list_values
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs import linear_probe
 from diptych.tasks.pairs.linear_probe import KNNClassifier, LinearProbe, fit, hold_out, search
@@ -169,7 +170,9 @@ def test_lists_of_neighbours_are_judged_as_in_the_released_notebook(kit: Any, pa
     there = np.array([(label[:60] == k).sum() for k in label[60:]])
     pairs = []
     for k, (*theirs, recall, hit) in RELEASED_LISTS.items():
-        pairs += [(result.metrics[f"{name}@{k}"].value, value) for name, value in zip(("map", "precision"), theirs, strict=True)]
+        pairs += [
+            (result.metrics[f"{name}@{k}"].value, value) for name, value in zip(("map_by_k", "precision"), theirs, strict=True)
+        ]
         own_N = task.item_values(records, f"recall@{k}")
         pairs += [((own_N[:, 0] * there).mean() / 1300, recall), (result.metrics[f"hit@{k}"].value, hit)]
     parity(
@@ -187,6 +190,23 @@ def test_lists_of_neighbours_are_judged_as_in_the_released_notebook(kit: Any, pa
         LinearProbe(head="knn", lists=(61,)).predict(model, pool)
     with pytest.raises(ConfigError, match="with head 'logistic'"):
         LinearProbe(lists=(10,))
+
+
+def test_map_divides_by_the_relevant_items_as_ranx_does() -> None:
+    ranx = pytest.importorskip("ranx")
+    rng = np.random.default_rng(0)
+    right_NK, more_N = rng.random((30, 12)) < 0.3, rng.integers(1, 9, 30)
+    there_N = right_NK.sum(1) + more_N
+    asked = {
+        f"q{n}": {f"d{n}-{k}": 1 for k in np.flatnonzero(row)} | {f"gone{n}-{m}": 1 for m in range(more)}
+        for n, (row, more) in enumerate(zip(right_NK, more_N, strict=True))
+    }
+    given = {f"q{n}": {f"d{n}-{k}": 1.0 / (k + 1) for k in range(12)} for n in range(30)}
+    values = list_values(right_NK, there_N, (1, 5, 12))
+    theirs = ranx.evaluate(ranx.Qrels(asked), ranx.Run(given), [f"map@{k}" for k in (1, 5, 12)] + ["precision@5", "recall@5"])
+    for name, value in theirs.items():
+        assert values[name].mean() == pytest.approx(value, abs=1e-9), name
+    assert values["map_by_k@5"].mean() > values["map@5"].mean()
 
 
 def test_searches_by_itself_and_says_so(kit: Any) -> None:

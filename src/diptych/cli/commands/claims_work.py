@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diptych.claims import engine, ledger, registry
+from diptych.claims import engine, freshness, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import LONG, Claim
+from diptych.claims.constants import changed_constants, constants_hash
 from diptych.claims.cost import estimate_costs
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
@@ -57,6 +58,14 @@ def run_claims(args: ClaimsRunArgs) -> int:
         low, high = entry.interval
         difference = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p = {entry.p:.3g}"
         spent = f"{len(entry.seeds)} seeds, {entry.cpu_seconds / 60:.1f} processor minutes"
+        if entry.shared_cpu_seconds != 0:
+            own = (
+                "an unknown time"
+                if entry.shared_cpu_seconds is None
+                else f"{entry.shared_cpu_seconds / 60:.1f} processor minutes"
+            )
+            spent += f", and {own} for models that its cells share"
+        spent += f", tries: {entry.tries}" if entry.tries > 1 else ""
         why = f" ({entry.why})" if entry.why else ""
         power = f"; a difference of {entry.matters:g} needs {entry.seeds_needed} seeds" if entry.verdict == "open" else ""
         lines.append(f"{claim.key}: {entry.verdict}{why}; {difference}, {spent}{power}")
@@ -82,17 +91,26 @@ def _verdict(claim: Claim, args: ClaimsRunArgs, now: Tree) -> ledger.Entry:
         "seeds": list(seeds),
         "writes": writes,
     }
-    log = args.ledger / ledger.LOG
+    log, tries = args.ledger / ledger.LOG, ledger.tries(args.ledger, claim)
+    if tries > 1:
+        say(f"note: {tries - 1} other declarations of {claim.key} were run to their end before this one")
     ledger.append(log, {**facts, "event": "begun"})
+
+    def widened(arm: str, rate: float, beyond: float) -> None:
+        say(f"  {arm}: the best rate {rate:g} is at the edge of those declared, {beyond:g} is tried, too")
+        ledger.append(log, {**facts, "event": "widened", "arm": arm, "best": rate, "tried": beyond})
+
     try:
-        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, on_cell=_report)
+        entry = engine.run(claim, cells=args.cells, commit=commit, seeds=seeds, tries=tries, on_cell=_report, on_widened=widened)
+        line = freshness.judged(claim, trace(claim), now) if writes else None
     except BaseException as error:
         ledger.append(log, {**facts, "event": "ended", "verdict": None, "reason": f"{type(error).__name__}: {error}"})
         raise
     outcome = {"verdict": entry.verdict, "difference": entry.difference, "p": entry.p, "cpu_seconds": entry.cpu_seconds}
     ledger.append(log, {**facts, "event": "ended", **outcome})
-    if writes:
+    if line is not None:
         ledger.append(ledger.path_of(args.ledger, claim.key), entry)
+        freshness.write(args.ledger, line)
     return entry
 
 
@@ -128,25 +146,20 @@ def check_claims(args: ClaimsCheckArgs) -> int:
         entry = ledger.latest(args.ledger, claim.key)
         if entry is None:
             continue
-        state, parted = ledger.state(args.ledger, claim, entry), list[str]()
-        respelled = args.respelled if state == "stale" else ""
-        if state == "changed" or respelled:
-            parted = ledger.edits(claim, entry) or _trace_differences(claim, entry)
+        kept = freshness.read(args.ledger)
+        state, parted = freshness.state(kept, claim, entry), list[str]()
+        before = freshness.line_of(kept, entry)
+        respelled = args.respelled if state != "fresh" else ""
+        if state == "stale" and not respelled:
+            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+        elif state != "fresh":
+            parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
             rule = ledger.recompute_verdict(entry)
             parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
-            state = "stale" if parted else "fresh"
-            if not parted:
-                check = ledger.Check(
-                    claim.key,
-                    datetime.now(UTC).date().isoformat(),
-                    tree().commit,
-                    claim.hash(),
-                    ledger.claim_closure(claim),
-                    respelled,
-                )
-                ledger.append(ledger.path_of(args.ledger, claim.key), check)
-        elif state == "stale":
-            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+        if not parted and (state != "fresh" or not before.constants):
+            freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
+            say(f"{claim.key:<{WIDTH}}checked")
+        state = "stale" if parted else "fresh"
         states.append({"claim": claim.key, "state": state, "differences": parted})
         lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
     stale = any(row["state"] == "stale" for row in states)
@@ -154,15 +167,19 @@ def check_claims(args: ClaimsCheckArgs) -> int:
     return 1 if stale else 0
 
 
-def _trace_differences(claim: Claim, entry: ledger.Entry) -> list[str]:
-    """Differences between the trace of a claim and that of its verdict, in words.
+def _trace_differences(claim: Claim, before: freshness.Freshness, *, respelled: bool) -> list[str]:
+    """Differences of constants or trace of a claim from those before, in words.
 
-    Before one counts, the sources of the verdict are traced on this machine, too: frozen encoders compute in float32, whose last digits
-    differ from processor to processor.
+    Before a trace counts, the sources of that commit are traced
+    here, too: single digits may differ from processor to processor. Who says that a claim was respelled speaks for its constants.
     """
-    now = trace(claim)
-    parted = differences(entry.trace, now)
-    if parted and (then := trace_at(entry.commit, claim.key)) is not None:
+    if before.constants and not respelled and before.constants != constants_hash(claim):
+        changed = changed_constants(claim, before.commit)
+        if changed:
+            return [changed]
+    now = trace(claim) if before.constants else trace(claim, earlier=True)
+    parted = differences(before.trace, now)
+    if parted and (then := trace_at(before.commit, claim.key)) is not None:
         return differences(then, now)
     return parted
 

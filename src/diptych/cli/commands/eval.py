@@ -1,4 +1,4 @@
-"""``diptych eval MODEL TASK --data D``."""
+"""``diptych eval MODEL TASK --data D``, or ``diptych eval TASK --answers FILE --data D`` without a model."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class EvalArgs:
     task: Annotated[Positional[str], arg(metavar="TASK", help="retrieval, zero_shot, vg150, ... (diptych eval --help lists all)")]
     data: Annotated[str, arg(help="any readable data; every held-out split is evaluated")]
     split: Annotated[str, arg(help="only this split")] = ""
+    answers: Annotated[Path, arg(help="a published result file in the place of MODEL: rows of questions and answers")] = Path()
+    answer_column: Annotated[str, arg(help="the field of the answers in that file, where it has an unusual name")] = ""
     out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
@@ -35,9 +37,13 @@ def main(argv: Sequence[str]) -> int:
     from diptych.core.registry import TASKS
     from diptych.tasks import find
 
+    argv = _with_answers(argv)
     words = [word for word in argv if not word.startswith("-")]
     if len(words) < 2:
-        usage = f"diptych eval MODEL TASK --data D   (tasks: {', '.join(TASKS)}; diptych eval MODEL TASK --help lists options)"
+        usage = (
+            "diptych eval MODEL TASK --data D, or diptych eval TASK --answers FILE --data D   "
+            f"(tasks: {', '.join(TASKS)}; diptych eval MODEL TASK --help lists options)"
+        )
         if set(argv) & {"-h", "--help"}:
             print(f"usage: {usage}")
             return 0
@@ -50,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     args: Any = parse(
         every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
     )
-    from diptych.api import confusions, evaluate, evaluate_splits, load
+    from diptych.api import confusions, evaluate, evaluate_answers, evaluate_splits, load
 
     own = {f.name for f in fields(EvalArgs)}
     options = {
@@ -59,15 +65,28 @@ def main(argv: Sequence[str]) -> int:
     out = args.out if args.out != Path() else Path(args.model) / "records" if Path(args.model, "run.json").is_file() else None
     if args.page != Path() and out is None:
         raise ConfigError(f"a page of {args.model} needs its records (expected --out FOLDER beside --page)")
-    model = load(args.model, download=args.download)
-    if args.split:
+    if args.answers != Path():
+        rows = {"split": args.split, "out": out, "column": args.answer_column}
+        results = evaluate_answers(args.answers, args.task, args.data, **rows, **options)
+    elif args.split:
+        model = load(args.model, download=args.download)
         results = {args.split: evaluate(model, args.task, args.data, split=args.split, out=out, **options)}
     else:
-        results = evaluate_splits(model, args.task, args.data, out=out, **options)
+        results = evaluate_splits(load(args.model, download=args.download), args.task, args.data, out=out, **options)
     lines = [line for name, result in results.items() for line in table(name, result)]
     if args.page != Path():
         lines.append(str(confusions(out or Path(), args.data, args.page, title=f"{args.task}: {args.model}")))
     return finish({"results": {name: result.to_json() for name, result in results.items()}}, lines, args.json)
+
+
+def _with_answers(argv: Sequence[str]) -> list[str]:
+    """The same words with `--answers FILE` behind the others and FILE in the place of the model."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--answers=") else [word])]
+    if "--answers" not in words[:-1]:
+        return words
+    position = words.index("--answers")
+    file = words[position + 1]
+    return [file, *words[:position], *words[position + 2 :], "--answers", file]
 
 
 def _roles(kind: Any) -> type[Any]:

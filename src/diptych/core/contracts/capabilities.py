@@ -14,6 +14,7 @@ from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.prompt import PromptLike
+from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph
 
 Unit = npt.NDArray[np.float32]  # [N, D], rows of norm 1
@@ -331,6 +332,33 @@ class ClipScorer(Protocol):
     def score_clips(
         self, clips: Sequence[MediaItem], texts: Sequence[str], *, views: int = 1, crops: int = 1
     ) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class PictureChooser(Protocol):
+    """Which picture of a set a text describes: for each set float32 [K], shares that sum to 1.
+
+    propositions  the statements that each text makes; None: they are cut by rules
+    ordered       for each set, whether the order of its pictures means something; None: of none
+    """
+
+    def choose_pictures(
+        self,
+        sets: Sequence[Sequence[ImageSource]],
+        texts: Sequence[str],
+        *,
+        propositions: Sequence[Sequence[str]] | None = None,
+        ordered: Sequence[bool] | None = None,
+        batch_size: int = 32,
+    ) -> list[npt.NDArray[np.float32]]: ...
+
+
+@runtime_checkable
+class Reasoner(Protocol):
+    """Answers to problems (`extras["problem"]`), after each step of reasoning: for each sample a list over steps, each with the digit of
+    every cell of a grid, or with the answer to a question. `steps` 0 takes as many as the model does by itself."""
+
+    def reason(self, samples: Sequence[Sample], *, steps: int = 0, batch_size: int = 64) -> list[list[tuple[str, ...]]]: ...
 
 
 @runtime_checkable

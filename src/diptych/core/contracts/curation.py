@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from diptych.core.contracts.data import Dataset
@@ -22,7 +24,8 @@ class CurationStepResult:
     """Result of a curation step: rows kept, rows dropped with reasons, new columns keyed by uid, run time.
 
     columns  by name: a mapping uid -> value, or an Arrow table of "uid" and the column where rows are many
-    files    what else it found out, to lie beside the tables: file name -> content
+    files    what else it found out, to lie beside the tables: file name -> content, or the path of a temporary file that is moved there
+             (new samples, such as dialogues over several images, are a file that `read` opens)
     notes    lines about this run, to be printed and not kept
     """
 
@@ -30,7 +33,7 @@ class CurationStepResult:
     dropped: tuple[Drop, ...] = ()
     columns: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -17,6 +17,7 @@ except ImportError:  # Windows has no flock: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 BUSY = (errno.EWOULDBLOCK, errno.EACCES)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 _LIVE: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -90,13 +91,17 @@ if hasattr(os, "register_at_fork"):
 @contextmanager
 def exclusive(folder: Path, name: str, what: str) -> Iterator[None]:
     """Hold the lock called `name` in a folder for a block; the folder is made where it is missing. Where nothing can be written there,
-    nothing is locked. Raises RunError, which says `what` is going on elsewhere."""
-    folder.mkdir(parents=True, exist_ok=True)
+    nothing is locked. Raises RunError: `what` is going on elsewhere, a folder has the lock's name, the disk is full."""
     path = folder / name
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock = Lock.take(path)
+    except IsADirectoryError as error:
+        raise RunError(f"{path} is a folder (expected a lock, which is a file): move it away") from error
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in DISK_FULL:
+            raise RunError(f"the disk of {folder} is full: make room and run the same again") from error
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not folder.is_dir():
             raise
         yield
         return

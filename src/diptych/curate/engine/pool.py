@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import pyarrow as pa
 from diptych.core.config import to_plain
 from diptych.core.contracts import CurationStepResult, Dataset, Drop, Operator
 from diptych.core.disk.files import write_atomic, write_json
+from diptych.core.disk.lock import DISK_FULL, exclusive
 from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
@@ -99,8 +101,22 @@ def curate(data: Data, operators: Sequence[Operator], out: Path | None = None, *
     `source` is the address of `data`, so that `out` can be opened later as what is left of it (`data.curated`).
 
     With `out`, tables are written there, and finished steps of an earlier run with the same data and configuration are taken from
-    there. Raises RunError when a step invents, loses or repeats a uid.
+    there. Raises RunError when a step invents, loses or repeats a uid, and when another process curates into `out`.
     """
+    if out is None:
+        return _curate_alone(data, operators, out, source)
+    target = out.absolute()
+    with exclusive(target.parent, f".{target.name}.lock", f"{out} is being curated"):
+        try:
+            return _curate_alone(data, operators, out, source)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise RunError(f"the disk of {out} is full: what is finished is kept; make room and run the same again") from error
+
+
+def _curate_alone(data: Data, operators: Sequence[Operator], out: Path | None, source: str) -> CurationResult[Data]:
+    """The body of `curate`, run under its lock."""
     current = data
     removed: list[Drop] = []
     steps: list[StepReport] = []
@@ -184,7 +200,11 @@ def _check(data: Dataset, result: CurationStepResult, slug: str) -> None:
 def _write_step(out: Path, table: str, result: CurationStepResult, made_by: MadeBy) -> None:
     """Writes a step, columns first: the verdict marks the step as finished."""
     for name, content in result.files.items():
-        write_atomic(out / name, content)
+        if isinstance(content, Path):
+            out.mkdir(parents=True, exist_ok=True)
+            shutil.move(content, out / name)
+        else:
+            write_atomic(out / name, content)
     for name, values in result.columns.items():
         write_table(out, f"{table}-{name}", as_table(name, values), made_by)
     rows = [(uid, True, "") for uid in result.kept] + [(drop.uid, False, drop.reason) for drop in result.dropped]

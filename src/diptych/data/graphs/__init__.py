@@ -35,8 +35,14 @@ _FORMATS = {
     "open-images": ("open_images", "read", "write"),
     "open-images-csv": ("open_images_csv", "read", "write"),
 }
-_READ_ONLY = {"mdetr": "mdetr", "flickr30k-entities": "flickr30k_entities", "lvis": "lvis", "omnilabel": "omnilabel"}
-"""Sentences with phrases that have boxes, and boxes of which not all were drawn: read, not written."""
+_READ_ONLY = {
+    "mdetr": "mdetr",
+    "flickr30k-entities": "flickr30k_entities",
+    "lvis": "lvis",
+    "omnilabel": "omnilabel",
+    "provision": "provision",
+}
+"""Sentences with phrases that have boxes, boxes of which not all were drawn, and graphs with masks and depth: read, not written."""
 FORMATS = tuple(_FORMATS)
 """Names for `format`, in `read`, `write` and on the command line."""
 
@@ -53,6 +59,7 @@ _BY_NAME = (  # what a folder must hold, the most telling first
 )
 _BELOW = ("annotations", "vcoco", "data/vcoco", "psg")
 _BY_KEYS = (  # keys that a JSON file must have, and one that it must not have
+    ("provision", ("data_path", "annotation", "source"), "images"),
     ("mdetr", ("images", "annotations", "tokens_positive"), ""),
     ("omnilabel", ("images", "descriptions", "description_ids"), ""),
     ("lvis", ("images", "categories", "neg_category_ids", "not_exhaustive_category_ids"), ""),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from diptych.core.errors import DecodeError
 from diptych.core.media import MediaFacts, MediaItem, MediaLimit, Pixels, Source
 from diptych.data.media.encoded import NUMPY, array_of, only_part, place_of, read_npy, refuse_elements, stored_array
+from diptych.data.media.formats.mesh import SUFFIXES, mesh_suffix, read_mesh
 from diptych.data.media.formats.ply import read_ply
 
 SIDE = 256
@@ -23,10 +24,12 @@ Points = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """A .npy file [P, 3 + F], or a PLY file (text, or little-endian binary): the scalar properties of its vertices in their order."""
+    """A .npy file [P, 3 + F], or a PLY file (text, or little-endian binary): the scalar properties of its vertices in their order; with
+    extra `points` an .xyz file, or `surface_points` of the surface of an .off or .obj file."""
 
     name: str = "cloud"
-    suffixes: tuple[str, ...] = ("ply",)
+    suffixes: tuple[str, ...] = ("ply", *SUFFIXES)
+    surface_points: int = 10_000
     limit: MediaLimit = MediaLimit(bytes=1 << 30, elements=20_000_000)
 
     def decode(self, item: MediaItem, *, limit: MediaLimit | None = None) -> Points:
@@ -37,6 +40,8 @@ class Cloud:
             data = only_part(item, limit)
             if data.startswith(NUMPY):
                 array = read_npy(data, item, MediaLimit(limit.bytes, 64 * limit.elements), "values")
+            elif suffix := mesh_suffix(item.name):
+                array = read_mesh(data, suffix, item, limit, points=self.surface_points)
             else:
                 array = read_ply(data, item, limit)
         return _check_points(array, item, limit)

@@ -1,6 +1,7 @@
 """Published questions about pictures, read from the files in which their authors give them: .json, .jsonl or .parquet.
 
     ii_bench     dev.json and test.json of II-Bench (2406.05862), or its rows with option1 to option6
+    llava        dialogues about one picture or several, in turns of human and gpt (LLaVA, 2304.08485)
     mmrel        rows with a question, answer, eval_type and relation_type (MMRel, 2406.09121)
     nlvr2        statements about pairs of photographs (NLVR2, 1811.00491), one row per line
     q_spatial    rows with answer_value, answer_unit and question_type (Q-Spatial Bench, 2409.09788)
@@ -21,7 +22,7 @@ from diptych.core.errors import UnknownName
 from diptych.data.dataset import Pool
 from diptych.data.quizzes.quiz_rows import SUFFIXES, first_row, load_rows
 
-FORMATS = ("ii_bench", "mmrel", "multi_image", "nlvr2", "q_spatial")
+FORMATS = ("ii_bench", "llava", "mmrel", "multi_image", "nlvr2", "q_spatial")
 
 
 def format_of(path: Path) -> str:

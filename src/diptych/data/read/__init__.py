@@ -22,14 +22,22 @@ from diptych.data.graphs import read as read_graphs
 from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
+from diptych.data.problems.files import FORMATS as PROBLEMS
+from diptych.data.problems.files import format_of as problems_of
+from diptych.data.problems.files import read_problems
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.quizzes import FORMATS as QUIZZES
 from diptych.data.quizzes import format_of as quiz_of
 from diptych.data.quizzes import read_quiz
-from diptych.data.read.coco import read_json, read_market
+from diptych.data.read.articles import FORMAT as ARTICLES
+from diptych.data.read.articles import articles_of, is_article, read_articles
+from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
 from diptych.data.read.hf import is_hub, read_hub
+from diptych.data.read.image_sets import holds as image_sets
+from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
@@ -71,9 +79,11 @@ def read(
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
-              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, a folder of HTML or Markdown documents
-              with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars
-              DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
+              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, problems
+              (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
+              PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
+              memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
+              (image, text), of dicts, or of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
@@ -84,7 +94,8 @@ def read(
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
     captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
-    format    one of `FORMATS` of `data.graphs`, `data.probes` or `data.quizzes`, where the form is not recognised or there are two
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
+              the form is not recognised or there are two
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
@@ -129,12 +140,22 @@ def read(
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)
+    if path.exists() and (format == ARTICLES or (not format and path.is_file() and is_article(path))):
+        return _of_articles(path, options, name)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, options, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
         return read_multi_context(path, name=name, root=folder)
+    if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
+        return read_image_sets(path, name=name, root=folder)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
+    if (
+        path.exists()
+        and not is_built(path)
+        and (problems := format if format in PROBLEMS else problems_of(path) if not format else "")
+    ):
+        return read_problems(path, problems, name=name)
     if path.exists() and not is_built(path) and not is_curated(path) and (chosen := format or format_of(path)):
         return _graphs(path, options, name, folder, chosen)
     if path.is_dir():
@@ -188,6 +209,14 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
         return read_tars(_own(tars, path, options), options, name=name)
     if chosen := format_within(path):
         return _graphs(path, options, name, root, chosen)
+    captions, other_json = captions_within(path) if not probe.sidecar and not tables else (None, [])
+    if captions is not None:
+        pool = read_json(_own([captions], path, options)[0], options, name=name, root=root)
+        reason = f"was not read: the captions are those of {captions.name}; to read this file instead, give its path"
+        pool.quarantine += [QuarantineEntry("", "read", reason, str(file)) for file in other_json]
+        return pool
+    if not probe.sidecar and not tables and articles_of(path):
+        return _of_articles(path, options, name)
     if not probe.sidecar and not tables and (documents := documents_of(path)):
         return read_documents(path, documents, name=name, within=options.within(path))
     if probe.image and (probe.sidecar or not tables):
@@ -247,6 +276,15 @@ def _probes(path: Path, options: ReadOptions, name: str, root: Path | None, form
     if replace(options, follow_links=False, captions=True) != ReadOptions():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
     return read_probe(path, format, name=name, root=root, within=options.within(path))
+
+
+def _of_articles(path: Path, options: ReadOptions, name: str) -> Pool:
+    if replace(options, follow_links=False, captions=True) != ReadOptions():
+        raise DataError(f"{ARTICLES} has no columns to choose from", file=path, expected="name= and format= alone")
+    paths = articles_of(path) if path.is_dir() else [path]
+    if not paths:
+        raise DataError("has no article", file=path, expected="files .nxml, or packages PMC....tar.gz")
+    return read_articles(paths, name=name or path.resolve().name, within=options.within(path) if path.is_dir() else None)
 
 
 def _files(paths: list[Path], options: ReadOptions, name: str, root: Path | None) -> Pool:

@@ -78,6 +78,31 @@ def read_json(path: Path, options: ReadOptions, *, name: str, root: Path | None 
     )
 
 
+def captions_within(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The one JSON file of COCO or Karpathy captions in a folder or its ``annotations``, and the other JSON files there.
+
+    Raises DataError for several files of captions. None where there is none that can be read.
+    """
+    files = [file for pattern in ("*.json", "annotations/*.json") for file in sorted(folder.glob(pattern)) if is_file(file)]
+    holding = [file for file in files if not file.name.startswith(".") and _holds_captions(file)]
+    if len(holding) > 1:
+        names = ", ".join(str(file.relative_to(folder)) for file in holding[:5])
+        raise DataError(f"holds {len(holding)} files of captions ({names})", file=folder, expected="one of them: give its path")
+    return (holding[0], [file for file in files if file != holding[0]]) if holding else (None, files)
+
+
+def _holds_captions(file: Path) -> bool:
+    try:
+        value = parse_json(read_file(file))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(value, dict) or not isinstance(value.get("images"), list):
+        return False
+    notes = value.get("annotations")
+    entries, field = (notes, "caption") if isinstance(notes, list) else (value["images"], "sentences")
+    return any(isinstance(entry, dict) and field in entry for entry in entries[:100])
+
+
 def read_market(root: Path, options: ReadOptions, *, name: str) -> Pool:
     """Read a folder of Market-1501: pictures without captions, in the splits train, gallery and query."""
     bad: list[QuarantineEntry] = []

@@ -62,6 +62,9 @@ def read_folder(root: Path, options: ReadOptions, *, name: str) -> Pool:
             if text := next((left[extension] for extension in TEXTS if extension in left), None):
                 where = str(Path(folder, text))
                 bad.append(QuarantineEntry(uid_of(f"{inside}/{stem}"), "read", "there is no image beside this text", where))
+            elif not stem.endswith("_stats"):  # a report of img2dataset
+                where = str(Path(folder, left["json"]))
+                bad.append(QuarantineEntry("", "read", "no image has its name, and no captions can be read from it", where))
     if not paths and not bad:
         raise DataError("holds nothing to read", file=root, expected=LOOKED_FOR)
     if not paths:

@@ -201,10 +201,21 @@ def fetch_table(address: str) -> Path:
     """Table at an fsspec address (``s3://``, ``memory://``, ``hf://``), copied whole into the cache folder once per version."""
     from fsspec.core import url_to_fs
 
-    filesystem, remote = url_to_fs(address)
-    if not filesystem.exists(remote):
-        raise DataError("does not exist", file=address, expected="a table")
-    info = filesystem.info(remote)
+    try:
+        filesystem, remote = url_to_fs(address)
+    except ImportError as error:  # of the package that reads this kind of address
+        reason = next(iter(str(error).splitlines()), "a package is missing")
+        raise DataError(
+            f"cannot be reached: {reason}", file=address, expected="that package installed, or a local copy"
+        ) from error
+    except ValueError as error:
+        raise DataError(str(error), file=address, expected="an address that fsspec reads, or a local copy") from error
+    try:
+        if not filesystem.exists(remote):
+            raise DataError("does not exist", file=address, expected="a table")
+        info = filesystem.info(remote)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", file=address, expected="a table") from error
     version = json.dumps(
         [address, info.get("size"), info.get("ETag"), str(info.get("mtime") or info.get("LastModified") or info.get("created"))]
     )

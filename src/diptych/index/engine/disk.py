@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diptych.core.errors import RunError
@@ -18,6 +19,10 @@ RESERVE = 16 << 20
 """Bytes that stay free: what the engine's logs and tables of contents take beside the items."""
 COPIES = 6
 """Times that the bytes of an item are written at most, until it is settled: log, vectors, payload, their indexes."""
+
+
+CHUNK = 32 << 20
+"""Bytes of the engine's chunk files of dense vectors, which hold holes until they are filled."""
 
 
 class DiskFull(RunError):
@@ -32,6 +37,52 @@ def need_room(folder: Path, size: int) -> None:
             f"the disk of {folder} is full: {free / 2**20:,.0f} MiB are free and {(size + RESERVE) / 2**20:,.0f} are needed; what was "
             "stored before is kept: make room and run the same again"
         )
+
+
+def in_memory(folder: Path) -> bool:
+    """True if a folder lies on tmpfs. There the engine's reading of a hole takes memory, as writing does, when it loads a chunk."""
+    try:
+        device = os.stat(folder).st_dev
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.splitlines():
+        fields, _, kind = line.partition(" - ")
+        if fields.split()[2:3] == [number]:
+            return kind.split(" ")[0] == "tmpfs"
+    return False
+
+
+def chunk_room(folder: Path) -> int:
+    """Bytes of the next chunk file of every dense space."""
+    return CHUNK * len({chunk.parent for chunk in folder.rglob("chunk_*.mmap")})
+
+
+def fill_holes(folder: Path) -> None:
+    """Give the chunk files of an engine on tmpfs their memory now. Raises DiskFull where there is not enough: loading them would end the
+    process with a signal (SIGBUS)."""
+    chunks = [(chunk, chunk.stat()) for chunk in folder.rglob("*.mmap") if chunk.is_file()]
+    holes = sum(max(0, facts.st_size - 512 * facts.st_blocks) for _, facts in chunks)
+    free = shutil.disk_usage(folder).free
+    problem = (
+        f"the memory disk of {folder} is too small: {free / 2**20:,.0f} MiB are free and {holes / 2**20:,.0f} are needed to open the "
+        "index; what was stored before is kept: make room and run the same again"
+    )
+    if holes > free:
+        raise DiskFull(problem)
+    for chunk, facts in chunks:
+        if facts.st_size > 512 * facts.st_blocks:
+            with suppress(PermissionError):
+                handle = os.open(chunk, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    os.posix_fallocate(handle, 0, facts.st_size)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    raise DiskFull(problem) from error
+                finally:
+                    os.close(handle)
 
 
 def size_of(items: Sequence[IndexItem]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from diptych.core.disk.lock import Lock
 from diptych.core.errors import DiptychError, RunError
-from diptych.index.engine.disk import DiskFull, need_room, size_of
+from diptych.index.engine.disk import CHUNK, DiskFull, chunk_room, fill_holes, in_memory, need_room, size_of
 from diptych.index.engine.store import (
     PAGE,
     DenseSpace,
@@ -40,13 +40,15 @@ class EdgeStore:
 
     def __init__(self, folder: Path, shard: Any, lock: Lock) -> None:
         self.folder, self._shard, self._lock = folder, shard, lock
+        self._in_memory = in_memory(folder)
 
     @classmethod
     def create(cls, folder: Path, spaces: Sequence[Space]) -> EdgeStore:
         """An empty shard in a folder that is not there yet."""
         import qdrant_edge as engine
 
-        need_room(folder.parent, 0)
+        dense_spaces = sum(isinstance(space, DenseSpace) for space in spaces)
+        need_room(folder.parent, CHUNK * dense_spaces if in_memory(folder.parent) else 0)
         folder.mkdir(parents=True)
         dense = {space.name: _dense(engine, space) for space in spaces if isinstance(space, DenseSpace)}
         sparse = {
@@ -65,6 +67,8 @@ class EdgeStore:
 
         _refuse_odd(folder)
         with _alone(folder) as lock, _engine(folder):
+            if in_memory(folder):
+                fill_holes(folder)
             return cls(folder, engine.EdgeShard.load(str(folder)), lock)
 
     def close(self) -> None:
@@ -89,9 +93,11 @@ class EdgeStore:
             for item in items
         ]
         if points:
-            need_room(self.folder, size_of(items))
+            need_room(self.folder, size_of(items) + (chunk_room(self.folder) if self._in_memory else 0))
             with _engine(self.folder):
                 self._shard.update(engine.UpdateOperation.upsert_points(points))
+                if self._in_memory:
+                    fill_holes(self.folder)
 
     def delete(self, choice: ItemFilter) -> None:
         import qdrant_edge as engine
@@ -154,6 +160,8 @@ class EdgeStore:
         with _engine(self.folder):
             self._shard.optimize()
             self._shard.flush()
+            if self._in_memory:
+                fill_holes(self.folder)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from diptych.index.kinds.dense import EFFORT, DenseIndex
 from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
 from diptych.index.lexicon import BM25Encoder, TermVocabulary
 from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
-from diptych.index.ranking import RankingPlan
+from diptych.index.ranking import RankingPlan, tie_key
 
 
 class HybridIndex(DenseIndex):
@@ -110,7 +110,7 @@ class HybridIndex(DenseIndex):
         if rule not in RULES:
             raise RunError(f"index.json has {rule[:60]!r} as option fusion (expected {' or '.join(RULES)})")
         fused = fuse(rule, named, (1 - share, share)[: len(named)])
-        return [replace(item_by_id[key], score=score) for key, score in fused.items()]
+        return sorted((replace(item_by_id[key], score=score) for key, score in fused.items()), key=tie_key)
 
 
 def _lexical(model: Any) -> Any:

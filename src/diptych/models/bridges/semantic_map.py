@@ -35,30 +35,38 @@ class AlignmentDistances:
 
 
 class StandardMap(nn.Module):
-    """The map with the statistics of both sides; what is kept of SITTA beside the two models that it joins. Zero until it is solved for."""
+    """The map with the statistics of both sides; what is kept of SITTA beside the two models that it joins. Zero until it is solved for.
+
+    statistics  dtype of mean and deviation of both sides; float64 keeps what was summed in it. Standardised rows are in that of the rows,
+                float32 or wider
+    """
 
     mean_D: Tensor
     std_D: Tensor
     word_mean_E: Tensor
     word_std_E: Tensor
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, *, statistics: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.map_DE = nn.Parameter(torch.zeros(features, width))
         for name, size in (("mean_D", features), ("word_mean_E", width)):
-            self.register_buffer(name, torch.zeros(size))
+            self.register_buffer(name, torch.zeros(size, dtype=statistics))
         for name, size in (("std_D", features), ("word_std_E", width)):
-            self.register_buffer(name, torch.ones(size))
+            self.register_buffer(name, torch.ones(size, dtype=statistics))
 
     def forward(self, feature_ND: Tensor) -> Tensor:
         """[N, E] in the standardised space of words."""
         return self.standard(feature_ND) @ self.map_DE
 
     def standard(self, feature_ND: Tensor) -> Tensor:
-        return (feature_ND - self.mean_D) / self.std_D
+        return _standardised(feature_ND, self.mean_D, self.std_D)
 
     def standard_words(self, embedding_VE: Tensor) -> Tensor:
-        return (embedding_VE - self.word_mean_E) / self.word_std_E
+        return _standardised(embedding_VE, self.word_mean_E, self.word_std_E)
+
+
+def _standardised(rows_NE: Tensor, mean_E: Tensor, std_E: Tensor) -> Tensor:
+    return ((rows_NE - mean_E) / std_E).to(torch.promote_types(rows_NE.dtype, torch.float32))
 
 
 class ImageOnlyEncoder(nn.Module):
@@ -72,13 +80,21 @@ class ImageOnlyEncoder(nn.Module):
 class SemanticMap(nn.Module):
     """Image encoder and language model, which stay as they are, and the map between them.
 
-    words  how many rows of the embedding table belong to the vocabulary; tables are often longer
+    words       how many rows of the embedding table belong to the vocabulary; tables are often longer
+    statistics  dtype of mean and deviation of both sides (`StandardMap`)
     """
 
-    def __init__(self, joint: DualEncoder | ImageOnlyEncoder, language: LanguageModel, *, words: int) -> None:
+    def __init__(
+        self,
+        joint: DualEncoder | ImageOnlyEncoder,
+        language: LanguageModel,
+        *,
+        words: int,
+        statistics: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.joint, self.language, self.words = joint, language, words
-        self.map = StandardMap(joint.width, language.width)
+        self.map = StandardMap(joint.width, language.width, statistics=statistics)
         for frozen in (joint, language):
             frozen.requires_grad_(False)
         with torch.no_grad():

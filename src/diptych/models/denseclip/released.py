@@ -106,6 +106,8 @@ def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -
     needed = (image, text, "contexts", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
     if lost := [name for name in needed if name not in tensors]:
         raise ConfigError(f"not in the file: {first_names(lost)} (expected a checkpoint of DenseCLIP's detectors)")
+    if any(name.startswith("decode_head.") for name in tensors):
+        raise ConfigError("a segmenter, by its decode_head (expected a detector of DenseCLIP's release, RetinaNet or Mask R-CNN)")
     head, per_place = tensors.get("roi_head.bbox_head.fc_cls.weight"), AnchorConfig().per_place
     count = len(head) - 1 if head is not None else len(tensors.get("bbox_head.retina_cls.weight", ())) // per_place
     if len(classes) != count:

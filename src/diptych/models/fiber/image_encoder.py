@@ -26,6 +26,7 @@ class FiberImageEncoder(nn.Module):
     width              of the first stage; each later one has twice the width and half the side
     drop_path          stochastic depth of the last block; earlier ones have less in proportion
     any_size           pictures of any size, padded to whole windows as detectors are trained (`detection.padded_swin`)
+    mlp_ratio          width of a block's MLP over that of the block
     gate_norm          whether a gate norms what it reads from; the released second stage has no such norm
     """
 
@@ -43,6 +44,7 @@ class FiberImageEncoder(nn.Module):
         text_width: int = 768,
         any_size: bool = False,
         gate_norm: bool = True,
+        mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
         scale = patch * 2 ** (len(depths) - 1)
@@ -56,7 +58,7 @@ class FiberImageEncoder(nn.Module):
         self.spec: dict[str, Any] = {
             "image_size": image_size, "patch": patch, "width": width, "depths": list(depths), "heads": list(heads), "window": window,
             "drop_path": drop_path, "fused": fused, "text_width": text_width, "any_size": any_size,
-            "gate_norm": gate_norm,
+            "gate_norm": gate_norm, "mlp_ratio": mlp_ratio,
         }  # fmt: skip
         self.image_size, self.fused = image_size, fused
         self.net: Any = SwinTransformer(
@@ -66,6 +68,7 @@ class FiberImageEncoder(nn.Module):
             embed_dim=width,
             depths=tuple(depths),
             num_heads=tuple(heads),
+            mlp_ratio=mlp_ratio,
             window_size=window or image_size // scale,
             drop_path_rate=drop_path,
             strict_img_size=not any_size,

@@ -8,6 +8,7 @@ answers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,9 +19,10 @@ from diptych.core.rows import Embeddings, Rows
 from diptych.models.fiber.fiber import Fiber
 from diptych.models.layers.feature_queue import FeatureQueue
 from diptych.models.layers.frozen_modules import FrozenModules
-from diptych.models.pairs.matching.matcher import sample_columns
+from diptych.models.pairs.matching.matcher import PartnerDraw, sample_columns
 
 Unfilled = Literal["left_out", "random"]
+Partners = Literal["others", "all"]
 FLOOR = 1e-9
 """Added to the probability of each candidate before a wrong partner is drawn."""
 
@@ -83,6 +85,8 @@ class FiberTraining(nn.Module):
 
     queue       places, 0 for none;  compares  whether the sides are contrasted, so that their vectors are needed
     unfilled    places of the queue that nothing was pushed to yet are left out of the contrast, or hold random values as released
+    partners    a wrong partner's share is its softmax over "others", or over "all", the own partner among them, as released
+    draw        which wrong partner each row gets, from the logits and from what may be its partner; None: by its share, as `partners` says
     copy_every  steps after which the frozen copy becomes the model as it is; 0 for no copy
     """
 
@@ -99,12 +103,17 @@ class FiberTraining(nn.Module):
         temperature: float = 0.07,
         compares: bool = True,
         unfilled: Unfilled = "left_out",
+        partners: Partners = "others",
+        draw: PartnerDraw | None = None,
         copy_every: int = 0,
     ) -> None:
         super().__init__()
         if unfilled not in ("left_out", "random"):
             raise ConfigError(f"unfilled is {unfilled!r} (expected left_out | random)")
+        if partners not in ("others", "all"):
+            raise ConfigError(f"partners is {partners!r} (expected others | all)")
         self.fiber, self.compares, self.copy_every = fiber, compares, copy_every
+        self.draw: PartnerDraw = draw or partial(sample_columns, floor=FLOOR, over="allowed" if partners == "others" else "all")
         self.temperature_1 = nn.Parameter(torch.full((1,), temperature))
         self.image_queue = FeatureQueue(queue, fiber.width) if queue else None
         self.text_queue = FeatureQueue(queue, fiber.width) if queue else None
@@ -221,7 +230,7 @@ class FiberTraining(nn.Module):
         """A wrong partner for each row [N], out of the batch and the queue behind it."""
         with torch.no_grad():
             share_NC = side_ND @ torch.cat([other_ND, queue_KD]).T / self.temperature_1
-            return sample_columns(share_NC.float(), may_NC, floor=FLOOR)
+            return self.draw(share_NC.float(), may_NC)
 
     def _held(self, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.image_queue is None or self.text_queue is None:

@@ -47,7 +47,12 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
 def detector_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], about: str, facts: str, use: str) -> str:
     """The same for a model that finds things. about: what it does, where the card has no description; facts: sizes, in a line; use: a line
     of Python that uses `model`."""
-    return "\n".join([*_head(name, card, ("object-detection", *tags), about), facts, "", *_run(card), *_used(use)])
+    return described_card(name, card, tags=("object-detection", *tags), about=about, facts=facts, use=use)
+
+
+def described_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], about: str, facts: str, use: str) -> str:
+    """The same for a model of any kind; arguments as for `detector_card`."""
+    return "\n".join([*_head(name, card, tags, about), facts, "", *_run(card), *_used(use)])
 
 
 def _head(name: str, card: Mapping[str, Any], tags: Sequence[str], about: str) -> list[str]:

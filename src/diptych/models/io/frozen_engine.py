@@ -28,7 +28,8 @@ from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.models.io.inference import evaluating
 
-Engine = Literal["torch", "onnx"]
+Engine = Literal["torch", "onnx", "double"]
+"""`double` is PyTorch in float64, rounded to float32 at the end: the same digits on every processor."""
 WISH = "DIPTYCH_FROZEN_ENGINE"
 OPSET = 17
 
@@ -36,7 +37,7 @@ _wish: ContextVar[str] = ContextVar("frozen_engine", default="")
 
 
 @contextmanager
-def frozen_engine(name: Literal["auto", "torch", "onnx"]) -> Iterator[None]:
+def frozen_engine(name: Literal["auto", "torch", "onnx", "double"]) -> Iterator[None]:
     """Context in which frozen encoders use this inference engine, whatever the environment variable."""
     before = _wish.set(name)
     try:
@@ -45,9 +46,29 @@ def frozen_engine(name: Literal["auto", "torch", "onnx"]) -> Iterator[None]:
         _wish.reset(before)
 
 
+def in_double() -> bool:
+    """True where frozen encoders are to be computed in float64."""
+    return _wish.get() == "double"
+
+
+@contextmanager
+def computing(tower: nn.Module) -> Iterator[torch.dtype | None]:
+    """Inside, a frozen tower of single precision has float64 where that was asked for. Gives the type that its images need."""
+    if not in_double() or any(p.is_floating_point() and p.dtype != torch.float32 for p in tower.parameters()):
+        yield None
+        return
+    tower.double()
+    try:
+        yield torch.float64
+    finally:
+        tower.float()
+
+
 def engine_for(tower: nn.Module, *, bf16: bool = False) -> Engine:
     """Inference engine of this tower. Raises ConfigError for an unknown name, MissingExtra where onnx is missing."""
     requested = _wish.get() or os.environ.get(WISH) or "auto"
+    if requested == "double":
+        return "double"
     if requested not in ("auto", "torch", "onnx"):
         raise ConfigError(f"{WISH} is {requested!r} (expected auto, torch or onnx)")
     if requested == "onnx" and not _installed():

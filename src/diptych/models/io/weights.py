@@ -31,7 +31,7 @@ from diptych.data.load import content_features
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import HALF, Preprocess
 from diptych.models.io.folder import fingerprint
-from diptych.models.io.frozen_engine import Engine, engine_for, onnx_tower
+from diptych.models.io.frozen_engine import Engine, computing, engine_for, in_double, onnx_tower
 from diptych.models.io.inference import evaluating, parts, prefetch
 from diptych.models.io.open_address import is_address
 from diptych.models.layers.transformer import l2_normalise
@@ -138,7 +138,7 @@ class ImageFeatureExtractor:
         frozen: Any = tower.eval().requires_grad_(False)
         self.tower = frozen.to(memory_format=torch.channels_last)
         self.name, self.width, self.licence = entry.name, entry.width, entry.licence
-        self._known: OrderedDict[bytes, npt.NDArray[np.float32]] = OrderedDict()
+        self._known: dict[Engine, OrderedDict[bytes, npt.NDArray[np.float32]]] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -156,17 +156,18 @@ class ImageFeatureExtractor:
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         keys = [image_digest(image) for image in images]
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
+        known = self._known.setdefault(self.engine, OrderedDict())
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
         stored = content_features.find(cache_folder() / "features", table_suffix(self, "images"), list(new))  # of any command
-        self._known.update(stored)
+        known.update(stored)
         missing = [key for key in new if key not in stored]
         # The next images are read and resized while these are encoded.
         blocks = list(parts(missing, min(batch_size, AT_ONCE)))
         for part, pixels in zip(blocks, prefetch(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
-            self._known.update(zip(part, self._encoded(pixels), strict=True))
-        features_ND = np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+            known.update(zip(part, self._encoded(pixels), strict=True))
+        features_ND = np.stack([known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
+        while len(known) > REMEMBERED:
+            known.popitem(last=False)
         return features_ND
 
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
@@ -176,8 +177,13 @@ class ImageFeatureExtractor:
         if self.engine == "onnx":
             return onnx_tower(self.tower, self.fingerprint, *image_BCHW.shape[2:])(image_BCHW)
         device = next(self.tower.parameters()).device
-        with torch.inference_mode(), evaluating(self.tower), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            image_BCHW = image_BCHW.to(device).contiguous(memory_format=torch.channels_last)
+        with (
+            computing(self.tower) as dtype,
+            torch.inference_mode(),
+            evaluating(self.tower),
+            torch.autocast(device.type, torch.bfloat16, enabled=self.bf16),
+        ):
+            image_BCHW = image_BCHW.to(device, dtype).contiguous(memory_format=torch.channels_last)
             features_BD: Unit = self.tower(image_BCHW).pooled_BD.float().cpu().numpy()
         return features_BD
 
@@ -209,12 +215,22 @@ class TextFeatureExtractor:
         """The arguments of `text` that give this again."""
         return {"name": self.name, "length": self.length, "bf16": self.bf16}
 
+    @property
+    def engine(self) -> Engine:
+        """PyTorch, in float64 where that is asked for."""
+        return "double" if in_double() else "torch"
+
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         device = next(self.tower.parameters()).device
         out_ND = np.zeros((len(texts), self.width), np.float32)
         # Texts of like length share a batch, so that little padding is computed.
         by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        with torch.inference_mode(), evaluating(self.tower), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with (
+            computing(self.tower),
+            torch.inference_mode(),
+            evaluating(self.tower),
+            torch.autocast(device.type, torch.bfloat16, enabled=self.bf16),
+        ):
             for rows in parts(by_length, batch_size):
                 encoded = self.tokenizer.encode([texts[row] for row in rows], self.length)
                 self.truncated += encoded.truncated

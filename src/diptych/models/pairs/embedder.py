@@ -27,6 +27,7 @@ from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import BatchEncoding, Tokenizer
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.frozen_engine import computing
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.prefix import PrefixEmbedder
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -78,9 +79,9 @@ class Embedding:
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
-        with self._ready() as device:
+        with self._ready() as device, computing(self.model) as dtype:
             blocks = [
-                self.model.encode_image(self.preprocess([decode(image, exact=True) for image in part]).to(device))
+                self.model.encode_image(self.preprocess([decode(image, exact=True) for image in part]).to(device, dtype))
                 for part in parts(images, batch_size)
             ]
         return self._rows(blocks)
@@ -88,7 +89,7 @@ class Embedding:
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         blocks = []
-        with self._ready() as device:
+        with self._ready() as device, computing(self.model):
             for part in parts(texts, batch_size):
                 encoded = self.tokenizer.encode(list(part), self.text_length)
                 self.truncated += encoded.truncated

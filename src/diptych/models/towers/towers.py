@@ -1,12 +1,12 @@
 """Towers by name.
 
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
-       siglip_b16 (SigLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
-       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2
-       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens),
-       timm:NAME (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_siglip (SigLIP's for B), text_tips (TIPS'), bert_tiny,
-       bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
+       siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
+       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without
+       head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME (any model of
+       timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B),
+       text_tips (TIPS'), bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
@@ -185,6 +185,11 @@ IMAGE: dict[str, Preset] = {
         {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "act": "gelu_tanh", "pool": "attention"}
         | {"patch_bias": True, "pre_norm": False, "eps": 1e-6, "start": "xavier"},
     ),
+    "slip_b16": (
+        VisionTransformer,
+        {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "patch_bias": True, "pre_norm": False}
+        | {"eps": 1e-6, "start": "narrow"},
+    ),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
@@ -207,6 +212,10 @@ TEXT: dict[str, Preset] = {
     "text_tiny_clip": (TextTransformer, {"length": 24, "width": 192, "layers": 2, "heads": 3}),
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8, "start": "spread"}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12, "start": "spread"}),
+    "text_slip": (
+        TextTransformer,
+        {"length": 77, "width": 512, "layers": 12, "heads": 8, "act": "quick_gelu", "start": "spread"},
+    ),
     "text_siglip": (
         TextTransformer,
         {

@@ -52,7 +52,9 @@ class PairSetLoss:
     background   weight of the background in the entities' cross-entropy
     focal        "quality" takes soft targets as probabilities to reach; "corner" is the released form without quality labels
     gamma        exponent of the focal factor
-    quality      multiply the relations of a matched query by how well its boxes lie; False is released for V-COCO
+    quality      multiply the relations of a matched query by how well its boxes lie; False is released for V-COCO. Of a pair without an
+                 object it is the subject's box alone: the release reads it off the costs of its matching, where such a pair's overlap with
+                 a box of zeros is among them
     pseudo       share of the highest similarity above which a similar name earns part of a target; None: no pseudo-labels
     matching     "layer" matches each decoder layer by its own predictions; "last" takes the last layer's match for all;
                  "given": query g answers for pair g, as its region was given; other queries are padding and cost nothing

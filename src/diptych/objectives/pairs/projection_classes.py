@@ -10,6 +10,8 @@ Letters: N pairs, D width, G persons.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,12 @@ def projection_classes(
     person_N   which class both show, 0..G-1
     class_GD   class vectors; their length does not count
     """
+    total = sum(F.cross_entropy(logit_NG, person_N) for logit_NG in projection_logits(image_ND, text_ND, person_N, class_GD))
+    return mean_over_processes(cast(Tensor, total), process_group)
+
+
+def projection_logits(image_ND: Tensor, text_ND: Tensor, person_N: Tensor, class_GD: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the images and of the texts over classes, each [N, G] in float32 or wider. Raises ShapeError."""
     if image_ND.shape != text_ND.shape or person_N.shape != image_ND.shape[:1] or class_GD.shape[1:] != image_ND.shape[1:]:
         raise ShapeError(
             f"images, texts, persons and classes must be [N, D], [N, D], [N] and [G, D]; got {list(image_ND.shape)}, "
@@ -35,9 +43,16 @@ def projection_classes(
     dtype = torch.promote_types(image_ND.dtype, torch.float32)
     image_ND, text_ND = image_ND.to(dtype), text_ND.to(dtype)
     class_GD = F.normalize(class_GD.to(dtype), dim=-1)
-    total = image_ND.new_zeros(())
-    for own_ND, other_ND in ((image_ND, text_ND), (text_ND, image_ND)):
+
+    def logits(own_ND: Tensor, other_ND: Tensor) -> Tensor:
         unit_ND = F.normalize(other_ND, dim=-1)
-        logit_NG = (own_ND * unit_ND).sum(-1, keepdim=True) * (unit_ND @ class_GD.T)
-        total = total + F.cross_entropy(logit_NG, person_N)
-    return mean_over_processes(total, process_group)
+        return (own_ND * unit_ND).sum(-1, keepdim=True) * (unit_ND @ class_GD.T)
+
+    return logits(image_ND, text_ND), logits(text_ND, image_ND)
+
+
+@torch.no_grad()
+def projection_precision(image_ND: Tensor, text_ND: Tensor, person_N: Tensor, class_GD: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of the images and of the texts whose likeliest class is their person, two scalars, as the released code reports them."""
+    image_NG, text_NG = projection_logits(image_ND, text_ND, person_N, class_GD)
+    return (image_NG.argmax(1) == person_N).float().mean(), (text_NG.argmax(1) == person_N).float().mean()

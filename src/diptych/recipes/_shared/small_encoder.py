@@ -17,7 +17,7 @@ from diptych.core.terminal.progress import with_bar
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.stream import batches
 from diptych.models.towers.outputs import PairFeatures
-from diptych.recipes._shared.cached_models import cached_model
+from diptych.recipes._shared.cached_models import cached_model, in_default_precision
 from diptych.recipes._shared.pairs import DualEncoderRecipe
 from diptych.recipes._shared.presets import SMALL
 from diptych.train.optimise import build_optimiser, clip, learning_rate, set_learning_rate
@@ -56,7 +56,7 @@ def small_encoder(address: str, data: Dataset, *, steps: int, language: str, siz
     recipe = replace(SmallEncoder.tiny(), steps=steps, image_size=size, language=language)
     key = [FORMAT, rows.fingerprint, to_plain(recipe), seed]
     seed = keyed_seed("small encoder", seed)
-    return cached_model("encoders", key, lambda: _train(cached_for_training(rows, recipe), recipe, seed), seed=seed)
+    return cached_model("encoders", key, lambda: _train(cached_for_training(rows, recipe), recipe, seed), seed=seed, doubles=True)
 
 
 def _train(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], object]:
@@ -65,11 +65,12 @@ def _train(rows: Dataset, recipe: SmallEncoder, seed: int) -> Callable[[Path], o
     optimiser = build_optimiser(model, spec)
     stream = batches(rows, recipe, seed=seed % 2**31, stop=recipe.steps)
     for number, step in enumerate(with_bar(stream, recipe.steps, f"pairs of {rows.name}, once")):
-        features = recipe.features(model, step.batch)
+        batch = in_default_precision(step.batch)
+        features = recipe.features(model, batch)
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(recipe.losses(features, step.batch).values())).sum().backward()
+        torch.stack(list(recipe.losses(features, batch).values())).sum().backward()
         clip(model.parameters(), spec.clip_norm)
         set_learning_rate(optimiser, learning_rate(spec, number, recipe.steps))
         optimiser.step()
-        recipe.after_update(model, features, step.batch, (number + 1) / recipe.steps)
-    return recipe.deploy(model.eval()).save
+        recipe.after_update(model, features, batch, (number + 1) / recipe.steps)
+    return recipe.deploy(model.eval().float()).save

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
+import torch
 from torch import Tensor
 
 from diptych.core.contracts import Draws, Hook
@@ -58,6 +59,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     alpha, beta  weights of self-distillation and of masked patches; 0 leaves a term out, and its head and views
     hidden       share of patches that the student does not see, the same in all images as published; with hidden_spread each image has
                  its own, evenly from hidden - spread to hidden + spread, and weighs the same whatever that is (as in DINOv2)
+    patches      places whose answers count in the masked term: "hidden", as published, or "all", visible ones too (iBOT++ of TIPSv2,
+                 2604.12012); its mean is over the places that count
     koleo        weight of the KoLeo regulariser on the first class token, which spreads images evenly (DINOv2: 0.1; TIPS publishes none)
     locals       small views an image, of local_size pixels and these shares of its area
     momentum     of the teacher at the start; it goes to 1 as a cosine
@@ -78,6 +81,7 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     beta: float = 2.0
     hidden: float = 0.75
     hidden_spread: float = 0.0
+    patches: Literal["hidden", "all"] = "hidden"
     koleo: float = 0.0
     locals: int = 8
     local_size: int = 98
@@ -101,6 +105,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
     def __post_init__(self) -> None:
         if self.token == "second" and not self.two_tokens:
             raise ConfigError("token 'second' needs two_tokens (expected token first)")
+        if self.patches not in ("hidden", "all"):
+            raise ConfigError(f"patches is {self.patches!r} (expected hidden | all)")
         if not 0 <= self.hidden_spread <= self.hidden < 1 - self.hidden_spread:
             raise ConfigError(f"hidden is {self.hidden} +- {self.hidden_spread} (expected shares of at least 0, below 1)")
 
@@ -142,6 +148,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         share, spread = (self.hidden, self.hidden_spread) if self.beta > 0 else (0.0, 0.0)
         patches = patches_a_side(self.image_tower, self.image_size, self.image_options().get("patch")) ** 2
         hidden_BP, place_BM = hidden_patches(draws, patches=patches, share=share, spread=spread)
+        if self.patches == "all" and self.beta > 0:
+            place_BM = torch.arange(patches).expand(len(draws), patches)
         values = {f.name: getattr(read, f.name) for f in fields(TripletBatch)}
         return DenseBatch(**values, local_BVCHW=local_BVCHW, hidden_BP=hidden_BP, place_BM=place_BM)
 
@@ -168,8 +176,8 @@ class TIPS(TwoTextRecipe[DenseEncoder, DenseBatch, DensePairs]):
         return terms
 
     def counted_places(self, batch: DenseBatch) -> Tensor | None:
-        """Which places of the batch are hidden patches and not padding; None when all are."""
-        return batch.place_BM >= 0 if self.hidden_spread else None
+        """Which places of the batch hold a patch and not padding; None when all do."""
+        return batch.place_BM >= 0 if self.hidden_spread and self.patches == "hidden" else None
 
     def after_update(self, model: DenseEncoder, features: DensePairs, batch: DenseBatch, progress: float) -> None:
         super().after_update(model, features, batch, progress)

@@ -28,7 +28,7 @@ from diptych.models.towers.towers import encoder_blocks
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.painting import Distance, painting_distance
 from diptych.objectives.pairs.parts_of_batch import within_parts
-from diptych.objectives.pairs.projection_classes import projection_classes
+from diptych.objectives.pairs.projection_classes import projection_classes, projection_precision
 from diptych.objectives.pairs.target_contrast import TargetNorm, same_id_targets, target_contrast
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.persons import person_number
@@ -83,7 +83,7 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
     compared       pairs that identity contrast compares with each other: those of a GPU (32 in the released fine-tuning, which gathers
                    none); 0: those of the batch, of all processes
     weight_classes of a classifier of the training persons by projection (CMPC), which fine-tuning adds in the released code with
-                   weight 1
+                   weight 1; `image_precision` and `text_precision` of the log are the shares of either side whose person it tells
     class_lr       factor of the classifier's learning rate, 10 as released
     colour_text    False: the decoder does not hear the text, a control
     colour_channels   of the decoder's four maps together
@@ -301,7 +301,11 @@ class PLIPPerson(EncoderRecipe[PersonEncoder, PersonBatch, PersonPairs]):
 
     def metrics(self, features: PersonPairs, batch: PersonBatch) -> dict[str, Tensor]:
         lengths = {"image": features.image_ND, "text": features.text_ND}
-        return {f"length_of_{name}": side_ND.detach().norm(dim=1).mean() for name, side_ND in lengths.items()}
+        shares = {f"length_of_{name}": side_ND.detach().norm(dim=1).mean() for name, side_ND in lengths.items()}
+        if features.class_GD is not None:
+            right = projection_precision(features.image_ND, features.text_ND, batch.person_B, features.class_GD)
+            shares |= dict(zip(("image_precision", "text_precision"), right, strict=True))
+        return shares
 
     def optimiser(self) -> Optimiser:
         frozen = self.frozen_layers()

@@ -68,6 +68,8 @@ class FIBER(FiberRecipe[FiberTraining, QuestionPairBatch, FiberFeatures]):
     gold, gold_every, gold_floor, gold_mean   whether words of a caption are weighed by a frozen copy; steps between copies; the
                      least weight; whether the sum is divided by the "tokens" or, as "released", by the padded places
     top_layers       layers of the baseline's co-attention
+    partners         a wrong partner is drawn by its share of the similarities to the "others", or, as released, to "all": once the own pair
+                     leads by some 20, similarities divided by the temperature, all others are then equally likely
     unfilled         places of the queue that hold nothing yet are "left_out", or "random" as released
     """
 
@@ -88,6 +90,7 @@ class FIBER(FiberRecipe[FiberTraining, QuestionPairBatch, FiberFeatures]):
     masking: Literal["each", "share"] = "each"
     queue: int = 4096
     unfilled: Literal["left_out", "random"] = "left_out"
+    partners: Literal["others", "all"] = "others"
     temperature: float = 0.07
     answers_least: int = 9
     gold: bool = False
@@ -180,6 +183,7 @@ class FIBER(FiberRecipe[FiberTraining, QuestionPairBatch, FiberFeatures]):
             temperature=self.temperature,
             compares=self.itc > 0,
             unfilled=self.unfilled,
+            partners=self.partners,
             copy_every=self.gold_every if self.gold else 0,
         )
 

@@ -69,8 +69,8 @@ def ask_columns(records: pa.Table, chosen: Sequence[str], none_option: str, *, b
 
 
 def question_columns(records: pa.Table, chosen: Sequence[str], *, corrected: bool = False) -> dict[str, Floats]:
-    """Columns [N] of metrics that are means over questions, where any was asked in several orders. Of a question with and without its
-    answer each stands for itself."""
+    """Columns [N] of metrics that are means over questions, where any was asked in several orders; entropies and "stable" over those
+    that were. Of a question with and without its answer each stands for itself."""
     names = zip(records.column("item").to_pylist(), records.column("answerable").to_pylist(), strict=True)
     rows: dict[tuple[str, bool], list[int]] = {}
     for row, name in enumerate(names):
@@ -83,10 +83,12 @@ def question_columns(records: pa.Table, chosen: Sequence[str], *, corrected: boo
     for several in rows.values():
         first, choices = several[0], [chosen[row] for row in several]
         most = max(dict.fromkeys(choices), key=choices.count)
-        columns["entropy"][first] = spread = normalised_entropy(choices, len(options[first]))
-        columns["entropy_bits"][first] = entropy(choices, base=2, corrected=corrected)
-        columns["entropy_nats"][first] = entropy(choices, corrected=corrected)
-        columns["stable"][first] = float(spread == 0)
+        spread = math.nan  # what was asked once shows nothing of how an answer depends on the order
+        if len(several) > 1:
+            columns["entropy"][first] = spread = normalised_entropy(choices, len(options[first]))
+            columns["entropy_bits"][first] = entropy(choices, base=2, corrected=corrected)
+            columns["entropy_nats"][first] = entropy(choices, corrected=corrected)
+            columns["stable"][first] = float(spread == 0)
         if answers[first] is None:
             continue
         right = [chosen[row] == answers[row] for row in several]

@@ -31,6 +31,7 @@ from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_mean
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 How = Literal["write", "mean", "sum"]
+Unread = Literal["wrong", "opposite"]
 NAMES = ("accuracy", "precision", "recall", "f1", "yes")
 TEXTS = ("uid", "group", "domain", "kind", "part", "question", "reference", "answer", "fault", "blind_answer")
 SCHEMA = pa.schema(
@@ -38,6 +39,8 @@ SCHEMA = pa.schema(
 )
 ALL = "all"
 """The domain of pictures that name none."""
+OTHER = "other"
+"""The part of questions that name none, beside those that do."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,10 @@ class MMRel:
     Questions are those of the samples (extras["questions"]; MMRel's files are read so); of samples without any they are made from
     their relations: a true triple and, about the same two things, one with a wrong relation of the same kind, so that every cell is
     balanced. "Yes" is the positive class. `accuracy` is over all yes-or-no questions; beside it stand precision, recall, F1 and the share
-    of yes, the same for each domain, kind, both together, and part ("usual", "adversarial"), and the blind row: the same questions about
-    plain grey pictures. An answer that is neither yes nor no is wrong, and counted as `unread`; a refused one is wrong, and counted as
-    `failed`. The notes name cells whose answers are out of balance, where always saying the more frequent one beats .5.
+    of yes, the same for each domain, kind, both together, part ("usual", "adversarial"; "other" where rows name none) and part with each of
+    them ("adversarial/real/spatial"), and the blind row: the same questions about plain grey pictures. An answer that is neither yes nor
+    no is wrong, and counted as `unread`; a refused one is wrong, and counted as `failed`. The notes name cells whose answers are out of
+    balance, where always saying the more frequent one beats .5.
 
     Open questions are judged against the given answer, as Auto-Bench's are: `open` is the mean score.
 
@@ -60,7 +64,9 @@ class MMRel:
 
     how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in
               all (open questions are left out)
-    reader    how a written answer is read: first | released | single | whole (`_scoring.yes_no`)
+    reader    how a written answer is read: first | released | single | whole | prefix (`_scoring.answers.yes_no`)
+    unread    an answer that is neither is "wrong" and no yes, or, as MMRel counts it, the "opposite" of the right one: of a question whose
+              answer is no it is then a yes, which precision and the share of yes feel
     by        the judge of open questions: exact, soft, embedding, likelihood, model; the last three ask the role `judge`
     suffix    stands behind each yes-or-no question
     template, count, wrong  of questions that are made, see `RelationQuestionOptions`
@@ -79,6 +85,7 @@ class MMRel:
 
     how: How = "write"
     reader: Reader = "first"
+    unread: Unread = "wrong"
     by: Kind = "soft"
     suffix: str = ""
     template: str = TEMPLATE
@@ -97,6 +104,8 @@ class MMRel:
                 f"reader is {self.reader!r}, how {self.how!r}, by {self.by!r} "
                 f"(expected {' | '.join(READERS)}; {' | '.join(get_args(How))}; {' | '.join(get_args(Kind))})"
             )
+        if self.unread not in get_args(Unread):
+            raise ConfigError(f"unread is {self.unread!r} (expected {' | '.join(get_args(Unread))})")
         self._question_options()
 
     def predict(self, model: Any, data: Dataset, *, judge: Any = None) -> pa.Table:
@@ -195,6 +204,7 @@ class MMRel:
         notes = {
             **facts_of(records),
             "reader": reader,
+            "parse_failures": f"{self._unread(records)}, counted as unread",
             "out_of_balance": balance,
             "chance": "always yes; of accuracy always the more frequent answer",
             "interval": f"95 % percentile, {self.draws} draws of groups, seed {self.seed}",
@@ -265,7 +275,14 @@ class MMRel:
         faults = records.column("fault").to_pylist() if column == "answer" else [""] * len(records)
         answers = records.column(column).to_pylist()
         verdicts = [None if fault else parse_yes_no(answer, reader) for answer, fault in zip(answers, faults, strict=True)]
-        return confusion(np.array(records.column("true").to_pylist()), verdicts, reader)
+        true_N = np.array(records.column("true").to_pylist())
+        if self._unread(records) == "opposite":
+            verdicts = [not true if answer is None else answer for true, answer in zip(true_N.tolist(), verdicts, strict=True)]
+        return confusion(true_N, verdicts, reader)
+
+    def _unread(self, records: pa.Table) -> Unread:
+        unread: Unread = facts_of(records).get("options", {}).get("unread", self.unread)
+        return unread
 
     def _reader(self, records: pa.Table) -> Reader:
         reader: Reader = facts_of(records).get("options", {}).get("reader", self.reader)
@@ -298,7 +315,7 @@ class MMRel:
 
 
 def _cells(records: pa.Table) -> dict[str, Any]:
-    """Row masks [N] by name: all ("") first, then domains, kinds, both together, and parts, where there are several."""
+    """Row masks [N] by name: all ("") first, then domains, kinds, both together, parts, and parts with each, where there are several."""
     domain_N, kind_N, part_N = (np.array(records.column(name).to_pylist()) for name in ("domain", "kind", "part"))
     cells = {"": np.ones(len(records), bool)}
     domains, kinds = sorted(set(domain_N.tolist())), sorted(set(kind_N.tolist()))
@@ -309,7 +326,12 @@ def _cells(records: pa.Table) -> dict[str, Any]:
     if len(domains) > 1 and len(kinds) > 1:
         both = {f"{domain}/{kind}": (domain_N == domain) & (kind_N == kind) for domain in domains for kind in kinds}
         cells |= {name: here for name, here in both.items() if here.any()}
-    return cells | {part: part_N == part for part in sorted(set(part_N.tolist()) - {""})}
+    parts = {part: part_N == part for part in sorted(set(part_N.tolist()) - {""})}
+    if not parts:
+        return cells
+    table = parts if (part_N != "").all() else {**parts, OTHER: part_N == ""}
+    crossed = {f"{part}/{name}": mine & here for part, mine in table.items() for name, here in cells.items() if name}
+    return cells | parts | ({name: here for name, here in crossed.items() if here.any()} if len(table) > 1 else {})
 
 
 def _answer(question: Question) -> bool | None:

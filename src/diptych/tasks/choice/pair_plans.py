@@ -34,8 +34,11 @@ def plan_prompt(text: str, count: int) -> PromptLike:
 def read_plan(reply: str, count: int) -> list[GroundingQuery]:
     """Queries parsed from the planner's reply; [] where no line can be read.
 
-    >>> read_plan("image 1: the red cup\\nImage 2: none.\\n- group 2, image 1: a dog", 2)
-    [GroundingQuery(image=0, phrase='the red cup', group=1), GroundingQuery(image=1, phrase='', group=1), GroundingQuery(image=0, phrase='a dog', group=2)]
+    >>> for query in read_plan("image 1: the red cup\\nImage 2: none.\\n- group 2, image 1: a dog", 2):
+    ...     print(query)
+    GroundingQuery(image=0, phrase='the red cup', group=1)
+    GroundingQuery(image=1, phrase='', group=1)
+    GroundingQuery(image=0, phrase='a dog', group=2)
     """
     queries = []
     for line in reply.splitlines():

@@ -23,7 +23,7 @@ from diptych.data.text.prompts.prompt_bank import PATHOLOGY
 from diptych.index.embed import UnreadableSample, embed_texts
 from diptych.index.slide_tiles import EmbeddedSlide, embedded_slides
 from diptych.tasks._scoring.slides.prompt_screening import prompt_sets, screened, screening_scores
-from diptych.tasks._scoring.slides.scores import Floats, TileScores, cosines, distinct_tiles, probabilities, smoothed
+from diptych.tasks._scoring.slides.scores import FACTOR, Floats, TileScores, cosines, distinct_tiles, probabilities, smoothed
 
 SIZE = 224
 """Pixels of a tile where the model does not say what it is shown."""
@@ -148,18 +148,43 @@ class SlideTask:
 
     def _score_slide(self, slide: EmbeddedSlide, class_SKD: npt.NDArray[np.float32]) -> SlidePrediction:
         vector_ND, tiles = slide.features.vector_ND, slide.features.tiles
-        best = min(self.best or len(class_SKD), len(class_SKD))
-        score_S = screening_scores(vector_ND, class_SKD) if best < len(class_SKD) else np.zeros(len(class_SKD))
-        class_KD = screened(class_SKD, score_S, best)
-        scores = distinct_tiles(tiles.place_N2, probabilities(cosines(vector_ND, class_KD), self.factor))
-        if self.overlap:
-            scores = smoothed(scores, tiles.stride)
-        pooled_K = probabilities(cosines(vector_ND.mean(0, keepdims=True), class_KD), self.factor)[0]
-        return SlidePrediction(slide.sample, tiles, scores, pooled_K, best)
+        stride = tiles.stride if self.overlap else 0
+        scores, pooled_K = tile_scores(
+            vector_ND, tiles.place_N2, class_SKD, best=self.best, factor=self.factor, smoothed_by=stride
+        )
+        return SlidePrediction(slide.sample, tiles, scores, pooled_K, min(self.best or len(class_SKD), len(class_SKD)))
 
     def options(self) -> dict[str, Any]:
         """Fields that are plain values, for the records."""
         return {name: value for name, value in asdict(self).items() if name != "validation"}
+
+
+def tile_scores(
+    vector_ND: npt.NDArray[np.float32],
+    place_N2: npt.NDArray[np.int64],
+    class_SKD: npt.NDArray[np.float32],
+    *,
+    best: int = 50,
+    factor: float = FACTOR,
+    smoothed_by: int = 0,
+) -> tuple[TileScores, Floats]:
+    """Probabilities of the classes for each tile of a slide, and [K] for the mean of its tiles (KEEP, 2412.13126).
+
+    vector_ND    embeddings of the tiles, of any length
+    place_N2     (x, y) of each, pixels of level 0; of tiles at one place the first counts
+    class_SKD    embeddings of the classes under each set of prompts, unit rows
+    best         so many sets, by how far apart they hold the tiles, are kept and averaged; 0 keeps all
+    factor       of the cosines before the softmax
+    smoothed_by  the stride of overlapping tiles, whose scores become the mean with their neighbours; 0 leaves them
+
+    Raises ShapeError.
+    """
+    kept = min(best or len(class_SKD), len(class_SKD))
+    score_S = screening_scores(vector_ND, class_SKD) if kept < len(class_SKD) else np.zeros(len(class_SKD))
+    class_KD = screened(class_SKD, score_S, kept)
+    scores = distinct_tiles(place_N2, probabilities(cosines(vector_ND, class_KD), factor))
+    pooled_K = probabilities(cosines(vector_ND.mean(0, keepdims=True), class_KD), factor)[0]
+    return smoothed(scores, smoothed_by) if smoothed_by else scores, pooled_K
 
 
 def names_by_label(kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:

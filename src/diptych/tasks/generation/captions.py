@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Generator
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_rng
 from diptych.core.result import Metric, Result
 from diptych.tasks._scoring.answers.blind import BLIND, grey_images
-from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
+from diptych.tasks._scoring.captions.metrics import Brackets, bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import Floats, codes, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 
@@ -47,11 +47,13 @@ class Captions:
     cut         "spaces": words stand between spaces; "letters": every character is a word, as mBLIP scores Chinese (Japanese and Thai it
                 cuts by programs of their own)
     composed    letters and their marks are one character where Unicode has one (NFC), as mBLIP scores XM3600
+    brackets    "kept": a bracket is a word, as in the COCO evaluation code, whose list of punctuation misses them; "dropped": as the list
+                means it, and as version 1 had it
     draws, seed of the intervals
     """
 
     name: ClassVar[str] = "captions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type] = Generator
     main: ClassVar[str] = "cider_d"
 
@@ -61,8 +63,13 @@ class Captions:
     max_tokens: int = 64
     cut: Literal["spaces", "letters"] = "spaces"
     composed: bool = False
+    brackets: Brackets = "kept"
     draws: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.brackets not in get_args(Brackets):
+            raise ConfigError(f"brackets is {self.brackets!r} (expected {' | '.join(get_args(Brackets))})")
 
     def predict(self, model: Generator, data: Dataset) -> pa.Table:
         rows = []
@@ -118,7 +125,8 @@ class Captions:
         metrics["bleu_4"] = Metric(counts.score(), *percentiles(self._resample_bleu(counts, groups)))
         notes: dict[str, Any] = {
             **facts_of(records),
-            "words": "lower case, Penn-Treebank cuts, 17 marks of punctuation dropped; no Java"
+            "words": "lower case, Penn-Treebank cuts, 13 marks of punctuation dropped; no Java"
+            + f"; brackets {self.brackets}"
             + "; every character a word" * (self.cut == "letters")
             + "; composed characters" * self.composed,
             "references": sum(map(len, references)) / len(references),
@@ -128,7 +136,7 @@ class Captions:
 
     def _words(self, text: str) -> list[str]:
         text = " ".join("".join(text.split())) if self.cut == "letters" else text
-        return words_of(unicodedata.normalize("NFC", text) if self.composed else text)
+        return words_of(unicodedata.normalize("NFC", text) if self.composed else text, brackets=self.brackets)
 
     def _resample_bleu(self, counts: Any, groups: list[str]) -> Floats:
         """BLEU-4 of bootstrap corpora, resampled group by group."""

@@ -36,7 +36,7 @@ class POPE:
     count     pairs of questions an image and setting, at most (published 3, for images with more than 3 objects)
     template  {} is the object; an "a " before it becomes "an " where the object begins with a vowel, which the released generator tries
     how       "write": the answer in the model's own words; "mean" or "sum": which of "yes" and "no" is likelier, by nats a token or in all
-    reader    how a written answer is read: first | released | single | whole (`_scoring.yes_no`)
+    reader    how a written answer is read: first | released | single | whole | prefix (`_scoring.answers.yes_no`)
     suffix    stands behind each question
     blind     ask about grey pictures too
     draws, seed of the intervals, which draw groups of samples; `seed` also of the absent objects at random

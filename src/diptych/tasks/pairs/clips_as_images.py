@@ -29,7 +29,7 @@ class ClipSource:
 
 @dataclass(frozen=True)
 class ClipsAsImages:
-    """The rows of a data set that have a clip of that name, with the clip in place of the image. Satisfies `Dataset`."""
+    """The rows of a data set with their clip, or other medium, of that name in place of the image. Satisfies `Dataset`."""
 
     data: Dataset
     medium: str
@@ -57,7 +57,9 @@ class ClipsAsImages:
         sample = self.data[row]
         clip = sample.media.get(self.medium)
         if clip is None:
-            raise DataError(f"sample '{sample.uid}' has no clip", field=self.medium, expected="a clip in every row")
+            raise DataError(
+                f"sample '{sample.uid}' has no {self.medium}", field=self.medium, expected=f"a {self.medium} in every row"
+            )
         return replace(sample, image=ClipSource(clip, sample.uid), media={})
 
     def select(self, rows: Sequence[int]) -> ClipsAsImages:

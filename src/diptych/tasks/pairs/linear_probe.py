@@ -1,4 +1,4 @@
-"""Linear probe of frozen image embeddings.  Protocol `linear_probe`, version 1.
+"""Linear probe of frozen image embeddings.  Protocol `linear_probe`, version 2.
 
 Logistic regression (L-BFGS, at most 1,000 iterations) on the embeddings of a training split. The strength of the L2 penalty is
 chosen on a validation split, or on a fifth of the training *groups* that is held out with a recorded seed; the test split is used
@@ -78,7 +78,7 @@ class LinearProbe:
     """
 
     name: ClassVar[str] = "linear_probe"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[type] = Embedder
     main: ClassVar[str] = "acc@1"
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.data.text.prompts.cloud_templates import cloud_templates
 
-NAMES = ("plain", "one", "symbols", "filip", "seven", "eighty")
+NAMES = ("plain", "one", "symbols", "filip", "seven", "eighty", "clouds")
 """plain    the bare name: data whose texts are names or tags
 one      the sentence for photographs of the first CLIP experiments
 symbols  drawings, icons and emoji
 filip    for photographs, plain and with FILIP's suffix (2111.07783), for `ensemble` mean_scores
 seven    the published selection of seven for photographs, read from open_clip
 eighty   the published eighty for photographs, read from open_clip
+clouds   ULIP's 64 for point clouds and their pictures
 """
 
 _OWN = {
@@ -46,6 +48,8 @@ def templates(which: str | Sequence[str]) -> tuple[str, ...]:
             return _OWN[which]
         if which == "filip":
             return composed(prefixes=("a photo of a",), suffixes=("", "I like it."))
+        if which == "clouds":
+            return cloud_templates()
         if which in NAMES:
             return _published_templates(which)
         if "{}" not in which:

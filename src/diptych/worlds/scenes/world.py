@@ -24,6 +24,7 @@ from diptych.data.read import read
 from diptych.worlds.rendered import RenderedDataset, SceneRandom, rows_of, uid_of
 from diptych.worlds.scenes.captions import LENGTHS, captions, negatives
 from diptych.worlds.scenes.cutouts import Cutout, emoji_cutouts, pool_cutouts
+from diptych.worlds.scenes.depths import depth_item
 from diptych.worlds.scenes.layout import COLOURS, SHAPES, LayoutRules, Scene, layout
 from diptych.worlds.scenes.rendering import render
 from diptych.worlds.scenes.truth import truth
@@ -46,6 +47,7 @@ class SceneWorld:
     paraphrases: int = 1
     negatives: bool = True
     cutouts: tuple[Cutout, ...] = field(default=(), repr=False)
+    depth: bool = False
 
     def __post_init__(self) -> None:
         if not 32 <= self.size <= 1024:
@@ -77,7 +79,8 @@ class SceneWorld:
 
     @property
     def identity(self) -> Any:
-        return to_plain(replace(self, cutouts=())) | {"cutouts": [(cutout.label, cutout.digest) for cutout in self.cutouts]}
+        plain = to_plain(replace(self, cutouts=())) | {"cutouts": [(cutout.label, cutout.digest) for cutout in self.cutouts]}
+        return plain if self.depth else {name: value for name, value in plain.items() if name != "depth"}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -130,6 +133,7 @@ class SceneWorld:
             licence=", ".join(licences) if licences else "CC0-1.0",
             source="world:scenes",
             extras=extras,
+            media={"depth": depth_item(scene, drawing, f"{uid}-depth")} if self.depth else {},
         )
 
 
@@ -154,6 +158,7 @@ def scenes(
     paraphrases: int = 1,
     negatives: bool = True,
     cutouts: Sequence[Cutout] | str = (),
+    depth: bool = False,
 ) -> RenderedDataset:
     """The first `n` scenes of one split.
 
@@ -164,12 +169,13 @@ def scenes(
     paraphrases  how many other wordings of the short caption follow (origin "rewrite")
     negatives    add wrong captions (origin "negative"), typed in extras["negatives"]: kind, true, false
     cutouts      what to paste: cut-outs, or a data set to take them from (a folder such as the fetched stamps)
+    depth        add a depth map (media["depth"], uint8, larger is nearer)
     """
     if isinstance(cutouts, str):
         cutouts = pool_cutouts(read(cutouts)) if cutouts else ()
     if look == "cutouts" and not cutouts:
         cutouts = emoji_cutouts()
     world = SceneWorld(
-        seed, size, look, min_objects, max_objects, tuple(hold_out), tuple(lengths), paraphrases, negatives, tuple(cutouts)
+        seed, size, look, min_objects, max_objects, tuple(hold_out), tuple(lengths), paraphrases, negatives, tuple(cutouts), depth
     )
     return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -94,6 +94,16 @@ def test_more_than_eight_positives_leave_room_for_eight_in_all() -> None:
         assert set(chosen) <= set(NAMES[:11]) or len(chosen) == 1
 
 
+@pytest.mark.parametrize("classes", [1, 2])
+def test_no_query_is_empty_where_few_or_no_other_classes_exist(classes: int) -> None:
+    """With every class of the data in the picture there is no other to ask for: one that is there is asked for."""
+    rng, names = np.random.default_rng(5), NAMES[:classes]
+    for shown in range(classes + 1):
+        for _ in range(300):
+            assert ClassQueries().chosen(names[:shown], names, rng)
+            assert ClassQueries().draw(names[:shown], names, KNOWN, rng, count=count).text != "Detect: "
+
+
 def test_the_shares_of_allow_zero() -> None:
     rng = np.random.default_rng(2)
     rows = [ClassQueries().chosen(NAMES[:3], NAMES, rng) for _ in range(20_000)]

@@ -78,7 +78,7 @@ def base_model(cell: Cell, *, taught: bool) -> tuple[PairEmbedder, Path]:
     """The small CLIP and its folder. All arms of a seed adapt the same one, which is trained once, in full also while rates are swept, is
     kept in the cache as long as the code of its recipe says the same, and counts in no arm's budget."""
     rows = long_tail(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed, exponent=0.0)
-    part = replace(cell.part("base"), share=1.0, size="smoke" if cell.smoke else "full", spending=Spending())
+    part = replace(cell.part("base"), share=1.0, spending=Spending())
     if taught:
         code = closure_hash(CLIP.__module__, long_tail.__module__)
         key = {

@@ -5,7 +5,7 @@ to answer; what follows acts through the context that the detector reads.
 
 What implementations get wrong, the release among them: whether the noun is left out is drawn again when the length is measured (here once);
 more than eight classes in a picture ask for a negative number of others (here eight are drawn); a query may ask for nothing (here for a
-class that is not there); a noun whose phrase has two of them
+class that is not there, or for one that is where the picture has every class); a noun whose phrase has two of them
 keeps the head of the last one alone (`every_piece=False`), so the others count as wrong.
 
 Entities of a query are what the caller calls them: names of classes, places of phrases.
@@ -129,8 +129,9 @@ class ClassQueries:
             negatives = int(rng.integers(negatives + 1))
         here = set(present)
         others = [name for name in all_classes if name not in here]
-        if positives + negatives == 0:
-            negatives = 1
+        if positives + min(negatives, len(others)) == 0:
+            # Nothing would be asked for: another class, or, where the picture has all there are, one of its own.
+            positives, negatives = (0, 1) if others else (1, 0)
         names = [present[int(n)] for n in rng.permutation(len(present))[:positives]]
         names += [others[int(n)] for n in rng.permutation(len(others))[:negatives]]
         return [names[int(n)] for n in rng.permutation(len(names))]

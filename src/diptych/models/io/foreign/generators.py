@@ -119,12 +119,27 @@ class TransformersGenerator:
         texts: list[str] = []
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
-                given, begun = self._inputs(some, max_tokens), PromptLengthRecorder()
-                id_BT = self.model.generate(
-                    **given, max_new_tokens=max_tokens, stopping_criteria=[begun], **{"do_sample": False, **options}
-                )
-                texts += [self._decoded(row[begun.length :]) for row in id_BT.tolist()]
+                new_id_BT = self._new_ids(self._inputs(some, max_tokens), max_tokens, options)
+                texts += [self._decoded(row) for row in new_id_BT.tolist()]
         return texts
+
+    def generate_ids(self, inputs: Mapping[str, Tensor], *, max_tokens: int = 64, **options: Any) -> Tensor:
+        """Ids of the tokens that are written behind prepared inputs, int64 [B, T]: a row that ends early is padded.
+
+        inputs  what the model's processor makes, padded on the left: `pixel_values`, `input_ids`, `attention_mask`, ...
+        options  of transformers' `generate`; the likeliest token each time, unless they say otherwise
+        """
+        device = next(self.model.parameters()).device
+        if "input_ids" in inputs:
+            self._room(int(inputs["input_ids"].shape[1]) + max_tokens, max_tokens)
+        with torch.no_grad(), evaluating(self.model):
+            return self._new_ids({name: value.to(device) for name, value in inputs.items()}, max_tokens, options)
+
+    def _new_ids(self, given: Mapping[str, Tensor], max_tokens: int, options: Mapping[str, Any]) -> Tensor:
+        begun = PromptLengthRecorder()
+        settings = {"do_sample": False, **options}
+        id_BT: Tensor = self.model.generate(**given, max_new_tokens=max_tokens, stopping_criteria=[begun], **settings)
+        return id_BT[:, begun.length :]
 
     def stream(
         self,

@@ -5,8 +5,9 @@ Letters: B batch, N items, M pairs, C channel, H W, P patches, L tokens, D width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.matching.fusion_reader import CrossBlock
 
+PartnerDraw = Callable[[Tensor, Tensor], Tensor]
+"""Places [N] of wrong partners, of their logits [N, M] and of where one may be drawn, bool [N, M]: `sample_columns`, or another rule."""
 CHUNK = 256
 """Pairs that are read together at once, unless a call says otherwise."""
 
@@ -110,11 +113,14 @@ class MatcherOutput:
 
 
 class MatcherTraining(nn.Module):
-    """Trains a matcher by contrast and by matching; wrong pairs are drawn by how alike they are (ALBEF's hard negatives)."""
+    """Trains a matcher by contrast and by matching; wrong pairs are drawn by how alike they are (ALBEF's hard negatives).
 
-    def __init__(self, matcher: Matcher) -> None:
+    draw  which wrong partner each row gets, from the logits and from what may be its partner
+    """
+
+    def __init__(self, matcher: Matcher, *, draw: PartnerDraw | None = None) -> None:
         super().__init__()
-        self.matcher = matcher
+        self.matcher, self.draw = matcher, draw or sample_columns
 
     @property
     def encoder(self) -> DualEncoder:
@@ -127,18 +133,22 @@ class MatcherTraining(nn.Module):
         wrong_N = may_NN.any(1)
         with torch.no_grad():
             share_NN = (scale * image.vector_ND @ text.vector_ND.T).float()
-            other_text_N, other_image_N = (sample_columns(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
+            other_text_N, other_image_N = (self.draw(logit_NN, may_NN) for logit_NN in (share_NN, share_NN.T))
         own_N2, _ = matcher.answers(image, text)
         wrong_text_N2, _ = matcher.answers(image, text.rows(other_text_N))
         wrong_image_N2, _ = matcher.answers(image.rows(other_image_N), text)
         return MatcherOutput(image.vector_ND, text.vector_ND, scale, own_N2, wrong_text_N2, wrong_image_N2, wrong_N)
 
 
-def sample_columns(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4) -> Tensor:
+def sample_columns(logit_NM: Tensor, may_NM: Tensor, *, floor: float = 1e-4, over: Literal["all", "allowed"] = "all") -> Tensor:
     """One allowed column of each row [N], drawn with its softmax as probability; column 0 for a row that may have none.
 
     floor  added to each probability before columns that are not allowed are taken out; the other way round they could be drawn
+    over   "all": the softmax is over all columns, as ALBEF has it; once a column that is not allowed leads by some -log(floor), the
+           floor is all that is left, and the others are equally likely. "allowed": over allowed columns alone, at any lead
     """
+    if over == "allowed":
+        logit_NM = logit_NM.masked_fill(~may_NM, torch.finfo(logit_NM.dtype).min)
     share_NM = (logit_NM.softmax(1) + floor) * may_NM
     share_NM[~may_NM.any(1), 0] = 1.0
     return torch.multinomial(share_NM, 1)[:, 0]

@@ -75,7 +75,11 @@ def small_language(address: str, data: Dataset, settings: SmallLanguage) -> Path
     corpus = training_rows(open_data(address)) if address else data
     key = [FORMAT, corpus.fingerprint, asdict(settings), SMALL_LANGUAGE]
     seed = keyed_seed("small language", settings.seed)
-    return cached_model("languages", key, lambda: _train(_examples(corpus, settings.language), settings, corpus.name), seed=seed)
+
+    def make() -> Callable[[Path], object]:
+        return _train(_examples(corpus, settings.language), settings, corpus.name)
+
+    return cached_model("languages", key, make, seed=seed, doubles=True)
 
 
 def shuffle_phrases(text: str, rng: np.random.Generator, *, most: int, alone: float = ALONE) -> str:
@@ -142,7 +146,8 @@ def _train(examples: Sequence[LanguageExamples], settings: SmallLanguage, name: 
     for step in with_bar(range(settings.steps), settings.steps, f"language of {name}, once"):
         rng = keyed_rng("small language", settings.seed, step)
         rows = [
-            _sample_text(examples[int(n)], rng, settings.length // 3) for n in rng.integers(len(examples), size=settings.batch_size)
+            _sample_text(examples[int(n)], rng, settings.length // 3)
+            for n in rng.integers(len(examples), size=settings.batch_size)
         ]
         layout = lay_out(rows, words, length=settings.length)
         nll_B, count_B = answer_nll(*model.answers(model.embed(layout.id_BL), layout), rows=len(layout))
@@ -154,7 +159,7 @@ def _train(examples: Sequence[LanguageExamples], settings: SmallLanguage, name: 
 
     def write(folder: Path) -> None:
         with silence_transformers():
-            model.inner.save_pretrained(folder)
+            model.inner.float().save_pretrained(folder)
         tokenizer.save(folder)
 
     return write

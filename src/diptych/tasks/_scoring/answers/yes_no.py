@@ -5,7 +5,10 @@ Published harnesses read answers differently, by several points of F1 on models 
 first     the first "yes" or "no" that stands as a word; without one the answer is unread (ours)
 released  the evaluation code of POPE (Li et al., 2023): the first sentence is a no where "No", "no" or "not" is a word of it, else a yes,
           so that an empty answer is a yes
-single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread
+single    VLMEvalKit: a yes or a no where exactly one of them is a word, else unread; words stand between spaces once marks are taken out as
+          the VQA evaluation code takes them out, so that "no," and "no-one" have a no, and "no'" and "yes:" neither
+prefix    the evaluation code of MME (Fu et al., 2023): a yes where the first four letters hold one, else a no where they do ("None" too),
+          else unread
 whole     lmms-eval: the whole answer has to be "yes" or "no", so that "Yes." is unread; unread answers leave the recall
 
 An unread answer is wrong, and is no yes.
@@ -19,8 +22,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Reader = Literal["first", "released", "single", "whole"]
-READERS: tuple[Reader, ...] = ("first", "released", "single", "whole")
+from diptych.tasks._scoring.answers.answer_match import strip_punctuation
+
+Reader = Literal["first", "released", "single", "whole", "prefix"]
+READERS: tuple[Reader, ...] = ("first", "released", "single", "whole", "prefix")
 Floats = npt.NDArray[np.float64]
 _WORD = re.compile(r"[a-z]+")
 
@@ -29,16 +34,20 @@ def parse_yes_no(answer: str, reader: Reader = "first") -> bool | None:
     """True for yes, False for no, None where it is neither.
 
     >>> [parse_yes_no("There is no dog. Yes, I am sure.", reader) for reader in READERS]
-    [False, False, None, None]
+    [False, False, None, None, None]
     """
     if reader == "released":
         words = answer.split(".")[0].replace(",", "").split(" ")
         return not {"No", "not", "no"} & set(words)
+    if reader == "prefix":
+        begun = answer.lower()[:4]
+        return True if "yes" in begun else False if "no" in begun else None
     if reader == "whole":
         return {"yes": True, "no": False}.get(answer.strip().lower())
-    verdicts = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
     if reader == "single":
-        return verdicts[0] if len(set(verdicts)) == 1 else None
+        spoken = {"yes", "no"} & set(strip_punctuation(answer.lower()).split())
+        return spoken == {"yes"} if len(spoken) == 1 else None
+    verdicts = [word == "yes" for word in _WORD.findall(answer.lower()) if word in ("yes", "no")]
     return verdicts[0] if verdicts else None
 
 

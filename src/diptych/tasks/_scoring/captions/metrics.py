@@ -1,7 +1,8 @@
 """BLEU, ROUGE-L and CIDEr-D of captions, as the COCO evaluation code has them.
 
-Words first: lower case, Penn-Treebank cuts, seventeen marks of punctuation dropped (`words_of`). The release cuts with a Java program; on
-real captions these words differ from its own in well under a hundredth of the cases, and the numbers in the third place.
+Words first: lower case, Penn-Treebank cuts, thirteen marks of punctuation dropped (`words_of`). The release cuts with a Java program; on
+real captions these words differ from its own in well under a hundredth of the cases, and the numbers in the third place. Its list of
+what is dropped names brackets too, in capitals ("-LRB-"), and is compared with words in small letters: brackets stay, and count as words.
 
 Letters: N items, M references of an item.
 """
@@ -13,13 +14,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DataError
 
-DROPPED = frozenset({"''", "'", "``", "`", "-lrb-", "-rrb-", "-lcb-", "-rcb-", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+Brackets = Literal["kept", "dropped"]
+DROPPED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+BRACKETS = frozenset({"-lrb-", "-rrb-", "-lcb-", "-rcb-", "-lsb-", "-rsb-"})
 _WORD = re.compile(
     r"n't\b|'(?:s|m|d|ll|re|ve)\b"  # what contractions end in
     r"|\d+(?:[.,:/]\d+)+"
@@ -28,18 +32,23 @@ _WORD = re.compile(
     r"|[^\W_]+(?:[-_/&][^\W_]+)*"
     r"|\.\.\.|--|``|''|\S"
 )
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", '"': "''"}
+_SPELLED = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "[": "-lsb-", "]": "-rsb-", '"': "''"}
 Grams = Counter[tuple[str, ...]]
 
 
-def words_of(caption: str) -> list[str]:
+def words_of(caption: str, *, brackets: Brackets = "kept") -> list[str]:
     """Words of a caption, tokenised as the COCO evaluation does.
 
+    brackets  are words ("kept"), as in the COCO evaluation code, or "dropped" like other punctuation
+
     >>> words_of("Two dogs -- one's black (and white), the other isn't!")
-    ['two', 'dogs', 'one', "'s", 'black', 'and', 'white', 'the', 'other', 'is', "n't"]
+    ['two', 'dogs', 'one', "'s", 'black', '-lrb-', 'and', 'white', '-rrb-', 'the', 'other', 'is', "n't"]
+    >>> words_of("black (and white)", brackets="dropped")
+    ['black', 'and', 'white']
     """
-    words = (_BRACKETS.get(word, word) for word in _WORD.findall(caption.lower()))
-    return [word for word in words if word not in DROPPED]
+    words = (_SPELLED.get(word, word) for word in _WORD.findall(caption.lower()))
+    dropped = DROPPED | BRACKETS if brackets == "dropped" else DROPPED
+    return [word for word in words if word not in dropped]
 
 
 def ngram_counts(words: Sequence[str], longest: int = 4) -> Grams:

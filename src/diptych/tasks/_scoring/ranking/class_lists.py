@@ -1,7 +1,9 @@
 """Image-to-image retrieval by class: nearest neighbours scored by their labels (Matryoshka, 2205.13147, section 4.3).
 
     precision@k  share of the first k that have the class
-    map@k        sum over the places r <= k that have it of precision@r, divided by k, whatever there is to be found
+    map@k        sum over the places r <= k that have it of precision@r, divided by how many of the gallery have it (as in
+                 trec_eval and ranx)
+    map_by_k@k   the same sum divided by k, whatever there is to be found, as Matryoshka's paper has it
     recall@k     how many of the first k have it, divided by how many of the gallery do (the released code: by 1,300)
     hit@k        whether any of the first k has it; hit@1 is what the paper calls top-1 of the nearest neighbour
 
@@ -17,7 +19,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-NAMES = ("map", "precision", "recall", "hit")
+NAMES = ("map", "map_by_k", "precision", "recall", "hit")
 BLOCK = 1024
 """Queries whose cosines with the whole gallery are held at once."""
 
@@ -41,8 +43,10 @@ def list_values(right_NK: Bools, there_N: npt.NDArray[np.int64], ks: Sequence[in
     values: dict[str, Floats] = {}
     for k in ks:
         count_N = found_NK[:, k - 1]
+        precision_N = (precision_NK * right_NK)[:, :k].sum(1)
         each = (
-            (precision_NK * right_NK)[:, :k].sum(1) / k,
+            precision_N / np.maximum(there_N, 1),
+            precision_N / k,
             count_N / k,
             count_N / np.maximum(there_N, 1),
             (count_N > 0).astype(np.float64),

@@ -1,0 +1,1 @@
+"""Arms on generated problems, and on sets of pictures that differ little."""

@@ -1,0 +1,205 @@
+"""Released checkpoints of ULIP and ULIP-2 with a Point-BERT, as models: "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL".
+
+ULIP's hold SLIP's image and text towers (a ViT-B of timm, CLIP's text transformer); ULIP-2's hold open_clip's ViT-bigG/14, or leave it out:
+MODEL is then the address of that dual encoder, such as open_clip:ViT-bigG-14/FILE. Layouts are those of the released code; the files
+themselves were not at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import ConfigError, DataError
+from diptych.data.media.cloud_views import CloudPreprocess
+from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.detection.checkpoint import first_names, load_strictly, read_content
+from diptych.models.io.foreign.clip_layout import from_open_clip
+from diptych.models.io.foreign.open_clip_layout import open_clip_parts
+from diptych.models.io.foreign.parts import build_dual_encoder
+from diptych.models.io.foreign.timm_bert import IMAGE, IMAGE_BLOCK
+from diptych.models.io.tensor_files import read_tensors
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.points.point_bert import PointBERTSettings
+from diptych.models.points.point_embedder import PointCloudEmbedder, towers_of
+from diptych.models.points.point_encoder import PointEncoder
+from diptych.models.towers.towers import image_tower, text_tower
+
+SOURCE = "a checkpoint of ULIP or ULIP-2 with a Point-BERT"
+ARCHITECTURE = "ViT-bigG-14"
+SKIP = 1e-3
+"""Of furthest-point sampling in pointnet2_ops, with which the released models were trained."""
+NAMES = (
+    (r"point_encoder\.encoder\.first_conv\.(\d)\.(\w+)", r"tower.group_encoder.local.\1.\2"),
+    (r"point_encoder\.encoder\.second_conv\.(\d)\.(\w+)", r"tower.group_encoder.joint.\1.\2"),
+    (r"point_encoder\.reduce_dim\.(\w+)", r"tower.reduce.\1"),
+    (r"point_encoder\.cls_token", "tower.class_token_11D"),
+    (r"point_encoder\.cls_pos", "tower.class_position_11D"),
+    (r"point_encoder\.pos_embed\.(\d)\.(\w+)", r"tower.position.\1.\2"),
+    (r"point_encoder\.blocks\.blocks\.(.+)", r"tower.blocks.\1"),
+    (r"point_encoder\.norm\.(\w+)", r"tower.norm.\1"),
+    (r"pc_projection", "projection.weight"),
+    (r"logit_scale", "log_scale"),
+)
+"""(pattern, replacement): the point side of the release and ours."""
+ANCHOR = "anchors.encoder."
+OPEN_CLIP = "open_clip_model."
+
+
+def open_released(spec: str) -> PointCloudEmbedder:
+    """The model of "ulip:CHECKPOINT" or "ulip:CHECKPOINT#MODEL". Leaves the torch random state as it was.
+
+    Raises DataError for a file that is missing or not one of tensors, ConfigError for one of another architecture, with the tensors that
+    are left over, missing or of another size.
+    """
+    path, _, address = spec.partition(":")[2].partition("#")
+    tensors = _tensors(Path(path).expanduser())
+    try:
+        settings = released_settings(tensors)
+        given = _given(address) if address else None
+        with torch.random.fork_rng(devices=[]):
+            anchor = given[0] if given else released_anchor(tensors)
+            model = PointEncoder(anchor, settings)
+        load_released(model, tensors, with_anchor=given is None)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    preprocess, words, length = given[1:] if given else _reading(anchor, slip=not _has(tensors, OPEN_CLIP))
+    clouds = CloudPreprocess(points=8192 if settings.in_channels == 3 else 10_000, channels=settings.in_channels)
+    return PointCloudEmbedder(model.float().eval(), clouds, preprocess, words, length, spec, towers=towers_of(anchor))
+
+
+def released_settings(tensors: Mapping[str, Tensor]) -> PointBERTSettings:
+    """Sizes of the point tower from its tensors; those of groups, which no tensor shows, are the published ones."""
+    first, reduce = "point_encoder.encoder.first_conv.0.weight", "point_encoder.reduce_dim.weight"
+    if lost := [name for name in (first, reduce, "pc_projection", "logit_scale") if name not in tensors]:
+        raise ConfigError(f"not in the file: {first_names(lost)} (expected {SOURCE})")
+    width, encoder = tensors[reduce].shape
+    layers = {match[1] for name in tensors if (match := re.match(r"point_encoder\.blocks\.blocks\.(\d+)\.", name))}
+    return PointBERTSettings(
+        in_channels=tensors[first].shape[1],
+        encoder=encoder,
+        token_width=width,
+        layers=len(layers),
+        heads=max(1, width // 64),
+        skip=SKIP,
+    )
+
+
+def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
+    """The dual encoder whose tensors lie in the file, with fresh weights: SLIP's, or open_clip's ViT-bigG/14."""
+    if _has(tensors, OPEN_CLIP):
+        return build_dual_encoder(open_clip_parts(_architecture(), _inside(tensors, OPEN_CLIP)))
+    if "visual.cls_token" not in tensors or "token_embedding.weight" not in tensors:
+        raise ConfigError(
+            "holds no image and text towers (expected ulip:CHECKPOINT#MODEL, with the dual encoder it was trained towards)"
+        )
+    patches, words, positions = (
+        tensors[name] for name in ("visual.patch_embed.proj.weight", "token_embedding.weight", "positional_embedding")
+    )
+    width, patch = patches.shape[0], patches.shape[-1]
+    layers = len({match[1] for name in tensors if (match := re.match(r"visual\.blocks\.(\d+)\.", name))})
+    deep = len({match[1] for name in tensors if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))})
+    side = patch * round((tensors["visual.pos_embed"].shape[1] - 1) ** 0.5)
+    image = image_tower("slip_b16", image_size=side, patch=patch, width=width, layers=layers, heads=max(1, width // 64))
+    length, inner = positions.shape
+    sizes: dict[str, Any] = {"length": length, "width": inner, "layers": deep, "heads": max(1, inner // 64)}
+    text = text_tower("text_slip", vocab_size=len(words), eot_id=len(words) - 1, causal=True, pooling="eot", **sizes)
+    return DualEncoder(image, text, width=tensors["text_projection"].shape[1])
+
+
+def from_released(tensors: Mapping[str, Tensor], *, with_anchor: bool = True) -> dict[str, Tensor]:
+    """State dict of a `PointEncoder` from that of the released model; without its anchor where another one is given.
+
+    Raises ConfigError with the names of tensors that have no counterpart.
+    """
+    point, anchor, strange = dict[str, Tensor](), dict[str, Tensor](), list[str]()
+    text = {}
+    for name, tensor in tensors.items():
+        if ours := _renamed(name):
+            point[ours] = tensor.T if name == "pc_projection" else tensor.reshape(1) if name == "logit_scale" else tensor
+        elif name.startswith("visual."):
+            image_name = _image_name(name.removeprefix("visual."))
+            if image_name is None:
+                strange.append(name)
+            else:
+                flat = tensor.flatten() if name.endswith("cls_token") else tensor[0] if name.endswith("pos_embed") else tensor
+                anchor[f"image_tower.{image_name}"] = flat
+        elif name == "image_projection":
+            anchor["image_projection.weight"] = tensor.T
+        elif not name.startswith(OPEN_CLIP):
+            text[name] = tensor
+    if inside := _inside(tensors, OPEN_CLIP):
+        anchor |= open_clip_parts(_architecture(), inside).tensors
+    elif text:
+        anchor |= from_open_clip({**text, "logit_scale": tensors["logit_scale"]})
+        text = {}
+    if strange or text:
+        raise ConfigError(f"not of ULIP: {first_names([*strange, *text])} (expected {SOURCE})")
+    return point | ({ANCHOR + name: tensor for name, tensor in anchor.items()} if with_anchor else {})
+
+
+def load_released(model: PointEncoder, tensors: Mapping[str, Tensor], *, with_anchor: bool = True) -> None:
+    """Puts released weights into a model of the same architecture, all or nothing; without `with_anchor` its anchor stays."""
+    read = from_released(tensors, with_anchor=with_anchor)
+    kept = {} if with_anchor else {name: value for name, value in model.state_dict().items() if name.startswith(ANCHOR)}
+    load_strictly(model, read | kept)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise DataError("there is no such file", file=file, expected=SOURCE)
+    content = read_tensors(file) if file.suffix == ".safetensors" else read_content(file)
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise DataError("holds no state_dict", file=file, expected=SOURCE)
+    return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _given(address: str) -> tuple[DualEncoder, Preprocess, Any, int]:
+    from diptych.models.io.open_address import open_address
+    from diptych.models.pairs.embedder import PairEmbedder
+
+    opened = open_address(address)
+    if not isinstance(opened, PairEmbedder):
+        raise ConfigError(f"{address} is no dual encoder (expected the one that the checkpoint was trained towards)")
+    return opened.model, opened.preprocess, opened.tokenizer, opened.text_length
+
+
+def _reading(anchor: DualEncoder, *, slip: bool) -> tuple[Preprocess, Tokenizer, int]:
+    side, length = int(anchor.image_tower.spec["image_size"]), int(anchor.text_tower.spec["length"])
+    preprocess = Preprocess(side, IMAGENET_MEAN, IMAGENET_STD) if slip else Preprocess(side)
+    return preprocess, Tokenizer.from_spec("clip"), length
+
+
+def _renamed(name: str) -> str | None:
+    return next((match.expand(ours) for pattern, ours in NAMES if (match := re.fullmatch(pattern, name))), None)
+
+
+def _image_name(name: str) -> str | None:
+    """Of a timm vision transformer's tensor in ours."""
+    if name in IMAGE:
+        return IMAGE[name]
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    inner = IMAGE_BLOCK.get(match[2]) if match else None
+    return f"transformer.blocks.{match[1]}.{inner}.{match[3]}" if match and inner else None
+
+
+def _has(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in tensors)
+
+
+def _inside(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _architecture() -> dict[str, Any]:
+    import open_clip
+
+    settings: dict[str, Any] = open_clip.get_model_config(ARCHITECTURE)
+    return settings

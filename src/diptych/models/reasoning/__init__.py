@@ -1,0 +1,1 @@
+"""Networks that answer problems by passing messages between their objects."""

@@ -1,0 +1,83 @@
+"""Vectors of the simple propositions that a long text consists of (NDCR, Li et al., 2023, arXiv 2305.02265).
+
+Letters: B batch, L tokens, Q queries, P propositions, E width of the text, D width of the result.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.models.layers.post_norm import PostNormBlock
+from diptych.models.reasoning.read_by_query import QueryAttention
+from diptych.models.towers.outputs import Tower
+
+QUERIES = 10
+"""So many learned queries, of which a text with P propositions uses the first P."""
+DROPOUT = 0.1
+
+
+class PropositionLayer(nn.Module):
+    """Causal self-attention with sum and norm, reading of the text, then two layers with sum and norm.
+
+    minus  what is read has the queries subtracted, as the released code does, and not added
+    """
+
+    def __init__(self, width: int, heads: int, mlp_width: int, *, minus: bool) -> None:
+        super().__init__()
+        self.block = bert_block(width, heads, mlp_width)
+        self.read = QueryAttention(width, heads, dropout=DROPOUT)
+        self.sign = -1.0 if minus else 1.0
+
+    def forward(self, x_BQE: Tensor, token_BLE: Tensor, exists_BL: Tensor) -> Tensor:
+        block = self.block
+        attended_BQE = block.attention(x_BQE, causal=True)
+        x_BQE = block.norm_1(x_BQE + F.dropout(attended_BQE, DROPOUT, self.training))
+        x_BQE = self.read(x_BQE, token_BLE, exists_BL)[0] + self.sign * x_BQE
+        inner_BQE = block.mlp_out(F.gelu(block.mlp_in(x_BQE)))
+        out_BQE: Tensor = block.norm_2(x_BQE + F.dropout(inner_BQE, DROPOUT, self.training))
+        return out_BQE
+
+
+class PropositionGenerator(nn.Module):
+    """A text tower, learned queries that read its tokens, and a map into the space of the pictures."""
+
+    def __init__(self, tower: Tower, width: int, *, layers: int, heads: int, mlp_width: int, minus: bool = False) -> None:
+        super().__init__()
+        self.tower = tower
+        inner = tower.token_width
+        self.queries = nn.Embedding(QUERIES, inner)
+        self.layers = nn.ModuleList(PropositionLayer(inner, heads, mlp_width, minus=minus) for _ in range(layers))
+        self.into_pictures = nn.Linear(inner, width)
+
+    def forward(self, text_BL: Tensor, mask_BL: Tensor, propositions: int) -> Tensor:
+        """[B, P, D]: the first `propositions` of the queries; later ones do not change them. The marks of begin and end are not read."""
+        tokens = self.tower(text_BL, mask_BL)
+        return self.propose(tokens.tokens_BPD, inner_tokens(tokens.mask_BP), propositions)
+
+    def propose(self, token_BLE: Tensor, exists_BL: Tensor, propositions: int) -> Tensor:
+        """The same from the tokens of a text, of which each row has one."""
+        x_BQE = self.queries.weight[:propositions].expand(len(token_BLE), -1, -1)
+        for layer in self.layers:
+            x_BQE = layer(x_BQE, token_BLE, exists_BL)
+        proposition_BPD: Tensor = self.into_pictures(x_BQE)
+        return proposition_BPD
+
+
+def inner_tokens(mask_BL: Tensor) -> Tensor:
+    """The mask without the first and the last token of each text; texts of two tokens or fewer keep theirs."""
+    place_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+    first_B = mask_BL.int().argmax(1)
+    last_B = torch.where(mask_BL, place_L, -1).amax(1)
+    inner_BL = mask_BL & (place_L > first_B[:, None]) & (place_L < last_B[:, None])
+    return torch.where(inner_BL.any(1, keepdim=True), inner_BL, mask_BL)
+
+
+def bert_block(width: int, heads: int, mlp_width: int) -> PostNormBlock:
+    """A layer of BERT with 0.1 dropout whose weights start as torch's linear layers do, since the released code builds it so."""
+    block = PostNormBlock(width, heads, mlp_width=mlp_width, dropout=DROPOUT)
+    for part in block.modules():
+        if isinstance(part, nn.Linear):
+            part.reset_parameters()
+    return block

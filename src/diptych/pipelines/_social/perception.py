@@ -1,0 +1,130 @@
+"""Records of a social scene: captions of people and things, with age and gender of people, as text for whoever writes the story.
+
+People are given by boxes. A detection that overlaps a person's box enough is that person, and the detection's box and mask are taken; other
+detections are things. Everything is described by questions to a captioner about a crop, in which pixels outside of a mask are white.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from diptych.core.contracts import Generator
+from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.scene_graph import Box, Region
+from diptych.data.masks import pixels_of
+from diptych.data.media.cropped import crop_of
+from diptych.data.media.decode import decode
+
+CAPTION = "A photo of"
+SCENE = "Question: What is the scene of this picture? Answer:"
+AGE = "Question: How old is this person? Answer:"
+GENDER = "Question: Is this person a man or a woman? Answer:"
+WHITE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A person or thing with its symbol ("P1", "O2"), box in pixels of the picture, and words."""
+
+    symbol: str
+    box: Box
+    caption: str
+    age: str = ""
+    gender: str = ""
+    mask: Any = None
+
+    def record(self, scale: float) -> str:
+        """As the storyteller reads it: box as [x, y, width, height], in pixels of the scaled picture."""
+        x0, y0, x1, y1 = (round(value * scale) for value in self.box)
+        words = f"{{<symbol>:[{self.symbol}] , <coordinate>:[{x0}, {y0}, {x1 - x0}, {y1 - y0}] , <caption>:[{self.caption}]"
+        if self.symbol.startswith("P"):
+            words += f" , <age>:[{self.age}] , <gender>:[{self.gender}]"
+        return words + "}"
+
+
+@dataclass(frozen=True, slots=True)
+class SceneRecords:
+    """Descriptions of a picture, its people and its things.
+
+    width, height  of the picture with its longer side at `side` pixels, by which `scale` takes the boxes
+    """
+
+    caption: str
+    scene: str
+    described: tuple[Described, ...]
+    width: int
+    height: int
+    scale: float
+
+    @property
+    def text(self) -> str:
+        """All records, people first."""
+        return "; ".join(one.record(self.scale) for one in self.described)
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    return both / (sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - both)
+
+
+def matched_people(people: Sequence[Box], regions: Sequence[Region], least: float) -> tuple[list[Described], list[Region]]:
+    """People with the boxes and masks of the regions that overlap theirs by more than `least`, and the other regions.
+
+    Each region is one person's at most, by the order of people. Regions that overlap an unmatched person so much are left out, too.
+    """
+    left, persons = list(regions), list[Described]()
+    for number, box in enumerate(people, start=1):
+        shares = [overlap(box, region.box) for region in left]
+        best = int(np.argmax(shares)) if shares else -1
+        if best >= 0 and shares[best] > least:
+            region = left.pop(best)
+            persons.append(Described(f"P{number}", region.box, "", mask=region.mask))
+        else:
+            persons.append(Described(f"P{number}", box, ""))
+    return persons, [region for region in left if all(overlap(person.box, region.box) <= least for person in persons)]
+
+
+def describe_scene(
+    image: ImageSource,
+    people: Sequence[Box],
+    regions: Sequence[Region],
+    captioner: Generator,
+    *,
+    least: float,
+    side: int,
+    tokens: int,
+) -> SceneRecords:
+    """Ask the captioner about the picture, each person and each thing."""
+    pixels_HWC = decode(image, exact=True)
+    height, width = pixels_HWC.shape[:2]
+    persons, things = matched_people(people, regions, least)
+    objects = [Described(f"O{row}", region.box, "", mask=region.mask) for row, region in enumerate(things, start=1)]
+    crops = [_crop(pixels_HWC, one, image.name) for one in (*persons, *objects)]
+    asked: list[tuple[ImageSource, str]] = [(image, CAPTION), (image, SCENE), *((crop, CAPTION) for crop in crops)]
+    asked += [(crop, prompt) for prompt in (AGE, GENDER) for crop in crops[: len(persons)]]
+    replies = captioner.generate([one for one, _ in asked], [prompt for _, prompt in asked], max_tokens=tokens)
+    words = [" ".join(reply.split()) for reply in replies]
+    captions, rest = words[2 : 2 + len(crops)], words[2 + len(crops) :]
+    ages, genders = rest[: len(persons)], rest[len(persons) :]
+    described = [
+        replace(one, caption=caption, age=age, gender=gender)
+        for one, caption, age, gender in zip(persons, captions, ages, genders, strict=False)
+    ]
+    described += [replace(one, caption=caption) for one, caption in zip(objects, captions[len(persons) :], strict=True)]
+    scale = side / max(height, width)
+    return SceneRecords(words[0], words[1], tuple(described), round(width * scale), round(height * scale), scale)
+
+
+def _crop(pixels_HWC: Any, one: Described, name: str) -> ImageSource:
+    shown = pixels_HWC
+    if one.mask is not None:
+        mask_HW = pixels_of(one.mask, *pixels_HWC.shape[:2])
+        shown = np.where(mask_HW[..., None], pixels_HWC, np.uint8(WHITE))
+    return ArrayImage(crop_of(shown, one.box), f"{name} at {one.symbol}")

@@ -1,0 +1,175 @@
+"""Prompts of the social story and of the reasoning about it, relations with their definitions, and the reply that names one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from diptych.core.disk.files import write_json
+from diptych.core.disk.json_text import parse_json
+from diptych.core.errors import ConfigError, DataError
+from diptych.pipelines._social.segment_objective import SegmentQuestion, Slot
+
+PIPA: dict[str, str] = {
+    "father-child": "a man and a child of his",
+    "mother-child": "a woman and a child of hers",
+    "grandpa-grandchild": "a man and a child of his son or daughter",
+    "grandma-grandchild": "a woman and a child of her son or daughter",
+    "friends": "people who are close because of common interests or experiences",
+    "siblings": "people with the same parents",
+    "classmates": "students who learn in the same class",
+    "lovers/spouses": "people who love each other or are married",
+    "presenter-audience": "somebody who gives a talk, and somebody who listens to it",
+    "teacher-student": "somebody who teaches knowledge and values, and somebody who learns them",
+    "trainer-trainee": "somebody who teaches a skill or technique, and somebody who practises it",
+    "leader-subordinate": "somebody who leads in an organisation, and somebody who is led",
+    "band members": "musicians or singers who perform together",
+    "dance team members": "dancers who perform together",
+    "sport team members": "athletes of one team",
+    "colleagues": "people who work in the same organisation",
+}
+"""The 16 relations of PIPA in their order, with definitions of ours."""
+PISC: dict[str, str] = {
+    "friends": "people who are close and not related",
+    "family": "people who are related, or parents and children",
+    "couple": "people who love each other or are married",
+    "professional": "people who work, learn or perform together",
+    "commercial": "somebody who sells or serves, and a customer",
+    "no relation": "people who do not know each other",
+}
+"""The 6 relations of PISC, with definitions of ours."""
+RELATIONS: dict[str, dict[str, str]] = {"pipa": PIPA, "pisc": PISC}
+SEGMENTS = ("system", "prelude", "relationship", "example")
+"""Slots of the reasoning prompt, in order."""
+STORYTELLER = (
+    "You write one fluent paragraph from statements about a picture.\n"
+    "- Say how people and things stand to each other, and what the people do with each other.\n"
+    "- Name people and things by their symbols, such as <P1> or <O2>.\n"
+    "- Give no coordinates."
+)
+STORY = (
+    "Records of people have the form {{<symbol>:[P..] , <coordinate>:[x,y,w,h] , <caption>:[..] , <age>:[..] , <gender>:[..]}}, those "
+    "of things {{<symbol>:[O..] , <coordinate>:[x,y,w,h] , <caption>:[..]}}; x and y are the upper left corner of a box, w and h its "
+    "width and height.\n"
+    "Write an informative paragraph of at most {sentences} sentences about the scene, above all about the people <P..>: where they "
+    "are, what they do, and what each thing adds to it. Always use the symbols <P..> and <O..>; give no coordinates and no numbers for "
+    "positions.\n\n"
+    "a. Size: {width}x{height}\nb. Caption: {caption}\nc. Scene: {scene}\nd. People and things: {records}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Texts of the four slots of a reasoning prompt."""
+
+    system: str
+    prelude: str
+    relationship: str
+    example: str
+
+    @classmethod
+    def usual(cls, relations: Mapping[str, str]) -> Segments:
+        """Segments for these relations: rules, role, definitions, and an example with its answer."""
+        names, first = listed_names(relations), list(relations)[-1]
+        rules = (
+            "You recognise how people in a picture are related from a description of it.\n"
+            f"- The answer is one of the {len(relations)} relations that are listed.\n- Always give the most likely one.\n"
+            "- Begin with [The final answer is <relation>]."
+        )
+        prelude = f"You are an expert of social relations. Two people in a picture have one of these relations: {names}."
+        defined = "\n".join(f"{row}. <{name}>: {words}." for row, (name, words) in enumerate(relations.items(), start=1))
+        example = (
+            "Example:\n[1. image description]: <P1> and <P2> stand in an office before a screen <O1>, and both wear a badge.\n"
+            f"[2. Question]: {question_about('P1', 'P2', relations)}\n"
+            f"[3. Answer]: {answer_words(first)} Their place and clothes suggest it."
+        )
+        return cls(rules, prelude, defined, example)
+
+    @classmethod
+    def read(cls, path: Path, relations: Mapping[str, str]) -> Segments:
+        """The usual ones, replaced by those of a JSON file. Raises DataError for a file or a name that does not fit."""
+        try:
+            value = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise DataError(
+                f"cannot be read: {error}", file=path, expected=json.dumps(dict.fromkeys(SEGMENTS, "text"))
+            ) from error
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()) or set(value) - set(SEGMENTS):
+            raise DataError("holds no texts by segment", file=path, expected=f"texts for some of {', '.join(SEGMENTS)}")
+        usual = cls.usual(relations)
+        return cls(*(value.get(name, getattr(usual, name)) for name in SEGMENTS))
+
+    def write(self, path: Path) -> None:
+        """A JSON file of all four, as `read` takes it."""
+        write_json(path, asdict(self))
+
+
+def relations_of(name: str) -> dict[str, str]:
+    """Relations and their definitions: "pipa", "pisc", or a JSON file of them. Raises ConfigError or DataError."""
+    if name in RELATIONS:
+        return RELATIONS[name]
+    path = Path(name)
+    if path.suffix != ".json":
+        raise ConfigError(f"relations is {name!r} (expected pipa | pisc | a .json file of definitions by relation)")
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", file=path, expected='{"colleagues": "people who ...", ...}') from error
+    if not isinstance(value, dict) or len(value) < 2 or not all(isinstance(words, str) for words in value.values()):
+        raise DataError("holds no definitions", file=path, expected='{"colleagues": "people who ...", ...}')
+    return {str(label): words for label, words in value.items()}
+
+
+def listed_names(relations: Mapping[str, str]) -> str:
+    """The relations in angle brackets."""
+    return "{" + ", ".join(f"<{name}>" for name in relations) + "}"
+
+
+def question_about(first: str, second: str, relations: Mapping[str, str]) -> str:
+    """Question about two people by their symbols."""
+    return f"What is the most likely social relation between {first} and {second}? Choose one of {listed_names(relations)}."
+
+
+def answer_words(label: str) -> str:
+    """Beginning of an answer."""
+    return f"[The final answer is <{label}>]."
+
+
+def reasoning_parts(story: str, first: str, second: str, relations: Mapping[str, str]) -> tuple[str | Slot, ...]:
+    """The reasoning prompt behind its system segment: prelude, definitions, example, then story and question."""
+    asked = f"\n\n[1. image description]: {story}\n[2. Question]: {question_about(first, second, relations)}\n[3. Answer]: "
+    return Slot("prelude"), "\n\n", Slot("relationship"), "\n\n", Slot("example"), asked
+
+
+def training_question(story: str, pair: tuple[str, str], label: str, relations: Mapping[str, str]) -> SegmentQuestion:
+    """A labelled story for the search over segments."""
+    return SegmentQuestion((Slot("system"), "\n\n", *reasoning_parts(story, *pair, relations)), answer_words(label))
+
+
+def relation_in(reply: str, labels: Sequence[str], *, how: Literal["strict", "released"] = "strict") -> tuple[str, ...]:
+    """Relations that a reply names.
+
+    how  "strict": the one in [The final answer is <...>], or where that is missing the only one of its first sentence; none where there
+         are several. "released": all whose names stand anywhere before the first full stop, so that a list of guesses counts as right
+
+    >>> relation_in("[The final answer is <friends>]. They laugh.", list(PIPA))
+    ('friends',)
+    >>> relation_in("Maybe friends or siblings.", list(PIPA)), relation_in("Maybe friends or siblings.", list(PIPA), how="released")
+    ((), ('friends', 'siblings'))
+    """
+    if how == "released":
+        head = reply.split(".")[0]
+        return tuple(label for label in labels if label in head)
+    by_length = sorted(labels, key=len, reverse=True)
+    any_label = "|".join(re.escape(label) for label in by_length)
+    stated = re.findall(rf"final answer is\s*:?\s*[<\"']?({any_label})(?![\w-])", reply, flags=re.IGNORECASE)
+    named = stated or re.findall(
+        rf"(?<![\w-])({any_label})(?![\w-])", re.split(r"[.\n]", reply.strip(), maxsplit=1)[0], flags=re.IGNORECASE
+    )
+    lower = {label.lower(): label for label in labels}
+    different = tuple(dict.fromkeys(lower[name.lower()] for name in named))
+    return different if len(different) == 1 else ()

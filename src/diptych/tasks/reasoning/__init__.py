@@ -1,0 +1,1 @@
+"""Protocols for problems that take several steps."""

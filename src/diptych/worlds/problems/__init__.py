@@ -1,0 +1,1 @@
+"""Generated problems: Sudoku, short stories, jumps between nearest things."""

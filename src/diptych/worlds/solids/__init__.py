@@ -1,0 +1,1 @@
+"""Solid things in space: point clouds, rendered views and captions."""
