@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        return _fail(f"the disk is full{place}: make room and run the same again", "RunError", 1, as_json)
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"the disk is full{where}: make room and run the same again", "RunError", 1, as_json)
     except Terminated:
         return _fail("ended by SIGTERM", "Terminated", exit_code(signal.SIGTERM), as_json)
     except KeyboardInterrupt:

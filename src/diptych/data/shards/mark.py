@@ -65,8 +65,8 @@ def sweep_partial(folder: Path, *, finished: bool, seconds: float = 0.0) -> int:
     """
     left = re.compile(r"\..+\.[0-9a-f]{8}" + (r"|\.[0-9]+(\.part|\.media)\.parquet" if finished else ""))
     swept = 0
-    for place in (folder, folder / SHARDS, folder / TABLES):
-        for path in place.glob(".*"):
+    for parent in (folder, folder / SHARDS, folder / TABLES):
+        for path in parent.glob(".*"):
             if left.fullmatch(path.name) and path.is_file() and time.time() - path.lstat().st_mtime >= seconds:
                 path.unlink(missing_ok=True)
                 swept += 1

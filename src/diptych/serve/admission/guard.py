@@ -74,7 +74,7 @@ class GuardMiddleware:
             client = scope["client"][0] if scope.get("client") else ""
             if wait := self._rate.wait(client):
                 self.service.metrics.refused("rate")
-                raise RequestError(429, f"more than {limits.rate:g} requests a second from one client", retry_after=wait)
+                raise RequestError(429, f"more than {limits.rate:g} requests per second from one client", retry_after=wait)
 
 
 def _name(host: str) -> str:
