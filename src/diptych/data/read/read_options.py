@@ -41,6 +41,10 @@ ORIGINS = {
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
 
+LONGEST_TEXT, MOST_COLUMNS, UNPACKED_BYTES = 2**20, 1_000, 2**30
+"""Default limits of what is read: bytes of a text, columns of a table of JSON objects, bytes in memory of a Parquet table."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """Options of reading a data source. `text` maps a column to the language of its strings ("": see `language`); `media` a column of
@@ -64,9 +68,9 @@ class ReadOptions:
     follow_links: bool = False
     delimiter: str = ""
     captions: bool = True
-    longest_text: int = 2**20
-    most_columns: int = 1_000
-    unpacked_bytes: int = 2**30
+    longest_text: int = LONGEST_TEXT
+    most_columns: int = MOST_COLUMNS
+    unpacked_bytes: int = UNPACKED_BYTES
 
     @classmethod
     def of(
@@ -85,6 +89,7 @@ class ReadOptions:
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
+        limits = limits or {}
         return cls(
             image,
             text,
@@ -92,7 +97,9 @@ class ReadOptions:
             follow_links=follow_links,
             delimiter=delimiter,
             captions=captions,
-            **(limits or {}),
+            longest_text=limits.get("longest_text", LONGEST_TEXT),
+            most_columns=limits.get("most_columns", MOST_COLUMNS),
+            unpacked_bytes=limits.get("unpacked_bytes", UNPACKED_BYTES),
             **others,
         )
 
