@@ -28,7 +28,7 @@ BOARDS = {"--tensorboard": "tensorboard", "--wandb": "wandb", "--mlflow": "mlflo
 
 def habits() -> dict[str, list[str]]:
     """Habit -> what stands in code beside it."""
-    table = PAGE.read_text(encoding="utf-8").split("| habit | here |")[1].split("\n\n")[0]
+    table = PAGE.read_text(encoding="utf-8").split("| operation | in Diptych |")[1].split("\n\n")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
     return {habit: re.findall(r"`([^`]+)`", here) for habit, here in rows}
 
@@ -152,7 +152,7 @@ def test_the_best_checkpoint_and_evaluation_while_training(names: dict[str, Any]
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_boards(board: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert board in habits()["a board"]
+    assert board in habits()["a dashboard"]
     monkeypatch.setenv("WANDB_MODE", "offline")
     code = main(["train", "clip", "--data", "pairs", "--out", "runs/board", *TINY, board])
     if importlib.util.find_spec(BOARDS[board]) is None:
@@ -166,14 +166,15 @@ def test_numbers_out(names: dict[str, Any]) -> None:
     with dp.index("runs/a", "pairs", "pairs.index", overwrite=True, progress=False) as index:
         names |= {"result": dp.evaluate(names["model"], "retrieval", "pairs", split="test"), "index": index}
         names["comparison"] = dp.compare(["runs/b", "runs/c"], "pairs", seeds=1)
-        for code in habits()["numbers out"]:
+        for code in habits()["results as tables"]:
             found = carried_out(code, names)
             assert found == 0 if code.startswith("diptych") else len(found), code
     assert Path("out/csv/data.csv").is_file()
 
 
 def test_a_folder_for_others(names: dict[str, Any], place: Path) -> None:
-    code, *others = habits()["a model card, a folder for others"]
+    code, *others, push = habits()["a model card, a folder for others"]
+    assert push == "--push"
     for kind in ("transformers", *others):
         line = code.replace("out/a", f"out/{kind}").replace("--to transformers", f"--to {kind}")
         assert carried_out(line, names) == 0, line

@@ -29,10 +29,10 @@ from diptych.index.engine.index_server import SOCKET, connect_remote
 SERVICE = """
 import sys
 import diptych as dp
-from diptych.index.lexicon import Words
+from diptych.index.lexicon import BM25Encoder
 from diptych.serve import Limits, create_app, run
 index = dp.open_index(sys.argv[1], model="words")
-run(create_app(Words(), index, limits=Limits(rate=0)), port=0, announce=lambda address: print(address, flush=True))
+run(create_app(BM25Encoder(), index, limits=Limits(rate=0)), port=0, announce=lambda address: print(address, flush=True))
 index.close()
 """
 
@@ -95,7 +95,7 @@ def test_a_visitor_does_everything_through_the_door(tmp_path: Path) -> None:
 
     with dp.open_index(tmp_path / "index") as held, held.open_to_others(inside, lambda: changes.append(len(held))):
         with dp.open_index(tmp_path / "index") as visitor:
-            assert visitor.collection.is_visit
+            assert visitor.collection.is_remote
             assert [hit.uid for hit in visitor.search_text("n7", 3)] == [hit.uid for hit in held.search_text("n7", 3)] == ["u7"]
             assert visitor.info.count == 20
             fresh = Pool.from_samples(

@@ -204,6 +204,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path: Path, s
     run = run_small(tmp_path / "run", witness=str(tmp_path / "witness"), stop_at=2)
     for folder in run.checkpoints.iterdir():
         checkpoint._remove(folder)
+    killed = {name: value for name, value in run.state.items() if name != "step"} | {"status": "running"}
+    (run.path / "run.json").write_text(json.dumps(killed))  # as SIGKILL leaves it: no step was written down
     assert (resume(run.path, toy_pool(), kind=Toy).model / "model.safetensors").read_bytes() == small
 
 

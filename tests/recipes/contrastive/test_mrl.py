@@ -166,7 +166,21 @@ def test_every_recipe_is_a_base_or_says_why_not_and_names_those_that_are(slug: s
 
 
 def test_the_bases_are_known() -> None:
-    assert bases() == ["align", "alip", "clip", "concept_texts", "dreamlip", "laclip", "negclip", "siglip", "svlc", "syvic"]
+    pairs = [
+        "align",
+        "alip",
+        "biomedclip",
+        "clip",
+        "concept_texts",
+        "dreamlip",
+        "georsclip",
+        "laclip",
+        "negclip",
+        "siglip",
+        "svlc",
+        "syvic",
+    ]
+    assert bases() == pairs
 
 
 def test_the_paper_builds() -> None:

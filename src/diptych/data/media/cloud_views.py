@@ -29,7 +29,7 @@ def unit_sphere(xyz_P3: npt.NDArray[Any]) -> Points:
 
 
 def furthest_rows(xyz_P3: npt.NDArray[Any], count: int, start: int = 0) -> npt.NDArray[np.int64]:
-    """Furthest-point sampling: int64 [count], from `start`; of equally far points the lowest index. As `models.points.furthest_points`."""
+    """Furthest-point sampling: int64 [count], from `start`; of equally far points the lowest index. As `models.points.sampling`."""
     near_P = np.full(len(xyz_P3), np.inf)
     index_N = np.empty(count, np.int64)
     index_N[0] = start
