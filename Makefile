@@ -39,11 +39,12 @@ test-family: $(VENV)/.dev ## the fast tests of one family: make test-family FAMI
 test-times: $(VENV)/.dev ## processor seconds of the fast tests by system: make test-times, or with FAMILY=contrastive
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/test_times.py $(wildcard tests/*/$(FAMILY))
 
-lint: $(VENV)/.dev ## style, types, import order of the rooms
+lint: $(VENV)/.dev ## style, types, import order of the rooms, plain words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_language.py
 
 docs: $(VENV)/.dev ## build the site into site/
 	$(BIN)/mkdocs build --strict

@@ -66,7 +66,7 @@ class Arm:
     tested: int = TESTED
     steps: int = STEPS
     size: int = 64
-    crop_encoder: str = "cutouts"
+    look: str = "cutouts"
     places: bool = False
     named: bool = True
     texts: str = "text_micro"

@@ -39,7 +39,7 @@ def families() -> str:
     """Every family of transformers that opens as an embedder and starts a run."""
     from diptych.models.io.foreign.transformers_layout import FAMILIES
 
-    lines = ["| `model_type` | family | a published model | classes | tokens a text |", "|---|---|---|---|---|"]
+    lines = ["| `model_type` | family | a published model | classes | tokens per text |", "|---|---|---|---|---|"]
     for family in FAMILIES.values():
         classes = ", ".join(f"`{name}`" for name in family.classes)
         length = f"{family.text_length}" if family.text_length else "as many as it has positions"

@@ -128,10 +128,10 @@ def writers_table(root: Path) -> list[str]:
     heads = [
         "captions",
         "used",
-        "a second",
-        "processor seconds a million",
-        "tokens read, written a caption",
-        "a million at a price",
+        "per second",
+        "processor seconds per million",
+        "tokens read, written per caption",
+        "price per million",
     ]
     lines = [f"| writer | {' | '.join(heads)} |", "|---" + "|---:" * len(heads) + "|"]
     for name, row in run["results"].items():
@@ -182,7 +182,7 @@ def tagging_table(root: Path) -> list[str]:
         *lines,
         "",
         f"Precision, recall, and how many images are left; means over {seeds} seeds of the tagger. It scored {pairs:,.0f} pairs and "
-        f"{images:,.1f} images a processor second: a million such images would take {1e6 / images / 3600:,.1f} "
+        f"{images:,.1f} images per processor second: a million such images would take {1e6 / images / 3600:,.1f} "
         f"processor hours ({run['processor']}, commit {run['environment']['commit']}).",
     ]
 
@@ -203,7 +203,7 @@ def links_lines(run: Stored) -> list[str]:
         f" ({run['processor_minutes']:.1f} processor minutes)" if "processor_minutes" in run else ""
     )
     return [
-        f"**What to expect of `tiny`.** `{run['command']}` {took}",
+        f"**Results of `tiny`.** `{run['command']}` {took}",
         f"at commit {run['commit']} and printed, for {run['items']} scenes it had never seen:",
         "",
         "```",

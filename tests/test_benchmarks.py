@@ -104,7 +104,7 @@ WAITS = (
     "tests/serve",
     "tests/attacks",
     "tests/core/test_signals.py",
-    "tests/train/test_peers.py",
+    "tests/train/test_rank_watchdog.py",
     "tests/train/test_resume.py",
     "tests/models/endpoint",
     "tests/data/load/test_stream.py",

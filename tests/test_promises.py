@@ -38,8 +38,8 @@ def test_every_promise_has_the_test_that_it_names(line: str) -> None:
 def test_the_page_has_promises_and_what_is_none() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert len(LINES) > 30
-    assert "## What is not promised" in text
-    for part in ("Tenants", "hostile weights"):
+    assert "## Not guaranteed" in text
+    for part in ("tenants", "Trustworthy weights"):
         assert part in text
 
 
@@ -47,6 +47,6 @@ def test_the_numbers_of_cases_are_those_of_the_tests() -> None:
     source = (ROOT / "tests/attacks/fuzzing.py").read_text(encoding="utf-8")
     ((fast, slow),), (seconds,) = re.findall(r"FAST, SLOW = (\d+), (\d+)", source), re.findall(r"SECONDS = (\d+)", source)
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    assert f"`make test` does {fast} cases of each" in text
+    assert f"`make test` runs {fast} fixed cases of each" in text
     assert f"`make test-all` {int(slow):,}" in text
     assert f"within {seconds} seconds" in text

@@ -206,3 +206,56 @@ def test_more_connections_than_descriptors_are_said_at_the_start(monkeypatch: py
     assert set_to == [(768, 1024)]
     with pytest.raises(ConfigError, match="at most 768"):
         raise_open_file_limit(Limits(connections=2000))
+
+
+# ---------------------------------------------------------------- answers that reach the client
+
+
+def whole_answer(line: socket.socket) -> bytes:
+    """Everything until the other side closes; a reset is an error."""
+    line.settimeout(10)
+    parts = []
+    while part := line.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("length", [70_000, 3_000_000])
+def test_a_long_address_gets_its_answer(service: Victim, length: int) -> None:
+    with socket.create_connection(service.place, timeout=5) as line:
+        line.sendall(b"GET /" + b"a" * length + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head, _, body = whole_answer(line).partition(b"\r\n\r\n")
+    status = int(head[9:12])
+    assert status == 431 or (status == 404 and length < 100_000)  # what came in one piece is read whole
+    assert json.loads(body)["error"]["code"] == status
+    with socket.create_connection(service.place, timeout=5) as line:
+        line.sendall(b"\x16\x03\x01 no http\r\n\r\n" + b"x" * length)
+        assert whole_answer(line).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_body_that_is_too_large_gets_its_answer_though_all_of_it_is_sent(service: Victim, declared: bool) -> None:
+    size = Limits().body_bytes + 4_000_000
+    head = b"POST /embed/text HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(service.place, timeout=10) as line:
+        line.sendall(head + (b"Content-Length: %d\r\n\r\n" % size if declared else b"Transfer-Encoding: chunked\r\n\r\n"))
+        piece = b" " * 1_000_000
+        for _ in range(size // len(piece)):
+            line.sendall(piece if declared else b"%x\r\n%s\r\n" % (len(piece), piece))
+        assert whole_answer(line).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_asks_before_it_sends_is_told_at_once(service: Victim) -> None:
+    head = b"POST /embed/text HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(service.place, timeout=5) as line:
+        line.sendall(head + b"Content-Length: 10000000000\r\n\r\n")
+        began = time.monotonic()
+        assert whole_answer(line).startswith(b"HTTP/1.1 413 ")
+        assert time.monotonic() - began < 1.5
+    body = b'{"texts": ["a"]}'
+    with socket.create_connection(service.place, timeout=5) as line:
+        line.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
+        line.settimeout(5)
+        assert line.recv(65536).startswith(b"HTTP/1.1 100 ")
+        line.sendall(body)
+        assert line.recv(65536).startswith(b"HTTP/1.1 ")

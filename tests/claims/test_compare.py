@@ -14,7 +14,7 @@ import pytest
 
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.compare import Arm, Comparison, check_version, compare
+from diptych.claims.compare import ComparedArm, Comparison, check_version, compare
 from diptych.claims.job import Job
 from diptych.claims.results import judge_contrasts
 from diptych.claims.spelling import Budget, options, parse_name, split_names
@@ -50,7 +50,7 @@ def world() -> Any:
 
 @pytest.fixture(scope="module")
 def done(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    arms = [Arm("clip", clip()), Arm("siglip", siglip()), Arm("clip again", clip(lr=CLIP.tiny().lr))]
+    arms = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip()), ComparedArm("clip again", clip(lr=CLIP.tiny().lr))]
     out = tmp_path_factory.mktemp("compare")
     return compare(arms, world, out, tasks=(RETRIEVAL, "probe:minimum=2,draws=100"), seeds=(0, 1, 2), options=QUIET)
 
@@ -109,7 +109,7 @@ def _rows() -> Any:
 
 
 def test_a_comparison_that_was_killed_runs_only_what_is_missing(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    arms = [Arm("clip", clip()), Arm("siglip", siglip())]
+    arms = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip())]
     run, calls = cells.run_job, []
 
     def killed(job: Job, whole: Any, **more: Any) -> CellResult:
@@ -169,7 +169,9 @@ class Broken(CLIP):
 
 def test_an_arm_that_crashes_costs_itself(world: Any, tmp_path: Path) -> None:
     broken = Broken(**{f: getattr(clip(), f) for f in SMALL}, tokenizer="data", image_tower="vit_tiny", text_tower="text_tiny")
-    out = compare([Arm("clip", clip()), Arm("broken", broken)], world, tmp_path, seeds=(0,), options=QUIET).measured
+    out = compare(
+        [ComparedArm("clip", clip()), ComparedArm("broken", broken)], world, tmp_path, seeds=(0,), options=QUIET
+    ).measured
     assert [(f.arm, f.seed) for f in out.failures] == [("broken", 0)]
     assert "bracket" in out.failures[0].reason
     assert out.main_measures[0].values["broken"] == {}
@@ -177,7 +179,7 @@ def test_an_arm_that_crashes_costs_itself(world: Any, tmp_path: Path) -> None:
 
 
 def test_one_seed_gives_numbers_and_two_give_no_verdict(world: Any, tmp_path: Path) -> None:
-    arms = [Arm("clip", clip()), Arm("siglip", siglip())]
+    arms = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip())]
     one = compare(arms, world, tmp_path, seeds=(0,), options=QUIET).measured.main_measures[0].contrasts[0]
     two = compare(arms, world, tmp_path, seeds=(0, 1), options=QUIET).measured.main_measures[0].contrasts[0]
     assert one.verdict == two.verdict == "no verdict"
@@ -199,7 +201,7 @@ def test_budgets_become_steps() -> None:
 
 
 def test_an_equal_number_of_samples_is_another_number_of_steps(world: Any, tmp_path: Path) -> None:
-    arms = [Arm("clip", clip()), Arm("half", clip(batch_size=4))]
+    arms = [ComparedArm("clip", clip()), ComparedArm("half", clip(batch_size=4))]
     costs = compare(arms, world, tmp_path, seeds=(0,), budget=Budget.parse("samples:16"), options=QUIET).measured.costs
     assert [(c.steps, c.samples) for c in costs] == [(2, 16), (4, 16)]
 
@@ -209,7 +211,7 @@ def test_seconds_are_measured_once(world: Any, tmp_path: Path, monkeypatch: Any)
 
     paces = iter((0.5, 0.25))
     monkeypatch.setattr(module, "estimate", lambda *args: {"seconds_per_step": next(paces)})
-    arms = [Arm("clip", clip()), Arm("siglip", siglip())]
+    arms = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip())]
     for _ in range(2):  # the second time reads the paces of the first
         costs = compare(arms, world, tmp_path, seeds=(0,), budget=Budget.parse("seconds:1"), options=QUIET).measured.costs
         assert [c.steps for c in costs] == [2, 4]
@@ -236,9 +238,9 @@ def test_words_of_arms_and_tasks() -> None:
 
 def test_what_cannot_be_compared_is_refused(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(cells, "run_job", lambda *args, **more: pytest.fail("something was trained"))
-    two = [Arm("clip", clip()), Arm("siglip", siglip())]
+    two = [ComparedArm("clip", clip()), ComparedArm("siglip", siglip())]
 
-    def ask(arms: Sequence[Arm] = two, data: Any = world, **more: Any) -> None:
+    def ask(arms: Sequence[ComparedArm] = two, data: Any = world, **more: Any) -> None:
         compare(arms, data, tmp_path, **{"seeds": (0,), **more})
 
     with pytest.raises(ConfigError, match="two arms or more, got 1"):
@@ -256,14 +258,14 @@ def test_what_cannot_be_compared_is_refused(world: Any, tmp_path: Path, monkeypa
     with pytest.raises(DataError, match="has no case for this task"):
         ask(data=resolve("world:scenes?n=8&val=4&test=4&negatives=false"), tasks=("probe",))
     with pytest.raises(ConfigError, match="'siglip' is a recipe and 'planted' a model"):
-        ask([Arm("planted", model=Near(0.0)), two[1]])
+        ask([ComparedArm("planted", model=Near(0.0)), two[1]])
 
 
 def test_another_version_of_the_data_is_refused_with_both_fingerprints(done: Comparison) -> None:
     other = resolve("world:scenes?n=25&val=6&test=12&size=32")
     before, now = done.measured.data["fingerprint"], other.split("train").fingerprint
     with pytest.raises(RunError, match=f"(?s){before}.*{now}"):
-        compare([Arm("clip", clip()), Arm("siglip", siglip())], other, done.out, seeds=(0,))
+        compare([ComparedArm("clip", clip()), ComparedArm("siglip", siglip())], other, done.out, seeds=(0,))
     state = {"data": {"name": "scenes", "fingerprint": before}}
     with pytest.raises(RunError, match=f"(?s)runs/a.*{before}.*{now}"):
         check_version("runs/a", state, other)
@@ -296,7 +298,7 @@ class Near:
 
 def test_given_models_are_decided_over_items_and_swapping_mirrors(tmp_path: Path) -> None:
     data = scenes(60, seed=3, size=32, split="test")
-    good, bad = Arm("good", model=Near(1.0, data)), Arm("bad", model=Near(4.0, data))
+    good, bad = ComparedArm("good", model=Near(1.0, data)), ComparedArm("bad", model=Near(4.0, data))
     there = compare([bad, good], data, tmp_path / "a", seeds=()).measured
     back = compare([good, bad], data, tmp_path / "b", seeds=()).measured
     one, two = (m.main_measures[0].contrasts[0] for m in (there, back))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diptych.core.contracts import ReportColumns
 from diptych.core.disk.files import write_atomic
+from diptych.core.errors import ConfigError
+from diptych.core.result import Metric, Result
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult, Contrast, ItemDifference, Measure
 from diptych.report.pages.comparison import comparison_report, difference_chart, summary
 from diptych.report.pictures import Album
 from diptych.report.won_and_lost import won_and_lost
+from diptych.tasks.evaluate import evaluate
 from diptych.worlds.scenes.world import scenes
 
 RIGHT = {("a", 0): "0011", ("a", 1): "0111", ("b", 0): "1010", ("b", 1): "1010"}
@@ -142,3 +146,67 @@ def test_the_difference_chart_has_zero_and_every_seed(measured: ComparisonResult
     assert zero is not None
     assert mean is not None
     assert float(mean[1]) < float(zero[1])
+
+
+@dataclass(frozen=True)
+class FloorPlans:
+    """A task of another package, whose records have columns of their own."""
+
+    answers: str
+    declared: bool = True
+    name: ClassVar[str] = "floor_plans"
+    version: ClassVar[int] = 1
+    needs: ClassVar[type] = object
+    main: ClassVar[str] = "share"
+
+    @property
+    def report_columns(self) -> ReportColumns | None:
+        columns = ReportColumns(item="plan", right="solved", truth="room", answer="reply", uid="picture")
+        return columns if self.declared else None
+
+    def predict(self, model: Any, data: Any) -> pa.Table:
+        rows = [
+            {"plan": i, "solved": int(right), "room": f"room {i}", "reply": f"hall {i}", "picture": data.uids[i]}
+            for i, right in enumerate(self.answers)
+        ]
+        return pa.Table.from_pylist(rows)
+
+    def score(self, records: pa.Table) -> Result:
+        share = sum(records.column("solved").to_pylist()) / len(records)
+        return Result(self.name, 1, "share", {"share": Metric(share, share, share)}, len(records), len(records))
+
+
+def planned(measured: ComparisonResult, data: Any, folder: Path, *, declared: bool) -> ComparisonResult:
+    """The comparison with records of the outside task in place of those of retrieval."""
+    folders: dict[str, dict[int, str]] = {"a": {}, "b": {}}
+    for (arm, seed), right in RIGHT.items():
+        folders[arm][seed] = str(folder / f"{arm}-{seed}")
+        evaluate(FloorPlans(right, declared), object(), data, out=folder / f"{arm}-{seed}" / "records")
+    split = data.name.split("/")[-1]
+    measure = replace(measured.measures[0], task="floor_plans", metric="share", split=split)
+    return replace(measured, measures=(measure,), folders=folders, tasks=("floor_plans",))
+
+
+def test_records_of_an_outside_task_are_read_by_the_columns_that_it_declares(
+    measured: ComparisonResult, data: Any, tmp_path: Path
+) -> None:
+    html = "".join(won_and_lost(planned(measured, data, tmp_path, declared=True), Album(data)))
+    assert [title.rpartition(": ")[2] for title in re.findall(r"<h3>(.*?)</h3>", html)] == ["1 of 4", "1 of 4"]
+    assert "room 0. a says hall 0" in html
+    assert "room 3. b says hall 3" in html
+    assert "room 1" not in html
+    assert html.count('src="data:image/webp') == 2
+
+
+def test_a_task_that_declares_no_columns_leaves_the_report_whole(measured: ComparisonResult, data: Any, tmp_path: Path) -> None:
+    plans = planned(measured, data, tmp_path, declared=False)
+    html = comparison_report(tmp_path / "report.html", plans, data).read_text(encoding="utf-8")
+    assert "a task names its own as `report_columns`" in html
+    assert "floor_plans on" in html
+
+
+def test_a_declared_column_that_the_records_lack_is_refused_before_scoring(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = ReportColumns(item="plan", right="won", truth="room", answer="reply", uid="")
+    monkeypatch.setattr(FloorPlans, "report_columns", wrong)
+    with pytest.raises(ConfigError, match="'floor_plans' declares report columns that its records lack: won"):
+        evaluate(FloorPlans("0101"), object(), data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.learned_pairs.pairs import sized_for
-from diptych.claims.systems.dreamlip import Captioned
+from diptych.claims.systems.dreamlip import CaptionedImages
 from diptych.data.dataset import Pool
 from diptych.data.text.captions.sentences import sentences
 from diptych.recipes.contrastive.clip import CLIP
@@ -14,7 +14,7 @@ from diptych.worlds.small_pairs import PLACES, SmallPairs
 
 
 def rows_of(*, long: bool) -> Pool:
-    return Captioned(SmallPairs(40), long)(Cell("arm", 2, Path("nowhere")))
+    return CaptionedImages(SmallPairs(40), long)(Cell("arm", 2, Path("nowhere")))
 
 
 def test_a_long_caption_says_in_sentences_what_the_short_text_says_half_of() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diptych.claims.cell import Cell, CellResult, run_cell
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.engine import folder_of, run
 from diptych.claims.training import trained
@@ -18,7 +18,7 @@ from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds.small_pairs import SmallPairs
 
 CLIP_4 = sized_for(CLIP.tiny(), batch_size=8, steps=4, pieces=280)
-ROWS = Drawn(SmallPairs(24))
+ROWS = SeededPairs(SmallPairs(24))
 
 
 def test_a_cell_measures_what_it_took_and_is_read_the_second_time(tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ def test_a_killed_cell_goes_on_and_its_time_is_not_known(tmp_path: Path) -> None
 
 def test_cells_are_kept_apart_by_configuration_and_not_by_the_name_of_a_claim(tmp_path: Path) -> None:
     arm = Arm("clip", Paired(CLIP_4, ROWS), (1e-4, 1e-3, 1e-2))
-    same = Arm("clip", Paired(replace(CLIP_4), Drawn(SmallPairs(24))), (1e-4, 1e-3, 3e-3))
+    same = Arm("clip", Paired(replace(CLIP_4), SeededPairs(SmallPairs(24))), (1e-4, 1e-3, 3e-3))
     assert folder_of(tmp_path, arm) == folder_of(tmp_path, same), "rates are the cell's, not the arm's"
     assert folder_of(tmp_path, arm) != folder_of(tmp_path, Arm("clip", Paired(replace(CLIP_4, width=32), ROWS)))
-    assert folder_of(tmp_path, arm) != folder_of(tmp_path, Arm("clip", Paired(CLIP_4, Drawn(SmallPairs(25)))))
+    assert folder_of(tmp_path, arm) != folder_of(tmp_path, Arm("clip", Paired(CLIP_4, SeededPairs(SmallPairs(25)))))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
@@ -12,7 +12,14 @@ from PIL import Image
 import diptych as dp
 from diptych.cli import main
 from diptych.cli.commands.search import filters
+from diptych.core.contracts import Dataset
+from diptych.core.entries import RegistryEntry
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.registry import INDEXES
+from diptych.index.facts import read_facts
+from diptych.index.items import What
+from diptych.index.kinds import open_index
+from diptych.index.kinds.lexical import LexicalIndex
 
 COLUMNS = {"style": "text", "tags": "texts", "width": "integer", "score": "number", "ok": "boolean"}
 
@@ -113,3 +120,33 @@ def test_pictures_without_a_caption_are_found_beside_those_that_have_one(
         hits = opened.search("a square", 4)
         assert {hit.uid for hit in hits} == {"0", "1", "2", "3"}
         assert all(opened.pictures is not None and opened.pictures(hit.uid) is not None for hit in hits)
+
+
+class ShortTexts(LexicalIndex):
+    """A kind of index of another package, with an option of its own."""
+
+    kind: ClassVar[str] = "short_texts"
+
+    @classmethod
+    def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
+        longest = options.pop("longest", 9)
+        return {**super().settings(model, pool, what, **options), "longest": longest}
+
+
+def test_a_kind_of_an_installed_package_is_built_opened_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(INDEXES._entries, "short_texts", RegistryEntry("short_texts", f"{__name__}:ShortTexts", "", "short"))
+    index = str(tmp_path / "short.index")
+    data = "world:scenes?n=6&size=32"
+    made = answer(capsys, "index", "build", "words", data, index, "--kind", "short_texts", "--set", "longest=5")
+    assert made["count"] == 8  # 6 of training, 2 held out
+    info = answer(capsys, "index", "info", index)
+    assert info["kind"] == "short_texts"
+    with open_index(tmp_path / "short.index") as opened:
+        assert type(opened) is ShortTexts
+        assert read_facts(tmp_path / "short.index").options["longest"] == 5
+    assert main(["index", "build", "words", data, index, "--kind", "short_text"]) == 2
+    assert "unknown kind of index 'short_text'; did you mean 'short_texts'" in capsys.readouterr().err
+    assert main(["index", "build", "words", data, index, "--kind", "lexical", "--set", "longest=5", "--overwrite"]) == 2
+    assert "an index of kind 'lexical' has no option longest" in capsys.readouterr().err

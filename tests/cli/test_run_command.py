@@ -84,7 +84,7 @@ def test_help_and_refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     for argv, says in [
         (["run", "aligment"], "did you mean 'alignment'"),
         (["run", "composed_search", *asked, "absent.png"], "absent.png does not exist"),
-        (["run", "socialgpt"], "not built yet"),
+        (["run", "ptp"], "is not a pipeline"),
     ]:
         assert main(argv) == 2
         assert says in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_a_client_may_not_come_too_often(tmp_path: Path) -> None:
         assert status == [200, 200, 200, 429, 429]
         refused = service.http.get("/search", params={"q": "red"})
         assert refused.headers["retry-after"] == "2"
-        assert "0.5 requests a second" in refusal(refused)
+        assert "0.5 requests per second" in refusal(refused)
         assert {service.http.get(path).status_code for path in ("/healthz", "/", "/info", "/image/red-1", "/metrics")} == {200}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,3 +235,27 @@ def test_a_full_disk_keeps_the_checkpoints_before(stopped: RunFolder, small: byt
     assert checkpoint.steps_of(stopped.checkpoints) == [8, 10]
     assert not list(stopped.checkpoints.glob(".*"))
     assert (resume(stopped.path, toy_pool(), kind=Toy).model / "model.safetensors").read_bytes() == small
+
+
+def test_a_run_whose_checkpoints_are_gone_says_so(stopped: RunFolder) -> None:
+    shutil.rmtree(stopped.checkpoints)
+    with pytest.raises(RunError, match=r"took 10 steps, and its checkpoints are gone: put them back into .*, or start") as caught:
+        resume(stopped.path, toy_pool(), kind=Toy)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_evaluation_is_resumed_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also once it is finished; a run with one is evaluated when that is missing."""
+    import diptych.api as api
+    from diptych.cli import main
+
+    evaluated: list[str] = []
+    monkeypatch.setattr(api, "evaluate_run", lambda run, data: evaluated.append(run.path.name) or {})
+    monkeypatch.setattr(api, "report", lambda path, data: path / "report.html")
+    words = ["train", "clip", "--data", "world:scenes?n=24", "--steps", "1", "--batch-size", "4", "--no-evaluation"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert evaluated == []
+    RunFolder(tmp_path / "run").write_state(no_evaluation=False)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert evaluated == ["run"]

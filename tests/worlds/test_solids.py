@@ -46,6 +46,13 @@ def test_samples_do_not_depend_on_what_was_read_before() -> None:
         solids(3, points=4)
 
 
+def test_turned_solids_are_the_same_about_y() -> None:
+    plain, turned = SolidWorld().surface("train", 3, 500), SolidWorld(turned=True).surface("train", 3, 500)
+    np.testing.assert_allclose(turned[0][:, 1], plain[0][:, 1], atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(turned[0], axis=1), np.linalg.norm(plain[0], axis=1), atol=1e-12)
+    assert np.abs(turned[0] - plain[0]).max() > 0.05
+
+
 def test_every_category_has_its_parts() -> None:
     for category, (_, word) in CATEGORIES.items():
         parts = parts_of(category, 1.0, np.random.default_rng(0))

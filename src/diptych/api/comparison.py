@@ -13,7 +13,7 @@ from diptych.core.own_recipes import is_recipe_file
 from diptych.worlds.address import training_rows, with_held_out
 
 if TYPE_CHECKING:
-    from diptych.claims.compare import Arm, Comparison
+    from diptych.claims.compare import ComparedArm, Comparison
     from diptych.core.contracts import Embedder
     from diptych.train.options import TrainOptions
 
@@ -89,24 +89,24 @@ def compare(
     )
 
 
-def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> Arm:
-    from diptych.claims.compare import Arm
+def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> ComparedArm:
+    from diptych.claims.compare import ComparedArm
     from diptych.claims.spelling import parse_name
     from diptych.models.io.open_address import FOREIGN
 
     if isinstance(arm, Recipe):
-        return Arm(arm.slug, recipe(arm, **changes))
+        return ComparedArm(arm.slug, recipe(arm, **changes))
     if not isinstance(arm, str | Path):
-        return Arm(str(arm.name), model=arm)
+        return ComparedArm(str(arm.name), model=arm)
     words = str(arm)
     if is_recipe_file(words):  # FILE.py:CLASS, or FILE.py:CLASS:OPTIONS
         file, _, rest = words.partition(".py:")
         name, own = parse_name(rest)
-        return Arm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
+        return ComparedArm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
     if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
-        return Arm(words, model=load(arm, download=download), address=words)
+        return ComparedArm(words, model=load(arm, download=download), address=words)
     name, own = parse_name(words)
-    return Arm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
+    return ComparedArm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
 
 
 def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe | None:
@@ -118,7 +118,7 @@ def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe
     return _arm(words, preset, changes, False).recipe
 
 
-def _short_names(arms: Sequence[Arm]) -> list[Arm]:
+def _short_names(arms: Sequence[ComparedArm]) -> list[ComparedArm]:
     """Addresses by their last part, where these differ."""
     short = [replace(arm, name=Path(arm.address).name) if arm.address else arm for arm in arms]
     return short if len({arm.name for arm in short}) == len(arms) else list(arms)

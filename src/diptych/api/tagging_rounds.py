@@ -80,7 +80,7 @@ def tag_rounds(
     options: TrainOptions | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[SelfTrainingRound]:
-    """The rounds, each told to `say` when it is done; goes on with what an earlier call left in `out`.
+    """Rounds of self-training, each reported through `say` when it is done; continues what an earlier call left in `out`.
 
     boxes   what is tagged: boxes with labels, and captions (its own, or those that `step` names)
     few     what is annotated, of data with splits the rows of "train"; its images are left out of `boxes`

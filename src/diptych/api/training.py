@@ -41,6 +41,7 @@ def train(
     overwrite: bool = False,
     say: Say | None = None,
     asked: Collection[str] | None = None,
+    evaluation: bool = True,
     **changes: Any,
 ) -> RunFolder:
     """Train a recipe and return its run folder.
@@ -57,6 +58,7 @@ def train(
              given; what the recipe adds is fresh
     subset   only these samples: uids, or a file with one a line; those in held-out splits are left out
     overwrite  replace a run that lies in `out`; it stays until the new one has made its first step
+    evaluation  False: `diptych train --resume` leaves out the evaluation and the report of this run, too
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
@@ -98,6 +100,8 @@ def train(
     record: dict[str, Any] = {"source": str(source), **({"subset": len(rows)} if uids else {})}
     if own_file := recipe_file_address(type(made)):
         record["recipe"] = own_file
+    if not evaluation:
+        record["no_evaluation"] = True
     if columns and source:
         record["columns"] = dict(columns)
     if whole is not given:

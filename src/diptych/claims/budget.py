@@ -29,11 +29,11 @@ def mean_spent(cells: Sequence[CellResult]) -> Spent:
     steps and samples of all trainings and stages, labelled and trusted rows that were given, parameters of the largest module,
     processor seconds from the first line to the last score.
     """
-    found: Spent = {}
+    means: Spent = {}
     for name in QUANTITIES:
         values = [cell.cost[name] for cell in cells if math.isfinite(cell.cost.get(name, math.nan))]
-        found[name] = sum(values) / len(values) if values else math.nan
-    return found
+        means[name] = sum(values) / len(values) if values else math.nan
+    return means
 
 
 def check_equal(key: str, arms: Mapping[str, Spent], equal: Sequence[Quantity]) -> None:

@@ -39,7 +39,7 @@ AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 @dataclass(slots=True)
 class Spending:
-    """What a cell has used so far. Whatever trains adds to it.
+    """Running account of a cell's costs; every training adds to it.
 
     steps, samples     optimiser steps and rows read, repeats included, of every training and every stage
     labelled, trusted  rows with labels, and rows known to be right, that the arm was given
@@ -78,7 +78,7 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What an arm is asked to do.
+    """One run of an arm: seed, folder, learning rate and size.
 
     folder  may hold what a kill interrupted; the arm goes on with it
     rate    learning rate of what is trained; None takes the recipe's own
@@ -124,7 +124,7 @@ Work = Callable[[Cell], Scores]
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """What a finished cell found and what it took; costs are not a number where nothing could be measured.
+    """Scores and costs of a finished cell; a cost is NaN where nothing could be measured.
 
     shared  processor seconds of the models that all cells share and this one asked for, by name; None where not known
     cost    steps, samples, labelled, trusted, trained_parameters, frozen_parameters, parameters, wall_seconds, cpu_seconds,

@@ -1,4 +1,4 @@
-"""What a claim is: a declaration. Everything that could be bent afterwards stands here before the first run.
+"""Declaration of a claim. Everything that could be adjusted after seeing results is fixed here before the first run.
 
 Metric, direction, margins, controls, rates, what is held equal, and by its hash the seeds of the verdict: an edited claim gets others.
 """
@@ -96,7 +96,7 @@ class Claim:
 
     @property
     def key(self) -> str:
-        """What the command line and the ledger call it: "clip", or "clip/combinations"."""
+        """Name on the command line and in the ledger: "clip", or "clip/combinations"."""
         return f"{self.slug}/{self.name}" if self.name else self.slug
 
     @property
@@ -113,11 +113,11 @@ class Claim:
 
     def verdict_seeds(self, count: int = 0) -> tuple[int, ...]:
         """The seeds of the verdict, drawn from the hash: nobody chooses them, and an edited claim gets fresh ones."""
-        found: list[int] = []
+        chosen: list[int] = []
         draw = 0
-        while len(found) < (count or self.seeds):
+        while len(chosen) < (count or self.seeds):
             digest = hashlib.sha256(f"{self.hash()}/{draw}".encode()).digest()
             seed = SMALLEST_VERDICT_SEED + int.from_bytes(digest[:8], "big") % (VERDICT_SEEDS - SMALLEST_VERDICT_SEED)
-            found += [seed] if seed not in found else []
+            chosen += [seed] if seed not in chosen else []
             draw += 1
-        return tuple(found)
+        return tuple(chosen)

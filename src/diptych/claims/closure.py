@@ -42,8 +42,8 @@ def closure(*modules: str, sources: Path = SOURCES) -> set[str]:
 
 def module_file(sources: Path, module: str) -> Path | None:
     """The file of a module or package; None when there is none."""
-    place = sources.joinpath(*module.split("."))
-    for path in (place.with_suffix(".py"), place / "__init__.py"):
+    stem = sources.joinpath(*module.split("."))
+    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
         if path.is_file():
             return path
     return None

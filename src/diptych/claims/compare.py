@@ -47,7 +47,7 @@ REHEARSED = 256  # rows of a held-out split on which a task is tried before anyt
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ComparedArm:
     """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two."""
 
     name: str
@@ -58,7 +58,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came out. `lines` for people, `to_json` for programs, `report` for a page with pictures.
+    """Outcome of `compare`: `lines` for people, `to_json` for programs, `report` for a page with pictures.
 
     >>> dp.compare(["clip", "siglip"], data="emoji", seeds=3).report("report.html")      # doctest: +SKIP
     """
@@ -94,7 +94,7 @@ class Comparison:
 
 
 def compare(
-    arms: Sequence[Arm],
+    arms: Sequence[ComparedArm],
     whole: Any,
     out: Path,
     *,
@@ -119,7 +119,7 @@ def compare(
     given = arms[0].model is not None
     _begin(whole, tasks, seeds, out, given=given)
     if given:
-        found, folders = _score_models(arms, whole, out, tuple(tasks), say)
+        results, folders = _score_models(arms, whole, out, tuple(tasks), say)
         failures: list[CellFailure] = []
         words = "given models, nothing was trained"
         configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in arms if a.model is not None}
@@ -127,7 +127,7 @@ def compare(
         options = options or TrainOptions()
         budget = budget or _budget_of(arms[0])
         jobs = _jobs(arms, whole, out, source, tuple(tasks), seeds, budget, options, say)
-        found, failures = _run_all(jobs, whole, say)
+        results, failures = _run_all(jobs, whole, say)
         folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
         configs = {job.arm: _config(job) for job in jobs}
         words = str(budget)
@@ -140,8 +140,10 @@ def compare(
         budget=words,
         tasks=tuple(tasks),
         given=given,
-        measures=tuple(measures_of(names, found, folders, whole, tuple(tasks), given=given, margins=margins)),
-        costs=tuple(_cost(arm, [c for c in found if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in found)),
+        measures=tuple(measures_of(names, results, folders, whole, tuple(tasks), given=given, margins=margins)),
+        costs=tuple(
+            _cost(arm, [c for c in results if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in results)
+        ),
         failures=tuple(failures),
         folders=folders,
         configs=configs,
@@ -155,7 +157,7 @@ def compare(
 # ---------------------------------------------------------------- what cannot work
 
 
-def _check_arms(arms: Sequence[Arm]) -> None:
+def _check_arms(arms: Sequence[ComparedArm]) -> None:
     if len(arms) < 2:
         raise ConfigError(f"a comparison needs two arms or more, got {len(arms)}")
     names = [arm.name for arm in arms]
@@ -183,9 +185,9 @@ def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *,
             field="split",
             expected="a column 'split' with train and another name: diptych data split",
         )
-    known, fingerprint = out / "data.json", training_rows(whole).fingerprint
-    if known.is_file():
-        before = json.loads(known.read_text(encoding="utf-8"))
+    file, fingerprint = out / "data.json", training_rows(whole).fingerprint
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
         if before["fingerprint"] != fingerprint:
             raise RunError(
                 f"{out} compares on '{before['name']}' with fingerprint {before['fingerprint']}; these data have {fingerprint}: "
@@ -193,7 +195,7 @@ def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *,
             )
     for words in tasks:
         _rehearse(words, parts)
-    write_json(known, {"name": whole.name, "fingerprint": fingerprint})
+    write_json(file, {"name": whole.name, "fingerprint": fingerprint})
 
 
 class _Constant:
@@ -220,10 +222,10 @@ def _rehearse(words: str, parts: dict[str, Any]) -> None:
 
 def check_version(name: str, run_state: dict[str, Any], whole: Any) -> None:
     """Refuse a run folder that was trained on another version of the data, with both fingerprints."""
-    known, now = run_state.get("data", {}), training_rows(whole).fingerprint
-    if known and known.get("fingerprint") != now:
+    trained_on, now = run_state.get("data", {}), training_rows(whole).fingerprint
+    if trained_on and trained_on.get("fingerprint") != now:
         raise RunError(
-            f"{name} was trained on '{known.get('name')}' with fingerprint {known.get('fingerprint')}; "
+            f"{name} was trained on '{trained_on.get('name')}' with fingerprint {trained_on.get('fingerprint')}; "
             f"'{whole.name}' has {now}: compare it on the data it was trained on"
         )
 
@@ -231,7 +233,7 @@ def check_version(name: str, run_state: dict[str, Any], whole: Any) -> None:
 # ---------------------------------------------------------------- recipes
 
 
-def _budget_of(arm: Arm) -> Budget:
+def _budget_of(arm: ComparedArm) -> Budget:
     assert arm.recipe is not None
     if not arm.recipe.steps:
         raise ConfigError(f"'{arm.name}' says nothing about steps: give --budget steps:N, samples:N or seconds:N")
@@ -239,7 +241,7 @@ def _budget_of(arm: Arm) -> Budget:
 
 
 def _jobs(
-    arms: Sequence[Arm],
+    arms: Sequence[ComparedArm],
     whole: Any,
     out: Path,
     source: str,
@@ -252,7 +254,7 @@ def _jobs(
     """Every cell, seed by seed, so that a comparison that is stopped has whole pairs."""
     rows = training_rows(whole)
     fixed = {name: value for name, value in to_plain(options).items() if name in ("precision", "bad_limit", "steps")}
-    prepared: list[tuple[Arm, Recipe, str]] = []
+    prepared: list[tuple[ComparedArm, Recipe, str]] = []
     for arm in arms:
         assert arm.recipe is not None
         key = config_hash([arm.recipe.slug, to_plain(arm.recipe), fixed, rows.fingerprint, tasks])
@@ -278,30 +280,30 @@ def _jobs(
     ]
 
 
-def _seconds_a_step(arm: Arm, rows: Any, out: Path, key: str, options: TrainOptions, say: Say) -> float:
+def _seconds_a_step(arm: ComparedArm, rows: Any, out: Path, key: str, options: TrainOptions, say: Say) -> float:
     """Measured once an arm by a few real steps and kept, so that every seed and every continuation trains the same steps."""
     from diptych.train.estimate import estimate
 
     path = out / "paces.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if key not in known:
+    seconds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if key not in seconds:
         assert arm.recipe is not None
-        known[key] = estimate(replace(arm.recipe, steps=arm.recipe.steps or 100), rows, options)["seconds_per_step"]
-        write_json(path, known)
-        say(f"{arm.name}: {known[key]:.3f} seconds a step")
-    return float(known[key])
+        seconds[key] = estimate(replace(arm.recipe, steps=arm.recipe.steps or 100), rows, options)["seconds_per_step"]
+        write_json(path, seconds)
+        say(f"{arm.name}: {seconds[key]:.3f} seconds a step")
+    return float(seconds[key])
 
 
 def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult], list[CellFailure]]:
-    found: list[CellResult] = []
+    results: list[CellResult] = []
     failures: list[CellFailure] = []
     spent: list[float] = []
     waiting = [job for job in jobs if not (job.folder / "cell.json").is_file()]
     for job in jobs:
-        place = f"{job.arm}, seed {job.seed}"
+        label = f"{job.arm}, seed {job.seed}"
         done = CellResult.read(job.folder)
         if done is None:
-            say(f"[{jobs.index(job) + 1}/{len(jobs)}] {place}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
+            say(f"[{jobs.index(job) + 1}/{len(jobs)}] {label}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
             begin = time.perf_counter()
             try:
                 done = cells.run_apart(job, say) if job.portable else cells.run_job(job, whole)
@@ -312,15 +314,15 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult
             spent.append(time.perf_counter() - begin)
             waiting.remove(job)
         else:
-            say(f"[{jobs.index(job) + 1}/{len(jobs)}] {place}: there already")
+            say(f"[{jobs.index(job) + 1}/{len(jobs)}] {label}: there already")
         if done is not None:
-            found.append(done)
+            results.append(done)
             for task, parts in done.results.items():
                 values = "   ".join(f"{split} {result.value:.3f}" for split, result in parts.items())
                 say(f"  {task} {next(iter(parts.values())).main}: {values}")
-    if not found:
+    if not results:
         raise RunError(f"no cell came to a result; the first said: {failures[0].reason}")
-    return found, failures
+    return results, failures
 
 
 def _time_left(spent: Sequence[float], cells_left: int) -> str:
@@ -333,7 +335,7 @@ def _config(job: Job) -> dict[str, Any]:
     return {"recipe": job.recipe.slug, **{name: value for name, value in plain.items() if name not in hidden}}
 
 
-def _cost(arm: Arm, done: Sequence[CellResult]) -> ArmCost:
+def _cost(arm: ComparedArm, done: Sequence[CellResult]) -> ArmCost:
     def mean(name: str) -> float:
         values = [c.cost[name] for c in done if math.isfinite(c.cost.get(name, math.nan))]
         return sum(values) / len(values) if values else math.nan
@@ -359,25 +361,25 @@ def _cost(arm: Arm, done: Sequence[CellResult]) -> ArmCost:
 
 
 def _score_models(
-    arms: Sequence[Arm], whole: Any, out: Path, tasks: tuple[str, ...], say: Say
+    arms: Sequence[ComparedArm], whole: Any, out: Path, tasks: tuple[str, ...], say: Say
 ) -> tuple[list[CellResult], dict[str, dict[int, str]]]:
     """Every model on every task. Kept by the fingerprints of model and data."""
-    found, folders = [], {}
+    scored, folders = [], {}
     data = [part.fingerprint for part in held_out(whole).values()]
-    for place, arm in enumerate(arms):
+    for number, arm in enumerate(arms):
         assert arm.model is not None
         folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks])}"
         done = CellResult.read(folder)
-        say(f"[{place + 1}/{len(arms)}] {arm.name}" + (": there already" if done else ""))
+        say(f"[{number + 1}/{len(arms)}] {arm.name}" + (": there already" if done else ""))
         if done is None:
             begin = time.perf_counter()
             results = cells.score(arm.model, whole, tasks, folder / "records")
             cost = {"wall_seconds": time.perf_counter() - begin}
             done = CellResult(arm.name, 0, False, {}, cost, results)
             done.write(folder)
-        found.append(replace(done, arm=arm.name))
+        scored.append(replace(done, arm=arm.name))
         folders[arm.name] = {0: str(folder)}
-    return found, folders
+    return scored, folders
 
 
 def _stem(name: str) -> str:

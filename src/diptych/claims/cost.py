@@ -1,4 +1,4 @@
-"""What a verdict will cost, before anybody pays: every arm for a small share of its steps, the rest by arithmetic."""
+"""Cost estimate of a verdict before it is run: every arm for a small share of its steps, the rest by arithmetic."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def seconds(claim: Claim, prices: dict[str, Price]) -> float:
 
 def estimate_costs(claims: Sequence[Claim], folder: Path, on_claim: Callable[[Claim, float], None]) -> dict[str, float]:
     """Claim -> processor seconds when it runs alone. An arm that stands in several claims is tried once."""
-    known: dict[Path, Price] = {}
-    found: dict[str, float] = {}
+    prices: dict[Path, Price] = {}
+    costs: dict[str, float] = {}
     for claim in claims:
         for arm in claim.every_arm:
-            place = folder_of(folder, arm)
-            if place not in known:
-                known[place] = price_arm(arm, place)
-        found[claim.key] = seconds(claim, {arm.name: known[folder_of(folder, arm)] for arm in claim.every_arm})
-        on_claim(claim, found[claim.key])
-    return found
+            cell_folder = folder_of(folder, arm)
+            if cell_folder not in prices:
+                prices[cell_folder] = price_arm(arm, cell_folder)
+        costs[claim.key] = seconds(claim, {arm.name: prices[folder_of(folder, arm)] for arm in claim.every_arm})
+        on_claim(claim, costs[claim.key])
+    return costs

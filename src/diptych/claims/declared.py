@@ -47,7 +47,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _belongs_to_the_body(kind: type) -> bool:
-    """Whether a part of a recipe is one of ours, such as a loss: the trace says whether its code still does the same."""
+    """True for a part defined in the package outside claims, such as a loss: traces detect changes of its code, the hash need not."""
     return kind.__module__.startswith("diptych.") and not kind.__module__.startswith("diptych.claims.")
 
 

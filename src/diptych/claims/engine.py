@@ -32,7 +32,7 @@ OnWidened = Callable[[str, float, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What the sweep of an arm found; nothing where the arm has no rates. `cells` are those of the chosen rate."""
+    """Result of an arm's learning-rate sweep; empty where the arm has no rates. `cells` are those of the chosen rate."""
 
     rate: float | None
     record: dict[str, Any]
@@ -60,10 +60,10 @@ def run(
     seeds = tuple(seeds) or claim.verdict_seeds()
     check_seeds(seeds)
     swept = {arm.name: _sweep(claim, arm, cells, on_cell, on_widened) for arm in claim.arms}
-    tuned = {name: mean_spent(found.cells) for name, found in swept.items() if found.cells}
+    tuned = {name: mean_spent(cells_by_arm.cells) for name, cells_by_arm in swept.items() if cells_by_arm.cells}
     if len(tuned) == len(claim.arms):
         check_equal(claim.key, tuned, claim.equal_budget)
-    found: dict[str, list[CellResult]] = {arm.name: [] for arm in claim.every_arm}
+    cells_by_arm: dict[str, list[CellResult]] = {arm.name: [] for arm in claim.every_arm}
     for seed in seeds:
         for arm in claim.every_arm:
             rate = swept[arm.name].rate if arm.name in swept else None
@@ -71,11 +71,11 @@ def run(
             done = _run(claim, arm, cell, on_cell)
             if arm in claim.arms and not arm.rates and done.steps:
                 raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
-            found[arm.name].append(done)
-    check_equal(claim.key, {arm.name: mean_spent(found[arm.name]) for arm in claim.arms}, claim.equal_budget)
-    if claim.kind == "mechanism check" and not any(learned(mean_spent(cells)) for cells in found.values()):
+            cells_by_arm[arm.name].append(done)
+    check_equal(claim.key, {arm.name: mean_spent(cells_by_arm[arm.name]) for arm in claim.arms}, claim.equal_budget)
+    if claim.kind == "mechanism check" and not any(learned(mean_spent(cells)) for cells in cells_by_arm.values()):
         raise ConfigError(f"claim '{claim.key}': no arm learns anything (expected a test in tests/ of what it plants)")
-    return _entry(claim, seeds, found, swept, commit, tries)
+    return _entry(claim, seeds, cells_by_arm, swept, commit, tries)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -116,19 +116,19 @@ def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnW
         folder = folder_of(cells, arm) / f"tuning-{_stem(rate, seed)}"
         return _run(claim, arm, Cell(arm.name, seed, folder, rate=rate, share=TUNING_SHARE), on_cell)
 
-    found: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
+    by_rate: dict[float, list[CellResult]] = {rate: [] for rate in sorted(arm.rates)}
     for seed in claim.tuning_seeds:
-        for rate, done in found.items():
+        for rate, done in by_rate.items():
             done.append(tuned(rate, seed))
 
     def chosen() -> tuple[dict[float, list[float]], Chosen]:
-        scores = {rate: [cell.scores[metric] for cell in done] for rate, done in found.items()}
+        scores = {rate: [cell.scores[metric] for cell in done] for rate, done in by_rate.items()}
         return scores, choose(scores, higher_is_better=claim.higher_is_better)
 
     scores, best = chosen()
     if best.at_edge and len(scores) > 1:
         beyond = _beyond(best.rate, sorted(scores))
-        found[beyond] = [tuned(beyond, seed) for seed in claim.tuning_seeds]
+        by_rate[beyond] = [tuned(beyond, seed) for seed in claim.tuning_seeds]
         on_widened(arm.name, best.rate, beyond)
         widened, (scores, best) = [f"{beyond:g}"], chosen()
     record = {
@@ -140,8 +140,8 @@ def _sweep(claim: Claim, arm: Arm, cells: Path, on_cell: OnCell, on_widened: OnW
         "seeds": list(claim.tuning_seeds),
         "rule": RULE,
     }
-    every = [cell for done in found.values() for cell in done]
-    return Swept(best.rate, record, tuple(found[best.rate]), _cpu(every), _shared(every))
+    every = [cell for done in by_rate.values() for cell in done]
+    return Swept(best.rate, record, tuple(by_rate[best.rate]), _cpu(every), _shared(every))
 
 
 def _beyond(rate: float, rates: Sequence[float]) -> float:
@@ -155,9 +155,14 @@ def _beyond(rate: float, rates: Sequence[float]) -> float:
 
 
 def _entry(
-    claim: Claim, seeds: tuple[int, ...], found: dict[str, list[CellResult]], swept: dict[str, Swept], commit: str, tries: int
+    claim: Claim,
+    seeds: tuple[int, ...],
+    cells_by_arm: dict[str, list[CellResult]],
+    swept: dict[str, Swept],
+    commit: str,
+    tries: int,
 ) -> Entry:
-    values = {name: [cell.scores[claim.metric] for cell in cells] for name, cells in found.items()}
+    values = {name: [cell.scores[claim.metric] for cell in cells] for name, cells in cells_by_arm.items()}
     judged = judge(
         values[claim.baseline.name],
         values[claim.method.name],
@@ -166,11 +171,11 @@ def _entry(
         higher_is_better=claim.higher_is_better,
     )
 
-    shared = {name: value for cells in found.values() for name, value in _shared(cells).items()}
+    shared = {name: value for cells in cells_by_arm.values() for name, value in _shared(cells).items()}
     shared |= {name: value for arm in swept.values() for name, value in arm.shared.items()}
 
     def side(arm: Arm) -> Side:
-        cells = found[arm.name]
+        cells = cells_by_arm[arm.name]
         metrics = [name for name in (claim.metric, *claim.reported) if all(name in cell.scores for cell in cells)]
         scores = {name: [cell.scores[name] for cell in cells] for name in metrics}
         rate = swept[arm.name].rate if arm.name in swept else None
@@ -204,7 +209,7 @@ def _entry(
         why=judged.why,
         reached={name: list(arms) for name, arms in judged.reached.items()},
         seeds_needed=seeds_needed(judged.difference.spread, claim.margins.matters),
-        cpu_seconds=sum(_cpu(cells) for cells in found.values()) + sum(arm.cpu_seconds for arm in swept.values()),
+        cpu_seconds=sum(_cpu(cells) for cells in cells_by_arm.values()) + sum(arm.cpu_seconds for arm in swept.values()),
         shared_cpu_seconds=_sum_known(shared),
         tries=tries,
     )
@@ -221,8 +226,8 @@ def _shared(cells: Sequence[CellResult]) -> dict[str, float | None]:
 
 def _sum_known(shared: dict[str, float | None]) -> float | None:
     """Each shared model once; None where what one took is not known."""
-    known = [seconds for seconds in shared.values() if seconds is not None]
-    return sum(known) if len(known) == len(shared) else None
+    finite = [seconds for seconds in shared.values() if seconds is not None]
+    return sum(finite) if len(finite) == len(shared) else None
 
 
 def _stem(rate: float | None, seed: int) -> str:

@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a cell is given. `source` is the address of the data, or "" when they are an object of the calling process."""
+    """Inputs of a cell. `source` is the address of the data, or "" when they are an object of the calling process."""
 
     arm: str
     seed: int
@@ -56,7 +56,7 @@ class Job:
 
     @property
     def portable(self) -> bool:
-        """Whether another process can be given the same: by addresses, without pickling anything."""
+        """True if another process can run the same job from addresses, without pickling anything."""
         module = type(self.recipe).__module__
         return bool(self.source) and module != "__main__" and not module.startswith(PREFIX)
 
@@ -166,10 +166,10 @@ def run_apart(job: Job, say: Say) -> CellResult:
         child.send_signal(signal.SIGTERM)  # it saves and stops
         child.wait()
         raise
-    found = CellResult.read(job.folder)
-    if code == 0 and found is not None:
+    result = CellResult.read(job.folder)
+    if code == 0 and result is not None:
         order.unlink(missing_ok=True)
-        return found
+        return result
     if failed.is_file():
         raise RunError(json.loads(failed.read_text(encoding="utf-8"))["reason"])
     ended = f"was killed by signal {-code} (9 is often a lack of memory)" if code < 0 else f"ended with code {code}"
@@ -178,9 +178,9 @@ def run_apart(job: Job, say: Say) -> CellResult:
 
 def _last_line(folder: Path) -> str:
     line = ""
-    for found in RunFolder(folder).metrics():
-        if found.get("kind") == "train":
-            line = f"step {found['step']}, loss {found['loss']:.3f}" if found.get("loss") is not None else ""
+    for row in RunFolder(folder).metrics():
+        if row.get("kind") == "train":
+            line = f"step {row['step']}, loss {row['loss']:.3f}" if row.get("loss") is not None else ""
     return line
 
 

@@ -163,18 +163,18 @@ def superseded(folder: Path, key: str) -> list[Superseded]:
 
 
 def remark(folder: Path, key: str) -> str:
-    """What stands under the heading ``## KEY`` in the system's remark file; "" when nothing does."""
+    """Text under the heading ``## KEY`` in the system's remark file; "" when there is none."""
     path = path_of(folder, key).with_suffix(".md")
     if not path.exists():
         return ""
-    found: list[str] = []
+    remark_lines: list[str] = []
     inside = False
     for text in path.read_text(encoding="utf-8").splitlines():
         if text.startswith("## "):
             inside = text[3:].strip() == key
         elif inside:
-            found.append(text)
-    return "\n".join(found).strip()
+            remark_lines.append(text)
+    return "\n".join(remark_lines).strip()
 
 
 def edits(claim: Claim, entry: Entry) -> list[str]:
@@ -199,7 +199,7 @@ def _tuned_on(entry: Entry, name: str) -> dict[str, list[Any]]:
 
 
 def recompute_verdict(entry: Entry) -> str:
-    """What the present rule says about the scores of a line; another word than the line's own means that the rule has changed."""
+    """Verdict of the present rule on the scores of a line; one other than the line's own means that the rule has changed."""
     judged = judge(
         entry.baseline.scores[entry.metric],
         entry.method.scores[entry.metric],

@@ -59,7 +59,7 @@ def _remarks(measured: ComparisonResult, c: Contrast) -> list[str]:
 
 
 def power_line(c: Contrast, *, given: bool) -> str:
-    """How much more would show a difference of one point."""
+    """Number of independent items or seeds that would show a difference of one point."""
     items = f"{c.items_a_point:,} independent items" if c.items_a_point else ""
     if given:
         return f"to see a difference of 1 point you need about {items}" if items else ""

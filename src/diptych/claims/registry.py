@@ -31,8 +31,8 @@ def of(slug: str) -> tuple[Claim, ...]:
     system = systems.find(slug)
     if system.slug not in slugs():
         raise ConfigError(f"'{system.slug}' ({system.title}) has no claim yet; with one: {', '.join(slugs()) or 'none'}")
-    found: tuple[Claim, ...] = import_module(f"{PLACE}.{system.slug}").claims()
-    return found
+    declared: tuple[Claim, ...] = import_module(f"{PLACE}.{system.slug}").claims()
+    return declared
 
 
 def find(key: str) -> Claim:

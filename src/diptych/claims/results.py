@@ -28,7 +28,7 @@ NORMAL_95 = 1.959964
 
 def measures_of(
     arms: Sequence[str],
-    found: Sequence[CellResult],
+    finished: Sequence[CellResult],
     folders: Mapping[str, Mapping[int, str]],
     whole: Any,
     tasks: Sequence[str],
@@ -47,7 +47,7 @@ def measures_of(
     for task in tasks:
         made = cells.make_task(task)
         for split in parts:
-            by_cell = {(c.arm, c.seed): c.results[task][split] for c in found}
+            by_cell = {(c.arm, c.seed): c.results[task][split] for c in finished}
             example = next(iter(by_cell.values()))
             for metric in [example.main, *(name for name in example.metrics if name != example.main)]:
                 values = _values(arms, by_cell, metric)
@@ -140,19 +140,19 @@ def judge_contrasts(
     contrasts: Sequence[Contrast], margins: Margins, *, seeds_decide: bool, higher_is_better: bool, pairs: Sequence[int]
 ) -> list[Contrast]:
     """The same with Holm-adjusted p and a verdict, where there is enough to give one. `pairs` counts the seeds of each."""
-    known = [i for i, c in enumerate(contrasts) if math.isfinite(c.p)]
-    adjusted = dict(zip(known, holm([contrasts[i].p for i in known]), strict=True))
-    equal = dict(zip(known, holm([contrasts[i].p_equal for i in known]), strict=True))
+    finite = [i for i, c in enumerate(contrasts) if math.isfinite(c.p)]
+    adjusted = dict(zip(finite, holm([contrasts[i].p for i in finite]), strict=True))
+    equal = dict(zip(finite, holm([contrasts[i].p_equal for i in finite]), strict=True))
     done = []
     for i, contrast in enumerate(contrasts):
         if i not in adjusted:
             done.append(contrast)
             continue
-        found = replace(contrast, p_holm=adjusted[i], p_equal=equal[i])
+        adjusted_contrast = replace(contrast, p_holm=adjusted[i], p_equal=equal[i])
         if seeds_decide and pairs[i] < MINIMUM_SEEDS:
-            done.append(replace(found, why=f"{pairs[i]} seeds; a verdict needs {MINIMUM_SEEDS}"))
+            done.append(replace(adjusted_contrast, why=f"{pairs[i]} seeds; a verdict needs {MINIMUM_SEEDS}"))
             continue
         interval = (contrast.low, contrast.high)
         verdict = word(contrast.difference, interval, adjusted[i], equal[i], margins, higher_is_better=higher_is_better)
-        done.append(replace(found, verdict=verdict))
+        done.append(replace(adjusted_contrast, verdict=verdict))
     return done

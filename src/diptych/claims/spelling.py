@@ -1,4 +1,4 @@
-"""What a comparison is asked for, in words: a budget, and a name with options of its own (``clip:lr=2e-4,batch_size=64``)."""
+"""Parser of a comparison's arguments: a budget, and a name with options of its own (``clip:lr=2e-4,batch_size=64``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["steps", "samples", "seconds"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What every arm may spend on training.
+    """Training budget of every arm.
 
     steps    optimiser steps
     samples  samples seen, repeats included; rounded up to whole batches
@@ -65,24 +65,24 @@ def split_names(words: str) -> tuple[str, ...]:
     >>> split_names("retrieval, zero_shot:label=group_name,language=de")
     ('retrieval', 'zero_shot:label=group_name,language=de')
     """
-    found: list[str] = []
+    names: list[str] = []
     for word in (piece.strip() for piece in words.split(",")):
-        if found and "=" in word and ":" not in word:
-            found[-1] += f",{word}"
+        if names and "=" in word and ":" not in word:
+            names[-1] += f",{word}"
         elif word:
-            found.append(word)
-    return tuple(found)
+            names.append(word)
+    return tuple(names)
 
 
 def options(words: Any) -> dict[str, Any]:
     """``FIELD=VALUE`` words as a dict."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for word in words:
         field, equals, text = word.partition("=")
         if not equals or not field.strip():
             raise ConfigError(f"option {word!r} (expected FIELD=VALUE)")
-        found[field.strip()] = value(text)
-    return found
+        values[field.strip()] = value(text)
+    return values
 
 
 def value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""What of a source text can change a result: its syntax tree without comments, docstrings, and the places of modules."""
+"""Normalised syntax of a source text: its tree without comments, docstrings and module paths, which cannot change a result."""
 
 from __future__ import annotations
 

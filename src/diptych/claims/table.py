@@ -61,9 +61,9 @@ class Row:
 def rows(folder: Path, claims: Sequence[Claim], *, states: bool = True) -> list[Row]:
     """In the order of the claims. states=False does not ask whether verdicts are fresh, which reads all sources."""
     kept = freshness.read(folder) if states else {}
-    found = [(claim, ledger.latest(folder, claim.key)) for claim in claims]
-    main = {claim.key: entry.p if entry and entry.verdict != "no verdict" else 1.0 for claim, entry in found if not claim.name}
-    judged = {claim.key for claim, entry in found if entry and entry.verdict != "no verdict"}
+    latest = [(claim, ledger.latest(folder, claim.key)) for claim in claims]
+    main = {claim.key: entry.p if entry and entry.verdict != "no verdict" else 1.0 for claim, entry in latest if not claim.name}
+    judged = {claim.key for claim, entry in latest if entry and entry.verdict != "no verdict"}
     adjusted = {key: p for key, p in zip(main, holm(list(main.values())), strict=True) if key in judged}
     return [
         Row(
@@ -75,14 +75,14 @@ def rows(folder: Path, claims: Sequence[Claim], *, states: bool = True) -> list[
             ledger.tries(folder, claim),
             ledger.remark(folder, claim.key),
         )
-        for claim, entry in found
+        for claim, entry in latest
     ]
 
 
-def table_lines(found: Sequence[Row]) -> list[str]:
+def table_lines(entries: Sequence[Row]) -> list[str]:
     """A line a claim for a terminal."""
     lines = []
-    for row in found:
+    for row in entries:
         if row.entry is None:
             before = f"  (by earlier rules: {row.before[-1].line.get('verdict')})" if row.before else ""
             lines.append(f"{row.claim.key:<{WIDTH}}{NOT_JUDGED}{before}")
@@ -93,7 +93,7 @@ def table_lines(found: Sequence[Row]) -> list[str]:
         numbers = f"{entry.metric} {entry.difference:+.4f} [{low:+.4f}, {high:+.4f}], p {entry.p:.2g}{corrected}"
         tries = f"  tries: {row.tries}" if row.tries > 1 else ""
         lines.append(f"{row.claim.key:<{WIDTH}}{words:<32}{numbers}{tries}  {entry.date} {entry.commit}")
-    main = [row for row in found if not row.claim.name]
+    main = [row for row in entries if not row.claim.name]
     counts = [f"{sum(row.counted == word for row in main)} {word}" for word in COUNTED]
     return [
         *lines,
@@ -101,9 +101,9 @@ def table_lines(found: Sequence[Row]) -> list[str]:
     ]
 
 
-def forest(found: Sequence[Row]) -> str:
+def forest(entries: Sequence[Row]) -> str:
     """All claims that have a verdict, sorted by their gain in units of what matters; the SVG text."""
-    judged = [(row, row.entry) for row in found if row.entry]
+    judged = [(row, row.entry) for row in entries if row.entry]
     spans = []
     for row, entry in judged:
         unit = entry.matters * (1 if entry.higher_is_better else -1)

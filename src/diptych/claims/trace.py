@@ -41,7 +41,7 @@ def trace(claim: Claim, *, earlier: bool = False) -> Trace:
     """Runs both arms at their smallest; seconds. earlier=True gives what traces were when they had four steps."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found: Trace = {}
+    sides: Trace = {}
     try:
         for side, arm in (("baseline", claim.baseline), ("method", claim.method)):
             with TemporaryDirectory() as folder, frozen_engine("torch" if earlier else "double"):
@@ -49,10 +49,10 @@ def trace(claim: Claim, *, earlier: bool = False) -> Trace:
                 cell = Cell(arm.name, SEED, Path(folder, "cell"), rate=rate, size="trace", traced=steps)
                 scores = run_cell(cell, arm.run).scores
             kept = {name: scores[name] for name in (claim.metric, *claim.reported) if name in scores}
-            found[side] = _short({"losses": cell.spending.losses, "schedules": cell.spending.schedules, "scores": kept})
+            sides[side] = _short({"losses": cell.spending.losses, "schedules": cell.spending.schedules, "scores": kept})
     finally:
         torch.set_num_threads(threads)
-    return found
+    return sides
 
 
 def _short(value: Any) -> Any:
@@ -66,35 +66,35 @@ def _short(value: Any) -> Any:
 
 def trace_at(commit: str, key: str) -> Trace | None:
     """The trace of a claim by the sources of a commit, on this machine; None where that commit cannot be had or has no such trace."""
-    found: Trace | None = run_at(commit, RETRACE, key)
-    return found
+    traced: Trace | None = run_at(commit, RETRACE, key)
+    return traced
 
 
 def differences(before: Trace, now: Trace) -> list[str]:
     """Where two traces part, in words; empty when they are equal."""
-    found = []
+    problems = []
     for side in sorted(before.keys() | now.keys()):
         old, new = before.get(side, {}), now.get(side, {})
         steps = old.get("losses", []), new.get("losses", [])
         if len(steps[0]) != len(steps[1]):
-            found.append(f"{side}: {len(steps[0])} logged steps before, {len(steps[1])} now")
-        for place, (a, b) in enumerate(zip(*steps, strict=False), 1):
-            found += [f"{side}, logged step {place}: {words}" for words in _unequal(a, b, relative=LOSS_TOLERANCE)]
+            problems.append(f"{side}: {len(steps[0])} logged steps before, {len(steps[1])} now")
+        for step, (a, b) in enumerate(zip(*steps, strict=False), 1):
+            problems += [f"{side}, logged step {step}: {words}" for words in _unequal(a, b, relative=LOSS_TOLERANCE)]
         for number, (a, b) in enumerate(zip(old.get("schedules", []), new.get("schedules", []), strict=False), 1):
             if not all(math.isclose(x, y, rel_tol=LOSS_TOLERANCE, abs_tol=1e-15) for x, y in zip(a, b, strict=True)):
-                found.append(f"{side}, learning rates of training {number} at full size were {a} and are {b}")
+                problems.append(f"{side}, learning rates of training {number} at full size were {a} and are {b}")
         scores = old.get("scores", {}), new.get("scores", {})
-        found += [f"{side}, score {words}" for words in _unequal(*scores, absolute=SCORE_TOLERANCE)]
-    return found
+        problems += [f"{side}, score {words}" for words in _unequal(*scores, absolute=SCORE_TOLERANCE)]
+    return problems
 
 
 def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], *, relative: float = 0.0, absolute: float = 0.0) -> list[str]:
     # A number more is logged, and all that were there are equal: a new term of the loss would have changed the sum, which is one of them.
-    found = [f"'{name}' is gone" for name in sorted(a.keys() - b.keys())]
+    problems = [f"'{name}' is gone" for name in sorted(a.keys() - b.keys())]
     for name in sorted(a.keys() & b.keys()):
         if not _close(a[name], b[name], relative, absolute):
-            found.append(f"'{name}' was {a[name]} and is {b[name]}")
-    return found
+            problems.append(f"'{name}' was {a[name]} and is {b[name]}")
+    return problems
 
 
 def _close(a: Any, b: Any, relative: float, absolute: float) -> bool:

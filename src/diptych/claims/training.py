@@ -1,4 +1,4 @@
-"""What cells share: training a recipe once, under the cell's seed, rate and share, and the same towers untrained."""
+"""Training shared by cells: a recipe once, under the cell's seed, rate and share, and the same towers untrained."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def untrained(recipe: Recipe, rows: Dataset, cell: Cell) -> Any:
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether there is a run to go on with; one that was killed before it wrote its configuration is removed."""
+    """True if the folder holds a run to resume; one that was killed before it wrote its configuration is removed."""
     if not folder.exists():
         return False
     if (folder / "run.json").is_file() and (folder / "config.yaml").is_file() and "data" in RunFolder.open(folder).state:

@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the seeds of a claim say.
+    """Verdict of a claim from the scores of its seeds.
 
     why      what withheld the verdict
     reached  control -> the arms ("baseline", "method") that are not above it
@@ -100,7 +100,7 @@ def judge(
     if too_good:
         why = f"neither arm is above the control '{too_good[0]}'"
         return Judgement(difference, p_equal, "no verdict", why, reached)
-    found = word(
+    verdict = word(
         difference.mean,
         (difference.low, difference.high),
         difference.p,
@@ -108,7 +108,7 @@ def judge(
         margins,
         higher_is_better=higher_is_better,
     )
-    return Judgement(difference, p_equal, found, "", reached)
+    return Judgement(difference, p_equal, verdict, "", reached)
 
 
 def word(
@@ -130,7 +130,7 @@ def word(
 
 
 def reaches(control: Sequence[float], arm: Sequence[float], *, higher_is_better: bool = True) -> bool:
-    """Whether an arm is not shown to be better than a control: two-sided t over seed-paired differences at .05."""
+    """True if an arm is not shown to be better than a control: two-sided t over seed-paired differences at .05."""
     above = paired_difference(control, arm)
     return not (above.p < LEVEL and (above.mean > 0) == higher_is_better)
 
@@ -178,7 +178,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(spread: float, difference: float, *, power: float = 0.8) -> int:
-    """How many seeds a paired t test at .05 needs to see `difference` with the given power.
+    """Number of seeds that a paired t test at .05 needs to detect `difference` with the given power.
 
     `spread` is the standard deviation of the seed-paired differences.
     """

@@ -38,6 +38,7 @@ COMMANDS = {
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "named-after": "a detector whose finds are named after crops that you have",
+    "locate": "where in a large scene a text is true: a map, and hits with coordinates",
     "segment": "the class of every pixel, as a picture",
     "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",
@@ -45,7 +46,7 @@ COMMANDS = {
     "report": "write the HTML report of a run again",
     "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
-    "systems": "the 82 systems and which of them work",
+    "systems": "the published systems and which of them work",
     "claims": "method against baseline, on record",
 }
 
@@ -86,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        return _fail(f"the disk is full{place}: make room and run the same again", "RunError", 1, as_json)
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"the disk is full{where}: make room and run the same again", "RunError", 1, as_json)
     except Terminated:
         return _fail("ended by SIGTERM", "Terminated", exit_code(signal.SIGTERM), as_json)
     except KeyboardInterrupt:

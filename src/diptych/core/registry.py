@@ -103,6 +103,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.pseudo_texts:PseudoTexts",
             "drops nothing: what a frozen model sees of each person, in attributes and a sentence",
         ),
+        "pubmed": (
+            "diptych.curate.operators.pubmed:PubMedFigures",
+            "figures of articles by licence, caption, type and panels",
+        ),
         "relation_tags": (
             "diptych.curate.operators.relation_tagging:TagRelations",
             "relations for images that have boxes and captions, by a trained tagger",
@@ -111,6 +115,7 @@ OPERATORS = Registry(
             "diptych.curate.operators.rewrite:Rewrite",
             "drops nothing: captions in other words, further texts of each row",
         ),
+        "rs5m": ("diptych.curate.operators.rs5m:RS5M", "pictures from above out of web pairs, stage by stage"),
         "semantic_duplicates": (
             "diptych.curate.duplicates.semantic:SemanticDuplicates",
             "images that mean the same, by a model's embeddings",

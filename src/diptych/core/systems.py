@@ -1,4 +1,4 @@
-"""The systems table: 82 published systems of language-image pre-training and where each one lives.
+"""The systems table: published systems of language-image pre-training and where each one lives.
 
 The command line, the documentation and the tests are generated from it. Whether a row *works* is never typed in: `make systems`
 computes it from facts into ``systems.json``, and this module only reads that file.

@@ -82,7 +82,7 @@ def read_table(folder: Path, name: str) -> ColumnTable:
     table = read_parquet(path)
     try:
         table.validate(full=True)
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(
             f"holds what its types do not allow ({error})", file=path, expected="a table as `write_table` writes it"
         ) from error

@@ -153,11 +153,11 @@ class DataReport:
             *(self.graphs.lines() if self.graphs else []),
             f"largest group: {self.largest_group[1]:,} samples ({self.largest_group[0]})",
             f"duplicate images: {dup}; duplicate texts: {self.duplicate_texts:,} samples",
-            *([f"longest side of those looked at, pixels: {_mix(self.sides)}"] if self.sides else []),
-            *([f"formats of those looked at: {_mix(self.formats)}"] if self.formats else []),
+            *([f"longest side of the images checked, pixels: {_ranges(self.sides, 'images')}"] if self.sides else []),
+            *([f"formats of the images checked: {_mix(self.formats)}"] if self.formats else []),
             *([f"media: {_mix(self.media)}"] if self.media else []),
-            *(f"shapes of {name} looked at: {_mix(counts)}" for name, counts in self.shapes.items()),
-            *([f"words a text: {_mix(self.words)}"] if self.words else []),
+            *(f"shapes of the {name} checked: {_mix(counts)}" for name, counts in self.shapes.items()),
+            *([f"words per text: {_ranges(self.words, 'texts')}"] if self.words else []),
             f"languages: {_mix(self.languages)}",
             *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
             f"licences: {_mix(self.licences)}",
@@ -173,7 +173,7 @@ class DataReport:
     def _batch(self) -> str:
         return (
             f"in a batch of {self.batch_size:,}: {self.same_group_pairs:.2f} pairs of one group, {self.same_text_pairs:.2f} more "
-            f"with equal texts, {self.same_image_pairs:.2f} with the same image; guessing gives a loss of {self.chance_loss:.3f}"
+            f"with equal texts, {self.same_image_pairs:.2f} with the same image; chance loss {self.chance_loss:.3f}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -364,6 +364,12 @@ def _top(values: Any, keep: int = 12) -> dict[str, int]:
     counts = Counter(values).most_common()
     rest = sum(count for _, count in counts[keep:])
     return {**dict(counts[:keep]), **({f"{len(counts) - keep} others": rest} if rest else {})}
+
+
+def _ranges(counts: dict[str, int], unit: str) -> str:
+    """Counts of ranges of a quantity: "2-3 in 280 texts, 4-7 in 766"."""
+    first, *rest = (f"{name} in {count:,}" for name, count in counts.items())
+    return ", ".join([f"{first} {unit}", *rest])
 
 
 def _mix(counts: dict[str, int]) -> str:

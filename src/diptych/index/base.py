@@ -27,7 +27,7 @@ from diptych.core.image import ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection
-from diptych.index.engine.disk import full_disk
+from diptych.index.engine.disk import DiskFull, full_disk
 from diptych.index.engine.index_server import IndexServer, Inside
 from diptych.index.engine.store import DenseSpace, Space, Vectors
 from diptych.index.facts import Facts, IndexInfo, read_facts
@@ -327,7 +327,12 @@ class Index(ABC):
         skip = set(self.uids()) if existing == "skip" else set()
         with full_disk(self.folder):
             stored = fill(self, pool, batch_size=batch_size, progress=progress, skip=skip)
-            self.collection.settle()
+            try:
+                self.collection.settle()
+            except DiskFull as error:
+                raise DiskFull(
+                    f"all {stored:,} items went in and are searched, but could not be put in order: {error}"
+                ) from error
         return stored
 
     def remove(self, uids: Iterable[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from diptych.index.engine.edge import EdgeStore, IndexBusy
 from diptych.index.engine.index_server import connect_remote
 from diptych.index.engine.store import Space, Store
 from diptych.index.facts import FILE, Facts
+
+PATIENCE = 1.0
+"""Seconds for which an index that another process has open is waited for: a search, or a small `add`, is over by then."""
 
 
 def refuse_target(folder: Path, overwrite: bool) -> None:
@@ -47,13 +51,17 @@ def load_store(folder: Path, facts: Facts) -> Store:
         from diptych.index.engine.server import ServerStore
 
         return ServerStore.load(facts.url, facts.collection)
-    try:
-        return EdgeStore.load(folder / facts.shard)
-    except IndexBusy:
-        visitor = connect_remote(folder)  # the process that has it open may let others in
-        if visitor is None:
-            raise
-        return visitor
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return EdgeStore.load(folder / facts.shard)
+        except IndexBusy:
+            visitor = connect_remote(folder)  # the process that has it open may let others in
+            if visitor is not None:
+                return visitor
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.05)
 
 
 def drop_collection(facts: Facts) -> None:

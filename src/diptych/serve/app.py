@@ -10,7 +10,7 @@ POST /search        by text, image, both (image + weight * text), good and bad e
 POST /classify      names for pictures, from a list of your own
 POST /detect        things and the relations between them, where there is a detector
 POST /explain       which part of a picture each word goes with
-POST /words         which words a picture becomes, and where they stand
+POST /words         words that describe a picture, and the regions they come from
 GET  /items/UID     texts, provenance, columns;  /image/UID: its picture, small
 """
 

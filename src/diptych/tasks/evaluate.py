@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from diptych.core.contracts import Dataset, Task
 from diptych.core.disk.files import write_json
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Result
 from diptych.models.io.open_address import require
 from diptych.tasks._scoring.records import read_records, with_facts, write_records
@@ -25,7 +25,8 @@ def evaluate(
     """Result of one protocol. With `out`, a folder, also OUT/TASK-DATA.parquet (records) and OUT/TASK-DATA.json (result).
 
     others   for a task with roles: the models, or their addresses, by role
-    Raises ConfigError when a model lacks what the task asks for, DataError when the data are empty or do not fit.
+    Raises ConfigError when a model lacks what the task asks for or records lack declared columns, DataError when data are empty or do
+    not fit.
     """
     require(model, task.needs, who=f"task '{task.name}'")
     parts = open_roles(task, others or {})
@@ -35,6 +36,12 @@ def evaluate(
     before = getattr(model, "spent", None)
     predictions = ask(model, data, **parts)
     cast_in = {name: [_identity(one) for one in _several(part)] for name, part in parts.items() if part is not None}
+    columns = getattr(task, "report_columns", None)
+    if columns is not None and (missing := {*asdict(columns).values()} - {*predictions.column_names, ""}):
+        raise ConfigError(
+            f"task '{task.name}' declares report columns that its records lack: {', '.join(sorted(missing))} "
+            f"(they have {', '.join(predictions.column_names)})"
+        )
     records = with_facts(
         predictions,
         protocol=f"{task.name} v{task.version}",
@@ -42,6 +49,7 @@ def evaluate(
         model=_identity(model),
         **({} if before is None else {"spent": asdict(model.spent - before)}),
         **({"roles": cast_in} if cast_in else {}),
+        **({} if columns is None else {"report_columns": asdict(columns)}),
     )
     result = task.score(records)
     if out is not None:

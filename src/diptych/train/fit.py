@@ -132,6 +132,11 @@ def resume(
         begin, notes = checkpoint.newest(folder.checkpoints)
         if steps and begin is None:
             raise RunError(f"{folder.path} has no checkpoint to go on from: start a new run with --init {folder.path}")
+        if begin is None and folder.state.get("step"):
+            raise RunError(
+                f"{folder.path} took {folder.state['step']} steps, and its checkpoints are gone: put them back into "
+                f"{folder.checkpoints}, or start it again with --overwrite"
+            )
         if steps and world.main:
             save_config(folder.path, {"recipe": recipe, "run": options})
         if begin is not None and begin.state["recipe"] != config_hash(recipe):

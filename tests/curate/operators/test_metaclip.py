@@ -293,7 +293,7 @@ def test_command_and_plan(tmp_path: Path, entries: str, capsys: pytest.CaptureFi
     assert main(["curate", "metaclip", str(source), str(tmp_path / "out"), "--entries", entries]) == 0
     shown = capsys.readouterr().out
     assert "metaclip 400 ->" in shown
-    assert "rows a second" in shown
+    assert "rows per second" in shown
     assert "no_entry" in shown
     assert main(["curate", "metaclip", str(source), str(tmp_path / "o2"), "--entries", str(tmp_path / "none.txt")]) == 1
     assert "none.txt: does not exist (expected a list of entries" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_every_text_is_traced_to_model_prompt_source_and_licence(tmp_path: Path)
     assert facts["used"] + sum(facts["not_used"].values()) == 80
     lines = done.lines()
     assert f"{facts['used']} of 80 texts by grammar are used" in lines[1]
-    assert "texts a second" in lines[2]
+    assert "texts per second" in lines[2]
     assert "notes" not in json.loads((tmp_path / "curation.json").read_text())["steps"][0]
 
 

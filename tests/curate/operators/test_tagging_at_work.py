@@ -83,7 +83,7 @@ def test_from_coco_json_to_scene_graphs(
     assert main([*words, "--threshold", "0.01", "--per-pair", "1"]) == 0
     said = capsys.readouterr().out
     assert "captions 14 -> triplets 28 in" in said
-    assert "pairs a second" in said
+    assert "pairs per second" in said
     assert "precision" not in said, "nothing is known to be true"
     summary = json.loads((out / "tagging.json").read_text())
     assert summary["stages"]["captions"] == 14
@@ -133,7 +133,7 @@ def test_a_summary_counts_stages_kinds_and_what_is_right() -> None:
     assert summary.stages == {"captions": 3, "parsed": 3, "linked": 2, "pairs": 2, "proposed": 4, "relations": 2}
     assert summary.kinds == {"parsed": 2, "linked": 1, "relations": 2}
     assert (summary.precision, summary.recall) == (0.5, 0.5)
-    assert "2 pairs a second, 2.0 images a second" in summary.lines()[-1]
+    assert "2 pairs per second, 2.0 images per second" in summary.lines()[-1]
     assert "138.9 hours" in summary.lines()[-1]
     assert TaggingResult.from_json(one.to_json()) == one
     assert b"seconds" not in summary.file()

@@ -31,6 +31,7 @@ from diptych.data.media.decode import decode
 from diptych.data.shards import write as shards
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.tar_index import index_tar
+from diptych.data.shards.verify import verify
 
 
 def picture(seed: int, kind: str = "JPEG", side: int = 20) -> bytes:
@@ -312,6 +313,50 @@ def test_kill_9_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, str(script)], env=os.environ, check=False).returncode == -signal.SIGKILL
     assert build(small_pool(), tmp_path / "out", shard_samples=8).kept == 2
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_half_written_files_of_a_killed_build_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On resume, when a finished build is asked for again, and by `verify`, which leaves files that somebody may be writing."""
+    out = tmp_path / "out"
+    left = [out / "shards/.00001.tar.0badf00d", out / ".manifest.parquet.12345678", out / "tables/.texts.parquet.0badcafe"]
+    kept = out / "shards/.notes"
+
+    def leave() -> None:
+        for path in [*left, kept]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"half")
+
+    def remaining() -> list[Path]:
+        return [path for path in [*left, kept] if path.exists()]
+
+    store, calls = shards.store_shard, []
+
+    def stop(*arguments: Any, **options: Any) -> shards.ShardRecords:
+        calls.append(arguments)
+        if len(calls) == 2:
+            leave()
+            raise Killed
+        return store(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diptych.data.shards.build.store_shard", stop)
+        with pytest.raises(Killed):
+            build(small_pool(), out, shard_samples=8)
+    assert build(small_pool(), out, shard_samples=8).kept == 1
+    assert remaining() == [kept]
+    left.append(out / "shards/.00000.part.parquet")  # of a kill between the mark and the removal of these
+    leave()
+    build(small_pool(), out, shard_samples=8)
+    assert remaining() == [kept]
+    leave()
+    assert verify(out).swept == 0
+    for path in left:
+        os.utime(path, (0, 0))
+    assert verify(out, update=False).swept == 0
+    report = verify(out)
+    assert (report.swept, report.ok) == (4, True)
+    assert "4 half-written files of a killed build were removed" in report.lines()[0]
+    assert remaining() == [kept]
 
 
 @pytest.mark.parametrize("room", [0, 3_000, 30_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,3 +115,22 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_wrong_name_gets_a_near_one() -> None:
     with pytest.raises(UnknownName, match="did you mean 'minilm-l6'"):
         weights.text("minilm-l12")
+
+
+def test_other_bytes_than_those_of_the_packaged_weights_are_refused(tmp_path: Path) -> None:
+    from dataclasses import replace
+    from hashlib import sha256
+
+    from diptych.core.errors import RunError
+    from diptych.models.io.weights import LITE0, MINILM
+
+    (tmp_path / "w.bin").write_bytes(b"weights")
+    packaged = replace(LITE0, sha256=(("w.bin", sha256(b"weights").hexdigest()),))
+    assert packaged.checked(tmp_path) == tmp_path
+    (tmp_path / "w.bin").write_bytes(b"weightz")
+    with pytest.raises(RunError, match=r"w\.bin has the SHA-256 .*\.\.\. .*install that version again") as caught:
+        packaged.checked(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match=r"config\.json cannot be read"):
+        MINILM.checked(tmp_path)
+    assert all(len(digest) == 64 for entry in (LITE0, MINILM) for _, digest in entry.sha256)

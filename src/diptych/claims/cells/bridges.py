@@ -1,4 +1,4 @@
-"""What claims of bridges share: one small language model for all seeds and arms, trained once and kept in the cache."""
+"""Language model shared by claims of bridges: a small one for all seeds and arms, trained once and kept in the cache."""
 
 from __future__ import annotations
 

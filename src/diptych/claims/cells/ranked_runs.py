@@ -60,7 +60,7 @@ def bridge(steps: int, *, match: bool = True) -> LiMBeR:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well a signal puts the runs into the order of their captions: Spearman's correlation of minus the signal with CIDEr-D.
+    """Rank agreement of a signal with caption quality over the runs: Spearman's correlation of minus the signal with CIDEr-D.
 
     signal  "loss" (nats a token of held-out captions), "mir", "mir_as_released", "norm" (how far the norm of a picture's tokens is from
             that of words, in powers of e). One that is the same for all, or not a number, orders nothing: 0
@@ -73,9 +73,9 @@ class Ranking:
         rows = measured(cell, self.match)
         runs = [row for name, row in rows.items() if name not in (FRESH, MATCHED, BLIND)]
         signal, score = [-row[self.signal] for row in runs], [row["cider_d"] for row in runs]
-        found = spearmanr(signal, score).statistic if min(len({*signal}), len({*score})) > 1 else math.nan
+        correlation = spearmanr(signal, score).statistic if min(len({*signal}), len({*score})) > 1 else math.nan
         return {
-            "spearman": 0.0 if math.isnan(found) else float(found),
+            "spearman": 0.0 if math.isnan(correlation) else float(correlation),
             "best": max(score),
             "worst": min(score),
             "blind": rows[BLIND]["cider_d"],
@@ -84,7 +84,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class One:
-    """What was measured of one of them, by name."""
+    """Measurements of one run, by name."""
 
     run: str
 
@@ -104,8 +104,8 @@ def measured(cell: Cell, match: bool) -> dict[str, dict[str, float]]:
     key = [FORMAT, cell.seed, repr(recipe), STEPS, RIGHT, TIMES, TESTED, READ, repr(MIR())]
 
     def make() -> Callable[[Path], object]:
-        found = _measure(cell, match)
-        return lambda folder: write_json(folder / "runs.json", found)
+        signals = _measure(cell, match)
+        return lambda folder: write_json(folder / "runs.json", signals)
 
     plain: dict[str, dict[str, float]] = json.loads((cached_model("ranked", key, make, seed=cell.seed) / "runs.json").read_text())
     return plain
@@ -113,24 +113,24 @@ def measured(cell: Cell, match: bool) -> dict[str, dict[str, float]]:
 
 def _measure(cell: Cell, match: bool) -> dict[str, dict[str, float]]:
     test = _rows("test", SMOKE_ROWS if cell.smoke else TESTED, cell)
-    found = {}
+    signals = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, matched in ((FRESH, False), (MATCHED, True)):
             at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
-            found[name] = _signals(untrained(hosted(bridge(1, match=matched), cell, address=WORLD), test, at), test)
+            signals[name] = _signals(untrained(hosted(bridge(1, match=matched), cell, address=WORLD), test, at), test)
         blind = replace(hosted(bridge(STEPS[-1], match=match), cell, address=WORLD), blind=True)
         rows = _rows("train", SMOKE_ROWS if cell.smoke else STEPS[-1] * BATCH // TIMES, cell)
-        found[BLIND] = _signals(opened(blind, rows, Cell(BLIND, cell.seed, Path(folder) / BLIND, size=cell.size)), test)
+        signals[BLIND] = _signals(opened(blind, rows, Cell(BLIND, cell.seed, Path(folder) / BLIND, size=cell.size)), test)
         for steps in STEPS[-1:] if cell.smoke else STEPS:
             for right in RIGHT[: 1 if cell.smoke else None]:
                 rows = _rows("train", SMOKE_ROWS if cell.smoke else steps * BATCH // TIMES, cell)
                 name = named(steps, right)
                 at = Cell(name, cell.seed, Path(folder) / name, size=cell.size)
-                found[name] = _signals(
+                signals[name] = _signals(
                     opened(hosted(bridge(steps, match=match), cell, address=WORLD), _partly_wrong(rows, right, cell.seed), at),
                     test,
                 )
-    return found
+    return signals
 
 
 def _rows(split: Split, count: int, cell: Cell) -> RenderedDataset:

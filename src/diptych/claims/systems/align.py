@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -19,7 +19,7 @@ def claims() -> tuple[Claim, ...]:
 
     def arm(name: str, pairs: SmallPairs) -> Arm:
         """The same recipe, batch and steps, so equal pairs seen, of the same nouns; number and noise alone differ."""
-        return Arm(name, Paired(recipe, Drawn(pairs)), around(recipe.lr))
+        return Arm(name, Paired(recipe, SeededPairs(pairs)), around(recipe.lr))
 
     crossing = Claim(
         slug="align",
@@ -29,7 +29,7 @@ def claims() -> tuple[Claim, ...]:
         refuted="a difference whose interval lies below zero",
         baseline=arm(f"clean {FEW}", SmallPairs(FEW)),
         method=arm(f"noisy {MANY}", SmallPairs(MANY, MISMATCHED)),
-        controls=(Arm("untrained", Paired(recipe, Drawn(SmallPairs(MANY)), learns=False)),),
+        controls=(Arm("untrained", Paired(recipe, SeededPairs(SmallPairs(MANY)), learns=False)),),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
         equal_budget=("steps", "samples", "trained_parameters"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, drawn, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, drawn, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -40,10 +40,10 @@ def claims() -> tuple[Claim, ...]:
         sentence=f"With {MISMATCHED:.0%} of raw texts wrong, ALIP's gates give a higher recall at 1 than the same two paths without",
         source="2308.08428, ablation of the gates (Flickr30k image to text 68.7 without, 70.5 with all)",
         refuted="a difference whose interval lies below zero",
-        baseline=Arm("no gates", Paired(ungated, Drawn(captioned)), around(alip.lr)),
-        method=Arm("alip", Paired(alip, Drawn(captioned)), around(alip.lr)),
+        baseline=Arm("no gates", Paired(ungated, SeededPairs(captioned)), around(alip.lr)),
+        method=Arm("alip", Paired(alip, SeededPairs(captioned)), around(alip.lr)),
         controls=(
-            Arm("untrained", Paired(alip, Drawn(captioned), learns=False)),
+            Arm("untrained", Paired(alip, SeededPairs(captioned), learns=False)),
             Arm("captions alone", Paired(clip, CaptionsAlone(captioned))),
         ),
         metric="test/i2t_r@1",
@@ -56,7 +56,7 @@ def claims() -> tuple[Claim, ...]:
         name="clip",
         sentence=f"With {MISMATCHED:.0%} of raw texts wrong, ALIP with a caption beside each has a higher recall at 1 than CLIP without",
         source="2308.08428, whose gates weight down noisy pairs of YFCC15M; captions without places and this noise are ours",
-        baseline=Arm("clip", Paired(clip, Drawn(raw)), around(clip.lr)),
+        baseline=Arm("clip", Paired(clip, SeededPairs(raw)), around(clip.lr)),
         equal_budget=("steps", "samples"),
     )
     return gates, against_clip

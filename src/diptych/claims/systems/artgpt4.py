@@ -51,8 +51,8 @@ class Styled:
         )
         texts = [sample.texts[0].string for sample in samples]
         before = perplexity(self.as_it_came(model, recipe.prepare(rows).language_path), texts)
-        found = {"style": float(style), "content": float(content)}
-        return {**found, "perplexity": perplexity(model, texts), "perplexity_before": before}
+        accuracies = {"style": float(style), "content": float(content)}
+        return {**accuracies, "perplexity": perplexity(model, texts), "perplexity_before": before}
 
     @staticmethod
     def as_it_came(model: BridgeGenerator, folder: str) -> BridgeGenerator:

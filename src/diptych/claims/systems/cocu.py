@@ -53,8 +53,8 @@ class Segmented:
             rows = self._known(cell)
         else:
             rows = Pool.from_samples([named(sample) for sample in drawn(self.pairs, cell)], name="named/train")
-        found = self._concepts(rows, cell)
-        rows = Pool.from_samples([replace(s, extras={**s.extras, **found[s.uid]}) for s in rows], name="concepts/train")
+        concepts = self._concepts(rows, cell)
+        rows = Pool.from_samples([replace(s, extras={**s.extras, **concepts[s.uid]}) for s in rows], name="concepts/train")
         run = replace(cell, folder=cell.folder / "run")
         model = opened(self.recipe, rows, run) if self.learns else untrained(self.recipe, rows, run)
         test = clean_rows(cell, TESTED, regions=True)
@@ -62,8 +62,8 @@ class Segmented:
         task = Segmentation(classes=NOUNS, draws=1)
         result = task.score(task.predict(PatchSegmenter(model, templates=("a {}",)), labelled))
         shown = [{region.label for region in coloured(s)} for s in rows]
-        known = [{*found[s.uid]["concepts"][:3], *(n for n in NOUNS if n in s.texts[0].string)} for s in rows]
-        recall = float(np.mean([len(true & some) / len(true) for true, some in zip(shown, known, strict=True)]))
+        nouns_by_row = [{*concepts[s.uid]["concepts"][:3], *(n for n in NOUNS if n in s.texts[0].string)} for s in rows]
+        recall = float(np.mean([len(true & some) / len(true) for true, some in zip(shown, nouns_by_row, strict=True)]))
         return {**{name: metric.value for name, metric in result.metrics.items()}, "found": recall}
 
     def _concepts(self, rows: Pool, cell: Cell) -> dict[str, dict[str, Any]]:

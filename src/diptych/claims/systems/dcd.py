@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.pairs import WIDTH, Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import WIDTH, Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -18,7 +18,7 @@ PAIRS, STEPS, BATCH, CANDIDATES = 6000, 1600, 32, 8
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(PAIRS))
+    rows = SeededPairs(SmallPairs(PAIRS))
     dcd = sized_for(
         replace(DCD.tiny(), width=WIDTH, fusion_heads=4, layers=1, candidates=CANDIDATES), batch_size=BATCH, steps=STEPS
     )

@@ -1,4 +1,4 @@
-"""What language gives a Semantic FPN that starts from CLIP: the score map, and texts that look at the picture."""
+"""Gain of a Semantic FPN that starts from CLIP by language: the score map, and texts conditioned on the picture."""
 
 from __future__ import annotations
 

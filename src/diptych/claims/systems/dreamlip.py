@@ -25,7 +25,7 @@ STEPS, BATCH = 400, 128
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedImages:
     """Training images with the text that names one shape, and with the long caption where asked."""
 
     pairs: SmallPairs
@@ -42,8 +42,8 @@ def captioned(sample: Sample, *, long: bool) -> Sample:
     texts = [Text(both[int(keyed_rng("one of two", sample.uid).integers(2))], "en", "alt")]
     if long:
         (one, at), (other, there) = ((" ".join(words[:3]), " ".join(words[3:])) for words in map(str.split, both))
-        where = [f"the {shape.removeprefix('a ')} is {place}" for shape, place in ((one, at), (other, there))]
-        row = [PLACES.index(place) // 3 for place in (at, there)]
+        where = [f"the {shape.removeprefix('a ')} is {corner}" for shape, corner in ((one, at), (other, there))]
+        row = [PLACES.index(corner) // 3 for corner in (at, there)]
         lies = "left of" if row[0] == row[1] else "above"  # the text goes from top left to bottom right
         caption = [f"there is {one} and {other}", *where, f"{one} lies {lies} {other}"]
         texts.append(Text(". ".join(caption) + ".", "en", "synthetic"))
@@ -51,7 +51,7 @@ def captioned(sample: Sample, *, long: bool) -> Sample:
 
 
 def claims() -> tuple[Claim, ...]:
-    long = Captioned(SmallPairs(6000))
+    long = CaptionedImages(SmallPairs(6000))
     published = replace(DreamLIP.tiny(), lambda_mp=1.0, lambda_s=1.0)
     clip, grouped = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS), sized_for(published, batch_size=BATCH, steps=STEPS)
     dreamlip = replace(grouped, lambda_s=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.localised import Localised, WhatStandsOut
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -19,7 +19,7 @@ PATCH = 8
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(PAIRS))
+    rows = SeededPairs(SmallPairs(PAIRS))
     clip, filip = (sized_for(recipe, batch_size=BATCH, steps=STEPS) for recipe in (CLIP.tiny(), FILIP.tiny()))
     fine_clip, fine_filip = (replace(recipe, image_tower="dense_micro") for recipe in (clip, filip))
     retrieval = Claim(

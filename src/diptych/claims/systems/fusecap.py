@@ -30,7 +30,7 @@ Texts = Literal["captions", "fused", "another's", "findings"]
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedRows:
     """Rows whose caption names one of two shapes, as `texts` says: alone, with findings fused in, with another image's findings fused
     in, or the findings alone."""
 
@@ -64,13 +64,13 @@ def named(sample: Sample) -> Sample:
 def experts(sample: Sample, seed: int) -> tuple[Region, ...]:
     """The truth as experts see it: some things are missed, some are called something else."""
     rng = keyed_rng("experts", seed, sample.uid)
-    found = []
+    findings = []
     for region in sample.regions:
         missed, wrong = rng.random(2)
         label, colour = SHAPES[int(rng.integers(len(SHAPES)))], list(COLOURS)[int(rng.integers(len(COLOURS)))]
         if missed >= MISSED:
-            found.append(replace(region, label=label, attributes=(colour,)) if wrong < WRONG else region)
-    return tuple(found)
+            findings.append(replace(region, label=label, attributes=(colour,)) if wrong < WRONG else region)
+    return tuple(findings)
 
 
 def detailed(sample: Sample) -> Sample:
@@ -84,7 +84,7 @@ class Detailed:
     """Trains on `rows`, then retrieves among clean rows by queries that name everything."""
 
     recipe: PairRecipe
-    rows: Captioned
+    rows: CaptionedRows
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
@@ -103,10 +103,10 @@ def claims() -> tuple[Claim, ...]:
         sentence="Captions with experts' findings fused in give a higher recall at 1 by detailed queries than the captions alone",
         source="2305.17718: retrieval with long captions improves strongly when trained on fused captions",
         refuted="a difference whose interval lies below zero",
-        baseline=Arm("captions", Detailed(clip, Captioned(pairs)), around(clip.lr)),
-        method=Arm("fused", Detailed(clip, Captioned(pairs, "fused")), around(clip.lr)),
-        controls=(Arm("untrained", Detailed(clip, Captioned(pairs), learns=False)),),
-        bounds=(Arm("findings alone", Detailed(clip, Captioned(pairs, "findings"))),),
+        baseline=Arm("captions", Detailed(clip, CaptionedRows(pairs)), around(clip.lr)),
+        method=Arm("fused", Detailed(clip, CaptionedRows(pairs, "fused")), around(clip.lr)),
+        controls=(Arm("untrained", Detailed(clip, CaptionedRows(pairs), learns=False)),),
+        bounds=(Arm("findings alone", Detailed(clip, CaptionedRows(pairs, "findings"))),),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
         equal_budget=("steps", "samples"),
@@ -118,6 +118,6 @@ def claims() -> tuple[Claim, ...]:
         name="others",
         sentence="Findings of the image fused into its caption give a higher recall at 1 than findings of another image",
         source="our control: longer captions in the same words that say nothing of the image",
-        baseline=Arm("another's findings", Detailed(clip, Captioned(pairs, "another's")), around(clip.lr)),
+        baseline=Arm("another's findings", Detailed(clip, CaptionedRows(pairs, "another's")), around(clip.lr)),
     )
     return fused, others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -16,7 +16,7 @@ PAIRS, STEPS, BATCH = 6000, 400, 128
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(PAIRS))
+    rows = SeededPairs(SmallPairs(PAIRS))
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     fused = sized_for(replace(FusedMatcher.tiny(), fusion_heads=4), batch_size=BATCH, steps=STEPS)
     return (

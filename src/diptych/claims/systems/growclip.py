@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -20,7 +20,7 @@ SEARCH = sum(models * steps for models, steps in halving_rounds(CANDIDATES, TRIA
 
 
 @dataclass(frozen=True)
-class Searched:
+class ArchitectureSearch:
     """An arm with the steps of its search on the account: every trial counts."""
 
     paired: Paired
@@ -39,7 +39,7 @@ def of(**changes: Any) -> GrowCLIP:
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(PAIRS))
+    rows = SeededPairs(SmallPairs(PAIRS))
     whole = BEFORE + AFTER + SEARCH
     grown = of(layers=(1, 1, 0), more=(1, 1, 1), parts=(FIRST, 1.0), shares=(BEFORE, AFTER), steps=BEFORE + AFTER)
     fixed = of(layers=(1, 1, 0), more=(0, 0, 0), parts=(FIRST, 1.0), shares=(BEFORE, AFTER + SEARCH), steps=whole)
@@ -51,7 +51,7 @@ def claims() -> tuple[Claim, ...]:
         source="2308.11331 (+1.2 image to text recall on Flickr30k against other growing methods); search and sizes are our reading",
         refuted="a difference whose interval lies below zero",
         baseline=Arm("never grown", Paired(fixed, rows), around(fixed.lr)),
-        method=Arm("grown", Searched(Paired(grown, rows), SEARCH), around(grown.lr)),
+        method=Arm("grown", ArchitectureSearch(Paired(grown, rows), SEARCH), around(grown.lr)),
         controls=(Arm("untrained", Paired(fixed, rows, learns=False)),),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),

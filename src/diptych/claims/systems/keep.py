@@ -1,5 +1,5 @@
-"""What a tree of concepts does for pairs that name them at mixed levels, whether prompts can be judged without labels, and how a slide is
-read from its tiles.
+"""Gain by a tree of concepts for pairs that name them at mixed levels, ranking of prompts without labels, and slide labels from
+tiles.
 
 Half of the cases are named by their family alone. To a loss that takes every other group for a negative, a family's text is wrong for all
 tiles of its kinds; KEEP takes such pairs out. What should get better is the place of true texts at every level. Telling the kinds of a

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diptych.claims.cell import Cell
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, drawn, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, drawn, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import trained
@@ -25,7 +25,7 @@ LOST = 0.1
 
 @dataclass(frozen=True)
 class Agreeing:
-    """What the LAION step keeps when a CLIP that was trained on trusted pairs alone is asked; or as many rows drawn by chance."""
+    """Rows kept by the LAION step with a CLIP that was trained on trusted pairs alone; or as many rows drawn by chance."""
 
     pool: SmallPairs
     scorer: CLIP
@@ -33,11 +33,11 @@ class Agreeing:
 
     def __call__(self, cell: Cell) -> Pool:
         trusted = drawn(SmallPairs(TRUSTED), cell, elsewhere=1)
-        known = drawn(SmallPairs(KNOWN), cell, elsewhere=2)
-        cell.spending.count(trusted=len(trusted) + len(known))
+        threshold_rows = drawn(SmallPairs(KNOWN), cell, elsewhere=2)
+        cell.spending.count(trusted=len(trusted) + len(threshold_rows))
         model = trained(self.scorer, trusted, cell.part("scorer")).model
         ask = LAION(min_bytes=0, model=str(model), similarity=-1.0, similarity_other=-1.0)
-        level = float(np.quantile(list(ask(known).columns["similarity"].values()), LOST))
+        level = float(np.quantile(list(ask(threshold_rows).columns["similarity"].values()), LOST))
         pool = drawn(self.pool, cell)
         kept = set(replace(ask, similarity=level, similarity_other=level)(pool).kept)
         rows = np.array([row for row, uid in enumerate(pool.uids) if uid in kept], np.int64)
@@ -60,7 +60,7 @@ def claims() -> tuple[Claim, ...]:
     clip, pool = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS), SmallPairs(ROWS, MISMATCHED)
     longer = replace(clip, steps=2 * STEPS)  # as long as model and scorer together
     agreeing = Agreeing(pool, clip)
-    untrained = Arm("untrained", Paired(clip, Drawn(pool), learns=False))
+    untrained = Arm("untrained", Paired(clip, SeededPairs(pool), learns=False))
     trusted = Claim(
         slug="laion",
         kind="paper's claim",
@@ -69,7 +69,7 @@ def claims() -> tuple[Claim, ...]:
         refuted="a difference whose interval lies below zero, or a recall no higher than that of the raw pool",
         baseline=Arm("trusted alone", Paired(longer, Trusted()), around(clip.lr)),
         method=Arm("agreeing", Paired(clip, agreeing), around(clip.lr)),
-        controls=(untrained, Arm("raw", Paired(longer, Drawn(pool)))),
+        controls=(untrained, Arm("raw", Paired(longer, SeededPairs(pool)))),
         metric="test/i2t_r@1",
         margins=Margins(matters=0.02, equivalence=0.02),
         equal_budget=("steps", "samples", "trusted", "trained_parameters"),
@@ -83,7 +83,7 @@ def claims() -> tuple[Claim, ...]:
         name="raw",
         sentence=f"With {MISMATCHED:.0%} of a pool mismatched, pairs that a model of trusted ones finds to agree beat the whole pool",
         refuted="a difference whose interval lies below zero",
-        baseline=Arm("raw", Paired(longer, Drawn(pool)), around(clip.lr)),
+        baseline=Arm("raw", Paired(longer, SeededPairs(pool)), around(clip.lr)),
         controls=(untrained, Arm("trusted alone", Paired(longer, Trusted()))),
         equal_budget=("steps", "samples", "trained_parameters"),
         tuning_seeds=(0,),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Rows, clean_rows, retrieved, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Rows, SeededPairs, clean_rows, retrieved, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
@@ -83,7 +83,7 @@ def _named(prefix: str, scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(PAIRS))
+    rows = SeededPairs(SmallPairs(PAIRS))
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     own: dict[str, Any] = {"decoder_heads": 4, "queue": 1024, "small_images": False, "image_tower": "vit_micro"}
     lexlip = replace(sized_for(LexLIP.tiny(), batch_size=BATCH, steps=STEPS), **own)

@@ -60,15 +60,15 @@ class Realigned:
             recipe = replace(recipe, visual_lr=times * recipe.visual_lr, warm_lr=times * recipe.warm_lr)
         model = (opened if self.learns else untrained)(recipe, rows, replace(cell, folder=cell.folder / "whole"))
         samples = [test[row] for row in range(len(test))]
-        found = {}
+        shares_by_tag = {}
         for tag in TAGS:
             asked = [REQUEST.format(language=NAMES[tag])] * len(samples)
             written = model.generate([sample.image for sample in samples], asked, max_tokens=32)
             shares = []
             for text, sample in zip(written, samples, strict=True):
                 shares.append(np.mean([noun_in(noun, tag) in text for noun in sample.extras["things"]]))
-            found[tag] = float(np.mean(shares))
-        return {"others": (found["qaa"] + found["qab"]) / 2, **found}
+            shares_by_tag[tag] = float(np.mean(shares))
+        return {"others": (shares_by_tag["qaa"] + shares_by_tag["qab"]) / 2, **shares_by_tag}
 
 
 def drawn(split: Split, count: int, seed: int, cell: Cell) -> RenderedDataset:

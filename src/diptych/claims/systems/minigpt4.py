@@ -21,7 +21,7 @@ HOST = "small:world:descriptions?n=6000&seed=1&detailed=6000"
 
 
 @dataclass(frozen=True)
-class Described:
+class SceneDescriptions:
     """Learns from scenes of the cell's seed, of which few are described, and describes others of the same seed.
 
     failed   share of the texts that are empty, that repeat a run of three words, or that do not end within `TOKENS` tokens
@@ -49,7 +49,7 @@ class Described:
 
 
 def fails(text: str, tokens: int) -> bool:
-    """Whether a text is empty, repeats a run of three words, or was still going on."""
+    """True if a text is empty, repeats a run of three words, or was cut off at `TOKENS` tokens."""
     words = text.split()
     runs = [tuple(words[at : at + 3]) for at in range(len(words) - 2)]
     return not words or len(set(runs)) < len(runs) or tokens >= TOKENS
@@ -67,11 +67,11 @@ def claims() -> tuple[Claim, ...]:
             "do not fail than one that saw more careless captions instead",
             source="2304.10592, table 4: a third of the texts fail after the first stage, about a fiftieth after the second",
             refuted="a difference whose interval lies below zero",
-            baseline=Arm("first stage alone", Described(first), rates),
-            method=Arm("both stages", Described(both), rates),
+            baseline=Arm("first stage alone", SceneDescriptions(first), rates),
+            method=Arm("both stages", SceneDescriptions(both), rates),
             controls=(
-                Arm("blind", Described(replace(both, blind=True))),
-                Arm("untrained", Described(both, learns=False)),
+                Arm("blind", SceneDescriptions(replace(both, blind=True))),
+                Arm("untrained", SceneDescriptions(both, learns=False)),
             ),
             metric="sound",
             margins=Margins(matters=0.1, equivalence=0.1),

@@ -45,8 +45,8 @@ class Calibrated:
         model = (opened if self.learns else untrained)(hosted(self.recipe, cell, address=WORLD), train, cell)
         captions, mir = Captions(max_tokens=24, draws=1, blind=False), MIR(samples=READ, words=0)
         written = captions.score(captions.predict(model, test))
-        found = {name: metric.value for name, metric in written.metrics.items()}
-        return {**found, "mir": mir.score(mir.predict(model, test)).value}
+        scores = {name: metric.value for name, metric in written.metrics.items()}
+        return {**scores, "mir": mir.score(mir.predict(model, test)).value}
 
 
 def claims() -> tuple[Claim, ...]:

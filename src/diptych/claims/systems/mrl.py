@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.pairs import WIDTH, Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import WIDTH, Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
@@ -17,7 +17,7 @@ DIMS = (4, 8, 16, 32, 64)
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(PAIRS))
+    rows = SeededPairs(SmallPairs(PAIRS))
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     mrl = sized_for(replace(MRL.tiny(), width=WIDTH, dims=DIMS), batch_size=BATCH, steps=STEPS)
 

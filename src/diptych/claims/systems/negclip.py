@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.hard_texts import Said, against_clip
+from diptych.claims.cells.learned_pairs.hard_texts import ClaimText, against_clip
 from diptych.claims.claim import Claim
 from diptych.recipes.contrastive.negclip import NegCLIP
 
@@ -17,12 +17,12 @@ def claims() -> tuple[Claim, ...]:
         negclip,
         replace(negclip, negatives="random_words"),
         metric="swapped",
-        told=Said(
+        probe=ClaimText(
             "At equal steps and images, exchanged words as wrong texts give a higher accuracy where words are exchanged",
             "2210.01936, whose relation and attribution probes rise from 60 and 63 to 80 and 71",
             (*KINDS, "i2t_r@1", "t2i_r@1"),
         ),
-        found=Said(
+        retrieval=ClaimText(
             "Exchanged words as wrong texts leave the recall at 1 from text to image as CLIP has it",
             "2210.01936, whose retrieval on COCO stays within a few points of the same tuning without wrong texts",
             ("i2t_r@1", "swapped"),

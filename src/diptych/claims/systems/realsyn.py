@@ -64,8 +64,8 @@ class Documented:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        found, hit = self.rows(cell)
-        return {**learned(self.recipe, found, cell, learns=self.learns), "hit@3": hit}
+        rows, hit = self.rows(cell)
+        return {**learned(self.recipe, rows, cell, learns=self.learns), "hit@3": hit}
 
     def rows(self, cell: Cell) -> tuple[Pool, float]:
         """The images that have sentences, and the share of all whose own sentence is among these."""
@@ -85,12 +85,12 @@ class Documented:
         if self.found == "by chance":
             every = [line.texts[0].string for line in lines]
             drawn_by = (keyed_rng("by chance", cell.seed, image.uid).choice(len(every), 3) for image in images)
-            return {image.uid: [every[n] for n in places.tolist()] for image, places in zip(images, drawn_by, strict=True)}
+            return {image.uid: [every[n] for n in indices.tolist()] for image, indices in zip(images, drawn_by, strict=True)}
         if self.found == "before":
             return {image.uid: [before(image, lines_of)] for image, lines_of in beside(images, lines)}
-        known = Known(self.pairs)(cell)
+        trusted = Known(self.pairs)(cell)
         base = sized_for(CLIP.tiny(), batch_size=BATCH, steps=KNOWN_STEPS)
-        address = str(trained(base, known, cell.part("embedder")).model)
+        address = str(trained(base, trusted, cell.part("embedder")).model)
         made = RealSyn(model=address, short_side=0, synthetic=False, seed=cell.seed)(pool).columns[VARIANTS].to_pylist()
         texts = {row["uid"]: [one["string"] for one in row[VARIANTS]] for row in made}
         return {image.uid: texts.get(image.uid, []) for image in images}
@@ -103,9 +103,9 @@ class Added:
     documented: Documented
 
     def __call__(self, cell: Cell) -> Scores:
-        found, hit = self.documented.rows(cell)
-        known = drawn(replace(self.documented.pairs, count=KNOWN), cell, elsewhere=1)
-        both = Pool.from_samples((*known, *found), name="both/train")
+        synthesised, hit = self.documented.rows(cell)
+        trusted = drawn(replace(self.documented.pairs, count=KNOWN), cell, elsewhere=1)
+        both = Pool.from_samples((*trusted, *synthesised), name="both/train")
         return {**learned(self.documented.recipe, both, cell), "hit@3": hit}
 
 
@@ -123,12 +123,12 @@ def documents(rows: Pool, seed: int) -> Iterator[Sample]:
         rng = keyed_rng("document", seed, first)
         others = [rows[int(row)].texts[0].string for row in rng.choice(len(rows), SENTENCES - len(here))]
         lines = [*(sample.texts[0].string for sample in here), *(shuffled(text, rng) for text in others)]
-        places = rng.permutation(len(here) + len(lines)).tolist()
+        positions = rng.permutation(len(here) + len(lines)).tolist()
         document = f"document-{first}"
-        for sample, place in zip(here, places[: len(here)], strict=True):
-            yield replace(sample, texts=(), group="", extras={"document": document, "place": place})
-        for number, (line, place) in enumerate(zip(lines, places[len(here) :], strict=True)):
-            yield Sample(f"{document}-{number}", None, (Text(line, "en"),), extras={"document": document, "place": place})
+        for sample, position in zip(here, positions[: len(here)], strict=True):
+            yield replace(sample, texts=(), group="", extras={"document": document, "place": position})
+        for number, (line, position) in enumerate(zip(lines, positions[len(here) :], strict=True)):
+            yield Sample(f"{document}-{number}", None, (Text(line, "en"),), extras={"document": document, "place": position})
 
 
 def shuffled(text: str, rng: np.random.Generator) -> str:
@@ -148,8 +148,8 @@ def beside(images: list[Sample], lines: list[Sample]) -> Iterator[tuple[Sample, 
 
 def before(image: Sample, lines: list[Sample]) -> str:
     """The nearest sentence before an image, else the first behind it."""
-    place = image.extras["place"]
-    return min(lines, key=lambda line: (line.extras["place"] > place, abs(line.extras["place"] - place))).texts[0].string
+    position = image.extras["place"]
+    return min(lines, key=lambda line: (line.extras["place"] > position, abs(line.extras["place"] - position))).texts[0].string
 
 
 def claims() -> tuple[Claim, ...]:

@@ -34,8 +34,10 @@ TAGGED, BEFORE, TUNED = 400, 800, 200
 def pre_training() -> Claim:
     """The headline of the paper, made small: what is gained by relations that nobody drew."""
     detector, tuned = (tagged_links.named(RLIPv2.tiny(), steps=steps) for steps in (BEFORE, TUNED))
-    told = PreTrained("tagged", detector, tuned, tagged_links.named(RLIPv2.tagger_tiny(), steps=TAGGED))
-    nothing, by_chance, captions, true = (replace(told, told=other) for other in ("nothing", "by chance", "captions", "true"))
+    tagged = PreTrained("tagged", detector, tuned, tagged_links.named(RLIPv2.tagger_tiny(), steps=TAGGED))
+    nothing, by_chance, captions, true = (
+        replace(tagged, relations=other) for other in ("nothing", "by chance", "captions", "true")
+    )
     rates = around(detector.lr)
     return Claim(
         slug="rlipv2",
@@ -44,9 +46,9 @@ def pre_training() -> Claim:
         source="2308.09351: detection data with tagged relations, then fine-tuning (HICO-DET, 1 % of the images: 32.22 mAP with Swin-L)",
         refuted="a difference whose interval lies below zero, or a recall no higher than with the same predicates on pairs by chance",
         baseline=Arm("boxes alone", nothing, rates),
-        method=Arm("tagged relations", told, rates),
+        method=Arm("tagged relations", tagged, rates),
         controls=(
-            Arm("untrained", replace(told, learns=False)),
+            Arm("untrained", replace(tagged, learns=False)),
             Arm("pairs by chance", by_chance),
             Arm("captions at their word", captions),
         ),
@@ -64,9 +66,9 @@ def pre_training() -> Claim:
 
 def with_others() -> str:
     """The names of the links among those of Visual Genome, all as frequent: 212 names a step, most of which are never right."""
-    known = vocabulary("vg150")
+    vg150 = vocabulary("vg150")
     seen = [name for name in PREDICATES if name not in HELD_OUT]
-    objects, relations = ((*SHAPES, *known.objects), (*seen, *known.predicates))
+    objects, relations = ((*SHAPES, *vg150.objects), (*seen, *vg150.predicates))
     return json.dumps(CorpusNames.counted(dict.fromkeys(objects, 1), dict.fromkeys(relations, 1)).to_json())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.claims.cells.learned_pairs.pairs import Drawn, Paired, sized_for
+from diptych.claims.cells.learned_pairs.pairs import Paired, SeededPairs, sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.clip import CLIP
@@ -14,7 +14,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 
 
 def claims() -> tuple[Claim, ...]:
-    rows = Drawn(SmallPairs(6000))
+    rows = SeededPairs(SmallPairs(6000))
     clip, siglip = (sized_for(recipe, batch_size=BATCH, steps=STEPS, resize="crop") for recipe in (CLIP.tiny(), SigLIP.tiny()))
     return (
         Claim(

@@ -56,11 +56,11 @@ class Worded:
             torch.manual_seed(cell.seed)
             torch.nn.init.normal_(model.model.map.map_DE)
         ranking = WordRanking(draws=1, first=4)
-        found = {name: metric.value for name, metric in ranking.score(ranking.predict(model, test)).metrics.items()}
+        scores = {name: metric.value for name, metric in ranking.score(ranking.predict(model, test)).metrics.items()}
         if self.captions:
             task = Captions(max_tokens=24, draws=1, blind=False)
-            found |= {name: metric.value for name, metric in task.score(task.predict(model, test)).metrics.items()}
-        return found
+            scores |= {name: metric.value for name, metric in task.score(task.predict(model, test)).metrics.items()}
+        return scores
 
 
 def claims() -> tuple[Claim, ...]:

@@ -18,7 +18,7 @@ PAIRS, STEPS, BATCH = 4000, 250, 128
 
 @dataclass(frozen=True)
 class Blind:
-    """What a bigram model of the captions gets that looks at no picture."""
+    """Macro score of a bigram model of the captions, which has no access to pictures."""
 
     asked: Composed
 

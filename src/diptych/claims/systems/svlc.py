@@ -1,10 +1,10 @@
-"""One replaced word as a wrong text, and the same told differently as a right one, against CLIP; what it costs in retrieval."""
+"""One replaced word as a wrong text, and a paraphrase as a right one, against CLIP; the cost in retrieval."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.learned_pairs.hard_texts import Said, against_clip
+from diptych.claims.cells.learned_pairs.hard_texts import ClaimText, against_clip
 from diptych.claims.claim import Claim
 from diptych.recipes.contrastive.svlc import SVLC
 
@@ -15,12 +15,12 @@ def claims() -> tuple[Claim, ...]:
         svlc,
         replace(svlc, negatives="random_words", data_words=False),
         metric="replaced",
-        told=Said(
+        probe=ClaimText(
             "At equal steps and images, replaced words and analogies give a higher accuracy where a word is another",
             "2211.11733, whose accuracy on VL-Checklist rises by up to 15 points",
             ("another_colour", "another_shape", "another_relation", "swapped", "order", "i2t_r@1", "t2i_r@1"),
         ),
-        found=Said(
+        retrieval=ClaimText(
             "Replaced words and analogies leave the recall at 1 from text to image as CLIP has it",
             "2211.11733, whose accuracy on 21 zero-shot sets falls by little",
             ("i2t_r@1", "replaced"),

@@ -27,7 +27,7 @@ def claims() -> tuple[Claim, ...]:
         sentence="At equal steps and pictures, tuning on rendered captions that bind gives a higher SNARE mean than on others",
         source="2303.17590, ARO and VL-Checklist of CLIP before and after tuning on rendered scenes (+9.9 and +4.3)",
         refuted="a difference whose interval lies below zero",
-        baseline=Arm("captions as before", Tuned(clip, adapted, PAIRS, told="places"), around(adapted.lr)),
+        baseline=Arm("captions as before", Tuned(clip, adapted, PAIRS, captions="places"), around(adapted.lr)),
         method=Arm("syvic", Tuned(clip, adapted, PAIRS), around(adapted.lr)),
         controls=(Arm("untuned", untuned),),
         metric="macro",

@@ -29,7 +29,7 @@ PROBED, STEPS, BATCH, TIMES = 1000, 1800, 32, 2.1
 
 
 @dataclass(frozen=True)
-class Segmented:
+class PatchProbe:
     """Trains on pictures whose captions name the things, then a linear probe finds shapes (four and the background) in the patches."""
 
     recipe: TIPS
@@ -100,11 +100,11 @@ def claims() -> tuple[Claim, ...]:
             "is the text tower of both arms: learned positions and GELU, where the release has sines and ReLU",
             refuted="a difference whose interval lies below zero, or patches no better than their mean colours or those of CLIP "
             "trained for as many seconds",
-            baseline=Arm("clip", Segmented(as_clip(tips)), around(tips.lr)),
-            method=Arm("tips", Segmented(tips), around(tips.lr)),
+            baseline=Arm("clip", PatchProbe(as_clip(tips)), around(tips.lr)),
+            method=Arm("tips", PatchProbe(tips), around(tips.lr)),
             controls=(
-                Arm("untrained", Segmented(as_clip(tips), learns=False)),
-                Arm("clip, as many seconds", Segmented(as_clip(small(round(TIMES * STEPS))))),
+                Arm("untrained", PatchProbe(as_clip(tips), learns=False)),
+                Arm("clip, as many seconds", PatchProbe(as_clip(small(round(TIMES * STEPS))))),
                 Arm("mean colours", PatchColours(patches_a_side(tips.image_tower, tips.image_size))),
             ),
             metric="miou",

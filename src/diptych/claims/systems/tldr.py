@@ -128,7 +128,7 @@ class ByPixels:
 
 
 @dataclass(frozen=True)
-class Trusted:
+class CaptionerRows:
     """The pairs that the captioner learns from, and nothing else."""
 
     def __call__(self, cell: Cell) -> Pool:
@@ -154,8 +154,8 @@ def written(pairs: SmallPairs, cell: Cell) -> Mapping[str, Mapping[str, str]]:
 
     def make() -> Callable[[Path], object]:
         with tempfile.TemporaryDirectory() as folder:
-            found = _write(pairs, replace(part, folder=Path(folder), spending=Spending()))
-        return lambda made: write_json(made / "captions.json", found)
+            texts = _write(pairs, replace(part, folder=Path(folder), spending=Spending()))
+        return lambda made: write_json(made / "captions.json", texts)
 
     for recipe in (_tower(), WRITING):
         steps = part.sized(recipe).steps
@@ -179,7 +179,7 @@ def _tower() -> CLIP:
 
 
 @dataclass(frozen=True)
-class FineTuned:
+class FineTunedCLIP:
     """CLIP on the pool, then, as published, fine-tuned on pairs whose texts are right: the captioner's own. Retrieval among clean pairs
     afterwards ("test/..."), and before the fine-tuning ("before/...").
 
@@ -196,7 +196,7 @@ class FineTuned:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        trusted = Trusted()(cell)
+        trusted = CaptionerRows()(cell)
         recipe = replace(self.recipe, vocabulary=self.recipe.prepare(trusted).vocabulary)
         test = clean_rows(cell)
         if not self.learns:
@@ -217,10 +217,10 @@ class FineTuned:
         if self.texts == "right":
             texts = {uid: TLDR.joint.join((rows[row].texts[0].string, right[uid])) for row, uid in enumerate(rows.uids)}
             return _with_texts(rows, texts), {}
-        found = written(self.pairs, cell)
-        captions = found["generated_caption"]
+        repairs = written(self.pairs, cell)
+        captions = repairs["generated_caption"]
         share = float(np.mean([captions.get(uid) == caption for uid, caption in right.items()]))
-        texts = dict(found["repaired_text"] if self.texts == "repaired" else captions)
+        texts = dict(repairs["repaired_text"] if self.texts == "repaired" else captions)
         return _with_texts(rows, texts), {"caption_right": share}
 
 
@@ -267,14 +267,14 @@ def claims() -> tuple[Claim, ...]:
         sentence=f"With {MISMATCHED:.0%} of texts another image's, a generated caption behind each gives a higher R@1 after fine-tuning, "
         "at equal samples read",
         refuted="a difference whose interval lies below zero, or a recall no higher than that of the captioner's own pairs alone",
-        baseline=Arm("raw", FineTuned(raw, noisy, "raw"), around(clip.lr)),
-        method=Arm("repaired", FineTuned(first, noisy, "repaired"), around(clip.lr)),
+        baseline=Arm("raw", FineTunedCLIP(raw, noisy, "raw"), around(clip.lr)),
+        method=Arm("repaired", FineTunedCLIP(first, noisy, "repaired"), around(clip.lr)),
         controls=(
-            Arm("untrained", FineTuned(first, noisy, "raw", learns=False)),
-            Arm("trusted alone", Paired(replace(clip, steps=captioned + FIRST_STEPS + TUNED_STEPS), Trusted())),
-            Arm("captions alone", FineTuned(first, noisy, "generated")),
+            Arm("untrained", FineTunedCLIP(first, noisy, "raw", learns=False)),
+            Arm("trusted alone", Paired(replace(clip, steps=captioned + FIRST_STEPS + TUNED_STEPS), CaptionerRows())),
+            Arm("captions alone", FineTunedCLIP(first, noisy, "generated")),
         ),
-        bounds=(Arm("right captions", FineTuned(first, noisy, "right")),),
+        bounds=(Arm("right captions", FineTunedCLIP(first, noisy, "right")),),
         data=f"{NOISY_ROWS:,} rendered images; {TRUSTED:,} others with right texts, on which the captioner learns and all arms are "
         "fine-tuned; retrieval among 500 clean pairs. The captioner's steps are on the account of those that read its captions",
         reported=("test/t2i_r@1", "before/i2t_r@1", "caption_right"),

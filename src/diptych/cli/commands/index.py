@@ -28,7 +28,10 @@ class IndexBuildArgs:
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     split: Annotated[str, arg(help="only this split")] = ""
     what: Annotated[Literal["images", "texts"], arg(help="what can be found")] = "images"
-    kind: Annotated[Literal["dense", "nested", "lexical", "late", "hybrid", "graphs"], arg(help="kind of index")] = "dense"
+    kind: Annotated[
+        str, arg(metavar="KIND", help="dense, nested, lexical, late, hybrid, graphs, or a kind that an installed package adds")
+    ] = "dense"
+    set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="options of a kind that a package adds")] = ()
     prefix: Annotated[int, arg(help="nested: dimensions of the vector that the first search uses (16)")] = UNSET
     order: Annotated[
         Literal["", "given", "principal"], arg(help="nested: prefix of the vectors as they are, or of their principal directions")
@@ -57,7 +60,9 @@ class IndexBuildArgs:
         names = ("prefix", "order", "shortlist", "funnel", "query_terms", "item_terms", "fusion", "lexical", "min_confidence")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         given |= {name: listed(getattr(self, name)) for name in ("objects", "relations")}
-        return {name: value for name, value in given.items() if value not in (UNSET, "", ())}
+        from diptych.claims.spelling import options
+
+        return {**{name: value for name, value in given.items() if value not in (UNSET, "", ())}, **options(self.set)}
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,9 @@ def _build(argv: Sequence[str]) -> int:
         IndexBuildArgs, argv, "index build", "Embed data and make it searchable. A build that was stopped goes on where it was."
     )
     from diptych.api import index, read
+    from diptych.core.registry import INDEXES
 
+    INDEXES.find(args.kind)  # before data and model are opened
     columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()

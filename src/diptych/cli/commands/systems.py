@@ -19,7 +19,7 @@ class SystemsArgs:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parse(SystemsArgs, argv, "systems", "The 82 systems, the baselines, and which of them work.")
+    args = parse(SystemsArgs, argv, "systems", f"The {len(systems.SYSTEMS)} systems, the baselines, and which of them work.")
     if args.slug:
         row = systems.find(args.slug)
         lines = [f"{row.slug}: {row.title}", f"  family  {row.family}", f"  entry   {row.entry}"]

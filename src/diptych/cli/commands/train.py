@@ -60,7 +60,8 @@ def main(argv: Sequence[str]) -> int:
         from diptych.api import resume
 
         data = args.data or None
-        return _finish(resume(args.resume, data=data, steps=args.steps), data=data, evaluation=True, as_json=args.json)
+        run = resume(args.resume, data=data, steps=args.steps)
+        return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
     argv = _recipe_first(argv)
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
@@ -115,6 +116,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
         "hold_out": args.hold_out,
         "overwrite": args.overwrite,
         "asked": requested,
+        "evaluation": not args.no_evaluation,
     }
     run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)

@@ -50,7 +50,7 @@ from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.reply import Reply, Respondent
 from diptych.core.contracts.role import Role, TaskWithRoles
 from diptych.core.contracts.run import Hook, Run
-from diptych.core.contracts.task import ReadableRow, ReadableTask, Task, TaskByItem
+from diptych.core.contracts.task import ReadableRow, ReadableTask, ReportColumns, Task, TaskByItem
 from diptych.core.contracts.tuning import Tuning
 
 __all__ = [
@@ -98,6 +98,7 @@ __all__ = [
     "Recipe",
     "Relater",
     "Reply",
+    "ReportColumns",
     "Respondent",
     "Role",
     "Rule",

@@ -29,6 +29,24 @@ class Task(Protocol):
     def score(self, records: pa.Table) -> Result: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ReportColumns:
+    """Columns of a task's records that reports read: a task declares them as ``report_columns: ClassVar = ReportColumns(...)``.
+
+    item    identifier of the row, the same under every model
+    right   1 or True where the answer is right
+    truth   the right answer as text
+    answer  the model's answer as text
+    uid     of the sample whose picture is shown; "" where there is none
+    """
+
+    item: str
+    right: str
+    truth: str
+    answer: str
+    uid: str = "uid"
+
+
 @runtime_checkable
 class TaskByItem(Task, Protocol):
     """A task with metrics that are means over items, so that two models can be compared item by item."""

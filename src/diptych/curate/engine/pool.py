@@ -76,7 +76,7 @@ class CurationResult(Generic[Data]):
         """The removal table: for each step rows before and after and its cost, then how many left for which kind of reason."""
         lines = []
         for step in self.steps:
-            each = f", {step.before / step.seconds:,.0f} rows a second" if step.seconds > 0 else ""
+            each = f", {step.before / step.seconds:,.0f} rows per second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
             lines.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
             lines += [f"  {note}" for note in step.notes]

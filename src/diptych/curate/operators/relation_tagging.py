@@ -167,7 +167,7 @@ class TagRelations:
             shown = (trace.captions, trace.parsed, trace.proposed)
             pictures.append(TaggedPicture(sample.uid, pixels_HWC, graph, answer.reason, *shown))
         lead = f"{summary.images:,} images, {summary.kept:,} of them with relations above {self.threshold}"
-        facts = [line for line in summary.lines() if "a second" not in line]
+        facts = [line for line in summary.lines() if "per second" not in line]
         return tagging_page("Tagged relations", lead, facts, list(summary.stages.items()), pictures)
 
     def _paraphrases(self) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -121,7 +121,7 @@ class TaggingSummary:
         if self.seconds > 0 and self.scored:
             hours = 1e6 * self.seconds / self.images / 3600
             lines.append(
-                f"{self.scored / self.seconds:,.0f} pairs a second, {self.images / self.seconds:,.1f} images a second: a million such "
+                f"{self.scored / self.seconds:,.0f} pairs per second, {self.images / self.seconds:,.1f} images per second: a million such "
                 f"images take {hours:,.1f} hours of one process like this"
             )
         return lines

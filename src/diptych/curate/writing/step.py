@@ -224,7 +224,7 @@ class GeneratedTexts:
             cost = (counts["tokens_read"] * self.price_in + counts["tokens_written"] * self.price_out) / 1e6
             tokens += f", {cost:,.2f} in money if none had been looked up"
         notes.append(
-            f"{tokens}; {self.looked_up:,} answers were looked up; {counts['asked'] / max(self.seconds, 1e-9):,.0f} texts a second"
+            f"{tokens}; {self.looked_up:,} answers were looked up; {counts['asked'] / max(self.seconds, 1e-9):,.0f} texts per second"
         )
         return tuple(notes)
 

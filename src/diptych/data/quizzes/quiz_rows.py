@@ -31,7 +31,7 @@ def first_row(path: Path) -> Row | None:
             text = file.read(PEEKED).lstrip("\ufeff \r\n\t")
         listed = text.startswith("[")
         row, stop = json.JSONDecoder().raw_decode(text[1:].lstrip() if listed else text)
-    except (OSError, ValueError, RecursionError, pa.ArrowInvalid):
+    except (OSError, ValueError, RecursionError, pa.ArrowException):
         return None
     # COCO and the like; a second row behind the first means one row per line, whatever the name
     whole_file = path.suffix.lower() == ".json" and not listed and not text[stop:].strip()
@@ -46,7 +46,7 @@ def load_rows(path: Path) -> list[Row]:
         else:
             text = path.read_text(encoding="utf-8-sig")
             rows = parse_json(text) if path.suffix.lower() == ".json" and not _a_row_a_line(text) else _lines(path, text)
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", file=path) from error
     except json.JSONDecodeError as error:
         raise DataError(f"is no JSON: {error.msg} in line {error.lineno}", file=path, expected="a list of rows") from error

@@ -29,6 +29,8 @@ from diptych.data.quarantine import QuarantineEntry
 from diptych.data.quizzes import FORMATS as QUIZZES
 from diptych.data.quizzes import format_of as quiz_of
 from diptych.data.quizzes import read_quiz
+from diptych.data.read.articles import FORMAT as ARTICLES
+from diptych.data.read.articles import articles_of, is_article, read_articles
 from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
@@ -71,6 +73,9 @@ def read(
     follow_links: bool = False,
     delimiter: str = "",
     captions: bool = True,
+    longest_text: int = 2**20,
+    most_columns: int = 1_000,
+    unpacked_bytes: int = 2**30,
 ) -> Pool:
     """Read image-text data. Nothing is decoded or downloaded; what cannot be used is in `.quarantine`, with a reason.
 
@@ -78,9 +83,10 @@ def read(
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
               Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, problems
-              (bAbI, tables of Sudoku), a folder of HTML or Markdown documents
-              with their pictures, a folder made by `build`, "emoji"; or what is in memory: a `datasets` object, a pandas or polars
-              DataFrame, an Arrow table, a data set of torch, a list of pairs (image, text), of dicts, or of `Sample`
+              (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
+              PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
+              memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
+              (image, text), of dicts, or of `Sample`
     image     column of the image: a path relative to the table, or bytes
     text      column or columns of texts; a mapping gives each its language: ``{"title_de": "de", "title_en": "en"}``
     media     what else is there: a column of a table, or an ending of file names in a folder or tar, and its kind:
@@ -91,7 +97,11 @@ def read(
     root      the folder that image paths are relative to
     delimiter  what stands between the fields of a .csv; "" takes the comma, or what the header shows: semicolon, tab or bar
     captions  a row without text is left out where others have some, since training needs one; False keeps it, as an index does
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes` or `data.problems.files`, where
+    longest_text, most_columns, unpacked_bytes
+              limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
+              pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
+              its file (it is refused)
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
               the form is not recognised or there are two
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -111,6 +121,7 @@ def read(
         follow_links=follow_links,
         delimiter=delimiter,
         captions=captions,
+        limits={"longest_text": longest_text, "most_columns": most_columns, "unpacked_bytes": unpacked_bytes},
     )
     folder = Path(root) if root is not None else None
     if isinstance(source, Pool):
@@ -137,6 +148,8 @@ def read(
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)
+    if path.exists() and (format == ARTICLES or (not format and path.is_file() and is_article(path))):
+        return _of_articles(path, options, name)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, options, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
@@ -210,6 +223,8 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
         reason = f"was not read: the captions are those of {captions.name}; to read this file instead, give its path"
         pool.quarantine += [QuarantineEntry("", "read", reason, str(file)) for file in other_json]
         return pool
+    if not probe.sidecar and not tables and articles_of(path):
+        return _of_articles(path, options, name)
     if not probe.sidecar and not tables and (documents := documents_of(path)):
         return read_documents(path, documents, name=name, within=options.within(path))
     if probe.image and (probe.sidecar or not tables):
@@ -269,6 +284,15 @@ def _probes(path: Path, options: ReadOptions, name: str, root: Path | None, form
     if replace(options, follow_links=False, captions=True) != ReadOptions():
         raise DataError(f"{format} has no columns to choose from", file=path, expected="root=, name= and format= alone")
     return read_probe(path, format, name=name, root=root, within=options.within(path))
+
+
+def _of_articles(path: Path, options: ReadOptions, name: str) -> Pool:
+    if replace(options, follow_links=False, captions=True) != ReadOptions():
+        raise DataError(f"{ARTICLES} has no columns to choose from", file=path, expected="name= and format= alone")
+    paths = articles_of(path) if path.is_dir() else [path]
+    if not paths:
+        raise DataError("has no article", file=path, expected="files .nxml, or packages PMC....tar.gz")
+    return read_articles(paths, name=name or path.resolve().name, within=options.within(path) if path.is_dir() else None)
 
 
 def _files(paths: list[Path], options: ReadOptions, name: str, root: Path | None) -> Pool:

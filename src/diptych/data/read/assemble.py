@@ -86,7 +86,7 @@ def assemble(source: SourceRows, options: ReadOptions) -> Pool:
     first = rows  # the row that a sample is made from
     if paths is not None and "uid" not in chosen.others and pc.count_distinct(paths, mode="only_valid").as_py() < len(paths):
         first, rows = _same_image(source, paths, chosen)
-    texts = _texts(source, chosen, rows, len(first))
+    texts = _texts(source, chosen, rows, len(first), options.longest_text)
     base = table.take(pa.array(first)) if len(first) < table.num_rows else table
     if paths is not None:
         paths = paths.take(pa.array(first))
@@ -167,12 +167,12 @@ def _same_image(source: SourceRows, paths: pa.Array, chosen: ColumnMapping) -> t
     return first, sample
 
 
-def _texts(source: SourceRows, chosen: ColumnMapping, rows: Ints, samples: int) -> Texts:
+def _texts(source: SourceRows, chosen: ColumnMapping, rows: Ints, samples: int, longest: int) -> Texts:
     """Texts of the chosen columns, in the order of columns within a row, and of rows within a sample."""
     strings, row_R, languages, origins = [], [], [], []
     by_row = _strings(source.table, chosen.others["language"]) if "language" in chosen.others else None
     for name, language in chosen.text.items():
-        values, at = flat_texts(source.table, name, source.file, source.where, source.bad)
+        values, at = flat_texts(source.table, name, source.file, source.where, source.bad, longest)
         keep = np.flatnonzero(pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False))
         values, at = values.take(pa.array(keep)), at[keep]
         strings.append(values)
@@ -201,7 +201,13 @@ def _strings(table: pa.Table, name: str) -> pa.Array:
     """Column of any type as strings."""
     column = table[name].combine_chunks()
     if is_json(table.schema.field(name)):
-        return pa.array([None if value is None else str(json.loads(value)) for value in column.to_pylist()], pa.string())
+        values = [None if value is None else str(json.loads(value)) for value in column.to_pylist()]
+        try:
+            return pa.array(values, pa.string())
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{ascii(error.object)[:60]} holds half a surrogate pair", field=name, expected="characters"
+            ) from error
     try:
         return column.cast(pa.string())
     except pa.ArrowException:

@@ -60,7 +60,7 @@ def _of_file(path: Path) -> tuple[pa.Table, str]:
             raise DataError(
                 f"is of a kind that holds no captions ('{path.suffix}')", file=path, expected=".csv, .jsonl or .parquet"
             )
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataError(f"is not readable as a table: {str(error).splitlines()[0]}", file=path) from error
     column = next((name for name in COLUMNS if name in table.column_names), "")
     if "uid" not in table.column_names or not column:

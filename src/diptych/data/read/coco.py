@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.disk.json_text import parse_json
-from diptych.core.disk.paths import is_file, read_file
+from diptych.core.disk.paths import is_file, is_utf8, read_file
 from diptych.core.errors import DataError
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import QuarantineEntry
@@ -189,6 +189,8 @@ def _fault(entry: Any, fields: Mapping[str, tuple[type, ...]]) -> str:
             return f"has {', '.join(map(str, entry)) or 'no keys'} and no {name}"
         if not isinstance(entry[name], kinds) or isinstance(entry[name], bool):
             return f"its {name} is a {type(entry[name]).__name__}, not a {' or '.join(kind.__name__ for kind in kinds)}"
+        if name != "caption" and isinstance(entry[name], str) and not is_utf8(entry[name]):
+            return f"its {name} holds half a surrogate pair, which is not a character"
     return ""
 
 

@@ -29,7 +29,7 @@ SIDECARS = (*TEXTS, "json")
 def read_folder(root: Path, options: ReadOptions, *, name: str) -> Pool:
     """Every image and medium below `root`, in order of path. The sub-folder is kept as the extra "folder" (so ``group="folder"``
     works)."""
-    rows = Rows()
+    rows = Rows(options.most_columns)
     relative_paths: list[str] = []
     bad: list[QuarantineEntry] = []
     paths: list[str | None] = []
@@ -54,10 +54,13 @@ def read_folder(root: Path, options: ReadOptions, *, name: str) -> Pool:
             if isinstance(row, QuarantineEntry):
                 bad.append(row)
                 continue
+            fault = rows.add({"folder": inside, **row} if inside or "folder" in (options.group, options.split) else row)
+            if fault:
+                bad.append(QuarantineEntry(uid, "read", fault, str(Path(folder, file))))
+                continue
             media += [{**part, "row": len(paths)} for part in held.get(stem, ())]
             paths.append(relative if file in images else None)
             relative_paths.append(relative)
-            rows.add({"folder": inside, **row} if inside or "folder" in (options.group, options.split) else row)
         for stem, left in sorted(beside.items()):
             if text := next((left[extension] for extension in TEXTS if extension in left), None):
                 where = str(Path(folder, text))

@@ -41,6 +41,10 @@ ORIGINS = {
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
 
+LONGEST_TEXT, MOST_COLUMNS, UNPACKED_BYTES = 2**20, 1_000, 2**30
+"""Default limits of what is read: bytes of a text, columns of a table of JSON objects, bytes in memory of a Parquet table."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """Options of reading a data source. `text` maps a column to the language of its strings ("": see `language`); `media` a column of
@@ -48,7 +52,8 @@ class ReadOptions:
 
     `language` is a column, or a code such as "en" that holds for every text. `follow_links`: True if links may lead out of the folder
     that was given. `delimiter`: of .csv files, "" detects it from the header. `captions`: True leaves out a row without text where
-    others have some.
+    others have some. `longest_text`: bytes of a text; `most_columns`: of a table of JSON objects, over all its rows; `unpacked_bytes`:
+    of a Parquet table in memory, if that is over 100 times the bytes of its file.
     """
 
     image: str | None = None
@@ -63,6 +68,9 @@ class ReadOptions:
     follow_links: bool = False
     delimiter: str = ""
     captions: bool = True
+    longest_text: int = LONGEST_TEXT
+    most_columns: int = MOST_COLUMNS
+    unpacked_bytes: int = UNPACKED_BYTES
 
     @classmethod
     def of(
@@ -74,13 +82,26 @@ class ReadOptions:
         follow_links: bool = False,
         delimiter: str = "",
         captions: bool = True,
+        limits: Mapping[str, int] | None = None,
         **others: str | None,
     ) -> ReadOptions:
         if isinstance(text, str):
             text = {text: ""}
         elif text is not None and not isinstance(text, Mapping):
             text = dict.fromkeys(text, "")
-        return cls(image, text, media=media, follow_links=follow_links, delimiter=delimiter, captions=captions, **others)
+        limits = limits or {}
+        return cls(
+            image,
+            text,
+            media=media,
+            follow_links=follow_links,
+            delimiter=delimiter,
+            captions=captions,
+            longest_text=limits.get("longest_text", LONGEST_TEXT),
+            most_columns=limits.get("most_columns", MOST_COLUMNS),
+            unpacked_bytes=limits.get("unpacked_bytes", UNPACKED_BYTES),
+            **others,
+        )
 
     def within(self, folder: object) -> str | None:
         """Folder that links may not lead out of, or None if they may."""

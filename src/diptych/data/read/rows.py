@@ -17,14 +17,23 @@ PIECE = 10_000
 class Rows:
     """Collect dicts with `add`; `table` has a column for every key. Values that Arrow would change are kept as JSON strings."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_columns: int = 0) -> None:
+        """most_columns: of all rows together; a row that would bring more is not taken. 0: any number."""
+        self._most, self._names = most_columns, set[str]()
         self._rows: list[Mapping[str, Any]] = []
         self._pieces: list[pa.Table] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> str:
+        """Take a row; returns the reason why it was not taken, or ""."""
+        if self._most and not row.keys() <= self._names:
+            if len(self._names | row.keys()) > self._most:
+                new = next(name for name in row if name not in self._names)
+                return f"brings the new column {new[:60]!r}, and at most {self._most:,} are read (most_columns)"
+            self._names.update(row)
         self._rows.append(row)
         if len(self._rows) == PIECE:
             self._flush()
+        return ""
 
     def __len__(self) -> int:
         return sum(map(len, self._pieces)) + len(self._rows)

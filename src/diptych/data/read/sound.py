@@ -37,9 +37,26 @@ def sound_paths(paths: pa.Array, where: Callable[[int], str], bad: list[Quaranti
 
 
 def flat_texts(
+    table: pa.Table, name: str, file: str, where: Callable[[int], str], bad: list[QuarantineEntry], longest: int
+) -> tuple[pa.Array, Ints]:
+    """A column of strings, of lists of strings or of JSON as (trimmed strings, row of each). A value that is no text, or has more than
+    `longest` bytes, costs itself."""
+    values, at = _strings_of(table, name, file, where, bad)
+    lengths = pc.fill_null(pc.binary_length(values), 0)
+    long = np.flatnonzero(pc.greater(lengths, longest).to_numpy(zero_copy_only=False))
+    if not len(long):
+        return values, at
+    for number in long.tolist():
+        reason = f"its {name} has {lengths[number].as_py():,} bytes, and at most {longest:,} are read of a text (longest_text)"
+        bad.append(QuarantineEntry("", "text", reason, where(int(at[number]))))
+    kept = np.delete(np.arange(len(at)), long)
+    return values.take(pa.array(kept)), at[kept]
+
+
+def _strings_of(
     table: pa.Table, name: str, file: str, where: Callable[[int], str], bad: list[QuarantineEntry]
 ) -> tuple[pa.Array, Ints]:
-    """A column of strings, of lists of strings or of JSON as (trimmed strings, row of each). A value that is no text costs itself."""
+    """Trimmed strings of a column and the row of each."""
     column = table[name].combine_chunks()
     if is_json(table.schema.field(name)):
         return _json_texts(column, name, where, bad)

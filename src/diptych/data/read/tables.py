@@ -22,6 +22,7 @@ from diptych.data.quarantine import QuarantineEntry
 from diptych.data.read.assemble import SourceRows, assemble
 from diptych.data.read.read_options import OTHER_NAMES, ReadOptions, choose
 from diptych.data.read.rows import Rows, is_json
+from diptych.data.read.unpacked import refuse_expansion
 from diptych.data.shards.sidecar import fields_of
 from diptych.data.utf8 import utf8_rows
 
@@ -99,12 +100,13 @@ def load_table(path: Path, options: ReadOptions, bad: list[QuarantineEntry]) -> 
     """Table, and the row number of each row in its file (empty: counted from 0 without gaps)."""
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
+        refuse_expansion(path, options.unpacked_bytes)
         table = read_parquet(path)
         rows = utf8_rows(table, path, bad)
         return (table, []) if len(rows) == table.num_rows else (table.take(pa.array(rows)), rows.tolist())
     data = _bytes(path)
     if suffix in (".jsonl", ".ndjson"):
-        return _load_jsonl(path, data, bad)
+        return _load_jsonl(path, data, options, bad)
     return _load_csv(path, data, "\t" if suffix == ".tsv" else _delimiter(path, data, options), options, bad)
 
 
@@ -160,17 +162,18 @@ def _load_csv(
     return table, [row for row in every if row not in skipped] if skipped else every
 
 
-def _load_jsonl(path: Path, data: bytes, bad: list[QuarantineEntry]) -> tuple[pa.Table, Sequence[int]]:
+def _load_jsonl(path: Path, data: bytes, options: ReadOptions, bad: list[QuarantineEntry]) -> tuple[pa.Table, Sequence[int]]:
     """One object per line; lines count from 1. Lines that are not objects are left out."""
-    rows, numbers = Rows(), []
+    rows, numbers = Rows(options.most_columns), []
     at = 0
     for number, line in enumerate(data.split(b"\n"), start=1):
         if line.strip():
             fields = fields_of(line, "", str(path))
             if isinstance(fields, QuarantineEntry):
                 bad.append(QuarantineEntry("", "read", f"line {number} (from byte {at:,}) {fields.reason}", str(path)))
+            elif fault := rows.add(fields):
+                bad.append(QuarantineEntry("", "read", f"line {number} {fault}", str(path)))
             else:
-                rows.add(fields)
                 numbers.append(number)
         at += len(line) + 1
     return rows.table(), numbers

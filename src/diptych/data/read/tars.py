@@ -61,7 +61,7 @@ class _TarSamples:
 
 def read_tars(paths: Sequence[Path], options: ReadOptions, *, name: str) -> Pool:
     """One pool over all tars, in the order given. Faulty members are left out, with a quarantine row each."""
-    gathered, named = _TarSamples(), MediaNames(options.media)
+    gathered, named = _TarSamples(rows=Rows(options.most_columns)), MediaNames(options.media)
     for number, path in enumerate(paths):
         refuse_unfinished_tar(path)
         if not is_utf8(str(path.resolve())):
@@ -126,10 +126,12 @@ def _gather(
         if isinstance(row, QuarantineEntry):
             gathered.bad.append(row)
             continue
+        if fault := gathered.rows.add(row):
+            gathered.bad.append(QuarantineEntry(uid, "read", fault, files.get("json", str(path))))
+            continue
         for part, (_, offset, size) in sorted(sample.media, key=lambda one: (one[0].name, one[0].number)):
             location = {"file": str(path.resolve()), "offset": offset, "size": size, "row": len(gathered.keys)}
             gathered.media.append({"name": part.name, "medium": part.medium, **location})
-        gathered.rows.add(row)
         gathered.keys.append(sample.key)
         gathered.row_keys.append(f"{path.name}/{sample.key}")
         gathered.images.append((number, image[1], image[2], image[0]) if image else (-1, 0, 0, ""))

@@ -42,7 +42,19 @@ from diptych.data.metadata import JSON
 from diptych.data.quarantine import QuarantineEntry, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged
 from diptych.data.shards.inside import refuse_links, sound_manifest, sound_media
-from diptych.data.shards.mark import FORMAT, MANIFEST, MARK, PART, SHARDS, UNFINISHED, begin, is_built, is_interrupted, read_mark
+from diptych.data.shards.mark import (
+    FORMAT,
+    MANIFEST,
+    MARK,
+    PART,
+    SHARDS,
+    UNFINISHED,
+    begin,
+    is_built,
+    is_interrupted,
+    read_mark,
+    sweep_partial,
+)
 from diptych.data.shards.write import ShardRecords, ShardWriter, store_shard
 from diptych.data.texts import Texts
 
@@ -108,6 +120,7 @@ def _build_alone(
     if is_built(out):
         if not overwrite:
             if read_mark(out).get("built_from") == config:
+                sweep_partial(out, finished=True)
                 return _report(out, kept=-1)
             raise DataError(f"{out} already holds another data set", expected="another folder, or --overwrite")
         target = out.absolute()
@@ -119,6 +132,7 @@ def _build_alone(
         return _report(out, kept=made.kept)
     with _disk_errors(out):
         _prepare(out, config, command)
+        sweep_partial(out, finished=False)
         plan = _plan(pool.uids, shard_samples)
         stored: list[ShardRecords] = []
         kept = 0

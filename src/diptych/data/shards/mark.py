@@ -6,7 +6,9 @@ reader asks `refuse_unfinished` first, also for tars that are named one by one.
 
 from __future__ import annotations
 
+import re
 import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from diptych.core.disk.files import write_json
 from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
+from diptych.data.columns import FOLDER as TABLES
 
 FORMAT = 1
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
@@ -52,6 +55,22 @@ def is_interrupted(folder: Path, config: Mapping[str, Any]) -> bool:
     """True if the folder has an interrupted build with the same configuration."""
     path = folder / UNFINISHED
     return path.is_file() and _object(path).get("config") == dict(config)
+
+
+def sweep_partial(folder: Path, *, finished: bool, seconds: float = 0.0) -> int:
+    """Remove files that killed builds left half written; returns their number.
+
+    finished  the data set is complete, so the records of its shards, from which a build goes on, are of no use either
+    seconds   files that were changed within these stay: another process may be at them
+    """
+    left = re.compile(r"\..+\.[0-9a-f]{8}" + (r"|\.[0-9]+(\.part|\.media)\.parquet" if finished else ""))
+    swept = 0
+    for parent in (folder, folder / SHARDS, folder / TABLES):
+        for path in parent.glob(".*"):
+            if left.fullmatch(path.name) and path.is_file() and time.time() - path.lstat().st_mtime >= seconds:
+                path.unlink(missing_ok=True)
+                swept += 1
+    return swept
 
 
 def refuse_unfinished(folder: Path) -> None:

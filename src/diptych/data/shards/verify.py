@@ -12,12 +12,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from diptych.core.disk.files import SWEPT_AFTER
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
 from diptych.data.quarantine import QuarantineEntry, read_quarantine, write_quarantine
 from diptych.data.shards.build import MEDIA, open_built
 from diptych.data.shards.inside import shard_path, sound_manifest, sound_media
-from diptych.data.shards.mark import MANIFEST, MARK, SHARDS
+from diptych.data.shards.mark import MANIFEST, MARK, SHARDS, sweep_partial
 from diptych.data.shards.tar_index import index_path, index_tar
 
 
@@ -26,6 +27,7 @@ class VerifyReport:
     """Result of a verification: counts and faults.
 
     bad       samples whose bytes cannot be trusted; with `update` they are now in the quarantine and no longer read
+    swept     half-written files of killed builds that were removed
     problems  faults of the folder as a whole (an index that does not fit, a missing shard, a wrong fingerprint)
     """
 
@@ -34,6 +36,7 @@ class VerifyReport:
     image_bytes: int = 0
     bad: list[QuarantineEntry] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    swept: int = 0
 
     @property
     def ok(self) -> bool:
@@ -49,6 +52,7 @@ class VerifyReport:
         wrong = [*self.problems, *map(str, self.bad[:20])]
         if len(self.bad) > 20:
             wrong.append(f"... and {len(self.bad) - 20:,} more samples")
+        head = f"{head}; {self.swept:,} half-written files of a killed build were removed" if self.swept else head
         return [head, *(wrong or ["every image is what was written"])]
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +88,8 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
             report.problems.append(
                 f"the fingerprint is {fingerprint}, not {stated}: texts, groups or hashes were changed by hand"
             )
+    if update:
+        report.swept = sweep_partial(folder, finished=True, seconds=SWEPT_AFTER)
     if update and report.bad:
         write_quarantine(folder, [*read_quarantine(folder), *report.bad])
     return report

@@ -31,6 +31,10 @@ SEGMENT = 1 << 30
 """Bytes of the engine's files that are rewritten at a time, at most."""
 
 
+STATUS = {"vectors": 8, "offsets": 8}
+"""Bytes of the engine's files `status.dat` by folder; 16 in all others."""
+
+
 class IndexBusy(RunError):
     """Another process has the engine open."""
 
@@ -209,6 +213,9 @@ def _refuse_odd(folder: Path) -> None:
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
             what = "a link" if stat.S_ISLNK(kind) else "no file"
             raise RunError(f"{path} is {what} (expected the engine's own files): build the index again")
+        whole = STATUS.get(path.parent.name, 16)
+        if path.name == "status.dat" and path.lstat().st_size < whole:  # at which the engine prints a panic
+            raise RunError(f"{path} is cut off: {path.lstat().st_size} of {whole} bytes: build the index again")
 
 
 def _id(value: Any) -> uuid.UUID:

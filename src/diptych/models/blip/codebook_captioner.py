@@ -33,8 +33,8 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 
 Form = Literal["blip", "plain"]
-SHAPE = ("layers", "heads", "decoder", "class_token", "dropout", "places")
-"""What a folder says of the decoder; one without the last four holds a plain decoder of patches."""
+SHAPE = {name: name for name in ("layers", "heads", "decoder", "class_token", "dropout")} | {"places": "positions"}
+"""Names of the decoder's options in a folder, and in the code; a folder without the last four holds a plain decoder of patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class CodebookCaptionNet(nn.Module):
     decoder      "blip": BLIP's text transformer, norms behind each branch, its word table also the output layer, as published;
                  "plain": norms before, an output layer of its own
     class_token  the tower's pooled vector, of a class token that token itself, is quantised too, in front of the patches
-    dropout      of BLIP's decoder; places: how many positions it has
+    dropout      of BLIP's decoder; positions: how many it has
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class CodebookCaptionNet(nn.Module):
         decoder: Form = "plain",
         class_token: bool = False,
         dropout: float = 0.1,
-        places: int = 512,
+        positions: int = 512,
     ) -> None:
         super().__init__()
         width = tower.token_width
@@ -78,11 +78,11 @@ class CodebookCaptionNet(nn.Module):
         if class_token and tower.width != width:
             raise ConfigError(f"the pooled vector has {tower.width} dimensions and a patch {width} (expected class_token False)")
         if decoder == "blip":
-            self.shape |= {"dropout": dropout, "places": places}
+            self.shape |= {"dropout": dropout, "places": positions}
             self.decoder: nn.Module = BlipText(
                 vocab_size=vocab_size,
                 image_width=width,
-                length=max(places, length),
+                length=max(positions, length),
                 width=width,
                 layers=layers,
                 heads=heads,
@@ -230,7 +230,7 @@ class CodebookCaptionModel:
                 vocab_size=config["vocab_size"],
                 length=config["text_length"],
                 codes=config["codes"],
-                **{name: config[name] for name in SHAPE if name in config},
+                **{option: config[name] for name, option in SHAPE.items() if name in config},
             )
         load_weights(model, folder)
         return cls(

@@ -67,10 +67,10 @@ class ChatModel:
     """A `Generator` and `Respondent` over ``{address}/chat/completions``."""
 
     def __init__(
-        self, line: ServerConnection, model: str, asking: RequestOptions | None = None, *, known: AnswerCache | None = None
+        self, line: ServerConnection, model: str, asking: RequestOptions | None = None, *, answers: AnswerCache | None = None
     ) -> None:
-        """`known` None keeps answers in the cache folder, unless `asking` says that none are kept."""
-        self.line, self.model, self.asking, self.known = line, model, asking or RequestOptions(), known
+        """`answers` None keeps answers in the cache folder, unless `asking` says that none are kept."""
+        self.line, self.model, self.asking, self.answers = line, model, asking or RequestOptions(), answers
         self.name = f"openai:{line.address}#{model}"
         self.spent = EndpointUsage()
 
@@ -217,8 +217,8 @@ class ChatModel:
 
     @contextmanager
     def _store(self) -> Iterator[AnswerCache | None]:
-        if self.known is not None or not self.asking.cache:
-            yield self.known
+        if self.answers is not None or not self.asking.cache:
+            yield self.answers
             return
         with AnswerCache() as opened:
             yield opened

@@ -25,6 +25,7 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.data.media.transforms import Preprocess
 from diptych.models.io.foreign.generators import is_generator
 from diptych.models.io.foreign.load import hub_folder
+from diptych.models.io.foreign.open_clip_folder import is_open_clip_folder
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.transformers_layout import FAMILIES
 from diptych.models.io.open_address import FOREIGN, open_address, weights_mtime
@@ -164,7 +165,8 @@ def _side(address: str, side: Side, bf16: bool) -> AddressedEncoder:
 def _opened(address: str, when: tuple[int, ...]) -> Embedding:
     kind, _, rest = address.partition(":")
     weights = rest.partition("/")[2].partition("#")[0]
-    if kind == "open_clip" and weights != "random" and not is_file(Path(weights).expanduser()):
+    folder = is_open_clip_folder(rest.partition("#")[0])
+    if kind == "open_clip" and not folder and weights != "random" and not is_file(Path(weights).expanduser()):
         raise ConfigError(
             f"{address}: no such file of weights (expected open_clip:ARCH/FILE; tags of the hub are not fetched here)"
         )

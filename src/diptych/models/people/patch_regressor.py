@@ -52,7 +52,7 @@ class PatchRegressor(nn.Module):
 
     grid    rows and columns of patches, whose places are fixed sines and cosines; the class token has the place 0
     target  E
-    places  "rows": patches are numbered row by row, as the tower has them. "released": the released table goes down the columns, so that
+    order   "rows": patches are numbered row by row, as the tower has them. "released": the released table goes down the columns, so that
             a patch has another's place
     eps, dropout  of the blocks
     """
@@ -67,12 +67,12 @@ class PatchRegressor(nn.Module):
         *,
         layers: int = 8,
         heads: int = 16,
-        places: Places = "rows",
+        order: Places = "rows",
         eps: float = 1e-5,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.register_buffer("place_PD", sine_positions(grid, width, places), persistent=False)
+        self.register_buffer("place_PD", sine_positions(grid, width, order), persistent=False)
         self.mask_D = nn.Parameter(torch.randn(width) * 0.02)
         self.blocks = nn.ModuleList(RegressorBlock(width, heads, eps=eps, dropout=dropout) for _ in range(layers))
         self.hidden = nn.Sequential(nn.Linear(width, target), nn.LayerNorm(target))
@@ -97,16 +97,16 @@ class PatchRegressor(nn.Module):
         return self.hidden(query_BMD), self.visible(seen_BSD[:, 1:])
 
 
-def sine_positions(grid: tuple[int, int], width: int, places: Places = "rows") -> Tensor:
+def sine_positions(grid: tuple[int, int], width: int, order: Places = "rows") -> Tensor:
     """[P, D], rows of the grid one after the other: sines and cosines of the column, then of the row, frequencies from 1 to 1/10000."""
-    if places not in ("rows", "released"):
-        raise ConfigError(f"places is {places!r} (expected rows | released)")
+    if order not in ("rows", "released"):
+        raise ConfigError(f"places is {order!r} (expected rows | released)")
     if width % 4:
         raise ConfigError(f"places of width {width} (expected a multiple of 4)")
     rows, columns = grid
     omega_F = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row_P, column_P = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    if places == "released":
+    if order == "released":
         row_P, column_P = row_P.T, column_P.T
     angles = [place_P.flatten()[:, None] * omega_F for place_P in (column_P, row_P)]
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1).float()

@@ -10,17 +10,19 @@ from diptych.core.errors import ConfigError
 from diptych.models.layers.synced_batch_norm import SyncedBatchNorm
 from diptych.models.towers.outputs import Tower, TowerOutput
 
-Head = Literal["batch_norm", "gelu"]
+Head = Literal["batch_norm", "gelu", "mlp"]
 
 
 class HeadedTower(Tower):
-    """Behind the pooled vector of `inner` one of two heads. Tokens stay as they are; `head` leads them the same way where they are asked
+    """Behind the pooled vector of `inner` one of three heads. Tokens stay as they are; `head` leads them the same way where they are asked
     for.
 
     batch_norm  Linear, batch norm over all processes, ReLU: with the dual encoder's projection (give it a bias) the projector of two
                 layers of GroupViT (2202.11094)
     gelu        Linear, GELU, Linear, weights from a normal of deviation `std`: the whole head of KEEP (2412.13126), which leads into the
                 joint space and takes no projection (published: 0.01 of images, `hidden` ** -0.5 of texts)
+    mlp         Linear, GELU, Linear without biases into `hidden` dimensions, over the mean of both widths: open_clip's projection "mlp",
+                which BiomedCLIP's texts have (2303.00915); it takes no projection, either. Weights start as torch's layers do
 
     Batch norm reads the whole batch: with gradient caching it would normalise within a chunk.
     """
@@ -35,6 +37,12 @@ class HeadedTower(Tower):
             for layer in (first, second):
                 nn.init.normal_(layer.weight, std=std)
             self.head = nn.Sequential(first, nn.GELU(), second)
+            self.projects = True
+        elif kind == "mlp":
+            middle = (inner.width + hidden) // 2
+            self.head = nn.Sequential(
+                nn.Linear(inner.width, middle, bias=False), nn.GELU(), nn.Linear(middle, hidden, bias=False)
+            )
             self.projects = True
         else:
             self.head = nn.Sequential(nn.Linear(inner.width, hidden), SyncedBatchNorm(hidden), nn.ReLU(inplace=True))

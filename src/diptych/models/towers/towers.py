@@ -5,8 +5,9 @@ image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny
        beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without
        head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME (any model of
        timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B), text_tips (TIPS'),
-       bert_tiny, bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B),
+       text_tips (TIPS'), bert_tiny,
+       bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and

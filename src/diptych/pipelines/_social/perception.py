@@ -27,7 +27,7 @@ WHITE = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class DescribedObject:
     """A person or thing with its symbol ("P1", "O2"), box in pixels of the picture, and words."""
 
     symbol: str
@@ -55,7 +55,7 @@ class SceneRecords:
 
     caption: str
     scene: str
-    described: tuple[Described, ...]
+    described: tuple[DescribedObject, ...]
     width: int
     height: int
     scale: float
@@ -74,20 +74,20 @@ def overlap(one: Box, other: Box) -> float:
     return both / (sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - both)
 
 
-def matched_people(people: Sequence[Box], regions: Sequence[Region], least: float) -> tuple[list[Described], list[Region]]:
+def matched_people(people: Sequence[Box], regions: Sequence[Region], least: float) -> tuple[list[DescribedObject], list[Region]]:
     """People with the boxes and masks of the regions that overlap theirs by more than `least`, and the other regions.
 
     Each region is one person's at most, by the order of people. Regions that overlap an unmatched person so much are left out, too.
     """
-    left, persons = list(regions), list[Described]()
+    left, persons = list(regions), list[DescribedObject]()
     for number, box in enumerate(people, start=1):
         shares = [overlap(box, region.box) for region in left]
         best = int(np.argmax(shares)) if shares else -1
         if best >= 0 and shares[best] > least:
             region = left.pop(best)
-            persons.append(Described(f"P{number}", region.box, "", mask=region.mask))
+            persons.append(DescribedObject(f"P{number}", region.box, "", mask=region.mask))
         else:
-            persons.append(Described(f"P{number}", box, ""))
+            persons.append(DescribedObject(f"P{number}", box, ""))
     return persons, [region for region in left if all(overlap(person.box, region.box) <= least for person in persons)]
 
 
@@ -105,7 +105,7 @@ def describe_scene(
     pixels_HWC = decode(image, exact=True)
     height, width = pixels_HWC.shape[:2]
     persons, things = matched_people(people, regions, least)
-    objects = [Described(f"O{row}", region.box, "", mask=region.mask) for row, region in enumerate(things, start=1)]
+    objects = [DescribedObject(f"O{row}", region.box, "", mask=region.mask) for row, region in enumerate(things, start=1)]
     crops = [_crop(pixels_HWC, one, image.name) for one in (*persons, *objects)]
     asked: list[tuple[ImageSource, str]] = [(image, CAPTION), (image, SCENE), *((crop, CAPTION) for crop in crops)]
     asked += [(crop, prompt) for prompt in (AGE, GENDER) for crop in crops[: len(persons)]]
@@ -122,7 +122,7 @@ def describe_scene(
     return SceneRecords(words[0], words[1], tuple(described), round(width * scale), round(height * scale), scale)
 
 
-def _crop(pixels_HWC: Any, one: Described, name: str) -> ImageSource:
+def _crop(pixels_HWC: Any, one: DescribedObject, name: str) -> ImageSource:
     shown = pixels_HWC
     if one.mask is not None:
         mask_HW = pixels_of(one.mask, *pixels_HWC.shape[:2])

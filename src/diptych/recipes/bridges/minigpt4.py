@@ -40,7 +40,7 @@ class MiniGPT4(TwoStageCaptionRecipe):
     def paper(cls) -> Self:
         """EVA-g, 32 queries, Vicuna-13B as `language_model`, BLIP-2 as `former_weights`: 20,000 steps of 256, then 1,000 of 12. A process
         has 64 of the 256, of LAION 115 times where of CC and SBU 14 times: name them as `sources` with those `shares`. It is used in the
-        released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest unless told
-        otherwise; of an answer what stands before ### and behind the last "Assistant:" is kept."""
+        released chat, which draws answers (top_p 0.9, and a repetition penalty of 1.05), where `generate` takes the likeliest by
+        default; of an answer what stands before ### and behind the last "Assistant:" is kept."""
         used = f"{CHAT_SYSTEM}Human: <Img>{{image}}</Img> {{prompt}}###Assistant: "
         return cls(decoding="whole", resize="squash", norm_features=True, used=used, role="Assistant:")

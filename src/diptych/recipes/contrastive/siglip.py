@@ -119,7 +119,7 @@ class SigLIP(DualEncoderRecipe):
 
     @classmethod
     def paper(cls) -> Self:
-        """ViT-B/16 on WebLI as released at 224 pixels: 64 tokens a text; 203,155,970 parameters with its vocabulary of 32,000."""
+        """ViT-B/16 on WebLI as released at 224 pixels: 64 tokens per text; 203,155,970 parameters with its vocabulary of 32,000."""
         return cls(
             image_tower="siglip_b16",
             text_tower="text_siglip",

@@ -262,7 +262,7 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             shown = self.deployed_preprocess if self.teacher_sees == "theirs" else opened.preprocess
             teacher = FrozenPatches(opened, grid, patch, shown, shifted=self.targets == "released")
             size: dict[str, Any] = {"layers": self.regressor_layers, "heads": self.regressor_heads}
-            rest: dict[str, Any] = {"places": self.places, "eps": self.regressor_eps, "dropout": self.image_dropout}
+            rest: dict[str, Any] = {"order": self.places, "eps": self.regressor_eps, "dropout": self.image_dropout}
             regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, **rest)
         return UnifiedEncoder(
             encoder,

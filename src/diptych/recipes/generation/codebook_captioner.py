@@ -104,7 +104,7 @@ class CodebookCaptionerRecipe(PairRecipe[Module, PairBatch, CodebookCaptionerOut
             decoder=self.decoder,
             class_token=self.class_token,
             dropout=self.dropout,
-            places=self.places,
+            positions=self.places,
         )
         if self.image_weights or self.text_weights:
             if not isinstance(made.decoder, BlipText):

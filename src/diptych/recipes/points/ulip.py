@@ -240,7 +240,7 @@ class ULIP(AdaptedEncoderRecipe[PointEncoder, CloudBatch, AnchoredFeatures]):
             tokenizer="data",
             pixels="own",
             clouds=CloudPreprocess(points=256),
-            tower=PointBERTSettings(groups=24, group_size=16, encoder=64, token_width=96, layers=3, heads=3, drop_path=0.0),
+            tower=PointBERTSettings(groups=16, group_size=12, encoder=64, token_width=96, layers=3, heads=3, drop_path=0.0),
             augment=CloudAugment(dropout=0.5),
             small_steps=400,
             batch_size=32,

@@ -122,7 +122,7 @@ def _captions(pool: Pool, report: DataReport, shown: _SampleFigures) -> Section:
     if report.text_length:
         facts.append(f"{report.truncated:,} texts are longer than {report.text_length} tokens and will be cut")
     sentence = f"{report.duplicate_texts:,} samples have a text that a sample of another group has as well. The most common:"
-    blocks = (charts([bar_chart("words a text", report.words)]), lines(facts) if facts else "", text(sentence), *rows)
+    blocks = (charts([bar_chart("words per text", report.words)]), lines(facts) if facts else "", text(sentence), *rows)
     return Section("Captions", blocks)
 
 

@@ -56,7 +56,7 @@ def _numbers(
         numbers.append((f"{seconds / 60:.1f}", f"minutes for {state.get('step', 0):,} steps"))
         speeds = sorted(line["images_per_second"] for line in train if line.get("images_per_second"))
         if speeds:
-            numbers.append((f"{speeds[len(speeds) // 2]:,.0f}", "samples a second (median)"))
+            numbers.append((f"{speeds[len(speeds) // 2]:,.0f}", "samples per second (median)"))
     return numbers
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diptych.serve.admission.connections import LINGER
 from diptych.serve.admission.limits import Limits
 from diptych.serve.admission.memory import MemoryBudget
 from diptych.serve.refusals import RequestError, error_response
@@ -33,8 +35,7 @@ class BodyLimitMiddleware:
                     raise self._too_large()
                 there = await self._read_in_time(receive, parts)
             except RequestError as error:
-                error.headers["Connection"] = "close"  # the rest may still be on its way
-                await error_response(error)(scope, receive, send)
+                await refuse(error, scope, receive, send)
                 return
             if there:
                 await self.app(scope, _replay(b"".join(parts), receive), send)
@@ -64,6 +65,25 @@ class BodyLimitMiddleware:
 
     def _too_large(self) -> RequestError:
         return RequestError(413, f"the body has more than {self.limits.body_bytes:,} bytes")
+
+
+async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error and close. What is still on its way of the body is read and dropped first, for a moment: closed with bytes
+    unread, the connection would be reset, and the client would lose the answer."""
+    error.headers["Connection"] = "close"
+
+    async def keep_open(message: Message) -> None:
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await send({**message, "more_body": True} if last else message)
+
+    await error_response(error)(scope, receive, keep_open)
+    if b"expect" not in dict(scope["headers"]):  # a client that asks first sends no body now
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                message: Message = {"more_body": scope["method"] not in ("GET", "HEAD", "OPTIONS")}
+                while message.get("more_body", False):
+                    message = await receive()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

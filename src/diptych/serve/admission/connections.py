@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -24,6 +26,8 @@ BACKLOG = 128
 """Connections that the kernel keeps for us, and that asyncio takes at once, before any of them is counted."""
 PATIENCE = 0.25
 """Seconds in which nobody is pushed out: an honest head takes less."""
+LINGER = 2.0
+"""Seconds in which the rest of a refused request is read and dropped."""
 SPARE = 128
 """Descriptors for everything else: model, index, data."""
 _FULL = b'{"error":{"message":"too many open connections: try again later","type":"server_error","code":503}}'
@@ -113,6 +117,7 @@ class Connection(H11Protocol):
         self.phase: Phase = "head"
         self.since = connections.now()
         self._timed: object = None  # the request that `since` belongs to
+        self._refused = False
 
     def allowed(self, limits: Limits) -> float | None:
         """Seconds that its phase may last; None when another timer runs."""
@@ -134,7 +139,26 @@ class Connection(H11Protocol):
         self.all.leave(self)
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, or a head above the limit (431), then read on for a moment without keeping anything: closed with bytes
+        unread, the connection would be reset, and the client would lose the answer."""
+        status = 431 if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431 else 400
+        reason = "the address and the headers are too long" if status == 431 else "this is no HTTP request"
+        body = b'{"error":{"message":"%s","type":"invalid_request_error","code":%d}}' % (reason.encode(), status)
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        self.transport.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        self._refused = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+    def eof_received(self) -> None:
+        if self._refused:
+            self.transport.close()
+
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         self._settle()
 

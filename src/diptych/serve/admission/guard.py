@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from diptych.serve.admission.body import refuse
 from diptych.serve.admission.rate import RateLimiter
 from diptych.serve.logs import event, request_error
-from diptych.serve.refusals import RequestError, error_response, internal_error
+from diptych.serve.refusals import RequestError, internal_error
 from diptych.serve.service import Service
 
 OPEN = ("/", "/healthz", "/readyz")
@@ -45,8 +46,7 @@ class GuardMiddleware:
         try:
             self._check(scope)
         except RequestError as error:
-            error.headers["Connection"] = "close"  # a body may still be on its way
-            await error_response(error)(scope, receive, send)
+            await refuse(error, scope, receive, send)  # a body may still be on its way
             return
         self._open += 1
         try:
@@ -74,7 +74,7 @@ class GuardMiddleware:
             client = scope["client"][0] if scope.get("client") else ""
             if wait := self._rate.wait(client):
                 self.service.metrics.refused("rate")
-                raise RequestError(429, f"more than {limits.rate:g} requests a second from one client", retry_after=wait)
+                raise RequestError(429, f"more than {limits.rate:g} requests per second from one client", retry_after=wait)
 
 
 def _name(host: str) -> str:

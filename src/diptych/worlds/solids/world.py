@@ -12,6 +12,7 @@ sphere and y is up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.media import ArraySource, MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
+from diptych.data.media.cloud_views import rotation
 from diptych.data.media.decode import encode_png
 from diptych.worlds.rendered import SPLITS, RenderedDataset, rows_of, uid_of
 from diptych.worlds.solids.categories import CATEGORIES, parts_of
@@ -76,12 +78,14 @@ def held_out(category: str, colour: str) -> bool:
 
 @dataclass(frozen=True)
 class SolidWorld:
-    """The configuration. points  of a cloud; views  pictures from evenly spaced directions around the solid; size  their pixels per side"""
+    """The configuration. points  of a cloud; views  pictures from evenly spaced directions around the solid; size  their pixels per side;
+    turned  each solid stands at an angle about y that is drawn, and not as its category is built"""
 
     seed: int = 0
     points: int = 1024
     views: int = 12
     size: int = 48
+    turned: bool = False
 
     def __post_init__(self) -> None:
         if self.points < 32 or not 1 <= self.views <= 64 or not 16 <= self.size <= 512:
@@ -116,6 +120,9 @@ class SolidWorld:
         xyz_N3, normal_N3, role_N = surface(parts, count, rng)
         low_3, high_3 = xyz_N3.min(0), xyz_N3.max(0)
         centred_N3 = xyz_N3 - (low_3 + high_3) / 2
+        if self.turned:
+            angle = keyed_rng(NAME, "turn", self.seed, split, index).uniform(0, 2 * np.pi)
+            centred_N3, normal_N3 = centred_N3 @ rotation(1, angle), normal_N3 @ rotation(1, angle)
         colour_N3 = np.array([COLOURS[solid.colour], COLOURS[solid.second or solid.colour]], np.float64)[role_N]
         return centred_N3 / np.linalg.norm(centred_N3, axis=1).max(), normal_N3, colour_N3
 
@@ -160,18 +167,32 @@ class SolidView:
         return f"{uid_of(NAME, self.world.seed, self.split, self.index)}-{'depth' if self.depth else 'view'}-{self.view}"
 
     def read(self) -> bytes:
-        pictures = render(
-            *self.world.surface(self.split, self.index, RENDERED),
-            azimuth=2 * np.pi * self.view / self.world.views,
-            size=self.world.size,
-            splat=max(2, self.world.size // 20),
-        )
-        return encode_png(pictures[int(self.depth)])
+        return _encoded(self)
+
+
+@lru_cache(maxsize=8192)
+def _encoded(view: SolidView) -> bytes:
+    """A view as PNG. The last ones are kept, since training reads each many times."""
+    world = view.world
+    pictures = render(
+        *world.surface(view.split, view.index, RENDERED),
+        azimuth=2 * np.pi * view.view / world.views,
+        size=world.size,
+        splat=max(2, world.size // 20),
+    )
+    return encode_png(pictures[int(view.depth)])
 
 
 def solids(
-    n: int = 2000, *, seed: int = 0, split: Split = "train", points: int = 1024, views: int = 12, size: int = 48
+    n: int = 2000,
+    *,
+    seed: int = 0,
+    split: Split = "train",
+    points: int = 1024,
+    views: int = 12,
+    size: int = 48,
+    turned: bool = False,
 ) -> RenderedDataset:
     """The first `n` solids of one split."""
-    world = SolidWorld(seed, points, views, size)
+    world = SolidWorld(seed, points, views, size, turned)
     return RenderedDataset(NAME, world, rows_of(world, split, n))

@@ -64,8 +64,8 @@ class Adapted:
             made = replace(
                 self.recipe, weights=str(folder), label="kind", shots=self.shots, part="base" if self.part == "new" else "all"
             )
-            found: Any = opened(made, rows, replace(cell, folder=cell.folder / "context"))
-            score_NK = found.scores_of_vectors(vector_ND, asked)
+            adapted: Any = opened(made, rows, replace(cell, folder=cell.folder / "context"))
+            score_NK = adapted.scores_of_vectors(vector_ND, asked)
         elif self.how == "probe":
             score_NK = linear_probe(model, rows, shots, learned, seed=cell.seed)(vector_ND)
         else:
@@ -114,8 +114,8 @@ def shifted(cell: Cell, split: Literal["train", "test"]) -> Pool:
     """Pictures of the 24 kinds at four fifths of the light, with a green tint and more noise, none of which the base has seen."""
     count = {"train": POOL, "test": TESTED}[split] * len(KINDS) // len(CLASSES)
     rows = long_tail(SMOKE_ROWS if cell.smoke else count, seed=cell.seed + 1_000_003, split=split, exponent=0.0)
-    found = (rows[row] for row in range(len(rows)))
-    return Pool.from_samples((dimmed(sample) for sample in found if sample.extras["kind"] in CLASSES), name=f"shifted/{split}")
+    samples = (rows[row] for row in range(len(rows)))
+    return Pool.from_samples((dimmed(sample) for sample in samples if sample.extras["kind"] in CLASSES), name=f"shifted/{split}")
 
 
 def dimmed(sample: Sample) -> Sample:

@@ -49,8 +49,8 @@ class MaskedPairs:
         cell.spending.count(labelled=len(rows))
         model = (opened if self.learns else untrained)(recipe, rows, run)
         task = Segmentation(classes=model.classes, background=recipe.background, draws=1)
-        known = test.select([row for row in range(len(test)) if {r.label for r in test[row].regions} <= set(model.classes)])
-        result = task.score(task.predict(model, known))
+        within = test.select([row for row in range(len(test)) if {r.label for r in test[row].regions} <= set(model.classes)])
+        result = task.score(task.predict(model, within))
         return {name: metric.value for name, metric in result.metrics.items()}
 
 

@@ -25,22 +25,22 @@ from diptych.recipes.contrastive.syvic import SyViC
 from diptych.tasks.composition.snare import PARTS, SNARE
 from diptych.worlds.small_pairs import SmallPairs
 
-Told = Literal["binding", "places"]
+CaptionStyle = Literal["binding", "places"]
 
 
 @dataclass(frozen=True)
 class Tuned:
     """SNARE's macro and parts on dark pictures, and retrieval among pictures and texts of the start ("base/...").
 
-    told   what the tuning's captions say: who is what and where in several sentences, or things and cells as the start knows them
-    blend  share of the tuned weights in what is measured, the rest is the start's
-    learns False measures the start
+    captions  content of the tuning's captions: who is what and where in several sentences, or things and cells as the start knows them
+    blend     share of the tuned weights in what is measured, the rest is the start's
+    learns    False measures the start
     """
 
     start: CLIP
     recipe: SyViC
     count: int
-    told: Told = "binding"
+    captions: CaptionStyle = "binding"
     blend: float = 1.0
     learns: bool = True
 
@@ -53,11 +53,11 @@ class Tuned:
         model = open_model(base.model)
         if self.learns:
             recipe = replace(self.recipe, vocabulary=vocabulary)
-            rows = long if self.told == "binding" else dark
+            rows = long if self.captions == "binding" else dark
             run = trained(recipe, rows, replace(cell, folder=cell.folder / "tuned"), init=str(base.path))
             model = blended(model, open_model(run.model), self.blend) if self.blend < 1 else open_model(run.model)
-        found = structure(model, cell)
-        return found | {
+        scores = structure(model, cell)
+        return scores | {
             f"base/{name}": value for name, value in retrieved(model, clean_rows(cell)).items() if name.endswith("r@1")
         }
 
@@ -92,8 +92,8 @@ def in_sentences(pool: Pool) -> Pool:
 def joined(first: Pool, second: Pool) -> Pool:
     """Both, for a vocabulary of the words of both."""
     samples = [
-        replace(pool[row], uid=f"{place}-{pool[row].uid}")
-        for place, pool in enumerate((first, second))
+        replace(pool[row], uid=f"{position}-{pool[row].uid}")
+        for position, pool in enumerate((first, second))
         for row in range(len(pool))
     ]
     return Pool.from_samples(samples, name=f"{first.name} and {second.name}")

@@ -33,9 +33,9 @@ class ReversedPairs:
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
         tested = [test[row] for row in range(len(test))]
         score_NK = model.score_clips([sample.media["clip"] for sample in tested], CLASSES)
-        place = {name: k for k, name in enumerate(CLASSES)}
-        label_N = np.array([place[sample.extras["label"]] for sample in tested])
-        other_N = np.array([place[PARTNER[sample.extras["label"]]] for sample in tested])
+        index = {name: k for k, name in enumerate(CLASSES)}
+        label_N = np.array([index[sample.extras["label"]] for sample in tested])
+        other_N = np.array([index[PARTNER[sample.extras["label"]]] for sample in tested])
         row_N, best_N = np.arange(len(label_N)), score_NK.argmax(1)
         own_N, turned_N = score_NK[row_N, label_N], score_NK[row_N, other_N]
         return {

@@ -71,10 +71,10 @@ class Repainted:
         model = recipe.model()
         if self.learns:
             run = trained(self.recipe, rows, replace(cell, folder=cell.folder / "run"))
-            found, _ = newest(run.checkpoints)
-            if found is None:
+            checkpoint, _ = newest(run.checkpoints)
+            if checkpoint is None:
                 raise RunError(f"{run.path} has no checkpoint")
-            model.load_state_dict(found.model)
+            model.load_state_dict(checkpoint.model)
         return {"follows": self._follows(recipe, model.eval(), cell)}
 
     @torch.no_grad()
@@ -171,8 +171,8 @@ class PseudoThenLabelled:
         rng = keyed_rng("pseudo attributes", seed, sample.uid)
         other = others[int(rng.integers(len(others)))]
         mine, theirs = _phrases(sample), _phrases(other)
-        found = {name: theirs.get(name, phrase) if rng.random() < self.wrong else phrase for name, phrase in mine.items()}
-        return replace(sample, extras={**sample.extras, PSEUDO: [f"{name}: {phrase}" for name, phrase in found.items()]})
+        guesses = {name: theirs.get(name, phrase) if rng.random() < self.wrong else phrase for name, phrase in mine.items()}
+        return replace(sample, extras={**sample.extras, PSEUDO: [f"{name}: {phrase}" for name, phrase in guesses.items()]})
 
     def _vocabulary(self, cell: Cell, few: Pool) -> str:
         """One vocabulary for both arms, from both kinds of text."""
@@ -182,23 +182,23 @@ class PseudoThenLabelled:
 
 
 def _phrases(sample: Sample) -> dict[str, str]:
-    """What `pseudo_texts` would find of a rendered person that it sees rightly."""
+    """Phrases by slot that `pseudo_texts` gives for a rendered person whose attributes it recognises without error."""
     gender, head, upper, lower, _, bag = sample.extras["attributes"]
-    found = {"gender": gender, "action": sample.extras["action"]}
+    phrases = {"gender": gender, "action": sample.extras["action"]}
     if head != "unknown":
-        found["hair"] = f"with {head}"
+        phrases["hair"] = f"with {head}"
     if upper != "unknown":
-        found["upper"] = f"wearing a {upper}"
+        phrases["upper"] = f"wearing a {upper}"
     if lower != "unknown":
-        found["lower"] = f"wearing a {lower}" if lower.endswith("skirt") else f"wearing {lower}"
+        phrases["lower"] = f"wearing a {lower}" if lower.endswith("skirt") else f"wearing {lower}"
     if bag != "unknown":
-        found["bag"] = f"carrying a {bag}"
-    assert {*found} <= {*REQUIRED, *OPTIONAL}
-    return found
+        phrases["bag"] = f"carrying a {bag}"
+    assert {*phrases} <= {*REQUIRED, *OPTIONAL}
+    return phrases
 
 
 def searched(model: Any, cell: Cell, *, styles: tuple[str, ...] = ()) -> Mapping[str, float]:
-    """How well descriptions find persons of the cell's seed that nobody has trained on."""
+    """Text-to-person retrieval metrics on held-out persons of the cell's seed."""
     count = SMOKE if cell.smoke else TESTED
     rows: RenderedDataset = (
         pedestrians(count, seed=cell.seed, split="test", styles=styles)

@@ -20,11 +20,11 @@ from diptych.data.media.decode import decode
 from diptych.recipes.points.ulip import ULIP
 from diptych.worlds.solids.world import COLOURS, NAMES, SolidWorld, solids
 
-SOLIDS, TESTED, SMOKE_ROWS = 500, 300, 24
+SOLIDS, TESTED, SMOKE_ROWS = 150, 300, 24
 VIEWS, SIDE, POINTS = 4, 48, 256
 COMPARED = 96
 """Points of each cloud between which Chamfer distances are taken."""
-ANCHOR = f"world:solids?n=2000&seed=9999&size={SIDE}&points={POINTS}"
+ANCHOR = f"world:solids?n=2000&seed=9999&size={SIDE}&points={POINTS}&turned=true"
 """The pictures and captions that the shared anchor learns: solids of another seed than those of any cell."""
 
 
@@ -74,13 +74,13 @@ def rendered(seed: int, count: int) -> Pool:
         parts = tuple(ArrayImage(decode(part), part.name) for part in sample.media["views"].parts)
         return replace(sample, image=parts[0], media={"cloud": sample.media["cloud"], "views": MediaItem("images", parts)})
 
-    data = solids(count, seed=seed, points=POINTS, views=VIEWS, size=SIDE)
+    data = solids(count, seed=seed, points=POINTS, views=VIEWS, size=SIDE, turned=True)
     return Pool.from_samples((kept(data[row]) for row in range(count)), name=data.name)
 
 
 def clouds(seed: int, split: str, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Clouds [count, POINTS, 6] with colours of 0..255, and the numbers of their categories [count]."""
-    world = SolidWorld(seed, POINTS, VIEWS, SIDE)
+    world = SolidWorld(seed, POINTS, VIEWS, SIDE, turned=True)
     surfaces = [world.surface(split, index, POINTS) for index in range(count)]
     cloud_NPF = np.stack([np.concatenate([xyz, colour], 1) for xyz, _, colour in surfaces]).astype(np.float32)
     return cloud_NPF, np.array([NAMES.index(world.solid(split, index).category) for index in range(count)])

@@ -28,7 +28,7 @@ TEMPLATES = ("tissue of {}", "a tile of {}")
 
 @dataclass(frozen=True)
 class Tissue:
-    """How many captioned tiles a recipe learns from, and how they are named: see `worlds.tissue.world.TissueWorld`."""
+    """Number of captioned training tiles and how they are named: see `worlds.tissue.world.TissueWorld`."""
 
     count: int
     family: float = 0.3
@@ -146,19 +146,19 @@ def worded(kinds: tuple[str, ...], sets: int, seed: int) -> tuple[list[list[str]
     rng = keyed_rng("worded", seed)
     tree = tissue_ontology()
     wrong_S = rng.permutation(sets) < sets // 2
-    found = []
+    sets_of_texts = []
     for wrong in wrong_S:
         template = TEMPLATES[int(rng.integers(len(TEMPLATES)))]
         names = []
         for kind in kinds:
-            known = NORMAL_NAMES if kind == NORMAL_NAMES[0] else tree[tree.by_name[kind][0]].names
-            names.append(str(rng.choice(known)))
+            choices = NORMAL_NAMES if kind == NORMAL_NAMES[0] else tree[tree.by_name[kind][0]].names
+            names.append(str(rng.choice(choices)))
         if wrong:
             moved = rng.permutation(len(kinds))[: 2 * len(kinds) // 3]
-            for place, other in zip(moved, np.roll(moved, 1), strict=True):
-                names[int(place)] = kinds[int(other)]
-        found.append([template.replace("{}", name) for name in names])
-    return found, wrong_S
+            for position, other in zip(moved, np.roll(moved, 1), strict=True):
+                names[int(position)] = kinds[int(other)]
+        sets_of_texts.append([template.replace("{}", name) for name in names])
+    return sets_of_texts, wrong_S
 
 
 def true_above_false(model: Any, test: Pool) -> float:
@@ -170,15 +170,15 @@ def true_above_false(model: Any, test: Pool) -> float:
     text_CD = embed_texts(model, texts, texts)
     vector_ND = embedded_images(model, test).vectors_ND
     score_NC = vector_ND.astype(np.float64) @ text_CD.T.astype(np.float64)
-    found = []
+    shares = []
     for score_C, label in zip(score_NC, test.column("label"), strict=True):
         if label not in LEAVES:
             continue
         leaf = tree.by_name[label][0]
         true_C = np.array([key == leaf or key in tree.ancestors(leaf) for key in keys])
         apart = score_C[true_C][:, None] - score_C[~true_C]
-        found.append(float(((apart > 0) + (apart == 0) / 2).mean()))
-    return float(np.mean(found))
+        shares.append(float(((apart > 0) + (apart == 0) / 2).mean()))
+    return float(np.mean(shares))
 
 
 def family_of(label: str) -> str:

@@ -57,9 +57,9 @@ def _said(sample: Sample) -> tuple[list[str], Mapping[str, Any]]:
         texts += [here, back]
         if first != second:
             number = keyed_rng("asked", sample.uid).integers(2)
-            name, said = ((names[0], here), (names[1], back))[number]
+            name, relation = ((names[0], here), (names[1], back))[number]
             subject, other = ((first, second), (second, first))[number]
-            facts["relation"] = {"name": name, "true": said, "false": f"the {other} is {name} the {subject}"}
+            facts["relation"] = {"name": name, "true": relation, "false": f"the {other} is {name} the {subject}"}
     return texts, facts
 
 
@@ -72,11 +72,11 @@ def with_words(pool: Pool) -> Pool:
 
 def things(sample: Sample) -> list[tuple[str, int]]:
     """(noun, cell) of both things, by the sample's regions."""
-    found = []
+    pairs = []
     for region in sample.regions:
         x0, y0, x1, y1 = region.box
-        found.append((f"{region.attributes[0]} {region.label}", int((y0 + y1) // 32) * 3 + int((x0 + x1) // 32)))
-    return found
+        pairs.append((f"{region.attributes[0]} {region.label}", int((y0 + y1) // 32) * 3 + int((x0 + x1) // 32)))
+    return pairs
 
 
 @dataclass(frozen=True)

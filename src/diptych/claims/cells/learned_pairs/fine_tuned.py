@@ -101,6 +101,6 @@ def dimmed(pool: Pool) -> Pool:
 
 
 def numbers(path: Path) -> int:
-    """How many a file of tensors holds."""
+    """Number of values in a safetensors file."""
     with safe_open(path, framework="pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, a handle is no mapping

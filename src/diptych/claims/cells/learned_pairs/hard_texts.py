@@ -21,15 +21,17 @@ BUDGET: tuple[Quantity, ...] = ("steps", "samples", "trained_parameters")
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one of the two claims says, as in `Claim`."""
+class ClaimText:
+    """Sentence, source and reported figures of one of the two claims, as in `Claim`."""
 
     sentence: str
     source: str
     reported: tuple[str, ...]
 
 
-def against_clip(recipe: PairRecipe, random_words: PairRecipe, *, metric: str, told: Said, found: Said) -> tuple[Claim, Claim]:
+def against_clip(
+    recipe: PairRecipe, random_words: PairRecipe, *, metric: str, probe: ClaimText, retrieval: ClaimText
+) -> tuple[Claim, Claim]:
     """That `recipe` has a higher `metric` of the probe than CLIP, and that its recall from text to image is CLIP's.
 
     random_words  the control: the same recipe whose wrong texts have words at random
@@ -41,8 +43,8 @@ def against_clip(recipe: PairRecipe, random_words: PairRecipe, *, metric: str, t
     main = Claim(
         slug=recipe.slug,
         kind="paper's claim",
-        sentence=told.sentence,
-        source=told.source,
+        sentence=probe.sentence,
+        source=probe.source,
         refuted="a difference whose interval lies below zero",
         baseline=baseline,
         method=method,
@@ -51,15 +53,15 @@ def against_clip(recipe: PairRecipe, random_words: PairRecipe, *, metric: str, t
         margins=Margins(matters=0.05, equivalence=0.03),
         equal_budget=BUDGET,
         data=DATA,
-        reported=told.reported,
+        reported=probe.reported,
         why_long=LONG,
     )
     cost = Claim(
         slug=recipe.slug,
         name="retrieval",
         kind="paper's claim",
-        sentence=found.sentence,
-        source=found.source,
+        sentence=retrieval.sentence,
+        source=retrieval.source,
         refuted="a loss of more than two points",
         baseline=baseline,
         method=method,
@@ -68,7 +70,7 @@ def against_clip(recipe: PairRecipe, random_words: PairRecipe, *, metric: str, t
         margins=Margins(matters=0.02, equivalence=0.02),
         equal_budget=BUDGET,
         data=DATA,
-        reported=found.reported,
+        reported=retrieval.reported,
         why_long=LONG,
     )
     return main, cost

@@ -35,13 +35,13 @@ class InLanguages:
         run = replace(cell, folder=cell.folder / "run")
         model = opened(self.recipe, rows, run) if self.learns else untrained(self.recipe, rows, run)
         test = pair_languages(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
-        found = {}
+        scores = {}
         for tag in TAGS:
             task = Retrieval(language=tag, draws=1)
             metrics = task.score(task.predict(model, test)).metrics
-            found[f"{tag}/mr"] = metrics["rsum"].value / 600
-            found[f"{tag}/r@1"] = metrics["r@1"].value
+            scores[f"{tag}/mr"] = metrics["rsum"].value / 600
+            scores[f"{tag}/r@1"] = metrics["r@1"].value
         for metric in ("mr", "r@1"):
             for name, tags in (("others", OTHERS), ("all", TAGS)):
-                found[f"{name}/{metric}"] = float(np.mean([found[f"{tag}/{metric}"] for tag in tags]))
-        return found
+                scores[f"{name}/{metric}"] = float(np.mean([scores[f"{tag}/{metric}"] for tag in tags]))
+        return scores

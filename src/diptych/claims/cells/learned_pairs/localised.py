@@ -38,8 +38,8 @@ class Localised:
     def __call__(self, cell: Cell) -> Scores:
         rows = without_places(drawn(SmallPairs(self.count, captioned=True, wrong=0.0), cell), "train")
         model = (opened if self.learns else untrained)(self.recipe, rows, cell)
-        found = retrieved(model, test := tested(cell))
-        return {**localised(by_tokens(model), test), "test/i2t_r@1": found["i2t_r@1"], "test/t2i_r@1": found["t2i_r@1"]}
+        recalls = retrieved(model, test := tested(cell))
+        return {**localised(by_tokens(model), test), "test/i2t_r@1": recalls["i2t_r@1"], "test/t2i_r@1": recalls["t2i_r@1"]}
 
 
 @dataclass(frozen=True)

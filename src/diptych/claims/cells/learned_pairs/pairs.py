@@ -44,7 +44,7 @@ def sized_for(recipe: AnyPairRecipe, **changes: Any) -> AnyPairRecipe:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SeededPairs:
     """Rows of the cell's seed."""
 
     pairs: SmallPairs
@@ -90,8 +90,8 @@ class Paired:
 
 def shares(rows: Pool) -> dict[str, float]:
     """Share of rows whose text is another image's, where that is known."""
-    known = "mismatched" in rows.column_names and len(rows)
-    return {"mismatched": float(np.mean(rows.column("mismatched")))} if known else {}
+    recorded = "mismatched" in rows.column_names and len(rows)
+    return {"mismatched": float(np.mean(rows.column("mismatched")))} if recorded else {}
 
 
 def retrieved(model: Any, test: Pool, *, origins: tuple[str, ...] = ("alt",)) -> Mapping[str, float]:

@@ -52,8 +52,8 @@ class Placed:
         test = captioned(
             SmallPairs(SMOKE_ROWS if cell.smoke else TESTED, captioned=True, wrong=0.0, regions=True).pool("test", cell.seed)
         )
-        found = {"block": float(np.mean([_answered(model, test[row]) for row in range(min(len(test), ASKED))]))}
-        return {**found, **_retrieved(model, test, "vectors")}
+        scores = {"block": float(np.mean([_answered(model, test[row]) for row in range(min(len(test), ASKED))]))}
+        return {**scores, **_retrieved(model, test, "vectors")}
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,17 @@ class PlacedReadings:
         test = captioned(
             SmallPairs(SMOKE_ROWS if cell.smoke else READ, captioned=True, wrong=0.0, regions=True).pool("test", cell.seed)
         )
-        found = {"block": float(np.mean([_filled(model, test[row]) for row in range(len(test))]))}
-        return {**found, **_retrieved(model, test, "pairs")}
+        scores = {"block": float(np.mean([_filled(model, test[row]) for row in range(len(test))]))}
+        return {**scores, **_retrieved(model, test, "pairs")}
 
 
 def _retrieved(model: Any, test: Pool, compare: Literal["vectors", "pairs"]) -> Scores:
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for name, data in (("plain", test), ("spatial", placed(test))):
         task = Retrieval(origins=("caption",), compare=compare, draws=1)
         metrics = task.score(task.predict(model, data)).metrics
-        found |= {f"{name}/{key}": metrics[key].value for key in ("t2i_r@1", "i2t_r@1")}
-    return found
+        scores |= {f"{name}/{key}": metrics[key].value for key in ("t2i_r@1", "i2t_r@1")}
+    return scores
 
 
 def _with_words(recipe: R, rows: Pool) -> R:
@@ -112,22 +112,22 @@ def placed(pool: Pool) -> Pool:
         for row in range(len(pool)):
             sample = pool[row]
             region = sample.regions[0]
-            said = prompt(block_of(region.box, SIDE, SIDE), _name(region))
-            yield replace(sample, texts=(Text(append_prompt(sample.texts[0].string, said), "en"),))
+            phrase = prompt(block_of(region.box, SIDE, SIDE), _name(region))
+            yield replace(sample, texts=(Text(append_prompt(sample.texts[0].string, phrase), "en"),))
 
     return Pool.from_samples(samples(), name=f"{pool.name} placed")
 
 
 def _answered(model: Any, sample: Sample) -> bool:
-    """Whether the likeliest prompt behind the caption names the right block."""
+    """True if the likeliest prompt behind the caption names the right block."""
     region = sample.regions[0]
-    said = [cleaned(prompt(block, _name(region))) for block in range(9)]
-    (table_92,) = model.answer_nll([sample.image], [f"{cleaned(sample.texts[0].string)}."], [said])
+    prompts = [cleaned(prompt(block, _name(region))) for block in range(9)]
+    (table_92,) = model.answer_nll([sample.image], [f"{cleaned(sample.texts[0].string)}."], [prompts])
     return int(np.argmin(table_92[:, 0])) == block_of(region.box, SIDE, SIDE)
 
 
 def _filled(model: Any, sample: Sample) -> bool:
-    """Whether the likeliest digit in the gap is that of the right block."""
+    """True if the likeliest digit in the gap is that of the right block."""
     region = sample.regions[0]
     text = append_prompt(sample.texts[0].string, prompt(None, _name(region))).replace(f" {NOWHERE} ", f" {GAP} ")
     log_1C = model.guess_words([sample.image], [text], candidates=[str(block) for block in range(9)])

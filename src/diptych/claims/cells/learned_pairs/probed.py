@@ -50,8 +50,8 @@ class Probed:
             rows, test = (_changed(pool, self.change) for pool in (rows, test))
         cell.spending.count(labelled=round(self.labelled * len(rows)))
         model = opened(self.recipe, rows, cell, smoke_steps=SMOKE_STEPS) if self.learns else untrained(self.recipe, rows, cell)
-        found = retrieved(model, test)
-        return {"probe": probed(backbone(model), cell, test), "i2t_r@1": found["i2t_r@1"], "t2i_r@1": found["t2i_r@1"]}
+        recalls = retrieved(model, test)
+        return {"probe": probed(backbone(model), cell, test), "i2t_r@1": recalls["i2t_r@1"], "t2i_r@1": recalls["t2i_r@1"]}
 
 
 def backbone(model: PairEmbedder) -> PairEmbedder:
@@ -97,8 +97,8 @@ class Pixels:
 
 def probed(model: Embedder, cell: Cell, test: Pool) -> float:
     """Accuracy of a logistic regression on the vectors of pictures that nobody trained on."""
-    known = SmallPairs(SMOKE_PROBED if cell.smoke else PROBED).pool("train", cell.seed + ELSEWHERE)
+    labelled = SmallPairs(SMOKE_PROBED if cell.smoke else PROBED).pool("train", cell.seed + ELSEWHERE)
     if cell.smoke:
         test = SmallPairs(SMOKE_PROBED).pool("test", cell.seed)
-    probe = LinearProbe(label="label", train=known, draws=1)
+    probe = LinearProbe(label="label", train=labelled, draws=1)
     return probe.score(probe.predict(model, test)).metrics["acc@1"].value

@@ -55,13 +55,13 @@ class WithTexts:
 def shortened(sample: Sample, count: int, seed: int) -> Sequence[Text]:
     """The first text without some words, so often; at least two words stay."""
     words = sample.texts[0].string.split()
-    found = []
+    texts = []
     for number in range(count):
         rng = keyed_rng("dropped", seed, sample.uid, number)
         stays = rng.random(len(words)) >= DROPPED
         stays[rng.permutation(len(words))[:2]] = True
-        found.append(Text(" ".join(w for w, s in zip(words, stays, strict=True) if s), "en", "rewrite"))
-    return found
+        texts.append(Text(" ".join(w for w, s in zip(words, stays, strict=True) if s), "en", "rewrite"))
+    return texts
 
 
 def rephrased(sample: Sample) -> Sample:
@@ -71,9 +71,9 @@ def rephrased(sample: Sample) -> Sample:
     """
     parts = []
     for thing in sample.texts[0].string.split(" and "):
-        _, colour, shape, *place = thing.split()
-        assert " ".join(place) in PLACES
-        parts.append(f"{' '.join(place)} {shape} in {colour}")
+        _, colour, shape, *position = thing.split()
+        assert " ".join(position) in PLACES
+        parts.append(f"{' '.join(position)} {shape} in {colour}")
     return replace(sample, texts=(Text(", ".join(parts), "en", "alt"),))
 
 

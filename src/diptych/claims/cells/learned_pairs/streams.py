@@ -34,10 +34,14 @@ class Streamed:
         folder = trained(self.recipe, rows, cell, smoke_steps=SMOKE_STEPS)
         models = [open_model(path) for path in sorted(folder.snapshots.iterdir()) if path.is_dir()]
         result = task.score(task.records(models, TaskStream.read(folder.snapshots / "stream.json"), test))
-        found = {name.replace(",", "_"): metric.value for name, metric in result.metrics.items()}
+        scores = {name.replace(",", "_"): metric.value for name, metric in result.metrics.items()}
         last = len(models) - 1
-        named = {"first_task": found[f"r[{last}_1]"], "last_task": found[f"r[{last}_{last}]"], "first_task_then": found["r[1_1]"]}
-        return {**found, **named}
+        named = {
+            "first_task": scores[f"r[{last}_1]"],
+            "last_task": scores[f"r[{last}_{last}]"],
+            "first_task_then": scores["r[1_1]"],
+        }
+        return {**scores, **named}
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def of_first_task(rows: Pool) -> Pool:
 
 
 def asked(model: Any, test: Pool) -> Scores:
-    """What one model knows of all tasks together, and of the first."""
+    """Recall at 1 over the test rows of all tasks together, and over those of the first."""
     return {
         "union": retrieved(model, test, origins=())["r@1"],
         "first_task": retrieved(model, of_first_task(test), origins=())["r@1"],

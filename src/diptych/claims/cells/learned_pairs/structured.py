@@ -49,10 +49,10 @@ class Structured:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        rows, test = told(drawn(SmallPairs(self.count, regions=True), cell)), told(clean_rows(cell, regions=True))
+        rows, test = described(drawn(SmallPairs(self.count, regions=True), cell)), described(clean_rows(cell, regions=True))
         model = opened(self.recipe, rows, cell) if self.learns else untrained(self.recipe, rows, cell)
-        found = retrieved(model, test, origins=("caption",))
-        recalls = {name: found[name] for name in ("i2t_r@1", "t2i_r@1")}
+        scores = retrieved(model, test, origins=("caption",))
+        recalls = {name: scores[name] for name in ("i2t_r@1", "t2i_r@1")}
         return {**probed(model, test, "credit"), "order": ordered(model, test, "credit"), **recalls}
 
 
@@ -61,7 +61,7 @@ class BlindText:
     """The same probes by a scorer that sees no picture: a bigram model of the other pictures' texts."""
 
     def __call__(self, cell: Cell) -> Scores:
-        model, test = Pixels(2), told(clean_rows(cell, regions=True))
+        model, test = Pixels(2), described(clean_rows(cell, regions=True))
         return {**probed(model, test, "blind"), "order": ordered(model, test, "blind")}
 
 
@@ -87,12 +87,12 @@ def ordered(model: Any, test: Pool, scorer: str) -> float:
     return float(np.mean([row[scorer] for row in records]))
 
 
-def told(pool: Pool) -> Pool:
+def described(pool: Pool) -> Pool:
     """The pool with texts that say how its two things stand, and with wrong ones in the extra "negatives"."""
-    return Pool.from_samples((_told(pool[row]) for row in range(len(pool))), name=f"{pool.name}, told")
+    return Pool.from_samples((_described(pool[row]) for row in range(len(pool))), name=f"{pool.name}, told")
 
 
-def _told(sample: Sample) -> Sample:
+def _described(sample: Sample) -> Sample:
     one, two = sample.regions
     rng = keyed_rng("told", sample.uid)
     if rng.random() < 0.5:
@@ -136,7 +136,7 @@ def _thing(region: Region) -> Thing:
 
 
 def _relation(one: Region, two: Region) -> str:
-    """How the first stands to the second, on the axis on which they are further apart."""
+    """Spatial relation of the first region to the second, on the axis on which they are further apart."""
     across, down = ((one.box[at] + one.box[at + 2] - two.box[at] - two.box[at + 2]) / 2 for at in (0, 1))
     if abs(across) >= abs(down):
         return "left of" if across < 0 else "right of"

@@ -77,20 +77,20 @@ def compared(model: Grounder, data: Dataset, seed: int) -> Mapping[str, float]:
     for row in range(len(data)):
         sample = data[row]
         assert sample.image is not None
-        for place, region in enumerate(sample.regions):
+        for number, region in enumerate(sample.regions):
             look = look_of(region.label)
             similar = known_of(look)["similar objects"]
-            other = look_of(similar[int(keyed_rng("compared", seed, sample.uid, place).integers(len(similar)))])
+            other = look_of(similar[int(keyed_rng("compared", seed, sample.uid, number).integers(len(similar)))])
             images += [sample.image] * 2
             queries += [asked(region.label, look), asked(region.label, other)]
             boxes.append(region.box)
     answers = [row[0] for row in model.ground(images, queries, batch_size=32)]
-    pairs, found = [], []
+    pairs, hits = [], []
     for box, right, wrong in zip(boxes, answers[::2], answers[1::2], strict=True):
         one, other_ = _at(right, box), _at(wrong, box)
         pairs.append(0.5 if one == other_ else float(one > other_))
-        found.append(float(box_iou(right.box_N4, [box])[0, 0] >= OVERLAP))
-    return {"pairs": float(np.mean(pairs)), "found": float(np.mean(found))}
+        hits.append(float(box_iou(right.box_N4, [box])[0, 0] >= OVERLAP))
+    return {"pairs": float(np.mean(pairs)), "found": float(np.mean(hits))}
 
 
 def asked(name: str, look: tuple[str, ...]) -> PhraseQuery:

@@ -67,10 +67,10 @@ def every_link(model: Any, test: Pool) -> Scores:
     """Recall of triplets among the first five, all names asked for: over scenes, and over the predicates that training had or lacked."""
     task = VG150(ks=(5,), draws=0)
     result = task.score(task.predict(model, test))
-    found: Mapping[str, float] = result.notes["by_predicate"]
+    recalls: Mapping[str, float] = result.notes["by_predicate"]
     parts = {
-        "unseen": [v for name, v in found.items() if name in HELD_OUT],
-        "seen": [v for name, v in found.items() if name not in HELD_OUT],
+        "unseen": [v for name, v in recalls.items() if name in HELD_OUT],
+        "seen": [v for name, v in recalls.items() if name not in HELD_OUT],
     }
     means = {f"{part}/r@5": float(np.mean(values)) if values else 0.0 for part, values in parts.items()}
     return {"r@5": result.metrics["r@5"].value, "mr@5": result.metrics["mr@5"].value, **means}

@@ -1,8 +1,8 @@
 """Arms about relations that a tagger made: a small detector is pre-trained on many scenes, then fine-tuned on few with true relations.
 
 The many have boxes, and captions that name two links by shape and colour, a fifth of them with a wrong predicate and a tenth left
-out. Shapes come twice in a scene, and a caption does not say which box it means. What the pre-training is told about relations is what
-the arms differ in. All eight predicates occur everywhere.
+out. Shapes come twice in a scene, and a caption does not say which box it means. The arms differ in the relations that the
+pre-training is given. All eight predicates occur everywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIDE, FEW, MANY, TESTED = 48, 300, 3000, 300
 """Pixels of a scene; scenes with true relations, of the pre-training, and to test."""
 THRESHOLD = 0.2
 """Published: confidence from which the pre-training reads a tagged relation."""
-Told = Literal["nothing", "tagged", "by chance", "captions", "true"]
+RelationSource = Literal["nothing", "tagged", "by chance", "captions", "true"]
 GRAMMAR, LINKER = TemplateGrammar(PREDICATES), LabelLinker()
 
 
@@ -51,15 +51,15 @@ def named(recipe: RLIPv2, **changes: Any) -> RLIPv2:
 class PreTrained:
     """Recall of triplets among the first five after both stages, and how right the relations of the pre-training are.
 
-    told      nothing: boxes and names alone, every pair of boxes a target without a relation. tagged: what a tagger of the few found.
-              by chance: as many pairs drawn at random, with the same predicates. captions: every pair that a caption can mean. true
-    detector  the pre-training; without a tagger it is as many steps longer as a tagger takes
-    tuned     the fine-tuning on the few, by a detector of the same shape
-    tagger    trained on the few before all else, where relations come from it
-    learns    False asks the detector as it is before the first step
+    relations  nothing: boxes and names alone, every pair of boxes a target without a relation. tagged: what a tagger of the few found.
+               by chance: as many pairs drawn at random, with the same predicates. captions: every pair that a caption can mean. true
+    detector   the pre-training; without a tagger it is as many steps longer as a tagger takes
+    tuned      the fine-tuning on the few, by a detector of the same shape
+    tagger     trained on the few before all else, where relations come from it
+    learns     False measures the detector as it is before the first step
     """
 
-    told: Told
+    relations: RelationSource
     detector: RLIPv2
     tuned: RLIPv2
     tagger: RLIPv2
@@ -71,26 +71,26 @@ class PreTrained:
             return every_link(untrained(self.tuned, few, cell), test)
         cell.spending.count(trusted=len(few))
         first = self.detector
-        if self.told in ("tagged", "by chance"):
+        if self.relations in ("tagged", "by chance"):
             rows = self._tagged(few, many, cell)
         else:
             first = replace(first, steps=first.steps + self.tagger.steps)
-            rows = Relabelled(many, change, self.told) if (change := CHANGES.get(self.told)) else many
-        if self.told == "nothing":
+            rows = Relabelled(many, change, self.relations) if (change := CHANGES.get(self.relations)) else many
+        if self.relations == "nothing":
             first = replace(first, loss=replace(first.loss, relation=0.0))
         before = trained(first, rows, replace(cell, folder=cell.folder / "before"))
         start = str(before.model / "model.safetensors")
         run = trained(self.tuned, few, replace(cell, folder=cell.folder / "tuned"), init=start)
-        return {**every_link(open_model(run.model), test), **({} if self.told == "nothing" else rightness(rows, many))}
+        return {**every_link(open_model(run.model), test), **({} if self.relations == "nothing" else rightness(rows, many))}
 
     def _tagged(self, few: Pool, many: Pool, cell: Cell) -> Dataset:
         tagger = open_address(str(trained(self.tagger, few, cell.part("tagger")).model))
         threshold = 0.0 if cell.smoke else THRESHOLD  # a tagger of two steps is sure of nothing
         # One relation a pair, as a pair of this world has; published taggers keep all of them, or two.
         done = RelationTags(tagger=tagger, parse=GRAMMAR, link=LINKER, threshold=threshold, per_pair=1)(many)
-        found = done.columns.get("tagged_relations", {})
-        rows = tagged(many.select([row for row, uid in enumerate(many.uids) if uid in found]), found)
-        return rows if self.told == "tagged" else Relabelled(rows, elsewhere, "elsewhere")
+        relations = done.columns.get("tagged_relations", {})
+        rows = tagged(many.select([row for row, uid in enumerate(many.uids) if uid in relations]), relations)
+        return rows if self.relations == "tagged" else Relabelled(rows, elsewhere, "elsewhere")
 
 
 @lru_cache(maxsize=3)
@@ -114,14 +114,14 @@ def every_pair(sample: Sample) -> Sample:
 def as_captioned(sample: Sample) -> Sample:
     """The captions taken at their word: every pair of boxes with the labels of a caption's triplet has its predicate."""
     labels = [region.label for region in sample.regions]
-    told = [spans for text in sample.texts for spans in GRAMMAR(text.string)]
-    found = {
+    links = [spans for text in sample.texts for spans in GRAMMAR(text.string)]
+    edges = {
         (i, predicate, j): None
-        for subject, predicate, other in told
+        for subject, predicate, other in links
         for i, j in permutations(range(len(labels)), 2)
         if labels[i] in LINKER(subject, labels) and labels[j] in LINKER(other, labels)
     }
-    return replace(sample, relations=tuple(Relation(*each) for each in found))
+    return replace(sample, relations=tuple(Relation(*each) for each in edges))
 
 
 def elsewhere(sample: Sample) -> Sample:
@@ -131,8 +131,8 @@ def elsewhere(sample: Sample) -> Sample:
     return replace(
         sample,
         relations=tuple(
-            Relation(pairs[place][0], relation.predicate, pairs[place][1])
-            for place, relation in zip(drawn.tolist(), sample.relations, strict=False)
+            Relation(pairs[index][0], relation.predicate, pairs[index][1])
+            for index, relation in zip(drawn.tolist(), sample.relations, strict=False)
         ),
     )
 
@@ -145,5 +145,5 @@ def rightness(rows: Dataset, many: Pool) -> Mapping[str, float]:
     return {"relations_right": right / max(1, len(read)), "relations_found": right / len(true)}
 
 
-CHANGES: Mapping[Told, Callable[[Sample], Sample]] = {"nothing": every_pair, "captions": as_captioned}
+CHANGES: Mapping[RelationSource, Callable[[Sample], Sample]] = {"nothing": every_pair, "captions": as_captioned}
 """What the pre-training reads in place of true relations, where no tagger is asked."""

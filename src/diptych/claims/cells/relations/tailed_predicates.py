@@ -83,8 +83,8 @@ def every_predicate(model: Any, test: Pool, rare: tuple[str, ...]) -> Scores:
     scores: dict[str, float] = {}
     for prefix, scorer in (("", task), ("nms/", replace(task, relation_nms=True))):
         result = scorer.score(rows)
-        found: Mapping[str, float] = result.notes["by_predicate"]
-        kept = [value for name, value in found.items() if name in rare]
+        recalls: Mapping[str, float] = result.notes["by_predicate"]
+        kept = [value for name, value in recalls.items() if name in rare]
         scores |= {f"{prefix}{name}@5": result.metrics[f"{name}@5"].value for name in ("r", "mr")}
         scores[f"{prefix}rare/r@5"] = float(np.mean(kept)) if kept else 0.0
     return scores

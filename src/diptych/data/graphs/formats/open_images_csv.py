@@ -124,6 +124,7 @@ def _rows(file: Path, names: Sequence[str], keep: Sequence[str] | None = None) -
     try:
         options = pa.csv.ConvertOptions(column_types={**dict.fromkeys(names, pa.string()), "RelationLabel": pa.string()})
         table = pa.csv.read_csv(file, convert_options=options)
+        _ = table.column_names  # which may not be UTF-8
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"is not a CSV file: {str(error).splitlines()[0]}", file=file) from error
     if KIND in names and KIND not in table.column_names and "RelationLabel" in table.column_names:

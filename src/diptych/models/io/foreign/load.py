@@ -39,6 +39,7 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
                              finds phrases (`foreign_detectors.FAMILIES`): a folder, or a name in the local cache
     open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random; FILE#FOLDER where the architecture has text
                              encoder or tokenizer of transformers
+    open_clip:FOLDER         a folder with open_clip_config.json, weights and tokenizer, as BiomedCLIP is published; FOLDER#FOLDER as above
     timm:NAME/WEIGHTS        the same; embeds images only. With `download`, timm:NAME takes timm's own weights
     """
     kind, _, rest = spec.partition(":")
@@ -51,14 +52,18 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
         from diptych.models.io.foreign.generators import is_generator, open_generator
         from diptych.models.io.foreign.transformers_folder import open_folder
 
-        folder = hub_folder(spec, rest, download=download)
-        if is_phrase_detector(folder):
-            return open_detector(folder, spec)
-        return open_generator(folder, spec) if is_generator(folder) else open_folder(folder, spec)
+        hub = hub_folder(spec, rest, download=download)
+        if is_phrase_detector(hub):
+            return open_detector(hub, spec)
+        return open_generator(hub, spec) if is_generator(hub) else open_folder(hub, spec)
     name, _, weights = rest.partition("/")
     if kind == "open_clip":
-        from diptych.models.io.foreign.open_clip import open_architecture
+        from diptych.models.io.foreign.open_clip import open_architecture, open_model_folder
+        from diptych.models.io.foreign.open_clip_folder import is_open_clip_folder
 
+        folder, _, encoder = rest.partition("#")
+        if is_open_clip_folder(folder):
+            return open_model_folder(spec, Path(folder).expanduser(), encoder)
         return open_architecture(spec, name, weights, download=download)
     return _timm(spec, name, weights, download)
 

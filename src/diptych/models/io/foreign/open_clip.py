@@ -1,4 +1,4 @@
-"""Architectures of open_clip with weights from a file, as embedders that can be trained on."""
+"""Models of open_clip, an architecture with weights from a file or a published folder, as embedders that can be trained on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError, UnknownName
-from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.cleaners import Clean
+from diptych.models.io.foreign.open_clip_folder import encoder_settings, folder_settings, folder_weights, tokenizer_folder
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import load_dual_encoder
 from diptych.models.io.foreign.preprocess import from_open_clip
@@ -39,16 +39,48 @@ def open_architecture(spec: str, arch: str, weights: str, *, download: bool = Fa
     tokenizer = _tokenizer(spec, words, folder)
     encoder = _encoder(words, folder) if words.get("hf_model_name") else None
     tensors = read_tensors(path) if path else _fresh_or_fetched(arch, tag)
+    return _embedder(
+        spec, settings, tensors, encoder, tokenizer, _preprocess_settings(arch, tag), source=str(path or spec), name=arch
+    )
+
+
+def open_model_folder(spec: str, folder: Path, given: str = "") -> PairEmbedder:
+    """The model of a folder with open_clip_config.json.
+
+    given  folder of the text encoder's configuration and tokenizer, where they are not in the first
+    """
+    settings, preprocess = folder_settings(folder)
+    words = settings["text_cfg"]
+    encoder = encoder_settings(spec, folder, words, given)
+    tokenizer = _tokenizer(spec, words, tokenizer_folder(folder, words, given))
+    path = folder_weights(folder)
+    return _embedder(
+        spec, settings, read_tensors(path), encoder, tokenizer, preprocess, source=str(path), name="the folder's configuration"
+    )
+
+
+def _embedder(
+    spec: str,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    encoder: dict[str, Any] | None,
+    tokenizer: Tokenizer,
+    preprocess: Mapping[str, Any],
+    *,
+    source: str,
+    name: str,
+) -> PairEmbedder:
+    import open_clip
+
     parts = open_clip_parts(settings, tensors, encoder)
     check_fits(tokenizer, parts.text, spec)
-    source = str(path or spec)
     try:
         model = load_dual_encoder(parts, source)
     except DataError as error:
-        raise DataError(f"not a file of tensors that fit: {error}", file=source, expected=f"a state dict of {arch}") from error
-    side = parts.image["image_size"]
-    length = int(words.get("context_length", 77))
-    embedder = PairEmbedder(model, _preprocess(arch, tag, side), tokenizer, length, spec)
+        raise DataError(f"not a file of tensors that fit: {error}", file=source, expected=f"a state dict of {name}") from error
+    default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    image_settings = from_open_clip({**default, **preprocess, "size": parts.image["image_size"]})
+    embedder = PairEmbedder(model, image_settings, tokenizer, int(settings["text_cfg"].get("context_length", 77)), spec)
     embedder.left = parts.left
     return embedder
 
@@ -100,8 +132,8 @@ def _encoder(words: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in ("architectures", "torch_dtype", "dtype", "_name_or_path")}
 
 
-def _preprocess(arch: str, tag: str | None, side: int) -> Preprocess:
-    """That of the tag; for a file what all tags of the architecture have in common, else open_clip's own."""
+def _preprocess_settings(arch: str, tag: str | None) -> dict[str, Any]:
+    """Image settings of the tag; for a file what all tags of the architecture have in common, else none."""
     import open_clip
 
     tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(arch)
@@ -110,6 +142,4 @@ def _preprocess(arch: str, tag: str | None, side: int) -> Preprocess:
         {key: cfg[key] for key in keys if cfg.get(key) is not None}
         for cfg in (open_clip.get_pretrained_cfg(arch, t) for t in tags)
     ]
-    alike = settings[0] if settings and all(cfg == settings[0] for cfg in settings) else {}
-    default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    return from_open_clip({**default, **alike, "size": side})
+    return settings[0] if settings and all(cfg == settings[0] for cfg in settings) else {}

@@ -1,0 +1,168 @@
+"""Large scenes, read window by window: GeoTIFF by rasterio (the extra "geo"), and pictures as they are.
+
+What people get wrong: stretching each tile by its own percentiles, so that neighbours differ; taking nodata for black; and losing where a
+tile lay. Letters: H W pixels, C bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.core.disk.paths import is_file
+from diptych.core.errors import ConfigError, DataError, MissingExtra
+from diptych.core.image import FileImage
+from diptych.data.media.decode import decode
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels of the scene."""
+SAMPLED = 1024
+"""Pixels a side of the reduced scene whose percentiles are taken."""
+WGS84 = "EPSG:4326"
+
+
+@dataclass(frozen=True, slots=True)
+class SceneTile:
+    """Part of a scene: its box, and uint8 [H, W, 3] of the box's size."""
+
+    box: Box
+    pixels_HWC: npt.NDArray[np.uint8]
+
+
+class SceneFile:
+    """A scene that is open: `with SceneFile.open(path) as scene: scene.window((0, 0, 256, 256))`.
+
+    height, width  in pixels
+    crs            name of the coordinate system ("EPSG:32630"), "" where the file has none
+    bands          which are read as red, green and blue, counted from 1
+    """
+
+    def __init__(self, path: Path, source: Any, bands: tuple[int, ...], percentiles: tuple[float, float]) -> None:
+        self.path, self.bands, self._source = path, bands, source
+        self.crs: str = ""
+        if isinstance(source, np.ndarray):
+            self.height, self.width = int(source.shape[0]), int(source.shape[1])
+            return
+        self.height, self.width = int(source.height), int(source.width)
+        if source.crs:
+            self.crs = str(source.crs.to_string())
+        missing = [band for band in bands if not 1 <= band <= source.count]
+        if missing or len(bands) != 3:
+            raise DataError(
+                f"has {source.count} bands, asked for {', '.join(map(str, bands))}",
+                file=path,
+                expected="three of its bands, from 1",
+            )
+        self.low_C, self.high_C = self._stretch(percentiles)
+
+    @classmethod
+    def open(cls, path: str | Path, *, bands: tuple[int, ...] = (), percentiles: tuple[float, float] = (2.0, 98.0)) -> Self:
+        """A .tif or .tiff by rasterio, any other file as a picture.
+
+        bands        of a GeoTIFF, for red, green and blue; () takes 1, 2, 3, or band 1 three times where there are fewer
+        percentiles  that become 0 and 255, taken once over the whole scene without nodata; 8-bit scenes stay as they are
+        Raises DataError, ConfigError, and MissingExtra without rasterio.
+        """
+        path = Path(path).expanduser()
+        if not 0 <= percentiles[0] < percentiles[1] <= 100:
+            raise ConfigError(f"percentiles are {percentiles} (expected two from 0 to 100, the lower first)")
+        if not is_file(path):
+            raise DataError("does not exist", file=path, expected="a GeoTIFF or a picture")
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            if bands:
+                raise ConfigError(f"{path} is a picture and has no bands to choose from (expected a GeoTIFF)")
+            return cls(path, decode(FileImage(path), exact=True), (), percentiles)
+        try:
+            import rasterio
+            from rasterio.errors import RasterioIOError
+        except ImportError as error:
+            raise MissingExtra("rasterio", "geo", needed_for="reading a GeoTIFF") from error
+        try:
+            source = rasterio.open(path)
+        except RasterioIOError as error:
+            raise DataError(f"cannot be opened: {error}", file=path, expected="a GeoTIFF") from error
+        try:
+            return cls(path, source, bands or ((1, 2, 3) if source.count >= 3 else (1, 1, 1)), percentiles)
+        except BaseException:
+            source.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not isinstance(self._source, np.ndarray):
+            self._source.close()
+
+    def window(self, box: Box) -> npt.NDArray[np.uint8]:
+        """uint8 [H, W, 3] of a box within the scene; pixels without data are black."""
+        left, top, right, bottom = box
+        if not (0 <= left < right <= self.width and 0 <= top < bottom <= self.height):
+            raise DataError(f"the box {list(box)}", file=self.path, expected=f"a part of {self.width} x {self.height} pixels")
+        if isinstance(self._source, np.ndarray):
+            return np.ascontiguousarray(self._source[top:bottom, left:right])
+        return self._scaled(self._read(((top, bottom), (left, right))))
+
+    def tiles(self, side: int, *, overlap: int = 0) -> Iterator[SceneTile]:
+        """Tiles of `side` pixels, row by row, which share `overlap` pixels with their neighbours; the last of a row or column is moved in,
+        so that every tile is whole. One tile is in memory at a time."""
+        if side < 1 or not 0 <= overlap < side:
+            raise ConfigError(f"side {side}, overlap {overlap} (expected 1 or more, and less overlap than side)")
+        for top in _starts(self.height, side, side - overlap):
+            for left in _starts(self.width, side, side - overlap):
+                box = (left, top, min(left + side, self.width), min(top + side, self.height))
+                yield SceneTile(box, self.window(box))
+
+    def coordinates(self, x: float, y: float) -> tuple[float, float]:
+        """Coordinates, in the scene's own system, of a point in pixels: (0, 0) is the upper left corner of the first pixel."""
+        self._needs_crs()
+        easting, northing = self._source.xy(y, x, offset="ul")
+        return float(easting), float(northing)
+
+    def lon_lat(self, x: float, y: float) -> tuple[float, float]:
+        """Longitude and latitude (WGS 84) of a point in pixels. Raises DataError for a scene without coordinate system."""
+        from rasterio.warp import transform
+
+        point = self.coordinates(x, y)
+        (longitude,), (latitude,) = transform(self.crs, WGS84, [point[0]], [point[1]])[:2]
+        return float(longitude), float(latitude)
+
+    def _needs_crs(self) -> None:
+        if not self.crs:
+            raise DataError(
+                "has no coordinate system", file=self.path, expected="a GeoTIFF with a CRS; pixels are known all the same"
+            )
+
+    def _read(self, window: Any, size: tuple[int, int] | None = None) -> Any:
+        """Masked [C, H, W]; masked where there are no data."""
+        shape = (len(self.bands), *size) if size else None
+        try:
+            return self._source.read(list(self.bands), window=window, masked=True, out_shape=shape)
+        except Exception as error:  # GDAL raises its own kinds
+            raise DataError(f"cannot be read: {error}", file=self.path, expected="a whole GeoTIFF") from error
+
+    def _stretch(self, percentiles: tuple[float, float]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        if all(self._source.dtypes[band - 1] == "uint8" for band in self.bands):
+            return np.zeros(3), np.full(3, 255.0)
+        step = max(1, max(self.height, self.width) // SAMPLED)
+        value_CHW = self._read(None, (max(1, self.height // step), max(1, self.width // step)))
+        ends = [np.percentile(band.compressed(), percentiles) if band.count() else (0.0, 1.0) for band in value_CHW]
+        low_C, high_C = np.array(ends, np.float64).T
+        return low_C, np.maximum(high_C, low_C + 1e-12)
+
+    def _scaled(self, value_CHW: Any) -> npt.NDArray[np.uint8]:
+        low, high = self.low_C[:, None, None], self.high_C[:, None, None]
+        share_CHW = np.clip((value_CHW.filled(0).astype(np.float64) - low) / (high - low), 0, 1)
+        share_CHW[np.ma.getmaskarray(value_CHW) | ~np.isfinite(share_CHW)] = 0
+        return np.ascontiguousarray(np.rint(share_CHW * 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _starts(length: int, side: int, step: int) -> list[int]:
+    last = max(0, length - side)
+    return [*range(0, last, step), last]
