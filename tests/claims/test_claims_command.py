@@ -216,6 +216,20 @@ def test_a_line_of_before_is_compared_by_its_own_form_and_gets_the_present_one(
     assert freshness.read(tmp_path)["clip"][0].constants
 
 
+def test_a_claim_that_cannot_be_traced_says_so_and_the_others_are_checked(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask("run", "clip")
+    other = replace(CLAIM, slug="siglip", method=Arm("better", Renamed(0.4)))
+    monkeypatch.setattr(registry, "of", lambda slug: (other,))
+    ask("run", "siglip")
+    monkeypatch.setattr(registry, "every", lambda: [CLAIM, other])
+    monkeypatch.setattr(freshness, "claim_closure", lambda claim: "edited")
+    monkeypatch.setattr(claims_work, "trace", lambda claim: 1 / 0 if claim is CLAIM else trace(claim))
+    code, answer, _ = ask("check")
+    assert code == 1
+    assert [row["state"] for row in answer["claims"]] == ["stale", "fresh"]
+    assert answer["claims"][0]["differences"] == ["cannot be traced: ZeroDivisionError: division by zero"]
+
+
 def test_declarations_that_were_run_before_are_counted(ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert ask("run", "clip")[1]["entries"][0]["tries"] == 1
     edited = replace(CLAIM, method=Arm("better", Fixed(0.5)))

@@ -19,6 +19,7 @@ from diptych.data.media.transforms import HALF, Preprocess
 from diptych.models.io import frozen_engine, weights
 from diptych.models.io.inference import prefetch
 from diptych.models.towers.outputs import TowerOutput
+from diptych.recipes._shared.language import language_model_recipe
 from diptych.recipes.contrastive.locked import Locked
 from diptych.worlds import scenes
 
@@ -85,6 +86,18 @@ def test_double_is_float64_rounded_at_the_end_kept_apart_and_leaves_the_weights_
         np.testing.assert_array_equal(one.encode_images(images), single)
     assert not np.array_equal(single, expected), "float32 differs in the last digits, which is why there is another engine"
     assert all(torch.equal(value, before[name]) for name, value in one.tower.state_dict().items())
+
+
+def test_a_model_that_a_process_shares_is_of_single_precision_whoever_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model_recipe, "open_address", lambda address: nn.Linear(2, 2))
+    language_model_recipe.open_once.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert language_model_recipe.open_once("anywhere").weight.dtype == torch.float32
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+        language_model_recipe.open_once.cache_clear()
 
 
 def test_the_packaged_encoder_too() -> None:

@@ -146,19 +146,10 @@ def check_claims(args: ClaimsCheckArgs) -> int:
         entry = ledger.latest(args.ledger, claim.key)
         if entry is None:
             continue
-        kept = freshness.read(args.ledger)
-        state, parted = freshness.state(kept, claim, entry), list[str]()
-        before = freshness.line_of(kept, entry)
-        respelled = args.respelled if state != "fresh" else ""
-        if state == "stale" and not respelled:
-            parted = ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
-        elif state != "fresh":
-            parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
-            rule = ledger.recompute_verdict(entry)
-            parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
-        if not parted and (state != "fresh" or not before.constants):
-            freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
-            say(f"{claim.key:<{WIDTH}}checked")
+        try:
+            parted = _check_one(claim, entry, args)
+        except Exception as error:  # one claim that cannot be traced says so, and the others are checked
+            parted = [f"cannot be traced: {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
         state = "stale" if parted else "fresh"
         states.append({"claim": claim.key, "state": state, "differences": parted})
         lines += [f"{claim.key:<{WIDTH}}{state}", *(f"  {words}" for words in parted[:5])]
@@ -167,11 +158,29 @@ def check_claims(args: ClaimsCheckArgs) -> int:
     return 1 if stale else 0
 
 
+def _check_one(claim: Claim, entry: ledger.Entry, args: ClaimsCheckArgs) -> list[str]:
+    """Reasons why a verdict is stale; none where it is fresh, and its line then says so."""
+    kept = freshness.read(args.ledger)
+    state, parted = freshness.state(kept, claim, entry), list[str]()
+    before = freshness.line_of(kept, entry)
+    respelled = args.respelled if state != "fresh" else ""
+    if state == "stale" and not respelled:
+        return ["the claim itself was edited (where it says the same in other words: --respelled WHY)"]
+    if state != "fresh":
+        parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
+        rule = ledger.recompute_verdict(entry)
+        parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
+    if not parted and (state != "fresh" or not before.constants):
+        freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
+        say(f"{claim.key:<{WIDTH}}checked")
+    return parted
+
+
 def _trace_differences(claim: Claim, before: freshness.Freshness, *, respelled: bool) -> list[str]:
     """Differences of constants or trace of a claim from those before, in words.
 
-    Before a trace counts, the sources of that commit are traced
-    here, too: single digits may differ from processor to processor. Who says that a claim was respelled speaks for its constants.
+    Before a trace counts, the sources of that commit are traced here, too: single digits may differ from processor to processor. Who says
+    that a claim was respelled speaks for its constants.
     """
     if before.constants and not respelled and before.constants != constants_hash(claim):
         changed = changed_constants(claim, before.commit)

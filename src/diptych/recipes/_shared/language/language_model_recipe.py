@@ -15,6 +15,7 @@ from diptych.core.errors import ConfigError
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.language_model import LanguageVocabulary
 from diptych.models.io.open_address import open_address
+from diptych.models.io.weights import in_single_precision
 from diptych.recipes._shared.language.small_language import SmallLanguage, small_language
 from diptych.recipes._shared.pairs import B, F, M
 from diptych.recipes._shared.small_encoder import small_encoder
@@ -113,5 +114,9 @@ def _tokenizer(folder: str) -> Tokenizer:
 
 @lru_cache(maxsize=2)
 def open_once(address: str) -> Any:
-    """The model at an address, opened once a process. It is shared: copy its module before training it."""
-    return open_address(address)
+    """The model at an address, opened once per process, in single precision also where a run in double asks first.
+
+    It is shared: copy its module before training it.
+    """
+    with in_single_precision():
+        return open_address(address)
