@@ -20,10 +20,12 @@ from safetensors.torch import save_file
 from diptych import api
 from diptych.core.config import from_plain, to_plain
 from diptych.core.registry import RECIPES
+from diptych.core.run_folder import RunFolder
 from diptych.data.columns import read_table
 from diptych.data.shards.build import open_built
 from diptych.index.kinds import open_index
 from diptych.index.lexicon import BM25Encoder
+from diptych.train import checkpoint
 
 from ..attacks.test_fuzz_folders import Still, use_run
 
@@ -72,6 +74,11 @@ def test_a_model_of_every_recipe_opens(slug: str, tmp_path: Path) -> None:
 
 def test_a_run_is_read_and_goes_on(folders: Path) -> None:
     use_run(folders / "run/run")
+    run = RunFolder.open(folders / "run/run")
+    newest, notes = checkpoint.newest(run.checkpoints)
+    assert (run.state["status"], notes) == ("finished", [])
+    assert newest is not None
+    assert newest.step == 3
 
 
 def test_shards_and_their_tables_open(folders: Path) -> None:

@@ -197,3 +197,9 @@ def test_rows_that_bring_more_and_more_columns_are_left_out_and_counted(tmp_path
     assert pool.quarantine[0].reason == "line 29 brings the new column 'key28', and at most 30 are read (most_columns)"
     assert len(diptych.read(path)) == 40
     assert ReadOptions().most_columns == 1_000
+
+
+def test_a_checkpoint_of_deeply_nested_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(RunError, match="is not a whole checkpoint"):
+        checkpoint.load(tmp_path)

@@ -1,4 +1,4 @@
-"""Where in a large scene a text is true: a map of similarities over overlapping windows (SeLo; Yuan et al., 2022, 2209.06515).
+"""Text localisation in a large scene: a map of similarities over overlapping windows (SeLo; Yuan et al., 2022, 2209.06515).
 
 Letters: H W pixels of the map, N windows.
 """

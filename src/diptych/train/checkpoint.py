@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diptych.core.disk.files import atomic_folder
+from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import RunError
 
 FORMAT = 1
@@ -123,7 +124,7 @@ def sweep(checkpoints: Path) -> None:
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint whole; one whose files are missing, short or changed is refused with the file's name."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        state = parse_json((path / "state.json").read_bytes())
         if state["format"] != FORMAT:
             raise RunError(f"{path} has checkpoint format {state['format']}; this version reads {FORMAT}")
         for name, recorded in state["files"].items():
@@ -132,11 +133,11 @@ def load(path: Path) -> Checkpoint:
                 raise RunError(f"{path / name} is damaged: {size} of {recorded['size']} bytes")
             if _sha256(path / name) != recorded["sha256"]:
                 raise RunError(f"{path / name} is damaged: its bytes are not those that were written")
-        optimiser: dict[str, dict[str, Tensor | float | int]] = json.loads((path / "optimiser.json").read_text(encoding="utf-8"))
+        optimiser: dict[str, dict[str, Tensor | float | int]] = parse_json((path / "optimiser.json").read_bytes())
         for path_and_key, tensor in load_file(path / "optimiser.safetensors").items():
             name, _, key = path_and_key.rpartition("|")
             optimiser.setdefault(name, {})[key] = tensor
-        plain = json.loads((path / "hooks.json").read_text(encoding="utf-8"))
+        plain = parse_json((path / "hooks.json").read_bytes())
         hooks = _merge(plain, load_file(path / "hooks.safetensors"))
         return Checkpoint(state["step"], state, load_file(path / "model.safetensors"), optimiser, hooks)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

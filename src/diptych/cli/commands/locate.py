@@ -13,7 +13,7 @@ from diptych.cli.options.output import existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
-    "Where in a large scene a text is true: similarities of overlapping windows as a map over the scene, and its peaks. A GeoTIFF needs "
+    "Text localisation in a large scene: similarities of overlapping windows as a map over the scene, and its peaks. A GeoTIFF needs "
     "the extra diptych[geo]; other pictures are read as they are."
 )
 
