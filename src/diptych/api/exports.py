@@ -95,7 +95,7 @@ def _write_export(model: str | Path, out: Path, to: str, like: str, download: bo
 
         to_open_clip(dual, out)
     if not (out / "README.md").is_file() or to == "sentence-transformers":
-        (out / "README.md").write_text(card(model, opened), encoding="utf-8")
+        (out / "README.md").write_text(card(model, opened, to), encoding="utf-8")
     return out
 
 
@@ -135,9 +135,10 @@ def _adapter(model: str | Path, out: Path) -> Path:
     return out
 
 
-def card(model: str | Path, opened: Any) -> str:
-    """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's."""
-    from diptych.models.io.card import model_card
+def card(model: str | Path, opened: Any, to: str) -> str:
+    """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's, and how the library
+    `to` opens the folder."""
+    from diptych.models.io.card import EXPORT_USAGE, model_card
     from diptych.models.io.folder import parameters
     from diptych.models.pairs.frozen.locked import LockedEmbedder
 
@@ -152,4 +153,5 @@ def card(model: str | Path, opened: Any) -> str:
         parts = {"image_tower": module.image_tower.spec, "text_tower": module.text_tower.spec}
     settings = {"preprocess": preprocess.to_json(), "text_length": opened.text_length, "card": facts}
     settings |= opened.settings() if hasattr(opened, "settings") else {}
-    return model_card(opened.name, {"kind": opened.kind, "width": module.width, **parts, **settings}, parameters(module))
+    config = {"kind": opened.kind, "width": module.width, **parts, **settings}
+    return model_card(opened.name, config, parameters(module), EXPORT_USAGE[to])

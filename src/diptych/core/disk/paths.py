@@ -6,6 +6,7 @@ seems to be, a regular file inside the folder that it was found in.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import stat
@@ -158,3 +159,13 @@ def _encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def near_sibling(path: Path) -> str:
+    """Hint "; did you mean 'PATH'?" for a path that is not there, by the names beside it; "" where none is like it."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f"; did you mean '{path.parent / near[0]}'?" if near else ""
