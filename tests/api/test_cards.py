@@ -103,4 +103,4 @@ def test_a_missing_model_names_the_near_one(small_run: Path) -> None:
     with pytest.raises(RunError, match=rf"there is no model .*runs; did you mean '{small_run}'\?"):
         api.load(small_run.with_name("runs"))
     with pytest.raises(ConfigError, match=r"did you mean '.*/run'\?"):
-        api.load(f"hf:{small_run.with_name('rum')}")
+        api.load(f"hf:{small_run.with_name('runs')}")
