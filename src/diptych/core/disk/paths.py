@@ -10,6 +10,7 @@ import difflib
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -159,6 +160,16 @@ def _encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def unwritable_reason(path: Path) -> str:
+    """Reason why no folder can be made at this path, by making one in the nearest folder above it that exists; "" where one can."""
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".diptych-", dir=above))
+    except OSError as error:
+        return f"{above}: {(error.strerror or str(error)).lower()}"
+    return ""
 
 
 def near_sibling(path: Path) -> str:
