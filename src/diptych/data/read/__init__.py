@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from diptych.core.disk.files import restore
-from diptych.core.disk.paths import escapes_folder, path_problem, printable
+from diptych.core.disk.paths import escapes_folder, near_sibling, path_problem, printable
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
@@ -320,8 +319,4 @@ def _emoji(name: str) -> Pool:
 
 
 def _missing(path: Path) -> DataError:
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    hint = f"; did you mean '{parent / near[0]}'?" if near else ""
-    return DataError(f"does not exist{hint}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")
+    return DataError(f"does not exist{near_sibling(path)}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")

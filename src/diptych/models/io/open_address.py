@@ -9,6 +9,7 @@ from typing import Any, Protocol, get_args
 
 from diptych.core.contracts import Deployable, capabilities
 from diptych.core.disk.files import restore
+from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import is_file, is_folder, path_problem
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
@@ -92,7 +93,23 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         if not (folder / "model" / "config.json").is_file():
             raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
+    if library := _library_of(folder):
+        return open_address(f"{library}:{folder}", download=download)
     return open_model(folder)
+
+
+def _library_of(folder: Path) -> str:
+    """Prefix of the address of a folder that another library saved, as our exports are: "hf", "open_clip", or ""."""
+    if is_file(folder / "open_clip_config.json"):
+        return "open_clip"
+    file = folder / "config.json"
+    if not is_file(file):
+        return ""
+    try:
+        settings = read_object(file)
+    except ValueError:
+        return ""  # `open_model` names the fault
+    return "hf" if "model_type" in settings and "kind" not in settings else ""
 
 
 def _adapted(address: str, download: bool) -> Any:

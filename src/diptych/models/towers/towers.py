@@ -256,9 +256,21 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
         from diptych.models.towers.packaged.timm_tower import TimmTower
 
         return _built(name, TimmTower, {"model": name.removeprefix("timm:")}, options)
-    if name not in IMAGE:
-        raise UnknownName("image tower", name, [*IMAGE, "timm:NAME"])
+    refuse_unknown_tower("image_tower", name)
     return _built(name, *IMAGE[name], options)
+
+
+def is_tower(side: str, name: str) -> bool:
+    """True if a tower of that name exists. side: "image_tower" or "text_tower"."""
+    table, prefix = (IMAGE, "timm:") if side == "image_tower" else (TEXT, "hf:")
+    return name in table or name.startswith(prefix)
+
+
+def refuse_unknown_tower(side: str, name: str) -> None:
+    """Raise UnknownName, with the near names, for a tower that does not exist."""
+    if not is_tower(side, name):
+        names = [*IMAGE, "timm:NAME"] if side == "image_tower" else [*TEXT, "hf:FOLDER"]
+        raise UnknownName(side.replace("_", " "), name, names)
 
 
 @lru_cache(maxsize=8)
@@ -288,8 +300,7 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
         tower = TransformersText.from_folder(name.removeprefix("hf:"), **options)
         tower.spec = {"name": "hf", "config": tower.config, "length": tower.length, "pooling": tower.pooling}
         return tower
-    if name not in TEXT:
-        raise UnknownName("text tower", name, [*TEXT, "hf:FOLDER"])
+    refuse_unknown_tower("text_tower", name)
     if vocab_size is None:
         raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
     return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})
