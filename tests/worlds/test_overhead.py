@@ -18,7 +18,7 @@ from diptych.data.masks import decode
 from diptych.data.media.augment.rotated_views import mentions_direction
 from diptych.data.media.scene_file import SceneFile
 from diptych.worlds.overhead.drawing import PAINT
-from diptych.worlds.overhead.lexicon import COLOURS, GROUNDS, KINDS, LANGUAGES, Mention, caption
+from diptych.worlds.overhead.lexicon import COLOURS, GROUNDS, KINDS, LANGUAGES, KindCount, caption
 from diptych.worlds.overhead.scenes import METRES, ORIGIN, geotiff, overhead_scenes
 from diptych.worlds.overhead.world import overhead
 from diptych.worlds.resolve import resolve
@@ -29,13 +29,16 @@ EVERY = [
     for kind in KINDS
     for colour in COLOURS
     for count in (1, 2, 3)
-    for mentions in ((Mention(kind, count, colour),), (Mention(kind, count, colour), Mention("road")))
+    for mentions in ((KindCount(kind, count, colour),), (KindCount(kind, count, colour), KindCount("road")))
 ]
 
 
 def test_captions_are_grammatical_by_hand() -> None:
     """One sentence a rule, written by hand: agreement, genitive behind numerals, classifiers and word order."""
-    planes, ships = (Mention("plane", 2, "white"), Mention("road")), (Mention("ship", 1, "red"), Mention("building", 3, "black"))
+    planes, ships = (
+        (KindCount("plane", 2, "white"), KindCount("road")),
+        (KindCount("ship", 1, "red"), KindCount("building", 3, "black")),
+    )
     by_hand = {
         "en": ("two white planes and a road in the desert", "a red ship and three black buildings on the coast"),
         "pt": ("dois aviões brancos e uma estrada no deserto", "um navio vermelho e três edifícios pretos na costa"),

@@ -40,7 +40,7 @@ _SHAPES = {"plane": _PLANE, "ship": _SHIP, "building": _BUILDING}
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class OverheadObject:
     """A plane, ship or building: its colour, centre and radius in pixels, and the angle of its front, in degrees clockwise."""
 
     kind: str
@@ -99,7 +99,7 @@ def draw_roads(image_HWC: Pixels, roads: tuple[Line, ...], width: float) -> Pixe
     return _coarser(picture, (height, length))
 
 
-def draw_things(image_HWC: Pixels, things: tuple[Thing, ...]) -> Pixels:
+def draw_things(image_HWC: Pixels, things: tuple[OverheadObject, ...]) -> Pixels:
     """The view with things painted over it, a shadow at their lower right and a roof line on buildings. Each is drawn in its own window, so
     that a large view costs what its things cost."""
     drawn_HWC = image_HWC.copy()
@@ -121,14 +121,14 @@ def draw_things(image_HWC: Pixels, things: tuple[Thing, ...]) -> Pixels:
     return drawn_HWC
 
 
-def window_of(thing: Thing, size: tuple[int, int], margin: int = 0) -> tuple[int, int, int, int]:
+def window_of(thing: OverheadObject, size: tuple[int, int], margin: int = 0) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of a thing within a view, in whole pixels."""
     low, high = thing.outline().min(0), thing.outline().max(0)
     left, top = max(0, math.floor(low[0]) - margin), max(0, math.floor(low[1]) - margin)
     return left, top, min(size[1], math.ceil(high[0]) + margin), min(size[0], math.ceil(high[1]) + margin)
 
 
-def mask_of(thing: Thing, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def mask_of(thing: OverheadObject, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """[H, W]: pixels that a thing covers."""
     picture = Image.new("1", (size[1], size[0]))
     ImageDraw.Draw(picture).polygon([tuple(point) for point in thing.outline()], fill=1)

@@ -4,9 +4,9 @@ A caption counts one or two kinds of thing and says on what ground they lie: "tw
 Korean name the ground first and count with classifiers, Korean puts the noun before its number and ends in a verb, Romance languages put
 the colour behind the noun and let it agree, German and Dutch inflect it by number, and Russian numerals take the genitive.
 
->>> caption((Mention("plane", 2, "white"), Mention("road")), "desert", "fr")
+>>> caption((KindCount("plane", 2, "white"), KindCount("road")), "desert", "fr")
 "deux avions blancs et une route dans le désert"
->>> caption((Mention("ship", 3, "red"),), "water", "ko")
+>>> caption((KindCount("ship", 3, "red"),), "water", "ko")
 '물 위에 빨간색 선박 세 척이 있다'
 """
 
@@ -26,8 +26,8 @@ MOST = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
-    """So many things of a kind and colour. A road has no colour and is one."""
+class KindCount:
+    """Number of things of a kind and colour. A road has no colour and is one."""
 
     kind: str
     count: int = 1
@@ -167,7 +167,7 @@ _KOREAN_AND = {"대": "와", "척": "과", "채": "와", "곳": "과"}
 _KOREAN_SUBJECT = {"대": "가", "척": "이", "채": "가", "곳": "이"}
 
 
-def caption(mentions: tuple[Mention, ...], ground: str, language: str) -> str:
+def caption(mentions: tuple[KindCount, ...], ground: str, language: str) -> str:
     """Sentence that counts one or two kinds of thing on a ground. Raises UnknownName for a language that is not in the lexicon."""
     if language not in LANGUAGES:
         raise UnknownName("language", language, LANGUAGES)
@@ -181,7 +181,7 @@ def caption(mentions: tuple[Mention, ...], ground: str, language: str) -> str:
     return f"{f' {_AND[language]} '.join(phrases)} {where}"
 
 
-def _phrase(mention: Mention, language: str) -> str:
+def _phrase(mention: KindCount, language: str) -> str:
     if mention.kind == "road":
         return _ONE_ROAD[language]
     nouns, colours = _NOUNS[language][mention.kind], _COLOURS[language][mention.colour]

@@ -18,8 +18,8 @@ from diptych.core.media import MediaItem
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
-from diptych.worlds.overhead.drawing import LAND, Line, Thing, draw_roads, draw_things, ground_of, window_of
-from diptych.worlds.overhead.lexicon import COLOURS, KINDS, Mention, caption
+from diptych.worlds.overhead.drawing import LAND, Line, OverheadObject, draw_roads, draw_things, ground_of, window_of
+from diptych.worlds.overhead.lexicon import COLOURS, KINDS, KindCount, caption
 from diptych.worlds.overhead.world import ROAD_WIDTH, fits, line_at, thing_at
 from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 
@@ -108,16 +108,16 @@ class OverheadSceneWorld:
         )
 
 
-def name_of(thing: Thing) -> str:
+def name_of(thing: OverheadObject) -> str:
     """
-    >>> name_of(Thing("ship", "red", 0, 0, 1, 0))
+    >>> name_of(OverheadObject("ship", "red", 0, 0, 1, 0))
     'a red ship'
     """
     ground = "water" if thing.kind == "ship" else "grass"
-    return caption((Mention(thing.kind, 1, thing.colour),), ground, "en").partition(" on ")[0]
+    return caption((KindCount(thing.kind, 1, thing.colour),), ground, "en").partition(" on ")[0]
 
 
-def scene(rng: np.random.Generator, side: int, count: int) -> tuple[tuple[Thing, ...], npt.NDArray[np.uint8]]:
+def scene(rng: np.random.Generator, side: int, count: int) -> tuple[tuple[OverheadObject, ...], npt.NDArray[np.uint8]]:
     """Things and pixels [side, side, 3] of a coast with two roads; kinds and colours take turns, so that each occurs."""
     shore = line_at(rng, side, "any", spread=0.1)
     roads = tuple(Line(shore.normal, shore.offset - share * side) for share in rng.uniform(0.1, 0.45, 2))
@@ -125,14 +125,14 @@ def scene(rng: np.random.Generator, side: int, count: int) -> tuple[tuple[Thing,
     order = [(kind, colour) for colour in COLOURS for kind in KINDS]
     first = int(rng.integers(len(order)))
     wanted = [order[(first + number) % len(order)] for number in range(count)]
-    things: list[Thing] = []
+    things: list[OverheadObject] = []
     wide = ROAD_WIDTH * 64
     for _ in range(TRIES):
         if len(things) == count:
             ground_HWC = draw_roads(ground_of(rng, (side, side), land, shore), roads, wide)
             return tuple(things), draw_things(ground_HWC, tuple(things))
         thing = thing_at(rng, *wanted[len(things)], side, RADIUS, "any")
-        others = [Thing(o.kind, o.colour, o.x, o.y, GAP * o.radius, o.angle) for o in things]
+        others = [OverheadObject(o.kind, o.colour, o.x, o.y, GAP * o.radius, o.angle) for o in things]
         if fits(thing, others, shore, roads, wide):
             things.append(thing)
     raise ConfigError(f"{count} things do not fit into {side} pixels (expected fewer, or a larger side)")

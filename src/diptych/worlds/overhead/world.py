@@ -18,8 +18,8 @@ from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region
 from diptych.data.masks import encode
-from diptych.worlds.overhead.drawing import LAND, Line, Thing, draw_roads, draw_things, ground_of, mask_of, window_of
-from diptych.worlds.overhead.lexicon import COLOURS, GROUNDS, KINDS, LANGUAGES, MOST, Mention, caption
+from diptych.worlds.overhead.drawing import LAND, Line, OverheadObject, draw_roads, draw_things, ground_of, mask_of, window_of
+from diptych.worlds.overhead.lexicon import COLOURS, GROUNDS, KINDS, LANGUAGES, MOST, KindCount, caption
 from diptych.worlds.rendered import RenderedDataset, rows_of, uid_of
 
 NAME = "overhead"
@@ -36,9 +36,9 @@ Turned = Literal["any", "upright"]
 class OverheadView:
     """A tile before it is drawn: what its caption counts, the ground, and where everything lies, in pixels."""
 
-    mentions: tuple[Mention, ...]
+    mentions: tuple[KindCount, ...]
     ground: str
-    things: tuple[Thing, ...]
+    things: tuple[OverheadObject, ...]
     land: str
     shore: Line | None
     roads: tuple[Line, ...]
@@ -116,24 +116,24 @@ class OverheadWorld:
         return keyed_rng(NAME, self.seed, split, index)
 
 
-def _region(thing: Thing, frame: tuple[int, int]) -> Region:
+def _region(thing: OverheadObject, frame: tuple[int, int]) -> Region:
     left, top, right, bottom = window_of(thing, frame)
     return Region((left, top, right, bottom), thing.kind, (thing.colour,), mask=encode(mask_of(thing, frame)))
 
 
-def contents(rng: np.random.Generator) -> tuple[tuple[Mention, ...], str]:
-    """What lies on which ground: one or two kinds of thing, four things at most; ships lie on water and all else on land."""
+def contents(rng: np.random.Generator) -> tuple[tuple[KindCount, ...], str]:
+    """Counts of kinds and the ground: one or two kinds of thing, four things at most; ships lie on water and all else on land."""
     ground = GROUNDS[int(rng.integers(len(GROUNDS)))]
     kinds = [kind for kind in KINDS if ground == "coast" or (kind == "ship") == (ground == "water")]
     first, second = (int(number) for number in rng.integers(0, 1 << 30, 2))
     kind = kinds[first % len(kinds)]
     count, more = 1 + int(rng.integers(MOST)), 1 + int(rng.integers(2))
     colours = [COLOURS[int(number)] for number in rng.integers(0, len(COLOURS), 2)]
-    mentions = [Mention(kind, count, colours[0])]
+    mentions = [KindCount(kind, count, colours[0])]
     others = [other for other in (*kinds, *(["road"] if ground != "water" else [])) if other != kind]
     if others and second % 3:
         other = others[(second // 3) % len(others)]
-        mentions.append(Mention(other) if other == "road" else Mention(other, min(more, 4 - count), colours[1]))
+        mentions.append(KindCount(other) if other == "road" else KindCount(other, min(more, 4 - count), colours[1]))
     return tuple(mentions), ground
 
 
@@ -145,7 +145,7 @@ def _laid_out(rng: np.random.Generator, side: int, turned: Turned) -> tuple[Over
     while True:
         shore = line_at(rng, side, turned, spread=0.08) if ground == "coast" else None
         roads = (_road(rng, side, turned, shore),) if any(mention.kind == "road" for mention in mentions) else ()
-        things: list[Thing] = []
+        things: list[OverheadObject] = []
         for _ in range(TRIES):
             if len(things) == len(wanted):
                 return OverheadView(mentions, ground, tuple(things), land, shore, roads), rng
@@ -170,15 +170,17 @@ def _road(rng: np.random.Generator, side: int, turned: Turned, shore: Line | Non
     return Line(shore.normal, shore.offset - float(rng.uniform(0.12, 0.4)) * side)
 
 
-def thing_at(rng: np.random.Generator, kind: str, colour: str, side: int, radius: float, turned: Turned) -> Thing:
+def thing_at(rng: np.random.Generator, kind: str, colour: str, side: int, radius: float, turned: Turned) -> OverheadObject:
     """A thing somewhere within a view of that side, of about that radius."""
     radius *= float(rng.uniform(0.85, 1.15))
     x, y = (float(coordinate) for coordinate in rng.uniform(radius, side - radius, 2))
     angle = float(rng.uniform(0, 360))
-    return Thing(kind, colour, x, y, radius, angle if turned == "any" else 0.0)
+    return OverheadObject(kind, colour, x, y, radius, angle if turned == "any" else 0.0)
 
 
-def fits(thing: Thing, others: list[Thing], shore: Line | None, roads: tuple[Line, ...], road_width: float) -> bool:
+def fits(
+    thing: OverheadObject, others: list[OverheadObject], shore: Line | None, roads: tuple[Line, ...], road_width: float
+) -> bool:
     """True where a thing meets no other, no road, and lies on its side of the shore: ships on water, all else on land."""
     if any(math.hypot(thing.x - o.x, thing.y - o.y) < 0.95 * (thing.radius + o.radius) for o in others):
         return False
