@@ -17,7 +17,9 @@ FINER = 3
 PAINT = {"white": (240, 240, 236), "red": (200, 40, 36), "yellow": (236, 206, 40), "black": (24, 24, 28)}
 GROUND = {"grass": (92, 128, 66), "desert": (190, 160, 116), "water": (40, 92, 140)}
 LAND = ("grass", "desert")
-ROAD, LINE = (112, 110, 108), (214, 210, 196)
+ROAD, LINE, SHADE = (112, 110, 108), (214, 210, 196), (44, 52, 40)
+SMALL = 256
+"""Pixels a side up to which a view is drawn as a whole."""
 # Outlines in units of a thing's radius, its front to the right.
 _PLANE = (
     *(
@@ -78,9 +80,9 @@ def ground_of(rng: np.random.Generator, size: tuple[int, int], land: str, shore:
         y_H1, x_1W = np.mgrid[:height, :1] + 0.5, np.mgrid[:1, :width][1] + 0.5
         share_HW1 = np.clip(x_1W * shore.normal[0] + y_H1[0] * shore.normal[1] - shore.offset + 0.5, 0, 1)[..., None]
         base_HW3 = base_HW3 * (1 - share_HW1) + np.array(GROUND["water"], np.float32) * share_HW1
-    coarse = rng.normal(0, 10, (max(2, height // 12), max(2, width // 12))).astype(np.float32)
+    coarse = 10 * rng.standard_normal((max(2, height // 12), max(2, width // 12)), np.float32)
     patch_HW = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
-    grain_HW = rng.normal(0, 5, (height, width)).astype(np.float32)
+    grain_HW = 5 * rng.standard_normal((height, width), np.float32)
     return np.clip(base_HW3 + (patch_HW + grain_HW)[..., None], 0, 255).astype(np.uint8)
 
 
@@ -100,25 +102,30 @@ def draw_roads(image_HWC: Pixels, roads: tuple[Line, ...], width: float) -> Pixe
 
 
 def draw_things(image_HWC: Pixels, things: tuple[OverheadObject, ...]) -> Pixels:
-    """The view with things painted over it, a shadow at their lower right and a roof line on buildings. Each is drawn in its own window, so
-    that a large view costs what its things cost."""
+    """The view with things painted over it, a shadow at their lower right and a roof line on buildings. In a large view each is drawn in
+    a window of its own, so that the view costs what its things cost."""
     drawn_HWC = image_HWC.copy()
-    for thing in things:
-        left, top, right, bottom = window_of(thing, image_HWC.shape[:2], margin=3)
-        if left >= right or top >= bottom:
+    height, width = image_HWC.shape[:2]
+    small = max(height, width) <= SMALL
+    parts = [(things, (0, 0, width, height))] if small else [((t,), window_of(t, (height, width), margin=3)) for t in things]
+    for some, (left, top, right, bottom) in parts:
+        if left >= right or top >= bottom or not some:
             continue
         picture, scale = _finer(drawn_HWC[top:bottom, left:right])
-        draw = ImageDraw.Draw(picture)
-        corner_P2 = (thing.outline() - (left, top)) * scale
-        shade = tuple(int(channel * 0.45) for channel in drawn_HWC[top:bottom, left:right].mean((0, 1)))
-        draw.polygon([tuple(point) for point in corner_P2 + 0.1 * thing.radius * scale], fill=shade)
-        draw.polygon([tuple(point) for point in corner_P2], fill=PAINT[thing.colour])
-        if thing.kind == "building":
-            roof = tuple(int(0.75 * channel) if thing.colour != "black" else 70 for channel in PAINT[thing.colour])
-            ends = [tuple(corner_P2[[a, b]].mean(0)) for a, b in ((0, 3), (1, 2))]
-            draw.line(ends, fill=roof, width=max(1, round(0.12 * thing.radius * scale)))
+        for thing in some:
+            _paint(ImageDraw.Draw(picture), thing, (left, top), scale)
         drawn_HWC[top:bottom, left:right] = _coarser(picture, (bottom - top, right - left))
     return drawn_HWC
+
+
+def _paint(draw: ImageDraw.ImageDraw, thing: OverheadObject, corner: tuple[int, int], scale: int) -> None:
+    corner_P2 = (thing.outline() - corner) * scale
+    draw.polygon([tuple(point) for point in corner_P2 + 0.1 * thing.radius * scale], fill=SHADE)
+    draw.polygon([tuple(point) for point in corner_P2], fill=PAINT[thing.colour])
+    if thing.kind == "building":
+        roof = tuple(int(0.75 * channel) if thing.colour != "black" else 70 for channel in PAINT[thing.colour])
+        ends = [tuple(corner_P2[[a, b]].mean(0)) for a, b in ((0, 3), (1, 2))]
+        draw.line(ends, fill=roof, width=max(1, round(0.12 * thing.radius * scale)))
 
 
 def window_of(thing: OverheadObject, size: tuple[int, int], margin: int = 0) -> tuple[int, int, int, int]:

@@ -127,11 +127,11 @@ def scene(rng: np.random.Generator, side: int, count: int) -> tuple[tuple[Overhe
     wanted = [order[(first + number) % len(order)] for number in range(count)]
     things: list[OverheadObject] = []
     wide = ROAD_WIDTH * 64
-    for _ in range(TRIES):
+    for random_4 in rng.random((TRIES, 4)).tolist():
         if len(things) == count:
             ground_HWC = draw_roads(ground_of(rng, (side, side), land, shore), roads, wide)
             return tuple(things), draw_things(ground_HWC, tuple(things))
-        thing = thing_at(rng, *wanted[len(things)], side, RADIUS, "any")
+        thing = thing_at(random_4, *wanted[len(things)], side, RADIUS, "any")
         others = [OverheadObject(o.kind, o.colour, o.x, o.y, GAP * o.radius, o.angle) for o in things]
         if fits(thing, others, shore, roads, wide):
             things.append(thing)

@@ -1,7 +1,7 @@
 """Arms that tune a small CLIP on views from above, in full or by parameters beside frozen weights.
 
-The start is a CLIP that was trained on upright views; the tuning goes over to views at any rotation. What the start could do on upright views
-is measured before and after.
+The start is a CLIP of general pictures (`worlds/small_pairs`) and of some upright views; the tuning goes over to views at any rotation. How much it
+still knows of general pictures is measured before and after.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, TESTED, retrieved
+from diptych.claims.cells.learned_pairs.pairs import SMOKE_ROWS, clean_rows, drawn, retrieved
 from diptych.claims.training import trained
 from diptych.data.dataset import Pool
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.clip import CLIP
 from diptych.recipes.domains.georsclip import GeoRSCLIP
 from diptych.worlds.overhead.world import Split, Turned, overhead
+from diptych.worlds.small_pairs import SmallPairs
 
-SIDE = 48
+SIDE, ASKED = 48, 300
 KS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
 class TunedOverhead:
-    """Mean recall (of 1, 5 and 10, both ways) on views at any rotation ("target/mean_recall"), on upright ones ("source/mean_recall") and
-    before the tuning ("start/target", "start/source").
+    """Mean recall (of 1, 5 and 10, both ways) on views at any rotation ("target/mean_recall"), on general pictures ("source/mean_recall"), and
+    both before the tuning ("start/target", "start/source").
 
-    start   is trained first, on `count` upright views
-    recipe  tunes it, on as many at any rotation
+    start   is trained first, on `count` general pictures and as many upright views
+    recipe  tunes it, on as many views at any rotation
     learns  False measures the start
     """
 
@@ -38,11 +39,10 @@ class TunedOverhead:
     learns: bool = True
 
     def __call__(self, cell: Cell) -> Scores:
-        first = views(cell, "train", self.count, "upright")
+        first = start_rows(cell, self.count)
         vocabulary = self.start.prepare(first).vocabulary
         base = trained(replace(self.start, vocabulary=vocabulary), first, cell.part("start"))
-        model = open_model(base.model)
-        before = mean_recalls(model, cell)
+        before = mean_recalls(open_model(base.model), cell)
         after = before
         if self.learns:
             recipe = replace(self.recipe, vocabulary=vocabulary)
@@ -54,16 +54,22 @@ class TunedOverhead:
         }
 
 
+def start_rows(cell: Cell, count: int) -> Pool:
+    """General pictures and upright views of the cell's seed."""
+    pools = (drawn(SmallPairs(count), cell), views(cell, "train", count, "upright"))
+    return Pool.from_samples((pool[row] for pool in pools for row in range(len(pool))), name="pictures and upright views")
+
+
 def views(cell: Cell, split: Split, count: int, turned: Turned) -> Pool:
-    """Rows of the cell's seed with English captions."""
-    data = overhead(SMOKE_ROWS if cell.smoke else count, seed=cell.seed, split=split, size=SIDE, languages=("en",), turned=turned)
-    return data.to_pool()
+    """Views of the cell's seed with English captions."""
+    rows = SMOKE_ROWS if cell.smoke else count
+    return overhead(rows, seed=cell.seed, split=split, size=SIDE, languages=("en",), turned=turned).to_pool()
 
 
 def mean_recalls(model: Any, cell: Cell) -> dict[str, float]:
-    """Mean recall on fresh views: "target" at any rotation, "source" upright."""
-    parts: dict[str, Turned] = {"target": "any", "source": "upright"}
-    return {name: mean_recall(model, views(cell, "test", TESTED, turned)) for name, turned in parts.items()}
+    """Mean recall on fresh rows: "target" are views at any rotation, "source" general pictures."""
+    parts = {"target": views(cell, "test", ASKED, "any"), "source": clean_rows(cell, ASKED)}
+    return {name: mean_recall(model, rows) for name, rows in parts.items()}
 
 
 def mean_recall(model: Any, test: Pool) -> float:
