@@ -110,3 +110,30 @@ def test_the_published_size() -> None:
     with torch.device("meta"):
         model = GeoRSCLIP.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 151_277_313  # CLIP's ViT-B/32
+
+
+@pytest.mark.parametrize("kind", ["pfeiffer", "houlsby", "prefix", "unipelt"])
+def test_modules_beside_frozen_weights(kind: Any, tmp_path: Path) -> None:
+    """Nothing of the start moves, what is beside it does, and the model opens again with it."""
+    data = resolve("world:scenes?n=12").split("train")
+    options = TrainOptions(log_every=1, progress=False, precision="fp32")
+    fit(small(), data, tmp_path / "start", options)
+    recipe = small(adapter=kind, reduction=4, prefix_length=2, prefix_hidden=4, rank=2 if kind == "unipelt" else 0, lr=1e-2)
+    fit(recipe, data, tmp_path / "tuned", replace(options, init=str(tmp_path / "start")))
+    start, tuned = load(tmp_path / "start"), load(tmp_path / "tuned")
+    before, after = start.model.state_dict(), tuned.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert {*after} - {*before}
+    assert all(".adapter_" in name for name in {*after} - {*before})
+    assert (start.embed_images([data[0].image]) != tuned.embed_images([data[0].image])).any()
+
+
+def test_ways_to_tune_exclude_each_other() -> None:
+    for changes in (
+        {"adapter": "compacter"},
+        {"adapter": "prefix", "rank": 4},
+        {"adapter": "unipelt", "rank": 4, "adapted": "qkv"},
+    ):
+        with pytest.raises(ConfigError, match="adapter is"):
+            small(**changes)
+    assert small(adapter="unipelt", rank=4).tuning().lora == ""

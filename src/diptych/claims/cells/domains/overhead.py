@@ -1,7 +1,7 @@
 """Arms that tune a small CLIP on views from above, in full or by parameters beside frozen weights.
 
-The start is a CLIP of general pictures (`worlds/small_pairs`) and of some upright views; the tuning goes over to views at any rotation. How much it
-still knows of general pictures is measured before and after.
+The start is a CLIP of general pictures (`worlds/small_pairs`) and of some upright views; the tuning goes over to views at any rotation. How
+much it still knows of general pictures is measured before and after.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ KS = (1, 5, 10)
 
 @dataclass(frozen=True)
 class TunedOverhead:
-    """Mean recall (of 1, 5 and 10, both ways) on views at any rotation ("target/mean_recall"), on general pictures ("source/mean_recall"), and
-    both before the tuning ("start/target", "start/source").
+    """Mean recall (of 1, 5 and 10, both ways) on views at any rotation ("target/mean_recall"), on general pictures ("source/mean_recall"),
+    and both before the tuning ("start/target", "start/source").
 
     start   is trained first, on `count` general pictures and as many upright views
     recipe  tunes it, on as many views at any rotation
