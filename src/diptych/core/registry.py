@@ -153,6 +153,7 @@ TASKS = Registry(
             "diptych.tasks.pairs.category_search:CategorySearch",
             "items of one category by image and text read together",
         ),
+        "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
