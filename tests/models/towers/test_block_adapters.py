@@ -80,9 +80,9 @@ def test_vectors_are_those_of_adapterhub(kind: AdapterKind, parity: Any) -> None
 def test_a_tower_is_built_again_from_its_description(kind: AdapterKind) -> None:
     model = small(kind)
     side: Literal["image", "text"]
-    for side, build in (("image", image_tower), ("text", text_tower)):  # type: ignore[assignment]
+    for side, build in (("image", image_tower), ("text", text_tower)):
         tower = getattr(model, f"{side}_tower")
-        again = build(**tower.spec)  # type: ignore[operator]
+        again = build(**tower.spec)
         assert again.spec == tower.spec
         assert {n: p.shape for n, p in again.named_parameters()} == {n: p.shape for n, p in tower.named_parameters()}
 
@@ -93,7 +93,7 @@ def test_a_start_without_effect_is_near_the_base() -> None:
     base = small()
     image_BCHW = torch.randn(2, 3, 16, 16)
     for kind in ("pfeiffer", "houlsby"):
-        model = small(kind)  # type: ignore[arg-type]
+        model = small(kind)
         model.load_state_dict(base.state_dict(), strict=False)
         assert torch.allclose(model.encode_image(image_BCHW), base.encode_image(image_BCHW), atol=0.05)
 

@@ -42,7 +42,7 @@ def naive(model: Any, pool: Any, language: str, k: int) -> float:
     hits = 0
     for scores_NN in (text_ND @ image_ND.T, image_ND @ text_ND.T):
         for row, score_N in enumerate(scores_NN):
-            hits += row in sorted(range(len(rows)), key=lambda other, score_N=score_N: -score_N[other])[:k]  # type: ignore[misc]
+            hits += row in sorted(range(len(rows)), key=lambda other, score_N=score_N: -score_N[other])[:k]
     return hits / (2 * len(rows))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diptych.claims.cells.domains.overhead import TunedOverhead
+from diptych.claims.cells.domains.overhead import ASKED, TunedOverhead
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
@@ -33,7 +33,8 @@ def claims() -> tuple[Claim, ...]:
             metric="target/mean_recall",
             margins=Margins(matters=0.03, equivalence=0.03),
             equal_budget=("steps", "samples"),
-            data=f"{VIEWS:,} general pictures and as many upright views to start from, {VIEWS:,} views at any rotation to tune on; 300 fresh ones",
+            data=f"{VIEWS:,} general pictures and as many upright views to start from, {VIEWS:,} views at any rotation to tune on; "
+            f"{ASKED} fresh ones",
             reported=("source/mean_recall", "start/target", "start/source"),
             tuning_seeds=(0,),
         ),

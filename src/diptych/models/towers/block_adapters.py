@@ -87,7 +87,8 @@ class GatedLowRank(nn.Module):
         nn.init.normal_(self.gate.weight, std=0.02)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return x_BLD @ self.a_RD.T @ self.b_DR.T * mean_gate(self.gate, x_BLD)[..., None]
+        changed_BLD: Tensor = x_BLD @ self.a_RD.T @ self.b_DR.T * mean_gate(self.gate, x_BLD)[..., None]
+        return changed_BLD
 
 
 class Prefixes(nn.Module):
@@ -173,7 +174,8 @@ class AdaptedBlock(Block):
         if self.adapter_output is None:
             return x_BLD + mlp_BLD
         entered_BLD = mlp_BLD if self.kind == "houlsby" else x_BLD + mlp_BLD
-        return x_BLD + mlp_BLD + self.adapter_output(entered_BLD)
+        changed_BLD: Tensor = self.adapter_output(entered_BLD)
+        return x_BLD + mlp_BLD + changed_BLD
 
 
 class AdaptedTransformer(Transformer):

@@ -107,13 +107,14 @@ class MultilingualRetrieval:
     def score(self, records: pa.Table) -> Result:
         """Metrics of every language and their means. Pure."""
         facts = facts_of(records)
-        each, metrics, groups = self._each(), {}, 0
+        each, groups = self._each(), 0
+        metrics: dict[str, Metric] = {}
         parts = {language: records.filter(pc.equal(records["language"], language)) for language in facts["languages"]}
         for language, part in parts.items():
-            found = each.score(part.drop_columns(["language"]))
-            groups = max(groups, found.n_groups)
-            metrics |= {f"{language}/{name}": found.metrics[name] for name in SHOWN}
-            recalls = [found.metrics[f"r@{k}"] for k in self.ks]
+            result = each.score(part.drop_columns(["language"]))
+            groups = max(groups, result.n_groups)
+            metrics |= {f"{language}/{name}": result.metrics[name] for name in SHOWN}
+            recalls = [result.metrics[f"r@{k}"] for k in self.ks]
             metrics[f"{language}/mean_recall"] = _mean(recalls)
             lengths = facts["languages"][language]
             if lengths["truncated"] is not None:

@@ -83,7 +83,8 @@ def ground_of(rng: np.random.Generator, size: tuple[int, int], land: str, shore:
     coarse = 10 * rng.standard_normal((max(2, height // 12), max(2, width // 12)), np.float32)
     patch_HW = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
     grain_HW = 5 * rng.standard_normal((height, width), np.float32)
-    return np.clip(base_HW3 + (patch_HW + grain_HW)[..., None], 0, 255).astype(np.uint8)
+    image_HWC: Pixels = np.clip(base_HW3 + (patch_HW + grain_HW)[..., None], 0, 255).astype(np.uint8)
+    return image_HWC
 
 
 def draw_roads(image_HWC: Pixels, roads: tuple[Line, ...], width: float) -> Pixels:

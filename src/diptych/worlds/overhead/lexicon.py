@@ -59,7 +59,7 @@ _NUMBERS = {
     "ko": ("한", "두", "세"),
     "ru": ("", "два", "три"),
 }
-_NOUNS = {  # singular, then the form behind a number above one
+_NOUNS: dict[str, dict[str, tuple[str, ...]]] = {  # singular, then the form behind a number above one
     "en": {"plane": ("plane", "planes"), "ship": ("ship", "ships"), "building": ("building", "buildings"), "road": ("road",)},
     "pt": {
         "plane": ("avião", "aviões"),
@@ -113,7 +113,7 @@ _ONE_ROAD = {
     "ko": "도로 한 곳",
     "ru": "дорога",
 }
-_COLOURS = {
+_COLOURS: dict[str, dict[str, tuple[str, ...]]] = {
     # English, Chinese and Korean: one form. Romance: masculine, feminine, and their plurals. German, Dutch: neuter singular, plural.
     # Russian: masculine, neuter, and the genitive plural behind numbers.
     "en": {colour: (colour,) for colour in COLOURS},
