@@ -102,7 +102,8 @@ class Prefixes(nn.Module):
 
     def forward(self) -> Tensor:
         made_PK: Tensor = self.maps(self.embed.weight)
-        return made_PK.unflatten(1, (2 * self.blocks, -1)).transpose(0, 1).unflatten(0, (self.blocks, 2))
+        made_N2PD: Tensor = made_PK.unflatten(1, (2 * self.blocks, -1)).transpose(0, 1).unflatten(0, (self.blocks, 2))
+        return made_N2PD
 
 
 class AdaptedAttention(Attention):
