@@ -34,6 +34,7 @@ from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
+from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
@@ -101,7 +102,7 @@ def read(
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
     format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
-              the form is not recognised or there are two
+              the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
@@ -149,6 +150,8 @@ def read(
         refuse_unfinished(path)
     if path.exists() and (format == ARTICLES or (not format and path.is_file() and is_article(path))):
         return _of_articles(path, options, name)
+    if path.exists() and is_geotiff_format(format):
+        return read_geotiffs(path, format, name=name or path.stem, within=options.within(path) if path.is_dir() else None)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, options, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):

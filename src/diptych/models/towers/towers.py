@@ -11,8 +11,8 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
-(`models/io/foreign/`).
+peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hf_image, open_clip_image and
+open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -133,6 +133,20 @@ def _headed_text(
     return HeadedTower(text_tower(**inner), hidden, kind=kind)
 
 
+def _adapted_image(*, inner: dict[str, Any], adapters: dict[str, Any], image_size: int | None = None) -> Tower:
+    from diptych.models.towers.block_adapters import BlockAdapterConfig, with_adapters
+
+    return with_adapters(image_tower(**inner), BlockAdapterConfig(**adapters), "image")
+
+
+def _adapted_text(
+    *, inner: dict[str, Any], adapters: dict[str, Any], vocab_size: int | None = None, length: int | None = None
+) -> Tower:
+    from diptych.models.towers.block_adapters import BlockAdapterConfig, with_adapters
+
+    return with_adapters(text_tower(**inner), BlockAdapterConfig(**adapters), "text")
+
+
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
     from diptych.models.towers.max_pool_tower import MaxPoolTower
 
@@ -198,6 +212,7 @@ IMAGE: dict[str, Preset] = {
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
     "headed_image": (_headed_image, {}),
+    "adapted_image": (_adapted_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
 TEXT: dict[str, Preset] = {
@@ -244,6 +259,7 @@ TEXT: dict[str, Preset] = {
     "xlm_roberta_b": (_xlm_roberta, {"length": 77, "width": 768, "layers": 12, "heads": 12, "out": 512}),
     "open_clip_text": (_open_clip_text, {}),
     "headed_text": (_headed_text, {}),
+    "adapted_text": (_adapted_text, {}),
     "peak_text": (_peak_text, {}),
 }
 
