@@ -11,7 +11,8 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
+peak_text the maximum over projected tokens; hidden_layer is an inner layer of another; hf_image, open_clip_image and open_clip_text are
+what other libraries' models are opened with
 (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
@@ -133,6 +134,12 @@ def _headed_text(
     return HeadedTower(text_tower(**inner), hidden, kind=kind)
 
 
+def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.hidden_layer import HiddenLayerTower
+
+    return HiddenLayerTower(image_tower(**inner, **({"image_size": image_size} if image_size else {})), layer)
+
+
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
     from diptych.models.towers.max_pool_tower import MaxPoolTower
 
@@ -197,6 +204,7 @@ IMAGE: dict[str, Preset] = {
     "eva_g14": (_eva, {"image_size": 224, "model": "eva_giant_patch14_224", "blocks": 39, "prefix": True}),
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
+    "hidden_layer": (_hidden_layer, {}),
     "headed_image": (_headed_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
