@@ -6,6 +6,7 @@ T queries and words, Q queries, L words of an instruction.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -13,8 +14,9 @@ import transformers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.bridges.token_reduction import Grid, ReducedTokens, pool_tokens
 
-Kind = Literal["linear", "spread", "grouped", "mlp", "queries"]
+Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pooled"]
 
 
 class LinearConnector(nn.Module):
@@ -77,6 +79,35 @@ class MlpConnector(nn.Module):
     def forward(self, feature_BPF: Tensor) -> Tensor:
         picture_BPD: Tensor = self.linear_2(self.act(self.linear_1(feature_BPF)))
         return picture_BPD
+
+
+class PooledConnector(MlpConnector):
+    """`MlpConnector` first, then means over windows of frames, rows and columns (PLLaVA, 2404.16994). K = product of `size`.
+
+    size    frames, rows and columns that are left; published: 16, 12, 12
+    frames  of a clip, whose patches [B, frames * P, F] follow one another
+    """
+
+    def __init__(self, features: int, width: int, *, size: tuple[int, int, int], frames: int = 1) -> None:
+        super().__init__(features, width)
+        self.size, self.frames = (size[0], size[1], size[2]), frames
+
+    def count(self, patches: int) -> int:
+        self._grid(patches)
+        return self.size[0] * self.size[1] * self.size[2]
+
+    def _grid(self, patches: int) -> Grid:
+        side = math.isqrt(patches // self.frames)
+        if patches % self.frames or side * side * self.frames != patches:
+            raise ConfigError(f"{patches} patches are no {self.frames} square frames (expected a square of patches each)")
+        return self.frames, side, side
+
+    def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
+        """Tokens, and the patches that each stands for."""
+        return pool_tokens(super().forward(feature_BPF), self._grid(feature_BPF.shape[1]), self.size)
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        return self.reduce(feature_BPF).token_BKD
 
 
 class QueryConnector(nn.Module):
@@ -145,8 +176,12 @@ class QueryConnector(nn.Module):
 
 
 def connector(kind: Kind, features: int, width: int, **options: Any) -> nn.Module:
-    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries."""
+    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled."""
+    from diptych.models.bridges.merging_connector import MergingConnector
+
     made: dict[str, type[nn.Module]] = {
+        "merging": MergingConnector,
+        "pooled": PooledConnector,
         "linear": LinearConnector,
         "spread": LinearConnector,
         "grouped": GroupedConnector,

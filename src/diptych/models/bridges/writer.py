@@ -20,6 +20,7 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, text_and_images_of_prompt
+from diptych.data.media.clip import frame_places
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import Layout, TextPiece, lay_out
@@ -52,6 +53,8 @@ class BridgeGenerator:
     ranks_end   whether the end mark counts where candidates of a decoder are scored
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
+    frames      the pictures of a request are frames of one clip: so many, evenly spaced, are shown together, of fewer some several times; 0:
+                each is a picture of its own
     """
 
     kind: ClassVar[str] = "bridge"
@@ -74,12 +77,13 @@ class BridgeGenerator:
         ranks_end: bool = True,
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
+        frames: int = 0,
         card: dict[str, Any] | None = None,
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
         self.request, self.sign, self.role, self.pictures, self.card = request, sign, role, pictures, card or {}
-        self.ranks_end = ranks_end
+        self.ranks_end, self.frames = ranks_end, frames
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,7 +153,7 @@ class BridgeGenerator:
 
     def _read(self, rows: Sequence[Asked], max_tokens: int) -> tuple[Tensor, Layout]:
         """Pictures and prompts as the language model gets them; refused where no room is left for so many tokens."""
-        picture_NKD, count_B = self._pictures(rows), [len(images) for images, _ in rows]
+        picture_NKD, count_B = self._pictures(rows), [1 if self.frames else len(images) for images, _ in rows]
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
             raise ConfigError(
@@ -244,6 +248,10 @@ class BridgeGenerator:
     def _pictures(self, rows: Sequence[Asked]) -> Tensor:
         """[N, K, D]: those of a row one after the other."""
         device = next(self.bridge.parameters()).device
+        if self.frames:
+            shown = [[images[place] for place in frame_places(len(images), self.frames).tolist()] for images, _ in rows]
+            clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in shown]
+            return self.bridge.picture(torch.stack(clips).to(device))
         image_NCHW = self.preprocess([decode(image, exact=True) for images, _ in rows for image in images]).to(device)
         if self.reads is None:
             return self.bridge.picture(image_NCHW)
@@ -285,6 +293,7 @@ class BridgeGenerator:
             **({"role": self.role} if self.role else {}),
             **({} if self.ranks_end else {"ranks_end": False}),
             **({"pictures": self.pictures} if self.pictures > 1 else {}),
+            **({"frames": self.frames} if self.frames else {}),
             "start": bool(self.vocabulary.start_ids),
             **({"start_behind": True} if self.vocabulary.start_behind else {}),
             **({"end_starts": True} if self.vocabulary.end_starts else {}),
@@ -361,5 +370,6 @@ class BridgeGenerator:
             ranks_end=config.get("ranks_end", True),
             reads=reads,
             folder=away,
+            frames=config.get("frames", 0),
             card=config.get("card"),
         )

@@ -11,8 +11,8 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens; hidden_layer is an inner layer of another; hf_image, open_clip_image and open_clip_text are
-what other libraries' models are opened with
+peak_text the maximum over projected tokens; hidden_layer is an inner layer of another, frame_average the mean over the frames of a clip;
+hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
 (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
@@ -137,7 +137,16 @@ def _headed_text(
 def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | None = None) -> Tower:
     from diptych.models.towers.hidden_layer import HiddenLayerTower
 
-    return HiddenLayerTower(image_tower(**inner, **({"image_size": image_size} if image_size else {})), layer)
+    return HiddenLayerTower(image_tower(**inner | ({"image_size": image_size} if image_size else {})), layer)
+
+
+def _frame_average(
+    *, inner: dict[str, Any], merging: bool = True, hidden: int = 256, heads: int = 8, image_size: int | None = None
+) -> Tower:
+    from diptych.models.video.temporal_merge import FrameAverageTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return FrameAverageTower(image_tower(**sized), merging=merging, hidden=hidden, heads=heads)
 
 
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
@@ -205,6 +214,7 @@ IMAGE: dict[str, Preset] = {
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
     "hidden_layer": (_hidden_layer, {}),
+    "frame_average": (_frame_average, {}),
     "headed_image": (_headed_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
