@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 import transformers
+from llama_words import TEXTS, llama_tokenizer, vocabulary
 from PIL import Image
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import diptych
 from diptych.core.contracts import Draw
@@ -23,10 +22,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.text.prompts.layout import lay_out
-from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import MlpConnector
-from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.llava_weights import LlavaConfig, bridge_name, take_llava_, targets, unread_block
 from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.towers import image_tower
@@ -36,14 +34,6 @@ from diptych.worlds.resolve import resolve
 
 RELEASED = json.loads((Path(__file__).parent / "fixtures" / "llava_rows.json").read_text(encoding="utf-8"))
 """Ids, -200 for an image, and labels, of `preprocess_v1` and `preprocess_plain` of LLaVA at c121f04, for two ways of writing spaces."""
-TEXTS = [
-    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-    "answers to the user's questions. USER: ASSISTANT:",
-    "What is it? Is it red? And small?",
-    "a cat",
-    "A dog (brown) on a sofa! It looks at us.",
-    "no yes, small",
-]
 TURNS = [
     [("What is it?", "a cat"), ("Is it red?", "A dog (brown) on a sofa! It looks at us."), ("And small?", "no")],
     [("Is it red?", "no")],
@@ -60,28 +50,6 @@ VISION = {
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 DATA = resolve("world:questions?n=24").split("train")
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 12, 3), dtype=np.uint8)
-
-
-def llama_tokenizer(kind: str) -> tokenizers.Tokenizer:
-    """A vocabulary that writes spaces as LLaMA's did at first ("legacy"), or as it does since ("first")."""
-    inner = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
-    if kind == "legacy":
-        inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        inner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    else:
-        inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
-    alphabet = [*sorted(set("".join(TEXTS)) - {" "}), "▁", "\n"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=90, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    inner.train_from_iterator(TEXTS * 3, trainer)
-    inner.decoder = decoders.Metaspace()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
-    return inner
-
-
-def vocabulary(kind: str) -> LanguageVocabulary:
-    return LanguageVocabulary(Tokenizer(llama_tokenizer(kind), pad_id=0, prefix=(1,), suffix=(2,)))
 
 
 @pytest.mark.parametrize("kind", ["legacy", "first"])
@@ -325,4 +293,4 @@ def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no inner layers"):
         hidden_layer(image_tower("convnet_tiny"), -2)
     with pytest.raises(DataError, match=r"no config\.json"):
-        replace(LLaVA.tiny(), weights_from=f"hf:{tmp_path}").prepare(DATA).model()
+        replace(LLaVA.paper(), weights_from=f"hf:{tmp_path}").prepare(DATA)

@@ -14,9 +14,9 @@ import transformers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
-from diptych.models.bridges.token_reduction import Grid, ReducedTokens, pool_tokens
+from diptych.models.bridges.token_reduction import Grid, ReducedTokens, pool_tokens, shuffle_tokens
 
-Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pooled"]
+Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pooled", "shuffled"]
 
 
 class LinearConnector(nn.Module):
@@ -67,10 +67,14 @@ class GroupedConnector(nn.Module):
 
 
 class MlpConnector(nn.Module):
-    """Two linear maps with a GELU between (LLaVA 1.5, 2310.03744). K = P."""
+    """Two linear maps with a GELU between (LLaVA 1.5, 2310.03744). K = P.
 
-    def __init__(self, features: int, width: int) -> None:
+    unit  tokens are scaled to norm 1 (Croc, 2410.14332)
+    """
+
+    def __init__(self, features: int, width: int, *, unit: bool = False) -> None:
         super().__init__()
+        self.unit = unit
         self.linear_1, self.act, self.linear_2 = nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
 
     def count(self, patches: int) -> int:
@@ -78,7 +82,7 @@ class MlpConnector(nn.Module):
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
         picture_BPD: Tensor = self.linear_2(self.act(self.linear_1(feature_BPF)))
-        return picture_BPD
+        return nn.functional.normalize(picture_BPD, dim=2) if self.unit else picture_BPD
 
 
 class PooledConnector(MlpConnector):
@@ -105,6 +109,38 @@ class PooledConnector(MlpConnector):
     def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
         """Tokens, and the patches that each stands for."""
         return pool_tokens(super().forward(feature_BPF), self._grid(feature_BPF.shape[1]), self.size)
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        return self.reduce(feature_BPF).token_BKD
+
+
+class ShuffledConnector(nn.Module):
+    """Squares of `factor` x `factor` patches as one token, norm, two linear maps with a GELU between (InternVL 1.5, 2404.16821).
+    K = P / factor squared.
+
+    order  see `token_reduction.shuffle_tokens`
+    """
+
+    def __init__(self, features: int, width: int, *, factor: int = 2, order: Literal["v1", "v2"] = "v2") -> None:
+        super().__init__()
+        self.factor, self.order = factor, order
+        self.norm = nn.LayerNorm(features * factor**2)
+        self.linear_1, self.act, self.linear_2 = nn.Linear(features * factor**2, width), nn.GELU(), nn.Linear(width, width)
+
+    def _grid(self, patches: int) -> Grid:
+        side = math.isqrt(patches)
+        if side * side != patches or side % self.factor:
+            raise ConfigError(f"{patches} patches are no square that {self.factor} divides (expected such a square)")
+        return 1, side, side
+
+    def count(self, patches: int) -> int:
+        self._grid(patches)
+        return patches // self.factor**2
+
+    def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
+        """Tokens, and the patches that each stands for."""
+        cut = shuffle_tokens(feature_BPF, self._grid(feature_BPF.shape[1]), self.factor, order=self.order)
+        return ReducedTokens(self.linear_2(self.act(self.linear_1(self.norm(cut.token_BKD)))), cut.source_BKP)
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
         return self.reduce(feature_BPF).token_BKD
@@ -176,12 +212,13 @@ class QueryConnector(nn.Module):
 
 
 def connector(kind: Kind, features: int, width: int, **options: Any) -> nn.Module:
-    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled."""
+    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled, shuffled."""
     from diptych.models.bridges.merging_connector import MergingConnector
 
     made: dict[str, type[nn.Module]] = {
         "merging": MergingConnector,
         "pooled": PooledConnector,
+        "shuffled": ShuffledConnector,
         "linear": LinearConnector,
         "spread": LinearConnector,
         "grouped": GroupedConnector,

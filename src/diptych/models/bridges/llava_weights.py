@@ -27,6 +27,7 @@ RULES = (
     (r"^(?:model\.)?multi_modal_projector\.", "connector."),
     (r"^(?:model\.)?mm_projector\.0\.", "connector.linear_1."),
     (r"^(?:model\.)?mm_projector\.2\.", "connector.linear_2."),
+    (r"^language_model\.base_model\.model\.", "language.inner."),
     (r"^language_model\.lm_head\.", "language.inner.lm_head."),
     (r"^lm_head\.", "language.inner.lm_head."),
     (r"^(?:model\.)?language_model\.(?:model\.)?", "language.inner.model."),
@@ -97,15 +98,16 @@ def bridge_name(name: str) -> str:
 
 
 @torch.no_grad()
-def take_llava_(bridge: Bridge, address: str) -> None:
+def take_llava_(bridge: Bridge, address: str, *, required: str = "") -> None:
     """Copies projector, language model and, where the folder has one, image encoder into the bridge.
 
-    address  "hf:FOLDER", as transformers or as the authors save it
+    address   "hf:FOLDER", as transformers or as the authors save it
+    required  pattern of the tensors that a folder must have, where it holds a part of a model (PLLaVA's: projector and adapters)
     Raises DataError for a tensor that is missing, left over, or of another shape.
     """
     folder = Path(address.removeprefix("hf:")).expanduser()
     needed, filled = targets(bridge), set[str]()
-    for name, tensor in _tensors(folder):
+    for name, tensor in weight_tensors(folder):
         ours = bridge_name(name)
         if ours not in needed:
             if ours and not unread_block(bridge, ours):
@@ -116,7 +118,7 @@ def take_llava_(bridge: Bridge, address: str) -> None:
             raise DataError(f"{name} is {shapes}", file=folder, expected="the same sizes")
         needed[ours].copy_(tensor)
         filled.add(ours)
-    check_filled(needed, filled, folder)
+    check_filled([name for name in needed if re.search(required, name)], filled, folder)
 
 
 def targets(bridge: Bridge) -> dict[str, Tensor]:
@@ -148,7 +150,8 @@ def check_filled(needed: Iterable[str], filled: set[str], folder: Path) -> None:
             raise DataError(f"tensor {name} is missing", file=folder, expected="projector and language model of a LLaVA")
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def weight_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a folder of transformers by name, in whichever files they lie."""
     for file in _files(folder):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:

@@ -11,7 +11,8 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens; hidden_layer is an inner layer of another, frame_average the mean over the frames of a clip;
+peak_text the maximum over projected tokens; hidden_layer is an inner layer of another, frame_average the mean over the frames of a clip,
+frame_sequence all of them; patches a convolution alone;
 hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
 (`models/io/foreign/`).
 
@@ -34,6 +35,7 @@ from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower
+from diptych.models.towers.patch_embedding import PatchEmbeddingTower
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 
@@ -149,6 +151,13 @@ def _frame_average(
     return FrameAverageTower(image_tower(**sized), merging=merging, hidden=hidden, heads=heads)
 
 
+def _frame_sequence(*, inner: dict[str, Any], frames: int, mixed: bool = False, image_size: int | None = None) -> Tower:
+    from diptych.models.video.frame_sequence import FrameSequenceTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return FrameSequenceTower(image_tower(**sized), frames, mixed=mixed)
+
+
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
     from diptych.models.towers.max_pool_tower import MaxPoolTower
 
@@ -215,6 +224,8 @@ IMAGE: dict[str, Preset] = {
     "peak_image": (_peak_image, {}),
     "hidden_layer": (_hidden_layer, {}),
     "frame_average": (_frame_average, {}),
+    "patches": (PatchEmbeddingTower, {}),
+    "frame_sequence": (_frame_sequence, {}),
     "headed_image": (_headed_image, {}),
     "open_clip_image": (_open_clip_image, {}),
 }

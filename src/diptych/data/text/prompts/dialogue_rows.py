@@ -9,29 +9,32 @@ from diptych.data.text.prompts.layout import TokenPiece
 from diptych.data.text.tokenize import Tokenizer
 
 
-def dialogue_tokens(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], *, space: str = " ") -> list[TokenPiece]:
+def dialogue_tokens(
+    tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], *, space: str = " ", end: str = ""
+) -> list[TokenPiece]:
     """Pieces of a dialogue, answers as targets.
 
     turns  what stands before each answer, role marks included, and the answer
+    end    what ends an answer in place of the end mark
     space  between the two, learned with the answer: a vocabulary writes it into the answer's first token, or as one of its own
 
     The whole text is encoded at once, end marks spelled in it, as LLaVA's released code does (`preprocess_v1`): a vocabulary may write
     what follows a mark otherwise than what begins a text. A vocabulary in which spelled marks are plain text is encoded turn by turn.
     """
-    end = str(tokenizer.inner.id_to_token(tokenizer.eot_id))
+    sign = end or str(tokenizer.inner.id_to_token(tokenizer.eot_id))
     whole = not tokenizer.literal
     tokens: list[tuple[int, bool]] = []
     for group in [turns] if whole else [[turn] for turn in turns]:
         text, spans = "", list[tuple[int, int]]()
         for before, answer in group:
             text += before
-            written = space + (answer + end if whole else answer)
+            written = space + (answer + sign if whole or end else answer)
             spans.append((len(text), len(text) + len(written)))
             text += written
         encoding = tokenizer.inner.encode(text, add_special_tokens=False)
         for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             tokens.append((token_id, any(start < last and stop > first for first, last in spans)))
-        if not whole:
+        if not whole and not end:
             tokens.append((tokenizer.eot_id, True))
     return [
         TokenPiece(tuple(token_id for token_id, _ in run), answer=answered) for answered, run in groupby(tokens, lambda t: t[1])

@@ -15,8 +15,9 @@ from diptych.core.sample import Sample
 from diptych.data.media.clip import Clip
 from diptych.data.media.transforms import Preprocess, flipped, random_crop
 
-Short = Literal["refuse", "repeat"]
-"""A clip of fewer frames is refused, or gives some of them several times."""
+Short = Literal["refuse", "repeat", "early"]
+"""A clip of fewer frames is refused, gives some of them several times, or its early ones more often than the late, as PLLaVA's code has
+it: each frame so many times that there are enough, of which the first are taken."""
 
 
 def read_frames(
@@ -33,7 +34,11 @@ def read_frames(
         image_HWC: Pixels = MediaItem("image", (sample.image,)).decode(min_side=min_side)
         return np.repeat(image_HWC[None], frames, 0)
     item, clip = sample.media[medium], Clip()
-    if short == "refuse" and (count := clip.count(item)) < frames:
+    count = frames if short == "repeat" else clip.count(item)
+    if short == "early" and count < frames:
+        frame_THWC: Pixels = clip.decode(item, min_side=min_side)
+        return frame_THWC.repeat(frames // count + 1, 0)[:frames]
+    if short == "refuse" and count < frames:
         raise DataError(
             f"sample '{sample.uid}' has {count} frames",
             field=medium,

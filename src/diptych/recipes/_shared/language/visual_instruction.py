@@ -56,6 +56,7 @@ class VisualInstructionRecipe(BridgeRecipe):
                    and language model start from it; "": from `image_weights`, a fresh projector and `language_model`
     projector_share  share of the steps for the projector alone; 0: dialogues only
     caption_end    what is written behind a caption of the first stage, in place of an end mark; "" for the end mark
+    answer_end     what ends an answer of a dialogue in place of the end mark; "" for the end mark
     later          template of the later turns of a dialogue; `template` is that of the first
     text_rows      rows without an image are learned, too, without a place for one
     projector_resize  `resize` of the first stage
@@ -66,6 +67,7 @@ class VisualInstructionRecipe(BridgeRecipe):
     weights_from: str = ""
     projector_share: float = 0.3
     caption_end: str = "\n"
+    answer_end: str = ""
     later: str = "USER: {prompt} ASSISTANT:"
     text_rows: bool = True
     projector_resize: Literal["crop", "squash", "pad", "native", "square"] = "crop"
@@ -151,7 +153,7 @@ class VisualInstructionRecipe(BridgeRecipe):
             ((self.later if index else opening).replace("{prompt}", question.text), question.answer)
             for index, question in enumerate(questions)
         ]
-        pieces = dialogue_tokens(words.tokenizer, turns, space=self.space)
+        pieces = dialogue_tokens(words.tokenizer, turns, space=self.space, end=self.answer_end)
         if not self.text_length:
             return [*first, *pieces], False
         used = len(words.start_ids) + (self.slots + len(words.pieces(before)) if seen else 0)
@@ -247,7 +249,7 @@ class VisualInstructionRecipe(BridgeRecipe):
         made = super().deploy(model)
         made.preprocess = replace(self.preprocess, resize=self.resize)
         made.folder = ""  # the language model has been trained
-        made.space = self.answer_space
+        made.space, made.sign = self.answer_space, self.answer_end
         return made
 
     @classmethod
