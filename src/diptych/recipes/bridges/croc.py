@@ -16,8 +16,7 @@ from diptych.core.randomness import keyed_seed
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import choose_text
-from diptych.data.text.prompts.dialogue_rows import cut_pieces, dialogue_tokens
-from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece
+from diptych.data.text.prompts.layout import Piece
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.bridges.attention_masks import Open
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
@@ -110,13 +109,7 @@ class Croc(VisualInstructionRecipe):
     def dialogue_row(self, draw: Draw) -> tuple[list[Piece], bool]:
         if not self.comprehends or not draw.sample.positives(self.language):
             return super().dialogue_row(draw)
-        before, _, behind = self.template.partition("{image}")
-        turns = [(behind.replace("{prompt}", self.request), choose_text(draw, self.language).string)]
-        pieces = dialogue_tokens(self.words().tokenizer, turns, space=self.space)
-        first: list[Piece] = [*([TextPiece(before)] if before else []), ImageSlots(self.slots)]
-        used = len(self.words().start_ids) + self.slots + len(self.words().pieces(before))
-        kept, longer = cut_pieces(pieces, self.text_length - used)
-        return [*first, *kept], longer
+        return self.turn_row(draw, [(self.request, choose_text(draw, self.language).string)])
 
     def batch(self, draws: Draws) -> BridgeBatch:
         made = super().batch(draws)

@@ -17,17 +17,22 @@ from diptych.core.sample import Sample
 from diptych.data.load.batch import choose_text, pixels, texts_by_origin
 from diptych.data.media.tiles import ClosestTiles
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD
-from diptych.data.text.prompts.layout import Piece, TextPiece, lay_out
+from diptych.data.text.prompts.layout import Piece, lay_out
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.mono_internvl_weights import take_mono_internvl_
 from diptych.models.bridges.visual_experts import ExpertStart, attention_parameters, expert_parameters
 from diptych.models.bridges.writer import BridgeGenerator
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.language.visual_instruction import VisualInstructionRecipe
 
 Step = Literal["concept", "semantic", "alignment", "instruction"]
-SYSTEM = "<|im_start|>system\n你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。<|im_end|>"
+SYSTEM = (
+    "<|im_start|>system\n你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, "
+    "是一个有用无害的人工智能助手。<|im_end|>"
+)
 """The system message of InternVL's chats, as published."""
 USER, ASSISTANT = "<|im_start|>user\n", "<|im_end|><|im_start|>assistant\n"
 
@@ -148,14 +153,12 @@ class MonoInternVL(VisualInstructionRecipe):
         cut = [[] if draw.image_HWC is None else [tile.pixels_HWC for tile in self.tiles(pixels(draw))] for draw in draws]
         rows, truncated = list[list[Piece]](), 0
         for draw, tiles in zip(draws, cut, strict=True):
-            one = replace(self, slots=self.slots * len(tiles)) if tiles else self
+            slots = self.slots * len(tiles)
             if self.step in ("concept", "semantic"):
-                caption = {"question": self.request, "answer": self._caption(draw)} if self.request else None
-                asked = [caption] if caption else []
-                draw = replace(draw, sample=replace(draw.sample, extras={**draw.sample.extras, "questions": asked}))
-                row, longer = one.dialogue_row(draw) if asked else (self._bare_row(one, draw), False)
+                asked = [(self.request, self._caption(draw))]
             else:
-                row, longer = one.dialogue_row(draw)
+                asked = [(question.text, question.answer) for question in questions_of(draw.sample)]
+            row, longer = self.turn_row(draw, asked, slots=slots)
             rows.append(row)
             truncated += longer
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
@@ -168,14 +171,9 @@ class MonoInternVL(VisualInstructionRecipe):
         values = {each.name: getattr(laid, each.name) for each in fields(laid)} | {"truncated": laid.truncated + truncated}
         return TileBatch(image_BMCHW[:, 0], **values, more_BMCHW=image_BMCHW[:, 1:], there_BM=there_BM)
 
-    def _bare_row(self, one: Self, draw: Draw) -> list[Piece]:
-        return [*one.caption_row(replace(draw))[:1], TextPiece(self._caption(draw), answer=True)]
-
     # ------------------------------------------------------------ model
 
-    def _fresh_encoder(self) -> Any:
-        from diptych.models.towers.towers import image_tower
-
+    def _fresh_encoder(self) -> Tower:
         return image_tower(self.image_tower, image_size=self.image_size, patch=self.patch, width=self.patch_width)
 
     def model(self) -> Bridge:
@@ -225,9 +223,6 @@ class MonoInternVL(VisualInstructionRecipe):
         """All that has been trained so far is in checkpoints; frozen maps of words are loaded again."""
         touched = self.step in ("alignment", "instruction") or self.full
         return not name.startswith("language.") or touched or ".mlp.visual." in name
-
-    def has_dialogue(self, sample: Sample) -> bool:
-        return (self.text_rows or sample.image is not None) and bool(questions_of(sample))
 
     def deploy(self, model: Bridge) -> BridgeGenerator:
         made = super().deploy(model)

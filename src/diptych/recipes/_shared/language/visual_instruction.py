@@ -144,19 +144,26 @@ class VisualInstructionRecipe(BridgeRecipe):
 
     def dialogue_row(self, draw: Draw) -> tuple[list[Piece], bool]:
         """All questions of a sample and their answers in turn, and whether they were cut to the length of a row."""
-        questions, words = questions_of(draw.sample), self.words()
+        return self.turn_row(draw, [(question.text, question.answer) for question in questions_of(draw.sample)])
+
+    def turn_row(self, draw: Draw, asked: Sequence[tuple[str, str]], *, slots: int = 0) -> tuple[list[Piece], bool]:
+        """Requests and answers about the image of a draw, where it has one, in the dialogue's form; cut to the length of a row.
+
+        slots  places of the image; 0: `slots` of the recipe
+        """
+        words, slots = self.words(), slots or self.slots
         seen = draw.image_HWC is not None
         before, _, behind = self.template.partition("{image}")
-        first: list[Piece] = [*([TextPiece(before)] if before and seen else []), *([ImageSlots(self.slots)] if seen else [])]
-        opening = behind if seen else before + behind.removeprefix("\n")
+        first: list[Piece] = [*([TextPiece(before)] if before and seen else []), *([ImageSlots(slots)] if seen else [])]
+        alone = before.removesuffix("<img>") + behind.removeprefix("</img>").removeprefix("\n")
         turns = [
-            ((self.later if index else opening).replace("{prompt}", question.text), question.answer)
-            for index, question in enumerate(questions)
+            ((self.later if index else behind if seen else alone).replace("{prompt}", prompt), answer)
+            for index, (prompt, answer) in enumerate(asked)
         ]
         pieces = dialogue_tokens(words.tokenizer, turns, space=self.space, end=self.answer_end)
         if not self.text_length:
             return [*first, *pieces], False
-        used = len(words.start_ids) + (self.slots + len(words.pieces(before)) if seen else 0)
+        used = len(words.start_ids) + (slots + len(words.pieces(before)) if seen else 0)
         kept, longer = cut_pieces(pieces, self.text_length - used)
         return [*first, *kept], longer
 
