@@ -11,8 +11,9 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hf_image, open_clip_image and
-open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
+peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
+another, frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone; hf_image,
+open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -33,6 +34,7 @@ from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower
+from diptych.models.towers.patch_embedding import PatchEmbeddingTower
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 
@@ -147,6 +149,28 @@ def _adapted_text(
     return with_adapters(text_tower(**inner), BlockAdapterConfig(**adapters), "text")
 
 
+def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.hidden_layer import HiddenLayerTower
+
+    return HiddenLayerTower(image_tower(**inner | ({"image_size": image_size} if image_size else {})), layer)
+
+
+def _frame_average(
+    *, inner: dict[str, Any], merging: bool = True, hidden: int = 256, heads: int = 8, image_size: int | None = None
+) -> Tower:
+    from diptych.models.video.temporal_merge import FrameAverageTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return FrameAverageTower(image_tower(**sized), merging=merging, hidden=hidden, heads=heads)
+
+
+def _frame_sequence(*, inner: dict[str, Any], frames: int, mixed: bool = False, image_size: int | None = None) -> Tower:
+    from diptych.models.video.frame_sequence import FrameSequenceTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return FrameSequenceTower(image_tower(**sized), frames, mixed=mixed)
+
+
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
     from diptych.models.towers.max_pool_tower import MaxPoolTower
 
@@ -211,6 +235,10 @@ IMAGE: dict[str, Preset] = {
     "eva_g14": (_eva, {"image_size": 224, "model": "eva_giant_patch14_224", "blocks": 39, "prefix": True}),
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
+    "hidden_layer": (_hidden_layer, {}),
+    "frame_average": (_frame_average, {}),
+    "patches": (PatchEmbeddingTower, {}),
+    "frame_sequence": (_frame_sequence, {}),
     "headed_image": (_headed_image, {}),
     "adapted_image": (_adapted_image, {}),
     "open_clip_image": (_open_clip_image, {}),
