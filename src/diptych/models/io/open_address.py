@@ -101,10 +101,14 @@ def _opened(address: str, download: bool) -> Any:
         from diptych.models.video.released import open_hub
         from diptych.models.vilt.opened import open_vilt
 
-        named = Path(address.partition(":")[2]).expanduser()
+        named = Path(address.partition(":")[2].removesuffix("#naflex")).expanduser()
         with one_line_errors(named) if is_folder(named) else nullcontext():
-            opened = open_vilt(address, download=download) or open_hub(address, download=download)
-            return opened or load_foreign(address, download=download)
+            own = (
+                None
+                if address.endswith("#naflex")
+                else open_vilt(address, download=download) or open_hub(address, download=download)
+            )
+            return own or load_foreign(address, download=download)
     folder = Path(address)
     if fault := path_problem(str(folder)):
         raise RunError(f"the address of the model is {fault}")
@@ -120,8 +124,8 @@ def _opened(address: str, download: bool) -> Any:
 
 def _looks_like(address: str) -> str:
     """Releases, other than that of the address, that its file or folder looks like; "" where there is none."""
+    from diptych.models.io.releases.families import all_releases
     from diptych.models.io.releases.release import described, recognised
-    from diptych.models.io.releases.table import RELEASES
 
     prefix, colon, rest = address.partition(":")
     if not colon:
@@ -132,7 +136,7 @@ def _looks_like(address: str) -> str:
     path = next((path for name in paths if name and (is_file(path := Path(name).expanduser()) or is_folder(path))), None)
     if path is None:
         return ""
-    alike = recognised(path, RELEASES)
+    alike = recognised(path, all_releases())
     return "" if any(release.address.startswith(f"{prefix}:") for release in alike) else described(alike)
 
 

@@ -11,7 +11,8 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens; hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
+peak_text the maximum over projected tokens; learned_tokens_image makes a few tokens of all patches (FILIP's); hf_image, open_clip_image
+and open_clip_text are what other libraries' models are opened with
 (`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
@@ -140,6 +141,12 @@ def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = Non
     return MaxPoolTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
 
 
+def _learned_tokens(*, inner: dict[str, Any], out: int, tokens: int, groups: int, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.token_learner import TokenLearnerTower
+
+    return TokenLearnerTower(image_tower(**inner), out, tokens=tokens, groups=groups)
+
+
 def _peak_text(
     *, inner: dict[str, Any], out: int, read_padding: bool = False, vocab_size: int | None = None, length: int | None = None
 ) -> Tower:
@@ -198,6 +205,7 @@ IMAGE: dict[str, Preset] = {
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
     "headed_image": (_headed_image, {}),
+    "learned_tokens_image": (_learned_tokens, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
 TEXT: dict[str, Preset] = {

@@ -171,7 +171,9 @@ def empty_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
     for name in ("mit_num_attention_heads", "prompt_num_attention_heads"):
         held = {**(config or {}), **vision}.get(name, joint // 64)
         if held != joint // 64:
-            raise ConfigError(f"{name} is {held} (expected {joint // 64}, a head for 64 dimensions, as in every published X-CLIP)")
+            raise ConfigError(
+                f"{name} is {held} (expected {joint // 64}, a head for 64 dimensions, as in every published X-CLIP)"
+            )
     rows, (length, inner) = len(tensors[needed[4]]), tensors[needed[5]].shape
     text = {
         "vocab_size": rows,

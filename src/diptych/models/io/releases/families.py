@@ -26,7 +26,7 @@ def library_releases() -> tuple[Release, ...]:
     ]
     rows += [
         Release(
-            slug=f"hf_{family.model_type}".replace("-", "_"),
+            slug=f"hf_{family.model_type}{family.address.partition('#')[2] and '_naflex'}".replace("-", "_"),
             systems=(),
             title=family.about,
             address=family.address,

@@ -1,7 +1,7 @@
 """The releases of weights that open by address, one row each; `diptych weights`, the page and the tests are made of it.
 
-Sources and licences are those that the authors' repositories state; "not stated" where they state none. A licence of code need not be that of
-the weights, and neither is that of the data.
+Sources and licences are those that the authors' repositories state; "not stated" where they state none. A licence of code need not be that
+of the weights, and neither is that of the data.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ RELEASES: tuple[Release, ...] = (
         slug="laclip", systems=("laclip",), title="LaCLIP of CC3M, CC12M and RedCaps, ViT-B/16", address="laclip:FILE",
         source="Dropbox, linked in the README of github.com/LijieFan/LaCLIP", licence="BSD-2-Clause (repository)",
         opens="PairEmbedder", checked="vectors of the authors' model on equal weights",
-        prompt="seven of CLIP's templates (prompt bank `imagenet_7`)", names=(r"visual\.cls_token", r"image_projection", r"token_embedding\.weight"),
+        prompt="seven of CLIP's templates",
+        names=(r"visual\.cls_token", r"image_projection", r"token_embedding\.weight"),
         without=(r"point_encoder\.",),
     ),
     Release(
@@ -155,7 +156,8 @@ RELEASES: tuple[Release, ...] = (
         names=(r"visual_encoder\.cls_token", r"text_mlm_encoder\.", r"vision_proj\.weight"),
     ),
     Release(
-        slug="filip", systems=("filip",), title="FILIP in MindFormers, ViT-L/14 with a token learner", address="filip:FILE.ckpt#BERT-FOLDER",
+        slug="filip", systems=("filip",), title="FILIP in MindFormers, ViT-L/14 with a token learner",
+        address="filip:FILE.ckpt#BERT-FOLDER",
         source="MindFormers 0.8 (mindformers/models/filip; removed since); no file of the paper's authors is known",
         licence="Apache-2.0 (MindFormers)", opens="LateEmbedder", checked="a plain rewriting of MindFormers' modules on equal weights",
         names=(r"image_encoder\.token_learner\.", r"text_encoder\.embedding_table"),
