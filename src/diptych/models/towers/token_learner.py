@@ -43,7 +43,7 @@ class TokenLearnerTower(Tower):
     def __init__(self, inner: Tower, out: int, *, tokens: int, groups: int) -> None:
         super().__init__()
         self.inner, self.width = inner, out
-        self.projection, self.learner = nn.Linear(inner.width, out, bias=False), TokenLearner(out, tokens, groups)
+        self.joint, self.learner = nn.Linear(inner.width, out, bias=False), TokenLearner(out, tokens, groups)
         self.image_size: Any = getattr(inner, "image_size", None)
 
     @property
@@ -52,5 +52,5 @@ class TokenLearnerTower(Tower):
 
     def forward(self, image_BCHW: Tensor) -> TowerOutput:
         output = self.inner(image_BCHW)
-        token_BTD = self.learner(self.projection(output.tokens_BPD))
-        return TowerOutput(token_BTD, token_BTD.new_ones(token_BTD.shape[:2]).bool(), self.projection(output.pooled_BD))
+        token_BTD = self.learner(self.joint(output.tokens_BPD))
+        return TowerOutput(token_BTD, token_BTD.new_ones(token_BTD.shape[:2]).bool(), self.joint(output.pooled_BD))

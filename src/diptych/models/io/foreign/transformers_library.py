@@ -116,10 +116,12 @@ class LibraryEmbedder:
         return self._on_device(self.processor.image_processor(images=pictures, return_tensors="pt"))
 
     def _ids(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Rows as long as in training where padding is read (SigLIP); else as long as the longest text."""
-        padding = "max_length" if self.model.config.model_type == "siglip2" else True
-        options = {"padding": padding, "truncation": True, "max_length": self.text_length, "return_tensors": "pt"}
-        return self._on_device(self.processor(text=list(texts), **options))
+        """Rows of ids with their mask, as long as the longest text; of a SigLIP as long as in training, and without a mask, for it was
+        trained on padding that is read."""
+        siglip = self.model.config.model_type == "siglip2"
+        options = {"padding": "max_length" if siglip else True, "truncation": True, "max_length": self.text_length}
+        given = self._on_device(self.processor(text=list(texts), return_tensors="pt", **options))
+        return {"input_ids": given["input_ids"]} if siglip else given
 
     def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device

@@ -27,7 +27,7 @@ from diptych.models.pairs.late.embedder import LateEmbedder
 SOURCE = "a checkpoint of FILIP by MindFormers"
 PLAIN = {
     "image_encoder.conv1.weight": "image_tower.inner.patches.weight", "image_encoder.class_embedding": "image_tower.inner.class_token_D",
-    "image_encoder.positional_embedding": "image_tower.inner.position_PD", "image_encoder.proj": "image_tower.projection.weight",
+    "image_encoder.positional_embedding": "image_tower.inner.position_PD", "image_encoder.proj": "image_tower.joint.weight",
     "text_encoder.embedding_table": "text_tower.embed.weight", "text_encoder.positional_embedding": "text_tower.position_LD",
     "text_encoder.text_projection": "text_projection.weight", "image_encoder.token_learner.attntion_maps.0.weight":
     "image_tower.learner.mix.weight", "image_encoder.token_learner.attntion_maps.1.weight": "image_tower.learner.weigh.weight",
