@@ -46,8 +46,10 @@ def opened_segmenter(tensors: Mapping[str, Tensor], classes: tuple[str, ...], na
 
 def segmenter_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseClipSettings:
     """Sizes inferred from the tensors. Raises ConfigError where they are not DenseCLIP's or the classes are not as many."""
-    needed = ("contexts", "gamma", "backbone.conv1.weight", "text_encoder.token_embedding.weight", f"{HEAD}conv_seg.weight")
-    needed += ("text_encoder.positional_embedding", "context_decoder.memory_proj.1.weight", "neck.lateral_convs.0.conv.weight")
+    needed = (
+        *("contexts", "gamma", "backbone.conv1.weight", "text_encoder.token_embedding.weight", f"{HEAD}conv_seg.weight"),
+        *("text_encoder.positional_embedding", "context_decoder.memory_proj.1.weight", "neck.lateral_convs.0.conv.weight"),
+    )
     if lost := [name for name in needed if name not in tensors]:
         raise ConfigError(f"not in the file: {first_names(lost)} (expected a checkpoint of DenseCLIP's segmenters)")
     if len(classes) != (counted := len(tensors[f"{HEAD}conv_seg.weight"])):
@@ -80,9 +82,9 @@ def from_segmenter(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match := _MAP.fullmatch(name):
             own[f"tap.steps.{int(match[1]) - 1}.{match[2]}"] = tensor
         elif match := _SCALE.fullmatch(name.removeprefix(HEAD)):
-            level, place, part, kind = match.groups()
+            level, index, part, kind = match.groups()
             # Each step is convolution, norm and activation there; here also the doubling, which the finest level does not have.
-            own[f"head.scales.{level}.{4 * (int(place) // 2) + (part == 'bn')}.{kind}"] = tensor
+            own[f"head.scales.{level}.{4 * (int(index) // 2) + (part == 'bn')}.{kind}"] = tensor
         elif name.startswith(f"{HEAD}conv_seg."):
             own[f"head.classify.{name.removeprefix(f'{HEAD}conv_seg.')}"] = tensor
         else:

@@ -36,8 +36,9 @@ def open_released(spec: str) -> PersonEmbedder:
     """
     file, folder = checkpoint_and_encoder(spec, "bert-base-uncased")
     content = read_content(file)
-    sides = [content.get(f"{side}Encoder_state_dict") if isinstance(content, dict) else None for side in ("Img", "Txt")]
-    if not all(isinstance(side, dict) for side in sides):
+    entries = content if isinstance(content, dict) else {}
+    sides = [side for name in ("Img", "Txt") if isinstance(side := entries.get(f"{name}Encoder_state_dict"), dict)]
+    if len(sides) != 2:
         raise DataError("holds no two encoders", file=file, expected=SOURCE)
     words = from_transformers(folder)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -175,7 +175,7 @@ def empty_encoder(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | Non
                 f"{name} is {held} (expected {joint // 64}, a head for 64 dimensions, as in every published X-CLIP)"
             )
     rows, (length, inner) = len(tensors[needed[4]]), tensors[needed[5]].shape
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": rows,
         "length": length,
         "width": inner,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def read_mindspore(path: Path) -> dict[str, Tensor]:
     for name, (sizes, kind, blocks) in pieces.items():
         if kind not in TYPES:
             raise DataError(f"parameter {name} is of type {kind!r}", file=path, expected=" | ".join(TYPES))
-        array = np.frombuffer(b"".join(blocks), TYPES[kind])
+        array: Any = np.frombuffer(b"".join(blocks), TYPES[kind])
         count = int(np.prod(sizes)) if sizes else 1
         if array.size != count:
             raise DataError(f"parameter {name} has {array.size} numbers", file=path, expected=f"{count}, of sizes {sizes}")
