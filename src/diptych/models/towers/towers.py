@@ -12,8 +12,9 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
-another, frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone; hf_image,
-open_clip_image and open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
+another, frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
+a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
+(`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -178,6 +179,12 @@ def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = Non
     return MaxPoolTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
 
 
+def _learned_tokens(*, inner: dict[str, Any], out: int, tokens: int, groups: int, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.token_learner import TokenLearnerTower
+
+    return TokenLearnerTower(image_tower(**inner), out, tokens=tokens, groups=groups)
+
+
 def _peak_text(
     *, inner: dict[str, Any], out: int, read_padding: bool = False, vocab_size: int | None = None, length: int | None = None
 ) -> Tower:
@@ -241,6 +248,7 @@ IMAGE: dict[str, Preset] = {
     "frame_sequence": (_frame_sequence, {}),
     "headed_image": (_headed_image, {}),
     "adapted_image": (_adapted_image, {}),
+    "learned_tokens_image": (_learned_tokens, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
 TEXT: dict[str, Preset] = {
