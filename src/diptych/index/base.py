@@ -21,7 +21,7 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.disk.lock import exclusive
-from diptych.core.disk.paths import is_picture_name
+from diptych.core.disk.paths import folder_identity, is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample, Text
@@ -31,12 +31,12 @@ from diptych.index.engine.disk import DiskFull, full_disk
 from diptych.index.engine.index_server import IndexServer, Inside
 from diptych.index.engine.store import DenseSpace, Space, Vectors
 from diptych.index.facts import Facts, IndexInfo, read_facts
+from diptych.index.gone import read_gone, record_back, record_removed, record_taken_down, rows_to_refuse
 from diptych.index.hits import Hits, Pictures
 from diptych.index.items import ItemBatch, What, image_items, text_items
 from diptych.index.places import new_collection, refuse_target, remove_stale_shards
 from diptych.index.plan import ByExamples, ByImage, ByText, ByVector, Mode, Options, Part, SearchPlan, picture
 from diptych.index.ranking import RankingPlan, hits_of
-from diptych.index.taken_down import read_taken_down, record_taken_down, rows_to_refuse
 
 Existing = Literal["replace", "skip"]
 
@@ -53,6 +53,8 @@ class Index(ABC):
     """Whether it adds and subtracts the parts of a plan."""
     read_once: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold what was read of files that grow."""
+    opened_as: tuple[int, int] | None = None
+    """Identity of its folder when it was opened: another index that takes its place has another one."""
     pictures: Pictures | None = None
     """The image of a uid, where the data are at hand: hits then show thumbnails in a notebook."""
     refused: tuple[str, ...] = ()
@@ -62,6 +64,7 @@ class Index(ABC):
 
     def __init__(self, folder: Path, facts: Facts, model: Any) -> None:
         self.folder, self._model = folder, model
+        self.opened_as = folder_identity(folder)
         self.collection = Collection(folder, facts, self.spaces)
         self.batch_size = 64
 
@@ -320,10 +323,11 @@ class Index(ABC):
             raise ConfigError(f"existing is {existing!r} (expected replace | skip)")
         self._ready()
         with self._alone():
-            refused = set(rows_to_refuse(pool, read_taken_down(self.folder)))
+            refused = set(rows_to_refuse(pool, read_gone(self.folder)))
             self.refused = tuple(pool.uids[row] for row in sorted(refused))
             part = pool.select([row for row in range(len(pool)) if row not in refused]) if refused else pool
             self.collection.note_source(source)
+            record_back(self.folder, part.uids)
             return self._add_rows(part, batch_size, progress, existing, settle)
 
     @contextmanager
@@ -363,6 +367,7 @@ class Index(ABC):
         """
         names = list(dict.fromkeys(uids))
         with full_disk(self.folder), self._alone():
+            record_removed(self.folder, names)
             return self.collection.remove(names) if names else 0
 
     def take_down(self, uids: Iterable[str], hashes: Iterable[str] = ()) -> int:

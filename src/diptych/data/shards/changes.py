@@ -189,10 +189,18 @@ def changing(folder: Path) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
+class NothingStored(RunError):
+    """The disk is full, and nothing of the change was stored."""
+
+
 class LogMark:
-    """Sizes of the log and of its file of pictures, to go back to."""
+    """Sizes of the log and of its file of pictures before a change, to go back to.
+
+    rows  columns of the items that the change puts, with the places of their pictures
+    """
 
     def __init__(self, folder: Path, pictures: Path) -> None:
+        self.rows: list[dict[str, Any]] = []
         self.files = [folder / LOG, pictures]
         self.sizes = [file.stat().st_size if file.is_file() else 0 for file in self.files]
 
@@ -210,7 +218,7 @@ def append_changes(folder: Path, changes: Sequence[PutItem | RemoveItem], *, rev
     """Append changes to the log of a built folder; call it within `changing`. On disk when it returns, in the order given.
 
     revision  of the manifest, which names the file of pictures
-    Returns the sizes before, to take the changes back. Raises RunError when the disk is full: then nothing was stored.
+    Returns the sizes before, to take the changes back. Raises NothingStored when the disk is full.
     """
     pictures = folder / SHARDS / f"added-{revision:05d}.bin"
     _drop_half_line(folder / LOG)
@@ -219,7 +227,8 @@ def append_changes(folder: Path, changes: Sequence[PutItem | RemoveItem], *, rev
         lines, added = _lines(changes, pictures, before.sizes[1])
         if added:
             _append(pictures, added)
-        _append(folder / LOG, lines)
+        _append(folder / LOG, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        before.rows = [line["put"] for line in lines if "put" in line]
     except OSError as error:
         before.restore()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -233,9 +242,10 @@ def append_changes(folder: Path, changes: Sequence[PutItem | RemoveItem], *, rev
     return before
 
 
-def _lines(changes: Sequence[PutItem | RemoveItem], pictures: Path, end: int) -> tuple[bytes, bytes]:
+def _lines(changes: Sequence[PutItem | RemoveItem], pictures: Path, end: int) -> tuple[list[dict[str, Any]], bytes]:
     """Lines of the log, and the bytes of the pictures, which begin at byte `end` of their file."""
-    lines, blobs = [], []
+    lines: list[dict[str, Any]] = []
+    blobs = []
     for change in changes:
         if isinstance(change, RemoveItem):
             lines.append({"remove": change.uid, "reason": change.reason})
@@ -249,7 +259,7 @@ def _lines(changes: Sequence[PutItem | RemoveItem], pictures: Path, end: int) ->
             end += len(picture.data)
         row = {"shard": pictures.name, "image_offset": -1, "image_size": 0, "status": "no image"} | row
         lines.append({"put": row, "texts": [[text.string, text.language, text.origin] for text in change.texts]})
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines), b"".join(blobs)
+    return lines, b"".join(blobs)
 
 
 def _append(path: Path, data: bytes) -> None:
