@@ -15,7 +15,8 @@ def read(source: Any, *, split: str = "", columns: Mapping[str, Any] | None = No
     """Open image-text data, whatever its form.
 
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
-             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
+             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set;
+             a list of these is read as one data set, whose uids must differ
     split    only the rows of that split
     columns  which columns hold what, {"image": "path", "text": "caption"}, also as arguments of their own: image=, text=, media=, group=,
              split=, uid=, licence=, language=; captions=False keeps rows without a text where others have one

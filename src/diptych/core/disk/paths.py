@@ -88,6 +88,15 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def folder_identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a folder, which a folder that takes its place does not have; None where there is none."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return (facts.st_dev, facts.st_ino) if stat.S_ISDIR(facts.st_mode) else None
+
+
 def escapes_folder(path: Path | str, folder: Path | str) -> bool:
     """True if a path below a folder is a symbolic link, or behind one, that leads out of the folder.
 

@@ -144,7 +144,7 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
                 }
             for item in items:
                 media += _store_item(writer, sample.uid, item, status)
-            writer.add(f"{sample.uid}.json", _sidecar(sample, record))
+            writer.add(f"{sample.uid}.json", sidecar(sample, record))
             records.append(record)
     names, offsets, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
     write_index(index_path(path), pa.table([list(names), list(offsets), list(sizes)], schema=INDEX_SCHEMA), path, [])
@@ -238,7 +238,7 @@ def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | 
     return EncodedImage(data, info.format.lower(), info.width, info.height, hashlib.sha256(data).hexdigest())
 
 
-def _sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
+def sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
     """The JSON member, for readers other than ours: "caption" is where they look. Our own reader takes texts from the tables."""
     positives = sample.positives()
     plain: dict[str, Any] = {"uid": sample.uid, "caption": positives[0].string if positives else ""}
