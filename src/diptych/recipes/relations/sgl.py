@@ -195,7 +195,7 @@ class SGL(Recipe[GoalTraining, GoalBatch, GoalFeatures]):
             dropout=self.dropout,
         )
         graphs = None
-        if self._learns_graphs and image is not None:
+        if self.phase == "scene graphs" and image is not None:
             sizes = {"categories": len(self.categories), "abilities": len(self.abilities), "relations": len(self.interactions)}
             graphs = SceneGraphHeads(image.token_width, self.image_size, **sizes)
         return GoalTraining(GoalNetwork(image, self._text_tower(), form), graphs, self.phase)
@@ -282,8 +282,8 @@ class SGL(Recipe[GoalTraining, GoalBatch, GoalFeatures]):
         """AdamW; cosine decay behind a linear rise. Each phase leaves the other phases' parts as they are."""
         frozen = {
             "scene graphs": (r"^goals\.(?!image\.)",),
-            "sentences": (r"^graphs\.", r"^goals\.(?!text\.)", r"\.pooler\."),
-            "goals": (r"^graphs\.",),
+            "sentences": (r"^goals\.(?!text\.)", r"\.pooler\."),
+            "goals": (),
         }[self.phase]
         rules = tuple(Rule(pattern, lr_scale=0.0) for pattern in frozen)
         return replace(super().optimiser(), betas=(0.9, 0.98), eps=1e-9, rules=rules)
