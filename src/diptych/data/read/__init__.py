@@ -18,6 +18,9 @@ from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
+from diptych.data.planning.files import FORMAT as TRIALS
+from diptych.data.planning.files import holds as holds_trials
+from diptych.data.planning.files import read_trials
 from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
@@ -82,7 +85,7 @@ def read(
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
-              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, problems
+              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, SGL's trials, problems
               (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
               PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
               memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
@@ -158,6 +161,8 @@ def read(
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
+        return read_trials(path, name=name)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if (

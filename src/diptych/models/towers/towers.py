@@ -2,9 +2,9 @@
 
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
        siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
-       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without
-       head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME (any model of
-       timm)
+       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny, efficientnet_b7, efficientnet_l2
+       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME
+       (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B),
        text_tips (TIPS'), bert_tiny,
        bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
@@ -236,6 +236,7 @@ IMAGE: dict[str, Preset] = {
         {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "patch_bias": True, "pre_norm": False}
         | {"eps": 1e-6, "start": "narrow"},
     ),
+    "convnet_micro": (ConvNet, {"image_size": 48, "widths": (32, 64), "depths": (1, 2)}),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
