@@ -51,6 +51,9 @@ class IndexBuildArgs:
     image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
     delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    ] = ""
     overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: JSON = False
@@ -131,7 +134,7 @@ def _build(argv: Sequence[str]) -> int:
     from diptych.core.registry import INDEXES
 
     INDEXES.find(args.kind)  # before data and model are opened
-    columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
+    columns = {name: value for name in ("image", "text", "delimiter", "inside") if (value := getattr(args, name))}
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}

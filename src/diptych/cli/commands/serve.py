@@ -26,6 +26,9 @@ class ServeArgs:
     ]
     index: Annotated[Positional[Path], arg(metavar="INDEX", help="built by this model; adds /search and the page")] = Path()
     data: Annotated[str, arg(help="the data of the index, for pictures, captions and values to filter by")] = ""
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no picture outside of; 'own' is that of the data; / is anywhere")
+    ] = "own"
     compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
     compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
     detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
@@ -62,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"warning: {args.host} is open to other machines and needs no token (--token-file, or {TOKEN})")
     if args.mcp != "stdio":
         check_port(args.host, args.port)
-    pool = read(args.data, captions=False) if args.data else None  # before the models, which take longer
+    pool = read(args.data, captions=False, inside=args.inside) if args.data else None  # before the models, which take longer
     app = create_app(
         *_side(args.model, args.index, args),
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
