@@ -1,4 +1,4 @@
-"""``diptych index build MODEL DATA OUT | add | remove | info | compact | move | export``."""
+"""``diptych index build MODEL DATA OUT | add | remove | info | verify | compact | move | export``."""
 
 from __future__ import annotations
 
@@ -93,6 +93,12 @@ class IndexInfoArgs:
 
 
 @dataclass(frozen=True)
+class IndexVerifyArgs:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class IndexCompactArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     json: JSON = False
@@ -119,6 +125,7 @@ def main(argv: Sequence[str]) -> int:
         "add": (_add, "more data, embedded by the same model"),
         "remove": (_remove, "take samples down by uid"),
         "info": (_info, "what an index holds"),
+        "verify": (_verify, "whether every item is what was written, by checksums"),
         "compact": (_compact, "write it anew, without what was removed"),
         "move": (_move, "to a Qdrant server, or back"),
         "export": (_export, "items to Parquet, or uids to a text file"),
@@ -179,6 +186,17 @@ def _info(argv: Sequence[str]) -> int:
     with open_index(args.index) as opened:
         info = asdict(opened.info)
     return finish(info, [f"{name:<12}{value}" for name, value in info.items()], args.json)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    args = parse(IndexVerifyArgs, argv, "index verify", "Check every item of an index against the checksum written with it.")
+    from diptych.index.kinds import open_index
+    from diptych.index.verify import verify_index
+
+    with open_index(args.index) as opened:
+        report = verify_index(opened)
+    finish(report.to_json(), report.lines(), args.json)
+    return report.exit_code
 
 
 def _compact(argv: Sequence[str]) -> int:
