@@ -82,10 +82,10 @@ def verify_index(index: Index) -> IndexVerification:
             report.items += 1
             key, sample = item_key(item)
             left.discard(key)
-            problem = _problem(item, key, sample, sums)
-            report.unrecorded += problem is None
-            if problem := _odd_numbers(item) if problem is None else problem:
-                report.changed.append((str(item.payload.get("uid")), problem))
+            fault = _problem(item, key, sample, sums)
+            report.unrecorded += fault is None
+            if fault := _odd_numbers(item) if fault is None else fault:
+                report.changed.append((str(item.payload.get("uid")), fault))
     except RunError as error:
         report.problems.append(str(error))
         return report

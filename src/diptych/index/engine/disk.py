@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from diptych.core.errors import RunError
 from diptych.index.engine.store import IndexItem, SparseVector
@@ -117,20 +116,9 @@ def _copy_sparse(source: str, target: str) -> None:
             end = os.lseek(from_file.fileno(), at, os.SEEK_HOLE)
             from_file.seek(at)
             to_file.seek(at)
-            shutil.copyfileobj(_Span(from_file, end - at), to_file)
-            at = end
-
-
-class _Span:
-    """So many bytes of a file from where it stands."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file, self._left = file, size
-
-    def read(self, most: int) -> bytes:
-        data = self._file.read(min(most, self._left))
-        self._left -= len(data)
-        return data
+            while at < end and (part := from_file.read(min(end - at, 1 << 20))):
+                to_file.write(part)
+                at += len(part)
 
 
 def size_of(items: Sequence[IndexItem]) -> int:
