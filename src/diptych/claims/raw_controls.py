@@ -60,9 +60,7 @@ def run_raw_controls(
         return _run_all(claim, seeds, folder_of, on_cell)
 
 
-def _run_all(
-    claim: Claim, seeds: Sequence[int], folder_of: Folders, on_cell: Callable[[Cell, CellResult], None]
-) -> RawControls:
+def _run_all(claim: Claim, seeds: Sequence[int], folder_of: Folders, on_cell: Callable[[Cell, CellResult], None]) -> RawControls:
     done, folder_of = RawControls(), cache(folder_of)
     arms: dict[Method, Arm] = {}
     for method in METHODS:
@@ -124,7 +122,9 @@ def raw_values(
     from diptych.tasks.evaluate import evaluate
 
     path = out / "controls.json"
-    key = config_hash([VERSION, rows.fingerprint, {name: part.fingerprint for name, part in parts.items()}, list(tasks), language])
+    key = config_hash(
+        [VERSION, rows.fingerprint, {name: part.fingerprint for name, part in parts.items()}, list(tasks), language]
+    )
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == key:

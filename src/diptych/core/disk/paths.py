@@ -103,9 +103,9 @@ def escapes_folder(path: Path | str, folder: Path | str) -> bool:
     False for a path that is not below the folder to begin with: the user named it.
     """
     top, full_path = os.path.abspath(folder), os.path.abspath(path)
-    if not _below(full_path, top):
+    if not is_below(full_path, top):
         return False
-    return not _below(os.path.realpath(full_path), os.path.realpath(top))
+    return not is_below(os.path.realpath(full_path), os.path.realpath(top))
 
 
 def refuse_link(path: Path | str, folder: Path | str) -> None:
@@ -159,7 +159,8 @@ def file_problem(path: str, within: str | None) -> str:
     return ""
 
 
-def _below(path: str, top: str) -> bool:
+def is_below(path: str, top: str) -> bool:
+    """True if an absolute path is a folder or lies below it, by its letters alone."""
     return path == top or path.startswith(top.rstrip(os.sep) + os.sep)
 
 

@@ -5,6 +5,7 @@ Letters: N rows, D pixel values, V words, word pairs and answers.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
@@ -43,7 +44,7 @@ def words_of(text: str, *, pairs: bool = True) -> set[str]:
     ['a', 'a red', 'circle', 'red', 'red circle']
     """
     words = _WORD.findall(text.casefold())
-    return {*words, *(f"{one} {other}" for one, other in zip(words, words[1:], strict=False))} if pairs else set(words)
+    return {*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))} if pairs else set(words)
 
 
 def is_pair(name: str) -> bool:
@@ -117,7 +118,9 @@ def raw_features(rows: Dataset, *, language: str = "en", side: int = SIDE) -> Ra
         return _cache[key]
     samples = [sample for row in range(len(rows)) if _seen(sample := rows[row]) and _counts(sample, language)]
     if not samples:
-        raise DataError(f"'{rows.name}' has no row with a picture and a text", expected="pictures with texts, questions or labels")
+        raise DataError(
+            f"'{rows.name}' has no row with a picture and a text", expected="pictures with texts, questions or labels"
+        )
     shown = [sample.image for sample in samples if sample.image is not None]
     if shown and len(shown) < len(samples):
         samples = [sample for sample in samples if sample.image is not None]
