@@ -19,7 +19,7 @@ from diptych.core.contracts import GenerationOutput, LayerStates
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, text_and_images_of_prompt
+from diptych.core.prompt import PromptLike, text_and_images_of_prompt, text_of_text_only_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import Layout, TextPiece, lay_out
@@ -36,7 +36,7 @@ from diptych.models.io.streaming import TextPieceStreamer, sampling_options
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
-"""The pictures of a request, and its words."""
+"""The pictures of a request, none for text alone, and its words."""
 
 
 class BridgeGenerator:
@@ -90,14 +90,15 @@ class BridgeGenerator:
     @one_or_many
     def generate(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 64,
         batch_size: int = 32,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image; with "" the template alone is the prompt. `options` are those of transformers' `generate`."""
+        """An answer for each image, or without one (None); with "" the template alone is the prompt. `options` are those of
+        transformers' `generate`."""
         requests = self._asked(images, prompts)
         texts: list[str] = []
         with torch.no_grad(), evaluating(self.bridge):
@@ -126,7 +127,7 @@ class BridgeGenerator:
 
     def stream(
         self,
-        image: ImageSource,
+        image: ImageSource | None,
         prompt: PromptLike,
         *,
         on_text: Callable[[str], bool],
@@ -156,13 +157,13 @@ class BridgeGenerator:
                 f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
                 f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
             )
-        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
+        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
         return embed_BLD, layout
 
     @one_or_many
     def answer_nll(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         candidates: Sequence[Sequence[str]],
         *,
@@ -178,10 +179,10 @@ class BridgeGenerator:
                 picture_MKD, words = self._pictures([row]), row[1]
                 pairs = []
                 for some in parts(list(answers), batch_size):
-                    count_B = [len(picture_MKD)] * len(some)
-                    picture_NKD = picture_MKD.repeat(len(some), 1, 1)
+                    count_B = [len(row[0])] * len(some)
+                    picture_NKD = None if picture_MKD is None else picture_MKD.repeat(len(some), 1, 1)
                     layout = self._laid(picture_NKD, count_B, [words] * len(some), some)
-                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
+                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
                     pairs.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
                 rows.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return rows
@@ -223,6 +224,7 @@ class BridgeGenerator:
         for some in parts(list(zip(images, texts, strict=True)), batch_size):
             with torch.no_grad(), evaluating(self.bridge):
                 picture_NKD = self._pictures([((image,), "") for image, _ in some])
+                assert picture_NKD is not None
                 rows = [before.pieces(picture_NKD.shape[1], "", self.space + text) for _, text in some]
                 layout = lay_out(rows, self.vocabulary, length=self.length).to(picture_NKD.device)
                 embed_BLD, _ = self.bridge.embed(picture_NKD, layout)
@@ -232,17 +234,22 @@ class BridgeGenerator:
                 )
             yield from layer_states
 
-    def _asked(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[Asked]:
+    def _asked(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[Asked]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        requests = []
+        requests: list[Asked] = []
         for image, prompt in zip(images, prompts, strict=True):
+            if image is None:
+                requests.append(((), text_of_text_only_prompt(prompt, model=self.name) or self.request))
+                continue
             words, more = text_and_images_of_prompt(prompt, model=self.name, most=self.pictures)
             requests.append(((image, *more), words or self.request))
         return requests
 
-    def _pictures(self, rows: Sequence[Asked]) -> Tensor:
-        """[N, K, D]: those of a row one after the other."""
+    def _pictures(self, rows: Sequence[Asked]) -> Tensor | None:
+        """[N, K, D]: those of a row one after the other; None where no row has one."""
+        if not any(images for images, _ in rows):
+            return None
         device = next(self.bridge.parameters()).device
         image_NCHW = self.preprocess([decode(image, exact=True) for images, _ in rows for image in images]).to(device)
         if self.reads is None:
@@ -252,8 +259,10 @@ class BridgeGenerator:
         given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given)
 
-    def _laid(self, picture_NKD: Tensor, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
-        tokens = picture_NKD.shape[1]
+    def _laid(
+        self, picture_NKD: Tensor | None, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None
+    ) -> Layout:
+        tokens = 0 if picture_NKD is None else picture_NKD.shape[1]
         rows = [self.template.pieces(tokens * count, prompt) for count, prompt in zip(count_B, prompts, strict=True)]
         ends = not self.sign and (self.ranks_end or self.bridge.language.reads_and_writes)
         for row, answer in zip(rows, answers or (), strict=answers is not None):
@@ -263,7 +272,7 @@ class BridgeGenerator:
             raise ConfigError(
                 f"a candidate is longer than the {self.length} tokens of '{self.name}' allow (expected a shorter one)"
             )
-        return layout.to(picture_NKD.device)
+        return layout.to(next(self.bridge.parameters()).device)
 
     # ------------------------------------------------------------ kept
 
