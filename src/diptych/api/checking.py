@@ -91,6 +91,7 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
         )
     if not requested:
         return ()
+    refuse_unmeasurable(made)
     task, part = default_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
@@ -99,6 +100,14 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
         return {**values, SCORE: result.value if result.higher_is_better else -result.value} if tracks_best(options) else values
 
     return ((f"{task.name}-val", ask),)
+
+
+def refuse_unmeasurable(made: Recipe) -> None:
+    """Raises ConfigError before the first step where the recipe's model could not do the task that the recipe is measured by."""
+    from diptych.models.io.open_address import require_deployed
+
+    task = default_task(made)
+    require_deployed(made, task.needs, who=f"task '{task.name}', which {type(made).__name__}.measured_by names,")
 
 
 def default_task(made: Recipe, **options: Any) -> Task:
