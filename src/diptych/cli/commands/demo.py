@@ -30,7 +30,9 @@ class DemoArgs:
     seeds: Annotated[int, arg(help="runs of each recipe")] = 3
     recipes: Annotated[tuple[str, ...], arg(help="what is compared")] = ("clip", "locked")
     steps: Annotated[int, arg(help="steps of each run; 0 takes each recipe's own")] = 0
-    seconds: Annotated[int, arg(help="time limit: another seed begins only where it fits; the first is always whole; 0 runs all")] = 360
+    seconds: Annotated[
+        int, arg(help="time limit: another seed begins only where it fits; the first is always whole; 0 runs all")
+    ] = 360
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -46,7 +48,9 @@ def main(argv: Sequence[str]) -> int:
     curated, steps = _curate(whole, args.out)
     clock = TimeBudget(args.seconds if not any(args.out.glob("*-0/run.json")) else 0, begin)  # what was begun goes on as it was
     if clock.seconds:
-        say(f"a seed of {' and '.join(args.recipes)} trains for about {_minutes_of_a_seed(args, curated):.1f} minutes on this machine")
+        say(
+            f"a seed of {' and '.join(args.recipes)} trains for about {_minutes_of_a_seed(args, curated):.1f} minutes on this machine"
+        )
     runs: dict[str, list[tuple[RunFolder, float]]] = {recipe: [] for recipe in args.recipes}
     results: dict[str, dict[str, list[float]]] = {}
     searches: tuple[tuple[str, tuple[str, ...]], ...] = ()
