@@ -36,6 +36,7 @@ BENCHMARKS = (
     "embedding",
     "decoding",
     "reading",
+    "scene_tiles",
     "rendering",
     "deformable_attention",
     "detector_step",
