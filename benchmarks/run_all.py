@@ -37,6 +37,8 @@ BENCHMARKS = (
     "decoding",
     "reading",
     "scene_tiles",
+    "medical_vocabulary",
+    "staged_filter",
     "rendering",
     "deformable_attention",
     "detector_step",

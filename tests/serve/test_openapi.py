@@ -45,7 +45,17 @@ def test_every_route_is_described(service: Running) -> None:
 
 
 def operations() -> list[tuple[str, str]]:
-    posts = {"/v1/embeddings", "/v1/chat/completions", "/classify", "/detect", "/explain", "/words", "/caption", "/ask"}
+    posts = {
+        "/v1/embeddings",
+        "/v1/chat/completions",
+        "/classify",
+        "/detect",
+        "/explain",
+        "/locate",
+        "/words",
+        "/caption",
+        "/ask",
+    }
     found = [(path, "POST" if path in posts else "GET") for path in PATHS]
     return [*found, ("/search", "POST")]
 
