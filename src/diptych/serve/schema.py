@@ -87,6 +87,15 @@ class ExplainRequest(StrictRequest):
     model: str | None = Name
 
 
+class LocateRequest(StrictRequest):
+    """Map of where a text fits in a large picture, by overlapping windows, and its peaks."""
+
+    text: str
+    image: str | None = Picture
+    uid: str | None = Field(default=None, description="an item that is there, instead of an image")
+    model: str | None = Name
+
+
 class WordsRequest(StrictRequest):
     """Term weights of a picture, heaviest first, and a map for each term."""
 
@@ -231,6 +240,22 @@ class ExplainAnswer(BaseModel):
     columns: int
     words: list[str] = Field(description="the first one is the whole text")
     weights: list[list[list[float]]] = Field(description="[words][rows][columns]")
+
+
+class LocatedHit(BaseModel):
+    x: float = Field(description="share of the width")
+    y: float = Field(description="share of the height")
+    box: list[float] = Field(description="best window that holds the point: x0, y0, x1, y1 as shares of the sides")
+    probability: float = Field(description="of the map, 0 to 1: its highest point is 1 whatever the picture shows")
+    cosine: float = Field(description="of the window and the text")
+
+
+class LocateAnswer(BaseModel):
+    rows: int
+    columns: int
+    values: list[list[float]] = Field(description="[rows][columns], 0 to 1")
+    windows: int = Field(description="windows that were compared")
+    hits: list[LocatedHit] = Field(description="peaks, the most probable first")
 
 
 class WordsAnswer(BaseModel):
