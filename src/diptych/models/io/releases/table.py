@@ -45,10 +45,11 @@ RELEASES: tuple[Release, ...] = (
         names=(r"(prompt_learner\.)?ctx$",),
     ),
     Release(
-        slug="penet", systems=("penet",), title="PE-Net", address="penet:FILE#predcls, #sgcls or #sgdet",
-        source="linked in the README of github.com/VL-Group/PENET", licence="not stated", opens="GraphRelater",
+        slug="penet", systems=("penet",), title="PE-Net, and in SGG-Benchmark's names", address="penet:FILE#predcls, #sgcls or #sgdet",
+        source="linked in the README of github.com/VL-Group/PENET; SGG-Benchmark publishes no PE-Net", licence="not stated",
+        opens="GraphRelater",
         checked="scores, losses and features of the authors' code on equal weights",
-        names=(r"roi_heads\.relation\.predictor\.obj_embed\.weight", r"backbone\.body\.stem\.conv1\.weight"),
+        names=(r"roi_heads\.relation\.predictor\.(context_layer\.)?obj_embed\.weight", r"backbone\.body\.stem\.conv1\.weight"),
     ),
     Release(
         slug="rlipv2", systems=("rlipv2",), title="RLIPv2, RLIP-ParSe and their detectors", address="rlipv2:FILE#ROBERTA-FOLDER",
