@@ -70,10 +70,11 @@ RELEASES: tuple[Release, ...] = (
         names=(r"language_backbone\.body\.model\.", r"rpn\.head\.bias_lang"),
     ),
     Release(
-        slug="groundvlp", systems=("groundvlp",), title="GroundVLP's matcher: BLIP for retrieval", address="hf:FOLDER",
-        source="huggingface.co/Salesforce/blip-itm-base-coco (the authors' ALBEF and TCL files do not open)",
-        licence="BSD-3-Clause (model card)", opens="PairEmbedder", checked="transformers' BlipForImageTextRetrieval on a small folder",
-        model_type="blip",
+        slug="albef", systems=("groundvlp",), title="ALBEF and TCL, GroundVLP's matchers", address="albef:FILE#BERT-FOLDER",
+        source="storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF.pth; TCL.pth linked in github.com/om-ai-lab/GroundVLP",
+        licence="BSD-3-Clause (ALBEF), MIT (TCL) (repositories)", opens="AlbefMatcher",
+        checked="timm's ViT, transformers' BertModel and the upper layers written out, on equal weights", prompt="'there is a {}'",
+        names=(r"visual_encoder\.cls_token", r"itm_head\.weight", r"text_encoder\.(bert\.)?encoder\.layer\."), without=(r"text_decoder\.",),
     ),
     Release(
         slug="ulip", systems=("ulip", "ulip2"), title="ULIP and ULIP-2 with a Point-BERT", address="ulip:FILE or ulip:FILE#MODEL",
