@@ -8,10 +8,11 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, get_args, get_type_hints
 
-from diptych.core.contracts import Deployable, capabilities
+from diptych.core.contracts import Deployable, Recipe, capabilities
 from diptych.core.disk.files import restore
+from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import is_file, is_folder, path_problem
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.run_folder import RunFolder
@@ -120,7 +121,23 @@ def _opened(address: str, download: bool) -> Any:
         if not (folder / "model" / "config.json").is_file():
             raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
+    if library := _library_of(folder):
+        return open_address(f"{library}:{folder}", download=download)
     return open_model(folder)
+
+
+def _library_of(folder: Path) -> str:
+    """Prefix of the address of a folder that another library saved, as our exports are: "hf", "open_clip", or ""."""
+    if is_file(folder / "open_clip_config.json"):
+        return "open_clip"
+    file = folder / "config.json"
+    if not is_file(file):
+        return ""
+    try:
+        settings = read_object(file)
+    except ValueError:
+        return ""  # `open_model` names the fault
+    return "hf" if "model_type" in settings and "kind" not in settings else ""
 
 
 def _looks_like(address: str) -> str:
@@ -159,11 +176,47 @@ def _adapted(address: str, download: bool) -> Any:
 def require(model: Any, capability: type | UnionType, *, who: str) -> None:
     """Raises ConfigError, with the model's capabilities, for a model without the required capability."""
     if not isinstance(model, capability):
-        protocols = [
-            kind for kind in vars(capabilities).values() if isinstance(kind, type) and getattr(kind, "_is_protocol", False)
-        ]
-        offers = [kind.__name__ for kind in protocols if kind not in (Protocol, Deployable) and isinstance(model, kind)]
-        name = getattr(model, "name", type(model).__name__)
-        required = " or ".join(kind.__name__ for kind in get_args(capability) or (capability,))
-        article = "an" if required[0] in "AEIOU" else "a"
-        raise ConfigError(f"{who} needs a model that is {article} {required}; '{name}' offers {', '.join(offers) or 'none'}")
+        offers = [kind.__name__ for kind in _capabilities() if isinstance(model, kind)]
+        raise ConfigError(_lacks(capability, who, getattr(model, "name", type(model).__name__), offers))
+
+
+def require_deployed(recipe: Recipe, capability: type | UnionType, *, who: str) -> None:
+    """Raises ConfigError before training for a recipe whose deployed model would lack the required capability.
+
+    Read off the return annotation of its `deploy`: a class that has the methods, or has a subclass that does, may have the capability. A
+    recipe without an annotation, or with that of a protocol, is not refused here.
+    """
+    try:
+        deployed = get_type_hints(type(recipe).deploy).get("return")
+    except NameError:  # an annotation that is known to the type checker alone
+        return
+    if not isinstance(deployed, type) or getattr(deployed, "_is_protocol", False):
+        return
+    classes = [deployed, *_subclasses(deployed)]
+    if not any(_may_have(one, kind) for kind in get_args(capability) or (capability,) for one in classes):
+        offers = [kind.__name__ for kind in _capabilities() if _may_have(deployed, kind)]
+        raise ConfigError(_lacks(capability, who, recipe.slug, offers))
+
+
+def _may_have(deployed: type, capability: type) -> bool:
+    """True if the class has the methods of the capability; attributes are set when a model is made."""
+    if not getattr(capability, "_is_protocol", False):
+        return issubclass(deployed, capability) or issubclass(capability, deployed)
+    methods = {name for base in capability.__mro__ for name, value in vars(base).items() if name[0] != "_" and callable(value)}
+    return methods <= set(dir(deployed))
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [deeper for one in kind.__subclasses__() for deeper in (one, *_subclasses(one))]
+
+
+def _capabilities() -> list[Any]:
+    """The protocols of `core.contracts.capabilities`."""
+    kinds = [kind for kind in vars(capabilities).values() if isinstance(kind, type) and getattr(kind, "_is_protocol", False)]
+    return [kind for kind in kinds if kind not in (Protocol, Deployable)]
+
+
+def _lacks(capability: type | UnionType, who: str, name: str, offers: list[str]) -> str:
+    required = " or ".join(kind.__name__ for kind in get_args(capability) or (capability,))
+    article = "an" if required[0] in "AEIOU" else "a"
+    return f"{who} needs a model that is {article} {required}; '{name}' offers {', '.join(offers) or 'none'}"

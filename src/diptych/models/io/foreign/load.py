@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
 from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import near_sibling
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
@@ -95,10 +96,12 @@ def hub_folder(spec: str, name: str, *, download: bool, fetching: str = "pass --
         files = ["*.json", "*.safetensors", "*.txt", "*.model"]
         return Path(snapshot_download(name, local_files_only=not download, allow_patterns=files))
     except HFValidationError as error:
-        raise ConfigError(f"{spec}: no such folder (expected a folder of transformers or OWNER/NAME)") from error
+        near = near_sibling(folder)
+        raise ConfigError(f"{spec}: no such folder (expected a folder of transformers or OWNER/NAME){near}") from error
     except LocalEntryNotFoundError as error:
         way = "the hub could not be reached" if download else fetching
-        raise ConfigError(f"{spec} is neither a folder nor in the local cache; {way}, or pass hf:FOLDER") from error
+        near = near_sibling(folder)
+        raise ConfigError(f"{spec} is neither a folder nor in the local cache; {way}, or pass hf:FOLDER{near}") from error
     except HfHubHTTPError as error:
         raise ConfigError(f"{spec} could not be fetched: {str(error).splitlines()[0]}") from error
 
