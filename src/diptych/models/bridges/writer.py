@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError, PromptTooLong, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, text_and_images_of_prompt
@@ -152,9 +152,10 @@ class BridgeGenerator:
         picture_NKD, count_B = self._pictures(rows), [len(images) for images, _ in rows]
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
-            raise ConfigError(
+            raise PromptTooLong(
                 f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
-                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                self.length - int(layout.id_BL.shape[1]),
             )
         embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
         return embed_BLD, layout
