@@ -18,7 +18,8 @@ from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
 from diptych.data.columns import FOLDER as TABLES
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is written. Format 1 has no KEY.txt beside the pictures; both are read."""
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
 PART = ".part.parquet"
 DOWNLOAD, CURATION = "links.json", "curation.json"
@@ -37,8 +38,8 @@ def read_mark(folder: Path) -> dict[str, Any]:
         refuse_unfinished(folder)
         raise DataError(f"has no {MARK}", file=folder, expected="a folder made by `diptych data build`")
     mark = _object(path)
-    if mark.get("format") != FORMAT:
-        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format {FORMAT}; build it again")
+    if mark.get("format") not in range(1, FORMAT + 1):
+        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format 1 to {FORMAT}; build it again")
     for field, kind in FIELDS.items():
         value = mark.get(field)
         if not isinstance(value, kind) or isinstance(value, bool):
