@@ -178,6 +178,8 @@ def _guess(what: str, ranks: Sequence[Sequence[str]], names: Sequence[str], file
     lower = {name.lower(): name for name in names}
     for rank in ranks:
         candidates = [lower[name] for name in rank if name in lower]
+        if len(candidates) == 2 and candidates[1].lower() == f"{candidates[0].lower()}s":
+            return candidates[1]  # the first of several, and all of them: as `data export` writes both
         if len(candidates) > 1:
             raise DataError(
                 f"columns {' and '.join(map(repr, candidates))} could both be the {what}; columns are {', '.join(names)}",
