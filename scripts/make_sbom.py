@@ -1,4 +1,4 @@
-"""Software bill of materials (CycloneDX 1.5, JSON) of what is installed with Diptych: ``python scripts/make_sbom.py [OUT] [--extra NAME ...]``.
+"""Software bill of materials (CycloneDX 1.5, JSON) of an installation: ``python scripts/make_sbom.py [OUT] [--extra NAME ...]``.
 
 Every distribution that the installed `diptych` needs, by itself and for the extras that are named, with version, licence, package URL and
 the SHA-256 of the packaged weights. Nothing is contacted: it is the environment as it stands, read with `importlib.metadata`.

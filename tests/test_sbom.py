@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from scripts.make_sbom import bill, main
 
 from diptych.models.io.weights import LITE0, MINILM
-from scripts.make_sbom import bill, main
 
 
 def test_the_bill_is_closed_and_its_weights_are_the_pinned_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def test_datasets_there_and_back(built: Path, tmp_path: Path) -> None:
     pool = open_built(built)
     export_pool(pool, tmp_path / "hub", "datasets")
     theirs = datasets.load_from_disk(str(tmp_path / "hub"))
-    again = dp.read(theirs)
+    again = dp.read(theirs, captions=False)
     assert sorted(again.uids) == sorted(pool.uids)
     texts = {sample.uid: [text.string for text in sample.texts] for sample in pool}
     assert {sample.uid: [text.string for text in sample.texts] for sample in again} == texts

@@ -18,6 +18,7 @@ def read(
     source: object,
     *,
     split: str = "",
+    columns: Mapping[str, Any] | None = None,
     image: str | None = None,
     text: str | Sequence[str] | Mapping[str, str] | None = None,
     media: Mapping[str, str] | None = None,
@@ -40,11 +41,12 @@ def read(
     """Open image-text data, whatever its form: a `Pool`, or what renders a world, which answers to the same names.
 
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
-             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
+             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set;
+             a list of these is read as one data set, whose uids must differ
     split    only the rows of that split; where there is none of that name, the column (or "folder") that says the split of each row:
              then every row, with splits
+    columns  which columns hold what, {"image": "path", "text": "caption"}; or as arguments of their own:
     image, text, media, uid, group, licence, origin, language
-             which columns hold what
     root     the folder that image paths are relative to
     name     of the data, for reports
     captions  False keeps rows without a text where others have one
@@ -58,15 +60,16 @@ def read(
         "delimiter": delimiter, "captions": captions, "longest_text": longest_text, "most_columns": most_columns,
         "unpacked_bytes": unpacked_bytes,
     }  # fmt: skip
-    columns = {option: value for option, value in given.items() if value != _USUAL[option]}
-    data = open_data(source, **columns)
+    data = open_data(source, **(columns or {}), **{option: value for option, value in given.items() if value != _USUAL[option]})
     if split and split not in split_names(data) and isinstance(data, Pool) and split in data.column_names:
         return data.with_columns({"split": ["" if value is None else str(value) for value in data.column(split)]})
     return data.split(split) if split else data
 
 
 _USUAL = {
-    option: parameter.default for option, parameter in signature(read).parameters.items() if option not in ("source", "split")
+    option: parameter.default
+    for option, parameter in signature(read).parameters.items()
+    if option not in ("source", "split", "columns")
 }
 """Options of `read` with the values that they have where none is given."""
 

@@ -130,6 +130,14 @@ class Pool:
             self._media.of(base) if self._media else {},
         )
 
+    def __add__(self, other: Pool) -> Pool:
+        """Rows of both, this pool's first. Raises DataError for a uid that is in both."""
+        if not isinstance(other, Pool):
+            return NotImplemented
+        from diptych.data.join import concatenate
+
+        return concatenate([self, other])
+
     def __contains__(self, uid: object) -> bool:
         """True if a sample has this uid."""
         return pc.is_in(pa.scalar(str(uid)), value_set=self.arrow("uid")).as_py() is True
@@ -191,6 +199,15 @@ class Pool:
     def is_flat(self, name: str) -> bool:
         """True if `arrow` gives a column's values themselves: not JSON, not Python objects."""
         return name in self._metadata.columns and name not in self._metadata.json
+
+    def is_json(self, name: str) -> bool:
+        """True if `arrow` gives a column's values as strings of JSON."""
+        return name in self._metadata.json
+
+    def stored(self, row: int) -> dict[str, Any]:
+        """Values of one row by column, JSON columns as their strings; columns of Python objects are left out."""
+        base = int(self._metadata.rows[row])
+        return {name: values[base].as_py() for name, values in self._metadata.columns.items()}
 
     @property
     def extra_names(self) -> list[str]:

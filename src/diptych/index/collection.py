@@ -129,8 +129,18 @@ class Collection:
                 self.facts.write(self.folder)
         self.engine.settle()
 
+    def note_source(self, address: str) -> None:
+        """Record where added samples come from, so that their pictures can be shown."""
+        if address and address != self.facts.source.get("data") and address not in self.facts.added:
+            self.facts.added = [*self.facts.added, address]
+            self.facts.write(self.folder)
+
     def compact(self) -> int:
         """Rewrite all items, so that nothing of deleted ones stays on disk. Returns the number of bytes saved."""
+        if isinstance(self._store, RemoteStore):
+            saved = self._store.compact()
+            self.reread()
+            return saved
         before = self.engine.bytes()
         self._copy_to(replace(self.facts, indexed={}, shard=next_shard(self.facts)))
         return before - self.engine.bytes()

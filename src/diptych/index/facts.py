@@ -62,6 +62,7 @@ class Facts:
     indexed  columns that the engine has an index of, with their kinds
     shard  folder of the embedded engine's files inside the index
     url, collection  address of the vectors when they are on a server
+    added  addresses of data that were added after the build
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Facts:
     shard: str = "shard"
     url: str = ""
     collection: str = ""
+    added: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         stored = {"format": FORMAT, **asdict(self)}

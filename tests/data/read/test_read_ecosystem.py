@@ -227,4 +227,5 @@ def test_a_column_of_splits_by_name_and_a_split_by_name(tmp_path: Path) -> None:
             dp.read(source, split="nobody")
     kinds = {name: parameter.annotation for name, parameter in inspect.signature(dp.read).parameters.items()}
     assert inspect.Parameter.empty not in kinds.values()
-    assert {*inspect.signature(read).parameters} == {*kinds}
+    assert {*inspect.signature(read).parameters, "columns"} == {*kinds}
+    assert dp.read(tmp_path / "set/t.csv", columns={"split": "part"}).split_names == ["train", "7"]

@@ -1,4 +1,4 @@
-"""``diptych data build | inspect | verify | split | export | links | download | takedown | fetch``."""
+"""``diptych data build | add | compact | inspect | verify | split | export | links | download | takedown | fetch``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -74,6 +74,21 @@ class DataBuildArgs(ColumnArgs):
 
 
 @dataclass(frozen=True)
+class DataAddArgs(ColumnArgs):
+    folder: Annotated[Positional[Path], arg(help="a folder of `data build`")] = Path()
+    source: Annotated[Positional[str], arg(help="what is to come in, in any form that can be read")] = ""
+    duplicates: Annotated[Literal["skip", "keep"], arg(help="samples whose picture is there under another uid")] = "skip"
+    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class DataCompactArgs:
+    folder: Positional[Path]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class DataInspectArgs(ColumnArgs):
     source: Positional[str] = ""
     batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
@@ -126,6 +141,8 @@ class DataFetchArgs:
 def main(argv: Sequence[str]) -> int:
     subs = {
         "build": (_build, "any readable source into tar shards, a manifest and tables"),
+        "add": (_add, "more samples into a built folder; duplicates of what is there are left out"),
+        "compact": (_compact, "write what a service added, corrected and removed into the shards"),
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
@@ -152,6 +169,29 @@ def _build(argv: Sequence[str]) -> int:
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
     report = build(_pool(args), args.out, **options, progress=True, command=command)
     return finish(report.to_json(), report.lines(), args.json)
+
+
+def _add(argv: Sequence[str]) -> int:
+    args = parse(
+        DataAddArgs, argv, "data add", "Add samples to a built folder. An addition that was stopped goes on where it was."
+    )
+    if not args.source or args.folder == Path():
+        raise ConfigError("say to what and from where: diptych data add BUILT MORE")
+    from diptych.data.shards.append import add
+
+    report = add(args.folder, _pool(args), duplicates=args.duplicates, shard_samples=args.shard_samples, progress=True)
+    return finish(report.to_json(), report.lines(), args.json)
+
+
+def _compact(argv: Sequence[str]) -> int:
+    args = parse(
+        DataCompactArgs, argv, "data compact", "Write a built folder anew, so that nothing of removed items stays on disk."
+    )
+    from diptych.data.shards.takedown import compact
+
+    count, rewritten = compact(args.folder)
+    facts = {"samples": count, "shards": rewritten}
+    return finish(facts, [f"{args.folder}: {count:,} samples, {rewritten} shards written anew"], args.json)
 
 
 def _inspect(argv: Sequence[str]) -> int:
@@ -186,7 +226,7 @@ def _inspect(argv: Sequence[str]) -> int:
     return finish(report.to_json(), lines, args.json)
 
 
-def _pool(args: DataBuildArgs | DataInspectArgs) -> Pool:
+def _pool(args: DataBuildArgs | DataAddArgs | DataInspectArgs) -> Pool:
     """The source as a pool of samples; a rendered world is rendered in full."""
     from diptych.api import read
     from diptych.data.dataset import Pool

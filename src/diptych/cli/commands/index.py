@@ -158,9 +158,16 @@ def _add(argv: Sequence[str]) -> int:
     args = parse(IndexAddArgs, argv, "index add", "Add data to an index.")
     from diptych.api import open_index, read
 
+    source = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     with open_index(args.index, model=args.model) as opened:
-        added, count = opened.add(read(args.data, split=args.split, captions=False), existing=args.existing), len(opened)
-    return finish({"added": added, "count": count}, [f"{added:,} added, {count:,} items now"], args.json)
+        data = read(args.data, split=args.split, captions=False)
+        added, count = opened.add(data, existing=args.existing, source=source), len(opened)
+        refused = list(opened.refused)
+    lines = [f"{added:,} added, {count:,} items now"]
+    if refused:
+        lines.append(f"{len(refused):,} were taken down and are not taken in again, such as {refused[0]}")
+    facts = {"added": added, "count": count} | ({"refused": refused} if refused else {})
+    return finish(facts, lines, args.json)
 
 
 def _remove(argv: Sequence[str]) -> int:

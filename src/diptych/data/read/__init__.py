@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.disk.files import restore
-from diptych.core.disk.paths import escapes_folder, path_problem, printable
+from diptych.core.disk.paths import escapes_folder, near_sibling, path_problem, printable
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
+from diptych.data.planning.files import FORMAT as TRIALS
+from diptych.data.planning.files import holds as holds_trials
+from diptych.data.planning.files import read_trials
 from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
@@ -36,6 +38,7 @@ from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
+from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.image_sets import holds as image_sets
@@ -86,7 +89,7 @@ def read(
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
-              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, problems
+              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, SGL's trials, problems
               (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
               PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
               memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
@@ -106,7 +109,7 @@ def read(
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
     format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
-              the form is not recognised or there are two
+              the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
     inside    a folder that the data may not name files outside of, by an absolute path, "..", or a link: such a row is left out, and
@@ -181,12 +184,16 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         refuse_unfinished(path)
     if path.exists() and (format == ARTICLES or (not format and path.is_file() and is_article(path))):
         return _of_articles(path, options, name)
+    if path.exists() and is_geotiff_format(format):
+        return read_geotiffs(path, format, name=name or path.stem, within=options.within(path) if path.is_dir() else None)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, options, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
+        return read_trials(path, name=name)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if (
@@ -363,8 +370,4 @@ def _emoji(name: str) -> Pool:
 
 
 def _missing(path: Path) -> DataError:
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    hint = f"; did you mean '{parent / near[0]}'?" if near else ""
-    return DataError(f"does not exist{hint}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")
+    return DataError(f"does not exist{near_sibling(path)}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")

@@ -146,7 +146,7 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
                 media += _store_item(writer, sample.uid, item, status)
             if image is not None and (positives := sample.positives()):
                 writer.add(f"{sample.uid}.txt", positives[0].string.encode())  # open_clip leaves out samples without
-            writer.add(f"{sample.uid}.json", _sidecar(sample, record))
+            writer.add(f"{sample.uid}.json", sidecar(sample, record))
             records.append(record)
     names, offsets, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
     write_index(index_path(path), pa.table([list(names), list(offsets), list(sizes)], schema=INDEX_SCHEMA), path, [])
@@ -242,7 +242,7 @@ def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | 
     return EncodedImage(data, info.format.lower(), info.width, info.height, hashlib.sha256(data).hexdigest())
 
 
-def _sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
+def sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
     """The JSON member, for readers other than ours: "caption" is where they look. Our own reader takes texts from the tables."""
     positives = sample.positives()
     plain: dict[str, Any] = {"uid": sample.uid, "caption": positives[0].string if positives else ""}

@@ -6,11 +6,12 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from diptych.core.disk.lock import Lock
+from diptych.core.disk.paths import folder_identity
 from diptych.core.errors import DiptychError, RunError
 from diptych.index.engine.disk import CHUNK, DiskFull, chunk_room, fill_holes, in_memory, need_room, size_of, temporary_copy
 from diptych.index.engine.store import (
@@ -47,6 +48,7 @@ class EdgeStore:
         """copy: temporary folder that the engine has open, where the disk was full; then nothing is changed."""
         self.folder, self._shard, self._lock, self._copy = folder, shard, lock, copy
         self._in_memory = in_memory(folder)
+        self._identity = folder_identity(folder)
 
     @classmethod
     def create(cls, folder: Path, spaces: Sequence[Space]) -> EdgeStore:
@@ -91,8 +93,12 @@ class EdgeStore:
 
     def close(self) -> None:
         try:
-            self._shard.flush()
-            self._shard.close()
+            if self._identity == folder_identity(self.folder):
+                self._shard.flush()
+                self._shard.close()
+            else:  # another index took its place: what it held is gone with its files
+                with suppress(Exception):
+                    self._shard.close()
         finally:
             self._lock.close()
             if self._copy is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource, content_untold
-from diptych.core.prompt import PromptLike, as_dialogue
+from diptych.core.prompt import PromptLike, as_dialogue, text_only
 from diptych.data.media.decode import decode, encode_png, probe
 from diptych.models.io.foreign.chat import pictures_in_order
 
@@ -30,7 +30,7 @@ def messages_of(
     """
     if not pictures:
         return [{"role": turn.role, "content": turn.text} for turn in as_dialogue(prompt).turns]
-    turns, sources = pictures_in_order(as_dialogue(prompt), images, model=model)
+    turns, sources = pictures_in_order(as_dialogue(prompt if images else text_only(prompt)), images, model=model)
     left = iter(sources)
     for turn in turns:
         parts = [
