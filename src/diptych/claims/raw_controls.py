@@ -65,9 +65,7 @@ def run_raw_controls(
         return _run_all(claim, seeds, folder_of, on_cell)
 
 
-def _run_all(
-    claim: Claim, seeds: Sequence[int], folder_of: Folders, on_cell: Callable[[Cell, CellResult], None]
-) -> RawControls:
+def _run_all(claim: Claim, seeds: Sequence[int], folder_of: Folders, on_cell: Callable[[Cell, CellResult], None]) -> RawControls:
     done, folder_of = RawControls(), cache(folder_of)
     arms: dict[Method, Arm] = {}
     candidates = [claim.method, claim.baseline, *claim.controls]
@@ -81,7 +79,7 @@ def _run_all(
             if outcome == UNASKED:
                 candidates.remove(arm)  # it would ask no other method either
         if not candidates:
-            done.missing |= {f"{PREFIX}{method}": UNASKED for method in METHODS}
+            done.missing.update({f"{PREFIX}{method}": UNASKED for method in METHODS})
             break
     for seed in seeds:  # rows of a seed are rendered and read once for all methods
         for method, arm in arms.items():
@@ -137,7 +135,9 @@ def raw_values(
     from diptych.tasks.evaluate import evaluate
 
     path = out / "controls.json"
-    key = config_hash([VERSION, rows.fingerprint, {name: part.fingerprint for name, part in parts.items()}, list(tasks), language])
+    key = config_hash(
+        [VERSION, rows.fingerprint, {name: part.fingerprint for name, part in parts.items()}, list(tasks), language]
+    )
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == key:

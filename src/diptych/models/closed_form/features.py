@@ -117,7 +117,9 @@ def raw_features(rows: Dataset, *, language: str = "en", side: int = SIDE) -> Ra
         return _cache[key]
     samples = [sample for row in range(len(rows)) if _seen(sample := rows[row]) and _counts(sample, language)]
     if not samples:
-        raise DataError(f"'{rows.name}' has no row with a picture and a text", expected="pictures with texts, questions or labels")
+        raise DataError(
+            f"'{rows.name}' has no row with a picture and a text", expected="pictures with texts, questions or labels"
+        )
     shown = [sample.image for sample in samples if sample.image is not None]
     if shown and len(shown) < len(samples):
         samples = [sample for sample in samples if sample.image is not None]
