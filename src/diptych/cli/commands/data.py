@@ -133,7 +133,7 @@ class DataExportArgs:
 
 @dataclass(frozen=True)
 class DataFetchArgs:
-    name: Annotated[Positional[str], arg(help="stamps | clipart")]
+    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
     json: JSON = False
 
@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> int:
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be tried again"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
-        "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
+        "fetch": (_fetch, "larger real sets from Debian's packages: openclipart, stamps, geography"),
     }
     return dispatch("data", subs, argv)
 
