@@ -123,7 +123,7 @@ def sample_of(part: DataPart, row: Mapping[str, Any], texts: tuple[Text, ...]) -
         for name, value in row.items()
         if name not in HIDDEN and value not in (None, "")
     }
-    named = {name: row.get(name) or "" for name in OWN}
+    named: dict[str, Any] = {name: row.get(name) or "" for name in OWN}
     old = part.sample(row["uid"])
     image = None
     if row.get("image_offset", -1) >= 0:

@@ -20,7 +20,6 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.shards.changes import LogMark, NothingStored, PutItem, append_changes, changing, read_changes
 from diptych.data.shards.mark import read_mark
-from diptych.data.shards.takedown import taken_down
 from diptych.index.base import Index
 from diptych.index.engine.disk import DiskFull, need_room
 from diptych.index.engine.store import ItemFilter
@@ -194,10 +193,9 @@ class ItemWriter:
             rows = self._rows.setdefault(id(part), {})
             answers: list[dict[str, Any] | RequestError] = []
             batch = Batch(part, [], [])
-            gone = taken_down(part.folder) if any(isinstance(job.change, NewItem) for job in jobs) else None
             for job in jobs:
                 try:
-                    self._check(job.change, part, gone)
+                    self._check(job.change, part)
                     decision = decide(job.change, part, rows)
                 except RequestError as error:
                     answers.append(error)
@@ -208,7 +206,8 @@ class ItemWriter:
             self._store(batch, rows)
         return answers
 
-    def _check(self, change: ItemChange, part: DataPart, gone: Any) -> None:
+    def _check(self, change: ItemChange, part: DataPart) -> None:
+        gone = part.taken_down
         if isinstance(change, NewItem) and (
             change.uid in gone.uids or (change.picture is not None and change.picture.sha256 in gone.hashes)
         ):
