@@ -63,7 +63,7 @@ ItemChange = NewItem | ItemCorrection | ItemRemoval
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a change means for an item: the entry of the log (None: nothing changes), and the answer to the client."""
+    """Effect of a change on an item: the entry of the log (None: nothing changes), and the answer to the client."""
 
     entry: PutItem | RemoveItem | None
     answer: dict[str, Any]

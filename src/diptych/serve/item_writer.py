@@ -49,7 +49,7 @@ class WriteJob:
 
 
 @dataclass
-class Batch:
+class ChangeBatch:
     """Changes to one part of the data with what was decided on them."""
 
     part: DataPart
@@ -192,7 +192,7 @@ class ItemWriter:
                 self._rows.pop(id(part), None)
             rows = self._rows.setdefault(id(part), {})
             answers: list[dict[str, Any] | RequestError] = []
-            batch = Batch(part, [], [])
+            batch = ChangeBatch(part, [], [])
             for job in jobs:
                 try:
                     self._check(job.change, part)
@@ -216,7 +216,7 @@ class ItemWriter:
         if columns:
             check_columns(columns, part, [index.collection.facts.columns for index in self._indexes])
 
-    def _store(self, batch: Batch, rows: dict[str, dict[str, Any]]) -> None:
+    def _store(self, batch: ChangeBatch, rows: dict[str, dict[str, Any]]) -> None:
         """Write the log, then the indexes; take both back where the indexes fail."""
         part = batch.part
         assert part.folder is not None
@@ -239,13 +239,13 @@ class ItemWriter:
         rows.update(fresh)
         self._note(batch)
 
-    def _unindexed(self, batch: Batch) -> list[Sample]:
+    def _unindexed(self, batch: ChangeBatch) -> list[Sample]:
         """Items that are there as a client sends them again, but not in the indexes: an earlier call was cut off."""
         again = [job.change.uid for job, d in zip(batch.jobs, batch.decisions, strict=True) if d.entry is None]
         samples = [batch.part.sample(uid) for uid in again if not self._service.is_indexed(uid)]
         return [sample for sample in samples if sample is not None]
 
-    def _index(self, batch: Batch) -> None:
+    def _index(self, batch: ChangeBatch) -> None:
         """In the model's thread: items into every index, removed ones out of it."""
         pool = Pool.from_samples(batch.put) if batch.put else None
         stored: set[str] = set()
@@ -262,7 +262,7 @@ class ItemWriter:
                 422, f"nothing of the item '{left[0]}' can be searched (expected a picture or texts that the model reads)"
             )
 
-    def _take_back(self, batch: Batch, mark: LogMark) -> None:
+    def _take_back(self, batch: ChangeBatch, mark: LogMark) -> None:
         mark.restore()
         before = [(sample.uid, batch.part.sample(sample.uid)) for sample in batch.put]
         new, old = [uid for uid, sample in before if sample is None], [sample for _, sample in before if sample is not None]
@@ -278,8 +278,8 @@ class ItemWriter:
         with suppress(Exception):  # the error that led here is the one to report; `reconcile` does the rest
             self._service.inside(undo)
 
-    def _note(self, batch: Batch) -> None:
-        """What the service answers from now on."""
+    def _note(self, batch: ChangeBatch) -> None:
+        """Note the change, so that answers follow it from now on."""
         part = batch.part
         for sample in batch.put:
             part.own[sample.uid] = sample
