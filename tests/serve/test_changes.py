@@ -405,7 +405,11 @@ def test_an_index_in_the_place_of_the_old_one_is_loaded(tmp_path: Path) -> None:
     with living(tmp_path, watch=tmp_path / "index") as service:
         assert service.post(uid="new-1", image=picture((250, 120, 0))).status_code == 200
         DenseIndex.build(
-            Stub(), open_built(service.folder).where("uid", ["red-1", "green-1"]), tmp_path / "index", overwrite=True, progress=False
+            Stub(),
+            open_built(service.folder).where("uid", ["red-1", "green-1"]),
+            tmp_path / "index",
+            overwrite=True,
+            progress=False,
         ).close()
         for _ in range(100):
             if service.app.state.service.generation:
