@@ -342,6 +342,13 @@ class Pool:
         images = replace(self._images, within=folder) if isinstance(self._images, LooseFiles) else self._images
         return self._but(images=images, fingerprint=self._fingerprint)
 
+    def rows_outside(self, folder: str) -> list[int] | None:
+        """Rows whose path of the image may lead out of a folder, without asking the disk; None where every row must be looked at."""
+        if self._media is not None or not isinstance(self._images, LooseFiles):
+            return None
+        may_lead_out = self._images.may_lead_out(folder)
+        return [row for row, base in enumerate(self._metadata.rows.tolist()) if may_lead_out[base]]
+
     def with_one_label(self, label: str) -> Pool:
         """Same rows with one label for all regions, without attributes; another fingerprint."""
         if self._regions is None:

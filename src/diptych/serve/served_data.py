@@ -51,11 +51,11 @@ class DataPart:
         self._look_at(self.data)
 
     @classmethod
-    def open(cls, address: str | Path) -> DataPart:
-        """Part of any data; a built folder is looked at again when it changes."""
+    def open(cls, address: str | Path, *, inside: str = "own") -> DataPart:
+        """Part of any data; a built folder is looked at again when it changes. inside: as `dp.read` takes it."""
         from diptych.api.data import read
 
-        opened = read(address, captions=False)
+        opened = read(address, captions=False, inside=inside)
         folder = Path(address)
         return cls.open_folder(folder, opened) if is_built(folder) else cls(opened)
 

@@ -39,6 +39,9 @@ class ColumnArgs:
     delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    ] = ""
     longest_text: Annotated[int, arg(help="bytes of a text; a longer one is left out; 0 keeps the usual limit, a MiB")] = 0
     most_columns: Annotated[int, arg(help="columns of a table of JSON objects; 0 keeps the usual limit, 1,000")] = 0
     unpacked_bytes: Annotated[int, arg(help="bytes in memory of a Parquet table; 0 keeps the usual limit, a GiB")] = 0

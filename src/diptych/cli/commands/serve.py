@@ -31,6 +31,9 @@ class ServeArgs:
         tuple[str, ...],
         arg(help="the data of the index, for pictures, captions and filters; of several, the first built folder keeps new items"),
     ] = ()
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no picture outside of; 'own' is that of the data; / is anywhere")
+    ] = "own"
     compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
     compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
     detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
@@ -75,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         say(f"warning: {args.host} is open to other machines and needs no token (--token-file, or {TOKEN})")
     if args.mcp != "stdio":
         check_port(args.host, args.port)
-    parts = [_part(address) for address in args.data]  # before the models, which take longer
+    parts = [_part(address, args.inside) for address in args.data]  # before the models, which take longer
     app = create_app(
         *_side(args.model, args.index, args),
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
@@ -107,11 +110,11 @@ def main(argv: Sequence[str]) -> int:
     return exit_code(number) if number else 0
 
 
-def _part(address: str) -> Any:
-    """One data set of the service."""
+def _part(address: str, inside: str) -> Any:
+    """One data set of the service, which may name no file outside of the folder `inside`."""
     from diptych.serve.served_data import DataPart
 
-    return DataPart.open(address)
+    return DataPart.open(address, inside=inside)
 
 
 def _side(address: str, index: Path, args: ServeArgs) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
-from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.image import ArrayImage, BytesImage, content_untold
 from diptych.core.machine import usable_cores
 from diptych.core.media import MediaFacts, MediaItem, medium_of
 from diptych.core.sample import Sample
@@ -208,9 +208,10 @@ def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = Tru
     if not NAME.fullmatch(name):
         raise DataError(f"the medium {name!r} cannot be a file name", field="media", expected="letters, digits, _ and -")
     try:
-        read = in_memory(item, medium.limit)
-        parts = tuple(map(medium.encode, read.parts))
-        facts = medium.facts(medium.decode(read)) if decode_fully else None
+        with content_untold(*item.parts):
+            read = in_memory(item, medium.limit)
+            parts = tuple(map(medium.encode, read.parts))
+            facts = medium.facts(medium.decode(read)) if decode_fully else None
     except DataError as error:
         return QuarantineEntry(uid, item.medium, error.problem, str(error.file or item.name))
     return EncodedMedium(name, item.medium, parts, facts)
@@ -228,9 +229,10 @@ def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | 
             data, _ = encoded_picture(image, "image")
         else:
             data = image.read()
-            if decode_fully:
+        with content_untold(image):
+            if decode_fully and not isinstance(image, ArrayImage):
                 decode(BytesImage(data, image.name), exact=True)
-        info = probe(data, name=image.name)
+            info = probe(data, name=image.name)
     except OSError as error:
         return QuarantineEntry(sample.uid, "read", error.strerror or str(error), image.name)
     except DataError as error:
