@@ -213,7 +213,7 @@ class ItemRemovalAnswer(BaseModel):
 
 
 class ReloadRequest(StrictRequest):
-    """What to serve from now on. Without fields, what lies under the addresses that the service was started with."""
+    """Model and index to serve from now on. Without fields, what lies under the addresses that the service was started with."""
 
     model: str | None = Field(default=None, description="address of the model; without, the one that built the index")
     index: str | None = Field(default=None, description="folder of an index; with `build` a new one")
