@@ -22,7 +22,7 @@ from diptych.models.bridges.token_reduction import (
     source_heat,
 )
 from diptych.models.towers.towers import image_tower
-from diptych.models.video.temporal_merge import FrameAverageTower, TemporalMerge
+from diptych.models.towers.temporal_merge import FrameAverageTower, TemporalMerge
 
 
 def naive_merge(

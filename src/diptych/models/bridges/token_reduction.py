@@ -150,9 +150,9 @@ def _check(token_BPD: Tensor, grid: Grid) -> None:
 def _windows(large: int, small: int) -> Tensor:
     """Shares [small, large] of adaptive average pooling along one side."""
     share = torch.zeros(small, large)
-    for place in range(small):
-        first, last = place * large // small, -(-(place + 1) * large // small)
-        share[place, first:last] = 1 / (last - first)
+    for window in range(small):
+        first, last = window * large // small, -(-(window + 1) * large // small)
+        share[window, first:last] = 1 / (last - first)
     return share
 
 

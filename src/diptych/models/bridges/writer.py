@@ -269,7 +269,7 @@ class BridgeGenerator:
         """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip."""
         device = next(self.bridge.parameters()).device
         if self.frames:
-            chosen = [[images[place] for place in frame_places(len(images), self.frames).tolist()] for images, _ in rows]
+            chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images, _ in rows]
             clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
             return self.bridge.picture(torch.stack(clips).to(device)), [1] * len(rows)
         shown = [[decode(image, exact=True) for image in images] for images, _ in rows]

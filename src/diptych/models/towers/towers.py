@@ -145,14 +145,14 @@ def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | N
 def _frame_average(
     *, inner: dict[str, Any], merging: bool = True, hidden: int = 256, heads: int = 8, image_size: int | None = None
 ) -> Tower:
-    from diptych.models.video.temporal_merge import FrameAverageTower
+    from diptych.models.towers.temporal_merge import FrameAverageTower
 
     sized = inner | ({"image_size": image_size} if image_size else {})
     return FrameAverageTower(image_tower(**sized), merging=merging, hidden=hidden, heads=heads)
 
 
 def _frame_sequence(*, inner: dict[str, Any], frames: int, mixed: bool = False, image_size: int | None = None) -> Tower:
-    from diptych.models.video.frame_sequence import FrameSequenceTower
+    from diptych.models.towers.frame_sequence import FrameSequenceTower
 
     sized = inner | ({"image_size": image_size} if image_size else {})
     return FrameSequenceTower(image_tower(**sized), frames, mixed=mixed)

@@ -169,7 +169,7 @@ class VisualInstructionRecipe(BridgeRecipe):
 
     @property
     def answer_space(self) -> str:
-        """What stands before an answer that is encoded apart from its question; "" where the vocabulary puts a space before every text."""
+        """Space before an answer that is encoded apart from its question; "" where the vocabulary puts one before every text."""
         pieces = self.words().pieces
         alone = pieces("a")
         return "" if pieces("b a")[-len(alone) :] == alone else self.space
