@@ -21,6 +21,8 @@ from diptych.worlds.asked_pairs import asked_pairs
 from diptych.worlds.clips import PARTNER, clips
 
 PAIRS, CLIPS, TESTED, SMOKE_ROWS = 4000, 1000, 200, 8
+SMOKE_STEPS = 10
+"""As many as three stages can be given shares of."""
 WORLD = "small:world:asked_pairs?n=4000&seed=1"
 """Texts and questions of a seed that no verdict draws, for the language model and for the image encoder."""
 CLIP_QUESTION = "what happens ?"
@@ -56,7 +58,8 @@ class AnsweredPairs:
     def __call__(self, cell: Cell) -> Scores:
         rows = asked_pairs(SMOKE_ROWS if cell.smoke else PAIRS, seed=cell.seed).remembering()
         test = asked_pairs(SMOKE_ROWS if cell.smoke else TESTED, seed=cell.seed, split="test")
-        model = (opened if self.learns else untrained)(hosted(self.recipe, cell, address=WORLD), rows, cell)
+        recipe = hosted(self.recipe, cell, address=WORLD)
+        model = opened(recipe, rows, cell, smoke_steps=SMOKE_STEPS) if self.learns else untrained(recipe, rows, cell)
         task = VQA(draws=1, blind=False)
         return {name: metric.value for name, metric in task.score(task.predict(model, test)).metrics.items()}
 
@@ -81,7 +84,7 @@ class AnsweredClips:
         right, paired = [], []
         for sample, (first, *more) in zip(samples, frames, strict=True):
             shown = [ArrayImage(frame_HWC, sample.uid) for frame_HWC in (first, *more)]
-            prompt = (*(ImagePart(source=one) for one in shown[1:]), TextPart(CLIP_QUESTION))
+            prompt = (ImagePart(), *(ImagePart(source=one) for one in shown[1:]), TextPart(CLIP_QUESTION))
             scores = model.answer_nll([shown[0]], [prompt], [labels])[0]
             chosen, label = labels[int(np.argmin(scores[:, 0]))], str(sample.extras["label"])
             right.append(chosen == label)

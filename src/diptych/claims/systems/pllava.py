@@ -15,9 +15,9 @@ IMAGES = "small:world:small_pairs?n=4000&seed=1"
 
 
 def claims() -> tuple[Claim, ...]:
-    places = replace(PLLaVA.tiny(), image_weights=IMAGES, small_image_steps=800)
-    frames = replace(places, pool=(2, 4, 4))
-    rates = around(places.lr)
+    spatial = replace(PLLaVA.tiny(), image_weights=IMAGES, small_image_steps=800)
+    temporal = replace(spatial, pool=(2, 4, 4))
+    rates = around(spatial.lr)
     return (
         Claim(
             slug="pllava",
@@ -25,12 +25,12 @@ def claims() -> tuple[Claim, ...]:
             sentence="At 32 tokens a clip pooling of places leaves more of what happens in a clip than pooling of frames",
             source="2404.16994, figure 6: pooling by half in space costs nothing, any pooling in time does",
             refuted="a difference whose interval lies below zero",
-            baseline=Arm("2 frames of 4 x 4", AnsweredClips(frames), rates),
-            method=Arm("8 frames of 2 x 2", AnsweredClips(places), rates),
+            baseline=Arm("2 frames of 4 x 4", AnsweredClips(temporal), rates),
+            method=Arm("8 frames of 2 x 2", AnsweredClips(spatial), rates),
             controls=(
-                Arm("one frame of 2 x 2", AnsweredClips(replace(places, pool=(1, 2, 2)))),
-                Arm("blind", AnsweredClips(replace(places, blind=True))),
-                Arm("untrained", AnsweredClips(places, learns=False)),
+                Arm("one frame of 2 x 2", AnsweredClips(replace(spatial, pool=(1, 2, 2)))),
+                Arm("blind", AnsweredClips(replace(spatial, blind=True))),
+                Arm("untrained", AnsweredClips(spatial, learns=False)),
             ),
             metric="accuracy",
             margins=Margins(matters=0.05, equivalence=0.05),
