@@ -139,7 +139,8 @@ def source_heat(source_BKP: Tensor, grid: Grid) -> Tensor:
     """Shares of the patches in each token as maps of frames, rows and columns, [B, K, T, H, W], for overlays."""
     if source_BKP.shape[2] != int(np.prod(grid)):
         raise ShapeError(f"a source map of {source_BKP.shape[2]} patches for {list(grid)} (expected as many)")
-    return source_BKP.unflatten(2, grid)
+    heat_BKTHW: Tensor = source_BKP.unflatten(2, grid)
+    return heat_BKTHW
 
 
 def _check(token_BPD: Tensor, grid: Grid) -> None:
