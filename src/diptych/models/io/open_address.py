@@ -14,7 +14,20 @@ from diptych.core.errors import ConfigError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.saved_model import one_line_errors, open_model
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "glip:", "denseclip:", "ulip:", "tfjs:", "lora:")
+FOREIGN = (
+    "hf:",
+    "open_clip:",
+    "timm:",
+    "rlipv2:",
+    "penet:",
+    "fiber:",
+    "glip:",
+    "denseclip:",
+    "ulip:",
+    "tfjs:",
+    "llava:",
+    "lora:",
+)
 
 
 def is_address(name: str) -> bool:
@@ -36,8 +49,8 @@ def weights_mtime(address: str) -> tuple[int, ...]:
 def open_address(address: str | Path, *, download: bool = False) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
     "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
-    "denseclip:CHECKPOINT", "ulip:CHECKPOINT" (or CHECKPOINT#MODEL), "tfjs:CENTERNET.json" of a package,
-    "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
+    "denseclip:CHECKPOINT", "ulip:CHECKPOINT" (or CHECKPOINT#MODEL), "llava:FOLDER" (or FOLDER#CLIP-FOLDER),
+    "tfjs:CENTERNET.json" of a package, "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
     "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
@@ -67,6 +80,10 @@ def open_address(address: str | Path, *, download: bool = False) -> Any:
         from diptych.models.points.released import open_released as open_ulip
 
         return open_ulip(str(address))
+    if str(address).startswith("llava:"):
+        from diptych.models.bridges.llava_released import open_released as open_llava
+
+        return open_llava(str(address))
     if str(address).startswith("tfjs:"):
         from diptych.models.io.foreign.centernet import CenterNet
 
