@@ -21,8 +21,8 @@ from diptych.models.bridges.token_reduction import (
     shuffle_tokens,
     source_heat,
 )
-from diptych.models.towers.temporal_merge import FrameAverageTower, TemporalMerge
 from diptych.models.towers.towers import image_tower
+from diptych.models.towers.video.temporal_merge import FrameAverageTower, TemporalMerge
 
 
 def naive_merge(

@@ -25,9 +25,9 @@ from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.bridges.llava_weights import targets
 from diptych.models.bridges.splice import norm_kurtosis
-from diptych.models.towers.frame_sequence import FrameSequenceTower
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
+from diptych.models.towers.video.frame_sequence import FrameSequenceTower
 from diptych.recipes._shared.language.clip_frames import read_frames
 from diptych.recipes.bridges.pllava import PLLaVA
 from diptych.worlds.clips import clips

@@ -20,7 +20,7 @@ from diptych.core.contracts import GenerationOutput, LayerStates
 from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, text_and_images_of_prompt
+from diptych.core.prompt import PromptLike, text_and_images_of_prompt, text_of_text_only_prompt
 from diptych.data.media.clip import frame_places
 from diptych.data.media.decode import decode
 from diptych.data.media.tiles import ClosestTiles
@@ -40,7 +40,7 @@ from diptych.models.io.streaming import TextPieceStreamer, sampling_options
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
-"""The pictures of a request, and its words."""
+"""The pictures of a request, none for text alone, and its words."""
 
 
 class BridgeGenerator:
@@ -106,14 +106,15 @@ class BridgeGenerator:
     @one_or_many
     def generate(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 64,
         batch_size: int = 32,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image; with "" the template alone is the prompt. `options` are those of transformers' `generate`."""
+        """An answer for each image, or without one (None); with "" the template alone is the prompt. `options` are those of
+        transformers' `generate`."""
         requests = self._asked(images, prompts)
         texts: list[str] = []
         with torch.no_grad(), evaluating(self.bridge):
@@ -142,7 +143,7 @@ class BridgeGenerator:
 
     def stream(
         self,
-        image: ImageSource,
+        image: ImageSource | None,
         prompt: PromptLike,
         *,
         on_text: Callable[[str], bool],
@@ -172,13 +173,13 @@ class BridgeGenerator:
                 f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
                 f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
             )
-        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
+        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
         return embed_BLD, layout
 
     @one_or_many
     def answer_nll(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         candidates: Sequence[Sequence[str]],
         *,
@@ -191,13 +192,13 @@ class BridgeGenerator:
         rows = []
         with torch.no_grad(), evaluating(self.bridge):
             for row, answers in zip(requests, candidates, strict=True):
-                picture_MKD, words = self._pictures([row])[0], row[1]
+                (picture_MKD, counts), words = self._pictures([row]), row[1]
                 pairs = []
                 for some in parts(list(answers), batch_size):
-                    count_B = [len(picture_MKD)] * len(some)
-                    picture_NKD = picture_MKD.repeat(len(some), 1, 1)
+                    count_B = counts * len(some)
+                    picture_NKD = None if picture_MKD is None else picture_MKD.repeat(len(some), 1, 1)
                     layout = self._laid(picture_NKD, count_B, [words] * len(some), some)
-                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
+                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
                     pairs.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
                 rows.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return rows
@@ -246,6 +247,7 @@ class BridgeGenerator:
         for some in parts(list(zip(images, texts, strict=True)), batch_size):
             with torch.no_grad(), evaluating(self.bridge):
                 picture_NKD, count_B = self._pictures([((image,), "") for image, _ in some])
+                assert picture_NKD is not None
                 slots = [picture_NKD.shape[1] * count for count in count_B]
                 rows = [before.pieces(count, "", self.space + text) for count, (_, text) in zip(slots, some, strict=True)]
                 layout = lay_out(rows, self.vocabulary, length=self.length).to(picture_NKD.device)
@@ -256,22 +258,29 @@ class BridgeGenerator:
                 )
             yield from layer_states
 
-    def _asked(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[Asked]:
+    def _asked(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[Asked]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        requests = []
+        requests: list[Asked] = []
         for image, prompt in zip(images, prompts, strict=True):
+            if image is None:
+                requests.append(((), text_of_text_only_prompt(prompt, model=self.name) or self.request))
+                continue
             words, more = text_and_images_of_prompt(prompt, model=self.name, most=self.pictures)
             requests.append(((image, *more), words or self.request))
         return requests
 
-    def _pictures(self, rows: Sequence[Asked]) -> tuple[Tensor, list[int]]:
-        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip."""
+    def _pictures(self, rows: Sequence[Asked]) -> tuple[Tensor | None, list[int]]:
+        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip; None where no
+        row has one."""
+        if not any(images for images, _ in rows):
+            return None, [0] * len(rows)
         device = next(self.bridge.parameters()).device
         if self.frames:
-            chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images, _ in rows]
+            clips_of = [images for images, _ in rows if images]
+            chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images in clips_of]
             clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
-            return self.bridge.picture(torch.stack(clips).to(device)), [1] * len(rows)
+            return self.bridge.picture(torch.stack(clips).to(device)), [int(bool(images)) for images, _ in rows]
         shown = [[decode(image, exact=True) for image in images] for images, _ in rows]
         if self.tiles:
             shown = [[tile.pixels_HWC for image in images for tile in self.tiles(image)] for images in shown]
@@ -284,8 +293,10 @@ class BridgeGenerator:
         given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
         return self.bridge.picture(image_NCHW, *given), count_B
 
-    def _laid(self, picture_NKD: Tensor, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
-        tokens = picture_NKD.shape[1]
+    def _laid(
+        self, picture_NKD: Tensor | None, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None
+    ) -> Layout:
+        tokens = 0 if picture_NKD is None else picture_NKD.shape[1]
         rows = [self.template.pieces(tokens * count, prompt) for count, prompt in zip(count_B, prompts, strict=True)]
         ends = not self.sign and (self.ranks_end or self.bridge.language.reads_and_writes)
         for row, answer in zip(rows, answers or (), strict=answers is not None):
@@ -295,7 +306,7 @@ class BridgeGenerator:
             raise ConfigError(
                 f"a candidate is longer than the {self.length} tokens of '{self.name}' allow (expected a shorter one)"
             )
-        return layout.to(picture_NKD.device)
+        return layout.to(next(self.bridge.parameters()).device)
 
     # ------------------------------------------------------------ kept
 

@@ -21,8 +21,8 @@ from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.llava_weights import take_llava_
 from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.adapters import MARK
-from diptych.models.towers.frame_sequence import FrameSequenceTower
 from diptych.models.towers.outputs import Tower
+from diptych.models.towers.video.frame_sequence import FrameSequenceTower
 from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.language.clip_frames import Short, clip_views, read_frames
 from diptych.recipes._shared.language.visual_instruction import VisualInstructionRecipe

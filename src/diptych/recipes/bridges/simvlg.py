@@ -21,7 +21,7 @@ from diptych.models.bridges.merging_connector import MergingConnector
 from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.packaged.hf_text import silence_transformers
-from diptych.models.towers.temporal_merge import FrameAverageTower
+from diptych.models.towers.video.temporal_merge import FrameAverageTower
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
 from diptych.recipes._shared.language.clip_frames import Short, clip_views, read_frames
 from diptych.recipes._shared.language.two_stage_captions import clean_caption
