@@ -19,7 +19,7 @@ from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.attention_masks import attention_mask
 from diptych.models.bridges.comprehension import ComprehensionBridge
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.bridges.token_replacement import ReconstructionHead, TokenPool, choose_tokens, reconstruction_loss
+from diptych.models.bridges.token_replacement import Assign, ReconstructionHead, TokenPool, choose_tokens, reconstruction_loss
 from diptych.recipes.bridges.croc import Croc
 from diptych.worlds.resolve import resolve
 
@@ -105,10 +105,11 @@ def test_the_nearest_rule_collapses_and_the_hungarian_does_not() -> None:
     chosen = choose_tokens(1, 64, 0.75, torch.Generator().manual_seed(0))
     assert chosen.sum() == 48
     used = {}
-    for assign in ("nearest", "hungarian"):
+    rules: tuple[Assign, ...] = ("nearest", "hungarian")
+    for assign in rules:
         for unit in (False, True):
             torch.manual_seed(1)
-            pool = TokenPool(128, 256, assign=assign, unit=unit)  # type: ignore[arg-type]
+            pool = TokenPool(128, 256, assign=assign, unit=unit)
             shown, index = pool(token, chosen)
             used[assign, unit] = pool.usage(index)
             assert torch.equal(shown[~chosen], token[~chosen])
@@ -185,6 +186,7 @@ def test_three_stages_hand_on_one_language_model(tmp_path: Path) -> None:
     assert not isinstance(model.bridge, ComprehensionBridge)
     assert model.bridge.connector.unit
     assert len(model.generate([DATA[0].image], ["what is it ?"], max_tokens=3)) == 1
+    assert isinstance(middle, Croc)
     captions = replace(middle, replaced=0.0)
     (step,) = batches(DATA, captions, seed=0, stop=1)
     assert not step.batch.chosen_BK.any()
@@ -203,7 +205,7 @@ def test_nothing_behind_the_first_answer_is_seen_before() -> None:
         embed, _ = bridge.embed(picture, layout)
         mask = attention_mask(layout, "prefix")
         states = bridge.language.inner.base_model(inputs_embeds=embed, attention_mask=mask, position_ids=layout.positions())
-        return states.last_hidden_state[layout.slot_BL]
+        return states.last_hidden_state[layout.slot_BL]  # type: ignore[no-any-return]
 
     with torch.no_grad():
         before = made_of(layout)

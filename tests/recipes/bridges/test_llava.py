@@ -78,11 +78,13 @@ def test_rows_and_labels_are_those_of_the_release(kind: str, monkeypatch: Any, p
 
 
 def test_a_long_dialogue_is_cut_behind_an_answer() -> None:
-    made = replace(LLaVA.tiny(), small_steps=2, small_image_steps=2, instruct=True, text_length=44).prepare(DATA)
+    made = replace(
+        LLaVA.tiny(), small_steps=2, image_weights="", image_tower="vit_micro", image_size=48, instruct=True, text_length=37
+    ).prepare(DATA)
     (step,) = batches(DATA, made, seed=0, stop=1)
     layout = step.batch.layout
     assert layout.truncated > 0
-    assert layout.id_BL.shape[1] <= 44
+    assert layout.id_BL.shape[1] <= 37
     last_B = layout.mask_BL.sum(1) - 1
     assert layout.answer_BL[torch.arange(len(layout)), last_B].all()
 
@@ -203,6 +205,26 @@ def test_the_authors_folder_is_the_same_model(folder: Path, tmp_path: Path) -> N
     )
     take_llava_(bridge, f"hf:{tmp_path}")
     assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in bridge.state_dict().items())
+    clip = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config={"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}, vision_config=VISION
+        )
+    )
+    clip.save_pretrained(tmp_path / "clip")
+    torch.save({name: value for name, value in tensors.items() if "vision" not in name}, tmp_path / "pytorch_model.bin")
+    opened: Any = diptych.load(f"llava:{tmp_path}#{tmp_path / 'clip'}")
+    image = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        features = clip.vision_model(image, output_hidden_states=True).hidden_states[-2][:, 1:]
+        torch.testing.assert_close(opened.bridge.encoder(image).tokens_BPD, features)
+    ours = opened.bridge.language.state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in wanted.language.state_dict().items())
+    assert opened.preprocess.resize == "square"
+    with pytest.raises(DataError, match="holds no image encoder"):
+        diptych.load(f"llava:{tmp_path}")
+    whole: Any = diptych.load(f"llava:{folder}")
+    asked = [ArrayImage(PIXELS[:12], "a")], ["What is it?"]
+    assert whole.generate(*asked, max_tokens=8) == made.deploy(wanted).generate(*asked, max_tokens=8)
     tensors["model.layers.9.mlp.up_proj.weight"] = torch.zeros(1)
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     with pytest.raises(DataError, match=r"layers\.9.* has no place"):
@@ -247,7 +269,15 @@ def test_every_tensor_of_the_published_sizes_has_a_place() -> None:
 
 def test_dialogues_train_the_language_model_too(tmp_path: Path) -> None:
     tiny = replace(
-        LLaVA.tiny(), small_steps=2, small_image_steps=2, batch_size=8, instruct_batch_size=4, steps=4, projector_share=0.5
+        LLaVA.tiny(),
+        small_steps=2,
+        image_weights="",
+        image_tower="vit_micro",
+        image_size=48,
+        batch_size=8,
+        instruct_batch_size=4,
+        steps=4,
+        projector_share=0.5,
     )
     made = tiny.prepare(DATA)
     first, second = (stage.recipe for stage in made.stages())
@@ -271,7 +301,9 @@ def test_dialogues_train_the_language_model_too(tmp_path: Path) -> None:
 def test_a_dialogue_without_an_image_is_read_as_text_alone() -> None:
     samples = [DATA[0], replace(DATA[1], image=None)]
     pool = Pool.from_samples(samples, name="mixed")
-    made = replace(LLaVA.tiny(), small_steps=2, small_image_steps=2, instruct=True, batch_size=2).prepare(DATA)
+    made = replace(
+        LLaVA.tiny(), small_steps=2, image_weights="", image_tower="vit_micro", image_size=48, instruct=True, batch_size=2
+    ).prepare(DATA)
     (step,) = batches(pool, made, seed=0, stop=1)
     batch: Any = step.batch
     row = int((batch.pictures_B == 0).nonzero()[0, 0])

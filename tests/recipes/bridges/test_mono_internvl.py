@@ -196,7 +196,7 @@ def test_large_images_are_tiles_one_after_the_other(tmp_path: Path) -> None:
     alone = bridge(tiles, batch.layout.rows(row, row + 1), count_B=torch.tensor([3]))
     torch.testing.assert_close(written.nll_B[row : row + 1], alone.nll_B, rtol=1e-4, atol=1e-4)
     deployed = made.deploy(bridge)
-    _, layout = deployed._read(deployed._asked([rows_[0].image], ["what is it ?"]), 4)
+    _, layout = deployed._read(deployed._asked([ArrayImage(pixels, "wide")], ["what is it ?"]), 4)
     assert int(layout.slot_BL.sum()) == 48
 
 

@@ -123,7 +123,7 @@ def test_clips_train_the_merging_of_frames_and_an_untrained_one_is_the_mean(tmp_
     world = clips(8, seed=0, length=6)
     tiny = replace(SimVLG.tiny(), **SMALL, frames=3)
     made = tiny.prepare(world)
-    bridge = made.model()
+    bridge: Any = made.model()
     trained = {name.split(".")[1] for name, p in bridge.named_parameters() if p.requires_grad and name.startswith("encoder")}
     assert trained == {"merges"}
     (step,) = batches(world, made, seed=0, stop=1)

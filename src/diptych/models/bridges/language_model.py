@@ -63,6 +63,12 @@ class LanguageVocabulary:
     def pad_id(self) -> int:
         return self.tokenizer.pad_id
 
+    @property
+    def spaced(self) -> bool:
+        """True if the vocabulary puts a space before every text, so that an answer that is encoded apart needs none."""
+        alone = self.pieces("a")
+        return self.pieces("b a")[-len(alone) :] == alone
+
     def pieces(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.inner.encode(text, add_special_tokens=False).ids
         return ids

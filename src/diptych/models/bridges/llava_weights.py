@@ -98,11 +98,12 @@ def bridge_name(name: str) -> str:
 
 
 @torch.no_grad()
-def take_llava_(bridge: Bridge, address: str, *, required: str = "") -> None:
+def take_llava_(bridge: Bridge, address: str, *, required: str = "", encoder: bool = False) -> None:
     """Copies projector, language model and, where the folder has one, image encoder into the bridge.
 
     address   "hf:FOLDER", as transformers or as the authors save it
     required  pattern of the tensors that a folder must have, where it holds a part of a model (PLLaVA's: projector and adapters)
+    encoder   the folder has to hold an image encoder, too
     Raises DataError for a tensor that is missing, left over, or of another shape.
     """
     folder = Path(address.removeprefix("hf:")).expanduser()
@@ -118,7 +119,7 @@ def take_llava_(bridge: Bridge, address: str, *, required: str = "") -> None:
             raise DataError(f"{name} is {shapes}", file=folder, expected="the same sizes")
         needed[ours].copy_(tensor)
         filled.add(ours)
-    check_filled([name for name in needed if re.search(required, name)], filled, folder)
+    check_filled([name for name in needed if re.search(required, name)], filled, folder, encoder=encoder)
 
 
 def targets(bridge: Bridge) -> dict[str, Tensor]:
@@ -140,9 +141,9 @@ def unread_block(bridge: Bridge, name: str) -> bool:
     )
 
 
-def check_filled(needed: Iterable[str], filled: set[str], folder: Path) -> None:
-    """Raises DataError for the first tensor that a folder lacks; an image encoder may be missing as a whole."""
-    sees = any(name.startswith("encoder.") for name in filled)
+def check_filled(needed: Iterable[str], filled: set[str], folder: Path, *, encoder: bool = False) -> None:
+    """Raises DataError for the first tensor that a folder lacks; unless `encoder` an image encoder may be missing as a whole."""
+    sees = encoder or any(name.startswith("encoder.") for name in filled)
     tied = "language.inner.model.embed_tokens.weight" in filled
     for name in needed:
         optional = (name.startswith("encoder.") and not sees) or (name == "language.inner.lm_head.weight" and tied)

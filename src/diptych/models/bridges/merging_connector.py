@@ -43,9 +43,9 @@ class MergingConnector(nn.Module):
         self.map = nn.Linear(settings.hidden_size, width)
 
     def count(self, patches: int) -> int:
-        places = self.bert.embeddings.position_embeddings.num_embeddings
-        if patches > places:
-            raise ConfigError(f"{patches} patches for {places} positions of BERT (expected as many at most)")
+        positions = self.bert.embeddings.position_embeddings.num_embeddings
+        if patches > positions:
+            raise ConfigError(f"{patches} patches for {positions} positions of BERT (expected as many at most)")
         for _ in self.bert.encoder.layer:
             patches = merged_count(patches, self.merged)
         return patches
@@ -67,7 +67,7 @@ class MergingConnector(nn.Module):
         return ReducedTokens(self.map(x_BPE), source)
 
     def _attended(self, attention: Any, x_BPE: Tensor) -> tuple[Tensor, Tensor]:
-        """What a layer's attention gives with its residual and norm, and its keys, averaged over heads."""
+        """Output of a layer's attention with its residual and norm, and its keys, averaged over heads."""
         own = attention.self
         query, key, value = (
             part(x_BPE).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (own.query, own.key, own.value)

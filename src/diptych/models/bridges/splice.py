@@ -52,4 +52,5 @@ def norm_kurtosis(picture_BKD: Tensor) -> Tensor:
     norm_N = picture_BKD.float().norm(dim=2).flatten()
     centred_N = norm_N - norm_N.mean()
     variance = centred_N.square().mean()
-    return (centred_N.pow(4).mean() / variance.square().clamp_min(1e-24)).reshape(1)
+    kurtosis: Tensor = centred_N.pow(4).mean() / variance.square().clamp_min(1e-24)
+    return kurtosis.reshape(1)

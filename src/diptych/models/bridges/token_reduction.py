@@ -139,7 +139,8 @@ def source_heat(source_BKP: Tensor, grid: Grid) -> Tensor:
     """Shares of the patches in each token as maps of frames, rows and columns, [B, K, T, H, W], for overlays."""
     if source_BKP.shape[2] != int(np.prod(grid)):
         raise ShapeError(f"a source map of {source_BKP.shape[2]} patches for {list(grid)} (expected as many)")
-    return source_BKP.unflatten(2, grid)
+    heat_BKTHW: Tensor = source_BKP.unflatten(2, grid)
+    return heat_BKTHW
 
 
 def _check(token_BPD: Tensor, grid: Grid) -> None:
@@ -150,9 +151,9 @@ def _check(token_BPD: Tensor, grid: Grid) -> None:
 def _windows(large: int, small: int) -> Tensor:
     """Shares [small, large] of adaptive average pooling along one side."""
     share = torch.zeros(small, large)
-    for place in range(small):
-        first, last = place * large // small, -(-(place + 1) * large // small)
-        share[place, first:last] = 1 / (last - first)
+    for window in range(small):
+        first, last = window * large // small, -(-(window + 1) * large // small)
+        share[window, first:last] = 1 / (last - first)
     return share
 
 

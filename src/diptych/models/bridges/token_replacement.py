@@ -75,7 +75,7 @@ class TokenPool(nn.Module):
 
     @torch.no_grad()
     def usage(self, index_BK: Tensor) -> PoolUsage:
-        """How evenly the rows were used: a perplexity of M where all were alike, of 1 where one row was all."""
+        """Evenness of the use of rows: a perplexity of M where all were used alike, of 1 where one row was all."""
         chosen_BK = index_BK >= 0
         count_BM = torch.zeros(len(index_BK), len(self.row_MD), device=index_BK.device)
         count_BM.scatter_add_(1, index_BK.clamp_min(0), chosen_BK.float())
@@ -98,10 +98,10 @@ def choose_tokens(images: int, tokens: int, share: float, generator: torch.Gener
 class ReconstructionHead(nn.Module):
     """Learned positions, layers of BERT, a linear map: states of a language model at an image's places [B, K, D] to its tokens.
 
-    places  K, which every image has; layers  published: 1; a head of attention for every 64 dimensions
+    positions  K, which every image has; layers  published: 1; a head of attention for every 64 dimensions
     """
 
-    def __init__(self, width: int, places: int, *, layers: int = 1) -> None:
+    def __init__(self, width: int, positions: int, *, layers: int = 1) -> None:
         super().__init__()
         settings = transformers.BertConfig(
             hidden_size=width,
@@ -110,7 +110,7 @@ class ReconstructionHead(nn.Module):
             num_hidden_layers=layers,
             attn_implementation="sdpa",
         )
-        self.position = nn.Embedding(places, width)
+        self.position = nn.Embedding(positions, width)
         self.layers = nn.ModuleList(transformers.models.bert.modeling_bert.BertEncoder(settings).layer)
         self.map = nn.Linear(width, width)
 

@@ -64,8 +64,10 @@ class RoutedFeedForward(nn.Module):
         word_N, slot_N = split
         flat_ND = x_BLD.flatten(0, 1)
         word_ND, seen_ND = self.words(flat_ND[word_N]), self.visual(flat_ND[slot_N])
-        made_ND = word_ND.new_empty(flat_ND.shape).index_copy(0, word_N, word_ND).index_copy(0, slot_N, seen_ND.to(word_ND.dtype))
-        return made_ND.unflatten(0, x_BLD.shape[:2])
+        made_ND: Tensor = (
+            word_ND.new_empty(flat_ND.shape).index_copy(0, word_N, word_ND).index_copy(0, slot_N, seen_ND.to(word_ND.dtype))
+        )
+        return made_ND.view(x_BLD.shape[0], x_BLD.shape[1], -1)
 
 
 def insert_visual_experts(inner: Any, *, start: ExpertStart = "copy") -> TokenRouter:
@@ -99,7 +101,7 @@ def expert_parameters(inner: nn.Module) -> list[nn.Parameter]:
 
 def attention_parameters(inner: nn.Module) -> list[nn.Parameter]:
     """Parameters of all layers' attention."""
-    return [p for layer in decoder_layers(inner) for p in layer.self_attn.parameters()]
+    return [p for layer in decoder_layers(inner) for p in layer.get_submodule("self_attn").parameters()]
 
 
 @torch.no_grad()

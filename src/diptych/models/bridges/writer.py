@@ -279,7 +279,7 @@ class BridgeGenerator:
         device = next(self.bridge.parameters()).device
         if self.frames:
             clips_of = [images for images, _ in rows if images]
-            chosen = [[images[place] for place in frame_places(len(images), self.frames).tolist()] for images in clips_of]
+            chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images in clips_of]
             clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
             return self.bridge.picture(torch.stack(clips).to(device)), [int(bool(images)) for images, _ in rows]
         shown = [[decode(image, exact=True) for image in images] for images, _ in rows]

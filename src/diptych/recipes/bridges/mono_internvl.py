@@ -202,9 +202,16 @@ class MonoInternVL(VisualInstructionRecipe):
         if self.step != "concept" or self.instruct:
             return ()
         rest = 1 - self.concept_share - self.semantic_share - self.alignment_share
-        last = {"batch_size": self.instruct_batch_size, "warmup": self.instruct_warmup, "rows_a_mean": self.instruct_rows_a_mean}
         alignment = replace(self, step="alignment", instruct=True, lr=self.alignment_lr)
-        tuning = replace(self, step="instruction", instruct=True, lr=self.instruct_lr, **last)
+        tuning = replace(
+            self,
+            step="instruction",
+            instruct=True,
+            lr=self.instruct_lr,
+            batch_size=self.instruct_batch_size,
+            warmup=self.instruct_warmup,
+            rows_a_mean=self.instruct_rows_a_mean,
+        )
         stages = (
             Stage("concepts", replace(self, instruct=True), self.concept_share, keep=self.has_caption),
             Stage(

@@ -59,6 +59,7 @@ class PLLaVA(VisualInstructionRecipe):
 
     slug = "pllava"
     keeps_adapters = True
+    needs = ("questions",)
 
     frames: int = 16
     pool: tuple[int, int, int] = (16, 12, 12)
@@ -99,7 +100,7 @@ class PLLaVA(VisualInstructionRecipe):
                 f"pool is {list(self.pool)} of {self.frames} frames (expected 1 up to as many frames, rows and columns)"
             )
         self._adapters()
-        object.__setattr__(self, "needs", ("questions",))
+        object.__setattr__(self, "needs", ("questions",))  # clips and images alike
 
     @property
     def trained(self) -> tuple[str, ...]:

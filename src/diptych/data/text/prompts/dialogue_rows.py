@@ -8,6 +8,12 @@ from itertools import groupby
 from diptych.data.text.prompts.layout import TokenPiece
 from diptych.data.text.tokenize import Tokenizer
 
+VICUNA_CHAT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. USER: {image}\n{prompt} ASSISTANT:"
+)
+"""First turn of a chat of Vicuna 1.1 about an image, as LLaVA 1.5 is trained with."""
+
 
 def dialogue_tokens(
     tokenizer: Tokenizer, turns: Sequence[tuple[str, str]], *, space: str = " ", end: str = ""

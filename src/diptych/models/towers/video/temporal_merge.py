@@ -55,7 +55,8 @@ class TemporalMerge(nn.Module):
         entered, self._entered = self._entered, None
         assert entered is not None
         after = entered + answer
-        return answer + (self(after, self.frames) - after)
+        added: Tensor = self(after, self.frames) - after
+        return answer + added
 
 
 class FrameAverageTower(Tower):

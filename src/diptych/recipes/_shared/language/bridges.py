@@ -69,7 +69,7 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
                   as it comes, which beside small embeddings can be thirty times as large
     """
 
-    needs = ("image", "texts")
+    needs: ClassVar[tuple[str, ...]] = ("image", "texts")
     presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
     image_tower: str = "vit_b32"
     template: str = "A picture of"

@@ -20,7 +20,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import choose_text, view
 from diptych.data.media.transforms import Preprocess
-from diptych.data.text.prompts.dialogue_rows import cut_pieces, dialogue_tokens
+from diptych.data.text.prompts.dialogue_rows import VICUNA_CHAT, cut_pieces, dialogue_tokens
 from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece, lay_out
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
@@ -31,12 +31,6 @@ from diptych.models.towers.hidden_layer import hidden_layer
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
-
-VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-)
-"""The system message of Vicuna 1.1, as published."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class VisualInstructionRecipe(BridgeRecipe):
     instruct_warmup: float = 0.03
     instruct_rows_a_mean: int = 16
 
-    template: str = VICUNA + "USER: {image}\n{prompt} ASSISTANT:"
+    template: str = VICUNA_CHAT
     resize: Literal["crop", "squash", "pad", "native", "square"] = "square"
     text_length: int = 2048
     batch_size: int = 256
@@ -169,10 +163,8 @@ class VisualInstructionRecipe(BridgeRecipe):
 
     @property
     def answer_space(self) -> str:
-        """What stands before an answer that is encoded apart from its question; "" where the vocabulary puts a space before every text."""
-        pieces = self.words().pieces
-        alone = pieces("a")
-        return "" if pieces("b a")[-len(alone) :] == alone else self.space
+        """Space before an answer that is encoded apart from its question; "" where the vocabulary puts one before every text."""
+        return "" if self.words().spaced else self.space
 
     def laid(self, draws: Draws, rows: Sequence[Sequence[Piece]]) -> BridgeBatch:
         shown = [draw.image_HWC is not None for draw in draws]
