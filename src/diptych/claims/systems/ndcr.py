@@ -34,7 +34,8 @@ def claims() -> tuple[Claim, ...]:
             metric="accuracy",
             margins=Margins(matters=0.05, equivalence=0.05),
             equal_budget=("steps", "samples"),
-            data=f"{SETS:,} sets of ten pictures with a text of {MOST} statements, {TESTED} to test; the encoder learned 6,000 captions that negate nothing",
+            data=f"{SETS:,} sets of ten pictures with a text of {MOST} statements, {TESTED} to test; the encoder learned 6,000 captions "
+            "that negate nothing",
             reported=("negated", "plain"),
             seeds=3,
             tuning_seeds=(0,),
