@@ -184,7 +184,7 @@ def sides(entry: Entry) -> list[str]:
 
     edges = {name: ", the lowest or highest tried" if found["at_edge"] else "" for name, found in entry.sweep.items()}
     arms = [line(side, edges.get(side.name, "")) for side in (entry.baseline, entry.method)]
-    beside = [*((side, " (control)") for side in entry.controls), *((side, " (bound)") for side in entry.bounds)]
+    beside = [*((side, " (control)") for side in entry.every_control), *((side, " (bound)") for side in entry.bounds)]
     return [*lines, *arms, *(line(side, what) for side, what in beside)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,17 @@ from diptych.core.run_folder import RunFolder
 from diptych.worlds.address import open_data, training_rows, with_held_out
 
 
-def read(source: Any, *, split: str = "", **columns: Any) -> Any:
+def read(source: Any, *, split: str = "", columns: Mapping[str, Any] | None = None, **more: Any) -> Any:
     """Open image-text data, whatever its form.
 
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
-             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
+             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set;
+             a list of these is read as one data set, whose uids must differ
     split    only the rows of that split
-    columns  which columns hold what: image=, text=, media=, group=, split=, uid=, licence=, language=;
-             captions=False keeps rows without a text where others have one
+    columns  which columns hold what, {"image": "path", "text": "caption"}, also as arguments of their own: image=, text=, media=, group=,
+             split=, uid=, licence=, language=; captions=False keeps rows without a text where others have one
     """
-    data = open_data(source, **columns)
+    data = open_data(source, **{**(columns or {}), **more})
     return data.split(split) if split else data
 
 

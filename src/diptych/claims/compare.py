@@ -37,6 +37,7 @@ from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.terminal import notebook
+from diptych.models.io.open_address import require, require_deployed
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
@@ -116,6 +117,7 @@ def compare(
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
+    _check_capabilities(arms, tasks)
     given = arms[0].model is not None
     _begin(whole, tasks, seeds, out, given=given)
     if given:
@@ -169,6 +171,16 @@ def _check_arms(arms: Sequence[ComparedArm]) -> None:
         raise ConfigError(
             f"'{trained[0]}' is a recipe and '{ready}' a model: compare recipes with recipes, or train first and compare run folders"
         )
+
+
+def _check_capabilities(arms: Sequence[ComparedArm], tasks: Sequence[str]) -> None:
+    """Refuse an arm whose model cannot do a task, before anything is trained."""
+    for task in map(cells.make_task, tasks):
+        for arm in arms:
+            if arm.recipe is not None:
+                require_deployed(arm.recipe, task.needs, who=f"task '{task.name}'")
+            else:
+                require(arm.model, task.needs, who=f"task '{task.name}'")
 
 
 def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *, given: bool) -> None:

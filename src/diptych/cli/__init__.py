@@ -47,6 +47,7 @@ COMMANDS = {
     "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
     "systems": "the published systems and which of them work",
+    "weights": "published weights that open by address, and which ones a file looks like",
     "claims": "method against baseline, on record",
 }
 

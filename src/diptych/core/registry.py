@@ -153,6 +153,7 @@ TASKS = Registry(
             "diptych.tasks.pairs.category_search:CategorySearch",
             "items of one category by image and text read together",
         ),
+        "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
@@ -274,6 +275,8 @@ WORLDS = Registry(
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
         ),
+        "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
+        "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",

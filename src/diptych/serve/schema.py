@@ -52,6 +52,7 @@ class SearchRequest(StrictRequest):
     mode: Literal["exact", "dense", "lexical"] | None = Field(
         default=None, description="exact: compare with everything; dense or lexical: one half of a hybrid index"
     )
+    cursor: str | None = Field(default=None, description="`next` of the answer before, to go on after its hits")
     model: str | None = Name
 
 
@@ -116,6 +117,77 @@ class SearchHit(BaseModel):
 
 class SearchAnswer(BaseModel):
     hits: list[SearchHit]
+    next: str | None = Field(default=None, description="cursor of the hits after these; null at the end")
+
+
+class TextIn(StrictRequest):
+    """A text of an item."""
+
+    text: str
+    language: str = Field(default="", max_length=35, description="BCP 47, such as en or pt-BR")
+    origin: Literal["alt", "caption", "label", "tags", "rewrite", "synthetic", "negative"] = "caption"
+
+
+class NewItemRequest(StrictRequest):
+    """An item to add: a picture, texts, or both. Sent again with the same content it changes nothing and answers the same."""
+
+    uid: str | None = Field(
+        default=None,
+        description="letters, digits, _ and -, at most 200; without, the first 32 digits of the sha256 of the content",
+    )
+    image: str | None = Picture
+    texts: list[str | TextIn] = Field(default_factory=list)
+    group: str = Field(default="", max_length=1000, description="unit that must not leak between splits: a person, a product")
+    licence: str = Field(default="", max_length=1000)
+    source: str = Field(default="", max_length=1000)
+    fields: dict[str, Any] = Field(default_factory=dict, description="columns to filter by: strings, numbers, lists of strings")
+
+
+class ItemCorrectionRequest(StrictRequest):
+    """Other texts, instead of all that are there, and fields to set; null removes a field. What is left out stays."""
+
+    texts: list[str | TextIn] | None = None
+    group: str | None = Field(default=None, max_length=1000)
+    licence: str | None = Field(default=None, max_length=1000)
+    source: str | None = Field(default=None, max_length=1000)
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
+class NewItemAnswer(BaseModel):
+    uid: str
+    created: bool = Field(description="false where it was there already with the same content")
+    sha256: str | None = Field(description="of the picture")
+
+
+class ItemCorrectionAnswer(BaseModel):
+    uid: str
+    changed: bool
+
+
+class ItemRemovalAnswer(BaseModel):
+    uid: str
+    removed: bool = Field(description="false where it was removed before")
+
+
+class ReloadRequest(StrictRequest):
+    """What to serve from now on. Without fields, what lies under the addresses that the service was started with."""
+
+    model: str | None = Field(default=None, description="address of the model; without, the one that built the index")
+    index: str | None = Field(default=None, description="folder of an index; with `build` a new one")
+    build: bool = Field(
+        default=False, description="build the index from the items that are served, by the model, before it is served"
+    )
+    name: str | None = Field(default=None, description="which of several models it replaces; see /info")
+
+
+class ReloadAnswer(BaseModel):
+    model: str
+    fingerprint: str
+    count: int = Field(description="items in the index that is served now")
+    switched: bool = Field(description="false where it is what was served already")
+    caught_up: int = Field(
+        description="items that were served and that the new index lacked: they were embedded before the switch"
+    )
 
 
 class ClassScore(BaseModel):

@@ -1,4 +1,4 @@
-"""``diptych data build | inspect | verify | split | export | links | download | takedown | fetch``."""
+"""``diptych data build | add | compact | inspect | verify | split | export | links | download | takedown | fetch``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -39,6 +39,9 @@ class ColumnArgs:
     delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    ] = ""
     longest_text: Annotated[int, arg(help="bytes of a text; a longer one is left out; 0 keeps the usual limit, a MiB")] = 0
     most_columns: Annotated[int, arg(help="columns of a table of JSON objects; 0 keeps the usual limit, 1,000")] = 0
     unpacked_bytes: Annotated[int, arg(help="bytes in memory of a Parquet table; 0 keeps the usual limit, a GiB")] = 0
@@ -67,6 +70,21 @@ class DataBuildArgs(ColumnArgs):
     out: Positional[Path] = Path()
     shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
     overwrite: Annotated[bool, arg(help="replace a data set that lies there")] = False
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class DataAddArgs(ColumnArgs):
+    folder: Annotated[Positional[Path], arg(help="a folder of `data build`")] = Path()
+    source: Annotated[Positional[str], arg(help="what is to come in, in any form that can be read")] = ""
+    duplicates: Annotated[Literal["skip", "keep"], arg(help="samples whose picture is there under another uid")] = "skip"
+    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class DataCompactArgs:
+    folder: Positional[Path]
     json: JSON = False
 
 
@@ -123,6 +141,8 @@ class DataFetchArgs:
 def main(argv: Sequence[str]) -> int:
     subs = {
         "build": (_build, "any readable source into tar shards, a manifest and tables"),
+        "add": (_add, "more samples into a built folder; duplicates of what is there are left out"),
+        "compact": (_compact, "write what a service added, corrected and removed into the shards"),
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
@@ -149,6 +169,29 @@ def _build(argv: Sequence[str]) -> int:
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
     report = build(_pool(args), args.out, **options, progress=True, command=command)
     return finish(report.to_json(), report.lines(), args.json)
+
+
+def _add(argv: Sequence[str]) -> int:
+    args = parse(
+        DataAddArgs, argv, "data add", "Add samples to a built folder. An addition that was stopped goes on where it was."
+    )
+    if not args.source or args.folder == Path():
+        raise ConfigError("say to what and from where: diptych data add BUILT MORE")
+    from diptych.data.shards.append import add
+
+    report = add(args.folder, _pool(args), duplicates=args.duplicates, shard_samples=args.shard_samples, progress=True)
+    return finish(report.to_json(), report.lines(), args.json)
+
+
+def _compact(argv: Sequence[str]) -> int:
+    args = parse(
+        DataCompactArgs, argv, "data compact", "Write a built folder anew, so that nothing of removed items stays on disk."
+    )
+    from diptych.data.shards.takedown import compact
+
+    count, rewritten = compact(args.folder)
+    facts = {"samples": count, "shards": rewritten}
+    return finish(facts, [f"{args.folder}: {count:,} samples, {rewritten} shards written anew"], args.json)
 
 
 def _inspect(argv: Sequence[str]) -> int:
@@ -183,7 +226,7 @@ def _inspect(argv: Sequence[str]) -> int:
     return finish(report.to_json(), lines, args.json)
 
 
-def _pool(args: DataBuildArgs | DataInspectArgs) -> Pool:
+def _pool(args: DataBuildArgs | DataAddArgs | DataInspectArgs) -> Pool:
     """The source as a pool of samples; a rendered world is rendered in full."""
     from diptych.api import read
     from diptych.data.dataset import Pool

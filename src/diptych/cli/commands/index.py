@@ -1,4 +1,4 @@
-"""``diptych index build MODEL DATA OUT | add | remove | info | compact | move | export``."""
+"""``diptych index build MODEL DATA OUT | add | remove | info | verify | compact | move | export``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ class IndexBuildArgs:
     image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
     delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    ] = ""
     overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: JSON = False
@@ -90,6 +93,12 @@ class IndexInfoArgs:
 
 
 @dataclass(frozen=True)
+class IndexVerifyArgs:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class IndexCompactArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     json: JSON = False
@@ -116,6 +125,7 @@ def main(argv: Sequence[str]) -> int:
         "add": (_add, "more data, embedded by the same model"),
         "remove": (_remove, "take samples down by uid"),
         "info": (_info, "what an index holds"),
+        "verify": (_verify, "whether every item is what was written, by checksums"),
         "compact": (_compact, "write it anew, without what was removed"),
         "move": (_move, "to a Qdrant server, or back"),
         "export": (_export, "items to Parquet, or uids to a text file"),
@@ -131,7 +141,7 @@ def _build(argv: Sequence[str]) -> int:
     from diptych.core.registry import INDEXES
 
     INDEXES.find(args.kind)  # before data and model are opened
-    columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
+    columns = {name: value for name in ("image", "text", "delimiter", "inside") if (value := getattr(args, name))}
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
@@ -148,9 +158,16 @@ def _add(argv: Sequence[str]) -> int:
     args = parse(IndexAddArgs, argv, "index add", "Add data to an index.")
     from diptych.api import open_index, read
 
+    source = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     with open_index(args.index, model=args.model) as opened:
-        added, count = opened.add(read(args.data, split=args.split, captions=False), existing=args.existing), len(opened)
-    return finish({"added": added, "count": count}, [f"{added:,} added, {count:,} items now"], args.json)
+        data = read(args.data, split=args.split, captions=False)
+        added, count = opened.add(data, existing=args.existing, source=source), len(opened)
+        refused = list(opened.refused)
+    lines = [f"{added:,} added, {count:,} items now"]
+    if refused:
+        lines.append(f"{len(refused):,} were taken down and are not taken in again, such as {refused[0]}")
+    facts = {"added": added, "count": count} | ({"refused": refused} if refused else {})
+    return finish(facts, lines, args.json)
 
 
 def _remove(argv: Sequence[str]) -> int:
@@ -176,6 +193,17 @@ def _info(argv: Sequence[str]) -> int:
     with open_index(args.index) as opened:
         info = asdict(opened.info)
     return finish(info, [f"{name:<12}{value}" for name, value in info.items()], args.json)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    args = parse(IndexVerifyArgs, argv, "index verify", "Check every item of an index against the checksum written with it.")
+    from diptych.index.kinds import open_index
+    from diptych.index.verify import verify_index
+
+    with open_index(args.index) as opened:
+        report = verify_index(opened)
+    finish(report.to_json(), report.lines(), args.json)
+    return report.exit_code
 
 
 def _compact(argv: Sequence[str]) -> int:

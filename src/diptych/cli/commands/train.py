@@ -106,7 +106,10 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
+    from diptych.api.checking import refuse_unmeasurable
 
+    if not args.no_evaluation:
+        refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
     requested = _given_fields(recipe, argv)
     given = {

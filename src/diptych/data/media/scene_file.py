@@ -6,7 +6,7 @@ tile lay. Letters: H W pixels, C bands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +41,20 @@ class SceneFile:
     height, width  in pixels
     crs            name of the coordinate system ("EPSG:32630"), "" where the file has none
     bands          which are read as red, green and blue, counted from 1
+    ends           values of each band that become 0, and those that become 255
     """
 
-    def __init__(self, path: Path, source: Any, bands: tuple[int, ...], percentiles: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: Any,
+        bands: tuple[int, ...],
+        percentiles: tuple[float, float],
+        ends: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         self.path, self.bands, self._source = path, bands, source
         self.crs: str = ""
+        self.ends: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,) * 3, (255.0,) * 3)
         if isinstance(source, np.ndarray):
             self.height, self.width = int(source.shape[0]), int(source.shape[1])
             return
@@ -59,14 +68,26 @@ class SceneFile:
                 file=path,
                 expected="three of its bands, from 1",
             )
-        self.low_C, self.high_C = self._stretch(percentiles)
+        if ends is None:
+            low_C, high_C = self._stretch(percentiles)
+            ends = low_C.tolist(), high_C.tolist()
+        self.ends = (tuple(ends[0]), tuple(ends[1]))
+        self.low_C, self.high_C = (np.array(end, np.float64) for end in self.ends)
 
     @classmethod
-    def open(cls, path: str | Path, *, bands: tuple[int, ...] = (), percentiles: tuple[float, float] = (2.0, 98.0)) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        bands: tuple[int, ...] = (),
+        percentiles: tuple[float, float] = (2.0, 98.0),
+        ends: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Self:
         """A .tif or .tiff by rasterio, any other file as a picture.
 
         bands        of a GeoTIFF, for red, green and blue; () takes 1, 2, 3, or band 1 three times where there are fewer
         percentiles  that become 0 and 255, taken once over the whole scene without nodata; 8-bit scenes stay as they are
+        ends         of the same scene opened before, so that its percentiles are not taken again
         Raises DataError, ConfigError, and MissingExtra without rasterio.
         """
         path = Path(path).expanduser()
@@ -88,7 +109,7 @@ class SceneFile:
         except RasterioIOError as error:
             raise DataError(f"cannot be opened: {error}", file=path, expected="a GeoTIFF") from error
         try:
-            return cls(path, source, bands or ((1, 2, 3) if source.count >= 3 else (1, 1, 1)), percentiles)
+            return cls(path, source, bands or ((1, 2, 3) if source.count >= 3 else (1, 1, 1)), percentiles, ends)
         except BaseException:
             source.close()
             raise
@@ -112,12 +133,18 @@ class SceneFile:
     def tiles(self, side: int, *, overlap: int = 0) -> Iterator[SceneTile]:
         """Tiles of `side` pixels, row by row, which share `overlap` pixels with their neighbours; the last of a row or column is moved in,
         so that every tile is whole. One tile is in memory at a time."""
+        for box in self.boxes(side, overlap=overlap):
+            yield SceneTile(box, self.window(box))
+
+    def boxes(self, side: int, *, overlap: int = 0) -> list[Box]:
+        """Boxes of `tiles`, without reading them."""
         if side < 1 or not 0 <= overlap < side:
             raise ConfigError(f"side {side}, overlap {overlap} (expected 1 or more, and less overlap than side)")
-        for top in _starts(self.height, side, side - overlap):
-            for left in _starts(self.width, side, side - overlap):
-                box = (left, top, min(left + side, self.width), min(top + side, self.height))
-                yield SceneTile(box, self.window(box))
+        return [
+            (left, top, min(left + side, self.width), min(top + side, self.height))
+            for top in _starts(self.height, side, side - overlap)
+            for left in _starts(self.width, side, side - overlap)
+        ]
 
     def coordinates(self, x: float, y: float) -> tuple[float, float]:
         """Coordinates, in the scene's own system, of a point in pixels: (0, 0) is the upper left corner of the first pixel."""

@@ -58,7 +58,7 @@ class Preprocess:
     size: int
     mean: Triple = OPENAI_MEAN
     std: Triple = OPENAI_STD
-    resize: Literal["crop", "squash", "pad", "native"] = "crop"
+    resize: Literal["crop", "squash", "pad", "native", "square"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     fill: int = 0
     margin: int = 0
@@ -69,8 +69,8 @@ class Preprocess:
             raise ConfigError(
                 f"Preprocess.size is {self.size} and margin {self.margin} (expected 1 pixel or more, and 0 or more)"
             )
-        if self.resize not in ("crop", "squash", "pad", "native"):
-            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad | native)")
+        if self.resize not in ("crop", "squash", "pad", "native", "square"):
+            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad | native | square)")
         if self.height and (self.resize != "squash" or self.margin or self.height < 1):
             raise ConfigError(
                 f"Preprocess.height is {self.height}, resize {self.resize!r}, margin {self.margin} (expected 'squash' without margin)"
@@ -100,7 +100,12 @@ class Preprocess:
             return image_HWC
         image = Image.fromarray(image_HWC)
         filter = FILTERS[self.interpolation]
-        if self.resize == "squash":
+        if self.resize == "square" and height != width:
+            side = max(height, width)
+            whole = Image.new("RGB", (side, side), tuple(int(value * 255) for value in self.mean))
+            whole.paste(image, ((side - width) // 2, (side - height) // 2))
+            return np.asarray(whole.resize((size, size), filter))
+        if self.resize in ("squash", "square"):
             return np.asarray(image.resize((size, self.height or size), filter))
         if self.resize == "crop":
             # The long side is cut down to a whole pixel and the margin rounded half to even, as torchvision does.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,10 @@ from functools import partial
 from importlib import resources
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from diptych.core.disk.files import restore
-from diptych.core.disk.paths import escapes_folder, path_problem, printable
+from diptych.core.disk.paths import escapes_folder, near_sibling, path_problem, printable
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
@@ -38,9 +38,11 @@ from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
+from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
+from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
@@ -76,6 +78,7 @@ def read(
     name: str = "",
     format: str = "",
     follow_links: bool = False,
+    inside: str | Path = "",
     delimiter: str = "",
     captions: bool = True,
     longest_text: int = 2**20,
@@ -107,9 +110,12 @@ def read(
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
     format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
-              the form is not recognised or there are two
+              the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
+    inside    a folder that the data may not name files outside of, by an absolute path, "..", or a link: such a row is left out, and
+              nothing of the file is read; "own" is the folder of the data, or `root`. "" sets no limit to a file or folder, and is
+              "own" for a table from afar
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
     neither is silently taken for the whole. Without names the usual ones are taken; if two fit, the error lists the columns.
     """
@@ -128,33 +134,59 @@ def read(
         captions=captions,
         limits={"longest_text": longest_text, "most_columns": most_columns, "unpacked_bytes": unpacked_bytes},
     )
-    folder = Path(root) if root is not None else None
+    folder = Path(root).expanduser() if root is not None else None
+    limit = str(inside)
+    if not limit and isinstance(source, str) and "://" in source:
+        limit = OWN_FOLDER
+    pool, own = _open(source, options, name, folder, format, str(inside))
+    if not limit or (limit == OWN_FOLDER and own is None):
+        return pool
+    return confined_to(pool, own if limit == OWN_FOLDER and own is not None else Path(limit).expanduser())
+
+
+def _open(
+    source: Any, options: ReadOptions, name: str, folder: Path | None, format: str, inside: str
+) -> tuple[Pool, Path | None]:
+    """Pool of a source, and the folder that its files are in; None where it names none, or has been confined already."""
     if isinstance(source, Pool):
-        return source.named(name) if name else source
+        return (source.named(name) if name else source), folder
     if is_hub(source):
-        return read_hub(source, options, name=name or "datasets")
+        return read_hub(source, options, name=name or "datasets"), folder
     if not isinstance(source, str | Path):
         made = read_object(source, options, name=name, root=folder)
         if made is None:
             raise DataError(f"cannot read a {type(source).__name__}", expected=A_SOURCE)
-        return made
+        return made, folder
     if source == "emoji":
-        return _emoji(name)
+        return _emoji(name), None
     address = str(source)
     if "://" in address:
         if not address.lower().endswith(SUFFIXES):
             raise DataError(
                 "only tables are read from afar", file=address, expected=f"an address that ends in {', '.join(SUFFIXES)}"
             )
-        return read_tables([fetch_table(address)], options, name=name or Path(address).stem, root=folder)
+        table = fetch_table(address)
+        return read_tables([table], options, name=name or Path(address).stem, root=folder), own_folder(table, folder)
     path = Path(source).expanduser()
     if fault := path_problem(str(path)):
         raise DataError(f"is {fault}", file=printable(str(path)[:80]), expected="a path")
+    if path.is_dir() and is_curated(path) and not is_built(path):
+        restore(path)
+        refuse_unfinished(path)
+        return open_curated(path, partial(read, follow_links=options.follow_links, inside=inside)), None
+    return _open_path(path, options, name, folder, format), own_folder(path, folder)
+
+
+def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None, format: str) -> Pool:
+    """Pool of a file, a folder, or a pattern of files."""
+    address = str(path)
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)
     if path.exists() and (format == ARTICLES or (not format and path.is_file() and is_article(path))):
         return _of_articles(path, options, name)
+    if path.exists() and is_geotiff_format(format):
+        return read_geotiffs(path, format, name=name or path.stem, within=options.within(path) if path.is_dir() else None)
     if path.is_dir() and not is_built(path) and not is_curated(path) and (probe := _probe(path, format)):
         return _probes(path, options, name, folder, probe)
     if path.is_file() and (format == "mc_bench" or (not format and multi_context(path))):
@@ -329,8 +361,4 @@ def _emoji(name: str) -> Pool:
 
 
 def _missing(path: Path) -> DataError:
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    hint = f"; did you mean '{parent / near[0]}'?" if near else ""
-    return DataError(f"does not exist{hint}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")
+    return DataError(f"does not exist{near_sibling(path)}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")

@@ -38,7 +38,7 @@ def add(app: FastAPI, service: Service) -> None:
                 WriterInfo(name=side.name, streams=isinstance(side.model, Streamer), ranks=side.ranks)
                 for side in service.writers.values()
             ],
-            data=service.pool is not None,
+            data=bool(service.data),
             detector=None if detector is None else str(getattr(detector, "name", "detector")),
             objects=list(getattr(detector, "objects", ())),
             relations=list(getattr(detector, "relations", ())),
