@@ -49,6 +49,8 @@ from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.persons import is_market
 from diptych.data.read.read_options import ReadOptions
+from diptych.data.read.social_pairs import RELATIONS as SOCIAL_PAIRS
+from diptych.data.read.social_pairs import read_social_pairs
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
 from diptych.data.read.unread import unread_note
@@ -108,7 +110,7 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -192,6 +194,8 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format in SOCIAL_PAIRS:
+        return read_social_pairs(path, format, name=name, root=folder)
     if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
         return read_trials(path, name=name)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
