@@ -37,6 +37,7 @@ from diptych.core.contracts import Embedder, Recipe
 from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
+from diptych.core.grouped_fields import out_of_groups
 from diptych.core.terminal import notebook
 from diptych.models.io.open_address import require, require_deployed
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
@@ -276,7 +277,7 @@ def _jobs(
     prepared: list[tuple[ComparedArm, Recipe, str]] = []
     for arm in arms:
         assert arm.recipe is not None
-        key = config_hash([arm.recipe.slug, to_plain(arm.recipe), fixed, rows.fingerprint, tasks])
+        key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks])
         pace = _seconds_a_step(arm, rows, out, key, options, say) if budget.kind == "seconds" else math.nan
         recipe = replace(arm.recipe, steps=budget.steps_of(arm.recipe.batch_size, pace))
         if recipe.warmup >= recipe.steps:
