@@ -1,4 +1,4 @@
-"""The list of public names in docs/stability.md: functions of `diptych`, contracts, commands, entry-point groups, with their signatures.
+"""List of public names in docs/stability.md: functions of `diptych`, contracts, commands, entry-point groups, with their signatures.
 
 Run as a script it writes the list (`make systems` does). A name that is in the page and no longer in the code fails the tests.
 """

@@ -1,4 +1,4 @@
-"""What this installation can do: versions, device, extras by command, disk, threads, and the speed of a short training."""
+"""Facts of an installation: versions, device, extras by command, disk, threads, and the speed of a short training."""
 
 from __future__ import annotations
 
