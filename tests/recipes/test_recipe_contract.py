@@ -51,6 +51,8 @@ def world_of(slug: str) -> str:
         return "image_sets"
     if "images" in needs:
         return "statements"
+    if "goal" in needs:
+        return "kitchens"
     if "problem" in needs:
         return "sudoku"
     if "cloud" in needs:

@@ -28,6 +28,7 @@ import numpy as np
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.job import Job
+from diptych.claims.raw_controls import raw_values
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
@@ -124,6 +125,7 @@ def compare(
     if given:
         results, folders = _score_models(arms, whole, out, tuple(tasks), say)
         failures: list[CellFailure] = []
+        controls = {}
         words = "given models, nothing was trained"
         configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in arms if a.model is not None}
     else:
@@ -134,6 +136,9 @@ def compare(
         folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
         configs = {job.arm: _config(job) for job in jobs}
         words = str(budget)
+        say("raw-input controls: ridge from pixels, nearest training picture, majority")
+        language = getattr(arms[0].recipe, "language", "")
+        controls = raw_values(training_rows(whole), held_out(whole), tasks, cells.make_task, out, language=language)
     names = tuple(arm.name for arm in arms)
     rows = training_rows(whole)
     measured = ComparisonResult(
@@ -143,7 +148,9 @@ def compare(
         budget=words,
         tasks=tuple(tasks),
         given=given,
-        measures=tuple(measures_of(names, results, folders, whole, tuple(tasks), given=given, margins=margins)),
+        measures=tuple(
+            measures_of(names, results, folders, whole, tuple(tasks), given=given, margins=margins, controls=controls)
+        ),
         costs=tuple(
             _cost(arm, [c for c in results if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in results)
         ),

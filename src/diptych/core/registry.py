@@ -91,6 +91,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.noun_knowledge:NounKnowledge",
             "drops nothing: what nouns are and look like, a file for desco",
         ),
+        "overhead_captions": (
+            "diptych.curate.operators.overhead_captions:OverheadCaptions",
+            "drops nothing: captions of pictures from above, by a model that writes and from what is known of them",
+        ),
         "person_captions": (
             "diptych.curate.operators.person_captions:PersonCaptions",
             "drops nothing: a sentence about each person from six attributes, by 1,664 templates",
@@ -153,6 +157,7 @@ TASKS = Registry(
             "diptych.tasks.pairs.category_search:CategorySearch",
             "items of one category by image and text read together",
         ),
+        "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
         "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
@@ -199,6 +204,7 @@ TASKS = Registry(
             "diptych.tasks.reasoning.image_choice:ImageChoice",
             "which of several similar pictures a text describes",
         ),
+        "goals": ("diptych.tasks.reasoning.goals:SymbolicGoals", "what an instruction wants done, and a plan for it"),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
@@ -235,6 +241,7 @@ PIPELINES = Registry(
             "diptych.pipelines.picture_words:WordsOfPicture",
             "which words a picture becomes, and where they stand",
         ),
+        "instructions": ("diptych.pipelines.instructions:Instructions", "steps for an instruction in a picture"),
         "composed_search": (
             "diptych.pipelines.composed_search:ComposedSearch",
             "a picture and a text together: 'this, but at night'",
@@ -272,6 +279,8 @@ WORLDS = Registry(
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
         ),
+        "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
+        "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
@@ -285,6 +294,7 @@ WORLDS = Registry(
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
+        "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
             "the same concepts by one vendor of emoji after the other",
@@ -350,6 +360,7 @@ MODELS = Registry(
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
         "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
+        "goal_predictor": ("diptych.models.reasoning.goal_predictor:GoalPredictorModel", "goals of instructions"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "named_after": (
             "diptych.models.detection.named_after:NearestCropDetector",

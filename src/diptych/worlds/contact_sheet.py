@@ -41,6 +41,7 @@ def main() -> None:
     from PIL import Image
 
     from diptych.worlds.links.world import links
+    from diptych.worlds.overhead.world import overhead
     from diptych.worlds.people.world import pedestrians
     from diptych.worlds.scenes.world import scenes
     from diptych.worlds.tissue.slides import slides
@@ -53,6 +54,7 @@ def main() -> None:
         "cutouts": contact_sheet(scenes(16, seed=1, look="cutouts", size=96), rows=2, scale=1),
         "links": contact_sheet(links(16, seed=1), rows=2),
         "pedestrians": contact_sheet(pedestrians(16, seed=1), rows=2, scale=1),
+        "overhead": contact_sheet(overhead(24, seed=1), columns=12, rows=2, scale=1),
         "tissue": contact_sheet(tissue(34, seed=1, split="test"), columns=17, rows=2, scale=1),
     }
     samples = [slides(8, seed=1)[number] for number in (1, 3, 5, 7)]

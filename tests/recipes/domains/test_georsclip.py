@@ -40,6 +40,10 @@ def small(**changes: Any) -> GeoRSCLIP:
     return replace(GeoRSCLIP.tiny(), **{**shape, "batch_size": 6, "steps": 2, "warmup": 1.0, "crop": (1.0, 1.0), **changes})
 
 
+def opened(folder: Path) -> Any:
+    return load(folder)
+
+
 def test_loss_and_gradients_are_clips(parity: Any) -> None:
     recipe = small(same_group="negative")
     torch.manual_seed(1)
@@ -99,7 +103,7 @@ def test_adapters_are_few_and_the_rest_stays(tmp_path: Path) -> None:
     tuned = replace(options, init=str(tmp_path / "start"))
     fit(small(rank=2, lr=1e-2), data, tmp_path / "adapters", tuned)
     fit(small(lr=1e-2), data, tmp_path / "full", tuned)
-    start, adapters, full = (load(tmp_path / name).model.state_dict() for name in ("start", "adapters", "full"))
+    start, adapters, full = (opened(tmp_path / name).model.state_dict() for name in ("start", "adapters", "full"))
     moved = {name: adapters[name] - start[name] for name in start if not torch.equal(adapters[name], start[name])}
     assert moved
     assert all(int(torch.linalg.matrix_rank(change.flatten(1), atol=1e-5)) <= 2 for change in moved.values())
@@ -110,3 +114,32 @@ def test_the_published_size() -> None:
     with torch.device("meta"):
         model = GeoRSCLIP.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 151_277_313  # CLIP's ViT-B/32
+
+
+@pytest.mark.parametrize("kind", ["pfeiffer", "houlsby", "prefix", "unipelt"])
+def test_modules_beside_frozen_weights(kind: Any, tmp_path: Path) -> None:
+    """Nothing of the start moves, what is beside it does, and the model opens again with it."""
+    data = resolve("world:scenes?n=12").split("train")
+    options = TrainOptions(log_every=1, progress=False, precision="fp32")
+    fit(small(), data, tmp_path / "start", options)
+    recipe = small(adapter=kind, reduction=4, prefix_length=2, prefix_hidden=4, rank=2 if kind == "unipelt" else 0, lr=1e-2)
+    fit(recipe, data, tmp_path / "tuned", replace(options, init=str(tmp_path / "start")))
+    start, tuned = opened(tmp_path / "start"), opened(tmp_path / "tuned")
+    before, after = start.model.state_dict(), tuned.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert {*after} - {*before}
+    assert all(".adapter_" in name for name in {*after} - {*before})
+    image = data[0].image
+    assert image is not None
+    assert (start.embed_images([image]) != tuned.embed_images([image])).any()
+
+
+def test_ways_to_tune_exclude_each_other() -> None:
+    for changes in (
+        {"adapter": "compacter"},
+        {"adapter": "prefix", "rank": 4},
+        {"adapter": "unipelt", "rank": 4, "adapted": "qkv"},
+    ):
+        with pytest.raises(ConfigError, match="adapter is"):
+            small(**changes)
+    assert small(adapter="unipelt", rank=4).tuning().lora == ""

@@ -367,6 +367,15 @@ class Reasoner(Protocol):
 
 
 @runtime_checkable
+class GoalPredictor(Protocol):
+    """Goals of sentences in pictures: (predicate, subject, object) for each pair, "unknown" for what is not to be seen."""
+
+    def predict_goals(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64
+    ) -> list[tuple[str, str, str]]: ...
+
+
+@runtime_checkable
 class VectorIndex(Protocol):
     """The k nearest items to each query row, best first."""
 

@@ -6,7 +6,7 @@ tile lay. Letters: H W pixels, C bands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,8 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the scene."""
 SAMPLED = 1024
 """Pixels a side of the reduced scene whose percentiles are taken."""
+CACHE = 64 * 2**20
+"""Bytes of decoded blocks that GDAL keeps: by default it takes a twentieth of the machine's memory, which a large scene fills."""
 WGS84 = "EPSG:4326"
 
 
@@ -41,11 +43,20 @@ class SceneFile:
     height, width  in pixels
     crs            name of the coordinate system ("EPSG:32630"), "" where the file has none
     bands          which are read as red, green and blue, counted from 1
+    ends           values of each band that become 0, and those that become 255
     """
 
-    def __init__(self, path: Path, source: Any, bands: tuple[int, ...], percentiles: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: Any,
+        bands: tuple[int, ...],
+        percentiles: tuple[float, float],
+        ends: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         self.path, self.bands, self._source = path, bands, source
         self.crs: str = ""
+        self.ends: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,) * 3, (255.0,) * 3)
         if isinstance(source, np.ndarray):
             self.height, self.width = int(source.shape[0]), int(source.shape[1])
             return
@@ -59,14 +70,32 @@ class SceneFile:
                 file=path,
                 expected="three of its bands, from 1",
             )
-        self.low_C, self.high_C = self._stretch(percentiles)
+        if ends is None:
+            low_C, high_C = self._stretch(percentiles)
+            ends = low_C.tolist(), high_C.tolist()
+        self.ends = (tuple(ends[0]), tuple(ends[1]))
+        self.low_C, self.high_C = (np.array(end, np.float64) for end in self.ends)
+        kinds = {source.dtypes[band - 1] for band in bands}
+        levels = {"uint8": 256, "uint16": 65_536}.get(kinds.pop() if len(kinds) == 1 else "", 0)
+        self._table_CV = self._levels(np.arange(levels, dtype=np.float64)) if levels else None
+        self._plain = levels == 256 and self.ends == ((0.0,) * 3, (255.0,) * 3)
+        valid = [source.mask_flag_enums[band - 1] for band in bands]
+        self._whole = all([flag.name for flag in flags] == ["all_valid"] for flags in valid)
 
     @classmethod
-    def open(cls, path: str | Path, *, bands: tuple[int, ...] = (), percentiles: tuple[float, float] = (2.0, 98.0)) -> Self:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        bands: tuple[int, ...] = (),
+        percentiles: tuple[float, float] = (2.0, 98.0),
+        ends: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> Self:
         """A .tif or .tiff by rasterio, any other file as a picture.
 
         bands        of a GeoTIFF, for red, green and blue; () takes 1, 2, 3, or band 1 three times where there are fewer
         percentiles  that become 0 and 255, taken once over the whole scene without nodata; 8-bit scenes stay as they are
+        ends         of the same scene opened before, so that its percentiles are not taken again
         Raises DataError, ConfigError, and MissingExtra without rasterio.
         """
         path = Path(path).expanduser()
@@ -88,10 +117,15 @@ class SceneFile:
         except RasterioIOError as error:
             raise DataError(f"cannot be opened: {error}", file=path, expected="a GeoTIFF") from error
         try:
-            return cls(path, source, bands or ((1, 2, 3) if source.count >= 3 else (1, 1, 1)), percentiles)
+            return cls(path, source, bands or ((1, 2, 3) if source.count >= 3 else (1, 1, 1)), percentiles, ends)
         except BaseException:
             source.close()
             raise
+
+    @classmethod
+    def of_pixels(cls, pixels_HWC: npt.NDArray[np.uint8], name: str = "picture") -> Self:
+        """A picture in memory as a scene without coordinate system."""
+        return cls(Path(name), pixels_HWC, (), (2.0, 98.0))
 
     def __enter__(self) -> Self:
         return self
@@ -107,17 +141,23 @@ class SceneFile:
             raise DataError(f"the box {list(box)}", file=self.path, expected=f"a part of {self.width} x {self.height} pixels")
         if isinstance(self._source, np.ndarray):
             return np.ascontiguousarray(self._source[top:bottom, left:right])
-        return self._scaled(self._read(((top, bottom), (left, right))))
+        return self._scaled(self._read(((top, bottom), (left, right)), masked=not self._whole))
 
     def tiles(self, side: int, *, overlap: int = 0) -> Iterator[SceneTile]:
         """Tiles of `side` pixels, row by row, which share `overlap` pixels with their neighbours; the last of a row or column is moved in,
         so that every tile is whole. One tile is in memory at a time."""
+        for box in self.boxes(side, overlap=overlap):
+            yield SceneTile(box, self.window(box))
+
+    def boxes(self, side: int, *, overlap: int = 0) -> list[Box]:
+        """Boxes of `tiles`, without reading them."""
         if side < 1 or not 0 <= overlap < side:
             raise ConfigError(f"side {side}, overlap {overlap} (expected 1 or more, and less overlap than side)")
-        for top in _starts(self.height, side, side - overlap):
-            for left in _starts(self.width, side, side - overlap):
-                box = (left, top, min(left + side, self.width), min(top + side, self.height))
-                yield SceneTile(box, self.window(box))
+        return [
+            (left, top, min(left + side, self.width), min(top + side, self.height))
+            for top in _starts(self.height, side, side - overlap)
+            for left in _starts(self.width, side, side - overlap)
+        ]
 
     def coordinates(self, x: float, y: float) -> tuple[float, float]:
         """Coordinates, in the scene's own system, of a point in pixels: (0, 0) is the upper left corner of the first pixel."""
@@ -139,11 +179,14 @@ class SceneFile:
                 "has no coordinate system", file=self.path, expected="a GeoTIFF with a CRS; pixels are known all the same"
             )
 
-    def _read(self, window: Any, size: tuple[int, int] | None = None) -> Any:
-        """Masked [C, H, W]; masked where there are no data."""
+    def _read(self, window: Any, size: tuple[int, int] | None = None, *, masked: bool = True) -> Any:
+        """[C, H, W]; masked where there are no data, if that is asked for."""
+        from rasterio import Env
+
         shape = (len(self.bands), *size) if size else None
         try:
-            return self._source.read(list(self.bands), window=window, masked=True, out_shape=shape)
+            with Env(GDAL_CACHEMAX=CACHE):
+                return self._source.read(list(self.bands), window=window, masked=masked, out_shape=shape)
         except Exception as error:  # GDAL raises its own kinds
             raise DataError(f"cannot be read: {error}", file=self.path, expected="a whole GeoTIFF") from error
 
@@ -156,9 +199,26 @@ class SceneFile:
         low_C, high_C = np.array(ends, np.float64).T
         return low_C, np.maximum(high_C, low_C + 1e-12)
 
+    def _levels(self, value_V: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+        """uint8 [C, V]: what each value becomes in each band."""
+        low_C1, high_C1 = self.low_C[:, None], self.high_C[:, None]
+        level_CV: npt.NDArray[np.uint8] = np.rint(np.clip((value_V - low_C1) / (high_C1 - low_C1), 0, 1) * 255).astype(np.uint8)
+        return level_CV
+
     def _scaled(self, value_CHW: Any) -> npt.NDArray[np.uint8]:
+        if self._table_CV is not None:  # integers: each level is looked up, not computed
+            plain_CHW = value_CHW if self._whole else value_CHW.filled(0)
+            if self._plain:
+                return np.ascontiguousarray(plain_CHW.transpose(1, 2, 0))
+            pixels_HWC = np.empty((*plain_CHW.shape[1:], len(self.bands)), np.uint8)
+            for band, table_V in enumerate(self._table_CV):
+                np.take(table_V, plain_CHW[band], out=pixels_HWC[..., band])
+            if not self._whole:
+                pixels_HWC[np.ma.getmaskarray(value_CHW).transpose(1, 2, 0)] = 0
+            return pixels_HWC
         low, high = self.low_C[:, None, None], self.high_C[:, None, None]
-        share_CHW = np.clip((value_CHW.filled(0).astype(np.float64) - low) / (high - low), 0, 1)
+        filled_CHW = value_CHW if self._whole else value_CHW.filled(0)
+        share_CHW = np.clip((filled_CHW.astype(np.float64) - low) / (high - low), 0, 1)
         share_CHW[np.ma.getmaskarray(value_CHW) | ~np.isfinite(share_CHW)] = 0
         return np.ascontiguousarray(np.rint(share_CHW * 255).astype(np.uint8).transpose(1, 2, 0))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diptych.core.errors import DecodeError
-from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.prompt import PromptLike, as_dialogue, text_only
 from diptych.data.media.decode import decode, encode_png, probe
 from diptych.models.io.foreign.chat import pictures_in_order
@@ -61,7 +61,8 @@ def _encoded(source: ImageSource) -> tuple[str, bytes]:
         data = source.read()
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror or error}", file=source.name) from error
-    info = probe(data, name=source.name)
+    with content_untold(source):
+        info = probe(data, name=source.name)
     pixels_HWC = decode(source, exact=True)  # what cannot be decoded here is not sent
     if info.format in SENT and info.frames == 1 and info.mode in ("RGB", "L") and not any(one in data for one in TURNED):
         return SENT[info.format], data

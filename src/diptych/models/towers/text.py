@@ -85,8 +85,8 @@ class TextTransformer(Tower):
 
     @property
     def ignores_padding(self) -> bool:
-        """True if the pooled vector is the same with less padding; with pooling "last" the padding is read."""
-        return self.pooling != "last"
+        """True if the pooled vector is the same with less padding; with pooling "last" or gates of adapters the padding is read."""
+        return self.pooling != "last" and not getattr(self.transformer, "reads_padding", False)
 
     def forward(self, text: Tensor, mask_BL: Tensor | None = None) -> TowerOutput:
         """`mask_BL` is True at real tokens. Without it all tokens are real, or with pooling "eot" those up to the end."""
@@ -98,9 +98,10 @@ class TextTransformer(Tower):
             return self._read_to_the_end(text, mask_BL)
         embedded_BLD = self.embed(text) if text.ndim == 2 else text
         x_BLD = self.factor * embedded_BLD + self.position_LD[: text.shape[1]]
-        # Under a causal mask nothing before the end can see the padding behind it, so the padding mask would only cost time.
+        # Under a causal mask nothing before the end can see the padding behind it, so the padding mask would only cost time; gates of
+        # adapters see it.
         ends = self.pooling in ("eot", "largest")
-        reads_mask = None if self.causal and ends else mask_BL
+        reads_mask = None if self.causal and ends and self.ignores_padding else mask_BL
         x_BLD = self.norm_after(self.transformer(x_BLD, reads_mask, causal=self.causal))
         end_B = self._end(text, mask_BL) if ends else None
         if mask_BL is None:

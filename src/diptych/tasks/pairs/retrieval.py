@@ -96,7 +96,14 @@ class Retrieval:
         compare = compared_by(model, self.compare)
         if compare == "vectors" and not isinstance(model, Embedder):
             raise ConfigError(f"'{getattr(model, 'name', model)}' has no vectors (expected compare 'pairs')")
-        items = _collect(self, model, data)
+        # A model that embeds is asked also where pairs decide: only it can tell which of its items can be read (clips are not decoded).
+        embeds = isinstance(model, Embedder)
+        read = embedded_images(model, data, batch_size=self.batch_size, wanted=WANTED) if embeds else _decodable(data)
+        return self.records(model, read, data.name, compare=compare)
+
+    def records(self, model: Any, read: ImageEmbeddingBlock, name: str, *, compare: str = "vectors") -> pa.Table:
+        """Records of images that are embedded already, one row a query, texts first; `name` is that of their data."""
+        items = _collect(self, read, name)
         image_key, text_key = items.keys(items.image_answer), items.keys(items.text_answer)
         if compare == "pairs":
             by_text_NM = pair_scores(model, items.images, items.strings, query="text")
@@ -246,10 +253,7 @@ class _Counts:
         return decided
 
 
-def _collect(task: Retrieval, model: Any, data: Dataset) -> _QueriesAndGallery:
-    # A model that embeds is asked also where pairs decide: only it can tell which of its items can be read (clips are not decoded here).
-    embeds = isinstance(model, Embedder)
-    read = embedded_images(model, data, batch_size=task.batch_size, wanted=WANTED) if embeds else _decodable(data)
+def _collect(task: Retrieval, read: ImageEmbeddingBlock, name: str) -> _QueriesAndGallery:
     samples = read.samples
     own_group = [sample.group or sample.uid for sample in samples]
     repeats = len(set(own_group)) < len(own_group)
@@ -263,7 +267,7 @@ def _collect(task: Retrieval, model: Any, data: Dataset) -> _QueriesAndGallery:
             chosen.setdefault((answer, string), (sample.uid, group))
     if not chosen:
         raise DataError(
-            f"no text of '{data.name}' is left for language {task.language!r} and origins {task.origins or 'any'}",
+            f"no text of '{name}' is left for language {task.language!r} and origins {task.origins or 'any'}",
             field="texts",
             expected='another language ("" for all) or origins',
         )

@@ -1,0 +1,1 @@
+"""Rendered views from above: tiles with captions in ten languages, and large scenes as GeoTIFF."""
