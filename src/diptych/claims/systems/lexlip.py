@@ -14,6 +14,7 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
+from diptych.core.config import with_changes
 from diptych.models.lexlip.lexical_embedder import LexicalModel
 from diptych.recipes._shared.pairs import PairRecipe
 from diptych.recipes.contrastive.clip import CLIP
@@ -86,8 +87,8 @@ def claims() -> tuple[Claim, ...]:
     rows = SeededPairs(SmallPairs(PAIRS))
     clip = sized_for(CLIP.tiny(), batch_size=BATCH, steps=STEPS)
     own: dict[str, Any] = {"decoder_heads": 4, "queue": 1024, "small_images": False, "image_tower": "vit_micro"}
-    lexlip = replace(sized_for(LexLIP.tiny(), batch_size=BATCH, steps=STEPS), **own)
-    alone = replace(lexlip, weight_words=0.0)
+    lexlip = with_changes(sized_for(LexLIP.tiny(), batch_size=BATCH, steps=STEPS), own)
+    alone = with_changes(lexlip, {"weight_words": 0.0})
     same_steps = Claim(
         slug="lexlip",
         kind="paper's claim",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.grouped_fields import grouped
 from diptych.data.load.batch import PairBatch
 from diptych.data.load.restored_batch import RestoredBatch
 from diptych.data.media.augment.rand_augment import rand_augment
 from diptych.data.text.tokens.masked_words import MaskedWords, mask_words
 from diptych.data.text.tokens.whole_words import empty_text_reasons, unknown_share, word_starts
-from diptych.models.layers.sparse_queue import Start
 from diptych.models.lexlip.bottleneck import BottleneckEncoder, BottleneckOutput
 from diptych.models.lexlip.lexical_embedder import LexicalModel
 from diptych.models.lexlip.lexical_encoder import LexicalEncoder
@@ -31,6 +31,7 @@ from diptych.objectives.gather import all_gather
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.queue_contrast import queue_contrast
 from diptych.objectives.pairs.sparsity import Over, flops
+from diptych.recipes._shared.lexical_config import BottleneckConfig, MomentumConfig
 from diptych.recipes._shared.pairs import PairRecipe, strings_of
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.train.weights import copy_matching
@@ -47,6 +48,7 @@ RELEASED_DECAY = (
 """The release spares what has "bias" or a norm's name as it expects it in its own; those in BEiT's blocks have others."""
 
 
+@grouped("restoring", "second_phase")
 @dataclass(frozen=True, kw_only=True)
 class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
     """LexLIP: Lexicon-Bottlenecked Language-Image Pre-Training for Large-Scale Image-Text Sparse Retrieval (Luo et al., ICCV 2023, arXiv
@@ -69,23 +71,12 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
     release reads it in parts (720 of 2,880), after each of which momentum model and queues move.
 
     bottleneck     share of the steps that the first phase has; 1 leaves out the second, 0 the first
-    momentum_steps  above 0, `epochs` counts passes of the first phase, and the second has so many steps
-    momentum_batch  of the second phase; 0 takes batch_size
+    restoring      hidden words and the decoder that guesses them (`BottleneckConfig`)
+    second_phase   the momentum model and its queues (`MomentumConfig`). The fields of both are options like these
     tau            temperature, fixed
     sparsity       weight of the FLOPS term of either tower, on vectors of norm 1
     sparsity_over  its mean is over the items of the whole "batch", or of each "process" (released)
-    weight_words   of the three terms of hidden words
-    hidden_own     share of tokens that are hidden from the text encoder; hidden_other from the decoder
-    whole_words    hidden words are hidden with all their pieces
-    padding_counts  shares are of the padded row, and padding is drawn like words and then not asked for (released); or of the text
-    decoder_layers, decoder_heads, decoder_dropout   of the decoder
     class_token    the image head reads the tower's pooled vector too, as one place more (released: the class token)
-    momentum       of the momentum model
-    momentum_start  it begins as the "model" that the first phase left, or "fresh" (released: as the weights from which that phase began)
-    momentum_dropout  it has dropout in training (released)
-    momentum_behind  it follows the weights that a step began with (released, at the price of a further copy), and not those that it left
-    queue          items of either modality that are remembered
-    queue_start    "empty", or "random" unit vectors (released)
     small_images   in the second phase half of the steps, by chance, see images of half the size (towers beit_* and dense_*)
     other_sizes    what BEiT's position biases do at another size than they are made for: see `RelativeBias`; "released" gives patches the
                    biases of others
@@ -102,26 +93,12 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
     no_prefixes = "its features are weights of words, whose order means nothing"
 
     bottleneck: float = 0.5
-    momentum_steps: int = 0
-    momentum_batch: int = 0
+    restoring: BottleneckConfig = field(default_factory=BottleneckConfig)
+    second_phase: MomentumConfig = field(default_factory=MomentumConfig)
     tau: float = 0.05
     sparsity: float = 0.002
     sparsity_over: Over = "batch"
-    weight_words: float = 1.0
-    hidden_own: float = 0.3
-    hidden_other: float = 0.5
-    whole_words: bool = True
-    padding_counts: bool = False
-    decoder_layers: int = 2
-    decoder_heads: int = 12
-    decoder_dropout: float = 0.1
     class_token: bool = True
-    momentum: float = 0.99
-    momentum_start: Literal["model", "fresh"] = "model"
-    momentum_dropout: bool = False
-    momentum_behind: bool = False
-    queue: int = 11_520
-    queue_start: Start = "empty"
     small_images: bool = False
     other_sizes: Other = "resampled"
     bias_size: int = 0
@@ -153,11 +130,10 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
             raise ConfigError(f"augment is {self.augment!r} (expected none | rand)")
         if self.same_group == "positive":
             raise ConfigError("same_group positive: a queue has no further positives (expected mask or negative)")
-        if self.momentum_start not in ("model", "fresh"):
-            raise ConfigError(f"momentum_start is {self.momentum_start!r} (expected model | fresh)")
-        if self.bottleneck < 1 and (largest := self.momentum_batch or self.batch_size) > self.queue:
+        second = self.second_phase
+        if self.bottleneck < 1 and (largest := second.momentum_batch or self.batch_size) > second.queue:
             raise ConfigError(
-                f"a batch of {largest} is larger than the queue of {self.queue}: keys would be forgotten in the step that brings them "
+                f"a batch of {largest} is larger than the queue of {second.queue}: keys would be forgotten in the step that brings them "
                 f"(expected --queue {largest} or more)"
             )
 
@@ -194,23 +170,23 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
                 field="texts",
                 expected="--tokenizer data, a vocabulary of the texts' language, or another --language",
             )
-        if prepared.momentum_steps and not prepared.steps:
+        if prepared.second_phase.momentum_steps and not prepared.steps:
             first = math.ceil(prepared.epochs * len(data) / prepared.batch_size)
-            total = first + prepared.momentum_steps
+            total = first + prepared.second_phase.momentum_steps
             prepared = replace(prepared, steps=total, bottleneck=first / total)
         return prepared
 
     def stages(self) -> Sequence[Stage]:
         later = {f.name: getattr(self, f.name) for f in fields(self)}
-        second = MomentumPhase(**{**later, "batch_size": self.momentum_batch or self.batch_size})
+        second = MomentumPhase(**{**later, "batch_size": self.second_phase.momentum_batch or self.batch_size})
         stages = [Stage("bottleneck", self, share=self.bottleneck)] if self.bottleneck else []
         if self.bottleneck < 1:
-            carry = partial(_carry, own=self.momentum_start == "fresh")
+            carry = partial(_carry, own=self.second_phase.momentum_start == "fresh")
             stages.append(Stage("momentum", second, share=1 - self.bottleneck, carry=carry))
         return stages
 
     def hooks(self) -> Sequence[Hook]:
-        return [_MomentumFromStart(own=self.momentum_start == "fresh")]
+        return [_MomentumFromStart(own=self.second_phase.momentum_start == "fresh")]
 
     # ------------------------------------------------------------ the first phase
 
@@ -242,9 +218,9 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
     def model(self) -> nn.Module:
         return BottleneckEncoder(
             self.encoder(),
-            layers=self.decoder_layers,
-            heads=self.decoder_heads,
-            dropout=self.decoder_dropout,
+            layers=self.restoring.decoder_layers,
+            heads=self.restoring.decoder_heads,
+            dropout=self.restoring.decoder_dropout,
             mask_token=self.mask_id is not None,
         )
 
@@ -257,7 +233,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
     def batch(self, draws: Draws) -> PairBatch:
         """The text, crop and flip first, then what is hidden from the encoder, then from the decoder, all from the draw's own generator."""
         pairs = self.view_batch(draws)
-        own, other = (self._hidden(draws, pairs, share) for share in (self.hidden_own, self.hidden_other))
+        own, other = (self._hidden(draws, pairs, share) for share in (self.restoring.hidden_own, self.restoring.hidden_other))
         return RestoredBatch(
             **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
             own_BL=own.ids_BL,
@@ -283,7 +259,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
 
     def _hidden(self, draws: Draws, pairs: PairBatch, share: float) -> MaskedWords:
         words = self.words()
-        starts_BL = torch.from_numpy(word_starts(words, pairs.text_BL.numpy())) if self.whole_words else None
+        starts_BL = torch.from_numpy(word_starts(words, pairs.text_BL.numpy())) if self.restoring.whole_words else None
         masked = mask_words(
             pairs.text_BL,
             pairs.text_mask_BL,
@@ -292,7 +268,7 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
             vocab_size=words.vocab_size,
             share=share,
             starts_BL=starts_BL,
-            padding_counts=self.padding_counts,
+            padding_counts=self.restoring.padding_counts,
         )
         if self.mask_id is None:
             return masked
@@ -316,9 +292,9 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
         return {
             "contrastive": self.contrast(features.image_NV, features.text_NV, scale=scale, group_B=batch.group_B),
             **self.sparse(features),
-            "own_words": self.weight_words * masked_words(features.own_word_NMV, batch.own_word_BM),
-            "words_from_image": self.weight_words * masked_words(features.image_word_NJV, batch.other_word_BM),
-            "words_from_text": self.weight_words * masked_words(features.text_word_NJV, batch.other_word_BM),
+            "own_words": self.restoring.weight_words * masked_words(features.own_word_NMV, batch.own_word_BM),
+            "words_from_image": self.restoring.weight_words * masked_words(features.image_word_NJV, batch.other_word_BM),
+            "words_from_text": self.restoring.weight_words * masked_words(features.text_word_NJV, batch.other_word_BM),
         }
 
     def sparse(self, features: LexicalOutput) -> dict[str, Tensor]:
@@ -346,9 +322,8 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
         same = {**SMALL_CLIP, "image_tower": "beit_tiny", "mean": (0.5,) * 3, "std": (0.5,) * 3}
         return cls(
             **same,
-            decoder_heads=3,
-            decoder_dropout=0.0,
-            queue=1024,
+            restoring=BottleneckConfig(decoder_heads=3, decoder_dropout=0.0),
+            second_phase=MomentumConfig(queue=1024),
             small_images=True,
             warmup_from=None,
             decay="matrices",
@@ -362,16 +337,18 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
         scripts run eight processes, which in the first phase gather features without gradient."""
         return cls(
             same_group="negative",
-            momentum_steps=40_000,
-            momentum_batch=2880,
+            restoring=BottleneckConfig(padding_counts=True),
+            second_phase=MomentumConfig(
+                momentum_steps=40_000,
+                momentum_batch=2880,
+                momentum_start="fresh",
+                momentum_dropout=True,
+                momentum_behind=True,
+                queue_start="random",
+            ),
             small_images=True,
-            queue_start="random",
-            momentum_start="fresh",
-            momentum_dropout=True,
-            momentum_behind=True,
             feature_gradient=1 / 8,
             decoding="whole",
-            padding_counts=True,
             sparsity_over="process",
             other_sizes="released",
             augment="rand",
@@ -383,16 +360,23 @@ class LexLIP(PairRecipe[nn.Module, PairBatch, LexicalOutput]):
         epochs at batch 1,536. Position biases of 224 pixels are interpolated. The release goes on with the momentum model and the
         queues of the run before; here that model begins as the weights themselves, and queues at random."""
         tuned: dict[str, Any] = {"image_size": 384, "bias_size": 224, "batch_size": 1536, "epochs": 10.0, "bottleneck": 0.0}
-        return replace(cls.paper(), momentum_start="model", momentum_steps=0, momentum_batch=0, small_images=False, **tuned)
+        paper = cls.paper()
+        second = replace(paper.second_phase, momentum_start="model", momentum_steps=0, momentum_batch=0)
+        return replace(paper, second_phase=second, small_images=False, **tuned)
 
 
+@grouped("restoring", "second_phase")
 @dataclass(frozen=True, kw_only=True)
 class MomentumPhase(LexLIP):
     """LexLIP's second phase, a stage of its runs."""
 
     def model(self) -> nn.Module:
         module = MomentumEncoder(
-            self.encoder(), queue=self.queue, start=self.queue_start, dropout=self.momentum_dropout, behind=self.momentum_behind
+            self.encoder(),
+            queue=self.second_phase.queue,
+            start=self.second_phase.queue_start,
+            dropout=self.second_phase.momentum_dropout,
+            behind=self.second_phase.momentum_behind,
         )
         if self.small_images and not isinstance(module.encoder.image_tower, BEiT | DenseViT):
             raise ConfigError(
@@ -426,7 +410,7 @@ class MomentumPhase(LexLIP):
     def after_update(self, model: nn.Module, features: LexicalOutput, batch: PairBatch, progress: float) -> None:
         assert isinstance(model, MomentumEncoder)
         assert isinstance(features, MomentumOutput)
-        model.follow_(self.momentum)
+        model.follow_(self.second_phase.momentum)
         keys = (features.key_image_NV, features.key_text_NV, batch.group_B)
         model.remember_(*(all_gather(rows).flatten(0, 1) for rows in keys))
 
