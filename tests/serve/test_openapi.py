@@ -24,8 +24,9 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
 
 LIMITS = Limits(body_bytes=200_000, image_pixels=10_000, inputs=4, text_characters=200, k=20, seconds=20)
-PATHS = ["/v1/embeddings", "/v1/chat/completions", "/v1/models", "/search", "/classify", "/detect", "/explain", "/words", "/caption",
-         "/ask", "/items/{uid}", "/image/{uid}", "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
+PATHS = ["/v1/embeddings", "/v1/chat/completions", "/v1/models", "/v1/models/{model_id}", "/search", "/classify", "/detect",
+         "/explain", "/locate", "/words", "/caption", "/ask", "/items/{uid}", "/image/{uid}",
+         "/healthz", "/readyz", "/info", "/metrics"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,17 @@ def test_every_route_is_described(service: Running) -> None:
 
 
 def operations() -> list[tuple[str, str]]:
-    posts = {"/v1/embeddings", "/v1/chat/completions", "/classify", "/detect", "/explain", "/words", "/caption", "/ask"}
+    posts = {
+        "/v1/embeddings",
+        "/v1/chat/completions",
+        "/classify",
+        "/detect",
+        "/explain",
+        "/locate",
+        "/words",
+        "/caption",
+        "/ask",
+    }
     found = [(path, "POST" if path in posts else "GET") for path in PATHS]
     return [*found, ("/search", "POST")]
 

@@ -199,6 +199,25 @@ def test_detect_draws_what_it_found(client: httpx.Client) -> None:
     assert client.post("/detect", json={"uid": "blue-1", "min_score": 0.95}).json()["regions"] == []
 
 
+def test_locate_finds_the_place_of_a_text_in_a_large_picture(client: httpx.Client) -> None:
+    pixels = flat((0, 0, 255), (80, 120))
+    pixels[50:65, 90:105] = (255, 0, 0)
+    answer = client.post("/locate", json={"image": b64(encoded(pixels)), "text": "red"}).json()
+    assert (answer["rows"], answer["columns"]) == (64, 96)
+    best = answer["hits"][0]
+    assert abs(best["x"] - 97.5 / 120) < 0.1
+    assert abs(best["y"] - 57.5 / 80) < 0.1
+    x0, y0, x1, y1 = best["box"]
+    assert x0 <= best["x"] <= x1
+    assert y0 <= best["y"] <= y1
+    value = np.array(answer["values"])
+    assert value[40:52, 72:84].mean() > 2 * value.mean()
+    assert answer["windows"] > 100
+    assert client.post("/locate", json={"image": b64(encoded(pixels)), "text": ""}).status_code == 422
+    assert client.post("/locate", json={"text": "red"}).status_code == 422
+    assert client.post("/locate", json={"uid": "red-1", "text": "red"}).json()["rows"] > 0
+
+
 def test_explain_finds_the_half_that_a_word_goes_with(client: httpx.Client) -> None:
     pixels = np.concatenate([flat((255, 0, 0), (40, 40)), flat((0, 0, 255), (40, 40))], axis=1)
     answer = client.post("/explain", json={"image": b64(encoded(pixels)), "text": "red blue", "grid": 4}).json()

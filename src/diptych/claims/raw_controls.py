@@ -28,6 +28,7 @@ from diptych.worlds.rendered import keeping_pools
 VERSION = 1
 """Raised when a control would give other scores on the same rows."""
 PREFIX = "raw input, "
+UNASKED = "its cells ask no model that is trained on their rows alone"
 BLIND = (f"{PREFIX}majority",)
 Folders = Callable[[Arm], Path]
 
@@ -38,6 +39,10 @@ class RawControls:
 
     cells: dict[str, list[CellResult]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+
+
+class _Unasked(Exception):
+    """A cell ran through and never asked for the raw-input model."""
 
 
 @dataclass(slots=True)
@@ -63,13 +68,19 @@ def run_raw_controls(
 def _run_all(claim: Claim, seeds: Sequence[int], folder_of: Folders, on_cell: Callable[[Cell, CellResult], None]) -> RawControls:
     done, folder_of = RawControls(), cache(folder_of)
     arms: dict[Method, Arm] = {}
+    candidates = [claim.method, claim.baseline, *claim.controls]
     for method in METHODS:
-        for arm in (claim.method, claim.baseline, *claim.controls):
+        for arm in list(candidates):
             outcome = _run(claim, arm, method, seeds[0], folder_of)
             if isinstance(outcome, CellResult):
                 arms[method] = arm
                 break
             done.missing.setdefault(f"{PREFIX}{method}", outcome)
+            if outcome == UNASKED:
+                candidates.remove(arm)  # it would ask no other method either
+        if not candidates:
+            done.missing.update({f"{PREFIX}{method}": UNASKED for method in METHODS})
+            break
     for seed in seeds:  # rows of a seed are rendered and read once for all methods
         for method, arm in arms.items():
             name = f"{PREFIX}{method}"
@@ -92,12 +103,14 @@ def _run(claim: Claim, arm: Arm, method: Method, seed: int, folder_of: Folders) 
     def work(cell: Cell) -> Mapping[str, float]:
         scores = arm.run(cell)
         if not instead.asked or claim.metric not in scores:
-            raise LookupError("the cell asks no model that was trained on its rows alone")
+            raise _Unasked
         return scores
 
     try:
         with without_training():
             return run_cell(Cell(f"{PREFIX}{method}", seed, folder, instead=instead), work)
+    except _Unasked:
+        return UNASKED
     except Exception as error:  # whatever a cell asks of its model that a closed form has not
         return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 

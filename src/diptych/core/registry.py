@@ -91,6 +91,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.noun_knowledge:NounKnowledge",
             "drops nothing: what nouns are and look like, a file for desco",
         ),
+        "overhead_captions": (
+            "diptych.curate.operators.overhead_captions:OverheadCaptions",
+            "drops nothing: captions of pictures from above, by a model that writes and from what is known of them",
+        ),
         "person_captions": (
             "diptych.curate.operators.person_captions:PersonCaptions",
             "drops nothing: a sentence about each person from six attributes, by 1,664 templates",

@@ -144,8 +144,8 @@ class Checksums:
         for item, several in sums.item_sums.items():
             if sums.sample_of[item] not in sums.unsettled:
                 rows.append((PUT, item, sums.sample_of[item], min(several)))
-        known = {row[1] for row in rows[1:]}
-        rows += [(PUT, item, sample, one) for item, (sample, one) in stored.items() if item not in known]
+        recorded = {row[1] for row in rows[1:]}
+        rows += [(PUT, item, sample, one) for item, (sample, one) in stored.items() if item not in recorded]
         rows += [(WORDS, size, 0, one) for size, one in sums.words[-1:]]
         write_atomic(self.path, MAGIC + _records([*rows, (DONE, 0, 0, 0)]))
 

@@ -1,4 +1,4 @@
-"""What left an index: items that were removed, and uids and pictures that were taken down and are not taken in again.
+"""Record of what left an index: items that were removed, and uids and pictures that were taken down and are not taken in again.
 
 FOLDER/gone.jsonl   one JSON object per line: {"removed": uid}, {"back": uid}, {"uid": taken down}, {"sha256": taken down}
 """
@@ -24,7 +24,7 @@ KEYS = ("removed", "back", "uid", "sha256")
 
 @dataclass(frozen=True, slots=True)
 class GoneItems:
-    """What left an index.
+    """Uids and hashes of items that left an index.
 
     removed  uids of removed items that did not come back
     uids, hashes  uids, and sha256 of pictures, that were taken down for good
@@ -36,7 +36,7 @@ class GoneItems:
 
 
 def read_gone(folder: Path) -> GoneItems:
-    """What left an index. Raises RunError for a file that cannot be read."""
+    """Record of an index. Raises RunError for a file that cannot be read."""
     path = folder / FILE
     if not path.is_file():
         return GoneItems()

@@ -43,6 +43,15 @@ class SceneMapOptions:
             )
 
 
+def options_for(height: int, width: int) -> SceneMapOptions:
+    """Sizes for a scene of any size: windows of an eighth, a quarter and three eighths of the shorter side; smoothing, blur and distance
+    of peaks in the published proportions to the smallest window (251, 50 and 1,000 to 256)."""
+    smallest = max(8, min(height, width) // 8)
+    median = max(1, smallest * 251 // 256)
+    peaks = PeakOptions(blur=max(1, smallest * 50 // 256), window=max(3, smallest * 1000 // 256))
+    return SceneMapOptions((smallest, 2 * smallest, 3 * smallest), median - 1 + median % 2, peaks=peaks)
+
+
 @dataclass(frozen=True, slots=True)
 class SceneHit:
     """A peak of the map: x, y in pixels of the scene, its probability, and the best window that holds it with its cosine."""

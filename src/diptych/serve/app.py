@@ -2,7 +2,7 @@
 
 GET  /              search page
 GET  /healthz       is it up;  /readyz: does it take requests now;  /metrics: counters;  /info: models, columns, limits
-POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models
+POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models, /v1/models/ID
 POST /v1/chat/completions words about pictures, in the shape that OpenAI clients read, at once or streamed
 POST /caption, /ask a caption; an answer, in free words or the likeliest of given ones
 GET  /search?q=     by text
@@ -19,6 +19,7 @@ POST /admin/reload  another model or index in the place of the one that is serve
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,9 +98,9 @@ def create_app(
         )
     names: list[str] = []
     for one, _ in ((model, index), *compare):
-        names.append(_new_name(str(getattr(one, "name", "model")), names))
+        names.append(_new_name(public_name(str(getattr(one, "name", "model"))), names))
     sides = [ServedModel(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
-    apart = None if writer is None else ServedModel(_new_name(str(getattr(writer, "name", "writer")), names), writer)
+    apart = None if writer is None else ServedModel(_new_name(public_name(str(getattr(writer, "name", "writer"))), names), writer)
     access = rules(token, write_token, tokens)
     served = _served_data([*([DataPart(pool)] if pool is not None else []), *map(DataPart.open, data), *parts], sides)
     reconcile(served, [side.index for side in sides if side.index is not None])
@@ -156,6 +157,22 @@ def check_port(host: str, port: int) -> None:
     from diptych.serve.server import bind_port
 
     bind_port(host, port).close()
+
+
+def public_name(name: str) -> str:
+    """Name of a model without where it lies on this machine: of an address or a path its last part.
+
+    >>> public_name("/home/me/runs/clip"), public_name("hf:models/clip-vit-base"), public_name("openai:http://host/v1#llava")
+    ('clip', 'clip-vit-base', 'llava')
+    >>> public_name("laion/CLIP-ViT-B-32")
+    'laion/CLIP-ViT-B-32'
+    """
+    scheme, colon, rest = name.partition(":")
+    is_address = bool(colon) and scheme.replace("_", "").replace("+", "").isalnum() and "/" in rest
+    is_path = name.startswith(("/", "./", "../", "~")) or ("/" in name and Path(name).exists())
+    if not (is_address or is_path):
+        return name
+    return re.split(r"[/#]", name.rstrip("/"))[-1] or "model"
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

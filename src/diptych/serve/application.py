@@ -15,6 +15,7 @@ from diptych.serve.admission.access import OPEN_TO_ALL, AccessRules
 from diptych.serve.admission.body import BodyLimitMiddleware
 from diptych.serve.admission.deadline import DeadlineMiddleware
 from diptych.serve.admission.guard import AccessLogMiddleware, GuardMiddleware
+from diptych.serve.admission.head import HeadMiddleware
 from diptych.serve.agents import agent_server
 from diptych.serve.refusals import install_error_handlers
 from diptych.serve.reloading import Reloader
@@ -118,6 +119,7 @@ def _routes(app: FastAPI, service: Service) -> None:
     search_routes.add(app, service)
     picture_routes.add(app, service)
     item_routes.add(app, service)
+    app.add_middleware(HeadMiddleware)
     # The last one added is the outermost.
     app.add_middleware(DeadlineMiddleware, service=service, passed=(AGENTS, RELOAD))  # each tool has its own; loading takes long
     app.add_middleware(BodyLimitMiddleware, limits=service.limits, memory=service.memory)

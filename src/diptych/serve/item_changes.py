@@ -63,7 +63,7 @@ ItemChange = NewItem | ItemCorrection | ItemRemoval
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a change means for an item: the entry of the log (None: nothing changes), and the answer to the client."""
+    """Effect of a change on an item: the entry of the log (None: nothing changes), and the answer to the client."""
 
     entry: PutItem | RemoveItem | None
     answer: dict[str, Any]
@@ -123,7 +123,7 @@ def sample_of(part: DataPart, row: Mapping[str, Any], texts: tuple[Text, ...]) -
         for name, value in row.items()
         if name not in HIDDEN and value not in (None, "")
     }
-    named = {name: row.get(name) or "" for name in OWN}
+    named: dict[str, Any] = {name: row.get(name) or "" for name in OWN}
     old = part.sample(row["uid"])
     image = None
     if row.get("image_offset", -1) >= 0:

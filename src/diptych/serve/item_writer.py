@@ -20,7 +20,6 @@ from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.shards.changes import LogMark, NothingStored, PutItem, append_changes, changing, read_changes
 from diptych.data.shards.mark import read_mark
-from diptych.data.shards.takedown import taken_down
 from diptych.index.base import Index
 from diptych.index.engine.disk import DiskFull, need_room
 from diptych.index.engine.store import ItemFilter
@@ -50,7 +49,7 @@ class WriteJob:
 
 
 @dataclass
-class Batch:
+class ChangeBatch:
     """Changes to one part of the data with what was decided on them."""
 
     part: DataPart
@@ -193,11 +192,10 @@ class ItemWriter:
                 self._rows.pop(id(part), None)
             rows = self._rows.setdefault(id(part), {})
             answers: list[dict[str, Any] | RequestError] = []
-            batch = Batch(part, [], [])
-            gone = taken_down(part.folder) if any(isinstance(job.change, NewItem) for job in jobs) else None
+            batch = ChangeBatch(part, [], [])
             for job in jobs:
                 try:
-                    self._check(job.change, part, gone)
+                    self._check(job.change, part)
                     decision = decide(job.change, part, rows)
                 except RequestError as error:
                     answers.append(error)
@@ -208,7 +206,8 @@ class ItemWriter:
             self._store(batch, rows)
         return answers
 
-    def _check(self, change: ItemChange, part: DataPart, gone: Any) -> None:
+    def _check(self, change: ItemChange, part: DataPart) -> None:
+        gone = part.taken_down
         if isinstance(change, NewItem) and (
             change.uid in gone.uids or (change.picture is not None and change.picture.sha256 in gone.hashes)
         ):
@@ -217,7 +216,7 @@ class ItemWriter:
         if columns:
             check_columns(columns, part, [index.collection.facts.columns for index in self._indexes])
 
-    def _store(self, batch: Batch, rows: dict[str, dict[str, Any]]) -> None:
+    def _store(self, batch: ChangeBatch, rows: dict[str, dict[str, Any]]) -> None:
         """Write the log, then the indexes; take both back where the indexes fail."""
         part = batch.part
         assert part.folder is not None
@@ -240,13 +239,13 @@ class ItemWriter:
         rows.update(fresh)
         self._note(batch)
 
-    def _unindexed(self, batch: Batch) -> list[Sample]:
+    def _unindexed(self, batch: ChangeBatch) -> list[Sample]:
         """Items that are there as a client sends them again, but not in the indexes: an earlier call was cut off."""
         again = [job.change.uid for job, d in zip(batch.jobs, batch.decisions, strict=True) if d.entry is None]
         samples = [batch.part.sample(uid) for uid in again if not self._service.is_indexed(uid)]
         return [sample for sample in samples if sample is not None]
 
-    def _index(self, batch: Batch) -> None:
+    def _index(self, batch: ChangeBatch) -> None:
         """In the model's thread: items into every index, removed ones out of it."""
         pool = Pool.from_samples(batch.put) if batch.put else None
         stored: set[str] = set()
@@ -263,7 +262,7 @@ class ItemWriter:
                 422, f"nothing of the item '{left[0]}' can be searched (expected a picture or texts that the model reads)"
             )
 
-    def _take_back(self, batch: Batch, mark: LogMark) -> None:
+    def _take_back(self, batch: ChangeBatch, mark: LogMark) -> None:
         mark.restore()
         before = [(sample.uid, batch.part.sample(sample.uid)) for sample in batch.put]
         new, old = [uid for uid, sample in before if sample is None], [sample for _, sample in before if sample is not None]
@@ -279,8 +278,8 @@ class ItemWriter:
         with suppress(Exception):  # the error that led here is the one to report; `reconcile` does the rest
             self._service.inside(undo)
 
-    def _note(self, batch: Batch) -> None:
-        """What the service answers from now on."""
+    def _note(self, batch: ChangeBatch) -> None:
+        """Note the change, so that answers follow it from now on."""
         part = batch.part
         for sample in batch.put:
             part.own[sample.uid] = sample

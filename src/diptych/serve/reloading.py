@@ -17,6 +17,7 @@ from diptych.core.image import ArrayImage
 from diptych.data.dataset import Pool
 from diptych.index.base import Index
 from diptych.index.facts import FILE, read_facts
+from diptych.index.items import What
 from diptych.serve import logs
 from diptych.serve.item_writer import recent_changes
 from diptych.serve.refusals import RequestError
@@ -99,8 +100,9 @@ class Reloader:
             if whole is None:
                 raise ConfigError("there are no data to build an index of (expected --data)")
             rows = [row for row, uid in enumerate(whole.uids) if self._service.is_indexed(uid)]
+            what: What = "texts" if facts.what == "texts" else "images"
             index: Index | None = type(old.index).build(
-                model, whole.select(rows), folder, what=facts.what, progress=False, source=source, **options
+                model, whole.select(rows), folder, what=what, progress=False, source=source, **options
             )
         else:
             if _identity(folder) == old.index.opened_as:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,16 +19,48 @@ class StrictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+Words = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+"""A text that says something; `text_of` refuses others in words of its own."""
+
+
+def one_of(*names: str, exactly: bool = False) -> dict[str, Any]:
+    """JSON schema of objects that have at least one of these fields, or exactly one."""
+    each = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    return {"oneOf" if exactly else "anyOf": each}
+
+
+class ImageOrUid(StrictRequest):
+    """A request about a picture: one that comes along, or an item that is there."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=one_of("image", "uid", exactly=True))
+
+
 class ImageInput(StrictRequest):
     """An image as base64 or as a data URL."""
 
-    image: str
+    image: Words
+
+
+class TextInput(StrictRequest):
+    """A text as an object, as some clients of mixed inputs send it."""
+
+    text: Words
+
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+"""A text as ids of the model's own tokenizer."""
 
 
 class EmbeddingRequest(BaseModel):
     """As OpenAI clients send it; an input may be an image too. Fields that such clients add are ignored."""
 
-    input: str | ImageInput | list[str | ImageInput]
+    input: (
+        Words
+        | TokenIds
+        | ImageInput
+        | TextInput
+        | Annotated[list[Words | TokenIds | ImageInput | TextInput], Field(json_schema_extra={"minItems": 1})]
+    )
     model: str | None = Name
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1, description="a shorter vector, where the model was trained on prefixes")
@@ -37,7 +69,9 @@ class EmbeddingRequest(BaseModel):
 class SearchRequest(StrictRequest):
     """At least one of text, image and like. Several are combined: image + mean of like + weight * text - against * mean of unlike."""
 
-    text: str | None = None
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=one_of("text", "image", "like"))
+
+    text: Words | None = None
     image: str | None = Picture
     like: str | list[str] = Field(default_factory=list, description="uids of items that are good examples")
     unlike: str | list[str] = Field(default_factory=list, description="uids of bad examples")
@@ -66,7 +100,7 @@ class ClassifyRequest(StrictRequest):
     model: str | None = Name
 
 
-class DetectRequest(StrictRequest):
+class DetectRequest(ImageOrUid):
     """Objects and the relations between them, for given names; without names, those that the model was trained with."""
 
     image: str | None = Picture
@@ -77,17 +111,26 @@ class DetectRequest(StrictRequest):
     top: int = Field(default=20, ge=1, le=200, description="relations, at most")
 
 
-class ExplainRequest(StrictRequest):
+class ExplainRequest(ImageOrUid):
     """Relevance map of a picture for each word of a text."""
 
-    text: str
+    text: Words
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
     grid: int = Field(default=7, ge=2, le=14, description="parts a side, where parts are covered")
     model: str | None = Name
 
 
-class WordsRequest(StrictRequest):
+class LocateRequest(ImageOrUid):
+    """Map of where a text fits in a large picture, by overlapping windows, and its peaks."""
+
+    text: str
+    image: str | None = Picture
+    uid: str | None = Field(default=None, description="an item that is there, instead of an image")
+    model: str | None = Name
+
+
+class WordsRequest(ImageOrUid):
     """Term weights of a picture, heaviest first, and a map for each term."""
 
     image: str | None = Picture
@@ -170,7 +213,7 @@ class ItemRemovalAnswer(BaseModel):
 
 
 class ReloadRequest(StrictRequest):
-    """What to serve from now on. Without fields, what lies under the addresses that the service was started with."""
+    """Model and index to serve from now on. Without fields, what lies under the addresses that the service was started with."""
 
     model: str | None = Field(default=None, description="address of the model; without, the one that built the index")
     index: str | None = Field(default=None, description="folder of an index; with `build` a new one")
@@ -231,6 +274,22 @@ class ExplainAnswer(BaseModel):
     columns: int
     words: list[str] = Field(description="the first one is the whole text")
     weights: list[list[list[float]]] = Field(description="[words][rows][columns]")
+
+
+class LocatedHit(BaseModel):
+    x: float = Field(description="share of the width")
+    y: float = Field(description="share of the height")
+    box: list[float] = Field(description="best window that holds the point: x0, y0, x1, y1 as shares of the sides")
+    probability: float = Field(description="of the map, 0 to 1: its highest point is 1 whatever the picture shows")
+    cosine: float = Field(description="of the window and the text")
+
+
+class LocateAnswer(BaseModel):
+    rows: int
+    columns: int
+    values: list[list[float]] = Field(description="[rows][columns], 0 to 1")
+    windows: int = Field(description="windows that were compared")
+    hits: list[LocatedHit] = Field(description="peaks, the most probable first")
 
 
 class WordsAnswer(BaseModel):

@@ -22,6 +22,7 @@ from diptych.data.shards.build import open_built
 from diptych.data.shards.changes import LOG, REMOVED
 from diptych.data.shards.mark import MANIFEST, MARK, is_built
 from diptych.data.shards.revise import TAKEDOWN
+from diptych.data.shards.takedown import TakenDown, taken_down
 from diptych.serve import logs
 
 WATCHED = (MARK, MANIFEST, LOG, "quarantine.parquet", "tables/texts.parquet", "tables/split.parquet")
@@ -33,6 +34,7 @@ class DataPart:
     """One data set of a service.
 
     folder  a folder of `data build`, which can change; None for data that stay as they are
+    taken_down  uids and hashes that are not taken in again
     own     items that this service has put there since it opened the folder, by uid; None for those that it removed
     """
 
@@ -41,6 +43,7 @@ class DataPart:
     own: dict[str, Sample | None] = field(default_factory=dict)
     row_of: dict[str, int] = field(init=False)
     gone: set[str] = field(init=False)
+    taken_down: TakenDown = field(init=False)
     stamp: Stamp = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class DataPart:
         entries = getattr(data, "quarantine", ())
         gone = {bad.uid for bad in entries if bad.stage in (TAKEDOWN, REMOVED)} - rows.keys()
         self.data, self.row_of, self.gone, self.own = data, rows, gone, {}
+        self.taken_down = TakenDown() if self.folder is None else taken_down(self.folder)
 
     def sample(self, uid: str) -> Sample | None:
         """An item, or None."""
@@ -149,8 +153,10 @@ class ServedData:
         self._whole = None
 
     def part_of(self, uid: str) -> DataPart | None:
-        """The part that has an item, or None."""
-        return next((part for part in list(self.parts) if uid in part), None)
+        """The part that has an item, or None. What was removed from a folder is not shown from data that stay as they are."""
+        parts = list(self.parts)
+        gone = any(uid in part.gone for part in parts)
+        return next((part for part in parts if uid in part and not (gone and part.folder is None)), None)
 
     def sample(self, uid: str) -> Sample | None:
         """An item with its texts and fields, or None."""

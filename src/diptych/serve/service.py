@@ -343,7 +343,7 @@ class Service:
         return not self._uids or any(uid in uids for uids in self._uids.values())
 
     def note_items(self, added: Iterable[str], removed: Iterable[str]) -> None:
-        """What was put into all indexes, and what was taken out of them."""
+        """Note what was put into all indexes, and what was taken out of them."""
         came, left = list(added), list(removed)
         for name, uids in self._uids.items():
             uids.update(came)

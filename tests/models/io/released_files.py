@@ -225,13 +225,13 @@ def tips(folder: Path) -> str:
     )
 
 
-def ctp_modules(folder: Path) -> tuple[Path, Any, Any, Tensors]:
+def ctp_modules(folder: Path, hidden: int = 32) -> tuple[Path, Any, Any, Tensors]:
     """BLIP's vision transformer (timm's), BERT's lower half, and every tensor of a checkpoint of CTP."""
     vision = timm.models.vision_transformer.VisionTransformer(
         img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=1, num_classes=0
     )
     vision.load_state_dict(drawn(vision.state_dict(), 7))
-    place, lower = bert(folder)
+    place, lower = bert(folder, hidden_size=hidden)
     tensors = {f"visual_encoder.{name}": tensor for name, tensor in vision.state_dict().items()}
     body = {name: tensor for name, tensor in lower.state_dict().items() if not name.startswith("pooler.")}
     for n in (2, 3):  # the upper half reads pictures as well
@@ -244,7 +244,7 @@ def ctp_modules(folder: Path) -> tuple[Path, Any, Any, Tensors]:
     projections = {
         "vision_proj.weight": (16, 64),
         "vision_proj.bias": (16,),
-        "text_proj.weight": (16, 32),
+        "text_proj.weight": (16, hidden),
         "text_proj.bias": (16,),
     }
     tensors |= drawn({name: torch.zeros(size) for name, size in projections.items()}, 8)
@@ -256,6 +256,26 @@ def ctp(folder: Path) -> str:
     place, _, _, tensors = ctp_modules(folder)
     torch.save({"model": tensors, "optimizer": {}, "config": {}}, folder / "task_08.pth")
     return f"ctp:{folder / 'task_08.pth'}#{place}"
+
+
+def albef_modules(folder: Path) -> tuple[Path, Any, Any, Tensors]:
+    """timm's vision transformer, BERT's two lower layers, and every tensor of a checkpoint of ALBEF with two upper ones."""
+    place, vision, lower, tensors = ctp_modules(folder, 64)
+    out = {name: tensor for name, tensor in tensors.items() if name.startswith(("visual_encoder.", "vision_proj.", "text_proj."))}
+    body = {name.removeprefix("text_encoder."): t for name, t in tensors.items() if name.startswith("text_encoder.")}
+    body = {name: tensor for name, tensor in body.items() if "crossattention" not in name or name.split(".")[2] in "23"}
+    body |= drawn({name: tensor for name, tensor in body.items() if "crossattention" in name}, 13)
+    out |= {f"text_encoder.bert.{name}": tensor for name, tensor in body.items()}
+    out |= drawn({"itm_head.weight": torch.zeros(2, 64), "itm_head.bias": torch.zeros(2)}, 14)
+    out |= {name: torch.zeros(1) for name in ("vision_proj_m.weight", "visual_encoder_m.norm.weight")}
+    out |= {"text_encoder.cls.predictions.bias": torch.zeros(8), "temp": torch.tensor(0.07), "image_queue": torch.zeros(16, 4)}
+    return place, vision, lower, out | {"queue_ptr": torch.zeros(1, dtype=torch.int64)}
+
+
+def albef(folder: Path) -> str:
+    place, _, _, tensors = albef_modules(folder)
+    torch.save({"model": tensors, "optimizer": {}, "epoch": 29}, folder / "ALBEF.pth")
+    return f"albef:{folder / 'ALBEF.pth'}#{place}"
 
 
 def filip_tensors(words: int) -> Tensors:
@@ -450,7 +470,7 @@ MADE: dict[str, Callable[[Path], str]] = {
     "alip": of_clip("alip", nested=False, parallel=True), "dreamlip": of_clip("dreamlip", nested=True, parallel=True), "laclip": laclip,
     "laclip_laion": of_clip("laclip", nested=True, parallel=False), "negclip": of_clip("negclip", nested=True, parallel=True),
     "metaclip": of_clip("metaclip", nested=True, parallel=False), "georsclip": of_clip("georsclip", nested=False, parallel=False),
-    "svlc": adapted, "tips": tips, "ctp": ctp, "filip": filip, "groundvlp": of_family("BlipForImageTextRetrieval"),
+    "svlc": adapted, "tips": tips, "ctp": ctp, "filip": filip, "albef": albef,
     "hf_clip": of_family("CLIPModel"), "hf_siglip": of_family("SiglipModel"), "hf_siglip2": of_family("Siglip2Model"),
     "hf_align": of_family("AlignModel"), "hf_blip": of_family("BlipForImageTextRetrieval"), "hf_altclip": of_family("AltCLIPModel"),
     "hf_chinese_clip": of_family("ChineseCLIPModel"),

@@ -101,9 +101,11 @@ def test_a_tensor_more_or_less_is_refused_in_a_line(slug: str, addresses: dict[s
     file, _, behind = rest.partition("#")
     content = torch.load(file, weights_only=False)
     inside = next((content[key] for key in ("state_dict", "model", "ImgEncoder_state_dict") if key in content), content)
-    lost = [name for name in inside if name.endswith(("ln_post.weight", "norm.weight", "bn1.weight", "ctx", "visual.norm.bias"))][
-        -1
-    ]
+    lost = [
+        name
+        for name in inside
+        if name.endswith(("ln_post.weight", "norm.weight", "bn1.weight", "ctx", "visual.norm.bias")) and "_m." not in name
+    ][-1]
     for name, tensor in (("nobody.knows.this", torch.zeros(2)), (lost, None)):
         changed = {key: value for key, value in inside.items() if key != name} | ({name: tensor} if tensor is not None else {})
         nested = next((key for key in ("state_dict", "model", "ImgEncoder_state_dict") if key in content), "")
@@ -306,6 +308,52 @@ def test_ctps_sides_are_the_transformers_that_they_are_made_of(addresses: dict[s
         zip(found, expected, strict=True),
         tolerance=1e-5,
     )
+
+
+def test_albef_reads_pairs_and_says_where(addresses: dict[str, str], tmp_path: Path, parity: Any) -> None:
+    """Lower layers by transformers, upper ones written out from the tensors."""
+    place, vision, lower, tensors = released_files.albef_modules(tmp_path)
+    model: Any = dp.load(addresses["albef"])
+    words = transformers.AutoTokenizer.from_pretrained(place)(["a red bus"], return_tensors="pt")
+    at = "text_encoder.bert.encoder.layer."
+
+    def dense(x: Any, name: str) -> Any:
+        return F.linear(x, tensors[f"{at}{name}.weight"], tensors[f"{at}{name}.bias"])
+
+    def norm(x: Any, name: str) -> Any:
+        return F.layer_norm(x, (64,), tensors[f"{at}{name}.weight"], tensors[f"{at}{name}.bias"], 1e-12)
+
+    def attention(x: Any, seen: Any, name: str) -> tuple[Any, Any]:
+        q, k, v = (dense(y, f"{name}.self.{part}").unflatten(-1, (2, 32)).transpose(1, 2)
+                   for y, part in ((x, "query"), (seen, "key"), (seen, "value")))  # fmt: skip
+        share = (q @ k.transpose(-2, -1) / 32**0.5).softmax(-1)
+        return norm(dense((share @ v).transpose(1, 2).flatten(2), f"{name}.output.dense") + x, f"{name}.output.LayerNorm"), share
+
+    with torch.no_grad():
+        seen = vision.forward_features(model.preprocess([PIXELS]))
+        x = lower(**words).last_hidden_state
+        shares = []
+        for n in (2, 3):
+            x, _ = attention(x, x, f"{n}.attention")
+            x, share = attention(x, seen, f"{n}.crossattention")
+            shares.append(share)
+            x = norm(dense(F.gelu(dense(x, f"{n}.intermediate.dense")), f"{n}.output.dense") + x, f"{n}.output.LayerNorm")
+        answer = F.linear(x[:, 0], tensors["itm_head.weight"], tensors["itm_head.bias"])[0]
+    found = model.score_pairs([PICTURE], ["a red bus"], query="text")
+    (place_map,) = model.map_match(PICTURE, ["a red bus"], layer=3)
+    expected = (answer[1] - answer[0]).reshape(1, 1)
+    parity(
+        "groundvlp",
+        "log-odds of an opened ALBEF",
+        "transformers and the upper layers written out",
+        [(found, expected)],
+        tolerance=1e-5,
+    )
+    assert place_map.weight_LHW.shape == (5, 2, 2)
+    assert place_map.score == pytest.approx(float(expected), abs=1e-5)
+    assert "text_encoder.cls.predictions.bias" in model.left
+    with pytest.raises(ConfigError, match=r"layer is 1 \(expected 2\.\.3: lower ones read no picture"):
+        model.map_match(PICTURE, ["a red bus"], layer=1)
 
 
 def test_tips_reads_lower_case_pieces_without_marks(addresses: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def test_refinement_starts_as_the_last_layer_and_leaves_boxes_alone(changes: dic
     gradients = []
     for model, output in ((plain, before), (refined, after)):
         model.zero_grad()
-        (output.subject_box_BSQ4.sum() + output.object_logit_BSQC.square().sum()).backward()  # type: ignore[no-untyped-call]
+        (output.subject_box_BSQ4.sum() + output.object_logit_BSQC.square().sum()).backward()
         gradients.append(next(p.grad for p in model.entity_decoder.parameters() if p.grad is not None))
     torch.testing.assert_close(*gradients)
 

@@ -193,9 +193,7 @@ def _check_one(claim: Claim, entry: ledger.Entry, args: ClaimsCheckArgs) -> list
         parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
         rule = ledger.recompute_verdict(entry)
         parted += (
-            []
-            if rule == entry.verdict
-            else [f"the rule now says '{rule}' where the line says '{entry.verdict}' (diptych claims judge)"]
+            [] if rule == entry.verdict else [f"the rule now says '{rule}', the line '{entry.verdict}' (diptych claims judge)"]
         )
     if not parted and (state != "fresh" or not before.constants):
         freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))

@@ -111,6 +111,14 @@ class DataVerifyArgs:
 class DataSplitArgs:
     folder: Positional[Path]
     shares: Annotated[str, arg(help="such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
+    hold_out: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="COLUMN=VALUE",
+            help="families to hold out, crossed with concepts (groups), in place of shares: vendor=phosphor",
+        ),
+    ] = ()
+    concepts: Annotated[float, arg(help="with --hold-out: share of the groups that is held out as well")] = 0.15
     seed: int = 0
     json: JSON = False
 
@@ -133,7 +141,7 @@ class DataExportArgs:
 
 @dataclass(frozen=True)
 class DataFetchArgs:
-    name: Annotated[Positional[str], arg(help="stamps | clipart")]
+    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
     json: JSON = False
 
@@ -153,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be tried again"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
-        "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
+        "fetch": (_fetch, "larger real sets from Debian's packages: openclipart, stamps, geography"),
     }
     return dispatch("data", subs, argv)
 
@@ -250,14 +258,25 @@ def _split(argv: Sequence[str]) -> int:
     args = parse(DataSplitArgs, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
     from diptych.data.columns import MadeBy
     from diptych.data.shards.build import open_built
-    from diptych.data.split import leaks, save_split, split
+    from diptych.data.split import LeakReport, leaks, save_split, split
 
-    shares = _shares(args.shares)
-    pool = split(open_built(args.folder), shares, seed=args.seed)
-    save_split(args.folder, pool, MadeBy("split", {"shares": shares, "seed": args.seed}))
+    if args.hold_out:
+        from diptych.data.hold_out import conditions_of, hold_out
+
+        families = conditions_of(args.hold_out)
+        pool = hold_out(open_built(args.folder), families, concepts=args.concepts, seed=args.seed)
+        made_by = MadeBy("hold_out", {"families": families, "concepts": args.concepts, "seed": args.seed})
+        report = leaks(pool)
+        report = LeakReport(tuple(leak for leak in report.leaks if leak.kind == "image"), tuple(set(report.checked) & {"image"}))
+    else:
+        shares = _shares(args.shares)
+        pool = split(open_built(args.folder), shares, seed=args.seed)
+        made_by = MadeBy("split", {"shares": shares, "seed": args.seed})
+        report = leaks(pool)
+    save_split(args.folder, pool, made_by)
     counts = {name: pool.column("split").count(name) for name in pool.split_names}
-    report = leaks(pool)
-    lines = [f"{name}: {count:,} samples" for name, count in counts.items()] + report.lines()
+    lines = [f"{name}: {count:,} samples" for name, count in counts.items()]
+    lines += report.lines() if report.checked else []
     return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
 
 

@@ -1,4 +1,4 @@
-"""``diptych index build MODEL DATA OUT | add | remove | info | verify | compact | move | export``."""
+"""``diptych index build MODEL DATA OUT | add | remove | judge | tune | info | verify | compact | move | export``."""
 
 from __future__ import annotations
 
@@ -87,6 +87,21 @@ class IndexRemoveArgs:
 
 
 @dataclass(frozen=True)
+class IndexJudgeArgs:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    queries: Annotated[Positional[Path], arg(metavar="QUERIES", help="a CSV file with query, uid and grade")]
+    k: Annotated[int, arg(help="hits that count")] = 10
+    model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class IndexTuneArgs(IndexJudgeArgs):
+    seed: Annotated[int, arg(help="of the halves of the queries")] = 0
+    apply: Annotated[bool, arg(help="write the chosen settings into the index")] = False
+
+
+@dataclass(frozen=True)
 class IndexInfoArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     json: JSON = False
@@ -124,6 +139,8 @@ def main(argv: Sequence[str]) -> int:
         "build": (_build, "embed data and make it searchable"),
         "add": (_add, "more data, embedded by the same model"),
         "remove": (_remove, "take samples down by uid"),
+        "judge": (_judge, "nDCG and recall on judged queries, with intervals and the queries that fail"),
+        "tune": (_tune, "the settings of a hybrid index, chosen on half of the judged queries"),
         "info": (_info, "what an index holds"),
         "verify": (_verify, "whether every item is what was written, by checksums"),
         "compact": (_compact, "write it anew, without what was removed"),
@@ -184,6 +201,36 @@ def _remove(argv: Sequence[str]) -> int:
 
 def _lines(file: Path) -> list[str]:
     return [line.strip() for line in existing_file(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _judge(argv: Sequence[str]) -> int:
+    args = parse(IndexJudgeArgs, argv, "index judge", "Search quality on queries whose answers people have judged.")
+    from diptych.api import open_index
+    from diptych.index.judging import judge, read_judgements
+
+    judged = read_judgements(args.queries)
+    with open_index(args.index, model=args.model) as opened:
+        made = judge(opened, judged, k=args.k)
+    lines = [one.line() for one in made]
+    lines += [f"  nothing relevant: {query}" for query in made[0].failed[:20]]
+    return finish({"searches": [one.to_json() for one in made]}, lines, args.json)
+
+
+def _tune(argv: Sequence[str]) -> int:
+    args = parse(IndexTuneArgs, argv, "index tune", "Choose the settings of a hybrid index on judged queries.")
+    from diptych.api import open_index
+    from diptych.index.judging import apply_settings, read_judgements, tune
+
+    judged = read_judgements(args.queries)
+    with open_index(args.index, model=args.model) as opened:
+        made = tune(opened, judged, k=args.k, seed=args.seed)
+        if args.apply:
+            apply_settings(opened, made.options)
+    lines = [
+        *made.lines(),
+        "written into the index" if args.apply else "nothing was changed (--apply True writes it into the index)",
+    ]
+    return finish(asdict(made), lines, args.json)
 
 
 def _info(argv: Sequence[str]) -> int:

@@ -60,6 +60,7 @@ class ServeArgs:
 
 
 def main(argv: Sequence[str]) -> int:
+    argv = with_mcp_value(argv)
     every = flat("Options", [(ServeArgs, None), (Limits, Limits())])
     given: Any = parse(every, argv, "serve", "Search, embeddings and more over HTTP, and a page for people.")
     args, limits = ServeArgs(**select_fields(ServeArgs, given)), Limits(**select_fields(Limits, given))
@@ -108,6 +109,20 @@ def main(argv: Sequence[str]) -> int:
         return 0
     number = run(app, host=args.host, port=args.port, announce=say)
     return exit_code(number) if number else 0
+
+
+def with_mcp_value(words: Sequence[str]) -> list[str]:
+    """Words of the command line in which --mcp has a value: stdio where none is given.
+
+    >>> with_mcp_value(["words", "--mcp", "--port", "0"])
+    ['words', '--mcp', 'stdio', '--port', '0']
+    """
+    made: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        made.append(word)
+        if word == "--mcp" and (not following or following.startswith("-")):
+            made.append("stdio")
+    return made
 
 
 def _part(address: str, inside: str) -> Any:

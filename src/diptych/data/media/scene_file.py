@@ -24,6 +24,8 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the scene."""
 SAMPLED = 1024
 """Pixels a side of the reduced scene whose percentiles are taken."""
+CACHE = 64 * 2**20
+"""Bytes of decoded blocks that GDAL keeps: by default it takes a twentieth of the machine's memory, which a large scene fills."""
 WGS84 = "EPSG:4326"
 
 
@@ -73,6 +75,12 @@ class SceneFile:
             ends = low_C.tolist(), high_C.tolist()
         self.ends = (tuple(ends[0]), tuple(ends[1]))
         self.low_C, self.high_C = (np.array(end, np.float64) for end in self.ends)
+        kinds = {source.dtypes[band - 1] for band in bands}
+        levels = {"uint8": 256, "uint16": 65_536}.get(kinds.pop() if len(kinds) == 1 else "", 0)
+        self._table_CV = self._levels(np.arange(levels, dtype=np.float64)) if levels else None
+        self._plain = levels == 256 and self.ends == ((0.0,) * 3, (255.0,) * 3)
+        valid = [source.mask_flag_enums[band - 1] for band in bands]
+        self._whole = all([flag.name for flag in flags] == ["all_valid"] for flags in valid)
 
     @classmethod
     def open(
@@ -114,6 +122,11 @@ class SceneFile:
             source.close()
             raise
 
+    @classmethod
+    def of_pixels(cls, pixels_HWC: npt.NDArray[np.uint8], name: str = "picture") -> Self:
+        """A picture in memory as a scene without coordinate system."""
+        return cls(Path(name), pixels_HWC, (), (2.0, 98.0))
+
     def __enter__(self) -> Self:
         return self
 
@@ -128,7 +141,7 @@ class SceneFile:
             raise DataError(f"the box {list(box)}", file=self.path, expected=f"a part of {self.width} x {self.height} pixels")
         if isinstance(self._source, np.ndarray):
             return np.ascontiguousarray(self._source[top:bottom, left:right])
-        return self._scaled(self._read(((top, bottom), (left, right))))
+        return self._scaled(self._read(((top, bottom), (left, right)), masked=not self._whole))
 
     def tiles(self, side: int, *, overlap: int = 0) -> Iterator[SceneTile]:
         """Tiles of `side` pixels, row by row, which share `overlap` pixels with their neighbours; the last of a row or column is moved in,
@@ -166,11 +179,14 @@ class SceneFile:
                 "has no coordinate system", file=self.path, expected="a GeoTIFF with a CRS; pixels are known all the same"
             )
 
-    def _read(self, window: Any, size: tuple[int, int] | None = None) -> Any:
-        """Masked [C, H, W]; masked where there are no data."""
+    def _read(self, window: Any, size: tuple[int, int] | None = None, *, masked: bool = True) -> Any:
+        """[C, H, W]; masked where there are no data, if that is asked for."""
+        from rasterio import Env
+
         shape = (len(self.bands), *size) if size else None
         try:
-            return self._source.read(list(self.bands), window=window, masked=True, out_shape=shape)
+            with Env(GDAL_CACHEMAX=CACHE):
+                return self._source.read(list(self.bands), window=window, masked=masked, out_shape=shape)
         except Exception as error:  # GDAL raises its own kinds
             raise DataError(f"cannot be read: {error}", file=self.path, expected="a whole GeoTIFF") from error
 
@@ -183,9 +199,26 @@ class SceneFile:
         low_C, high_C = np.array(ends, np.float64).T
         return low_C, np.maximum(high_C, low_C + 1e-12)
 
+    def _levels(self, value_V: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+        """uint8 [C, V]: what each value becomes in each band."""
+        low_C1, high_C1 = self.low_C[:, None], self.high_C[:, None]
+        level_CV: npt.NDArray[np.uint8] = np.rint(np.clip((value_V - low_C1) / (high_C1 - low_C1), 0, 1) * 255).astype(np.uint8)
+        return level_CV
+
     def _scaled(self, value_CHW: Any) -> npt.NDArray[np.uint8]:
+        if self._table_CV is not None:  # integers: each level is looked up, not computed
+            plain_CHW = value_CHW if self._whole else value_CHW.filled(0)
+            if self._plain:
+                return np.ascontiguousarray(plain_CHW.transpose(1, 2, 0))
+            pixels_HWC = np.empty((*plain_CHW.shape[1:], len(self.bands)), np.uint8)
+            for band, table_V in enumerate(self._table_CV):
+                np.take(table_V, plain_CHW[band], out=pixels_HWC[..., band])
+            if not self._whole:
+                pixels_HWC[np.ma.getmaskarray(value_CHW).transpose(1, 2, 0)] = 0
+            return pixels_HWC
         low, high = self.low_C[:, None, None], self.high_C[:, None, None]
-        share_CHW = np.clip((value_CHW.filled(0).astype(np.float64) - low) / (high - low), 0, 1)
+        filled_CHW = value_CHW if self._whole else value_CHW.filled(0)
+        share_CHW = np.clip((filled_CHW.astype(np.float64) - low) / (high - low), 0, 1)
         share_CHW[np.ma.getmaskarray(value_CHW) | ~np.isfinite(share_CHW)] = 0
         return np.ascontiguousarray(np.rint(share_CHW * 255).astype(np.uint8).transpose(1, 2, 0))
 

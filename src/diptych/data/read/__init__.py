@@ -40,6 +40,7 @@ from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
 from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
+from diptych.data.read.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
@@ -48,8 +49,11 @@ from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.persons import is_market
 from diptych.data.read.read_options import ReadOptions
+from diptych.data.read.social_pairs import RELATIONS as SOCIAL_PAIRS
+from diptych.data.read.social_pairs import read_social_pairs
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
+from diptych.data.read.unread import unread_note
 from diptych.data.shards.build import open_built
 from diptych.data.shards.mark import is_built, refuse_unfinished
 
@@ -57,7 +61,6 @@ ANNOTATIONS = (".json", ".csv", ".h5", ".txt")
 A_SOURCE = (
     "a path, a datasets.Dataset, a DataFrame, an Arrow table, a data set of torch, or a list of pairs, of rows or of Sample"
 )
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def read(
@@ -107,7 +110,7 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -191,6 +194,8 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format in SOCIAL_PAIRS:
+        return read_social_pairs(path, format, name=name, root=folder)
     if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
         return read_trials(path, name=name)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
@@ -247,11 +252,14 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
     tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
     tables, probe = tables_of(path), probe_folder(path)
     _one_kind(path, tars, tables, probe)
-    metadata = next((path / file for file in _METADATA if (path / file).is_file()), None)
+    metadata = next((path / file for file in METADATA if (path / file).is_file()), None)
     if metadata is not None:
-        return read_tables(_own([metadata], path, options), options, name=name, root=root)
+        return _noted(read_tables(_own([metadata], path, options), options, name=name, root=root), path, [metadata])
+    parts = split_metadata(path)
+    if parts and not tars:
+        return _noted(read_image_folder(path, _own(parts, path, options), options, name=name), path, parts)
     if tars:
-        return read_tars(_own(tars, path, options), options, name=name)
+        return _noted(read_tars(_own(tars, path, options), options, name=name), path, tars)
     if chosen := format_within(path):
         return _graphs(path, options, name, root, chosen)
     captions, other_json = captions_within(path) if not probe.sidecar and not tables else (None, [])
@@ -260,18 +268,27 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
         reason = f"was not read: the captions are those of {captions.name}; to read this file instead, give its path"
         pool.quarantine += [QuarantineEntry("", "read", reason, str(file)) for file in other_json]
         return pool
+    if not probe.sidecar and not tables and len(dialogues := [file for file in other_json if quiz_of(file) == "llava"]) == 1:
+        return _noted(read_quiz(_own(dialogues, path, options)[0], "llava", name=name, root=root), path, dialogues)
     if not probe.sidecar and not tables and articles_of(path):
         return _of_articles(path, options, name)
     if not probe.sidecar and not tables and (documents := documents_of(path)):
         return read_documents(path, documents, name=name, within=options.within(path))
     if probe.image and (probe.sidecar or not tables):
-        return read_folder(path, options, name=name)
+        return _noted(read_folder(path, options, name=name), path)
     if len(tables) == 1 or (tables and len({file.suffix for file in tables}) == 1 and tables[0].suffix == ".parquet"):
-        return read_tables(_own(tables, path, options), options, name=name, root=root)
+        return _noted(read_tables(_own(tables, path, options), options, name=name, root=root), path, tables)
     if tables:
         names = ", ".join(file.name for file in tables[:5])
         raise DataError(f"holds {len(tables)} tables ({names})", file=path, expected="one of them: give its path")
     return read_folder(path, options, name=name)  # which says what was looked for
+
+
+def _noted(pool: Pool, folder: Path, used: Sequence[Path] = ()) -> Pool:
+    """The pool, with a note on the metadata files of its folder that were not read."""
+    if note := unread_note(folder, used, [bad.file for bad in pool.quarantine]):
+        pool.notes.append(note)
+    return pool
 
 
 def _one_kind(path: Path, tars: list[Path], tables: list[Path], probe: FolderProbe) -> None:

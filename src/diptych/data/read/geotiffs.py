@@ -145,17 +145,17 @@ def _rows(file: Path, root: Path, options: TileOptions) -> list[Sample]:
         boxes: Sequence[Box] = scene.boxes(side, overlap=options.overlap)
         for box in boxes:
             stem = relative.rpartition(".")[0]
-            place = {"scene": relative, "box": list(box), "crs": scene.crs}
+            position = {"scene": relative, "box": list(box), "crs": scene.crs}
             if scene.crs:
                 longitude, latitude = scene.lon_lat((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-                place |= {"longitude": longitude, "latitude": latitude}
+                position |= {"longitude": longitude, "latitude": latitude}
             rows.append(
                 Sample(
                     f"{stem}_{box[0]}_{box[1]}" if options.tile else stem,
                     SceneTileImage(file, box, scene.bands, scene.ends),
                     (Text(label, "en", "label"),) if label else (),
                     group=relative if len(boxes) > 1 else "",
-                    extras={**place, **({"label": label} if label else {})},
+                    extras={**position, **({"label": label} if label else {})},
                 )
             )
     return rows

@@ -21,7 +21,8 @@ from diptych.core.errors import DataError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_parquet
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is written. Format 1 has no KEY.txt beside the pictures; both are read."""
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
 PART = ".part.parquet"
 DOWNLOAD, CURATION = "links.json", "curation.json"
@@ -51,8 +52,8 @@ def read_mark(folder: Path) -> dict[str, Any]:
         refuse_unfinished(folder)
         raise DataError(f"has no {MARK}", file=folder, expected="a folder made by `diptych data build`")
     mark = _object(path)
-    if mark.get("format") != FORMAT:
-        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format {FORMAT}; build it again")
+    if mark.get("format") not in range(1, FORMAT + 1):
+        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format 1 to {FORMAT}; build it again")
     mark = {REVISION: 0, **mark}
     following = mark.pop(NEXT, None)
     if isinstance(following, dict) and following.get(REVISION) == revision_of(read_parquet(folder / MANIFEST, ["uid"])):

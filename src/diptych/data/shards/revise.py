@@ -205,8 +205,11 @@ def _unpack_log(folder: Path, manifest: pa.Table, log: Changes, texts: pa.Table)
                 data = _slice(shard_path(folder, record["shard"]), record["image_offset"], record["image_size"])
                 offset_N[row] = writer.add(f"{record['uid']}.{ENDINGS.get(record['image_format'], record['image_format'])}", data)
             shard_N[row] = tar.name
-            named = {name: record[name] or "" for name in ("group", "licence", "source")}
-            writer.add(f"{record['uid']}.json", sidecar(Sample(record["uid"], None, strings[record["uid"]], **named), record))
+            group, licence, source = (record[name] or "" for name in ("group", "licence", "source"))
+            sample = Sample(record["uid"], None, strings[record["uid"]], group=group, licence=licence, source=source)
+            if record["image_offset"] >= 0 and (positives := sample.positives()):
+                writer.add(f"{sample.uid}.txt", positives[0].string.encode())
+            writer.add(f"{sample.uid}.json", sidecar(sample, record))
     _index(writer, tar)
     for name, column in {"shard": pa.array(shard_N, pa.string()), "image_offset": pa.array(offset_N, pa.int64())}.items():
         manifest = manifest.set_column(manifest.schema.get_field_index(name), manifest.schema.field(name), column)

@@ -69,7 +69,7 @@ class TakenDown:
 
 
 def taken_down(folder: Path) -> TakenDown:
-    """What was taken down from a folder."""
+    """Uids and hashes that were taken down from a folder."""
     uids = frozenset(bad.uid for bad in read_quarantine(folder) if bad.stage == TAKEDOWN)
     if not (folder / RECORD).is_file():
         return TakenDown(uids)

@@ -144,6 +144,8 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
                 }
             for item in items:
                 media += _store_item(writer, sample.uid, item, status)
+            if image is not None and (positives := sample.positives()):
+                writer.add(f"{sample.uid}.txt", positives[0].string.encode())  # open_clip leaves out samples without
             writer.add(f"{sample.uid}.json", sidecar(sample, record))
             records.append(record)
     names, offsets, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())

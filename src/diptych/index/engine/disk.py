@@ -90,10 +90,10 @@ def temporary_copy(folder: Path) -> Path | None:
     """Copy of an engine's folder on another disk: the engine writes some files when it opens, for which a full disk has no room, and it
     follows no links. None where no other disk has room for it."""
     size = sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())
-    for place in (tempfile.gettempdir(), "/dev/shm"):
+    for parent in (tempfile.gettempdir(), "/dev/shm"):
         with suppress(OSError):
-            if os.stat(place).st_dev != os.stat(folder).st_dev and shutil.disk_usage(place).free >= size + RESERVE:
-                made = Path(tempfile.mkdtemp(prefix="diptych-index-", dir=place))
+            if os.stat(parent).st_dev != os.stat(folder).st_dev and shutil.disk_usage(parent).free >= size + RESERVE:
+                made = Path(tempfile.mkdtemp(prefix="diptych-index-", dir=parent))
                 try:
                     shutil.copytree(folder, made, copy_function=_copy_sparse, dirs_exist_ok=True)
                 except BaseException:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError, PromptTooLong, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
@@ -157,9 +157,10 @@ class WordCaptioner:
             for some in parts(rows, batch_size):
                 layout = lay_out(some, self.vocabulary, side="left").to(device)
                 if language.context_length and layout.id_BL.shape[1] + max_tokens > language.context_length:
-                    raise ConfigError(
+                    raise PromptTooLong(
                         f"words and prompt take {layout.id_BL.shape[1]} of the {language.context_length} tokens of the language model of "
-                        f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                        f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                        language.context_length - int(layout.id_BL.shape[1]),
                     )
                 embed_BLD = language.embed(layout.id_BL)
                 captions |= set(language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=ends, **options))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError, PromptTooLong, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import PromptLike, text_and_images_of_prompt, text_of_text_only_prompt
@@ -169,9 +169,10 @@ class BridgeGenerator:
         picture_NKD, count_B = self._pictures(rows)
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
-            raise ConfigError(
+            raise PromptTooLong(
                 f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
-                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                self.length - int(layout.id_BL.shape[1]),
             )
         embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
         return embed_BLD, layout

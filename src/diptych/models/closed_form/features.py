@@ -5,12 +5,12 @@ Letters: N rows, D pixel values, V words, word pairs and answers.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,7 +44,7 @@ def words_of(text: str, *, pairs: bool = True) -> set[str]:
     ['a', 'a red', 'circle', 'red', 'red circle']
     """
     words = _WORD.findall(text.casefold())
-    return {*words, *(f"{one} {other}" for one, other in itertools.pairwise(words))} if pairs else set(words)
+    return {*words, *(f"{one} {other}" for one, other in pairwise(words))} if pairs else set(words)
 
 
 def is_pair(name: str) -> bool:

@@ -4,6 +4,7 @@ import { ask, pictureOf } from "./ask.js";
 import { pick } from "./basket.js";
 import { $, inert, make, number, shape } from "./dom.js";
 import { rove } from "./focus.js";
+import { locatePanel } from "./locate.js";
 import { becomesPanel, detectPanel, graphPanel, wordsPanel } from "./panels.js";
 import { example } from "./search.js";
 import { lay, view } from "./stage.js";
@@ -93,6 +94,7 @@ function itemTabs(item) {
   $("item").classList.remove("graph");
   const tabs = [["Picture", () => { lay(); $("panel").replaceChildren(); }]];
   if (item.image && info.models.some(model => model.aligns)) tabs.push(["Words", () => wordsPanel(item)]);
+  if (item.image && Math.min(item.width, item.height) >= 256 && info.models.some(model => model.aligns)) tabs.push(["Locate", () => locatePanel()]);
   if (item.image && info.models.some(model => model.lexical)) tabs.push(["Its words", () => becomesPanel()]);
   if (item.media?.place) tabs.push(["Place", () => {
     lay();

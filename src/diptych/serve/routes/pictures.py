@@ -1,5 +1,5 @@
-"""POST /classify, /detect, /explain and /words: what is in a picture, how it is related, which part of it goes with which word, and
-which words it becomes."""
+"""POST /classify, /detect, /explain, /locate and /words: what is in a picture, how it is related, which part of it goes with which word,
+where in a large one a text fits, and which words it becomes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Response
+from PIL import Image
 
 from diptych.api import detect
 from diptych.core.contracts import Unit
 from diptych.core.image import ImageSource
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
+from diptych.data.media.scene_file import SceneFile
 from diptych.pipelines.alignment import Alignment, align
 from diptych.pipelines.picture_words import PictureWords, words_of
+from diptych.pipelines.scene_localisation import SceneMap, locate, options_for, scene_windows
 from diptych.serve.answers import graph_answer, jsonable
 from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import (
@@ -24,6 +27,8 @@ from diptych.serve.schema import (
     ExplainAnswer,
     ExplainRequest,
     GraphAnswer,
+    LocateAnswer,
+    LocateRequest,
     WordsAnswer,
     WordsRequest,
     text_of,
@@ -32,6 +37,9 @@ from diptych.serve.schema import (
 from diptych.serve.service import Service
 from diptych.tasks.pairs.templates import fill, templates
 from diptych.tasks.pairs.zero_shot import class_heads, spell
+
+LOCATED, MOST_HITS = 96, 20
+"""Cells of a map's longer side in an answer, and its hits at most."""
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -93,6 +101,25 @@ def add(app: FastAPI, service: Service) -> None:
         )
         return SafeJsonResponse(jsonable(alignment.to_json()))
 
+    @app.post("/locate", response_model=LocateAnswer)
+    async def locate_text(request: LocateRequest) -> Response:
+        """Map of where a text fits in a large picture, and its peaks; sizes of the windows follow those of the picture."""
+        side = service.side(request.model)
+        if not side.embeds:
+            raise RequestError(422, f"'{side.name}' does not embed images and texts")
+        text = text_of(request.text, "text", service.limits)
+        picture = await service.request_picture(request.image, request.uid)
+        pixels_HWC = await service.aside(lambda: decode(picture, exact=True))
+        options = options_for(*pixels_HWC.shape[:2])
+        windows = len(scene_windows(*pixels_HWC.shape[:2], options.windows))
+        located: SceneMap = await service.submit(
+            side.model,
+            lambda t, i: locate(side.model, SceneFile.of_pixels(pixels_HWC), text, options),
+            inside=[picture],
+            times=windows,
+        )
+        return SafeJsonResponse(located_answer(located, pixels_HWC.shape[:2], windows))
+
     @app.post("/words", response_model=WordsAnswer)
     async def words(request: WordsRequest) -> Response:
         """Term weights of a picture and the map of each term; needs a lexical model."""
@@ -104,6 +131,28 @@ def add(app: FastAPI, service: Service) -> None:
             side.model, lambda t, i: words_of(side.model, picture, request.top), inside=[picture]
         )
         return SafeJsonResponse(jsonable(words_of_picture.to_json()))
+
+
+def located_answer(located: SceneMap, size: tuple[int, ...], windows: int) -> dict[str, Any]:
+    """The answer of /locate: the map reduced to `LOCATED` cells a side at most, places as shares of the picture's sides."""
+    height, width = size
+    share = min(1.0, LOCATED / max(located.map_HW.shape))
+    reduced = Image.fromarray(located.map_HW.astype(np.float32)).resize(
+        (max(1, round(located.map_HW.shape[1] * share)), max(1, round(located.map_HW.shape[0] * share))), Image.Resampling.BOX
+    )
+    value_RC = np.clip(np.asarray(reduced), 0, 1)
+    hits = [
+        {
+            "x": hit.x / width,
+            "y": hit.y / height,
+            "box": [hit.box[0] / width, hit.box[1] / height, hit.box[2] / width, hit.box[3] / height],
+            "probability": hit.probability,
+            "cosine": hit.cosine,
+        }
+        for hit in located.hits[:MOST_HITS]
+    ]
+    rows, columns = value_RC.shape
+    return {"rows": rows, "columns": columns, "values": np.round(value_RC, 3).tolist(), "windows": windows, "hits": hits}
 
 
 def _size(picture: ImageSource) -> tuple[int, int]:

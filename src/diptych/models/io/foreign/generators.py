@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, PromptTooLong
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import (
@@ -343,9 +343,10 @@ class TransformersGenerator:
 
     def _room(self, needed: int, tokens: int) -> None:
         if self.context_length and needed > self.context_length:
-            raise ConfigError(
+            raise PromptTooLong(
                 f"picture and prompt take {needed - tokens} of the {self.context_length} tokens of '{self.name}', "
-                f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                self.context_length - (needed - tokens),
             )
 
 

@@ -45,10 +45,11 @@ RELEASES: tuple[Release, ...] = (
         names=(r"(prompt_learner\.)?ctx$",),
     ),
     Release(
-        slug="penet", systems=("penet",), title="PE-Net", address="penet:FILE#predcls, #sgcls or #sgdet",
-        source="linked in the README of github.com/VL-Group/PENET", licence="not stated", opens="GraphRelater",
+        slug="penet", systems=("penet",), title="PE-Net, and in SGG-Benchmark's names", address="penet:FILE#predcls, #sgcls or #sgdet",
+        source="linked in the README of github.com/VL-Group/PENET; SGG-Benchmark publishes no PE-Net", licence="not stated",
+        opens="GraphRelater",
         checked="scores, losses and features of the authors' code on equal weights",
-        names=(r"roi_heads\.relation\.predictor\.obj_embed\.weight", r"backbone\.body\.stem\.conv1\.weight"),
+        names=(r"roi_heads\.relation\.predictor\.(context_layer\.)?obj_embed\.weight", r"backbone\.body\.stem\.conv1\.weight"),
     ),
     Release(
         slug="rlipv2", systems=("rlipv2",), title="RLIPv2, RLIP-ParSe and their detectors", address="rlipv2:FILE#ROBERTA-FOLDER",
@@ -69,10 +70,11 @@ RELEASES: tuple[Release, ...] = (
         names=(r"language_backbone\.body\.model\.", r"rpn\.head\.bias_lang"),
     ),
     Release(
-        slug="groundvlp", systems=("groundvlp",), title="GroundVLP's matcher: BLIP for retrieval", address="hf:FOLDER",
-        source="huggingface.co/Salesforce/blip-itm-base-coco (the authors' ALBEF and TCL files do not open)",
-        licence="BSD-3-Clause (model card)", opens="PairEmbedder", checked="transformers' BlipForImageTextRetrieval on a small folder",
-        model_type="blip",
+        slug="albef", systems=("groundvlp",), title="ALBEF and TCL, GroundVLP's matchers", address="albef:FILE#BERT-FOLDER",
+        source="storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF.pth; TCL.pth linked in github.com/om-ai-lab/GroundVLP",
+        licence="BSD-3-Clause (ALBEF), MIT (TCL) (repositories)", opens="AlbefMatcher",
+        checked="timm's ViT, transformers' BertModel and the upper layers written out, on equal weights", prompt="'there is a {}'",
+        names=(r"visual_encoder\.cls_token", r"itm_head\.weight", r"text_encoder\.(bert\.)?encoder\.layer\."), without=(r"text_decoder\.",),
     ),
     Release(
         slug="ulip", systems=("ulip", "ulip2"), title="ULIP and ULIP-2 with a Point-BERT", address="ulip:FILE or ulip:FILE#MODEL",
