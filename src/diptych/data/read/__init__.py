@@ -19,6 +19,8 @@ from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
+from diptych.data.graphs.formats.social_pairs import RELATIONS as SOCIAL_PAIRS
+from diptych.data.graphs.formats.social_pairs import read_social_pairs
 from diptych.data.planning.files import FORMAT as TRIALS
 from diptych.data.planning.files import holds as holds_trials
 from diptych.data.planning.files import read_trials
@@ -49,8 +51,6 @@ from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.persons import is_market
 from diptych.data.read.read_options import ReadOptions
-from diptych.data.read.social_pairs import RELATIONS as SOCIAL_PAIRS
-from diptych.data.read.social_pairs import read_social_pairs
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
 from diptych.data.read.unread import unread_note
