@@ -46,8 +46,8 @@ class Division:
 def read_geography(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
     """A sample for each map, with a region for every named division that it shows, and one for each flag of a division.
 
-    Splits: "train", "unseen_map" (the world map: names that training has, drawn otherwise) and "unseen_place" (a fifth of the countries with
-    all their maps, and a fifth of the flags).
+    Splits: "train", "unseen_map" (the world map: names that training has, drawn otherwise) and "unseen_place" (a fifth of the countries
+    with all their maps, and a fifth of the flags).
     """
     source = version_of(debs[0])
     pictures: dict[PurePosixPath, bytes] = {}
