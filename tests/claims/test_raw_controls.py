@@ -14,8 +14,8 @@ from diptych.claims import ledger, registry
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, retrieved
 from diptych.claims.claim import Arm, Claim
+from diptych.claims.controls.raw_input import PREFIX, UNASKED, _Instead, run_raw_controls
 from diptych.claims.engine import folder_of, judge_again, run
-from diptych.claims.raw_controls import PREFIX, UNASKED, _Instead, run_raw_controls
 from diptych.claims.training import opened, trained, without_training
 from diptych.claims.verdict import Margins
 from diptych.core.errors import RunError
