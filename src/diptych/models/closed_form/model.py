@@ -17,7 +17,7 @@ import numpy.typing as npt
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
-from diptych.core.scene_graph import SceneGraph
+from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.models.closed_form.features import ANSWER, Floats, RawFeatures, answer_key, clip_pixels, pixels, raw_features
 from diptych.models.closed_form.ridge import Ridge
 
@@ -125,8 +125,8 @@ class RawInputModel:
             single = list(self.features.alone.values())
             kept_NV = np.zeros_like(scaled_NV)
             kept_NV[:, single] = scaled_NV[:, single]
-            return kept_NV
-        return scaled_NV
+            scaled_NV = kept_NV
+        return np.asarray(scaled_NV, np.float32)
 
     def _unit(self, words_NV: Floats) -> Unit:
         value_NK = self._scaled(words_NV)
@@ -210,7 +210,8 @@ class RawInputModel:
 
 
 def _merged(graphs: Sequence[SceneGraph]) -> SceneGraph:
-    regions, relations = [], []
+    regions: list[Region] = []
+    relations: list[Relation] = []
     for rank, graph in enumerate(graphs, 1):
         relations += [
             replace(r, subject=r.subject + len(regions), object=r.object + len(regions), confidence=1 / rank)
