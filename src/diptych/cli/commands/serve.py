@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _part(address: str, inside: str) -> Any:
     """One data set of the service, which may name no file outside of the folder `inside`."""
-    from diptych.serve.served_data import DataPart
+    from diptych.serve.collection.served_data import DataPart
 
     return DataPart.open(address, inside=inside)
 
