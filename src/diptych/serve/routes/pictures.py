@@ -78,7 +78,9 @@ def add(app: FastAPI, service: Service) -> None:
         if service.detector is None:
             raise RequestError(404, "this service has no detector: start it with one (diptych serve ... --detector MODEL)")
         limits = service.limits
-        words = {name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")}
+        words: dict[str, Any] = {
+            name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")
+        }
         picture = await service.request_picture(request.image, request.uid)
 
         def graph_of(text_ND: Unit, image_ND: Unit) -> SceneGraph:
