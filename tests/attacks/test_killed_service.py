@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import base64
 import random
 import signal
 import subprocess
@@ -19,6 +19,8 @@ from diptych.data.shards.build import open_built
 from diptych.index.kinds import open_index
 from diptych.index.verify import verify_index
 
+from .hostile import png
+
 KILLS = 10
 ROOT = Path(__file__).parents[2]
 SERVICE = """
@@ -30,6 +32,7 @@ with living(Path(sys.argv[1])) as started:
     print(started.address, flush=True)
     time.sleep(600)
 """
+PICTURE = base64.b64encode(png()).decode()
 WRITE = {"Authorization": "Bearer write-secret"}
 
 
@@ -56,12 +59,12 @@ def test_acknowledged_items_survive_kills(tmp_path: Path) -> None:
             with httpx.Client(base_url=address, headers=WRITE, timeout=60) as http:
                 for uid in acknowledged:
                     assert http.get(f"/items/{uid}").status_code == 200, uid
-                threading.Timer(draw.uniform(0.05, 1.0), os.kill, (process.pid, signal.SIGKILL)).start()
+                threading.Timer(draw.uniform(0.05, 1.0), process.kill).start()
                 try:
                     while True:
                         uid = f"new-{posted}"
                         posted += 1
-                        answer = http.post("/items", json={"uid": uid, "texts": [f"a red thing {posted}"]})
+                        answer = http.post("/items", json={"uid": uid, "image": PICTURE, "texts": [f"a thing {posted}"]})
                         assert answer.status_code == 200, answer.text
                         acknowledged.add(uid)
                 except httpx.TransportError:
