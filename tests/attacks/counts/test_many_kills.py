@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from ..hostile import png
 from .forked import Commands, commands
-from .hostile import png
 
 KILLS = {"train": 20, "index build": 15, "index add": 20, "index compact": 10, "data build": 15, "data add": 10, "curate": 10}
 KILLS |= {"claims run": 10}
-HERE = "tests.attacks.test_many_kills"
+HERE = "tests.attacks.counts.test_many_kills"
 
 
 @pytest.fixture(scope="module")
