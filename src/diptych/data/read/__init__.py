@@ -42,10 +42,11 @@ from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
 from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
-from diptych.data.read.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
+from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
+from diptych.data.read.layouts.unread import unread_note
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
@@ -53,7 +54,6 @@ from diptych.data.read.persons import is_market
 from diptych.data.read.read_options import ReadOptions
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
-from diptych.data.read.unread import unread_note
 from diptych.data.shards.build import open_built
 from diptych.data.shards.mark import is_built, refuse_unfinished
 
