@@ -4,8 +4,8 @@
 
 The pool has rendered views from above, packaged emoji and rendered scenes. Captions are noisy: most that belong to a view name its kind ("a
 satellite image of ..."), so do many that do not, as alt texts on the web; a tenth of the views are there twice. The scorer is a small CLIP
-that was trained on other rows of the same kinds with clean captions. The least share that a picture needs is chosen on rows of their own, so
-that nine in ten views stay, and precision and recall are measured on the pool: of a view and its copy one counts.
+that was trained on other rows of the same kinds with clean captions. The least share that a picture needs is chosen on rows of their own,
+so that nine in ten views stay, and precision and recall are measured on the pool: of a view and its copy one counts.
 """
 
 from __future__ import annotations
