@@ -134,7 +134,7 @@ def main() -> None:
             table.append({"filter": name, "kept": len(kept), "precision": round(precision, 3), "recall": round(recall, 3)})
             print(f"{name:12}{len(kept):>6} rows kept  precision {precision:.3f}  recall {recall:.3f}")
             if name == "staged":
-                print(result.files["stages.json"].decode())
+                print(bytes(result.files["stages.json"]).decode())
     value = {row["filter"]: row["precision"] for row in table}
     peers = (Peer("keywords alone", value["keywords"], best=True),)
     keep(
