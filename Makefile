@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-all test-family test-times lint docs bench systems claims-check clean
+.PHONY: help install demo test test-all test-family test-times lint docs bench systems claims-check dist sbom audit clean
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -55,9 +55,21 @@ claims-check: $(VENV)/.dev ## whether verdicts still speak about the code: trace
 systems: $(VENV)/.dev ## compute which systems work and the lists in the docs
 	$(BIN)/python scripts/make_systems.py
 	$(BIN)/python scripts/docs_lists.py
+	$(BIN)/python scripts/public_names.py
 
 bench: $(VENV)/.dev ## measure speed against peers into benchmarks/results/CLASS/, then docs/how-fast.md; PLAIN=1 keeps to AVX2
 	$(BIN)/python benchmarks/run_all.py $(if $(PLAIN),--plain)
 
+dist: $(VENV)/.dev ## wheel and sdist in dist/, installed and tried in a fresh environment; BORROW=1 uses the packages that are here
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python scripts/check_dist.py dist $(if $(BORROW),--borrow)
+sbom: $(VENV)/.use ## what is installed with Diptych, by version, licence and SHA-256 of weights: dist/sbom.cdx.json (CycloneDX)
+	$(BIN)/python scripts/make_sbom.py
+
+audit: $(VENV)/.use ## known vulnerabilities of what is installed, by pip-audit (asks pypi.org)
+	test -x $(VENV)-audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install --quiet 'pip-audit>=2.7')
+	$(VENV)-audit/bin/pip-audit --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 clean: ## remove the environment and what was built
-	rm -rf $(VENV) site dist build
+	rm -rf $(VENV) $(VENV)-audit site dist build

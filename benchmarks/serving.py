@@ -1,6 +1,6 @@
 """The service under load, on this machine: what batching gains, how long answers take, what happens beyond what it can do.
 
-    python benchmarks/serving.py [--only alive load steady engines memory] [--seconds 4] [--steady 20] [--requests 4000]
+    python benchmarks/serving.py [--only alive load steady engines memory growing reload] [--seconds 4] [--steady 20] [--requests 4000]
 
 A small dual encoder with fresh weights (text: 6 layers of width 256; images: a transformer of 64 pixels) over 1,000 rendered scenes.
 Service and clients share the cores; clients are plain sockets that stay open. Each service is a process of its own.
@@ -10,6 +10,8 @@ Service and clients share the cores; clients are plain sockets that stay open. E
              that, coming by themselves (Poisson); twice of that, with a queue of 32: how many are refused, how long the others take
     steady   searches by text of 50 clients for --steady seconds at 70 % of what a closed loop of them gets: times, errors, resident memory
     engines  PyTorch against ONNX Runtime, milliseconds an input
+    growing  searches of 50 clients at 30 % of a closed loop, for --steady seconds, alone and while 20 items a second come (POST /items)
+    reload   the same while an index of another model is built and takes over (POST /admin/reload)
     memory   --requests requests of all kinds; resident memory on the way and at the end
 """
 
@@ -38,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import serving_changes
 import torch
 from machine_results import Figure, Peer, facts, keep, last
 
@@ -82,13 +85,13 @@ def model(image: str = "vit_tiny") -> PairEmbedder:
 
 
 @contextmanager
-def served(folder: Path, *options: str, index: str = "index", before: str = "") -> Iterator[int]:
+def served(folder: Path, *options: str, index: str = "index", before: str = "", data: str = WORLD) -> Iterator[int]:
     """The port of `diptych serve`; `before` is run in its process first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     start = f"{before}import sys; from diptych.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", start, "serve", str(folder / "model"), str(folder / index), "--data", WORLD]
+    command = [sys.executable, "-c", start, "serve", str(folder / "model"), str(folder / index), "--data", data]
     process = subprocess.Popen([*command, "--port", str(port), *options], stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -404,6 +407,8 @@ def main() -> None:
         made = model()
         made.save(folder / "model")
         DenseIndex.build(made, scenes(ITEMS, seed=0), folder / "index", progress=False).close()
+        if {"growing", "reload"} & set(options.only):
+            serving_changes.grown_folder(folder, ITEMS, made)
         for part in options.only:
             found = PARTS[part](folder, options)
             for name, row in found.items():
@@ -434,6 +439,8 @@ PARTS: dict[str, Callable[[Path, argparse.Namespace], dict[str, dict[str, Any]]]
     "load": lambda folder, options: load(folder, options.seconds),
     "steady": lambda folder, options: {"50 clients at 70 %": steady(folder, options.steady)},
     "engines": lambda folder, options: engines(folder),
+    "growing": lambda folder, options: serving_changes.growing(folder, options.steady, sys.modules[__name__]),
+    "reload": lambda folder, options: serving_changes.reload(folder, lambda: model("convnet_tiny"), sys.modules[__name__]),
     "memory": lambda folder, options: {"all kinds of requests": memory(folder, options.requests)},
 }
 

@@ -25,6 +25,7 @@ from curation import STYLE as TWO_COLOURS
 from machine_results import keep
 
 from diptych.claims.cell import Cell
+from diptych.claims.cells.relations.changed_links import MISSING, captioned_in_haste
 from diptych.claims.cells.relations.links import every_link
 from diptych.claims.cells.relations.tagged_links import GRAMMAR, LINKER, named, rightness, scenes
 from diptych.claims.systems.rlipv2 import BEFORE, TAGGED, TUNED
@@ -35,7 +36,6 @@ from diptych.models.io.open_address import open_address
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
 from diptych.report.curves import HEIGHT, WIDTH, LineSeries, line_chart
-from diptych.worlds.links.changes import MISSING, captioned_in_haste
 
 THRESHOLDS, NOISES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7), (0.0, 0.2, 0.4)
 MEASURES = (("relations_right", "precision"), ("relations_found", "recall"), ("r@5", "recall at 5 of the detector"))

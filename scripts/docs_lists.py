@@ -47,8 +47,23 @@ def families() -> str:
     return "\n".join(lines)
 
 
-INNER = ("headed_", "hf_", "open_clip_")
+INNER = ("headed_", "hf_", "open_clip_", "learned_tokens_")
 """Towers that are made from published weights and not by name."""
+
+
+def weights() -> str:
+    """Every release of weights that opens by address, and every system without one."""
+    from diptych.models.io.releases.families import all_releases
+
+    lines = ["| released by | systems | address | where the authors keep it | licence | opens as | checked against | prompts |"]
+    lines.append("|---" * 8 + "|")
+    for row in all_releases():
+        systems = ", ".join(f"`{slug}`" for slug in row.systems)
+        address = f"`{row.address}`" if row.address else ""
+        opens = f"`{row.opens}`" if row.opens else ""
+        cells = (row.title, systems, address, row.source, row.licence, opens, row.checked, row.prompt)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def image_towers() -> str:
@@ -81,6 +96,7 @@ LISTS: dict[str, tuple[str, Callable[[], str]]] = {
     "recipes": ("docs/training.md", recipes),
     "steps": ("docs/curating.md", steps),
     "families": ("docs/training.md", families),
+    "weights": ("docs/weights.md", weights),
     "image towers": ("docs/training.md", image_towers),
     "text towers": ("docs/training.md", text_towers),
 }

@@ -15,9 +15,11 @@ from mkdocs.structure.files import File, Files
 from diptych.claims import registry
 from diptych.claims.claim import LONG
 from diptych.claims.ledger import Entry, Side, Superseded
+from diptych.claims.raw_controls import PREFIX
 from diptych.claims.table import Row, forest, rows
 from diptych.core import systems
 from diptych.core.contracts import Recipe
+from diptych.models.closed_form.model import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 LEDGER = ROOT / "docs/claims"
@@ -60,6 +62,7 @@ def _expanded(entry: dict[str, Any], sections: dict[str, list[Any]]) -> dict[str
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"systems/index.md": systems_index(), "claims/index.md": claims_index(), "decisions/index.md": decisions_index()}
+    pages["claims/raw-input.md"] = raw_input_page()
     pages |= {f"systems/{row.slug}.md": system_page(row) for row in every_row() if row.built}
     pages["systems/which.md"] = guide(LEDGER)
     pages |= {"api/index.md": api_index()} | {f"api/diptych.{room}.md": api_page(room) for room in ROOMS}
@@ -184,7 +187,7 @@ def sides(entry: Entry) -> list[str]:
 
     edges = {name: ", the lowest or highest tried" if found["at_edge"] else "" for name, found in entry.sweep.items()}
     arms = [line(side, edges.get(side.name, "")) for side in (entry.baseline, entry.method)]
-    beside = [*((side, " (control)") for side in entry.controls), *((side, " (bound)") for side in entry.bounds)]
+    beside = [*((side, " (control)") for side in entry.every_control), *((side, " (bound)") for side in entry.bounds)]
     return [*lines, *arms, *(line(side, what) for side, what in beside)]
 
 
@@ -205,7 +208,8 @@ def claims_index() -> str:
         "Every system is held against its own baseline at equal, measured budget, over several seeds, with controls beside it. What is claimed, "
         "the margins, the rates to sweep and the controls stand in a file before the first run ([claiming](../claiming.md)). *Shown* and "
         "*reversed* are two-sided t tests over seed-paired differences at .05 whose interval reaches what matters; *equal within the margin* is "
-        "two one-sided tests; *open* is neither; *no verdict* says that a control reaches both arms. Holm's correction is over all main claims, those "
+        "two one-sided tests; *open* is neither; *no verdict* says that a control is above the baseline or reaches both arms, "
+        "[raw-input controls](raw-input.md) among them. Holm's correction is over all main claims, those "
         "without a verdict in the family too, and verdicts are counted after it.",
         "",
         "Try any of them on other seeds: `diptych claims run SLUG --seeds 201,202,203`.",
@@ -229,6 +233,39 @@ def claims_index() -> str:
         span = f"{entry.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(f"| {name} | {row.claim.kind} | {row.verdict}{state} | {span} | {entry.p:.2g} | {corrected} | {before} |")
     return "\n".join(lines) + "\n"
+
+
+def raw_input_page() -> str:
+    """Verdicts before and after raw-input controls, with their scores."""
+    judged = [(row, row.entry) for row in rows(LEDGER, registry.every(), states=False) if row.entry]
+    lines = [
+        "# Raw-input controls",
+        "",
+        "The runner adds controls that train nothing to every claim whose cell they can stand in: ridge regression from 16 x 16 pixels to words and "
+        "word pairs, the same to single words (a bag of words), the nearest training pictures with their words, and what is usual whatever the "
+        "picture. They run on the rows and seeds of the verdict. A baseline that is below a control, or not above what is usual, gives no "
+        "verdict ([rule](../claiming.md#controls)). Verdicts from before this rule were judged again from their own scores "
+        "(`diptych claims judge`); *before* is what they were. Empty cells were not judged again yet.",
+        "",
+        "| claim | metric | baseline | method | ridge | bag of words | nearest picture | usual | before | now |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    unfit = []
+    for row, entry in judged:
+        mean = {side.name: sum(values) / len(values) for side in entry.sides if (values := side.scores.get(entry.metric))}
+        cells = [f"{mean[name]:.3f}" if (name := f"{PREFIX}{method}") in mean else "" for method in METHODS]
+        arms = [f"{mean[side.name]:.3f}" for side in (entry.baseline, entry.method)]
+        words = [
+            f"`{row.claim.key}`",
+            entry.metric,
+            *arms,
+            *cells,
+            entry.was or (entry.verdict if not entry.raw else ""),
+            entry.verdict,
+        ]
+        lines.append("| " + " | ".join(words) + " |")
+        unfit += [f"- `{row.claim.key}`: {reason}" for reason in dict.fromkeys(entry.raw_missing.values())]
+    return "\n".join([*lines, "", "Where they do not fit, and why:", "", *unfit]) + "\n"
 
 
 def decisions() -> list[Path]:

@@ -81,22 +81,20 @@ def parity(slug: str) -> list[str]:
 
 
 def paragraph(found: dict[str, dict[str, Any]], main: int) -> str:
-    """How many of the published systems are there, in the words of the README."""
+    """Count of the published systems that work, with what was shown of them, in the words of the README."""
     published = {system.slug: found[system.slug]["missing"] for system in systems.SYSTEMS}
-    work = [f"`{slug}`" for slug, missing in published.items() if not missing]
-    built = [f"`{slug}`" for slug, missing in published.items() if missing and missing != ["not built"]]
-    every = [(f"`{system.slug}`", found[system.slug]) for system in systems.SYSTEMS]
-    shown = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] == PAPERS]
-    checked = [name for name, fact in every if fact.get("verdict") == "shown" and fact["kind"] != PAPERS and fact["learned"]]
-    baselines = ", ".join(f"`{system.slug}`" for system in systems.BASELINES)
-    lines = [f"Of {len(published)} published systems on the list, {len(work)} work" + (f" ({', '.join(work)})" if work else "")]
-    if built:
-        lines.append(f"{len(built)} are built and lack a recorded parity or a verdict with controls ({', '.join(built)})")
-    lines.append(f"what its paper claims is shown of {len(shown)}" + (f" ({', '.join(shown)})" if shown else ""))
-    lines[-1] += f" after Holm's correction over all {main} main claims, those without a verdict in the family too"
-    if checked:
-        lines.append(f"that its part does what it says of {len(checked)} ({', '.join(checked)})")
-    return ", ".join(lines) + f"; beside them stand the baselines {baselines}. The others are planned and answer so.\n"
+    work = sum(not missing for missing in published.values())
+    built = sum(bool(missing) and missing != ["not built"] for missing in published.values())
+    shown = [
+        f"`{system.slug}`"
+        for system in systems.SYSTEMS
+        if found[system.slug].get("verdict") == "shown" and found[system.slug]["kind"] == PAPERS
+    ]
+    return (
+        f"Of {len(published)} published systems on the list {work} work and {built} more are built (`diptych systems` lists them, "
+        f"[claims](docs/claiming.md) says how they are judged). What its paper claims is shown of {len(shown)} ({', '.join(shown)}) after "
+        f"Holm's correction over all {main} main claims.\n"
+    )
 
 
 def main() -> int:

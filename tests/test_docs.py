@@ -82,6 +82,8 @@ def test_quoted_commands_exist(
         return
     if words[:2] == ["train", "fillip"] or words[:2] == ["train", "sgl"]:
         return  # shown with the error that it gives
+    if page.stem == "add-a-system" and "stripes" in line:
+        return  # of a package that this page writes: test_add_a_system_page.py installs it and runs them
     try:
         understand(words, monkeypatch)
     except SystemExit as stop:

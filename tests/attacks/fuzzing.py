@@ -21,7 +21,7 @@ FAST, SLOW = 12, 5000
 """Cases of each reader in `make test` and in `make test-all`."""
 SECONDS = 20.0
 """No case may take longer, on a busy machine."""
-BOTH = pytest.mark.parametrize("cases", [FAST, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+BOTH = pytest.mark.parametrize("cases", [FAST, pytest.param(SLOW, marks=[pytest.mark.slow, pytest.mark.timeout(4 * 3600)])])
 
 
 @contextmanager

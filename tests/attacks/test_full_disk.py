@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections import namedtuple
 from pathlib import Path
@@ -195,3 +196,52 @@ def test_a_dense_index_on_a_small_memory_disk_is_refused_in_a_line(size: int, tm
     done = subprocess.run(["unshare", "-rm", "sh", "-c", shell], check=False, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["LINE DiskFull 0", "COUNT 300 3", "LINE DiskFull 0", "COUNT 300 3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dense", "lexical"])
+def test_a_search_needs_no_free_disk(kind: str, tmp_path: Path) -> None:
+    """The engine writes some files when it opens; on a disk without a free byte a temporary copy elsewhere is searched."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    script = f"""
+        import os, sys
+        from pathlib import Path
+        sys.path[:0] = [{str(Path(__file__).parents[1] / "index")!r}, {str(Path(__file__).parent)!r}]
+        from conftest import Named
+        from test_full_disk import texts
+        import diptych as dp
+        from diptych.core.errors import RunError
+        from diptych.index.kinds.dense import DenseIndex
+        top, kind = Path({str(tmp_path)!r}), {kind!r}
+        model = Named() if kind == "dense" else "words"
+        if kind == "dense":
+            DenseIndex.build(model, texts(0, 300), top / "index", what="texts", progress=False).close()
+        else:
+            dp.index(model, texts(0, 300), top / "index", kind=kind, progress=False).close()
+        spare = top / "another.bin"
+        with spare.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        for _ in range(2):
+            with dp.open_index(top / "index", model=model) as opened:
+                print("COUNT", len(opened), len(opened.search_text("bus", 3)), flush=True)
+                try:
+                    opened.remove(["u1"])
+                except RunError as error:
+                    print("LINE", type(error).__name__, str(error).count(chr(10)), flush=True)
+        spare.unlink()
+        with dp.open_index(top / "index", model=model) as opened:
+            print("COUNT", opened.remove(["u1"]), len(opened), flush=True)
+        """
+    program = Path(tmp_path.parent, f"search-{kind}.py")
+    program.write_text(textwrap.dedent(script))
+    shell = f"mount -t tmpfs -o size=200m none {tmp_path} && {sys.executable} {program}"
+    left = set(Path(tempfile.gettempdir()).glob("diptych-index-*"))
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", shell], check=False, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [*["COUNT 300 3", "LINE DiskFull 0"] * 2, "COUNT 1 299"]
+    assert set(Path(tempfile.gettempdir()).glob("diptych-index-*")) == left

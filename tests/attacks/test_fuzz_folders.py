@@ -16,10 +16,14 @@ from diptych.core.config import from_plain
 from diptych.core.image import ArrayImage
 from diptych.core.run_folder import RunFolder
 from diptych.core.sample import Sample, Text
+from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.curate.engine.pool import curate
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
+from diptych.data.curated import open_curated
 from diptych.data.dataset import Pool
 from diptych.data.media.transforms import Preprocess
 from diptych.data.quarantine import read_quarantine
+from diptych.data.read import read
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.verify import verify
 from diptych.data.text.tokenize import Tokenizer
@@ -27,6 +31,7 @@ from diptych.index.kinds import open_index
 from diptych.index.kinds.dense import DenseIndex
 from diptych.index.kinds.lexical import LexicalIndex
 from diptych.index.lexicon import BM25Encoder
+from diptych.index.verify import verify_index
 from diptych.models.io.open_address import open_model
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
@@ -104,6 +109,11 @@ def use_index(path: Path, model: object) -> None:
         index.search_text("picture", 3)
 
 
+def use_checksums(path: Path) -> None:
+    with open_index(path) as index:
+        assert verify_index(index).lines()
+
+
 def model(folder: Path) -> Path:
     torch.manual_seed(0)
     words = Tokenizer.train(["a red circle left of a green square"] * 3, 300)
@@ -154,6 +164,15 @@ def use_claims(path: Path) -> None:
     freshness.read(path.parent)
 
 
+def curated(folder: Path) -> Path:
+    curate(open_built(shards(folder)), [ExactDuplicates()], folder / "curated", source=str(folder / "built"))
+    return folder / "curated"
+
+
+def use_curated(path: Path) -> None:
+    use(open_curated(path, read))
+
+
 OURS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object], Callable[[Path], bool]]] = {
     "shards": (shards, use_shards, lambda file: "score" not in file.name),
     "column table": (shards, use_tables, lambda file: file.parent.name == "tables"),
@@ -164,9 +183,9 @@ OURS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object], Callable
     "model": (model, open_model, lambda file: True),
     "run": (run, use_run, lambda file: "model" not in file.parts),
     "claims": (claims, use_claims, lambda file: True),
+    "curation": (curated, use_curated, lambda file: "curated" in file.parts),
+    "checksums": (lexical, use_checksums, lambda file: file.suffix in (".bin", ".txt", ".json") and "shard" not in file.parts),
 }
-HEAVY = {"dense index": 300, "lexical index": 300, "model": 300, "run": 500, "verified": 1000}
-"""Cases in `make test-all` of what takes long to open."""
 
 
 @BOTH
@@ -175,4 +194,4 @@ def test_a_folder_of_ours_that_was_damaged(name: str, cases: int, tmp_path: Path
     make, open_, ours = OURS[name]
     path = make(tmp_path)
     open_(path)  # as it is, it is sound
-    fuzz_files(files_of(tmp_path), lambda: open_(path), HEAVY.get(name, cases) if cases == SLOW else cases // 3, ours)
+    fuzz_files(files_of(tmp_path), lambda: open_(path), cases if cases == SLOW else cases // 3, ours)

@@ -109,14 +109,19 @@ def test_a_visitor_does_everything_through_the_door(tmp_path: Path) -> None:
             assert held.uids() == visitor.uids()
             assert len(held.uids()) == 21
             assert visitor.export(tmp_path / "items.parquet") == held.export(tmp_path / "items.parquet") == 21
-            for forbidden in (visitor.compact, lambda: visitor.move("http://127.0.0.1:9")):
-                with pytest.raises(RunError, match="stop the service first"):
-                    forbidden()
+            assert visitor.compact() >= 0
+            assert len(visitor) == len(held) == 21
+            with pytest.raises(RunError, match="stop the service first"):
+                visitor.move("http://127.0.0.1:9")
+            assert visitor.take_down(["u8"], ["0" * 64]) == 1
+            assert visitor.add(texts(8, 9), progress=False) == 0, "what was taken down is not taken in again"
+            assert visitor.refused == ("u8",)
+            assert held.uids() == visitor.uids()
         late = dp.open_index(tmp_path / "index")
     with pytest.raises(RunError):
         late.search_text("bus", 3)
     with dp.open_index(tmp_path / "index") as opened:
-        assert len(opened) == 21
+        assert len(opened) == 20
 
 
 def test_the_command_line_searches_adds_and_removes_while_the_service_runs(
@@ -143,9 +148,10 @@ def test_the_command_line_searches_adds_and_removes_while_the_service_runs(
         assert hits(address, "n7") == []
         exported = said(capsys, "index", "export", str(place), str(tmp_path / "uids.txt"))
         assert exported["rows"] == 21
-        for command in (["index", "compact", str(place)], ["index", "move", str(place), "--url", "http://127.0.0.1:9"]):
-            assert main(command) == 1
-            assert "stop the service first" in capsys.readouterr().err
+        assert said(capsys, "index", "compact", str(place))["bytes"] > 0
+        assert hits(address, "n9") == ["u9"]
+        assert main(["index", "move", str(place), "--url", "http://127.0.0.1:9"]) == 1
+        assert "stop the service first" in capsys.readouterr().err
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     assert not (place / SOCKET).exists()

@@ -33,7 +33,8 @@ class Fake:
     label: str = ""
 
     def __call__(self, cell: Cell) -> dict[str, float]:
-        CALLS.append((cell.arm, cell.seed, cell.rate, cell.share))
+        if cell.instead is None:  # it asks no model, so the runner tries raw-input controls in vain
+            CALLS.append((cell.arm, cell.seed, cell.rate, cell.share))
         if self.trains:
             cell.spending.count(steps=round(self.steps * cell.share), samples=8 * self.steps)
         off = 0.05 * abs(np.log10((cell.rate or 1e-3) / 1e-3))

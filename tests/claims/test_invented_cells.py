@@ -8,6 +8,7 @@ import numpy as np
 
 from diptych.claims.cells.relations.invented_names import asked, compared, drawn, small
 from diptych.core.grounding import PhraseBoxes
+from diptych.core.grouped_fields import out_of_groups
 from diptych.data.text.descriptions.knowledge import knowledge_of
 from diptych.worlds.scenes.invented import HELD_OUT, invented, look_of, names
 
@@ -64,6 +65,6 @@ def test_the_world_keeps_unseen_names_apart_and_describes_its_own() -> None:
 
 
 def test_arms_are_equal_but_for_their_queries() -> None:
-    described, named = small(), small(form="name")
-    changed = {name for name in vars(described) if getattr(described, name) != getattr(named, name)}
+    described, named = (out_of_groups(made) for made in (small(), small(form="name")))
+    changed = {name for name in described if described[name] != named[name]}
     assert changed == {"form"}

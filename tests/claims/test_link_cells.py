@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diptych.claims.cells.relations.changed_links import JITTER, jittered, with_colours
 from diptych.claims.cells.relations.links import SIDE, drawn, every_link
 from diptych.core.scene_graph import SceneGraph
-from diptych.worlds.links.changes import JITTER, jittered, with_colours
 from diptych.worlds.links.world import HELD_OUT
 
 

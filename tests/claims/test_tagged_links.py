@@ -10,13 +10,13 @@ import pytest
 
 from diptych.claims.cell import Cell
 from diptych.claims.cells.relations import tagged_links
+from diptych.claims.cells.relations.changed_links import MISSING, WRONG, captioned_in_haste
 from diptych.claims.cells.relations.tagged_links import as_captioned, elsewhere, every_pair, named, rightness, scenes
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
 from diptych.data.graphs.label_lists import NO_OBJECTS
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.links.changes import MISSING, WRONG, captioned_in_haste
 from diptych.worlds.links.world import PREDICATES, SHAPES, links
 
 BOXES = [(0.0, 0.0, 4.0, 4.0), (10.0, 0.0, 14.0, 4.0), (0.0, 10.0, 4.0, 14.0)]

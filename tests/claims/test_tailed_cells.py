@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from diptych.claims.cells.relations.changed_links import annotated_twice
 from diptych.claims.cells.relations.tailed_predicates import FEW, RARE, STEEP, drawn, every_predicate
 from diptych.core.scene_graph import Relation, SceneGraph
-from diptych.worlds.links.changes import annotated_twice
 from diptych.worlds.links.tailed import TailedLinkWorld
 
 RANKED = TailedLinkWorld(7).ranked()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from diptych import api
 from diptych.cli import main
 from diptych.cli.commands import demo as demo_command
-from diptych.cli.commands.demo import DemoArgs, TimeBudget, _cut_note, _with_steps_that_fit
+from diptych.cli.commands.demo import DemoArgs, TimeBudget, _cut_note, _minutes_of_a_seed
 
 WORLD = "world:scenes?n=32"
 
@@ -37,24 +36,15 @@ def test_a_round_begins_where_one_like_the_last_still_fits(now: list[float], rou
     assert TimeBudget(0, 0.0).has_another_round()
 
 
-@pytest.mark.parametrize(("a_step", "share"), [(0.01, 1.0), (0.7, 1.0), (8.0, 0.6 * 340 / (2 * 130 * 8.0))])
-def test_steps_are_cut_where_a_single_seed_does_not_fit(
-    a_step: float, share: float, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api, "estimate", lambda *_, **__: {"steps": 130, "seconds": 130 * a_step, "seconds_per_step": a_step})
-    clock, given = TimeBudget(360, now[0]), DemoArgs(out=tmp_path, seconds=360)
-    now[0] += 20.0
-    made, found = _with_steps_that_fit(given, None, clock)
-    assert found == pytest.approx(share)
-    assert made == (given if share == 1.0 else replace(given, steps=int(130 * share)))
-    assert _with_steps_that_fit(given, None, TimeBudget(0, 0.0)) == (given, 1.0)
+def test_a_seed_is_whole_and_its_minutes_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "estimate", lambda *_, **__: {"steps": 130, "seconds": 90.0})
+    assert _minutes_of_a_seed(DemoArgs(recipes=("clip", "locked")), None) == pytest.approx(3.0)
 
 
-def test_what_was_cut_is_said() -> None:
+def test_seeds_that_were_left_out_are_said() -> None:
     args = DemoArgs(seconds=360, seeds=3)
-    assert _cut_note(args, 3, 1.0) == ""
-    assert "Cut to 360 seconds on this machine: 2 of 3 seeds;" in _cut_note(args, 2, 1.0)
-    assert "1 of 3 seeds and 10% of the steps" in _cut_note(args, 1, 0.0981)
+    assert _cut_note(args, 3) == ""
+    assert "2 of 3 seeds fit into 360 seconds on this machine" in _cut_note(args, 2)
 
 
 def test_a_comparison_says_its_minutes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

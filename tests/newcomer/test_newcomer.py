@@ -134,7 +134,7 @@ def test_a_notebook_hands_over_what_it_has(run: Say, home: Path) -> None:
     assert run("-c", SCRIPT, module=False, step="python script").stdout.strip() == "cat_0"
 
 
-def test_the_demo_keeps_to_a_minute_or_says_what_it_cut(run: Say, home: Path) -> None:
-    done: Any = json.loads(run("demo", "--seconds", 60, "--json").stdout)
+def test_the_demo_leaves_out_seeds_that_do_not_fit_and_says_so(run: Say, home: Path) -> None:
+    done: Any = json.loads(run("demo", "--seconds", 10, "--steps", 20, "--json").stdout)
     assert Path(home / done["report"]).is_file()
-    assert done["cut"].startswith("Cut to 60 seconds on this machine")
+    assert done["cut"].startswith("1 of 3 seeds fit into 10 seconds on this machine")

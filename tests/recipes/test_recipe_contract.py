@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from diptych import api
+from diptych.api.checking import refuse_unmeasurable
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import (
     Classifier,
@@ -50,6 +51,8 @@ def world_of(slug: str) -> str:
         return "image_sets"
     if "images" in needs:
         return "statements"
+    if "goal" in needs:
+        return "kitchens"
     if "problem" in needs:
         return "sudoku"
     if "cloud" in needs:
@@ -289,3 +292,10 @@ def test_options_of_held_configurations_are_told_apart(slug: str) -> None:
     held = [value for name in own if dataclasses.is_dataclass(value := getattr(recipe, name))]
     names = [field.name for value in held for field in dataclasses.fields(value) if field.name not in own]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("slug", BUILT)
+def test_the_model_of_every_preset_can_do_the_task_it_is_measured_by(slug: str) -> None:
+    kind = RECIPES.load(slug)
+    for preset in kind.presets:
+        refuse_unmeasurable(kind.preset(preset))

@@ -172,7 +172,7 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch,
 
     seen: list[tuple[bytes, bytes]] = []
     real = hmac.compare_digest
-    monkeypatch.setattr("diptych.serve.admission.guard.hmac.compare_digest", lambda a, b: seen.append((a, b)) or real(a, b))
+    monkeypatch.setattr("diptych.serve.admission.access.hmac.compare_digest", lambda a, b: seen.append((a, b)) or real(a, b))
     with running(tmp_path, token="right") as service:
         service.http.get("/info", headers={"Authorization": "Bearer wrong"})
         service.http.get("/info", headers={"Authorization": "Basic right"})

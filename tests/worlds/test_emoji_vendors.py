@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from diptych.claims.cells.learned_pairs.task_streams import vendors
 from diptych.core.errors import ConfigError
 from diptych.core.sample import Sample
 from diptych.worlds.resolve import resolve
-from diptych.worlds.task_streams import vendors
 
 
 def named(samples: Iterable[Sample]) -> set[tuple[str, str]]:

@@ -12,6 +12,9 @@ from diptych.core.run_folder import RunFolder
 from diptych.models.io.card import completed
 from diptych.worlds.rendered import RenderedDataset
 
+READ = 10_000
+"""Samples of a data set without columns whose licences are counted: each is opened for it."""
+
 
 def write_card(folder: RunFolder, data: Any = None) -> None:
     """Complete the README.md of a finished run's model by what is known of data, training and, once it is evaluated, scores. Of several
@@ -52,8 +55,14 @@ def run_facts(folder: RunFolder, data: Any = None) -> dict[str, Any]:
 
 
 def licences(data: Any) -> str:
-    """Of the samples of a data set, as they are now."""
-    if isinstance(data, RenderedDataset) or not hasattr(data, "column"):
+    """Licences that the samples of a data set state, with their counts; of an object without columns, those of its first `READ` samples."""
+    if isinstance(data, RenderedDataset):
         return "none needed, the samples are rendered"
-    counts = Counter(licence or "unknown" for licence in data.column("licence"))
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
+    if hasattr(data, "column"):
+        column, rest = data.column("licence"), ""
+    else:
+        rows = min(len(data), READ)
+        column = [getattr(data[row], "licence", "") for row in range(rows)]
+        rest = f" of the first {rows:,} samples" if rows < len(data) else ""
+    counts = Counter(licence or "unknown" for licence in column)
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common()) + rest

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Dataset, Recipe
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, MissingExtra
 from diptych.worlds.address import split_names
 
 if TYPE_CHECKING:
@@ -30,11 +31,33 @@ def refuse_missing(made: Recipe, data: Dataset) -> None:
             )
 
 
+def refuse_early(made: Recipe, options: TrainOptions) -> None:
+    """Raise, before any data are read, for towers that do not exist and packages that are not installed.
+
+    Towers are checked of recipes whose own are among the common ones; others have towers of their own.
+    """
+    from diptych.models.towers.towers import is_tower, refuse_unknown_tower
+
+    usual = vars(type(made).preset("tiny")) if "tiny" in type(made).presets else {}
+    for side in ("image_tower", "text_tower"):
+        own, value = usual.get(side), getattr(made, side, "")
+        if isinstance(own, str) and isinstance(value, str) and value and is_tower(side, own):
+            refuse_unknown_tower(side, value)
+    required = {
+        "--lora": ("peft", "peft", "adapters", bool(options.tune.lora)),
+        "--tensorboard": ("tensorboard", "tensorboard", "track", options.tensorboard),
+        "--wandb": ("wandb", "wandb", "wandb", options.wandb),
+        "--mlflow": ("mlflow", "mlflow-skinny", "mlflow", options.mlflow),
+    }
+    for option, (module, package, extra, used) in required.items():
+        if used and find_spec(module) is None:
+            raise MissingExtra(package, extra, needed_for=option)
+
+
 def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     """The report before training, in lines: what is in the data, and what will go wrong. Rendered worlds have nothing to inspect."""
     from diptych.data.dataset import Pool
     from diptych.data.inspect import inspect
-    from diptych.data.split import leaks
     from diptych.recipes._shared.pairs import PairRecipe
 
     if not isinstance(rows, Pool):
@@ -43,7 +66,17 @@ def data_report(made: Recipe, rows: Any, whole: Any) -> list[str]:
     length = made.text_length if isinstance(made, PairRecipe) else 0
     report = inspect(rows, tokenizer=words, text_length=length, batch_size=made.batch_size)
     lines = [line for line in report.lines() if not line.startswith("no leak between splits")]
-    return lines + (leaks(whole).lines() if len(split_names(whole)) > 1 else [])
+    return lines + _leak_lines(whole)
+
+
+def _leak_lines(whole: Any) -> list[str]:
+    """Lines about rows that splits share, marked as `data inspect` marks what is wrong; a line that there are none."""
+    from diptych.data.split import leaks
+
+    if len(split_names(whole)) < 2:
+        return []
+    report = leaks(whole)
+    return report.lines() if report.clean else [f"! {line}" for line in report.lines()]
 
 
 def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tuple[str, Callable[[Any], Mapping[str, float]]]]:
@@ -58,6 +91,7 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
         )
     if not requested:
         return ()
+    refuse_unmeasurable(made)
     task, part = default_task(made, draws=100), whole.split("val")
 
     def ask(model: Any) -> Mapping[str, float]:
@@ -66,6 +100,14 @@ def validators(made: Recipe, whole: Any, options: TrainOptions) -> Sequence[tupl
         return {**values, SCORE: result.value if result.higher_is_better else -result.value} if tracks_best(options) else values
 
     return ((f"{task.name}-val", ask),)
+
+
+def refuse_unmeasurable(made: Recipe) -> None:
+    """Raises ConfigError before the first step where the recipe's model could not do the task that the recipe is measured by."""
+    from diptych.models.io.open_address import require_deployed
+
+    task = default_task(made)
+    require_deployed(made, task.needs, who=f"task '{task.name}', which {type(made).__name__}.measured_by names,")
 
 
 def default_task(made: Recipe, **options: Any) -> Task:

@@ -92,7 +92,7 @@ def compare(
 def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> ComparedArm:
     from diptych.claims.compare import ComparedArm
     from diptych.claims.spelling import parse_name
-    from diptych.models.io.open_address import FOREIGN
+    from diptych.models.io.open_address import is_foreign
 
     if isinstance(arm, Recipe):
         return ComparedArm(arm.slug, recipe(arm, **changes))
@@ -103,7 +103,7 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> C
         file, _, rest = words.partition(".py:")
         name, own = parse_name(rest)
         return ComparedArm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
-    if words.startswith(FOREIGN) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
+    if is_foreign(words) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
         return ComparedArm(words, model=load(arm, download=download), address=words)
     name, own = parse_name(words)
     return ComparedArm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
@@ -111,9 +111,9 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> C
 
 def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe | None:
     """The recipe that an arm names, or None for a model that is there."""
-    from diptych.models.io.open_address import FOREIGN
+    from diptych.models.io.open_address import is_foreign
 
-    if words.startswith(FOREIGN) or (not is_recipe_file(words) and ("/" in words or Path(words).is_dir())):
+    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words or Path(words).is_dir())):
         return None
     return _arm(words, preset, changes, False).recipe
 

@@ -2,25 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import RunError
 from diptych.core.run_folder import RunFolder
-from diptych.worlds.address import open_data, training_rows, with_held_out
+from diptych.data.dataset import Pool
+from diptych.data.read.read_options import LONGEST_TEXT, MOST_COLUMNS, UNPACKED_BYTES
+from diptych.worlds.address import open_data, split_names, training_rows, with_held_out
 
 
-def read(source: Any, *, split: str = "", **columns: Any) -> Any:
-    """Open image-text data, whatever its form.
+def read(
+    source: object,
+    *,
+    split: str = "",
+    columns: Mapping[str, Any] | None = None,
+    image: str | None = None,
+    text: str | Sequence[str] | Mapping[str, str] | None = None,
+    media: Mapping[str, str] | None = None,
+    uid: str | None = None,
+    group: str | None = None,
+    licence: str | None = None,
+    origin: str | None = None,
+    language: str | None = None,
+    root: str | Path | None = None,
+    name: str = "",
+    format: str = "",
+    follow_links: bool = False,
+    inside: str | Path = "",
+    delimiter: str = "",
+    captions: bool = True,
+    longest_text: int = LONGEST_TEXT,
+    most_columns: int = MOST_COLUMNS,
+    unpacked_bytes: int = UNPACKED_BYTES,
+) -> Any:
+    """Open image-text data, whatever its form: a `Pool`, or what renders a world, which answers to the same names.
 
     source   "emoji" (in the package), "world:NAME?options" (rendered), a folder, a CSV, TSV, JSONL or Parquet file, WebDataset tars,
-             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set
-    split    only the rows of that split
-    columns  which columns hold what: image=, text=, media=, group=, split=, uid=, licence=, language=;
-             captions=False keeps rows without a text where others have one
+             COCO or Karpathy JSON, a folder that `diptych data build` made, a Hugging Face `datasets` object, or a data set;
+             a list of these is read as one data set, whose uids must differ
+    split    only the rows of that split; where there is none of that name, the column (or "folder") that says the split of each row:
+             then every row, with splits
+    columns  which columns hold what, {"image": "path", "text": "caption"}; or as arguments of their own:
+    image, text, media, uid, group, licence, origin, language
+    root     the folder that image paths are relative to
+    name     of the data, for reports
+    captions  False keeps rows without a text where others have one
+    format, follow_links, inside, delimiter, longest_text, most_columns, unpacked_bytes
+             as in `diptych.data.read.read`
+    Raises UnknownName for a split that is neither, DataError for data without splits.
     """
-    data = open_data(source, **columns)
+    given: dict[str, Any] = {
+        "image": image, "text": text, "media": media, "uid": uid, "group": group, "licence": licence, "origin": origin,
+        "language": language, "root": root, "name": name, "format": format, "follow_links": follow_links, "inside": inside,
+        "delimiter": delimiter, "captions": captions, "longest_text": longest_text, "most_columns": most_columns,
+        "unpacked_bytes": unpacked_bytes,
+    }  # fmt: skip
+    data = open_data(source, **(columns or {}), **{option: value for option, value in given.items() if value != _USUAL[option]})
+    if split and split not in split_names(data) and isinstance(data, Pool) and split in data.column_names:
+        return data.with_columns({"split": ["" if value is None else str(value) for value in data.column(split)]})
     return data.split(split) if split else data
+
+
+_USUAL = {
+    option: parameter.default
+    for option, parameter in signature(read).parameters.items()
+    if option not in ("source", "split", "columns")
+}
+"""Options of `read` with the values that they have where none is given."""
 
 
 def read_recorded(source: str, where: object, columns: Any = None) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.api.cards import run_facts
-from diptych.api.models import load
+from diptych.api.models import load, run_of
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.run_folder import RunFolder
 
@@ -14,7 +14,7 @@ TARGETS = ("transformers", "open_clip", "onnx", "sentence-transformers", "adapte
 
 
 def export(
-    model: str | Path,
+    model: Any,
     out: str | Path,
     *,
     to: str = "onnx",
@@ -25,7 +25,7 @@ def export(
 ) -> Path:
     """Write a model as another library reads it. Returns the folder.
 
-    model  a run folder, a model folder, "lora:ADAPTER#BASE"
+    model  a run folder, a model folder, "lora:ADAPTER#BASE", or a model that `load` opened
     to     "transformers": a folder for AutoModel; "open_clip": for open_clip.create_model("local-dir:OUT"); "onnx";
            "sentence-transformers"; "adapter": the low-rank adapters of a run for the CLIPModel that its start is exported to; "diptych": a
            model folder of ours, of any kind, which `load` opens anywhere
@@ -49,7 +49,7 @@ def export(
     return folder
 
 
-def _write_export(model: str | Path, out: Path, to: str, like: str, download: bool) -> Path:
+def _write_export(model: Any, out: Path, to: str, like: str, download: bool) -> Path:
     from diptych.models.io.export.onnx_files import to_onnx
     from diptych.models.io.export.transformers_folder import to_transformers
     from diptych.models.pairs.embedder import PairEmbedder
@@ -61,7 +61,8 @@ def _write_export(model: str | Path, out: Path, to: str, like: str, download: bo
         return _adapter(model, out)
     if like and to == "onnx":
         raise ConfigError("--like says which class to write: onnx has none (expected --to transformers or open_clip)")
-    opened: Any = load(model, download=download)
+    opened: Any = load(model, download=download) if isinstance(model, str | Path) else model
+    model = model if isinstance(model, str | Path) else _address_of(model)
     if to == "diptych":
         return _folder_of_ours(model, opened, out)
     if not isinstance(opened, PairEmbedder) and not (to == "onnx" and isinstance(opened, LockedEmbedder)):
@@ -95,7 +96,7 @@ def _write_export(model: str | Path, out: Path, to: str, like: str, download: bo
 
         to_open_clip(dual, out)
     if not (out / "README.md").is_file() or to == "sentence-transformers":
-        (out / "README.md").write_text(card(model, opened), encoding="utf-8")
+        (out / "README.md").write_text(card(model, opened, to), encoding="utf-8")
     return out
 
 
@@ -125,19 +126,26 @@ def _unsupported(model: str | Path, opened: Any, to: str) -> str:
     )
 
 
-def _adapter(model: str | Path, out: Path) -> Path:
+def _address_of(model: Any) -> str | Path:
+    """Run folder that an opened model is from; its name where it is from none."""
+    run = run_of(model)
+    return run.path if run is not None else str(getattr(model, "name", type(model).__name__))
+
+
+def _adapter(model: Any, out: Path) -> Path:
     from diptych.models.io.adapter_folder import for_transformers
 
-    folder = RunFolder.open(Path(model))
+    folder = RunFolder.open(Path(model if isinstance(model, str | Path) else _address_of(model)))
     if not folder.adapter.is_dir():
         raise RunError(f"{model} has no adapters (expected a finished run of `diptych train --lora`)")
     for_transformers(folder.adapter, out)
     return out
 
 
-def card(model: str | Path, opened: Any) -> str:
-    """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's."""
-    from diptych.models.io.card import model_card
+def card(model: str | Path, opened: Any, to: str) -> str:
+    """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's, and how the library
+    `to` opens the folder."""
+    from diptych.models.io.card import EXPORT_USAGE, model_card
     from diptych.models.io.folder import parameters
     from diptych.models.pairs.frozen.locked import LockedEmbedder
 
@@ -152,4 +160,5 @@ def card(model: str | Path, opened: Any) -> str:
         parts = {"image_tower": module.image_tower.spec, "text_tower": module.text_tower.spec}
     settings = {"preprocess": preprocess.to_json(), "text_length": opened.text_length, "card": facts}
     settings |= opened.settings() if hasattr(opened, "settings") else {}
-    return model_card(opened.name, {"kind": opened.kind, "width": module.width, **parts, **settings}, parameters(module))
+    config = {"kind": opened.kind, "width": module.width, **parts, **settings}
+    return model_card(opened.name, config, parameters(module), EXPORT_USAGE[to])

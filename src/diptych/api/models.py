@@ -25,6 +25,7 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
     name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
               Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a `Detector`),
               "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER", "denseclip:CHECKPOINT",
+              "llava:FOLDER" (or FOLDER#CLIP-FOLDER),
               "tfjs:CENTERNET.json" (a `Detector`), "lora:ADAPTER#BASE",
               "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and the
               like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ def index(
     model    a model, anything that `load` opens, "words" (BM25 over the texts; kind "lexical") or "annotations" (the scene graphs of
              the data; kind "graphs")
     kind     "dense", "nested" (prefix, order, shortlist, funnel), "lexical" (query_terms, item_terms), "late" (shortlist),
-             "hybrid" (fusion, lexical, depth), "graphs" (objects, relations, min_confidence); in brackets what `options` may hold
+             "hybrid" (fusion, lexical, depth, exact_first), "graphs" (objects, relations, min_confidence); in brackets: `options`
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     download  allows fetching a model that is not on this machine
@@ -71,28 +73,28 @@ def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
     from diptych.index.facts import read_facts
     from diptych.index.kinds import open_index as open_any
 
-    facts = read_facts(Path(folder)).source
-    address = model or facts.get("model", "")
+    facts = read_facts(Path(folder))
+    address = model or facts.source.get("model", "")
     if not address:
         raise RunError(f"{folder} was built from a model object: pass the model's address")
     opened = open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
-    opened.pictures = _recorded_pictures(facts.get("data", ""), folder)
+    opened.pictures = _recorded_pictures([facts.source.get("data", ""), *facts.added], folder)
     return opened
 
 
-def _recorded_pictures(address: str, folder: str | Path) -> Pictures | None:
-    """Pictures of the data that the index was built from, opened on first use; None where they have no address."""
-    if not address or "://" in address:
+def _recorded_pictures(addresses: Sequence[str], folder: str | Path) -> Pictures | None:
+    """Pictures of the data that the index was built from or that were added, opened on first use; None where they have no address."""
+    local = [address for address in addresses if address and "://" not in address]
+    if not local:
         return None
     opened: list[Pictures] = []
 
     def picture(uid: str) -> ImageSource | None:
-        try:
-            if not opened:
-                opened.append(pictures_of(read_recorded(address, folder, {"captions": False})))
-            return opened[0](uid)
-        except DiptychError:  # the data moved: hits are still hits
-            return None
+        if not opened:
+            for address in local:
+                with suppress(DiptychError):  # the data moved: hits are still hits
+                    opened.append(pictures_of(read_recorded(address, folder, {"captions": False})))
+        return next((image for pictures in opened if (image := pictures(uid)) is not None), None)
 
     return picture
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diptych.train.options import TrainOptions
 
 from diptych.api.cards import write_card
-from diptych.api.checking import data_report, refuse_missing, validators
+from diptych.api.checking import data_report, refuse_early, refuse_missing, validators
 from diptych.api.data import data_of, read
 from diptych.api.initial_weights import initial_weights_path, start_report, with_initial_weights
 from diptych.api.recipes import recipe, recipe_of
@@ -71,11 +71,12 @@ def train(
     ways = {f.name for f in fields(Tuning)}
     options = replace(options, tune=replace(options.tune, **{k: changes.pop(k) for k in list(changes) if k in ways}))
     made = recipe(name, preset=preset, **changes)
+    refuse_occupied(Path(out), overwrite=overwrite)
+    refuse_early(made, options)
     model = None
     if init:
         options = replace(options, init=initial_weights_path(init))
         made, model = with_initial_weights(made, init, options, asked if asked is not None else {*changes, *chosen_fields(name)})
-    refuse_occupied(Path(out), overwrite=overwrite)
     given = read(data, **(columns or {}))
     whole = with_held_out(given, hold_out, val=bool(options.eval_every) or tracks_best(options))
     uids = _uids(subset)

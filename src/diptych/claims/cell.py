@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import safe_open
 
 from diptych.core.config import from_plain
-from diptych.core.contracts import Recipe
+from diptych.core.contracts import Dataset, Recipe
 from diptych.core.disk.files import write_json
 from diptych.core.errors import RunError
 from diptych.core.result import Result
@@ -84,6 +84,7 @@ class Cell:
     rate    learning rate of what is trained; None takes the recipe's own
     share   of the recipe's steps: below 1 while rates are swept
     size    "smoke" is the smallest thing that still exercises the code, "trace" the same in float64 for `traced` steps with losses kept
+    instead what gives a model of the training rows in place of training one: a raw-input control runs an arm's own cell with it
     """
 
     arm: str
@@ -94,6 +95,7 @@ class Cell:
     size: Size = "full"
     traced: int = TRACED_STEPS
     spending: Spending = field(default_factory=Spending, compare=False)
+    instead: Callable[[Recipe, Dataset], Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def smoke(self) -> bool:

@@ -28,6 +28,7 @@ import numpy as np
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
 from diptych.claims.job import Job
+from diptych.claims.raw_controls import raw_values
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins
@@ -36,7 +37,9 @@ from diptych.core.contracts import Embedder, Recipe
 from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
+from diptych.core.grouped_fields import out_of_groups
 from diptych.core.terminal import notebook
+from diptych.models.io.open_address import require, require_deployed
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
 from diptych.train.options import TrainOptions
 from diptych.worlds.address import held_out, training_rows
@@ -116,11 +119,13 @@ def compare(
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
+    _check_capabilities(arms, tasks)
     given = arms[0].model is not None
     _begin(whole, tasks, seeds, out, given=given)
     if given:
         results, folders = _score_models(arms, whole, out, tuple(tasks), say)
         failures: list[CellFailure] = []
+        controls = {}
         words = "given models, nothing was trained"
         configs = {a.name: {"address": a.address, "fingerprint": a.model.fingerprint} for a in arms if a.model is not None}
     else:
@@ -131,6 +136,9 @@ def compare(
         folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
         configs = {job.arm: _config(job) for job in jobs}
         words = str(budget)
+        say("raw-input controls: ridge from pixels, nearest training picture, majority")
+        language = getattr(arms[0].recipe, "language", "")
+        controls = raw_values(training_rows(whole), held_out(whole), tasks, cells.make_task, out, language=language)
     names = tuple(arm.name for arm in arms)
     rows = training_rows(whole)
     measured = ComparisonResult(
@@ -140,7 +148,9 @@ def compare(
         budget=words,
         tasks=tuple(tasks),
         given=given,
-        measures=tuple(measures_of(names, results, folders, whole, tuple(tasks), given=given, margins=margins)),
+        measures=tuple(
+            measures_of(names, results, folders, whole, tuple(tasks), given=given, margins=margins, controls=controls)
+        ),
         costs=tuple(
             _cost(arm, [c for c in results if c.arm == arm.name]) for arm in arms if any(c.arm == arm.name for c in results)
         ),
@@ -169,6 +179,16 @@ def _check_arms(arms: Sequence[ComparedArm]) -> None:
         raise ConfigError(
             f"'{trained[0]}' is a recipe and '{ready}' a model: compare recipes with recipes, or train first and compare run folders"
         )
+
+
+def _check_capabilities(arms: Sequence[ComparedArm], tasks: Sequence[str]) -> None:
+    """Refuse an arm whose model cannot do a task, before anything is trained."""
+    for task in map(cells.make_task, tasks):
+        for arm in arms:
+            if arm.recipe is not None:
+                require_deployed(arm.recipe, task.needs, who=f"task '{task.name}'")
+            else:
+                require(arm.model, task.needs, who=f"task '{task.name}'")
 
 
 def _begin(whole: Any, tasks: Sequence[str], seeds: Sequence[int], out: Path, *, given: bool) -> None:
@@ -257,7 +277,7 @@ def _jobs(
     prepared: list[tuple[ComparedArm, Recipe, str]] = []
     for arm in arms:
         assert arm.recipe is not None
-        key = config_hash([arm.recipe.slug, to_plain(arm.recipe), fixed, rows.fingerprint, tasks])
+        key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks])
         pace = _seconds_a_step(arm, rows, out, key, options, say) if budget.kind == "seconds" else math.nan
         recipe = replace(arm.recipe, steps=budget.steps_of(arm.recipe.batch_size, pace))
         if recipe.warmup >= recipe.steps:

@@ -23,10 +23,13 @@ def declared_hash(value: Any, *, without: Sequence[str] = ()) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON of a value; a callable is the syntax of its source with the values that it closes over."""
+    """JSON of a value, whose groups of fields (`core.grouped_fields`) are spelled as one list. A callable is the syntax of its source with
+    the values that it closes over."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changed = [f for f in dataclasses.fields(value) if getattr(value, f.name) != _default(f)]
-        fields = {f.name: _plain(getattr(value, f.name)) for f in changed}
+        groups = getattr(type(value), "_groups", ())
+        holders = [value, *(getattr(value, name) for name in groups)]
+        items = [(one, f) for one in holders for f in dataclasses.fields(one) if one is not value or f.name not in groups]
+        fields = {f.name: _plain(_value(one, f)) for one, f in items if getattr(one, f.name) != _default(f)}
         counts = callable(value) and not _belongs_to_the_body(type(value))
         return {"kind": type(value).__qualname__, **fields, **({"code": _code(type(value))} if counts else {})}
     if isinstance(value, dict):
@@ -39,6 +42,12 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return str(value) if isinstance(value, Path) else repr(type(value))
+
+
+def _value(config: Any, field: dataclasses.Field[Any]) -> Any:
+    """Value of a field; JSON text of one that was such a text (`core.grouped_fields`)."""
+    value = getattr(config, field.name)
+    return json.dumps(value.to_json()) if "json" in field.metadata and value is not None else value
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from diptych.claims.cell import Cell, CellResult, run_cell
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.closure import closure_hash
 from diptych.claims.declared import declared_hash, modules_of
-from diptych.claims.ledger import Entry, Side, learned
+from diptych.claims.ledger import Entry, Side, judged_again, learned
+from diptych.claims.raw_controls import BLIND, RawControls, run_raw_controls
 from diptych.claims.sweep import RULE, TUNING_SEEDS, TUNING_SHARE, Chosen, choose
 from diptych.claims.verdict import MINIMUM_SEEDS, judge, seeds_needed
 from diptych.core.environment import environment
@@ -73,9 +75,27 @@ def run(
                 raise ConfigError(f"claim '{claim.key}': arm '{arm.name}' trains but sweeps no rates (expected three at least)")
             cells_by_arm[arm.name].append(done)
     check_equal(claim.key, {arm.name: mean_spent(cells_by_arm[arm.name]) for arm in claim.arms}, claim.equal_budget)
+    raw = run_raw_controls(claim, seeds, partial(folder_of, cells), on_cell)
     if claim.kind == "mechanism check" and not any(learned(mean_spent(cells)) for cells in cells_by_arm.values()):
         raise ConfigError(f"claim '{claim.key}': no arm learns anything (expected a test in tests/ of what it plants)")
-    return _entry(claim, seeds, cells_by_arm, swept, commit, tries)
+    return _entry(claim, seeds, cells_by_arm, swept, commit, tries, raw)
+
+
+def judge_again(claim: Claim, entry: Entry, *, cells: Path, on_cell: OnCell = lambda cell, done: None) -> Entry:
+    """A kept verdict by the present rule: its scores stay as they are, and only raw-input controls are run, on its own seeds."""
+    raw = run_raw_controls(claim, entry.seeds, partial(folder_of, cells), on_cell)
+    sides = tuple(_raw_side(claim, name, done) for name, done in raw.cells.items())
+    return judged_again(
+        replace(entry, raw=sides, raw_missing=raw.missing),
+        today=datetime.now(UTC).date().isoformat(),
+        cpu_seconds=sum(_cpu(done) for done in raw.cells.values()),
+    )
+
+
+def _raw_side(claim: Claim, name: str, cells: Sequence[CellResult]) -> Side:
+    metrics = [metric for metric in (claim.metric, *claim.reported) if all(metric in cell.scores for cell in cells)]
+    scores = {metric: [cell.scores[metric] for cell in cells] for metric in metrics}
+    return Side(name, scores, None, {"cpu_seconds": _cpu(cells) / len(cells)})
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -161,14 +181,17 @@ def _entry(
     swept: dict[str, Swept],
     commit: str,
     tries: int,
+    raw: RawControls,
 ) -> Entry:
     values = {name: [cell.scores[claim.metric] for cell in cells] for name, cells in cells_by_arm.items()}
     judged = judge(
         values[claim.baseline.name],
         values[claim.method.name],
-        {control.name: values[control.name] for control in claim.controls},
+        {control.name: values[control.name] for control in claim.controls}
+        | {name: [cell.scores[claim.metric] for cell in cells] for name, cells in raw.cells.items()},
         claim.margins,
         higher_is_better=claim.higher_is_better,
+        blind=BLIND,
     )
 
     shared = {name: value for cells in cells_by_arm.values() for name, value in _shared(cells).items()}
@@ -199,6 +222,8 @@ def _entry(
         method=side(claim.method),
         controls=tuple(side(control) for control in claim.controls),
         bounds=tuple(side(bound) for bound in claim.bounds),
+        raw=tuple(_raw_side(claim, name, cells) for name, cells in raw.cells.items()),
+        raw_missing=raw.missing,
         equal_budget=claim.equal_budget,
         sweep={name: arm.record for name, arm in swept.items() if arm.record},
         difference=judged.difference.mean,
@@ -209,7 +234,8 @@ def _entry(
         why=judged.why,
         reached={name: list(arms) for name, arms in judged.reached.items()},
         seeds_needed=seeds_needed(judged.difference.spread, claim.margins.matters),
-        cpu_seconds=sum(_cpu(cells) for cells in cells_by_arm.values()) + sum(arm.cpu_seconds for arm in swept.values()),
+        cpu_seconds=sum(_cpu(cells) for cells in (*cells_by_arm.values(), *raw.cells.values()))
+        + sum(arm.cpu_seconds for arm in swept.values()),
         shared_cpu_seconds=_sum_known(shared),
         tries=tries,
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from diptych.claims.claim import Claim
-from diptych.claims.verdict import Margins, judge
+from diptych.claims.raw_controls import BLIND
+from diptych.claims.verdict import Judgement, Margins, judge
 from diptych.core.config import from_plain
 from diptych.core.disk.json_text import parse_json
 from diptych.core.errors import ConfigError, DataError, UnknownName
@@ -47,6 +48,8 @@ class Entry:
     bounds           what could be reached at best; no part of the verdict
     shared_cpu_seconds  of models that all cells share (a base, a language model), once, beside `cpu_seconds`; None: not known
     tries            declarations of this claim that were run to their end, this one included, by the log
+    raw              raw-input controls that the runner added; raw_missing says why others do not fit the claim
+    rejudged, was    date on which kept scores were judged again by a later rule, and the verdict before; "" of a verdict of its own
     closure, trace   of lines before freshness had a file of its own
     """
 
@@ -79,12 +82,32 @@ class Entry:
     bounds: tuple[Side, ...] = ()
     shared_cpu_seconds: float | None = 0.0
     tries: int = 1
+    raw: tuple[Side, ...] = ()
+    raw_missing: dict[str, str] = field(default_factory=dict)
+    rejudged: str = ""
+    was: str = ""
     closure: str = ""
     trace: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        return self.baseline, self.method, *self.controls, *self.bounds
+        return self.baseline, self.method, *self.every_control, *self.bounds
+
+    @property
+    def every_control(self) -> tuple[Side, ...]:
+        """Declared controls and those that the runner added."""
+        return *self.controls, *self.raw
+
+    def judge(self) -> Judgement:
+        """Judgement of the present rule on the scores of the line."""
+        return judge(
+            self.baseline.scores[self.metric],
+            self.method.scores[self.metric],
+            {side.name: side.scores[self.metric] for side in self.every_control},
+            Margins(self.matters, self.equivalence),
+            higher_is_better=self.higher_is_better,
+            blind=BLIND,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +164,18 @@ def entries(folder: Path, key: str) -> list[Entry]:
 
 
 def latest(folder: Path, key: str) -> Entry | None:
-    """The newest verdict on a claim by the present rules."""
-    return next(reversed(entries(folder, key)), None)
+    """The newest verdict on a claim; where its scores were judged again, the newest such line, wherever in the file it is."""
+    all_lines = entries(folder, key)
+    newest = next((entry for entry in reversed(all_lines) if not entry.rejudged), None)
+    if newest is None:
+        return all_lines[-1] if all_lines else None
+    again = [entry for entry in all_lines if entry.rejudged and _cells(entry) == _cells(newest)]
+    return again[-1] if again else newest
+
+
+def _cells(entry: Entry) -> tuple[Any, ...]:
+    """Identifies the cells of a verdict."""
+    return entry.hash, entry.commit, entry.date, entry.seeds
 
 
 def tries(folder: Path, claim: Claim) -> int:
@@ -200,14 +233,21 @@ def _tuned_on(entry: Entry, name: str) -> dict[str, list[Any]]:
 
 def recompute_verdict(entry: Entry) -> str:
     """Verdict of the present rule on the scores of a line; one other than the line's own means that the rule has changed."""
-    judged = judge(
-        entry.baseline.scores[entry.metric],
-        entry.method.scores[entry.metric],
-        {side.name: side.scores[entry.metric] for side in entry.controls},
-        Margins(entry.matters, entry.equivalence),
-        higher_is_better=entry.higher_is_better,
+    return entry.judge().verdict
+
+
+def judged_again(entry: Entry, *, today: str, cpu_seconds: float = 0.0) -> Entry:
+    """The line with the verdict of the present rule on its scores; `was` keeps the first one."""
+    judged = entry.judge()
+    return replace(
+        entry,
+        verdict=judged.verdict,
+        why=judged.why,
+        reached={name: list(arms) for name, arms in judged.reached.items()},
+        was=entry.was or entry.verdict,
+        rejudged=today,
+        cpu_seconds=entry.cpu_seconds + cpu_seconds,
     )
-    return judged.verdict
 
 
 def _finite(value: Any) -> Any:

@@ -34,6 +34,8 @@ def _measure(measured: ComparisonResult, measure: Measure, width: int) -> list[s
         lines.append(
             f"  {arm:<{width}}  {measure.mean(arm):.3f}{ofs}" + (f"  {_difference(measured, contrast)}" if contrast else "")
         )
+    if measure.controls:
+        lines.append("  controls: " + ", ".join(f"{name} {value:.3f}" for name, value in measure.controls.items()))
     return lines + [line for contrast in measure.contrasts for line in _remarks(measured, contrast)]
 
 

@@ -14,8 +14,9 @@ from scipy import stats
 
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
+from diptych.claims.raw_controls import BLIND, Values
 from diptych.claims.statistics import item_view, items_needed
-from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, word
+from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, withheld, word
 from diptych.core.contracts import TaskByItem
 from diptych.core.result import Result
 from diptych.report.comparison_result import Contrast, ItemDifference, Measure
@@ -35,8 +36,9 @@ def measures_of(
     *,
     given: bool,
     margins: Margins,
+    controls: Values | None = None,
 ) -> list[Measure]:
-    """Every metric of every task on every held-out split, the main one of each first."""
+    """Every metric of every task on every held-out split, the main one of each first. `controls` are those of `raw_values`."""
     parts = {split: part.name for split, part in held_out(whole).items()}
 
     @cache
@@ -65,7 +67,12 @@ def measures_of(
                         if given
                         else _contrast_of_trained(arm, pair, view, metric == example.main, margins)
                     )
-                measures.append(_measure(task, split, metric, example, values, contrasts, margins, given=given))
+                raw = {
+                    name: value
+                    for name, by_task in (controls or {}).items()
+                    if (value := by_task.get(task, {}).get(split, {}).get(metric)) is not None and math.isfinite(value)
+                }
+                measures.append(_measure(task, split, metric, example, values, contrasts, margins, raw, given=given))
     return measures
 
 
@@ -85,6 +92,7 @@ def _measure(
     values: dict[str, dict[int, float]],
     contrasts: Sequence[Contrast],
     margins: Margins,
+    controls: dict[str, float],
     *,
     given: bool,
 ) -> Measure:
@@ -92,6 +100,9 @@ def _measure(
     higher = example.metrics[metric].higher_is_better
     first, *others = values.values()
     pairs = [len(first.keys() & other.keys()) for other in others]
+    judged = judge_contrasts(contrasts, margins, seeds_decide=not given, higher_is_better=higher, pairs=pairs)
+    if not given:
+        judged = [_withheld(contrast, values, controls, higher_is_better=higher) for contrast in judged]
     return Measure(
         task=task,
         split=split,
@@ -102,8 +113,30 @@ def _measure(
         n_items=example.n_items,
         n_groups=example.n_groups,
         values=values,
-        contrasts=tuple(judge_contrasts(contrasts, margins, seeds_decide=not given, higher_is_better=higher, pairs=pairs)),
+        contrasts=tuple(judged),
+        controls=controls,
     )
+
+
+def _withheld(
+    contrast: Contrast, values: dict[str, dict[int, float]], controls: dict[str, float], *, higher_is_better: bool
+) -> Contrast:
+    """The contrast by the rule of claims: no verdict where nothing was learned, or where a control is above the first arm."""
+    if contrast.verdict == "no verdict" or not controls:
+        return contrast
+    first, other = next(iter(values.values())), values[contrast.arm]
+    seeds = sorted(first.keys() & other.keys())
+    why, _ = withheld(
+        [first[seed] for seed in seeds],
+        [other[seed] for seed in seeds],
+        {name: [value] * len(seeds) for name, value in controls.items()},
+        higher_is_better=higher_is_better,
+        blind=BLIND,
+    )
+    if why:
+        learned = "nothing learned: " if why.startswith("neither arm") else ""
+        return replace(contrast, verdict="no verdict", why=f"{learned}{why}")
+    return contrast
 
 
 def _contrast_of_trained(

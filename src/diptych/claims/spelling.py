@@ -54,9 +54,32 @@ def parse_name(words: str) -> tuple[str, dict[str, Any]]:
 
     >>> parse_name("clip:lr=2e-4,same_group=negative")
     ('clip', {'lr': 0.0002, 'same_group': 'negative'})
+    >>> parse_name("vg150:ks=[20, 50],tags=[a,b]")
+    ('vg150', {'ks': [20, 50], 'tags': ['a', 'b']})
     """
     name, _, tail = words.partition(":")
-    return name, options(tail.split(",") if tail else ())
+    return name, options(split_commas(tail) if tail else ())
+
+
+def split_commas(words: str) -> list[str]:
+    """The pieces between commas; a comma within brackets or quotes separates nothing.
+
+    >>> split_commas("ks=[20,50],label='a, b',draws=10")
+    ['ks=[20,50]', "label='a, b'", 'draws=10']
+    """
+    pieces, depth, quote = [""], 0, ""
+    for before, letter in zip(f" {words}", words, strict=False):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and before in "=,[{ :":  # an apostrophe within a word opens nothing
+            quote = letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not quote and depth <= 0:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return pieces
 
 
 def split_names(words: str) -> tuple[str, ...]:
@@ -64,10 +87,12 @@ def split_names(words: str) -> tuple[str, ...]:
 
     >>> split_names("retrieval, zero_shot:label=group_name,language=de")
     ('retrieval', 'zero_shot:label=group_name,language=de')
+    >>> split_names("vg150:ks=[5,10],weight=[1,2],retrieval")
+    ('vg150:ks=[5,10],weight=[1,2]', 'retrieval')
     """
     names: list[str] = []
-    for word in (piece.strip() for piece in words.split(",")):
-        if names and "=" in word and ":" not in word:
+    for word in (piece.strip() for piece in split_commas(words)):
+        if names and "=" in word and ":" not in word.partition("=")[0]:
             names[-1] += f",{word}"
         elif word:
             names.append(word)

@@ -109,7 +109,7 @@ def forest(entries: Sequence[Row]) -> str:
         unit = entry.matters * (1 if entry.higher_is_better else -1)
         ends = sorted(value / unit for value in entry.interval)
         base = _mean(entry.baseline.scores[entry.metric])
-        marks = tuple(ControlMark(side.name, (_mean(side.scores[entry.metric]) - base) / unit) for side in entry.controls)
+        marks = tuple(ControlMark(side.name, (_mean(side.scores[entry.metric]) - base) / unit) for side in entry.every_control)
         dots = zip(entry.baseline.scores[entry.metric], entry.method.scores[entry.metric], strict=True)
         each = tuple((method - baseline) / unit for baseline, method in dots)
         name = row.claim.key if row.state == "fresh" else f"{row.claim.key} ({row.state})"

@@ -13,6 +13,7 @@ import torch
 
 from diptych.claims.cell import Cell
 from diptych.core.contracts import Dataset, Optimiser, Recipe
+from diptych.core.errors import RunError
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.saved_model import open_model
 from diptych.train.fit import fit, resume
@@ -29,11 +30,28 @@ UNCOUNTED = 1000
 """Steps that stand for a training that is counted in epochs."""
 
 
+_refused = False
+
+
+@contextmanager
+def without_training() -> Iterator[None]:
+    """Within, `trained` raises RunError, for cells too that a cell makes by itself."""
+    global _refused
+    before, _refused = _refused, True
+    try:
+        yield
+    finally:
+        _refused = before
+
+
 def trained(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2, init: str = "") -> RunFolder:
     """The finished run of this cell, counted in its spending: resumed when its folder holds a part of it.
 
     `init` is a file of weights to start from. Claims train in float32 on every machine, so that machines agree; a trace trains in float64.
+    Raises RunError for a raw-input control (`Cell.instead`): it leaves no run, so a cell that trains in stages takes none.
     """
+    if cell.instead is not None or _refused:
+        raise RunError(f"'{cell.arm}' trains in stages, each from the files of the one before; a raw-input control leaves none")
     full = recipe if cell.rate is None else replace(recipe, lr=cell.rate)
     recipe = cell.sized(recipe, smoke_steps=smoke_steps)
     rows = cached_for_training(rows, recipe)
@@ -74,12 +92,18 @@ def scheduled(spec: Optimiser, steps: int) -> list[float]:
 
 
 def opened(recipe: Recipe, rows: Dataset, cell: Cell, *, smoke_steps: int = 2) -> Any:
-    """The trained model of a cell, as `diptych.load` opens it."""
+    """The trained model of a cell, as `diptych.load` opens it; in its place the cell's raw-input control, where it has one."""
+    if cell.instead is not None:
+        return cell.instead(recipe, rows)
     return open_model(trained(recipe, rows, cell, smoke_steps=smoke_steps).model)
 
 
 def untrained(recipe: Recipe, rows: Dataset, cell: Cell) -> Any:
-    """The same model as it is before the first step: what a metric gives for nothing."""
+    """The same model as it is before the first step: what a metric gives for nothing. Or the cell's raw-input control."""
+    if cell.instead is not None:
+        return cell.instead(recipe, rows)
+    if _refused:
+        raise RunError(f"'{cell.arm}' asks a model of its own beside the one that it compares")
     prepared = cell.sized(recipe).prepare(rows)
     torch.manual_seed(cell.seed)
     return prepared.deploy(prepared.model().eval())

@@ -6,7 +6,10 @@ equal. The verdict comes from seed-paired differences d (Student's t):
     equal within the margin   two one-sided tests at .05: d lies within the equivalence margin (Schuirmann, 1987)
     shown, reversed           two-sided t at .05, and the 95 % interval reaches a difference that matters
     open                      none of these
-    no verdict                withheld: a control reaches both arms, or there are too few seeds
+    no verdict                withheld: there are too few seeds, or the baseline is no measure (`withheld`)
+
+The method is judged against the best of baseline and controls. The best is the baseline, or there is no verdict: where a control is above
+it, or it is not above a control that sees no picture (chance), the difference to it says nothing.
 
 A significant interval excludes zero, so its far end is less than twice the mean: a difference below half of what matters is never
 `shown`, however small its spread. Intervals over test items are about these runs only and never decide about recipes: when training
@@ -16,7 +19,7 @@ noise is larger than item noise they reject true null hypotheses far too often.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,23 +85,18 @@ def judge(
     margins: Margins,
     *,
     higher_is_better: bool = True,
+    blind: Collection[str] = (),
 ) -> Judgement:
     """The verdict on one value a seed for every side, in the same order of seeds.
 
-    Withheld when a control reaches both arms: then the metric measures nothing that either arm has learned.
+    blind  controls that see no picture: what chance gives. A baseline that is not shown to be above them has learned nothing
     """
     difference = paired_difference(baseline, method)
     p_equal = equivalence_p(difference, margins.equivalence)
     if difference.seeds < MINIMUM_SEEDS:
         raise ConfigError(f"a verdict needs at least {MINIMUM_SEEDS} seeds, got {difference.seeds}")
-    sides = {"baseline": baseline, "method": method}
-    reached = {
-        name: tuple(side for side, arm in sides.items() if reaches(values, arm, higher_is_better=higher_is_better))
-        for name, values in controls.items()
-    }
-    too_good = [name for name, arms in reached.items() if len(arms) == len(sides)]
-    if too_good:
-        why = f"neither arm is above the control '{too_good[0]}'"
+    why, reached = withheld(baseline, method, controls, higher_is_better=higher_is_better, blind=blind)
+    if why:
         return Judgement(difference, p_equal, "no verdict", why, reached)
     verdict = word(
         difference.mean,
@@ -109,6 +107,38 @@ def judge(
         higher_is_better=higher_is_better,
     )
     return Judgement(difference, p_equal, verdict, "", reached)
+
+
+def withheld(
+    baseline: Sequence[float],
+    method: Sequence[float],
+    controls: Mapping[str, Sequence[float]],
+    *,
+    higher_is_better: bool = True,
+    blind: Collection[str] = (),
+) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Why there can be no verdict, "" where there can, and for each control the arms that are not shown to be above it.
+
+    Claims and `compare` share this rule: neither arm is above a control, a control's mean is above the baseline's, or the baseline is not
+    shown to be above a blind control.
+    """
+    sides = {"baseline": baseline, "method": method}
+    reached = {
+        name: tuple(side for side, arm in sides.items() if reaches(values, arm, higher_is_better=higher_is_better))
+        for name, values in controls.items()
+    }
+    sign = 1.0 if higher_is_better else -1.0
+    best_first = sorted(controls, key=lambda name: -sign * float(np.mean(controls[name])))
+    for name in best_first:
+        if len(reached[name]) == len(sides):
+            return f"neither arm is above the control '{name}'", reached
+    for name in best_first:
+        if sign * (float(np.mean(controls[name])) - float(np.mean(baseline))) > 0:
+            return f"the baseline is below the control '{name}'", reached
+    for name in best_first:
+        if name in blind and "baseline" in reached[name]:
+            return f"the baseline is not above chance ('{name}')", reached
+    return "", reached
 
 
 def word(

@@ -33,6 +33,7 @@ COMMANDS = {
     "leaderboard": "models that were asked the same questions: intervals, paired tests, where they part",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
+    "try": "how well texts fit a picture, at once, with a heat map",
     "classify": "name what is in an image, from your own list",
     "caption": "write about images, with a model that writes",
     "ask": "a question about an image, in free words or by choices",
@@ -46,9 +47,14 @@ COMMANDS = {
     "report": "write the HTML report of a run again",
     "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
+    "doctor": "what is installed, which device, what is missing for which command",
     "systems": "the published systems and which of them work",
+    "weights": "published weights that open by address, and which ones a file looks like",
     "claims": "method against baseline, on record",
 }
+
+MODULES = {"try": "try_texts"}
+"""Modules of commands whose names no module can have."""
 
 SLOW = ("eval", "run", "train")
 """Commands whose help is that of a recipe, a task or a pipeline, which imports torch; it is kept."""
@@ -105,7 +111,7 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         raise UnknownName("command", words[0], COMMANDS)
     limit_threads_to_quota(os.environ)
-    command = import_module(f"diptych.cli.commands.{words[0].replace('-', '_')}")
+    command = import_module(f"diptych.cli.commands.{MODULES.get(words[0], words[0].replace('-', '_'))}")
     if words[0] in SLOW and len(words) > 2 and {"-h", "--help"} & set(words) and ".py:" not in words[1]:
         from diptych.cli.options.cached_help import print_help
 

@@ -22,6 +22,7 @@ from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import read_file
 from diptych.core.errors import ConfigError, UnknownName
+from diptych.core.grouped_fields import into_groups
 
 T = TypeVar("T")
 LARGEST = 256 * 2**20
@@ -40,7 +41,9 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
-    """Rebuild a dataclass. An unknown field or a value of the wrong type is refused with its name."""
+    """Rebuild a dataclass. An unknown field or a value of the wrong type is refused with its name. Fields that are in a group now are also
+    read by their own names (`core.grouped_fields`)."""
+    plain = into_groups(kind, plain)
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(cast(Any, kind)) if f.init}
     for name in plain:
@@ -110,10 +113,11 @@ def with_changes(config: T, changes: Mapping[str, Any]) -> T:
     if not changes:
         return config
     fields = [item.name for item in dataclasses.fields(cast(Any, config))]
+    prepared = prepared_fields(type(config))
     held = {
         item.name: name
         for name in fields
-        if dataclasses.is_dataclass(value := getattr(config, name))
+        if name not in prepared and dataclasses.is_dataclass(value := getattr(config, name))
         for item in dataclasses.fields(value)
         if item.name not in fields
     }

@@ -76,6 +76,14 @@ class ConfigError(DiptychError):
     """A field or option with a value that cannot work."""
 
 
+class PromptTooLong(ConfigError):
+    """A prompt that leaves no room for so many tokens. `room` is how many there is room for; 0 or less: none."""
+
+    def __init__(self, text: str = "", room: int = 0) -> None:
+        self.room = room
+        super().__init__(text)
+
+
 class RunError(DiptychError):
     """A run folder, an index or a checkpoint that cannot be used."""
 

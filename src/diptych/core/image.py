@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.disk.paths import read_file, refuse_other
-from diptych.core.errors import ShapeError
+from diptych.core.disk.paths import is_below, read_file, refuse_other
+from diptych.core.errors import DecodeError, ShapeError
 
 
 @runtime_checkable
@@ -57,8 +59,27 @@ class FileImage(DisplayMixin):
     def name(self) -> str:
         return str(self.path)
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """True for a file that data name and that lies outside of their folder: errors say nothing of its content."""
+        return self.within is not None and not is_below(os.path.abspath(self.path), os.path.abspath(self.within))
+
     def read(self) -> bytes:
         return read_file(self.path, self.within)
+
+
+UNTOLD = "cannot be decoded; it lies outside of the folder of the data, so nothing of its content is said"
+
+
+@contextmanager
+def content_untold(*sources: ImageSource) -> Iterator[None]:
+    """Replace the reason of a `DecodeError` where the data name a file outside of their folder: it may be anybody's secret."""
+    try:
+        yield
+    except DecodeError as error:
+        if elsewhere := next((one for one in sources if isinstance(one, FileImage) and one.is_elsewhere), None):
+            raise DecodeError(UNTOLD, medium=error.medium, file=elsewhere.name) from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)

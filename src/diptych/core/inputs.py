@@ -83,6 +83,15 @@ def images_of(given: Any) -> tuple[Sequence[ImageSource], bool]:
     return [image_of(one, row=row) for row, one in enumerate(_as_list(given, AN_IMAGE))], False
 
 
+def images_or_none_of(given: Any) -> tuple[Sequence[ImageSource | None], bool]:
+    """Several images, each of which may be None, and whether it was one that was given: images of prompts, some of text alone."""
+    if given is None:
+        return [None], True
+    if isinstance(given, list | tuple) and any(one is None for one in given):
+        return [None if one is None else image_of(one, row=row) for row, one in enumerate(given)], False
+    return images_of(given)
+
+
 def texts_of(given: Any) -> tuple[Sequence[str], bool]:
     """Several texts, and whether it was one that was given."""
     if isinstance(given, str | Text | Sample):
@@ -102,7 +111,7 @@ def one_or_many(method: Callable[P, R]) -> Callable[P, R]:
     def taking(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = signature.bind(*args, **kwargs)
         given, alone = bound.arguments, {"images": False, "texts": False}
-        for name, read in (("images", images_of), ("texts", texts_of)):
+        for name, read in (("images", images_or_none_of if "prompts" in names else images_of), ("texts", texts_of)):
             if name in given:
                 given[name], alone[name] = read(given[name])
         given.update({name: names_of(given[name]) for name in NAMES if name in given})

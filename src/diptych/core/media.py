@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DataError
-from diptych.core.image import ImageSource
+from diptych.core.image import ImageSource, content_untold
 from diptych.core.registry import MEDIA
 
 Pixels = npt.NDArray[np.uint8]
@@ -79,11 +79,13 @@ class MediaItem:
 
     def decode(self, **options: Any) -> Any:
         """Decoded content; `options` are those of the medium's `decode`. Raises `DecodeError`."""
-        return medium_of(self.medium).decode(self, **options)
+        with content_untold(*self.parts):
+            return medium_of(self.medium).decode(self, **options)
 
     def thumbnail(self, *, side: int = 0) -> Pixels:
         """A picture of it, see `Medium.thumbnail`. Raises `DecodeError`."""
-        return medium_of(self.medium).thumbnail(self, side=side)
+        with content_untold(*self.parts):
+            return medium_of(self.medium).thumbnail(self, side=side)
 
 
 @runtime_checkable

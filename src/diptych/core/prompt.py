@@ -114,7 +114,8 @@ class Dialogue:
 
 
 PromptLike = str | Sequence[Part] | Dialogue
-"""What `Generator.generate` takes for each item: words about its picture, a prompt, or a dialogue that awaits an answer."""
+"""What `Generator.generate` takes for each item: words about its picture, a prompt, or a dialogue that awaits an answer. Where no picture
+goes with it (None), a string is text alone."""
 
 
 def as_prompt(asked: str | Sequence[Part]) -> Prompt:
@@ -131,6 +132,37 @@ def as_prompt(asked: str | Sequence[Part]) -> Prompt:
 def as_dialogue(asked: PromptLike) -> Dialogue:
     """Any prompt as a dialogue; a prompt without turns is one turn of the user."""
     return asked if isinstance(asked, Dialogue) else Dialogue((Turn("user", as_prompt(asked)),))
+
+
+def text_only(asked: PromptLike) -> PromptLike:
+    """A prompt that no picture goes with: a string becomes one text part; prompts and dialogues stay as they are.
+
+    >>> text_only("Is 7 prime?")
+    (TextPart(text='Is 7 prime?'),)
+    """
+    return (TextPart(asked),) if isinstance(asked, str) else asked
+
+
+def require_images(images: Sequence[ImageSource | None], *, model: str) -> list[ImageSource]:
+    """The images, for a model that reads one with every prompt. Raises `DataError` for a prompt that has none."""
+    given = [image for image in images if image is not None]
+    if len(given) < len(images):
+        row = next(row for row, image in enumerate(images) if image is None)
+        raise DataError(
+            f"'{model}' reads no prompt of text alone", row=row, field="images", expected="a picture with every prompt"
+        )
+    return given
+
+
+def text_of_text_only_prompt(asked: PromptLike, *, model: str) -> str:
+    """Text of a prompt that no picture goes with. Raises `DataError` where it refers to one, or is a dialogue of several turns."""
+    if isinstance(asked, str):
+        return asked
+    if any(isinstance(part, ImagePart | RegionPart) for turn in as_dialogue(asked).turns for part in turn.parts):
+        raise DataError(
+            f"a prompt for '{model}' refers to a picture and comes without one", field="images", expected="the picture"
+        )
+    return text_of_single_image_prompt(asked, model=model)
 
 
 def text_of_single_image_prompt(asked: PromptLike, *, model: str) -> str:

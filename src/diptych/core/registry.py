@@ -204,6 +204,7 @@ TASKS = Registry(
             "diptych.tasks.reasoning.image_choice:ImageChoice",
             "which of several similar pictures a text describes",
         ),
+        "goals": ("diptych.tasks.reasoning.goals:SymbolicGoals", "what an instruction wants done, and a plan for it"),
         "referring": ("diptych.tasks.grounding.referring:Referring", "the one thing that an expression means"),
         "vg150": ("diptych.tasks.relations.vg150:VG150", "scene graphs from pixels (SGDet)"),
         "vg150_sgcls": ("diptych.tasks.relations.vg150:VG150SGCls", "scene graphs, boxes given"),
@@ -240,6 +241,7 @@ PIPELINES = Registry(
             "diptych.pipelines.picture_words:WordsOfPicture",
             "which words a picture becomes, and where they stand",
         ),
+        "instructions": ("diptych.pipelines.instructions:Instructions", "steps for an instruction in a picture"),
         "composed_search": (
             "diptych.pipelines.composed_search:ComposedSearch",
             "a picture and a text together: 'this, but at night'",
@@ -292,6 +294,7 @@ WORLDS = Registry(
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
+        "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
             "the same concepts by one vendor of emoji after the other",
@@ -357,6 +360,7 @@ MODELS = Registry(
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
         "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
+        "goal_predictor": ("diptych.models.reasoning.goal_predictor:GoalPredictorModel", "goals of instructions"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
         "named_after": (
             "diptych.models.detection.named_after:NearestCropDetector",

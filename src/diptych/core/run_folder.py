@@ -13,7 +13,7 @@ from diptych.core.config import load_config
 from diptych.core.disk.files import restore, write_json
 from diptych.core.disk.json_text import parse_json, read_object
 from diptych.core.disk.lock import exclusive
-from diptych.core.disk.paths import is_file
+from diptych.core.disk.paths import is_file, unwritable_reason
 from diptych.core.errors import RunError
 from diptych.core.terminal.signals import raise_interrupt
 
@@ -201,6 +201,8 @@ def refuse_occupied(path: Path, *, overwrite: bool = False) -> None:
     """Raise RunError for a folder that a new run cannot have: it holds something. With `overwrite` another run may lie there, and
     nothing else."""
     if not path.exists():
+        if fault := unwritable_reason(path):
+            raise RunError(f"{path} cannot be made: {fault} (expected a folder for the run)")
         return
     if not path.is_dir():
         raise RunError(f"{path} is a file (expected a folder for the run)")

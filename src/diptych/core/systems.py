@@ -191,6 +191,7 @@ BASELINES: tuple[System, ...] = (
     System("siglip", "SigLIP, a sigmoid for every pair (baseline)", "objectives", "diptych.recipes.contrastive.siglip:SigLIP"),
     System("locked", "Locked towers with cached features (baseline)", "objectives", "diptych.recipes.contrastive.locked:Locked"),
     System("fused", "A matcher that reads image and text together (baseline)", "objectives", "diptych.recipes.contrastive.fused:FusedMatcher"),
+    System("llava", "LLaVA, an image projector before a language model (baseline)", "mllm", "diptych.recipes.bridges.llava:LLaVA"),
     System("linear_map", "A linear map between two frozen encoders, in closed form (baseline)", "objectives", "diptych.recipes.contrastive.linear_map:LinearMap"),
 )
 # fmt: on

@@ -130,6 +130,14 @@ class Pool:
             self._media.of(base) if self._media else {},
         )
 
+    def __add__(self, other: Pool) -> Pool:
+        """Rows of both, this pool's first. Raises DataError for a uid that is in both."""
+        if not isinstance(other, Pool):
+            return NotImplemented
+        from diptych.data.join import concatenate
+
+        return concatenate([self, other])
+
     def __contains__(self, uid: object) -> bool:
         """True if a sample has this uid."""
         return pc.is_in(pa.scalar(str(uid)), value_set=self.arrow("uid")).as_py() is True
@@ -191,6 +199,15 @@ class Pool:
     def is_flat(self, name: str) -> bool:
         """True if `arrow` gives a column's values themselves: not JSON, not Python objects."""
         return name in self._metadata.columns and name not in self._metadata.json
+
+    def is_json(self, name: str) -> bool:
+        """True if `arrow` gives a column's values as strings of JSON."""
+        return name in self._metadata.json
+
+    def stored(self, row: int) -> dict[str, Any]:
+        """Values of one row by column, JSON columns as their strings; columns of Python objects are left out."""
+        base = int(self._metadata.rows[row])
+        return {name: values[base].as_py() for name, values in self._metadata.columns.items()}
 
     @property
     def extra_names(self) -> list[str]:
@@ -324,6 +341,13 @@ class Pool:
         """The same rows; of images in files of their own, those that are links out of the folder cannot be read."""
         images = replace(self._images, within=folder) if isinstance(self._images, LooseFiles) else self._images
         return self._but(images=images, fingerprint=self._fingerprint)
+
+    def rows_outside(self, folder: str) -> list[int] | None:
+        """Rows whose path of the image may lead out of a folder, without asking the disk; None where every row must be looked at."""
+        if self._media is not None or not isinstance(self._images, LooseFiles):
+            return None
+        may_lead_out = self._images.may_lead_out(folder)
+        return [row for row, base in enumerate(self._metadata.rows.tolist()) if may_lead_out[base]]
 
     def with_one_label(self, label: str) -> Pool:
         """Same rows with one label for all regions, without attributes; another fingerprint."""

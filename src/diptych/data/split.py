@@ -46,7 +46,7 @@ def split(
         raise ConfigError(f"together holds {unknown[0]!r} (expected {', '.join(TIES)})")
     names, total = list(shares), sum(shares.values())
     units: dict[int, list[int]] = defaultdict(list)
-    for row, unit in enumerate(_units(pool, together)):
+    for row, unit in enumerate(units_of(pool, together)):
         units[int(unit)].append(row)
     uids = pool.uids
     dealt = sorted(units.values(), key=lambda rows: (-len(rows), keyed_seed(seed, "split", min(uids[row] for row in rows))))
@@ -65,8 +65,8 @@ def split(
     return pool.with_columns({"split": assigned})
 
 
-def _units(pool: Pool, together: Sequence[Tie]) -> Any:
-    """One number per row; rows that must stay together have the same."""
+def units_of(pool: Pool, together: Sequence[Tie]) -> Any:
+    """Number of the unit of each row; rows that must stay together have the same."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.disk.lock import exclusive
-from diptych.core.disk.paths import is_picture_name
+from diptych.core.disk.paths import folder_identity, is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample, Text
@@ -31,6 +31,7 @@ from diptych.index.engine.disk import DiskFull, full_disk
 from diptych.index.engine.index_server import IndexServer, Inside
 from diptych.index.engine.store import DenseSpace, Space, Vectors
 from diptych.index.facts import Facts, IndexInfo, read_facts
+from diptych.index.gone import read_gone, record_back, record_removed, record_taken_down, rows_to_refuse
 from diptych.index.hits import Hits, Pictures
 from diptych.index.items import ItemBatch, What, image_items, text_items
 from diptych.index.places import new_collection, refuse_target, remove_stale_shards
@@ -52,13 +53,18 @@ class Index(ABC):
     """Whether it adds and subtracts the parts of a plan."""
     read_once: ClassVar[tuple[str, ...]] = ()
     """Attributes that hold what was read of files that grow."""
+    opened_as: tuple[int, int] | None = None
+    """Identity of its folder when it was opened: another index that takes its place has another one."""
     pictures: Pictures | None = None
     """The image of a uid, where the data are at hand: hits then show thumbnails in a notebook."""
+    refused: tuple[str, ...] = ()
+    """Uids that the last `add` left out, since they or their pictures were taken down."""
     deepest: int = 0
     """How far down a ranking a search with `distinct` looks; 0 to its end. A service sets a limit, so that nobody can keep it busy."""
 
     def __init__(self, folder: Path, facts: Facts, model: Any) -> None:
         self.folder, self._model = folder, model
+        self.opened_as = folder_identity(folder)
         self.collection = Collection(folder, facts, self.spaces)
         self.batch_size = 64
 
@@ -265,7 +271,7 @@ class Index(ABC):
             return
         door = None
         with suppress(OSError, AttributeError):  # a folder, or a system, without such sockets: then nobody comes in
-            door = IndexServer(self.folder, lambda: self.collection.engine, inside, refresh)
+            door = IndexServer(self.folder, lambda: self.collection.engine, inside, refresh, self.compact)
         try:
             yield
         finally:
@@ -296,16 +302,33 @@ class Index(ABC):
 
     # ------------------------------------------------------------ changing
 
-    def add(self, pool: Dataset, *, batch_size: int = 64, progress: bool = True, existing: Existing = "replace") -> int:
-        """Embed and store more samples. Returns the number of items stored.
+    def add(
+        self,
+        pool: Dataset,
+        *,
+        batch_size: int = 64,
+        progress: bool = True,
+        existing: Existing = "replace",
+        source: str = "",
+        settle: bool = True,
+    ) -> int:
+        """Embed and store more samples. Returns the number of items stored. Samples whose uid or picture was taken down are left out;
+        `refused` has their uids then.
 
         existing  a uid that is stored already: "replace" embeds it again; "skip" skips it, which also resumes an `add` that was killed
+        source    address of the samples, by which their pictures are found later
+        settle    let the engine put new items in order at once; they are searched either way
         """
         if existing not in get_args(Existing):
             raise ConfigError(f"existing is {existing!r} (expected replace | skip)")
         self._ready()
         with self._alone():
-            return self._add_rows(pool, batch_size, progress, existing)
+            refused = set(rows_to_refuse(pool, read_gone(self.folder)))
+            self.refused = tuple(pool.uids[row] for row in sorted(refused))
+            part = pool.select([row for row in range(len(pool)) if row not in refused]) if refused else pool
+            self.collection.note_source(source)
+            record_back(self.folder, part.uids)
+            return self._add_rows(part, batch_size, progress, existing, settle)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -323,10 +346,12 @@ class Index(ABC):
         for name in self.read_once:
             self.__dict__.pop(name, None)
 
-    def _add_rows(self, pool: Dataset, batch_size: int, progress: bool, existing: Existing) -> int:
+    def _add_rows(self, pool: Dataset, batch_size: int, progress: bool, existing: Existing, settle: bool) -> int:
         skip = set(self.uids()) if existing == "skip" else set()
         with full_disk(self.folder):
             stored = fill(self, pool, batch_size=batch_size, progress=progress, skip=skip)
+            if not settle:
+                return stored
             try:
                 self.collection.settle()
             except DiskFull as error:
@@ -342,7 +367,19 @@ class Index(ABC):
         """
         names = list(dict.fromkeys(uids))
         with full_disk(self.folder), self._alone():
+            record_removed(self.folder, names)
             return self.collection.remove(names) if names else 0
+
+    def take_down(self, uids: Iterable[str], hashes: Iterable[str] = ()) -> int:
+        """Delete samples for good: from searches, from the disk, and from what `add` takes in later, by uid and by sha256 of the picture.
+        Returns the number of items deleted. A call that was killed goes on when it is called again.
+        """
+        names = list(dict.fromkeys(uids))
+        with full_disk(self.folder):
+            record_taken_down(self.folder, names, hashes)
+            removed = self.remove(names)
+            self.compact()
+        return removed
 
     def uids(self) -> list[str]:
         """Sorted uids of all items; a sample with several texts in an index of texts is listed once."""
@@ -350,7 +387,7 @@ class Index(ABC):
 
     def compact(self) -> int:
         """Rewrite all items, so that nothing of deleted ones stays on disk. Returns the number of bytes saved. A server does this by
-        itself.
+        itself; a service that has the index open does it between two requests.
         """
         with full_disk(self.folder):
             return 0 if self._facts.url else self.collection.compact()

@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 
 from diptych.core.errors import DataError, RunError
+from diptych.index.checksums import Checksums, item_key, item_sum
 from diptych.index.engine.index_server import RemoteStore
 from diptych.index.engine.store import PAGE, IndexItem, ItemFilter, Space, SparseVector, Store, Vectors
 from diptych.index.facts import Facts, read_facts
 from diptych.index.filters import merge_kinds
 from diptych.index.items import ItemBatch, point_id, storable
+from diptych.index.lexicon import FILE as WORDS_FILE
 from diptych.index.places import create_store, drop_collection, load_store, new_collection, next_shard, remove_stale_shards
 
 SHOWN_ONLY = frozenset({"caption", "text"})  # columns that no one filters by: not indexed in the engine
@@ -30,6 +32,7 @@ class Collection:
 
     def __init__(self, folder: Path, facts: Facts, spaces: Callable[[], Sequence[Space]], store: Store | None = None) -> None:
         self.folder, self.facts, self._spaces, self._store = folder, facts, spaces, store
+        self._checksums = Checksums(folder)
 
     def load(self) -> None:
         """Open the engine that is there. Raises RunError when another process has it open."""
@@ -95,22 +98,28 @@ class Collection:
             if columns != self.facts.columns:  # written down before any item that has them
                 self.facts.columns = columns
                 self.facts.write(self.folder)
-            self.engine.upsert([replace(item, payload=storable(item.payload)) for item in block.items])
-        if over and self.facts.what == "texts":  # samples that had more texts before
-            self.engine.delete(ItemFilter(uids=block.uids, without=[item.id for item in block.items]))
+        items = [replace(item, payload=storable(item.payload)) for item in block.items]
+        shrinks = over and self.facts.what == "texts"  # samples that had more texts before
+        with self._checksums.change(items, block.uids if shrinks else ()):
+            if items:
+                self.engine.upsert(items)
+            if shrinks:
+                self.engine.delete(ItemFilter(uids=block.uids, without=[item.id for item in items]))
         unreadable_by_uid = {u["uid"]: u for u in self.facts.unreadable if u["uid"] not in block.uids}
         self._note_unreadable([*(unreadable_by_uid | {u.uid: asdict(u) for u in block.unreadable}).values()])
 
     def remove(self, uids: Sequence[str]) -> int:
         """Delete samples at once. Returns the number of items deleted."""
         before = self.engine.count()
-        self.engine.delete(ItemFilter(uids=uids))
+        with self._checksums.change((), uids):
+            self.engine.delete(ItemFilter(uids=uids))
         gone = set(uids)
         self._note_unreadable([u for u in self.facts.unreadable if u["uid"] not in gone])
         return before - self.engine.count()
 
     def settle(self) -> None:
         """Finish changes: column indexes where items are many (or a server may insist), graphs, everything on disk."""
+        self._checksums.words(self.folder / WORDS_FILE)
         new = {name: kind for name, kind in self.facts.columns.items() if self.facts.indexed.get(name) != kind}
         if self.facts.url or self.engine.count() >= INDEXED_FROM:
             for name in new.keys() - SHOWN_ONLY:
@@ -120,8 +129,18 @@ class Collection:
                 self.facts.write(self.folder)
         self.engine.settle()
 
+    def note_source(self, address: str) -> None:
+        """Record where added samples come from, so that their pictures can be shown."""
+        if address and address != self.facts.source.get("data") and address not in self.facts.added:
+            self.facts.added = [*self.facts.added, address]
+            self.facts.write(self.folder)
+
     def compact(self) -> int:
         """Rewrite all items, so that nothing of deleted ones stays on disk. Returns the number of bytes saved."""
+        if isinstance(self._store, RemoteStore):
+            saved = self._store.compact()
+            self.reread()
+            return saved
         before = self.engine.bytes()
         self._copy_to(replace(self.facts, indexed={}, shard=next_shard(self.facts)))
         return before - self.engine.bytes()
@@ -135,6 +154,7 @@ class Collection:
 
     def _create(self, first: Vectors) -> None:
         """Create the engine, once the dimensions are known. The metadata comes last: a folder without it is started anew."""
+        self._checksums.start()
         self.facts.dims = {name: int(v.shape[-1]) for name, v in first.items() if not isinstance(v, SparseVector)}
         self._store = create_store(self.folder, self.facts, self._spaces())
         self.facts.write(self.folder)
@@ -152,12 +172,16 @@ class Collection:
         old, before, spaces = self.engine, self.facts, self._spaces()
         remove_stale_shards(self.folder, before)  # what an earlier attempt left
         new = create_store(self.folder, facts, spaces)
-        items = self.scroll(spaces)
+        items, sums = self.scroll(spaces), dict[int, tuple[int, int]]()
         while page := list(islice(items, PAGE)):
             new.upsert(page)
+            for item in page:
+                key, sample = item_key(item)
+                sums[key] = (sample, item_sum(item))
         new.settle()
         facts.write(self.folder)  # from here on the new place is the index
         self.facts, self._store = facts, new
+        self._checksums.rewrite(sums)
         self.settle()
         old.close()
         drop_collection(before)

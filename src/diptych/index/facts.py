@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from diptych.core.config import from_plain
+from diptych.core.config import config_hash, from_plain
 from diptych.core.disk.files import restore, write_json
 from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import escapes_folder, is_file
@@ -23,7 +23,7 @@ SERVER = "QDRANT_URL"
 """The environment variable with the address of the Qdrant server that may be asked."""
 WIDEST = 1 << 16
 """Numbers of a vector: as many as the engine takes."""
-FILE = "index.json"
+FILE, SUM = "index.json", "checksum"
 
 
 T = TypeVar("T")
@@ -62,6 +62,7 @@ class Facts:
     indexed  columns that the engine has an index of, with their kinds
     shard  folder of the embedded engine's files inside the index
     url, collection  address of the vectors when they are on a server
+    added  addresses of data that were added after the build
     """
 
     kind: str
@@ -77,9 +78,11 @@ class Facts:
     shard: str = "shard"
     url: str = ""
     collection: str = ""
+    added: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        write_json(folder / FILE, {"format": FORMAT, **asdict(self)})
+        stored = {"format": FORMAT, **asdict(self)}
+        write_json(folder / FILE, {**stored, SUM: config_hash(stored)})
 
     def info(self, *, count: int, dim: int, size: int) -> IndexInfo:
         """Description of the index, with numbers from the engine: items, dimensions of the main space, bytes."""
@@ -157,6 +160,16 @@ def read_facts(folder: Path) -> Facts:
         )
     names = {f.name for f in fields(Facts)}
     return _check_facts(folder, {name: value for name, value in stored.items() if name in names})
+
+
+def facts_problem(folder: Path) -> str:
+    """Reason why the metadata are not what was written, or "". Those of earlier versions have no checksum."""
+    try:
+        stored = read_object(folder / FILE)
+    except ValueError as error:
+        return str(error)
+    recorded = stored.pop(SUM, None)
+    return "is not what was written: its checksum is another" if recorded not in (None, config_hash(stored)) else ""
 
 
 def _check_facts(folder: Path, stored: dict[str, Any]) -> Facts:

@@ -36,12 +36,14 @@ class RankingPlan:
     without     items that are not hits, such as the examples of the plan
     merge       fuses the engine's answers into one ranking
     format_hit  a hit as that kind of index shows it
+    reads       spaces whose vectors `merge` needs
     """
 
     queries: Callable[[int], Sequence[EngineQuery]]
     without: tuple[uuid.UUID, ...] = ()
     merge: Callable[[Sequence[list[ScoredItem]]], list[ScoredItem]] = _only
     format_hit: Callable[[Hit], Hit] = _unchanged
+    reads: tuple[str, ...] = ()
 
 
 def hits_of(
@@ -57,7 +59,8 @@ def hits_of(
     choice = ItemFilter(where, columns, without=ranking.without)
 
     def first(limit: int, spaces: Sequence[str]) -> list[ScoredItem]:
-        return ranking.merge([ordered_query(store, ask, choice, vectors=spaces) for ask in ranking.queries(limit)])[:limit]
+        read = tuple(dict.fromkeys((*spaces, *ranking.reads)))
+        return ranking.merge([ordered_query(store, ask, choice, vectors=read) for ask in ranking.queries(limit)])[:limit]
 
     if plan.distinct is None:
         ranked = first(plan.k, ())

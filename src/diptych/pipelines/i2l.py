@@ -18,7 +18,7 @@ from diptych.core.contracts import Generator, Role
 from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart, text_of_single_image_prompt
+from diptych.core.prompt import ImagePart, Part, PromptLike, TextPart, require_images, text_of_single_image_prompt
 from diptych.data.canvas.compose import Canvas, Lettering, Place, Side, Wrap, resized, stacked, with_text
 from diptych.data.canvas.demonstrations import Demonstration, read_demonstrations
 from diptych.data.media.decode import Pixels, decode
@@ -216,11 +216,11 @@ class InImageLearning:
         reply = self._by("i2l" if hard else self.easy, image, question, demos)
         return replace(reply, rating=rating or 0)
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         """Replies as a `Generator`, so that every task of generative models can use the pipeline."""
         words = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
-        short = replace(self, max_tokens=max_tokens)
-        return [short.answer(image, text, self.chosen()).text for image, text in zip(images, words, strict=True)]
+        short, pictures = replace(self, max_tokens=max_tokens), require_images(images, model=self.name)
+        return [short.answer(image, text, self.chosen()).text for image, text in zip(pictures, words, strict=True)]
 
     def canvas(self, image: ImageSource, question: str, demos: Sequence[Demonstration] = ()) -> Pixels:
         """Canvas for the model: the demonstrations from the top, then picture and question."""

@@ -17,7 +17,6 @@ import numpy as np
 from diptych.core.contracts import Embedder, Generator, Role
 from diptych.core.disk.line_log import LineLog
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.image import ArrayImage
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
 from diptych.pipelines._memory import requests
 from diptych.pipelines._memory.caption_log import Memory, TimedCaption, caption_frames, read_captions, table_of
@@ -28,7 +27,6 @@ from diptych.pipelines._memory.replies import OptionReply, Window, WindowReply, 
 from diptych.pipelines._settings import identity_of, settings_of
 from diptych.tasks._scoring.ranking.moments import recalls
 
-NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
 """Handed to a model that is asked in words alone."""
 
 
@@ -241,7 +239,7 @@ class LifelongMemory:
         prompt: PromptLike = (TextPart(f"{system}\n\n{user}" if system else user),)
         if self.system and system:
             prompt = Dialogue((Turn("system", (TextPart(system),)), Turn("user", (TextPart(user),))))
-        return model.generate([NOTHING], [prompt], max_tokens=self.max_tokens)[0]
+        return model.generate([None], [prompt], max_tokens=self.max_tokens)[0]
 
     def _merge(self, texts: list[str]) -> str:
         """Merged caption; the first of them where the model answers nothing."""

@@ -13,11 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from diptych.core.contracts import Detector, Generator, Role
 from diptych.core.errors import ConfigError, DataError
-from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.image import ImageSource
 from diptych.core.prompt import Dialogue, PromptLike, TextPart, Turn
 from diptych.core.randomness import keyed_rng
 from diptych.core.scene_graph import Box, Region
@@ -35,7 +33,6 @@ from diptych.pipelines._social.prompts import (
 from diptych.pipelines._social.segment_objective import SegmentObjective, Slot
 from diptych.pipelines._social.segment_search import SearchResult, SegmentSearch
 
-NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
 """Handed to a model that is asked in words alone."""
 PERSON = "person"
 Four = tuple[float, float, float, float]
@@ -148,7 +145,7 @@ class SocialGPT:
             return self._direct(request.image, people)
         records = self.perceive(request.image, people, regions)
         story = self.story(records)
-        reply = self.reasoner.generate([NOTHING], [self.reasoning_prompt(story)], max_tokens=self.max_tokens)[0]
+        reply = self.reasoner.generate([None], [self.reasoning_prompt(story)], max_tokens=self.max_tokens)[0]
         unnamed = tuple(symbol for symbol in ("P1", "P2") if symbol not in story)
         return self._answer(reply, story=story, records=records.text, unnamed=unnamed)
 
@@ -168,7 +165,7 @@ class SocialGPT:
             records=records.text,
         )
         storyteller = self.storyteller or self.reasoner
-        return storyteller.generate([NOTHING], [_dialogue(STORYTELLER, asked)], max_tokens=self.story_tokens)[0].strip()
+        return storyteller.generate([None], [_dialogue(STORYTELLER, asked)], max_tokens=self.story_tokens)[0].strip()
 
     def reasoning_prompt(self, story: str, first: str = "P1", second: str = "P2") -> PromptLike:
         """Prompt of the reasoner: the system segment as a turn of its own, then the rest."""

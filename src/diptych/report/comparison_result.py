@@ -65,7 +65,8 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Metric of a task on a held-out split: one value a seed for every arm, and each arm against the first."""
+    """Metric of a task on a held-out split: one value a seed for every arm, and each arm against the first. `controls` are values of raw
+    input, without training: ridge from pixels, the nearest training picture, what is usual."""
 
     task: str
     split: str
@@ -77,6 +78,7 @@ class Measure:
     n_groups: int
     values: dict[str, dict[int, float]]
     contrasts: tuple[Contrast, ...] = ()
+    controls: dict[str, float] = field(default_factory=dict)
 
     def mean(self, arm: str) -> float:
         """Mean over seeds; not a number when no cell of the arm finished."""

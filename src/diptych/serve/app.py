@@ -2,7 +2,7 @@
 
 GET  /              search page
 GET  /healthz       is it up;  /readyz: does it take requests now;  /metrics: counters;  /info: models, columns, limits
-POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models
+POST /v1/embeddings texts or images to vectors, in the shape that OpenAI clients read;  GET /v1/models, /v1/models/ID
 POST /v1/chat/completions words about pictures, in the shape that OpenAI clients read, at once or streamed
 POST /caption, /ask a caption; an answer, in free words or the likeliest of given ones
 GET  /search?q=     by text
@@ -12,21 +12,30 @@ POST /detect        things and the relations between them, where there is a dete
 POST /explain       which part of a picture each word goes with
 POST /words         words that describe a picture, and the regions they come from
 GET  /items/UID     texts, provenance, columns;  /image/UID: its picture, small
+POST /items         an item to add;  PATCH /items/UID: other texts and fields;  DELETE /items/UID (with a write token)
+POST /admin/reload  another model or index in the place of the one that is served (with a write token)
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych.core.contracts import Dataset, Detector, Generator
 from diptych.core.errors import ConfigError, MissingExtra
 from diptych.index.base import Index
+from diptych.serve.admission.access import Access, rules
 from diptych.serve.admission.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from diptych.serve.reloading import LoadSide
+    from diptych.serve.served_data import DataPart, ServedData
+    from diptych.serve.service import ServedModel
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -37,6 +46,8 @@ def create_app(
     index: Index | None = None,
     *,
     pool: Dataset | None = None,
+    data: Sequence[str | Path] = (),
+    parts: Sequence[DataPart] = (),
     compare: Sequence[tuple[Any, Index | None]] = (),
     detector: Any = None,
     writer: Any = None,
@@ -45,12 +56,18 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Sequence[str] = (),
     agents: bool = False,
+    write_token: str = "",
+    tokens: Sequence[Access] = (),
+    load_side: LoadSide | None = None,
+    watch: Path | None = None,
 ) -> FastAPI:
     """The service as an ASGI application.
 
     model     anything that embeds, embeds tokens, detects, or writes
     index     makes /search answer; it must have been built with this model
     pool      makes /items and /image answer, so that the page shows pictures
+    data      addresses of data to the same end; folders of `diptych data build` are looked at again when they change
+    parts     the same, opened
     compare   further models with their indexes; requests choose by name
     detector  makes /detect answer, where `model` itself does not detect
     writer    makes /v1/chat/completions, /caption and /ask answer, where `model` itself does not write
@@ -58,10 +75,17 @@ def create_app(
     cors      origins whose pages may read answers; none by default
     hosts     names under which the service may be asked; empty takes any
     agents    adds /mcp: search, detect, caption and ask as tools for agents; needs the extra `[mcp]`
+    write_token  with it clients add, correct and remove items, in the first built folder of `data`
+    tokens    further tokens with their rights and rates
+    load_side  opens a model and an index by address, for /admin/reload
+    watch     folder of the index: another one that takes its place is loaded by itself
     """
     for package in PACKAGES:
         _needs(package)
     from diptych.serve.application import build
+    from diptych.serve.item_writer import reconcile
+    from diptych.serve.reloading import Reloader
+    from diptych.serve.served_data import DataPart
     from diptych.serve.service import ServedModel, Service
 
     if detector is not None and not isinstance(detector, Detector):
@@ -74,13 +98,40 @@ def create_app(
         )
     names: list[str] = []
     for one, _ in ((model, index), *compare):
-        names.append(_new_name(str(getattr(one, "name", "model")), names))
+        names.append(_new_name(public_name(str(getattr(one, "name", "model"))), names))
     sides = [ServedModel(name, one, its) for name, (one, its) in zip(names, ((model, index), *compare), strict=True)]
-    apart = None if writer is None else ServedModel(_new_name(str(getattr(writer, "name", "writer")), names), writer)
-    service = Service(sides, detector=detector, writer=apart, pool=pool, limits=limits or Limits())
-    app = build(service, token=token, cors=cors, hosts=hosts, agents=agents)
+    apart = None if writer is None else ServedModel(_new_name(public_name(str(getattr(writer, "name", "writer"))), names), writer)
+    access = rules(token, write_token, tokens)
+    served = _served_data([*([DataPart(pool)] if pool is not None else []), *map(DataPart.open, data), *parts], sides)
+    reconcile(served, [side.index for side in sides if side.index is not None])
+    service = Service(
+        sides,
+        detector=detector,
+        writer=apart,
+        data=served,
+        limits=limits or Limits(),
+        takes_changes=access.takes_changes,
+    )
+    served.recorded = service.recorded_addresses
+    reloader = None if load_side is None else Reloader(service, load_side, watch)
+    app = build(service, access=access, cors=cors, hosts=hosts, agents=agents, reloader=reloader)
     app.state.service = service
     return app
+
+
+def _served_data(parts: Sequence[DataPart], sides: Sequence[ServedModel]) -> ServedData:
+    """Data sets of a service, and what its indexes name besides."""
+    from diptych.api.data import read_recorded
+    from diptych.serve.served_data import ServedData
+    from diptych.serve.service import recorded_addresses
+
+    if not parts:
+        return ServedData([])
+
+    served = ServedData(parts, lambda address: read_recorded(address, "the index", {"captions": False}))
+    served.recorded = lambda: recorded_addresses(sides)
+    served.refresh()
+    return served
 
 
 def run(
@@ -106,6 +157,22 @@ def check_port(host: str, port: int) -> None:
     from diptych.serve.server import bind_port
 
     bind_port(host, port).close()
+
+
+def public_name(name: str) -> str:
+    """Name of a model without where it lies on this machine: of an address or a path its last part.
+
+    >>> public_name("/home/me/runs/clip"), public_name("hf:models/clip-vit-base"), public_name("openai:http://host/v1#llava")
+    ('clip', 'clip-vit-base', 'llava')
+    >>> public_name("laion/CLIP-ViT-B-32")
+    'laion/CLIP-ViT-B-32'
+    """
+    scheme, colon, rest = name.partition(":")
+    is_address = bool(colon) and scheme.replace("_", "").replace("+", "").isalnum() and "/" in rest
+    is_path = name.startswith(("/", "./", "../", "~")) or ("/" in name and Path(name).exists())
+    if not (is_address or is_path):
+        return name
+    return re.split(r"[/#]", name.rstrip("/"))[-1] or "model"
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from diptych.serve.schema import Name, Picture, StrictRequest
+from diptych.serve.schema import ImageOrUid, Name, Picture, Words
 
 PICTURE_URL = "a data URL (data:image/png;base64,...), base64, or item:UID for an item that is there; addresses are refused"
 Tokens = Field(default=64, ge=1, description="of the answer; at most `tokens` of /info")
@@ -14,7 +14,7 @@ Tokens = Field(default=64, ge=1, description="of the answer; at most `tokens` of
 
 class TextContent(BaseModel):
     type: Literal["text"]
-    text: str
+    text: Words
 
 
 class ImageUrl(BaseModel):
@@ -43,7 +43,9 @@ class ChatRequest(BaseModel):
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = Name
-    max_tokens: int | None = Field(default=None, ge=1, description="of the answer; 64 by default")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="of the answer; as many as there is room for by default, at most `tokens` of /info"
+    )
     max_completion_tokens: int | None = Field(default=None, ge=1, description="the newer name of `max_tokens`")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0, as without it: the likeliest word each time")
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -90,7 +92,7 @@ class ChatAnswer(BaseModel):
     usage: TokenUsage | None = Field(description="empty where the model does not count")
 
 
-class CaptionRequest(StrictRequest):
+class CaptionRequest(ImageOrUid):
     """A caption for a picture."""
 
     image: str | None = Picture
@@ -100,12 +102,12 @@ class CaptionRequest(StrictRequest):
     model: str | None = Name
 
 
-class AskRequest(StrictRequest):
+class AskRequest(ImageOrUid):
     """A question about a picture; with `choices` the likeliest of them is taken, and nothing is written."""
 
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
-    question: str
+    question: Words
     choices: list[str] = Field(default_factory=list)
     compared: Literal["mean", "sum"] = Field(default="mean", description="nats a token, or of the whole answer")
     max_tokens: int = Tokens

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from starlette.types import Receive
 
 from diptych.core.contracts import GenerationOutput, Streamer, Unit
+from diptych.core.errors import PromptTooLong
 from diptych.core.image import ImageSource
 from diptych.core.prompt import PromptLike
 from diptych.serve.service import ServedModel, Service
@@ -24,12 +25,14 @@ class GenerationRequest:
 
     image     the first picture; `prompt` may bring others
     pictures  how many there are, for the queue
+    max_tokens  of the answer; `fits`: as many of them as there is room for behind the prompt
     """
 
     image: ImageSource
     prompt: PromptLike
     pictures: int = 1
     max_tokens: int = 64
+    fits: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -81,7 +84,15 @@ class GenerationStream:
 
     def _write(self, on_piece: Callable[[str], bool], texts: Unit, images: Unit) -> GenerationOutput | None:
         """Run the model, in its thread."""
-        request, model = self.request, self.side.model
+        try:
+            return self._generate(self.request, on_piece)
+        except PromptTooLong as error:  # before any piece
+            if not self.request.fits or error.room < 1:
+                raise
+            return self._generate(replace(self.request, max_tokens=error.room), on_piece)
+
+    def _generate(self, request: GenerationRequest, on_piece: Callable[[str], bool]) -> GenerationOutput | None:
+        model = self.side.model
         if isinstance(model, Streamer):
             return model.stream(
                 request.image,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from diptych.core.contracts import Dataset
 from diptych.core.errors import ConfigError
+from diptych.serve.served_data import ServedData
 
 SHOWN = 12
 
@@ -26,11 +27,11 @@ def evenly_spaced(uids: Sequence[str], count: int = SHOWN) -> list[str]:
     return [uids[round(step * (len(uids) - 1) / (count - 1))] for step in range(count)]
 
 
-def count_missing(pool: Dataset | None, uids: Collection[str]) -> int:
+def count_missing(data: ServedData, uids: Collection[str]) -> int:
     """Number of index items that are not in the data. Raises ConfigError where that is all of them: the index is of other data."""
-    if pool is None or not uids:
+    if not data or not uids:
         return 0
-    there = len(indexed_uids(pool, uids))
+    there = sum(uid in uids for uid in data.uids())
     if not there:
         example = min(uids)
         raise ConfigError(

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from diptych.core.errors import DataError, DiptychError, RunError, ShapeError
 from diptych.serve.logs import request_error
@@ -82,12 +83,24 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def on_http(request: Request, error: HTTPException) -> Response:
-        return error_json(error.status_code, f"{request.method} {request.url.path}: {str(error.detail).lower()}", error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(allowed_methods(request))
+        return error_json(error.status_code, f"{request.method} {request.url.path}: {str(error.detail).lower()}", headers)
 
     @app.exception_handler(Exception)
     def on_broken(request: Request, error: Exception) -> Response:
         request_error(request.scope, error)
         return internal_error(error)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Methods that some route takes at the path of a request."""
+    methods: set[str] = set()
+    for route in request.app.router.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 def public_message(error: DiptychError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,16 +19,48 @@ class StrictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+Words = Annotated[str, Field(json_schema_extra={"minLength": 1, "pattern": r"\S"})]
+"""A text that says something; `text_of` refuses others in words of its own."""
+
+
+def one_of(*names: str, exactly: bool = False) -> dict[str, Any]:
+    """JSON schema of objects that have at least one of these fields, or exactly one."""
+    each = [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    return {"oneOf" if exactly else "anyOf": each}
+
+
+class ImageOrUid(StrictRequest):
+    """A request about a picture: one that comes along, or an item that is there."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=one_of("image", "uid", exactly=True))
+
+
 class ImageInput(StrictRequest):
     """An image as base64 or as a data URL."""
 
-    image: str
+    image: Words
+
+
+class TextInput(StrictRequest):
+    """A text as an object, as some clients of mixed inputs send it."""
+
+    text: Words
+
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+"""A text as ids of the model's own tokenizer."""
 
 
 class EmbeddingRequest(BaseModel):
     """As OpenAI clients send it; an input may be an image too. Fields that such clients add are ignored."""
 
-    input: str | ImageInput | list[str | ImageInput]
+    input: (
+        Words
+        | TokenIds
+        | ImageInput
+        | TextInput
+        | Annotated[list[Words | TokenIds | ImageInput | TextInput], Field(json_schema_extra={"minItems": 1})]
+    )
     model: str | None = Name
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1, description="a shorter vector, where the model was trained on prefixes")
@@ -37,7 +69,9 @@ class EmbeddingRequest(BaseModel):
 class SearchRequest(StrictRequest):
     """At least one of text, image and like. Several are combined: image + mean of like + weight * text - against * mean of unlike."""
 
-    text: str | None = None
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra=one_of("text", "image", "like"))
+
+    text: Words | None = None
     image: str | None = Picture
     like: str | list[str] = Field(default_factory=list, description="uids of items that are good examples")
     unlike: str | list[str] = Field(default_factory=list, description="uids of bad examples")
@@ -52,6 +86,7 @@ class SearchRequest(StrictRequest):
     mode: Literal["exact", "dense", "lexical"] | None = Field(
         default=None, description="exact: compare with everything; dense or lexical: one half of a hybrid index"
     )
+    cursor: str | None = Field(default=None, description="`next` of the answer before, to go on after its hits")
     model: str | None = Name
 
 
@@ -65,7 +100,7 @@ class ClassifyRequest(StrictRequest):
     model: str | None = Name
 
 
-class DetectRequest(StrictRequest):
+class DetectRequest(ImageOrUid):
     """Objects and the relations between them, for given names; without names, those that the model was trained with."""
 
     image: str | None = Picture
@@ -76,17 +111,17 @@ class DetectRequest(StrictRequest):
     top: int = Field(default=20, ge=1, le=200, description="relations, at most")
 
 
-class ExplainRequest(StrictRequest):
+class ExplainRequest(ImageOrUid):
     """Relevance map of a picture for each word of a text."""
 
-    text: str
+    text: Words
     image: str | None = Picture
     uid: str | None = Field(default=None, description="an item that is there, instead of an image")
     grid: int = Field(default=7, ge=2, le=14, description="parts a side, where parts are covered")
     model: str | None = Name
 
 
-class LocateRequest(StrictRequest):
+class LocateRequest(ImageOrUid):
     """Map of where a text fits in a large picture, by overlapping windows, and its peaks."""
 
     text: str
@@ -95,7 +130,7 @@ class LocateRequest(StrictRequest):
     model: str | None = Name
 
 
-class WordsRequest(StrictRequest):
+class WordsRequest(ImageOrUid):
     """Term weights of a picture, heaviest first, and a map for each term."""
 
     image: str | None = Picture
@@ -125,6 +160,77 @@ class SearchHit(BaseModel):
 
 class SearchAnswer(BaseModel):
     hits: list[SearchHit]
+    next: str | None = Field(default=None, description="cursor of the hits after these; null at the end")
+
+
+class TextIn(StrictRequest):
+    """A text of an item."""
+
+    text: str
+    language: str = Field(default="", max_length=35, description="BCP 47, such as en or pt-BR")
+    origin: Literal["alt", "caption", "label", "tags", "rewrite", "synthetic", "negative"] = "caption"
+
+
+class NewItemRequest(StrictRequest):
+    """An item to add: a picture, texts, or both. Sent again with the same content it changes nothing and answers the same."""
+
+    uid: str | None = Field(
+        default=None,
+        description="letters, digits, _ and -, at most 200; without, the first 32 digits of the sha256 of the content",
+    )
+    image: str | None = Picture
+    texts: list[str | TextIn] = Field(default_factory=list)
+    group: str = Field(default="", max_length=1000, description="unit that must not leak between splits: a person, a product")
+    licence: str = Field(default="", max_length=1000)
+    source: str = Field(default="", max_length=1000)
+    fields: dict[str, Any] = Field(default_factory=dict, description="columns to filter by: strings, numbers, lists of strings")
+
+
+class ItemCorrectionRequest(StrictRequest):
+    """Other texts, instead of all that are there, and fields to set; null removes a field. What is left out stays."""
+
+    texts: list[str | TextIn] | None = None
+    group: str | None = Field(default=None, max_length=1000)
+    licence: str | None = Field(default=None, max_length=1000)
+    source: str | None = Field(default=None, max_length=1000)
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
+class NewItemAnswer(BaseModel):
+    uid: str
+    created: bool = Field(description="false where it was there already with the same content")
+    sha256: str | None = Field(description="of the picture")
+
+
+class ItemCorrectionAnswer(BaseModel):
+    uid: str
+    changed: bool
+
+
+class ItemRemovalAnswer(BaseModel):
+    uid: str
+    removed: bool = Field(description="false where it was removed before")
+
+
+class ReloadRequest(StrictRequest):
+    """Model and index to serve from now on. Without fields, what lies under the addresses that the service was started with."""
+
+    model: str | None = Field(default=None, description="address of the model; without, the one that built the index")
+    index: str | None = Field(default=None, description="folder of an index; with `build` a new one")
+    build: bool = Field(
+        default=False, description="build the index from the items that are served, by the model, before it is served"
+    )
+    name: str | None = Field(default=None, description="which of several models it replaces; see /info")
+
+
+class ReloadAnswer(BaseModel):
+    model: str
+    fingerprint: str
+    count: int = Field(description="items in the index that is served now")
+    switched: bool = Field(description="false where it is what was served already")
+    caught_up: int = Field(
+        description="items that were served and that the new index lacked: they were embedded before the switch"
+    )
 
 
 class ClassScore(BaseModel):

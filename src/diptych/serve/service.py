@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from diptych.core.contracts import Dataset, Detector, Embedder, Generator, LexicalEmbedder, Ranker, WordMapper
+from diptych.core.contracts import Detector, Embedder, Generator, LexicalEmbedder, Ranker, WordMapper
 from diptych.core.errors import DecodeError, MissingExtra, RunError, TooLarge
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.machine import usable_cores
 from diptych.core.media import MediaItem, medium_of
+from diptych.core.sample import Sample
 from diptych.data.media.decode import decode, small_webp
 from diptych.index.base import Index
 from diptych.index.facts import IndexInfo
+from diptych.index.gone import read_gone
 from diptych.pipelines.alignment import method_of
 from diptych.serve.admission.limits import Limits
 from diptych.serve.admission.memory import MemoryBudget
@@ -26,15 +29,19 @@ from diptych.serve.batching import Batcher, BatcherStopped, EmbeddingJob, Finish
 from diptych.serve.decoders import DecoderPool
 from diptych.serve.facets import facets
 from diptych.serve.indexed_uids import count_missing, evenly_spaced, indexed_uids
+from diptych.serve.item_writer import ItemWriter
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import RequestError
+from diptych.serve.served_data import ServedData
 from diptych.serve.thumbnails import ThumbnailCache
 
 T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
 """For the model's thread, once every request has been answered or given up."""
+OVERVIEW_SECONDS = 2.0
+"""Facets are computed again after this long, where items change."""
 HIDDEN_COLUMNS = ("uid", "caption", "text", "group")  # columns that differ from item to item
 
 
@@ -83,6 +90,21 @@ class ServedModel:
         return isinstance(self.model, LexicalEmbedder) and isinstance(self.model, WordMapper)
 
 
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Facets of the items of an index, and a few items of it. state: what they were computed from; made: when."""
+
+    facets: dict[str, dict[str, Any]]
+    examples: list[str]
+    state: tuple[int, int, int]
+    made: float
+
+
+def recorded_addresses(sides: Iterable[ServedModel]) -> list[str]:
+    """Addresses of data that were added to some indexes after their build."""
+    return [address for side in sides if side.index is not None for address in side.index.collection.facts.added]
+
+
 class Service:
     """Everything behind the routes. `close` it to finish what is in the queue."""
 
@@ -92,16 +114,21 @@ class Service:
         *,
         detector: Any = None,
         writer: ServedModel | None = None,
-        pool: Dataset | None = None,
+        data: ServedData | None = None,
         limits: Limits,
+        takes_changes: bool = False,
     ) -> None:
         self.sides = {side.name: side for side in sides}
         self.first = sides[0]
         beside: list[ServedModel] = [] if writer is None else [writer]
         self.writers = {side.name: side for side in [*beside, *sides] if side.writes}
         self.detector = detector if detector is not None else next((side.model for side in sides if side.detects), None)
-        self.pool, self.limits = pool, limits
+        self.data, self.limits = data or ServedData([]), limits
         self.draining = False
+        self.generation = 0
+        self.open_requests: Counter[int] = Counter()
+        self._doors: dict[str, ExitStack] = {}
+        self._shares = False
         self.metrics = Metrics(lambda: self.waiting)
         self.memory = MemoryBudget(limits.queue_bytes)
         self.batcher = Batcher(queue=limits.queue, batch=limits.batch, observed=self.metrics.batch)
@@ -109,15 +136,18 @@ class Service:
         self._slow = {id(model) for model in apart if model is not self.detector}
         self.writing = Batcher(queue=limits.queue, batch=1, observed=self.metrics.batch) if self._slow else self.batcher
         self.thumbnails = ThumbnailCache()
-        self._facets: dict[str, dict[str, dict[str, Any]]] = {}
-        self._examples: dict[str, list[str]] = {}
+        self._overviews: dict[str, Overview] = {}
+        self._uids: dict[str, set[str]] = {}
+        self._removed: set[str] = set()
         self.missing: dict[str, int] = {}
         for side in sides:
             if side.index is not None:  # read now: later the model's thread is alone with the index
                 side.index.deepest = limits.depth
                 _ = side.facts
-                self.missing[side.name] = count_missing(pool, frozenset(side.index.uids()))
-                self._look_over(side)
+                self._uids[side.name] = set(side.index.uids())
+                self._removed |= read_gone(side.index.folder).removed
+                self.missing[side.name] = count_missing(self.data, self._uids[side.name])
+        self.item_writer = ItemWriter(self) if takes_changes else None
         few = min(4, usable_cores())
         self._threads = ThreadPoolExecutor(few, thread_name_prefix="diptych-aside")
         self._decoders = DecoderPool(few, limits.decode_seconds, limits.image_pixels)
@@ -214,17 +244,17 @@ class Service:
 
     async def thumbnail(self, uid: str, side: int, medium: str = "") -> bytes:
         """The picture of an item, or of another medium that it has, as WebP of at most `side` pixels a side. Raises Refused (404)."""
+        read_sample = await self.reader_of(uid)  # first: what was removed is not shown, however small
         key = f"{medium}\n{uid}" if medium else uid
         cached = self.thumbnails.get(key, side)
         if cached is not None:
             return cached
-        pool, row = self.row(uid)
         if medium:
-            other = await self.aside(lambda: pool[row].media.get(medium))
+            other = await self.aside(lambda: read_sample().media.get(medium))
             if other is None:
                 raise RequestError(404, f"that item has no medium '{medium}'")
             return self.thumbnails.put(key, side, await self._other_thumbnail(other, side))
-        shown = await self.aside(lambda: pool[row].shown)
+        shown = await self.aside(lambda: read_sample().shown)
         if shown is not None and shown.medium != "image":
             return self.thumbnails.put(uid, side, await self._medium_thumbnail(shown, side))
         source = await self._item_source(uid)
@@ -260,10 +290,10 @@ class Service:
         )
 
     async def _item_source(self, uid: str) -> ArrayImage | bytes:
-        pool, row = self.row(uid)
+        read_sample = await self.reader_of(uid)
 
         def read() -> ArrayImage | bytes | None:
-            image = pool[row].image
+            image = read_sample().image
             return image if image is None or isinstance(image, ArrayImage) else image.read()
 
         try:
@@ -274,35 +304,113 @@ class Service:
             raise RequestError(404, "that item has no image that can be shown")
         return picture
 
-    @cached_property
-    def rows(self) -> Mapping[str, int]:
-        return {} if self.pool is None else {uid: row for row, uid in enumerate(self.pool.uids)}
+    def recorded_addresses(self) -> list[str]:
+        """Addresses of data that were added to the indexes after their build."""
+        return recorded_addresses(self.sides.values())
 
-    def row(self, uid: str) -> tuple[Dataset, int]:
-        """Where an item is. Raises Refused (404) without data or such an item."""
-        if self.pool is None:
+    async def refresh(self) -> None:
+        """See what other processes have changed in the data."""
+        if self.data.is_stale:
+            await self.aside(self.data.refresh)
+
+    async def reader_of(self, uid: str) -> Callable[[], Sample]:
+        """A function that reads an item. Raises RequestError: 404 without data or such an item, 410 for one that was removed or taken
+        down.
+        """
+        if not self.data:
             raise RequestError(404, "this service shows no items: it was started without their data (diptych serve ... --data)")
-        if uid not in self.rows:
+        await self.refresh()
+        if self.is_gone(uid):
+            raise RequestError(410, "that item was removed")
+        part = self.data.part_of(uid)
+        if part is None:
             raise RequestError(404, "no item has that uid")
-        return self.pool, self.rows[uid]
+
+        def read() -> Sample:
+            sample = part.sample(uid)
+            if sample is None:
+                raise RequestError(410, "that item was removed")
+            return sample
+
+        return read
+
+    def is_gone(self, uid: str) -> bool:
+        """True for an item that was removed or taken down, from the data or from every index."""
+        return self.data.is_gone(uid) or (uid in self._removed and not self.is_indexed(uid))
+
+    def is_indexed(self, uid: str) -> bool:
+        """True if an index has an item, or there is no index."""
+        return not self._uids or any(uid in uids for uids in self._uids.values())
+
+    def note_items(self, added: Iterable[str], removed: Iterable[str]) -> None:
+        """Note what was put into all indexes, and what was taken out of them."""
+        came, left = list(added), list(removed)
+        for name, uids in self._uids.items():
+            uids.update(came)
+            uids.difference_update(left)
+            self.sides[name].__dict__.pop("facts", None)
+        self._removed.difference_update(came)
+        self._removed.update(left)
+        for uid in (*came, *left):
+            self.thumbnails.forget(uid)
 
     def facets(self, side: ServedModel) -> dict[str, dict[str, Any]]:
         """The columns that can be filtered by: their kind, and their values or range where the data tell."""
         if side.facts is None:
             return {}
         columns = {name: kind for name, kind in sorted(side.facts.columns.items()) if name not in HIDDEN_COLUMNS}
-        return {name: {"kind": kind, **self._facets[side.name].get(name, {})} for name, kind in columns.items()}
+        values = self.overview(side).facets
+        return {name: {"kind": kind, **values.get(name, {})} for name, kind in columns.items()}
+
+    def overview(self, side: ServedModel) -> Overview:
+        """Facets and examples of an index, at most `OVERVIEW_SECONDS` old where items change."""
+        uids = self._uids.get(side.name, set())
+        cached = self._overviews.get(side.name)
+        state = (id(side), len(uids), id(self.data.parts[0].data) if self.data.parts else 0)
+        now = time.monotonic()
+        if cached is None or (cached.state != state and now - cached.made > OVERVIEW_SECONDS):
+            whole, those = self.data.whole(), frozenset(uids)
+            shown = evenly_spaced(indexed_uids(whole, those))
+            cached = self._overviews[side.name] = Overview(facets(whole, those), shown, state, now)
+        return cached
 
     @contextmanager
     def open_to_others(self) -> Iterator[None]:
         """Let the command line search and change the indexes that the service has open: in the model's thread, between two batches."""
-        with ExitStack() as doors:
-            for side in self.sides.values():
-                if side.index is not None:
-                    doors.enter_context(side.index.open_to_others(self._inside, partial(self._note_change, side)))
+        self._shares = True
+        for side in self.sides.values():
+            self._open_door(side)
+        try:
             yield
+        finally:
+            self._shares = False
+            for door in self._doors.values():
+                door.close()
 
-    def _inside(self, work: Callable[[], T]) -> T:
+    def _open_door(self, side: ServedModel) -> None:
+        if side.index is not None and self._shares:
+            door = self._doors[side.name] = ExitStack()
+            door.enter_context(side.index.open_to_others(self.inside, partial(self._note_change, side)))
+
+    def switch(self, side: ServedModel, uids: set[str]) -> ServedModel:
+        """Put a model and its index in the place of those of the same name; requests that are under way keep the old ones. Returns those.
+
+        uids  of the items of the new index
+        """
+        assert side.index is not None
+        old = self.sides[side.name]
+        side.index.deepest = self.limits.depth
+        self.sides[side.name], self._uids[side.name] = side, uids
+        if self.first is old:
+            self.first = side
+        self.generation += 1
+        door = self._doors.pop(side.name, None)
+        if door is not None:
+            door.close()
+        self._open_door(side)
+        return old
+
+    def inside(self, work: Callable[[], T]) -> T:
         """In the model's thread, from another one; waits for room in the queue."""
         while True:
             try:
@@ -314,22 +422,20 @@ class Service:
                 raise RunError("the service is stopping: ask again") from None
 
     def _note_change(self, side: ServedModel) -> None:
-        side.__dict__.pop("facts", None)
-        self._look_over(side)
-
-    def _look_over(self, side: ServedModel) -> None:
-        """Compute the facets and the example items of the search page for a model."""
+        """After a change of an index by another process, in the model's thread."""
         assert side.index is not None
-        uids = frozenset(side.index.uids())
-        self._facets[side.name] = facets(self.pool, uids)
-        self._examples[side.name] = evenly_spaced(indexed_uids(self.pool, uids))
+        side.__dict__.pop("facts", None)
+        self._uids[side.name] = set(side.index.uids())
+        self._removed |= read_gone(side.index.folder).removed
 
     def examples(self, side: ServedModel) -> list[str]:
         """Items of its index that can be shown, from all over the data."""
-        return self._examples.get(side.name, [])
+        return self.overview(side).examples
 
     async def close(self) -> None:
         """End decoders, and the model's thread when it is done; a model that is busy for longer is left to the end of the process."""
         await self._decoders.close()
+        if self.item_writer is not None:
+            await asyncio.to_thread(self.item_writer.close, CLOSE_SECONDS)
         await asyncio.gather(*(asyncio.to_thread(batcher.close, CLOSE_SECONDS) for batcher in self._batchers))
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -31,3 +31,9 @@ class ThumbnailCache:
             while self._held > self._room:
                 self._held -= len(self._recent.popitem(last=False)[1])
         return data
+
+    def forget(self, uid: str) -> None:
+        """Drop the thumbnails of an item, of all its media."""
+        with self._lock:
+            for key in [key for key in self._recent if key[0] == uid or key[0].endswith(f"\n{uid}")]:
+                self._held -= len(self._recent.pop(key))

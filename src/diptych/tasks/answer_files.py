@@ -99,10 +99,12 @@ class AnswersOfFile:
         self.name = file.name
         self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [reply.text for reply in self.replies(images, prompts, max_tokens=max_tokens)]
 
-    def replies(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[Reply]:
+    def replies(
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64
+    ) -> list[Reply]:
         """The reply of each question's row. `max_tokens` cuts nothing off."""
         asked: dict[tuple[int, ...], dict[tuple[int, str], int]] = defaultdict(dict)
         replies, missing = list[Reply](), list[str]()
@@ -126,7 +128,7 @@ class AnswersOfFile:
             )
         return replies
 
-    def _rows(self, image: ImageSource, prompt: str) -> list[int]:
+    def _rows(self, image: ImageSource | None, prompt: str) -> list[int]:
         """Indices of the rows that may answer a prompt, in the order of the file."""
         samples = self._samples.get(id(image), [])
         asked = [(sample, one) for sample in samples for one in questions_of(sample) if _plain(one.text) in prompt]

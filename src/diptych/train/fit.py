@@ -25,6 +25,7 @@ from diptych.core.contracts import Dataset, Recipe
 from diptych.core.disk.files import write_atomic
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.grouped_fields import out_of_groups
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.core.terminal.signals import SignalWatch
@@ -139,7 +140,7 @@ def resume(
             )
         if steps and world.main:
             save_config(folder.path, {"recipe": recipe, "run": options})
-        if begin is not None and begin.state["recipe"] != config_hash(recipe):
+        if begin is not None and begin.state["recipe"] != config_hash(out_of_groups(recipe)):
             raise RunError(f"{folder.path}: config.yaml is not the configuration that the checkpoint was trained with")
         if begin is not None and begin.state["processes"] != world.size:
             notes.append(f"went on with {world.size} processes after {begin.state['processes']}")

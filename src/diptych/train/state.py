@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from diptych.core.config import config_hash, to_plain
 from diptych.core.contracts import Batch, Dataset, Engine, Hook, Order, Recipe, StepOutput
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.grouped_fields import out_of_groups
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
@@ -36,9 +36,10 @@ from diptych.train.optimise import (
     state_by_name,
 )
 from diptych.train.options import TrainOptions
-from diptych.train.parallel import DistributedContext, barrier, gather_text, unsynced, wrap
+from diptych.train.parallel import DistributedContext, barrier, unsynced, wrap
 from diptych.train.precision import autocast, choose_precision
 from diptych.train.stages import Phase, plan, stage_data
+from diptych.train.step_log import StepLog
 from diptych.train.tuning.fine_tuning import KEY, begin_tuning, check_adapters_used, deployable, tuning_hooks, tuning_of
 from diptych.train.tuning.positions import start_from
 from diptych.train.tuning.rates import freeze_batch_norm, tuned_optimiser
@@ -89,10 +90,8 @@ class Training:
         self.autocast = autocast(self.precision, world.device)
         self._order: Order = order
         self._stream: Iterator[Step] = iter(())
-        self._failures: list[str] = []
         self._saved = -1
-        self._since = time.perf_counter()
-        self._logged = 0
+        self._step_log = StepLog(log, world, options.log_every)
         self.rate = self.grad_norm = 0.0
         self.tuning = tuning_of(recipe, options)
 
@@ -234,7 +233,7 @@ class Training:
             item = next(self._stream)
         except StopIteration:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
-        self._failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
+        self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
         return self._on_device(item.batch)
 
@@ -315,30 +314,7 @@ class Training:
 
     def report(self, outcome: StepOutput) -> dict[str, float]:
         """Losses of the step as floats, averaged over processes; logs a line when one is due."""
-        due = self.step % self.options.log_every == 0 or self.step == self.steps
-        if not (due or self.hooks):
-            self.journal.advance(self.step)
-            return {}
-        losses = parallel.all_reduce_mean(outcome.losses, self.world)
-        loss = sum(losses.values()) if losses else None
-        if due:
-            values: dict[str, float] = dict(losses)
-            if losses:
-                with torch.no_grad():
-                    values |= parallel.all_reduce_mean(self.recipe.metrics(outcome.features, outcome.batch), self.world)
-            if self.engine.descends:
-                values |= {"lr": self.rate, "grad_norm": self.grad_norm}
-            now = time.perf_counter()
-            seconds, steps = now - self._since, self.step - self._logged
-            values |= {"images_per_second": steps * self.recipe.batch_size / seconds, "seconds": seconds / steps}
-            values |= outcome.numbers
-            if loss is not None:
-                values = {"loss": loss} | values | {"loss": loss}  # the sum comes first, also where a term bears that name
-            self.journal.write(self.step, "train" if losses else self.recipe.engine, **values)
-            self._since, self._logged = now, self.step
-            self._write_failures()
-        self.journal.advance(self.step, loss)
-        return losses
+        return self._step_log.report(self, outcome)
 
     def finish(self) -> None:
         """Run the engine's last action of a phase and log its metrics."""
@@ -347,12 +323,7 @@ class Training:
 
     def restart_clock(self) -> None:
         """Leaves what came between two steps (evaluation, saving) out of the speed."""
-        self._since, self._logged = time.perf_counter(), self.step
-
-    def _write_failures(self) -> None:
-        for text in gather_text("\n".join(self._failures), self.world):
-            self.journal.quarantine(text)
-        self._failures.clear()
+        self._step_log.restart_clock(self.step)
 
     # ------------------------------------------------------------ saving and loading
 
@@ -364,7 +335,7 @@ class Training:
         model = whole_tensors(self.model, self.recipe, keep=here)
         optimiser = optimiser_state(self.model, self._memory, keep=here)
         hooks = parallel.gather_full({key: hook.state() for key, hook in self.hooks.items()} | {ENGINE: self.engine.state()})
-        self._write_failures()
+        self._step_log.write_failures()
         if here:
             self.journal.sync()
             state = {
@@ -372,7 +343,7 @@ class Training:
                 "steps": self.steps,
                 "seed": self.options.seed,
                 "data": self.whole_data.fingerprint,
-                "recipe": config_hash(self.whole_recipe),
+                "recipe": config_hash(out_of_groups(self.whole_recipe)),
                 "processes": self.world.size,
             }
             content = Checkpoint(self.step, state, model, optimiser, hooks)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError
+from diptych.data.concat import ConcatDataset
 from diptych.data.dataset import Pool
 from diptych.data.graphs.nameless import nameless, with_label
+from diptych.data.join import concatenate
 from diptych.data.load.cache import decoded
 from diptych.data.read import read
 from diptych.data.split import split
@@ -25,15 +28,33 @@ FEWEST = 20
 
 def open_data(source: Any, **columns: Any) -> Any:
     """A data set: "world:NAME?options" is rendered, "nameless:ADDRESS" is what that means with all things called "thing", a data set is
-    taken as it is, anything else goes to `data.read`."""
+    taken as it is, several in a list become one, anything else goes to `data.read`."""
+    if isinstance(source, list | tuple) and source and all(_is_data(one) for one in source):
+        return _together([open_data(one, **columns) for one in source])
     if isinstance(source, str) and source.startswith(NAMELESS):
         named = open_data(source.removeprefix(NAMELESS), **columns)
         return named.changed(with_label, "nameless") if isinstance(named, RenderedDataset) else nameless(named)
     if isinstance(source, str) and source.startswith(PREFIX):
         return resolve(source)
-    if all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select")):
+    if _is_data_set(source):
         return source
     return read(source, **columns)
+
+
+def _is_data_set(source: Any) -> bool:
+    return all(hasattr(source, name) for name in ("fingerprint", "uids", "groups", "select"))
+
+
+def _is_data(source: Any) -> bool:
+    """True for one of several data sets; False for a row of a list, such as a pair of picture and text."""
+    return isinstance(source, str | Path) or _is_data_set(source)
+
+
+def _together(parts: list[Any]) -> Any:
+    """Several data sets as one: a pool of pools, or rows of rendered and stored ones after each other."""
+    if all(isinstance(part, Pool) for part in parts):
+        return concatenate(parts)
+    return ConcatDataset(" + ".join(part.name for part in parts), tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 def split_names(data: Any) -> list[str]:

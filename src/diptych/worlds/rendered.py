@@ -5,7 +5,8 @@ Every sample is a pure function of (seed, split, index), so any process draws th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -26,6 +27,21 @@ RENDERER = 2  # raised when the same seed would give other pixels or texts
 RANGE = 1 << 40  # scene numbers a split owns; ranges cannot meet
 PLAIN = 1 << 12  # bytes that a sample without a picture takes, at most about
 REMEMBERED = 1 << 28  # bytes of pixels that `RenderedDataset.remembering` keeps
+
+
+KEPT_POOLS = 4
+_kept: dict[tuple[str, str], Pool] | None = None
+
+
+@contextmanager
+def keeping_pools() -> Iterator[None]:
+    """Within, `RenderedDataset.to_pool` renders equal rows once: the last few pools are kept."""
+    global _kept
+    before, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = before
 
 
 class World(Protocol):
@@ -166,7 +182,15 @@ class RenderedDataset:
         """Render every row into memory, as writing the data to disk requires (about 12 KB per row at 64 pixels)."""
         from diptych.data.dataset import Pool
 
-        return Pool.from_samples((self[row] for row in range(len(self))), name=self.name)
+        key = (self.name, self.fingerprint)
+        if _kept is not None and key in _kept:
+            return _kept[key]
+        pool = Pool.from_samples((self[row] for row in range(len(self))), name=self.name)
+        if _kept is not None:
+            while len(_kept) >= KEPT_POOLS:
+                _kept.pop(next(iter(_kept)))
+            _kept[key] = pool
+        return pool
 
     def column(self, name: str) -> list[Any]:
         """One value per row: "uid", "group", "split", or an extra (which renders every row)."""

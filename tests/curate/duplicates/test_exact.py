@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
@@ -12,7 +13,10 @@ from PIL import Image
 from diptych.core.image import ArrayImage, BytesImage, FileImage
 from diptych.core.sample import Sample, Text
 from diptych.curate.duplicates.exact import ExactDuplicates
+from diptych.curate.engine.pool import curate
 from diptych.data.dataset import Pool
+from diptych.data.read import read
+from diptych.data.shards.build import build, open_built
 
 
 def picture(number: int, side: int = 12) -> np.ndarray:
@@ -34,7 +38,24 @@ def test_same_bytes_are_dropped_and_the_first_uid_is_named() -> None:
     result = ExactDuplicates()(pool_of({"c": BytesImage(one), "a": BytesImage(one), "b": BytesImage(two), "d": None}))
     assert sorted(result.kept) == ["a", "b", "d"]
     assert [(drop.uid, drop.step, drop.reason) for drop in result.dropped] == [("c", "exact_duplicates", "same bytes as a")]
-    assert result.columns == {"duplicate_of": {"c": "a"}}
+    assert result.columns["duplicate_of"] == {"c": "a"}
+
+
+def test_texts_of_a_dropped_row_go_to_the_one_that_stays(tmp_path: Path) -> None:
+    one, other = encoded(picture(1)), encoded(picture(2))
+    samples = [
+        Sample("a", BytesImage(one), (Text("home", "en"), Text("wrong", origin="negative"))),
+        Sample("b", BytesImage(other), (Text("tree", "en"),)),
+        Sample("c", BytesImage(one), (Text("house", "en"), Text(" Home ", "en"), Text("Haus", "de")), licence="MIT"),
+        Sample("d", BytesImage(one), (Text("house", "en"), Text("no", origin="negative"), Text("wrong", "en"))),
+    ]
+    build(Pool.from_samples(samples, name="icons"), tmp_path / "icons")
+    result = curate(open_built(tmp_path / "icons"), [ExactDuplicates()], tmp_path / "kept", source=str(tmp_path / "icons"))
+    assert "2 texts of dropped rows" in "\n".join(result.lines())
+    texts = {sample.uid: [(text.string, text.language) for text in sample.texts] for sample in read(tmp_path / "kept")}
+    assert texts == {"a": [("home", "en"), ("wrong", ""), ("house", "en"), ("Haus", "de")], "b": [("tree", "en")]}
+    left = curate(open_built(tmp_path / "icons"), [ExactDuplicates(merge_texts=False)], tmp_path / "left")
+    assert set(left.columns) == {"duplicate_of"}
 
 
 def test_the_same_pixels_in_other_files_need_the_option() -> None:

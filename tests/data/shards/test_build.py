@@ -147,8 +147,8 @@ def test_shards_are_tars_that_anyone_can_read(tmp_path: Path) -> None:
             members = archive.getmembers()
             keys = [member.name.partition(".")[0] for member in members]
             assert keys == sorted(keys)
-            assert keys[0::2] == keys[1::2]  # image and JSON are neighbours
-            for image, sidecar in zip(members[0::2], members[1::2], strict=True):
+            assert keys[0::3] == keys[1::3] == keys[2::3]  # image, text and JSON are neighbours
+            for image, text, sidecar in zip(members[0::3], members[1::3], members[2::3], strict=True):
                 row = manifest[image.name.partition(".")[0]]
                 file = archive.extractfile(image)
                 assert file is not None
@@ -158,6 +158,9 @@ def test_shards_are_tars_that_anyone_can_read(tmp_path: Path) -> None:
                 assert hashlib.sha256(data).hexdigest() == row["sha256"]
                 assert Image.open(io.BytesIO(data)).size == (row["width"], row["height"])
                 assert (image.mtime, image.uid, image.gid) == (0, 0, 0)
+                file = archive.extractfile(text)
+                assert file is not None
+                assert (text.name, file.read().decode()) == (f"{row['uid']}.txt", f"text {int(row['uid'][1:])}")
                 file = archive.extractfile(sidecar)
                 assert file is not None
                 assert json.loads(file.read())["caption"] == f"text {int(row['uid'][1:])}"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.helpers.killed import KillAt
 
-import diptych.data.shards.takedown as module
 from diptych.cli import main
-from diptych.core.errors import DataError
-from diptych.core.image import ArrayImage
+from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.image import ArrayImage, BytesImage
 from diptych.core.sample import Sample, Text
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
 from diptych.data.dataset import Pool
 from diptych.data.load.order import span
 from diptych.data.quarantine import read_quarantine
+from diptych.data.shards.append import add
 from diptych.data.shards.build import build, open_built
-from diptych.data.shards.takedown import takedown
+from diptych.data.shards.takedown import TakedownReport, takedown, taken_down
 from diptych.data.shards.verify import verify
 
 
@@ -84,26 +88,55 @@ def test_twice_and_a_whole_shard(folder: Path) -> None:
     assert sorted(path.name for path in (folder / "shards").glob("*.tar")) == ["00000-r2.tar", "00002.tar"]
 
 
-@pytest.mark.parametrize("at", ["write_quarantine", "_rewritten", "write_parquet", "write_json"])
-def test_a_kill_in_the_middle_hides_the_sample_and_can_be_repeated(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    real = getattr(module, at)
+def test_a_kill_in_the_middle_hides_the_sample_and_can_be_repeated(folder: Path, tmp_path: Path, kill: KillAt) -> None:
+    """At every moment the folder can be read, and once the first step is done, nothing shows what was taken down."""
+    everything = {f"u{n:02}" for n in range(20)}
+    for at in count():
+        copy = Path(shutil.copytree(folder, tmp_path / f"copy{at}"))
+        with kill(at) as killed:
+            takedown(copy, GONE)
+        hidden = {bad.uid for bad in read_quarantine(copy)} >= set(GONE)
+        assert set(open_built(copy).uids) == (everything - set(GONE) if hidden else everything)
+        if killed:
+            takedown(copy, [])  # any next call goes on
+            takedown(copy, [] if {bad.uid for bad in read_quarantine(copy)} else GONE)
+        assert verify(copy, update=False).ok
+        assert set(open_built(copy).uids) == everything - set(GONE)
+        assert {p.suffix for p in (copy / "shards").iterdir() if p.name[0] != "."} == {".tar", ".parquet"}
+        assert not (copy / "takedown.json").exists()
+        if not killed:
+            break
+    assert at > 20
 
-    def killed(*args, **kwargs):
-        if at == "write_quarantine":
-            real(*args, **kwargs)
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, at, killed)
-        with pytest.raises(KeyboardInterrupt):
-            takedown(folder, GONE)
-    if at != "write_json":  # there the count does not fit for a moment, and opening says so
-        assert not set(open_built(folder).uids) & set(GONE)
+def test_by_condition_and_again_after_a_kill(folder: Path, kill: KillAt) -> None:
+    group = [f"u{n:02}" for n in range(20) if n % 5 == 2]
+    done: list[tuple[str, ...]] = []
+
+    def fail(report: TakedownReport) -> None:
+        raise OSError("the index is on another disk")
+
+    with pytest.raises(OSError, match="another disk"):
+        takedown(folder, where=["group=g2"], then=fail)
+    assert not set(open_built(folder).uids) & set(group)
+    takedown(folder, where=["group=g2"], then=lambda report: done.append(report.uids))
+    assert done == [tuple(group)], "the condition meets nothing any more, and the indexes get the uids all the same"
+    with pytest.raises(ConfigError, match="expected COLUMN=VALUE"):
+        takedown(folder, where=["g2"])
+    with pytest.raises(UnknownName):
+        takedown(folder, where=["vendor=g2"])
+
+
+def test_what_was_taken_down_is_not_taken_in_again(folder: Path) -> None:
+    before = open_built(folder)
+    again = Pool.from_samples([before[before.uids.index("u03")], replace(before[before.uids.index("u11")], uid="other")])
+    again = Pool.from_samples([Sample(s.uid, BytesImage(s.image.read(), s.uid), s.texts) for s in again])
     takedown(folder, GONE)
-    assert verify(folder, update=False).ok
-    assert len(open_built(folder)) == 17
+    report = add(folder, again)
+    assert (report.samples, report.taken_down) == (0, 2)
+    assert "not taken in again" in "\n".join(report.lines())
+    assert taken_down(folder).uids == set(GONE)
+    assert len(taken_down(folder).hashes) == 3
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:

@@ -12,8 +12,12 @@ import pytest
 from PIL import Image
 
 from diptych.core.errors import DataError, DiptychError, RunError, UnknownName
+from diptych.core.image import BytesImage
+from diptych.core.sample import Sample
+from diptych.data.masks import decode
 from diptych.data.web import fetch as module
-from diptych.data.web.fetch import fetch, files, read_card, resolve_links, stamp_texts
+from diptych.data.web.debian import files, resolve_links
+from diptych.data.web.fetch import fetch, read_card, split_by, stamp_texts
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not on this machine")
 
@@ -76,7 +80,7 @@ def test_stamps_from_a_package(tmp_path: Path) -> None:
     assert sample.group == "a frog."
     assert sample.licence == "GPL-2.0-only"
     assert sample.source == "debian:tuxpaint-stamps-default 1.0-1"
-    assert sample.extras == {"category": "animals", "folder": "animals"}
+    assert sample.extras == {"category": "animals", "folder": "animals", "split": "train"}
     assert sample.image is not None
     assert sample.image.read() == png()
     reasons = {bad.uid: bad.reason for bad in pool.quarantine}
@@ -202,3 +206,60 @@ def test_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             fetch("stamps", tmp_path / "x", progress=False)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "x").exists()
+
+
+KGM = """<?xml version="1.0"?><!DOCTYPE kgeographyMap><map><mapFile>atlantis.png</mapFile><name>Atlantis</name>
+<divisionsName>Provinces</divisionsName><author>Nobody</author>
+<division><name>Sea</name><ignore>yes</ignore><color><red>0</red><green>0</green><blue>255</blue></color></division>
+<division><name>North</name><capital>Polis</capital><flag>north.png</flag>
+<color><red>255</red><green>0</green><blue>0</blue></color></division>
+<division><name>Lost</name><color><red>1</red><green>2</green><blue>3</blue></color></division></map>"""
+
+
+def atlas() -> bytes:
+    image, buffer = Image.new("RGB", (12, 8), (0, 0, 255)), io.BytesIO()
+    image.paste((255, 0, 0), (3, 2, 9, 5))
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@needs_dpkg
+def test_maps_have_a_region_for_every_named_colour_that_they_show(tmp_path: Path) -> None:
+    debs = tmp_path / "out-debs"
+    debs.mkdir()
+    tree: dict[str, bytes | str] = {
+        "usr/share/kgeography/atlantis.kgm": KGM,
+        "usr/share/kgeography/atlantis.png": atlas(),
+        "usr/share/kgeography/flags/north.png": png(),
+        "usr/share/kgeography/gone.kgm": KGM.replace("atlantis.png", "gone.png"),
+        "usr/share/kgeography/bad.kgm": KGM.replace("<red>255", "<red>300"),
+        "usr/share/kgeography/evil.kgm": KGM.replace("kgeographyMap>", 'kgeographyMap [<!ENTITY x "y">]>', 1),
+    }
+    make_deb(debs, "kgeography-data", tree)
+    pool = fetch("geography", tmp_path / "out", keep_debs=True, progress=False)
+    by_category = {sample.extras["category"]: sample for sample in pool}
+    (region,) = by_category["map"].regions
+    assert (region.label, region.attributes, region.box) == ("North", ("capital Polis",), (3.0, 2.0, 9.0, 5.0))
+    assert decode(region.mask).sum() == 18
+    assert by_category["map"].texts[0].string == "A map of Atlantis with its provinces."
+    assert by_category["flag"].texts[0].string == "The flag of North."
+    assert by_category["flag"].extras["split"] == by_category["map"].extras["split"]
+    reasons = {bad.uid: bad.reason for bad in pool.quarantine}
+    assert reasons.keys() == {"gone", "bad", "evil"}
+    assert "gone.png is not in the package" in reasons["gone"]
+    assert "entity" in reasons["evil"]
+
+
+def test_what_is_held_out_depends_on_names_and_takes_equal_pictures_along() -> None:
+    units = [f"author {row % 40}" for row in range(400)] + [""] * 50
+    images = [BytesImage(f"{row}".encode()) for row in range(400)] + [BytesImage(f"{row}".encode()) for row in range(50)]
+    samples = [Sample(f"s{row}", image) for row, image in enumerate(images)]
+    made = split_by(samples, units, "unseen_author")
+    apart = {unit for unit, sample in zip(units, made, strict=True) if sample.extras["split"] == "unseen_author" and unit}
+    seen = {unit for unit, sample in zip(units, made, strict=True) if sample.extras["split"] == "train" and unit}
+    assert apart
+    assert not apart & seen
+    for row in range(50):
+        assert made[400 + row].extras["split"] == made[row].extras["split"], "the same bytes lie on one side"
+    again = split_by(samples[::-1], units[::-1], "unseen_author")
+    assert [sample.extras["split"] for sample in again[::-1]] == [sample.extras["split"] for sample in made]

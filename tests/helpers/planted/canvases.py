@@ -59,7 +59,7 @@ class PlantedReader:
     name: str = "planted reader"
     asked: int = field(default=0, init=False)
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [self._said(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def _said(self, image: ImageSource, prompt: PromptLike) -> str:

@@ -87,7 +87,7 @@ class PlantedReader:
 
     name, fingerprint = "planted reader", "1"
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [self._said(as_dialogue(prompt).turns[-1].text) for prompt in prompts]
 
     def _said(self, asked: str) -> str:

@@ -60,7 +60,7 @@ class Estimator:
         found = (data[row].extras[FIELD] for row in range(len(data)))
         return replace(self, truths={asked["question"]: asked["value"] for asked in found})
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [self._reply(as_dialogue(prompt).turns[-1].text.removeprefix("Question: ").splitlines()[0]) for prompt in prompts]
 
     def _reply(self, question: str) -> str:

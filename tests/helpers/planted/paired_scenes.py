@@ -72,7 +72,7 @@ class Planner:
     def __init__(self, localiser: Localiser) -> None:
         self.localiser = localiser
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[Any], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[Any], *, max_tokens: int = 64) -> list[str]:
         return [self._plan(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def _plan(self, first: ImageSource, prompt: Any) -> str:

@@ -57,7 +57,7 @@ class RelationAnswerer:
     def name(self) -> str:
         return self.kind
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [("no", "yes")[self._says_yes(image, str(prompt))] for image, prompt in zip(images, prompts, strict=True)]
 
     def _says_yes(self, image: ImageSource, question: str) -> bool:

@@ -79,7 +79,7 @@ class Responder:
         found = (question for row in range(len(data)) for question in data[row].extras[FIELD])
         return replace(self, truths={question["question"]: question["answer"] for question in found})
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [self._reply(_words(prompt)) for prompt in prompts]
 
     def _reply(self, text: str) -> str:

@@ -86,7 +86,7 @@ class Onlooker:
     name: str = "onlooker"
     fingerprint: str = "1"
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [self._reply(image, as_dialogue(prompt).turns[-1].text) for image, prompt in zip(images, prompts, strict=True)]
 
     def _reply(self, image: ImageSource, asked: str) -> str:

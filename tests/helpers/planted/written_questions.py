@@ -52,7 +52,7 @@ class Skilled:
         names = {uid: sample.image.name for uid, sample in samples.items() if sample.image is not None}
         self.known = {(names[one.uid], one.question): one for one in asked}
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         return [self._said(image.name, str(prompt).split("\n")[0]) for image, prompt in zip(images, prompts, strict=True)]
 
     def _said(self, name: str, question: str) -> str:

@@ -64,7 +64,7 @@ def test_search_fuses_the_two_rankings(kit: Any, tmp_path: Path, rule: Any) -> N
     )
     where = {"style": ["noto", "fluent"]}
     with (
-        HybridIndex.build(model, pool, tmp_path / "hybrid", fusion=rule, lexical=0.3, depth=40) as hybrid,
+        HybridIndex.build(model, pool, tmp_path / "hybrid", fusion=rule, lexical=0.3, depth=40, exact_first=False) as hybrid,
         DenseIndex.build(model, pool, tmp_path / "dense") as dense,
         LexicalIndex.build(BM25Encoder(), pool, tmp_path / "lexical") as lexical,
     ):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError, DataError, ShapeError, UnknownName
 from diptych.core.image import ArrayImage
+from diptych.core.prompt import ImagePart, TextPart
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import ImageSlots, Layout, TextPiece, lay_out
 from diptych.data.text.prompts.template import Template
@@ -326,3 +327,24 @@ def test_a_prompt_that_does_not_fit_is_refused() -> None:
         made.generate(images(1), ["what colour is it ? " * 20])
     with pytest.raises(ConfigError, match="2 prompts for 1 images"):
         made.generate(images(1), ["", ""])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_of_text_alone_is_answered_without_a_picture_beside_those_that_have_one(kind: str) -> None:
+    made, (image,) = writer(kind), images(1)
+    alone, beside = made.generate([None], ["green ring"], max_tokens=5), made.generate([image], ["green ring"], max_tokens=5)
+    assert made.generate([image, None], ["green ring"] * 2, max_tokens=5) == [*beside, *alone]
+    assert made.generate(None, (TextPart("green ring"),), max_tokens=5) == alone[0]
+    with pytest.raises(DataError, match="refers to a picture and comes without one"):
+        made.generate([None], [(ImagePart(), TextPart("green ring"))])
+
+
+def test_text_alone_costs_what_the_language_model_says_of_it() -> None:
+    made = writer("llama")
+    ids = [1, *VOCABULARY.pieces("Question: green ring Answer:"), *VOCABULARY.pieces(" red"), 2]
+    count = len(VOCABULARY.pieces(" red")) + 1
+    with torch.no_grad():
+        logit_LV = made.bridge.language.inner(input_ids=torch.tensor([ids])).logits[0].double()
+    expected = torch.nn.functional.cross_entropy(logit_LV[-count - 1 : -1], torch.tensor(ids[-count:]), reduction="sum")
+    (table,) = made.answer_nll([None], ["green ring"], [["red"]])
+    assert table == pytest.approx(np.array([[float(expected), count]]), rel=1e-5)

@@ -334,3 +334,13 @@ def test_a_dead_port_says_so(cache: Path) -> None:
     model = ChatModel.open("openai:http://127.0.0.1:9/v1#tiny?patience=0&timeout=1")
     with pytest.raises(RunError, match=r"does not answer: unreachable: .* run the same command again"):
         model.generate(RED, "a")
+
+
+def test_a_prompt_of_text_alone_is_sent_without_a_picture(server: Server, cache: Path) -> None:
+    server.behave = echo
+    model = opened(server)
+    asked: Any = ["one?", (TextPart("two?"),), Dialogue((Turn("user", (TextPart("three?"),)),))]
+    assert model.generate([None] * 3, asked) == ["says one?", "says two?", "says three?"]
+    assert sorted(sent["messages"][0]["content"] for sent in server.asked) == ["one?", "three?", "two?"]
+    with pytest.raises(DataError, match="picture 0 of 0"):
+        model.generate([None], [(ImagePart(), TextPart("four?"))])

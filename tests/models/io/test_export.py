@@ -112,10 +112,10 @@ def test_onnxruntime_agrees_for_any_batch(tmp_path: Path, changes: dict[str, Any
     text = onnxruntime.InferenceSession(tmp_path / "onnx" / "text.onnx")
     for count in (1, 3):
         image_BCHW = ours.preprocess(PIXELS[:count]).numpy()
-        (found,) = image.run(None, {"image": image_BCHW})
+        (found,) = image.run(None, {"pixel_values": image_BCHW})
         np.testing.assert_allclose(found, ours.embed_images(IMAGES[:count]), atol=1e-4)
         encoded = ours.tokenizer.encode(TEXTS[:count], 12)
-        given = {"ids": encoded.ids_BL, "mask": encoded.mask_BL}
+        given = {"input_ids": encoded.ids_BL, "attention_mask": encoded.mask_BL.astype(np.int64)}
         (found,) = text.run(None, {entry.name: given[entry.name] for entry in text.get_inputs()})
         np.testing.assert_allclose(found, ours.embed_texts(TEXTS[:count]), atol=1e-4)
     assert Tokenizer.load(tmp_path / "onnx").vocab_size == ours.tokenizer.vocab_size

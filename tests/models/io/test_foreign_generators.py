@@ -255,3 +255,20 @@ def test_a_folder_that_lacks_something_says_what(folder: Path, tmp_path: Path) -
     (broken / "config.json").write_text(json.dumps(plain))
     with pytest.raises(DataError, match="is missing or of another size"):
         diptych.load(f"hf:{broken}")
+
+
+def test_text_alone_is_read_by_the_language_model_or_refused(folder: Path) -> None:
+    model = diptych.load(f"hf:{folder}")
+    if not model._mark:  # BLIP-2 and its kind place a picture in every prompt
+        with pytest.raises(DataError, match="reads no prompt of text alone"):
+            model.generate([None], ["what colour is it ?"])
+        return
+    inputs = model.tokenizer(["what colour is it ?"], return_tensors="pt")
+    id_1L = model.model.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=5, do_sample=False
+    )
+    expected = model._decoded(id_1L[0, inputs["input_ids"].shape[1] :].tolist())
+    (image,) = images(1)
+    beside = model.generate([image], ["what colour is it ?"], max_tokens=5)
+    both = model.generate([None, image, None], ["what colour is it ?"] * 3, max_tokens=5)
+    assert both == [expected, beside[0], expected]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,18 @@ from torch.nn import functional as F
 import diptych as dp
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.models.detection.backbone import detection_backbone
-from diptych.models.penet.opened import BACKBONE, MEAN, RELEASED, STD, from_released, load_released
+from diptych.models.penet.opened import (
+    BACKBONE,
+    MEAN,
+    PREDICTOR,
+    RELEASED,
+    STD,
+    flattened,
+    from_released,
+    is_nested,
+    load_released,
+)
+from diptych.models.penet.predicate_head import PENetHeadConfig, PredicatePrototypeHead
 from diptych.models.penet.scene_graph_network import SceneGraphNetwork
 from diptych.recipes.relations.penet import PENet
 from diptych.worlds.links.world import links
@@ -44,6 +56,57 @@ def test_every_released_tensor_has_its_place(network: SceneGraphNetwork) -> None
     unread = {name for name in tensors if not from_released({name: tensors[name]})}
     assert len(unread) == 5 + 2
     assert len(read) + len(unread) == len(tensors)
+
+
+PAIRS = (
+    "down_samp",
+    "vis2sem",
+    "gate_pred",
+    "W_pred",
+    "norm_rel_rep",
+    "linear_rel_rep",
+    "project_head",
+    "logit_scale",
+    "rel_embed",
+)
+"""Parts that stay in the predictor of SGG-Benchmark's PE-Net; the others lie in its `context_layer`."""
+
+
+def test_every_tensor_of_sgg_benchmarks_pe_net_has_its_place(parity: Any) -> None:
+    """predictors/regularized_predictors.py and models/model_penet.py: two maps of visual features in the place of one."""
+    tensors = {}
+    for name, tensor in released_tensors().items():
+        part = name.removeprefix(PREDICTOR)
+        if name.startswith(PREDICTOR) and part.partition(".")[0] not in PAIRS:
+            name = f"{PREDICTOR}context_layer.{part}"
+        tensors[name] = tensor
+        if name.startswith(f"{PREDICTOR}vis2sem."):
+            tensors[f"{PREDICTOR}context_layer.{part}"] = torch.empty_like(tensor)
+    assert is_nested(tensors)
+    with torch.device("meta"):
+        shape = replace(RELEASED, head=replace(RELEASED.head, pair_map="own"))
+        network = SceneGraphNetwork(detection_backbone(**BACKBONE), shape, 150, 50)  # type: ignore[arg-type]
+    read = from_released(flattened(tensors))
+    assert read.keys() == network.state_dict().keys()
+    load_released(network, flattened(tensors))
+    parity("penet", "tensors of SGG-Benchmark's layout without a place", "none", [(len(read.keys() ^ network.state_dict().keys()), 0)],
+           tolerance=0)  # fmt: skip
+
+
+def test_pairs_may_have_a_map_of_their_own() -> None:
+    torch.manual_seed(0)
+    head = PredicatePrototypeHead(
+        PENetHeadConfig(width=8, word_width=4, naming_width=4, dropout=0.0, pair_map="own"), 6, 5, 4
+    ).eval()
+    shared = PredicatePrototypeHead(PENetHeadConfig(width=8, word_width=4, naming_width=4, dropout=0.0), 6, 5, 4).eval()
+    state = head.state_dict()
+    shared.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("pair_visual")})
+    given = torch.randn(3, 6), torch.tensor([1, 2, 3]), torch.tensor([[0, 1], [2, 0]]), torch.randn(2, 6)
+    assert not torch.allclose(head(*given).logit_PK, shared(*given).logit_PK)
+    head.pair_visual.load_state_dict(head.visual.state_dict())
+    torch.testing.assert_close(head(*given).logit_PK, shared(*given).logit_PK)
+    with pytest.raises(ConfigError, match="pair_map is 'both'"):
+        PENetHeadConfig(pair_map="both")  # type: ignore[arg-type]
 
 
 def test_it_is_the_published_preset(network: SceneGraphNetwork) -> None:

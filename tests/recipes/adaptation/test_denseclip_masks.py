@@ -20,7 +20,7 @@ from diptych.core.scene_graph import Region
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.masks import box_of, decode
-from diptych.models.denseclip.released import open_released
+from diptych.models.denseclip.opened import open_released
 from diptych.models.detection.mask_rcnn import MaskRCNNConfig
 from diptych.objectives.boxes.sampling import BoxSampling
 from diptych.recipes.adaptation.denseclip_masks import DenseCLIPMasks
@@ -179,7 +179,7 @@ def test_what_is_left_out_and_refused(tmp_path: Path) -> None:
     names += ("text_encoder.token_embedding.weight", "decode_head.conv_seg.weight")
     segmenter = {"state_dict": {name: torch.zeros(1, 1) for name in names}, "meta": {"CLASSES": ["wall", "sky"]}}
     torch.save(segmenter, tmp_path / "segmenter.pth")
-    with pytest.raises(ConfigError, match=r"segmenter\.pth: a segmenter, by its decode_head \(expected a detector"):
+    with pytest.raises(ConfigError, match=r"segmenter\.pth: not in the file: gamma, context_decoder\.memory_proj"):
         load(f"denseclip:{tmp_path / 'segmenter.pth'}")
     torch.save({"model": {}}, tmp_path / "other.pth")
     with pytest.raises(DataError, match="holds no state_dict"):

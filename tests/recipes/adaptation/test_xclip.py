@@ -31,6 +31,7 @@ from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
+from diptych.models.video.released import from_released
 from diptych.models.video.video_embedder import VideoEmbedder
 from diptych.models.video.video_encoder import VideoEncoder, VideoSettings
 from diptych.recipes.adaptation.xclip import XCLIP, towers_of
@@ -113,6 +114,14 @@ def released() -> VideoEncoder:
             shape = (1, *tensor.shape) if their == "mit.positional_embedding" else tuple(tensor.shape)
             own[name] = filled(their, shape).reshape(tensor.shape)
     model.load_state_dict(own)
+    given = {name: filled(name, shape) for name, shape in shapes.items() if name != "logit_scale"}
+    for name, tensor in own.items():
+        if name.startswith(("tower.messages", "mixer", "refiner", "patch_")):
+            their = released_name(name)
+            given[their] = tensor[None] if their == "mit.positional_embedding" else tensor
+    placed = from_released(given)  # where a file of the release is opened
+    assert placed.keys() == own.keys() - {"log_scale"}
+    assert all(torch.equal(tensor, own[name]) for name, tensor in placed.items())
     model.set_classes(class_prompts(NAMES, words, 16, context=0, tail="", fitted=True))
     return model.eval()
 

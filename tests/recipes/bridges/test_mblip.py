@@ -24,7 +24,8 @@ from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import connector
 from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.towers.adapters import LoRAConfig, add_adapters, merged
-from diptych.recipes.bridges.mblip import ASKS, ASKS_BACK, MBLIP, REQUESTS, inner_maps
+from diptych.recipes._shared.language.multilingual_config import REQUESTS
+from diptych.recipes.bridges.mblip import ASKS, ASKS_BACK, MBLIP, inner_maps
 from diptych.train.optimise import build_optimiser
 from diptych.worlds.scenes.captions import Mention, Statement
 from diptych.worlds.scenes.languages import NAMES, REQUEST, TAGS, _words, languages, sentence

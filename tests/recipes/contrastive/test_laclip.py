@@ -25,6 +25,7 @@ from diptych.curate.writing import in_context
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.transforms import crop_box
+from diptych.models.io.releases.slip_layout import slip_parts
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.towers.towers import image_tower, text_tower
 from diptych.objectives.pairs.info_nce import info_nce
@@ -151,6 +152,12 @@ def test_towers_give_the_numbers_of_the_released_model(parity: Any) -> None:
     text = text_tower("transformer", vocab_size=60, length=10, width=32, layers=2, heads=2, act="quick_gelu", eot_id=59)
     model = DualEncoder(image, text, width=32).double().eval()
     filled(model)
+    own = model.state_dict()
+    turned = ("image_projection", "text_projection")
+    given = {theirs_of(name): tensor.T if theirs_of(name) in turned else tensor for name, tensor in own.items()}
+    placed = slip_parts(given).tensors  # where a file of the release is opened
+    assert placed.keys() == own.keys()
+    assert all(torch.equal(placed[name], tensor) for name, tensor in own.items())
     pixels = torch.sin(torch.arange(2 * 3 * 160 * 160, dtype=torch.float64) * 0.013).reshape(2, 3, 160, 160)
     ids = torch.tensor([[50, 3, 4, 5, 59, 0, 0, 0, 0, 0], [50, 7, 8, 9, 10, 11, 12, 13, 14, 59]])
     with torch.no_grad():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.models.io.releases.tips import from_text, from_vision
 from diptych.models.towers.towers import image_tower, text_tower
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "tips_released.json").read_text(encoding="utf-8"))
@@ -24,13 +25,18 @@ def filled(name: str, shape: Any) -> Tensor:
     return (0.3 * torch.sin(0.37 * torch.arange(count, dtype=torch.float64) + len(name))).reshape(shape)
 
 
-def adopted(module: Any, names: dict[str, str]) -> None:
-    """Each of our parameters becomes the release's of the name beside it."""
+def adopted(module: Any, names: dict[str, str], opened: Any) -> None:
+    """Each of our parameters becomes the release's of the name beside it, where `opened`, the map of released files, puts it as well."""
     own = dict(module.named_parameters())
     assert set(own) == set(names)
     with torch.no_grad():
         for mine, theirs in names.items():
             own[mine].copy_(filled(theirs, own[mine].shape))
+    extra = {"cls_token": 2, "register_tokens": 2, "mask_token": 1, "pos_embed": 1}  # dimensions of one that the release has more
+    given = {theirs: filled(theirs, (1,) * extra.get(theirs, 0) + tuple(own[mine].shape)) for mine, theirs in names.items()}
+    placed = opened(given)
+    assert placed.keys() == own.keys()
+    assert all(torch.equal(placed[name], tensor) for name, tensor in own.items())
 
 
 def test_the_text_tower_is_the_released_one(parity: Any) -> None:
@@ -43,7 +49,7 @@ def test_the_text_tower_is_the_released_one(parity: Any) -> None:
         for layer in range(2):
             for mine, theirs in parts.items():
                 names[f"transformer.blocks.{layer}.{mine}.{kind}"] = f"transformer.resblocks.{layer}.{theirs}{kind}"
-    adopted(tower, names)
+    adopted(tower, names, from_text)
     ids_BL = torch.tensor([[3, 7, 19, 4, 0, 0], [5, 1, 2, 8, 11, 6]])
     mask_BL = torch.tensor([[True] * 4 + [False] * 2, [True] * 6])
     with torch.no_grad():
@@ -66,7 +72,7 @@ def test_the_image_tower_is_the_released_one(parity: Any) -> None:
             f"blocks.{layer}.scale_1_D": f"blocks.{layer}.ls1.gamma",
             f"blocks.{layer}.scale_2_D": f"blocks.{layer}.ls2.gamma",
         }
-    adopted(tower, names)
+    adopted(tower, names, from_vision)
     image_BCHW = torch.sin(torch.arange(2 * 3 * 28 * 28).double() * 0.011).reshape(2, 3, 28, 28) * 0.5 + 0.5
     masked_BP = torch.tensor([[True, False, False, True], [False, True, False, False]])
     with torch.no_grad():

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diptych.api import load
 from diptych.cli import main
+from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError
 from diptych.curate.operators.pseudo_texts import conquer
 from diptych.data.dataset import Pool
@@ -56,7 +57,7 @@ def vocabulary() -> str:
 
 
 def recipe(**changes: Any) -> UniPT:
-    return replace(UniPT.tiny(), **{"batch_size": 8, "vocabulary": vocabulary(), "weight_patches": 0.0, **changes})
+    return with_changes(UniPT.tiny(), {"batch_size": 8, "vocabulary": vocabulary(), "weight_patches": 0.0, **changes})
 
 
 def one_batch(made: UniPT, rows: Any = None) -> UnifiedBatch:

@@ -40,6 +40,7 @@ class Talker:
 
     def generate(self, images: Any, prompts: Any, *, max_tokens: int = 64) -> list[str]:
         self.asked += len(prompts)
+        assert list(images) == [None] * len(prompts), "no picture"
         assert all(isinstance(part, TextPart) for prompt in prompts for part in prompt), "words alone"
         return [self.reply(prompt[0].text) for prompt in prompts]
 
@@ -51,6 +52,7 @@ class Nats:
 
     def answer_nll(self, images: Any, prompts: Any, candidates: Any) -> list[np.ndarray]:
         found = []
+        assert list(images) == [None] * len(prompts), "no picture"
         for prompt, names in zip(prompts, candidates, strict=True):
             assert names == ["yes", "no"]
             lines = dict(line.split(": ", 1) for line in prompt[0].text.splitlines() if ": " in line)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from diptych.claims.cells.learned_pairs.pairs import sized_for
 from diptych.claims.cells.learned_pairs.streams import AtOnce, Stopped, Streamed, Untrained
+from diptych.claims.cells.learned_pairs.task_streams import colours
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
 from diptych.recipes.contrastive.ctp import CTP
-from diptych.worlds.task_streams import colours
 
 BATCH, STEPS, ROWS, TESTED = 128, 480, 2000, 500
 BUFFER = ROWS

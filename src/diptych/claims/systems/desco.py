@@ -14,6 +14,7 @@ from diptych.claims.cells.relations.invented_names import SCENES, TESTED, Descri
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
+from diptych.core.config import with_changes
 
 DATA = f"{SCENES:,} rendered scenes of two shapes with made-up names; {TESTED} each with names that training had and with others to test"
 
@@ -60,7 +61,7 @@ def claims() -> tuple[Claim, ...]:
         sentence="Regions that answer the head of a description alone obey it more than regions that answer all of it",
         source='2306.14060: positives are the name and the kind, never the tail ("partial")',
         refuted="a difference whose interval lies below zero",
-        baseline=Arm("all of it", Described(replace(described, positive="all")), rates),
+        baseline=Arm("all of it", Described(with_changes(described, {"positive": "all"})), rates),
         controls=(Arm("untrained", Described(described, learns=False)),),
     )
     return pairs, unseen, partial

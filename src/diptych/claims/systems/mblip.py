@@ -17,7 +17,8 @@ from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.training import opened, untrained
 from diptych.claims.verdict import Margins
-from diptych.core.config import to_plain
+from diptych.core.config import to_plain, with_changes
+from diptych.core.grouped_fields import out_of_groups
 from diptych.recipes._shared.cached_models import cached_model
 from diptych.recipes.bridges.mblip import MBLIP
 from diptych.worlds.pair_languages import noun_in, pair_languages
@@ -57,7 +58,8 @@ class Realigned:
             recipe = replace(recipe, former_weights=str(english_former(recipe, cell)))
         if cell.rate is not None:  # of every part, in proportion
             times = cell.rate / recipe.lr
-            recipe = replace(recipe, visual_lr=times * recipe.visual_lr, warm_lr=times * recipe.warm_lr)
+            rates = recipe.alignment
+            recipe = with_changes(recipe, {"visual_lr": times * rates.visual_lr, "warm_lr": times * rates.warm_lr})
         model = (opened if self.learns else untrained)(recipe, rows, replace(cell, folder=cell.folder / "whole"))
         samples = [test[row] for row in range(len(test))]
         shares_by_tag = {}
@@ -79,26 +81,26 @@ def drawn(split: Split, count: int, seed: int, cell: Cell) -> RenderedDataset:
 def english_former(recipe: MBLIP, cell: Cell) -> Path:
     """The model folder of the bridge whose Q-Former was trained before the English language model: made once for all seeds and arms."""
     rows = drawn("train", PAIRS, ELSEWHERE, cell)
-    first = replace(
-        recipe,
-        image_weights=recipe.prepare(rows).image_folder,  # the very encoder, whatever language each stage reads
-        languages=("en",),
-        language="en",
-        adapter_rank=0,
-        warm_share=0.0,
-        steps=ENGLISH_STEPS,
-        lr=MBLIP.tiny().lr,
-        visual_lr=MBLIP.tiny().lr,
-    )
+    changes = {
+        "image_weights": recipe.prepare(rows).image_folder,  # the very encoder, whatever language each stage reads
+        "languages": ("en",),
+        "language": "en",
+        "adapter_rank": 0,
+        "warm_share": 0.0,
+        "steps": ENGLISH_STEPS,
+        "lr": MBLIP.tiny().lr,
+        "visual_lr": MBLIP.tiny().lr,
+    }
+    first = with_changes(recipe, changes)
     alone = replace(cell, folder=cell.folder / "english", seed=ELSEWHERE, rate=None, share=1.0, spending=Spending())
-    settings = {name: value for name, value in to_plain(first).items() if not name.endswith("_weights")}
+    settings = {name: value for name, value in to_plain(out_of_groups(first)).items() if not name.endswith("_weights")}
     key = [FORMAT, rows.fingerprint, IMAGES, settings, cell.size]
     return cached_model("formers", key, lambda: opened(first, rows, alone).save, seed=ELSEWHERE)
 
 
 def claims() -> tuple[Claim, ...]:
     fresh = replace(MBLIP.tiny(), small_image_size=SIDE, small_image_steps=1500, steps=STEPS)
-    english = Realigned(replace(fresh, languages=("en",)), english=True)
+    english = Realigned(with_changes(fresh, {"languages": ("en",)}), english=True)
     rates = around(fresh.lr)
     return (
         Claim(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diptych.claims.cells.relations.changed_links import annotated_twice
 from diptych.claims.cells.relations.tailed_predicates import FEW, SCENES, STEEP, TESTED, Tailed, TailedFew, small
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.worlds.links.changes import annotated_twice
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, predicates by Zipf's law (exponent 1.5); {TESTED} with all alike to test"
 

@@ -28,7 +28,7 @@ from diptych.tasks.generation.vqa import VQA
 from diptych.worlds.rendered import RenderedDataset
 from diptych.worlds.scenes.world import Split, scenes
 
-SCENES, TESTED, SMOKE_ROWS, STEPS = 2000, 60, 24, 300
+SCENES, TESTED, SMOKE_ROWS, STEPS = 1000, 60, 24, 150
 ELSEWHERE = 1
 """The seed of what the language model reads."""
 PROGRAMS = ("graph_object", "graph_attribute")
@@ -80,7 +80,7 @@ class QuestionTuned:
 
 
 def claims() -> tuple[Claim, ...]:
-    small: dict[str, Any] = {"small_steps": 800, "small_image_steps": 400}
+    small: dict[str, Any] = {"small_steps": 300, "small_image_steps": 300}
     tuned = replace(InstructBLIP.tiny(), **small, steps=STEPS, batch_size=32, requests=("Describe the picture.",))
     rates = around(tuned.lr)
     return (

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from diptych.claims.cells.relations import tagged_links
+from diptych.claims.cells.relations.changed_links import jittered, with_colours
 from diptych.claims.cells.relations.links import SCENES, TESTED, Linked, small
 from diptych.claims.cells.relations.tagged_links import FEW, MANY, PreTrained
 from diptych.claims.claim import Arm, Claim
@@ -14,7 +15,6 @@ from diptych.claims.verdict import Margins
 from diptych.data.graphs.label_lists import CorpusNames
 from diptych.data.vocabularies import vocabulary
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.links.changes import jittered, with_colours
 from diptych.worlds.links.world import HELD_OUT, PREDICATES, SHAPES
 
 DATA = f"{SCENES:,} rendered scenes of linked shapes, {TESTED} of the same seed to test"

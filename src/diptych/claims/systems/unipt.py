@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from diptych.claims.cells.domains.persons import PseudoThenLabelled
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
+from diptych.core.config import with_changes
 from diptych.recipes.domains.unipt import UniPT
 
 UNLABELLED, LABELLED, STEPS, BEFORE = 1600, 200, 300, 0.6
 
 
 def claims() -> tuple[Claim, ...]:
-    recipe = replace(UniPT.tiny(), steps=STEPS, weight_patches=0.0, weight_unified=0.0)
-    wordless = replace(recipe, weight_words=0.0)
-    unified = replace(recipe, weight_unified=1.0)
+    recipe = with_changes(UniPT.tiny(), {"steps": STEPS, "weight_patches": 0.0, "weight_unified": 0.0})
+    wordless = with_changes(recipe, {"weight_words": 0.0})
+    unified = with_changes(recipe, {"weight_unified": 1.0})
     rates = around(recipe.lr)
     sizes: dict[str, Any] = {"unlabelled": UNLABELLED, "labelled": LABELLED}
     words: dict[str, Any] = {

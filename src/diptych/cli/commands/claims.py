@@ -1,4 +1,4 @@
-"""``diptych claims list | cost SLUG... | run SLUG... | check [SLUG...] | table``."""
+"""``diptych claims list | cost SLUG... | run SLUG... | judge [SLUG...] | check [SLUG...] | table``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ class ClaimsCostArgs:
 
 
 @dataclass(frozen=True)
+class ClaimsJudgeArgs:
+    slugs: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
+    ] = ()
+    dry: Annotated[bool, arg(help="write no line")] = False
+    ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
+    cells: Annotated[Path, arg(help="where finished cells are kept")] = CELLS
+    json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+@dataclass(frozen=True)
 class ClaimsCheckArgs:
     slugs: Annotated[
         Positional[tuple[str, ...]], arg(metavar="SLUG", help="systems or claims; all that have a verdict when left out")
@@ -65,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
         "list": (_list, "every claim in a sentence"),
         "cost": (_cost, "what a verdict would cost, from a few steps of every arm"),
         "run": (_run, "sweep the rates, run what is missing, give the verdict, write the ledger"),
+        "judge": (_judge, "judge kept verdicts by the present rule, with raw-input controls"),
         "check": (_check, "check that verdicts are of the present code"),
         "table": (_table, "the newest verdict of every claim"),
     }
@@ -92,6 +104,15 @@ def _run(argv: Sequence[str]) -> int:
     from diptych.cli.commands.claims_work import run_claims
 
     return run_claims(args)
+
+
+def _judge(argv: Sequence[str]) -> int:
+    args = parse(
+        ClaimsJudgeArgs, argv, "claims judge", "Adds raw-input controls to kept verdicts and judges them again; trains nothing."
+    )
+    from diptych.cli.commands.claims_work import judge_claims
+
+    return judge_claims(args)
 
 
 def _check(argv: Sequence[str]) -> int:

@@ -14,10 +14,11 @@ from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import LONG, Claim
 from diptych.claims.constants import changed_constants, constants_hash
 from diptych.claims.cost import estimate_costs
+from diptych.claims.raw_controls import PREFIX
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
 from diptych.claims.tree import Tree, tree
-from diptych.cli.commands.claims import ClaimsCheckArgs, ClaimsCostArgs, ClaimsRunArgs, ClaimsTableArgs
+from diptych.cli.commands.claims import ClaimsCheckArgs, ClaimsCostArgs, ClaimsJudgeArgs, ClaimsRunArgs, ClaimsTableArgs
 from diptych.cli.options.output import finish, say
 from diptych.core.errors import ConfigError, RunError
 
@@ -133,6 +134,28 @@ def _seeds(text: str, claim: Claim) -> tuple[int, ...]:
     return seeds
 
 
+def judge_claims(args: ClaimsJudgeArgs) -> int:
+    """Judges kept scores by the present rule. A line is written where the verdict or its raw-input controls are others than before."""
+    lines: list[str] = []
+    entries: list[dict[str, Any]] = []
+    for claim in _claims_of(args.slugs) if args.slugs else registry.every():
+        entry = ledger.latest(args.ledger, claim.key)
+        if entry is None:
+            continue
+        again = engine.judge_again(claim, entry, cells=args.cells)
+        sides = (again.baseline, again.method, *again.raw)
+        now = {side.name: sum(side.scores[again.metric]) / len(again.seeds) for side in sides}
+        entries.append({"claim": claim.key, "was": again.was, "verdict": again.verdict, "why": again.why, "scores": now})
+        why = f" ({again.why})" if again.why else ""
+        scores = ", ".join(f"{name.removeprefix(PREFIX)} {value:.3f}" for name, value in now.items())
+        lines.append(f"{claim.key:<{WIDTH}}{again.was} -> {again.verdict}{why}; {again.metric}: {scores}")
+        lines += [f"{'':<{WIDTH}}{name}: {reason}" for name, reason in again.raw_missing.items()]
+        say(lines[-1 - len(again.raw_missing)])
+        if not args.dry and (again.verdict, again.raw, again.raw_missing) != (entry.verdict, entry.raw, entry.raw_missing):
+            ledger.append(ledger.path_of(args.ledger, claim.key), again)
+    return finish({"claims": entries}, lines or ["no claim has a verdict yet"], args.json)
+
+
 def check_claims(args: ClaimsCheckArgs) -> int:
     states: list[dict[str, Any]] = []
     lines: list[str] = []
@@ -169,7 +192,9 @@ def _check_one(claim: Claim, entry: ledger.Entry, args: ClaimsCheckArgs) -> list
     if state != "fresh":
         parted = ledger.edits(claim, entry) or _trace_differences(claim, before, respelled=bool(respelled))
         rule = ledger.recompute_verdict(entry)
-        parted += [] if rule == entry.verdict else [f"the rule now says '{rule}' where the line says '{entry.verdict}'"]
+        parted += (
+            [] if rule == entry.verdict else [f"the rule now says '{rule}', the line '{entry.verdict}' (diptych claims judge)"]
+        )
     if not parted and (state != "fresh" or not before.constants):
         freshness.write(args.ledger, freshness.checked(claim, before, tree(), respelled))
         say(f"{claim.key:<{WIDTH}}checked")

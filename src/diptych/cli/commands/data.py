@@ -1,4 +1,4 @@
-"""``diptych data build | inspect | verify | split | export | links | download | takedown | fetch``."""
+"""``diptych data build | add | compact | inspect | verify | split | export | links | download | takedown | fetch``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -39,6 +39,9 @@ class ColumnArgs:
     delimiter: Annotated[str, arg(help="between the fields of a .csv: ',', ';', tab or '|'; without, what its header shows")] = ""
     format: Annotated[str, arg(help="a form of scene graphs, where it is not recognised: see `diptych data export`")] = ""
     follow_links: Annotated[bool, arg(help="read also what links lead to outside of the folder")] = False
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    ] = ""
     longest_text: Annotated[int, arg(help="bytes of a text; a longer one is left out; 0 keeps the usual limit, a MiB")] = 0
     most_columns: Annotated[int, arg(help="columns of a table of JSON objects; 0 keeps the usual limit, 1,000")] = 0
     unpacked_bytes: Annotated[int, arg(help="bytes in memory of a Parquet table; 0 keeps the usual limit, a GiB")] = 0
@@ -71,6 +74,21 @@ class DataBuildArgs(ColumnArgs):
 
 
 @dataclass(frozen=True)
+class DataAddArgs(ColumnArgs):
+    folder: Annotated[Positional[Path], arg(help="a folder of `data build`")] = Path()
+    source: Annotated[Positional[str], arg(help="what is to come in, in any form that can be read")] = ""
+    duplicates: Annotated[Literal["skip", "keep"], arg(help="samples whose picture is there under another uid")] = "skip"
+    shard_samples: Annotated[int, arg(help="samples a tar shard")] = 10_000
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class DataCompactArgs:
+    folder: Positional[Path]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class DataInspectArgs(ColumnArgs):
     source: Positional[str] = ""
     batch_size: Annotated[int, arg(help="for the expected false negatives and the loss at chance")] = 256
@@ -93,6 +111,14 @@ class DataVerifyArgs:
 class DataSplitArgs:
     folder: Positional[Path]
     shares: Annotated[str, arg(help="such as train=0.8,val=0.1,test=0.1")] = "train=0.8,val=0.1,test=0.1"
+    hold_out: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="COLUMN=VALUE",
+            help="families to hold out, crossed with concepts (groups), in place of shares: vendor=phosphor",
+        ),
+    ] = ()
+    concepts: Annotated[float, arg(help="with --hold-out: share of the groups that is held out as well")] = 0.15
     seed: int = 0
     json: JSON = False
 
@@ -115,7 +141,7 @@ class DataExportArgs:
 
 @dataclass(frozen=True)
 class DataFetchArgs:
-    name: Annotated[Positional[str], arg(help="stamps | clipart")]
+    name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
     json: JSON = False
 
@@ -123,6 +149,8 @@ class DataFetchArgs:
 def main(argv: Sequence[str]) -> int:
     subs = {
         "build": (_build, "any readable source into tar shards, a manifest and tables"),
+        "add": (_add, "more samples into a built folder; duplicates of what is there are left out"),
+        "compact": (_compact, "write what a service added, corrected and removed into the shards"),
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
         "split": (_split, "train, val and test by group, into a built folder"),
@@ -133,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
         "links": (data_web.links, "images with alternative texts out of web archives (WARC, WAT), as a table of links"),
         "download": (data_web.download, "the images of a table of links; opt-outs are honoured, failures can be tried again"),
         "takedown": (data_web.takedown, "samples out of tars, manifest, tables and indexes, for good"),
-        "fetch": (_fetch, "larger real sets from Debian's packages: stamps, clipart"),
+        "fetch": (_fetch, "larger real sets from Debian's packages: openclipart, stamps, geography"),
     }
     return dispatch("data", subs, argv)
 
@@ -149,6 +177,29 @@ def _build(argv: Sequence[str]) -> int:
     options: dict[str, Any] = {"shard_samples": args.shard_samples, "overwrite": args.overwrite}
     report = build(_pool(args), args.out, **options, progress=True, command=command)
     return finish(report.to_json(), report.lines(), args.json)
+
+
+def _add(argv: Sequence[str]) -> int:
+    args = parse(
+        DataAddArgs, argv, "data add", "Add samples to a built folder. An addition that was stopped goes on where it was."
+    )
+    if not args.source or args.folder == Path():
+        raise ConfigError("say to what and from where: diptych data add BUILT MORE")
+    from diptych.data.shards.append import add
+
+    report = add(args.folder, _pool(args), duplicates=args.duplicates, shard_samples=args.shard_samples, progress=True)
+    return finish(report.to_json(), report.lines(), args.json)
+
+
+def _compact(argv: Sequence[str]) -> int:
+    args = parse(
+        DataCompactArgs, argv, "data compact", "Write a built folder anew, so that nothing of removed items stays on disk."
+    )
+    from diptych.data.shards.takedown import compact
+
+    count, rewritten = compact(args.folder)
+    facts = {"samples": count, "shards": rewritten}
+    return finish(facts, [f"{args.folder}: {count:,} samples, {rewritten} shards written anew"], args.json)
 
 
 def _inspect(argv: Sequence[str]) -> int:
@@ -183,7 +234,7 @@ def _inspect(argv: Sequence[str]) -> int:
     return finish(report.to_json(), lines, args.json)
 
 
-def _pool(args: DataBuildArgs | DataInspectArgs) -> Pool:
+def _pool(args: DataBuildArgs | DataAddArgs | DataInspectArgs) -> Pool:
     """The source as a pool of samples; a rendered world is rendered in full."""
     from diptych.api import read
     from diptych.data.dataset import Pool
@@ -207,14 +258,25 @@ def _split(argv: Sequence[str]) -> int:
     args = parse(DataSplitArgs, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
     from diptych.data.columns import MadeBy
     from diptych.data.shards.build import open_built
-    from diptych.data.split import leaks, save_split, split
+    from diptych.data.split import LeakReport, leaks, save_split, split
 
-    shares = _shares(args.shares)
-    pool = split(open_built(args.folder), shares, seed=args.seed)
-    save_split(args.folder, pool, MadeBy("split", {"shares": shares, "seed": args.seed}))
+    if args.hold_out:
+        from diptych.data.hold_out import conditions_of, hold_out
+
+        families = conditions_of(args.hold_out)
+        pool = hold_out(open_built(args.folder), families, concepts=args.concepts, seed=args.seed)
+        made_by = MadeBy("hold_out", {"families": families, "concepts": args.concepts, "seed": args.seed})
+        report = leaks(pool)
+        report = LeakReport(tuple(leak for leak in report.leaks if leak.kind == "image"), tuple(set(report.checked) & {"image"}))
+    else:
+        shares = _shares(args.shares)
+        pool = split(open_built(args.folder), shares, seed=args.seed)
+        made_by = MadeBy("split", {"shares": shares, "seed": args.seed})
+        report = leaks(pool)
+    save_split(args.folder, pool, made_by)
     counts = {name: pool.column("split").count(name) for name in pool.split_names}
-    report = leaks(pool)
-    lines = [f"{name}: {count:,} samples" for name, count in counts.items()] + report.lines()
+    lines = [f"{name}: {count:,} samples" for name, count in counts.items()]
+    lines += report.lines() if report.checked else []
     return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,8 +51,11 @@ class TakedownArgs:
     folder: Annotated[Positional[Path], arg(help="a folder of `data build`, or of tables that `curate` wrote")]
     uids: Annotated[Positional[tuple[str, ...]], arg(help="the samples to take out")] = ()
     file: Annotated[Path | None, arg(help="a file with a uid a line")] = None
+    where: Annotated[
+        tuple[str, ...], arg(metavar="COLUMN=VALUE", help="every sample that meets all of these, such as group=p0412")
+    ] = ()
     reason: Annotated[str, arg(help="kept in the quarantine")] = "taken down"
-    index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well")] = ()
+    index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well; a service may have them open")] = ()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -111,24 +115,27 @@ def download(argv: Sequence[str]) -> int:
 
 def takedown(argv: Sequence[str]) -> int:
     args = parse(TakedownArgs, argv, "data takedown", "Take samples out of tars, manifest, tables and indexes, for good.")
+    from diptych.data.shards.takedown import TakedownReport
     from diptych.data.shards.takedown import takedown as run
     from diptych.index.kinds import open_index
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
-    if not uids:
-        raise ConfigError("no uid is given (expected uids, or --file with one a line)")
-    indexed = 0
-    for folder in args.index:  # first: what a search shows is what people see
-        with open_index(folder) as opened:
-            indexed += opened.remove(uids)
-            opened.compact()
-    report = run(args.folder, uids, reason=args.reason)
-    lines = [*report.lines(), *([f"{indexed:,} items are gone from {len(args.index)} indexes"] if args.index else [])]
+    if not uids and not args.where:
+        raise ConfigError("no uid is given (expected uids, --file with one a line, or --where COLUMN=VALUE)")
+    with ExitStack() as stack:
+        indexes = [stack.enter_context(open_index(folder)) for folder in args.index]  # before the first change
+        indexed: list[int] = []
+
+        def take_out(report: TakedownReport) -> None:
+            indexed.extend(index.take_down(report.uids, report.hashes) for index in indexes)
+
+        report = run(args.folder, uids, where=args.where, reason=args.reason, then=take_out)
+    lines = [*report.lines(), *([f"{sum(indexed):,} items are gone from {len(args.index)} indexes"] if args.index else [])]
     facts = {
         "asked": report.asked,
         "samples": report.samples,
         "shards": report.shards,
         "tables": report.tables,
-        "indexed": indexed,
+        "indexed": sum(indexed),
     }
     return finish(facts, lines, args.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,9 @@ class DemoArgs:
     seeds: Annotated[int, arg(help="runs of each recipe")] = 3
     recipes: Annotated[tuple[str, ...], arg(help="what is compared")] = ("clip", "locked")
     steps: Annotated[int, arg(help="steps of each run; 0 takes each recipe's own")] = 0
-    seconds: Annotated[int, arg(help="time limit: seeds and steps are cut to fit, and the cut is reported; 0 cuts nothing")] = 360
+    seconds: Annotated[
+        int, arg(help="time limit: another seed begins only where it fits; the first is always whole; 0 runs all")
+    ] = 360
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -45,7 +47,10 @@ def main(argv: Sequence[str]) -> int:
     say(f"{whole.name}: {len(whole):,} samples")
     curated, steps = _curate(whole, args.out)
     clock = TimeBudget(args.seconds if not any(args.out.glob("*-0/run.json")) else 0, begin)  # what was begun goes on as it was
-    args, share = _with_steps_that_fit(args, curated, clock)
+    if clock.seconds:
+        say(
+            f"a seed of {' and '.join(args.recipes)} trains for about {_minutes_of_a_seed(args, curated):.1f} minutes on this machine"
+        )
     runs: dict[str, list[tuple[RunFolder, float]]] = {recipe: [] for recipe in args.recipes}
     results: dict[str, dict[str, list[float]]] = {}
     searches: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -59,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         clock.round_is_over()
         searches = searches or _search(runs[args.recipes[-1]][0][0].path, curated, args)
     seeds = len(runs[args.recipes[0]])
-    cut = _cut_note(args, seeds, share)
+    cut = _cut_note(args, seeds)
     sides = [RecipeRuns(recipe, tuple(run for run, _ in own), tuple(spent for _, spent in own)) for recipe, own in runs.items()]
     story = PageText(
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
@@ -79,8 +84,6 @@ def main(argv: Sequence[str]) -> int:
     return finish({"report": str(page), "results": results, "minutes": spent_all, "cut": cut.strip()}, lines, args.json)
 
 
-TRAINING = 0.6
-"""The share of the time that goes to steps where a single seed has to be cut; the rest is for encoding, evaluation, the index, the page."""
 LAST = 5.0
 """Seconds that the page takes after the last round, at most."""
 
@@ -106,38 +109,19 @@ class TimeBudget:
         self._last = time.perf_counter() - self._round_began
 
 
-def share_of_steps(seconds: float, a_seed: float) -> float:
-    """Which share of its steps a seed of every recipe takes, whose steps need `a_seed` seconds and have `seconds`.
-
-    >>> share_of_steps(200.0, 60.0), share_of_steps(30.0, 60.0)
-    (1.0, 0.5)
-    """
-    return min(1.0, seconds / a_seed) if a_seed > 0 else 1.0
-
-
-def _with_steps_that_fit(args: DemoArgs, curated: Any, clock: TimeBudget) -> tuple[DemoArgs, float]:
-    """The same with as many steps as one seed of each recipe does in time, by a few real steps of each; and which share that is."""
+def _minutes_of_a_seed(args: DemoArgs, curated: Any) -> float:
+    """Minutes that one seed of every recipe trains on this machine, by a few real steps of each."""
     from diptych import api
 
-    if not clock.seconds:
-        return args, 1.0
-    a_seed, own = 0.0, dict[str, int]()
-    for name in args.recipes:
-        cost = api.estimate(api.recipe(name, steps=args.steps) if args.steps else name, curated)
-        own[name] = int(cost["steps"])
-        a_seed += float(cost["seconds"])
-    share = share_of_steps(max(clock.left, 1.0) * TRAINING, a_seed)
-    if share == 1.0:
-        return args, share
-    return replace(args, steps=min(max(1, int(steps * share)) for steps in own.values())), share
+    recipes = [api.recipe(name, steps=args.steps) if args.steps else name for name in args.recipes]
+    return sum(float(api.estimate(recipe, curated)["seconds"]) for recipe in recipes) / 60
 
 
-def _cut_note(args: DemoArgs, seeds: int, share: float) -> str:
-    """Sentence on the seeds and steps that were cut to fit the time limit; "" where nothing was cut."""
-    if seeds == args.seeds and share == 1.0:
+def _cut_note(args: DemoArgs, seeds: int) -> str:
+    """Sentence on the seeds that were left out to fit the time limit; "" where none was."""
+    if seeds == args.seeds:
         return ""
-    what = f"{seeds} of {args.seeds} seeds" + ("" if share == 1.0 else f" and {share:.0%} of the steps")
-    words = f"Cut to {args.seconds} seconds on this machine: {what}; the README's table is the full one (--seconds 0). "
+    words = f"{seeds} of {args.seeds} seeds fit into {args.seconds} seconds on this machine, each at full length (--seconds 0 runs all). "
     say(words.strip())
     return words
 

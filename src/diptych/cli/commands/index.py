@@ -1,4 +1,4 @@
-"""``diptych index build MODEL DATA OUT | add | remove | info | compact | move | export``."""
+"""``diptych index build MODEL DATA OUT | add | remove | judge | tune | info | verify | compact | move | export``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ class IndexBuildArgs:
     image: Annotated[str, arg(help="column of the image, where the usual names do not say it")] = ""
     text: Annotated[tuple[str, ...], arg(help="column or columns of texts")] = ()
     delimiter: Annotated[str, arg(help="between the fields of a .csv")] = ""
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no file outside of; 'own' is that of the data; without, anywhere")
+    ] = ""
     overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: JSON = False
@@ -84,7 +87,28 @@ class IndexRemoveArgs:
 
 
 @dataclass(frozen=True)
+class IndexJudgeArgs:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    queries: Annotated[Positional[Path], arg(metavar="QUERIES", help="a CSV file with query, uid and grade")]
+    k: Annotated[int, arg(help="hits that count")] = 10
+    model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class IndexTuneArgs(IndexJudgeArgs):
+    seed: Annotated[int, arg(help="of the halves of the queries")] = 0
+    apply: Annotated[bool, arg(help="write the chosen settings into the index")] = False
+
+
+@dataclass(frozen=True)
 class IndexInfoArgs:
+    index: Annotated[Positional[Path], arg(metavar="INDEX")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
+class IndexVerifyArgs:
     index: Annotated[Positional[Path], arg(metavar="INDEX")]
     json: JSON = False
 
@@ -115,7 +139,10 @@ def main(argv: Sequence[str]) -> int:
         "build": (_build, "embed data and make it searchable"),
         "add": (_add, "more data, embedded by the same model"),
         "remove": (_remove, "take samples down by uid"),
+        "judge": (_judge, "nDCG and recall on judged queries, with intervals and the queries that fail"),
+        "tune": (_tune, "the settings of a hybrid index, chosen on half of the judged queries"),
         "info": (_info, "what an index holds"),
+        "verify": (_verify, "whether every item is what was written, by checksums"),
         "compact": (_compact, "write it anew, without what was removed"),
         "move": (_move, "to a Qdrant server, or back"),
         "export": (_export, "items to Parquet, or uids to a text file"),
@@ -131,7 +158,7 @@ def _build(argv: Sequence[str]) -> int:
     from diptych.core.registry import INDEXES
 
     INDEXES.find(args.kind)  # before data and model are opened
-    columns = {name: value for name in ("image", "text", "delimiter") if (value := getattr(args, name))}
+    columns = {name: value for name in ("image", "text", "delimiter", "inside") if (value := getattr(args, name))}
     data = read(args.data, split=args.split, captions=False, **columns) if args.split or columns else args.data
     begun = time.monotonic()
     options: dict[str, Any] = {"kind": args.kind, "what": args.what, "overwrite": args.overwrite, "url": args.url}
@@ -148,9 +175,16 @@ def _add(argv: Sequence[str]) -> int:
     args = parse(IndexAddArgs, argv, "index add", "Add data to an index.")
     from diptych.api import open_index, read
 
+    source = str(Path(args.data).absolute()) if Path(args.data).exists() else args.data
     with open_index(args.index, model=args.model) as opened:
-        added, count = opened.add(read(args.data, split=args.split, captions=False), existing=args.existing), len(opened)
-    return finish({"added": added, "count": count}, [f"{added:,} added, {count:,} items now"], args.json)
+        data = read(args.data, split=args.split, captions=False)
+        added, count = opened.add(data, existing=args.existing, source=source), len(opened)
+        refused = list(opened.refused)
+    lines = [f"{added:,} added, {count:,} items now"]
+    if refused:
+        lines.append(f"{len(refused):,} were taken down and are not taken in again, such as {refused[0]}")
+    facts = {"added": added, "count": count} | ({"refused": refused} if refused else {})
+    return finish(facts, lines, args.json)
 
 
 def _remove(argv: Sequence[str]) -> int:
@@ -169,6 +203,36 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in existing_file(file).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def _judge(argv: Sequence[str]) -> int:
+    args = parse(IndexJudgeArgs, argv, "index judge", "Search quality on queries whose answers people have judged.")
+    from diptych.api import open_index
+    from diptych.index.judging import judge, read_judgements
+
+    judged = read_judgements(args.queries)
+    with open_index(args.index, model=args.model) as opened:
+        made = judge(opened, judged, k=args.k)
+    lines = [one.line() for one in made]
+    lines += [f"  nothing relevant: {query}" for query in made[0].failed[:20]]
+    return finish({"searches": [one.to_json() for one in made]}, lines, args.json)
+
+
+def _tune(argv: Sequence[str]) -> int:
+    args = parse(IndexTuneArgs, argv, "index tune", "Choose the settings of a hybrid index on judged queries.")
+    from diptych.api import open_index
+    from diptych.index.judging import apply_settings, read_judgements, tune
+
+    judged = read_judgements(args.queries)
+    with open_index(args.index, model=args.model) as opened:
+        made = tune(opened, judged, k=args.k, seed=args.seed)
+        if args.apply:
+            apply_settings(opened, made.options)
+    lines = [
+        *made.lines(),
+        "written into the index" if args.apply else "nothing was changed (--apply True writes it into the index)",
+    ]
+    return finish(asdict(made), lines, args.json)
+
+
 def _info(argv: Sequence[str]) -> int:
     args = parse(IndexInfoArgs, argv, "index info", "What an index holds.")
     from diptych.index.kinds import open_index
@@ -176,6 +240,17 @@ def _info(argv: Sequence[str]) -> int:
     with open_index(args.index) as opened:
         info = asdict(opened.info)
     return finish(info, [f"{name:<12}{value}" for name, value in info.items()], args.json)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    args = parse(IndexVerifyArgs, argv, "index verify", "Check every item of an index against the checksum written with it.")
+    from diptych.index.kinds import open_index
+    from diptych.index.verify import verify_index
+
+    with open_index(args.index) as opened:
+        report = verify_index(opened)
+    finish(report.to_json(), report.lines(), args.json)
+    return report.exit_code
 
 
 def _compact(argv: Sequence[str]) -> int:

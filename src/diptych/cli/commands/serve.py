@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,9 +15,10 @@ from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.output import parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.terminal.signals import exit_code
+from diptych.serve.admission.access import read_access, rules
 from diptych.serve.admission.limits import Limits
 
-TOKEN = "DIPTYCH_TOKEN"
+TOKEN, WRITE_TOKEN = "DIPTYCH_TOKEN", "DIPTYCH_WRITE_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,13 @@ class ServeArgs:
         Positional[str], arg(metavar="MODEL", help="anything that embeds, detects or writes; 'words' for an index of words")
     ]
     index: Annotated[Positional[Path], arg(metavar="INDEX", help="built by this model; adds /search and the page")] = Path()
-    data: Annotated[str, arg(help="the data of the index, for pictures, captions and values to filter by")] = ""
+    data: Annotated[
+        tuple[str, ...],
+        arg(help="the data of the index, for pictures, captions and filters; of several, the first built folder keeps new items"),
+    ] = ()
+    inside: Annotated[
+        str, arg(help="a folder that the data may name no picture outside of; 'own' is that of the data; / is anywhere")
+    ] = "own"
     compare: Annotated[str, arg(help="a second model, to be compared with the first one side by side")] = ""
     compare_index: Annotated[Path, arg(help="the index that the second model built of the same data")] = Path()
     detector: Annotated[str, arg(help="a model that finds things and relations in pictures")] = ""
@@ -41,32 +49,41 @@ class ServeArgs:
     host: Annotated[str, arg(help="address to listen on; the default is this machine only")] = "127.0.0.1"
     port: Annotated[int, arg(help="0 takes one that is free")] = 8000
     token_file: Annotated[Path, arg(help=f"file with the bearer token that requests must send; or set {TOKEN}")] = Path()
+    write_token_file: Annotated[
+        Path, arg(help=f"file with the token of clients that may add, correct and remove items; or set {WRITE_TOKEN}")
+    ] = Path()
+    access: Annotated[Path, arg(help="JSON list of tokens, each with name, token, write, rate and burst")] = Path()
+    watch: Annotated[bool, arg(help="load another index that takes the place of INDEX, with its model")] = False
     cors: Annotated[tuple[str, ...], arg(help="origins whose pages may read answers, such as https://example.org")] = ()
     hosts: Annotated[tuple[str, ...], arg(help="names to be asked under; without it any, and on this machine only its own")] = ()
     download: Annotated[bool, arg(help="fetch models that are not on this machine")] = False
 
 
 def main(argv: Sequence[str]) -> int:
+    argv = with_mcp_value(argv)
     every = flat("Options", [(ServeArgs, None), (Limits, Limits())])
     given: Any = parse(every, argv, "serve", "Search, embeddings and more over HTTP, and a page for people.")
     args, limits = ServeArgs(**select_fields(ServeArgs, given)), Limits(**select_fields(Limits, given))
-    from diptych.api import load, read
+    from diptych.api import load
     from diptych.serve.app import LOOPBACK, check_port, create_app, run
 
     if args.compare_index != Path() and not args.compare:
         raise ConfigError("--compare-index is the index of a second model: say which with --compare MODEL")
     if args.files is not None and args.mcp != "stdio":
         raise ConfigError("--files is for an agent on this machine (expected --mcp stdio with it)")
-    token = _token(args)
-    if args.host not in LOOPBACK and not token:
+    token, write_token = _token(args.token_file, TOKEN), _token(args.write_token_file, WRITE_TOKEN)
+    tokens = read_access(args.access) if args.access != Path() else ()
+    if args.watch and (args.index == Path() or not (write_token or any(one.write for one in tokens))):
+        raise ConfigError("--watch needs an INDEX to watch, and a write token, without which nothing of a service changes")
+    if args.host not in LOOPBACK and rules(token, write_token, tokens).reading_is_open:
         say(f"warning: {args.host} is open to other machines and needs no token (--token-file, or {TOKEN})")
     if args.mcp != "stdio":
         check_port(args.host, args.port)
-    pool = read(args.data, captions=False) if args.data else None  # before the models, which take longer
+    parts = [_part(address, args.inside) for address in args.data]  # before the models, which take longer
     app = create_app(
         *_side(args.model, args.index, args),
         compare=[_side(args.compare, args.compare_index, args)] if args.compare else [],
-        pool=pool,
+        parts=parts,
         detector=load(args.detector, download=args.download) if args.detector else None,
         writer=load(args.writer, download=args.download) if args.writer else None,
         limits=limits,
@@ -74,10 +91,16 @@ def main(argv: Sequence[str]) -> int:
         cors=args.cors,
         hosts=args.hosts or (LOOPBACK if args.host in LOOPBACK else ()),
         agents=args.mcp == "http",
+        write_token=write_token,
+        tokens=tokens,
+        load_side=partial(_load_side, args),
+        watch=args.index if args.watch else None,
     )
     for name, count in app.state.service.missing.items():
         if count:
-            say(f"warning: {count:,} items of the index of {name} are not in {args.data}: they are shown without picture")
+            say(
+                f"warning: {count:,} items of the index of {name} are not in {', '.join(args.data)}: they are shown without picture"
+            )
     if args.mcp == "stdio":
         from diptych.serve.agents import serve_stdio
         from diptych.serve.application import internal_app
@@ -86,6 +109,27 @@ def main(argv: Sequence[str]) -> int:
         return 0
     number = run(app, host=args.host, port=args.port, announce=say)
     return exit_code(number) if number else 0
+
+
+def with_mcp_value(words: Sequence[str]) -> list[str]:
+    """Words of the command line in which --mcp has a value: stdio where none is given.
+
+    >>> with_mcp_value(["words", "--mcp", "--port", "0"])
+    ['words', '--mcp', 'stdio', '--port', '0']
+    """
+    made: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        made.append(word)
+        if word == "--mcp" and (not following or following.startswith("-")):
+            made.append("stdio")
+    return made
+
+
+def _part(address: str, inside: str) -> Any:
+    """One data set of the service, which may name no file outside of the folder `inside`."""
+    from diptych.serve.served_data import DataPart
+
+    return DataPart.open(address, inside=inside)
 
 
 def _side(address: str, index: Path, args: ServeArgs) -> tuple[Any, Any]:
@@ -97,12 +141,17 @@ def _side(address: str, index: Path, args: ServeArgs) -> tuple[Any, Any]:
     return model, open_index(index, model=model) if index != Path() else None
 
 
-def _token(args: ServeArgs) -> str:
-    if args.token_file == Path():
-        return os.environ.get(TOKEN, "")
-    if not args.token_file.is_file():
-        raise ConfigError(f"{args.token_file} does not exist")
-    token = args.token_file.read_text(encoding="utf-8").strip()
+def _load_side(args: ServeArgs, model: str, index: Path | None) -> tuple[Any, Any]:
+    """The same for a reload; model: "" for the one that the service was started with."""
+    return _side(model or args.model, Path() if index is None else index, args)
+
+
+def _token(file: Path, variable: str) -> str:
+    if file == Path():
+        return os.environ.get(variable, "")
+    if not file.is_file():
+        raise ConfigError(f"{file} does not exist")
+    token = file.read_text(encoding="utf-8").strip()
     if not token:
-        raise ConfigError(f"{args.token_file} is empty (expected a token)")
+        raise ConfigError(f"{file} is empty (expected a token)")
     return token

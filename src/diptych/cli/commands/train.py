@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.commands.data import ColumnArgs, given_columns
-from diptych.cli.options.flat import changed, flat, select_fields
+from diptych.cli.options.flat import changed, flat, held_configurations, select_fields
 from diptych.cli.options.output import finish, parse, say
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
@@ -106,7 +106,10 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
     from diptych.api import train
+    from diptych.api.checking import refuse_unmeasurable
 
+    if not args.no_evaluation:
+        refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
     requested = _given_fields(recipe, argv)
     given = {
@@ -133,7 +136,7 @@ def _preset(argv: Sequence[str]) -> str:
 def _given_fields(recipe: Any, argv: Sequence[str]) -> set[str]:
     """Fields of the recipe that are among the arguments."""
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
-    return {field.name for field in fields(recipe)} & given
+    return {field.name for _, part in [(None, recipe), *held_configurations(recipe)] for field in fields(part)} & given
 
 
 def _main_process() -> bool:

@@ -23,7 +23,7 @@ def flat(name: str, parts: Iterable[tuple[Any, Any]], *, leave_out: Iterable[str
     """
     chosen: dict[str, tuple[str, Any, Field[Any]]] = {}
     hidden = set(leave_out)
-    pairs = [pair for kind, default in parts for pair in ((kind, default), *_parts_of(default))]
+    pairs = [pair for kind, default in parts for pair in ((kind, default), *held_configurations(default))]
     for kind, default in pairs:
         hints, words = typing.get_type_hints(kind, include_extras=True), documented(kind)
         for item in fields(kind):
@@ -48,17 +48,17 @@ def changed(config: C, values: Any) -> C:
     """A configuration with the values of a flat instance in its fields, and in those of the configurations that it holds."""
     given = {
         key: value
-        for kind in (type(config), *(type(held) for _, held in _parts_of(config)))
+        for kind in (type(config), *(type(held) for _, held in held_configurations(config)))
         for key, value in select_fields(kind, values).items()
     }
     return with_changes(config, given)
 
 
-def _parts_of(config: Any) -> list[tuple[Any, Any]]:
+def held_configurations(config: Any) -> list[tuple[Any, Any]]:
     """The configurations that one holds, each with its class."""
     if config is None:
         return []
-    values = (getattr(config, item.name) for item in fields(config))
+    values = (getattr(config, item.name) for item in fields(config) if not item.metadata.get("prepared"))
     return [(type(value), value) for value in values if is_dataclass(value)]
 
 

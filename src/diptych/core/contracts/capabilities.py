@@ -217,10 +217,13 @@ class Segmenter(Protocol):
 @runtime_checkable
 class Generator(Protocol):
     """Text from images and prompts, one each: words about the picture, a list of parts, or a dialogue that awaits an answer
-    (`core.prompt`). `images` are the first pictures that parts mean by their place; further ones a part brings itself. A model that cannot
-    read a part raises `DataError` and leaves nothing out in silence."""
+    (`core.prompt`). `images` are the first pictures that parts mean by their place; further ones a part brings itself. None goes with a
+    prompt of text alone. A model that cannot read a part, or no text without a picture, raises `DataError` and leaves nothing out in
+    silence."""
 
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]: ...
+    def generate(
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64
+    ) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +244,8 @@ class GenerationOutput:
 
 @runtime_checkable
 class Streamer(Protocol):
-    """Streaming text generation about one image. The pieces together are the text that `Generator.generate` returns.
+    """Streaming text generation about one image, or from text alone (None). The pieces together are the text that `Generator.generate`
+    returns.
 
     `on_text` is called with each piece as soon as it is final, in the thread of the caller; where it returns False generation stops.
     `temperature` 0 is greedy decoding; above, tokens are sampled under `seed`, from the likeliest that add up to `top_p` (nucleus).
@@ -249,7 +253,7 @@ class Streamer(Protocol):
 
     def stream(
         self,
-        image: ImageSource,
+        image: ImageSource | None,
         prompt: PromptLike,
         *,
         on_text: Callable[[str], bool],
@@ -265,11 +269,12 @@ class Ranker(Protocol):
     """Log-likelihood of candidate answers to a prompt about an image, by the loss that training minimises.
 
     `candidates` holds a list for every image. For each an array [C, 2]: negative log-likelihood in nats, summed over the tokens of the
-    candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller.
+    candidate and the end mark behind it, and how many tokens those are. Whether sums or means are compared is up to the caller. An image
+    is None beside a prompt of text alone, as of `Generator`.
     """
 
     def answer_nll(
-        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]: ...
 
 
@@ -359,6 +364,15 @@ class Reasoner(Protocol):
     every cell of a grid, or with the answer to a question. `steps` 0 takes as many as the model does by itself."""
 
     def reason(self, samples: Sequence[Sample], *, steps: int = 0, batch_size: int = 64) -> list[list[tuple[str, ...]]]: ...
+
+
+@runtime_checkable
+class GoalPredictor(Protocol):
+    """Goals of sentences in pictures: (predicate, subject, object) for each pair, "unknown" for what is not to be seen."""
+
+    def predict_goals(
+        self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64
+    ) -> list[tuple[str, str, str]]: ...
 
 
 @runtime_checkable

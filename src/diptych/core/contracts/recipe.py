@@ -76,6 +76,8 @@ class Recipe(ABC, Generic[M, B, F]):
     """Fields of `Sample` that must be there; a name that is not a field is looked up in `media`, then in `extras`."""
     cacheable: ClassVar[bool] = True
     """False when features of a chunk depend on the other chunks (say why in the docstring)."""
+    keeps_adapters: ClassVar[bool] = False
+    """True where low-rank adapters of its own stay apart from the weights in what is deployed."""
     presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
     """Class methods without arguments that make a configuration."""
 

@@ -31,4 +31,6 @@ class Respondent(Protocol):
     Raises `RunError` where the model cannot be reached at all.
     """
 
-    def replies(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[Reply]: ...
+    def replies(
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64
+    ) -> list[Reply]: ...

@@ -6,9 +6,11 @@ seems to be, a regular file inside the folder that it was found in.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -86,15 +88,24 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def folder_identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a folder, which a folder that takes its place does not have; None where there is none."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return (facts.st_dev, facts.st_ino) if stat.S_ISDIR(facts.st_mode) else None
+
+
 def escapes_folder(path: Path | str, folder: Path | str) -> bool:
     """True if a path below a folder is a symbolic link, or behind one, that leads out of the folder.
 
     False for a path that is not below the folder to begin with: the user named it.
     """
     top, full_path = os.path.abspath(folder), os.path.abspath(path)
-    if not _below(full_path, top):
+    if not is_below(full_path, top):
         return False
-    return not _below(os.path.realpath(full_path), os.path.realpath(top))
+    return not is_below(os.path.realpath(full_path), os.path.realpath(top))
 
 
 def refuse_link(path: Path | str, folder: Path | str) -> None:
@@ -148,7 +159,8 @@ def file_problem(path: str, within: str | None) -> str:
     return ""
 
 
-def _below(path: str, top: str) -> bool:
+def is_below(path: str, top: str) -> bool:
+    """True if an absolute path is a folder or lies below it, by its letters alone."""
     return path == top or path.startswith(top.rstrip(os.sep) + os.sep)
 
 
@@ -158,3 +170,23 @@ def _encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def unwritable_reason(path: Path) -> str:
+    """Reason why no folder can be made at this path, by making one in the nearest folder above it that exists; "" where one can."""
+    above = next((parent for parent in path.absolute().parents if parent.exists()), path.absolute())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".diptych-", dir=above))
+    except OSError as error:
+        return f"{above}: {(error.strerror or str(error)).lower()}"
+    return ""
+
+
+def near_sibling(path: Path) -> str:
+    """Hint "; did you mean 'PATH'?" for a path that is not there, by the names beside it; "" where none is like it."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    return f"; did you mean '{path.parent / near[0]}'?" if near else ""

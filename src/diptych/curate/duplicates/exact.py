@@ -1,18 +1,20 @@
 """Drop exact duplicates: images with the file or the pixels of one that is kept.
 
 Keeps, of equal images, the one whose uid comes first. Cost: a million files need one read each (pixels: one decode each) and
-32 bytes of memory a row. Never touches rows without an image, and never compares texts: a dropped row's captions go with it, and
-the column ``duplicate_of`` says where they belong, should you want to add them there.
+32 bytes of memory a row. Never touches rows without an image. Texts of a dropped row that the kept one lacks (home, house) are added to
+it as ``text_variants``; the column ``duplicate_of`` says which row a dropped one is a copy of.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import DecodeError
@@ -20,15 +22,18 @@ from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.terminal.progress import with_bar
 from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import decode
+from diptych.data.text.captions.variants import VARIANT, VARIANTS
 
 
 @dataclass(frozen=True)
 class ExactDuplicates:
-    """pixels  compare decoded pixels instead of the files' bytes: finds the same picture saved in two lossless formats"""
+    """pixels       compare decoded pixels instead of the files' bytes: finds the same picture saved in two lossless formats
+    merge_texts  give the texts of a dropped row to the row that stays, where it has no such text (case and outer space aside)"""
 
     slug: ClassVar[str] = "exact_duplicates"
 
     pixels: bool = False
+    merge_texts: bool = True
 
     def plan(self, data: Dataset) -> dict[str, Any]:
         return estimate_cost(data, self._digest, unit="decode" if self.pixels else "read")
@@ -56,8 +61,13 @@ class ExactDuplicates:
             else:
                 first[digest] = uid
                 kept.append(uid)
-        columns = {"duplicate_of": original} if original else {}
-        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start)
+        columns: dict[str, Any] = {"duplicate_of": original} if original else {}
+        notes: tuple[str, ...] = ()
+        if original and self.merge_texts and (merged := merged_texts(data, original)).num_rows:
+            columns[VARIANTS] = merged
+            texts = sum(map(len, merged[VARIANTS].to_pylist()))
+            notes = (f"{texts:,} texts of dropped rows went to the rows that stay (--merge-texts False leaves them out)",)
+        return CurationStepResult(tuple(kept), tuple(dropped), columns, time.perf_counter() - start, notes=notes)
 
     def _digest(self, image: ImageSource) -> bytes:
         if self.pixels:
@@ -67,3 +77,34 @@ class ExactDuplicates:
         else:
             return hashlib.sha256(image.read()).digest()
         return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+
+
+def merged_texts(data: Dataset, original: Mapping[str, str]) -> pa.Table:
+    """Texts of dropped rows that the row they are a copy of lacks: a table of uid and `text_variants`, each text with the uid of the row
+    that it comes from.
+
+    original  uid of the kept row by that of the dropped one
+    """
+    row_of = {uid: row for row, uid in enumerate(data.uids)}
+    seen: dict[str, set[str]] = {}
+    lists: dict[str, list[dict[str, str]]] = {}
+    for uid in sorted(original):
+        kept = original[uid]
+        if kept not in seen:
+            seen[kept] = {_plain(text.string) for text in data[row_of[kept]].texts}
+        for text in data[row_of[uid]].positives():
+            if _plain(text.string) in seen[kept]:
+                continue
+            seen[kept].add(_plain(text.string))
+            row = {field.name: "" for field in VARIANT} | {
+                "string": text.string,
+                "language": text.language,
+                "origin": text.origin,
+            }
+            lists.setdefault(kept, []).append(row | {"source": uid, "licence": data[row_of[uid]].licence})
+    uids = sorted(lists)
+    return pa.table({"uid": pa.array(uids, pa.string()), VARIANTS: pa.array([lists[u] for u in uids], pa.list_(VARIANT))})
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -26,7 +26,7 @@ import numpy as np
 
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
-from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
 from diptych.curate.duplicates.near import HammingIndex, ImageHash, hash_image
 from diptych.curate.engine.costs import estimate_cost
@@ -199,5 +199,6 @@ def _digest_and_size(image: ImageSource) -> tuple[bytes, Size]:
         shape = repr(pixels.shape).encode()
         return hashlib.sha256(shape + np.ascontiguousarray(pixels).tobytes()).digest(), (pixels.shape[1], pixels.shape[0])
     data = image.read()
-    info = probe(data, name=image.name)
+    with content_untold(image):
+        info = probe(data, name=image.name)
     return hashlib.sha256(data).digest(), (info.width, info.height)

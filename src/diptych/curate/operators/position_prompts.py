@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from diptych.core.contracts import CurationStepResult, Dataset, Drop
 from diptych.core.errors import ConfigError, DataError, DecodeError
-from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
 from diptych.curate.engine.costs import estimate_cost
 from diptych.data.media.decode import upright_size
@@ -79,6 +79,7 @@ def _size(image: ImageSource) -> tuple[int, int]:
         height, width = image.pixels_HWC.shape[:2]
         return width, height
     try:
-        return upright_size(image.read(), name=image.name)
+        with content_untold(image):
+            return upright_size(image.read(), name=image.name)
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror or error}", file=image.name) from error

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DataError, DecodeError
-from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Box
 from diptych.curate.programs.attribute_types import AttributeTypes
@@ -159,7 +159,8 @@ def picture_size(image: ImageSource) -> tuple[int, int]:
     if isinstance(image, ArrayImage):
         height, width = image.pixels_HWC.shape[:2]
         return height, width
-    width, height = upright_size(image.read(), name=image.name)
+    with content_untold(image):
+        width, height = upright_size(image.read(), name=image.name)
     return height, width
 
 

@@ -41,6 +41,7 @@ _READ_ONLY = {
     "lvis": "lvis",
     "omnilabel": "omnilabel",
     "provision": "provision",
+    "refcoco": "refcoco",
 }
 """Sentences with phrases that have boxes, boxes of which not all were drawn, and graphs with masks and depth: read, not written."""
 FORMATS = tuple(_FORMATS)
@@ -55,6 +56,7 @@ _BY_NAME = (  # what a folder must hold, the most telling first
     ("v-coco-hoia", ("*_vcoco.json", "annotations/*_vcoco.json")),
     ("psg", ("psg*.json", "psg/psg*.json")),
     ("open-images", ("vrd-*-anno.json", "annotations/vrd-*-anno.json")),
+    ("refcoco", ("refs(*).p",)),
     ("open-images-csv", ("*annotations-vrd.csv", "annotations/*annotations-vrd.csv")),
 )
 _BELOW = ("annotations", "vcoco", "data/vcoco", "psg")
@@ -137,6 +139,8 @@ def format_of(path: Path) -> str:
         return next(fits, "")
     if path.suffix == ".h5":
         return "vg150"
+    if fnmatch.fnmatch(path.name, "refs(*).p"):
+        return "refcoco"
     if path.name.endswith("annotations-vrd.csv"):
         return "open-images-csv"
     return _by_keys(path) if path.suffix.lower() == ".json" and is_file(path) and path.stat().st_size else ""
@@ -151,7 +155,7 @@ def format_within(folder: Path) -> str:
 
 def _annotations(folder: Path) -> list[str]:
     """Names of possible annotation files in a folder, from one listing, however many images it has."""
-    return [entry for entry in os.listdir(folder) if entry.endswith((".json", ".h5", ".csv"))] if folder.is_dir() else []
+    return [entry for entry in os.listdir(folder) if entry.endswith((".json", ".h5", ".csv", ".p"))] if folder.is_dir() else []
 
 
 def _under(names: Mapping[str, list[str]], pattern: str) -> list[str]:

@@ -120,7 +120,11 @@ def size_of(path: Path) -> tuple[int, int]:
         try:
             info = probe(head, name=str(path))
         except DecodeError:
-            info = probe(head + file.read(), name=str(path))
+            try:
+                info = probe(head + file.read(), name=str(path))
+            except DecodeError as error:  # annotations may name any file: nothing of its content is said
+                problem = error.problem.partition(":")[0] if error.problem.startswith("not an image") else "cannot be decoded"
+                raise DecodeError(problem, file=error.file, expected=error.expected) from None
     return info.width, info.height
 
 

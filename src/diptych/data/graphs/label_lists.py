@@ -78,6 +78,16 @@ class LabelLists:
             raise DataError("the list is empty", field="objects", expected="at least one name to look for")
         return lists
 
+    def to_json(self) -> list[list[str]]:
+        """Objects and relations."""
+        return [list(self.objects), list(self.relations)]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Sequence[str]]) -> Self:
+        """From `to_json`."""
+        objects, relations = value
+        return cls(tuple(objects), tuple(relations))
+
     @property
     def texts(self) -> tuple[str, ...]:
         """Texts for the text encoder: objects, "no objects", relations."""

@@ -22,7 +22,7 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diptych.core.errors import DecodeError, TooLarge
-from diptych.core.image import ArrayImage, ImageSource
+from diptych.core.image import ArrayImage, ImageSource, content_untold
 from diptych.data.media.formats import heif
 from diptych.data.media.formats.jpeg_scans import refuse_scans, scan_count
 from diptych.data.media.weighted_semaphore import WeightedSemaphore
@@ -89,18 +89,20 @@ def decode(source: ImageSource, *, min_side: int = 0, exact: bool = False, max_p
     if isinstance(source, ArrayImage):
         return on_white(_check_pixels(source, max_pixels))
     data = _read(source)
-    if min_side > 0 and not exact and data[:3] == b"\xff\xd8\xff":
-        pixels_HWC = _jpeg(data, source.name, min_side, max_pixels)
-        if pixels_HWC is not None:
-            return pixels_HWC
-    return _pil(data, source.name, max_pixels, _on_white)
+    with content_untold(source):
+        if min_side > 0 and not exact and data[:3] == b"\xff\xd8\xff":
+            pixels_HWC = _jpeg(data, source.name, min_side, max_pixels)
+            if pixels_HWC is not None:
+                return pixels_HWC
+        return _pil(data, source.name, max_pixels, _on_white)
 
 
 def decode_rgba(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     """An image as uint8 RGBA [H, W, 4], alpha kept; 255 everywhere for an image without."""
     if isinstance(source, ArrayImage):
         return _with_alpha(_check_pixels(source, max_pixels))
-    return _with_alpha(_pil(_read(source), source.name, max_pixels, _eight_bits))
+    with content_untold(source):
+        return _with_alpha(_pil(_read(source), source.name, max_pixels, _eight_bits))
 
 
 def _with_alpha(pixels_HWC: Pixels) -> Pixels:

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from diptych.core.disk.paths import is_file
+from diptych.core.disk.paths import is_below, is_file
 from diptych.core.image import ArrayImage, BytesImage, FileImage, ImageSource, SliceImage
 from diptych.core.media import ArraySource
 
@@ -40,6 +41,16 @@ class LooseFiles:
     def source(self, row: int) -> ImageSource | None:
         path = self.paths[row].as_py()
         return FileImage(Path(self.root, path), self.within) if path else None
+
+    def may_lead_out(self, folder: str) -> npt.NDArray[np.bool_]:
+        """True for each absolute path and each with ".."; for every path if the root is not in the folder. The disk is not asked."""
+        if not is_below(os.path.abspath(self.root), folder) or not len(self.paths):
+            return np.ones(len(self.paths), np.bool_)
+        odd = pc.or_(
+            pc.starts_with(self.paths, "/"), pc.match_substring_regex(self.paths, r"(^|[/\\\\])\.\.([/\\\\]|$)|^[A-Za-z]:|^~")
+        )
+        flags: npt.NDArray[np.bool_] = odd.fill_null(False).to_numpy(zero_copy_only=False).astype(np.bool_)
+        return flags
 
     def identity(self, row: int) -> str:
         path = self.paths[row].as_py()

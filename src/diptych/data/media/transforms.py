@@ -48,6 +48,8 @@ class Preprocess:
              smaller
     fill     grey value 0..255 around a padded image
     margin   pixels per side that are cut off again: the image is resized to `size + margin` first, and its middle taken (ALIGN)
+    rounding  of a margin of an odd number of pixels: "even", half to even, as torchvision, timm and open_clip do, or "down", as
+             transformers does
     height   of the input where it is no square: `size` wide and this high, for "squash" (persons, 256 x 128); 0 is as high as wide
 
     >>> import numpy as np
@@ -58,23 +60,26 @@ class Preprocess:
     size: int
     mean: Triple = OPENAI_MEAN
     std: Triple = OPENAI_STD
-    resize: Literal["crop", "squash", "pad", "native"] = "crop"
+    resize: Literal["crop", "squash", "pad", "native", "square"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     fill: int = 0
     margin: int = 0
     height: int = 0
+    rounding: Literal["even", "down"] = "even"
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.margin < 0:
             raise ConfigError(
                 f"Preprocess.size is {self.size} and margin {self.margin} (expected 1 pixel or more, and 0 or more)"
             )
-        if self.resize not in ("crop", "squash", "pad", "native"):
-            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad | native)")
+        if self.resize not in ("crop", "squash", "pad", "native", "square"):
+            raise ConfigError(f"Preprocess.resize is {self.resize!r} (expected crop | squash | pad | native | square)")
         if self.height and (self.resize != "squash" or self.margin or self.height < 1):
             raise ConfigError(
                 f"Preprocess.height is {self.height}, resize {self.resize!r}, margin {self.margin} (expected 'squash' without margin)"
             )
+        if self.rounding not in ("even", "down"):
+            raise ConfigError(f"Preprocess.rounding is {self.rounding!r} (expected even | down)")
         if self.interpolation not in FILTERS:
             raise ConfigError(f"Preprocess.interpolation is {self.interpolation!r} (expected {' | '.join(FILTERS)})")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -90,23 +95,28 @@ class Preprocess:
         """One image as uint8 [size, size, 3], or [height, size, 3]."""
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
-        if self.margin:
-            left = round(self.margin / 2)
+        if self.margin and self.resize != "crop":
+            left = self._half(self.margin)
             whole_HWC = replace(self, size=self.size + self.margin, margin=0).square(image_HWC)
             return whole_HWC[left : left + self.size, left : left + self.size]
         height, width = image_HWC.shape[:2]
         size = self.size
-        if (height, width) == (self.height or size, size):
+        if (height, width) == (self.height or size, size) and not self.margin:
             return image_HWC
         image = Image.fromarray(image_HWC)
         filter = FILTERS[self.interpolation]
-        if self.resize == "squash":
+        if self.resize == "square" and height != width:
+            side = max(height, width)
+            whole = Image.new("RGB", (side, side), tuple(int(value * 255) for value in self.mean))
+            whole.paste(image, ((side - width) // 2, (side - height) // 2))
+            return np.asarray(whole.resize((size, size), filter))
+        if self.resize in ("squash", "square"):
             return np.asarray(image.resize((size, self.height or size), filter))
         if self.resize == "crop":
-            # The long side is cut down to a whole pixel and the margin rounded half to even, as torchvision does.
-            short = min(height, width)
-            wide, high = (size if side == short else int(size * side / short) for side in (width, height))
-            left, top = round((wide - size) / 2.0), round((high - size) / 2.0)
+            # The long side is cut down to a whole pixel, and both margins are cut off at once, as torchvision does.
+            short, target = min(height, width), size + self.margin
+            wide, high = (target if side == short else int(target * side / short) for side in (width, height))
+            left, top = self._half(wide - size), self._half(high - size)
             return np.asarray(image.resize((wide, high), filter))[top : top + size, left : left + size]
         if self.resize == "native":
             left, top = (size - width) // 2, (size - height) // 2  # below 0 where it is cut, as Pillow's `expand` counts
@@ -119,6 +129,10 @@ class Preprocess:
         left, top = (size - wide) // 2, (size - high) // 2
         padded_HWC[top : top + high, left : left + wide] = np.asarray(image.resize((wide, high), filter))
         return padded_HWC
+
+    def _half(self, margin: int) -> int:
+        """Pixels of a margin that are on the left or on top."""
+        return margin // 2 if self.rounding == "down" else round(margin / 2.0)
 
     def normalise(self, image_BHWC: Pixels) -> Tensor:
         """uint8 [B, H, W, 3] to image_BCHW: (value / 255 - mean) / std, in this order of operations."""
@@ -134,7 +148,8 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
-        return {name: value for name, value in plain.items() if name not in ("margin", "height") or value}
+        unusual = {"margin": 0, "height": 0, "rounding": "even"}  # older versions do not know them
+        return {name: value for name, value in plain.items() if name not in unusual or value != unusual[name]}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
@@ -231,8 +246,10 @@ def visible_share(preprocess: Any, width: int, height: int) -> Share:
     (0.25, 0.0, 0.75, 1.0)
     """
     how = getattr(preprocess, "resize", "squash")
+    margin = getattr(preprocess, "margin", 0)
+    kept = preprocess.size / (preprocess.size + margin) if margin else 1.0
     if how == "squash":
-        return 0.0, 0.0, 1.0, 1.0
+        return (1 - kept) / 2, (1 - kept) / 2, (1 + kept) / 2, (1 + kept) / 2
     side = preprocess.size if how == "native" else min(width, height) if how == "crop" else max(width, height)
-    x, y = side / width / 2, side / height / 2
+    x, y = kept * side / width / 2, kept * side / height / 2
     return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y

@@ -2,8 +2,9 @@
 
 {"id": 7, "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cup"}]}
 
-`image` is a picture, or a list of several. A row is a sample whose questions are its pairs of turns. Rows about the same pictures are one
-group. "question", "answer" and "options" of a row, where it has them, stand instead of its first pair: the question without its options.
+`image` is a picture, or a list of several; a row without one is left out with a reason. Any other row is a sample whose questions are
+its pairs of turns. Rows about the same pictures are one group. "question", "answer" and "options" of a row, where it has them, stand
+instead of its first pair: the question without its options.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
+from diptych.data.quarantine import QuarantineEntry
 from diptych.data.quizzes.quiz_rows import Row, option_list, picture
 from diptych.data.text.question_answering.questions import FIELD
 
@@ -25,14 +27,17 @@ TURNS = "conversations"
 
 def holds(row: Row) -> bool:
     """True for a row that is a dialogue about pictures."""
-    return TURNS in row and "image" in row
+    return TURNS in row and ("image" in row or "id" in row)
 
 
 def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Pool:
     """A sample a row, with `media["images"]` where there are several pictures. Raises DataError that names row and field."""
-    samples = []
+    samples, without = [], list[int]()
     for number, row in enumerate(rows):
-        given = row["image"]
+        given = row.get("image")
+        if given is None:  # instruction data have dialogues about nothing seen among the others
+            without.append(number)
+            continue
         several = isinstance(given, list)
         if several and not given:
             raise DataError("is an empty list", file=path, row=number, field="image", expected="a picture, or several")
@@ -49,7 +54,13 @@ def read(path: Path, rows: list[Row], name: str, root: Path | None = None) -> Po
                 extras={FIELD: _questions(row, path, number)},
             )
         )
-    return Pool.from_samples(samples, name=name)
+    if not samples:
+        raise DataError("holds dialogues without pictures alone", file=path, field="image", expected="a picture in some row")
+    pool = Pool.from_samples(samples, name=name)
+    pool.quarantine += [
+        QuarantineEntry("", "read", f"row {number}: a dialogue without a picture", str(path)) for number in without
+    ]
+    return pool
 
 
 def _questions(row: Row, path: Path, number: int) -> list[dict[str, Any]]:

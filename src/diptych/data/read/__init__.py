@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import re
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,18 @@ from functools import partial
 from importlib import resources
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from diptych.core.disk.files import restore
-from diptych.core.disk.paths import escapes_folder, path_problem, printable
+from diptych.core.disk.paths import escapes_folder, near_sibling, path_problem, printable
 from diptych.core.errors import DataError
 from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
+from diptych.data.planning.files import FORMAT as TRIALS
+from diptych.data.planning.files import holds as holds_trials
+from diptych.data.planning.files import read_trials
 from diptych.data.probes import FORMATS as PROBES
 from diptych.data.probes import format_of as probe_of
 from diptych.data.probes import read_probe
@@ -37,15 +40,20 @@ from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
 from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
+from diptych.data.read.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
+from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.persons import is_market
 from diptych.data.read.read_options import ReadOptions
+from diptych.data.read.social_pairs import RELATIONS as SOCIAL_PAIRS
+from diptych.data.read.social_pairs import read_social_pairs
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
+from diptych.data.read.unread import unread_note
 from diptych.data.shards.build import open_built
 from diptych.data.shards.mark import is_built, refuse_unfinished
 
@@ -53,7 +61,6 @@ ANNOTATIONS = (".json", ".csv", ".h5", ".txt")
 A_SOURCE = (
     "a path, a datasets.Dataset, a DataFrame, an Arrow table, a data set of torch, or a list of pairs, of rows or of Sample"
 )
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 def read(
@@ -72,6 +79,7 @@ def read(
     name: str = "",
     format: str = "",
     follow_links: bool = False,
+    inside: str | Path = "",
     delimiter: str = "",
     captions: bool = True,
     longest_text: int = 2**20,
@@ -83,7 +91,7 @@ def read(
     source    a folder, a table (.csv, .tsv, .jsonl, .parquet), tars (a file, a folder, ``{000..009}.tar``, ``*.tar``), COCO or
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
-              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, problems
+              Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, SGL's trials, problems
               (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
               PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
               memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
@@ -102,10 +110,13 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, or "pmc", where
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
+    inside    a folder that the data may not name files outside of, by an absolute path, "..", or a link: such a row is left out, and
+              nothing of the file is read; "own" is the folder of the data, or `root`. "" sets no limit to a file or folder, and is
+              "own" for a table from afar
     A folder that an interrupted build or download left is refused, and so is one that holds two kinds of data (tars and pictures, say):
     neither is silently taken for the whole. Without names the usual ones are taken; if two fit, the error lists the columns.
     """
@@ -124,28 +135,52 @@ def read(
         captions=captions,
         limits={"longest_text": longest_text, "most_columns": most_columns, "unpacked_bytes": unpacked_bytes},
     )
-    folder = Path(root) if root is not None else None
+    folder = Path(root).expanduser() if root is not None else None
+    limit = str(inside)
+    if not limit and isinstance(source, str) and "://" in source:
+        limit = OWN_FOLDER
+    pool, own = _open(source, options, name, folder, format, str(inside))
+    if not limit or (limit == OWN_FOLDER and own is None):
+        return pool
+    return confined_to(pool, own if limit == OWN_FOLDER and own is not None else Path(limit).expanduser())
+
+
+def _open(
+    source: Any, options: ReadOptions, name: str, folder: Path | None, format: str, inside: str
+) -> tuple[Pool, Path | None]:
+    """Pool of a source, and the folder that its files are in; None where it names none, or has been confined already."""
     if isinstance(source, Pool):
-        return source.named(name) if name else source
+        return (source.named(name) if name else source), folder
     if is_hub(source):
-        return read_hub(source, options, name=name or "datasets")
+        return read_hub(source, options, name=name or "datasets"), folder
     if not isinstance(source, str | Path):
         made = read_object(source, options, name=name, root=folder)
         if made is None:
             raise DataError(f"cannot read a {type(source).__name__}", expected=A_SOURCE)
-        return made
+        return made, folder
     if source == "emoji":
-        return _emoji(name)
+        return _emoji(name), None
     address = str(source)
     if "://" in address:
         if not address.lower().endswith(SUFFIXES):
             raise DataError(
                 "only tables are read from afar", file=address, expected=f"an address that ends in {', '.join(SUFFIXES)}"
             )
-        return read_tables([fetch_table(address)], options, name=name or Path(address).stem, root=folder)
+        table = fetch_table(address)
+        return read_tables([table], options, name=name or Path(address).stem, root=folder), own_folder(table, folder)
     path = Path(source).expanduser()
     if fault := path_problem(str(path)):
         raise DataError(f"is {fault}", file=printable(str(path)[:80]), expected="a path")
+    if path.is_dir() and is_curated(path) and not is_built(path):
+        restore(path)
+        refuse_unfinished(path)
+        return open_curated(path, partial(read, follow_links=options.follow_links, inside=inside)), None
+    return _open_path(path, options, name, folder, format), own_folder(path, folder)
+
+
+def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None, format: str) -> Pool:
+    """Pool of a file, a folder, or a pattern of files."""
+    address = str(path)
     restore(path)  # where a replacement was killed between its two steps
     if path.is_dir():
         refuse_unfinished(path)
@@ -159,6 +194,10 @@ def read(
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format in SOCIAL_PAIRS:
+        return read_social_pairs(path, format, name=name, root=folder)
+    if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
+        return read_trials(path, name=name)
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if (
@@ -213,11 +252,14 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
     tars = sorted(path.glob("*.tar")) or sorted(path.glob("*/*.tar"))
     tables, probe = tables_of(path), probe_folder(path)
     _one_kind(path, tars, tables, probe)
-    metadata = next((path / file for file in _METADATA if (path / file).is_file()), None)
+    metadata = next((path / file for file in METADATA if (path / file).is_file()), None)
     if metadata is not None:
-        return read_tables(_own([metadata], path, options), options, name=name, root=root)
+        return _noted(read_tables(_own([metadata], path, options), options, name=name, root=root), path, [metadata])
+    parts = split_metadata(path)
+    if parts and not tars:
+        return _noted(read_image_folder(path, _own(parts, path, options), options, name=name), path, parts)
     if tars:
-        return read_tars(_own(tars, path, options), options, name=name)
+        return _noted(read_tars(_own(tars, path, options), options, name=name), path, tars)
     if chosen := format_within(path):
         return _graphs(path, options, name, root, chosen)
     captions, other_json = captions_within(path) if not probe.sidecar and not tables else (None, [])
@@ -226,18 +268,27 @@ def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -
         reason = f"was not read: the captions are those of {captions.name}; to read this file instead, give its path"
         pool.quarantine += [QuarantineEntry("", "read", reason, str(file)) for file in other_json]
         return pool
+    if not probe.sidecar and not tables and len(dialogues := [file for file in other_json if quiz_of(file) == "llava"]) == 1:
+        return _noted(read_quiz(_own(dialogues, path, options)[0], "llava", name=name, root=root), path, dialogues)
     if not probe.sidecar and not tables and articles_of(path):
         return _of_articles(path, options, name)
     if not probe.sidecar and not tables and (documents := documents_of(path)):
         return read_documents(path, documents, name=name, within=options.within(path))
     if probe.image and (probe.sidecar or not tables):
-        return read_folder(path, options, name=name)
+        return _noted(read_folder(path, options, name=name), path)
     if len(tables) == 1 or (tables and len({file.suffix for file in tables}) == 1 and tables[0].suffix == ".parquet"):
-        return read_tables(_own(tables, path, options), options, name=name, root=root)
+        return _noted(read_tables(_own(tables, path, options), options, name=name, root=root), path, tables)
     if tables:
         names = ", ".join(file.name for file in tables[:5])
         raise DataError(f"holds {len(tables)} tables ({names})", file=path, expected="one of them: give its path")
     return read_folder(path, options, name=name)  # which says what was looked for
+
+
+def _noted(pool: Pool, folder: Path, used: Sequence[Path] = ()) -> Pool:
+    """The pool, with a note on the metadata files of its folder that were not read."""
+    if note := unread_note(folder, used, [bad.file for bad in pool.quarantine]):
+        pool.notes.append(note)
+    return pool
 
 
 def _one_kind(path: Path, tars: list[Path], tables: list[Path], probe: FolderProbe) -> None:
@@ -323,8 +374,4 @@ def _emoji(name: str) -> Pool:
 
 
 def _missing(path: Path) -> DataError:
-    parent = path.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
-    hint = f"; did you mean '{parent / near[0]}'?" if near else ""
-    return DataError(f"does not exist{hint}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")
+    return DataError(f"does not exist{near_sibling(path)}", file=path, expected=f"a table, a .tar, or a folder with {LOOKED_FOR}")

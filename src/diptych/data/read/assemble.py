@@ -123,7 +123,7 @@ def _images(source: SourceRows, name: str) -> tuple[Images | None, pa.Array | No
             f"column '{name}' holds web addresses, and reading never downloads",
             file=source.file,
             field=name,
-            expected="files: fetch them with img2dataset first and read its output",
+            expected="files: fetch them with `diptych data download` or img2dataset first and read its output",
         )
     return None, sound_paths(values, source.where, source.bad)
 

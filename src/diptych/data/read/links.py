@@ -7,6 +7,7 @@ column, a text that is not UTF-8 and a pair that was there before cost themselve
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from diptych.core.disk.paths import open_file
 from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet
 from diptych.data.dataset import Pool
 from diptych.data.media.images import ImageObjects
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged
-from diptych.data.read.read_options import IMAGE_NAMES
+from diptych.data.read.read_options import IMAGE_NAMES, ReadOptions
+from diptych.data.read.tables import link_columns, load_table
 from diptych.data.texts import Texts
 from diptych.data.utf8 import utf8_rows
 
@@ -40,12 +43,14 @@ def is_links(path: Path) -> bool:
     files = _files(path)
     if not files:
         return False
+    if files[0].suffix != ".parquet":
+        return _is_link_text(files[0])
     for file in files:
         try:
             names = {name.lower() for name in pq.read_schema(file).names}
         except (pa.ArrowException, OSError):
             continue  # damaged: reported when it is read
-        if names & set(IMAGE_NAMES[0]) or not names & {*TEXT, *ADDRESS}:
+        if names & {*IMAGE_NAMES[0], *IMAGE_NAMES[1]} or not names & {*TEXT, *ADDRESS}:
             return False
         if names & set(TEXT):
             return True
@@ -93,15 +98,28 @@ def _stack_tables(tables: list[pa.Table], bad: list[QuarantineEntry]) -> pa.Tabl
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
-        return [path] if path.suffix == ".parquet" else []
+        return [path] if path.suffix in (".parquet", ".tsv", ".csv") else []
     files = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")] if path.is_dir() else []
     return files if all(file.suffix == ".parquet" for file in files) else []
+
+
+def _is_link_text(file: Path) -> bool:
+    """True if a .tsv or .csv has addresses and texts and no column of images; CC3M and CC12M have no header."""
+    try:
+        with open_file(file) as opened:
+            line = opened.readline(2**16).decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    first = next(csv.reader([line], delimiter="\t" if file.suffix == ".tsv" else ","), [])
+    names = {name.strip().lower() for name in first}
+    named = names & {*ADDRESS} and names & {*TEXT} and not names & {*IMAGE_NAMES[0], *IMAGE_NAMES[1]}
+    return bool(named or link_columns(first))
 
 
 def _table(file: Path, bad: list[QuarantineEntry]) -> pa.Table | None:
     """Columns "uid", "string", perhaps "url", and the rest unchanged; None for a file without usable columns."""
     try:
-        table = read_parquet(file)
+        table = read_parquet(file) if file.suffix == ".parquet" else load_table(file, ReadOptions(), bad)[0]
     except DataError as error:
         bad.append(QuarantineEntry("", "read", error.problem, str(file)))
         return None

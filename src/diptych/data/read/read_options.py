@@ -12,12 +12,13 @@ from diptych.core.errors import DataError
 from diptych.core.registry import MEDIA
 
 IMAGE_NAMES = (
-    ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "file", "img", "img_path"),
+    ("image", "image_path", "filepath", "file_path", "path", "file_name", "filename", "file", "img", "img_path", "image_name"),
+    ("jpg", "jpeg", "png", "webp"),  # bytes, as img2dataset writes them into Parquet
     ("url", "image_url"),
 )
 TEXT_NAMES = (
     ("caption", "captions", "text", "texts", "txt"),
-    ("title", "alt", "alt_text", "description", "sentence", "sentences"),
+    ("title", "alt", "alt_text", "description", "sentence", "sentences", "comment"),
     ("label", "class", "class_name"),
 )
 OTHER_NAMES = {
@@ -158,6 +159,8 @@ def choose(
         column = _known_column(given, names, file) or next((name for name in usual if name in names and name != image), None)
         if column and (given or column not in text):
             others[what] = column
+    if image in IMAGE_NAMES[1] and {"key", "status"} <= set(names) and "uid" not in others:
+        others["uid"] = "key"  # of img2dataset: the uid that its tars have
     return ColumnMapping(image, text, others, language, media)
 
 
@@ -175,6 +178,8 @@ def _guess(what: str, ranks: Sequence[Sequence[str]], names: Sequence[str], file
     lower = {name.lower(): name for name in names}
     for rank in ranks:
         candidates = [lower[name] for name in rank if name in lower]
+        if len(candidates) == 2 and candidates[1].lower() == f"{candidates[0].lower()}s":
+            return candidates[1]  # the first of several, and all of them: as `data export` writes both
         if len(candidates) > 1:
             raise DataError(
                 f"columns {' and '.join(map(repr, candidates))} could both be the {what}; columns are {', '.join(names)}",

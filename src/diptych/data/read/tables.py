@@ -52,12 +52,24 @@ def read_tables(paths: Sequence[Path], options: ReadOptions, *, name: str, root:
         first = f"; first problem: {bad[0]}" if bad else ""
         raise DataError(f"has no rows{first}", file=paths[0], expected="a header and at least one row")
     file = str(paths[0]) if len(paths) == 1 else str(paths[0].parent)
-    top = str(root or paths[0].parent)
+    top = str(root or _folder_of_images(paths[0], tables[0]))
     stacked = _stack(tables, paths)
     source = SourceRows(name, stacked, file, root=top, locate=locate, within=options.within(top), bad=bad)
     pool = assemble(source, options)
     _some_image_exists(pool, source)
     return pool
+
+
+def _folder_of_images(path: Path, table: pa.Table) -> Path:
+    """Folder that the paths of a table are relative to: its own, or for Flickr30k's `results.csv` the one beside it with the pictures."""
+    if not {"image_name", "comment"} <= set(table.column_names):
+        return path.parent
+    names = [name for name in table["image_name"][:20].to_pylist() if name]
+    near = [path.parent, path.parent.parent]
+    near += [
+        folder for above in near for folder in sorted(above.iterdir()) if folder.is_dir() and not folder.name.startswith(".")
+    ]
+    return next((folder for folder in near if any(is_file(folder / name) for name in names)), path.parent)
 
 
 def _some_image_exists(pool: Pool, source: SourceRows) -> None:
@@ -129,9 +141,13 @@ def _load_csv(
     from pyarrow import csv as arrow_csv
 
     text = _utf8(path, data)
-    header = next(csv.reader(io.StringIO(text[:100_000]), delimiter=delimiter), [])
-    if not header or not text.strip():
+    written = next(csv.reader(io.StringIO(text[:100_000]), delimiter=delimiter), [])
+    if not written or not text.strip():
         raise DataError("is empty", file=path, expected="a header and at least one row")
+    without_header = link_columns(written)
+    header = without_header or [
+        name.strip() for name in written
+    ]  # Flickr30k's results.csv: "image_name| comment_number| comment"
     if twice := next((name for name in header if header.count(name) > 1), None):
         raise DataError(f"column '{twice}' is twice in the header", file=path, expected="names that differ")
     chosen = choose(options, header, path)
@@ -149,7 +165,12 @@ def _load_csv(
         table = arrow_csv.read_csv(
             io.BytesIO(text.encode()),
             # In one block: a type is taken from all rows, not from the first ones, and a long cell fits.
-            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=min(max(len(data) + 1, 1 << 20), (1 << 31) - 1)),
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False,
+                block_size=min(max(len(data) + 1, 1 << 20), (1 << 31) - 1),
+                column_names=header,
+                skip_rows=0 if without_header else 1,
+            ),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
             convert_options=arrow_csv.ConvertOptions(
                 column_types={name: pa.string() for name in header if name in as_text}, strings_can_be_null=False
@@ -160,6 +181,17 @@ def _load_csv(
     skipped = set(wrong)
     every = range(1, table.num_rows + len(skipped) + 1)
     return table, [row for row in every if row not in skipped] if skipped else every
+
+
+def link_columns(first: Sequence[str]) -> list[str]:
+    """Column names of a table of links that has no header, by its first row; [] for any other. CC3M has caption and address, CC12M address
+    and caption.
+
+    >>> link_columns(["https://a.org/1.jpg", "a red bus"])
+    ['url', 'caption']
+    """
+    addresses = [value.strip().lower().startswith(("http://", "https://")) for value in first]
+    return ["url" if is_address else "caption" for is_address in addresses] if sorted(addresses) == [False, True] else []
 
 
 def _load_jsonl(path: Path, data: bytes, options: ReadOptions, bad: list[QuarantineEntry]) -> tuple[pa.Table, Sequence[int]]:

@@ -7,6 +7,7 @@
     OUT/shards/00000.idx.parquet offset and size of every member
     OUT/tables/*.parquet         texts, regions, relations, media; later scores, rewrites, boxes (`data.columns`)
     OUT/quarantine.parquet       what was left out: uid, stage, reason
+    OUT/changes.jsonl            items that a service added, corrected or removed since (`changes`)
 
 Samples go to shards in the order of a hash of their uid, so that shards are already shuffled, and lie sorted by key within one.
 The same samples give the same bytes. Images and media are copied byte for byte; pixels without bytes become lossless WebP, other
@@ -41,6 +42,7 @@ from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
 from diptych.data.metadata import JSON
 from diptych.data.quarantine import QuarantineEntry, first_lines, read_quarantine, write_quarantine
 from diptych.data.ragged import Ragged
+from diptych.data.shards.changes import REMOVED, read_changes
 from diptych.data.shards.inside import refuse_links, sound_manifest, sound_media
 from diptych.data.shards.mark import (
     FORMAT,
@@ -130,21 +132,21 @@ def _build_alone(
         made = _build_alone(pool, work, shard_samples, False, check, progress, command)
         publish(work, out)
         return _report(out, kept=made.kept)
-    with _disk_errors(out):
+    with disk_errors(out):
         _prepare(out, config, command)
         sweep_partial(out, finished=False)
-        plan = _plan(pool.uids, shard_samples)
+        plan = plan_shards(pool.uids, shard_samples)
         stored: list[ShardRecords] = []
         kept = 0
-        with _bar(len(pool), progress) as advance:
+        with bar(len(pool), progress) as advance:
             for number, rows in enumerate(plan):
                 path = out / SHARDS / f"{number:05d}.tar"
                 key = config_hash({**config, "uids": [pool.uids[row] for row in rows]})
-                if (done := _read_part(path, key)) is not None:
+                if (done := read_part(path, key)) is not None:
                     kept += 1
                     advance(len(rows))
                 else:
-                    done = _write_part(path, key, store_shard(pool, rows, path, check=check, tick=lambda: advance(1)))
+                    done = write_part(path, key, store_shard(pool, rows, path, check=check, tick=lambda: advance(1)))
                 stored.append(done)
         _write_tables(pool, out, stored, plan, config)
     return _report(out, kept=kept)
@@ -172,11 +174,12 @@ def open_built(path: Path | str, *, tables: tuple[str, ...] = (), follow_links: 
 def _open_folder(folder: Path, tables: tuple[str, ...], follow_links: bool) -> Pool:
     if not follow_links:
         refuse_links(folder)
-    mark = read_mark(folder)
-    quarantined = read_quarantine(folder)
-    manifest, lost = sound_manifest(folder, read_parquet(folder / MANIFEST), follow_links=follow_links)
-    if manifest.num_rows + len(lost) != mark["count"]:
-        raise DataError(f"has {manifest.num_rows + len(lost):,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
+    mark, base, log = read_mark(folder), read_parquet(folder / MANIFEST), read_changes(folder)
+    quarantined = [bad for bad in read_quarantine(folder) if not (bad.stage == REMOVED and bad.uid in log.rows)]
+    quarantined += [QuarantineEntry(uid, REMOVED, reason) for uid, reason in log.removed.items()]
+    if base.num_rows != mark["count"]:
+        raise DataError(f"has {base.num_rows:,} rows but {MARK} says {mark['count']:,}", file=folder / MANIFEST)
+    manifest, lost = sound_manifest(folder, log.on_manifest(base), follow_links=follow_links)
     empty = [name for name in ("group", "licence", "source", "split") if pc.all(pc.equal(manifest[name], "")).as_py()]
     columns = {name: manifest[name].combine_chunks() for name in manifest.column_names if name not in empty}
     shards = columns["shard"].dictionary_encode()
@@ -191,16 +194,16 @@ def _open_folder(folder: Path, tables: tuple[str, ...], follow_links: bool) -> P
     pool = Pool(
         mark["name"],
         columns,
-        Texts.by_uid(_table(folder, "texts"), columns["uid"]),
+        Texts.by_uid(log.on_texts(_table(folder, "texts")), columns["uid"]),
         images,
         media=_media(folder, columns["uid"], follow_links) if MEDIA in mark["tables"] else None,
         regions=ragged.get("regions"),
         relations=ragged.get("relations"),
         json_columns=[field.name for field in manifest.schema if (field.metadata or {}).get(b"diptych") == b"json"],
         quarantine=[*quarantined, *(bad for bad in lost if bad.uid not in {one.uid for one in quarantined})],
-        fingerprint=mark["fingerprint"],
+        fingerprint="" if log else mark["fingerprint"],
     )
-    if later := {bad.uid for bad in pool.quarantine}.intersection(pool.uids):
+    if later := {bad.uid for bad in pool.quarantine if bad.stage != REMOVED}.intersection(pool.uids):
         pool = pool.exclude(later)
     for name in (*(["split"] if "split" in table_names(folder) else []), *tables):
         pool = pool.with_table(_table(folder, name))
@@ -230,37 +233,40 @@ def _prepare(out: Path, config: dict[str, Any], command: str) -> None:
     (out / SHARDS).mkdir(parents=True, exist_ok=True)
 
 
-def _plan(uids: tuple[str, ...], shard_samples: int) -> list[list[int]]:
+def plan_shards(uids: tuple[str, ...], shard_samples: int) -> list[list[int]]:
     """Rows of each shard: dealt in the order of a hash, sorted by uid within a shard. Depends on the set of uids alone."""
     order = sorted(range(len(uids)), key=lambda row: hashlib.blake2b(uids[row].encode(), digest_size=16).digest())
     cut = [order[start : start + shard_samples] for start in range(0, len(order), shard_samples)]
     return [sorted(rows, key=uids.__getitem__) for rows in cut]
 
 
-def _part(path: Path) -> Path:
+def part_path(path: Path) -> Path:
+    """Marker of a finished shard of a build that goes on."""
     return path.with_name(f".{path.stem}{PART}")
 
 
-def _media_part(path: Path) -> Path:
+def media_part_path(path: Path) -> Path:
+    """The media of such a shard."""
     return path.with_name(f".{path.stem}.media.parquet")
 
 
-def _write_part(path: Path, key: str, stored: ShardRecords) -> ShardRecords:
+def write_part(path: Path, key: str, stored: ShardRecords) -> ShardRecords:
     """Marker of a finished shard: written after the shard, holds its rows of the manifest; media rows are in a second file."""
     if stored.media.num_rows:
-        write_parquet(_media_part(path), stored.media)
+        write_parquet(media_part_path(path), stored.media)
     metadata = {b"key": key.encode(), b"bad": json.dumps([asdict(bad) for bad in stored.bad]).encode()}
-    write_parquet(_part(path), stored.rows.replace_schema_metadata(metadata))
+    write_parquet(part_path(path), stored.rows.replace_schema_metadata(metadata))
     return stored
 
 
-def _read_part(path: Path, key: str) -> ShardRecords | None:
-    if not (_part(path).is_file() and path.is_file()):
+def read_part(path: Path, key: str) -> ShardRecords | None:
+    """Records of a shard that an interrupted build of the same samples finished, or None."""
+    if not (part_path(path).is_file() and path.is_file()):
         return None
-    rows = read_parquet(_part(path))
+    rows = read_parquet(part_path(path))
     if rows.schema.metadata[b"key"] != key.encode():
         return None
-    media = read_parquet(_media_part(path)) if _media_part(path).is_file() else MEDIA_SCHEMA.empty_table()
+    media = read_parquet(media_part_path(path)) if media_part_path(path).is_file() else MEDIA_SCHEMA.empty_table()
     return ShardRecords(
         rows.replace_schema_metadata(None), [QuarantineEntry(**bad) for bad in json.loads(rows.schema.metadata[b"bad"])], media
     )
@@ -273,7 +279,7 @@ def _write_tables(pool: Pool, out: Path, stored: list[ShardRecords], plan: list[
     uids = pool.uids
     chosen = pool.select([row for rows in plan for row in rows if uids[row] not in lost])
     located = pa.concat_tables([shard.rows for shard in stored]) if stored else ShardWriter.SCHEMA.empty_table()
-    manifest = _manifest(chosen, located)
+    manifest = manifest_of(chosen, located)
     made_by = MadeBy("build", config)
     media = pa.concat_tables([MEDIA_SCHEMA.empty_table(), *(shard.media for shard in stored)])
     tables = {"texts": chosen.texts_table(), "regions": chosen.regions_table(), "relations": chosen.relations_table()}
@@ -296,12 +302,12 @@ def _write_tables(pool: Pool, out: Path, stored: list[ShardRecords], plan: list[
     }
     write_json(out / MARK, mark)
     for number in range(len(plan)):
-        _part(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
-        _media_part(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
+        part_path(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
+        media_part_path(out / SHARDS / f"{number:05d}.tar").unlink(missing_ok=True)
     (out / UNFINISHED).unlink(missing_ok=True)
 
 
-def _manifest(pool: Pool, located: pa.Table) -> pa.Table:
+def manifest_of(pool: Pool, located: pa.Table) -> pa.Table:
     """`located` (uid, shard, offsets, sizes, hashes) with group, licence, source, split and extras, rows in the same order."""
     fields = [located.schema.field(name) for name in located.column_names]
     columns = [located[name] for name in located.column_names]
@@ -351,7 +357,8 @@ def _report(out: Path, *, kept: int) -> BuildReport:
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(out: Path) -> Iterator[None]:
+    """Context manager: a full disk becomes one line."""
     try:
         yield
     except OSError as error:
@@ -364,7 +371,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+def bar(total: int, progress: bool) -> Iterator[Callable[[int], None]]:
     """A function that counts samples on a bar on stderr, or nowhere."""
     if not progress:
         yield lambda _: None

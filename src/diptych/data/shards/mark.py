@@ -13,16 +13,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from diptych.core.disk.files import write_json
 from diptych.core.disk.json_text import read_object
 from diptych.core.errors import DataError
 from diptych.data.columns import FOLDER as TABLES
+from diptych.data.columns import read_parquet
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is written. Format 1 has no KEY.txt beside the pictures; both are read."""
 MARK, MANIFEST, SHARDS, UNFINISHED = "diptych.json", "manifest.parquet", "shards", "unfinished.json"
 PART = ".part.parquet"
 DOWNLOAD, CURATION = "links.json", "curation.json"
-FIELDS: dict[str, type] = {"name": str, "fingerprint": str, "tables": list, "count": int, "shards": int}
+REVISION, NEXT = "revision", "next"
+"""Fields of the mark: number of the revision, and the mark of the revision after it while that is being written."""
+FIELDS: dict[str, type] = {"name": str, "fingerprint": str, "tables": list, "count": int, "shards": int, REVISION: int}
 
 
 def is_built(path: Path) -> bool:
@@ -30,15 +36,28 @@ def is_built(path: Path) -> bool:
     return (path / MARK).is_file()
 
 
+def revision_of(manifest: pa.Table) -> int:
+    """Number of the revision that a manifest is of; 0 as it was built. Raises DataError for what is no number."""
+    text = (manifest.schema.metadata or {}).get(b"diptych.revision", b"0")
+    if not re.fullmatch(rb"[0-9]{1,9}", text):
+        raise DataError(f"is of revision {text[:20]!r}", file=MANIFEST, expected="a whole number; build it again")
+    return int(text)
+
+
 def read_mark(folder: Path) -> dict[str, Any]:
-    """The content of the mark, its fields of the right kinds. Raises DataError: no mark, unfinished, another format, damaged."""
+    """The content of the mark, its fields of the right kinds: of the revision that the manifest is of. Raises DataError: no mark,
+    unfinished, another format, damaged."""
     path = folder / MARK
     if not path.is_file():
         refuse_unfinished(folder)
         raise DataError(f"has no {MARK}", file=folder, expected="a folder made by `diptych data build`")
     mark = _object(path)
-    if mark.get("format") != FORMAT:
-        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format {FORMAT}; build it again")
+    if mark.get("format") not in range(1, FORMAT + 1):
+        raise DataError(f"has data format {mark.get('format')}", file=path, expected=f"format 1 to {FORMAT}; build it again")
+    mark = {REVISION: 0, **mark}
+    following = mark.pop(NEXT, None)
+    if isinstance(following, dict) and following.get(REVISION) == revision_of(read_parquet(folder / MANIFEST, ["uid"])):
+        mark = following  # a change was killed between its manifest and its mark
     for field, kind in FIELDS.items():
         value = mark.get(field)
         if not isinstance(value, kind) or isinstance(value, bool):

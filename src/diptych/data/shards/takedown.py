@@ -1,46 +1,57 @@
-"""Take samples out of a data set for good: from the tars, the manifest and every table. A search index has its own `remove`.
+"""Take samples out of a data set for good: from the tars, the manifest and every table. A search index has its own `take_down`.
 
-The uids go into the quarantine first, so that from that moment nothing reads them. Then each shard that holds one is written anew
-under another name without it, the manifest points there, and the old shard goes. A kill in between loses nothing: the same call goes on.
+    OUT/takedown.json           what a takedown that has not ended is to take out; the next call goes on with it
+    OUT/taken_down.parquet      uid, sha256 and reason of everything that was taken down: it is not taken in again
+
+The uids go into the quarantine first, so that from that moment nothing reads them. Then a revision without them is written (`revise`), and
+what else holds them is changed (`then`: search indexes). A kill in between loses nothing: the same call goes on.
 A training run keeps its order: rows of a smaller pool are drawn in an order of their own, in which a uid that left cannot come up.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from diptych.core.disk.files import write_json
-from diptych.core.errors import DataError
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.lock import exclusive
+from diptych.core.errors import ConfigError, DataError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import read_parquet, table_names, write_parquet
+from diptych.data.dataset import Pool
 from diptych.data.quarantine import QuarantineEntry, read_quarantine, write_quarantine
 from diptych.data.shards.build import MEDIA, open_built
-from diptych.data.shards.inside import refuse_links, shard_path, sound_manifest, sound_media
-from diptych.data.shards.mark import MANIFEST, MARK, SHARDS, is_built, read_mark, refuse_unfinished
-from diptych.data.shards.tar_index import INDEX_SCHEMA, index_path, open_index, write_index
-from diptych.data.shards.write import ShardWriter
+from diptych.data.shards.changes import changing
+from diptych.data.shards.inside import refuse_links, sound_manifest, sound_media
+from diptych.data.shards.mark import MANIFEST, is_built, read_mark, refuse_unfinished
+from diptych.data.shards.revise import TAKEDOWN, current_manifest, revise
 
-STAGE = "takedown"
+PENDING, RECORD, ADDING = "takedown.json", "taken_down.parquet", ".adding"
+RECORD_SCHEMA = pa.schema([("uid", pa.string()), ("sha256", pa.string()), ("reason", pa.string())])
 
 
 @dataclass(frozen=True, slots=True)
 class TakedownReport:
-    """Summary of a takedown: uids requested, samples removed, and the shards and tables that were rewritten."""
+    """Summary of a takedown: uids requested, samples removed, and the shards and tables that were rewritten.
+
+    uids    all uids that were taken down, with those of an earlier call that was killed
+    hashes  sha256 of their pictures and media
+    """
 
     folder: Path
     asked: int
     samples: int
     shards: int
     tables: tuple[str, ...]
+    uids: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         return [
@@ -49,10 +60,54 @@ class TakedownReport:
         ]
 
 
-def takedown(folder: Path, uids: Iterable[str], *, reason: str = "taken down") -> TakedownReport:
-    """Also works on a folder of tables alone (what `curate` wrote). Uids that are not there are passed over, but stay in the
-    quarantine, so that a later build of the same source leaves a trace of why."""
-    gone = sorted(set(uids))
+@dataclass(frozen=True, slots=True)
+class TakenDown:
+    """Uids and hashes that were taken down and are not taken in again."""
+
+    uids: frozenset[str] = frozenset()
+    hashes: frozenset[str] = frozenset()
+
+
+def taken_down(folder: Path) -> TakenDown:
+    """Uids and hashes that were taken down from a folder."""
+    uids = frozenset(bad.uid for bad in read_quarantine(folder) if bad.stage == TAKEDOWN)
+    if not (folder / RECORD).is_file():
+        return TakenDown(uids)
+    table = _record(folder)
+    return TakenDown(uids | frozenset(table["uid"].to_pylist()), frozenset(filter(None, table["sha256"].to_pylist())))
+
+
+def uids_where(pool: Pool, conditions: Sequence[str]) -> list[str]:
+    """Uids of the samples that meet all conditions, each COLUMN=VALUE, such as "group=p0412" or "licence=unknown".
+
+    Raises ConfigError for a condition that is none, UnknownName for a column that the data lack.
+    """
+    keep = set(pool.uids)
+    for condition in conditions:
+        name, equal, value = condition.partition("=")
+        if not (name.strip() and equal):
+            raise ConfigError(f"--where is {condition!r} (expected COLUMN=VALUE, such as group=p0412)")
+        values = pool.groups if name.strip() == "group" else pool.column(name.strip())
+        keep &= {uid for uid, own in zip(pool.uids, values, strict=True) if _is(own, value.strip())}
+    return sorted(keep)
+
+
+def takedown(
+    folder: Path,
+    uids: Iterable[str] = (),
+    *,
+    where: Sequence[str] = (),
+    reason: str = "taken down",
+    then: Callable[[TakedownReport], None] = lambda report: None,
+) -> TakedownReport:
+    """Take samples out of a built folder, or of a folder of tables alone (what `curate` wrote).
+
+    where  conditions COLUMN=VALUE; every sample that meets all of them is taken out as well
+    then   is called when the data no longer hold them: what else is to forget them, such as indexes. Where it fails, the next call of
+           any takedown of this folder calls it again with the same uids
+    Uids that are not there are passed over, but stay in the quarantine, so that a later build of the same source leaves a trace of why.
+    Everything is checked before the first change.
+    """
     refuse_unfinished(folder)
     built = is_built(folder)
     if not built and not (folder / TABLES).is_dir():
@@ -60,83 +115,115 @@ def takedown(folder: Path, uids: Iterable[str], *, reason: str = "taken down") -
             "holds neither a built data set nor tables", file=folder, expected="a folder of `diptych data build` or `curate`"
         )
     refuse_links(folder)
-    if built:  # also refuses shards that are none of the folder's own, before anything is written
-        read_mark(folder)
-        sound_manifest(folder, read_parquet(folder / MANIFEST))
-        if MEDIA in table_names(folder):
-            sound_media(folder, read_parquet(folder / TABLES / f"{MEDIA}.parquet"))
-    others = [bad for bad in read_quarantine(folder) if not (bad.stage == STAGE and bad.uid in set(gone))]
-    write_quarantine(folder, [*others, *(QuarantineEntry(uid, STAGE, reason) for uid in gone)])
+    with exclusive(folder, ADDING, f"{folder} is being added to or taken from"):
+        asked = _asked(folder, set(uids), where, built)
+        gone = sorted(asked | set(_pending(folder)))
+        if not gone:
+            return TakedownReport(folder, 0, 0, 0, ())
+        if built:  # also refuses shards that are none of the folder's own, before anything is written
+            read_mark(folder)
+            sound_manifest(folder, read_parquet(folder / MANIFEST))
+            if MEDIA in table_names(folder):
+                sound_media(folder, read_parquet(folder / TABLES / f"{MEDIA}.parquet"))
+        write_json(folder / PENDING, {"uids": gone})
+        hashes = _remember(folder, gone, reason) if built else ()
+        others = [bad for bad in read_quarantine(folder) if not (bad.stage == TAKEDOWN and bad.uid in set(gone))]
+        write_quarantine(folder, [*others, *(QuarantineEntry(uid, TAKEDOWN, reason) for uid in gone)])
+        report = _take_out(folder, gone, hashes, built)
+        then(report)
+        (folder / PENDING).unlink(missing_ok=True)
+    return report
+
+
+def compact(folder: Path) -> tuple[int, int]:
+    """Write the log of changes into shards and tables, so that nothing of removed items stays on disk. Returns the number of samples,
+    and of shards that were written anew.
+    """
+    if not is_built(folder):
+        refuse_unfinished(folder)
+        raise DataError("holds no built data set", file=folder, expected="a folder of `diptych data build`")
+    refuse_links(folder)
+    with exclusive(folder, ADDING, f"{folder} is being added to or taken from"), changing(folder):
+        sound_manifest(folder, current_manifest(folder))
+        revision = revise(folder)
+    return int(read_mark(folder)["count"]), revision.shards
+
+
+def _asked(folder: Path, uids: set[str], where: Sequence[str], built: bool) -> set[str]:
+    if not where:
+        return uids
+    if not built:
+        raise ConfigError(f"{folder} holds tables alone: --where needs the columns of a built data set (name the uids)")
+    return uids | set(uids_where(open_built(folder), where))
+
+
+def _take_out(folder: Path, gone: list[str], hashes: tuple[str, ...], built: bool) -> TakedownReport:
+    if not built:
+        tables = [
+            path.stem for path in sorted((folder / TABLES).glob("*.parquet")) if _without(path, pa.array(gone, pa.string()))
+        ]
+        return TakedownReport(folder, len(gone), 0, 0, tuple(tables), tuple(gone), hashes)
+    with changing(folder):
+        revision = revise(folder, gone=gone)
+    return TakedownReport(folder, len(gone), revision.samples, revision.shards, revision.tables, tuple(gone), hashes)
+
+
+def _pending(folder: Path) -> list[str]:
+    """Uids of a takedown that has not ended."""
+    if not (folder / PENDING).is_file():
+        return []
+    try:
+        uids = read_object(folder / PENDING).get("uids")
+    except ValueError as error:
+        raise DataError(str(error), file=folder / PENDING, expected="what a takedown wrote") from error
+    if not isinstance(uids, list) or not all(isinstance(uid, str) for uid in uids):
+        raise DataError("has no list of uids", file=folder / PENDING, field="uids", expected="what a takedown wrote")
+    return uids
+
+
+def _remember(folder: Path, gone: list[str], reason: str) -> tuple[str, ...]:
+    """Record uids and hashes of pictures and media; returns all hashes that are recorded for these uids."""
     names = pa.array(gone, pa.string())
-    samples, shards = _images(folder, names) if built else (0, 0)
-    tables = [path.stem for path in sorted((folder / TABLES).glob("*.parquet")) if _without(path, names)]
-    if built:
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        mark["count"] = pq.read_metadata(folder / MANIFEST).num_rows
-        write_json(folder / MARK, mark)
-        write_json(folder / MARK, {**mark, "fingerprint": open_built(folder).content_fingerprint()})
-    return TakedownReport(folder, len(gone), samples, shards, tuple(tables))
-
-
-def _images(folder: Path, gone: pa.Array) -> tuple[int, int]:
-    """Shards and manifest without these samples: how many samples and shards were concerned."""
-    manifest = read_parquet(folder / MANIFEST)
-    leaves = pc.is_in(manifest["uid"], value_set=gone)
-    hit = sorted(set(manifest.filter(leaves)["shard"].to_pylist()))
-    moved: dict[str, tuple[str, dict[int, int]]] = {
-        shard: _rewritten(shard_path(folder, shard), set(gone.to_pylist())) for shard in hit
-    }
-    kept = manifest.filter(pc.invert(leaves))
-    shard_N, offset_N = kept["shard"].to_pylist(), kept["image_offset"].to_pylist()
-    for row, shard in enumerate(shard_N):
-        if shard in moved:
-            shard_N[row], offsets = moved[shard]
-            offset_N[row] = offsets.get(offset_N[row], -1)
-    columns = {"shard": pa.array(shard_N, pa.string()), "image_offset": pa.array(offset_N, pa.int64())}
-    for name, column in columns.items():
-        kept = kept.set_column(kept.schema.get_field_index(name), name, column)
+    manifest = current_manifest(folder)
+    rows = [(row["uid"], row["sha256"] or "") for row in _rows(manifest, names)]
     if MEDIA in table_names(folder):
-        _move_media(folder / TABLES / f"{MEDIA}.parquet", moved)  # first: a manifest that is written is never asked again
-    write_parquet(folder / MANIFEST, kept)
-    used = set(kept["shard"].to_pylist())
-    for tar in (folder / SHARDS).glob("*.tar"):
-        if tar.name not in used:
-            tar.unlink()
-            index_path(tar).unlink(missing_ok=True)
-    return int(np.count_nonzero(leaves.to_numpy())), len(hit)
+        rows += [(row["uid"], row["sha256"] or "") for row in _rows(read_parquet(folder / TABLES / f"{MEDIA}.parquet"), names)]
+    rows += [(uid, "") for uid in set(gone) - {uid for uid, _ in rows}]
+    before: list[dict[str, Any]] = _record(folder).to_pylist() if (folder / RECORD).is_file() else []
+    recorded = {(row["uid"], row["sha256"]) for row in before}
+    fresh = [{"uid": uid, "sha256": sha256, "reason": reason} for uid, sha256 in sorted(set(rows) - recorded)]
+    if fresh:
+        write_parquet(folder / RECORD, pa.Table.from_pylist([*before, *fresh], RECORD_SCHEMA))
+    wanted = set(gone)
+    return tuple(sorted({row["sha256"] for row in [*before, *fresh] if row["uid"] in wanted and row["sha256"]}))
 
 
-def _move_media(path: Path, moved: dict[str, tuple[str, dict[int, int]]]) -> None:
-    """Table of media with the new positions of its parts."""
-    table = read_parquet(path)
-    file_N, offset_N = table["file"].to_pylist(), table["offset"].to_pylist()
-    for row, file in enumerate(file_N):
-        if file in moved:
-            file_N[row], offsets = moved[file]
-            offset_N[row] = offsets.get(offset_N[row], -1)  # -1: it leaves
-    for name, column in {"file": pa.array(file_N, pa.string()), "offset": pa.array(offset_N, pa.int64())}.items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    write_parquet(path, table)
+def _rows(table: pa.Table, uids: pa.Array) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = table.filter(pc.is_in(table["uid"], value_set=uids)).select(["uid", "sha256"]).to_pylist()
+    return rows
 
 
-def _rewritten(tar: Path, gone: set[str]) -> tuple[str, dict[int, int]]:
-    """Rewrite a shard without these uids under the next name; returns it with the new offset of each member by its old one."""
-    stem, number = re.fullmatch(r"(.*?)(?:-r(\d+))?", tar.stem).groups()  # type: ignore[union-attr]  # matches any name
-    fresh = tar.with_name(f"{stem}-r{int(number or 0) + 1}.tar")
-    offsets = {}
-    with tar.open("rb") as file, ShardWriter(fresh) as writer:
-        for member in open_index(tar).members.to_pylist():
-            if member["name"].partition(".")[0] in gone:
-                continue
-            file.seek(member["offset"])
-            offsets[member["offset"]] = writer.add(member["name"], file.read(member["size"]))
-    names, starts, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
-    write_index(index_path(fresh), pa.table([list(names), list(starts), list(sizes)], schema=INDEX_SCHEMA), fresh, [])
-    return fresh.name, offsets
+def _record(folder: Path) -> pa.Table:
+    table = read_parquet(folder / RECORD)
+    if not set(RECORD_SCHEMA.names) <= set(table.column_names):
+        raise DataError("has other columns", file=folder / RECORD, expected=f"columns {', '.join(RECORD_SCHEMA.names)}")
+    return table.select(RECORD_SCHEMA.names)
+
+
+def _is(value: Any, wanted: str) -> bool:
+    """True for a value that is written like this, or a list that has one."""
+    if isinstance(value, list | tuple):
+        return any(_is(part, wanted) for part in value)
+    return value is not None and str(value) == wanted
+
+
+def sha256_of(data: bytes) -> str:
+    """The hash by which pictures are recorded."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _without(path: Path, gone: pa.Array) -> bool:
-    """Rows of a table that are keyed by these uids, or name one of them in another column of strings, go. Whether there were any."""
+    """Remove rows of a table that are keyed by these uids, or name one of them as what they duplicate; True if there were any."""
     table = read_parquet(path)
     hit = pc.is_in(table["uid"], value_set=gone)
     for field in table.schema:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from diptych.core.disk.files import SWEPT_AFTER
@@ -17,8 +17,9 @@ from diptych.core.errors import DataError
 from diptych.data.columns import read_parquet, read_table, table_names
 from diptych.data.quarantine import QuarantineEntry, read_quarantine, write_quarantine
 from diptych.data.shards.build import MEDIA, open_built
+from diptych.data.shards.changes import read_changes
 from diptych.data.shards.inside import shard_path, sound_manifest, sound_media
-from diptych.data.shards.mark import MANIFEST, MARK, SHARDS, sweep_partial
+from diptych.data.shards.mark import MANIFEST, SHARDS, read_mark, sweep_partial
 from diptych.data.shards.tar_index import index_path, index_tar
 
 
@@ -64,7 +65,8 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
     folder = Path(path)
     report = VerifyReport(folder)
     pool = open_built(folder)  # refuses a folder without mark or of another format
-    manifest, lost = sound_manifest(folder, read_parquet(folder / MANIFEST))
+    changes = read_changes(folder)
+    manifest, lost = sound_manifest(folder, changes.on_manifest(read_parquet(folder / MANIFEST)))
     quarantined = {bad.uid for bad in read_quarantine(folder)}
     report.bad += [QuarantineEntry(bad.uid, "verify", bad.reason, bad.file) for bad in lost if bad.uid not in quarantined]
     by_shard: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -81,10 +83,10 @@ def verify(path: Path | str, *, update: bool = True) -> VerifyReport:
     for extra in sorted({tar.name for tar in (folder / SHARDS).glob("*.tar")} - set(manifest["shard"].to_pylist())):
         if index_tar(folder / SHARDS / extra).members.num_rows:
             report.problems.append(f"{extra} is not in the manifest")
-    report.problems += _tables(folder, manifest)
-    if not lost and not quarantined.intersection(manifest["uid"].to_pylist()):
-        stated, fingerprint = json.loads((folder / MARK).read_text(encoding="utf-8"))["fingerprint"], pool.content_fingerprint()
-        if fingerprint != stated:
+    report.problems += _tables(folder, {*manifest["uid"].to_pylist(), *changes.removed})
+    if not changes and not lost and not quarantined.intersection(manifest["uid"].to_pylist()):
+        stated, fingerprint = read_mark(folder)["fingerprint"], pool.content_fingerprint()
+        if stated and fingerprint != stated:  # none while a change is not finished
             report.problems.append(
                 f"the fingerprint is {fingerprint}, not {stated}: texts, groups or hashes were changed by hand"
             )
@@ -132,12 +134,12 @@ def _shard(report: VerifyReport, tar: Path, rows: list[dict[str, Any]]) -> Itera
                 )
 
 
-def _tables(folder: Path, manifest: Any) -> list[str]:
+def _tables(folder: Path, there: set[str]) -> list[str]:
     """Tables with rows of unknown uids."""
     problems = []
     for name in table_names(folder):
         uids = read_table(folder, name).table["uid"]
-        strange = pc.sum(pc.invert(pc.is_in(uids, value_set=manifest["uid"].combine_chunks()))).as_py() or 0
+        strange = pc.sum(pc.invert(pc.is_in(uids, value_set=pa.array(sorted(there), pa.string())))).as_py() or 0
         if strange:
             problems.append(f"table '{name}' has {strange:,} rows of uids that the manifest does not have")
     return problems

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from diptych.core.disk.files import atomic_file
 from diptych.core.errors import DataError
-from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.image import ArrayImage, BytesImage, content_untold
 from diptych.core.machine import usable_cores
 from diptych.core.media import MediaFacts, MediaItem, medium_of
 from diptych.core.sample import Sample
@@ -144,7 +144,9 @@ def store_shard(pool: Pool, rows: list[int], path: Path, *, check: bool, tick: C
                 }
             for item in items:
                 media += _store_item(writer, sample.uid, item, status)
-            writer.add(f"{sample.uid}.json", _sidecar(sample, record))
+            if image is not None and (positives := sample.positives()):
+                writer.add(f"{sample.uid}.txt", positives[0].string.encode())  # open_clip leaves out samples without
+            writer.add(f"{sample.uid}.json", sidecar(sample, record))
             records.append(record)
     names, offsets, sizes = zip(*writer.members, strict=True) if writer.members else ((), (), ())
     write_index(index_path(path), pa.table([list(names), list(offsets), list(sizes)], schema=INDEX_SCHEMA), path, [])
@@ -208,9 +210,10 @@ def check_item(uid: str, name: str, item: MediaItem, *, decode_fully: bool = Tru
     if not NAME.fullmatch(name):
         raise DataError(f"the medium {name!r} cannot be a file name", field="media", expected="letters, digits, _ and -")
     try:
-        read = in_memory(item, medium.limit)
-        parts = tuple(map(medium.encode, read.parts))
-        facts = medium.facts(medium.decode(read)) if decode_fully else None
+        with content_untold(*item.parts):
+            read = in_memory(item, medium.limit)
+            parts = tuple(map(medium.encode, read.parts))
+            facts = medium.facts(medium.decode(read)) if decode_fully else None
     except DataError as error:
         return QuarantineEntry(uid, item.medium, error.problem, str(error.file or item.name))
     return EncodedMedium(name, item.medium, parts, facts)
@@ -228,9 +231,10 @@ def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | 
             data, _ = encoded_picture(image, "image")
         else:
             data = image.read()
-            if decode_fully:
+        with content_untold(image):
+            if decode_fully and not isinstance(image, ArrayImage):
                 decode(BytesImage(data, image.name), exact=True)
-        info = probe(data, name=image.name)
+            info = probe(data, name=image.name)
     except OSError as error:
         return QuarantineEntry(sample.uid, "read", error.strerror or str(error), image.name)
     except DataError as error:
@@ -238,7 +242,7 @@ def check_image(sample: Sample, *, decode_fully: bool = True) -> EncodedImage | 
     return EncodedImage(data, info.format.lower(), info.width, info.height, hashlib.sha256(data).hexdigest())
 
 
-def _sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
+def sidecar(sample: Sample, record: dict[str, Any]) -> bytes:
     """The JSON member, for readers other than ours: "caption" is where they look. Our own reader takes texts from the tables."""
     positives = sample.positives()
     plain: dict[str, Any] = {"uid": sample.uid, "caption": positives[0].string if positives else ""}

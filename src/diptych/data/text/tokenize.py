@@ -75,10 +75,11 @@ class Tokenizer:
         clean: Clean = "none",
         literal: bool = False,
         side: Side = "right",
+        bare: bool = False,
     ) -> None:
         """`prefix` and `suffix` go around every text: usually `sot` and `eot`. `clean` "clip" repairs text as CLIP does. With
         `literal`, a text that spells a special token ("<eot>") is ordinary text and does not become that token. `side` is where padding
-        stands."""
+        stands. A `bare` tokenizer puts no mark behind a text (TIPS)."""
         if not suffix:
             expected = "one in tokenizer_config.json, as eos_token or sep_token"
             raise ConfigError(f"the tokenizer has no end-of-text token (expected {expected})")
@@ -86,7 +87,7 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = literal
         self.inner, self.pad_id, self.prefix, self.suffix = inner, pad_id, tuple(prefix), tuple(suffix)
-        self.clean, self.literal, self.side = clean, literal, side
+        self.clean, self.literal, self.side, self.bare = clean, literal, side, bare
 
     def __getstate__(self) -> str:
         return self.to_json()
@@ -98,7 +99,8 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str], length: int, *, keep: Literal["first", "last"] = "first") -> BatchEncoding:
         """Rows of exactly `length` ids. The end mark is always there, also behind a text that was cut, of which the `keep` tokens stay."""
-        room = length - len(self.prefix) - len(self.suffix)
+        suffix = () if self.bare else self.suffix
+        room = length - len(self.prefix) - len(suffix)
         if room < 1:
             least = len(self.prefix) + len(self.suffix) + 1
             raise ConfigError(f"text length {length} leaves no room for a token (expected at least {least})")
@@ -110,7 +112,7 @@ class Tokenizer:
         for row, encoding in enumerate(self.inner.encode_batch_fast(given, add_special_tokens=False)):
             ids = encoding.ids
             truncated += len(ids) > room
-            whole = (*self.prefix, *(ids[:room] if keep == "first" else ids[-room:]), *self.suffix)
+            whole = (*self.prefix, *(ids[:room] if keep == "first" else ids[-room:]), *suffix)
             columns = slice(len(whole)) if self.side == "right" else slice(length - len(whole), None)
             ids_BL[row, columns] = whole
             mask_BL[row, columns] = True
@@ -134,7 +136,7 @@ class Tokenizer:
         >>> Tokenizer.from_spec("clip").span_places("a red tyrannosaurus", [(2, 5), (6, 19)], 8)
         [[2], [3, 4, 5]]
         """
-        room = length - len(self.prefix) - len(self.suffix)
+        room = length - len(self.prefix) - (0 if self.bare else len(self.suffix))
         text = self.cleaned(text)
         offsets = self.inner.encode(text, add_special_tokens=False).offsets[:room]
         first = len(self.prefix) + (room - len(offsets) if self.side == "left" else 0)
@@ -163,7 +165,7 @@ class Tokenizer:
         >>> Tokenizer.from_spec("clip").offsets("A  red bus", 6).tolist()
         [[0, 0], [0, 1], [3, 6], [7, 10], [0, 0], [0, 0]]
         """
-        room = length - len(self.prefix) - len(self.suffix)
+        room = length - len(self.prefix) - (0 if self.bare else len(self.suffix))
         read = self.cleaned(text)
         source_positions = cleaned_positions(text, read)
         offset_L2 = np.zeros((length, 2), np.int64)
@@ -268,7 +270,8 @@ class Tokenizer:
 
     def _own(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("pad_id", "prefix", "suffix", "clean", "literal")}
-        return own if self.side == "right" else {**own, "side": self.side}
+        changed = {"side": self.side} if self.side != "right" else {}
+        return {**own, **changed, **({"bare": True} if self.bare else {})}
 
     @classmethod
     def load(cls, folder: Path) -> Self:

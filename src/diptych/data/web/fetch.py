@@ -1,39 +1,35 @@
 """Real image-text data from Debian packages: downloaded, read and built, never installed.
 
-    stamps   951 pictures (photo cut-outs and drawings) with a sentence in up to 77 languages     tuxpaint-stamps-default, GPL-2
-    clipart  some 8,000 pieces of clip art with title, description and keywords as people wrote   openclipart-png, openclipart-svg,
-             them: the noisy set, for curation                                                     public domain
+    stamps       951 pictures (photo cut-outs and drawings) with a sentence in up to 77 languages   tuxpaint-stamps-default, GPL-2
+    openclipart  some 8,000 pieces of clip art with title, description and keywords as people       openclipart-png, openclipart-svg,
+                 wrote them: the noisy set, for curation; "clipart" is another name of it           public domain
+    geography    154 maps with 4,081 named regions as masks, capitals, and 727 flags                kgeography-data, GPL-2
 
-`apt-get download` checks the signatures. Archives are streamed member by member; no member is written to a path that it names.
+Each comes with splits that the nearest training picture does not solve: captions, authors, maps or places of which training has nothing.
 """
 
 from __future__ import annotations
 
-import posixpath
 import re
-import shutil
-import subprocess
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 from xml.parsers import expat
 
-from diptych.core.errors import DataError, RunError, UnknownName
+from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import BytesImage
+from diptych.core.randomness import keyed_uniforms
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.quarantine import QuarantineEntry
-from diptych.data.read.naming import uids_of
 from diptych.data.shards.build import build, open_built
 from diptych.data.shards.mark import is_built, words_of
+from diptych.data.web.debian import Links, deb_of, debs_folder, files, resolve_links, uids, version_of, working
+from diptych.data.web.geography import read_geography
 
-Files = Iterator[tuple[PurePosixPath, bytes]]
-Links = dict[PurePosixPath, PurePosixPath]
-Found = TypeVar("Found")
+HELD_OUT = 0.15
+"""Share of the units (captions, authors) of which nothing is in the split "train"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +42,24 @@ class Source:
 
 
 def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool = True) -> Pool:
-    """Download the data set `name` ("stamps" or "clipart") and build it into the folder `out`; returns the pool.
+    """Download the data set `name` ("stamps", "openclipart" or "geography") and build it into the folder `out`; returns the pool.
 
     keep_debs  leave the downloaded archives in a folder beside `out` (OUT-debs), where a later call finds them
     A folder that holds this data set already is opened as it is. What cannot be used is in `.quarantine`, with a reason.
     Needs `apt-get` and `dpkg-deb` (Debian, Ubuntu), no root rights.
     """
+    name = ALIASES.get(name, name)
     if name not in SOURCES:
         raise UnknownName("data set", name, SOURCES)
     source, out = SOURCES[name], Path(out)
     if is_built(out):
         pool = open_built(out)
-        if pool.name != name:
+        if ALIASES.get(pool.name, pool.name) != name:
             raise DataError(f"already holds the data set '{pool.name}'", file=out, expected="another folder")
         return pool
-    with _debs_folder(out, keep_debs) as folder:
-        debs = [_deb(package, folder, progress) for package in source.packages]
-        with _working(f"reading {', '.join(source.packages)}", progress):
+    with debs_folder(out, keep_debs) as folder:
+        debs = [deb_of(package, folder, progress) for package in source.packages]
+        with working(f"reading {', '.join(source.packages)}", progress):
             samples, bad = source.read(debs)
     pool = Pool.from_samples(samples, name=name)
     pool.quarantine += bad
@@ -70,111 +67,18 @@ def fetch(name: str, out: Path | str, *, keep_debs: bool = False, progress: bool
     return open_built(out)
 
 
-# ---------------------------------------------------------------- packages
+def split_by(samples: list[Sample], units: list[str], held_out: str) -> list[Sample]:
+    """The samples with their split: a share of the units, and whatever has the same bytes as one of theirs, is held out under that name.
 
-
-@contextmanager
-def _debs_folder(out: Path, keep: bool) -> Iterator[Path]:
-    if keep:
-        folder = out.with_name(f"{out.name}-debs")
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-    else:
-        with tempfile.TemporaryDirectory(prefix="diptych-fetch-") as scratch:
-            yield Path(scratch)
-
-
-def _deb(package: str, folder: Path, progress: bool) -> Path:
-    """The archive of a package in `folder`, downloaded when it is not there."""
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise RunError(f"{tool} is not on this machine: fetch on Debian or Ubuntu, then copy the built folder")
-    debs = sorted(folder.glob(f"{package}_*.deb"))
-    if not debs:
-        with _working(f"downloading {package}", progress):
-            done = subprocess.run(["apt-get", "download", package], cwd=folder, capture_output=True, text=True, check=False)
-        debs = sorted(folder.glob(f"{package}_*.deb"))
-        if done.returncode or not debs:
-            raise RunError(_apt_error(package, done.stderr))
-    return debs[-1]
-
-
-def _apt_error(package: str, stderr: str) -> str:
-    """One-line reason of a failed apt command, with a remedy."""
-    errors = [line[2:].strip() for line in stderr.splitlines() if line.startswith("E:")]
-    if any("Unable to locate" in line or "no candidate" in line or "candidate version" in line for line in errors):
-        return f"apt knows no package {package}: run `apt-get update` (as root), then fetch again"
-    reason = errors[0] if errors else "no message"
-    return f"downloading {package} failed ({reason}): check the network or run `apt-get update`, then fetch again"
-
-
-def _version(deb: Path) -> str:
-    done = subprocess.run(["dpkg-deb", "--field", str(deb), "Package", "Version"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DataError("is not a Debian package", file=deb, expected="the archive that apt-get downloaded")
-    fields = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
-    return f"debian:{fields['Package']} {fields['Version']}"
-
-
-def files(deb: Path, under: str, links: Links | None = None) -> Files:
-    """Regular files of a package below the folder `under`, as (path relative to it, bytes), streamed in archive order.
-
-    Symbolic links that stay in the folder are noted in `links` (see `resolve_links`). Devices and whatever leaves the folder are passed
-    over.
+    What has no unit ("") is training. Which units are held out depends on their names alone.
     """
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                for info in tar:
-                    path = _inside(info.name, under)
-                    if path is not None and info.issym() and links is not None:
-                        links[path] = PurePosixPath(posixpath.normpath(path.parent / info.linkname))
-                    if path is None or not info.isreg():
-                        continue
-                    handle = tar.extractfile(info)
-                    assert handle is not None
-                    yield path, handle.read()
-        except tarfile.TarError as error:
-            raise DataError(f"is not readable as a Debian package: {error}", file=deb, expected="a complete download") from error
-
-
-def resolve_links(links: Links, content_by_path: dict[PurePosixPath, Found]) -> None:
-    """Give every link what its target has. Works on names alone; a circle or a target outside leads nowhere."""
-    for link in sorted(links):
-        target, hops = link, 0
-        while target in links and hops < len(links):
-            target, hops = links[target], hops + 1
-        if target in content_by_path:
-            content_by_path[link] = content_by_path[target]
-
-
-def _inside(name: str, under: str) -> PurePosixPath | None:
-    path = PurePosixPath(name)
-    parts = tuple(part for part in path.parts if part != ".")
-    start = PurePosixPath(under).parts
-    if path.is_absolute() or ".." in parts or parts[: len(start)] != start or len(parts) == len(start):
-        return None
-    return PurePosixPath(*parts[len(start) :])
-
-
-@contextmanager
-def _working(what: str, progress: bool) -> Iterator[None]:
-    """Progress bar on stderr for work of unknown length."""
-    if not progress:
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task(what, total=None)
-        yield
-
-
-def _uids(paths: list[PurePosixPath]) -> list[str]:
-    return uids_of([str(path.with_suffix("")) for path in paths], [str(path) for path in paths])
+    drawn = dict(zip(distinct := sorted({*units} - {""}), keyed_uniforms(distinct, "fetch", held_out), strict=True))
+    digests = [blake2b(sample.image.read()).digest() if sample.image is not None else b"" for sample in samples]
+    apart = {digest for digest, unit in zip(digests, units, strict=True) if drawn.get(unit, 1.0) < HELD_OUT}
+    return [
+        replace(sample, extras={**sample.extras, "split": held_out if digest in apart else "train"})
+        for sample, digest in zip(samples, digests, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- stamps
@@ -185,7 +89,7 @@ _LANGUAGE = re.compile(r"([a-z]{2,3}(?:[_@-][A-Za-z]+)*)\.utf8=(.*)")
 
 def read_stamps(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
     """A sample for each captioned picture. The group is the English caption: two pictures of "A frog." are no negatives."""
-    source = _version(debs[0])
+    source = version_of(debs[0])
     pictures: dict[PurePosixPath, bytes] = {}
     captions: dict[PurePosixPath, tuple[Text, ...]] = {}
     for path, data in files(debs[0], STAMPS):
@@ -195,7 +99,7 @@ def read_stamps(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
             captions[path.with_suffix("")] = stamp_texts(data.decode("utf-8", "replace"))
     drawn = sorted(path for path in pictures if path.suffix == ".png" or path.with_suffix(".png") not in pictures)
     samples, bad = [], []
-    for path, uid in zip(drawn, _uids(drawn), strict=True):
+    for path, uid in zip(drawn, uids(drawn), strict=True):
         texts = captions.get(path.with_suffix(""))
         if not texts:
             bad.append(QuarantineEntry(uid, "text", "the picture has no caption file (a mirror image or a part)", str(path)))
@@ -205,7 +109,7 @@ def read_stamps(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
             image = BytesImage(pictures[path], str(path))
             group, extras = texts[0].string.casefold(), {"category": path.parts[0], "folder": str(path.parent)}
             samples.append(Sample(uid, image, texts, group=group, licence="GPL-2.0-only", source=source, extras=extras))
-    return samples, bad
+    return split_by(samples, [sample.group for sample in samples], "unseen_caption"), bad
 
 
 def stamp_texts(content: str) -> tuple[Text, ...]:
@@ -238,7 +142,7 @@ _DC, _RDF = "http://purl.org/dc/elements/1.1/ ", "http://www.w3.org/1999/02/22-r
 def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
     """A sample per PNG, with the texts that its vector original carries. One without any goes to quarantine."""
     png, svg = debs
-    source = _version(png)
+    source = version_of(png)
     svg_links, png_links = Links(), Links()
     about: dict[PurePosixPath, ClipartMetadata | str] = {}
     for path, data in files(svg, SVGS, svg_links):
@@ -251,7 +155,7 @@ def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]
     resolve_links(svg_links, about)  # Debian stores equal files once; as data they are the duplicates that people uploaded
     resolve_links(png_links, pictures)
     samples, bad = [], []
-    for path, uid in zip(sorted(pictures), _uids(sorted(pictures)), strict=True):
+    for path, uid in zip(sorted(pictures), uids(sorted(pictures)), strict=True):
         card = about.get(path.with_suffix(".svg"), "there is no SVG of that name")
         if isinstance(card, str) or not card.texts():
             reason = card if isinstance(card, str) else "the SVG has no title, description or keywords"
@@ -260,7 +164,7 @@ def read_clipart(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]
         extras = {"category": path.parts[0], "folder": str(path.parent), "author": card.author}
         image = BytesImage(pictures[path], str(path))
         samples.append(Sample(uid, image, card.texts(), licence="public-domain", source=source, extras=extras))
-    return samples, bad
+    return split_by(samples, [str(sample.extras["author"]) for sample in samples], "unseen_author"), bad
 
 
 @dataclass(slots=True)
@@ -319,5 +223,10 @@ def read_card(svg: bytes) -> ClipartMetadata:
 
 SOURCES = {
     "stamps": Source(("tuxpaint-stamps-default",), read_stamps, "pictures with a sentence in up to 77 languages"),
-    "clipart": Source(("openclipart-png", "openclipart-svg"), read_clipart, "clip art with titles, descriptions and keywords"),
+    "openclipart": Source(
+        ("openclipart-png", "openclipart-svg"), read_clipart, "clip art with titles, descriptions and keywords"
+    ),
+    "geography": Source(("kgeography-data",), read_geography, "maps with named regions as masks, and flags"),
 }
+ALIASES = {"clipart": "openclipart"}
+"""Other names of data sets."""

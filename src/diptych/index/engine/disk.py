@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,41 @@ def fill_holes(folder: Path) -> None:
                     raise DiskFull(problem) from error
                 finally:
                     os.close(handle)
+
+
+def temporary_copy(folder: Path) -> Path | None:
+    """Copy of an engine's folder on another disk: the engine writes some files when it opens, for which a full disk has no room, and it
+    follows no links. None where no other disk has room for it."""
+    size = sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())
+    for parent in (tempfile.gettempdir(), "/dev/shm"):
+        with suppress(OSError):
+            if os.stat(parent).st_dev != os.stat(folder).st_dev and shutil.disk_usage(parent).free >= size + RESERVE:
+                made = Path(tempfile.mkdtemp(prefix="diptych-index-", dir=parent))
+                try:
+                    shutil.copytree(folder, made, copy_function=_copy_sparse, dirs_exist_ok=True)
+                except BaseException:
+                    shutil.rmtree(made, ignore_errors=True)
+                    raise
+                return made
+    return None
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    """A copy with the holes of the original."""
+    with open(source, "rb") as from_file, open(target, "wb") as to_file:
+        size, at = os.fstat(from_file.fileno()).st_size, 0
+        to_file.truncate(size)
+        while at < size:
+            try:
+                at = os.lseek(from_file.fileno(), at, os.SEEK_DATA)
+            except OSError:  # nothing but a hole until the end
+                return
+            end = os.lseek(from_file.fileno(), at, os.SEEK_HOLE)
+            from_file.seek(at)
+            to_file.seek(at)
+            while at < end and (part := from_file.read(min(end - at, 1 << 20))):
+                to_file.write(part)
+                at += len(part)
 
 
 def size_of(items: Sequence[IndexItem]) -> int:

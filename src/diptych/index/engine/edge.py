@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from diptych.core.disk.lock import Lock
+from diptych.core.disk.paths import folder_identity
 from diptych.core.errors import DiptychError, RunError
-from diptych.index.engine.disk import CHUNK, DiskFull, chunk_room, fill_holes, in_memory, need_room, size_of
+from diptych.index.engine.disk import CHUNK, DiskFull, chunk_room, fill_holes, in_memory, need_room, size_of, temporary_copy
 from diptych.index.engine.store import (
     PAGE,
     DenseSpace,
@@ -42,9 +44,11 @@ class IndexBusy(RunError):
 class EdgeStore:
     """Made by `create` or `load`."""
 
-    def __init__(self, folder: Path, shard: Any, lock: Lock) -> None:
-        self.folder, self._shard, self._lock = folder, shard, lock
+    def __init__(self, folder: Path, shard: Any, lock: Lock, copy: Path | None = None) -> None:
+        """copy: temporary folder that the engine has open, where the disk was full; then nothing is changed."""
+        self.folder, self._shard, self._lock, self._copy = folder, shard, lock, copy
         self._in_memory = in_memory(folder)
+        self._identity = folder_identity(folder)
 
     @classmethod
     def create(cls, folder: Path, spaces: Sequence[Space]) -> EdgeStore:
@@ -66,21 +70,45 @@ class EdgeStore:
 
     @classmethod
     def load(cls, folder: Path) -> EdgeStore:
-        """Raises RunError when another process has it open or the engine cannot read it."""
+        """Raises RunError when another process has it open or the engine cannot read it. On a full disk it can be searched."""
         import qdrant_edge as engine
 
         _refuse_odd(folder)
-        with _alone(folder) as lock, _engine(folder):
+        with _alone(folder) as lock:
             if in_memory(folder):
                 fill_holes(folder)
-            return cls(folder, engine.EdgeShard.load(str(folder)), lock)
+            try:
+                with _engine(folder):
+                    return cls(folder, engine.EdgeShard.load(str(folder)), lock)
+            except DiskFull:
+                copy = temporary_copy(folder)
+                if copy is None:
+                    raise
+            try:
+                with _engine(folder):
+                    return cls(folder, engine.EdgeShard.load(str(copy)), lock, copy)
+            except BaseException:
+                shutil.rmtree(copy, ignore_errors=True)
+                raise
 
     def close(self) -> None:
         try:
-            self._shard.flush()
-            self._shard.close()
+            if self._identity == folder_identity(self.folder):
+                self._shard.flush()
+                self._shard.close()
+            else:  # another index took its place: what it held is gone with its files
+                with suppress(Exception):
+                    self._shard.close()
         finally:
             self._lock.close()
+            if self._copy is not None:
+                shutil.rmtree(self._copy, ignore_errors=True)
+
+    def _need_room(self, size: int) -> None:
+        """Raise DiskFull unless so many bytes fit, or where the disk was full when the engine opened its files."""
+        need_room(self.folder, size)
+        if self._copy is not None:
+            raise DiskFull(f"the disk of {self.folder} was full when the index was opened: open it again to change it")
 
     def count(self) -> int:
         return int(self._shard.info().points_count)
@@ -97,7 +125,7 @@ class EdgeStore:
             for item in items
         ]
         if points:
-            need_room(self.folder, size_of(items) + (chunk_room(self.folder) if self._in_memory else 0))
+            self._need_room(size_of(items) + (chunk_room(self.folder) if self._in_memory else 0))
             with _engine(self.folder):
                 self._shard.update(engine.UpdateOperation.upsert_points(points))
                 if self._in_memory:
@@ -106,7 +134,7 @@ class EdgeStore:
     def delete(self, choice: ItemFilter) -> None:
         import qdrant_edge as engine
 
-        need_room(self.folder, 0)
+        self._need_room(0)
         with _engine(self.folder):
             self._shard.update(engine.UpdateOperation.delete_points_by_filter(_filter(engine, choice)))
             self._shard.flush()
@@ -117,7 +145,7 @@ class EdgeStore:
         schema = engine.PayloadSchemaType
         types = {"integer": schema.Integer, "boolean": schema.Integer, "number": schema.Float}
         kind_of_index = types.get(kind, schema.Keyword)
-        need_room(self.folder, min(self.bytes(), SEGMENT))
+        self._need_room(min(self.bytes(), SEGMENT))
         with _engine(self.folder):
             self._shard.update(engine.UpdateOperation.create_field_index(json_path(column), kind_of_index))
 
@@ -160,7 +188,7 @@ class EdgeStore:
                 return
 
     def settle(self) -> None:
-        need_room(self.folder, min(self.bytes(), SEGMENT))  # segments are written anew, one after the other
+        self._need_room(min(self.bytes(), SEGMENT))  # segments are written anew, one after the other
         with _engine(self.folder):
             self._shard.optimize()
             self._shard.flush()

@@ -46,10 +46,19 @@ class IndexServer:
     store    function that returns the engine, called for each request
     inside   see `Inside`
     changed  is called after a client has changed something
+    compact  rewrites the index without what was deleted; returns the bytes saved
     """
 
-    def __init__(self, folder: Path, store: Callable[[], Store], inside: Inside, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Callable[[], Store],
+        inside: Inside,
+        changed: Callable[[], None],
+        compact: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._socket_path, self._store, self._inside, self._changed = folder / SOCKET, store, inside, changed
+        self._compact = compact
         self._socket_path.unlink(missing_ok=True)  # of a process that was killed: the engine's own lock says that we are alone
         self._line = socket.socket(socket.AF_UNIX)
         os.fchmod(self._line.fileno(), 0o600)
@@ -107,6 +116,8 @@ class IndexServer:
             case "query":
                 scored = store.query(ask_in(question["ask"]), choice_in(question["choice"]), vectors=question["vectors"])
                 return [scored_out(one) for one in scored]
+            case "compact":
+                return self._compact()
             case "changed":
                 return self._changed()
             case "settle":
@@ -140,6 +151,10 @@ class RemoteStore:
     def delete(self, choice: ItemFilter) -> None:
         self._ask("delete", choice=choice_out(choice))
         self._ask("changed")
+
+    def compact(self) -> int:
+        """Let the process that has the index open rewrite it; returns the bytes saved."""
+        return int(self._ask("compact"))
 
     def declare(self, column: str, kind: Kind) -> None:
         self._ask("declare", column=column, kind=kind)

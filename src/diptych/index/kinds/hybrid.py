@@ -8,20 +8,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from diptych.core.contracts import Dataset, LexicalEmbedder
 from diptych.core.errors import ConfigError, RunError, UnknownName
 from diptych.core.sample import Sample
-from diptych.index.engine.store import EngineQuery, ScoredItem, Space, SparseSpace, Vectors
+from diptych.index.engine.store import EngineQuery, ScoredItem, Space, SparseSpace, SparseVector, Vectors
 from diptych.index.exact import Hit
 from diptych.index.filters import Where
 from diptych.index.fusion import RULES, fuse
 from diptych.index.items import What
 from diptych.index.kinds.dense import EFFORT, DenseIndex
 from diptych.index.kinds.lexical import WORDS, Lexicon, lexical_settings
-from diptych.index.lexicon import BM25Encoder, TermVocabulary
+from diptych.index.lexicon import BM25Encoder, TermVocabulary, words_of
 from diptych.index.plan import ByImage, ByText, Mode, SearchPlan
 from diptych.index.ranking import RankingPlan, tie_key
 
@@ -32,6 +32,8 @@ class HybridIndex(DenseIndex):
     fusion   "rrf" (reciprocal rank) or "weighted" (scores at 0..1)
     lexical  weight of the lexical ranking, 0..1; the dense one has the rest
     depth    how much of each ranking is fused; more when k asks for more
+    exact_first  items whose texts have every word of the query come before all others, in the order of their fused scores, which are
+             raised by 1
 
     A model that is lexical itself gives the words; otherwise they are those of the texts, weighted as BM25 does.
     """
@@ -43,6 +45,7 @@ class HybridIndex(DenseIndex):
     @classmethod
     def settings(cls, model: Any, pool: Dataset, what: What, **options: Any) -> dict[str, Any]:
         own = {"fusion": options.pop("fusion", "rrf"), "lexical": options.pop("lexical", 0.5), "depth": options.pop("depth", 100)}
+        own["exact_first"] = options.pop("exact_first", True)
         super().settings(model, pool, what, **options)
         if own["fusion"] not in RULES:
             raise UnknownName("fusion rule", str(own["fusion"]), RULES)
@@ -94,15 +97,25 @@ class HybridIndex(DenseIndex):
     def _rank_by_both(self, plan: SearchPlan) -> RankingPlan:
         query_D, _ = self._vector_of(plan.parts[0])
         terms = self._lexicon.query(plan.parts[0])
+        wanted = self._words_of(plan, terms)
 
         def asks(limit: int) -> list[EngineQuery]:
             depth = max(limit, self._facts.option("depth", int))
             words = [EngineQuery(WORDS, terms, depth)] if len(terms.indices) else []
             return [self.engine_query(query_D, depth, effort=max(EFFORT, depth)), *words]
 
-        return RankingPlan(asks, merge=self._fuse)
+        return RankingPlan(asks, merge=partial(self._fuse, wanted), reads=(WORDS,) if wanted else ())
 
-    def _fuse(self, rankings: Sequence[Sequence[ScoredItem]]) -> list[ScoredItem]:
+    def _words_of(self, plan: SearchPlan, terms: SparseVector) -> frozenset[int]:
+        """Numbers of all words of a query; none where some word is in no text, or exact matches do not come first."""
+        part = plan.parts[0]
+        if self._facts.options.get("exact_first") is not True or not isinstance(part, ByText):
+            return frozenset()
+        if not isinstance(self._lexicon.model, BM25Encoder) or len(terms.indices) < len(set(words_of(part.string))):
+            return frozenset()
+        return frozenset(terms.indices.tolist())
+
+    def _fuse(self, wanted: frozenset[int], rankings: Sequence[Sequence[ScoredItem]]) -> list[ScoredItem]:
         share = self._facts.option("lexical", float)
         named = [[(item.id, item.score) for item in ranking] for ranking in rankings]
         item_by_id: dict[uuid.UUID, ScoredItem] = {item.id: item for ranking in rankings for item in ranking}
@@ -110,8 +123,17 @@ class HybridIndex(DenseIndex):
         if rule not in RULES:
             raise RunError(f"index.json has {rule[:60]!r} as option fusion (expected {' or '.join(RULES)})")
         fused = fuse(rule, named, (1 - share, share)[: len(named)])
-        return sorted((replace(item_by_id[key], score=score) for key, score in fused.items()), key=tie_key)
+        scored = [replace(item_by_id[key], score=score) for key, score in fused.items()]
+        if wanted:
+            scored = [replace(item, score=item.score + 1.0) if _has_all(item, wanted) else item for item in scored]
+        return sorted(scored, key=tie_key)
 
 
 def _lexical(model: Any) -> Any:
     return model if isinstance(model, LexicalEmbedder) else BM25Encoder()
+
+
+def _has_all(item: ScoredItem, words: frozenset[int]) -> bool:
+    """True for an item whose texts have all of these words."""
+    vector = item.vectors.get(WORDS)
+    return isinstance(vector, SparseVector) and words.issubset(vector.indices.tolist())

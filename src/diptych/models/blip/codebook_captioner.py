@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -144,7 +144,7 @@ class CodebookCaptionModel:
 
     @one_or_many
     def generate(
-        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 30, batch_size: int = 64
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 30, batch_size: int = 64
     ) -> list[str]:
         """Greedy captions. A prompt is the start of the caption; "" for none.
 
@@ -154,7 +154,7 @@ class CodebookCaptionModel:
         begun = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
         captions: list[str] = []
         with torch.no_grad(), evaluating(self.model):
-            for pairs in parts(list(zip(images, begun, strict=True)), batch_size):
+            for pairs in parts(list(zip(require_images(images, model=self.name), begun, strict=True)), batch_size):
                 code_BPD = self._quantised([image for image, _ in pairs]).code_BPD
                 if any(prompt for _, prompt in pairs):  # of different lengths, so one by one
                     captions += [

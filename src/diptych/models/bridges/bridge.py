@@ -19,7 +19,7 @@ from diptych.core.rows import Rows
 from diptych.data.text.prompts.layout import Layout
 from diptych.models.bridges.answers import answer_nll
 from diptych.models.bridges.language_model import LanguageModel
-from diptych.models.bridges.splice import norm_ratio, splice
+from diptych.models.bridges.splice import norm_kurtosis, norm_ratio, splice
 from diptych.models.towers.outputs import Tower
 
 PARTS = ("encoder", "connector", "language")
@@ -35,12 +35,14 @@ class AnswerLikelihood:
     count_B  how many those are
     hit_B    how many of them the model finds likeliest
     ratio    [1], norm of a picture's token over that of a word (`norm_ratio`); 0 without pictures
+    kurtosis [1], of the norms of pictures' tokens (`norm_kurtosis`); 0 without pictures
     """
 
     nll_B: Rows[Tensor]
     count_B: Rows[Tensor]
     hit_B: Rows[Tensor]
     ratio: Tensor
+    kurtosis: Tensor
 
 
 class Bridge(nn.Module):
@@ -117,7 +119,8 @@ class Bridge(nn.Module):
         logit_AV, target_A, row_A = self.language.answers(embed_BLD, layout)
         nll_B, count_B = answer_nll(logit_AV, target_A, row_A, len(layout))
         hit_A = (logit_AV.detach().argmax(1) == target_A).to(nll_B.dtype)
-        return AnswerLikelihood(nll_B, count_B, torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(), ratio)
+        kurtosis = ratio.new_zeros(1) if picture_BKD is None else norm_kurtosis(picture_BKD)
+        return AnswerLikelihood(nll_B, count_B, torch.zeros_like(nll_B).index_add(0, row_A, hit_A).detach(), ratio, kurtosis)
 
     def forward(
         self,

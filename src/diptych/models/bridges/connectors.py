@@ -6,6 +6,7 @@ T queries and words, Q queries, L words of an instruction.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 import torch
@@ -13,8 +14,9 @@ import transformers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.models.bridges.token_reduction import Grid, ReducedTokens, pool_tokens, shuffle_tokens
 
-Kind = Literal["linear", "spread", "grouped", "mlp", "queries"]
+Kind = Literal["linear", "spread", "grouped", "mlp", "queries", "merging", "pooled", "shuffled"]
 
 
 class LinearConnector(nn.Module):
@@ -65,10 +67,14 @@ class GroupedConnector(nn.Module):
 
 
 class MlpConnector(nn.Module):
-    """Two linear maps with a GELU between (LLaVA 1.5, 2310.03744). K = P."""
+    """Two linear maps with a GELU between (LLaVA 1.5, 2310.03744). K = P.
 
-    def __init__(self, features: int, width: int) -> None:
+    unit  tokens are scaled to norm 1 (Croc, 2410.14332)
+    """
+
+    def __init__(self, features: int, width: int, *, unit: bool = False) -> None:
         super().__init__()
+        self.unit = unit
         self.linear_1, self.act, self.linear_2 = nn.Linear(features, width), nn.GELU(), nn.Linear(width, width)
 
     def count(self, patches: int) -> int:
@@ -76,7 +82,68 @@ class MlpConnector(nn.Module):
 
     def forward(self, feature_BPF: Tensor) -> Tensor:
         picture_BPD: Tensor = self.linear_2(self.act(self.linear_1(feature_BPF)))
-        return picture_BPD
+        return nn.functional.normalize(picture_BPD, dim=2) if self.unit else picture_BPD
+
+
+class PooledConnector(MlpConnector):
+    """`MlpConnector` first, then means over windows of frames, rows and columns (PLLaVA, 2404.16994). K = product of `size`.
+
+    size    frames, rows and columns that are left; published: 16, 12, 12
+    frames  of a clip, whose patches [B, frames * P, F] follow one another
+    """
+
+    def __init__(self, features: int, width: int, *, size: tuple[int, int, int], frames: int = 1) -> None:
+        super().__init__(features, width)
+        self.size, self.frames = (size[0], size[1], size[2]), frames
+
+    def count(self, patches: int) -> int:
+        self._grid(patches)
+        return self.size[0] * self.size[1] * self.size[2]
+
+    def _grid(self, patches: int) -> Grid:
+        side = math.isqrt(patches // self.frames)
+        if patches % self.frames or side * side * self.frames != patches:
+            raise ConfigError(f"{patches} patches are no {self.frames} square frames (expected a square of patches each)")
+        return self.frames, side, side
+
+    def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
+        """Tokens, and the patches that each stands for."""
+        return pool_tokens(super().forward(feature_BPF), self._grid(feature_BPF.shape[1]), self.size)
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        return self.reduce(feature_BPF).token_BKD
+
+
+class ShuffledConnector(nn.Module):
+    """Squares of `factor` x `factor` patches as one token, norm, two linear maps with a GELU between (InternVL 1.5, 2404.16821).
+    K = P / factor squared.
+
+    order  see `token_reduction.shuffle_tokens`
+    """
+
+    def __init__(self, features: int, width: int, *, factor: int = 2, order: Literal["v1", "v2"] = "v2") -> None:
+        super().__init__()
+        self.factor, self.order = factor, order
+        self.norm = nn.LayerNorm(features * factor**2)
+        self.linear_1, self.act, self.linear_2 = nn.Linear(features * factor**2, width), nn.GELU(), nn.Linear(width, width)
+
+    def _grid(self, patches: int) -> Grid:
+        side = math.isqrt(patches)
+        if side * side != patches or side % self.factor:
+            raise ConfigError(f"{patches} patches are no square that {self.factor} divides (expected such a square)")
+        return 1, side, side
+
+    def count(self, patches: int) -> int:
+        self._grid(patches)
+        return patches // self.factor**2
+
+    def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
+        """Tokens, and the patches that each stands for."""
+        cut = shuffle_tokens(feature_BPF, self._grid(feature_BPF.shape[1]), self.factor, order=self.order)
+        return ReducedTokens(self.linear_2(self.act(self.linear_1(self.norm(cut.token_BKD)))), cut.source_BKP)
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        return self.reduce(feature_BPF).token_BKD
 
 
 class QueryConnector(nn.Module):
@@ -145,8 +212,13 @@ class QueryConnector(nn.Module):
 
 
 def connector(kind: Kind, features: int, width: int, **options: Any) -> nn.Module:
-    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries."""
+    """A connector by name: linear (`tokens` 1), spread (`tokens` many of one vector), grouped, mlp, queries, merging, pooled, shuffled."""
+    from diptych.models.bridges.merging_connector import MergingConnector
+
     made: dict[str, type[nn.Module]] = {
+        "merging": MergingConnector,
+        "pooled": PooledConnector,
+        "shuffled": ShuffledConnector,
         "linear": LinearConnector,
         "spread": LinearConnector,
         "grouped": GroupedConnector,

@@ -15,11 +15,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, ShapeError
 from diptych.data.text.prompts.layout import Layout
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.bridges.calibration import decoder_layers, insert_calibrations
+from diptych.models.bridges.visual_experts import ExpertStart, insert_visual_experts
 from diptych.models.io.inference import evaluating
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
@@ -61,6 +62,12 @@ class LanguageVocabulary:
     @property
     def pad_id(self) -> int:
         return self.tokenizer.pad_id
+
+    @property
+    def spaced(self) -> bool:
+        """True if the vocabulary puts a space before every text, so that an answer that is encoded apart needs none."""
+        alone = self.pieces("a")
+        return self.pieces("b a")[-len(alone) :] == alone
 
     def pieces(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.inner.encode(text, add_special_tokens=False).ids
@@ -147,6 +154,14 @@ class LanguageModel(nn.Module):
     def calibrated(self) -> bool:
         return hasattr(self, "calibrations")
 
+    def add_visual_experts(self, *, start: ExpertStart = "copy") -> None:
+        """Puts feed-forward maps for image tokens into every layer (`models.bridges.visual_experts`)."""
+        self.router = insert_visual_experts(self.inner, start=start)
+
+    @property
+    def has_visual_experts(self) -> bool:
+        return hasattr(self, "router")
+
     def adapted(self) -> nn.ModuleDict | None:
         """Trainable parameters added by `adapt` and `calibrate`, as a module sharing them; None before either call."""
         adapters = getattr(self, "adapters", None)
@@ -157,8 +172,10 @@ class LanguageModel(nn.Module):
 
     @contextmanager
     def _reading(self, layout: Layout) -> Iterator[None]:
-        """Context in which the calibrations know the picture slots of these rows."""
+        """Context in which calibrations and visual experts know the picture slots of these rows."""
         calibrations: Any = getattr(self, "calibrations", ())
+        if self.has_visual_experts:
+            self.router.set(layout.slot_BL)
         for calibration in calibrations:
             calibration.slot_BL = layout.slot_BL
         try:
@@ -166,6 +183,8 @@ class LanguageModel(nn.Module):
         finally:
             for calibration in calibrations:
                 calibration.slot_BL = None
+            if self.has_visual_experts:
+                self.router.set(None)
 
     @property
     def context_length(self) -> int:
@@ -218,6 +237,21 @@ class LanguageModel(nn.Module):
         ).logits
         row_A, place_A = there_BT.nonzero(as_tuple=True)
         return logit_BTV[row_A, place_A], label_BT[row_A, place_A], row_A
+
+    def extend(self, embed_BLD: Tensor, layout: Layout, cache: Any = None) -> tuple[Tensor, Any]:
+        """Logits [B, L, V] of a segment behind what the cache holds, and the cache with the segment: a dialogue turn by turn.
+
+        layout  of this segment alone, its rows as long as each other: padding would stand between turns
+        Raises ShapeError for a segment with padding.
+        """
+        if not bool(layout.mask_BL.all()):
+            raise ShapeError("the rows of a segment differ in length (expected rows without padding)")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        place_L = past + torch.arange(embed_BLD.shape[1], device=embed_BLD.device)
+        given: dict[str, Any] = {"position_ids": place_L.expand(len(embed_BLD), -1)} if self._takes_positions else {}
+        with self._reading(layout):
+            answer = self.inner(inputs_embeds=embed_BLD, past_key_values=cache, use_cache=True, **given)
+        return answer.logits, answer.past_key_values
 
     @property
     def depth(self) -> int:

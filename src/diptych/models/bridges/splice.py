@@ -40,3 +40,17 @@ def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> T
     words: Tensor = word_BLD.float().norm(dim=2)[word_mask_BL].mean()
     pictures: Tensor = picture_BKD.float().norm(dim=2).mean()
     return (pictures / words).reshape(1)
+
+
+@torch.no_grad()
+def norm_kurtosis(picture_BKD: Tensor) -> Tensor:
+    """Kurtosis of the norms of all pictures' tokens, [1]: 3 where they are spread as by a normal distribution, 0 where all are equal.
+
+    Large values mean that a few tokens are far longer than the rest. PLLaVA (2404.16994) sees such dominant tokens where frames are
+    fine-tuned on without pooling, and answers that get short and depend on the wording of a role mark.
+    """
+    norm_N = picture_BKD.float().norm(dim=2).flatten()
+    centred_N = norm_N - norm_N.mean()
+    variance = centred_N.square().mean()
+    kurtosis: Tensor = centred_N.pow(4).mean() / variance.square().clamp_min(1e-24)
+    return kurtosis.reshape(1)

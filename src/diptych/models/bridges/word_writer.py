@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError, PromptTooLong, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import Piece, TextPiece, TokenPiece, lay_out
@@ -128,7 +128,7 @@ class WordCaptioner:
     @one_or_many
     def generate(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 67,
@@ -140,7 +140,8 @@ class WordCaptioner:
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
         requests = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
         captions = []
-        for image, words, ranked_V in zip(images, requests, self.rank_words(images), strict=True):
+        pictures = require_images(images, model=self.name)
+        for image, words, ranked_V in zip(pictures, requests, self.rank_words(pictures), strict=True):
             written = self.written(self.chosen(ranked_V), words, max_tokens=max_tokens, batch_size=batch_size, **options)
             captions.append(self.best(image, written))
         return captions
@@ -156,9 +157,10 @@ class WordCaptioner:
             for some in parts(rows, batch_size):
                 layout = lay_out(some, self.vocabulary, side="left").to(device)
                 if language.context_length and layout.id_BL.shape[1] + max_tokens > language.context_length:
-                    raise ConfigError(
+                    raise PromptTooLong(
                         f"words and prompt take {layout.id_BL.shape[1]} of the {language.context_length} tokens of the language model of "
-                        f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                        f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                        language.context_length - int(layout.id_BL.shape[1]),
                     )
                 embed_BLD = language.embed(layout.id_BL)
                 captions |= set(language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=ends, **options))

@@ -6,6 +6,7 @@ Letters: B batch, L places, C candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,15 +17,18 @@ import torch
 from torch import Tensor
 
 from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError, PromptTooLong, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, text_and_images_of_prompt
+from diptych.core.prompt import PromptLike, text_and_images_of_prompt, text_of_text_only_prompt
+from diptych.data.media.clip import frame_places
 from diptych.data.media.decode import decode
+from diptych.data.media.tiles import ClosestTiles
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import Layout, TextPiece, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.adapter_scale import ScaledAdapters
 from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
@@ -36,7 +40,7 @@ from diptych.models.io.streaming import TextPieceStreamer, sampling_options
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
-"""The pictures of a request, and its words."""
+"""The pictures of a request, none for text alone, and its words."""
 
 
 class BridgeGenerator:
@@ -52,6 +56,10 @@ class BridgeGenerator:
     ranks_end   whether the end mark counts where candidates of a decoder are scored
     reads       the tokenizer and the length of what a connector reads of the instruction, where it reads it; of a longer one the end
     folder      where the language model came from, when it is not saved with the rest
+    frames      the pictures of a request are frames of one clip, of which so many are shown together, evenly spaced, some several times
+                where there are fewer; 0: each is a picture of its own
+    tiles       each picture is cut into tiles, which stand one after the other; None: it is shown as one
+    lora        low-rank adapters of the language model whose strength may be chosen (`use_alpha`); None: none
     """
 
     kind: ClassVar[str] = "bridge"
@@ -74,30 +82,39 @@ class BridgeGenerator:
         ranks_end: bool = True,
         reads: tuple[Tokenizer, int] | None = None,
         folder: str = "",
+        frames: int = 0,
+        tiles: ClosestTiles | None = None,
+        lora: ScaledAdapters | None = None,
         card: dict[str, Any] | None = None,
     ) -> None:
         self.bridge, self.preprocess, self.vocabulary, self.template, self.name = bridge, preprocess, vocabulary, template, name
         self.connector_spec, self.length, self.space, self.reads, self.folder = connector, length, space, reads, folder
         self.request, self.sign, self.role, self.pictures, self.card = request, sign, role, pictures, card or {}
-        self.ranks_end = ranks_end
+        self.ranks_end, self.frames, self.tiles, self.lora = ranks_end, frames, tiles, lora
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.bridge, {"preprocess": self.preprocess.to_json(), "template": self.template.text})
+        return fingerprint(self.bridge, self._settings)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        used = {"alpha": self.lora.used} if self.lora else {}
+        return {"preprocess": self.preprocess.to_json(), "template": self.template.text, **used}
 
     # ------------------------------------------------------------ use
 
     @one_or_many
     def generate(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 64,
         batch_size: int = 32,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image; with "" the template alone is the prompt. `options` are those of transformers' `generate`."""
+        """An answer for each image, or without one (None); with "" the template alone is the prompt. `options` are those of
+        transformers' `generate`."""
         requests = self._asked(images, prompts)
         texts: list[str] = []
         with torch.no_grad(), evaluating(self.bridge):
@@ -126,7 +143,7 @@ class BridgeGenerator:
 
     def stream(
         self,
-        image: ImageSource,
+        image: ImageSource | None,
         prompt: PromptLike,
         *,
         on_text: Callable[[str], bool],
@@ -149,20 +166,21 @@ class BridgeGenerator:
 
     def _read(self, rows: Sequence[Asked], max_tokens: int) -> tuple[Tensor, Layout]:
         """Pictures and prompts as the language model gets them; refused where no room is left for so many tokens."""
-        picture_NKD, count_B = self._pictures(rows), [len(images) for images, _ in rows]
+        picture_NKD, count_B = self._pictures(rows)
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
         if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
-            raise ConfigError(
+            raise PromptTooLong(
                 f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
-                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                self.length - int(layout.id_BL.shape[1]),
             )
-        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
+        embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
         return embed_BLD, layout
 
     @one_or_many
     def answer_nll(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         candidates: Sequence[Sequence[str]],
         *,
@@ -175,16 +193,23 @@ class BridgeGenerator:
         rows = []
         with torch.no_grad(), evaluating(self.bridge):
             for row, answers in zip(requests, candidates, strict=True):
-                picture_MKD, words = self._pictures([row]), row[1]
+                (picture_MKD, counts), words = self._pictures([row]), row[1]
                 pairs = []
                 for some in parts(list(answers), batch_size):
-                    count_B = [len(picture_MKD)] * len(some)
-                    picture_NKD = picture_MKD.repeat(len(some), 1, 1)
+                    count_B = counts * len(some)
+                    picture_NKD = None if picture_MKD is None else picture_MKD.repeat(len(some), 1, 1)
                     layout = self._laid(picture_NKD, count_B, [words] * len(some), some)
-                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
+                    written = self.bridge.scored(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
                     pairs.append(torch.stack([written.nll_B, written.count_B], 1).double().cpu().numpy())
                 rows.append(np.concatenate(pairs) if pairs else np.zeros((0, 2)))
         return rows
+
+    def use_alpha(self, alpha: float) -> None:
+        """Sets the strength of the language model's adapters: 0 is the model without, `lora.alpha` as it was trained."""
+        if self.lora is None:
+            raise ConfigError(f"'{self.name}' has no adapters of its own (expected a model such as pllava)")
+        self.lora = self.lora.apply(self.bridge.language.inner, alpha)
+        self.__dict__.pop("fingerprint", None)
 
     def text_nll(self, texts: Sequence[str], *, batch_size: int = 32) -> npt.NDArray[np.float64]:
         """[N, 2]: nats of each text without any picture, over its tokens and the end mark, and how many those are: what was kept, or
@@ -222,38 +247,57 @@ class BridgeGenerator:
         before = Template(template) if template else self.template
         for some in parts(list(zip(images, texts, strict=True)), batch_size):
             with torch.no_grad(), evaluating(self.bridge):
-                picture_NKD = self._pictures([((image,), "") for image, _ in some])
-                rows = [before.pieces(picture_NKD.shape[1], "", self.space + text) for _, text in some]
+                picture_NKD, count_B = self._pictures([((image,), "") for image, _ in some])
+                assert picture_NKD is not None
+                slots = [picture_NKD.shape[1] * count for count in count_B]
+                rows = [before.pieces(count, "", self.space + text) for count, (_, text) in zip(slots, some, strict=True)]
                 layout = lay_out(rows, self.vocabulary, length=self.length).to(picture_NKD.device)
-                embed_BLD, _ = self.bridge.embed(picture_NKD, layout)
+                embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=picture_NKD.device))
                 states = self.bridge.language.states(embed_BLD, layout)
                 layer_states = split_layer_states(
                     torch.stack([states[layer - 1] for layer in layers]), layout.slot_BL, layout.mask_BL
                 )
             yield from layer_states
 
-    def _asked(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[Asked]:
+    def _asked(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[Asked]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        requests = []
+        requests: list[Asked] = []
         for image, prompt in zip(images, prompts, strict=True):
+            if image is None:
+                requests.append(((), text_of_text_only_prompt(prompt, model=self.name) or self.request))
+                continue
             words, more = text_and_images_of_prompt(prompt, model=self.name, most=self.pictures)
             requests.append(((image, *more), words or self.request))
         return requests
 
-    def _pictures(self, rows: Sequence[Asked]) -> Tensor:
-        """[N, K, D]: those of a row one after the other."""
+    def _pictures(self, rows: Sequence[Asked]) -> tuple[Tensor | None, list[int]]:
+        """[N, K, D]: those of a row one after the other, and how many each row has: images, tiles of them, or one clip; None where no
+        row has one."""
+        if not any(images for images, _ in rows):
+            return None, [0] * len(rows)
         device = next(self.bridge.parameters()).device
-        image_NCHW = self.preprocess([decode(image, exact=True) for images, _ in rows for image in images]).to(device)
+        if self.frames:
+            clips_of = [images for images, _ in rows if images]
+            chosen = [[images[index] for index in frame_places(len(images), self.frames).tolist()] for images in clips_of]
+            clips = [self.preprocess([decode(image, exact=True) for image in images]) for images in chosen]
+            return self.bridge.picture(torch.stack(clips).to(device)), [int(bool(images)) for images, _ in rows]
+        shown = [[decode(image, exact=True) for image in images] for images, _ in rows]
+        if self.tiles:
+            shown = [[tile.pixels_HWC for image in images for tile in self.tiles(image)] for images in shown]
+        count_B = [len(images) for images in shown]
+        image_NCHW = self.preprocess([image for images in shown for image in images]).to(device)
         if self.reads is None:
-            return self.bridge.picture(image_NCHW)
+            return self.bridge.picture(image_NCHW), count_B
         tokenizer, length = self.reads
         encoded = tokenizer.encode([words for images, words in rows for _ in images], length, keep="last")
         given = (torch.from_numpy(array).to(device) for array in (encoded.ids_BL, encoded.mask_BL))
-        return self.bridge.picture(image_NCHW, *given)
+        return self.bridge.picture(image_NCHW, *given), count_B
 
-    def _laid(self, picture_NKD: Tensor, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None) -> Layout:
-        tokens = picture_NKD.shape[1]
+    def _laid(
+        self, picture_NKD: Tensor | None, count_B: Sequence[int], prompts: Sequence[str], answers: Sequence[str] | None
+    ) -> Layout:
+        tokens = 0 if picture_NKD is None else picture_NKD.shape[1]
         rows = [self.template.pieces(tokens * count, prompt) for count, prompt in zip(count_B, prompts, strict=True)]
         ends = not self.sign and (self.ranks_end or self.bridge.language.reads_and_writes)
         for row, answer in zip(rows, answers or (), strict=answers is not None):
@@ -263,7 +307,7 @@ class BridgeGenerator:
             raise ConfigError(
                 f"a candidate is longer than the {self.length} tokens of '{self.name}' allow (expected a shorter one)"
             )
-        return layout.to(picture_NKD.device)
+        return layout.to(next(self.bridge.parameters()).device)
 
     # ------------------------------------------------------------ kept
 
@@ -285,6 +329,10 @@ class BridgeGenerator:
             **({"role": self.role} if self.role else {}),
             **({} if self.ranks_end else {"ranks_end": False}),
             **({"pictures": self.pictures} if self.pictures > 1 else {}),
+            **({"frames": self.frames} if self.frames else {}),
+            **({"tiles": asdict(self.tiles)} if self.tiles else {}),
+            **({"lora": asdict(self.lora)} if self.lora else {}),
+            **({"visual_experts": True} if bridge.language.has_visual_experts else {}),
             "start": bool(self.vocabulary.start_ids),
             **({"start_behind": True} if self.vocabulary.start_behind else {}),
             **({"end_starts": True} if self.vocabulary.end_starts else {}),
@@ -325,6 +373,12 @@ class BridgeGenerator:
             made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
             if away and fingerprint(language, {}) != config["language_hash"]:
                 raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
+            if config.get("visual_experts"):
+                language.add_visual_experts()
+            lora = ScaledAdapters.from_json(config["lora"]) if "lora" in config else None
+            if lora is not None:
+                lora.add(language.inner)
+                lora.apply(language.inner, lora.used)
             if "adapters" in config:
                 language.adapt(**config["adapters"])
             if config.get("calibrated"):
@@ -361,5 +415,8 @@ class BridgeGenerator:
             ranks_end=config.get("ranks_end", True),
             reads=reads,
             folder=away,
+            frames=config.get("frames", 0),
+            tiles=ClosestTiles.from_json(config["tiles"]) if "tiles" in config else None,
+            lora=lora,
             card=config.get("card"),
         )

@@ -1,4 +1,4 @@
-"""Checkpoints of DenseCLIP's released detectors as models: "denseclip:CHECKPOINT".
+"""Checkpoints of DenseCLIP's released detectors as models (`opened` opens them: "denseclip:CHECKPOINT").
 
 The release stands on mmdetection 2.17: a RetinaNet, or a Mask R-CNN, around CLIP's residual network of 50 or 101 layers. A checkpoint
 has its class names, and its tensors the sizes. The text side has thirteen positions, of which eight are learned context: a class name
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.built import DenseClipSettings, dense_detector, dense_mask_detector
@@ -22,7 +22,7 @@ from diptych.models.denseclip.dense_detector import DenseClipDetector
 from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector
 from diptych.models.denseclip.detecting import DenseClipDetectorModel
 from diptych.models.detection.anchor_boxes import AnchorConfig
-from diptych.models.detection.checkpoint import first_names, load_strictly, read_content
+from diptych.models.detection.checkpoint import first_names, load_strictly
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.mask_rcnn import MaskRCNNConfig
 from diptych.models.io.foreign.clip_layout import from_open_clip
@@ -30,7 +30,12 @@ from diptych.models.io.foreign.clip_layout import from_open_clip
 SIDE = 1344
 """Pixels a side for which the released table of positions is made."""
 TAU = 0.07
-TOWERS = {"image_tower": "tap.tower", "text_tower": "guide.text_tower", "text_projection": "guide.projection"}
+TOWERS = {
+    "image_tower": "tap.tower",
+    "image_projection": "tap.projection",
+    "text_tower": "guide.text_tower",
+    "text_projection": "guide.projection",
+}
 REFINER = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "proj": "out"}
 NAMES = (
     (r"context_decoder\.memory_proj\.(.+)", r"guide.refiner.places.\1"),
@@ -68,36 +73,18 @@ NAMES = (
 """(pattern, replacement): the first that matches a whole name of the release makes it ours. Towers are CLIP's."""
 
 
-def open_released(spec: str) -> DenseClipDetectorModel:
-    """The model of "denseclip:CHECKPOINT". Leaves the torch random state as it was.
-
-    Raises DataError for a file that is missing or not one of tensors, and ConfigError for a network of another architecture, with the
-    tensors that are left over, missing or of another size, and for classes that are not as many as its head has.
-    """
-    path = spec.removeprefix("denseclip:")
-    if not path:
-        raise ConfigError(f"{spec!r} names no checkpoint (expected denseclip:CHECKPOINT)")
-    content = read_content(Path(path).expanduser())
-    tensors = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(tensors, dict):
-        expected = "a checkpoint of DenseCLIP's detectors, with 'state_dict' and 'meta'"
-        raise DataError("holds no state_dict", file=path, expected=expected)
-    classes = (content.get("meta") or {}).get("CLASSES") or ()
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    try:
-        settings, words = released_settings(tensors, tuple(map(str, classes))), Tokenizer.from_spec("clip")
-        with torch.random.fork_rng(devices=[]):
-            model: DenseClipDetector | DenseClipMaskDetector = (
-                dense_mask_detector(settings, MaskRCNNConfig(), TAU, words)
-                if any(name.startswith("roi_head.") for name in tensors)
-                else dense_detector(settings, AnchorConfig(limits="anchors"), TAU, words)
-            )
-        load_released(model, tensors)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return DenseClipDetectorModel(
-        model.eval(), settings, DetectionPreprocess(mean=OPENAI_MEAN, std=OPENAI_STD, smooth=False), words, spec
-    )
+def opened_detector(tensors: Mapping[str, Tensor], classes: tuple[str, ...], name: str) -> DenseClipDetectorModel:
+    """The detector of these tensors, RetinaNet or Mask R-CNN. Leaves the torch random state as it was. Raises ConfigError."""
+    settings, words = released_settings(tensors, classes), Tokenizer.from_spec("clip")
+    with torch.random.fork_rng(devices=[]):
+        model: DenseClipDetector | DenseClipMaskDetector = (
+            dense_mask_detector(settings, MaskRCNNConfig(), TAU, words)
+            if any(key.startswith("roi_head.") for key in tensors)
+            else dense_detector(settings, AnchorConfig(limits="anchors"), TAU, words)
+        )
+    load_released(model, tensors)
+    preprocess = DetectionPreprocess(mean=OPENAI_MEAN, std=OPENAI_STD, smooth=False)
+    return DenseClipDetectorModel(model.eval(), settings, preprocess, words, name)
 
 
 def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -> DenseClipSettings:
@@ -106,42 +93,49 @@ def released_settings(tensors: Mapping[str, Tensor], classes: tuple[str, ...]) -
     needed = (image, text, "contexts", "backbone.conv1.weight", "text_encoder.token_embedding.weight")
     if lost := [name for name in needed if name not in tensors]:
         raise ConfigError(f"not in the file: {first_names(lost)} (expected a checkpoint of DenseCLIP's detectors)")
-    if any(name.startswith("decode_head.") for name in tensors):
-        raise ConfigError("a segmenter, by its decode_head (expected a detector of DenseCLIP's release, RetinaNet or Mask R-CNN)")
     head, per_place = tensors.get("roi_head.bbox_head.fc_cls.weight"), AnchorConfig().per_place
-    count = len(head) - 1 if head is not None else len(tensors.get("bbox_head.retina_cls.weight", ())) // per_place
-    if len(classes) != count:
+    classified = len(head) - 1 if head is not None else len(tensors.get("bbox_head.retina_cls.weight", ())) // per_place
+    if len(classes) != classified:
         raise ConfigError(
-            f"the file names {len(classes)} classes, its head has {count} (expected meta['CLASSES'] of the same number)"
+            f"the file names {len(classes)} classes, its head has {classified} (expected meta['CLASSES'] of the same number)"
         )
-    (length, inner), words = tensors[text].shape, len(tensors["text_encoder.token_embedding.weight"])
     return DenseClipSettings(
         classes=classes,
         image={
             "name": "resnet_clip_50",
             "image_size": SIDE,
-            "depths": tuple(_count(rf"backbone\.layer{stage}\.(\d+)\..+", tensors) for stage in (1, 2, 3, 4)),
+            "depths": tuple(count(rf"backbone\.layer{stage}\.(\d+)\..+", tensors) for stage in (1, 2, 3, 4)),
             "width": 2 * len(tensors["backbone.conv1.weight"]),
             "heads": 32,
             "out": len(tensors[image]),
         },
-        text={
-            "name": "text_clip",
-            "length": length,
-            "width": inner,
-            "layers": _count(r"text_encoder\.transformer\.resblocks\.(\d+)\..+", tensors),
-            "heads": inner // 64,
-            "vocab_size": words,
-            "eot_id": words - 1,
-            "causal": True,
-            "pooling": "eot",
-        },
+        text=text_settings(tensors),
         width=len(tensors[image]),
         project_image=False,
         context=tensors["contexts"].shape[1],
         positions="cut",
-        text_length=length,
+        text_length=len(tensors[text]),
     )
+
+
+def text_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of the text tower, CLIP's cut to the places that context and names take."""
+    (length, inner), words = (
+        tensors["text_encoder.positional_embedding"].shape,
+        len(tensors["text_encoder.token_embedding.weight"]),
+    )
+    return {
+        "name": "text_clip",
+        "length": length,
+        "width": inner,
+        "layers": count(r"text_encoder\.transformer\.resblocks\.(\d+)\..+", tensors),
+        "heads": max(1, inner // 64),
+        "act": "quick_gelu",
+        "vocab_size": words,
+        "eot_id": words - 1,
+        "causal": True,
+        "pooling": "eot",
+    }
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,7 +143,7 @@ def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises ConfigError with the names of tensors that have no counterpart.
     """
-    sides = _count(r"neck\.lateral_convs\.(\d)\..+", tensors)
+    sides = count(r"neck\.lateral_convs\.(\d)\..+", tensors)
     clip, out, strange = dict[str, Tensor](), dict[str, Tensor](), list[str]()
     for name, tensor in tensors.items():
         if name.startswith("backbone."):
@@ -187,6 +181,6 @@ def _renamed(name: str, sides: int) -> str | None:
     return None
 
 
-def _count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
+def count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
     """Number of distinct values of the pattern's first group among tensor names."""
     return len({match[1] for name in tensors if (match := re.fullmatch(pattern, name))})

@@ -4,18 +4,15 @@ model all or nothing."""
 from __future__ import annotations
 
 import argparse
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError
-from diptych.models.io.tensor_files import read_tensors
+from diptych.models.io.tensor_files import read_content, read_tensors
 
 SHOWN = 5
 """Names in an error, at most."""
@@ -44,25 +41,6 @@ def read_checkpoint(path: str | Path) -> ReleasedCheckpoint:
         raise DataError(problem, file=path, expected="an entry 'model' with the tensors of the model")
     options = content.get("args")
     return ReleasedCheckpoint(model, vars(options) if isinstance(options, argparse.Namespace) else {}, str(path))
-
-
-def read_content(path: str | Path) -> Any:
-    """Content of a PyTorch file, read without pickle: tensors, plain values and an `argparse.Namespace`.
-
-    A Namespace is a record without behaviour and is allowed for this read only. Raises DataError for a file that is missing or
-    holds anything else.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError("there is no such file", file=path) from error
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        unsupported = re.search(r"unsupported global:? (?:global )?(\S+)", str(error), re.IGNORECASE)
-        problem = f"not read, since it asks for {unsupported[1]}" if unsupported else "not a PyTorch file of tensors"
-        raise DataError(
-            problem, file=path, expected="tensors, plain values and an argparse.Namespace, as main.py saves"
-        ) from error
 
 
 def required_tensor(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:

@@ -85,7 +85,7 @@ class ChatModel:
         return config_hash([self.line.address, self.model, asking.temperature, asking.seed, asking.pictures])
 
     @one_or_many
-    def generate(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
+    def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         """An answer each. Raises RunError where one has none; the others are kept all the same."""
         replies = self.replies(images, prompts, max_tokens=max_tokens)
         if faults := [(number, reply.fault) for number, reply in enumerate(replies) if reply.fault]:
@@ -97,7 +97,9 @@ class ChatModel:
         return [reply.text for reply in replies]
 
     @one_or_many
-    def replies(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[Reply]:
+    def replies(
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64
+    ) -> list[Reply]:
         """A reply each, in order; equal questions are asked once. A question that is refused, or answered with nonsense, has a
         fault.
 
@@ -134,7 +136,7 @@ class ChatModel:
     def _ask(
         self,
         missing: dict[str, int],
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         max_tokens: int,
         cached: dict[str, Reply],
@@ -186,15 +188,15 @@ class ChatModel:
             "(expected a server of chat completions, its address up to and with /v1)"
         )
 
-    def _reply(self, line: ServerConnection, image: ImageSource, prompt: PromptLike, max_tokens: int) -> Reply:
+    def _reply(self, line: ServerConnection, image: ImageSource | None, prompt: PromptLike, max_tokens: int) -> Reply:
         text, fault = line.ask(PATH, self._body(image, prompt, max_tokens, data_url))
         return Reply("", fault=fault) if fault else completion_of(text, chat=True)
 
-    def _body(self, image: ImageSource, prompt: PromptLike, max_tokens: int, written: Any) -> bytes:
+    def _body(self, image: ImageSource | None, prompt: PromptLike, max_tokens: int, written: Any) -> bytes:
         asking = self.asking
         plain: dict[str, Any] = {
             "model": self.model,
-            "messages": messages_of(prompt, [image], written, model=self.name, pictures=asking.pictures),
+            "messages": messages_of(prompt, [] if image is None else [image], written, model=self.name, pictures=asking.pictures),
             asking.limit: max_tokens,
         }
         if asking.temperature >= 0:

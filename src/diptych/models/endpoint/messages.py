@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diptych.core.errors import DecodeError
-from diptych.core.image import ArrayImage, ImageSource
-from diptych.core.prompt import PromptLike, as_dialogue
+from diptych.core.image import ArrayImage, ImageSource, content_untold
+from diptych.core.prompt import PromptLike, as_dialogue, text_only
 from diptych.data.media.decode import decode, encode_png, probe
 from diptych.models.io.foreign.chat import pictures_in_order
 
@@ -30,7 +30,7 @@ def messages_of(
     """
     if not pictures:
         return [{"role": turn.role, "content": turn.text} for turn in as_dialogue(prompt).turns]
-    turns, sources = pictures_in_order(as_dialogue(prompt), images, model=model)
+    turns, sources = pictures_in_order(as_dialogue(prompt if images else text_only(prompt)), images, model=model)
     left = iter(sources)
     for turn in turns:
         parts = [
@@ -61,7 +61,8 @@ def _encoded(source: ImageSource) -> tuple[str, bytes]:
         data = source.read()
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror or error}", file=source.name) from error
-    info = probe(data, name=source.name)
+    with content_untold(source):
+        info = probe(data, name=source.name)
     pixels_HWC = decode(source, exact=True)  # what cannot be decoded here is not sent
     if info.format in SENT and info.frames == 1 and info.mode in ("RGB", "L") and not any(one in data for one in TURNED):
         return SENT[info.format], data

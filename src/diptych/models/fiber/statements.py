@@ -30,7 +30,7 @@ class FiberStatementClassifier(FiberModel):
 
     @one_or_many
     def generate(
-        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
         """ "True" or "False" of each statement."""
         logit_N2 = self.judged(images, prompts, batch_size=batch_size)
@@ -38,7 +38,7 @@ class FiberStatementClassifier(FiberModel):
 
     @one_or_many
     def answer_nll(
-        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
         """The likelihood of "True" and of "False", each of one token. Raises ConfigError for another candidate."""
         for words in candidates:
@@ -49,7 +49,7 @@ class FiberStatementClassifier(FiberModel):
             np.array([[float(nll_N2[row, TRUTHS.index(word)]), 1.0] for word in words]) for row, words in enumerate(candidates)
         ]
 
-    def judged(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, batch_size: int = 16) -> Tensor:
+    def judged(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, batch_size: int = 16) -> Tensor:
         """Logits [N, 2] of false and true."""
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
@@ -67,10 +67,10 @@ class FiberStatementClassifier(FiberModel):
                 batches.append(self.model.judge(*begun, self.model.text_features(text_BL, mask_BL), mask_BL).float().cpu())
         return torch.cat(batches) if batches else torch.zeros(0, 2)
 
-    def _pair(self, image: ImageSource, prompt: PromptLike) -> tuple[tuple[ImageSource, ImageSource], str]:
+    def _pair(self, image: ImageSource | None, prompt: PromptLike) -> tuple[tuple[ImageSource, ImageSource], str]:
         pieces = () if isinstance(prompt, str | Dialogue) else tuple(prompt)
         shown = [part for part in pieces if isinstance(part, ImagePart) and (part.source is not None or not part.place)]
-        pictures = [image if part.source is None else part.source for part in shown]
+        pictures = [one for part in shown if (one := image if part.source is None else part.source) is not None]
         text = " ".join(part.text.strip() for part in pieces if isinstance(part, TextPart)).strip()
         if len(pictures) != 2 or len(pieces) != 2 + sum(isinstance(part, TextPart) for part in pieces) or not text:
             raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PAIRS = "Embeds images and texts into one space: an image and a text that match lie close together."
@@ -15,8 +16,62 @@ BIOMETRIC = (
 )
 
 
-def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
-    """Markdown with the front matter that model hubs read. Holds only what it is given; a missing part is named as missing."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Library that opens a folder, and a snippet of Python that does."""
+
+    library: str
+    code: str
+
+
+EXPORT_USAGE = {
+    "transformers": Usage(
+        "transformers",
+        """from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("path/to/this/folder").eval()
+processor = AutoProcessor.from_pretrained("path/to/this/folder")
+inputs = processor(text=["a red bus"], images=[Image.open("bus.png")], padding="max_length", truncation=True, return_tensors="pt")
+print(model(**inputs).logits_per_image)""",
+    ),
+    "open_clip": Usage(
+        "open_clip",
+        """import open_clip
+from PIL import Image
+from transformers import AutoTokenizer
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+length = {"padding": "max_length", "truncation": True, "max_length": model.context_length}
+texts = tokenizer(["a red bus"], return_tensors="pt", **length).input_ids
+images = preprocess(Image.open("bus.png")).unsqueeze(0)
+print(model.encode_image(images, normalize=True) @ model.encode_text(texts, normalize=True).T)""",
+    ),
+    "sentence-transformers": Usage(
+        "sentence-transformers",
+        """from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+print(model.encode([Image.open("bus.png")]) @ model.encode(["a red bus"]).T)""",
+    ),
+    "onnx": Usage(
+        "onnx",
+        """import diptych  # runs the two files on ONNX Runtime, with their preprocessing and tokenizer
+
+model = diptych.load("path/to/this/folder")
+print(model.embed_images(["bus.png"]) @ model.embed_texts(["a red bus"]).T)""",
+    ),
+}
+"""How other libraries open the folders of `diptych export --to NAME`."""
+
+
+def model_card(name: str, config: Mapping[str, Any], parameters: int, usage: Usage | None = None) -> str:
+    """Markdown with the front matter that model hubs read. Holds only what it is given; a missing part is named as missing.
+
+    usage  how the folder is opened, where that is not `diptych.load`
+    """
     card = config.get("card") or {}
     preprocess = config["preprocess"]
     lines = [
@@ -25,6 +80,7 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
             card,
             ("image-text", "embeddings"),
             "Says which of its classes an image shows." if "classes" in config else PAIRS,
+            usage.library if usage else "diptych",
         ),
         "| | |",
         "|---|---|",
@@ -32,14 +88,14 @@ def model_card(name: str, config: Mapping[str, Any], parameters: int) -> str:
         *[f"| {key.replace('_', ' ')} | {_named(config[key])} |" for key in ("image_tower", "text_tower") if key in config],
         *[f"| {key.replace('_', ' ')} | {config[key]} |" for key in ("image_encoder", "text_encoder") if key in config],
         f"| parameters | {parameters:,} |",
-        *([f"| embedding | {config['width']} numbers, unit norm |"] if "width" in config else []),
+        *([f"| embedding | {config['width']} dimensions, unit norm |"] if "width" in config else []),
         f"| images | {_pixels(preprocess)} px, resize: {preprocess['resize']}, {preprocess['interpolation']} |",
         *([f"| texts | up to {config['text_length']} tokens |"] if "text_length" in config else []),
         *([f"| classes | {len(config['classes']):,} |"] if "classes" in config else []),
         "",
         *(["## Persons", "", BIOMETRIC, ""] if config.get("biometric") else []),
         *_run(card),
-        *_used(_use(config)),
+        *_usage_section(usage.code if usage else _loading(_use(config))),
     ]
     return "\n".join(lines)
 
@@ -52,12 +108,12 @@ def detector_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], ab
 
 def described_card(name: str, card: Mapping[str, Any], *, tags: Sequence[str], about: str, facts: str, use: str) -> str:
     """The same for a model of any kind; arguments as for `detector_card`."""
-    return "\n".join([*_head(name, card, tags, about), facts, "", *_run(card), *_used(use)])
+    return "\n".join([*_head(name, card, tags, about), facts, "", *_run(card), *_usage_section(_loading(use))])
 
 
-def _head(name: str, card: Mapping[str, Any], tags: Sequence[str], about: str) -> list[str]:
+def _head(name: str, card: Mapping[str, Any], tags: Sequence[str], about: str, library: str = "diptych") -> list[str]:
     licence = [f"license: {card['licence']}"] if card.get("licence") else []
-    front = ["---", "library_name: diptych", *licence, f"tags: [{', '.join(tags)}]", "---"]
+    front = ["---", f"library_name: {library}", *licence, f"tags: [{', '.join(tags)}]", "---"]
     return [*front, "", f"# {name}", "", card.get("description") or about, ""]
 
 
@@ -68,8 +124,12 @@ def _run(card: Mapping[str, Any]) -> list[str]:
     return ["## Data", "", data, "", "## Training", "", recipe, "", "## Scores", "", *scores, ""]
 
 
-def _used(line: str) -> list[str]:
-    return ["## Use", "", "```python", "import diptych", "", 'model = diptych.load("path/to/this/folder")', line, "```", ""]
+def _usage_section(code: str) -> list[str]:
+    return ["## Use", "", "```python", code, "```", ""]
+
+
+def _loading(line: str) -> str:
+    return f'import diptych\n\nmodel = diptych.load("path/to/this/folder")\n{line}'
 
 
 def _pixels(preprocess: Mapping[str, Any]) -> str:

@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, get_args, get_type_hints
 
-from diptych.core.contracts import Deployable, capabilities
+from diptych.core.contracts import Deployable, Recipe, capabilities
 from diptych.core.disk.files import restore
+from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import is_file, is_folder, path_problem
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.run_folder import RunFolder
 from diptych.models.io.saved_model import one_line_errors, open_model
 
-FOREIGN = ("hf:", "open_clip:", "timm:", "rlipv2:", "penet:", "fiber:", "glip:", "denseclip:", "ulip:", "tfjs:", "lora:")
+OPENERS = {
+    "albef": "diptych.models.io.releases.albef:open_released",
+    "alip": "diptych.models.io.releases.clip_files:open_released",
+    "coop": "diptych.models.pairs.prompted.released:open_released",
+    "ctp": "diptych.models.io.releases.ctp:open_released",
+    "denseclip": "diptych.models.denseclip.opened:open_released",
+    "dreamlip": "diptych.models.io.releases.clip_files:open_released",
+    "fiber": "diptych.models.fiber.opened:open_released",
+    "filip": "diptych.models.io.releases.filip:open_released",
+    "georsclip": "diptych.models.io.releases.clip_files:open_released",
+    "glip": "diptych.models.glip.opened:open_released",
+    "keep": "diptych.models.io.releases.keep:open_released",
+    "laclip": "diptych.models.io.releases.clip_files:open_released",
+    "llava": "diptych.models.bridges.llava_released:open_released",
+    "metaclip": "diptych.models.io.releases.clip_files:open_released",
+    "negclip": "diptych.models.io.releases.clip_files:open_released",
+    "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
+    "penet": "diptych.models.penet.opened:open_released",
+    "plip_person": "diptych.models.people.released:open_released",
+    "rlipv2": "diptych.models.rlipv2.opened:open_released",
+    "svlc": "diptych.models.io.releases.clip_files:open_released",
+    "tfjs": "diptych.models.io.foreign.centernet:CenterNet.open",
+    "tips": "diptych.models.io.releases.tips:open_released",
+    "ulip": "diptych.models.points.released:open_released",
+    "xclip": "diptych.models.video.released:open_released",
+}
+"""Prefix of an address -> what opens it, imported only then: a function of the whole address."""
+FOREIGN = ("hf:", "open_clip:", "timm:", "lora:", *(f"{name}:" for name in OPENERS if name != "openai"))
+"""Prefixes of addresses of published weights."""
+
+
+def is_foreign(words: str) -> bool:
+    """True for an address of published weights, and not a recipe with options of its own, whose slug may be a prefix too.
+
+    >>> [is_foreign(words) for words in ("alip:alip.pt", "alip:lr=1e-4", "alip", "hf:bert")]
+    [True, False, False, True]
+    """
+    return words.startswith(FOREIGN) and not re.match(r"[a-z]\w*:[a-z]\w*=", words)
 
 
 def is_address(name: str) -> bool:
@@ -34,65 +75,88 @@ def weights_mtime(address: str) -> tuple[int, ...]:
 
 
 def open_address(address: str | Path, *, download: bool = False) -> Any:
-    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME",
-    "rlipv2:CHECKPOINT#ROBERTA-FOLDER", "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER",
-    "denseclip:CHECKPOINT", "ulip:CHECKPOINT" (or CHECKPOINT#MODEL), "tfjs:CENTERNET.json" of a package,
-    "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or
-    "lora:ADAPTER#BASE" with any other as the base, into whose weights the adapter is merged.
+    """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of
+    `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT-FOLDER", ...), "tfjs:CENTERNET.json" of a package,
+    "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any other as the base, into whose
+    weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
-    Raises RunError for a folder without a model, with the state of its run.
+    Raises RunError for a folder without a model, with the state of its run; ConfigError or DataError for a file of another release, with
+    the one that it looks like.
     """
-    if str(address).startswith("rlipv2:"):
-        from diptych.models.rlipv2.opened import open_released
+    try:
+        return _opened(str(address), download)
+    except (ConfigError, DataError) as error:
+        if hint := _looks_like(str(address)):
+            raise ConfigError(f"{error}; {hint}") from error
+        raise
 
-        return open_released(str(address))
-    if str(address).startswith("penet:"):
-        from diptych.models.penet.opened import open_released as open_penet
 
-        return open_penet(str(address))
-    if str(address).startswith("fiber:"):
-        from diptych.models.fiber.opened import open_released as open_fiber
-
-        return open_fiber(str(address))
-    if str(address).startswith("glip:"):
-        from diptych.models.glip.opened import open_released as open_glip
-
-        return open_glip(str(address))
-    if str(address).startswith("denseclip:"):
-        from diptych.models.denseclip.released import open_released as open_denseclip
-
-        return open_denseclip(str(address))
-    if str(address).startswith("ulip:"):
-        from diptych.models.points.released import open_released as open_ulip
-
-        return open_ulip(str(address))
-    if str(address).startswith("tfjs:"):
-        from diptych.models.io.foreign.centernet import CenterNet
-
-        return CenterNet.open(str(address))
-    if str(address).startswith("openai:"):
-        from diptych.models.endpoint.chat_model import ChatModel
-
-        return ChatModel.open(str(address))
-    if str(address).startswith("lora:"):
-        return _adapted(str(address), download)
-    if str(address).startswith(FOREIGN):
+def _opened(address: str, download: bool) -> Any:
+    prefix = address.partition(":")[0]
+    if ":" in address and prefix in OPENERS:
+        module, _, name = OPENERS[prefix].partition(":")
+        return attrgetter(name)(import_module(module))(address)
+    if address.startswith("lora:"):
+        return _adapted(address, download)
+    if address.startswith(FOREIGN):
         from diptych.models.io.foreign.load import load_foreign
+        from diptych.models.video.released import open_hub
         from diptych.models.vilt.opened import open_vilt
 
-        named = Path(str(address).partition(":")[2]).expanduser()
+        named = Path(address.partition(":")[2].removesuffix("#naflex")).expanduser()
         with one_line_errors(named) if is_folder(named) else nullcontext():
-            return open_vilt(str(address), download=download) or load_foreign(str(address), download=download)
+            own = (
+                None
+                if address.endswith("#naflex")
+                else open_vilt(address, download=download) or open_hub(address, download=download)
+            )
+            return own or load_foreign(address, download=download)
     folder = Path(address)
     if fault := path_problem(str(folder)):
         raise RunError(f"the address of the model is {fault}")
+    if is_file(folder):
+        raise ConfigError(f"{folder} is a file without a prefix that tells what opens it (`diptych weights` lists them)")
     restore(folder)  # where a replacement was killed between its two steps
     if (folder / "run.json").is_file():
         if not (folder / "model" / "config.json").is_file():
             raise RunError(f"{folder} holds no model yet: its run is {RunFolder.open(folder).state['status']}")
         folder = folder / "model"
+    if library := _library_of(folder):
+        return open_address(f"{library}:{folder}", download=download)
     return open_model(folder)
+
+
+def _library_of(folder: Path) -> str:
+    """Prefix of the address of a folder that another library saved, as our exports are: "hf", "open_clip", or ""."""
+    if is_file(folder / "open_clip_config.json"):
+        return "open_clip"
+    file = folder / "config.json"
+    if not is_file(file):
+        return ""
+    try:
+        settings = read_object(file)
+    except ValueError:
+        return ""  # `open_model` names the fault
+    return "hf" if "model_type" in settings and "kind" not in settings else ""
+
+
+def _looks_like(address: str) -> str:
+    """Releases, other than that of the address, that its file or folder looks like; "" where there is none."""
+    from diptych.models.io.releases.families import all_releases
+    from diptych.models.io.releases.release import described, recognised
+
+    prefix, colon, rest = address.partition(":")
+    if not colon:
+        prefix, rest = "", address
+    elif f"{prefix}:" not in FOREIGN or prefix == "lora":
+        return ""
+    paths = [rest.partition("#")[0], rest.partition("/")[2].partition("#")[0] if prefix in ("open_clip", "timm") else ""]
+    path = next((path for name in paths if name and (is_file(path := Path(name).expanduser()) or is_folder(path))), None)
+    if path is None:
+        return ""
+    alike = recognised(path, all_releases())
+    return "" if any(release.address.startswith(f"{prefix}:") for release in alike) else described(alike)
 
 
 def _adapted(address: str, download: bool) -> Any:
@@ -113,11 +177,47 @@ def _adapted(address: str, download: bool) -> Any:
 def require(model: Any, capability: type | UnionType, *, who: str) -> None:
     """Raises ConfigError, with the model's capabilities, for a model without the required capability."""
     if not isinstance(model, capability):
-        protocols = [
-            kind for kind in vars(capabilities).values() if isinstance(kind, type) and getattr(kind, "_is_protocol", False)
-        ]
-        offers = [kind.__name__ for kind in protocols if kind not in (Protocol, Deployable) and isinstance(model, kind)]
-        name = getattr(model, "name", type(model).__name__)
-        required = " or ".join(kind.__name__ for kind in get_args(capability) or (capability,))
-        article = "an" if required[0] in "AEIOU" else "a"
-        raise ConfigError(f"{who} needs a model that is {article} {required}; '{name}' offers {', '.join(offers) or 'none'}")
+        offers = [kind.__name__ for kind in _capabilities() if isinstance(model, kind)]
+        raise ConfigError(_lacks(capability, who, getattr(model, "name", type(model).__name__), offers))
+
+
+def require_deployed(recipe: Recipe, capability: type | UnionType, *, who: str) -> None:
+    """Raises ConfigError before training for a recipe whose deployed model would lack the required capability.
+
+    Read off the return annotation of its `deploy`: a class that has the methods, or has a subclass that does, may have the capability. A
+    recipe without an annotation, or with that of a protocol, is not refused here.
+    """
+    try:
+        deployed = get_type_hints(type(recipe).deploy).get("return")
+    except NameError:  # an annotation that is known to the type checker alone
+        return
+    if not isinstance(deployed, type) or getattr(deployed, "_is_protocol", False):
+        return
+    classes = [deployed, *_subclasses(deployed)]
+    if not any(_may_have(one, kind) for kind in get_args(capability) or (capability,) for one in classes):
+        offers = [kind.__name__ for kind in _capabilities() if _may_have(deployed, kind)]
+        raise ConfigError(_lacks(capability, who, recipe.slug, offers))
+
+
+def _may_have(deployed: type, capability: type) -> bool:
+    """True if the class has the methods of the capability; attributes are set when a model is made."""
+    if not getattr(capability, "_is_protocol", False):
+        return issubclass(deployed, capability) or issubclass(capability, deployed)
+    methods = {name for base in capability.__mro__ for name, value in vars(base).items() if name[0] != "_" and callable(value)}
+    return methods <= set(dir(deployed))
+
+
+def _subclasses(kind: type) -> list[type]:
+    return [deeper for one in kind.__subclasses__() for deeper in (one, *_subclasses(one))]
+
+
+def _capabilities() -> list[Any]:
+    """The protocols of `core.contracts.capabilities`."""
+    kinds = [kind for kind in vars(capabilities).values() if isinstance(kind, type) and getattr(kind, "_is_protocol", False)]
+    return [kind for kind in kinds if kind not in (Protocol, Deployable)]
+
+
+def _lacks(capability: type | UnionType, who: str, name: str, offers: list[str]) -> str:
+    required = " or ".join(kind.__name__ for kind in get_args(capability) or (capability,))
+    article = "an" if required[0] in "AEIOU" else "a"
+    return f"{who} needs a model that is {article} {required}; '{name}' offers {', '.join(offers) or 'none'}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.disk.json_text import read_object
-from diptych.core.disk.paths import refuse_other
+from diptych.core.disk.paths import near_sibling, refuse_other
 from diptych.core.errors import DiptychError, RunError
 from diptych.core.registry import MODELS
 
@@ -17,6 +17,14 @@ def open_model(folder: Path) -> Any:
     """Model from a folder that `Deployable.save` wrote. Raises RunError for a folder without model or of an unknown kind."""
     file = folder / "config.json"
     if not file.is_file():
+        if not folder.exists():
+            raise RunError(
+                f"there is no model {folder}{near_sibling(folder)} (expected a run folder, a model folder, hf:FOLDER, ...)"
+            )
+        if (folder / "adapter_config.json").is_file():
+            raise RunError(
+                f"{folder} holds low-rank adapters alone (expected lora:{folder}#BASE, with the model they were trained on)"
+            )
         expected = "a run folder, a model folder, hf:NAME, open_clip:ARCH/FILE, timm:NAME"
         raise RunError(f"{folder} is not a model: it has no config.json (expected {expected})")
     try:
@@ -24,8 +32,7 @@ def open_model(folder: Path) -> Any:
     except ValueError as error:
         raise RunError(f"{file} {error} (expected the configuration of a model)") from error
     if not isinstance(kind, str) or kind not in MODELS:
-        hint = f"; for a transformers folder say hf:{folder}" if not kind else ""
-        raise RunError(f"{file}: unknown kind of model ({kind!r:.40}; expected {', '.join(MODELS)}){hint}")
+        raise RunError(f"{file}: unknown kind of model ({kind!r:.40}; expected {', '.join(MODELS)})")
     with one_line_errors(folder):
         return MODELS.load(kind).load(folder)
 

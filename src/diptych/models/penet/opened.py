@@ -5,7 +5,8 @@ folded into the weights (the first convolution takes RGB of deviation 1 / 255, r
 numbers stay those of the release.
 
 What it holds and ours does not, because it computes nothing: the corners of the anchors, which are made anew, and `linear_pred`, which
-nothing reads.
+nothing reads. A PE-Net of SGG-Benchmark opens likewise: its parts of things lie in `context_layer`, with a map of visual features of their
+own beside that of pairs.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ VOCABULARIES = ("vg150", "open-images")
 BACKBONE = {"name": "timm:resnext101_32x8d", "strides": (4, 8, 16, 32), "frozen_norm": True}
 RELEASED = SceneGraphConfig(head=PENetHeadConfig(place_momentum=0.001999), detector=FasterRCNNConfig(counting="inclusive"))
 """Boxes end on their last pixel, and where they lie is read twice a step."""
-UNREAD = r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.relation\.predictor\.linear_pred\.(weight|bias)"
+UNREAD = r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.relation\.predictor\.(context_layer\.)?linear_pred\.(weight|bias)"
 PREDICTOR = "roi_heads.relation.predictor."
+CONTEXT = "context_layer."
 UNION = "roi_heads.relation.union_feature_extractor."
 NAMES = (
     (r"backbone\.body\.stem\.", "detector.backbone.net."),
@@ -70,6 +72,7 @@ PARTS = {
     "gate_obj": "object_gate",
     "gate_pred": "pair_gate",
     "vis2sem": "visual",
+    "pair_vis2sem": "pair_visual",
     "project_head": "projection",
     "linear_sub": "subject_residual.linear",
     "linear_obj": "object_residual.linear",
@@ -101,8 +104,11 @@ def open_released(spec: str) -> GraphRelater:
         raise UnknownName("setting of PE-Net", setting, get_args(Setting))
     released = read_checkpoint(Path(path).expanduser())
     tensors = {name.removeprefix("module."): tensor for name, tensor in released.tensors.items()}
+    nested = is_nested(tensors)
+    tensors = flattened(tensors)
     lists = _lists(tensors, released)
-    shape = replace(RELEASED, setting=setting)  # type: ignore[arg-type]
+    head = replace(RELEASED.head, pair_map="own") if nested else RELEASED.head
+    shape = replace(RELEASED, setting=setting, head=head)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         model = SceneGraphNetwork(
             detection_backbone(**BACKBONE),  # type: ignore[arg-type]
@@ -115,6 +121,24 @@ def open_released(spec: str) -> GraphRelater:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return GraphRelater(model.eval(), DetectionPreprocess(600, longest=1000, mean=MEAN, std=STD), lists, spec)
+
+
+def is_nested(tensors: Mapping[str, Tensor]) -> bool:
+    """True for a PE-Net in SGG-Benchmark's names: parts of things lie in a module of their own."""
+    return any(name.startswith(PREDICTOR + CONTEXT) for name in tensors)
+
+
+def flattened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of SGG-Benchmark's PE-Net under the release's names, the map of pairs as `pair_vis2sem`; others as they are."""
+    if not is_nested(tensors):
+        return dict(tensors)
+    out = {}
+    for name, tensor in tensors.items():
+        part = name.removeprefix(PREDICTOR)
+        if part.startswith("vis2sem."):
+            name = f"{PREDICTOR}pair_{part}"
+        out[name.replace(PREDICTOR + CONTEXT, PREDICTOR)] = tensor
+    return out
 
 
 def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,6 +44,7 @@ class PENetHeadConfig:
     dropout      behind every residual layer and before the projection
     classifier   prototypes, or a linear classifier on the same pairs (the baseline)
     place_momentum   of the running statistics of where boxes lie. The release has .001 and reads them twice a step: .001999
+    pair_map     the features of pairs pass the map h of the things' features ("shared", as released), or one of their "own" (SGG-Benchmark)
     """
 
     width: int = 2048
@@ -52,10 +53,13 @@ class PENetHeadConfig:
     dropout: float = 0.2
     classifier: Literal["prototypes", "linear"] = "prototypes"
     place_momentum: float = 0.001
+    pair_map: Literal["shared", "own"] = "shared"
 
     def __post_init__(self) -> None:
         if self.classifier not in ("prototypes", "linear"):
             raise ConfigError(f"classifier is {self.classifier!r} (expected prototypes | linear)")
+        if self.pair_map not in ("shared", "own"):
+            raise ConfigError(f"pair_map is {self.pair_map!r} (expected shared | own)")
         if min(self.width, self.word_width, self.naming_width) < 2 or self.width % 2:
             raise ConfigError(
                 f"widths of the head are {self.width}, {self.word_width}, {self.naming_width} (expected even, above 1)"
@@ -86,9 +90,9 @@ class PredicatePrototypeHead(nn.Module):
         self.object_word_CE = nn.Embedding(objects, words)
         self.subject_semantics, self.object_semantics = (MLP((words, width // 2, width)) for _ in range(2))
         self.subject_gate, self.object_gate, self.pair_gate = (nn.Linear(2 * width, width) for _ in range(3))
-        self.visual = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(shape.dropout), nn.Linear(2 * width, width)
-        )
+        self.visual = _map(width, shape.dropout)
+        if shape.pair_map == "own":
+            self.pair_visual = _map(width, shape.dropout)
         self.subject_residual, self.object_residual, self.pair_residual = (ResidualLayer(width, shape.dropout) for _ in range(3))
         self.pair_features = MLP((features, width, width))
         if shape.classifier == "linear":
@@ -113,7 +117,8 @@ class PredicatePrototypeHead(nn.Module):
         subject_PD = self._end(word_NE[s], subject_NW[s], self.subject_semantics, self.subject_gate, self.subject_residual)
         object_PD = self._end(word_NE[o], object_NW[o], self.object_semantics, self.object_gate, self.object_residual)
         both_PD = F.relu(subject_PD + object_PD) - (subject_PD - object_PD).square()
-        seen_PD = self.visual(self.pair_features(union_PV))
+        read = self.pair_visual if self.shape.pair_map == "own" else self.visual
+        seen_PD = read(self.pair_features(union_PV))
         pair_PD = both_PD - seen_PD * self.pair_gate(torch.cat((both_PD, seen_PD), 1)).sigmoid()
         pair_PD = self.pair_residual(pair_PD)
         if self.shape.classifier == "linear":
@@ -133,6 +138,11 @@ class PredicatePrototypeHead(nn.Module):
         gate_PD = gate(torch.cat((word_PD, visual_PD), 1)).sigmoid()
         end_PD: Tensor = residual(word_PD + visual_PD * gate_PD)
         return end_PD
+
+
+def _map(width: int, dropout: float) -> nn.Sequential:
+    """h: visual features into the space of words."""
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
 
 
 class ResidualLayer(nn.Module):

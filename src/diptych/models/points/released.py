@@ -19,12 +19,12 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.data.media.cloud_views import CloudPreprocess
 from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.detection.checkpoint import first_names, load_strictly, read_content
+from diptych.models.detection.checkpoint import first_names, load_strictly
 from diptych.models.io.foreign.clip_layout import from_open_clip
 from diptych.models.io.foreign.open_clip_layout import open_clip_parts
 from diptych.models.io.foreign.parts import build_dual_encoder
-from diptych.models.io.foreign.timm_bert import IMAGE, IMAGE_BLOCK
-from diptych.models.io.tensor_files import read_tensors
+from diptych.models.io.releases.slip_layout import count, slip_image, slip_image_name, slip_image_tensor
+from diptych.models.io.tensor_files import read_content, read_tensors
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.points.point_bert import PointBERTSettings
 from diptych.models.points.point_embedder import PointCloudEmbedder, towers_of
@@ -99,14 +99,9 @@ def released_anchor(tensors: Mapping[str, Tensor]) -> DualEncoder:
         raise ConfigError(
             "holds no image and text towers (expected ulip:CHECKPOINT#MODEL, with the dual encoder it was trained towards)"
         )
-    patches, words, positions = (
-        tensors[name] for name in ("visual.patch_embed.proj.weight", "token_embedding.weight", "positional_embedding")
-    )
-    width, patch = patches.shape[0], patches.shape[-1]
-    layers = len({match[1] for name in tensors if (match := re.match(r"visual\.blocks\.(\d+)\.", name))})
-    deep = len({match[1] for name in tensors if (match := re.match(r"transformer\.resblocks\.(\d+)\.", name))})
-    side = patch * round((tensors["visual.pos_embed"].shape[1] - 1) ** 0.5)
-    image = image_tower("slip_b16", image_size=side, patch=patch, width=width, layers=layers, heads=max(1, width // 64))
+    image = image_tower(**slip_image(tensors))
+    words, positions = tensors["token_embedding.weight"], tensors["positional_embedding"]
+    deep = count(r"transformer\.resblocks\.(\d+)\..+", tensors)
     length, inner = positions.shape
     sizes: dict[str, Any] = {"length": length, "width": inner, "layers": deep, "heads": max(1, inner // 64)}
     text = text_tower("text_slip", vocab_size=len(words), eot_id=len(words) - 1, causal=True, pooling="eot", **sizes)
@@ -118,18 +113,13 @@ def from_released(tensors: Mapping[str, Tensor], *, with_anchor: bool = True) ->
 
     Raises ConfigError with the names of tensors that have no counterpart.
     """
-    point, anchor, strange = dict[str, Tensor](), dict[str, Tensor](), list[str]()
+    point, anchor = dict[str, Tensor](), dict[str, Tensor]()
     text = {}
     for name, tensor in tensors.items():
         if ours := _renamed(name):
             point[ours] = tensor.T if name == "pc_projection" else tensor.reshape(1) if name == "logit_scale" else tensor
         elif name.startswith("visual."):
-            image_name = _image_name(name.removeprefix("visual."))
-            if image_name is None:
-                strange.append(name)
-            else:
-                flat = tensor.flatten() if name.endswith("cls_token") else tensor[0] if name.endswith("pos_embed") else tensor
-                anchor[f"image_tower.{image_name}"] = flat
+            anchor[f"image_tower.{slip_image_name(name.removeprefix('visual.'))}"] = slip_image_tensor(name, tensor)
         elif name == "image_projection":
             anchor["image_projection.weight"] = tensor.T
         elif not name.startswith(OPEN_CLIP):
@@ -139,8 +129,8 @@ def from_released(tensors: Mapping[str, Tensor], *, with_anchor: bool = True) ->
     elif text:
         anchor |= from_open_clip({**text, "logit_scale": tensors["logit_scale"]})
         text = {}
-    if strange or text:
-        raise ConfigError(f"not of ULIP: {first_names([*strange, *text])} (expected {SOURCE})")
+    if text:
+        raise ConfigError(f"not of ULIP: {first_names(list(text))} (expected {SOURCE})")
     return point | ({ANCHOR + name: tensor for name, tensor in anchor.items()} if with_anchor else {})
 
 
@@ -179,15 +169,6 @@ def _reading(anchor: DualEncoder, *, slip: bool) -> tuple[Preprocess, Tokenizer,
 
 def _renamed(name: str) -> str | None:
     return next((match.expand(ours) for pattern, ours in NAMES if (match := re.fullmatch(pattern, name))), None)
-
-
-def _image_name(name: str) -> str | None:
-    """Of a timm vision transformer's tensor in ours."""
-    if name in IMAGE:
-        return IMAGE[name]
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-    inner = IMAGE_BLOCK.get(match[2]) if match else None
-    return f"transformer.blocks.{match[1]}.{inner}.{match[3]}" if match and inner else None
 
 
 def _has(tensors: Mapping[str, Tensor], prefix: str) -> bool:

@@ -24,6 +24,7 @@ from diptych.models.layers.multi_branch_fusion import MultiBranchFusion
 from diptych.models.pairs.classifiers.label_classifier import LabelClassifier
 from diptych.models.rlipv2.pair_decoder import EntityDecoder, RelationDecoder, RelationPosition, RelationStart
 from diptych.models.rlipv2.pair_queries import AnchorQueries, FreeQueries, GivenQueries, HideTwins, PointQueries
+from diptych.models.rlipv2.relation_refinement import RelationRefinement, repeated_last
 from diptych.models.towers.label_encoder import LabelEncoder
 
 Variant = Literal["parse", "parsed", "parseda"]
@@ -63,6 +64,7 @@ class RelationDetectorConfig:
     language_layers, language_heads, language_mlp   of the layers among labels behind each meeting
     layer_texts      each decoder layer is classified against the labels of its own meeting (as many meetings as decoder layers);
                      off, or under another fusion: all against the last
+    refine_steps     steps of messages between the pairs behind the decoders, each with an answer and a loss (`RelationRefinement`); 0: none
     text_scale       reach of the logits at the start (`LabelClassifier`); narrow models need more than the published 1/2
     """
 
@@ -97,6 +99,7 @@ class RelationDetectorConfig:
     language_heads: int = 12
     language_mlp: int = 3072
     layer_texts: bool = True
+    refine_steps: int = 0
     text_scale: float = 0.5
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ class RelationDetectorConfig:
             raise ConfigError(f"width {self.width} with {self.heads} heads (expected a multiple of 4 and of the heads)")
         if self.norm_groups is not None and (self.norm_groups < 1 or self.width % self.norm_groups):
             raise ConfigError(f"{self.norm_groups} norm_groups for a width of {self.width} (expected a divisor of the width)")
+        if self.refine_steps < 0:
+            raise ConfigError(f"refine_steps is {self.refine_steps} (expected 0 or more)")
         if min(self.pairs, self.encoder_layers, self.decoder_layers) < 1:
             raise ConfigError("a detector needs one pair query, one encoder layer and one decoder layer or more")
         if self.variant == "parse" and (self.levels != 1 or self.given):
@@ -184,6 +189,7 @@ class RelationDetector(nn.Module):
             nn.Linear(labels.width, width), nn.LayerNorm(width, eps=1e-12), nn.Dropout(shape.fusion_dropout)
         )
         self.classifier = LabelClassifier(width, scale=shape.text_scale)
+        self.refinement = RelationRefinement(width, shape.refine_steps) if shape.refine_steps else None
 
     def reset_parameters(self) -> None:
         """The published start of encoder and decoders: every matrix Xavier-uniform, then the parts that have a start of their own."""
@@ -252,7 +258,16 @@ class RelationDetector(nn.Module):
         text = self.classifier.texts(text)
         subject_box, object_box = box_BSE4.chunk(2, 2)
         subject_logit, object_logit = self.classifier.entities(entity_BSED, text[..., :entities, :]).chunk(2, 2)
-        relation_logit = self.classifier.relations(relation_BSQD, text[..., entities:, :])
+        name = text[..., entities:, :]
+        relation_logit = self.classifier.relations(relation_BSQD, name)
+        if self.refinement is not None:
+            valid_BQ = None if given is None else given.valid_BG
+            refined_BTQD = self.refinement(relation_BSQD[:, -1], valid_BQ)
+            steps = self.refinement.steps
+            last_name = name[:, -1:].expand(-1, steps, -1, -1) if name.ndim == 4 else name
+            relation_logit = torch.cat((relation_logit, self.classifier.relations(refined_BTQD, last_name)), 1)
+            subject_box, object_box = repeated_last(subject_box, steps), repeated_last(object_box, steps)
+            subject_logit, object_logit = repeated_last(subject_logit, steps), repeated_last(object_logit, steps)
         return PairSet(subject_box, object_box, subject_logit, object_logit, relation_logit, text_TD[entities:])
 
     def _decoder_texts(self, texts: list[Tensor], batch: int) -> Tensor:

@@ -2,17 +2,19 @@
 
 image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
        siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
-       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_tiny, efficientnet_b7, efficientnet_l2 (ALIGN's, without
-       head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME (any model of
-       timm)
+       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny, efficientnet_b7, efficientnet_l2
+       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME
+       (any model of timm)
 text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B),
        text_tips (TIPS'), bert_tiny,
        bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
        hf:FOLDER (any encoder of transformers, with its weights)
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
-peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hf_image, open_clip_image and
-open_clip_text are what other libraries' models are opened with (`models/io/foreign/`).
+peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
+another, frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
+a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
+(`models/io/foreign/`).
 
 Everything after the name can be changed by keyword: image_tower("vit_tiny", image_size=64, patch=8, layers=6).
 """
@@ -33,6 +35,7 @@ from diptych.models.towers.clip_resnet import CLIPResNet
 from diptych.models.towers.convnet import ConvNet
 from diptych.models.towers.dense_vit import DenseViT
 from diptych.models.towers.outputs import Tower
+from diptych.models.towers.patch_embedding import PatchEmbeddingTower
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 
@@ -147,11 +150,39 @@ def _adapted_text(
     return with_adapters(text_tower(**inner), BlockAdapterConfig(**adapters), "text")
 
 
+def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.hidden_layer import HiddenLayerTower
+
+    return HiddenLayerTower(image_tower(**inner | ({"image_size": image_size} if image_size else {})), layer)
+
+
+def _frame_average(
+    *, inner: dict[str, Any], merging: bool = True, hidden: int = 256, heads: int = 8, image_size: int | None = None
+) -> Tower:
+    from diptych.models.towers.video.temporal_merge import FrameAverageTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return FrameAverageTower(image_tower(**sized), merging=merging, hidden=hidden, heads=heads)
+
+
+def _frame_sequence(*, inner: dict[str, Any], frames: int, mixed: bool = False, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.video.frame_sequence import FrameSequenceTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return FrameSequenceTower(image_tower(**sized), frames, mixed=mixed)
+
+
 def _peak_image(*, inner: dict[str, Any], out: int, image_size: int | None = None) -> Tower:
     from diptych.models.towers.max_pool_tower import MaxPoolTower
 
     tower = image_tower(**inner)
     return MaxPoolTower(tower, out, with_pooled=isinstance(tower, VisionTransformer) and tower.class_token_D is not None)
+
+
+def _learned_tokens(*, inner: dict[str, Any], out: int, tokens: int, groups: int, image_size: int | None = None) -> Tower:
+    from diptych.models.towers.token_learner import TokenLearnerTower
+
+    return TokenLearnerTower(image_tower(**inner), out, tokens=tokens, groups=groups)
 
 
 def _peak_text(
@@ -205,14 +236,20 @@ IMAGE: dict[str, Preset] = {
         {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "patch_bias": True, "pre_norm": False}
         | {"eps": 1e-6, "start": "narrow"},
     ),
+    "convnet_micro": (ConvNet, {"image_size": 48, "widths": (32, 64), "depths": (1, 2)}),
     "convnet_tiny": (ConvNet, {"image_size": 64, "widths": (64, 128, 256), "depths": (2, 2, 2)}),
     "efficientnet_b7": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_b7"}),
     "efficientnet_l2": (_efficientnet, {"image_size": 289, "model": "tf_efficientnet_l2"}),
     "eva_g14": (_eva, {"image_size": 224, "model": "eva_giant_patch14_224", "blocks": 39, "prefix": True}),
     "hf_image": (_hf_image, {}),
     "peak_image": (_peak_image, {}),
+    "hidden_layer": (_hidden_layer, {}),
+    "frame_average": (_frame_average, {}),
+    "patches": (PatchEmbeddingTower, {}),
+    "frame_sequence": (_frame_sequence, {}),
     "headed_image": (_headed_image, {}),
     "adapted_image": (_adapted_image, {}),
+    "learned_tokens_image": (_learned_tokens, {}),
     "open_clip_image": (_open_clip_image, {}),
 }
 TEXT: dict[str, Preset] = {
@@ -272,9 +309,21 @@ def image_tower(name: str, *, image_size: int | None = None, **options: Any) -> 
         from diptych.models.towers.packaged.timm_tower import TimmTower
 
         return _built(name, TimmTower, {"model": name.removeprefix("timm:")}, options)
-    if name not in IMAGE:
-        raise UnknownName("image tower", name, [*IMAGE, "timm:NAME"])
+    refuse_unknown_tower("image_tower", name)
     return _built(name, *IMAGE[name], options)
+
+
+def is_tower(side: str, name: str) -> bool:
+    """True if a tower of that name exists. side: "image_tower" or "text_tower"."""
+    table, prefix = (IMAGE, "timm:") if side == "image_tower" else (TEXT, "hf:")
+    return name in table or name.startswith(prefix)
+
+
+def refuse_unknown_tower(side: str, name: str) -> None:
+    """Raise UnknownName, with the near names, for a tower that does not exist."""
+    if not is_tower(side, name):
+        names = [*IMAGE, "timm:NAME"] if side == "image_tower" else [*TEXT, "hf:FOLDER"]
+        raise UnknownName(side.replace("_", " "), name, names)
 
 
 @lru_cache(maxsize=8)
@@ -304,8 +353,7 @@ def text_tower(name: str, *, vocab_size: int | None = None, length: int | None =
         tower = TransformersText.from_folder(name.removeprefix("hf:"), **options)
         tower.spec = {"name": "hf", "config": tower.config, "length": tower.length, "pooling": tower.pooling}
         return tower
-    if name not in TEXT:
-        raise UnknownName("text tower", name, [*TEXT, "hf:FOLDER"])
+    refuse_unknown_tower("text_tower", name)
     if vocab_size is None:
         raise ConfigError(f"text tower {name!r} needs vocab_size (a tokenizer's .vocab_size)")
     return _built(name, *TEXT[name], {"vocab_size": vocab_size, **options})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -80,7 +79,7 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     sides: Sides = "skip"
     outside: Literal["refuse", "drop"] = "refuse"
     min_confidence: float = 0.2
-    corpus: str = field(default="", metadata={"prepared": True})
+    corpus: CorpusNames | None = field(default=None, metadata={"prepared": True, "json": CorpusNames})
     learned_words: str = field(default="", metadata={"prepared": True})
 
     # ------------------------------------------------------------ names
@@ -88,11 +87,11 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     def prepare(self, data: Dataset) -> Self:
         """The names of the data and how often each occurs; a tokeniser learned from them."""
         made = self
-        if not made.corpus:
+        if made.corpus is None:
             names = CorpusNames.of(data, min_confidence=made.min_confidence)
             if not names.relations:
                 raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
-            made = replace(made, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))
+            made = replace(made, corpus=names)
         if made._token_source() == "data" and not made.learned_words:
             made = replace(made, learned_words=learned_vocabulary(made.all_names(), made.pieces))
         return made
@@ -100,9 +99,9 @@ class GraphRecipe(Recipe[RelationDetector, GraphBatch, PairSet]):
     @property
     def names(self) -> CorpusNames:
         """Every name of the training data, the most frequent first."""
-        if not self.corpus:
+        if self.corpus is None:
             raise ConfigError("the names are those of the data: call prepare(data) first")
-        return _corpus(self.corpus)
+        return self.corpus
 
     def closed_lists(self) -> LabelLists:
         """All names of the closed set: the published one, and the data's where that leaves something open."""
@@ -236,11 +235,6 @@ def rename_relations(sample: Sample, words: Mapping[str, str]) -> Sample:
     """The sample with its relations called by other words; one without an entry keeps its name."""
     relations = (replace(relation, predicate=words.get(relation.predicate, relation.predicate)) for relation in sample.relations)
     return replace(sample, relations=tuple(relations))
-
-
-@lru_cache(maxsize=8)
-def _corpus(text: str) -> CorpusNames:
-    return CorpusNames.from_json(json.loads(text))
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.grouped_fields import grouped
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import choose_text
@@ -22,6 +23,7 @@ from diptych.models.bridges.former_weights import take_blip2_
 from diptych.models.bridges.writer import BridgeGenerator
 from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.language.instruction_rows import WHOLE, InstructionRecipe
+from diptych.recipes._shared.language.qformer_config import TINY_QFORMER, QFormerConfig
 from diptych.recipes._shared.pairs import VOCABULARY_ROWS, positive_texts, strings_of
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
@@ -71,6 +73,7 @@ class QFormerBatch(BridgeBatch):
     question_mask_BL: Rows[Tensor] | None = None
 
 
+@grouped("former")
 @dataclass(frozen=True, kw_only=True)
 class InstructBLIP(InstructionRecipe):
     """InstructBLIP: Towards General-purpose Vision-Language Models with Instruction Tuning (Dai et al., 2023, arXiv 2305.06500).
@@ -90,9 +93,7 @@ class InstructBLIP(InstructionRecipe):
                 queries, and the image encoder where there are no `image_weights`; "" begins afresh
     aware       the Q-Former reads the question; False: as BLIP-2, the same tokens whatever is asked
     balanced    draws by the root of a source's size; False: by its size
-    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
-    former_every  queries look at the image in every so many-th layer, from the first on; published: in every second
-    former_init  standard deviation of fresh weights; published: 0.02, at a width of 768
+    former      sizes of the Q-Former (`QFormerConfig`), whose fields are options like these
     former_vocabulary   tokens that its table has room for; published: 30,523
     former_tokenizer  "data" (the vocabulary of the questions), or a path of a tokenizer.json: BERT's, with one more token, as published
     pictures    that a question in use may have, the frames of a clip for example: each is looked at with the question in mind, and their
@@ -111,15 +112,9 @@ class InstructBLIP(InstructionRecipe):
 
     queries: int = 32
     former_weights: str = ""
+    former: QFormerConfig = field(default_factory=QFormerConfig)
     aware: bool = True
     balanced: bool = True
-    former_width: int = 768
-    former_layers: int = 12
-    former_heads: int = 12
-    former_mlp: int = 3072
-    former_dropout: float = 0.1
-    former_every: int = 2
-    former_init: float = 0.02
     former_vocabulary: int = 30523
     former_tokenizer: str = "data"
     asked_length: int = 128
@@ -148,10 +143,6 @@ class InstructBLIP(InstructionRecipe):
     asked_vocabulary: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        if self.former_every < 1:
-            raise ConfigError(f"former_every is {self.former_every} (expected 1 or more)")
-        if self.former_init <= 0:
-            raise ConfigError(f"former_init is {self.former_init} (expected above 0)")
         if self.requests:  # samples without questions are captioned
             object.__setattr__(self, "needs", ("image",))
 
@@ -163,16 +154,7 @@ class InstructBLIP(InstructionRecipe):
         return {"kind": "queries", "queries": self.queries, "former": self._former(), "reads_text": self.aware, "norm": 1e-5}
 
     def _former(self) -> dict[str, Any]:
-        shape = {
-            "hidden_size": self.former_width,
-            "num_hidden_layers": self.former_layers,
-            "num_attention_heads": self.former_heads,
-            "intermediate_size": self.former_mlp,
-            "hidden_dropout_prob": self.former_dropout,
-            "attention_probs_dropout_prob": self.former_dropout,
-            "cross_attention_frequency": self.former_every,
-            "initializer_range": self.former_init,
-        }
+        shape = self.former.settings()
         if not self.aware:
             return shape
         vocab_size = self.qformer_tokenizer().vocab_size if self.asked_vocabulary or self.former_tokenizer != "data" else 0
@@ -255,13 +237,7 @@ class InstructBLIP(InstructionRecipe):
             image_tower="convnet_tiny",
             image_size=64,
             queries=4,
-            former_width=64,
-            former_layers=2,
-            former_heads=4,
-            former_mlp=128,
-            former_dropout=0.0,
-            former_every=1,
-            former_init=0.07,
+            former=TINY_QFORMER,
             former_vocabulary=0,
             asked_length=16,
             ranks_end=True,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Draw, Draws, Optimiser, Rule, Stage
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.grouped_fields import grouped
 from diptych.core.randomness import keyed_rng
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
@@ -26,18 +27,11 @@ from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.adapters import MARK, LoRAConfig, add_adapters, merged
 from diptych.recipes._shared.language.bridges import BridgeBatch
 from diptych.recipes._shared.language.instruction_rows import WHOLE, InstructionRecipe
+from diptych.recipes._shared.language.multilingual_config import AdapterConfig, AlignmentRates, CaptionLanguages
+from diptych.recipes._shared.language.qformer_config import TINY_QFORMER, QFormerConfig
 
 SEVERAL = "images"
 """The medium of a sample with several pictures."""
-REQUESTS = (
-    "Caption the image in {language}.",
-    "Short {language} image caption: ",
-    "Image caption (in {language}): ",
-    "Briefly describe the image in {language}.",
-    "Write a short {language} image description.",
-    "Summarize the image in {language}.",
-)
-"""As published (Geigle et al., 2023); the release has their translations beside them, which are not shipped here."""
 ASKS = (
     "{question} Short {language} answer:",
     "Question: {question} Brief answer (in {language}):",
@@ -67,6 +61,7 @@ class PicturesBatch(BridgeBatch):
     there_BM: Rows[Tensor] = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
+@grouped("former", "spoken", "adapters", "alignment")
 @dataclass(frozen=True, kw_only=True)
 class MBLIP(InstructionRecipe):
     """mBLIP: Efficient Bootstrapping of Multilingual Vision-LLMs (Geigle et al., 2023, arXiv 2307.06930).
@@ -86,24 +81,15 @@ class MBLIP(InstructionRecipe):
                     and a sample with more is refused; 1 reads the first alone
     former_weights  the Q-Former to begin with, and where there are no `image_weights` the image encoder: "hf:FOLDER" of BLIP-2, or the run
                     of another bridge; "" begins afresh
-    former_width, former_layers, former_heads, former_mlp, former_dropout   of the Q-Former; published: BERT-base
-    former_every    queries look at the image in every so many-th layer, from the first on; published: in every second
-    former_init     standard deviation of fresh weights; published: 0.02, at a width of 768
-    languages       tags of the languages that are drawn, of those that an image has; () takes all that it has
-    weights         of these languages, published: their shares of mC4; () for equal ones
-    requests        what asks for a caption in training, with the language's name: one for a sample, always the same, where the release
-                    takes them in turn; () for `request` alone
-    request         what asks for a caption in use, as where the release is evaluated
+    former, adapters, alignment  sizes of the Q-Former (`QFormerConfig`), low-rank adapters (`AdapterConfig`), the stage of the projection
+                    alone and its rates (`AlignmentRates`)
+    spoken          languages of the captions, and how they are asked for (`CaptionLanguages`). Fields of all four are options like these
     questions       whether questions of a sample are drawn too, each as likely as the caption, and with `asks_back` each as often asked
                     for. The hint "language" of a question says in which it is answered, else English. Not while the projection learns
                     alone: it sees captions
-    adapter_rank, adapter_alpha, adapter_dropout   of the low-rank adapters: rank, factor, dropout; rank 0 for none
-    adapter_targets  patterns of the modules that get one; (): every linear map but the one that gives words
     decay           weight decay by the names of the release ("released"), which has it on the first norm's gain of the Q-Former, too, or on
                     "matrices" alone
     adam            AdamW as the "transformers" of the release has it (`CorrectedAdamW`), or as "torch" does
-    warm_share      share of the steps for the projection alone
-    warm_lr         rate of that stage; `lr` is that of the adapters, `visual_lr` that of Q-Former and projection in the second
     """
 
     slug = "mblip"
@@ -111,25 +97,11 @@ class MBLIP(InstructionRecipe):
     queries: int = 32
     pictures: int = 1
     former_weights: str = ""
-    former_width: int = 768
-    former_layers: int = 12
-    former_heads: int = 12
-    former_mlp: int = 3072
-    former_dropout: float = 0.1
-    former_every: int = 2
-    former_init: float = 0.02
-    languages: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-    requests: tuple[str, ...] = REQUESTS
-    request: str = "Caption in {language}:"
+    former: QFormerConfig = field(default_factory=QFormerConfig)
+    spoken: CaptionLanguages = field(default_factory=CaptionLanguages)
+    adapters: AdapterConfig = field(default_factory=AdapterConfig)
+    alignment: AlignmentRates = field(default_factory=AlignmentRates)
     questions: bool = False
-    adapter_rank: int = 8
-    adapter_alpha: float = 16.0
-    adapter_dropout: float = 0.05
-    adapter_targets: tuple[str, ...] = ()
-    warm_share: float = 0.1
-    warm_lr: float = 5e-3
-    visual_lr: float = 1e-5
     decay: Literal["released", "matrices"] = "released"
     adam: Literal["torch", "transformers"] = "transformers"
 
@@ -158,33 +130,20 @@ class MBLIP(InstructionRecipe):
     warm: bool = field(default=False, metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        if self.weights and (len(self.weights) != len(self.languages) or min(self.weights) <= 0):
-            raise ConfigError(
-                f"{len(self.weights)} weights for {len(self.languages)} languages (expected one above 0 for each, or none)"
-            )
-        if self.former_every < 1:
-            raise ConfigError(f"former_every is {self.former_every} (expected 1 or more)")
-        if self.former_init <= 0:
-            raise ConfigError(f"former_init is {self.former_init} (expected above 0)")
         if self.pictures < 1:
             raise ConfigError(f"pictures is {self.pictures} (expected 1 or more)")
-        if not 0 <= self.warm_share < 1:
-            raise ConfigError(f"warm_share is {self.warm_share} (expected 0 or more and below 1)")
         if self.questions:  # samples without texts are asked
             object.__setattr__(self, "needs", ("image",))
 
     def connector_spec(self) -> dict[str, Any]:
-        shape = {
-            "hidden_size": self.former_width,
-            "num_hidden_layers": self.former_layers,
-            "num_attention_heads": self.former_heads,
-            "intermediate_size": self.former_mlp,
-            "hidden_dropout_prob": self.former_dropout,
-            "attention_probs_dropout_prob": self.former_dropout,
-            "cross_attention_frequency": self.former_every,
-            "initializer_range": self.former_init,
+        return {
+            "kind": "queries",
+            "queries": self.queries,
+            "former": self.former.settings(),
+            "norm": 1e-5,
+            "still": self.warm,
+            "rests": False,
         }
-        return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": self.warm, "rests": False}
 
     # ------------------------------------------------------------ data
 
@@ -192,7 +151,7 @@ class MBLIP(InstructionRecipe):
         """The picture; where a row may have several, all of the sample, the first as its picture. A sample without a text in one of the
         languages, and without questions where these are asked, is left out, as one that cannot be read."""
         if not self.captioned(sample) and (self.warm or not self.questions or not questions_of(sample)):
-            languages = f" in {', '.join(self.languages)}" if self.languages else ""
+            languages = f" in {', '.join(self.spoken.languages)}" if self.spoken.languages else ""
             raise DataError(f"sample '{sample.uid}' has no text{languages}", field="texts", expected="one or more")
         if self.pictures == 1 or SEVERAL not in sample.media:
             return super().load(sample, rng)
@@ -252,7 +211,11 @@ class MBLIP(InstructionRecipe):
 
     def _texts(self, sample: Sample) -> list[Text]:
         """Those in one of the languages."""
-        return [text for text in sample.positives(self.language) if not self.languages or text.language in self.languages]
+        return [
+            text
+            for text in sample.positives(self.language)
+            if not self.spoken.languages or text.language in self.spoken.languages
+        ]
 
     def captioned(self, sample: Sample) -> bool:
         """True if the sample has a text in one of the languages."""
@@ -264,7 +227,11 @@ class MBLIP(InstructionRecipe):
         for text in self._texts(draw.sample):
             by_language.setdefault(text.language, []).append(text)
         tags = sorted(by_language)
-        weights = dict(zip(self.languages, self.weights, strict=True)) if self.weights else dict.fromkeys(tags, 1.0)
+        weights = (
+            dict(zip(self.spoken.languages, self.spoken.weights, strict=True))
+            if self.spoken.weights
+            else dict.fromkeys(tags, 1.0)
+        )
         share = [weights[tag] for tag in tags]
         tag = str(keyed_rng("mblip", draw.sample.uid).choice(tags, p=[one / sum(share) for one in share]))
         texts = by_language[tag]
@@ -272,9 +239,9 @@ class MBLIP(InstructionRecipe):
 
     def caption_request(self, tag: str, uid: str = "") -> str:
         """The request for a caption in a language, `{language}` in it replaced by the language's name: that of use, or of the sample."""
-        request = self.request
-        if uid and self.requests:
-            request = self.requests[int(keyed_rng("mblip request", uid).integers(len(self.requests)))]
+        request = self.spoken.request
+        if uid and self.spoken.requests:
+            request = self.spoken.requests[int(keyed_rng("mblip request", uid).integers(len(self.spoken.requests)))]
         return request.replace("{language}", _language_name(tag))
 
     # ------------------------------------------------------------ model
@@ -284,9 +251,12 @@ class MBLIP(InstructionRecipe):
         take_blip2_(bridge, self.former_weights, encoder=not self.image_weights)
         if isinstance(bridge.connector, QueryConnector):
             bridge.connector.norm.requires_grad_(False)  # part of the frozen image encoder in the release
-        if self.adapter_rank and not self.warm:
+        if self.adapters.adapter_rank and not self.warm:
             lora = LoRAConfig(
-                self.adapter_rank, self.adapter_targets or inner_maps(bridge), self.adapter_alpha, self.adapter_dropout
+                self.adapters.adapter_rank,
+                self.adapters.adapter_targets or inner_maps(bridge),
+                self.adapters.adapter_alpha,
+                self.adapters.adapter_dropout,
             )
             add_adapters(bridge.language.inner, lora)
         return bridge
@@ -294,19 +264,24 @@ class MBLIP(InstructionRecipe):
     def optimiser(self) -> Optimiser:
         rules: tuple[Rule, ...] = ()
         if not self.warm:
-            visual = Rule("^connector", lr_scale=self.visual_lr / self.lr)
+            visual = Rule("^connector", lr_scale=self.alignment.visual_lr / self.lr)
             gain = replace(visual, pattern=r"^connector\.former\.layernorm\.weight$", decay=True)
             rules = (gain, visual) if self.decay == "released" else (visual,)
         chosen = replace(super().optimiser(), betas=(0.9, 0.999), eps=1e-8, warmup_from=self.warmup_from)
         return replace(chosen, adam=self.adam, rules=rules)
 
     def stages(self) -> Sequence[Stage]:
-        if self.warm or not self.warm_share:
+        if self.warm or not self.alignment.warm_share:
             return ()
         keep = self.captioned if self.questions else None
         return (
-            Stage("projection", replace(self, warm=True, lr=self.warm_lr), self.warm_share, keep=keep),
-            Stage("all", replace(self, warm_share=0.0), 1 - self.warm_share, carry=_carry),
+            Stage("projection", replace(self, warm=True, lr=self.alignment.warm_lr), self.alignment.warm_share, keep=keep),
+            Stage(
+                "all",
+                replace(self, alignment=replace(self.alignment, warm_share=0.0)),
+                1 - self.alignment.warm_share,
+                carry=_carry,
+            ),
         )
 
     def stored(self, name: str) -> bool:
@@ -317,8 +292,8 @@ class MBLIP(InstructionRecipe):
         made = super().deploy(merged(model))
         made.connector_spec = {**made.connector_spec, "still": False, "rests": True}
         made.pictures = self.pictures
-        made.request = self.caption_request(self.languages[0] if self.languages else "en")
-        if self.adapter_rank:
+        made.request = self.caption_request(self.spoken.languages[0] if self.spoken.languages else "en")
+        if self.adapters.adapter_rank:
             made.folder = ""  # a language model with merged adapters is kept with the rest
         return made
 
@@ -328,19 +303,11 @@ class MBLIP(InstructionRecipe):
         return cls(
             image_weights="small",
             queries=4,
-            former_width=64,
-            former_layers=2,
-            former_heads=4,
-            former_mlp=128,
-            former_dropout=0.0,
-            former_every=1,
-            former_init=0.07,
-            adapter_rank=4,
-            adapter_alpha=8.0,
-            adapter_dropout=0.0,
+            former=TINY_QFORMER,
+            spoken=CaptionLanguages(requests=(), request="caption in {language} :"),
+            adapters=AdapterConfig(adapter_rank=4, adapter_alpha=8.0, adapter_dropout=0.0),
+            alignment=AlignmentRates(warm_share=0.25, warm_lr=3e-3, visual_lr=1e-3),
             template="{image} : {prompt}",
-            requests=(),
-            request="caption in {language} :",
             space=" ",
             start_behind=False,
             prompt_length=0,
@@ -355,9 +322,6 @@ class MBLIP(InstructionRecipe):
             batch_size=64,
             steps=800,
             lr=2e-3,
-            visual_lr=1e-3,
-            warm_lr=3e-3,
-            warm_share=0.25,
             warmup=30.0,
             warmup_from=None,
             weight_decay=0.0,
@@ -371,8 +335,8 @@ class MBLIP(InstructionRecipe):
         captions, then 72,000; published are two epochs of its mix of tasks, so choose `steps` by your data. Questions are asked, and
         asked for by their answers. Languages are those of mC4 by their shares. Batches of 128 are four processes' fours of 8: BLOOMZ has
         4 (`rows_a_mean`) and no first stage (`warm_share` 0)."""
-        spoken: dict[str, Any] = {"languages": tuple(MC4_SHARES), "weights": tuple(MC4_SHARES.values())}
-        return cls(decoding="whole", resize="squash", questions=True, asks=ASKS, asks_back=ASKS_BACK, **spoken)
+        spoken = CaptionLanguages(languages=tuple(MC4_SHARES), weights=tuple(MC4_SHARES.values()))
+        return cls(decoding="whole", resize="squash", questions=True, asks=ASKS, asks_back=ASKS_BACK, spoken=spoken)
 
 
 def _language_name(tag: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Rule
 from diptych.core.errors import ConfigError
+from diptych.core.grouped_fields import grouped
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import pair_batch
@@ -25,7 +26,7 @@ from diptych.models.io.open_address import open_address
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.people.part_encoder import PartEncoder
-from diptych.models.people.patch_regressor import PatchRegressor, Places
+from diptych.models.people.patch_regressor import PatchRegressor
 from diptych.models.people.person_embedder import PersonEmbedder
 from diptych.models.people.unified_encoder import FrozenPatches, UnifiedEncoder, UnifiedPairs
 from diptych.models.towers.max_pool_tower import MaxPoolTower
@@ -34,15 +35,23 @@ from diptych.models.towers.vit import VisionTransformer
 from diptych.objectives.gather import mean_over_processes
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.parts_of_batch import within_parts
-from diptych.objectives.pairs.ranking import Cells, semi_hard_ranking
+from diptych.objectives.pairs.ranking import semi_hard_ranking
 from diptych.recipes._shared.frozen.patch_count import patches_of
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.persons import person_number
 from diptych.recipes._shared.small_encoder import small_encoder
-from diptych.recipes._shared.texts.pseudo_texts import Texts, pseudo_attributes
+from diptych.recipes._shared.texts.pseudo_texts import pseudo_attributes
 from diptych.recipes._shared.unified_batch import UnifiedBatch
+from diptych.recipes._shared.unified_config import (
+    GuessedPatchConfig,
+    HiddenWordConfig,
+    PersonRankingConfig,
+    PrototypeConfig,
+    PseudoTextConfig,
+)
 
 
+@grouped("sentences", "hidden_words", "guessed_patches", "person_losses", "prototype_parts")
 @dataclass(frozen=True, kw_only=True)
 class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     """UniPT: Unified Pre-training with Pseudo Texts for Text-To-Image Person Re-identification (Shao et al., ICCV 2023, arXiv 2309.01420).
@@ -66,35 +75,18 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     of the prototypes' layers are LGUR's, since the paper has none; LGUR's dictionary of words is not part of the paper.
 
     phase          "pretrain" or "finetune"
-    texts          what a step reads: "pseudo" sentences of the column `pseudo_attributes`, the "captions" of the data, or "auto": the first
-                   where a row has them
-    templates, exchanged  of the sentences, as in `pseudo_texts`
+    sentences      what a step reads (`PseudoTextConfig`)
+    hidden_words, guessed_patches  of pre-training (`HiddenWordConfig`, `GuessedPatchConfig`)
+    person_losses, prototype_parts  of fine-tuning (`PersonRankingConfig`, `PrototypeConfig`). The fields of all five are options like these
     learned_scale  False compares cosines without a temperature
     compared       pairs that are compared with each other: 64, those of a GPU, as released; 0: those of the batch, of all processes
-    words_std      deviation of the word guesser's weights at the start, whose biases are then 0; 0: as PyTorch makes them
     image_dropout  of the image tower's blocks and of the decoder's
-    weight_words   of hidden words (beta); share_words of them, whole
-    weight_patches of the guessed patches, in sum of hidden and visible ones; 0 leaves them out
     adam           AdamW as "torch" has it, or as the "transformers" of the release does (`CorrectedAdamW`)
-    padding_counts the share of hidden words is of the whole row and padding is drawn with them, as the released collator has it
-    teacher_sees   "theirs": pixels as the frozen model is used to them; "ours": as the image tower gets them, as released
     decay          weight decay is on all but "named": biases, norms but those of the decoder, and the temperature, as released, or on
                    "matrices" alone
-    hidden_patches the share of patches that the image tower does not see
-    teacher        address of a model whose image tower is a vision transformer with patches of our size; "" trains a small one on the
-                   rows of the run, for `small_steps`, and keeps it
-    regressor_layers, regressor_heads, regressor_eps, places  of the decoder
-    targets        a patch guesses its "own" features, or, as "released", those of the patch before it, and the first the class token's
-    margin, weight_persons, weight_ranking  of fine-tuning; `mined` "sum" adds up over pairs, as released; `ranked` "released" charges a
-                   text by another pair than the one that was mined (`objectives/pairs/ranking.py`)
-    weight_unified of both losses on prototypes' parts (gamma); 0 leaves the prototypes out
-    searched       by what a fine-tuned model embeds: "parts" of all prototypes together, as LGUR's released code does, or the "whole" (the
-                   paper leaves it open); without prototypes it is the whole
-    prototypes, part_width, part_layers, part_heads, part_head_width, part_mlp  of the prototypes' layers
     text_lr        factor of the learning rate of the text tower
     image_height   pixels; `image_size` is the width
     read_padding   whether padding takes part in the maximum over words, as released
-    small_steps    of the small teacher, where it is one
     """
 
     slug = "unipt"
@@ -102,40 +94,15 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     no_prefixes = "its classifier reads whole vectors"
 
     phase: Literal["pretrain", "finetune"] = "pretrain"
-    texts: Texts = "auto"
-    templates: int = 456
-    exchanged: float = 0.5
+    sentences: PseudoTextConfig = field(default_factory=PseudoTextConfig)
+    hidden_words: HiddenWordConfig = field(default_factory=HiddenWordConfig)
+    guessed_patches: GuessedPatchConfig = field(default_factory=GuessedPatchConfig)
+    person_losses: PersonRankingConfig = field(default_factory=PersonRankingConfig)
+    prototype_parts: PrototypeConfig = field(default_factory=PrototypeConfig)
     learned_scale: bool = True
     read_padding: bool = False
     compared: int = 0
-    words_std: float = 0.02
     image_dropout: float = 0.1
-    weight_words: float = 1.0
-    share_words: float = 0.15
-    padding_counts: bool = True
-    weight_patches: float = 1.0
-    hidden_patches: float = 0.5
-    teacher: str = ""
-    teacher_sees: Literal["theirs", "ours"] = "ours"
-    small_steps: int = 300
-    regressor_layers: int = 8
-    regressor_heads: int = 16
-    regressor_eps: float = 1e-6
-    targets: Literal["own", "released"] = "own"
-    places: Places = "rows"
-    margin: float = 0.2
-    weight_persons: float = 1.0
-    weight_ranking: float = 1.0
-    weight_unified: float = 1.0
-    searched: Literal["parts", "whole"] = "parts"
-    prototypes: int = 6
-    part_width: int = 512
-    part_layers: int = 2
-    part_heads: int = 6
-    part_head_width: int = 512
-    part_mlp: int = 512
-    mined: Literal["mean", "sum"] = "sum"
-    ranked: Cells = "paper"
     text_lr: float = 1.0
     image_height: int = 384
 
@@ -162,18 +129,12 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
     teacher_folder: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        if self.phase not in ("pretrain", "finetune") or self.texts not in get_args(Texts):
-            expected = " | ".join(get_args(Texts))
-            raise ConfigError(f"phase {self.phase!r}, texts {self.texts!r} (expected pretrain | finetune, {expected})")
-        if self.targets not in ("own", "released") or self.compared < 0 or not 0 <= self.image_dropout < 1:
+        if self.phase not in ("pretrain", "finetune"):
+            raise ConfigError(f"phase {self.phase!r} (expected pretrain | finetune)")
+        if self.compared < 0 or not 0 <= self.image_dropout < 1:
             raise ConfigError(
-                f"targets {self.targets!r}, compared {self.compared}, image_dropout {self.image_dropout} "
-                "(expected own | released, 0 or more, and a share below 1)"
+                f"compared {self.compared}, image_dropout {self.image_dropout} (expected 0 or more, and a share below 1)"
             )
-        if self.searched not in ("parts", "whole"):
-            raise ConfigError(f"searched is {self.searched!r} (expected parts | whole)")
-        if min(self.prototypes, self.part_width, self.part_layers, self.part_heads, self.part_head_width, self.part_mlp) < 1:
-            raise ConfigError("prototypes and part_... have to be 1 or more (expected weight_unified 0 for none)")
         if not self.image_tower.startswith(("vit", "peak_image")):
             raise ConfigError(f"image tower {self.image_tower!r} has no patches to hide (expected vit_...)")
         if self.crop[0] < 1:
@@ -186,33 +147,36 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         ready = super().prepare(data)
         if self.phase == "finetune" and not self.persons:
             ready = replace(ready, persons=tuple(sorted({*data.groups})))
-        if self.guesses_patches and not self.teacher and not self.teacher_folder:
-            folder = small_encoder("", data, steps=self.small_steps, language=self.language)
+        if self.guesses_patches and not self.guessed_patches.teacher and not self.teacher_folder:
+            folder = small_encoder("", data, steps=self.guessed_patches.small_steps, language=self.language)
             ready = replace(ready, teacher_folder=str(folder))
         return ready
 
     @property
     def guesses_patches(self) -> bool:
-        return self.phase == "pretrain" and self.weight_patches > 0
+        return self.phase == "pretrain" and self.guessed_patches.weight_patches > 0
 
     def texts_of(self, sample: Sample) -> list[str]:
         """For a learned vocabulary: the captions, or some of the sentences that a step may draw."""
         attributes = self.pseudo(sample)
         if attributes is None:
             return list(super().texts_of(sample))
-        rng, count = keyed_rng("sentences of a vocabulary", sample.uid), self.templates
-        return [combine(attributes, n, rng, count=count, exchanged=self.exchanged) for n in rng.integers(count, size=4).tolist()]
+        rng, count = keyed_rng("sentences of a vocabulary", sample.uid), self.sentences.templates
+        return [
+            combine(attributes, n, rng, count=count, exchanged=self.sentences.exchanged)
+            for n in rng.integers(count, size=4).tolist()
+        ]
 
     def pseudo(self, sample: Sample) -> dict[str, str] | None:
         """Pseudo attributes of a person from the curation step; None where captions are read."""
-        return pseudo_attributes(sample, self.texts)
+        return pseudo_attributes(sample, self.sentences.texts)
 
     def _chosen(self, draw: Draw, language: str, templates: list[int]) -> Text:
         attributes = self.pseudo(draw.sample)
-        templates.append(-1 if attributes is None else int(draw.rng.integers(self.templates)))
+        templates.append(-1 if attributes is None else int(draw.rng.integers(self.sentences.templates)))
         if attributes is None:
             return self.text_draw(draw, language)
-        caption = combine(attributes, templates[-1], draw.rng, count=self.templates, exchanged=self.exchanged)
+        caption = combine(attributes, templates[-1], draw.rng, count=self.sentences.templates, exchanged=self.sentences.exchanged)
         return Text(caption, "en", "synthetic")
 
     # ------------------------------------------------------------ model
@@ -240,13 +204,12 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         scale = 1 / 0.07 if self.learned_scale else 1.0
         if not self.unifies:
             return DualEncoder(image, text, width=self.width, scale=scale)
-        sizes = {"layers": self.part_layers, "heads": self.part_heads, "head_width": self.part_head_width}
-        parts = {"prototypes": self.prototypes, "part_width": self.part_width, **sizes, "mlp_width": self.part_mlp}
-        return PartEncoder(image, text, width=self.prototypes * self.part_width, parts=parts, scale=scale)
+        sizes = self.prototype_parts.sizes()
+        return PartEncoder(image, text, width=sizes["prototypes"] * sizes["part_width"], parts=sizes, scale=scale)
 
     @property
     def unifies(self) -> bool:
-        return self.phase == "finetune" and self.weight_unified > 0
+        return self.phase == "finetune" and self.prototype_parts.weight_unified > 0
 
     def model(self) -> UnifiedEncoder:
         encoder = self.encoder()
@@ -255,24 +218,32 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             raise ConfigError("weights to start from have to be of this recipe (expected a run of unipt)")
         regressor = teacher = None
         if self.guesses_patches:
+            guess = self.guessed_patches
             grid, patch = tower.inner.grid, int(tower.inner.patches.kernel_size[0])
-            opened = open_address(self.teacher or self.teacher_folder)
+            opened = open_address(guess.teacher or self.teacher_folder)
             if not isinstance(opened, PairEmbedder):
-                raise ConfigError(f"teacher {self.teacher!r} is no pair of towers (expected a model such as CLIP)")
-            shown = self.deployed_preprocess if self.teacher_sees == "theirs" else opened.preprocess
-            teacher = FrozenPatches(opened, grid, patch, shown, shifted=self.targets == "released")
-            size: dict[str, Any] = {"layers": self.regressor_layers, "heads": self.regressor_heads}
-            rest: dict[str, Any] = {"order": self.places, "eps": self.regressor_eps, "dropout": self.image_dropout}
+                raise ConfigError(f"teacher {guess.teacher!r} is no pair of towers (expected a model such as CLIP)")
+            shown = self.deployed_preprocess if guess.teacher_sees == "theirs" else opened.preprocess
+            teacher = FrozenPatches(opened, grid, patch, shown, shifted=guess.targets == "released")
+            size: dict[str, Any] = {
+                "layers": guess.regressor_layers,
+                "heads": guess.regressor_heads,
+            }
+            rest: dict[str, Any] = {
+                "order": guess.places,
+                "eps": guess.regressor_eps,
+                "dropout": self.image_dropout,
+            }
             regressor = PatchRegressor(tower.inner.width, grid, teacher.width, **size, **rest)
         return UnifiedEncoder(
             encoder,
-            guesses_words=self.phase == "pretrain" and self.weight_words > 0,
+            guesses_words=self.phase == "pretrain" and self.hidden_words.weight_words > 0,
             mask_id=self.mask_id,
             regressor=regressor,
             teacher=teacher,
             persons=len(self.persons) if self.phase == "finetune" else 0,
             scaled=self.phase == "pretrain" and self.learned_scale,
-            words_std=self.words_std,
+            words_std=self.hidden_words.words_std,
         )
 
     @property
@@ -307,12 +278,12 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             [draw.rng for draw in draws],
             special=special,
             vocab_size=words.vocab_size,
-            share=self.share_words,
+            share=self.hidden_words.share_words,
             starts_BL=torch.from_numpy(word_starts(words, pairs.text_BL.numpy())),
-            padding_counts=self.padding_counts,
+            padding_counts=self.hidden_words.padding_counts,
         )
         hidden_BP, lost_BJ = hidden_patches(
-            draws, patches=self.patches, share=self.hidden_patches if self.guesses_patches else 0.0
+            draws, patches=self.patches, share=self.guessed_patches.hidden_patches if self.guesses_patches else 0.0
         )
         kept_BK = torch.nonzero(~hidden_BP)[:, 1].view(len(draws), -1)
         values = {f.name: getattr(pairs, f.name) for f in fields(pairs)}
@@ -353,18 +324,21 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             each = [F.cross_entropy(logit_NG, batch.person_B) for logit_NG in both]
             persons = mean_over_processes(torch.stack(each).sum())
             ranked = self.ranking(image_ND, text_ND, batch, batch.draw_B4[:, :2])
-            terms = {"persons": self.weight_persons * persons, "ranking": self.weight_ranking * ranked}
+            terms = {
+                "persons": self.person_losses.weight_persons * persons,
+                "ranking": self.person_losses.weight_ranking * ranked,
+            }
             return {**terms, **self.unified(features, batch)}
         terms = {"contrastive": self.compare(image_ND, text_ND, features.scale, batch.group_B)}
         if features.word_NMV is not None:
-            terms["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
+            terms["words"] = self.hidden_words.weight_words * masked_words(features.word_NMV, batch.word_BM)
         if features.hidden_NJE is not None:
             assert features.target_hidden_NJE is not None
             assert features.visible_NKE is not None
             assert features.target_visible_NKE is not None
             hidden = F.mse_loss(features.hidden_NJE, features.target_hidden_NJE)
             visible = F.mse_loss(features.visible_NKE, features.target_visible_NKE)
-            terms["patches"] = self.weight_patches * mean_over_processes(hidden + visible)
+            terms["patches"] = self.guessed_patches.weight_patches * mean_over_processes(hidden + visible)
         return terms
 
     def compare(self, image_ND: Tensor, text_ND: Tensor, scale: Tensor, group_B: Tensor) -> Tensor:
@@ -373,7 +347,8 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
         return self.contrast(image_ND, text_ND, scale=scale, group_B=group_B, keep_NM=keep_BN)
 
     def ranking(self, image_ND: Tensor, text_ND: Tensor, batch: UnifiedBatch, draw_B2: Tensor) -> Tensor:
-        how: dict[str, Any] = {"margin": self.margin, "reduction": self.mined, "cells": self.ranked}
+        terms = self.person_losses
+        how: dict[str, Any] = {"margin": terms.margin, "reduction": terms.mined, "cells": terms.ranked}
         return semi_hard_ranking(image_ND, text_ND, batch.group_B, draw_B2, **how)
 
     def unified(self, features: UnifiedPairs, batch: UnifiedBatch) -> dict[str, Tensor]:
@@ -387,10 +362,10 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             of_each_NQ = batch.person_B[:, None].expand(logit_NQG.shape[:2])
             total = total + F.cross_entropy(logit_NQG.flatten(0, 1), of_each_NQ.flatten())
         ranked = self.ranking(image_NQE.flatten(1), text_NQE.flatten(1), batch, batch.draw_B4[:, 2:])
-        weight = self.weight_unified
+        weight = self.prototype_parts.weight_unified
         return {
-            "part_persons": weight * self.weight_persons * mean_over_processes(total),
-            "part_ranking": weight * self.weight_ranking * ranked,
+            "part_persons": weight * self.person_losses.weight_persons * mean_over_processes(total),
+            "part_ranking": weight * self.person_losses.weight_ranking * ranked,
         }
 
     def optimiser(self) -> Optimiser:
@@ -402,13 +377,18 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
 
     def deploy(self, model: UnifiedEncoder) -> PersonEmbedder:
         encoder = model.encoder
-        if isinstance(encoder, PartEncoder) and self.searched == "whole":
+        if isinstance(encoder, PartEncoder) and self.prototype_parts.searched == "whole":
             encoder = encoder.without_parts()
         return PersonEmbedder(encoder, self.deployed_preprocess, self.words(), self.text_length, name=self.slug)
 
     @classmethod
     def tiny(cls) -> Self:
         return cls(
+            hidden_words=HiddenWordConfig(padding_counts=False, words_std=0.0),
+            guessed_patches=GuessedPatchConfig(teacher_sees="theirs", regressor_layers=1, regressor_heads=4, regressor_eps=1e-5),
+            prototype_parts=PrototypeConfig(
+                prototypes=4, part_width=32, part_layers=1, part_heads=4, part_head_width=16, part_mlp=128
+            ),
             image_tower="vit_micro",
             text_tower="text_micro",
             tokenizer="data",
@@ -417,33 +397,21 @@ class UniPT(EncoderRecipe[UnifiedEncoder, UnifiedBatch, UnifiedPairs]):
             image_size=64,
             image_height=128,
             text_length=48,
-            regressor_layers=1,
-            regressor_heads=4,
-            prototypes=4,
-            part_width=32,
-            part_layers=1,
-            part_heads=4,
-            part_head_width=16,
-            part_mlp=128,
             batch_size=64,
             steps=300,
             lr=1e-3,
             warmup=20.0,
             clip_norm=1.0,
-            padding_counts=False,
-            teacher_sees="theirs",
             decay="matrices",
             warmup_from=None,
-            words_std=0.0,
             image_dropout=0.0,
-            regressor_eps=1e-5,
         )
 
     @classmethod
     def paper(cls) -> Self:
         """Pre-training as released: ViT-B/16 and BERT-base, 384 x 128 pixels, cosines without a temperature, 15 epochs of 1.3 million
         pseudo texts. CLIP's vocabulary takes the place of BERT's word pieces, which are not at hand without a download."""
+        patches = GuessedPatchConfig(places="released", targets="released", teacher="open_clip:ViT-B-16/openai")
         pixels: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "flip_sides": "ignore", "decoding": "whole"}
         loss: dict[str, Any] = {"learned_scale": False, "read_padding": True, "same_group": "negative", "compared": 64}
-        patches: dict[str, Any] = {"places": "released", "targets": "released", "teacher": "open_clip:ViT-B-16/openai"}
-        return cls(**loss, **pixels, **patches, adam="transformers")
+        return cls(**loss, **pixels, guessed_patches=patches, adam="transformers")

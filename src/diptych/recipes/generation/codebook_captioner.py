@@ -91,6 +91,10 @@ class CodebookCaptionerRecipe(PairRecipe[Module, PairBatch, CodebookCaptionerOut
     min_lr: float = 1e-6
     weight_decay: float = 0.05
 
+    @property
+    def measured_by(self) -> str:
+        return "captions"
+
     def model(self) -> Module:
         words = self.words()
         blip: dict[str, Any] = {"pre_norm": False, "eps": 1e-6} if self.decoder == "blip" else {}

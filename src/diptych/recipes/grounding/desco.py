@@ -11,22 +11,18 @@ from torch import Tensor
 
 from diptych.core.contracts import Dataset, Draw, Draws, Hook, Optimiser, Recipe, Rule
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.grouped_fields import grouped
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.graphs.grounded import DenseRegions, GroundedBatch, GroundedPicture, TokenRegions, grounded_batch
-from diptych.data.graphs.transforms import SIDED, DetectionTransform, RandomHorizontalFlip, RandomShortSideResize, SquareResize
+from diptych.data.graphs.transforms import SIDED
 from diptych.data.load.batch import pixels
 from diptych.data.text.captions.phrases import Sentence, sentences_of
 from diptych.data.text.descriptions import knowledge as knowledge_files
 from diptych.data.text.descriptions.caption_queries import CaptionQueries
 from diptych.data.text.descriptions.description_queries import (
-    BEFORE,
-    CLASSES,
     TOKENS,
-    WORDS,
     ClassQueries,
-    Form,
     NounQueries,
-    Positive,
 )
 from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
@@ -49,6 +45,7 @@ from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
+from diptych.recipes._shared.grounding_config import CaptionMix, DetectorRates, GroundingViews
 from diptych.recipes._shared.texts.query_texts import ReiterableSamples, every_text, knowledge_from
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 from diptych.train.hooks import WeightAverage
@@ -61,6 +58,11 @@ GLIP_HEAD = DenseHeadConfig(meeting_width=2048)
 """Six meetings of maps and text, each before a round of the dynamic head."""
 
 
+NAMES_ALONE = ClassQueries(form="name", classes=85, before="", missing="name")
+"""Queries of GLIP and FIBER: names as they are, at most 85 of a query."""
+
+
+@grouped("class_queries", "captions", "views", "rates")
 @dataclass(frozen=True, kw_only=True)
 class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, GroundedBatch, TokenRegions | DenseRegions]):
     """DesCo: Learning Object Recognition with Rich Language Descriptions (Li et al., 2023, arXiv 2306.14060), on GLIP (2112.03857).
@@ -84,12 +86,8 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     and boxes are learned by L1 and GIoU.
 
     knowledge     path of a knowledge file; "" takes what lies beside the samples
-    form, positive, drop_name, classes, before, missing   of queries of classes (`ClassQueries`)
+    class_queries, captions  of queries: of classes (`ClassQueries`), and of captions (`CaptionMix`)
     query_tokens  of a query, at most (published 254, beside two marks)
-    written, nouns   shares of captions that are shuffled with what was written about them, and that become descriptions of their nouns;
-                  the others stay (published for GLIP: 0.5, 0.4). A caption about which nothing was written stays, too
-    noun_words, every_piece   of descriptions of nouns (`NounQueries`)
-    describe      share of the shuffled captions that hold descriptions (published 0.8)
     backbone      conv_tiny, timm:NAME, or "fiber": the towers of FIBER (2206.07643), whose sizes are `fiber` and which meet inside, so that
                   `shape` has no fusion; --init takes a run of `fiber`, and form "name" is its second stage
     boxes_by      "queries" learn where things are; "places": one anchor a place of DyHead's maps, as GLIP, DesCo and FIBER's second stage
@@ -103,15 +101,10 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     text_length   tokens of a query with its marks, at most
     reads         "whole": every word of a query reads every other (published); "pieces": the text encoder reads each description alone, as
                   Grounding DINO does (2303.05499)
-    image_size    short side in pixels when evaluated, or both sides when `square`; short_sides: in training; longest: of the long side
-    mirror        share of the pictures that are mirrored
-    text_lr       learning rate of the text encoder, as a share of lr; bias_lr: of what is called a bias (tables of them too), as a factor
-    decay         weight decay is on "all" but those, norms too, as released, or on "matrices" alone
-    lr_drops      shares of the run after which the learning rate is a tenth; decay_drops: likewise the weight decay, in FIBER's release at
-                  .667 of each drop of the rate
-    average       decay of the weight average that is kept; 0: none
-    loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingConfig`). Their fields are options like these
-    square        whether a picture is squeezed to a square of `image_size` when evaluated
+    image_size    short side in pixels when evaluated, or both sides when `square`
+    views, rates  sizes of pictures (`GroundingViews`); rates of the parts, and when they fall (`DetectorRates`)
+    loss          of matching and regions (`TokenSetLoss`); shape: of the detector (`GroundingConfig`). The fields of all configurations
+                  are options like these
     fiber         shape of the towers of `fiber`, whose fields are options of their own
     dense, dense_loss  of `boxes_by` "places"; likewise
     """
@@ -121,18 +114,11 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     presets = ("tiny", "paper", "fiber_boxes", "fiber_descriptions", "glip_tiny")
 
     knowledge: str = ""
-    form: Form = "description"
-    positive: Positive = "partial"
-    drop_name: float = 0.5
-    classes: int = CLASSES
-    before: str = BEFORE
-    missing: Literal["refuse", "name"] = "refuse"
+    class_queries: ClassQueries = field(default_factory=ClassQueries)
+    captions: CaptionMix = field(default_factory=CaptionMix)
+    views: GroundingViews = field(default_factory=GroundingViews)
+    rates: DetectorRates = field(default_factory=DetectorRates)
     query_tokens: int = TOKENS
-    written: float = 0.5
-    nouns: float = 0.4
-    noun_words: int = WORDS
-    every_piece: bool = True
-    describe: float = 0.8
 
     backbone: str = "timm:swin_tiny_patch4_window7_224"
     boxes_by: Literal["queries", "places"] = "queries"
@@ -144,24 +130,14 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     text_length: int = 256
     reads: Literal["whole", "pieces"] = "whole"
     image_size: int = 800
-    longest: int = 1333
-    square: bool = False
-    short_sides: tuple[int, ...] = (480, 560, 640, 720, 800)
-    mirror: float = 0.5
 
     batch_size: int = 16
     steps: int = 300_000
     lr: float = 5e-5
-    text_lr: float = 0.2
-    bias_lr: float = 2.0
-    decay: Literal["all", "matrices"] = "all"
     warmup_from: float | None = 0.001
     warmup: float = 2000.0
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    lr_drops: tuple[float, ...] = (0.67, 0.89)
-    decay_drops: tuple[float, ...] = ()
-    average: float = 0.999
     loss: TokenSetLoss = field(default_factory=TokenSetLoss)
     shape: GroundingConfig = field(default_factory=GroundingConfig)
     fiber: FiberConfig = field(default_factory=FiberConfig)
@@ -172,8 +148,6 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     learned_words: str = field(default="", metadata={"prepared": True})
 
     def __post_init__(self) -> None:
-        if min(self.written, self.nouns) < 0 or self.written + self.nouns > 1:
-            raise ConfigError(f"written is {self.written}, nouns {self.nouns} (expected shares that add up to 1 at most)")
         if self.boxes_by not in ("queries", "places"):
             raise ConfigError(f"boxes_by is {self.boxes_by!r} (expected queries | places)")
         whole = self.backbone == "fiber" or self.boxes_by == "places"
@@ -182,12 +156,11 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
                 f"reads is {self.reads!r} on {self.backbone}, boxes by {self.boxes_by} (expected whole | pieces; FIBER's towers read texts "
                 "whole, and so does what finds boxes by places)"
             )
-        _ = self.class_queries  # refuses what it cannot be made of
 
     @property
     def measured_by(self) -> str:
         """Boxes of the classes, asked for as in training."""
-        described = self.form == "description" and self.missing == "refuse"
+        described = self.class_queries.form == "description" and self.class_queries.missing == "refuse"
         return "open_detection:queries=descriptions" if described else "open_detection"
 
     # ------------------------------------------------------------ what depends on the data
@@ -205,7 +178,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
             )
             made = replace(made, known=knowledge.to_json())
         unknown = [name for name in made.names if name not in made.class_knowledge]
-        needs_known = made.form == "description" and made.missing == "refuse"
+        needs_known = made.class_queries.form == "description" and made.class_queries.missing == "refuse"
         # Queries of sentences name no class.
         if needs_known and unknown and not all(sentences_of(sample) for sample in samples):
             raise DataError(
@@ -216,7 +189,9 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
         if made.tokenizer_source == "data" and not made.learned_words:
             made = replace(
                 made,
-                learned_words=learned_vocabulary(every_text(made.before, made.names, made.class_knowledge, samples), made.pieces),
+                learned_words=learned_vocabulary(
+                    every_text(made.class_queries.before, made.names, made.class_knowledge, samples), made.pieces
+                ),
             )
         return made
 
@@ -280,10 +255,6 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
 
     # ------------------------------------------------------------ queries
 
-    @property
-    def class_queries(self) -> ClassQueries:
-        return ClassQueries(self.form, self.positive, self.drop_name, self.classes, self.before, self.missing)
-
     def query(self, draw: Draw) -> tuple[SpanText, tuple[tuple[Entity, ...], ...]]:
         """The text that a picture is shown with, and for each of its regions the entities of the text that mean it."""
         sample = draw.sample
@@ -307,11 +278,11 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     def caption_query(self, sentence: Sentence, draw: Draw) -> SpanText:
         """One of three: shuffled with what was written about it, descriptions of its nouns, the caption as it is."""
         kind = draw.rng.random()
-        if kind < self.written:
-            queries = CaptionQueries(describe=self.describe)
+        if kind < self.captions.written:
+            queries = CaptionQueries(describe=self.captions.describe)
             return queries.draw(sentence, draw.rng, tokens=self.tokens_left, count=self.words().count)
-        if kind < self.written + self.nouns:
-            nouns = NounQueries(self.drop_name, self.noun_words, self.every_piece)
+        if kind < self.captions.written + self.captions.nouns:
+            nouns = NounQueries(self.class_queries.drop_name, self.captions.noun_words, self.captions.every_piece)
             return nouns.draw(sentence, self.class_knowledge, draw.rng) or sentence.marked
         return sentence.marked
 
@@ -319,7 +290,10 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     def tokens_left(self) -> int:
         """Tokens for what stands behind `before`: of the model's length, the marks and that counted off, and `query_tokens` at most."""
         words = self.words()
-        return min(self.query_tokens, self.text_length - len(words.prefix) - len(words.suffix) - words.count(self.before) + 1)
+        return min(
+            self.query_tokens,
+            self.text_length - len(words.prefix) - len(words.suffix) - words.count(self.class_queries.before) + 1,
+        )
 
     # ------------------------------------------------------------ a step
 
@@ -328,36 +302,29 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
         """Full size: boxes are in pixels of it."""
         return 0
 
-    def views(self, mirror: float) -> DetectionTransform:
-        if self.square:
-            return SquareResize(size=self.image_size, mirror=RandomHorizontalFlip(share=mirror))
-        return RandomShortSideResize(shorts=self.short_sides, longest=self.longest, mirror=RandomHorizontalFlip(share=mirror))
-
     @property
     def images(self) -> DetectionPreprocess:
         """Preprocessing of the deployed model."""
-        if self.square:
-            return DetectionPreprocess(self.image_size, longest=0, square=True)
-        return DetectionPreprocess(self.image_size, longest=self.longest)
+        return self.views.deployed(self.image_size)
 
     def batch(self, draws: Draws) -> GroundedBatch:
         shown = [self.query_and_view(draw) for draw in draws]
-        return grounded_batch(shown, self.words(), self.text_length, multiple=1 if self.square else self.images.stride)
+        return grounded_batch(shown, self.words(), self.text_length, multiple=1 if self.views.square else self.images.stride)
 
     def query_and_view(self, draw: Draw) -> GroundedPicture:
         """The query and the picture of a draw, drawn in this order."""
         text, meant = self.query(draw)
-        mirror = 0.0 if SIDED.search(text.text) else self.mirror
+        mirror = 0.0 if SIDED.search(text.text) else self.views.mirror
         # The views move boxes and drop none; a label is the place of its region.
         regions = tuple(Region(region.box, str(index)) for index, region in enumerate(draw.sample.regions))
-        image_HWC, graph = self.views(mirror).draw((pixels(draw), SceneGraph(regions)), draw.rng)
+        image_HWC, graph = self.views.training(self.image_size, mirror=mirror).draw((pixels(draw), SceneGraph(regions)), draw.rng)
         return GroundedPicture(image_HWC, text, tuple((region, meant[int(region.label)]) for region in graph.regions))
 
     def features(
         self, model: GroundingDetector | DenseDetector | DenseFiberDetector, batch: GroundedBatch
     ) -> TokenRegions | DenseRegions:
         outputs: TokenRegions | DenseRegions = model(
-            batch.image_BCHW, batch.text_BL, batch.mask_BL, pixel_BHW=None if self.square else batch.pixel_BHW
+            batch.image_BCHW, batch.text_BL, batch.mask_BL, pixel_BHW=None if self.views.square else batch.pixel_BHW
         )
         return outputs
 
@@ -373,24 +340,24 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
         return self.loss(features, batch.targets)
 
     def optimiser(self) -> Optimiser:
-        rest = True if self.decay == "all" else None
-        biases = None if self.bias_lr == 1 and rest is None else False
+        rest = True if self.rates.decay == "all" else None
+        biases = None if self.rates.bias_lr == 1 and rest is None else False
         rules = (
-            Rule(r"^text\..*bias", lr_scale=self.text_lr * self.bias_lr, decay=biases),
-            Rule(r"^text\.", lr_scale=self.text_lr, decay=rest),
-            Rule("bias", lr_scale=self.bias_lr, decay=biases),
+            Rule(r"^text\..*bias", lr_scale=self.rates.text_lr * self.rates.bias_lr, decay=biases),
+            Rule(r"^text\.", lr_scale=self.rates.text_lr, decay=rest),
+            Rule("bias", lr_scale=self.rates.bias_lr, decay=biases),
             Rule("", decay=rest),
         )
         return replace(
             super().optimiser(), betas=(0.9, 0.999), eps=1e-8, schedule="step", warmup_from=self.warmup_from,
-            drop_at=self.lr_drops, decay_drops=self.decay_drops, rules=rules,
+            drop_at=self.rates.lr_drops, decay_drops=self.rates.decay_drops, rules=rules,
         )  # fmt: skip
 
     def hooks(self) -> Sequence[Hook]:
-        return (WeightAverage(self.average, early=False),) if self.average else ()
+        return (WeightAverage(self.rates.average, early=False),) if self.rates.average else ()
 
     def deploy(self, model: GroundingDetector | DenseDetector | DenseFiberDetector) -> PhraseDetector:
-        prompt = PhrasePrompt(before=self.before, together=self.classes)
+        prompt = PhrasePrompt(before=self.class_queries.before, together=self.class_queries.classes)
         kinds: dict[type, type[PhraseDetector]] = {DenseDetector: DensePhraseDetector, FiberDetector: FiberPhraseDetector}
         kinds[DenseFiberDetector] = DenseFiberPhraseDetector
         kind = kinds.get(type(model), PhraseDetector)
@@ -402,9 +369,11 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
     def tiny(cls) -> Self:
         """0.6 million parameters at 64 pixels: minutes on two cores. Classes without a description are queried by name."""
         return cls(
-            missing="name", backbone="conv_tiny", drop_path=0.0, text_encoder="text_micro", pieces=1024, text_length=128, image_size=64,
-            square=True, mirror=0.0, batch_size=16, steps=2000, lr=1e-3, text_lr=1.0, warmup=100.0, lr_drops=(0.8,), average=0.0,
-            bias_lr=1.0, decay="matrices", warmup_from=None,
+            class_queries=ClassQueries(missing="name"),
+            views=GroundingViews(square=True, mirror=0.0),
+            rates=DetectorRates(text_lr=1.0, bias_lr=1.0, decay="matrices", lr_drops=(0.8,), average=0.0),
+            backbone="conv_tiny", drop_path=0.0, text_encoder="text_micro", pieces=1024, text_length=128, image_size=64, batch_size=16,
+            steps=2000, lr=1e-3, warmup=100.0, warmup_from=None,
             shape=GroundingConfig(
                 queries=12, width=64, heads=4, mlp_width=128, encoder_layers=3, decoder_layers=2, levels=2, fusion_before=(0, 1, 2),
                 fusion_width=128, fusion_dropout=0.0, language_heads=4, language_mlp=128, text_scale=4.0,
@@ -426,8 +395,8 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
         """GLIP-T: names and captions as they are, at most 85 names of a query, 330,000 steps of 64 (30 epochs of its data). Right and wrong
         names are drawn as for DesCo."""
         return cls(
-            form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", boxes_by="places", dense=GLIP_HEAD, batch_size=64,
-            steps=330_000, lr=1e-4, text_lr=0.1,
+            class_queries=NAMES_ALONE, captions=CaptionMix(written=0.0, nouns=0.0), rates=DetectorRates(text_lr=0.1), boxes_by="places",
+            dense=GLIP_HEAD, batch_size=64, steps=330_000, lr=1e-4,
         )  # fmt: skip
 
     @classmethod
@@ -436,15 +405,17 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
         `--tokenizer FOLDER` gives RoBERTa's. Right and wrong names are drawn as for DesCo. Its configuration says nothing of frozen stages:
         the first one stays."""
         return cls(
-            form="name", classes=85, before="", written=0.0, nouns=0.0, missing="name", tokenizer="clip", backbone="fiber",
-            boxes_by="places", fiber=FiberConfig(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4, text_lr=0.1,
-            weight_decay=1e-2, decay_drops=(0.67 * 0.667, 0.89 * 0.667), frozen=2,
+            class_queries=NAMES_ALONE, captions=CaptionMix(written=0.0, nouns=0.0),
+            rates=DetectorRates(text_lr=0.1, decay_drops=(0.67 * 0.667, 0.89 * 0.667)), tokenizer="clip", backbone="fiber",
+            boxes_by="places", fiber=FiberConfig(gate_norm=False), drop_path=0.4, batch_size=64, steps=800_000, lr=1e-4,
+            weight_decay=1e-2, frozen=2,
         )  # fmt: skip
 
     @classmethod
     def fiber_descriptions(cls) -> Self:
         """DesCo-FIBER: what `fiber_boxes` learned (--init), asked by descriptions for 200,000 steps of 16."""
+        boxes = cls.fiber_boxes()
         return replace(
-            cls.fiber_boxes(), form="description", classes=CLASSES, before=BEFORE, missing="refuse", written=0.8, batch_size=16,
-            steps=200_000, lr=2e-5, text_lr=0.5,
+            boxes, class_queries=ClassQueries(), captions=replace(boxes.captions, written=0.8), rates=replace(boxes.rates, text_lr=0.5),
+            batch_size=16, steps=200_000, lr=2e-5,
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -144,8 +143,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     relation_head: PENetHeadConfig = field(default_factory=PENetHeadConfig)
     detector: FasterRCNNConfig = field(default_factory=FasterRCNNConfig)
     sampling: PairSampling = field(default_factory=PairSampling)
-    corpus: str = field(default="", metadata={"prepared": True})
-    start_names: str = field(default="", metadata={"prepared": True})
+    corpus: CorpusNames | None = field(default=None, metadata={"prepared": True, "json": CorpusNames})
+    start_names: LabelLists | None = field(default=None, metadata={"prepared": True, "json": LabelLists, "style": {}})
 
     def __post_init__(self) -> None:
         if self.trains not in ("relations", "detector", "both"):
@@ -160,12 +159,12 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     def prepare(self, data: Dataset) -> Self:
         """The names of the data and how often each occurs. Weights to start from must know the same ones."""
         made = self
-        if not made.corpus:
+        if made.corpus is None:
             names = CorpusNames.of(data)
             if not names.relations:
                 raise DataError(f"no image of '{data.name}' has a relation", field="relations", expected="scene graphs")
-            made = replace(made, corpus=json.dumps(names.to_json(), ensure_ascii=False, separators=(",", ":")))
-        if made.start_names and made.start_names != _written(made.lists):
+            made = replace(made, corpus=names)
+        if made.start_names is not None and made.start_names != made.lists:
             raise ConfigError(
                 f"the weights to start from know other names than '{data.name}' (expected --vocabulary, or the data they were trained on)"
             )
@@ -174,9 +173,9 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     @property
     def names(self) -> CorpusNames:
         """Every name of the training data, the most frequent first."""
-        if not self.corpus:
+        if self.corpus is None:
             raise ConfigError("the names are those of the data: call prepare(data) first")
-        return CorpusNames.from_json(json.loads(self.corpus))
+        return self.corpus
 
     @property
     def lists(self) -> LabelLists:
@@ -351,7 +350,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             square=model.images.square,
             pixel_mean=model.images.mean,
             pixel_std=model.images.std,
-            start_names=_written(model.lists),
+            start_names=model.lists,
         )
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -434,10 +433,6 @@ PUBLISHED: dict[str, Any] = {
     "detector": RELEASED.detector,
     "sampling": PairSampling(last_pixel=True),
 }
-
-
-def _written(lists: LabelLists) -> str:
-    return json.dumps([lists.objects, lists.relations])
 
 
 @lru_cache(maxsize=8)

@@ -1,8 +1,9 @@
 """POST /v1/chat/completions: chat about pictures in OpenAI's format, whole or streamed.
 
-Where we depart from the service whose shape it is: without `temperature` the likeliest word is taken each time; an answer has 64 tokens
-by default; pictures come along or are items of this service, and are never fetched; one answer a request (`n` is 1); no tools,
-no forced formats, no penalties. A single picture beside words in a single message stands before the words, wherever the client put it.
+Where we depart from the service whose shape it is: without `temperature` the likeliest word is taken each time; an answer has as many
+tokens as there is room for, at most the service's limit; pictures come along or are items of this service, and are never fetched; one
+answer a request (`n` is 1); no tools, no forced formats, no penalties. A single picture beside words in a single message stands before
+the words, wherever the client put it.
 """
 
 from __future__ import annotations
@@ -157,15 +158,17 @@ async def _read_request(service: Service, side: ServedModel, request: ChatReques
     if temperature and not isinstance(side.model, Streamer):
         raise RequestError(422, f"temperature is {temperature:g}: '{side.name}' takes the likeliest word each time (expected 0)")
     image, pictures, prompt = await _prompt(service, request)
+    given = request.max_completion_tokens or request.max_tokens
     return GenerationRequest(
         image,
         prompt,
         pictures,
-        max_new_tokens(service, request.max_completion_tokens or request.max_tokens or 64),
-        temperature,
-        1.0 if request.top_p is None else request.top_p,
-        request.seed or 0,
-        stops,
+        max_new_tokens(service, given or service.limits.tokens),
+        fits=given is None,
+        temperature=temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        seed=request.seed or 0,
+        stops=stops,
     )
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Response
 
-from diptych.core.contracts import Dataset
 from diptych.core.errors import DecodeError
 from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample
@@ -25,8 +24,8 @@ def add(app: FastAPI, service: Service) -> None:
     @app.get("/items/{uid:path}", response_model=ItemAnswer)
     async def item(uid: Uid) -> Response:
         """Texts, provenance and other columns of an item, and its annotated objects and relations."""
-        pool, row = service.row(uid)
-        return SafeJsonResponse(await service.aside(lambda: _item(pool, row, service.limits.image_pixels)))
+        read = await service.reader_of(uid)
+        return SafeJsonResponse(await service.aside(lambda: _item(read(), service.limits.image_pixels)))
 
     @app.get(
         "/image/{uid:path}",
@@ -43,8 +42,7 @@ def add(app: FastAPI, service: Service) -> None:
         return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600", **PRIVATE})
 
 
-def _item(pool: Dataset, row: int, max_pixels: int) -> dict[str, Any]:
-    sample = pool[row]
+def _item(sample: Sample, max_pixels: int) -> dict[str, Any]:
     width, height = _size(sample.image, max_pixels)
     image = sample.image is not None and width is not None
     return {

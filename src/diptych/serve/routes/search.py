@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Response
@@ -13,6 +14,7 @@ from diptych.index.base import Index
 from diptych.index.exact import Hit
 from diptych.index.plan import SearchPlan
 from diptych.serve.answers import jsonable
+from diptych.serve.cursors import SLACK, Cursor, cursor_of, page_of, search_hash
 from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import SearchAnswer, SearchRequest, text_of, texts_of
 from diptych.serve.service import Service
@@ -26,9 +28,12 @@ def add(app: FastAPI, service: Service) -> None:
         where: Annotated[str, Query(description='conditions on columns as JSON, {"split": "train"}')] = "",
         distinct: Annotated[float | None, Query(ge=-1, le=1)] = None,
         model: Annotated[str, Query(description="which model, where the service has several")] = "",
+        cursor: Annotated[str, Query(description="`next` of the answer before, to go on after its hits")] = "",
     ) -> Response:
         """The items nearest to a text, best first."""
-        request = SearchRequest(text=q, k=k, where=_conditions(where), distinct=distinct, model=model)
+        request = SearchRequest(
+            text=q, k=k, where=_conditions(where), distinct=distinct, model=model or None, cursor=cursor or None
+        )
         return await _search(service, request)
 
     @app.post("/search", response_model=SearchAnswer)
@@ -55,15 +60,25 @@ async def _search(service: Service, request: SearchRequest) -> Response:
         raise RequestError(404, f"'{side.name}' has no index to search: start the service with one (diptych serve MODEL INDEX)")
     if request.k > service.limits.k:
         raise RequestError(422, f"k is {request.k} (expected 1..{service.limits.k})")
-    plan = await _plan(service, request)
+    cursor, depth = cursor_of(request), service.limits.depth
+    rank = 0 if cursor is None else cursor.rank
+    if rank >= depth:
+        raise RequestError(422, f"cursor is at rank {rank:,} (expected at most {depth:,}: narrow the search by `where`)")
+    await service.refresh()
+    reached = min(rank + request.k + 1 + (SLACK if cursor else 0), max(depth, request.k))
+    plan = replace(await _plan(service, request), k=reached)
     try:
         side.index.check_mode(plan)
     except ConfigError as error:
         raise RequestError(422, str(error)) from None
     hits = await _answer(service, side.model, side.index, plan)
-    kept = [hit for hit in hits if request.min_score is None or hit.score >= request.min_score]
+    shown = [hit for hit in hits if not service.is_gone(hit.uid)]  # an index may not have been told yet
+    page, first = page_of(shown, cursor, request.k)
+    kept = [hit for hit in page if request.min_score is None or hit.score >= request.min_score]
     answer = [{"uid": hit.uid, "score": float(hit.score), "payload": jsonable(hit.payload)} for hit in kept]
-    return SafeJsonResponse({"hits": answer})
+    more = len(kept) == request.k and len(shown) > first + request.k and first + request.k < depth
+    after = Cursor(first + len(kept), float(kept[-1].score), kept[-1].uid, search_hash(request)).text() if more else None
+    return SafeJsonResponse({"hits": answer, "next": after})
 
 
 async def _plan(service: Service, request: SearchRequest) -> SearchPlan:

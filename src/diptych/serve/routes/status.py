@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Path, Response
 
 from diptych import __version__
 from diptych.core.contracts import Streamer
-from diptych.serve.refusals import SafeJsonResponse
+from diptych.serve.refusals import RequestError, SafeJsonResponse
 from diptych.serve.schema import InfoAnswer, ModelInfo, ModelList, ModelObject, ServiceStatus, WriterInfo
 from diptych.serve.service import ServedModel, Service
 
@@ -38,7 +38,7 @@ def add(app: FastAPI, service: Service) -> None:
                 WriterInfo(name=side.name, streams=isinstance(side.model, Streamer), ranks=side.ranks)
                 for side in service.writers.values()
             ],
-            data=service.pool is not None,
+            data=bool(service.data),
             detector=None if detector is None else str(getattr(detector, "name", "detector")),
             objects=list(getattr(detector, "objects", ())),
             relations=list(getattr(detector, "relations", ())),
@@ -51,6 +51,15 @@ def add(app: FastAPI, service: Service) -> None:
         names = dict.fromkeys((*service.sides, *service.writers))
         objects = [ModelObject(id=name, object="model", created=0, owned_by="diptych") for name in names]
         return ModelList(object="list", data=objects)
+
+    @app.get("/v1/models/{model_id:path}")
+    async def model(model_id: Annotated[str, Path(min_length=1, max_length=1000)]) -> ModelObject:
+        """One model, as OpenAI clients look it up."""
+        side = service.sides.get(model_id) or service.writers.get(model_id)
+        if side is None:
+            names = " or ".join(f"'{name}'" for name in dict.fromkeys((*service.sides, *service.writers)))
+            raise RequestError(404, f"unknown model '{model_id[:80]}'; this service has {names}")
+        return ModelObject(id=side.name, object="model", created=0, owned_by="diptych")
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:

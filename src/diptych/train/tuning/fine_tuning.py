@@ -72,8 +72,8 @@ def check_adapters_used(silent: Iterable[str]) -> None:
 
 
 def deployable(recipe: Recipe, model: nn.Module) -> Any:
-    """The model for inference, adapters merged into the weights."""
-    return recipe.deploy(merged(model).eval())
+    """The model for inference, adapters merged into the weights, unless the recipe keeps them apart."""
+    return recipe.deploy((model if recipe.keeps_adapters else merged(model)).eval())
 
 
 def save_adapters(recipe: Recipe, model: nn.Module, tuning: Tuning, folder: RunFolder) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, trained, untrained
+from diptych.core.config import with_changes
 from diptych.core.errors import RunError
 from diptych.core.randomness import keyed_rng
 from diptych.core.sample import Sample
@@ -148,7 +149,10 @@ class PseudoThenLabelled:
 
     def __call__(self, cell: Cell) -> Scores:
         few = pedestrians(SMOKE if cell.smoke else self.labelled, seed=cell.seed, styles=("witness",)).to_pool()
-        tuned = replace(self.recipe, phase="finetune", texts="captions", steps=round((1 - self.before) * self.recipe.steps))
+        tuned = with_changes(
+            self.recipe,
+            {"phase": "finetune", "texts": "captions", "steps": round((1 - self.before) * self.recipe.steps)},
+        )
         words = self._vocabulary(cell, few)
         if not self.learns:
             return searched(untrained(replace(tuned, vocabulary=words), few, cell), cell, styles=("witness",))
@@ -178,7 +182,7 @@ class PseudoThenLabelled:
         """One vocabulary for both arms, from both kinds of text."""
         pseudo = self._pseudo(cell)
         both = Pool.from_samples([*few, *(pseudo[row] for row in range(0, len(pseudo), 8))], name="both")
-        return replace(self.recipe, weight_patches=0.0).prepare(both).vocabulary
+        return with_changes(self.recipe, {"weight_patches": 0.0}).prepare(both).vocabulary
 
 
 def _phrases(sample: Sample) -> dict[str, str]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import retrieved
+from diptych.claims.cells.learned_pairs.task_streams import Tasks
 from diptych.claims.training import trained, untrained
 from diptych.data.dataset import Pool
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.contrastive.ctp import CTP
 from diptych.tasks.pairs.continual import Continual, TaskStream
-from diptych.worlds.task_streams import Tasks
 
 SMOKE_ROWS, SMOKE_STEPS = 32, 8
 

@@ -19,7 +19,7 @@ from diptych.tasks.reasoning.image_choice import By, ImageChoice
 from diptych.worlds.problems.image_sets import image_sets
 from diptych.worlds.rendered import RenderedDataset
 
-SETS, TESTED, SMOKE_ROWS, SMOKE_STEPS = 1500, 400, 12, 2
+SETS, TESTED, MOST, SMOKE_ROWS, SMOKE_STEPS = 1500, 300, 2, 12, 2
 Reads = Literal["text", "objects", "nothing"]
 
 
@@ -58,7 +58,7 @@ class Compared:
 
 def _sets(cell: Cell) -> tuple[RenderedDataset, RenderedDataset]:
     train, test = (SMOKE_ROWS, SMOKE_ROWS) if cell.smoke else (SETS, TESTED)
-    return image_sets(train, seed=cell.seed), image_sets(test, seed=cell.seed, split="test")
+    return image_sets(train, seed=cell.seed, most=MOST), image_sets(test, seed=cell.seed, split="test", most=MOST)
 
 
 def _sized(recipe: NDCR, cell: Cell) -> NDCR:

@@ -15,6 +15,7 @@ from itertools import permutations
 from typing import Any, Literal
 
 from diptych.claims.cell import Cell, Scores
+from diptych.claims.cells.relations.changed_links import captioned_in_haste
 from diptych.claims.cells.relations.links import SMOKE_ROWS, every_link
 from diptych.claims.training import trained, untrained
 from diptych.core.config import with_changes
@@ -30,7 +31,6 @@ from diptych.data.graphs.relation_splits import Relabelled
 from diptych.models.io.open_address import open_address
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.relations.rlipv2 import RLIPv2
-from diptych.worlds.links.changes import captioned_in_haste
 from diptych.worlds.links.world import PREDICATES, SHAPES, Split, links
 
 SIDE, FEW, MANY, TESTED = 48, 300, 3000, 300

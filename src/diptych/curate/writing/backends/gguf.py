@@ -38,16 +38,17 @@ class GGUF(LanguageFolder):
                 inner = transformers.AutoModelForCausalLM.from_pretrained(
                     path.parent, gguf_file=path.name, local_files_only=True, dtype=torch.float32
                 )
-        except (ValueError, KeyError, OSError, NotImplementedError) as error:
-            raise DataError(
-                f"transformers cannot read it ({error})", file=path, expected="a GGUF file of a known architecture"
-            ) from error
+        except Exception as error:  # readers of damaged files raise anything
+            raise _unreadable(path, error) from error
         return LanguageModel.adopted(inner).eval()
 
     @cached_property
     def vocabulary(self) -> LanguageVocabulary:
         path = Path(self.folder)
-        words: Any = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        try:
+            words: Any = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+        except Exception as error:  # readers of damaged files raise anything
+            raise _unreadable(path, error) from error
         settings = {
             name: str(getattr(words, name)) for name in ("bos_token", "eos_token", "pad_token") if getattr(words, name, None)
         }
@@ -60,3 +61,8 @@ class GGUF(LanguageFolder):
             while piece := file.read(PIECE):
                 digest.update(piece)
         return config_hash([digest.hexdigest(), self.sampling, self.context])
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+    return DataError(f"transformers cannot read it ({reason})", file=path, expected="a GGUF file of a known architecture")

@@ -4,8 +4,7 @@
                                 annotations: [{"image_id", "bbox": [x, y, width, height], "tokens_positive": [[start, stop], ...]}]
 
 Rows of the same file become one sample with several sentences (`extras["grounding"]`); equal boxes become one region, called by the
-words of its first phrase. Boxes of a sentence with equal spans belong to one phrase. RefCOCO's own `refs(unc).p` is a pickle,
-which is not read: take these files, which say the same.
+words of its first phrase. Boxes of a sentence with equal spans belong to one phrase. RefCOCO's own files are those of `refcoco`.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from typing import Literal
 from diptych.core.errors import DataError
 from diptych.data.text.captions.cleaning import cleaned as blip_cleaned
 
-Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip", "blip"]
+Clean = Literal["none", "clip", "whitespace", "canonicalize", "siglip", "blip", "ascii_lower"]
 """What is done to a text first: nothing; as CLIP reads it; mojibake and white space repaired; that, lower case and no punctuation (both
 as open_clip has them); lower case and no punctuation (SigLIP as transformers has it); lower case and a blank for some marks (BLIP,
-`data/text/captions/cleaning.py`)."""
+`data/text/captions/cleaning.py`); ASCII letters in lower case and nothing else (TIPS)."""
 
 IOTA_BELOW = "\u0345"
 
@@ -35,6 +35,15 @@ def whitespace_clean(text: str) -> str:
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
+
+
+def ascii_lower(text: str) -> str:
+    """ASCII letters in lower case, all else as it is: `tf.strings.lower`.
+
+    >>> ascii_lower("A RED Étage")
+    'a red Étage'
+    """
+    return text.translate(_ASCII_LOWER)
 
 
 def canonicalized(text: str) -> str:
@@ -78,6 +87,7 @@ def _same(one: str, other: str) -> bool:
 
 _SKIPPED = frozenset(string.punctuation + string.whitespace + "\u00a0\u3000" + IOTA_BELOW)
 
+_ASCII_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 CLEANERS: dict[str, Callable[[str], str]] = {
     "clip": clip_clean,
@@ -85,4 +95,5 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "canonicalize": canonicalized,
     "siglip": siglip_clean,
     "blip": blip_cleaned,
+    "ascii_lower": ascii_lower,
 }

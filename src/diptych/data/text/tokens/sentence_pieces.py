@@ -7,13 +7,13 @@ The file is a protocol buffer; of it the pieces with their scores and kinds, the
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from diptych.core.disk.protobuf import fields
 from diptych.core.errors import DataError
 
 UNIGRAM, UNKNOWN, CONTROL = 1, 2, 3
@@ -41,46 +41,15 @@ def from_sentence_pieces(path: Path) -> tokenizers.Tokenizer:
 def _read(data: bytes) -> tuple[list[tuple[str, float]], list[int], bytes, int]:
     """(piece, score) of every piece, their kinds, the normaliser's table, and the kind of model."""
     pieces, kinds, charsmap, kind = list[tuple[str, float]](), list[int](), b"", UNIGRAM
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            piece_fields = dict(_fields(value))
+            piece_fields = dict(fields(value))
             pieces.append(
                 (piece_fields[1].decode("utf-8"), struct.unpack("<f", piece_fields[2])[0] if 2 in piece_fields else 0.0)
             )
             kinds.append(int(piece_fields.get(3, 1)))
         elif number == 2:
-            kind = int(dict(_fields(value)).get(3, UNIGRAM))
+            kind = int(dict(fields(value)).get(3, UNIGRAM))
         elif number == 3:
-            charsmap = dict(_fields(value)).get(2, b"")
+            charsmap = dict(fields(value)).get(2, b"")
     return pieces, kinds, charsmap, kind
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a message: an integer, or bytes."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        wire = key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        size = {1: 8, 5: 4}.get(wire)
-        if size is None:
-            if wire != 2:
-                raise ValueError(f"wire type {wire}")
-            size, at = _varint(data, at)
-        if at + size > len(data):
-            raise ValueError("cut short")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at

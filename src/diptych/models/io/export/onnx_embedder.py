@@ -19,7 +19,7 @@ from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
-from diptych.models.io.export.onnx_files import ONNX_FILE
+from diptych.models.io.export.onnx_files import IDS, MASK, ONNX_FILE
 from diptych.models.io.inference import parts
 
 
@@ -38,13 +38,14 @@ class OnnxEmbedder:
         self.text_length = int(plain.pop("text_length"))
         self.preprocess, self.tokenizer = Preprocess.from_json(plain), Tokenizer.load(folder)
         self._image, self._text = (_session(folder / file, threads) for file in ("image.onnx", "text.onnx"))
-        self._inputs = [entry.name for entry in self._text.get_inputs()]
+        self._inputs = {entry.name: entry.type for entry in self._text.get_inputs()}
+        self._pixels = self._image.get_inputs()[0].name
         self.truncated = 0
 
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         rows = [
-            self._image.run(None, {"image": self.preprocess([decode(image, exact=True) for image in part]).numpy()})[0]
+            self._image.run(None, {self._pixels: self.preprocess([decode(image, exact=True) for image in part]).numpy()})[0]
             for part in parts(images, batch_size)
         ]
         return self._rows(rows)
@@ -55,8 +56,9 @@ class OnnxEmbedder:
         for part in parts(texts, batch_size):
             encoded = self.tokenizer.encode(list(part), self.text_length)
             self.truncated += encoded.truncated
-            given = {"ids": encoded.ids_BL, "mask": encoded.mask_BL}
-            rows.append(self._text.run(None, {name: given[name] for name in self._inputs})[0])
+            given = {IDS: encoded.ids_BL, MASK: encoded.mask_BL, "ids": encoded.ids_BL, "mask": encoded.mask_BL}
+            inputs = {n: given[n] if "bool" in kind else given[n].astype("int64") for n, kind in self._inputs.items()}
+            rows.append(self._text.run(None, inputs)[0])
         return self._rows(rows)
 
     def _rows(self, blocks: Sequence[Any]) -> Unit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.frozen.locked import LockedEmbedder
 
 OPSET = 17
+FORMAT = 2
+"""Of `onnx.json`. In format 1 the inputs are called image, ids and mask, and the mask is of bools."""
+PIXELS, IDS, MASK = "pixel_values", "input_ids", "attention_mask"
 ONNX_FILE = "onnx.json"
 
 
@@ -41,7 +45,7 @@ class _Text(nn.Module):
         self.model = model
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        return self.model.encode_text(text_BL, mask_BL)
+        return self.model.encode_text(text_BL, mask_BL.bool())
 
 
 class _FrozenImage(nn.Module):
@@ -62,7 +66,7 @@ class _FrozenText(nn.Module):
         self.tower, self.head = tower, head
 
     def forward(self, text_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        embedded_BD: Tensor = self.head(l2_normalise(self.tower(text_BL, mask_BL).pooled_BD))
+        embedded_BD: Tensor = self.head(l2_normalise(self.tower(text_BL, mask_BL.bool()).pooled_BD))
         return embedded_BD
 
 
@@ -80,8 +84,10 @@ class _ExportModules:
 
 
 def to_onnx(embedder: PairEmbedder | LockedEmbedder, folder: Path) -> None:
-    """Write image.onnx (image -> embedding), text.onnx (ids, mask -> embedding), tokenizer.json, preprocess.json, and onnx.json,
-    which names the exported model. A text tower that pools at the end of the text reads no mask, and its text.onnx has no such input.
+    """Write image.onnx (pixel_values -> embedding), text.onnx (input_ids, attention_mask -> embedding), tokenizer.json,
+    preprocess.json, and onnx.json, which names the exported model. Inputs are called and typed as transformers' are: int64 ids and
+    mask [batch, length], float32 pixels [batch, 3, height, width]. A text tower that pools at the end of the text reads no mask,
+    and its text.onnx has no such input.
 
     The batch is free in both; texts are padded to the model's text length. Images go in preprocessed; embeddings come out
     unit-norm. Of heads over frozen encoders both go into the files.
@@ -93,14 +99,16 @@ def to_onnx(embedder: PairEmbedder | LockedEmbedder, folder: Path) -> None:
     halves = _locked_halves(embedder) if isinstance(embedder, LockedEmbedder) else _pair_halves(embedder)
     side, length = halves.preprocess.size, halves.length
     image_BCHW = torch.zeros(2, 3, halves.preprocess.height or side, side)
-    text_BL, mask_BL = torch.zeros(2, length, dtype=torch.long), torch.ones(2, length, dtype=torch.bool)
+    text_BL, mask_BL = torch.zeros(2, length, dtype=torch.long), torch.ones(2, length, dtype=torch.long)
     with atomic_folder(Path(folder)) as work, evaluating(halves.image), evaluating(halves.text):
-        _write(halves.image, (image_BCHW,), work / "image.onnx", ["image"])
-        _write(halves.text, (text_BL, mask_BL), work / "text.onnx", ["ids", "mask"])
+        _write(halves.image, (image_BCHW,), work / "image.onnx", [PIXELS])
+        _write(halves.text, (text_BL, mask_BL), work / "text.onnx", [IDS, MASK])
         halves.tokenizer.save(work)
+        settings = json.loads((work / "tokenizer_config.json").read_text(encoding="utf-8"))
+        write_json(work / "tokenizer_config.json", {**settings, "model_max_length": length})
         write_json(work / "preprocess.json", {**halves.preprocess.to_json(), "text_length": length})
         facts = {"name": embedder.name, "fingerprint": embedder.fingerprint, "width": halves.width, "dims": list(halves.dims)}
-        write_json(work / ONNX_FILE, {"format": 1, **facts})
+        write_json(work / ONNX_FILE, {"format": FORMAT, **facts})
 
 
 def _pair_halves(embedder: PairEmbedder) -> _ExportModules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ _RESIZE = {"crop": "shortest", "squash": "squash", "pad": "longest"}
 def to_open_clip(embedder: PairEmbedder, folder: Path) -> None:
     """Writes open_clip_config.json, the weights, and our tokenizer.json. Only the CLIP architecture has a place there.
 
-    open_clip's own tokenizer is CLIP's. A model with another vocabulary reads the ids that `diptych.load(...).tokenizer` makes.
+    open_clip's own tokenizer is CLIP's, which models with that vocabulary use. Any other lies in the folder, and
+    `open_clip.get_tokenizer("local-dir:FOLDER")` opens it with transformers. Before any tokenizer open_clip repairs mojibake, curly quotes
+    and HTML entities (`&amp;`), so a text that holds some gets other ids there unless our tokenizer does the same.
     """
     from open_clip.model import CLIP
 
@@ -43,6 +46,9 @@ def to_open_clip(embedder: PairEmbedder, folder: Path) -> None:
         write_json(work / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
         save_file(tensors, work / OPEN_CLIP_FILE)
         embedder.tokenizer.save(work)
+        settings = json.loads((work / "tokenizer_config.json").read_text(encoding="utf-8"))
+        length = config["text_cfg"]["context_length"]
+        write_json(work / "tokenizer_config.json", {**settings, "model_max_length": length, "padding_side": "right"})
 
 
 def model_config(embedder: PairEmbedder) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def model_config(embedder: PairEmbedder) -> dict[str, Any]:
             "heads": words[0].attention.heads,
             "layers": len(words),
             "mlp_ratio": words[0].mlp_in.out_features / text.width,
+            **({} if embedder.tokenizer.clean == "clip" else {"hf_tokenizer_name": "tokenizer.json"}),
             **({"pool_type": "argmax"} if text.pooling == "largest" else {"pool_type": "eos", "eos_id": text.eot_id}),
             **shared,
         },

@@ -15,7 +15,8 @@ def pictures_in_order(
 ) -> tuple[list[dict[str, Any]], list[ImageSource]]:
     """Messages with a mark for each picture, and those pictures.
 
-    images  what parts mean by their place. A dialogue without any picture part is about the first one, which then stands first
+    images  what parts mean by their place; none goes with a dialogue of text alone. A dialogue without any picture part is about the first
+            one, which then stands first
     Raises DataError for a part that is neither words nor picture, for a place that has no picture, and for a turn that nobody answers.
     """
     if not dialogue.awaits_answer:
@@ -30,9 +31,8 @@ def pictures_in_order(
                     content.append({"type": "text", "text": text})
                 case ImagePart(place, source):
                     if source is None and place >= len(images):
-                        raise DataError(
-                            f"picture {place} of {len(images)} is requested", field="place", expected=f"0..{len(images) - 1}"
-                        )
+                        expected = f"0..{len(images) - 1}" if images else "the picture that goes with the prompt"
+                        raise DataError(f"picture {place} of {len(images)} is requested", field="place", expected=expected)
                     pictures.append(images[place] if source is None else source)
                     content.append({"type": "image"})
                 case _:

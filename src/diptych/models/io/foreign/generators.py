@@ -20,10 +20,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, DataError
+from diptych.core.errors import ConfigError, DataError, PromptTooLong
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, as_dialogue, text_of_single_image_prompt
+from diptych.core.prompt import (
+    PromptLike,
+    as_dialogue,
+    require_images,
+    text_of_single_image_prompt,
+    text_of_text_only_prompt,
+    text_only,
+)
 from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
@@ -107,20 +114,24 @@ class TransformersGenerator:
     @one_or_many
     def generate(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[ImageSource | None],
         prompts: Sequence[PromptLike],
         *,
         max_tokens: int = 64,
         batch_size: int = 8,
         **options: Any,
     ) -> list[str]:
-        """An answer for each image: the likeliest token each time, unless `options` of transformers' `generate` say otherwise."""
+        """An answer for each image, or without one (None): the likeliest token each time, unless `options` of
+        transformers' `generate` say otherwise."""
         rows = self._rows(images, prompts)
-        texts: list[str] = []
+        texts = [""] * len(rows)
+        alone = [number for number, row in enumerate(rows) if not row.pictures]
+        beside = [number for number, row in enumerate(rows) if row.pictures]
         with torch.no_grad(), evaluating(self.model):
-            for some in parts(rows, batch_size):
-                new_id_BT = self._new_ids(self._inputs(some, max_tokens), max_tokens, options)
-                texts += [self._decoded(row) for row in new_id_BT.tolist()]
+            for some in (*parts(beside, batch_size), *parts(alone, batch_size)):
+                inputs = self._inputs([rows[number] for number in some], max_tokens)
+                for number, ids in zip(some, self._new_ids(inputs, max_tokens, options).tolist(), strict=True):
+                    texts[number] = self._decoded(ids)
         return texts
 
     def generate_ids(self, inputs: Mapping[str, Tensor], *, max_tokens: int = 64, **options: Any) -> Tensor:
@@ -143,7 +154,7 @@ class TransformersGenerator:
 
     def stream(
         self,
-        image: ImageSource,
+        image: ImageSource | None,
         prompt: PromptLike,
         *,
         on_text: Callable[[str], bool],
@@ -163,7 +174,7 @@ class TransformersGenerator:
 
     @one_or_many
     def answer_nll(
-        self, images: Sequence[ImageSource], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
+        self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
         rows = self._rows(images, prompts)
@@ -269,18 +280,22 @@ class TransformersGenerator:
 
     # ------------------------------------------------------------ what is asked
 
-    def _rows(self, images: Sequence[ImageSource], prompts: Sequence[PromptLike]) -> list[_ProcessorInput]:
+    def _rows(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[_ProcessorInput]:
         if len(prompts) != len(images):
             raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
         return [self._row(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
-    def _row(self, image: ImageSource, prompt: PromptLike) -> _ProcessorInput:
+    def _row(self, image: ImageSource | None, prompt: PromptLike) -> _ProcessorInput:
         if not getattr(self.processor, "chat_template", None):
+            if image is None and self._mark:
+                return _ProcessorInput([], text_of_text_only_prompt(prompt, model=self.name))
+            (picture,) = require_images([image], model=self.name)
             words = text_of_single_image_prompt(prompt, model=self.name)
-            return _ProcessorInput([_decoded_picture(image)], self._text(words))
-        if prompt == "":
+            return _ProcessorInput([_decoded_picture(picture)], self._text(words))
+        if prompt == "" and image is not None:
             prompt = DESCRIBE
-        turns, sources = pictures_in_order(as_dialogue(prompt), [image], model=self.name)
+        images = [] if image is None else [image]
+        turns, sources = pictures_in_order(as_dialogue(prompt if images else text_only(prompt)), images, model=self.name)
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
         return _ProcessorInput([_decoded_picture(source) for source in sources], str(text))
 
@@ -300,7 +315,9 @@ class TransformersGenerator:
     def _inputs(self, rows: Sequence[_ProcessorInput], tokens: int) -> dict[str, Tensor]:
         """Model inputs, padded on the left; refused where they leave no room for `tokens` new tokens."""
         several = any(len(row.pictures) != 1 for row in rows)
-        pictures: list[Any] = [row.pictures if several else row.pictures[0] for row in rows]
+        pictures: list[Any] | None = [row.pictures if several else row.pictures[0] for row in rows]
+        if not any(row.pictures for row in rows):
+            pictures = None
         side, self.tokenizer.padding_side = self.tokenizer.padding_side, "left"
         try:
             given: Mapping[str, Any] = self.processor(
@@ -326,9 +343,10 @@ class TransformersGenerator:
 
     def _room(self, needed: int, tokens: int) -> None:
         if self.context_length and needed > self.context_length:
-            raise ConfigError(
+            raise PromptTooLong(
                 f"picture and prompt take {needed - tokens} of the {self.context_length} tokens of '{self.name}', "
-                f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)"
+                f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
+                self.context_length - (needed - tokens),
             )
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.contracts import Unit
+from diptych.core.disk.json_text import read_object
+from diptych.core.disk.paths import near_sibling
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.inputs import one_or_many
 from diptych.data.media.transforms import Preprocess
@@ -28,15 +30,19 @@ from diptych.models.towers.towers import image_tower
 if TYPE_CHECKING:
     from diptych.models.io.foreign.detectors import TransformersPhraseDetector
     from diptych.models.io.foreign.generators import TransformersGenerator
+    from diptych.models.io.foreign.transformers_library import LibraryEmbedder
 
 KINDS = ("hf", "open_clip", "timm")
 
 
-def load_foreign(spec: str, *, download: bool = False) -> Embedding | TransformersGenerator | TransformersPhraseDetector:
+def load_foreign(
+    spec: str, *, download: bool = False
+) -> Embedding | LibraryEmbedder | TransformersGenerator | TransformersPhraseDetector:
     """Open a model of another library.
 
-    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`), one that writes about images, or one that
-                             finds phrases (`foreign_detectors.FAMILIES`): a folder, or a name in the local cache
+    hf:FOLDER_OR_NAME        a two-sided model of transformers (`transformers_layout.FAMILIES`, `transformers_library.LIBRARY_FAMILIES`),
+                             one that writes about images, or one that finds phrases (`detectors.FAMILIES`): a folder, or a name in
+                             the local cache; with #naflex behind it a SigLIP 2 whose images keep their shape
     open_clip:ARCH/WEIGHTS   WEIGHTS is a file, a tag (needs `download`), or the word random; FILE#FOLDER where the architecture has text
                              encoder or tokenizer of transformers
     open_clip:FOLDER         a folder with open_clip_config.json, weights and tokenizer, as BiomedCLIP is published; FOLDER#FOLDER as above
@@ -51,8 +57,13 @@ def load_foreign(spec: str, *, download: bool = False) -> Embedding | Transforme
         from diptych.models.io.foreign.detectors import is_phrase_detector, open_detector
         from diptych.models.io.foreign.generators import is_generator, open_generator
         from diptych.models.io.foreign.transformers_folder import open_folder
+        from diptych.models.io.foreign.transformers_layout import FAMILIES
+        from diptych.models.io.foreign.transformers_library import BY_TYPE, NAFLEX, open_library
 
-        hub = hub_folder(spec, rest, download=download)
+        hub = hub_folder(spec, rest.removesuffix(NAFLEX), download=download)
+        kind_of_model = read_object(hub / "config.json").get("model_type")
+        if rest.endswith(NAFLEX) or (kind_of_model in BY_TYPE and kind_of_model not in FAMILIES):
+            return open_library(hub, spec)
         if is_phrase_detector(hub):
             return open_detector(hub, spec)
         return open_generator(hub, spec) if is_generator(hub) else open_folder(hub, spec)
@@ -85,10 +96,12 @@ def hub_folder(spec: str, name: str, *, download: bool, fetching: str = "pass --
         files = ["*.json", "*.safetensors", "*.txt", "*.model"]
         return Path(snapshot_download(name, local_files_only=not download, allow_patterns=files))
     except HFValidationError as error:
-        raise ConfigError(f"{spec}: no such folder (expected a folder of transformers or OWNER/NAME)") from error
+        near = near_sibling(folder)
+        raise ConfigError(f"{spec}: no such folder (expected a folder of transformers or OWNER/NAME){near}") from error
     except LocalEntryNotFoundError as error:
         way = "the hub could not be reached" if download else fetching
-        raise ConfigError(f"{spec} is neither a folder nor in the local cache; {way}, or pass hf:FOLDER") from error
+        near = near_sibling(folder)
+        raise ConfigError(f"{spec} is neither a folder nor in the local cache; {way}, or pass hf:FOLDER{near}") from error
     except HfHubHTTPError as error:
         raise ConfigError(f"{spec} could not be fetched: {str(error).splitlines()[0]}") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,7 +93,41 @@ def _check_blip(address: str, folder: Path) -> None:
         raise ConfigError(f"{address} is {names[0]} of {kind!r}, which matches no pairs (expected a BlipForImageTextRetrieval)")
 
 
-class BlipPairMatcher(nn.Module):
+class MappingMatcher(nn.Module, ABC):
+    """A reader of pairs (`matching.matcher.PairMatcher`) that says where in the picture a text was read.
+
+    layers  of the text model, counted from 0
+    """
+
+    width: int
+    fused_width: int
+
+    @property
+    @abstractmethod
+    def layers(self) -> int: ...
+
+    @abstractmethod
+    def read_images(self, image_BCHW: Tensor) -> SideFeatures: ...
+
+    @abstractmethod
+    def read_texts(self, text_BL: Tensor, mask_BL: Tensor) -> SideFeatures: ...
+
+    @abstractmethod
+    def match(self, image: SideFeatures, text: SideFeatures) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def map_match(self, image_1CHW: Tensor, text_1L: Tensor, mask_1L: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """The log-odds that one picture and one text fit, and [L, P] attention times gradient at a layer, without the class token."""
+
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        return self.read_images(image_BCHW).vector_ND
+
+    def encode_text(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
+        assert mask_BL is not None
+        return self.read_texts(text_BL, mask_BL).vector_ND
+
+
+class BlipPairMatcher(MappingMatcher):
     """transformers' `BlipForImageTextRetrieval` as a reader of pairs. A text is read anew with each picture, so its ids are kept."""
 
     def __init__(self, folder: Path) -> None:
@@ -112,6 +147,10 @@ class BlipPairMatcher(nn.Module):
         self.inner: Any = inner.float().eval()
         self.width = int(self.inner.config.image_text_hidden_size)
         self.fused_width = int(self.inner.config.text_config.hidden_size)
+
+    @property
+    def layers(self) -> int:
+        return len(self.inner.text_encoder.encoder.layer)
 
     def read_images(self, image_BCHW: Tensor) -> SideFeatures:
         tokens_BPD = self.inner.vision_model(pixel_values=image_BCHW).last_hidden_state
@@ -150,13 +189,6 @@ class BlipPairMatcher(nn.Module):
             watch.remove()
         return (answer_12[0, 1] - answer_12[0, 0]).detach(), weight_LP[:, 1:]
 
-    def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        return self.read_images(image_BCHW).vector_ND
-
-    def encode_text(self, text_BL: Tensor, mask_BL: Tensor | None = None) -> Tensor:
-        assert mask_BL is not None
-        return self.read_texts(text_BL, mask_BL).vector_ND
-
 
 MAP_LAYER = 8
 """Where GroundVLP looks into ALBEF; of a model with fewer layers, two thirds of the way up."""
@@ -167,7 +199,7 @@ class BlipMatcher(Embedding):
 
     fits_above: ClassVar[float] = 0.0
 
-    def __init__(self, reader: BlipPairMatcher, inputs: MatcherInputs, name: str) -> None:
+    def __init__(self, reader: MappingMatcher, inputs: MatcherInputs, name: str) -> None:
         super().__init__(reader, inputs.preprocess, inputs.tokenizer, inputs.text_length, name)
         self.matcher = reader
         self.readings = CrossEncoder(self, reader)
@@ -182,7 +214,7 @@ class BlipMatcher(Embedding):
     def map_match(self, image: ImageSource, texts: Sequence[str], *, layer: int | None = None) -> list[MatchMap]:
         """Where in the picture each token of each text was read for the match. `layer` counts layers of the text model from 0; None takes
         the ninth, or the one two thirds of the way up. Raises ConfigError for a layer that it has not."""
-        count = len(self.matcher.inner.text_encoder.encoder.layer)
+        count = self.matcher.layers
         layer = (MAP_LAYER if count > MAP_LAYER else 2 * count // 3) if layer is None else layer
         if not 0 <= layer < count:
             raise ConfigError(f"layer is {layer} (expected 0..{count - 1}, the text layers of '{self.name}')")

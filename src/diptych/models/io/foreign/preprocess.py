@@ -1,4 +1,4 @@
-"""Other libraries' image settings as our `Preprocess`. What it cannot express is refused; the one exception is `from_timm`'s."""
+"""Other libraries' image settings as our `Preprocess`. What it cannot express is refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def from_processor(folder: Path, model_type: str = "") -> Preprocess:
     if cut > side:
         raise ConfigError(f"{path}: resizing to {side} and then cropping {cut} is not supported (expected a smaller crop)")
     made = _preprocess(cut, *_affine(path, settings), "crop" if short else "squash", _interpolation(path, settings))
-    return replace(made, margin=side - cut)
+    return replace(made, margin=side - cut, rounding="down")
 
 
 _PROCESSORS = {
@@ -107,12 +107,14 @@ def from_open_clip(settings: Mapping[str, Any]) -> Preprocess:
 
 
 def from_timm(model: Any) -> Preprocess:
-    """From a timm model's settings. The margin that timm cuts off before it resizes (`crop_pct` below 1) is kept in the picture."""
+    """From a timm model's settings, as `timm.data.create_transform` reads them: resized to size / `crop_pct`, and the middle taken."""
     import timm
 
     settings = timm.data.resolve_model_data_config(model)
     resize = {"center": "crop", "squash": "squash", "border": "pad"}[settings.get("crop_mode") or "center"]
-    return _preprocess(settings["input_size"][-1], settings["mean"], settings["std"], resize, settings["interpolation"])
+    side = settings["input_size"][-1]
+    made = _preprocess(side, settings["mean"], settings["std"], resize, settings["interpolation"])
+    return replace(made, margin=0 if resize == "pad" else math.floor(side / (settings.get("crop_pct") or 0.875)) - side)
 
 
 def _preprocess(side: int, mean: Any, std: Any, resize: Any, interpolation: Any) -> Preprocess:

@@ -15,6 +15,7 @@ from diptych.models.io.foreign.parts import DualEncoderParts, load_dual_encoder
 from diptych.models.io.foreign.preprocess import from_processor
 from diptych.models.io.foreign.tokenizer import check_fits, from_transformers
 from diptych.models.io.foreign.transformers_layout import FAMILIES
+from diptych.models.io.foreign.transformers_library import BY_TYPE
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
@@ -27,7 +28,9 @@ def open_folder(folder: Path, spec: str) -> PairEmbedder:
     plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = plain.get("model_type", "")
     if kind not in FAMILIES:
-        raise ConfigError(f"{spec}: model_type is {kind!r} (expected {' | '.join(FAMILIES)})")
+        own = next(iter((plain.get("auto_map") or {}).values()), "")
+        why = f", a model of the code of the folder ({own}), which is not run" if own else ""
+        raise ConfigError(f"{spec}: model_type is {kind!r}{why} (expected {' | '.join((*FAMILIES, *BY_TYPE))})")
     family = FAMILIES[kind]
     named = next(iter(plain.get("architectures") or ()), "")
     name = named if named in family.classes else family.classes[0]

@@ -6,12 +6,14 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
+from diptych.core.config import prepared_fields
 from diptych.core.errors import ConfigError
+from diptych.core.grouped_fields import out_of_groups
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.pairs.dual_encoder import DualEncoder
 from diptych.models.pairs.embedder import Embedding, PairEmbedder
@@ -115,9 +117,10 @@ def dense_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def changed_fields(recipe: Any) -> set[str]:
     """Fields in which a recipe differs from all of its presets: the user set them."""
     kind = type(recipe)
-    presets = [kind.preset(name) for name in kind.presets]
-    names = [f.name for f in fields(recipe) if not f.metadata.get("prepared")]
-    return {name for name in names if all(getattr(recipe, name) != getattr(preset, name) for preset in presets)}
+    presets = [out_of_groups(kind.preset(name)) for name in kind.presets]
+    prepared = prepared_fields(kind)
+    own = {name: value for name, value in out_of_groups(recipe).items() if name not in prepared}
+    return {name for name, value in own.items() if all(value != preset[name] for preset in presets)}
 
 
 def refuse_conflicts(before: Any, after: Any, asked: Collection[str], address: str) -> None:

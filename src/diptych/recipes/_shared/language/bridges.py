@@ -69,10 +69,8 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
                   as it comes, which beside small embeddings can be thirty times as large
     """
 
-    needs = ("image", "texts")
+    needs: ClassVar[tuple[str, ...]] = ("image", "texts")
     presets: ClassVar[tuple[str, ...]] = ("tiny", "paper")
-    trained: ClassVar[tuple[str, ...]] = ("connector",)
-
     image_tower: str = "vit_b32"
     template: str = "A picture of"
     space: str = " "
@@ -85,7 +83,7 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
     moca: bool = False
     moca_std: float = 0.0
     image_size: int = 224
-    resize: Literal["crop", "squash", "pad", "native"] = "crop"
+    resize: Literal["crop", "squash", "pad", "native", "square"] = "crop"
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
@@ -95,6 +93,11 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
     text_length: int = 128
     decoding: Literal["reduced", "whole"] = "reduced"
     slots: int = field(default=0, metadata={"prepared": True})
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Parts that are trained, of encoder, connector and language."""
+        return ("connector",)
 
     @property
     def measured_by(self) -> str:
@@ -166,16 +169,23 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
     # ------------------------------------------------------------ model
 
     def model(self) -> Bridge:
-        language = LanguageModel.from_folder(self.language_path, act=self.language_act)
+        language = self._language_model()
         if self.moca:
             language.calibrate(std=self.moca_std)
-        encoder = copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
+        encoder = self._encoder()
         spec = self.connector_spec()
         made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
         bridge = Bridge(encoder, made, language, trained=self.trained, awake=self.awake, blind=self.blind)
         if self.match_norms:
             bridge.match_norms_(torch.randn(4, 3, self.image_size, self.image_size))
         return bridge
+
+    def _language_model(self) -> LanguageModel:
+        return LanguageModel.from_folder(self.language_path, act=self.language_act)
+
+    def _encoder(self) -> Tower:
+        """The image encoder, a copy of the trained one or a fresh one."""
+        return copy.deepcopy(self._trained()[0]) if self.image_weights else self._fresh_encoder()
 
     def features(self, model: Bridge, batch: BridgeBatch) -> AnswerLikelihood:
         written: AnswerLikelihood = model(batch.image_BCHW, batch.layout)

@@ -25,7 +25,7 @@ PART = 32
 
 
 def cached_replies(
-    model: Any, images: Sequence[ImageSource], prompts: Sequence[PromptLike], *, max_tokens: int, keep: bool = True
+    model: Any, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int, keep: bool = True
 ) -> list[Reply]:
     """Replies, one a question, in order. Only a model that reports faults of single questions (`Respondent`) has faults among them.
 
@@ -56,7 +56,7 @@ def cached_replies(
     return [replies[key] for key in keys]
 
 
-def _keys(fingerprint: str, images: Sequence[ImageSource], prompts: Sequence[PromptLike], max_tokens: int) -> list[str]:
+def _keys(fingerprint: str, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], max_tokens: int) -> list[str]:
     marks: dict[int, str] = {}
 
     def marked(source: ImageSource) -> str:
@@ -66,7 +66,7 @@ def _keys(fingerprint: str, images: Sequence[ImageSource], prompts: Sequence[Pro
 
     keys = []
     for image, prompt in zip(images, prompts, strict=True):
-        messages = messages_of(prompt, [image], marked, model=fingerprint, pictures=True)
+        messages = messages_of(prompt, [] if image is None else [image], marked, model=fingerprint, pictures=True)
         plain = json.dumps([fingerprint, messages, max_tokens], ensure_ascii=False)
         keys.append(hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()[:32])
     return keys

@@ -17,14 +17,11 @@ import numpy as np
 
 from diptych.core.contracts import Embedder, Generator, Ranker
 from diptych.core.errors import ConfigError
-from diptych.core.image import ArrayImage
 from diptych.core.prompt import TextPart
 from diptych.tasks._scoring.answers.answer_match import normalised
 
 Kind = Literal["exact", "soft", "embedding", "likelihood", "model"]
 Preference = Literal["first", "second", "tie", "unread"]
-NOTHING = ArrayImage(np.full((1, 1, 3), 128, np.uint8), "no picture")
-"""Handed to a model that judges words alone."""
 GRADED = (
     "A question about a picture was answered. Compare the answer with the reference, which is right.\n"
     "Question: {question}\nReference: {reference}\nReasoning: {reasoning}\nAnswer: {answer}\n"
@@ -112,7 +109,7 @@ def parse_rating(reply: str, most: int = 10) -> float | None:
 
 def _by_likelihood(answers: Sequence[JudgedAnswer], judge: Ranker) -> list[JudgeRating]:
     prompts = [(TextPart(_filled(SAME, one)),) for one in answers]
-    nats = judge.answer_nll([NOTHING] * len(answers), prompts, [["yes", "no"]] * len(answers)) if answers else []
+    nats = judge.answer_nll([None] * len(answers), prompts, [["yes", "no"]] * len(answers)) if answers else []
     shares = [1 / (1 + float(np.exp(table[0, 0] - table[1, 0]))) for table in nats]
     return [JudgeRating(share, f"{share:.4f}") for share in shares]
 
@@ -187,6 +184,6 @@ def _filled(form: str, one: JudgedAnswer, **answers: str) -> str:
 def _replies(judge: Generator, texts: Sequence[str], max_tokens: int) -> list[str]:
     """Replies of the judge; equal questions are asked once."""
     once = list(dict.fromkeys(texts))
-    replies = judge.generate([NOTHING] * len(once), [(TextPart(text),) for text in once], max_tokens=max_tokens) if once else []
+    replies = judge.generate([None] * len(once), [(TextPart(text),) for text in once], max_tokens=max_tokens) if once else []
     reply_of = dict(zip(once, replies, strict=True))
     return [reply_of[text] for text in texts]

@@ -105,10 +105,13 @@ def stem(word: str) -> str:
     word = _without_plural(word)
     if word in FIXED:
         return word.lower()
-    word = _without_ed_and_ing(word, first)
+    before, word = word, _without_ed_and_ing(word, first)
+    if word != before and word.endswith(("ate", "ble", "ize")) and (len(word) > 5 or len(word) - first >= 3):
+        second = min(second, len(word) - 1)  # as NLTK has it, which counts the added e to the second region
     if len(word) > 2 and word[-1] in "yY" and word[-2] not in VOWELS:
         word = word[:-1] + "i"
-    if word.endswith(("ization", "izer")) and len(word) - 4 < second + word.endswith("ization") * 3:
+    ending = next((ending for ending in ("ization", "izer") if word.endswith(ending)), "")
+    if ending and first <= len(word) - len(ending) < second:
         second = len(word)  # as NLTK has it, which keeps the e of "quantize" from "quantizer"
     word = _second(word, first)
     word = _third(word, first, second)

@@ -1,0 +1,42 @@
+"""Mono-InternVL on pictures of two shapes: what a language model forgets of texts while it learns to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diptych.claims.cells.answered_pairs import PAIRS, TESTED, CaptionedPairs
+from diptych.claims.claim import Arm, Claim
+from diptych.claims.sweep import around
+from diptych.claims.verdict import Margins
+from diptych.recipes.bridges.mono_internvl import MonoInternVL
+
+
+def claims() -> tuple[Claim, ...]:
+    experts = replace(MonoInternVL.tiny(), concept_share=0.6, semantic_share=0.4, alignment_share=0.0)
+    full = replace(experts, experts=False, full=True)
+    rates = around(experts.lr)
+    return (
+        Claim(
+            slug="mono_internvl",
+            kind="paper's claim",
+            sentence="With visual experts a language model that learned to see finds texts without pictures likelier than one that was "
+            "trained as a whole",
+            source="2410.08202: visual experts keep what the language model knows, where training all of it forgets",
+            refuted="a difference whose interval lies above zero",
+            baseline=Arm("whole language model", CaptionedPairs(full), rates),
+            method=Arm("visual experts", CaptionedPairs(experts), rates),
+            controls=(
+                Arm("fresh experts", CaptionedPairs(replace(experts, expert_start="fresh"))),
+                Arm("untrained", CaptionedPairs(experts, learns=False)),
+            ),
+            metric="text_nll",
+            higher_is_better=False,
+            tuned_by="cider_d",
+            margins=Margins(matters=0.05, equivalence=0.05),
+            equal_budget=("steps", "samples"),
+            data=f"{PAIRS:,} rendered images of two shapes with a text, {TESTED} of the same seed to test, and the texts of those alone",
+            reported=("cider_d", "exact"),
+            tuning_seeds=(0,),
+            why_long="gradients run through the language model and captions are written to be scored",
+        ),
+    )

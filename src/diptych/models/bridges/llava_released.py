@@ -1,0 +1,59 @@
+"""LLaVA 1.5 as its authors or transformers save it, opened for use: "llava:FOLDER", "llava:FOLDER#CLIP-FOLDER"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from diptych.core.disk.json_text import read_object
+from diptych.core.errors import DataError
+from diptych.data.media.transforms import Preprocess
+from diptych.data.text.prompts.dialogue_rows import VICUNA_CHAT
+from diptych.data.text.prompts.template import Template
+from diptych.data.text.tokenize import Tokenizer
+from diptych.models.bridges.bridge import Bridge
+from diptych.models.bridges.connectors import MlpConnector
+from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
+from diptych.models.bridges.llava_weights import LlavaConfig, take_llava_, weight_tensors
+from diptych.models.bridges.writer import BridgeGenerator
+from diptych.models.io.saved_model import one_line_errors
+from diptych.models.towers.hidden_layer import hidden_layer
+from diptych.models.towers.towers import image_tower
+
+VISION = "vision_model."
+
+
+def open_released(address: str) -> BridgeGenerator:
+    """The model of a LLaVA folder, asked in the form of Vicuna 1.1, its images padded to a square with CLIP's mean colour.
+
+    address  "llava:FOLDER", and behind "#" the folder of the CLIP that it was trained with, where it holds no image encoder of its own
+    Raises DataError for a folder without an image encoder where none is named, and for weights of another model.
+    """
+    name, _, clip = address.removeprefix("llava:").partition("#")
+    folder = Path(name).expanduser()
+    with one_line_errors(folder), torch.random.fork_rng(devices=[]):
+        config = LlavaConfig.read(folder)
+        vision, encoder_folder = config.vision, Path(clip.removeprefix("hf:")).expanduser() if clip else None
+        if encoder_folder is not None:
+            vision = read_object(encoder_folder / "config.json").get("vision_config")
+        if not isinstance(vision, dict):
+            raise DataError("holds no image encoder", file=folder, expected=f"llava:{name}#CLIP-FOLDER")
+        tower = image_tower("hf_image", config={"model_type": "clip_vision_model", **vision})
+        if encoder_folder is not None:
+            own = {k.removeprefix(VISION): v for k, v in weight_tensors(encoder_folder) if k.startswith(VISION)}
+            tower.net.load_state_dict({k: v for k, v in own.items() if not k.endswith("position_ids")})  # type: ignore[union-attr]
+        language = LanguageModel(config=config.text)
+        bridge = Bridge(hidden_layer(tower, config.layer), MlpConnector(tower.token_width, language.width), language)
+        take_llava_(bridge, str(folder), encoder=encoder_folder is None)
+        words = LanguageVocabulary(Tokenizer.load(folder))
+    return BridgeGenerator(
+        bridge.eval(),
+        Preprocess(int(tower.image_size), resize="square"),  # type: ignore[arg-type]
+        words,
+        Template(VICUNA_CHAT),
+        folder.name,
+        connector={"kind": "mlp"},
+        length=language.context_length,
+        space="" if words.spaced else " ",
+    )

@@ -1,0 +1,80 @@
+"""BERT over image features that merges alike tokens layer by layer (SimVLG, 2310.03291).
+
+Letters: B batch, P patches, F features, K tokens left, D width of the language model, H heads, E width of BERT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError
+from diptych.models.bridges.token_reduction import ReducedTokens, merge_tokens, merged_count
+
+
+class MergingConnector(nn.Module):
+    """Features [B, P, F] to fewer tokens [B, K, D]: norm, map into BERT's width, BERT's positions and layers, map out.
+
+    In each layer, behind attention and its norm and before the feed-forward maps, `merged` tokens are merged into others
+    (`merge_tokens`), compared by their keys, averaged over heads. The first feature is the class token, which stays. No mask, no query.
+
+    merged  tokens that go in each layer; 0 merges none
+    bert    settings of `transformers.BertConfig`; published: bert-base
+    norm    epsilon of the LayerNorm of the features before; 0 for none
+    """
+
+    def __init__(
+        self, features: int, width: int, *, merged: int = 19, bert: dict[str, Any] | None = None, norm: float = 1e-5
+    ) -> None:
+        super().__init__()
+        if merged < 0:
+            raise ConfigError(f"merged is {merged} (expected 0 or more)")
+        settings = transformers.BertConfig(**(bert or {}))
+        self.merged, self.heads = merged, int(settings.num_attention_heads)
+        self.norm = nn.LayerNorm(features, eps=norm) if norm else nn.Identity()
+        self.inward = nn.Linear(features, settings.hidden_size)
+        whole: Any = transformers.BertModel(settings, add_pooling_layer=False)
+        del whole.embeddings.word_embeddings
+        self.bert = whole
+        self.map = nn.Linear(settings.hidden_size, width)
+
+    def count(self, patches: int) -> int:
+        positions = self.bert.embeddings.position_embeddings.num_embeddings
+        if patches > positions:
+            raise ConfigError(f"{patches} patches for {positions} positions of BERT (expected as many at most)")
+        for _ in self.bert.encoder.layer:
+            patches = merged_count(patches, self.merged)
+        return patches
+
+    def reduce(self, feature_BPF: Tensor) -> ReducedTokens:
+        """Tokens in the width of the language model, and the patches that each stands for."""
+        self.count(feature_BPF.shape[1])
+        tables = self.bert.embeddings
+        x_BPE = self.inward(self.norm(feature_BPF)) + tables.token_type_embeddings.weight[0]
+        x_BPE = x_BPE + tables.position_embeddings.weight[: x_BPE.shape[1]]
+        x_BPE = tables.dropout(tables.LayerNorm(x_BPE))
+        source = torch.eye(x_BPE.shape[1], device=x_BPE.device).expand(len(x_BPE), -1, -1)
+        for layer in self.bert.encoder.layer:
+            attended_BPE, key_BPE = self._attended(layer.attention, x_BPE)
+            if self.merged:
+                step = merge_tokens(attended_BPE, key_BPE, self.merged, source)
+                attended_BPE, source = step.token_BKD, step.source_BKP
+            x_BPE = layer.output(layer.intermediate(attended_BPE), attended_BPE)
+        return ReducedTokens(self.map(x_BPE), source)
+
+    def _attended(self, attention: Any, x_BPE: Tensor) -> tuple[Tensor, Tensor]:
+        """Output of a layer's attention with its residual and norm, and its keys, averaged over heads."""
+        own = attention.self
+        query, key, value = (
+            part(x_BPE).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (own.query, own.key, own.value)
+        )
+        rate = float(own.dropout.p) if self.training else 0.0
+        read_BPE = F.scaled_dot_product_attention(query, key, value, dropout_p=rate).transpose(1, 2).flatten(2)
+        return attention.output(read_BPE, x_BPE), key.mean(1)
+
+    def forward(self, feature_BPF: Tensor) -> Tensor:
+        return self.reduce(feature_BPF).token_BKD

@@ -1,0 +1,130 @@
+"""Image tokens that are replaced by rows of a learned pool, and the head that reconstructs them (Croc, 2410.14332).
+
+Letters: B batch, K tokens of an image, N tokens that are replaced, M rows of the pool, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import transformers
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import ConfigError, ShapeError
+
+Assign = Literal["hungarian", "nearest"]
+"""Each replaced token of an image gets a row of its own so that distances sum to the least, or the nearest row, whoever else has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """Use of a pool by a batch: perplexity [1] of all assignments, most [1] times that an image uses one row."""
+
+    perplexity: Tensor
+    most: Tensor
+
+
+class TokenPool(nn.Module):
+    """M learned rows, from a normal distribution, one of which replaces each chosen token. Gradients reach the rows, not the tokens.
+
+    unit  rows are scaled to norm 1 before they are compared and put in; without, where tokens have norm 1 the nearest rule takes the row of
+          least norm for nearly all of them
+    """
+
+    def __init__(self, rows: int, width: int, *, assign: Assign = "hungarian", unit: bool = False) -> None:
+        super().__init__()
+        if assign not in get_args(Assign) or rows < 1:
+            raise ConfigError(
+                f"a pool of {rows} rows with assign {assign!r} (expected 1 or more, {' | '.join(get_args(Assign))})"
+            )
+        self.row_MD = nn.Parameter(torch.randn(rows, width))
+        self.assign, self.unit = assign, unit
+
+    def rows(self) -> Tensor:
+        """[M, D] as they are put in."""
+        return F.normalize(self.row_MD, dim=1) if self.unit else self.row_MD
+
+    @torch.no_grad()
+    def match(self, token_BKD: Tensor, chosen_BK: Tensor) -> Tensor:
+        """The row of each chosen token, int64 [B, K]; -1 for those that stay. Raises ConfigError for a pool of fewer rows than an image
+        has chosen tokens, with assign "hungarian"."""
+        row_MD, index_BK = self.rows().float(), torch.full(chosen_BK.shape, -1, device=token_BKD.device)
+        for token_KD, chosen_K, index_K in zip(token_BKD.float(), chosen_BK, index_BK, strict=True):
+            distance_NM = torch.cdist(token_KD[chosen_K], row_MD)
+            if self.assign == "nearest":
+                index_K[chosen_K] = distance_NM.argmin(1)
+                continue
+            if distance_NM.shape[0] > distance_NM.shape[1]:
+                raise ConfigError(
+                    f"a pool of {distance_NM.shape[1]} rows for {distance_NM.shape[0]} replaced tokens of an image "
+                    "(expected as many rows at least, or assign 'nearest')"
+                )
+            _, column_N = linear_sum_assignment(distance_NM.cpu().numpy())
+            index_K[chosen_K] = torch.from_numpy(column_N).to(index_K)
+        return index_BK
+
+    def forward(self, token_BKD: Tensor, chosen_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens with rows of the pool in the chosen places, and `match`."""
+        index_BK = self.match(token_BKD, chosen_BK)
+        drawn_BKD = self.rows()[index_BK.clamp_min(0)].to(token_BKD.dtype)
+        return torch.where(chosen_BK[..., None], drawn_BKD, token_BKD), index_BK
+
+    @torch.no_grad()
+    def usage(self, index_BK: Tensor) -> PoolUsage:
+        """Evenness of the use of rows: a perplexity of M where all were used alike, of 1 where one row was all."""
+        chosen_BK = index_BK >= 0
+        count_BM = torch.zeros(len(index_BK), len(self.row_MD), device=index_BK.device)
+        count_BM.scatter_add_(1, index_BK.clamp_min(0), chosen_BK.float())
+        share_M = count_BM.sum(0) / count_BM.sum().clamp_min(1)
+        entropy = -(share_M * share_M.clamp_min(1e-12).log()).sum()
+        return PoolUsage(entropy.exp().reshape(1), count_BM.max().reshape(1))
+
+
+def choose_tokens(images: int, tokens: int, share: float, generator: torch.Generator) -> Tensor:
+    """Random places that are replaced, bool [B, K]: of each image all but (1 - share) of its tokens, rounded down."""
+    if not 0 <= share < 1:
+        raise ConfigError(f"a share of {share} replaced tokens (expected 0 or more and below 1)")
+    kept = int(tokens * (1 - share))
+    chosen_BK = torch.zeros(images, tokens, dtype=torch.bool)
+    for row in range(images if share else 0):
+        chosen_BK[row, torch.randperm(tokens, generator=generator)[kept:]] = True
+    return chosen_BK
+
+
+class ReconstructionHead(nn.Module):
+    """Learned positions, layers of BERT, a linear map: states of a language model at an image's places [B, K, D] to its tokens.
+
+    positions  K, which every image has; layers  published: 1; a head of attention for every 64 dimensions
+    """
+
+    def __init__(self, width: int, positions: int, *, layers: int = 1) -> None:
+        super().__init__()
+        settings = transformers.BertConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_attention_heads=max(1, width // 64),
+            num_hidden_layers=layers,
+            attn_implementation="sdpa",
+        )
+        self.position = nn.Embedding(positions, width)
+        self.layers = nn.ModuleList(transformers.models.bert.modeling_bert.BertEncoder(settings).layer)
+        self.map = nn.Linear(width, width)
+
+    def forward(self, state_BKD: Tensor) -> Tensor:
+        if state_BKD.shape[1] != self.position.num_embeddings:
+            raise ShapeError(f"{state_BKD.shape[1]} states of an image (expected {self.position.num_embeddings})")
+        x_BKD = state_BKD + self.position.weight
+        for layer in self.layers:
+            given = layer(x_BKD)
+            x_BKD = given if isinstance(given, Tensor) else given[0]
+        made_BKD: Tensor = self.map(x_BKD)
+        return made_BKD
+
+
+def reconstruction_loss(made_BKD: Tensor, target_BKD: Tensor, *, beta: float = 0.01) -> Tensor:
+    """Smooth L1 of each image, the mean over all its tokens, replaced or not, and dimensions. [B]"""
+    return F.smooth_l1_loss(made_BKD.float(), target_BKD.float(), beta=beta, reduction="none").flatten(1).mean(1)

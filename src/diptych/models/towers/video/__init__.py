@@ -1,0 +1,1 @@
+"""Towers over the frames of a clip."""

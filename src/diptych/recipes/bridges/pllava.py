@@ -1,0 +1,215 @@
+"""PLLaVA: an image model reads clips by pooling projected frames, and the strength of its adapters is chosen after training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from diptych.core.contracts import Draw, Draws, Optimiser
+from diptych.core.errors import ConfigError, DataError
+from diptych.core.sample import Sample
+from diptych.data.text.prompts.dialogue_rows import cut_pieces
+from diptych.data.text.prompts.layout import ImageSlots, Piece, TokenPiece, lay_out
+from diptych.data.text.question_answering.questions import questions_of
+from diptych.models.bridges.adapter_scale import ScaledAdapters
+from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
+from diptych.models.bridges.llava_weights import take_llava_
+from diptych.models.bridges.writer import BridgeGenerator
+from diptych.models.towers.adapters import MARK
+from diptych.models.towers.outputs import Tower
+from diptych.models.towers.video.frame_sequence import FrameSequenceTower
+from diptych.recipes._shared.language.bridges import BridgeBatch
+from diptych.recipes._shared.language.clip_frames import Short, clip_views, read_frames
+from diptych.recipes._shared.language.visual_instruction import VisualInstructionRecipe
+
+TRAINED_PART = r"\.lora_|^connector\."
+"""Tensors that PLLaVA's published folders hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLLaVA(VisualInstructionRecipe):
+    """PLLaVA: Parameter-free LLaVA Extension from Images to Videos for Video Dense Captioning (Xu et al., 2024, arXiv 2404.16994).
+
+    Frames go through LLaVA's image encoder and projector; means over windows of time, rows and columns leave `pool` tokens, which stand in
+    the place of an image's. Projector and low-rank adapters of queries and values are trained on questions about clips. After training the
+    adapters' strength is chosen anew (`used_alpha`, `use_alpha` of the trained model): a small one keeps the long answers of the image
+    model, the trained one gives the short answers of the data. An image is a clip of equal frames. `norm_kurtosis` in the log watches for
+    dominant tokens, which the paper finds where frames are not pooled.
+
+    A row is: start mark, "USER:", clip, line break, question, end mark, "ASSISTANT:", answer, end mark, each encoded apart, as released; in
+    use there is a space in place of the first end mark (`template`).
+
+    frames         of a clip
+    pool           frames, rows and columns that pooling leaves
+    adapter_rank, adapter_alpha, adapter_dropout, adapter_targets  of the low-rank adapters; targets are patterns of modules
+    used_alpha     alpha of use; -1: that of training
+    adapters_from  "hf:FOLDER" of a published PLLaVA, whose projector and adapters it starts from
+    user, assistant  role marks of training
+    question_ends  an end mark stands behind each question, too
+    medium         the name of the clip among a sample's media
+    short_clips    clips with fewer frames: "refuse" them, "repeat" some, or the "early" ones
+    mixed_images   a batch of images is repeated and cut into clips as a whole, so that a clip holds several images: as released
+    final_lr       share of the rate at the end
+    """
+
+    slug = "pllava"
+    keeps_adapters = True
+    needs = ("questions",)
+
+    frames: int = 16
+    pool: tuple[int, int, int] = (16, 12, 12)
+    adapter_rank: int = 128
+    adapter_alpha: float = 32.0
+    adapter_dropout: float = 0.05
+    adapter_targets: tuple[str, ...] = (r"\.q_proj$", r"\.v_proj$")
+    used_alpha: float = -1.0
+    adapters_from: str = ""
+    user: str = "USER:"
+    assistant: str = "ASSISTANT:"
+    question_ends: bool = True
+    medium: str = "clip"
+    short_clips: Short = "refuse"
+    mixed_images: bool = False
+    final_lr: float = 0.25
+
+    template: str = "USER: {image}\n{prompt} ASSISTANT:"
+    space: str = ""
+    projector_share: float = 0.0
+    text_rows: bool = False
+    resize: Any = "crop"
+    text_length: int = 512 + 2304
+    batch_size: int = 128
+    rows_a_mean: int = 8
+    steps: int = 6250
+    lr: float = 2e-5
+    warmup: float = 0.2
+    weight_decay: float = 0.02
+    clip_norm: float = 0.0
+
+    instruct: bool = field(default=True, metadata={"prepared": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frames < 1 or len(self.pool) != 3 or min(self.pool) < 1 or self.pool[0] > self.frames:
+            raise ConfigError(
+                f"pool is {list(self.pool)} of {self.frames} frames (expected 1 up to as many frames, rows and columns)"
+            )
+        self._adapters()
+        object.__setattr__(self, "needs", ("questions",))  # clips and images alike
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return ("connector",)
+
+    def _adapters(self) -> ScaledAdapters:
+        used = self.adapter_alpha if self.used_alpha < 0 else self.used_alpha
+        return ScaledAdapters(self.adapter_rank, self.adapter_targets, self.adapter_alpha, used, self.adapter_dropout)
+
+    def connector_spec(self) -> dict[str, Any]:
+        return {"kind": "pooled", "size": list(self.pool), "frames": self.frames}
+
+    # ------------------------------------------------------------ data
+
+    def has_dialogue(self, sample: Sample) -> bool:
+        return (sample.image is not None or self.medium in sample.media) and bool(questions_of(sample))
+
+    def load(self, sample: Sample, rng: np.random.Generator) -> Mapping[str, Any]:
+        if not self.has_dialogue(sample):
+            raise DataError(f"sample '{sample.uid}' has no question about a clip or an image", field="questions", expected="one")
+        side = self.decode_size
+        return {"clip": read_frames(sample, self.medium, self.frames, rng, short=self.short_clips, min_side=side)}
+
+    def dialogue_row(self, draw: Draw) -> tuple[list[Piece], bool]:
+        words = self.words()
+        pieces: list[TokenPiece] = []
+        mark, end = tuple(words.pieces(self.user)), (words.end_id,) if self.question_ends else ()
+        for index, question in enumerate(questions_of(draw.sample)):
+            asked = ("" if index else "\n") + question.text
+            before = (*words.pieces(asked), *end, *words.pieces(self.assistant))
+            pieces.append(TokenPiece((*mark, *before) if index else before))
+            pieces.append(TokenPiece((*words.pieces(self.space + question.answer), words.end_id), answer=True))
+        first: list[Piece] = [*([TokenPiece(mark)] if mark else []), ImageSlots(self.slots)]
+        if not self.text_length:
+            return [*first, *pieces], False
+        kept, longer = cut_pieces(pieces, self.text_length - len(words.start_ids) - len(mark) - self.slots)
+        return [*first, *kept], longer
+
+    def laid(self, draws: Draws, rows: Sequence[Sequence[Piece]]) -> BridgeBatch:
+        clips, rngs = [draw.media["clip"] for draw in draws], [draw.rng for draw in draws]
+        image_BTCHW = clip_views(clips, rngs, self.preprocess, self.crop, self.flip)
+        laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
+        return BridgeBatch(image_BTCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
+
+    def _slots(self) -> int:
+        return self.pool[0] * self.pool[1] * self.pool[2]
+
+    # ------------------------------------------------------------ model
+
+    def _encoder(self) -> Tower:
+        inner = super()._encoder()
+        made = FrameSequenceTower(inner, self.frames, mixed=self.mixed_images)
+        made.spec = {"name": "frame_sequence", "inner": inner.spec, "frames": self.frames, "mixed": self.mixed_images}
+        return made
+
+    def model(self) -> Bridge:
+        bridge = super().model()
+        self._adapters().add(bridge.language.inner)
+        if self.adapters_from:
+            take_llava_(bridge, self.adapters_from, required=TRAINED_PART)
+        return bridge
+
+    def metrics(self, features: AnswerLikelihood, batch: BridgeBatch) -> dict[str, Tensor]:
+        return {**super().metrics(features, batch), "norm_kurtosis": features.kurtosis.mean().detach()}
+
+    def optimiser(self) -> Optimiser:
+        return replace(super().optimiser(), final_lr=self.final_lr)
+
+    def stages(self) -> tuple[()]:
+        return ()
+
+    def stored(self, name: str) -> bool:
+        """Projector and adapters are in checkpoints, frozen parts are loaded again."""
+        return super().stored(name) or MARK in name
+
+    def deploy(self, model: Bridge) -> BridgeGenerator:
+        adapters = self._adapters()
+        made = super().deploy(model if adapters.used == adapters.alpha else copy.deepcopy(model))
+        made.lora = replace(adapters.apply(made.bridge.language.inner, adapters.used), dropout=0.0)
+        made.frames, made.pictures = self.frames, 4096
+        return made
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """Eight frames in 8 x 2 x 2 tokens, small models that are made first: two minutes on two cores."""
+        shared = {name: value for name, value in cls.small().items() if not name.startswith("instruct_")}
+        return cls(
+            **{
+                **shared,
+                "frames": 8,
+                "pool": (8, 2, 2),
+                "adapter_rank": 8,
+                "adapter_alpha": 8.0,
+                "adapter_dropout": 0.0,
+                "adapter_targets": (r"_proj$",),
+                "user": "",
+                "assistant": " :",
+                "question_ends": False,
+                "template": "{image}\n{prompt} :",
+                "batch_size": 16,
+                "steps": 400,
+                "lr": 2e-3,
+                "clip_norm": 1.0,
+                "final_lr": 0.0,
+            }
+        )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """16 frames at 336 pixels, 16 x 12 x 12 tokens, adapters of rank 128 with alpha 32, from LLaVA 1.6 or 1.5 (`weights_from`): 6,250
+        steps of 128. Answers of the published evaluations are written with alpha 4 or 20 (`used_alpha`)."""
+        return cls(image_tower="vit_l14", image_size=336, decoding="whole")

@@ -1,0 +1,83 @@
+"""The package of docs/add-a-system.md, installed from the page: its recipe, world, operator, task and index do their work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "docs/add-a-system.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+RUN = """
+import json, shlex, sys
+from diptych.cli import main
+import diptych.core.registry
+for words in json.loads(sys.argv[1]):
+    print("$", shlex.join(words), flush=True)
+    if code := main(words):
+        sys.exit(code)
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if kind == language]
+
+
+def install(site: Path) -> None:
+    """Modules of the page as a package, and its entry points as pip leaves them."""
+    package = site / "my_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    for text in blocks("python"):
+        if path := re.match(r"# my_package/(\w+\.py)\n", text):
+            (package / path[1]).write_text(text, encoding="utf-8")
+    (package / "recipes.py").write_text(blocks("python")[0], encoding="utf-8")
+    info = site / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n", encoding="utf-8")
+    points = blocks("toml")[0].replace('[project.entry-points."', "[").replace('"]', "]").replace('"', "")
+    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    install(folder)
+    return folder
+
+
+def run(site: Path, commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-c", RUN, json.dumps(commands)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, check=False, cwd=site, env=environment)
+
+
+def test_every_command_under_the_package_does_its_work(site: Path) -> None:
+    (text,) = (text for text in blocks("console") if "world:stripes" in text)
+    commands = [shlex.split(line.removeprefix("$ diptych ")) for line in text.splitlines()]
+    assert [words[0] for words in commands] == ["train", "eval", "curate", "index", "search", "compare"]
+    done = run(site, commands)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = json.loads((site / "stripes.index/index.json").read_text(encoding="utf-8"))
+    assert (kept["kind"], kept["options"]["floor"]) == ("ternary", 0.02)
+    assert json.loads((site / "runs/compare/comparison.json").read_text(encoding="utf-8"))["tasks"] == [
+        "two_captions:colours=[red,blue]"
+    ]
+    page = (site / "runs/compare/report.html").read_text(encoding="utf-8")
+    assert "two_captions" in page
+    assert "columns are missing" not in page
+
+
+def test_a_model_that_cannot_do_the_task_is_refused_before_training(site: Path) -> None:
+    words = ["compare", "sitta", "codebook_captioner", "--data", "world:stripes?n=64", "--tasks", "two_captions", "--out", "none"]
+    done = run(site, [words])
+    assert done.returncode == 2
+    assert "task 'two_captions' needs a model that is an Embedder; 'sitta' offers" in done.stderr
+    assert not (site / "none").exists()
