@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine_results import Figure, Peer, keep
+from machine_results import keep
 
 import diptych as dp
 from diptych.core.image import ArrayImage
@@ -136,13 +136,7 @@ def main() -> None:
             print(f"{name:12}{len(kept):>6} rows kept  precision {precision:.3f}  recall {recall:.3f}")
             if name == "staged":
                 print(bytes(result.files["stages.json"]).decode())
-    value = {row["filter"]: row["precision"] for row in table}
-    peers = (Peer("keywords alone", value["keywords"], best=True),)
-    keep(
-        "staged_filter",
-        {"above": options.above, "other": options.other, "least": round(least, 3), "rows": table},
-        [Figure("precision", "share", value["staged"], peers, less=False)],
-    )
+    keep("staged_filter", {"above": options.above, "other": options.other, "least": round(least, 3), "rows": table}, [])
 
 
 if __name__ == "__main__":
