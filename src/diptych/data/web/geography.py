@@ -84,7 +84,7 @@ def read_geography(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry
 
 
 def country_of(stem: str) -> str:
-    """What several maps of one place share: "portugal" of "portugal_regions"."""
+    """Country that several maps share: "portugal" of "portugal_regions"."""
     return stem.partition("_")[0]
 
 
