@@ -146,4 +146,4 @@ def test_texts_are_read_as_the_release_reads_them() -> None:
     text = "A dog (Brown): fast!"
     assert CTP.paper().words().cleaned(text) == "a dog brown fast"
     assert CTP(clean=False).words().cleaned(text) == "a dog (brown): fast!", "as CLIP's vocabulary does"
-    assert CTP.paper().masking == "each"
+    assert CTP.paper().fusion.masking == "each"
