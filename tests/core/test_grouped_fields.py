@@ -14,6 +14,9 @@ from diptych.core.config import config_hash, from_plain, to_plain, with_changes
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.grouped_fields import grouped, out_of_groups
 from diptych.data.graphs.label_lists import CorpusNames, LabelLists
+from diptych.recipes.bridges.artgpt4 import ArtGPT4
+from diptych.recipes.bridges.mblip import MBLIP
+from diptych.recipes.bridges.minigpt4 import MiniGPT4
 from diptych.recipes.relations.penet import PENet
 from diptych.recipes.relations.rlipv2 import RLIPv2
 
@@ -61,6 +64,15 @@ def test_flat_names_are_taken_and_read_with_a_warning_that_names_the_group() -> 
         _ = made.wieght  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="wieght"):
         Grouped(wieght=0.5)  # type: ignore[call-arg]
+
+
+def test_sizes_of_a_q_former_are_one_group_in_all_recipes_that_have_one() -> None:
+    for kind in (MiniGPT4, ArtGPT4, MBLIP):
+        with pytest.warns(DeprecationWarning, match=r"former\.former_width"):
+            made = kind(former_width=32)  # type: ignore[call-arg]
+        assert made == from_plain(kind, {"former_width": 32})
+        assert (made.former.former_width, kind().former.settings()["hidden_size"]) == (32, 768)
+    assert not {"former", "former_every"} & set(out_of_groups(MiniGPT4())), "the hash of a run of before"
 
 
 def test_flat_files_are_read_and_hashes_are_those_of_the_flat_list() -> None:
