@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from machine_results import Figure, Peer, keep
+from machine_results import keep
 
 from diptych.data.articles.corpus import corpus_texts
 from diptych.data.text.tokenize import Tokenizer
@@ -67,10 +67,8 @@ def main() -> None:
             }
         )
         print(f"{name:8}{tokenizer.vocab_size:>8,} pieces{rows[-1]['tokens_per_word']:>8.3f} tokens per word")
-    rate = {row["vocabulary"]: row["tokens_per_word"] for row in rows}
-    peers = (Peer("general English, as many pieces", rate["general"]), Peer("CLIP's 49,408 pieces", rate["clip"], best=True))
     settings = {"texts": len(learned), "held_out": len(held_out), "words": sum(len(text.split()) for text in held_out)}
-    keep("medical_vocabulary", {**settings, "rows": rows}, [Figure("MEDLINE", "tokens/word", rate["medical"], peers)])
+    keep("medical_vocabulary", {**settings, "rows": rows}, [])
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from mkdocs.structure.files import File, Files
 
 from diptych.claims import registry
 from diptych.claims.claim import LONG
+from diptych.claims.controls.raw_input import PREFIX
 from diptych.claims.ledger import Entry, Side, Superseded
-from diptych.claims.raw_controls import PREFIX
 from diptych.claims.table import Row, forest, rows
 from diptych.core import systems
 from diptych.core.contracts import Recipe

@@ -19,7 +19,7 @@ LONG = "x" * 10_000
 
 def png(shade: int = 0) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 90, 9)).save(file, "PNG")
+    Image.new("RGB", (8, 8), (shade % 256, 90, 9 + shade // 256)).save(file, "PNG")
     return file.getvalue()
 
 

@@ -125,20 +125,20 @@ def test_a_curated_set_is_confined_to_the_folder_of_its_source(table: Path, tmp_
 
 
 def test_the_service_confines_its_data_by_default(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import diptych.serve.app as app
+    from diptych.serve.served_data import DataPart
 
-    given = []
+    real, given = DataPart.open, []
 
     class Stop(Exception):
         pass
 
-    def caught(*_: object, pool: object, **__: object) -> None:
-        given.append(pool)
+    def caught(address: str, inside: str = "") -> None:
+        given.append(len(real(address, inside=inside).data))
         raise Stop
 
-    monkeypatch.setattr(app, "create_app", caught)
+    monkeypatch.setattr(DataPart, "open", caught)
     dp.index("words", read(table), tmp_path / "index", kind="lexical", what="texts", progress=False).close()
-    for more, count in (([], 4), (["--inside", "/"], 8)):
+    for more in ([], ["--inside", "/"]):
         with pytest.raises(Stop):
             main(["serve", "words", str(tmp_path / "index"), "--data", str(table), "--port", "0", *more])
-        assert len(given[-1]) == count
+    assert given == [4, 8]

@@ -24,6 +24,7 @@ from diptych.core.contracts import (
     Detector,
     Embedder,
     Generator,
+    GoalPredictor,
     Grounder,
     Optimiser,
     PairScorer,
@@ -178,6 +179,13 @@ def chosen(model: Any, samples: list[Any]) -> list[Any]:
     return list(found)
 
 
+def aimed(model: Any, images: list[Any]) -> list[Any]:
+    """Letters of the goals of two pictures with a sentence each."""
+    goals = model.predict_goals(images, ["cook the egg", "wash the cup in the sink"])
+    assert [len(goal) for goal in goals] == [3, 3]
+    return [[ord(letter) for letter in " ".join(goal)] for goal in goals]
+
+
 def classified(model: Any, images: list[Any]) -> list[Any]:
     """Scores of two images for every class that the model was trained on."""
     score_NK = model.classify(images)
@@ -209,6 +217,7 @@ def matched(model: Any, images: list[Any]) -> list[Any]:
 
 
 ANSWERS: dict[Any, Any] = {
+    GoalPredictor: aimed,
     ClipScorer: scored,
     Segmenter: segmented,
     Grounder: grounded,

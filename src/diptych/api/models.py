@@ -11,6 +11,7 @@ from diptych.core.contracts import Detector, Grounder
 from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.inputs import image_of, names_of
+from diptych.core.merged_boxes import merge_boxes
 from diptych.core.run_folder import RunFolder
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.text.tokens.spans import find
@@ -25,8 +26,8 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
     name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
               Chinese-CLIP, AltCLIP), "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", "rlipv2:CHECKPOINT#ROBERTA-FOLDER" (a `Detector`),
               "penet:CHECKPOINT#SETTING", "fiber:CHECKPOINT#ROBERTA-FOLDER", "glip:CHECKPOINT#BERT-FOLDER", "denseclip:CHECKPOINT",
-              "llava:FOLDER" (or FOLDER#CLIP-FOLDER),
-              "tfjs:CENTERNET.json" (a `Detector`), "lora:ADAPTER#BASE",
+              "tfjs:CENTERNET.json" (a `Detector`), "llava:FOLDER" (or FOLDER#CLIP-FOLDER), "lora:ADAPTER#BASE", a release of the table of
+              `diptych weights` ("xclip:FILE", ...),
               "openai:http://HOST:PORT/v1#MODEL?OPTIONS" (`models.endpoint.address`); that and hf: folders of LLaVA, BLIP-2 and the
               like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
     download  allows fetching what is not on this machine; nothing is fetched without it
@@ -87,6 +88,7 @@ def detect(
     relations: str | Sequence[str] = (),
     min_score: float = 0.0,
     top: int = 100,
+    merge: float = 0.5,
 ) -> SceneGraph:
     """Scene graph of an image (objects, boxes, relations) for an open vocabulary of names.
 
@@ -95,7 +97,10 @@ def detect(
     objects    names of things to look for, a list or "person, dog"; empty takes those the model was trained with. The same for `relations`
     min_score  relations (and regions without one) below this score are left out
     top        relations, at most, the most confident first; regions where no relation is looked for
+    merge      boxes of one name with this IoU or more are one thing, that with the best score; 1 keeps all
     """
+    if not 0.0 < merge <= 1.0:
+        raise ConfigError(f"merge is {merge} (expected an IoU above 0; 1 merges nothing)")
     made = load(model) if isinstance(model, str | Path) else model
     if not isinstance(made, Detector):
         raise ConfigError(
@@ -108,7 +113,7 @@ def detect(
     # A detector drops duplicates among its best: more are requested than are kept, so that `top` are left.
     candidates = max(top, 100) if predicates else top
     (graph,) = made.detect([image_of(image)], objects=names, relations=predicates, top=candidates)
-    return graph.strongest(top=top, min_score=min_score)
+    return merge_boxes(graph, merge).strongest(top=top, min_score=min_score)
 
 
 def ground(

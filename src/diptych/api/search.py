@@ -36,7 +36,8 @@ def index(
     model    a model, anything that `load` opens, "words" (BM25 over the texts; kind "lexical") or "annotations" (the scene graphs of
              the data; kind "graphs")
     kind     "dense", "nested" (prefix, order, shortlist, funnel), "lexical" (query_terms, item_terms), "late" (shortlist),
-             "hybrid" (fusion, lexical, depth, exact_first), "graphs" (objects, relations, min_confidence); in brackets: `options`
+             "hybrid" (fusion, lexical, depth, exact_first), "graphs" (objects, relations, min_confidence); in brackets what `options`
+             may hold
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     download  allows fetching a model that is not on this machine

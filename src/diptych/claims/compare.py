@@ -27,8 +27,8 @@ import numpy as np
 
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
+from diptych.claims.controls.raw_input import raw_values
 from diptych.claims.job import Job
-from diptych.claims.raw_controls import raw_values
 from diptych.claims.results import measures_of
 from diptych.claims.spelling import Budget
 from diptych.claims.verdict import Margins

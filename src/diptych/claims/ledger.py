@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.claims.claim import Claim
-from diptych.claims.raw_controls import BLIND
+from diptych.claims.controls.raw_input import BLIND
 from diptych.claims.verdict import Judgement, Margins, judge
 from diptych.core.config import from_plain
 from diptych.core.disk.json_text import parse_json

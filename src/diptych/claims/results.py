@@ -14,7 +14,7 @@ from scipy import stats
 
 from diptych.claims import job as cells
 from diptych.claims.cell import CellResult
-from diptych.claims.raw_controls import BLIND, Values
+from diptych.claims.controls.raw_input import BLIND, Values
 from diptych.claims.statistics import item_view, items_needed
 from diptych.claims.verdict import MINIMUM_SEEDS, Margins, equivalence_p, holm, paired_difference, seeds_needed, withheld, word
 from diptych.core.contracts import TaskByItem

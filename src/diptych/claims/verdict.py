@@ -117,7 +117,7 @@ def withheld(
     higher_is_better: bool = True,
     blind: Collection[str] = (),
 ) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """Why there can be no verdict, "" where there can, and for each control the arms that are not shown to be above it.
+    """Reason for no verdict, "" where there can be one, and for each control the arms that are not shown to be above it.
 
     Claims and `compare` share this rule: neither arm is above a control, a control's mean is above the baseline's, or the baseline is not
     shown to be above a blind control.

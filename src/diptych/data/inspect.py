@@ -73,6 +73,9 @@ class DataReport:
     left_out: list[str] = field(default_factory=list)  # the first of the quarantine, with file and row
     graphs: GraphFacts | None = None
     with_written: int = 0  # samples with texts that rules or a model wrote
+    look_up: list[str] = field(
+        default_factory=list
+    )  # recall of the nearest training picture on each held-out split, beside chance
     beside: list[TextComparison] = field(default_factory=list)  # some of them, original and written
 
     @property
@@ -162,6 +165,7 @@ class DataReport:
             *([f"languages as they read, of those not stated: {_mix(self.languages_read)}"] if self.languages_read else []),
             f"licences: {_mix(self.licences)}",
             *([f"splits: {_mix(self.splits)}"] if self.splits else []),
+            *(f"recall at 1 of the nearest training picture: {line}" for line in self.look_up),
             *(self.leaks.lines() if len(self.splits) > 1 and self.leaks.clean else []),
             *([self._batch()] if self.texts else []),
             *([f"written texts: {self.with_written:,} samples have some, such as"] if self.beside else []),

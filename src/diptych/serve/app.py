@@ -33,8 +33,8 @@ from diptych.serve.admission.limits import Limits
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from diptych.serve.reloading import LoadSide
-    from diptych.serve.served_data import DataPart, ServedData
+    from diptych.serve.collection.reloading import LoadSide
+    from diptych.serve.collection.served_data import DataPart, ServedData
     from diptych.serve.service import ServedModel
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
@@ -83,9 +83,9 @@ def create_app(
     for package in PACKAGES:
         _needs(package)
     from diptych.serve.application import build
-    from diptych.serve.item_writer import reconcile
-    from diptych.serve.reloading import Reloader
-    from diptych.serve.served_data import DataPart
+    from diptych.serve.collection.item_writer import reconcile
+    from diptych.serve.collection.reloading import Reloader
+    from diptych.serve.collection.served_data import DataPart
     from diptych.serve.service import ServedModel, Service
 
     if detector is not None and not isinstance(detector, Detector):
@@ -122,7 +122,7 @@ def create_app(
 def _served_data(parts: Sequence[DataPart], sides: Sequence[ServedModel]) -> ServedData:
     """Data sets of a service, and what its indexes name besides."""
     from diptych.api.data import read_recorded
-    from diptych.serve.served_data import ServedData
+    from diptych.serve.collection.served_data import ServedData
     from diptych.serve.service import recorded_addresses
 
     if not parts:

@@ -17,8 +17,8 @@ from diptych.serve.admission.deadline import DeadlineMiddleware
 from diptych.serve.admission.guard import AccessLogMiddleware, GuardMiddleware
 from diptych.serve.admission.head import HeadMiddleware
 from diptych.serve.agents import agent_server
+from diptych.serve.collection.reloading import Reloader
 from diptych.serve.refusals import install_error_handlers
-from diptych.serve.reloading import Reloader
 from diptych.serve.routes import answers as answer_routes
 from diptych.serve.routes import changes as change_routes
 from diptych.serve.routes import chat as chat_routes

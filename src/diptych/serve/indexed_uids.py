@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from diptych.core.contracts import Dataset
 from diptych.core.errors import ConfigError
-from diptych.serve.served_data import ServedData
+from diptych.serve.collection.served_data import ServedData
 
 SHOWN = 12
 

@@ -26,14 +26,14 @@ from diptych.pipelines.alignment import method_of
 from diptych.serve.admission.limits import Limits
 from diptych.serve.admission.memory import MemoryBudget
 from diptych.serve.batching import Batcher, BatcherStopped, EmbeddingJob, Finish, QueueFull
+from diptych.serve.collection.item_writer import ItemWriter
+from diptych.serve.collection.served_data import ServedData
 from diptych.serve.decoders import DecoderPool
 from diptych.serve.facets import facets
 from diptych.serve.indexed_uids import count_missing, evenly_spaced, indexed_uids
-from diptych.serve.item_writer import ItemWriter
 from diptych.serve.metrics import Metrics
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import RequestError
-from diptych.serve.served_data import ServedData
 from diptych.serve.thumbnails import ThumbnailCache
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import pytest
 
 from diptych.core.contracts import GenerationOutput
 from diptych.core.errors import ConfigError
-from diptych.core.image import ArrayImage, BytesImage
+from diptych.core.image import ArrayImage, BytesImage, ImageSource
 from diptych.core.sample import Sample
 from diptych.curate.engine.pool import curate
 from diptych.curate.operators import overhead_captions
@@ -65,7 +65,7 @@ def picture() -> ArrayImage:
 
 
 def data(**extras: Any) -> Pool:
-    rows = {"a": picture(), "b": BytesImage(b"none"), "c": picture()}
+    rows: dict[str, ImageSource] = {"a": picture(), "b": BytesImage(b"none"), "c": picture()}
     return Pool.from_samples(Sample(uid, image, extras={"label": "Harbor", **extras}) for uid, image in rows.items())
 
 
@@ -89,7 +89,7 @@ def test_each_model_keeps_its_own_and_turning_decides(tmp_path: Path, monkeypatc
 
 def test_the_most_similar_stay_in_order() -> None:
     captions = ["a road", "ships", "a pier at the top", "a pier"]
-    kept = most_similar(Scorer(("pier", "ships")), picture(), captions, 3)  # type: ignore[arg-type]
+    kept = most_similar(Scorer(("pier", "ships")), picture(), captions, 3)
     assert kept == ["a pier at the top", "ships", "a pier"]
 
 
@@ -117,4 +117,4 @@ def test_what_does_not_fit_is_refused() -> None:
         {"temperature": 0.0},
     ):
         with pytest.raises(ConfigError):
-            OverheadCaptions(**options)  # type: ignore[arg-type]
+            OverheadCaptions(**options)

@@ -12,7 +12,7 @@ import torch
 from diptych.core.errors import ConfigError
 from diptych.data.media.whole_pictures import WholePictures, drawn_patches
 
-RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp_vilt_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp" / "ptp_vilt_released.npz"
 
 
 def test_sizes_are_the_released_ones(parity: Any) -> None:

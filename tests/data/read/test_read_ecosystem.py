@@ -17,7 +17,7 @@ from PIL import Image
 from diptych.core.errors import DataError, DiptychError
 from diptych.curate.engine.sources import open_pool
 from diptych.data.read import read
-from diptych.data.read.pickled import read_plain
+from diptych.data.read.layouts.pickled import read_plain
 from diptych.data.text.question_answering.questions import questions_of
 
 

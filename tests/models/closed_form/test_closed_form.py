@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from diptych.core.image import ArrayImage
+from diptych.core.image import ArrayImage, ImageSource
 from diptych.core.sample import Sample, Text
 from diptych.core.scene_graph import Region, Relation
 from diptych.data.dataset import Pool
@@ -43,6 +43,10 @@ def pictures(count: int, seed: int = 0, *, questions: bool = True) -> Pool:
             )
         )
     return Pool.from_samples(samples, name=f"halves{seed}")
+
+
+def images_of(rows: Pool) -> list[ImageSource]:
+    return [image for row in range(len(rows)) if (image := rows[row].image) is not None]
 
 
 @pytest.mark.parametrize(("rows", "width"), [(60, 12), (12, 40)])
@@ -103,13 +107,13 @@ def test_questions_are_answered_from_pixels_and_by_the_usual_answer() -> None:
     answers = set(task.predict(raw_input_model(rows, "majority"), test).column("answer").to_pylist())
     assert len(answers) == 1
     model = raw_input_model(rows, "ridge")
-    (table_C2,) = model.answer_nll([test[0].image], ["What colour is the upper half?"], [["red", "green", "blue", "grey"]])
+    (table_C2,) = model.answer_nll(images_of(test)[:1], ["What colour is the upper half?"], [["red", "green", "blue", "grey"]])
     assert ["red", "green", "blue", "grey"][int(table_C2[:, 0].argmin())] == test[0].regions[0].label
 
 
 def test_a_look_up_detects_what_the_nearest_training_picture_has() -> None:
     rows, test = pictures(200), pictures(10, seed=1)
-    images = [test[row].image for row in range(len(test))]
+    images = images_of(test)
     graphs = raw_input_model(rows, "nearest picture").detect(images, objects=list(COLOURS), relations=["above"])
     found = [graph.triplets()[0] == test[row].graph.triplets()[0] for row, graph in enumerate(graphs)]
     assert np.mean(found) > 0.9

@@ -196,9 +196,9 @@ def test_a_pickle_with_code_is_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "weights.pt"
     torch.save({"x": Code()}, path)
-    with pytest.raises(DataError, match=r"not read, since it asks for (__builtin__|builtins)\.print"):
+    with pytest.raises(DataError, match=r"not read, since it asks for (\w+\.)?print"):
         load_foreign(f"timm:resnet10t/{path}")
-    with pytest.raises(DataError, match=r"not read, since it asks for (__builtin__|builtins)\.print"):
+    with pytest.raises(DataError, match=r"not read, since it asks for (\w+\.)?print"):
         load_foreign(f"open_clip:ViT-S-32-alt/{path}")
 
 

@@ -23,7 +23,7 @@ from diptych.models.vilt.vilt import Vilt
 from diptych.models.vilt.vilt_model import ViltModel, ViltQuestionAnswerer
 
 AUTHORS = "dandelin/ViLT 762fd39"
-RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp_vilt_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp" / "ptp_vilt_released.npz"
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "a", "red", "circle", "on", "the", "left", "cup", "##s"]
 
 

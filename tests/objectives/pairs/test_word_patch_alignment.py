@@ -12,7 +12,7 @@ import torch
 from diptych.core.errors import ShapeError
 from diptych.objectives.pairs.word_patch_alignment import transport_distance, transport_plan, word_patch_alignment
 
-RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp_vilt_released.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp" / "ptp_vilt_released.npz"
 
 
 def test_loss_plan_and_gradients_are_the_released_ones(parity: Any) -> None:

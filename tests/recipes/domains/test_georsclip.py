@@ -22,6 +22,9 @@ from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
 from diptych.data.load.stream import batches
 from diptych.data.media.augment.rotated_views import mentions_direction, rotated
+from diptych.models.io.foreign.clip_layout import from_open_clip
+from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.towers.towers import image_tower, text_tower
 from diptych.recipes.domains.georsclip import GeoRSCLIP
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
@@ -114,6 +117,26 @@ def test_the_published_size() -> None:
     with torch.device("meta"):
         model = GeoRSCLIP.paper().model()
     assert sum(p.numel() for p in model.parameters()) == 151_277_313  # CLIP's ViT-B/32
+
+
+@pytest.mark.parametrize("architecture", ["ViT-B-32-quickgelu", "ViT-H-14"])
+def test_every_tensor_of_the_released_sizes_has_a_place(architecture: str) -> None:
+    """RS5M_ViT-B-32.pt and RS5M_ViT-H-14.pt are state dicts of open_clip's: each name and shape is one of ours, nothing is left over."""
+    config: Any = open_clip.get_model_config(architecture)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    shape: dict[str, Any] = {
+        "width": vision["width"],
+        "layers": vision["layers"],
+        "heads": vision["width"] // vision.get("head_width", 64),
+    }
+    with torch.device("meta"):
+        theirs = open_clip.model.CLIP(**config)
+        image = image_tower("vit", image_size=vision["image_size"], patch=vision["patch_size"], **shape)
+        shape = {name: text[name] for name in ("width", "layers", "heads")}
+        words = text_tower("transformer", vocab_size=text["vocab_size"], length=text["context_length"], eot_id=49_407, **shape)
+        model = DualEncoder(image, words, width=config["embed_dim"])
+        renamed = from_open_clip(theirs.state_dict())
+    assert {name: value.shape for name, value in renamed.items()} == {n: v.shape for n, v in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("kind", ["pfeiffer", "houlsby", "prefix", "unipelt"])

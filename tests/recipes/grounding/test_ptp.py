@@ -31,7 +31,7 @@ from diptych.train.optimise import learning_rate
 from diptych.train.options import TrainOptions
 from diptych.worlds.small_pairs import small_pairs
 
-RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp_losses.npz"
+RELEASED = Path(__file__).parents[2] / "parity" / "released" / "ptp" / "ptp_losses.npz"
 OPTIONS = TrainOptions(seed=1, progress=False, save_every=2, log_every=1)
 SMALL: dict[str, Any] = {
     "image_tower": "vit_micro", "image_size": 48, "width": 16, "text_width": 32, "text_layers": 1, "pieces": 320, "batch_size": 8,

@@ -13,8 +13,8 @@ from diptych.claims import engine, freshness, ledger, registry
 from diptych.claims.cell import Cell, CellResult
 from diptych.claims.claim import LONG, Claim
 from diptych.claims.constants import changed_constants, constants_hash
+from diptych.claims.controls.raw_input import PREFIX
 from diptych.claims.cost import estimate_costs
-from diptych.claims.raw_controls import PREFIX
 from diptych.claims.table import WIDTH, rows, table_lines
 from diptych.claims.trace import differences, trace, trace_at
 from diptych.claims.tree import Tree, tree

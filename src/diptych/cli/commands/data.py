@@ -97,6 +97,9 @@ class DataInspectArgs(ColumnArgs):
     ] = "clip"
     text_length: Annotated[int, arg(help="tokens that a model reads")] = 77
     look_at: Annotated[int, arg(help="images that are decoded in full")] = 200
+    look_up: Annotated[
+        bool, arg(help="retrieve by the nearest training picture, beside chance, where there are held-out splits")
+    ] = True
     page: Annotated[Path | None, arg(help="also write the report as a page with pictures")] = None
     json: JSON = False
 
@@ -224,6 +227,10 @@ def _inspect(argv: Sequence[str]) -> int:
         read_language=tagger,
         folder=folder if folder.is_dir() else None,
     )
+    if args.look_up:
+        from diptych.tasks.pairs.look_up import look_up_scores
+
+        report.look_up = [str(score) for score in look_up_scores(pool)]
     lines = report.lines()
     if args.page is not None:
         from diptych.core.disk.files import write_atomic

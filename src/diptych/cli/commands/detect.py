@@ -40,6 +40,7 @@ class DetectArgs:
     graph: Annotated[Path | None, arg(help="the graph as node-link JSON or GraphML; a folder for several images")] = None
     min_score: Annotated[float, arg(help="relations, and boxes of a phrase, below this score are left out")] = 0.1
     top: Annotated[int, arg(help="relations an image, boxes a phrase, at most")] = 20
+    merge: Annotated[float, arg(help="boxes of one name with this IoU or more are one thing; 1 keeps all")] = 0.5
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
         existing_file(path)
     if not args.images:
         raise ConfigError("say which image: diptych detect MODEL IMAGE")
+    _check_outputs(args)
     from diptych.api import detect, load
     from diptych.core.image import FileImage
 
@@ -64,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     answers: list[dict[str, Any]] = []
     lines: list[str] = []
     for path in args.images:
-        graph = detect(model, FileImage(path), **names, min_score=args.min_score, top=args.top)
+        graph = detect(model, FileImage(path), **names, min_score=args.min_score, top=args.top, merge=args.merge)
         answers.append(_answer(path, graph))
         lines += _lines(path, graph)
         if args.out is not None:
@@ -116,6 +118,21 @@ def _rows(answer: PhraseBoxes) -> list[tuple[Box, float]]:
 def _boxes(phrase: str, answer: PhraseBoxes) -> dict[str, Any]:
     boxes = [{"box": [round(side, 1) for side in box], "score": round(score, 4)} for box, score in _rows(answer)]
     return {"phrase": phrase, "boxes": boxes}
+
+
+def _check_outputs(args: DetectArgs) -> None:
+    """Raise ConfigError, before a model is loaded, for one file as the output of several pictures, and for pictures that would have one."""
+    if len(args.images) < 2:
+        return
+    for name, wanted in (("--out", args.out), ("--graph", args.graph)):
+        if wanted is not None and wanted.suffix and not wanted.is_dir():
+            raise ConfigError(
+                f"{name} is the file {wanted} for {len(args.images)} pictures (expected a folder, such as {wanted.stem}/)"
+            )
+    stems = [path.stem for path in args.images]
+    if (args.out or args.graph) and len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ConfigError(f"two pictures are called {twice}, and would be one output (expected pictures of different names)")
 
 
 def _output_path(wanted: Path, image: Path, suffix: str, count: int) -> Path:

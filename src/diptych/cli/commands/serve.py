@@ -127,7 +127,7 @@ def with_mcp_value(words: Sequence[str]) -> list[str]:
 
 def _part(address: str, inside: str) -> Any:
     """One data set of the service, which may name no file outside of the folder `inside`."""
-    from diptych.serve.served_data import DataPart
+    from diptych.serve.collection.served_data import DataPart
 
     return DataPart.open(address, inside=inside)
 

@@ -19,6 +19,8 @@ from diptych.data.curated import is_curated, open_curated
 from diptych.data.dataset import Pool
 from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
+from diptych.data.graphs.formats.social_pairs import RELATIONS as SOCIAL_PAIRS
+from diptych.data.graphs.formats.social_pairs import read_social_pairs
 from diptych.data.planning.files import FORMAT as TRIALS
 from diptych.data.planning.files import holds as holds_trials
 from diptych.data.planning.files import read_trials
@@ -40,20 +42,18 @@ from diptych.data.read.folder import LOOKED_FOR, read_folder
 from diptych.data.read.folder_probe import FolderProbe, probe_folder, tables_of
 from diptych.data.read.geotiffs import is_geotiff_format, read_geotiffs
 from diptych.data.read.hf import is_hub, read_hub
-from diptych.data.read.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
+from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
+from diptych.data.read.layouts.unread import unread_note
 from diptych.data.read.multi_context import holds as multi_context
 from diptych.data.read.multi_context import read_multi_context
 from diptych.data.read.objects import read_object
 from diptych.data.read.persons import is_market
 from diptych.data.read.read_options import ReadOptions
-from diptych.data.read.social_pairs import RELATIONS as SOCIAL_PAIRS
-from diptych.data.read.social_pairs import read_social_pairs
 from diptych.data.read.tables import SUFFIXES, fetch_table, read_tables
 from diptych.data.read.tars import read_tars
-from diptych.data.read.unread import unread_note
 from diptych.data.shards.build import open_built
 from diptych.data.shards.mark import is_built, refuse_unfinished
 

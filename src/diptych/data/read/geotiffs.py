@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 from diptych.core.disk.paths import escapes_folder
@@ -145,7 +146,7 @@ def _rows(file: Path, root: Path, options: TileOptions) -> list[Sample]:
         boxes: Sequence[Box] = scene.boxes(side, overlap=options.overlap)
         for box in boxes:
             stem = relative.rpartition(".")[0]
-            position = {"scene": relative, "box": list(box), "crs": scene.crs}
+            position: dict[str, Any] = {"scene": relative, "box": list(box), "crs": scene.crs}
             if scene.crs:
                 longitude, latitude = scene.lon_lat((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
                 position |= {"longitude": longitude, "latitude": latitude}

@@ -205,8 +205,8 @@ def _unpack_log(folder: Path, manifest: pa.Table, log: Changes, texts: pa.Table)
                 data = _slice(shard_path(folder, record["shard"]), record["image_offset"], record["image_size"])
                 offset_N[row] = writer.add(f"{record['uid']}.{ENDINGS.get(record['image_format'], record['image_format'])}", data)
             shard_N[row] = tar.name
-            group, licence, source = (record[name] or "" for name in ("group", "licence", "source"))
-            sample = Sample(record["uid"], None, strings[record["uid"]], group=group, licence=licence, source=source)
+            named: dict[str, Any] = {name: record[name] or "" for name in ("group", "licence", "source")}
+            sample = Sample(record["uid"], None, strings[record["uid"]], **named)
             if record["image_offset"] >= 0 and (positives := sample.positives()):
                 writer.add(f"{sample.uid}.txt", positives[0].string.encode())
             writer.add(f"{sample.uid}.json", sidecar(sample, record))

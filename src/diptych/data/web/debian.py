@@ -25,6 +25,7 @@ Found = TypeVar("Found")
 
 @contextmanager
 def debs_folder(out: Path, keep: bool) -> Iterator[Path]:
+    """Folder of downloaded archives: beside `out` when they are kept, else a temporary one."""
     if keep:
         folder = out.with_name(f"{out.name}-debs")
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ def _apt_error(package: str, stderr: str) -> str:
 
 
 def version_of(deb: Path) -> str:
+    """Package and version of an archive, as "debian:NAME VERSION"."""
     done = subprocess.run(["dpkg-deb", "--field", str(deb), "Package", "Version"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise DataError("is not a Debian package", file=deb, expected="the archive that apt-get downloaded")
@@ -124,4 +126,5 @@ def working(what: str, progress: bool) -> Iterator[None]:
 
 
 def uids(paths: list[PurePosixPath]) -> list[str]:
+    """Uids of files from their paths without the ending."""
     return uids_of([str(path.with_suffix("")) for path in paths], [str(path) for path in paths])

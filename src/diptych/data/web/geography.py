@@ -46,8 +46,8 @@ class Division:
 def read_geography(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry]]:
     """A sample for each map, with a region for every named division that it shows, and one for each flag of a division.
 
-    Splits: "train", "unseen_map" (the world map: names that training has, drawn otherwise) and "unseen_place" (countries of which training
-    has neither map nor flag).
+    Splits: "train", "unseen_map" (the world map: names that training has, drawn otherwise) and "unseen_place" (a fifth of the countries
+    with all their maps, and a fifth of the flags).
     """
     source = version_of(debs[0])
     pictures: dict[PurePosixPath, bytes] = {}
@@ -57,7 +57,7 @@ def read_geography(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry
             pictures[path] = data
         elif path.suffix == ".kgm":
             cards[path] = data
-    samples, bad, flags = [], list[QuarantineEntry](), dict[PurePosixPath, tuple[str, str]]()
+    samples, bad, flags = [], list[QuarantineEntry](), dict[PurePosixPath, str]()
     for path, uid in zip(sorted(cards), uids(sorted(cards)), strict=True):
         try:
             file, name, kind, divisions = read_map(cards[path])
@@ -67,7 +67,7 @@ def read_geography(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry
             continue
         for division in divisions:
             if division.flag:
-                flags.setdefault(PurePosixPath("flags") / division.flag, (division.name, path.stem))
+                flags.setdefault(PurePosixPath("flags") / division.flag, division.name)
         split = "unseen_map" if path.stem == WORLD else held_out(path.stem)
         texts = (Text(f"A map of {name} with its {kind.casefold() or 'regions'}.", "en"), Text(name, "en", "label"))
         image, extras = BytesImage(pictures[PurePosixPath(file)], file), {"category": "map", "split": split}
@@ -76,15 +76,15 @@ def read_geography(debs: list[Path]) -> tuple[list[Sample], list[QuarantineEntry
         )
     drawn = sorted(path for path in flags if path in pictures)
     for path, uid in zip(drawn, uids(drawn), strict=True):
-        name, stem = flags[path]
+        name = flags[path]
         texts = (Text(f"The flag of {name}.", "en"), Text(name, "en", "label"))
-        image, extras = BytesImage(pictures[path], str(path)), {"category": "flag", "split": held_out(stem)}
+        image, extras = BytesImage(pictures[path], str(path)), {"category": "flag", "split": held_out(name.casefold())}
         samples.append(Sample(uid, image, texts, group=f"flag of {name}", licence=LICENCE, source=source, extras=extras))
     return samples, bad
 
 
 def country_of(stem: str) -> str:
-    """What several maps of one place share: "portugal" of "portugal_regions"."""
+    """Country that several maps share: "portugal" of "portugal_regions"."""
     return stem.partition("_")[0]
 
 
@@ -134,7 +134,7 @@ def read_map(card: bytes) -> tuple[str, str, str, list[Division]]:
 
 
 def _colour(division: dict[str, str]) -> tuple[int, int, int]:
-    values = [division.get(channel, "") for channel in ("red", "green", "blue")]
+    values = [division.get(channel, "").removeprefix("-0") or "0" for channel in ("red", "green", "blue")]  # one map says -0
     if not all(value.isdecimal() and int(value) < 256 for value in values):
         raise DataError(f"'{division['name']}' has the colour {values}", field="color", expected="three numbers from 0 to 255")
     red, green, blue = map(int, values)

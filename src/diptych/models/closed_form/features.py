@@ -69,7 +69,7 @@ def clip_pixels(clips: Iterable[Any], side: int = SIDE) -> Floats:
 
 def _shrunk(pixels_HWC: npt.NDArray[np.uint8], side: int) -> Floats:
     small = Image.fromarray(np.ascontiguousarray(pixels_HWC[..., :3])).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small, np.float32).ravel() / 255
+    return (np.asarray(small, np.float32).ravel() / 255).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

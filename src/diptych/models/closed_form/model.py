@@ -17,7 +17,7 @@ import numpy.typing as npt
 from diptych.core.contracts import Dataset, Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
-from diptych.core.scene_graph import SceneGraph
+from diptych.core.scene_graph import Region, Relation, SceneGraph
 from diptych.models.closed_form.features import ANSWER, Floats, RawFeatures, answer_key, clip_pixels, pixels, raw_features
 from diptych.models.closed_form.ridge import Ridge
 
@@ -91,11 +91,11 @@ class RawInputModel:
         return self._ridge()
 
     def _ridge(self) -> Ridge:
-        known, fitted = self.features, self.features.ridge
+        features, fitted = self.features, self.features.ridge
         if self.method == "ridge":
             return fitted
-        single_V = np.zeros(len(known.columns), np.float32)
-        single_V[list(known.alone.values())] = 1.0
+        single_V = np.zeros(len(features.columns), np.float32)
+        single_V[list(features.alone.values())] = 1.0
         return replace(fitted, weight_DV=fitted.weight_DV * single_V)
 
     def _looked_up(self, pixels_ND: Floats, mean_V: Floats) -> Floats:
@@ -125,8 +125,8 @@ class RawInputModel:
             single = list(self.features.alone.values())
             kept_NV = np.zeros_like(scaled_NV)
             kept_NV[:, single] = scaled_NV[:, single]
-            return kept_NV
-        return scaled_NV
+            scaled_NV = kept_NV
+        return np.asarray(scaled_NV, np.float32)
 
     def _unit(self, words_NV: Floats) -> Unit:
         value_NK = self._scaled(words_NV)
@@ -153,10 +153,10 @@ class RawInputModel:
         predicted_NV, image_NK = self.predict(pixels(images)), self.embed_images(images)
         tables = []
         for predicted_V, image_K, prompt, texts in zip(predicted_NV, image_NK, prompts, candidates, strict=True):
-            known = [self.features.columns.get(answer_key(str(prompt), text)) for text in texts]
-            asked = any(column is not None for column in known)
+            columns = [self.features.columns.get(answer_key(str(prompt), text)) for text in texts]
+            asked = any(column is not None for column in columns)
             score_C = (
-                [-1.0 if column is None else float(predicted_V[column]) for column in known]
+                [-1.0 if column is None else float(predicted_V[column]) for column in columns]
                 if asked
                 else self.embed_texts([f"{prompt} {text}" for text in texts]) @ image_K
             )
@@ -210,7 +210,8 @@ class RawInputModel:
 
 
 def _merged(graphs: Sequence[SceneGraph]) -> SceneGraph:
-    regions, relations = [], []
+    regions: list[Region] = []
+    relations: list[Relation] = []
     for rank, graph in enumerate(graphs, 1):
         relations += [
             replace(r, subject=r.subject + len(regions), object=r.object + len(regions), confidence=1 / rank)

@@ -25,8 +25,7 @@ class Ridge:
     penalty: float
 
     def __call__(self, input_ND: Floats) -> Floats:
-        predicted_NV: Floats = (input_ND - self.input_mean_D) @ self.weight_DV + self.output_mean_V
-        return predicted_NV
+        return np.asarray((input_ND - self.input_mean_D) @ self.weight_DV + self.output_mean_V, np.float32)
 
 
 def fit_ridge(input_ND: Floats, output_NV: Floats, penalties: npt.NDArray[np.float64] = PENALTIES) -> Ridge:

@@ -16,11 +16,11 @@ from diptych.core.errors import ConfigError
 from diptych.core.sample import Text
 from diptych.data.media.decode import probe
 from diptych.data.shards.changes import NewPicture
-from diptych.serve.item_changes import UID, ItemChange, ItemCorrection, ItemRemoval, NewItem
-from diptych.serve.item_writer import ItemWriter
+from diptych.serve.collection.item_changes import UID, ItemChange, ItemCorrection, ItemRemoval, NewItem
+from diptych.serve.collection.item_writer import ItemWriter
+from diptych.serve.collection.reloading import Reloader
 from diptych.serve.pictures import bytes_of
 from diptych.serve.refusals import RequestError, SafeJsonResponse
-from diptych.serve.reloading import Reloader
 from diptych.serve.schema import (
     ItemCorrectionAnswer,
     ItemCorrectionRequest,

@@ -78,7 +78,9 @@ def add(app: FastAPI, service: Service) -> None:
         if service.detector is None:
             raise RequestError(404, "this service has no detector: start it with one (diptych serve ... --detector MODEL)")
         limits = service.limits
-        words = {name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")}
+        words: dict[str, Any] = {
+            name: texts_of(getattr(request, name), name, limits.names, limits) for name in ("objects", "relations")
+        }
         picture = await service.request_picture(request.image, request.uid)
 
         def graph_of(text_ND: Unit, image_ND: Unit) -> SceneGraph:
@@ -110,15 +112,16 @@ def add(app: FastAPI, service: Service) -> None:
         text = text_of(request.text, "text", service.limits)
         picture = await service.request_picture(request.image, request.uid)
         pixels_HWC = await service.aside(lambda: decode(picture, exact=True))
-        options = options_for(*pixels_HWC.shape[:2])
-        windows = len(scene_windows(*pixels_HWC.shape[:2], options.windows))
+        height, width = pixels_HWC.shape[:2]
+        options = options_for(height, width)
+        windows = len(scene_windows(height, width, options.windows))
         located: SceneMap = await service.submit(
             side.model,
             lambda t, i: locate(side.model, SceneFile.of_pixels(pixels_HWC), text, options),
             inside=[picture],
             times=windows,
         )
-        return SafeJsonResponse(located_answer(located, pixels_HWC.shape[:2], windows))
+        return SafeJsonResponse(located_answer(located, (height, width), windows))
 
     @app.post("/words", response_model=WordsAnswer)
     async def words(request: WordsRequest) -> Response:
@@ -133,7 +136,7 @@ def add(app: FastAPI, service: Service) -> None:
         return SafeJsonResponse(jsonable(words_of_picture.to_json()))
 
 
-def located_answer(located: SceneMap, size: tuple[int, ...], windows: int) -> dict[str, Any]:
+def located_answer(located: SceneMap, size: tuple[int, int], windows: int) -> dict[str, Any]:
     """The answer of /locate: the map reduced to `LOCATED` cells a side at most, places as shares of the picture's sides."""
     height, width = size
     share = min(1.0, LOCATED / max(located.map_HW.shape))

@@ -98,7 +98,7 @@ def test_corners_centre_and_flip(column: int, parity: Any) -> None:
     parity("ptp", "blocks of nine cells, and of nine flipped", "counting by hand", [(ours, theirs)], tolerance=0)
 
 
-RELEASED = Path(__file__).parents[3] / "parity" / "released" / "ptp_released.npz"
+RELEASED = Path(__file__).parents[3] / "parity" / "released" / "ptp" / "ptp_released.npz"
 
 
 def test_blocks_and_texts_are_those_of_both_released_loaders(parity: Any) -> None:

@@ -3,7 +3,7 @@
     refs(unc).p      a list of {"ref_id", "ann_id", "image_id", "file_name", "category_id", "split", "sentences": [{"raw", "sent"}]}
     instances.json   boxes of COCO: images, annotations, categories
 
-The pickle is read without unpickling (`data.read.pickled`). One sample an image; every expression is a sentence whose only phrase is the
+The pickle is read without unpickling (`layouts.pickled`). One sample an image; every expression is a sentence whose only phrase is the
 whole of it and means its box (`extras["grounding"]`). The splits are those of the file: train, val, test (refcocog), testA and testB.
 """
 
@@ -19,7 +19,7 @@ from diptych.data.graphs.collect import Collector
 from diptych.data.graphs.entries import BoxAnnotation, ImageAnnotation, PhraseAnnotation
 from diptych.data.graphs.fields import corners, ident, need
 from diptych.data.graphs.find import load_json
-from diptych.data.read.pickled import read_plain
+from diptych.data.read.layouts.pickled import read_plain
 
 PATTERN = "refs(*).p"
 BOXES = "instances.json"

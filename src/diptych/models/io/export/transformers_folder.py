@@ -21,6 +21,8 @@ from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.text import TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 
+ROUNDING = "diptych_rounding"
+"""Key of preprocessor_config.json for the rounding of margins that a model of ours was trained with."""
 _RESAMPLE = {"lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 
@@ -184,4 +186,5 @@ def _processor(embedder: PairEmbedder) -> dict[str, Any]:
         "image_mean": list(settings["mean"]),
         "image_std": list(settings["std"]),
         "resample": _RESAMPLE[settings["interpolation"]],
+        ROUNDING: embedder.preprocess.rounding,  # transformers always rounds margins down: this is for reading it back
     }

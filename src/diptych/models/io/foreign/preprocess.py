@@ -43,7 +43,7 @@ def from_processor(folder: Path, model_type: str = "") -> Preprocess:
     if cut > side:
         raise ConfigError(f"{path}: resizing to {side} and then cropping {cut} is not supported (expected a smaller crop)")
     made = _preprocess(cut, *_affine(path, settings), "crop" if short else "squash", _interpolation(path, settings))
-    return replace(made, margin=side - cut, rounding="down")
+    return replace(made, margin=side - cut, rounding="even" if settings.get("diptych_rounding") == "even" else "down")
 
 
 _PROCESSORS = {

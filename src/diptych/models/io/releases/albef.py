@@ -52,7 +52,8 @@ class AlbefPairMatcher(MappingMatcher):
         def layer(**changes: bool) -> nn.Module:
             config = BertConfig(**{**text, **changes})
             config._attn_implementation = "eager"  # the maps are read from its shares
-            return BertLayer(config)
+            made: nn.Module = BertLayer(config)
+            return made
 
         self.image_tower = image_tower(**image)
         self.embeddings: Any = BertEmbeddings(BertConfig(**text))

@@ -169,6 +169,12 @@ RELEASES: tuple[Release, ...] = (
         source="huggingface.co/dandelin/vilt-b32-mlm and others", licence="Apache-2.0 (model card)", opens="ViltModel",
         checked="transformers' ViltModel on a small folder", model_type="vilt",
     ),
+    Release(
+        slug="llava", systems=("llava",), title="LLaVA 1.5, as its authors save it", address="llava:FOLDER#CLIP-FOLDER",
+        source="huggingface.co/liuhaotian/llava-v1.5-7b and -13b", licence="Llama 2 Community License (model card)",
+        opens="BridgeGenerator", checked="every tensor of the published sizes; logits of transformers on a small folder",
+        names=(r"model\.mm_projector\.0\.weight",),
+    ),
     *(
         Release(
             slug=slug, systems=(slug,), title=title, address="", source=f"{NONE_KNOWN}: {why}", licence="", opens="", checked="",

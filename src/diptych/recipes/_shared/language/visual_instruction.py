@@ -270,7 +270,7 @@ class VisualInstructionRecipe(BridgeRecipe):
             "instruct_batch_size": 32,
             "instruct_rows_a_mean": 0,
             "steps": 700,
-            "lr": 3e-3,
+            "lr": 1e-3,
             "instruct_lr": 1e-3,
             "warmup": 0.05,
             "instruct_warmup": 0.05,

@@ -18,8 +18,8 @@ from diptych.data.shards.changes import NewPicture, PutItem, RemoveItem, with_ro
 from diptych.data.shards.mark import SHARDS
 from diptych.index.filters import merge_kinds
 from diptych.index.items import payload
+from diptych.serve.collection.served_data import DataPart
 from diptych.serve.refusals import RequestError
-from diptych.serve.served_data import DataPart
 
 UID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_ -]{0,63}")

@@ -10,8 +10,8 @@ from PIL import Image
 
 import diptych as dp
 from diptych.core.errors import DataError
+from diptych.data.graphs.formats.social_pairs import RELATIONS
 from diptych.data.media.decode import decode
-from diptych.data.read.social_pairs import RELATIONS
 from diptych.pipelines._social.prompts import PIPA, PISC
 
 LINES = "a.jpg 297 103 704 681 781 198 1023 681 14\nb.jpg 5 2 10 9 0 1 4 9 4\na.jpg 297 103 704 681 0 0 90 80 0\n"

@@ -24,9 +24,9 @@ from diptych.index.base import Index
 from diptych.index.engine.disk import DiskFull, need_room
 from diptych.index.engine.store import ItemFilter
 from diptych.serve import logs
-from diptych.serve.item_changes import Decision, ItemChange, ItemRemoval, NewItem, check_columns, decide, sample_of
+from diptych.serve.collection.item_changes import Decision, ItemChange, ItemRemoval, NewItem, check_columns, decide, sample_of
+from diptych.serve.collection.served_data import DataPart, ServedData
 from diptych.serve.refusals import RequestError
-from diptych.serve.served_data import DataPart, ServedData
 
 if TYPE_CHECKING:
     from diptych.serve.service import Service

@@ -1,4 +1,4 @@
-"""A hundred kills at moments drawn over a whole command: what was acknowledged is there, and the same command goes on to the same end."""
+"""Over a hundred kills at any moment of a command: what was acknowledged is there, and the same command goes on to the same end."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from ..hostile import png
 from .forked import Commands, commands
-from .hostile import png
 
-KILLS = {"train": 20, "index build": 15, "index add": 20, "index compact": 10, "data build": 15, "curate": 10, "claims run": 10}
-HERE = "tests.attacks.test_many_kills"
+KILLS = {"train": 20, "index build": 15, "index add": 20, "index compact": 10, "data build": 15, "data add": 10, "curate": 10}
+KILLS |= {"claims run": 10}
+HERE = "tests.attacks.counts.test_many_kills"
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,10 @@ def rows(first: int, last: int, file: Path) -> Path:
     return file
 
 
-def pictures(folder: Path, count: int) -> Path:
+def pictures(folder: Path, count: int, *, first: int = 0) -> Path:
     folder.mkdir()
-    for number in range(count):
-        (folder / f"{number:04d}.png").write_bytes(png(number % 250))
+    for number in range(first, first + count):
+        (folder / f"{number:04d}.png").write_bytes(png(number))
         (folder / f"{number:04d}.txt").write_text(f"picture number {number}")
     return folder
 
@@ -145,6 +146,24 @@ class DataBuild(Work):
         return digest(folder, "built/shards/*.tar", "built/manifest.parquet", "built/tables/*")
 
 
+class DataAdd(DataBuild):
+    def prepare(self, folder: Path) -> None:
+        if not (self.folder / "base").is_dir():
+            self.forks.run("data", "build", pictures(self.folder / "first", 60), self.folder / "base").good()
+            pictures(self.folder / "more", 240, first=60)
+        shutil.copytree(self.folder / "base", folder / "built")
+
+    def begin(self, folder: Path) -> list[Any]:
+        return ["data", "add", folder / "built", self.folder / "more", "--shard-samples", "30", "--json"]
+
+    def checked(self, folder: Path) -> None:
+        assert self.forks.run("data", "inspect", folder / "built", "--json").good().json["samples"] >= 60
+
+    def result(self, folder: Path) -> Any:
+        assert self.forks.run("data", "verify", folder / "built", "--json").good().json["ok"]
+        return self.forks.run("data", "inspect", folder / "built", "--json").good().json["samples"]
+
+
 class Curate(Work):
     def begin(self, folder: Path) -> list[Any]:
         if not (self.folder / "built").is_dir():
@@ -193,6 +212,7 @@ WORKS: dict[str, type[Work]] = {
     "data build": DataBuild,
     "curate": Curate,
     "claims run": ClaimsRun,
+    "data add": DataAdd,
 }
 
 

@@ -18,8 +18,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from .conftest import repeated_scans, victim
-from .hostile import DIGITS, NESTED, png
+from ..conftest import repeated_scans, victim
+from ..hostile import DIGITS, NESTED, png
 
 TEXTS = (
     "", " ", "\0", "\ud7ff", "a" * 200_000, "\u202e\x1b[2J", "../../etc/passwd", "{{7*7}}", "' OR 1=1 --", "<script>x</script>",

@@ -19,7 +19,7 @@ from diptych.index.base import Index
 from diptych.index.facts import FILE, read_facts
 from diptych.index.items import What
 from diptych.serve import logs
-from diptych.serve.item_writer import recent_changes
+from diptych.serve.collection.item_writer import recent_changes
 from diptych.serve.refusals import RequestError
 from diptych.serve.schema import ReloadRequest
 from diptych.serve.service import ServedModel, Service

@@ -30,6 +30,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple,
 }  # fmt: skip
 IGNORED = frozenset(("PROTO", "FRAME"))
+_BY_CODE = {operation.code: operation for operation in pickletools.opcodes}
 
 
 def read_plain(path: Path) -> Any:
@@ -63,11 +64,11 @@ def _operations(data: bytes) -> Iterator[tuple[str, Any, int]]:
     """(name, argument, byte) of each operation, as `pickletools.genops`, which takes no byte strings beyond ASCII."""
     file = io.BytesIO(data)
     while code := file.read(1):
-        operation = pickletools.code2op[code.decode("latin-1")]
+        operation = _BY_CODE[code.decode("latin-1")]
         argument: Any = None
         at = file.tell() - 1
         if operation.name == "STRING":
-            argument = codecs.escape_decode(file.readline().rstrip(b"\n")[1:-1])[0]  # type: ignore[attr-defined]
+            argument = codecs.escape_decode(file.readline().rstrip(b"\n")[1:-1])[0]
         elif operation.arg is not None:
             argument = operation.arg.reader(file)
         yield operation.name, argument, at
@@ -118,9 +119,9 @@ class _Machine:
             self._collected(name)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
-            values = tuple(self.stack[-count:])
+            last = tuple(self.stack[-count:])
             del self.stack[-count:]
-            self.stack.append(values)
+            self.stack.append(last)
         elif name in ("APPEND", "APPENDS"):
             values = self.items() if name == "APPENDS" else [self.pop()]
             self._top(list).extend(values)

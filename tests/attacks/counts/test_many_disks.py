@@ -66,8 +66,9 @@ def test_disks_that_fill_up(name: str, tmp_path: Path) -> None:
     disk, elsewhere = tmp_path / "disk", tmp_path / "elsewhere"
     disk.mkdir()
     elsewhere.mkdir()
-    root = Path(__file__).parents[2]
-    program = f"import sys; sys.path.insert(0, {str(root)!r}); from pathlib import Path; from tests.attacks.test_many_disks import attack; "
+    root = Path(__file__).parents[3]
+    program = f"import sys; sys.path.insert(0, {str(root)!r}); from pathlib import Path; "
+    program += "from tests.attacks.counts.test_many_disks import attack; "
     program += f"attack({name!r}, Path({str(disk)!r}), Path({str(elsewhere)!r}))"
     (elsewhere / "program.py").write_text(program)
     shell = f"mount -t tmpfs -o size=600m none {disk} && {sys.executable} {elsewhere}/program.py"

@@ -1,0 +1,1 @@
+"""Controls that the runner adds to every claim."""

@@ -1,0 +1,1 @@
+"""Layouts of other tools and data sets, and what of a folder was not read."""
