@@ -5,10 +5,11 @@ python scripts/compare_stemmers.py [--words]     needs nltk or snowballstemmer; 
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from diptych.data.text.tokenize import Tokenizer
 from diptych.tasks._scoring.captions.stemming import stem
@@ -27,14 +28,11 @@ def vocabulary_words() -> list[str]:
 def libraries() -> dict[str, Callable[[str], str]]:
     """English Snowball stemmers that are installed, by name and version."""
     made: dict[str, Callable[[str], str]] = {}
-    if importlib.util.find_spec("nltk"):
-        from nltk.stem.snowball import EnglishStemmer
-
-        made[f"nltk {version('nltk')}"] = EnglishStemmer().stem
-    if importlib.util.find_spec("snowballstemmer"):
-        import snowballstemmer
-
-        made[f"snowballstemmer {version('snowballstemmer')}"] = snowballstemmer.stemmer("english").stemWord
+    if find_spec("nltk"):
+        made[f"nltk {version('nltk')}"] = import_module("nltk.stem.snowball").EnglishStemmer().stem
+    if find_spec("snowballstemmer"):
+        stemmer = import_module("snowballstemmer").stemmer("english")
+        made[f"snowballstemmer {version('snowballstemmer')}"] = stemmer.stemWord
     return made
 
 

@@ -23,7 +23,8 @@ from diptych.core.randomness import keyed_uniforms
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
 from diptych.recipes._shared.continual_config import ReplayConfig, TaskSplit
-from diptych.recipes.contrastive.ctp import CTP, MaskedPairBatch
+from diptych.recipes._shared.masked_pairs import MaskedPairBatch
+from diptych.recipes.contrastive.ctp import CTP
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.train.stages import total_steps

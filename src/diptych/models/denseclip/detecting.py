@@ -24,10 +24,10 @@ from diptych.models.denseclip.dense_mask_detector import DenseClipMaskDetector
 from diptych.models.detection.anchor_boxes import AnchorConfig
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.mask_rcnn import MaskRCNNConfig, paste_mask
-from diptych.models.detection.region_detector import ClosedSetDetector, RegionDetector
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
+from diptych.models.io.region_detector import ClosedSetDetector, RegionDetector
 
 
 class DenseClipDetectorModel(RegionDetector, ClosedSetDetector):

@@ -29,11 +29,11 @@ from diptych.data.text.tokens.spans import tokens_of
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
 from diptych.models.detection.images import DetectionPreprocess
-from diptych.models.detection.region_detector import RegionDetector
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.region_detector import RegionDetector
 from diptych.models.towers.towers import text_tower
 
 

@@ -25,10 +25,10 @@ from diptych.data.media.decode import decode
 from diptych.models.detection.backbone import detection_backbone
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.inclusive_boxes import clip_boxes
-from diptych.models.detection.region_detector import ClosedSetDetector, first_names
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
+from diptych.models.io.region_detector import ClosedSetDetector, first_names
 from diptych.models.penet.scene_graph_network import SceneGraphConfig, SceneGraphNetwork, SceneGraphPrediction
 
 TOP = 1000

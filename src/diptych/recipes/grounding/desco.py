@@ -32,12 +32,12 @@ from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
 from diptych.models.detection.text_pieces import piece_end_ids
 from diptych.models.fiber.dense import DenseFiberDetector, DenseFiberPhraseDetector
-from diptych.models.fiber.detector_start import detector_weights
 from diptych.models.fiber.grounding import FiberConfig, FiberDetector, FiberPhraseDetector
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
+from diptych.recipes._shared.detector_start import detector_weights
 from diptych.recipes._shared.grounding_config import CaptionMix, DetectorRates, GroundingViews
 from diptych.recipes._shared.texts.query_texts import ReiterableSamples, every_text, knowledge_from
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of

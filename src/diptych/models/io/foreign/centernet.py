@@ -26,9 +26,9 @@ from diptych.core.image import ImageSource
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.media.decode import decode
 from diptych.data.vocabularies import vocabulary
-from diptych.models.detection.region_detector import RegionDetector
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.tfjs_graph import TfjsGraph
+from diptych.models.io.region_detector import RegionDetector
 
 HEAT, SIDES = "tower_0/keypoints", "tower_0/wh"
 SIZE, STRIDE, MOST, OVERLAP = 512, 4, 100, 0.4

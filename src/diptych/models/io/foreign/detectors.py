@@ -26,9 +26,9 @@ from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import SceneGraph
 from diptych.data.media.decode import decode
 from diptych.data.text.tokens.spans import tokens_of
-from diptych.models.detection.region_detector import RegionDetector
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating
+from diptych.models.io.region_detector import RegionDetector
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
 FAMILIES = {
