@@ -14,6 +14,10 @@ from diptych.core.config import config_hash, from_plain, to_plain, with_changes
 from diptych.core.errors import ConfigError, UnknownName
 from diptych.core.grouped_fields import grouped, out_of_groups
 from diptych.data.graphs.label_lists import CorpusNames, LabelLists
+from diptych.recipes.bridges.artgpt4 import ArtGPT4
+from diptych.recipes.bridges.mblip import MBLIP
+from diptych.recipes.bridges.minigpt4 import MiniGPT4
+from diptych.recipes.contrastive.ctp import CTP
 from diptych.recipes.relations.penet import PENet
 from diptych.recipes.relations.rlipv2 import RLIPv2
 
@@ -61,6 +65,27 @@ def test_flat_names_are_taken_and_read_with_a_warning_that_names_the_group() -> 
         _ = made.wieght  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="wieght"):
         Grouped(wieght=0.5)  # type: ignore[call-arg]
+
+
+def test_sizes_of_a_q_former_are_one_group_in_all_recipes_that_have_one() -> None:
+    for kind in (MiniGPT4, ArtGPT4, MBLIP):
+        with pytest.warns(DeprecationWarning, match=r"former\.former_width"):
+            made = kind(former_width=32)  # type: ignore[call-arg]
+        assert made == from_plain(kind, {"former_width": 32})
+        assert (made.former.former_width, kind().former.settings()["hidden_size"]) == (32, 768)
+    assert not {"former", "former_every"} & set(out_of_groups(MiniGPT4())), "the hash of a run of before"
+
+
+def test_flat_files_of_penet_and_ctp_open() -> None:
+    flat = {"square": True, "mirror": 0.0, "spread_margin": 3.0, "momentum": 0.0, "lr_drops": [0.5], "warmup_from": None}
+    penet = from_plain(PENet, flat)
+    assert (penet.pictures.square, penet.prototype_losses.spread_margin, penet.rates.lr_drops) == (True, 3.0, (0.5,))
+    assert out_of_groups(penet) == out_of_groups(PENet()) | flat | {"lr_drops": (0.5,)}
+    flat = {"column": ["task"], "buffer": 4, "queue": 8, "weight_words": 0.5, "masking": "share", "keys": "own"}
+    ctp = from_plain(CTP, flat)
+    assert (ctp.split.column, ctp.replay.buffer, ctp.memory.queue, ctp.fusion.masking) == (("task",), 4, 8, "share")
+    assert out_of_groups(ctp) == out_of_groups(CTP()) | flat | {"column": ("task",)}
+    assert from_plain(CTP, to_plain(ctp)) == ctp
 
 
 def test_flat_files_are_read_and_hashes_are_those_of_the_flat_list() -> None:

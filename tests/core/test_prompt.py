@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import BytesImage
 from diptych.core.media import MediaItem
 from diptych.core.prompt import (
@@ -25,6 +25,7 @@ from diptych.core.prompt import (
     dialogue_to_json,
     prompt_from_json,
     prompt_to_json,
+    single_image_requests,
     text_of_single_image_prompt,
 )
 
@@ -122,3 +123,12 @@ def test_a_model_of_words_leaves_nothing_out_in_silence() -> None:
     for asked in others:
         with pytest.raises(DataError, match="'m'"):
             text_of_single_image_prompt(asked, model="m")
+
+
+def test_requests_of_models_that_read_one_image_have_one_each() -> None:
+    image = BytesImage(b"x", "x.png")
+    assert single_image_requests([image], [(ImagePart(), TextPart("a cup"))], model="m") == [(image, "a cup")]
+    with pytest.raises(ConfigError, match=r"2 prompts for 1 images \(expected one an image\)"):
+        single_image_requests([image], ["a", "b"], model="m")
+    with pytest.raises(DataError, match="'m' reads no prompt of text alone"):
+        single_image_requests([None], ["a"], model="m")

@@ -11,11 +11,11 @@ dialogues can be stored beside the data; or it holds a picture of its own, which
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from diptych.core.errors import DataError
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
 from diptych.core.scene_graph import Box
@@ -152,6 +152,24 @@ def require_images(images: Sequence[ImageSource | None], *, model: str) -> list[
             f"'{model}' reads no prompt of text alone", row=row, field="images", expected="a picture with every prompt"
         )
     return given
+
+
+def require_one_per_image(name: str, given: Sized, images: Sized) -> None:
+    """Raises `ConfigError` unless there is one of `given`, called `name` in the message, for each image."""
+    if len(given) != len(images):
+        raise ConfigError(f"{len(given)} {name} for {len(images)} images (expected one an image)")
+
+
+def single_image_requests(
+    images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, model: str
+) -> list[tuple[ImageSource, str]]:
+    """Image and text of each request, for a model that reads one image and words with each.
+
+    Raises `ConfigError` where there are not as many prompts as images, `DataError` for a request without image or with more than one.
+    """
+    require_one_per_image("prompts", prompts, images)
+    texts = [text_of_single_image_prompt(prompt, model=model) for prompt in prompts]
+    return list(zip(require_images(images, model=model), texts, strict=True))
 
 
 def text_of_text_only_prompt(asked: PromptLike, *, model: str) -> str:

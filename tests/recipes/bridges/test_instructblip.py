@@ -178,8 +178,8 @@ def test_frames_are_read_with_the_question_and_answers_ranked_as_lavis_ranks(tmp
     images, asked = [data[row].image for row in range(3)], "what colour is it ?"
     prompt = (ImagePart(), *(ImagePart(source=image) for image in images[1:]), TextPart(asked))
     with torch.no_grad():
-        together = model._pictures([((images[0], *images[1:]), asked)])
-        alone = torch.cat([model._pictures([((image,), asked)]) for image in images])
+        together, _ = model._pictures([((images[0], *images[1:]), asked)])
+        alone = torch.cat([model._pictures([((image,), asked)])[0] for image in images])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     (found,) = model.answer_nll([images[0]], [prompt], [["red", "a red circle"]])
     pieces = [len(model.vocabulary.pieces(model.space + text)) for text in ("red", "a red circle")]

@@ -17,11 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.api import evaluate, load
+from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.randomness import keyed_uniforms
 from diptych.core.run_folder import RunFolder
 from diptych.data.load.stream import batches
-from diptych.recipes.contrastive.ctp import CTP, MaskedPairBatch
+from diptych.recipes._shared.continual_config import ReplayConfig, TaskSplit
+from diptych.recipes._shared.masked_pairs import MaskedPairBatch
+from diptych.recipes.contrastive.ctp import CTP
 from diptych.train.fit import fit
 from diptych.train.options import TrainOptions
 from diptych.train.stages import total_steps
@@ -33,7 +36,7 @@ ROWS, SIDE, LENGTH = 8, 16, 8
 def small(**changes: Any) -> CTP:
     settings = {**FEW_WORDS, "image_size": SIDE, "text_length": LENGTH, "width": 16, "queue": 20, **changes}
     settings = {"image_tower": "vit_micro", "text_tower": "text_micro", "fusion_heads": 4, **settings}
-    return replace(CTP.tiny(), **settings)
+    return with_changes(CTP.tiny(), settings)
 
 
 def made_batch(seed: int = 3) -> MaskedPairBatch:
@@ -280,7 +283,7 @@ def test_masks_are_part_of_the_batch_and_pure() -> None:
 
 def test_data_without_the_column_are_refused() -> None:
     with pytest.raises(DataError, match="no column industry_name"):
-        replace(small(), column=("industry_name",)).prepare(rows())
+        replace(small(), split=TaskSplit(column=("industry_name",))).prepare(rows())
 
 
 def test_the_paper_builds_with_its_parameter_count() -> None:
@@ -296,15 +299,20 @@ def test_the_paper_builds_with_its_parameter_count() -> None:
     assert trained == 224_414_209
     for name in ("momentum", "reference"):
         assert sum(p.numel() for p in model.companions[name].parameters()) == trained
-    assert (paper.albef, paper.class_token, paper.queue_start, paper.text_length) == (True, True, "random", 30)
+    assert (paper.albef, paper.fusion.class_token, paper.memory.queue_start, paper.text_length) == (True, True, "random", 30)
     assert (paper.augment, paper.resize, model.encoder.image_tower.norm_after.eps) == ("rand", "squash", 1e-6)
-    assert CTP.preset("paper_er") == replace(paper, buffer=10_000, replays="added")
-    assert (paper.tau, paper.queue, paper.momentum, paper.compatible) == (0.07, 1024, 0.995, (0.9, 0.05, 0.05))
+    assert CTP.preset("paper_er") == replace(paper, replay=ReplayConfig(buffer=10_000, replays="added"))
+    assert (paper.tau, paper.memory.queue, paper.memory.momentum, paper.memory.compatible) == (
+        0.07,
+        1024,
+        0.995,
+        (0.9, 0.05, 0.05),
+    )
 
 
 def test_hidden_words_are_guessed_from_the_class_token_too() -> None:
     """ALBEF's fusion reads the image encoder's whole output: the class token first, then the patches."""
-    recipe = replace(small(), class_token=True, albef=True).prepare(rows())
+    recipe = small(class_token=True, albef=True).prepare(rows())
     torch.manual_seed(0)
     model = recipe.model().eval()
     one = next(iter(batches(rows(), recipe, seed=0, stop=1)))

@@ -22,7 +22,8 @@ from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder
 from diptych.models.towers.packaged.hf_text import TransformersText
 from diptych.models.towers.towers import image_tower
-from diptych.recipes.contrastive.ctp import CTP, MaskedPairBatch, _carry
+from diptych.recipes._shared.masked_pairs import MaskedPairBatch
+from diptych.recipes.contrastive.ctp import CTP, _carry
 from diptych.train.optimise import build_optimiser
 
 STORED = json.loads((Path(__file__).parent / "fixtures" / "ctp_released.json").read_text(encoding="utf-8"))
@@ -146,4 +147,4 @@ def test_texts_are_read_as_the_release_reads_them() -> None:
     text = "A dog (Brown): fast!"
     assert CTP.paper().words().cleaned(text) == "a dog brown fast"
     assert CTP(clean=False).words().cleaned(text) == "a dog (brown): fast!", "as CLIP's vocabulary does"
-    assert CTP.paper().masking == "each"
+    assert CTP.paper().fusion.masking == "each"

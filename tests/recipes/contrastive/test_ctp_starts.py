@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from few_words import FEW_WORDS, WORDS
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError
 from diptych.models.io.tensor_files import read_tensors
 from diptych.recipes.contrastive.ctp import CTP
@@ -31,7 +31,7 @@ def small(**changes: Any) -> CTP:
         "width": 16,
     }
     heads = {"fusion_layers": LAYERS - 2, "fusion_heads": 2, "queue": 16, "patch_bias": True, "task": 1}
-    return replace(CTP(), **{**sizes, **heads, **changes})
+    return with_changes(CTP(), {**sizes, **heads, **changes})
 
 
 @pytest.fixture(scope="module")

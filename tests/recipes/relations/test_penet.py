@@ -27,6 +27,7 @@ from diptych.models.penet.pair_regions import rectangles
 from diptych.models.penet.pair_sampling import PairSampling, SceneGraphTargets
 from diptych.models.penet.predicate_head import box_code
 from diptych.models.towers.name_vectors import name_vectors, random_vector
+from diptych.recipes._shared.scene_graph_config import PrototypeLosses
 from diptych.recipes.relations.penet import PENet
 from diptych.train.optimise import build_optimiser, freeze, learning_rate
 from diptych.worlds.links.world import links
@@ -80,7 +81,7 @@ def test_published_schedule_and_what_decays() -> None:
     names = {name for name, p in model.named_parameters() if id(p) in decayed}
     assert {"head.log_scale", "head.pair_residual.norm.weight"} <= names
     assert not any(name.endswith("bias") for name in names)
-    phase = replace(small(setting="sgdet", trains="detector", momentum=0.9), bias_lr=PENet.detection().bias_lr)
+    phase = small(setting="sgdet", trains="detector", momentum=0.9, bias_lr=PENet.detection().rates.bias_lr)
     groups = build_optimiser(phase.model(), phase.optimiser()).param_groups
     factors = {(bool(group["weight_decay"]), group["scale"]) for group in groups if group["scale"]}
     assert factors == {(True, 1.0), (False, 2.0)}, (
@@ -134,7 +135,7 @@ def test_losses_are_the_published_terms_and_weights_of_zero_leave_them_out() -> 
     model, batch = recipe.model().eval(), first_batch(recipe)
     features = recipe.features(model, batch)
     assert set(recipe.losses(features, batch)) == {"relations", "distance", "similarity", "spread"}
-    bare = replace(recipe, distance=0.0, similarity=0.0, spread=0.0)
+    bare = replace(recipe, prototype_losses=PrototypeLosses(distance=0.0, similarity=0.0, spread=0.0))
     assert set(bare.losses(features, batch)) == {"relations"}
     linear = small(setting="predcls", classifier="linear")
     features = linear.features(linear.model(), batch)

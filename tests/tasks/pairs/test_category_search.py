@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from diptych.api import load
+from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ArrayImage
 from diptych.core.sample import Sample, Text
@@ -86,8 +87,18 @@ def test_what_cannot_ask_or_be_found_is_counted_or_refused() -> None:
 def test_a_run_of_ctp_keeps_the_blocks_that_read_both(albef: bool, tmp_path: Path) -> None:
     data = scenes(16, size=32, lengths=("short",), paraphrases=0, negatives=False).to_pool()
     sizes: dict[str, Any] = {"image_tower": "vit_micro", "text_tower": "text_micro", "image_size": 32, "pieces": 300}
-    small = replace(CTP.tiny(), **sizes, fusion_heads=4, batch_size=8, steps=3, at_most=1, queue=8, fused=True, albef=albef)
-    run = fit(replace(small, class_token=albef).prepare(data), data, tmp_path / "run", OPTIONS).path
+    changes = {
+        "fusion_heads": 4,
+        "batch_size": 8,
+        "steps": 3,
+        "at_most": 1,
+        "queue": 8,
+        "fused": True,
+        "albef": albef,
+        "class_token": albef,
+    }
+    small = with_changes(CTP.tiny(), {**sizes, **changes, "albef": albef, "class_token": albef})
+    run = fit(small.prepare(data), data, tmp_path / "run", OPTIONS).path
     model = load(run)
     assert isinstance(model, FusedPairs)
     images, texts = [data[row].image for row in (0, 1, 2)], [data[row].positives()[0].string for row in (0, 1, 2)]
@@ -98,8 +109,8 @@ def test_a_run_of_ctp_keeps_the_blocks_that_read_both(albef: bool, tmp_path: Pat
     assert np.abs(model.embed_pairs(images[1:2], texts[:1]) - found[:1]).max() > 1e-5, "the image counts"
     model.save(tmp_path / "kept")
     np.testing.assert_array_equal(load(tmp_path / "kept").embed_pairs(images, texts), found)
-    assert (CTP.paper().fused, CTP.paper().keys, CTP.tiny().keys) == (True, "own", "gathered")
+    assert (CTP.paper().fused, CTP.paper().memory.keys, CTP.tiny().memory.keys) == (True, "own", "gathered")
     plain = load(fit(replace(small, fused=False).prepare(data), data, tmp_path / "plain", OPTIONS).path)
     assert not hasattr(plain, "embed_pairs")
-    again = fit(replace(small, class_token=albef).prepare(data), data, tmp_path / "later", replace(OPTIONS, init=str(run))).path
+    again = fit(small.prepare(data), data, tmp_path / "later", replace(OPTIONS, init=str(run))).path
     assert isinstance(load(again), FusedPairs), "a run can start from one"

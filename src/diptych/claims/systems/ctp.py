@@ -10,6 +10,7 @@ from diptych.claims.cells.learned_pairs.task_streams import colours
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
+from diptych.recipes._shared.continual_config import ContinualWeights, ReplayConfig
 from diptych.recipes.contrastive.ctp import CTP
 
 BATCH, STEPS, ROWS, TESTED = 128, 480, 2000, 500
@@ -19,14 +20,14 @@ BUFFER = ROWS
 
 def small() -> CTP:
     """All of CTP at the size of these pictures: one block reads words and image and guesses hidden words."""
-    return sized_for(
-        CTP.tiny(), column=("task",), at_most=0, fusion_heads=4, batch_size=BATCH, steps=STEPS, warmup=10.0, lr=1e-3, tau=0.07
-    )
+    tiny = CTP.tiny()
+    split, fusion = replace(tiny.split, column=("task",), at_most=0), replace(tiny.fusion, fusion_heads=4)
+    return sized_for(tiny, split=split, fusion=fusion, batch_size=BATCH, steps=STEPS, warmup=10.0, lr=1e-3, tau=0.07)
 
 
 def plain(recipe: CTP) -> CTP:
     """Fine-tuning on one task after the other: hidden words are guessed too, nothing is remembered."""
-    return replace(recipe, weight_momentum=0.0, weight_topology=0.0, weight_distilled=0.0)
+    return replace(recipe, term_weights=ContinualWeights(weight_momentum=0.0, weight_topology=0.0, weight_distilled=0.0))
 
 
 def claims() -> tuple[Claim, ...]:
@@ -50,7 +51,7 @@ def claims() -> tuple[Claim, ...]:
         tuning_seeds=(0,),
         why_long="four tasks one after the other in every cell, and the union and the first task alone stand beside",
     )
-    buffered, replayed = (replace(arm, recipe=replace(arm.recipe, buffer=BUFFER)) for arm in (memory, none))
+    buffered, replayed = (replace(arm, recipe=replace(arm.recipe, replay=ReplayConfig(buffer=BUFFER))) for arm in (memory, none))
     buffer = replace(
         union,
         name="buffer",

@@ -103,10 +103,11 @@ class WholePictures:
 def drawn_patches(
     grid_B2: Tensor, columns: int, rngs: Sequence[np.random.Generator], *, most: int, times: int
 ) -> tuple[list[Tensor], Tensor]:
-    """Which patches are read: `times` draws place_BK, as places of the padded grid, row by row, and there_BK, False at padding.
+    """Indices of the patches that a model reads, in `times` random draws, and the mask of real ones.
 
-    K is the largest number of real patches, or `most` where that is less and not 0. A picture with more than that gives a random part,
-    another in each draw; one with fewer gives all, in order, and points at place 0 for the rest.
+    Each draw is place_BK int64, indices into the padded grid, row by row; there_BK is False at padding. K is the
+    largest number of real patches, or `most` where that is less and not 0. A picture with more than that gives a random part, another in
+    each draw; one with fewer gives all, in order, and index 0 for the rest.
 
     columns  of the padded grid
     """

@@ -15,10 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, require_one_per_image, single_image_requests
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
@@ -70,9 +69,9 @@ class BlipModel(Embedding):
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
         """The likeliest token, again and again, until the end mark or `text_length`. What is written stands behind the prompt."""
-        begun = self._prompts(images, prompts)
+        requests = single_image_requests(images, prompts, model=self.name)
         captions: list[str] = []
-        for some in parts(list(zip(require_images(images, model=self.name), begun, strict=True)), batch_size):
+        for some in parts(requests, batch_size):
             with self._ready() as device:
                 token_BPD = self._image_tokens([image for image, _ in some], device)
                 captions += [self._written(token_BPD[row : row + 1], prompt, max_tokens) for row, (_, prompt) in enumerate(some)]
@@ -83,20 +82,14 @@ class BlipModel(Embedding):
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], candidates: Sequence[Sequence[str]]
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate behind the prompt, over its tokens and the end mark, and how many those are."""
-        begun = self._prompts(images, prompts)
-        if len(candidates) != len(images):
-            raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
+        requests = single_image_requests(images, prompts, model=self.name)
+        require_one_per_image("lists of candidates", candidates, images)
         rows = []
-        for image, prompt, answers in zip(require_images(images, model=self.name), begun, candidates, strict=True):
+        for (image, prompt), answers in zip(requests, candidates, strict=True):
             with self._ready() as device:
                 token_1PD = self._image_tokens([image], device)
                 rows.append(np.array([self._nll(token_1PD, prompt, answer) for answer in answers], np.float64).reshape(-1, 2))
         return rows
-
-    def _prompts(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[str]:
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        return [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
 
     def _image_tokens(self, images: Sequence[ImageSource], device: torch.device) -> Tensor:
         pixels_BCHW = self.preprocess([decode(image, exact=True) for image in images])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, single_image_requests
 from diptych.core.rows import Rows
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
@@ -149,12 +149,10 @@ class CodebookCaptionModel:
         """Greedy captions. A prompt is the start of the caption; "" for none.
 
         Raises DataError for a prompt of anything but words, which may stand behind the picture."""
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        begun = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
+        requests = single_image_requests(images, prompts, model=self.name)
         captions: list[str] = []
         with torch.no_grad(), evaluating(self.model):
-            for pairs in parts(list(zip(require_images(images, model=self.name), begun, strict=True)), batch_size):
+            for pairs in parts(requests, batch_size):
                 code_BPD = self._quantised([image for image, _ in pairs]).code_BPD
                 if any(prompt for _, prompt in pairs):  # of different lengths, so one by one
                     captions += [

@@ -35,7 +35,9 @@ class AlignmentDistances:
 
 
 class StandardMap(nn.Module):
-    """The map with the statistics of both sides; what is kept of SITTA beside the two models that it joins. Zero until it is solved for.
+    """Linear map from standardised image features to standardised word embeddings (SITTA, 2023), with the mean and deviation of both.
+
+    These are all of SITTA's own weights. The map is zero until it is solved for.
 
     statistics  dtype of mean and deviation of both sides; float64 keeps what was summed in it. Standardised rows are in that of the rows,
                 float32 or wider

@@ -19,7 +19,7 @@ ExpertStart = Literal["copy", "fresh"]
 
 
 class TokenRouter:
-    """Which places of the rows that are being read hold image tokens; one object for all layers of a model."""
+    """Positions of image tokens in the current batch, shared by the expert layers of a model."""
 
     def __init__(self) -> None:
         self.slot_BL: Tensor | None = None

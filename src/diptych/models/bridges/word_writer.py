@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.errors import ConfigError, PromptTooLong, RunError
+from diptych.core.errors import RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, single_image_requests
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.prompts.layout import Piece, TextPiece, TokenPiece, lay_out
@@ -29,6 +29,7 @@ from diptych.models.bridges.language_model import LanguageModel, LanguageVocabul
 from diptych.models.bridges.semantic_map import ImageOnlyEncoder, SemanticMap
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.generation import require_room
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.towers.packaged.hf_text import silence_transformers
@@ -136,12 +137,10 @@ class WordCaptioner:
         **options: Any,
     ) -> list[str]:
         """A caption for each image. A prompt that is not "" stands in place of the template. `options` are transformers'."""
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        requests = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
+        requests = single_image_requests(images, prompts, model=self.name)
         captions = []
-        pictures = require_images(images, model=self.name)
-        for image, words, ranked_V in zip(pictures, requests, self.rank_words(pictures), strict=True):
+        ranked = self.rank_words([image for image, _ in requests])
+        for (image, words), ranked_V in zip(requests, ranked, strict=True):
             written = self.written(self.chosen(ranked_V), words, max_tokens=max_tokens, batch_size=batch_size, **options)
             captions.append(self.best(image, written))
         return captions
@@ -156,12 +155,13 @@ class WordCaptioner:
         with torch.no_grad(), evaluating(self.model):
             for some in parts(rows, batch_size):
                 layout = lay_out(some, self.vocabulary, side="left").to(device)
-                if language.context_length and layout.id_BL.shape[1] + max_tokens > language.context_length:
-                    raise PromptTooLong(
-                        f"words and prompt take {layout.id_BL.shape[1]} of the {language.context_length} tokens of the language model of "
-                        f"'{self.name}', so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
-                        language.context_length - int(layout.id_BL.shape[1]),
-                    )
+                require_room(
+                    int(layout.id_BL.shape[1]),
+                    max_tokens,
+                    language.context_length,
+                    source="words and prompt",
+                    model=f"the language model of '{self.name}'",
+                )
                 embed_BLD = language.embed(layout.id_BL)
                 captions |= set(language.write(embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=ends, **options))
         return sorted(captions - {""})

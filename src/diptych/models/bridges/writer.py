@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, PromptTooLong, RunError
+from diptych.core.contracts import LayerStates
+from diptych.core.errors import ConfigError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, text_and_images_of_prompt, text_of_text_only_prompt
+from diptych.core.prompt import PromptLike, require_one_per_image, text_and_images_of_prompt, text_of_text_only_prompt
 from diptych.data.media.clip import frame_places
 from diptych.data.media.decode import decode
 from diptych.data.media.tiles import ClosestTiles
@@ -34,16 +34,17 @@ from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.io.card import model_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.generation import StreamingGenerator, Write, require_room
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.layer_states import split_layer_states
-from diptych.models.io.streaming import TextPieceStreamer, sampling_options
+from diptych.models.io.streaming import TextPieceStreamer
 from diptych.models.towers.towers import image_tower
 
 Asked = tuple[tuple[ImageSource, ...], str]
 """The pictures of a request, none for text alone, and its words."""
 
 
-class BridgeGenerator:
+class BridgeGenerator(StreamingGenerator):
     """A trained bridge as `Generator`, `Streamer`, `Ranker` and, before a decoder, `LayerReader`.
 
     template    what stands before an answer; `space` goes between it and the answer ("" where the template ends in one)
@@ -141,39 +142,24 @@ class BridgeGenerator:
         text = self.vocabulary.decode(ids)
         return text.partition(self.sign)[0].strip() if self.sign.strip() else text
 
-    def stream(
-        self,
-        image: ImageSource | None,
-        prompt: PromptLike,
-        *,
-        on_text: Callable[[str], bool],
-        max_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> GenerationOutput:
-        """The answer about one image, piece by piece (`Streamer`)."""
-        requests = self._asked([image], [prompt])
-        pieces = TextPieceStreamer(
-            self._written, {self.vocabulary.end_id, *self._ends}, on_text, sign=self.sign.strip() and self.sign
-        )
-        with torch.no_grad(), evaluating(self.bridge), sampling_options(temperature, top_p, seed) as options:
-            embed_1LD, layout = self._read(requests, max_tokens)
-            write = partial(
-                self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends
-            )
-            return pieces.write(write, read=int(layout.id_BL.shape[1]), **options)
+    @property
+    def network(self) -> Bridge:
+        return self.bridge
+
+    def _streamer(self, on_text: Callable[[str], bool]) -> TextPieceStreamer:
+        ends = {self.vocabulary.end_id, *self._ends}
+        return TextPieceStreamer(self._written, ends, on_text, sign=self.sign.strip() and self.sign)
+
+    def _generation(self, image: ImageSource | None, prompt: PromptLike, max_tokens: int) -> tuple[Write, int]:
+        embed_1LD, layout = self._read(self._asked([image], [prompt]), max_tokens)
+        write = partial(self.bridge.language.write, embed_1LD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends)
+        return write, int(layout.id_BL.shape[1])
 
     def _read(self, rows: Sequence[Asked], max_tokens: int) -> tuple[Tensor, Layout]:
         """Pictures and prompts as the language model gets them; refused where no room is left for so many tokens."""
         picture_NKD, count_B = self._pictures(rows)
         layout = self._laid(picture_NKD, count_B, [words for _, words in rows], None)
-        if self.length and layout.id_BL.shape[1] + max_tokens > self.length:
-            raise PromptTooLong(
-                f"picture and prompt take {layout.id_BL.shape[1]} of the {self.length} tokens of '{self.name}', "
-                f"so {max_tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
-                self.length - int(layout.id_BL.shape[1]),
-            )
+        require_room(int(layout.id_BL.shape[1]), max_tokens, self.length, model=f"'{self.name}'")
         embed_BLD, _ = self.bridge.embed(picture_NKD, layout, torch.tensor(count_B, device=layout.id_BL.device))
         return embed_BLD, layout
 
@@ -188,8 +174,7 @@ class BridgeGenerator:
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate over its tokens and the end mark (`ranks_end`), and how many those are."""
         requests = self._asked(images, prompts)
-        if len(candidates) != len(images):
-            raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
+        require_one_per_image("lists of candidates", candidates, images)
         rows = []
         with torch.no_grad(), evaluating(self.bridge):
             for row, answers in zip(requests, candidates, strict=True):
@@ -228,22 +213,9 @@ class BridgeGenerator:
         """Layers of the language model."""
         return self.bridge.language.depth
 
-    def read_layers(
-        self,
-        images: Sequence[ImageSource],
-        texts: Sequence[str],
-        *,
-        layers: Sequence[int],
-        template: str = "",
-        batch_size: int = 8,
+    def _layer_states(
+        self, images: Sequence[ImageSource], texts: Sequence[str], layers: Sequence[int], template: str, batch_size: int
     ) -> Iterator[LayerStates]:
-        """Hidden states of the given layers, numbered from 1, for every image and its text (`LayerReader`).
-
-        The input is the model's own template without a prompt, or `template`, then the text and the end token. A text that is
-        longer than the model allows is cut.
-        """
-        if len(texts) != len(images):
-            raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
         before = Template(template) if template else self.template
         for some in parts(list(zip(images, texts, strict=True)), batch_size):
             with torch.no_grad(), evaluating(self.bridge):
@@ -260,8 +232,7 @@ class BridgeGenerator:
             yield from layer_states
 
     def _asked(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[Asked]:
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        require_one_per_image("prompts", prompts, images)
         requests: list[Asked] = []
         for image, prompt in zip(images, prompts, strict=True):
             if image is None:

@@ -14,12 +14,9 @@ import torch
 from torch import Tensor
 
 from diptych.core.config import from_plain, to_plain
-from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
-from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.masks import encode
-from diptych.data.media.decode import decode
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.denseclip.built import DenseClipSettings, dense_detector, dense_mask_detector
 from diptych.models.denseclip.dense_detector import BoxDetections, DenseClipDetector
@@ -30,18 +27,17 @@ from diptych.models.detection.mask_rcnn import MaskRCNNConfig, paste_mask
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
-
-SHOWN = 8
-"""Names in an error, at most."""
+from diptych.models.io.region_detector import ClosedSetDetector, RegionDetector
 
 
-class DenseClipDetectorModel:
+class DenseClipDetectorModel(RegionDetector, ClosedSetDetector):
     """A trained DenseCLIP detector: a `Detector` of its training classes only.
 
     The class names are in its weights. Other names are never returned.
     """
 
     kind: ClassVar[str] = "dense_detector"
+    model: DenseClipDetector | DenseClipMaskDetector
 
     def __init__(
         self,
@@ -66,41 +62,21 @@ class DenseClipDetectorModel:
         """Hash of weights and preprocessing, computed at first access."""
         return fingerprint(self.model, {"images": to_plain(self.images), "objects": list(self.objects)})
 
-    @one_or_many
-    def detect(
-        self,
-        images: Sequence[ImageSource],
-        *,
-        objects: Sequence[str],
-        relations: Sequence[str] = (),
-        top: int = 100,
-        threshold: float = 0.0,
-        batch_size: int = 16,
+    def regions(
+        self, images: Sequence[ImageSource], objects: Sequence[str], *, top: int, threshold: float, batch_size: int
     ) -> list[SceneGraph]:
         """The `top` best boxes of each image with a score above `threshold` and the least that the model keeps (published 0.05); a detector
         with masks keeps its own number of them at most (published 100), and gives each region its mask as COCO's code.
 
         `batch_size` is that of other detectors: images are read one by one, since what an image is padded by changes what is found.
         """
-        if relations:
-            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
-        class_mask_K = torch.tensor([name in set(objects) for name in self.objects], device=self._device)
-        if not class_mask_K.any():
-            first = ", ".join(self.objects[:SHOWN]) + (", ..." if len(self.objects) > SHOWN else "")
-            raise DataError(
-                f"{self.name} was trained on none of {list(objects)[:5]}",
-                field="objects",
-                expected=f"names of its training: {first}",
-            )
+        class_mask_K = self._class_mask(objects)
         return [self._graph(image, class_mask_K, top, threshold) for image in images]
 
     def _graph(self, image: ImageSource, class_mask_K: Tensor, top: int, threshold: float) -> SceneGraph:
-        pixels_HWC = decode(image, exact=True)
-        shown_BCHW, pixel_BHW = self.images([pixels_HWC])
-        mask_HW = torch.ones(shown_BCHW.shape[2:]) if pixel_BHW is None else pixel_BHW[0]
-        high, wide = int(mask_HW[:, 0].sum()), int(mask_HW[0].sum())
+        pixels_HWC, shown_BCHW, (high, wide) = self._model_input(image)
         with torch.no_grad(), evaluating(self.model):
-            detections = self.model.detect(shown_BCHW.to(self._device), (high, wide), top=top, class_mask_K=class_mask_K)
+            detections = self.model.detect(shown_BCHW, (high, wide), top=top, class_mask_K=class_mask_K)
         height, width = pixels_HWC.shape[:2]
         scale_4 = torch.tensor([width / wide, height / high]).repeat(2)
         boxes, labels, scores = (
@@ -115,10 +91,6 @@ class DenseClipDetectorModel:
                 if score > threshold and box[2] > box[0] and box[3] > box[1]
             )
         )
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""

@@ -27,7 +27,7 @@ BIAS_COLUMNS = 8
 
 
 class DeformableAttention(nn.Module):
-    """Reads `points` places of each of `levels` maps, per head.
+    """Multi-scale deformable attention (Deformable DETR, Zhu et al., 2020): each head samples `points` positions in each of `levels` maps.
 
     It starts as published: offsets do not depend on the query and lie on a ring, head m looking in direction 2 pi m / M, its k-th
     point k + 1 pixels away; all points weigh the same. `reset_parameters` restores that, and has to be called after anything that

@@ -33,6 +33,7 @@ from diptych.models.detection.token_head import phrase_scores
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.region_detector import RegionDetector
 from diptych.models.towers.towers import text_tower
 
 
@@ -58,7 +59,7 @@ class PhrasePrompt:
         return PhraseQuery.of(names, before=self.before, separator=self.separator, behind=self.behind)
 
 
-class PhraseDetector:
+class PhraseDetector(RegionDetector):
     """Detects the regions that a phrase of a text refers to.
 
     `card` goes into the folder's README.md and config.json: any of "description", "data", "recipe", "licence" (strings) and "metrics"
@@ -107,21 +108,11 @@ class PhraseDetector:
             answers += self._grounded(pictures, [queries[row] for row in rows], top)
         return answers
 
-    @one_or_many
-    def detect(
-        self,
-        images: Sequence[ImageSource],
-        *,
-        objects: Sequence[str],
-        relations: Sequence[str] = (),
-        top: int = 100,
-        threshold: float = 0.0,
-        batch_size: int = 16,
+    def regions(
+        self, images: Sequence[ImageSource], objects: Sequence[str], *, top: int, threshold: float, batch_size: int
     ) -> list[SceneGraph]:
         """The `top` best regions of each image with a score above `threshold`, labelled by the phrase of `objects` that fits; several
-        texts where `objects` are more than `prompt.together`. It predicts no relations."""
-        if relations:
-            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
+        texts where `objects` are more than `prompt.together`."""
         graphs = []
         texts = list(self._texts(objects))
         for image in images:

@@ -22,10 +22,10 @@ from typing import Any
 
 from diptych.core.config import config_hash
 from diptych.core.contracts import Reply
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import RunError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, as_dialogue
+from diptych.core.prompt import PromptLike, as_dialogue, require_one_per_image
 from diptych.models.endpoint.address import RequestOptions, read_address
 from diptych.models.endpoint.answers import AnswerCache
 from diptych.models.endpoint.completion import completion_of
@@ -106,8 +106,7 @@ class ChatModel:
         Raises RunError where the server is away for longer than `patience`, or answers nothing as agreed. What was answered is
         kept.
         """
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        require_one_per_image("prompts", prompts, images)
         began, marks = time.monotonic(), dict[int, str]()
 
         def marked(source: ImageSource) -> str:

@@ -45,7 +45,7 @@ class Pooler(nn.Module):
 
 
 class FiberMLMHead(nn.Module):
-    """Which word stands here: BERT's transformation and a table of its own, not the embedding."""
+    """Masked language modelling head: BERT's transformation, and an output table that is not tied to the embedding."""
 
     def __init__(self, width: int, words: int, *, eps: float = 1e-12) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from diptych.core.contracts import MatchMap
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, single_image_requests
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess, visible_share
 from diptych.data.text.tokenize import Tokenizer
@@ -124,11 +124,8 @@ class FiberModel(Embedding):
         self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64, batch_size: int = 16
     ) -> list[str]:
         """Answers to questions; captions by the likeliest token, again and again, until the end mark or `text_length`."""
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        questions = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
         answers: list[str] = []
-        for some in parts(list(zip(require_images(images, model=self.name), questions, strict=True)), batch_size):
+        for some in parts(single_image_requests(images, prompts, model=self.name), batch_size):
             with self._ready() as device:
                 pixels_BCHW = self.preprocess([decode(image, exact=True) for image, _ in some])
                 begun_BHWC = self.model.image_features(pixels_BCHW.to(device))

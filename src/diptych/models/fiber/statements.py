@@ -13,7 +13,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import Dialogue, ImagePart, PromptLike, TextPart
+from diptych.core.prompt import Dialogue, ImagePart, PromptLike, TextPart, require_one_per_image
 from diptych.data.media.decode import decode
 from diptych.models.fiber.fiber_model import FiberModel
 from diptych.models.io.inference import parts
@@ -51,8 +51,7 @@ class FiberStatementClassifier(FiberModel):
 
     def judged(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, batch_size: int = 16) -> Tensor:
         """Logits [N, 2] of false and true."""
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        require_one_per_image("prompts", prompts, images)
         statements = [self._pair(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         batches = []
         for some in parts(statements, batch_size):

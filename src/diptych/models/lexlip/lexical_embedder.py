@@ -113,8 +113,10 @@ class LexicalModel(Embedding):
         return self._rows([l2_normalise(part) for part in self._text_blocks(texts, batch_size)])
 
     def map_words(self, image: ImageSource, weights: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float32]:
-        """[W, rows, columns]: what each patch alone says of the words, times their weights. Raises UnknownName for a word that is not
-        in the vocabulary."""
+        """Heat map per set of weighted words, [W, rows, columns]: lexical weights of each patch alone, times those of the words.
+
+        Raises UnknownName for a word that is not in the vocabulary.
+        """
         terms = sorted({term for one in weights for term in one})
         for term in terms:
             if term not in self._number_of:

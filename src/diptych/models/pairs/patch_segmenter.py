@@ -200,8 +200,10 @@ def affinities(token_GD: Tensor, image_D: Tensor, text_KD: Tensor, *, scale: flo
 
 
 def with_background(score_KRC: Tensor, index: int, least: float, *, hard: bool) -> Tensor:
-    """The scores with those of a further class at `place`: `least` everywhere, or, `hard`, one where no class reaches it and zero
-    elsewhere."""
+    """Class scores [K + 1, R, C] with a background class inserted at `index`.
+
+    Its score is `least` everywhere or, with `hard`, 1 where no class reaches `least` and 0 elsewhere.
+    """
     plain_1RC = torch.full_like(score_KRC[:1], least)
     if hard:
         plain_1RC = (score_KRC.amax(0, keepdim=True) < least).to(score_KRC.dtype)

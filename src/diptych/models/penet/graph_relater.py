@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diptych.core.config import from_plain, to_plain
 from diptych.core.errors import ConfigError, DataError
@@ -27,12 +28,13 @@ from diptych.models.detection.inclusive_boxes import clip_boxes
 from diptych.models.io.card import detector_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.inference import evaluating
+from diptych.models.io.region_detector import ClosedSetDetector, first_names
 from diptych.models.penet.scene_graph_network import SceneGraphConfig, SceneGraphNetwork, SceneGraphPrediction
 
 TOP = 1000
 
 
-class GraphRelater:
+class GraphRelater(ClosedSetDetector):
     """Knows the names of its training and no others: an asked name that training lacked is never answered.
 
     A relation's confidence is predicate x subject x object; given labels count 1. Kept are the `top` best relations of an image and
@@ -40,6 +42,7 @@ class GraphRelater:
     """
 
     kind: ClassVar[str] = "graph_relater"
+    model: SceneGraphNetwork
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class GraphRelater:
         """
         if self.model.shape.setting != "sgdet":
             raise ConfigError(f"{self.name} relates given regions and detects none (expected one trained with --setting sgdet)")
-        class_mask_C = self._asked(objects)
+        class_mask_C = self._object_mask(objects)
         names = self._known(relations) if relations else []
         graphs = []
         for image in images:
@@ -113,7 +116,7 @@ class GraphRelater:
         if not labels_known and self.model.shape.setting == "predcls":
             raise ConfigError(f"{self.name} takes labels as they are (expected one trained with --setting sgcls or sgdet)")
         names = self._known(relations)
-        class_mask_C = None if labels_known else self._asked(objects)
+        class_mask_C = None if labels_known else self._object_mask(objects)
         return [self._related(image, tuple(row), names, class_mask_C, top) for image, row in zip(images, regions, strict=True)]
 
     def _related(
@@ -158,14 +161,11 @@ class GraphRelater:
 
     def _answer(self, image: ImageSource, ask: Any) -> tuple[SceneGraphPrediction, Tensor]:
         """The network's answer, and by what xyxy pixels of the image were multiplied for it."""
-        pixels_HWC = decode(image, exact=True)
+        pixels_HWC, shown_BCHW, (high, wide) = self._model_input(image)
         height, width = pixels_HWC.shape[:2]
-        shown_BCHW, pixel_BHW = self.images([pixels_HWC])
-        mask_HW = torch.ones(shown_BCHW.shape[2:]) if pixel_BHW is None else pixel_BHW[0]
-        high, wide = int(mask_HW[:, 0].sum()), int(mask_HW[0].sum())
         scale_4 = torch.tensor([wide / width, high / height]).repeat(2)
         with torch.no_grad(), evaluating(self.model):
-            (answer,) = ask(shown_BCHW.to(self._device), [(high, wide)], scale_4)
+            (answer,) = ask(shown_BCHW, [(high, wide)], scale_4)
         return answer, scale_4
 
     def _edges(self, answer: SceneGraphPrediction, names: list[int], top: int) -> tuple[Relation, ...]:
@@ -190,42 +190,24 @@ class GraphRelater:
             edges.append(Relation(pairs[pair][0], self.relations[names[name] - 1], pairs[pair][1], float(score_PR[pair, name])))
         return tuple(edges)
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
     def _known(self, relations: Sequence[str]) -> list[int]:
         """Places among the predicates, "no relation" counted, of the asked names that training had."""
         index = {name: column + 1 for column, name in enumerate(self.relations)}
         columns = [index[name] for name in dict.fromkeys(relations) if name in index]
         if not columns:
-            raise DataError(
-                f"{self.name} was trained on none of {list(relations)[:5]}",
-                field="relations",
-                expected=f"names of its training: {self._some}",
-            )
+            raise self._unknown_names("relations", relations, self.relations)
         return columns
 
-    @property
-    def _some(self) -> str:
-        return ", ".join(self.relations[:8]) + (", ..." if len(self.relations) > 8 else "")
-
-    def _asked(self, objects: Sequence[str]) -> Tensor:
-        class_mask_C = torch.tensor([False, *(name in set(objects) for name in self.objects)], device=self._device)
-        if not class_mask_C.any():
-            raise DataError(
-                f"{self.name} was trained on none of {list(objects)[:5]}",
-                field="objects",
-                expected=f"names of its training: {', '.join(self.objects[:8])}",
-            )
-        return class_mask_C
+    def _object_mask(self, objects: Sequence[str]) -> Tensor:
+        """`_class_mask` behind "no object", which is never asked for. bool [1 + K]"""
+        return F.pad(self._class_mask(objects), (1, 0), value=False)
 
     def _class(self, region: Region) -> int:
         if region.label not in self.objects:
             raise DataError(
                 f"{self.name} was not trained on the label {region.label!r}",
                 field="regions",
-                expected=f"labels of its training: {', '.join(self.objects[:8])}{', ...' if len(self.objects) > 8 else ''}",
+                expected=f"labels of its training: {first_names(self.objects)}",
             )
         return self.objects.index(region.label) + 1
 

@@ -57,9 +57,9 @@ def dense_tap(tower: Tower, projection: nn.Module, width: int, **options: Any) -
 
 
 def dense_pool(pool: MeanQueryPool, map_BCHW: Tensor, positions: Positions = "resized") -> tuple[Tensor, Tensor]:
-    """CLIP's attention pool with every place as a query beside the mean: the picture's vector, as it was, and a map [B, D, H, W].
+    """Attention pooling of CLIP's ResNet at every position: the image vector [B, D], as without it, and a feature map [B, D, H, W].
 
-    The usual pool has the mean as its only query. All places are keys and values in both.
+    The usual pool has the mean as its only query; here every position is one, too. All positions are keys and values in both.
     """
     height, width = map_BCHW.shape[2:]
     token_BPC = map_BCHW.flatten(2).transpose(1, 2)

@@ -19,7 +19,7 @@ from torch import Tensor
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
-from diptych.core.prompt import PromptLike, require_images, text_of_single_image_prompt
+from diptych.core.prompt import PromptLike, require_one_per_image, single_image_requests
 from diptych.data.media.decode import decode
 from diptych.data.media.whole_pictures import WholePictures
 from diptych.data.text.tokenize import Tokenizer
@@ -102,8 +102,7 @@ class ViltModel:
 
         Raises ConfigError for a text without exactly one gap, and for weights without a head for words.
         """
-        if len(texts) != len(images):
-            raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
+        require_one_per_image("texts", texts, images)
         if self.model.head is None:
             raise ConfigError(f"'{self.name}' was not trained to guess words (expected weights with mlm_score)")
         log_odds = np.zeros((len(images), len(candidates)))
@@ -209,12 +208,9 @@ class ViltQuestionAnswerer(ViltModel):
     @one_or_many
     def generate(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike], *, max_tokens: int = 64) -> list[str]:
         """An answer for each picture and question. It writes nothing, so that `max_tokens` cuts nothing."""
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
-        questions = [text_of_single_image_prompt(prompt, model=self.name) for prompt in prompts]
         answers = []
         with self._ready() as device:
-            for image, question in zip(require_images(images, model=self.name), questions, strict=True):
+            for image, question in single_image_requests(images, prompts, model=self.name):
                 word_1LD, mask_1L = self._begun([question], device)
                 pooled_1D = self.model.pooled(self.model.read(word_1LD, mask_1L, self._picture_tokens(image, device)))
                 assert self.model.answer is not None

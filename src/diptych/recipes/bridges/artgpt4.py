@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+from diptych.core.grouped_fields import grouped
 from diptych.models.bridges.bridge import Bridge
 from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, TwoStageCaptionRecipe
 
 
+@grouped("former")
 @dataclass(frozen=True, kw_only=True)
 class ArtGPT4(TwoStageCaptionRecipe):
     """ArtGPT-4: Towards Artistic-understanding Large Vision-Language Models with Enhanced Adapter (Yuan et al., 2023, arXiv 2305.07490).

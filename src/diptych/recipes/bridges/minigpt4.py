@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from diptych.core.grouped_fields import grouped
 from diptych.recipes._shared.language.two_stage_captions import CHAT_SYSTEM, TwoStageCaptionRecipe
 
 
+@grouped("former")
 @dataclass(frozen=True, kw_only=True)
 class MiniGPT4(TwoStageCaptionRecipe):
     """MiniGPT-4: Enhancing Vision-Language Understanding with Advanced Large Language Models (Zhu et al., 2023, arXiv 2304.10592).

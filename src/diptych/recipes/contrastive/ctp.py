@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,15 +13,12 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Dataset, Draws, Hook, Optimiser, Rule, Run, Stage
 from diptych.core.errors import ConfigError
-from diptych.core.rows import Rows
+from diptych.core.grouped_fields import grouped
 from diptych.core.sample import Sample
-from diptych.data.load.batch import PairBatch
 from diptych.data.load.reservoir import reservoir_limits, reservoir_numbers
 from diptych.data.media.augment import boxed_views
 from diptych.data.text.tokenize import Tokenizer
-from diptych.data.text.tokens.masked_words import mask_words
 from diptych.models.io.tensor_files import read_tensors, weights_file
-from diptych.models.layers.feature_queue import Start
 from diptych.models.pairs.continual_initialisation import init_from_pretrained_
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.encoders.continual_encoder import ContinualEncoder, ContinualPairs
@@ -31,6 +28,14 @@ from diptych.objectives.distillation.topology import topology
 from diptych.objectives.gather import all_gather, world
 from diptych.objectives.language.masked_words import masked_distillation, masked_words
 from diptych.objectives.pairs.info_nce import info_nce
+from diptych.recipes._shared.continual_config import (
+    CompatibleMomentum,
+    ContinualWeights,
+    FusedWordsConfig,
+    ReplayConfig,
+    TaskSplit,
+)
+from diptych.recipes._shared.masked_pairs import MaskedPairBatch, with_hidden_words
 from diptych.recipes._shared.pairs import EncoderRecipe
 from diptych.recipes._shared.presets import SMALL_CLIP
 from diptych.recipes._shared.texts.vocabulary import tokenizer_of
@@ -38,16 +43,7 @@ from diptych.tasks.pairs.continual import TaskStream, stream_of
 from diptych.train.snapshots import Snapshots
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskedPairBatch(PairBatch):
-    """Pairs, and each text once more with some words hidden (`data/text/tokens/masked_words.py`)."""
-
-    masked_BL: Rows[Tensor]
-    hidden_BL: Rows[Tensor]
-    place_BM: Rows[Tensor]
-    word_BM: Rows[Tensor]
-
-
+@grouped("split", "memory", "term_weights", "fusion", "replay")
 @dataclass(frozen=True, kw_only=True)
 class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     """CTP: Towards Vision-Language Continual Pretraining via Compatible Momentum Contrast and Topology Preservation (Zhu et al.,
@@ -77,35 +73,21 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     The release starts from DeiT's and from Chinese BERT's weights, which come with no package: `image_weights` and `text_weights` take the
     files, beside `tokenizer` with BERT's vocabulary; without them everything is fresh.
 
-    column         metadata columns that may tell tasks apart; the first that every sample has is taken
-    order          its values in the order of the tasks; empty takes all, sorted
-    at_most        so many tasks, neighbouring values sharing one; 0 gives each value its own
-    momentum       of the momentum model in the first task
-    compatible     later: shares of the momentum model itself, of the trained model and of the reference
-    queue          keys of either modality that are remembered; 0 contrasts with the batch alone
-    queue_start    "random" unit vectors (released), or "empty"
+    split          how the data become tasks (`TaskSplit`)
+    replay         the buffer of earlier samples (`ReplayConfig`)
+    memory         momentum model, queue and keys (`CompatibleMomentum`)
+    term_weights   of the terms beside the contrast (`ContinualWeights`)
+    fusion         hidden words and the blocks that guess them (`FusedWordsConfig`). Fields of these five are options like those below
     tau            temperature, fixed
-    weight_...     of the four further terms; with all at 0 and fusion_layers 0 this is plain fine-tuning
-    fusion_layers  blocks over words and image that guess hidden words; 0 leaves the guessing out
     albef          networks as released: a vision transformer without a first norm, which begins as timm's, BERT's blocks over words and
                    image, with norms behind, and projections that begin as PyTorch's; False: CLIP's, and blocks with norms before
-    class_token    those blocks read the class token, too, as released
-    masked         share of words that are hidden
-    masking        "each" word by its own chance, the mark at the end among them, as released; or exactly the "share" of each text's words.
-                   With a vocabulary that has [MASK] that token stands for them, else a learned vector
     clean          texts are cleaned as BLIP's, as released: in small letters, without . ! " ( ) * # : ; ~ (a vocabulary that comes with
                    weights reads them as it is used to)
     augment        "rand": BLIP's two operations out of ten, half of the time each, as released: not for texts that name places
     projection_bias  whether both projections have a bias, as in the released code
-    buffer         samples of earlier tasks that are trained on again (10,000 in the released CTP_ER); 0 keeps no data
-    buffer_seed    another one, another reservoir
-    replays        "shared": a run has the steps that it has without a buffer; "added": its epochs are longer by the samples that are
-                   replayed, and the prepared `epochs` say by how much. Steps that are given stay
-    keys           "gathered" from all processes, or each process's "own"
     fused          the deployed model keeps the blocks over words and image, whose vector of both protocol `category_search` asks for
     decay          weight decay is on "all" parameters, as released, or on "matrices" alone
     final_lr       share of the learning rate that is left at the end
-    fusion_heads   attention heads of the fusion layers
     image_weights  a file of a vision transformer in timm's names, such as deit_base_patch16_224-b5f2ef4d.pth; "" starts afresh
     text_weights   a file of a BERT with its word head, or the folder that holds its model.safetensors or pytorch_model.bin: its lower
                    layers for the text tower (bert_*), its upper ones for the fusion layers
@@ -115,31 +97,16 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     presets = ("tiny", "paper", "paper_er")
     no_prefixes = "its queue and its teacher's features are of the whole width"
 
-    column: tuple[str, ...] = ("task", "industry_name")
-    order: tuple[str, ...] = ()
-    at_most: int = 0
-    momentum: float = 0.995
-    compatible: tuple[float, float, float] = (0.9, 0.05, 0.05)
-    queue: int = 1024
-    queue_start: Start = "random"
+    split: TaskSplit = field(default_factory=TaskSplit)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    memory: CompatibleMomentum = field(default_factory=CompatibleMomentum)
+    term_weights: ContinualWeights = field(default_factory=ContinualWeights)
+    fusion: FusedWordsConfig = field(default_factory=FusedWordsConfig)
     tau: float = 0.07
-    weight_momentum: float = 1.0
-    weight_topology: float = 1.0
-    weight_words: float = 1.0
-    weight_distilled: float = 1.0
-    fusion_layers: int = 6
-    fusion_heads: int = 12
     albef: bool = True
-    class_token: bool = True
-    masked: float = 0.15
-    masking: Literal["each", "share"] = "each"
     clean: bool = True
     augment: Literal["none", "rand"] = "none"
     projection_bias: bool = False
-    buffer: int = 0
-    buffer_seed: int = 0
-    replays: Literal["shared", "added"] = "shared"
-    keys: Literal["gathered", "own"] = "gathered"
     fused: bool = False
     decay: Literal["all", "matrices"] = "all"
     image_weights: str = ""
@@ -164,42 +131,35 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
             raise ConfigError(f"tau is {self.tau} (expected above 0, at most 1)")
-        if abs(sum(self.compatible) - 1) > 1e-6 or min(self.compatible) < 0:
-            raise ConfigError(f"compatible is {self.compatible} (expected three shares with the sum 1)")
-        if self.buffer < 0:
-            raise ConfigError(f"buffer is {self.buffer} (expected 0 or more samples)")
-        if self.masking not in ("each", "share"):
-            raise ConfigError(f"masking is {self.masking!r} (expected each | share)")
-        if self.replays not in ("shared", "added"):
-            raise ConfigError(f"replays is {self.replays!r} (expected shared | added)")
 
     def prepare(self, data: Dataset) -> Self:
         """Finds the tasks, how many samples each has and what a buffer will hold; learns one vocabulary over all of them."""
         prepared = super().prepare(data)
         if prepared.tasks:
             return prepared
-        stream = stream_of(data, self.column, order=self.order, at_most=self.at_most)
+        stream = stream_of(data, self.split.column, order=self.split.order, at_most=self.split.at_most)
         task_of = [stream.task_of(data[row]) for row in range(len(data))]
         sizes = tuple(task_of.count(task) for task in range(len(stream.values)))
         held: tuple[float, ...] = ()
-        if self.buffer:
-            numbers_N = reservoir_numbers(data.uids, self.buffer_seed)
-            held = reservoir_limits(numbers_N, task_of, len(sizes), self.buffer)
-        prepared = replace(prepared, column=(stream.column,), tasks=stream.values, sizes=sizes, held_below=held)
-        if self.buffer and self.replays == "added":
+        if self.replay.buffer:
+            numbers_N = reservoir_numbers(data.uids, self.replay.buffer_seed)
+            held = reservoir_limits(numbers_N, task_of, len(sizes), self.replay.buffer)
+        split = replace(self.split, column=(stream.column,))
+        prepared = replace(prepared, split=split, tasks=stream.values, sizes=sizes, held_below=held)
+        if self.replay.buffer and self.replay.replays == "added":
             trained = sum(prepared.trained_on(task) for task in range(len(sizes)))
             prepared = replace(prepared, epochs=self.epochs * trained / sum(sizes))
         return prepared
 
     def trained_on(self, task: int) -> int:
         """Samples of a task, and those that are replayed with it."""
-        return self.sizes[task] + min(self.buffer, sum(self.sizes[:task]))
+        return self.sizes[task] + min(self.replay.buffer, sum(self.sizes[:task]))
 
     @property
     def stream(self) -> TaskStream:
         if not self.tasks:
             raise ConfigError("the tasks come from the data: call prepare(data) first")
-        return TaskStream(self.column[0], self.tasks)
+        return TaskStream(self.split.column[0], self.tasks)
 
     def stages(self) -> Sequence[Stage]:
         """One a task, with steps in proportion to its samples, replayed ones included."""
@@ -211,7 +171,7 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
                 name,
                 replace(self, task=task),
                 share=self.trained_on(task),
-                keep=partial(_is_trained_on, self.stream, task, held[task], self.buffer_seed),
+                keep=partial(_is_trained_on, self.stream, task, held[task], self.replay.buffer_seed),
                 carry=_carry,
             )
             for task, name in enumerate(self.stream.names)
@@ -227,13 +187,13 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
             text,
             width=self.width,
             scale=1 / self.tau,
-            fusion_layers=self.fusion_layers,
-            fusion_heads=self.fusion_heads,
-            queue=self.queue if self.remembers else 0,
+            fusion_layers=self.fusion.fusion_layers,
+            fusion_heads=self.fusion.fusion_heads,
+            queue=self.memory.queue if self.remembers else 0,
             companions=self.companions,
             projection_bias="both" if self.projection_bias else "none",
-            queue_start=self.queue_start,
-            class_token=self.class_token,
+            queue_start=self.memory.queue_start,
+            class_token=self.fusion.class_token,
             post_norm=self.albef,
             mask_id=self.mask_id,
         )
@@ -250,7 +210,12 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     def deploy(self, model: ContinualEncoder) -> PairEmbedder:
         if not self.fused or model.reader is None:
             return super().deploy(model)
-        shape = {"layers": self.fusion_layers, "heads": self.fusion_heads, "post_norm": self.albef, "mask_id": self.mask_id}
+        shape = {
+            "layers": self.fusion.fusion_layers,
+            "heads": self.fusion.fusion_heads,
+            "post_norm": self.albef,
+            "mask_id": self.mask_id,
+        }
         fused = FusedEncoder(model.encoder, model.reader, class_token=model.class_token, shape=shape)
         return FusedPairs(fused, self.deployed_preprocess, self.words(), self.text_length, name=self.slug)
 
@@ -275,32 +240,18 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
     @property
     def remembers(self) -> bool:
         """True if a momentum model is used."""
-        return self.weight_momentum != 0 or (self.fusion_layers > 0 and self.weight_distilled != 0)
+        distils = self.fusion.fusion_layers > 0 and self.term_weights.weight_distilled != 0
+        return self.term_weights.weight_momentum != 0 or distils
 
     @property
     def companions(self) -> tuple[str, ...]:
         momentum = ("momentum",) if self.remembers else ()
-        return (*momentum, "reference") if self.task and (momentum or self.weight_topology) else momentum
+        return (*momentum, "reference") if self.task and (momentum or self.term_weights.weight_topology) else momentum
 
     def batch(self, draws: Draws) -> MaskedPairBatch:
-        pairs, words = self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None), self.words()
-        special = {words.pad_id, *words.prefix} | (set() if self.masking == "each" else set(words.suffix))
-        masked = mask_words(
-            pairs.text_BL,
-            pairs.text_mask_BL,
-            [draw.rng for draw in draws],
-            special=sorted(special),
-            vocab_size=words.vocab_size,
-            share=self.masked,
-            each=self.masking == "each",
-        )
-        return MaskedPairBatch(
-            **{f.name: getattr(pairs, f.name) for f in fields(pairs)},
-            masked_BL=masked.ids_BL,
-            hidden_BL=masked.hidden_BL,
-            place_BM=masked.place_BM,
-            word_BM=masked.word_BM,
-        )
+        pairs = self.pair_batch(draws, boxed_views.augmented_alone if self.augment == "rand" else None)
+        generators = [draw.rng for draw in draws]
+        return with_hidden_words(pairs, generators, self.words(), share=self.fusion.masked, each=self.fusion.masking == "each")
 
     def features(self, model: ContinualEncoder, batch: MaskedPairBatch) -> ContinualPairs:
         outputs: ContinualPairs = model(
@@ -309,26 +260,27 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
         return outputs
 
     def losses(self, features: ContinualPairs, batch: MaskedPairBatch) -> dict[str, Tensor]:
+        weights = self.term_weights
         terms = {"contrastive": self.contrast(features.image_ND, features.text_ND, scale=features.scale, group_B=batch.group_B)}
-        if self.weight_momentum:
-            terms["momentum"] = self.weight_momentum * self.momentum_contrast(features, batch)
+        if weights.weight_momentum:
+            terms["momentum"] = weights.weight_momentum * self.momentum_contrast(features, batch)
         reference = all_or_none(features.reference_image_ND, features.reference_text_ND)
-        if self.weight_topology and reference:
+        if weights.weight_topology and reference:
             topology_loss = topology(features.image_ND, features.text_ND, *reference, scale=features.scale)
-            terms["topology"] = self.weight_topology * topology_loss
+            terms["topology"] = weights.weight_topology * topology_loss
         if features.word_NMV is None:
             return terms
-        terms["words"] = self.weight_words * masked_words(features.word_NMV, batch.word_BM)
-        if self.weight_distilled and features.momentum_word_NMV is not None:
+        terms["words"] = weights.weight_words * masked_words(features.word_NMV, batch.word_BM)
+        if weights.weight_distilled and features.momentum_word_NMV is not None:
             distilled = masked_distillation(features.word_NMV, features.momentum_word_NMV, mask_NM=batch.word_BM >= 0)
-            terms["distilled"] = self.weight_distilled * distilled
+            terms["distilled"] = weights.weight_distilled * distilled
         return terms
 
     def momentum_contrast(self, features: ContinualPairs, batch: MaskedPairBatch) -> Tensor:
         """Each feature against the momentum model's features of the other modality, of the batch and of the queue; one-hot."""
         assert features.momentum_image_ND is not None
         assert features.momentum_text_ND is not None
-        keep_NM = _same_process_columns(len(batch), features.image_ND.device) if self.keys == "own" else None
+        keep_NM = _same_process_columns(len(batch), features.image_ND.device) if self.memory.keys == "own" else None
         sides = (
             (features.image_ND, features.momentum_text_ND, features.queue_text_KD),
             (features.text_ND, features.momentum_image_ND, features.queue_image_KD),
@@ -359,17 +311,22 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
         keys = all_or_none(features.momentum_image_ND, features.momentum_text_ND, batch.group_B)
         if not keys:
             return
-        shares = self.compatible if self.task else (self.momentum, 1 - self.momentum, 0.0)
+        shares = self.memory.compatible if self.task else (self.memory.momentum, 1 - self.memory.momentum, 0.0)
         model.follow_(*shares)
         model.remember_(*(all_gather(rows).flatten(0, 1) for rows in keys))
 
     @classmethod
     def tiny(cls) -> Self:
         """The towers and the budget of `clip`'s; three tasks, by vendor (emoji) or by the planned relation (scene world)."""
-        same = {**SMALL_CLIP, "warmup": 10.0, "lr": 5e-4}
-        plain: dict[str, Any] = {"albef": False, "class_token": False, "queue_start": "empty", "decay": "matrices"}
-        plain |= {"masking": "share", "clean": False}
-        return cls(**same, column=("task", "style", "predicate"), at_most=3, fusion_layers=1, fusion_heads=3, **plain)
+        return cls(
+            **{**SMALL_CLIP, "warmup": 10.0, "lr": 5e-4},
+            split=TaskSplit(column=("task", "style", "predicate"), at_most=3),
+            memory=CompatibleMomentum(queue_start="empty"),
+            fusion=FusedWordsConfig(fusion_layers=1, fusion_heads=3, class_token=False, masking="share"),
+            albef=False,
+            clean=False,
+            decay="matrices",
+        )
 
     @classmethod
     def paper(cls) -> Self:
@@ -388,14 +345,14 @@ class CTP(EncoderRecipe[ContinualEncoder, MaskedPairBatch, ContinualPairs]):
             augment="rand",
             resize="squash",
             decoding="whole",
-            keys="own",
+            memory=CompatibleMomentum(keys="own"),
             fused=True,
         )
 
     @classmethod
     def paper_er(cls) -> Self:
         """CTP_ER: `paper` with a buffer of 10,000 samples."""
-        return replace(cls.paper(), buffer=10_000, replays="added")
+        return replace(cls.paper(), replay=ReplayConfig(buffer=10_000, replays="added"))
 
 
 class _StreamSnapshots(Snapshots):

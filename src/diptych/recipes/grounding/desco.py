@@ -19,11 +19,7 @@ from diptych.data.load.batch import pixels
 from diptych.data.text.captions.phrases import Sentence, sentences_of
 from diptych.data.text.descriptions import knowledge as knowledge_files
 from diptych.data.text.descriptions.caption_queries import CaptionQueries
-from diptych.data.text.descriptions.description_queries import (
-    TOKENS,
-    ClassQueries,
-    NounQueries,
-)
+from diptych.data.text.descriptions.description_queries import TOKENS, ClassQueries, NounQueries
 from diptych.data.text.descriptions.knowledge import Knowledge
 from diptych.data.text.tokenize import Tokenizer
 from diptych.data.text.tokens.spans import Entity, SpanText
@@ -34,17 +30,14 @@ from diptych.models.detection.frozen_stages import freeze_stages
 from diptych.models.detection.grounding_detector import GroundingConfig, GroundingDetector
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.phrase_detector import PhraseDetector, PhrasePrompt
-from diptych.models.detection.swin_start import from_swin, is_swin
 from diptych.models.detection.text_pieces import piece_end_ids
 from diptych.models.fiber.dense import DenseFiberDetector, DenseFiberPhraseDetector
-from diptych.models.fiber.fine_released import from_fine, is_fine
-from diptych.models.fiber.grounding import FiberConfig, FiberDetector, FiberPhraseDetector, from_first_stage
-from diptych.models.fiber.released import resized_tables
-from diptych.models.glip.released import from_glip, is_glip
+from diptych.models.fiber.grounding import FiberConfig, FiberDetector, FiberPhraseDetector
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import text_tower
 from diptych.objectives.boxes.dense_tokens import DenseTokenLoss
 from diptych.objectives.boxes.token_set import TokenSetLoss
+from diptych.recipes._shared.detector_start import detector_weights
 from diptych.recipes._shared.grounding_config import CaptionMix, DetectorRates, GroundingViews
 from diptych.recipes._shared.texts.query_texts import ReiterableSamples, every_text, knowledge_from
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
@@ -236,15 +229,7 @@ class DesCo(Recipe[GroundingDetector | DenseDetector | DenseFiberDetector, Groun
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Those of FIBER's first stage, or of its released second stage, or of a released GLIP or of a Swin, under our names."""
-        if self.backbone != "fiber":
-            return from_glip(tensors) if is_glip(tensors) else from_swin(tensors) if is_swin(tensors) else tensors
-        fiber = self.fiber
-        if is_fine(tensors):
-            renamed = from_fine(tensors, depths=fiber.swin_depths, text_layers=fiber.text_layers, fused=fiber.fused_layers)
-            return resized_tables(renamed, fiber.swin_window, every=True)
-        if any("image_tower." in name for name in tensors):
-            return from_first_stage(tensors, fiber.swin_window, gate_norm=fiber.gate_norm)
-        return tensors
+        return detector_weights(tensors, self.fiber if self.backbone == "fiber" else None)
 
     def text_part(self) -> Tower:
         if self.text_encoder.startswith("hf:"):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.core.contracts import Dataset, Draws, Optimiser, Recipe, Rule
+from diptych.core.contracts import Dataset, Draws, Optimiser, Recipe
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.grouped_fields import grouped
 from diptych.data.graphs.batch import GraphBatch, graph_batch
 from diptych.data.graphs.label_lists import NO_OBJECTS, CorpusNames, LabelLists
-from diptych.data.graphs.transforms import DetectionTransform, RandomHorizontalFlip, RandomShortSideResize, SquareResize
-from diptych.data.media.transforms import IMAGENET_MEAN, IMAGENET_STD, Triple
+from diptych.data.graphs.transforms import DetectionTransform
 from diptych.data.vocabularies import vocabulary
 from diptych.models.detection.backbone import DetectionBackbone, detection_backbone
 from diptych.models.detection.faster_rcnn import FasterRCNNConfig
@@ -35,15 +35,9 @@ from diptych.models.penet.scene_graph_network import (
     copy_detector_layers,
 )
 from diptych.models.towers.name_vectors import RANDOM, name_vectors
-from diptych.objectives.boxes.predicate_prototypes import (
-    mean_over_pairs,
-    nearest_distances,
-    pair_cross_entropy,
-    prototype_distance,
-    prototype_similarity,
-    prototype_spread,
-)
+from diptych.objectives.boxes.predicate_prototypes import mean_over_pairs, nearest_distances, pair_cross_entropy
 from diptych.objectives.gather import mean_over_processes
+from diptych.recipes._shared.scene_graph_config import PrototypeLosses, SceneGraphRates, SceneGraphViews
 
 BACKGROUND = "__background__"
 """What the release looks up in its word vectors for "no object" and "no relation", and does not find."""
@@ -54,6 +48,7 @@ DETECTOR_FROZEN = r"^detector\.backbone\.net\.(conv1|bn1|layer1)\."
 """Stem and first stage stay as they are while the detector is trained."""
 
 
+@grouped("pictures", "prototype_losses", "rates")
 @dataclass(frozen=True, kw_only=True)
 class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     """Prototype-based Embedding Network for Scene Graph Generation (Zheng et al., 2023, arXiv 2303.07096).
@@ -79,25 +74,17 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     vocabulary   vg150, open-images: names in their published order; "" takes those of the data
     words        where word vectors come from: a file of GloVe's form (published: 6B tokens, 300 dimensions), minilm-l6, or random
     image_size   short side in pixels, or both sides when `square`
-    longest      of the long side
-    square       both sides to image_size whatever the shape (for small models)
-    pixel_mean, pixel_std   of RGB from 0 to 1
-    distance, similarity, spread   weights of the three losses of prototypes (published 1)
-    distance_margin, spread_margin   squared distances that a pair should be nearer to its own prototype than to others, and that
-                 two prototypes should lie apart
+    pictures, prototype_losses, rates   sizes of pictures (`SceneGraphViews`), losses (`PrototypeLosses`) and rates (`SceneGraphRates`)
     adjust       logit adjustment (Menon et al., 2020, arXiv 2007.07314): so many times the log of a predicate's share of all relations
                  is added to its score in the cross-entropy, and not when it is asked; 0 leaves it out, as published
     max_scale    most that the learned factor of the cosines may be, which starts at 1 / .07; 0 leaves it free, as released
-    mirror       share of the pictures that are turned left to right, whatever names say (released code has .5 in place of its option)
-    bias_lr      factor of the learning rate for biases
-    lr_drops     shares of the run after which the learning rate is a tenth of what it was
-    momentum     of stochastic gradient descent; 0 takes AdamW
     backbone     conv_tiny, or timm:NAME with maps of strides 4, 8, 16 and 32
     frozen_norm  BatchNorm of the backbone as fixed scale and shift (for trained weights only)
     frozen       regular expression of what stays as it is when the detector is trained
     repeats      overlap from which two found boxes may not be named alike anew
     outside      a name outside the vocabulary: refuse, or drop its region or relation
-    relation_head, detector, sampling   the rest (`PENetHeadConfig`, `FasterRCNNConfig`, `PairSampling`); their fields are options, too
+    relation_head, detector, sampling   the rest (`PENetHeadConfig`, `FasterRCNNConfig`, `PairSampling`). The fields of all
+                 configurations are options like these
     """
 
     slug = "penet"
@@ -110,10 +97,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     vocabulary: str = ""
     words: str = RANDOM
     image_size: int = 600
-    longest: int = 1000
-    square: bool = False
-    pixel_mean: Triple = IMAGENET_MEAN
-    pixel_std: Triple = IMAGENET_STD
+    pictures: SceneGraphViews = field(default_factory=SceneGraphViews)
 
     batch_size: int = 8
     steps: int = 60_000
@@ -121,19 +105,11 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     warmup: float = 500.0
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
-    lr_drops: tuple[float, ...] = (28 / 60, 48 / 60)
-    momentum: float = 0.9
+    rates: SceneGraphRates = field(default_factory=SceneGraphRates)
 
-    distance: float = 1.0
-    similarity: float = 1.0
-    spread: float = 1.0
-    distance_margin: float = 1.0
-    spread_margin: float = 7.0
+    prototype_losses: PrototypeLosses = field(default_factory=PrototypeLosses)
     adjust: float = 0.0
     max_scale: float = 0.0
-    mirror: float = 0.5
-    warmup_from: float | None = 0.1
-    bias_lr: float = 1.0
 
     backbone: str = "timm:resnext101_32x8d"
     frozen_norm: bool = True
@@ -151,8 +127,6 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             raise ConfigError(f"trains is {self.trains!r} (expected relations | detector | both)")
         if self.max_scale and not self.max_scale >= 1:
             raise ConfigError(f"max_scale is {self.max_scale} (expected 1 or above, or 0 for no bound)")
-        if not 0 <= self.mirror <= 1:
-            raise ConfigError(f"mirror is {self.mirror} (expected a share from 0 to 1)")
 
     # ------------------------------------------------------------ names and pictures
 
@@ -186,7 +160,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
     def measured_by(self) -> str:
         """Recall of triplets in its setting; where pictures are small worlds with a few relations, of the first five."""
         task = {"predcls": "vg150_predcls", "sgcls": "vg150_sgcls", "sgdet": "vg150"}[self.setting]
-        return f"{task}:ks=[5]" if self.square else task
+        return f"{task}:ks=[5]" if self.pictures.square else task
 
     @property
     def decode_size(self) -> int:
@@ -195,16 +169,12 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
 
     @property
     def views(self) -> DetectionTransform:
-        mirror = RandomHorizontalFlip(share=self.mirror, sides="keep")
-        if self.square:
-            return SquareResize(size=self.image_size, mirror=mirror)
-        return RandomShortSideResize(shorts=(self.image_size,), longest=self.longest, mirror=mirror)
+        return self.pictures.training(self.image_size)
 
     @property
     def images(self) -> DetectionPreprocess:
         """Preprocessing of the deployed model."""
-        longest = 0 if self.square else self.longest
-        return DetectionPreprocess(self.image_size, longest=longest, square=self.square, mean=self.pixel_mean, std=self.pixel_std)
+        return self.pictures.deployed(self.image_size)
 
     # ------------------------------------------------------------ a step
 
@@ -236,9 +206,9 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             outside=self.outside,
             max_pairs=int(self.sampling.pairs * self.sampling.positive),
             fill_pairs=self.sampling.pairs,
-            multiple=1 if self.square else self.images.stride,
-            mean=self.pixel_mean,
-            std=self.pixel_std,
+            multiple=1 if self.pictures.square else self.images.stride,
+            mean=self.pictures.pixel_mean,
+            std=self.pictures.pixel_std,
         )
 
     def features(self, model: SceneGraphNetwork, batch: GraphBatch) -> GraphScores:
@@ -266,17 +236,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         if features.naming_MC is not None:
             each_M = F.cross_entropy(features.naming_MC, features.label_M, reduction="none")
             terms["objects"] = mean_over_pairs(each_M)
-        prototype_KD = scored.prototype_KD
-        if prototype_KD is None:
-            return terms
-        if self.distance:
-            terms["distance"] = self.distance * prototype_distance(
-                scored.pair_PD, prototype_KD, relation_P, margin=self.distance_margin
-            )
-        if self.similarity:
-            terms["similarity"] = self.similarity * prototype_similarity(prototype_KD)
-        if self.spread:
-            terms["spread"] = self.spread * prototype_spread(prototype_KD, margin=self.spread_margin)
+        if scored.prototype_KD is not None:
+            terms |= self.prototype_losses.terms(scored.pair_PD, scored.prototype_KD, relation_P)
         return terms
 
     def metrics(self, features: GraphScores, batch: GraphBatch) -> dict[str, Tensor]:
@@ -315,19 +276,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             frozen += [r"^detector\.proposer\.", r"^detector\.heads\.box_predictor\.bbox_pred\."]
         if self.trains == "both" and self.setting == "predcls":
             frozen.append(r"^detector\.heads\.")
-        biases = Rule(r"bias$", lr_scale=self.bias_lr, decay=False)
-        return replace(
-            super().optimiser(),
-            kind="sgd" if self.momentum else "adamw",
-            betas=(self.momentum or 0.9, 0.999),
-            eps=1e-8,
-            coupled_decay=bool(self.momentum),
-            schedule="step",
-            warmup_from=self.warmup_from,
-            drop_at=self.lr_drops,
-            # Everything decays but biases: norms and the scale of the cosines too, as released.
-            rules=(*(Rule(name, lr_scale=0.0) for name in (*frozen, *unused)), biases, Rule("", decay=True)),
-        )
+        return self.rates.applied_to(super().optimiser(), (*frozen, *unused))
 
     # ------------------------------------------------------------ weights and use
 
@@ -346,10 +295,13 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             relation_head=shape.head,
             detector=replace(shape.detector, **{name: getattr(self.detector, name) for name in COUNTS}),
             image_size=model.images.size,
-            longest=model.images.longest or self.longest,
-            square=model.images.square,
-            pixel_mean=model.images.mean,
-            pixel_std=model.images.std,
+            pictures=replace(
+                self.pictures,
+                longest=model.images.longest or self.pictures.longest,
+                square=model.images.square,
+                pixel_mean=model.images.mean,
+                pixel_std=model.images.std,
+            ),
             start_names=model.lists,
         )
 
@@ -376,7 +328,7 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             setting="sgdet",
             trains="both",
             image_size=64,
-            square=True,
+            pictures=SceneGraphViews(square=True, mirror=0.0),
             backbone="conv_tiny",
             frozen_norm=False,
             frozen="",
@@ -396,12 +348,9 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
             steps=2000,
             lr=1e-3,
             warmup=100.0,
-            lr_drops=(0.8,),
-            momentum=0.0,
+            rates=SceneGraphRates(momentum=0.0, lr_drops=(0.8,), warmup_from=None),
             clip_norm=1.0,
             max_scale=100.0,
-            mirror=0.0,
-            warmup_from=None,
         )
 
     @classmethod
@@ -424,7 +373,8 @@ class PENet(Recipe[SceneGraphNetwork, GraphBatch, GraphScores]):
         """The detector that the others need: 50,000 steps of 8 images (Tang et al., 2020). Biases learn twice as fast; 12,000
         proposals of a map are considered while it trains, and 2,000 kept of an image."""
         shape = FasterRCNNConfig(learns_considered=12_000, proposals=2_000, detections=256, counting="inclusive")
-        plan: dict[str, Any] = {**PUBLISHED, "detector": shape, "steps": 50_000, "lr_drops": (0.6, 0.9), "bias_lr": 2.0}
+        rates = SceneGraphRates(bias_lr=2.0, lr_drops=(0.6, 0.9))
+        plan: dict[str, Any] = {**PUBLISHED, "detector": shape, "steps": 50_000, "rates": rates}
         return cls(vocabulary="vg150", setting="sgdet", trains="detector", **plan)
 
 

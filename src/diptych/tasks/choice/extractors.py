@@ -60,7 +60,7 @@ def _concluded(text: str, letters: str) -> set[str]:
 
 
 def held_text(text: str, options: Sequence[str]) -> int | None:
-    """Option whose words stand in the text, alone or holding those of others that do ("ring" in "blue ring")."""
+    """Index of the option that occurs in the text, the longest where one contains the others ("blue ring", not "ring"); None if several."""
     held = [index for index, option in enumerate(options) if _holds(text, option)]
     longest = [index for index in held if not any(other != index and _holds(options[other], options[index]) for other in held)]
     return longest[0] if len(longest) == 1 else None

@@ -86,8 +86,10 @@ def train_on_shots(
     changes: Mapping[str, Any],
     seed: int = 0,
 ) -> Callable[[Sequence[str]], Scores]:
-    """A recipe trained on the shots: names of classes to what it says of images. `folder` holds the model and the runs;
-    `changes` are further fields of the recipe."""
+    """Classifier factory of a recipe trained on the shots: class names to a function from image features to scores.
+
+    `folder` holds the model and the runs; `changes` are further fields of the recipe.
+    """
     kind: Any = RECIPES.load(method)
     if not {"weights", "shot_file", "part", "label"} <= {f.name for f in fields(kind)}:
         raise ConfigError(f"recipe '{method}' does not adapt a dual encoder from shots (expected one such as coop)")

@@ -152,7 +152,7 @@ class CloudsAndPictures(CloudEmbedderAdapter):
 
 
 class PicturesAsTexts(ClipsAsImages):
-    """Rows with their cloud in place of the image and their uid, which stands for their picture, as the only text."""
+    """Data set view with point clouds as images and row uids as texts, by which a model looks up the row's picture."""
 
     def __getitem__(self, row: int) -> Sample:
         return replace(super().__getitem__(row), texts=(Text(self.data.uids[row]),))

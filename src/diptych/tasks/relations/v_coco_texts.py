@@ -14,7 +14,10 @@ Texts = Literal["published", "roles"]
 
 
 def possible_pairs(file: Path, texts: Texts) -> frozenset[tuple[str, str]]:
-    """The (relation, object) of a table [29, 80], as they are asked for: where it is above 0. What is missing goes with every role."""
+    """Possible (relation, object) pairs, by name, read from a table [29, 80] of a .npy file: those above 0.
+
+    A missing object is possible with every relation. `texts` chooses how relations are named. Raises DataError for another shape.
+    """
     published = vocabulary("v-coco")
     try:
         table_PO = np.load(file, allow_pickle=False)

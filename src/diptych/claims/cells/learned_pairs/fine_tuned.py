@@ -46,8 +46,10 @@ class AdaptedCLIP(CLIP):
 
 @dataclass(frozen=True)
 class FineTuned:
-    """Retrieval among pictures like those of the start ("source/...") and like those of the tuning ("target/..."), the same before the
-    tuning ("start/..."), how many numbers are trained ("trained") and the KiB that their gradients and means take ("held_kib").
+    """Retrieval recall before and after fine-tuning, on pictures like those of the start and like those of the tuning.
+
+    Scores are "source/..." and "target/...", the same before the tuning ("start/..."), the count of trained parameters ("trained") and the
+    KiB of their gradients and means ("held_kib").
 
     start   is trained first, on `count` pictures
     recipe  tunes it, on as many

@@ -76,7 +76,7 @@ class AtOnce:
 
     def __call__(self, cell: Cell) -> Scores:
         rows, test = drawn(self.arm.tasks, self.arm.rows, self.arm.tested, cell)
-        recipe = replace(self.arm.recipe, at_most=1)
+        recipe = replace(self.arm.recipe, split=replace(self.arm.recipe.split, at_most=1))
         return asked(open_model(trained(recipe, rows, cell, smoke_steps=SMOKE_STEPS).model), test)
 
 

@@ -38,8 +38,9 @@ Thing = tuple[str, str]
 
 @dataclass(frozen=True)
 class Structured:
-    """Trains on so many pictures. "swapped" and "replaced" are mean accuracies over the kinds of the probe; each kind, "order" and recalls
-    stand beside them.
+    """Accuracy on a compositionality probe after training on `count` pictures.
+
+    "swapped" and "replaced" are mean accuracies over the kinds of the probe; each kind, "order" and recalls are scores too.
 
     learns    False asks the model as it is before the first step
     """

@@ -17,8 +17,10 @@ PLACES = re.compile(r"(\{image\}|\{prompt\})")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """text  what stands before the answer; "{image}" where the picture goes (at the start, if nowhere), "{prompt}" where words that are
-    asked go. An answer follows directly: a space between is part of the template or of the answer.
+    """Prompt template with placeholders for image and question.
+
+    text  what comes before the answer; "{image}" where the picture goes (without it: at the start), "{prompt}" where the question goes. An
+          answer follows directly: a space between is part of the template or of the answer
 
     >>> Template("Q: {prompt} A:").pieces(2, "how many?", "two")
     [ImageSlots(count=2), TextPiece(text='Q: how many? A:', answer=False, ends=True), TextPiece(text='two', answer=True, ends=True)]

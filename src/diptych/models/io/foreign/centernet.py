@@ -21,14 +21,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from diptych.core.errors import ConfigError, DataError, UnknownName
+from diptych.core.errors import DataError, UnknownName
 from diptych.core.image import ImageSource
-from diptych.core.inputs import one_or_many
 from diptych.core.scene_graph import Region, SceneGraph
 from diptych.data.media.decode import decode
 from diptych.data.vocabularies import vocabulary
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.tfjs_graph import TfjsGraph
+from diptych.models.io.region_detector import RegionDetector
 
 HEAT, SIDES = "tower_0/keypoints", "tower_0/wh"
 SIZE, STRIDE, MOST, OVERLAP = 512, 4, 100, 0.4
@@ -36,7 +36,7 @@ SIZE, STRIDE, MOST, OVERLAP = 512, 4, 100, 0.4
 which the weaker one goes, as the package has it."""
 
 
-class CenterNet:
+class CenterNet(RegionDetector):
     """`Detector` of COCO's 80 classes, without relations. A picture is squeezed into the network's square."""
 
     def __init__(self, graph: TfjsGraph, name: str) -> None:
@@ -55,21 +55,11 @@ class CenterNet:
     def fingerprint(self) -> str:
         return fingerprint(self.graph, {"size": SIZE, "most": MOST, "overlap": OVERLAP})
 
-    @one_or_many
-    def detect(
-        self,
-        images: Sequence[ImageSource],
-        *,
-        objects: Sequence[str],
-        relations: Sequence[str] = (),
-        top: int = 100,
-        threshold: float = 0.0,
-        batch_size: int = 16,
+    def regions(
+        self, images: Sequence[ImageSource], objects: Sequence[str], *, top: int, threshold: float, batch_size: int
     ) -> list[SceneGraph]:
         """The `top` best regions of each image with a score above `threshold`, one image at a time. Raises UnknownName for an object
         that is none of its kinds."""
-        if relations:
-            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
         if not objects:
             raise DataError("the list is empty", field="objects", expected="at least one kind of thing to look for")
         for label in objects:

@@ -7,7 +7,7 @@ Letters: Q boxes that a model proposes, L tokens, E phrases.
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from diptych.data.media.decode import decode
 from diptych.data.text.tokens.spans import tokens_of
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating
+from diptych.models.io.region_detector import RegionDetector
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
 FAMILIES = {
@@ -72,7 +73,7 @@ def open_detector(folder: Path, spec: str) -> TransformersPhraseDetector:
     return kind(model.float().eval(), processor, spec)
 
 
-class TransformersPhraseDetector(ABC):
+class TransformersPhraseDetector(RegionDetector):
     """A model of transformers as `Grounder` and `Detector`."""
 
     def __init__(self, model: Any, processor: Any, name: str) -> None:
@@ -92,20 +93,10 @@ class TransformersPhraseDetector(ABC):
             raise DataError(f"{len(images)} images but {len(queries)} queries", field="queries", expected="a query an image")
         return [self._ground(decode(image, exact=True), query, top) for image, query in zip(images, queries, strict=True)]
 
-    @one_or_many
-    def detect(
-        self,
-        images: Sequence[ImageSource],
-        *,
-        objects: Sequence[str],
-        relations: Sequence[str] = (),
-        top: int = 100,
-        threshold: float = 0.0,
-        batch_size: int = 16,
+    def regions(
+        self, images: Sequence[ImageSource], objects: Sequence[str], *, top: int, threshold: float, batch_size: int
     ) -> list[SceneGraph]:
-        """The `top` best regions of each image with a score above `threshold`, labelled by the phrase that fits. No relations."""
-        if relations:
-            raise ConfigError(f"{self.name} predicts no relations (expected objects alone, or a run of rlipv2)")
+        """The `top` best regions of each image with a score above `threshold`, labelled by the phrase that fits."""
         if not objects:
             raise DataError("the list is empty", field="objects", expected="at least one phrase to look for")
         query = self._query(objects)

@@ -16,17 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.core.contracts import GenerationOutput, LayerStates
-from diptych.core.errors import ConfigError, DataError, PromptTooLong
+from diptych.core.contracts import LayerStates
+from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.core.prompt import (
     PromptLike,
     as_dialogue,
     require_images,
+    require_one_per_image,
     text_of_single_image_prompt,
     text_of_text_only_prompt,
     text_only,
@@ -34,9 +35,10 @@ from diptych.core.prompt import (
 from diptych.data.media.decode import decode
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
+from diptych.models.io.generation import StreamingGenerator, Write, require_room
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.layer_states import split_layer_states
-from diptych.models.io.streaming import ForcedTokens, PromptLengthRecorder, TextPieceStreamer, sampling_options
+from diptych.models.io.streaming import ForcedTokens, PromptLengthRecorder, TextPieceStreamer
 from diptych.models.towers.packaged.hf_text import silence_transformers
 
 WRITES = ("ForConditionalGeneration", "ForImageTextToText")
@@ -91,7 +93,7 @@ class _ProcessorInput:
     text: str
 
 
-class TransformersGenerator:
+class TransformersGenerator(StreamingGenerator):
     """A model of transformers as it comes (`Generator`, `Streamer`, `Ranker`): its processor places the pictures, its chat template, where
     it has one, the words. With a chat template it reads several pictures and dialogues too."""
 
@@ -142,7 +144,7 @@ class TransformersGenerator:
         """
         device = next(self.model.parameters()).device
         if "input_ids" in inputs:
-            self._room(int(inputs["input_ids"].shape[1]) + max_tokens, max_tokens)
+            require_room(int(inputs["input_ids"].shape[1]), max_tokens, self.context_length, model=f"'{self.name}'")
         with torch.no_grad(), evaluating(self.model):
             return self._new_ids({name: value.to(device) for name, value in inputs.items()}, max_tokens, options)
 
@@ -152,25 +154,19 @@ class TransformersGenerator:
         id_BT: Tensor = self.model.generate(**given, max_new_tokens=max_tokens, stopping_criteria=[begun], **settings)
         return id_BT[:, begun.length :]
 
-    def stream(
-        self,
-        image: ImageSource | None,
-        prompt: PromptLike,
-        *,
-        on_text: Callable[[str], bool],
-        max_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> GenerationOutput:
-        """The answer about one image, piece by piece (`Streamer`)."""
-        with torch.no_grad(), evaluating(self.model), sampling_options(temperature, top_p, seed) as options:
-            given = self._inputs(self._rows([image], [prompt]), max_tokens)
-            pieces = TextPieceStreamer(
-                self._decoded, self._ends, on_text, changes=bool(self.tokenizer.clean_up_tokenization_spaces)
-            )
-            read = int(given["input_ids"].shape[1]) if "input_ids" in given else 0
-            return pieces.write(partial(self.model.generate, **given, max_new_tokens=max_tokens), read=read, **options)
+    @property
+    def network(self) -> nn.Module:
+        module: nn.Module = self.model
+        return module
+
+    def _streamer(self, on_text: Callable[[str], bool]) -> TextPieceStreamer:
+        changes = bool(self.tokenizer.clean_up_tokenization_spaces)
+        return TextPieceStreamer(self._decoded, self._ends, on_text, changes=changes)
+
+    def _generation(self, image: ImageSource | None, prompt: PromptLike, max_tokens: int) -> tuple[Write, int]:
+        given = self._inputs(self._rows([image], [prompt]), max_tokens)
+        read = int(given["input_ids"].shape[1]) if "input_ids" in given else 0
+        return partial(self.model.generate, **given, max_new_tokens=max_tokens), read
 
     @one_or_many
     def answer_nll(
@@ -178,8 +174,7 @@ class TransformersGenerator:
     ) -> list[npt.NDArray[np.float64]]:
         """For each image [C, 2]: nats of each candidate over its tokens and the end mark, and how many those are."""
         rows = self._rows(images, prompts)
-        if len(candidates) != len(images):
-            raise ConfigError(f"{len(candidates)} lists of candidates for {len(images)} images (expected one an image)")
+        require_one_per_image("lists of candidates", candidates, images)
         with torch.no_grad(), evaluating(self.model):
             return [
                 np.array([self._nll(row, answer) for answer in answers]).reshape(-1, 2)
@@ -191,23 +186,11 @@ class TransformersGenerator:
         """Layers of the language model."""
         return int(self.model.config.get_text_config().num_hidden_layers)
 
-    def read_layers(
-        self,
-        images: Sequence[ImageSource],
-        texts: Sequence[str],
-        *,
-        layers: Sequence[int],
-        template: str = "",
-        batch_size: int = 8,
+    def _layer_states(
+        self, images: Sequence[ImageSource], texts: Sequence[str], layers: Sequence[int], template: str, batch_size: int
     ) -> Iterator[LayerStates]:
-        """Hidden states of the given layers, numbered from 1, for every image and its text (`LayerReader`).
-
-        Rows run one at a time, whatever `batch_size`. Without `template` the text is the answer of the model's chat template, or
-        stands behind the picture and a line break. A text that is longer than the model allows is cut. Raises ConfigError for a
-        model whose input has no image tokens.
-        """
-        if len(texts) != len(images):
-            raise ConfigError(f"{len(texts)} texts for {len(images)} images (expected one an image)")
+        """Rows run one at a time, whatever `batch_size`. Without `template` the text is the answer of the model's chat template, or
+        stands behind the picture and a line break."""
         token = getattr(self.model.config, "image_token_id", None)
         if token is None or self.reads_and_writes:
             raise ConfigError(f"'{self.name}' has no image tokens in its text (expected a decoder that has them, such as LLaVA)")
@@ -281,8 +264,7 @@ class TransformersGenerator:
     # ------------------------------------------------------------ what is asked
 
     def _rows(self, images: Sequence[ImageSource | None], prompts: Sequence[PromptLike]) -> list[_ProcessorInput]:
-        if len(prompts) != len(images):
-            raise ConfigError(f"{len(prompts)} prompts for {len(images)} images (expected one an image)")
+        require_one_per_image("prompts", prompts, images)
         return [self._row(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
     def _row(self, image: ImageSource | None, prompt: PromptLike) -> _ProcessorInput:
@@ -327,7 +309,7 @@ class TransformersGenerator:
             self.tokenizer.padding_side = side
         given = {name: value for name, value in given.items() if name != "labels"}  # which a processor may make of the prompt
         length = int(given["input_ids"].shape[1])
-        self._room(length + tokens, tokens)
+        require_room(length, tokens, self.context_length, model=f"'{self.name}'")
         if length <= (
             self.model.config.model_type == "blip"
         ):  # nothing is asked; of BLIP's prompt `generate` drops the last token
@@ -340,14 +322,6 @@ class TransformersGenerator:
                 )
         device = next(self.model.parameters()).device
         return {name: value.to(device) for name, value in given.items()}
-
-    def _room(self, needed: int, tokens: int) -> None:
-        if self.context_length and needed > self.context_length:
-            raise PromptTooLong(
-                f"picture and prompt take {needed - tokens} of the {self.context_length} tokens of '{self.name}', "
-                f"so {tokens} tokens more do not fit (expected a shorter prompt, or fewer --max-tokens)",
-                self.context_length - (needed - tokens),
-            )
 
 
 def _decoded_picture(source: ImageSource) -> Image.Image:

@@ -96,7 +96,7 @@ class FusionEncoder(nn.Module):
     def forward(
         self, text_tower: Tower, masked_BL: Tensor, hidden_BL: Tensor, mask_BL: Tensor, patch_BPD: Tensor, place_BM: Tensor
     ) -> Tensor:
-        """Logits [B, M, V] over the words, at the places that are asked for."""
+        """Vocabulary logits [B, M, V] at the positions `place_BM` of the masked text."""
         table = word_table(text_tower)
         given = masked_BL if self.mask_id is None else masked_BL.masked_fill(hidden_BL, self.mask_id)
         if self.mask_D is not None:

@@ -39,7 +39,7 @@ class SideFeatures:
     mask_NT: Tensor
 
     def rows(self, row: Tensor) -> SideFeatures:
-        """The rows at these places."""
+        """Features of the rows with these indices."""
         return SideFeatures(self.vector_ND[row], self.state_N[row], self.mask_NT[row])
 
 

@@ -151,7 +151,7 @@ class DenseDetectionRecipe(DenseGuidanceRecipe[M, GraphBatch, F]):
         )
 
     def score_loss(self, score_BKHW: Tensor, batch: GraphBatch) -> Tensor:
-        """The auxiliary loss: what the score map says of places within boxes."""
+        """Auxiliary classification loss of the score map [B, K, H, W] at positions within the true boxes."""
         boxes, labels = targets(batch)
         height, width = (side // STRIDE for side in batch.image_BCHW.shape[2:])
         box_classes = box_targets(boxes, labels, len(self.named), height, width, released=self.released_edges)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from diptych.core.contracts import Dataset, Draw, Draws, Optimiser, Order, Stage
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.grouped_fields import grouped
 from diptych.core.sample import Sample, Text
 from diptych.data.load.order import SourceBlockOrder
 from diptych.data.text.prompts.layout import TokenPiece
@@ -21,6 +22,7 @@ from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.outputs import Tower
 from diptych.models.towers.towers import image_tower
 from diptych.recipes._shared.language.bridges import BridgeBatch, BridgeRecipe
+from diptych.recipes._shared.language.qformer_config import QFormerSize
 
 REQUESTS = (
     "Describe this image in detail.",
@@ -37,6 +39,7 @@ CHAT_SYSTEM = (
 MARKS = re.compile(r"([.!\"()*#:;~])")
 
 
+@grouped("former")
 @dataclass(frozen=True, kw_only=True)
 class TwoStageCaptionRecipe(BridgeRecipe):
     """Two stages: short captions without any prompt, then detailed ones in a chat's form.
@@ -45,7 +48,7 @@ class TwoStageCaptionRecipe(BridgeRecipe):
     former_weights  "hf:FOLDER" of BLIP-2, whose Q-Former, queries and norm of features it takes, and its image encoder where there are no
                  `image_weights`; "": fresh ones, which know nothing
     norm_features   without queries patches are normalised first, as in the release, whose norm is a fresh one and stays so
-    former_width, former_layers, former_heads, former_mlp   of the Q-Former; published: BERT-base
+    former       sizes of the Q-Former (`QFormerSize`), whose fields are options like these
     detailed     origin of the texts of the second stage, on samples that have one; the first stage draws all others
     requests     what is asked in the second stage, one drawn for all rows of a step; the first one where no prompt is given
     chat         template of the second stage
@@ -70,10 +73,7 @@ class TwoStageCaptionRecipe(BridgeRecipe):
     group: int = 4
     former_weights: str = ""
     norm_features: bool = False
-    former_width: int = 768
-    former_layers: int = 12
-    former_heads: int = 12
-    former_mlp: int = 3072
+    former: QFormerSize = field(default_factory=QFormerSize)
     detailed: str = "synthetic"
     requests: tuple[str, ...] = REQUESTS
     chat: str = "###Human: <Img>{image}</Img> {prompt} ###Assistant: "
@@ -133,13 +133,7 @@ class TwoStageCaptionRecipe(BridgeRecipe):
     def connector_spec(self) -> dict[str, Any]:
         if not self.queries:
             return {"kind": "grouped", "group": self.group, **({"norm": 1e-5} if self.norm_features else {})}
-        shape = {
-            "hidden_size": self.former_width,
-            "num_hidden_layers": self.former_layers,
-            "num_attention_heads": self.former_heads,
-            "intermediate_size": self.former_mlp,
-        }
-        return {"kind": "queries", "queries": self.queries, "former": shape, "norm": 1e-5, "still": True}
+        return {"kind": "queries", "queries": self.queries, "former": self.former.settings(), "norm": 1e-5, "still": True}
 
     # ------------------------------------------------------------ data
 
