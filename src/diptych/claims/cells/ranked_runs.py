@@ -158,7 +158,8 @@ def _signals(model: BridgeGenerator, test: Dataset) -> dict[str, float]:
     read = mir.score(mir.predict(model, test))
     nll_N = [rows[0] for rows in model.answer_nll(images, [""] * len(images), [[s.positives("en")[0].string] for s in samples])]
     with torch.no_grad():
-        picture_BKD = model._pictures([((image,), "") for image in images[:SMOKE_ROWS]])
+        picture_BKD, _ = model._pictures([((image,), "") for image in images[:SMOKE_ROWS]])
+        assert picture_BKD is not None  # every row has an image
         id_1V = torch.arange(model.bridge.language.vocab_size)[None]
         ratio = norm_ratio(picture_BKD, model.bridge.language.embed(id_1V), torch.ones_like(id_1V, dtype=torch.bool))
     return {

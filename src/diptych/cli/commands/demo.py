@@ -39,6 +39,7 @@ class DemoArgs:
 def main(argv: Sequence[str]) -> int:
     args = parse(DemoArgs, argv, "demo", "Curate, train, evaluate and search real data; ends in a report.")
     from diptych import api
+    from diptych.api.recipes import recipe_of
     from diptych.report.pages.side_by_side import PageText, RecipeRuns, over_seeds, side_by_side
     from diptych.worlds.address import training_rows
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         title=f"Diptych demo: {' and '.join(args.recipes)} on {whole.name}",
         lead=f"{cut}Real data, {seeds} seeds a recipe, held-out splits that no run saw. Made by one command: diptych demo. "
         f"Queries are {'the names of the pictures' if _queries(whole) else 'all texts of the pictures'}.",
-        inspection=tuple(api.data_report(api.recipe(args.recipes[-1]), training_rows(curated), curated)),
+        inspection=tuple(api.data_report(recipe_of(runs[args.recipes[-1]][0][0]), training_rows(curated), curated)),
         curation=tuple(steps),
         searches=searches,
     )

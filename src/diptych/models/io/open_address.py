@@ -208,7 +208,8 @@ def _may_have(deployed: type, capability: type) -> bool:
 
 
 def _subclasses(kind: type) -> list[type]:
-    return [deeper for one in kind.__subclasses__() for deeper in (one, *_subclasses(one))]
+    direct: list[type] = kind.__subclasses__()
+    return [deeper for child in direct for deeper in (child, *_subclasses(child))]
 
 
 def _capabilities() -> list[Any]:

@@ -134,8 +134,8 @@ class PTP(BlockPromptRecipe[BlipTraining, PairBatch, BlipFeatures]):
                 f"{getattr(model, 'name', model)} is no BLIP (expected a run of ptp, or a released file as .safetensors)"
             )
         text, preprocess = model.model.text, model.preprocess
-        if preprocess.resize == "native":
-            raise ConfigError(f"{model.name} reads pictures at their own size (expected a BLIP that resizes them)")
+        if preprocess.resize == "native" or preprocess.resize == "square":  # two tests narrow the type
+            raise ConfigError(f"{model.name} resizes its pictures by '{preprocess.resize}' (expected crop, squash or pad)")
         options = {key: value for key, value in model.model.image_tower.spec.items() if key != "name"}
         return replace(
             self, image_tower=model.model.image_tower.spec["name"], image_size=preprocess.size, width=model.model.width, act=None,
