@@ -290,7 +290,13 @@ def published() -> dict[str, Tensor]:
 def test_the_published_configuration_has_a_place_for_every_released_tensor() -> None:
     """745 tensors; 231.8 million parameters, of which 80 classes of 256 channels answer no words."""
     recipe = DesCo.glip_tiny()
-    assert (recipe.batch_size, recipe.steps, recipe.lr, recipe.lr * recipe.text_lr, recipe.frozen) == (64, 330_000, 1e-4, 1e-5, 0)
+    assert (recipe.batch_size, recipe.steps, recipe.lr, recipe.lr * recipe.rates.text_lr, recipe.frozen) == (
+        64,
+        330_000,
+        1e-4,
+        1e-5,
+        0,
+    )
     with torch.device("meta"):
         model: Any = recipe.model()
     released = published()
@@ -317,7 +323,7 @@ def test_rates_decay_and_what_stays_are_those_of_the_released_solver() -> None:
     with torch.device("meta"):
         model = recipe.model()
     spec = recipe.optimiser()
-    assert (spec.lr, spec.weight_decay, spec.clip_norm, recipe.average) == (5e-5, 1e-4, 1.0, 0.999)
+    assert (spec.lr, spec.weight_decay, spec.clip_norm, recipe.rates.average) == (5e-5, 1e-4, 1.0, 0.999)
     groups = build_optimiser(model, spec).param_groups
     of = {id(p): (group["scale"] * spec.lr, group["weight_decay"]) for group in groups for p in group["params"]}
     parameters = dict(model.named_parameters())

@@ -15,6 +15,7 @@ import transformers
 from tokenizers.processors import TemplateProcessing
 
 import diptych
+from diptych.core.config import with_changes
 from diptych.core.contracts import Draw
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.prompt import ImagePart, TextPart
@@ -333,7 +334,10 @@ def test_what_was_trained_before_is_where_a_run_begins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("recipe", [replace(InstructBLIP.tiny(), former_vocabulary=50), MBLIP.tiny()])
 def test_where_queries_look_and_how_wide_weights_are_drawn_is_the_recipes(recipe: Any) -> None:
-    for made, layers, spread in ((replace(recipe, former_every=2, former_init=0.02), [0], 0.02), (recipe, [0, 1], 0.07)):
+    for made, layers, spread in (
+        (replace(recipe, former=replace(recipe.former, former_every=2, former_init=0.02)), [0], 0.02),
+        (recipe, [0, 1], 0.07),
+    ):
         spec = {key: value for key, value in made.connector_spec().items() if key != "kind"}
         connector = QueryConnector(24, 16, **spec)
         blocks = connector.former.encoder.layer
@@ -351,4 +355,4 @@ def test_published_q_formers_look_in_every_second_layer(recipe: Any) -> None:
 @pytest.mark.parametrize("change", [{"former_every": 0}, {"former_init": 0.0}])
 def test_queries_that_never_look_and_weights_of_zero_are_refused(recipe: Any, change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
-        replace(recipe.tiny(), **change)
+        with_changes(recipe.tiny(), change)

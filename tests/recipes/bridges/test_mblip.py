@@ -68,7 +68,7 @@ def test_an_image_is_shown_in_one_language_which_the_request_names() -> None:
 
 
 def test_languages_come_by_their_weights() -> None:
-    made = replace(SMALL, languages=("en", "qaa"), weights=(3.0, 1.0))
+    made = replace(SMALL, spoken=replace(SMALL.spoken, languages=("en", "qaa"), weights=(3.0, 1.0)))
     many = languages(400, seed=3)
     draw = [type("Draw", (), {"sample": many[row], "rng": np.random.default_rng(0)}) for row in range(400)]
     tags = Counter(made.caption_of_language(one).language for one in draw)  # type: ignore[arg-type]
@@ -79,12 +79,14 @@ def test_languages_come_by_their_weights() -> None:
 def test_names_of_emoji_in_their_languages() -> None:
     """Real names: Thai and Japanese come back as they went in."""
     emoji = read("emoji").select(range(12))
-    made = replace(SMALL, languages=("th", "ja", "de"), requests=(), request="Caption in {language}:").prepare(emoji)
+    made = replace(
+        SMALL, spoken=replace(SMALL.spoken, languages=("th", "ja", "de"), requests=(), request="Caption in {language}:")
+    ).prepare(emoji)
     layout, words = rows(made, emoji), made.words()
-    known = {text.string.lower() for row in range(12) for text in emoji[row].texts if text.language in made.languages}
+    known = {text.string.lower() for row in range(12) for text in emoji[row].texts if text.language in made.spoken.languages}
     for ids, answer in zip(layout.id_BL, layout.answer_BL, strict=True):
         assert words.decode(ids[answer].tolist()) in known
-    assert {made.caption_request(tag) for tag in made.languages} == {
+    assert {made.caption_request(tag) for tag in made.spoken.languages} == {
         "Caption in Thai:",
         "Caption in Japanese:",
         "Caption in German:",
@@ -118,11 +120,18 @@ def test_adapters_begin_as_nothing_and_are_merged_at_the_end() -> None:
     assert (found - alone).abs().min() > 1e-3
     torch.testing.assert_close(joined, found, rtol=1e-5, atol=1e-5)
     rule = whole.optimiser().rules[0]
-    assert whole.optimiser().lr * rule.lr_scale == pytest.approx(whole.visual_lr)  # type: ignore[attr-defined]
+    assert whole.optimiser().lr * rule.lr_scale == pytest.approx(whole.alignment.visual_lr)  # type: ignore[attr-defined]
 
 
 def test_a_former_of_another_run_is_taken_and_what_was_learned_is_kept(tmp_path: Path) -> None:
-    english = replace(SMALL, languages=("en",), adapter_rank=0, warm_share=0.0, steps=2, lr=0.01, visual_lr=0.01)
+    english = replace(
+        SMALL,
+        steps=2,
+        lr=0.01,
+        spoken=replace(SMALL.spoken, languages=("en",)),
+        adapters=replace(SMALL.adapters, adapter_rank=0),
+        alignment=replace(SMALL.alignment, warm_share=0.0, visual_lr=0.01),
+    )
     before = diptych.train(english, data=DATA, out=tmp_path / "english", seed=0)
     taught: Any = diptych.load(before.path)
     moved = replace(SMALL, former_weights=str(before.path)).prepare(DATA)
@@ -153,7 +162,7 @@ def test_tokens_of_several_pictures_stand_one_after_the_other(tmp_path: Path) ->
     single, pair, turned = DATA[0], pair_of(0, 1, "pair"), pair_of(1, 0, "turned")
     turned = replace(turned, texts=pair.texts)
     mixed = Pool.from_samples([single, pair, turned], name="mixed")
-    recipe = replace(SMALL, languages=("en",), pictures=2).prepare(DATA)
+    recipe = replace(SMALL, pictures=2, spoken=replace(SMALL.spoken, languages=("en",))).prepare(DATA)
     torch.manual_seed(0)
     bridge = recipe.model().eval()
     with torch.no_grad():
@@ -223,7 +232,7 @@ def test_the_published_sizes() -> None:
         built = connector(spec.pop("kind"), 1408, 2048, **spec)
         bridge = type("Bridge", (), {"language": language})
         frozen = sum(p.numel() for p in language.parameters())
-        add_adapters(language.inner, LoRAConfig(made.adapter_rank, inner_maps(bridge), made.adapter_alpha))  # type: ignore[arg-type]
+        add_adapters(language.inner, LoRAConfig(made.adapters.adapter_rank, inner_maps(bridge), made.adapters.adapter_alpha))  # type: ignore[arg-type]
     attention, forward = 72 * 4 * 8 * 4096, 48 * 3 * 8 * (2048 + 5120)
     assert sum(p.numel() for p in language.parameters() if p.requires_grad) == attention + forward == 17_694_720
     assert frozen == 3_742_619_648 - 250_112 * 2048  # transformers counts table and head once
@@ -233,7 +242,7 @@ def test_the_published_sizes() -> None:
 
 def test_weight_decay_is_where_the_names_of_the_release_put_it() -> None:
     """It spares "bias" and "LayerNorm.weight" by name, of which the Q-Former's first norm, `layernorm`, is none."""
-    made = replace(MBLIP.paper(), warm_share=0.0)
+    made = replace(MBLIP.paper(), alignment=replace(MBLIP.paper().alignment, warm_share=0.0))
     spec = made.connector_spec()
     with torch.device("meta"):
         model = torch.nn.ModuleDict({"connector": connector(spec.pop("kind"), 1408, 2048, **spec)})
@@ -248,19 +257,19 @@ def test_weight_decay_is_where_the_names_of_the_release_put_it() -> None:
 
 def test_requests_of_training_are_the_published_ones() -> None:
     """One of six for a sample, always the same, all of them in use; the language by the name that the release calls it."""
-    made = replace(MBLIP(), languages=("iw", "bn"))
+    made = replace(MBLIP(), spoken=replace(MBLIP().spoken, languages=("iw", "bn")))
     asked = {uid: made.caption_request("bn", uid) for uid in map(str, range(60))}
     assert set(asked.values()) == {text.replace("{language}", "Bangla") for text in REQUESTS}
     assert all(made.caption_request("bn", uid) == text for uid, text in asked.items())
     assert made.caption_request("iw") == "Caption in former Hebrew:"
     assert sum(MC4_SHARES[tag] for tag in MC4_SHARES if tag not in ("he", "nb", "tl")) == pytest.approx(100)
-    assert len(MBLIP.paper().languages) == len(MBLIP.paper().weights) == 99
+    assert len(MBLIP.paper().spoken.languages) == len(MBLIP.paper().spoken.weights) == 99
     assert max(MC4_SHARES, key=lambda tag: MC4_SHARES[tag]) == "en"
 
 
 def test_a_still_former_drops_out_where_it_does_not_rest() -> None:
     """The release freezes by gradients alone: in the first stage the Q-Former's dropout acts."""
-    warm = replace(SMALL, warm=True, former_dropout=0.5)
+    warm = replace(SMALL, warm=True, former=replace(SMALL.former, former_dropout=0.5))
     spec = warm.connector_spec()
     torch.manual_seed(0)
     made = connector(spec.pop("kind"), 24, 16, **spec).train()
@@ -274,9 +283,9 @@ def test_a_still_former_drops_out_where_it_does_not_rest() -> None:
 
 def test_bad_settings_say_what_would_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 weights for 2 languages"):
-        replace(SMALL, languages=("en", "qaa"), weights=(1.0,))
+        replace(SMALL, spoken=replace(SMALL.spoken, languages=("en", "qaa"), weights=(1.0,)))
     with pytest.raises(DataError, match="has no text in de"):
-        rows(replace(SMALL.prepare(DATA), languages=("de",)))
+        rows(replace(SMALL.prepare(DATA), spoken=replace(SMALL.prepare(DATA).spoken, languages=("de",))))
     bare = Pool.from_samples([Sample("bare", texts=DATA[0].texts)], name="bare")
     with pytest.raises(DataError, match="recipe 'mblip' needs 'image', which 'bare' does not have"):
         diptych.train(SMALL, data=bare, out=tmp_path / "run")

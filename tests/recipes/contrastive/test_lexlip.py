@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import BeitConfig, BeitModel, BertConfig, BertForMaskedLM
 
 from diptych.api import evaluate, load
+from diptych.core.config import with_changes
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample, Text
 from diptych.data.dataset import Pool
@@ -52,7 +53,7 @@ def small(**changes: Any) -> LexLIP:
     settings = {"image_tower": "beit_micro", "text_tower": "text_micro", "image_size": SIDE, "decoder_heads": 4, "pieces": 300}
     settings |= {} if "tokenizer" in changes else {"vocabulary": learned_words()}
     settings |= {"batch_size": ROWS, "steps": 12, "warmup": 1.0, "queue": 20}
-    return replace(LexLIP.tiny(), **{**settings, **changes}).prepare(rows())
+    return with_changes(LexLIP.tiny(), {**settings, **changes}).prepare(rows())
 
 
 def phase_two(**changes: Any) -> MomentumPhase:
@@ -238,14 +239,14 @@ def test_the_momentum_model_may_follow_one_step_behind_as_released() -> None:
             torch.testing.assert_close(p, average[name], rtol=1e-12, atol=1e-12)
     plain: Any = phase_two(momentum=0.75).model()
     assert set(plain.companions) == {"momentum"}
-    assert LexLIP.paper().momentum_behind
+    assert LexLIP.paper().second_phase.momentum_behind
     assert LexLIP.paper().decode_size == 0, "RandAugment moves by pixels of the whole picture"
 
 
 def test_the_momentum_model_begins_as_released_in_the_published_preset() -> None:
     """The released second phase copies it before it reads the weights of the first; what is tuned later goes on from its own weights."""
     for preset, fresh in (("paper", True), ("paper_tuned", False)):
-        start = LexLIP.preset(preset).momentum_start
+        start = LexLIP.preset(preset).second_phase.momentum_start
         (second,) = small(momentum_start=start, bottleneck=0.0).stages()
         before, after = small().model(), second.recipe.model()
         built = {name: p.clone() for name, p in after.momentum.named_parameters()}
@@ -393,7 +394,7 @@ def test_the_paper_builds_with_the_parameter_count_of_the_released_code(tmp_path
     with torch.device("meta"):
         first_model: Any = first.model()
         second = replace(paper, bottleneck=0.5).stages()[1].recipe
-        small_queue = replace(second, queue_start="empty")
+        small_queue = replace(second, second_phase=replace(second.second_phase, queue_start="empty"))
         second_model: Any = small_queue.model()
     assert isinstance(first_model, BottleneckEncoder)
     count = sum(p.numel() for p in first_model.parameters())
@@ -409,7 +410,13 @@ def test_the_paper_builds_with_the_parameter_count_of_the_released_code(tmp_path
     with torch.device("meta"):
         table = replace(tuned, tokenizer=paper.tokenizer).encoder().image_tower.get_parameter("blocks.0.bias.table_RN")
     assert len(table) == 27 * 27 + 3, "the biases of 224 pixels"
-    assert (paper.tau, paper.sparsity, paper.queue, paper.momentum, paper.text_length) == (0.05, 0.002, 11_520, 0.99, 40)
+    assert (paper.tau, paper.sparsity, paper.second_phase.queue, paper.second_phase.momentum, paper.text_length) == (
+        0.05,
+        0.002,
+        11_520,
+        0.99,
+        40,
+    )
 
 
 def test_weight_decay_is_where_the_names_of_the_release_put_it(parity: Any) -> None:
@@ -479,7 +486,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
         lambda: replace(small(), tokenizer=english).prepare(foreign),
     )
     refused(ConfigError, "a batch of 8 is larger than the queue of 7", lambda: small(queue=7))
-    assert small(queue=7, bottleneck=1.0).queue == 7, "the first phase has no queue"
+    assert small(queue=7, bottleneck=1.0).second_phase.queue == 7, "the first phase has no queue"
     refused(ConfigError, "a batch of 24 is larger than the queue of 20", lambda: small(momentum_batch=24))
     refused(ConfigError, "expected equal widths", lambda: small(image_tower="beit_tiny").model())
     refused(ConfigError, "tau is 0", lambda: small(tau=0.0))

@@ -53,7 +53,11 @@ def drawn(count: int = 16) -> Any:
 
 @cache
 def vocabulary() -> str:
-    return replace(UniPT.tiny(), weight_patches=0.0).prepare(drawn()).vocabulary
+    return (
+        replace(UniPT.tiny(), guessed_patches=replace(UniPT.tiny().guessed_patches, weight_patches=0.0))
+        .prepare(drawn())
+        .vocabulary
+    )
 
 
 def recipe(**changes: Any) -> UniPT:
@@ -109,7 +113,7 @@ def test_a_sentence_is_drawn_anew_each_epoch() -> None:
     first, second = (step.batch.strings for step in batches(rows, made, seed=0, stop=2))
     assert len({*first, *second}) > 20, "32 pictures of one description"
     (step,) = batches(rows, made, seed=0, stop=1)
-    plain = replace(made, exchanged=0.0)
+    plain = replace(made, sentences=replace(made.sentences, exchanged=0.0))
     (same,) = batches(rows, plain, seed=0, stop=1)
     assert torch.equal(step.batch.template_B, same.batch.template_B), "template and synonyms are drawn one after the other"
     found = dict(entry.split(": ", 1) for entry in column)
@@ -300,7 +304,7 @@ def test_prototypes_and_their_losses_are_the_released_ones(parity: Any) -> None:
         torch.stack([x[:, at] @ wave((persons, each), 300 + at).T + wave((persons,), 400 + at) for at in range(count)], 1)
         for x in parts
     ]
-    made = replace(recipe(), phase="finetune", margin=0.3, ranked="released")
+    made = replace(recipe(), phase="finetune", person_losses=replace(recipe().person_losses, margin=0.3, ranked="released"))
     features = UnifiedPairs(
         image_ND=parts[0][:, 0], text_ND=parts[1][:, 0], scale=torch.ones(1), image_part_NQE=parts[0], text_part_NQE=parts[1],
         image_part_person_NQG=logits[0], text_part_person_NQG=logits[1],
@@ -309,7 +313,7 @@ def test_prototypes_and_their_losses_are_the_released_ones(parity: Any) -> None:
     found = made.unified(features, cast("UnifiedBatch", SimpleNamespace(person_B=label, group_B=label, draw_B4=first)))
     pairs = [(found["part_persons"], PARTS["persons"]), (found["part_ranking"], PARTS["ranking"])]
     parity("unipt", "both losses on prototypes' parts", "Id_Loss and RankingLoss of LGUR (c203cc7)", pairs, tolerance=1e-9)
-    half = replace(made, weight_unified=0.5).unified(
+    half = replace(made, prototype_parts=replace(made.prototype_parts, weight_unified=0.5)).unified(
         features, cast("UnifiedBatch", SimpleNamespace(person_B=label, group_B=label, draw_B4=first))
     )
     torch.testing.assert_close(half["part_ranking"] * 2, found["part_ranking"])
@@ -320,7 +324,7 @@ def test_a_fine_tuned_model_embeds_by_its_parts_or_by_the_whole(tmp_path: Path) 
     batch, model = one_batch(made), made.model()
     found = made.features(model, batch)
     assert found.image_part_NQE is not None
-    assert found.image_part_NQE.shape == (8, made.prototypes, made.part_width)
+    assert found.image_part_NQE.shape == (8, made.prototype_parts.prototypes, made.prototype_parts.part_width)
     encoder = model.encoder
     assert isinstance(encoder, PartEncoder)
     flat = F.normalize(found.image_part_NQE.flatten(1), dim=-1)
@@ -329,14 +333,14 @@ def test_a_fine_tuned_model_embeds_by_its_parts_or_by_the_whole(tmp_path: Path) 
     torch.testing.assert_close(
         encoder.encode_text(other, batch.text_mask_BL), encoder.encode_text(batch.text_BL, batch.text_mask_BL)
     )
-    whole = replace(made, searched="whole").deploy(model)
+    whole = replace(made, prototype_parts=replace(made.prototype_parts, searched="whole")).deploy(model)
     torch.testing.assert_close(whole.model.encode_image(batch.image_BCHW), found.image_ND)
     assert type(whole.model) is DualEncoder
     by_parts = made.deploy(model)
     by_parts.save(tmp_path / "model")
     again = PersonEmbedder.load(tmp_path / "model")
     np.testing.assert_array_equal(again.embed_texts(["a man in red"]), by_parts.embed_texts(["a man in red"]))
-    assert again.embed_texts(["a man in red"]).shape == (1, made.prototypes * made.part_width)
+    assert again.embed_texts(["a man in red"]).shape == (1, made.prototype_parts.prototypes * made.prototype_parts.part_width)
     started = UniPT.tiny().started(again)
     assert started.width == made.width, "of the towers, not of all parts together"
     with pytest.raises(ConfigError, match=r"parts \| whole"):
@@ -374,7 +378,7 @@ def safetensors_of(checkpoints: Path) -> bytes:
 
 
 def test_paper_has_the_published_parts() -> None:
-    paper = replace(UniPT.paper(), weight_patches=0.0)
+    paper = replace(UniPT.paper(), guessed_patches=replace(UniPT.paper().guessed_patches, weight_patches=0.0))
     with torch.device("meta"):
         tuned = replace(paper, phase="finetune", persons=tuple(map(str, range(11_003)))).model()
     assert isinstance(tuned.encoder, PartEncoder)
@@ -408,7 +412,7 @@ def test_paper_has_the_published_parts() -> None:
 def test_as_released_the_frozen_model_sees_our_pixels_and_padding_is_drawn_with_the_words() -> None:
     made = recipe(weight_patches=1.0, small_steps=1, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).prepare(drawn())
     for sees in ("ours", "theirs"):
-        teacher = replace(made, teacher_sees=sees).model().teacher
+        teacher = replace(made, guessed_patches=replace(made.guessed_patches, teacher_sees=sees)).model().teacher
         assert teacher is not None
         image_BCHW = torch.randn(2, 3, *(side * 16 for side in teacher.tower.grid))
         given = image_BCHW
@@ -417,8 +421,8 @@ def test_as_released_the_frozen_model_sees_our_pixels_and_padding_is_drawn_with_
             given = (image_BCHW * 0.5 + 0.5 - mean) / std
         expected = teacher.projection(teacher.tower.states(given)[:, 1:])
         torch.testing.assert_close(teacher(image_BCHW), expected, rtol=1e-4, atol=1e-5)
-    drawn_padding = replace(made, padding_counts=True, text_length=48)
-    plain = replace(drawn_padding, padding_counts=False)
+    drawn_padding = replace(made, text_length=48, hidden_words=replace(made.hidden_words, padding_counts=True))
+    plain = replace(drawn_padding, hidden_words=replace(drawn_padding.hidden_words, padding_counts=False))
     asked, asked_plain = ((one_batch(each).word_BM >= 0).sum(1) for each in (drawn_padding, plain))
     assert asked.max() > asked_plain.max(), "15 % of 48 places, of which some are padding"
 
@@ -441,7 +445,10 @@ def test_norms_of_the_decoder_decay_as_released() -> None:
 def test_targets_of_patches_are_a_token_behind_as_released() -> None:
     """forward_clip_cae gathers by the numbers of patches among all tokens, of which the class token is the first."""
     made = recipe(weight_patches=1.0, small_steps=1).prepare(drawn())
-    own, behind = (replace(made, targets=targets).model().teacher for targets in ("own", "released"))
+    own, behind = (
+        replace(made, guessed_patches=replace(made.guessed_patches, targets=targets)).model().teacher
+        for targets in ("own", "released")
+    )
     assert own is not None
     assert behind is not None
     image_BCHW = torch.randn(2, 3, *(side * 16 for side in own.tower.grid))
@@ -476,8 +483,12 @@ def test_pairs_of_a_gpu_are_compared_among_themselves(parity: Any) -> None:
 
 def test_what_is_new_starts_and_is_dropped_as_released() -> None:
     """objectives.init_weights: deviation 0.02 and biases of 0; drop_rate 0.1 in the image tower and in the decoder; its norms' epsilon."""
-    assert (UniPT.paper().image_dropout, UniPT.paper().regressor_eps, UniPT.paper().words_std) == (0.1, 1e-6, 0.02)
-    assert (UniPT.paper().targets, UniPT.paper().compared) == ("released", 64)
+    assert (UniPT.paper().image_dropout, UniPT.paper().guessed_patches.regressor_eps, UniPT.paper().hidden_words.words_std) == (
+        0.1,
+        1e-6,
+        0.02,
+    )
+    assert (UniPT.paper().guessed_patches.targets, UniPT.paper().compared) == ("released", 64)
     made = recipe(weight_patches=1.0, small_steps=1, image_dropout=0.5, regressor_eps=1e-6, words_std=0.02).prepare(drawn())
     model = made.model()
     assert model.words is not None
