@@ -62,6 +62,7 @@ STUDIES = {
     "rewritten_clipart": "fetches data, then asks a claim: half an hour",
     "tagging_sweep": "hours: taggers and detectors of three seeds",
     "trained_search": "trains four models before it searches",
+    "refined_relations": "recall with and without messages between pairs: python benchmarks/refined_relations.py --seeds 0 1 2",
     "visual_tokens": "a time and a memory that no other library is compared in: python benchmarks/visual_tokens.py",
 }
 """What is here and is not run by `make bench`, and why."""

@@ -284,7 +284,7 @@ def test_heads_alone_first_and_then_all(base: Path, tmp_path: Path) -> None:
         ({"head_first": 1, "head": "nothing"}, "unknown parameter for --head 'nothing'"),
         ({"freeze": ("",)}, "no parameter is left to train"),
         ({"lora": "2", "lora_full": "nothing"}, "no parameter's name has 'nothing'"),
-        ({"distill": "runs/none"}, "is not a model"),
+        ({"distill": "runs/none"}, "there is no model"),
     ],
 )
 def test_names_that_nothing_answers_to_are_refused(base: Path, tmp_path: Path, ways: dict[str, Any], error: str) -> None:

@@ -117,7 +117,7 @@ def test_a_picture_and_two_rasters_side_by_side(tmp_path: Path) -> None:
     assert equal(sample.media["raster"].decode(), optical)
     assert equal(sample.media["radar"].decode(), radar)
     with tarfile.open(tmp_path / "built/shards/00000.tar") as tar:
-        assert tar.getnames() == ["u.webp", "u.raster.npy", "u.raster-radar.npy", "u.json"]
+        assert tar.getnames() == ["u.webp", "u.raster.npy", "u.raster-radar.npy", "u.txt", "u.json"]
         assert json.load(tar.extractfile("u.json"))["media"]["radar"] == {"medium": "raster", "parts": 1}
 
 

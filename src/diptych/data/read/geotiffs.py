@@ -42,13 +42,16 @@ LARGEST = 4096
 
 @dataclass(frozen=True, slots=True)
 class TileOptions:
+    """Options of reading GeoTIFF scenes as tiles: bands by number (from 1), pixels a side of a tile, and of the overlap of two."""
+
     bands: tuple[int, ...] = ()
     tile: int = 0
     overlap: int = 0
 
     @classmethod
     def parse(cls, words: str) -> TileOptions:
-        """
+        """Options from words such as "geotiff?bands=4,3,2&tile=256".
+
         >>> TileOptions.parse("geotiff?bands=4,3,2&tile=256")
         TileOptions(bands=(4, 3, 2), tile=256, overlap=0)
         """

@@ -54,8 +54,9 @@ def in_double() -> bool:
 @contextmanager
 def computing(tower: nn.Module) -> Iterator[torch.dtype | None]:
     """Inside, a frozen tower of single precision has float64 where that was asked for. Gives the type that its images need."""
-    if not in_double() or any(p.is_floating_point() and p.dtype != torch.float32 for p in tower.parameters()):
-        yield None
+    types = {p.dtype for p in tower.parameters() if p.is_floating_point()}
+    if not in_double() or types != {torch.float32}:
+        yield torch.float64 if types == {torch.float64} else None  # opened while float64 was the default type
         return
     tower.double()
     try:

@@ -54,8 +54,12 @@ class Croc(VisualInstructionRecipe):
     reconstruction_weight  of the smooth L1; reconstruction_beta: where it turns from square to line
     head_layers   of the head
     request       what asks for a caption in that stage, where a sample brings no questions
-    comprehension_share  share of the steps; comprehension_batch_size, comprehension_lr, comprehension_warmup,
-                  comprehension_rows_a_mean, comprehension_length  of that stage
+    comprehension_share  share of the steps that the stage between takes
+    comprehension_batch_size  rows of a step of that stage
+    comprehension_lr  learning rate of that stage
+    comprehension_warmup  share of its steps in which the rate rises
+    comprehension_rows_a_mean  rows over which its loss is averaged
+    comprehension_length  tokens of a row at most
     """
 
     slug = "croc"

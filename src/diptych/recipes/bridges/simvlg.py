@@ -50,6 +50,7 @@ class SimVLG(BridgeRecipe):
     learns_start the start mark between image and caption is learned as if it were a word, as the release does where it masks padding alone
     frames       of a clip; 1: images
     medium       the name of the clip among a sample's media
+    final_lr     share of the rate at the end
     short_clips  clips with fewer frames: "refuse" them, or "repeat" some
     """
 

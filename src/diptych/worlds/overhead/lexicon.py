@@ -5,7 +5,7 @@ Korean name the ground first and count with classifiers, Korean puts the noun be
 the colour behind the noun and let it agree, German and Dutch inflect it by number, and Russian numerals take the genitive.
 
 >>> caption((KindCount("plane", 2, "white"), KindCount("road")), "desert", "fr")
-"deux avions blancs et une route dans le désert"
+'deux avions blancs et une route dans le désert'
 >>> caption((KindCount("ship", 3, "red"),), "water", "ko")
 '물 위에 빨간색 선박 세 척이 있다'
 """
