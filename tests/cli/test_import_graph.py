@@ -74,7 +74,9 @@ def test_a_search_imports_what_answers_it(tmp_path: Path) -> None:
     assert not packages & (HEAVY - {"torch"})
     rooms = {name.split(".")[1] for name in own}
     assert not rooms & {"train", "recipes", "tasks", "claims", "curate", "report", "serve", "pipelines"}
-    assert len(own) < 235, f"a search imports {len(own)} modules of diptych"  # 228 with changes of collections and confined reading
+    assert len(own) < 235, (
+        f"a search imports {len(own)} modules of diptych"
+    )  # 228 with changes of collections and confined reading
 
 
 def test_a_step_of_training_waits_for_no_library_that_it_does_not_use(tmp_path: Path) -> None:
