@@ -33,7 +33,7 @@ from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.io.card import model_card
-from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
+from diptych.models.io.folder import fingerprint, in_single_precision, load_weights, parameters, read_config, write_model
 from diptych.models.io.generation import StreamingGenerator, Write, require_room
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.io.layer_states import split_layer_states
@@ -322,7 +322,7 @@ class BridgeGenerator(StreamingGenerator):
             config["calibrated"] = True
         if self.folder:
             as_given = bridge.language if adapted is None else LanguageModel.from_folder(self.folder)
-            config["language_hash"] = fingerprint(as_given, {})
+            config["language_hash"] = fingerprint(in_single_precision(as_given), {})
         stored = torch.nn.ModuleDict({"encoder": bridge.encoder, "connector": bridge.connector})
         if not self.folder:
             stored["language"] = bridge.language
@@ -342,7 +342,7 @@ class BridgeGenerator(StreamingGenerator):
             language = LanguageModel.from_folder(away, act=act) if away else LanguageModel(config=config["language"])
             spec = dict(config["connector"])
             made = connector(spec.pop("kind"), encoder.token_width, language.width, **spec)
-            if away and fingerprint(language, {}) != config["language_hash"]:
+            if away and fingerprint(in_single_precision(language), {}) != config["language_hash"]:
                 raise RunError(f"{away} holds another language model than the one that '{config['name']}' was trained with")
             if config.get("visual_experts"):
                 language.add_visual_experts()

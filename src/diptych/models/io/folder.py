@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -78,6 +79,12 @@ def fingerprint(model: nn.Module, settings: Mapping[str, Any]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def in_single_precision(model: nn.Module) -> nn.Module:
+    """The model, or where it is of double precision a copy in single: frozen weights were read as such, so that nothing is lost."""
+    doubled = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+    return copy.deepcopy(model).float() if doubled else model
 
 
 def parameters(model: nn.Module) -> int:
