@@ -125,7 +125,7 @@ def test_a_curated_set_is_confined_to_the_folder_of_its_source(table: Path, tmp_
 
 
 def test_the_service_confines_its_data_by_default(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diptych.serve.served_data import DataPart
+    from diptych.serve.collection.served_data import DataPart
 
     real, given = DataPart.open, []
 

@@ -63,7 +63,7 @@ def test_two_recipes_from_the_command_to_the_page(tmp_path: Path, capsys: Any) -
         (["clip", "--data", WORLD], 2, "two arms or more"),
         (["clip", "siglip", "--data", WORLD, "--tasks", "pope"], 2, "a Generator or Ranker; 'clip' offers Embedder"),
         (["clip", "siglip", "--data", WORLD, "--tasks", "retrieval:ks=[1,x]"], 2, "ks"),
-        (["clip", "runs/nowhere", "--data", WORLD], 1, "runs/nowhere is not a model"),
+        (["clip", "runs/nowhere", "--data", WORLD], 1, "there is no model runs/nowhere"),
         (["clip", "siglip", "--data", "world:links?n=8&val=4&test=4", "--tasks", "probe"], 1, "has no case for this task"),
     ],
 )

@@ -233,7 +233,7 @@ def test_compact_leaves_nothing_of_what_was_removed(kit: Any, tmp_path: Path) ->
         index.compact()
     with DenseIndex.open(folder, kit.model()) as index:
         assert len(index) == 55
-        assert sorted(path.name for path in folder.iterdir()) == ["checksums.bin", "index.json", "shard-3"]
+        assert sorted(path.name for path in folder.iterdir()) == ["checksums.bin", "gone.jsonl", "index.json", "shard-3"]
 
 
 def test_compact_that_was_stopped_changes_nothing(kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

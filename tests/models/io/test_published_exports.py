@@ -81,9 +81,9 @@ def test_onnxruntime_agrees_with_siglips_parts(tmp_path: Path) -> None:
     image = onnxruntime.InferenceSession(tmp_path / "onnx" / "image.onnx")
     text = onnxruntime.InferenceSession(tmp_path / "onnx" / "text.onnx")
     for count in (1, 3):
-        (found,) = image.run(None, {"image": ours.preprocess(PIXELS[:count]).numpy()})
+        (found,) = image.run(None, {"pixel_values": ours.preprocess(PIXELS[:count]).numpy()})
         np.testing.assert_allclose(found, ours.embed_images(IMAGES[:count]), atol=1e-4)
         encoded = ours.tokenizer.encode(TEXTS[:count], 12)
-        given = {"ids": encoded.ids_BL, "mask": encoded.mask_BL}
+        given = {"input_ids": encoded.ids_BL, "attention_mask": encoded.mask_BL}
         (found,) = text.run(None, {entry.name: given[entry.name] for entry in text.get_inputs()})
         np.testing.assert_allclose(found, ours.embed_texts(TEXTS[:count]), atol=1e-4)
