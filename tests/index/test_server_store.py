@@ -177,7 +177,7 @@ def test_an_index_moves_to_a_server_and_back(kit: Any, tmp_path: Path, memory: M
     with NestedIndex.build(kit.model(), kit.pool(0, 30), folder, prefix=4) as index:
         before = index.search_text("q", 9, where={"style": "noto"})
         index.move("http://x")
-        assert sorted(path.name for path in folder.iterdir()) == ["checksums.bin", "gone.jsonl", "index.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["checksums.bin", "index.json"]
         assert [len(points) for points in memory.collections.values()] == [30]
         assert [h.uid for h in index.search_text("q", 9, where={"style": "noto"})] == [h.uid for h in before]
     with open_index(folder, kit.model(), url="http://x") as index:
