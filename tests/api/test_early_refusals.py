@@ -62,8 +62,11 @@ def test_columns_are_given_alike_to_read_and_train(tmp_path: Path) -> None:
     second = api.read(table, image="where", text="says")
     assert first.uids == second.uids
     assert first[0].texts == second[0].texts
+    assert api.read(table, columns={"image": "where", "text": "nothing"}, text="says").uids == first.uids
     with pytest.raises(DiptychError, match="nothing"):
         api.read(table, columns={"image": "nothing"})
+    with pytest.raises(UnknownName, match="did you mean 'image'"):
+        api.read(table, columns={"imge": "where"})
 
 
 def test_an_opened_model_is_exported_as_its_run_is(tmp_path: Path) -> None:

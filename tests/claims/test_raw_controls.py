@@ -14,13 +14,14 @@ from diptych.claims import ledger, registry
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.cells.learned_pairs.pairs import clean_rows, retrieved
 from diptych.claims.claim import Arm, Claim
-from diptych.claims.controls.raw_input import PREFIX, UNASKED, _Instead, run_raw_controls
+from diptych.claims.controls.raw_input import PREFIX, UNASKED, _Instead, raw_values, run_raw_controls
 from diptych.claims.engine import folder_of, judge_again, run
 from diptych.claims.training import opened, trained, without_training
 from diptych.claims.verdict import Margins
 from diptych.core.errors import RunError
 from diptych.models.closed_form.model import METHODS, raw_input_model
 from diptych.recipes.contrastive.clip import CLIP
+from diptych.tasks.pairs.retrieval import Retrieval
 from diptych.worlds.small_pairs import SmallPairs
 
 ROWS, TESTED = 300, 60
@@ -148,3 +149,18 @@ def test_lines_are_plain_json(planted: ledger.Entry, tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "clip.jsonl").read_text())
     assert plain["raw"][0]["name"] == f"{PREFIX}ridge"
     assert ledger.latest(tmp_path, "clip") == planted
+
+
+def test_a_task_that_a_closed_form_cannot_do_is_named_and_the_others_are_scored(tmp_path: Path) -> None:
+    rows, parts = SmallPairs(60).pool("train", 0), {"test": SmallPairs(20).pool("test", 0)}
+
+    def make(words: str) -> Any:
+        if words == "impossible":
+            raise RunError("wants what a closed form has not")
+        return Retrieval()
+
+    lines: list[str] = []
+    values = raw_values(rows, parts, ("retrieval", "impossible"), make, tmp_path, say=lines.append)
+    assert {name: set(by_task) for name, by_task in values.items()} == {f"{PREFIX}{method}": {"retrieval"} for method in METHODS}
+    assert len(lines) == len(METHODS)
+    assert all("impossible': RunError: wants what a closed form has not" in line for line in lines)

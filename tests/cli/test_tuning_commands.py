@@ -64,7 +64,7 @@ def test_a_card_says_data_recipe_and_start(folders: Path) -> None:
     from diptych import api
     from diptych.api.exports import card
 
-    words = card(folders / "run", api.load(folders / "run"))
+    words = card(folders / "run", api.load(folders / "run"), "transformers")
     assert "lora 2:qkv,mlp_out" in words
     assert "started from" in words
     assert "licences: " in words

@@ -7,7 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from diptych.core.errors import RunError
+from diptych.core.errors import RunError, UnknownName
 from diptych.core.run_folder import RunFolder
 from diptych.data.dataset import Pool
 from diptych.data.read.read_options import LONGEST_TEXT, MOST_COLUMNS, UNPACKED_BYTES
@@ -60,7 +60,10 @@ def read(
         "delimiter": delimiter, "captions": captions, "longest_text": longest_text, "most_columns": most_columns,
         "unpacked_bytes": unpacked_bytes,
     }  # fmt: skip
-    data = open_data(source, **(columns or {}), **{option: value for option, value in given.items() if value != _USUAL[option]})
+    if strange := sorted(set(columns or {}) - {*_USUAL, "split"}):
+        raise UnknownName("part of a sample", strange[0], [*_USUAL, "split"])
+    chosen = {option: value for option, value in given.items() if value != _USUAL[option]}
+    data = open_data(source, **{**(columns or {}), **chosen})
     if split and split not in split_names(data) and isinstance(data, Pool) and split in data.column_names:
         return data.with_columns({"split": ["" if value is None else str(value) for value in data.column(split)]})
     return data.split(split) if split else data

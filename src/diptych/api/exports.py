@@ -142,7 +142,7 @@ def _adapter(model: Any, out: Path) -> Path:
     return out
 
 
-def card(model: str | Path, opened: Any, to: str = "onnx") -> str:
+def card(model: str | Path, opened: Any, to: str) -> str:
     """The README.md of an export: data with their licences, recipe and scores of the run, where the model is one's, and how the library
     `to` opens the folder."""
     from diptych.models.io.card import EXPORT_USAGE, model_card

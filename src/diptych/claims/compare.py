@@ -138,7 +138,7 @@ def compare(
         words = str(budget)
         say("raw-input controls: ridge from pixels, nearest training picture, majority")
         language = getattr(arms[0].recipe, "language", "")
-        controls = raw_values(training_rows(whole), held_out(whole), tasks, cells.make_task, out, language=language)
+        controls = raw_values(training_rows(whole), held_out(whole), tasks, cells.make_task, out, language=language, say=say)
     names = tuple(arm.name for arm in arms)
     rows = training_rows(whole)
     measured = ComparisonResult(

@@ -129,9 +129,10 @@ def raw_values(
     out: Path,
     *,
     language: str = "en",
+    say: Callable[[str], None] = lambda line: None,
 ) -> Values:
-    """Scores of the raw-input controls of these training rows on held-out parts; a task that they cannot answer is left out. Kept in
-    `out`/controls.json."""
+    """Scores of the raw-input controls of these training rows on held-out parts; a task that they cannot answer is left out, and the
+    reason is logged. Kept in `out`/controls.json."""
     from diptych.tasks.evaluate import evaluate
 
     path = out / "controls.json"
@@ -143,17 +144,20 @@ def raw_values(
         if kept["key"] == key:
             values: Values = kept["values"]
             return values
-    values = {}
+    values, missing = {}, dict[str, str]()
     for method in METHODS:
         by_task = values.setdefault(f"{PREFIX}{method}", {})
         for words in tasks:
             try:
                 model = raw_input_model(rows, method, language=language)
                 results = {split: evaluate(make_task(words), model, part) for split, part in parts.items()}
-            except Exception:  # a task that asks for more than a closed form has: the comparison goes on without this control
+            except Exception as error:  # a task asks for whatever a closed form may not have: the comparison goes on and says so
+                missing[f"{PREFIX}{method}, {words}"] = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
                 continue
             by_task[words] = {
                 split: {metric: value.value for metric, value in result.metrics.items()} for split, result in results.items()
             }
-    write_json(path, {"key": key, "values": values})
+    for name, reason in missing.items():
+        say(f"no control '{name}': {reason}")
+    write_json(path, {"key": key, "values": values, "missing": missing})
     return values

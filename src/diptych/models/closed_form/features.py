@@ -22,6 +22,7 @@ from diptych.core.errors import DataError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import SceneGraph
+from diptych.core.terminal.progress import with_bar
 from diptych.data.media.decode import decode
 from diptych.data.text.question_answering.questions import questions_of
 from diptych.models.closed_form.ridge import Ridge, fit_ridge
@@ -31,6 +32,8 @@ SIDE, FRAMES = 16, 4
 """Pixels a side of a shrunken picture, and frames of a clip, which lie side by side."""
 WORDS, PAIRS, RAREST = 3000, 1500, 2
 """The most frequent words and answers, and word pairs, of those that stand in so many rows at least."""
+MOST_ROWS = 20_000
+"""Rows that features are made of at most, evenly spaced over all: a larger set would fill the memory, and a control needs no more."""
 ANSWER = " => "
 KEPT = 4
 _WORD = re.compile(r"\w+")
@@ -107,7 +110,8 @@ class RawFeatures:
 
 
 def raw_features(rows: Dataset, *, language: str = "en", side: int = SIDE) -> RawFeatures:
-    """Features of all rows with a picture or clip and a text, question or label. The last few data sets are kept by fingerprint.
+    """Features of the rows with a picture or clip and a text, question or label, of at most `MOST_ROWS`. The last few data sets are kept
+    by fingerprint.
 
     language  texts of this language or of an unknown one; a row without any gives all its texts
     Raises DataError where no row has both.
@@ -116,7 +120,8 @@ def raw_features(rows: Dataset, *, language: str = "en", side: int = SIDE) -> Ra
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
-    samples = [sample for row in range(len(rows)) if _seen(sample := rows[row]) and _counts(sample, language)]
+    spaced = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64))
+    samples = [sample for row in spaced if _seen(sample := rows[int(row)]) and _counts(sample, language)]
     if not samples:
         raise DataError(
             f"'{rows.name}' has no row with a picture and a text", expected="pictures with texts, questions or labels"
@@ -134,7 +139,8 @@ def raw_features(rows: Dataset, *, language: str = "en", side: int = SIDE) -> Ra
         for name, share in count.items():
             if name in columns:
                 words_NV[row, columns[name]] = share
-    picture_ND = pixels(shown, side) if shown else clip_pixels((sample.media["clip"] for sample in samples), side)
+    shrunk = (pixels([image], side) for image in with_bar(shown, len(shown), "pixels of training pictures", least=2000))
+    picture_ND = np.concatenate(list(shrunk)) if shown else clip_pixels((sample.media["clip"] for sample in samples), side)
     texts = [text[0] if (text := _texts(sample, language)) else "" for sample in samples]
     features = RawFeatures(picture_ND, words_NV, columns, texts, [sample.graph for sample in samples])
     _cache[key] = features
