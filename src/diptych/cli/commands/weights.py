@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from diptych.cli.options.output import finish, parse
+
+if TYPE_CHECKING:
+    from diptych.models.io.releases.release import Release
+
+ADDRESS = 48
+"""Letters of the column of addresses."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,15 @@ def main(argv: Sequence[str]) -> int:
         lines = [line for row in rows for line in _in_full(row.to_json())]
     else:
         width = max(len(row.slug) for row in rows) + 2
-        lines = [f"{row.slug:<{width}}{row.address or '-':<48}{row.opens or row.source}" for row in rows]
+        lines = [f"{'name':<{width}}{'address':<{ADDRESS}}what it is"]
+        lines += [f"{row.slug:<{width}}{row.address or '-':<{ADDRESS}}{_about(row)}" for row in rows]
         lines.append(f"{len(rows)} rows; `diptych weights NAME` shows one in full")
     return finish({"releases": [row.to_json() for row in rows]}, lines, args.json)
+
+
+def _about(row: Release) -> str:
+    """Title of a release; of a system without one the reason."""
+    return row.title if row.address else f"{row.title}: {row.source}"
 
 
 def _in_full(row: dict[str, object]) -> list[str]:
