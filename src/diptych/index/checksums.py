@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from diptych.core.disk.files import write_atomic
 from diptych.core.disk.paths import read_file
@@ -29,6 +30,8 @@ from diptych.index.engine.store import IndexItem, SparseVector
 FILE = "checksums.bin"
 MAGIC = b"DPTSUM\x00\x01"
 RECORD = np.dtype([("kind", "u1"), ("pad", "V7"), ("item", "<u8"), ("sample", "<u8"), ("sum", "<u8")])
+UNREAD = -2
+"""Size of a vocabulary that was not looked up yet."""
 PUT, REMOVED, DONE, WORDS, WHOLE = 1, 2, 3, 4, 5
 """Kinds of records: an item, a sample whose other items go, the end of a change, the vocabulary (item: its bytes), and the start of an
 index of which every item has a record."""
@@ -91,6 +94,7 @@ class Checksums:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
+        self._word_bytes = UNREAD
 
     def start(self) -> None:
         """An empty file of an index that has no item yet."""
@@ -112,26 +116,36 @@ class Checksums:
         """Record the vocabulary, if it has grown since."""
         if not vocabulary.is_file():
             return
+        if vocabulary.stat().st_size == self._recorded_words():
+            return
         data = read_file(vocabulary)
-        last = self.read().words
-        if not last or last[-1][0] != len(data):
-            self._append([(WORDS, len(data), 0, _sum_of(data))])
+        self._append([(WORDS, len(data), 0, _sum_of(data))])
+        self._word_bytes = len(data)
+
+    def _recorded_words(self) -> int:
+        """Bytes of the vocabulary that was recorded last, -1 for none. Read once: a service asks with every item that comes."""
+        if self._word_bytes == UNREAD:
+            records = self._stored()
+            sizes = records["item"][records["kind"] == WORDS]
+            self._word_bytes = int(sizes[-1]) if len(sizes) else -1
+        return self._word_bytes
 
     def read(self) -> RecordedSums:
         """Everything recorded. Raises RunError for a file that is none of these, or damaged."""
+        return _replay(self._stored(), self.path)
+
+    def _stored(self) -> npt.NDArray[Any]:
+        """Records of the file in their order; none where there is no file."""
         try:
             data = read_file(self.path)
         except FileNotFoundError:
-            return RecordedSums()
+            return np.zeros(0, RECORD)
         except OSError as error:
             raise RunError(f"{self.path} cannot be read: {error.strerror or error}") from error
         if data[: len(MAGIC)] != MAGIC:
             raise RunError(f"{self.path} holds no checksums (its first bytes are others): run `diptych index compact`")
         body = data[len(MAGIC) :]
-        records = np.frombuffer(
-            body[: len(body) // RECORD.itemsize * RECORD.itemsize], RECORD
-        )  # a kill may have cut the last one
-        return _replay(records, self.path)
+        return np.frombuffer(body[: len(body) // RECORD.itemsize * RECORD.itemsize], RECORD)  # a kill may have cut the last one
 
     def rewrite(self, stored: Mapping[int, tuple[int, int]]) -> None:
         """The sums of a copied index without what no longer counts. Those that were recorded stay, right or wrong, and items without any
@@ -147,6 +161,7 @@ class Checksums:
         recorded = {row[1] for row in rows[1:]}
         rows += [(PUT, item, sample, one) for item, (sample, one) in stored.items() if item not in recorded]
         rows += [(WORDS, size, 0, one) for size, one in sums.words[-1:]]
+        self._word_bytes = UNREAD
         write_atomic(self.path, MAGIC + _records([*rows, (DONE, 0, 0, 0)]))
 
     def _append(self, rows: Sequence[tuple[int, int, int, int]]) -> None:
@@ -169,7 +184,7 @@ def _records(rows: Sequence[tuple[int, int, int, int]]) -> bytes:
     return np.array([(kind, b"", item, sample, one) for kind, item, sample, one in rows], RECORD).tobytes()
 
 
-def _replay(records: np.ndarray, path: Path) -> RecordedSums:
+def _replay(records: npt.NDArray[Any], path: Path) -> RecordedSums:
     sums, items_of = RecordedSums(), dict[int, set[int]]()
     pending: list[tuple[int, int, int, int]] = []
     kinds, items, samples, each = (records[name].tolist() for name in ("kind", "item", "sample", "sum"))
