@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diptych.api.models import detect, ground, load
     from diptych.api.naming import named_after
     from diptych.api.recipes import recipe
+    from diptych.api.runs import run_info
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
     from diptych.api.training import estimate, resume, train
@@ -64,6 +65,7 @@ _WHERE = {
     "refuse_missing": "checking",
     "report": "evaluation",
     "resume": "training",
+    "run_info": "runs",
     "slide_features": "slides",
     "train": "training",
     "tune_report": "tuning",
@@ -99,6 +101,7 @@ __all__ = [
     "refuse_missing",
     "report",
     "resume",
+    "run_info",
     "slide_features",
     "train",
     "tune_report",

@@ -43,6 +43,8 @@ COMMANDS = {
     "segment": "the class of every pixel, as a picture",
     "explain": "align | caption | words: what each word goes with, how a text is read, which words a picture becomes",
     "run": "start a pipeline that works at inference time",
+    "config": "a configuration file of a recipe or command, with comments; its schema for editors",
+    "run-info": "what a run was made with, and what is otherwise now",
     "export": "to transformers, open_clip, sentence-transformers, peft or ONNX",
     "report": "write the HTML report of a run again",
     "slides": "embed | cut: whole slides, tile by tile",

@@ -53,6 +53,10 @@ RECIPES = Registry(
             "diptych.recipes.grounding.fiber_statements:FIBERStatements",
             "whether a statement is true of two pictures (NLVR2), by FIBER",
         ),
+        "mix": (
+            "diptych.recipes.contrastive.mix:Mix",
+            "parts of the recipes over pairs, each by a field: texts, loss, gates, prefixes, queue",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",

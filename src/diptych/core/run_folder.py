@@ -38,6 +38,8 @@ class RunFolder:
     snapshots/        models of earlier moments, where a recipe keeps some (after each task of a stream), each like model/
     records/          Parquet records of evaluations, one file a task and data set
     quarantine.jsonl  samples that failed: uid, stage, reason
+    source/           copies of the files that define the recipe (train/provenance.py)
+    requirements.txt  every installed package with its version
     subset.txt        the uids that the run was limited to, where it was
     report.html
     """
@@ -165,6 +167,10 @@ class RunFolder:
     @property
     def records(self) -> Path:
         return self.path / "records"
+
+    @property
+    def source(self) -> Path:
+        return self.path / "source"
 
     @property
     def subset(self) -> Path:

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.commands.data import ColumnArgs, given_columns
+from diptych.cli.options.config_file import ConfigFile, config_of, leading
 from diptych.cli.options.flat import changed, flat, held_configurations, select_fields
 from diptych.cli.options.output import finish, parse, say
+from diptych.core.config import overlaid
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
@@ -28,6 +30,10 @@ class ResumeArgs:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
     data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
     steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
+    recipe: Annotated[str, arg(metavar="FILE.py", help="where the recipe of your own is now; or FILE.py:CLASS")] = ""
+    changed_code: Annotated[bool, arg(help="go on though the files that define the recipe have changed; the log notes it")] = (
+        False
+    )
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -48,6 +54,8 @@ class TrainArgs:
     init: Annotated[
         str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="fields and options, as config.yaml of a run holds them")] = Path()
+    like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, with its data if --data names no others")] = Path()
     overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
@@ -60,9 +68,12 @@ def main(argv: Sequence[str]) -> int:
         from diptych.api import resume
 
         data = args.data or None
-        run = resume(args.resume, data=data, steps=args.steps)
+        talk = say if _main_process() else None
+        own = {"recipe": args.recipe or None, "changed_code": args.changed_code}
+        run = resume(args.resume, data=data, steps=args.steps, say=talk, **own)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
-    argv = _recipe_first(argv)
+    file = config_of(argv, "train", "recipe", "run")
+    argv = leading(_recipe_first(argv), file, "train", ("recipe",))
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
         built = ", ".join(RECIPES)
@@ -71,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"usage: {words}\n       diptych train --resume R")
             return 0
         raise ConfigError(f"say first which recipe: {words}")
-    return _train(name, argv)
+    return _train(name, argv, file)
 
 
 def _recipe_first(argv: Sequence[str]) -> list[str]:
@@ -85,13 +96,15 @@ def _recipe_first(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _train(name: str, argv: Sequence[str]) -> int:
+def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
     from diptych.api.recipes import recipe_class
     from diptych.train.options import TrainOptions
 
     kind: Any = recipe_class(name)
-    preset = kind.preset(_preset(argv))
-    every = flat("Options", [(TrainArgs, None), (kind, preset), (TrainOptions, TrainOptions()), (ColumnArgs, None)])
+    preset, begun, columns_given = _from_file(kind, argv, file)
+    with file.named():
+        run = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
+    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, run), (ColumnArgs, columns_given)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
     own = {key: value for key, value in select_fields(TrainOptions, args).items() if key not in ("steps", "init")}
@@ -111,7 +124,7 @@ def _train(name: str, argv: Sequence[str]) -> int:
     if not args.no_evaluation:
         refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
-    requested = _given_fields(recipe, argv)
+    requested = _given_fields(recipe, argv) | set(file.section("recipe"))
     given = {
         "init": args.init,
         "subset": args.subset,
@@ -125,12 +138,28 @@ def _train(name: str, argv: Sequence[str]) -> int:
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 
-def _preset(argv: Sequence[str]) -> str:
+def _from_file(kind: Any, argv: Sequence[str], file: ConfigFile) -> tuple[Any, Any, Any]:
+    """Recipe, options of the command and columns from a configuration file over the preset; the last two None without one."""
+    section = file.section("train")
+    if "init" in file.section("run") and file.section("run")["init"]:
+        section.setdefault("init", file.section("run")["init"])
+    own = {f.name for f in fields(TrainArgs)}
+    names = {f.name for f in fields(ColumnArgs)} - own
+    begun = file.default(TrainArgs, "train", values={name: value for name, value in section.items() if name not in names})
+    columns = file.default(ColumnArgs, "train", values={name: value for name, value in section.items() if name in names})
+    with file.named():
+        recipe = overlaid(kind.preset(_preset(argv, str(section.get("preset", "tiny")))), file.section("recipe"), "recipe")
+        if steps := file.section("run").get("steps"):
+            recipe = overlaid(recipe, {"steps": steps}, "run")
+    return recipe, begun, columns
+
+
+def _preset(argv: Sequence[str], default: str = "tiny") -> str:
     """The preset decides the defaults of the options, so it is read before them."""
     for at, word in enumerate(argv):
         if word.startswith("--preset"):
             return word.partition("=")[2] or (argv[at + 1] if at + 1 < len(argv) else "")
-    return "tiny"
+    return default
 
 
 def _given_fields(recipe: Any, argv: Sequence[str]) -> set[str]:
