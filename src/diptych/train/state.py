@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +26,7 @@ from diptych.train import checkpoint, gradient_cache, parallel
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.engines import engine_kind
 from diptych.train.log import Log, quarantined
+from diptych.train.memory import with_smaller_chunks
 from diptych.train.optimise import (
     build_optimiser,
     clip,
@@ -94,6 +96,7 @@ class Training:
         self._step_log = StepLog(log, world, options.log_every)
         self.rate = self.grad_norm = 0.0
         self.tuning = tuning_of(recipe, options)
+        self.micro_batch = options.micro_batch  # smaller once the memory of the device ran out
 
     # ------------------------------------------------------------ phases
 
@@ -260,7 +263,7 @@ class Training:
 
     def features_of(self, model: nn.Module, batch: Batch) -> Any:
         return gradient_cache.features_without_grad(
-            self.recipe, model, batch, micro_batch=self.options.micro_batch, autocast=self.autocast
+            self.recipe, model, batch, micro_batch=self.micro_batch, autocast=self.autocast
         )
 
     def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -268,20 +271,23 @@ class Training:
 
     def backward(self, batch: Batch) -> StepOutput:
         """Backward pass of the global batch: gradients in every parameter's `grad`."""
+        outcome = with_smaller_chunks(self, batch, partial(self._backward, batch))
+        if self.step == self.phase.start and not self._checked:
+            self._check(outcome)
+        return outcome
+
+    def _backward(self, batch: Batch, micro_batch: int) -> StepOutput:
         self._descent.zero_grad(set_to_none=True)
         teacher = next((hook for hook in self.hooks.values() if isinstance(hook, Teacher)), None)
-        outcome = gradient_cache.backward(
+        return gradient_cache.backward(
             self.recipe,
             self.module,
             batch,
-            micro_batch=self.options.micro_batch,
+            micro_batch=micro_batch,
             autocast=self.autocast,
             unsynced=unsynced(self.module),
             further=teacher.further(self, batch) if teacher else None,
         )
-        if self.step == self.phase.start and not self._checked:
-            self._check(outcome)
-        return outcome
 
     @property
     def _descent(self) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import finish, parse, say
+from diptych.cli.options.output import DEVICE, finish, parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 
@@ -35,6 +35,7 @@ class CompareArgs:
     dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 from diptych.data.quarantine import FILE, QuarantineEntry
 
@@ -24,6 +24,7 @@ class CurateArgs:
     preset: Annotated[str, arg(help="paper, released: the published configuration, where a step has one")] = ""
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
     engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 
@@ -30,6 +30,7 @@ class EvalArgs:
     out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
