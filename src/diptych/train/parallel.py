@@ -124,14 +124,18 @@ def gather_full(value: Any) -> Any:
 
 def all_reduce_mean(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, float]:
     """The mean over processes of named scalars."""
-    if not values:
-        return {}
-    exact = torch.float32 if next(iter(values.values())).device.type == "mps" else torch.float64
-    numbers = torch.stack([value.detach().reshape(()).to(exact) for value in values.values()])
+    return dict(zip(values, mean_on_device(values, world).tolist(), strict=True)) if values else {}
+
+
+def mean_on_device(values: Mapping[str, Tensor], world: DistributedContext) -> Tensor:
+    """The same as a tensor [N] on the device, in their order: float64, and float32 on MPS, which has no other."""
+    exact = torch.float32 if world.device.type == "mps" else torch.float64
+    scalars = [value.detach().reshape(()).to(world.device, exact, non_blocking=True) for value in values.values()]
+    numbers = torch.stack(scalars) if scalars else torch.zeros(0, dtype=exact, device=world.device)
     if world.size > 1:
         dist.all_reduce(numbers)
         numbers /= world.size
-    return dict(zip(values, numbers.tolist(), strict=True))
+    return numbers
 
 
 def all_reduce_sum(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, Tensor]:
