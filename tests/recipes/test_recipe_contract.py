@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recipe_worlds import world_of
 
 from diptych import api
 from diptych.api.checking import refuse_unmeasurable
@@ -44,21 +45,6 @@ from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)
 TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
-
-
-def world_of(slug: str) -> str:
-    needs = RECIPES.load(slug).needs
-    if "image_set" in needs:
-        return "image_sets"
-    if "images" in needs:
-        return "statements"
-    if "goal" in needs:
-        return "kitchens"
-    if "problem" in needs:
-        return "sudoku"
-    if "cloud" in needs:
-        return "solids"
-    return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
 @pytest.fixture

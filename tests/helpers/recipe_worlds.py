@@ -1,0 +1,21 @@
+"""The rendered world that a recipe can learn from."""
+
+from __future__ import annotations
+
+from diptych.core.registry import RECIPES
+
+
+def world_of(slug: str) -> str:
+    needs = RECIPES.load(slug).needs
+    for need, world in (
+        ("image_set", "image_sets"),
+        ("images", "statements"),
+        ("goal", "kitchens"),
+        ("problem", "sudoku"),
+        ("cloud", "solids"),
+        ("questions", "questions"),
+        ("clip", "clips"),
+    ):
+        if need in needs:
+            return world
+    return "scenes"
