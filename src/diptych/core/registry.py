@@ -133,6 +133,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",
         ),
+        "view_captions": (
+            "diptych.curate.operators.view_captions:ViewCaptions",
+            "drops nothing: captions of every view of an object, by a model that writes, ranked by another",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
