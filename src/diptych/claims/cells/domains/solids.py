@@ -76,7 +76,7 @@ class ColouredSolids:
             rows = ranked_captions(rows, recipe.weights, recipe.top)
         model = (opened if self.learns else untrained)(recipe, rows, cell)
         text_KD = model.embed_texts([f"a {colour} {name}" for name in NAMES for colour in COLOURS])
-        scores = {}
+        scores: dict[str, float] = {}
         for split in ("test", "unseen"):
             cloud_NPF, label_N = clouds(cell.seed, split, SMOKE_ROWS if cell.smoke else TESTED)
             colour_N = main_colours(cell.seed, split, len(label_N))
@@ -94,7 +94,7 @@ class NearestColouredSolid:
     def __call__(self, cell: Cell) -> Scores:
         train_NPF, label_N = clouds(cell.seed, "train", SMOKE_ROWS if cell.smoke else SOLIDS)
         colour_N = main_colours(cell.seed, "train", len(label_N))
-        scores = {}
+        scores: dict[str, float] = {}
         for split in ("test", "unseen"):
             test_MPF, true_M = clouds(cell.seed, split, SMOKE_ROWS if cell.smoke else TESTED)
             distance_MN = chamfer(test_MPF, train_NPF) if self.by == "chamfer" else histogram_distance(test_MPF, train_NPF)

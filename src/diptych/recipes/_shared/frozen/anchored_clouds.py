@@ -159,7 +159,7 @@ class AnchoredCloudRecipe(AdaptedEncoderRecipe[PointEncoder, CloudBatch, Anchore
         if self.medium not in sample.media:
             raise DataError(f"sample '{sample.uid}' has no cloud", field=self.medium, expected="KEY.ply, KEY.cloud.npy, ...")
         item = sample.media[self.medium]
-        loaded = {"cloud": self.clouds(item.decode(), name=item.name, rng=rng)}
+        loaded: dict[str, Any] = {"cloud": self.clouds(item.decode(), name=item.name, rng=rng)}
         if self.anchors != "text":
             views = self.views_of(sample)
             if self.depths in sample.media and rng.random() < self.depth_share:
@@ -170,10 +170,11 @@ class AnchoredCloudRecipe(AdaptedEncoderRecipe[PointEncoder, CloudBatch, Anchore
 
     def views_of(self, sample: Sample) -> Sequence[ImageSource]:
         """The pictures of a cloud: its `views`, or the picture of the sample."""
-        views = sample.media[self.views].parts if self.views in sample.media else (sample.image,)
-        if views[0] is None:
+        if self.views in sample.media:
+            return sample.media[self.views].parts
+        if sample.image is None:
             raise DataError(f"sample '{sample.uid}' has no view", field=self.views, expected="pictures, or anchors 'text'")
-        return views
+        return (sample.image,)
 
     def batch(self, draws: Draws) -> CloudBatch:
         clouds = [d.media["cloud"] for d in draws]
