@@ -29,6 +29,7 @@ from diptych.core.contracts import (
     Grounder,
     Optimiser,
     PairScorer,
+    PointSegmenter,
     PolicyRecipe,
     Recipe,
     Segmenter,
@@ -187,6 +188,15 @@ def segmented(model: Any, images: list[Any]) -> list[Any]:
     return maps
 
 
+def labelled(model: Any, images: list[Any]) -> list[Any]:
+    """Classes of the points of two clouds, whatever the pictures are."""
+    rng = np.random.default_rng(0)
+    clouds = [np.concatenate([rng.uniform(0, 3, (600, 3)), rng.random((600, 3))], 1).astype(np.float32) for _ in images]
+    labels = model.segment_points(clouds)
+    assert [label_P.shape for label_P in labels] == [(600,)] * 2
+    return list(labels)
+
+
 def scored(model: Any, clips: list[Any]) -> list[Any]:
     """Vectors of two clips, and their scores with two texts."""
     unit_ND, score_NK = model.embed_clips(clips), model.score_clips(clips, ["moving left", "growing"])
@@ -205,6 +215,7 @@ def matched(model: Any, images: list[Any]) -> list[Any]:
 ANSWERS: dict[Any, Any] = {
     GoalPredictor: aimed,
     ClipScorer: scored,
+    PointSegmenter: labelled,
     Segmenter: segmented,
     Grounder: grounded,
     Detector: detected,

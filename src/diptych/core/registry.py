@@ -24,6 +24,7 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 from __future__ import annotations
 
 from diptych.core.entries import Registry
+from diptych.core.point_entries import POINT_MODELS, POINT_TASKS, POINT_WORLDS
 
 RECIPES = Registry(
     "recipe",
@@ -137,6 +138,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",
         ),
+        "view_captions": (
+            "diptych.curate.operators.view_captions:ViewCaptions",
+            "drops nothing: captions of every view of an object, by a model that writes, ranked by another",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
@@ -164,8 +169,7 @@ TASKS = Registry(
         "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
-        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
-        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
+        **POINT_TASKS,
         "video_classification": (
             "diptych.tasks.pairs.video_classification:VideoClassification",
             "classes of videos",
@@ -297,7 +301,7 @@ WORLDS = Registry(
         "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
-        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
+        **POINT_WORLDS,
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -385,10 +389,7 @@ MODELS = Registry(
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
-        "point_encoder": (
-            "diptych.models.points.point_embedder:PointCloudEmbedder",
-            "point clouds, images and texts in one space",
-        ),
+        **POINT_MODELS,
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

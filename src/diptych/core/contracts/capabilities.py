@@ -319,6 +319,18 @@ class PointEmbedder(Protocol):
 
 
 @runtime_checkable
+class PointSegmenter(Protocol):
+    """The class of every point of clouds [P, 3 + F], an index into `labels`; without labels into those of training."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def segment_points(
+        self, clouds: Sequence[npt.NDArray[np.float32]], labels: Sequence[str] = ()
+    ) -> list[npt.NDArray[np.int32]]: ...
+
+
+@runtime_checkable
 class ClipEmbedder(Protocol):
     """Embeddings of videos in the space of the texts: media of the kind "clip", frames or one animated file, of which the model decodes
     as many frames as it reads.

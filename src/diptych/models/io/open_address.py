@@ -43,6 +43,7 @@ OPENERS = {
     "tfjs": "diptych.models.io.foreign.centernet:CenterNet.open",
     "tips": "diptych.models.io.releases.tips:open_released",
     "ulip": "diptych.models.points.released:open_released",
+    "uni3d": "diptych.models.points.uni3d_released:open_uni3d",
     "xclip": "diptych.models.video.released:open_released",
 }
 """Prefix of an address -> what opens it, imported only then: a function of the whole address."""
