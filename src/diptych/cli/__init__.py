@@ -36,6 +36,7 @@ COMMANDS = {
     "try": "how well texts fit a picture, at once, with a heat map",
     "classify": "name what is in an image, from your own list",
     "caption": "write about images, with a model that writes",
+    "generate": "pictures from prompts, with a contact sheet",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "named-after": "a detector whose finds are named after crops that you have",

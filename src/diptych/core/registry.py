@@ -62,6 +62,10 @@ RECIPES = Registry(
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
         ),
+        "text_to_image": (
+            "diptych.recipes.generation.text_to_image:TextToImage",
+            "pictures from prompts by diffusion, from scratch or from published weights",
+        ),
         "ptp_vilt": (
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
@@ -201,6 +205,10 @@ TASKS = Registry(
             "questions with options, in several orders of them",
         ),
         "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
+        "relation_generation": (
+            "diptych.tasks.generation.relation_generation:RelationGeneration",
+            "generated pictures of two shapes: their relation, the things, what leaked",
+        ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
@@ -302,6 +310,8 @@ WORLDS = Registry(
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         **POINT_WORLDS,
+        "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
+        "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -386,6 +396,7 @@ MODELS = Registry(
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
+        "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),

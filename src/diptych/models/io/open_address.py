@@ -25,6 +25,7 @@ OPENERS = {
     "coop": "diptych.models.pairs.prompted.released:open_released",
     "ctp": "diptych.models.io.releases.ctp:open_released",
     "denseclip": "diptych.models.denseclip.opened:open_released",
+    "diffusers": "diptych.models.diffusion.diffusers_folder:open_diffusers",
     "dreamlip": "diptych.models.io.releases.clip_files:open_released",
     "fiber": "diptych.models.fiber.opened:open_released",
     "filip": "diptych.models.io.releases.filip:open_released",
@@ -38,6 +39,7 @@ OPENERS = {
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
     "penet": "diptych.models.penet.opened:open_released",
     "plip_person": "diptych.models.people.released:open_released",
+    "reversion": "diptych.models.diffusion.textual_inversion:open_released",
     "rlipv2": "diptych.models.rlipv2.opened:open_released",
     "svlc": "diptych.models.io.releases.clip_files:open_released",
     "tfjs": "diptych.models.io.foreign.centernet:CenterNet.open",
@@ -112,6 +114,10 @@ def _opened(address: str, download: bool) -> Any:
         from diptych.models.vilt.opened import open_vilt
 
         named = Path(address.partition(":")[2].removesuffix("#naflex")).expanduser()
+        if is_file(named / "model_index.json"):
+            module, _, name = OPENERS["diffusers"].partition(":")
+            with one_line_errors(named):
+                return getattr(import_module(module), name)(address)
         with one_line_errors(named) if is_folder(named) else nullcontext():
             own = (
                 None
