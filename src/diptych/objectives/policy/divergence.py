@@ -34,10 +34,12 @@ class KLController(nn.Module):
     """Coefficient of the KL penalty, which follows a target: beta <- beta (1 + rate clip(KL / target - 1, -bound, bound)).
 
     Adaptive as in Ziegler et al. (2019, 1909.08593), whose rate is the number of samples over a horizon; RL4LMs takes 0.1 a rollout.
-    Without a target the coefficient is fixed. The state is a buffer: as a companion of a run it is in the checkpoints.
+    Without a target the coefficient is fixed. `updates` counts rollouts. The state is buffers: as a companion of a run it is in
+    the checkpoints.
     """
 
     coefficient: Tensor
+    updates: Tensor
 
     def __init__(self, coefficient: float, target: float | None = None, *, rate: float = 0.1, bound: float = 0.2) -> None:
         super().__init__()
@@ -45,10 +47,12 @@ class KLController(nn.Module):
             raise ConfigError(f"KL coefficient {coefficient}, target {target} (expected 0 or more, and above 0 or none)")
         self.target, self.rate, self.bound = target, rate, bound
         self.register_buffer("coefficient", torch.tensor([coefficient], dtype=torch.float64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, kl: Tensor | float) -> None:
-        """Follow the mean KL of a rollout; it must be the same on all processes."""
+        """Follow the mean KL of a rollout, which must be the same on all processes, and count it."""
+        self.updates += 1
         if self.target is None:
             return
         excess = (torch.as_tensor(kl).to(self.coefficient) - self.target) / self.target
