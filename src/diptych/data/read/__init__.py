@@ -36,6 +36,8 @@ from diptych.data.quizzes import format_of as quiz_of
 from diptych.data.quizzes import read_quiz
 from diptych.data.read.articles import FORMAT as ARTICLES
 from diptych.data.read.articles import articles_of, is_article, read_articles
+from diptych.data.read.chest_tables import FORMATS as CHESTS
+from diptych.data.read.chest_tables import read_chest_table
 from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
@@ -110,7 +112,8 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, `data.read.chest_tables` (tables of
+              chest X-rays), "pipa", "pisc" or "pmc", where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -194,6 +197,8 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format in CHESTS:
+        return read_chest_table(path, format, name=name, root=folder)
     if format in SOCIAL_PAIRS:
         return read_social_pairs(path, format, name=name, root=folder)
     if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
