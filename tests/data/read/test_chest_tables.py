@@ -14,7 +14,7 @@ import pytest
 from diptych.core.errors import DataError, UnknownName
 from diptych.data.masks import decode
 from diptych.data.read import read
-from diptych.data.read.chest_tables import read_chest_table, rows_of_table
+from diptych.data.read.layouts.chest_tables import read_chest_table, rows_of_table
 from diptych.data.split import leak_of_row_split, leaks, split
 
 SPEC = importlib.util.find_spec("torchxrayvision")

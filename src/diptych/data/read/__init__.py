@@ -36,8 +36,6 @@ from diptych.data.quizzes import format_of as quiz_of
 from diptych.data.quizzes import read_quiz
 from diptych.data.read.articles import FORMAT as ARTICLES
 from diptych.data.read.articles import articles_of, is_article, read_articles
-from diptych.data.read.chest_tables import FORMATS as CHESTS
-from diptych.data.read.chest_tables import read_chest_table
 from diptych.data.read.coco import captions_within, read_json, read_market
 from diptych.data.read.documents import documents_of, read_documents
 from diptych.data.read.folder import LOOKED_FOR, read_folder
@@ -47,6 +45,8 @@ from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
+from diptych.data.read.layouts.chest_tables import FORMATS as CHESTS
+from diptych.data.read.layouts.chest_tables import read_chest_table
 from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.layouts.unread import unread_note
 from diptych.data.read.multi_context import holds as multi_context
@@ -112,7 +112,7 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, `data.read.chest_tables` (tables of
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, `data.read.layouts.chest_tables` (tables of
               chest X-rays), "pipa", "pisc" or "pmc", where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links

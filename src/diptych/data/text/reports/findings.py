@@ -36,7 +36,9 @@ TERMS: dict[str, str] = {
 NO_FINDING = "No Finding"
 FINDINGS: tuple[str, ...] = (NO_FINDING, *TERMS)
 
-NEGATION = r"\b(no|not|without|denies|denied|negative for|free of|absence of|clear of|resol(ved|ution of)|neither|nor|never|rule[sd]? out)\b"
+NEGATION = (
+    r"\b(no|not|without|denie[sd]|negative for|free of|absence of|clear of|resol(ved|ution of)|neither|nor|never|rule[sd]? out)\b"
+)
 NEGATED_AFTER = (
     r"\b(is|are|was|were|has|have)( been)? (not (seen|identified|present|evident)|absent|excluded|ruled out|resolved|unlikely)\b"
 )
