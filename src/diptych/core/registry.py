@@ -303,6 +303,7 @@ WORLDS = Registry(
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
         ),
+        "chests": ("diptych.worlds.chests.world:chests", "chest X-rays with reports, lesions in six zones, boxes and masks"),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
         "tissue": (
