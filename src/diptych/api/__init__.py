@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diptych.api.models import detect, ground, load
     from diptych.api.naming import named_after
     from diptych.api.recipes import recipe
+    from diptych.api.restarting import train_or_resume
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
     from diptych.api.training import estimate, resume, train
@@ -66,6 +67,7 @@ _WHERE = {
     "resume": "training",
     "slide_features": "slides",
     "train": "training",
+    "train_or_resume": "restarting",
     "tune_report": "tuning",
     "validators": "checking",
     "weights_of": "initial_weights",
@@ -101,6 +103,7 @@ __all__ = [
     "resume",
     "slide_features",
     "train",
+    "train_or_resume",
     "tune_report",
     "validators",
     "weights_of",

@@ -155,11 +155,12 @@ def _rows_to_use(rows: Any, whole: Any, uids: Sequence[str], file: object = None
     return subset(rows, uids, whole=whole, file=file if isinstance(file, str | Path) else None) if uids else rows
 
 
-def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
+def resume(run: str | Path, *, data: Any = None, steps: int = 0, changes: Mapping[str, Any] | None = None) -> RunFolder:
     """Go on with a run that was stopped or killed. A finished one is returned as it is.
 
     data   only where the run was started on an object and not on an address
     steps  of a finished run: train on to so many in all; what it was scored before goes
+    changes  options that a run may go on with (`train.fit.RESUMABLE`): {"workers": 4, "micro_batch": 64, "device": "cuda", "shard": "fsdp"}
     """
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
@@ -178,7 +179,12 @@ def resume(run: str | Path, *, data: Any = None, steps: int = 0) -> RunFolder:
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _rows_to_use(training_rows(whole), whole, uids, folder.subset)
     run_again = resume_run(
-        folder.path, cached_for_training(rows, made), validators(made, whole, options), kind=type(made), steps=steps
+        folder.path,
+        cached_for_training(rows, made),
+        validators(made, whole, options),
+        kind=type(made),
+        steps=steps,
+        changes=changes,
     )
     if steps:
         run_again.report.unlink(missing_ok=True)

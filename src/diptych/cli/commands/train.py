@@ -1,12 +1,13 @@
-"""``diptych train RECIPE --data D --out R`` and ``diptych train --resume R``."""
+"""``diptych train RECIPE --data D --out R [--resume auto]`` and ``diptych train --resume R``."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -28,6 +29,17 @@ class ResumeArgs:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
     data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
     steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
+    workers: Annotated[int | None, arg(help="loader processes from here on")] = None
+    save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
+    keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
+    micro_batch: Annotated[int | None, arg(help="samples that go through the model at once from here on")] = None
+    device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
+    shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
+    silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
+    progress: Annotated[bool | None, arg(help="a bar where a person is watching")] = None
+    tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
+    wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
+    mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -50,17 +62,23 @@ class TrainArgs:
     ] = ""
     overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
+    resume: Annotated[
+        Literal["", "auto"],
+        arg(help="auto: go on with the run in --out where there is one, else start: one command for every restart"),
+    ] = ""
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv) and not _resumes_by_itself(argv):
         args = parse(ResumeArgs, argv, "train", "Go on with a run that was stopped or killed.")
         from diptych.api import resume
+        from diptych.train.fit import RESUMABLE
 
         data = args.data or None
-        run = resume(args.resume, data=data, steps=args.steps)
+        changes = {name: value for name in sorted(RESUMABLE) if (value := getattr(args, name)) is not None}
+        run = resume(args.resume, data=data, steps=args.steps, changes=changes)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
     argv = _recipe_first(argv)
     name = argv[0] if argv and not argv[0].startswith("-") else ""
@@ -72,6 +90,11 @@ def main(argv: Sequence[str]) -> int:
             return 0
         raise ConfigError(f"say first which recipe: {words}")
     return _train(name, argv)
+
+
+def _resumes_by_itself(argv: Sequence[str]) -> bool:
+    """True for ``--resume auto``."""
+    return "--resume=auto" in argv or ("--resume", "auto") in itertools.pairwise(argv)
 
 
 def _recipe_first(argv: Sequence[str]) -> list[str]:
@@ -105,13 +128,13 @@ def _train(name: str, argv: Sequence[str]) -> int:
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
-    from diptych.api import train
+    from diptych.api import train, train_or_resume
     from diptych.api.checking import refuse_unmeasurable
 
     if not args.no_evaluation:
         refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
-    requested = _given_fields(recipe, argv)
+    requested = _named_fields(recipe, argv)
     given = {
         "init": args.init,
         "subset": args.subset,
@@ -121,7 +144,11 @@ def _train(name: str, argv: Sequence[str]) -> int:
         "asked": requested,
         "evaluation": not args.no_evaluation,
     }
-    run = train(recipe, args.data, args.out, options=options, say=talk, **given)
+    if args.resume:
+        given["asked"] = requested | _named_fields(TrainOptions(), argv)
+        run = train_or_resume(recipe, args.data, args.out, options=options, say=talk, **given)
+    else:
+        run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 
@@ -133,10 +160,10 @@ def _preset(argv: Sequence[str]) -> str:
     return "tiny"
 
 
-def _given_fields(recipe: Any, argv: Sequence[str]) -> set[str]:
-    """Fields of the recipe that are among the arguments."""
+def _named_fields(config: Any, argv: Sequence[str]) -> set[str]:
+    """Fields of a configuration, and of those that it holds, that are among the arguments."""
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
-    return {field.name for _, part in [(None, recipe), *held_configurations(recipe)] for field in fields(part)} & given
+    return {field.name for _, part in [(None, config), *held_configurations(config)] for field in fields(part)} & given
 
 
 def _main_process() -> bool:
