@@ -36,9 +36,9 @@ def train_or_resume(
 
     out = Path(out)
     with join_world(options.device, options.shard) as world:
-        found = all_reduce_max(_state_of(out) if world.main else NONE, world)
-        if found != BEGUN:
-            overwrite = bool(given.pop("overwrite", False)) or found == UNBEGUN
+        state = all_reduce_max(_state_of(out) if world.main else NONE, world)
+        if state != BEGUN:
+            overwrite = bool(given.pop("overwrite", False)) or state == UNBEGUN
             return train(made, data, out, options=options, overwrite=overwrite, asked=asked, **given)
         if init := given.get("init"):
             options = replace(options, init=initial_weights_path(init))
@@ -47,7 +47,7 @@ def train_or_resume(
 
 
 def _state_of(out: Path) -> int:
-    """What lies in a folder: no run, one that was killed before it was written down, or one to go on with."""
+    """State of a folder: no run, one that was killed before it was written down, or one to go on with."""
     if not (out / "run.json").is_file():
         return NONE
     folder = RunFolder.open(out)

@@ -156,8 +156,8 @@ class StartsOfRows:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int | np.integer):
-            place = int(index) + (len(self) if index < 0 else 0)
-            return np.int64(self.records) if place == len(self.start_N) else self.start_N[place]
+            position = int(index) + (len(self) if index < 0 else 0)
+            return np.int64(self.records) if position == len(self.start_N) else self.start_N[position]
         if isinstance(index, slice):
             begin, stop, step = index.indices(len(self))
             if step == 1 and stop <= len(self.start_N):
