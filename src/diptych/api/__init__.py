@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from diptych.api.models import detect, ground, load
     from diptych.api.naming import named_after
     from diptych.api.recipes import recipe
+    from diptych.api.restarting import train_or_resume
     from diptych.api.runs import run_info
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
@@ -70,6 +71,7 @@ _WHERE = {
     "run_info": "runs",
     "slide_features": "slides",
     "train": "training",
+    "train_or_resume": "restarting",
     "tune_report": "tuning",
     "validators": "checking",
     "weights_of": "initial_weights",
@@ -107,6 +109,7 @@ __all__ = [
     "run_info",
     "slide_features",
     "train",
+    "train_or_resume",
     "tune_report",
     "validators",
     "weights_of",

@@ -19,6 +19,7 @@ from diptych.core.terminal import notebook
 from diptych.core.terminal.signals import raise_interrupt
 
 FORMAT = 1
+NEWEST_ORDER = 2
 LOCK = ".lock"
 FIELDS: dict[str, type] = {"slug": str, "status": str, "environment": dict, "data": dict, "source": str}
 
@@ -88,6 +89,13 @@ class RunFolder:
             if not isinstance(state.get(name, kind()), kind):
                 raise RunError(f"{path / 'run.json'}: {name} is {state[name]!r:.60} (expected a {kind.__name__})")
         return folder
+
+    @property
+    def order_version(self) -> int:
+        """Version of the order of rows that the run began with; the newest where nothing is recorded, as in a folder of no run."""
+        if not (self.path / "run.json").is_file():
+            return NEWEST_ORDER
+        return int(self.state.get("data", {}).get("order", 1))
 
     @contextmanager
     def locked(self, here: bool = True) -> Iterator[None]:

@@ -20,6 +20,7 @@ from diptych.core.grouped_fields import out_of_groups
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
+from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
@@ -149,8 +150,8 @@ class Training:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
             self.data = self._data_of(phase)
-        self._order = self.recipe.row_order(self.data) or order
-        if self.engine.once and self._order is not order:
+        self._order = self.recipe.row_order(self.data) or default_order(len(self.data), self.folder.order_version)
+        if self.engine.once and self._order not in (order, computed_order):
             raise ConfigError(
                 f"the engine '{self.recipe.engine}' wants every sample once: '{self.recipe.slug}' cannot have an order"
             )
