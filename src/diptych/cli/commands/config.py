@@ -16,6 +16,8 @@ from diptych.core.errors import ConfigError
 OF_COMMAND = frozenset({"config", "like", "json", "dry_run", "overwrite", "plan"})
 """Options that stand on a command line and in no file."""
 
+NAMED = {"eval": "TASK", "curate": "STEP", "sweep": "RECIPE"}
+
 
 @dataclass(frozen=True)
 class ConfigArgs:
@@ -43,8 +45,13 @@ def sections_of(what: str, name: str = "", preset: str = "tiny") -> tuple[list[S
         from diptych.cli.commands.compare import CompareArgs
 
         return [Section("compare", [(CompareArgs, None)], OF_COMMAND)], "diptych compare"
-    if what in ("eval", "curate") and not name:
-        raise ConfigError(f"say which: diptych config {what} {'TASK' if what == 'eval' else 'STEP'}")
+    if what in NAMED and not name:
+        raise ConfigError(f"say which: diptych config {what} {NAMED[what]}")
+    if what == "sweep":
+        from diptych.cli.commands.sweep import SweepArgs
+
+        own = Section("sweep", [(SweepArgs, None)], OF_COMMAND, {"recipe": name, "preset": preset})
+        return [own, *_of_training(name, preset)[1:]], "diptych sweep"
     if what == "eval":
         from diptych.cli.commands.eval import LEFT_OUT, EvalArgs
         from diptych.tasks import find
