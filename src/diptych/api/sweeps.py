@@ -205,7 +205,7 @@ class _Sweeping:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What a folder is a sweep of, as plain values."""
+        """Definition of the sweep, as plain values; a folder holds one."""
         hidden = prepared_fields(type(self.recipe))
         plain = {name: value for name, value in to_plain(self.recipe).items() if name not in hidden}
         return {
@@ -288,7 +288,7 @@ class _Sweeping:
             before = [line["step"] for line in run.metrics() if line["kind"] == "eval"]
             every = int(run.config["run"]["eval_every"])
             step = min((max(before, default=0) // every + 1) * every, int(run.config["recipe"]["steps"]))
-            with suppress(RuntimeError):  # another process has told of it
+            with suppress(RuntimeError):  # another process has reported it
                 trial.report(self._value_of(values), step)
                 if step < run.config["recipe"]["steps"] and trial.should_prune():
                     raise optuna.TrialPruned
@@ -387,19 +387,19 @@ def _next_trial(
 ) -> Any:
     """A trial whose process is gone, else a new one; None where there are as many as asked for."""
     running, waiting = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING
-    known = study.get_trials(deepcopy=False)
-    for one in known:
+    drawn = study.get_trials(deepcopy=False)
+    for one in drawn:
         if one.state == running and _abandoned(one.user_attrs.get(OWNER, "")):
             trial = optuna.trial.Trial(study, one._trial_id)
             trial.set_user_attr(OWNER, _owner())
             return trial
-    if sampler == "grid" and not known:
+    if sampler == "grid" and not drawn:
         for labels in list(itertools.product(*(one.labels for one in ranges)))[:trials]:
             study.enqueue_trial(dict(zip((one.name for one in ranges), labels, strict=True)))
-        known = study.get_trials(deepcopy=False)
-    if not any(one.state == waiting for one in known) and (sampler == "grid" or len(known) >= trials):
+        drawn = study.get_trials(deepcopy=False)
+    if not any(one.state == waiting for one in drawn) and (sampler == "grid" or len(drawn) >= trials):
         return None
-    study.sampler = _sampler(optuna, sampler, seed, len(known))
+    study.sampler = _sampler(optuna, sampler, seed, len(drawn))
     trial = study.ask()
     trial.set_user_attr(OWNER, _owner())
     return trial

@@ -78,7 +78,7 @@ def slice_chart(name: str, metric: str, trials: Sequence[Mapping[str, Any]], *, 
         f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{up(y):.1f}" y2="{up(y):.1f}" stroke="var(--line)"/>' for y in levels
     ]
     parts += [f'<text x="{LEFT - 6}" y="{up(y) + 4:.1f}" text-anchor="end">{y:g}</text>' for y in levels]
-    marks = [(low, low), (high, high)] if numeric else [(float(place), label) for place, label in enumerate(labels)]
+    marks = [(low, low), (high, high)] if numeric else [(float(position), label) for position, label in enumerate(labels)]
     for x, label in marks:
         words = f"{10**x:.2g}" if numeric and log else f"{x:.4g}" if numeric else str(label)
         parts.append(f'<text x="{at(x):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(words)}</text>')
