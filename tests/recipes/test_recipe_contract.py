@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recipe_worlds import world_of
 
 from diptych import api
 from diptych.api.checking import refuse_unmeasurable
@@ -28,6 +29,7 @@ from diptych.core.contracts import (
     Grounder,
     Optimiser,
     PairScorer,
+    PointSegmenter,
     PolicyRecipe,
     Recipe,
     Segmenter,
@@ -38,27 +40,13 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.models.denseclip.detecting import DenseClipDetectorModel
+from diptych.models.policy.text_generator import TextGenerator
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)
 TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
-
-
-def world_of(slug: str) -> str:
-    needs = RECIPES.load(slug).needs
-    if "image_set" in needs:
-        return "image_sets"
-    if "images" in needs:
-        return "statements"
-    if "goal" in needs:
-        return "kitchens"
-    if "problem" in needs:
-        return "sudoku"
-    if "cloud" in needs:
-        return "solids"
-    return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
 @pytest.fixture
@@ -149,6 +137,7 @@ def grounded(model: Any, images: list[Any]) -> list[Any]:
 
 def written(model: Any, images: list[Any]) -> list[Any]:
     """Numbers of the captions' letters: two models write the same or they do not."""
+    images = [None, None] if isinstance(model, TextGenerator) else images
     captions = model.generate(images, ["", ""], max_tokens=8)
     assert len(captions) == 2
     return [[ord(letter) for letter in caption] for caption in captions]
@@ -201,6 +190,15 @@ def segmented(model: Any, images: list[Any]) -> list[Any]:
     return maps
 
 
+def labelled(model: Any, images: list[Any]) -> list[Any]:
+    """Classes of the points of two clouds, whatever the pictures are."""
+    rng = np.random.default_rng(0)
+    clouds = [np.concatenate([rng.uniform(0, 3, (600, 3)), rng.random((600, 3))], 1).astype(np.float32) for _ in images]
+    labels = model.segment_points(clouds)
+    assert [label_P.shape for label_P in labels] == [(600,)] * 2
+    return list(labels)
+
+
 def scored(model: Any, clips: list[Any]) -> list[Any]:
     """Vectors of two clips, and their scores with two texts."""
     unit_ND, score_NK = model.embed_clips(clips), model.score_clips(clips, ["moving left", "growing"])
@@ -219,6 +217,7 @@ def matched(model: Any, images: list[Any]) -> list[Any]:
 ANSWERS: dict[Any, Any] = {
     GoalPredictor: aimed,
     ClipScorer: scored,
+    PointSegmenter: labelled,
     Segmenter: segmented,
     Grounder: grounded,
     Detector: detected,

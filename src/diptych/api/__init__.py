@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from diptych.api.exports import export
     from diptych.api.generation import ask, caption
+    from diptych.api.pictures import generate
     from diptych.api.initial_weights import weights_of
     from diptych.api.leaderboards import leaderboard
     from diptych.api.models import detect, ground, load
@@ -55,6 +56,7 @@ _WHERE = {
     "evaluate_run": "evaluation",
     "evaluate_splits": "evaluation",
     "export": "exports",
+    "generate": "pictures",
     "ground": "models",
     "index": "search",
     "leaderboard": "leaderboards",
@@ -92,6 +94,7 @@ __all__ = [
     "evaluate_run",
     "evaluate_splits",
     "export",
+    "generate",
     "ground",
     "index",
     "leaderboard",

@@ -62,15 +62,18 @@ def train(
     say      gets the lines of the data report before the first step, and what starts from the weights
     asked    fields that were chosen by hand; None: those among the changes, and those in which a recipe object is like none of its presets
     """
+    from diptych.models.io.device import device_default
     from diptych.train.best import tracks_best
     from diptych.train.fit import fit
     from diptych.train.options import TrainOptions
+    from diptych.train.precision import training_device
 
     own = {f.name for f in fields(TrainOptions)} - {"steps", "init"}
     options = replace(options or TrainOptions(), **{k: changes.pop(k) for k in list(changes) if k in own})
     ways = {f.name for f in fields(Tuning)}
     options = replace(options, tune=replace(options.tune, **{k: changes.pop(k) for k in list(changes) if k in ways}))
     made = recipe(name, preset=preset, **changes)
+    training_device(options.device)  # one that is not there is refused before anything is read
     refuse_occupied(Path(out), overwrite=overwrite)
     refuse_early(made, options)
     model = None
@@ -83,7 +86,8 @@ def train(
     rows = _rows_to_use(training_rows(whole), whole, uids, subset)
     refuse_missing(made, rows)
     rows = cached_for_training(rows, made)
-    made = made.prepare(rows)
+    with device_default(str(training_device(options.device))):
+        made = made.prepare(rows)
     if say:
         if line := _held_out_line(given, whole):
             say(line)

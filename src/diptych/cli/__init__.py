@@ -17,7 +17,7 @@ from importlib import import_module
 
 from diptych import __version__
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
-from diptych.core.machine import limit_threads_to_quota
+from diptych.core.machine import DEVICE_VARIABLE, limit_threads_to_quota
 from diptych.core.terminal.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
 
 COMMANDS = {
@@ -37,6 +37,7 @@ COMMANDS = {
     "try": "how well texts fit a picture, at once, with a heat map",
     "classify": "name what is in an image, from your own list",
     "caption": "write about images, with a model that writes",
+    "generate": "pictures from prompts, with a contact sheet",
     "ask": "a question about an image, in free words or by choices",
     "detect": "find things and the relations between them, named by your own words",
     "named-after": "a detector whose finds are named after crops that you have",
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    device = os.environ.get(DEVICE_VARIABLE)  # --device is for one command
     try:
         with SignalWatch(raise_interrupt, grace=GRACE):
             return _run(words)
@@ -102,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("ended by SIGTERM", "Terminated", exit_code(signal.SIGTERM), as_json)
     except KeyboardInterrupt:
         return _fail("interrupted", "KeyboardInterrupt", exit_code(signal.SIGINT), as_json)
+    finally:
+        if device is None:
+            os.environ.pop(DEVICE_VARIABLE, None)
+        else:
+            os.environ[DEVICE_VARIABLE] = device
 
 
 def _run(words: list[str]) -> int:

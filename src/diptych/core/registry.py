@@ -24,6 +24,7 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 from __future__ import annotations
 
 from diptych.core.entries import Registry
+from diptych.core.point_entries import POINT_MODELS, POINT_TASKS, POINT_WORLDS
 
 RECIPES = Registry(
     "recipe",
@@ -61,9 +62,17 @@ RECIPES = Registry(
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
         ),
+        "text_to_image": (
+            "diptych.recipes.generation.text_to_image:TextToImage",
+            "pictures from prompts by diffusion, from scratch or from published weights",
+        ),
         "ptp_vilt": (
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
+        ),
+        "rl4lms_supervised": (
+            "diptych.recipes.alignment.supervised_text:SupervisedText",
+            "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
         ),
     },
     room="recipes",
@@ -137,6 +146,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",
         ),
+        "view_captions": (
+            "diptych.curate.operators.view_captions:ViewCaptions",
+            "drops nothing: captions of every view of an object, by a model that writes, ranked by another",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
@@ -164,8 +177,7 @@ TASKS = Registry(
         "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
-        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
-        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
+        **POINT_TASKS,
         "video_classification": (
             "diptych.tasks.pairs.video_classification:VideoClassification",
             "classes of videos",
@@ -191,12 +203,20 @@ TASKS = Registry(
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "generated_text": (
+            "diptych.tasks.generation.generated_text:GeneratedText",
+            "answers to prompts: rewards as metrics, and how natural they are",
+        ),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
         "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
+        "relation_generation": (
+            "diptych.tasks.generation.relation_generation:RelationGeneration",
+            "generated pictures of two shapes: their relation, the things, what leaked",
+        ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
@@ -283,6 +303,7 @@ WORLDS = Registry(
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
         ),
+        "chests": ("diptych.worlds.chests.world:chests", "chest X-rays with reports, lesions in six zones, boxes and masks"),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
         "tissue": (
@@ -297,7 +318,9 @@ WORLDS = Registry(
         "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
-        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
+        **POINT_WORLDS,
+        "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
+        "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -382,13 +405,12 @@ MODELS = Registry(
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
+        "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
+        "text_generator": ("diptych.models.policy.text_generator:TextGenerator", "a language model that writes behind a prompt"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
-        "point_encoder": (
-            "diptych.models.points.point_embedder:PointCloudEmbedder",
-            "point clouds, images and texts in one space",
-        ),
+        **POINT_MODELS,
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

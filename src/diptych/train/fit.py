@@ -336,6 +336,7 @@ def evaluate(run: Training, evaluators: Sequence[Evaluator]) -> None:
     """Run every evaluator and log one line of their metrics, unless the log has this step's already. Runs on the main process."""
     if not evaluators:
         return
+    run.settle()
     deployed = deployable(run.recipe, run.whole_model())
     if run.world.main and run.journal.evaluated < run.step:
         with torch.no_grad():

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.options.arms import arm_words
 from diptych.cli.options.config_file import ConfigFile, config_of
-from diptych.cli.options.output import finish, parse, say
+from diptych.cli.options.output import DEVICE, finish, parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
 
@@ -42,6 +42,7 @@ class CompareArgs:
     dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.options.config_file import config_of, leading
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 from diptych.data.quarantine import FILE, QuarantineEntry
 
@@ -26,6 +26,7 @@ class CurateArgs:
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section curate (`diptych config curate STEP`)")] = Path()
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
     engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.options.config_file import config_of, leading
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 
@@ -32,6 +32,7 @@ class EvalArgs:
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section eval (`diptych config eval TASK`)")] = Path()
     page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -209,8 +209,9 @@ class LanguageModel(nn.Module):
         return self._decoded(embed_BLD, layout) if self.reads_and_writes else self._continued(embed_BLD, layout)
 
     def _continued(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-        answer_BL = layout.answer_BL[:, 1:]
-        column_C = answer_BL.any(0).nonzero()[:, 0]
+        if layout.places is None:
+            layout = layout.with_places()
+        column_C, row_A, place_A = layout.places or ()
         given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
         if self._takes_positions:
             given["position_ids"] = layout.positions()
@@ -219,8 +220,6 @@ class LanguageModel(nn.Module):
                 logit_BCV = self.inner(inputs_embeds=embed_BLD, logits_to_keep=column_C, **given).logits
             else:
                 logit_BCV = self.inner(inputs_embeds=embed_BLD, **given).logits[:, column_C]
-        chosen_BC = answer_BL[:, column_C]
-        row_A, place_A = chosen_BC.nonzero(as_tuple=True)
         return logit_BCV[row_A, place_A], layout.id_BL[:, 1:][:, column_C][row_A, place_A], row_A
 
     def _decoded(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,6 +33,7 @@ from diptych.models.bridges.bridge import Bridge
 from diptych.models.bridges.connectors import QueryConnector, connector
 from diptych.models.bridges.language_model import LanguageModel, LanguageVocabulary
 from diptych.models.io.card import model_card
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint, in_single_precision, load_weights, parameters, read_config, write_model
 from diptych.models.io.generation import StreamingGenerator, Write, require_room
 from diptych.models.io.inference import evaluating, parts
@@ -117,14 +118,18 @@ class BridgeGenerator(StreamingGenerator):
         """An answer for each image, or without one (None); with "" the template alone is the prompt. `options` are those of
         transformers' `generate`."""
         requests = self._asked(images, prompts)
-        texts: list[str] = []
+
+        def write(rows: Sequence[Asked]) -> list[str]:
+            embed_BLD, layout = self._read(rows, max_tokens)
+            written: list[str] = self.bridge.language.write(
+                embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
+            )
+            return written
+
+        device = next(self.bridge.parameters()).device
         with torch.no_grad(), evaluating(self.bridge):
-            for rows in parts(requests, batch_size):
-                embed_BLD, layout = self._read(rows, max_tokens)
-                texts += self.bridge.language.write(
-                    embed_BLD, layout, self.vocabulary, max_tokens=max_tokens, ends=self._ends, **options
-                )
-        return [self._answer(text) for text in texts]
+            blocks = batched(requests, batch_size, device, write)
+        return [self._answer(text) for block in blocks for text in block]
 
     @property
     def _ends(self) -> tuple[int, ...]:
