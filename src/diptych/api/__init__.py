@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from diptych.api.runs import run_info
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
+    from diptych.api.sweeps import sweep
     from diptych.api.training import estimate, resume, train
     from diptych.api.tuning import blend, blend_curve, tune_report
 
@@ -70,6 +71,7 @@ _WHERE = {
     "resume": "training",
     "run_info": "runs",
     "slide_features": "slides",
+    "sweep": "sweeps",
     "train": "training",
     "train_or_resume": "restarting",
     "tune_report": "tuning",
@@ -108,6 +110,7 @@ __all__ = [
     "resume",
     "run_info",
     "slide_features",
+    "sweep",
     "train",
     "train_or_resume",
     "tune_report",

@@ -1,4 +1,4 @@
-"""What a run was made with: command line, recipe, seed, data, versions, commit; and what is otherwise now."""
+"""Provenance of a run: command line, recipe, seed, data, versions, commit; and what is otherwise now."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "tune-report": "did tuning help, and what was forgotten",
     "eval": "evaluate a model on a task, with intervals",
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
+    "sweep": "values of a recipe's fields by Optuna, pruned and gone on with after a kill",
     "leaderboard": "models that were asked the same questions: intervals, paired tests, where they part",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",

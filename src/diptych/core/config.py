@@ -83,8 +83,8 @@ def overlaid(config: T, changes: Mapping[str, Any], where: str) -> T:
         and not isinstance(held, type)
     }
     flat = {name: value for name, value in changes.items() if name not in nested}
-    known = {item.name for item in dataclasses.fields(cast(Any, config))}
-    checked_fields(type(config), {name: value for name, value in flat.items() if name in known}, where)
+    own = {item.name for item in dataclasses.fields(cast(Any, config))}
+    checked_fields(type(config), {name: value for name, value in flat.items() if name in own}, where)
     return with_changes(config, {**flat, **nested})
 
 

@@ -1,4 +1,4 @@
-"""What a run folder holds so that the run can be repeated: command line, recipe files, versions of all packages, hashes of our modules.
+"""Provenance of a run, kept in its folder: command line, recipe files, versions of all packages, hashes of our modules.
 
 source/            copies of the files that define the recipe, by their names, and of config.yaml as it was when the run began;
                    modules.json: hashes of the package's modules in use
@@ -47,7 +47,7 @@ def record_provenance(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def keep_config(folder: RunFolder) -> None:
-    """Keep a copy of config.yaml as it is now, by which later edits are told."""
+    """Keep a copy of config.yaml as it is now, by which later edits are recognised."""
     write_atomic(folder.source / CONFIG, _text(folder.path / CONFIG))
 
 
@@ -111,8 +111,8 @@ def edited_fields(folder: RunFolder) -> list[str]:
 
 def installed_packages() -> list[str]:
     """NAME==VERSION of every installed distribution, sorted."""
-    found = {(each.metadata["Name"] or "").lower(): each.version for each in metadata.distributions()}
-    return [f"{name}=={version}" for name, version in sorted(found.items()) if name]
+    versions = {(each.metadata["Name"] or "").lower(): each.version for each in metadata.distributions()}
+    return [f"{name}=={version}" for name, version in sorted(versions.items()) if name]
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:

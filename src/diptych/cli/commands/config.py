@@ -10,11 +10,13 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.options.output import finish, parse
-from diptych.cli.options.schema import Section, config_schema, config_text
+from diptych.cli.options.schema import ConfigSection, config_schema, config_text
 from diptych.core.errors import ConfigError
 
 OF_COMMAND = frozenset({"config", "like", "json", "dry_run", "overwrite", "plan"})
 """Options that stand on a command line and in no file."""
+
+NAMED = {"eval": "TASK", "curate": "STEP", "sweep": "RECIPE"}
 
 
 @dataclass(frozen=True)
@@ -37,32 +39,37 @@ def main(argv: Sequence[str]) -> int:
     return finish({"config": text}, text.splitlines(), args.json)
 
 
-def sections_of(what: str, name: str = "", preset: str = "tiny") -> tuple[list[Section], str]:
+def sections_of(what: str, name: str = "", preset: str = "tiny") -> tuple[list[ConfigSection], str]:
     """Sections of a configuration file, and the command that reads it. Raises UnknownName, or ConfigError where a name is missing."""
     if what == "compare":
         from diptych.cli.commands.compare import CompareArgs
 
-        return [Section("compare", [(CompareArgs, None)], OF_COMMAND)], "diptych compare"
-    if what in ("eval", "curate") and not name:
-        raise ConfigError(f"say which: diptych config {what} {'TASK' if what == 'eval' else 'STEP'}")
+        return [ConfigSection("compare", [(CompareArgs, None)], OF_COMMAND)], "diptych compare"
+    if what in NAMED and not name:
+        raise ConfigError(f"say which: diptych config {what} {NAMED[what]}")
+    if what == "sweep":
+        from diptych.cli.commands.sweep import SweepArgs
+
+        own = ConfigSection("sweep", [(SweepArgs, None)], OF_COMMAND, {"recipe": name, "preset": preset})
+        return [own, *_of_training(name, preset)[1:]], "diptych sweep"
     if what == "eval":
         from diptych.cli.commands.eval import LEFT_OUT, EvalArgs
         from diptych.tasks import find
 
         return [
-            Section("eval", [(EvalArgs, None), (type(find(name)), None)], OF_COMMAND | set(LEFT_OUT), {"task": name})
+            ConfigSection("eval", [(EvalArgs, None), (type(find(name)), None)], OF_COMMAND | set(LEFT_OUT), {"task": name})
         ], "diptych eval"
     if what == "curate":
         from diptych.cli.commands.curate import CurateArgs
         from diptych.core.registry import OPERATORS
 
         return [
-            Section("curate", [(CurateArgs, None), (OPERATORS.load(name), None)], OF_COMMAND, {"step": name})
+            ConfigSection("curate", [(CurateArgs, None), (OPERATORS.load(name), None)], OF_COMMAND, {"step": name})
         ], "diptych curate"
     return _of_training(what, preset), "diptych train"
 
 
-def _of_training(name: str, preset: str) -> list[Section]:
+def _of_training(name: str, preset: str) -> list[ConfigSection]:
     from diptych.api.recipes import recipe_class
     from diptych.cli.commands.data import ColumnArgs
     from diptych.cli.commands.train import TrainArgs
@@ -70,7 +77,7 @@ def _of_training(name: str, preset: str) -> list[Section]:
 
     kind: Any = recipe_class(name)
     return [
-        Section("train", [(TrainArgs, None), (ColumnArgs, None)], OF_COMMAND, {"recipe": name, "preset": preset}),
-        Section("recipe", [(kind, kind.preset(preset))]),
-        Section("run", [(TrainOptions, TrainOptions())], frozenset({"init", "steps"})),
+        ConfigSection("train", [(TrainArgs, None), (ColumnArgs, None)], OF_COMMAND, {"recipe": name, "preset": preset}),
+        ConfigSection("recipe", [(kind, kind.preset(preset))]),
+        ConfigSection("run", [(TrainOptions, TrainOptions())], frozenset({"init", "steps"})),
     ]

@@ -21,7 +21,7 @@ SIMPLE = {bool: "boolean", int: "integer", float: "number", str: "string", Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ConfigSection:
     """A section of a configuration file: dataclasses of options with their defaults.
 
     parts    (class, default instance or None) pairs, an earlier one wins a name
@@ -35,7 +35,7 @@ class Section:
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
-def config_text(sections: Sequence[Section], head: str = "") -> str:
+def config_text(sections: Sequence[ConfigSection], head: str = "") -> str:
     """YAML of every field with its default and, as a comment before it, what it is. Fields that must be given are commented out."""
     lines = [f"# {line}" for line in head.splitlines()]
     for section in sections:
@@ -45,7 +45,7 @@ def config_text(sections: Sequence[Section], head: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def config_schema(sections: Sequence[Section], title: str) -> dict[str, Any]:
+def config_schema(sections: Sequence[ConfigSection], title: str) -> dict[str, Any]:
     """JSON Schema of such a file."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -63,7 +63,7 @@ def config_schema(sections: Sequence[Section], title: str) -> dict[str, Any]:
     }
 
 
-def _options(section: Section) -> Iterator[tuple[str, Any, Any, str]]:
+def _options(section: ConfigSection) -> Iterator[tuple[str, Any, Any, str]]:
     """Name, type, default (`MISSING` without one) and meaning of every field."""
     seen = set(section.hidden)
     for kind, instance in section.parts:

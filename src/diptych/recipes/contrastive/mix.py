@@ -16,10 +16,10 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch, TripletBatch
 from diptych.data.text.captions.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
-from diptych.models.pairs.encoders.mixed_encoder import MixedEncoder, MixedSets
-from diptych.objectives.gather import share_of_gradient
+from diptych.models.pairs.encoders.mix_encoder import MixEncoder, MixSets
+from diptych.objectives.chosen_loss import LOSS_NAMES, ExtraKeys, chosen_loss
+from diptych.objectives.gather import all_gather, share_of_gradient
 from diptych.objectives.pairs.agreement_gates import agreement_gates, agreements, initial_means, updated_means
-from diptych.objectives.pairs.chosen_loss import LOSS_NAMES, ExtraKeys, chosen_loss
 from diptych.objectives.pairs.nested import reduce_terms, truncate
 from diptych.objectives.pairs.patch_grouping import patch_grouping
 from diptych.recipes._shared.mixed_parts import MixGates, MixPrefixes, MixTexts
@@ -40,7 +40,7 @@ class MixBatch(TextSetBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
+class Mix(TwoTextRecipe[MixEncoder, MixBatch, MixSets]):
     """Parts of the recipes over pairs in any combination that makes sense. Baseline: `clip`, which it is with its defaults, to the bit.
 
     Each part is what its own recipe does: texts as `clip`, `laclip`, `dreamlip` or `alip` read them, the loss of `clip`, `align` or
@@ -53,7 +53,7 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
 
     texts        texts of an image: `MixTexts`
     loss         of pairs: "softmax", "smoothed", "sigmoid", or a function of your own as FILE.py:FUNCTION
-                 (`objectives.pairs.chosen_loss` says how it is called)
+                 (`objectives.chosen_loss` says how it is called)
     smoothing    of loss smoothed: share of the target that is spread over the batch
     start_scale  what cosines are multiplied by at the start; 0 takes the loss's own: 10 of a sigmoid, 1 / 0.07 of others
     start_bias   what cosines are shifted by at the start, learned; None takes the loss's own: -10 of a sigmoid, none of others
@@ -163,10 +163,10 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
 
     # ------------------------------------------------------------ model
 
-    def model(self) -> MixedEncoder:
+    def model(self) -> MixEncoder:
         image, text = self.towers()
         sigmoid = self.loss == "sigmoid"
-        return MixedEncoder(
+        return MixEncoder(
             image,
             text,
             width=self.width,
@@ -177,20 +177,20 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
             bias=-10.0 if sigmoid and self.start_bias is None else self.start_bias,
         )
 
-    def features(self, model: MixedEncoder, batch: MixBatch) -> MixedSets:
-        sets: MixedSets = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL)
+    def features(self, model: MixEncoder, batch: MixBatch) -> MixSets:
+        sets: MixSets = model(batch.image_BCHW, batch.text_BKL, batch.text_mask_BKL)
         return sets
 
     # ------------------------------------------------------------ losses
 
-    def losses(self, features: MixedSets, batch: MixBatch) -> dict[str, Tensor]:
+    def losses(self, features: MixSets, batch: MixBatch) -> dict[str, Tensor]:
         if not self.prefixes.dims:
             return self._losses(features, batch)
         every = [self._losses(_cut(features, d), batch) for d in self.prefixes.dims]
         weights = self.prefixes.weights or None
         return {name: reduce_terms([losses[name] for losses in every], weights, self.prefixes.reduction) for name in every[0]}
 
-    def _losses(self, features: MixedSets, batch: MixBatch) -> dict[str, Tensor]:
+    def _losses(self, features: MixSets, batch: MixBatch) -> dict[str, Tensor]:
         """Terms on embeddings of one width."""
         terms = self._pair_losses(features, batch)
         if self.texts.policy == "two":
@@ -210,7 +210,7 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
             losses["grouping"] = self.lambda_s * grouped
         return losses
 
-    def _pair_losses(self, features: MixedSets, batch: MixBatch) -> list[Tensor]:
+    def _pair_losses(self, features: MixSets, batch: MixBatch) -> list[Tensor]:
         """Loss of the pairs with the k-th texts, for every k."""
         chosen = load_trusted_object(self.loss, "loss") if is_recipe_file(self.loss) else self.loss
         image_ND = share_of_gradient(features.image_ND, self.feature_gradient)
@@ -231,7 +231,7 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
             for text_ND, weight_N in zip(features.text_NKD.unbind(1), weights, strict=True)
         ]
 
-    def pair_weights(self, features: MixedSets) -> Sequence[Tensor | None]:
+    def pair_weights(self, features: MixSets) -> Sequence[Tensor | None]:
         """Weights [N] of the pairs with the k-th texts, for every k; None without gates."""
         if not self.gates:
             return [None] * features.text_NKD.shape[1]
@@ -241,18 +241,18 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
         raw_N = torch.stack([gate.raw_N for gate in gates]).mean(0)
         return [raw_N, *(gate.synthetic_N for gate in gates)]
 
-    def means(self, features: MixedSets) -> Tensor:
+    def means(self, features: MixSets) -> Tensor:
         """The running means with this step's global batch in them."""
         assert features.mean_3 is not None
         return updated_means(features.mean_3, torch.cat(self._agreements(features)), momentum=self.gates.momentum)
 
-    def _agreements(self, features: MixedSets) -> list[Tensor]:
+    def _agreements(self, features: MixSets) -> list[Tensor]:
         raw_ND, *captions = features.text_NKD.unbind(1)
         return [agreements(features.image_ND, raw_ND, caption_ND) for caption_ND in captions]
 
     # ------------------------------------------------------------ steps
 
-    def metrics(self, features: MixedSets, batch: MixBatch) -> dict[str, Tensor]:
+    def metrics(self, features: MixSets, batch: MixBatch) -> dict[str, Tensor]:
         """Scale; with gates the mean weight of raw texts and of captions; with prefixes the whole loss at every width."""
         values = super().metrics(features, batch)
         if self.gates:
@@ -262,14 +262,15 @@ class Mix(TwoTextRecipe[MixedEncoder, MixBatch, MixedSets]):
             values[f"first_{d}"] = torch.stack(list(self._losses(_cut(features, d), batch).values())).sum()
         return values
 
-    def after_update(self, model: MixedEncoder, features: MixedSets, batch: MixBatch, progress: float) -> None:
+    def after_update(self, model: MixEncoder, features: MixSets, batch: MixBatch, progress: float) -> None:
         if self.gates:
             model.remember_(self.means(features))
         if self.queue:
-            model.push_(features.image_ND, features.text_NKD, batch.group_B)
+            own = (features.image_ND, features.text_NKD, batch.group_B)
+            model.push_(*(all_gather(rows).flatten(0, 1) for rows in own))
         super().after_update(model, features, batch, progress)
 
-    def deploy(self, model: MixedEncoder) -> Any:
+    def deploy(self, model: MixEncoder) -> Any:
         embedder = super().deploy(model)
         if self.prefixes.dims:
             embedder.dims = self.prefixes.dims
@@ -298,7 +299,7 @@ def _as_sets(pairs: PairBatch) -> MixBatch:
     )
 
 
-def _cut(features: MixedSets, d: int) -> MixedSets:
+def _cut(features: MixSets, d: int) -> MixSets:
     """Features of the first d dimensions, those of the queues too."""
     short = truncate_embeddings(features, d)
     if features.queue_image_QD is None or features.queue_text_QD is None:
@@ -306,7 +307,7 @@ def _cut(features: MixedSets, d: int) -> MixedSets:
     return replace(short, queue_image_QD=truncate(features.queue_image_QD, d), queue_text_QD=truncate(features.queue_text_QD, d))
 
 
-def _extra(features: MixedSets) -> ExtraKeys | None:
+def _extra(features: MixSets) -> ExtraKeys | None:
     """The queues as further negatives; None where they are empty, or there are none."""
     image_QD, text_QD = features.queue_image_QD, features.queue_text_QD
     if image_QD is None or text_QD is None or not len(image_QD):

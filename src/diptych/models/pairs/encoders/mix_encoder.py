@@ -14,11 +14,10 @@ from torch import Tensor
 from diptych.models.layers.feature_queue import FeatureQueue
 from diptych.models.pairs.encoders.text_set_encoder import TextSetEncoder, TextSets
 from diptych.models.towers.outputs import Tower
-from diptych.objectives.gather import all_gather
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MixedSets(TextSets):
+class MixSets(TextSets):
     """`TextSets` with what is remembered from earlier steps; shared by all rows, no gradient.
 
     mean_3          agreements of raw text with caption, image with raw text, image with caption; None without gates
@@ -37,7 +36,7 @@ class MixedSets(TextSets):
         return self.text_NKD[:, 0]
 
 
-class MixedEncoder(TextSetEncoder):
+class MixEncoder(TextSetEncoder):
     """A `TextSetEncoder` with buffers beside it, which are in every checkpoint and not in the deployed model.
 
     mean_3  running means as they start; None keeps none
@@ -62,11 +61,11 @@ class MixedEncoder(TextSetEncoder):
         self.image_queue = FeatureQueue(queue, width) if queue else None
         self.text_queue = FeatureQueue(queue, width) if queue else None
 
-    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> MixedSets:
+    def forward(self, image_BCHW: Tensor, text_BKL: Tensor, text_mask_BKL: Tensor) -> MixSets:
         sets = super().forward(image_BCHW, text_BKL, text_mask_BKL)
         image_QD, image_Q = self.image_queue.held() if self.image_queue is not None else (None, None)
         text_QD, text_Q = self.text_queue.held() if self.text_queue is not None else (None, None)
-        return MixedSets(
+        return MixSets(
             image_ND=sets.image_ND,
             text_NKD=sets.text_NKD,
             scale=sets.scale,
@@ -88,9 +87,8 @@ class MixedEncoder(TextSetEncoder):
 
     @torch.no_grad()
     def push_(self, image_ND: Tensor, text_NKD: Tensor, group_N: Tensor) -> None:
-        """Add the features of this step, of all processes, to the queues."""
-        if self.image_queue is None or self.text_queue is None:
-            return
-        image_MD, text_MKD, group_M = (all_gather(x).flatten(0, 1) for x in (image_ND, text_NKD, group_N))
-        self.image_queue.push_(image_MD, group_M)
-        self.text_queue.push_(text_MKD.flatten(0, 1), group_M.repeat_interleave(text_MKD.shape[1]))
+        """Add features, those of all processes, to the queues."""
+        assert self.image_queue is not None
+        assert self.text_queue is not None
+        self.image_queue.push_(image_ND, group_N)
+        self.text_queue.push_(text_NKD.flatten(0, 1), group_N.repeat_interleave(text_NKD.shape[1]))
