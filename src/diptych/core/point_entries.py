@@ -24,6 +24,7 @@ POINT_MODELS = {
         "diptych.models.points.point_embedder:PointCloudEmbedder",
         "point clouds, images and texts in one space",
     ),
+    "room_graph": ("diptych.models.points.room_graph_model:RoomGraphModel", "things of rooms, by sentences"),
     "text4point": (
         "diptych.models.points.point_segmenter:TextPointSegmenter",
         "classes of points, by a head or by the vectors of any names",

@@ -1,12 +1,12 @@
 """3D scene graph guided pre-training (2411.18666): proposals of a room and words, mixed by a graph of neighbours and by cross-attention.
 
-Letters: B rooms, M proposals, K points of a proposal or neighbours, F values of a point, S sentences of a room, L words, D width, V words of
-the vocabulary, A answers.
+Letters: B rooms, M proposals, K points of a proposal or neighbours, F values of a point, S sentences of a room, L words, D width,
+V words of the vocabulary, A answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from diptych.models.layers.transformer import l2_normalise
 from diptych.models.points.point_bert import GroupEncoder
 from diptych.models.points.sampling import gather_points
 
+HEADS = ("grounding", "captions", "questions")
 BOX_CHANNELS = 6
 """Centre and logarithms of extents."""
 
@@ -60,8 +61,8 @@ class RoomGraphSettings:
 @dataclass(frozen=True, slots=True)
 class RoomGraphFeatures:
     """object_BMD     unit vectors of proposals before the graph, the word level; node_BMD: behind it, the sentence level
-    word_BSLD, sentence_BSD  unit vectors of words and of sentences
-    room_BD, text_BD  unit vectors of rooms and of all that is said of them, the scene level
+    word_BSLD, sentence_BSD  words, not normalised, and unit vectors of sentences
+    room_BD, text_BD  unit vectors of rooms and of all that is said of them, the scene level; all None without pre-training
     class_BMC      classes of proposals from their own features; named_BSC: of the thing that a sentence means, from the sentence
     choice_BSM     score of each proposal for each sentence
     word_logit_BSLV, masked_class_BMC  of words and of proposals that were masked, from everything else; None where nothing was
@@ -69,15 +70,15 @@ class RoomGraphFeatures:
     scale          of the contrasts
     """
 
-    object_BMD: Rows[Tensor]
-    node_BMD: Rows[Tensor]
-    word_BSLD: Rows[Tensor]
-    sentence_BSD: Rows[Tensor]
-    room_BD: Rows[Tensor]
-    text_BD: Rows[Tensor]
+    object_BMD: Rows[Tensor] | None
+    node_BMD: Rows[Tensor] | None
+    word_BSLD: Rows[Tensor] | None
+    sentence_BSD: Rows[Tensor] | None
+    room_BD: Rows[Tensor] | None
+    text_BD: Rows[Tensor] | None
     class_BMC: Rows[Tensor]
     named_BSC: Rows[Tensor]
-    choice_BSM: Rows[Tensor]
+    choice_BSM: Rows[Tensor] | None
     word_logit_BSLV: Rows[Tensor] | None
     masked_class_BMC: Rows[Tensor] | None
     caption_BMLV: Rows[Tensor] | None
@@ -129,26 +130,45 @@ class RoomGraphNet(nn.Module):
     """Proposals are given boxes with the points in them, and no detector; texts are word embeddings and a GRU.
 
     words    size of the vocabulary; classes, answers: of the heads
+    heads    of "grounding", "captions" and "questions"
+    pretraining  has the projections of the contrasts and the heads of what is masked
     """
 
-    def __init__(self, settings: RoomGraphSettings, *, words: int, classes: int, answers: int, temperature: float = 0.07) -> None:
+    def __init__(
+        self,
+        settings: RoomGraphSettings,
+        *,
+        words: int,
+        classes: int,
+        answers: int,
+        heads: Sequence[str] = HEADS,
+        pretraining: bool = True,
+        temperature: float = 0.07,
+    ) -> None:
         super().__init__()
+        if not set(heads) <= set(HEADS) or not (heads or pretraining):
+            raise ConfigError(f"heads are {list(heads)} (expected some of {', '.join(HEADS)}, or pre-training)")
         self.settings, self.words, self.classes, self.answers = settings, words, classes, answers
+        self.heads, self.pretraining = tuple(heads), pretraining
         width, joint = settings.graph_width, settings.joint_width
         self.point_encoder = GroupEncoder(6, width)
         self.position = nn.Sequential(nn.Linear(BOX_CHANNELS, width), nn.ReLU(), nn.Linear(width, width))
-        self.hidden_object_D = nn.Parameter(torch.randn(width) * 0.02)
         self.graph = nn.ModuleList(EdgeConvolution(width) for _ in range(settings.graph_layers))
         self.embed = nn.Embedding(words, settings.word_width)
-        self.hidden_word_E = nn.Parameter(torch.randn(settings.word_width) * 0.02)
         self.gru = nn.GRU(settings.word_width, width, batch_first=True)
         self.cross = nn.ModuleList(CrossLayer(width, settings.cross_heads) for _ in range(settings.cross_layers))
-        self.object_joint, self.node_joint, self.word_joint, self.sentence_joint = (nn.Linear(width, joint) for _ in range(4))
         self.classify, self.name_class = nn.Linear(width, classes), nn.Linear(width, classes)
-        self.choose = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
-        self.word_head, self.masked_head = nn.Linear(width, words), nn.Linear(width, classes)
-        self.caption_gru, self.caption_head = nn.GRU(settings.word_width, width, batch_first=True), nn.Linear(width, words)
-        self.answer_head = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, answers))
+        if pretraining:
+            self.object_joint, self.node_joint, self.word_joint, self.sentence_joint = (nn.Linear(width, joint) for _ in range(4))
+            self.word_head, self.masked_head = nn.Linear(width, words), nn.Linear(width, classes)
+            self.hidden_object_D = nn.Parameter(torch.randn(width) * 0.02)
+            self.hidden_word_E = nn.Parameter(torch.randn(settings.word_width) * 0.02)
+        if "grounding" in heads:
+            self.choose = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+        if "captions" in heads:
+            self.caption_gru, self.caption_head = nn.GRU(settings.word_width, width, batch_first=True), nn.Linear(width, words)
+        if "questions" in heads:
+            self.answer_head = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, answers))
         self.register_buffer("scale_1", torch.tensor([1 / temperature]), persistent=False)
 
     scale_1: Tensor
@@ -158,6 +178,8 @@ class RoomGraphNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features of proposals [B, M, D] with their positions, and behind the graph. `hidden_BM`: proposals whose own features are
         replaced by a learned vector; their positions stay."""
+        if hidden_BM is not None:  # before the encoder, too: its batch norms would tell the others of them
+            point_BMKF = point_BMKF.masked_fill(hidden_BM[..., None, None], 0)
         own_BMD = self.point_encoder(point_BMKF)
         if hidden_BM is not None:
             own_BMD = torch.where(hidden_BM[..., None], self.hidden_object_D, own_BMD)
@@ -220,22 +242,36 @@ class RoomGraphNet(nn.Module):
         hidden_BM: Tensor | None = None,
         hidden_BSL: Tensor | None = None,
         caption_BML: Tensor | None = None,
-        *,
-        answers: bool = False,
+        ask_BSL: Tensor | None = None,
+        ask_mask_BSL: Tensor | None = None,
     ) -> RoomGraphFeatures:
         """point_BMKF  points of each proposal around its centre, with colours
         box_BM6     centre and logarithms of extents of each; open_BM: False where there is no proposal
         id_BSL      words of sentences; mask_BSL: False on padding
         hidden_BM, hidden_BSL  what is masked, in a second pass beside the first
-        caption_BML words of a caption of each proposal
+        caption_BML words of a caption of each proposal, -1 behind its end
+        ask_BSL     words of questions; ask_mask_BSL: False on padding
         """
         shape = id_BSL.shape[:2]
         object_BMD, node_BMD = self.read_objects(point_BMKF, box_BM6, open_BM)
         word_NLD, sentence_ND = self.read_words(id_BSL.flatten(0, 1), mask_BSL.flatten(0, 1))
         word_BSLD, sentence_BSD = word_NLD.unflatten(0, shape), sentence_ND.unflatten(0, shape)
-        object_BSMD, mixed_BSLD = self.mix(node_BMD, word_BSLD, open_BM, mask_BSL)
         spoken_BS = mask_BSL.any(-1)
-        words = masked = None
+        words = masked = choice = answers = None
+        joint: list[Tensor | None] = [None] * 6
+        if self.pretraining:
+            joint = [
+                l2_normalise(self.object_joint(object_BMD)),
+                l2_normalise(self.node_joint(node_BMD)),
+                self.word_joint(word_BSLD),
+                l2_normalise(self.sentence_joint(sentence_BSD)),
+                l2_normalise(self.node_joint(masked_mean(node_BMD, open_BM))),
+                l2_normalise(self.sentence_joint(masked_mean(sentence_BSD, spoken_BS))),
+            ]
+        if "grounding" in self.heads:
+            choice = self.scores(self.mix(node_BMD, word_BSLD, open_BM, mask_BSL)[0], sentence_BSD, open_BM)
+        if ask_BSL is not None and ask_mask_BSL is not None:
+            answers = self.asked(node_BMD, ask_BSL, ask_mask_BSL, open_BM)
         if hidden_BM is not None and hidden_BSL is not None:
             _, hidden_node_BMD = self.read_objects(point_BMKF, box_BM6, open_BM, hidden_BM)
             hidden_NLD, _ = self.read_words(id_BSL.flatten(0, 1), mask_BSL.flatten(0, 1), hidden_BSL.flatten(0, 1))
@@ -246,24 +282,27 @@ class RoomGraphNet(nn.Module):
                 masked_mean(seen_BSMD.transpose(1, 2), spoken_BS[:, None].expand(-1, seen_BSMD.shape[2], -1))
             )
         return RoomGraphFeatures(
-            l2_normalise(self.object_joint(object_BMD)),
-            l2_normalise(self.node_joint(node_BMD)),
-            l2_normalise(self.word_joint(word_BSLD)),
-            l2_normalise(self.sentence_joint(sentence_BSD)),
-            l2_normalise(self.node_joint(masked_mean(node_BMD, open_BM))),
-            l2_normalise(self.sentence_joint(masked_mean(sentence_BSD, spoken_BS))),
+            *joint,
             self.classify(object_BMD),
             self.name_class(sentence_BSD),
-            self.scores(object_BSMD, sentence_BSD, open_BM),
+            choice,
             words,
             masked,
             None if caption_BML is None else self._captions(node_BMD, caption_BML),
-            self.answer(object_BSMD, mixed_BSLD, sentence_BSD, open_BM, mask_BSL) if answers else None,
+            answers,
             self.scale_1,
         )
 
+    def asked(self, node_BMD: Tensor, ask_BSL: Tensor, mask_BSL: Tensor, open_BM: Tensor) -> Tensor:
+        """[B, S, A]: logits of answers to questions."""
+        shape = ask_BSL.shape[:2]
+        word_NLD, sentence_ND = self.read_words(ask_BSL.flatten(0, 1), mask_BSL.flatten(0, 1))
+        object_BSMD, mixed_BSLD = self.mix(node_BMD, word_NLD.unflatten(0, shape), open_BM, mask_BSL)
+        return self.answer(object_BSMD, mixed_BSLD, sentence_ND.unflatten(0, shape), open_BM, mask_BSL)
+
     def _captions(self, node_BMD: Tensor, caption_BML: Tensor) -> Tensor:
-        return self.caption(node_BMD.flatten(0, 1), caption_BML.flatten(0, 1)).unflatten(0, caption_BML.shape[:2])
+        id_NL = caption_BML.flatten(0, 1).clamp_min(0)  # what stands behind the end has no loss
+        return self.caption(node_BMD.flatten(0, 1), id_NL).unflatten(0, caption_BML.shape[:2])
 
 
 def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Tensor, Tensor]:
