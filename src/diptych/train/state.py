@@ -67,6 +67,7 @@ class Training:
     module: nn.Module
     engine: Engine
     optimiser: torch.optim.Optimizer | None
+    scratch: Path
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.scratch = folder.path / "stages"
         self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
@@ -155,6 +157,7 @@ class Training:
         folder = self.folder.path / "stages"
         if phase.stage.make is None:
             return stage_data(phase, self.whole_data, self, folder, self.world)
+        self.scratch = folder / f"{phase.index:02d}-{phase.stage.name}.parts"
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
             made = stage_data(phase, self.whole_data, self, folder, self.world)
@@ -235,10 +238,10 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return self._on_device(item.batch)
+        return self.on_device(item.batch)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        """On the device, in the precision of the run."""
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the device, in the precision of the run."""
         batch = batch.to(self.world.device)
         if self.precision == "fp64":
             batch = gradient_cache.map_tensors(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
@@ -379,11 +382,11 @@ class Training:
             order=self._order,
         )
         for item in extra:
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     @property
     def snapshots(self) -> Path:
