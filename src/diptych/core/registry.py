@@ -61,6 +61,10 @@ RECIPES = Registry(
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
         ),
+        "rl4lms_supervised": (
+            "diptych.recipes.alignment.supervised_text:SupervisedText",
+            "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
+        ),
     },
     room="recipes",
 )
@@ -187,6 +191,10 @@ TASKS = Registry(
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "generated_text": (
+            "diptych.tasks.generation.generated_text:GeneratedText",
+            "answers to prompts: rewards as metrics, and how natural they are",
+        ),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
@@ -383,6 +391,7 @@ MODELS = Registry(
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
+        "text_generator": ("diptych.models.policy.text_generator:TextGenerator", "a language model that writes behind a prompt"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         "point_encoder": (

@@ -125,7 +125,8 @@ class PolicyRecipe(Protocol[M, B]):
     """Recipe of the engine "policy": rollouts of the present model, each used by several updates.
 
     passes      updates see each rollout so many times
-    minibatch   rows an update of this process; 0 is the whole rollout
+    minibatch   rows an update, over all processes; 0 is the whole rollout
+    shuffled    minibatches are drawn anew at each pass; else they are consecutive rows
     """
 
     @property
@@ -134,13 +135,17 @@ class PolicyRecipe(Protocol[M, B]):
     @property
     def minibatch(self) -> int: ...
 
+    @property
+    def shuffled(self) -> bool: ...
+
     def companions(self, model: M) -> dict[str, nn.Module]:
         """As for `PreferenceRecipe`: the reference policy, a reward model."""
 
     def rollout(self, model: M, companions: Mapping[str, nn.Module], batch: B) -> B:
         """Sampled answers to a batch of prompts, one row an answer: actions, their present log-probabilities, rewards, advantages.
 
-        There may be more answers than prompts. Without gradient; random numbers from torch's generator, which belongs to the step.
+        There may be more answers than prompts. Without gradient; random numbers from `train.engines.rollouts.RowNoise`, so that several
+        processes make what one would, or from torch's generator, which belongs to the step and the process.
 
         State that lasts from one rollout to the next (a KL controller's coefficient, when a mask model was last refreshed) goes
         into buffers of the model or tensors of a companion, written here: both are in the checkpoints. With several processes it has
