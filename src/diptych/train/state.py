@@ -72,6 +72,7 @@ class Training:
     module: nn.Module
     engine: Engine
     optimiser: torch.optim.Optimizer | None
+    scratch: Path
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.scratch = folder.path / "stages"
         self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
@@ -163,6 +165,7 @@ class Training:
         folder = self.folder.path / "stages"
         if phase.stage.make is None:
             return stage_data(phase, self.whole_data, self, folder, self.world)
+        self.scratch = folder / f"{phase.index:02d}-{phase.stage.name}.parts"
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
             made = stage_data(phase, self.whole_data, self, folder, self.world)
@@ -243,10 +246,10 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return self._on_device(item.batch)
+        return self.on_device(item.batch)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        """On the device, in the precision of the run."""
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the device, in the precision of the run."""
         if self.world.device.type == "cuda" and self.options.workers == 0:  # loader processes have done it
             batch = batch.pin_memory() if hasattr(batch, "pin_memory") else batch
         batch = batch.to(self.world.device)
@@ -404,11 +407,11 @@ class Training:
             order=self._order,
         )
         for item in extra:
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     @property
     def snapshots(self) -> Path:
