@@ -197,6 +197,10 @@ TASKS = Registry(
             "questions with options, in several orders of them",
         ),
         "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
+        "figure_generation": (
+            "diptych.tasks.generation.figure_generation:FigureGeneration",
+            "generated pictures of two figures: key points, relation, identity",
+        ),
         "relation_generation": (
             "diptych.tasks.generation.relation_generation:RelationGeneration",
             "generated pictures of two shapes: their relation, the things, what leaked",
@@ -302,6 +306,7 @@ WORLDS = Registry(
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
+        "figures": ("diptych.worlds.figures.world:figures", "two stick figures in a relation, with pictures of each alone"),
         "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
         "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
@@ -388,6 +393,10 @@ MODELS = Registry(
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
+        "reference_to_image": (
+            "diptych.models.diffusion.reference_model:ReferenceImageModel",
+            "makes pictures of given things",
+        ),
         "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
