@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         recipe,
         report,
         resume,
+        run_info,
+        sweep,
         train,
         tune_report,
     )
@@ -68,6 +70,8 @@ __all__ = [
     "recipe",
     "report",
     "resume",
+    "run_info",
+    "sweep",
     "train",
     "tune_report",
 ]

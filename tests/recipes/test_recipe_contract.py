@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recipe_worlds import world_of
 
 from diptych import api
 from diptych.api.checking import refuse_unmeasurable
@@ -29,9 +30,11 @@ from diptych.core.contracts import (
     ImageGenerator,
     Optimiser,
     PairScorer,
+    PointSegmenter,
     PolicyRecipe,
     Recipe,
     ReferenceImage,
+    RoomGrounder,
     Segmenter,
 )
 from diptych.core.contracts.tuning import Tuning
@@ -40,31 +43,13 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.models.denseclip.detecting import DenseClipDetectorModel
+from diptych.models.policy.text_generator import TextGenerator
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
 from diptych.worlds.resolve import resolve
 
 BUILT = list(RECIPES)
 TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
-
-
-def world_of(slug: str) -> str:
-    if slug == "reversion":
-        return "exemplars"
-    needs = RECIPES.load(slug).needs
-    if "figures" in needs:
-        return "figures"
-    if "image_set" in needs:
-        return "image_sets"
-    if "images" in needs:
-        return "statements"
-    if "goal" in needs:
-        return "kitchens"
-    if "problem" in needs:
-        return "sudoku"
-    if "cloud" in needs:
-        return "solids"
-    return "questions" if "questions" in needs else "clips" if "clip" in needs else "scenes"
 
 
 @pytest.fixture
@@ -155,6 +140,7 @@ def grounded(model: Any, images: list[Any]) -> list[Any]:
 
 def written(model: Any, images: list[Any]) -> list[Any]:
     """Numbers of the captions' letters: two models write the same or they do not."""
+    images = [None, None] if isinstance(model, TextGenerator) else images
     captions = model.generate(images, ["", ""], max_tokens=8)
     assert len(captions) == 2
     return [[ord(letter) for letter in caption] for caption in captions]
@@ -219,6 +205,24 @@ def segmented(model: Any, images: list[Any]) -> list[Any]:
     return maps
 
 
+def labelled(model: Any, images: list[Any]) -> list[Any]:
+    """Classes of the points of two clouds, whatever the pictures are."""
+    rng = np.random.default_rng(0)
+    clouds = [np.concatenate([rng.uniform(0, 3, (600, 3)), rng.random((600, 3))], 1).astype(np.float32) for _ in images]
+    labels = model.segment_points(clouds)
+    assert [label_P.shape for label_P in labels] == [(600,)] * 2
+    return list(labels)
+
+
+def located(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of the things of two rooms for a sentence, whatever the pictures are."""
+    answers = [model.ground_room(drawn("rooms")[row], ["the red chair"])[0] for row in range(len(images))]
+    for answer in answers:
+        np.testing.assert_allclose(answer.score_N.sum(), 1, atol=1e-6)
+        assert answer.chosen_N.any()
+    return [answer.score_N for answer in answers]
+
+
 def scored(model: Any, clips: list[Any]) -> list[Any]:
     """Vectors of two clips, and their scores with two texts."""
     unit_ND, score_NK = model.embed_clips(clips), model.score_clips(clips, ["moving left", "growing"])
@@ -238,6 +242,8 @@ ANSWERS: dict[Any, Any] = {
     GoalPredictor: aimed,
     ImageGenerator: drawn_by,
     ClipScorer: scored,
+    PointSegmenter: labelled,
+    RoomGrounder: located,
     Segmenter: segmented,
     Grounder: grounded,
     Detector: detected,

@@ -24,6 +24,7 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 from __future__ import annotations
 
 from diptych.core.entries import Registry
+from diptych.core.point_entries import POINT_MODELS, POINT_TASKS, POINT_WORLDS
 
 RECIPES = Registry(
     "recipe",
@@ -53,6 +54,10 @@ RECIPES = Registry(
             "diptych.recipes.grounding.fiber_statements:FIBERStatements",
             "whether a statement is true of two pictures (NLVR2), by FIBER",
         ),
+        "mix": (
+            "diptych.recipes.contrastive.mix:Mix",
+            "parts of the recipes over pairs, each by a field: texts, loss, gates, prefixes, queue",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
@@ -64,6 +69,10 @@ RECIPES = Registry(
         "ptp_vilt": (
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
+        ),
+        "rl4lms_supervised": (
+            "diptych.recipes.alignment.supervised_text:SupervisedText",
+            "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
         ),
     },
     room="recipes",
@@ -137,6 +146,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",
         ),
+        "view_captions": (
+            "diptych.curate.operators.view_captions:ViewCaptions",
+            "drops nothing: captions of every view of an object, by a model that writes, ranked by another",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
@@ -164,8 +177,7 @@ TASKS = Registry(
         "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
-        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
-        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
+        **POINT_TASKS,
         "video_classification": (
             "diptych.tasks.pairs.video_classification:VideoClassification",
             "classes of videos",
@@ -191,6 +203,10 @@ TASKS = Registry(
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "generated_text": (
+            "diptych.tasks.generation.generated_text:GeneratedText",
+            "answers to prompts: rewards as metrics, and how natural they are",
+        ),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
@@ -287,10 +303,15 @@ WORLDS = Registry(
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
+        "claimed_pairs": (
+            "diptych.worlds.claimed_pairs:claimed_pairs",
+            "two coloured shapes in nine cells, with statements that hold or not",
+        ),
         "pair_languages": (
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
         ),
+        "chests": ("diptych.worlds.chests.world:chests", "chest X-rays with reports, lesions in six zones, boxes and masks"),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
         "tissue": (
@@ -305,10 +326,10 @@ WORLDS = Registry(
         "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
+        **POINT_WORLDS,
         "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
         "figures": ("diptych.worlds.figures.world:figures", "two stick figures in a relation, with pictures of each alone"),
         "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
-        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -399,12 +420,10 @@ MODELS = Registry(
         ),
         "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
+        "text_generator": ("diptych.models.policy.text_generator:TextGenerator", "a language model that writes behind a prompt"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
-        "point_encoder": (
-            "diptych.models.points.point_embedder:PointCloudEmbedder",
-            "point clouds, images and texts in one space",
-        ),
+        **POINT_MODELS,
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

@@ -21,6 +21,7 @@ from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
 from diptych.data.graphs.formats.social_pairs import RELATIONS as SOCIAL_PAIRS
 from diptych.data.graphs.formats.social_pairs import read_social_pairs
+from diptych.data.mapped import is_mapped, open_mapped
 from diptych.data.planning.files import FORMAT as TRIALS
 from diptych.data.planning.files import holds as holds_trials
 from diptych.data.planning.files import read_trials
@@ -45,6 +46,8 @@ from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
+from diptych.data.read.layouts.chest_tables import FORMATS as CHESTS
+from diptych.data.read.layouts.chest_tables import read_chest_table
 from diptych.data.read.layouts.exemplars import holds as holds_exemplars
 from diptych.data.read.layouts.exemplars import read_exemplars
 from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
@@ -113,7 +116,8 @@ def read(
               limits for files of strangers: bytes of a text (a longer one is left out), columns of a JSONL table or of JSON beside
               pictures (a row that would bring more is left out), bytes in memory of a Parquet table that takes over 100 times those of
               its file (it is refused)
-    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, "pipa", "pisc" or "pmc", where
+    format    one of `FORMATS` of `data.graphs`, `data.probes`, `data.quizzes`, `data.problems.files`, `data.read.layouts.chest_tables` (tables of
+              chest X-rays), "pipa", "pisc" or "pmc", where
               the form is not recognised or there are two; "geotiff" reads GeoTIFF (`data.read.geotiffs`)
     follow_links
               read also what symbolic links lead to outside of the folder that is given; without it, such a file is left out
@@ -197,6 +201,8 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_multi_context(path, name=name, root=folder)
     if format == "imagecode" or (not format and path.exists() and not is_built(path) and image_sets(path)):
         return read_image_sets(path, name=name, root=folder)
+    if format in CHESTS:
+        return read_chest_table(path, format, name=name, root=folder)
     if format in SOCIAL_PAIRS:
         return read_social_pairs(path, format, name=name, root=folder)
     if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
@@ -249,6 +255,8 @@ def _alternatives(inside: str) -> list[str]:
 def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -> Pool:
     """Read a folder. If it could be read as several formats, the most specific one is tried first."""
     if is_built(path):
+        if is_mapped(path):
+            return open_mapped(path).named(name)
         return open_built(path, follow_links=options.follow_links).named(name)
     if is_curated(path):
         return open_curated(path, partial(read, follow_links=options.follow_links))

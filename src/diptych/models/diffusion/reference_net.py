@@ -60,7 +60,8 @@ class ReferenceSettings:
 
 @dataclass(frozen=True)
 class ReferenceDenoising:
-    """A step of training: denoising, the estimated clean latents [B, C, H, W], the latents of each reference picture [B, R, C, H, W], and the
+    """A step of training: denoising, the estimated clean latents [B, C, H, W], the latents of each reference picture [B, R, C,
+    H, W], and the
     attention of the predicate's tokens outside and inside of everything, one map [B, h, w] a layer."""
 
     denoising: Denoising

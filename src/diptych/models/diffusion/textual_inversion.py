@@ -49,7 +49,8 @@ def read_textual_inversion(path: Path) -> tuple[str, list[Tensor]]:
 
 
 def with_learned_word(base: TextToImageModel, placeholder: str, rows: list[Tensor]) -> TextToImageModel:
-    """A model with a learned word, whose networks are those of `base` but for the token tables. Raises ConfigError where the vectors are not
+    """A model with a learned word, whose networks are those of `base` but for the token tables. Raises ConfigError where the
+    vectors are not
     as wide as its text encoders, or not one for each."""
     if len(rows) != len(base.model.texts) or base.placeholder:
         raise ConfigError(

@@ -51,13 +51,16 @@ class InversionFeatures:
 class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
     """ReVersion: Diffusion-Based Relation Inversion from Images (Huang et al., 2024, arXiv 2303.13495).
 
-    Samples are exemplars of one relation with descriptions such as "cat {} stone": `text.json` beside the pictures, as the benchmark has it.
+    Samples are exemplars of one relation with descriptions such as "cat {} stone": `text.json` beside the pictures, as the
+    benchmark has it.
     "{}" becomes a new word whose vector is all that is trained: on the denoising error of the exemplars, and on a contrast that pulls it
-    towards prepositions and away from the entities of the descriptions. Steps of much noise come up more often. Nothing else changes, bit by
+    towards prepositions and away from the entities of the descriptions. Steps of much noise come up more often. Nothing else
+    changes, bit by
     bit; the vector is exported as a file of textual inversion (`learned_embeds.safetensors` in the model folder).
 
     Negatives are all tokens of the descriptions that are no stop word, preposition, mark or padding. A word of several pieces ("astride" in
-    CLIP's vocabulary) counts with each of them, as in the released code. That code takes the word's vector from the first row of the batch and
+    CLIP's vocabulary) counts with each of them, as in the released code. That code takes the word's vector from the first row of
+    the batch and
     restores the other rows of the table after each step, which comes to the same.
 
     weights        the model that is adapted: hf:FOLDER of Stable Diffusion 1.x or 2.x, a run of text_to_image; also `--init`

@@ -35,10 +35,14 @@ NAMES = ("key_point_error", "relation_accuracy", "identity_accuracy")
 class FigureGeneration:
     """Key-point error (which decides), relation accuracy and identity accuracy of generated pictures of `world:figures`.
 
-    Each row's prompt, reference pictures and boxes are given to the model. The error is the mean distance, as a share of the picture's side, between
-    the key points of the figures as they were drawn and the nearest pixel of the figure's colour, and of such pixels from the drawing. A picture
-    has the relation where the drawing of that relation is nearer than those of the others, and the identities where each figure's colour is on
-    its own side. Similarities by CLIP or DINO, as published, are left to `clip_score` and to whoever has such a model: on drawings of 32 pixels
+    Each row's prompt, reference pictures and boxes are given to the model. The error is the mean distance, as a share of the
+    picture's side, between
+    the key points of the figures as they were drawn and the nearest pixel of the figure's colour, and of such pixels from the
+    drawing. A picture
+    has the relation where the drawing of that relation is nearer than those of the others, and the identities where each
+    figure's colour is on
+    its own side. Similarities by CLIP or DINO, as published, are left to `clip_score` and to whoever has such a model: on
+    drawings of 32 pixels
     they say nothing.
 
     limit     rows that are drawn, the first ones

@@ -1,6 +1,7 @@
 """Geometric check of a generated picture of two figures: key points, the relation that limbs encode, and whose colour is where.
 
-Pixels get the nearest colour of the world's palette. A figure's pixels are compared with the drawing of the figure that was asked for; nothing
+Pixels get the nearest colour of the world's palette. A figure's pixels are compared with the drawing of the figure that was
+asked for; nothing
 is learned.
 """
 
@@ -66,7 +67,8 @@ def _error(masks: Sequence[npt.NDArray[np.bool_]], figures: Sequence[Figure]) ->
 
 
 def _distance(mask_HW: npt.NDArray[np.bool_], figure: Figure) -> float:
-    """Mean of two distances: from each key point to the nearest pixel of the figure, and from each of its pixels to the nearest of the drawing."""
+    """Mean of two distances: from each key point to the nearest pixel of the figure, and from each of its pixels to the nearest
+    of the drawing."""
     from scipy import ndimage
 
     height, width = mask_HW.shape

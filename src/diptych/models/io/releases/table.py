@@ -82,6 +82,12 @@ RELEASES: tuple[Release, ...] = (
         checked="names and sizes of the authors' modules; vectors on equal weights", names=(r"point_encoder\.", r"pc_projection"),
     ),
     Release(
+        slug="uni3d", systems=("ulip2",), title="Uni3D, tiny to giant", address="uni3d:FILE#MODEL",
+        source="huggingface.co/BAAI/Uni3D", licence="MIT (repository)", opens="PointCloudEmbedder",
+        checked="names and sizes of timm's models; vectors against the tower written out on equal weights",
+        names=(r"point_encoder\.encoder2trans\.weight", r"point_encoder\.trans2embed\.weight"),
+    ),
+    Release(
         slug="keep", systems=("keep",), title="KEEP", address="keep:FOLDER", source="huggingface.co/Astaxanthin/KEEP",
         licence="MIT (repository)", opens="PairEmbedder", checked="timm's and transformers' modules, put together as the authors do",
         prompt="the authors' templates for pathology, such as 'an H&E image of {}.'",

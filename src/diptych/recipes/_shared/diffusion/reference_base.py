@@ -1,4 +1,5 @@
-"""The frozen model with reference pictures that RelationBooth adapts: SDXL with the adapter of MS-Diffusion, or a small one of pixels that is
+"""The frozen model with reference pictures that RelationBooth adapts: SDXL with the adapter of MS-Diffusion, or a small one of
+pixels that is
 trained once on pictures of figures and cached."""
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ class ReferenceBase:
 
 
 def reference_base(weights: str, adapter: str, image_encoder: str) -> ReferenceBase:
-    """The model at an address, opened once a process unless its files change: a folder of a model with reference pictures, or hf:FOLDER of SDXL
+    """The model at an address, opened once a process unless its files change: a folder of a model with reference pictures, or
+    hf:FOLDER of SDXL
     with the file of MS-Diffusion's adapter and hf:FOLDER of its image encoder. Shared: copy its networks before training."""
     return _opened(weights, adapter, image_encoder, weights_mtime(weights))
 
