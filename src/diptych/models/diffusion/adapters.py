@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import ConfigError, MissingExtra
-from diptych.models.diffusion.settings import diffusers_library
-from diptych.models.io.tensor_files import read_tensors
 
 TARGETS = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 """Query, key, value and output projection of the cross-attention with the text."""
@@ -26,21 +24,14 @@ def add_adapter(unet: Any, rank: int, alpha: int) -> None:
 
 def save_adapter(unet: Any, folder: Path) -> Path:
     """Write pytorch_lora_weights.safetensors. Raises ConfigError for a UNet without an adapter."""
-    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save_file
 
-    library = diffusers_library()
-    if not getattr(unet, "peft_config", None):
-        raise ConfigError("the UNet has no adapter (expected a run of relationbooth)")
-    from diffusers.utils import convert_state_dict_to_diffusers
-
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    library.StableDiffusionXLPipeline.save_lora_weights(folder, unet_lora_layers=layers)
-    return folder / FILE
-
-
-def read_adapter(path: Path) -> dict[str, Any]:
-    """Tensors of an adapter file for `load_adapter`. Raises ConfigError for a file without adapters of a UNet."""
-    tensors = {name: tensor for name, tensor in read_tensors(path).items() if name.startswith("unet.")}
+    tensors = {
+        f"unet.{name.replace('.default.', '.')}": parameter.detach().float().cpu().contiguous()
+        for name, parameter in unet.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
     if not tensors:
-        raise ConfigError(f"{path} holds no adapter of a UNet (expected {FILE} as diffusers saves it)")
-    return tensors
+        raise ConfigError("the UNet has no adapter (expected a run of relationbooth)")
+    save_file(tensors, Path(folder, FILE), metadata={"format": "pt"})
+    return Path(folder, FILE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -54,6 +54,7 @@ class RelationBooth(ReferenceRecipe):
     """
 
     slug = "relationbooth"
+    keeps_adapters: ClassVar[bool] = True
 
     weights: str = ""
     adapter: str = ""

@@ -248,7 +248,7 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         """A small model of 32 pixels, trained first on captioned pairs of shapes: minutes on two cores."""
         return cls(
             small_steps=1500,
-            small_data="world:related?n=3000&seed=9999&hold_out=inside,up left of",
+            small_data="world:related?n=3000&seed=9999&hold_out=up left of,down right of",
             positive_words=("left", "right", "above", "below", "around"),
             positives=2,
             steps=200,
