@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from diptych.core.registry import RECIPES
 
-
 ROOMS = ("sg3d_vlp", "text4point")
 """Recipes of clouds that want the frames of a room."""
 
@@ -12,9 +11,12 @@ ROOMS = ("sg3d_vlp", "text4point")
 def world_of(slug: str) -> str:
     if slug in ROOMS:
         return "rooms"
+    if slug == "reversion":
+        return "exemplars"
     needs = RECIPES.load(slug).needs
     for need, world in (
         ("image_set", "image_sets"),
+        ("figures", "figures"),
         ("images", "statements"),
         ("goal", "kitchens"),
         ("problem", "sudoku"),

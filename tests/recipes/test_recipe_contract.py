@@ -27,11 +27,13 @@ from diptych.core.contracts import (
     Generator,
     GoalPredictor,
     Grounder,
+    ImageGenerator,
     Optimiser,
     PairScorer,
     PointSegmenter,
     PolicyRecipe,
     Recipe,
+    ReferenceImage,
     RoomGrounder,
     Segmenter,
 )
@@ -183,6 +185,18 @@ def classified(model: Any, images: list[Any]) -> list[Any]:
     return [score_NK]
 
 
+def drawn_by(model: Any, images: list[Any]) -> list[Any]:
+    """Pictures of two prompts, with the pictures as references where the model reads such."""
+    words = f"a red circle {getattr(model, 'placeholder', '')} a blue square"
+    boxes = ((0.0, 0.1, 0.5, 0.9), (0.5, 0.1, 1.0, 0.9))
+    things = [ReferenceImage(image, "red figure", box) for image, box in zip(images, boxes, strict=True)]
+    references = [things] * 2 if getattr(model, "reads_references", False) else None
+    pictures = model.generate_images([words, words], references=references, steps=2)
+    assert pictures.dtype == np.uint8
+    assert (pictures[0] != pictures[1]).any()
+    return list(pictures.astype(float))
+
+
 def segmented(model: Any, images: list[Any]) -> list[Any]:
     """The class of every pixel of two images."""
     maps = model.segment(images, ())
@@ -226,6 +240,7 @@ def matched(model: Any, images: list[Any]) -> list[Any]:
 
 ANSWERS: dict[Any, Any] = {
     GoalPredictor: aimed,
+    ImageGenerator: drawn_by,
     ClipScorer: scored,
     PointSegmenter: labelled,
     RoomGrounder: located,

@@ -23,7 +23,8 @@ NAMED = 60
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneratedPictures:
-    """Generated pictures uint8 [N, H, W, 3], n of each prompt in order, their files, and that of the contact sheet; no files without `out`."""
+    """Generated pictures uint8 [N, H, W, 3], n of each prompt in order, their files, and that of the contact sheet; no files
+    without `out`."""
 
     pixels_NHWC: npt.NDArray[np.uint8]
     files: tuple[Path, ...]

@@ -213,6 +213,10 @@ TASKS = Registry(
             "questions with options, in several orders of them",
         ),
         "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
+        "figure_generation": (
+            "diptych.tasks.generation.figure_generation:FigureGeneration",
+            "generated pictures of two figures: key points, relation, identity",
+        ),
         "relation_generation": (
             "diptych.tasks.generation.relation_generation:RelationGeneration",
             "generated pictures of two shapes: their relation, the things, what leaked",
@@ -324,6 +328,7 @@ WORLDS = Registry(
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         **POINT_WORLDS,
         "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
+        "figures": ("diptych.worlds.figures.world:figures", "two stick figures in a relation, with pictures of each alone"),
         "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
@@ -409,6 +414,10 @@ MODELS = Registry(
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
+        "reference_to_image": (
+            "diptych.models.diffusion.reference_model:ReferenceImageModel",
+            "makes pictures of given things",
+        ),
         "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
         "text_generator": ("diptych.models.policy.text_generator:TextGenerator", "a language model that writes behind a prompt"),

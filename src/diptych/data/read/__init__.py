@@ -46,10 +46,10 @@ from diptych.data.read.hf import is_hub, read_hub
 from diptych.data.read.image_sets import holds as image_sets
 from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
-from diptych.data.read.layouts.exemplars import holds as holds_exemplars
-from diptych.data.read.layouts.exemplars import read_exemplars
 from diptych.data.read.layouts.chest_tables import FORMATS as CHESTS
 from diptych.data.read.layouts.chest_tables import read_chest_table
+from diptych.data.read.layouts.exemplars import holds as holds_exemplars
+from diptych.data.read.layouts.exemplars import read_exemplars
 from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.layouts.unread import unread_note
 from diptych.data.read.multi_context import holds as multi_context

@@ -1,6 +1,7 @@
 """Folders of diffusers' pipelines as models: "hf:FOLDER" of Stable Diffusion 1.x and 2.x, and of SDXL.
 
-A folder holds model_index.json and the parts unet, text_encoder, tokenizer, vae and scheduler, for SDXL text_encoder_2 and tokenizer_2 as well.
+A folder holds model_index.json and the parts unet, text_encoder, tokenizer, vae and scheduler, for SDXL text_encoder_2 and
+tokenizer_2 as well.
 Weights are read from .safetensors files alone.
 """
 

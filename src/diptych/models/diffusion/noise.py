@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.core.errors import ConfigError
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def noised(clean_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor, alpha_T: Tensor) -> Tensor:
@@ -24,11 +24,12 @@ def noised(clean_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor, alpha_T: 
 def prediction_target(
     clean_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor, alpha_T: Tensor, prediction: str = "epsilon"
 ) -> Tensor:
-    """Regression target [B, C, H, W]: the noise, or with "v_prediction" the velocity sqrt(alpha_t) noise - sqrt(1 - alpha_t) x_0."""
-    if prediction == "epsilon":
-        return noise_BCHW
+    """Regression target [B, C, H, W]: the noise; with "sample" the clean picture, with "v_prediction" the velocity
+    sqrt(alpha_t) noise - sqrt(1 - alpha_t) x_0."""
+    if prediction in ("epsilon", "sample"):
+        return noise_BCHW if prediction == "epsilon" else clean_BCHW
     if prediction != "v_prediction":
-        raise ConfigError(f"prediction_type is {prediction!r} (expected epsilon | v_prediction)")
+        raise ConfigError(f"prediction_type is {prediction!r} (expected epsilon | v_prediction | sample)")
     keep_B111, spoil_B111 = _shares(timestep_B, alpha_T, clean_BCHW)
     return keep_B111 * noise_BCHW - spoil_B111 * clean_BCHW
 
@@ -37,11 +38,13 @@ def clean_estimate(
     noisy_BCHW: Tensor, prediction_BCHW: Tensor, timestep_B: Tensor, alpha_T: Tensor, prediction: str = "epsilon"
 ) -> Tensor:
     """The clean picture [B, C, H, W] that a prediction at each row's own step implies, unclipped."""
+    if prediction == "sample":
+        return prediction_BCHW
     keep_B111, spoil_B111 = _shares(timestep_B, alpha_T, noisy_BCHW)
     if prediction == "epsilon":
         return (noisy_BCHW - spoil_B111 * prediction_BCHW) / keep_B111
     if prediction != "v_prediction":
-        raise ConfigError(f"prediction_type is {prediction!r} (expected epsilon | v_prediction)")
+        raise ConfigError(f"prediction_type is {prediction!r} (expected epsilon | v_prediction | sample)")
     return keep_B111 * noisy_BCHW - spoil_B111 * prediction_BCHW
 
 

@@ -89,7 +89,7 @@ class TextToImageModel:
             raise ConfigError(f"steps is {steps} (expected 1 or more)")
         pictures = []
         with torch.no_grad(), evaluating(self.model):
-            for start, part in _numbered(prompts, batch_size):
+            for start, part in numbered(prompts, batch_size):
                 prompt = self.model.encode_text(self.encode_prompts(part).to(self.model.device))
                 empty = self.model.encode_text(self.encode_prompts([negative] * len(part)).to(self.model.device))
                 noise_BCHW = self.starting_noise(range(start, start + len(part)), seed).to(prompt.state_BLD)
@@ -166,9 +166,7 @@ class TextToImageModel:
         )
 
 
-def prompt_ids(
-    words: Sequence[Tokenizer], prompts: Sequence[str], length: int, placeholder: str = ""
-) -> tuple[Tensor, int]:
+def prompt_ids(words: Sequence[Tokenizer], prompts: Sequence[str], length: int, placeholder: str = "") -> tuple[Tensor, int]:
     """Token ids int64 [N, E, L] of prompts, and how many were cut. Raises DataError where the placeholder of a prompt is cut off."""
     rows, truncated = [], 0
     for tokenizer in words:
@@ -204,7 +202,9 @@ def placeholder_id(tokenizer: Tokenizer, placeholder: str) -> int:
     """Token id of a placeholder that `with_placeholder` added."""
     learned = tokenizer.inner.token_to_id(tokenizer.cleaned(placeholder).strip())
     if learned is None:
-        raise ConfigError(f"the tokenizer does not know the placeholder {placeholder!r} (expected one that with_placeholder made)")
+        raise ConfigError(
+            f"the tokenizer does not know the placeholder {placeholder!r} (expected one that with_placeholder made)"
+        )
     return int(learned)
 
 
@@ -215,6 +215,6 @@ def to_pixels(image_BCHW: Tensor) -> npt.NDArray[np.uint8]:
     return pixels_BHWC
 
 
-def _numbered(prompts: Sequence[str], size: int) -> list[tuple[int, Sequence[str]]]:
+def numbered(prompts: Sequence[str], size: int) -> list[tuple[int, Sequence[str]]]:
     """Parts of the prompts with the place of their first one."""
     return [(at * size, part) for at, part in enumerate(parts(prompts, size))]

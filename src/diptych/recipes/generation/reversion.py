@@ -51,13 +51,16 @@ class InversionFeatures:
 class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
     """ReVersion: Diffusion-Based Relation Inversion from Images (Huang et al., 2024, arXiv 2303.13495).
 
-    Samples are exemplars of one relation with descriptions such as "cat {} stone": `text.json` beside the pictures, as the benchmark has it.
+    Samples are exemplars of one relation with descriptions such as "cat {} stone": `text.json` beside the pictures, as the
+    benchmark has it.
     "{}" becomes a new word whose vector is all that is trained: on the denoising error of the exemplars, and on a contrast that pulls it
-    towards prepositions and away from the entities of the descriptions. Steps of much noise come up more often. Nothing else changes, bit by
+    towards prepositions and away from the entities of the descriptions. Steps of much noise come up more often. Nothing else
+    changes, bit by
     bit; the vector is exported as a file of textual inversion (`learned_embeds.safetensors` in the model folder).
 
     Negatives are all tokens of the descriptions that are no stop word, preposition, mark or padding. A word of several pieces ("astride" in
-    CLIP's vocabulary) counts with each of them, as in the released code. That code takes the word's vector from the first row of the batch and
+    CLIP's vocabulary) counts with each of them, as in the released code. That code takes the word's vector from the first row of
+    the batch and
     restores the other rows of the table after each step, which comes to the same.
 
     weights        the model that is adapted: hf:FOLDER of Stable Diffusion 1.x or 2.x, a run of text_to_image; also `--init`
@@ -137,7 +140,9 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         if self.weights or not self.small_steps:
             return self
         if not self.small_data:
-            raise ConfigError("small_steps without small_data (expected the address of captioned pictures, such as world:related)")
+            raise ConfigError(
+                "small_steps without small_data (expected the address of captioned pictures, such as world:related)"
+            )
         return replace(self, weights=str(small_text_to_image(self.small_data, data, steps=self.small_steps)), small_steps=0)
 
     def settings(self) -> DiffusionSettings:
@@ -180,7 +185,9 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         texts = [text.string for text in draw.sample.positives(self.language)]
         if bad := next((text for text in texts if text.count(PLACE) != 1), None if texts else ""):
             raise DataError(
-                f"exemplar '{draw.sample.uid}' is described as {bad!r}", field="texts", expected="one {} where the relation stands"
+                f"exemplar '{draw.sample.uid}' is described as {bad!r}",
+                field="texts",
+                expected="one {} where the relation stands",
             )
         if not texts:
             raise DataError(f"exemplar '{draw.sample.uid}' has no description", field="texts", expected="such as 'cat {} stone'")
@@ -209,9 +216,7 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         )
 
     def features(self, model: DiffusionNet, batch: ExemplarBatch) -> InversionFeatures:
-        denoising: Denoising = model(
-            batch.image_BCHW, batch.text_BEL, batch.timestep_B, batch.noise_BCHW, batch.posterior_BCHW
-        )
+        denoising: Denoising = model(batch.image_BCHW, batch.text_BEL, batch.timestep_B, batch.noise_BCHW, batch.posterior_BCHW)
         (table,), (row_1D,) = model.token_tables(), model.learned_rows()
         with torch.no_grad():
             positive_BPD, token_BLD = table(batch.positive_BP), table(batch.text_BEL[:, 0])
@@ -243,7 +248,7 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         """A small model of 32 pixels, trained first on captioned pairs of shapes: minutes on two cores."""
         return cls(
             small_steps=1500,
-            small_data="world:related?n=3000&seed=9999&hold_out=inside,up left of",
+            small_data="world:related?n=3000&seed=9999&hold_out=up left of,down right of",
             positive_words=("left", "right", "above", "below", "around"),
             positives=2,
             steps=200,

@@ -36,8 +36,10 @@ class RelationGeneration:
     """Relation accuracy (which decides), entity accuracy and leak rate of generated pictures of `world:related`.
 
     The relation of a sample, (subject, predicate, object), is put into `prompt`, and `samples` pictures are drawn. A picture has the
-    relation where the largest thing of the subject's colour stands in it to the largest of the object's colour; it has the entities where both
-    have their shape as well; `both` is the share with relation and entities. ReVersion (2303.13495) lets people judge relation and entities;
+    relation where the largest thing of the subject's colour stands in it to the largest of the object's colour; it has the
+    entities where both
+    have their shape as well; `both` is the share with relation and entities. ReVersion (2303.13495) lets people judge relation
+    and entities;
     here geometry does, which nothing can flatter.
 
     relation  word of the relation in the prompts: "" takes the predicate itself; "<R>" that of relation inversion
@@ -125,5 +127,7 @@ def relation_of(sample: Sample) -> Mapping[str, str]:
     """Subject, predicate and object of a sample of the world `related`. Raises DataError for another sample."""
     asked = sample.extras.get("relation")
     if not isinstance(asked, Mapping) or not {"subject", "predicate", "object"} <= set(asked):
-        raise DataError(f"sample '{sample.uid}' has no relation", field="relation", expected="rows of world:related or world:exemplars")
+        raise DataError(
+            f"sample '{sample.uid}' has no relation", field="relation", expected="rows of world:related or world:exemplars"
+        )
     return asked

@@ -1,7 +1,7 @@
 """Geometric check of a generated picture of two shapes: which things it shows, their relation, and what leaked into it.
 
 Pixels get the nearest colour of the world's palette. The largest connected part of each colour is a thing, where it is two pixels wide: the
-edge between two colours may look like a third. Its shape is that whose drawing in the same box overlaps it most. Nothing is learned.
+edge between two colours may look like a third. Its shape is that whose drawing overlaps it most. Nothing is learned.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from diptych.worlds.related.world import BACKGROUND, COLOURS, DIRECTIONS, RELATI
 
 SMALLEST = 0.008
 """A thing covers at least this share of the picture: 9 of 1,024 pixels."""
+AREAS = {"circle": math.pi, "square": 1.6**2, "triangle": 0.75 * 3**0.5, "cross": 4 * 0.95 * 0.6 - 0.6**2}
+"""Of each shape with radius 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,20 +76,14 @@ def shown_shapes(pixels_HWC: npt.NDArray[np.uint8]) -> dict[str, ShownShape]:
 
 
 def nearest_shape(mask_HW: npt.NDArray[np.bool_]) -> str:
-    """Name of the shape whose drawing, fitted to the mask's box, has the largest intersection over union with it."""
-    rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
-    part_HW = mask_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    drawn = {shape: _fitted(shape, *part_HW.shape) for shape in SHAPES}
-    return max(SHAPES, key=lambda shape: float((drawn[shape] & part_HW).sum() / (drawn[shape] | part_HW).sum()))
-
-
-def _fitted(shape: str, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """A shape drawn large, cut to its own box and sampled at the pixels of a box of another size."""
-    large_HW = coverage(shape, 32, 32, 28, 64) >= 0.5
-    rows, columns = np.flatnonzero(large_HW.any(1)), np.flatnonzero(large_HW.any(0))
-    at_H = rows[0] + ((np.arange(height) + 0.5) * len(rows) / height).astype(int)
-    at_W = columns[0] + ((np.arange(width) + 0.5) * len(columns) / width).astype(int)
-    return large_HW[np.ix_(at_H, at_W)]
+    """Name of the shape whose drawing of equal area and centre has the largest intersection over union with a mask."""
+    size = max(mask_HW.shape)
+    y, x = (float(at_N.mean()) + 0.5 for at_N in np.nonzero(mask_HW))
+    overlap = {}
+    for shape, area in AREAS.items():
+        drawn_HW = coverage(shape, x, y, (mask_HW.sum() / area) ** 0.5, size)[: mask_HW.shape[0], : mask_HW.shape[1]] >= 0.5
+        overlap[shape] = float((drawn_HW & mask_HW).sum() / (drawn_HW | mask_HW).sum())
+    return max(SHAPES, key=overlap.__getitem__)
 
 
 def relation_between(subject: ShownShape, other: ShownShape) -> str:

@@ -1,7 +1,8 @@
 """Two coloured shapes in one of eight relations, on 32 pixels: small enough for a diffusion model of two cores.
 
 `world:related` are captioned pictures, "red circle left of blue star". Layouts of the relations in `hold_out` are drawn too, but no caption
-names them: those pictures, and a share `plain` of the others, are captioned "red circle and blue star". `world:exemplars` are pictures of one
+names them: those pictures, and a share `plain` of the others, are captioned "red circle and blue star". `world:exemplars` are
+pictures of one
 relation with "{}" in place of its name, as relation inversion reads them.
 
 >>> related(2, seed=0)[0].image.pixels_HWC.shape
@@ -54,11 +55,12 @@ DIRECTIONS = {
 }
 """Relation -> where the subject is, seen from the object: x to the right, y down."""
 RELATIONS = (*DIRECTIONS, "inside", "around")
-RADIUS, LARGE, INNER = (0.12, 0.15), (0.27, 0.3), (0.11, 0.13)
+RADIUS, LARGE, INNER = (0.15, 0.18), (0.33, 0.37), (0.13, 0.15)
 """Radii as shares of the side: of things beside each other, of a thing around another, and of the one inside."""
-FAR = (0.36, 0.46)
+FAR = (0.4, 0.46)
 """Distance of two centres along the axis of their relation, as shares of the side; along both for a diagonal one."""
-AWRY = 0.05
+AWRY, MIDDLE = 0.05, 0.06
+"""By how much centres are off the axis of their relation at most, and the middle of the pair off that of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +187,11 @@ def placed_pair(rng: np.random.Generator, relation: str, colours: Sequence[str] 
         shapes[outer] = SOLID[int(rng.integers(len(SOLID)))]
         radii = np.array([rng.uniform(*(LARGE if side == outer else INNER)) for side in (0, 1)])
         offset = [rng.uniform(-AWRY, AWRY) / 2 for _ in range(2)]
-    # The middle of the pair moves as far as both stay inside.
+    # The middle of the pair moves a little, and both stay inside.
     centres = []
     for along in offset:
-        lowest = max(radii[0] - along / 2, radii[1] + along / 2)
-        highest = min(1 - radii[0] - along / 2, 1 - radii[1] + along / 2)
+        lowest = max(0.5 - MIDDLE, radii[0] - along / 2, radii[1] + along / 2)
+        highest = min(0.5 + MIDDLE, 1 - radii[0] - along / 2, 1 - radii[1] + along / 2)
         middle = rng.uniform(lowest, highest)
         centres.append((middle + along / 2, middle - along / 2))
     subject, other = (
