@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.training import trained, untrained
+from diptych.claims.training import opened, trained, untrained
 from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
 from diptych.data.media.room_clouds import point_labels
 from diptych.models.io.saved_model import open_model
+from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D
 from diptych.recipes.points.text4point import Text4Point
 from diptych.tasks.evaluate import evaluate
@@ -82,6 +83,21 @@ class GroundedRooms:
             start = str(before.path)
         run = trained(recipe, rows, replace(cell, folder=cell.folder / "tuned"), init=start)
         return grounded(open_model(run.model), cell)
+
+
+@dataclass(frozen=True)
+class ChattedRooms:
+    """Finds things of other rooms by what a language model answers: accuracies as of `GroundedRooms`.
+
+    learns  False asks the model as it is before its first step
+    """
+
+    recipe: Chat3Dv2
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        rows = drawn(cell.seed, "train", SMOKE_ROWS if cell.smoke else DESCRIBED)
+        return grounded((opened if self.learns else untrained)(self.recipe, rows, cell), cell)
 
 
 @dataclass(frozen=True)
