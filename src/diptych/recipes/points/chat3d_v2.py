@@ -180,10 +180,10 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([draw.media[name] for draw in draws]))
 
-        parts = [stacked(name) for name in ("feature", "box", "colour", "open", "sequence")]
+        things = RoomChatBatch(*(stacked(name) for name in ("feature", "box", "colour", "open", "sequence")))
         if self.stage == "objects":
             caption_BMCL, mask_BMCL = self._captions(draws)
-            return RoomChatBatch(*parts, caption_BMCL=caption_BMCL, caption_mask_BMCL=mask_BMCL)
+            return replace(things, caption_BMCL=caption_BMCL, caption_mask_BMCL=mask_BMCL)
         tasks: Sequence[ChatTask] = self.tasks if self.stage == "instructions" else ("objects", "captions")
         rows = []
         for draw in draws:
@@ -194,7 +194,7 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
             asked, answer = draw_request(tasks, objects, described, self._questions(sample), assignment, self.prompt, draw.rng)
             rows.append(self.prompt.pieces(assignment, asked, answer, tokens=self.tokens.count))
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
-        return RoomChatBatch(*parts, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL)
+        return replace(things, id_BL=laid.id_BL, slot_BL=laid.slot_BL, mask_BL=laid.mask_BL, answer_BL=laid.answer_BL)
 
     def _questions(self, sample: Sample) -> list[tuple[str, tuple[str, ...]]]:
         return room_questions(sample) if "questions" in self.tasks and "questions" in sample.extras else []

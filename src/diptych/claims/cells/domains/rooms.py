@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from diptych.claims.cell import Cell, Scores
@@ -28,6 +29,7 @@ from diptych.worlds.rooms.world import rooms
 
 UNLABELLED, LABELLED, TESTED, SMOKE_ROWS = 120, 5, 40, 4
 DESCRIBED = 120
+Cloud = npt.NDArray[Any]
 POINTS = 1024
 ANCHOR = "world:rooms?n=300&seed=9999&points=64"
 """The pictures and descriptions that the shared anchor learns: rooms of another seed than those of any cell."""
@@ -136,12 +138,12 @@ class NearestPoint:
             classes.append(point_labels(few[row], len(cloud_PF), len(CLASSES)))
         known_QF, label_Q = torch.from_numpy(np.concatenate(known)), np.concatenate(classes)
 
-        def nearest(clouds: list[np.ndarray]) -> list[np.ndarray]:  # type: ignore[type-arg]
+        def nearest(clouds: list[Cloud]) -> list[Cloud]:
             return [label_Q[torch.cdist(torch.from_numpy(self.values(c)), known_QF).argmin(1).numpy()] for c in clouds]
 
         return scores(nearest, cell)
 
-    def values(self, cloud_PF: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def values(self, cloud_PF: Cloud) -> Cloud:
         """[P, 3] or [P, 4]."""
         colour_P3 = cloud_PF[:, 3:6] / 255
         return colour_P3 if self.by == "colour" else np.concatenate([cloud_PF[:, 2:3], colour_P3], 1)
