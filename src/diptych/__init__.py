@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         recipe,
         report,
         resume,
+        run_info,
+        sweep,
         train,
         tune_report,
     )
@@ -66,6 +68,8 @@ __all__ = [
     "recipe",
     "report",
     "resume",
+    "run_info",
+    "sweep",
     "train",
     "tune_report",
 ]

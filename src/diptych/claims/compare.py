@@ -8,8 +8,8 @@ Given models (run folders, hf:, open_clip:): there is no training noise in quest
 whole groups resampled is the right one, and decides.
 
 A cell is one arm under one seed: OUT/cells/NAME-HASH-SEED/ is its run folder, with `cell.json` when it is finished. The hash covers the
-recipe, its steps, the data and the tasks. What is there is read, what is half done goes on, what is missing is run. A cell that
-fails costs itself; the reason stands in the result.
+recipe, its steps, the data, the tasks, the syntax of all code that the cell reaches and the versions of the libraries below it. What is
+there is read, what is half done goes on, what is missing is run. A cell that fails costs itself; the reason stands in the result.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from diptych.core.disk.files import write_json
 from diptych.core.environment import environment
 from diptych.core.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.core.grouped_fields import out_of_groups
+from diptych.core.own_recipes import named_programs
+from diptych.core.sources.program import code_hash
 from diptych.core.terminal import notebook
 from diptych.models.io.open_address import require, require_deployed
 from diptych.report.comparison_result import ArmCost, CellFailure, ComparisonResult
@@ -51,12 +53,14 @@ REHEARSED = 256  # rows of a held-out split on which a task is tried before anyt
 
 @dataclass(frozen=True, slots=True)
 class ComparedArm:
-    """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two."""
+    """A side of a comparison: a recipe to train, or a model that is there and where it came from. Exactly one of the two. `named`: its
+    name was chosen by hand."""
 
     name: str
     recipe: Recipe | None = None
     model: Embedder | None = None
     address: str = ""
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +279,13 @@ def _jobs(
     rows = training_rows(whole)
     fixed = {name: value for name, value in to_plain(options).items() if name in ("precision", "bad_limit", "steps")}
     prepared: list[tuple[ComparedArm, Recipe, str]] = []
+    codes = {arm.name: arm_code(arm, tasks) for arm in arms}
+    for name in _changed_codes(out, codes):
+        say(f"note: the code of {name} or a library below it has changed since it was compared here: its cells are trained anew")
     for arm in arms:
         assert arm.recipe is not None
-        key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks])
+        code = codes[arm.name]
+        key = config_hash([arm.recipe.slug, to_plain(out_of_groups(arm.recipe)), fixed, rows.fingerprint, tasks, code])
         pace = _seconds_a_step(arm, rows, out, key, options, say) if budget.kind == "seconds" else math.nan
         recipe = replace(arm.recipe, steps=budget.steps_of(arm.recipe.batch_size, pace))
         if recipe.warmup >= recipe.steps:
@@ -298,6 +306,22 @@ def _jobs(
         for seed in seeds
         for arm, recipe, stem in prepared
     ]
+
+
+def arm_code(arm: ComparedArm, tasks: Sequence[str]) -> str:
+    """Hash of all code that a cell of an arm reaches: recipe or model, training, evaluation."""
+    kinds = [type(cells.make_task(words)) for words in tasks]
+    files = named_programs(arm.recipe) if arm.recipe is not None else []
+    kinds.append(type(arm.recipe) if arm.recipe is not None else type(arm.model))
+    return code_hash(kinds, modules=("diptych.claims.job",), files=[file for file, _ in files])
+
+
+def _changed_codes(out: Path, codes: dict[str, str]) -> list[str]:
+    """Names of the arms whose code is another than when this folder was last used; the present hashes are kept."""
+    path = out / "code.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**before, **codes})
+    return [name for name, code in codes.items() if before.get(name, code) != code]
 
 
 def _seconds_a_step(arm: ComparedArm, rows: Any, out: Path, key: str, options: TrainOptions, say: Say) -> float:
@@ -388,7 +412,7 @@ def _score_models(
     data = [part.fingerprint for part in held_out(whole).values()]
     for number, arm in enumerate(arms):
         assert arm.model is not None
-        folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks])}"
+        folder = out / "models" / f"{_stem(arm.name)}-{config_hash([arm.model.fingerprint, data, tasks, arm_code(arm, tasks)])}"
         done = CellResult.read(folder)
         say(f"[{number + 1}/{len(arms)}] {arm.name}" + (": there already" if done else ""))
         if done is None:

@@ -54,13 +54,25 @@ RECIPES = Registry(
             "diptych.recipes.grounding.fiber_statements:FIBERStatements",
             "whether a statement is true of two pictures (NLVR2), by FIBER",
         ),
+        "mix": (
+            "diptych.recipes.contrastive.mix:Mix",
+            "parts of the recipes over pairs, each by a field: texts, loss, gates, prefixes, queue",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
         ),
+        "text_to_image": (
+            "diptych.recipes.generation.text_to_image:TextToImage",
+            "pictures from prompts by diffusion, from scratch or from published weights",
+        ),
         "ptp_vilt": (
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
+        ),
+        "rl4lms_supervised": (
+            "diptych.recipes.alignment.supervised_text:SupervisedText",
+            "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
         ),
     },
     room="recipes",
@@ -191,12 +203,20 @@ TASKS = Registry(
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "generated_text": (
+            "diptych.tasks.generation.generated_text:GeneratedText",
+            "answers to prompts: rewards as metrics, and how natural they are",
+        ),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
         "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
+        "relation_generation": (
+            "diptych.tasks.generation.relation_generation:RelationGeneration",
+            "generated pictures of two shapes: their relation, the things, what leaked",
+        ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
@@ -279,10 +299,15 @@ WORLDS = Registry(
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
+        "claimed_pairs": (
+            "diptych.worlds.claimed_pairs:claimed_pairs",
+            "two coloured shapes in nine cells, with statements that hold or not",
+        ),
         "pair_languages": (
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
         ),
+        "chests": ("diptych.worlds.chests.world:chests", "chest X-rays with reports, lesions in six zones, boxes and masks"),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
         "tissue": (
@@ -298,6 +323,8 @@ WORLDS = Registry(
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
         **POINT_WORLDS,
+        "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
+        "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -382,7 +409,9 @@ MODELS = Registry(
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
+        "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
+        "text_generator": ("diptych.models.policy.text_generator:TextGenerator", "a language model that writes behind a prompt"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
         **POINT_MODELS,

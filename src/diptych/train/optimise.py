@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError
+from diptych.train.late import require_finite
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.plain_lamb import PlainLamb
 from diptych.train.parallel import full_tensor, shard_like
@@ -184,11 +185,19 @@ def clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Global gradient norm before clipping, over all shards; scales gradients to `limit` when that is above 0 and exceeded."""
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = float(full_tensor(torch.nn.utils.get_total_norm(grads)))
-    if not math.isfinite(norm):
-        raise RunError(f"the gradient norm is {norm}: lower lr, lengthen warmup, or set clip_norm (a loss may be undefined)")
+    require_finite(norm)
     if 0 < limit < norm:
         torch._foreach_mul_(grads, limit / (norm + 1e-6))
     return norm
+
+
+def clip_on_device(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """The same without a wait: the norm, [1], stays on the device, and who takes it checks later that it is finite (`late.LateNorm`)."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = full_tensor(torch.nn.utils.get_total_norm(grads))
+    if limit > 0:
+        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm.detach().reshape(1)
 
 
 def parameters_without_gradient(model: nn.Module) -> list[str]:

@@ -24,7 +24,7 @@ class TrainOptions:
                  change nothing else: gradients stay those of the whole batch (`gradient_cache.py`)
     precision    "auto" is bf16 where the processor multiplies it in hardware, else fp32; weights are kept in fp32 either way;
                  "fp64" trains weights and batches in double precision, to compare runs to the last digits
-    device       "auto" takes CUDA when there is one
+    device       "auto" takes CUDA when there is one; or cpu, cuda, cuda:N, mps (`models.io.device`)
     eval_every   steps between evaluations; 0 evaluates once, at the end
     keep_best    at the end model/ holds the best moment by the split "val" and not the last one; it is kept in best/ meanwhile
     early_stop   keep the best and end when `patience` evaluations in a row brought nothing better; evaluates 20 times a run

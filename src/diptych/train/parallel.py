@@ -22,8 +22,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.errors import ConfigError
+from diptych.models.io.device import device_default
 from diptych.train.options import Shard
-from diptych.train.precision import choose_device
+from diptych.train.precision import training_device
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one evaluates
 
@@ -46,16 +47,19 @@ def join_world(device: str, shard: Shard) -> Iterator[DistributedContext]:
     """Joins the processes that `torchrun` started, leaves them at the end; a group that exists already is used and kept."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield DistributedContext(0, 1, choose_device(device))
+        here = training_device(device)
+        with device_default(str(here)):  # of what the recipe opens
+            yield DistributedContext(0, 1, here)
         return
     if shard == "none":
         raise ConfigError(f"torchrun started {size} processes, but shard is none (expected ddp or fsdp)")
-    here = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    here = training_device(device)
     owner = not dist.is_initialized()
     if owner:
         dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield DistributedContext(dist.get_rank(), size, here)
+        with device_default(str(here)):
+            yield DistributedContext(dist.get_rank(), size, here)
     finally:
         if owner:
             dist.destroy_process_group()
@@ -120,13 +124,18 @@ def gather_full(value: Any) -> Any:
 
 def all_reduce_mean(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, float]:
     """The mean over processes of named scalars."""
-    if not values:
-        return {}
-    numbers = torch.stack([value.detach().reshape(()).to(torch.float64) for value in values.values()])
+    return dict(zip(values, mean_on_device(values, world).tolist(), strict=True)) if values else {}
+
+
+def mean_on_device(values: Mapping[str, Tensor], world: DistributedContext) -> Tensor:
+    """The same as a tensor [N] on the device, in their order: float64, and float32 on MPS, which has no other."""
+    exact = torch.float32 if world.device.type == "mps" else torch.float64
+    scalars = [value.detach().reshape(()).to(world.device, exact, non_blocking=True) for value in values.values()]
+    numbers = torch.stack(scalars) if scalars else torch.zeros(0, dtype=exact, device=world.device)
     if world.size > 1:
         dist.all_reduce(numbers)
         numbers /= world.size
-    return dict(zip(values, numbers.tolist(), strict=True))
+    return numbers
 
 
 def all_reduce_sum(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, Tensor]:

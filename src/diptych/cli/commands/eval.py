@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from diptych.cli.options.config_file import config_of, leading
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 from diptych.core.result import Metric, Result
 
@@ -29,15 +30,22 @@ class EvalArgs:
     answer_column: Annotated[str, arg(help="the field of the answers in that file, where it has an unusual name")] = ""
     out: Annotated[Path, arg(help="folder for the records; of a run: its records/")] = Path()
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section eval (`diptych config eval TASK`)")] = Path()
     page: Annotated[Path, arg(help="of a probe of captions: an HTML page of what was confused, with pictures")] = Path()
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
+
+
+LEFT_OUT = ("train", "val", "train_split", "test_split")
+"""Fields of tasks that are data."""
 
 
 def main(argv: Sequence[str]) -> int:
     from diptych.core.registry import TASKS
     from diptych.tasks import find
 
-    argv = _with_answers(argv)
+    file = config_of(argv, "eval")
+    argv = leading(_with_answers(argv), file, "eval", ("model", "task"))
     words = [word for word in argv if not word.startswith("-")]
     if len(words) < 2:
         usage = (
@@ -50,12 +58,9 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"say which model and which task: {usage}")
     kind = type(find(words[1]))
     roles = _roles(kind)
-    every = flat(
-        "Options", [(EvalArgs, None), (kind, None), (roles, None)], leave_out=("train", "val", "train_split", "test_split")
-    )
-    args: Any = parse(
-        every, argv, f"eval {words[0]} {words[1]}", "Numbers with 95 % intervals over groups, and their level of chance."
-    )
+    every = flat("Options", [(EvalArgs, None), (kind, None), (roles, None)], leave_out=LEFT_OUT)
+    about = "Numbers with 95 % intervals over groups, and their level of chance."
+    args: Any = parse(every, argv, f"eval {words[0]} {words[1]}", about, file.default(every, "eval"))
     from diptych.api import confusions, evaluate, evaluate_answers, evaluate_splits, load
 
     own = {f.name for f in fields(EvalArgs)}

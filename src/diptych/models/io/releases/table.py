@@ -176,6 +176,17 @@ RELEASES: tuple[Release, ...] = (
         checked="transformers' ViltModel on a small folder", model_type="vilt",
     ),
     Release(
+        slug="stable_diffusion", systems=("text_to_image", "reversion", "relationbooth"), title="Stable Diffusion 1.x, 2.x and XL",
+        address="hf:FOLDER", source="huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5 and others",
+        licence="CreativeML OpenRAIL-M and its like (model cards)", opens="TextToImageModel",
+        checked="pictures of diffusers' StableDiffusionPipeline and StableDiffusionXLPipeline on small folders",
+    ),
+    Release(
+        slug="reversion", systems=("reversion",), title="ReVersion, a learned word", address="reversion:FILE#hf:FOLDER",
+        source="Google Drive, linked in the README of github.com/ziqihuangg/ReVersion", licence="not stated", opens="TextToImageModel",
+        checked="the file in the repository's layout; pictures of a diffusers pipeline that loaded the same word", prompt="'cat <R> stone'",
+    ),
+    Release(
         slug="llava", systems=("llava",), title="LLaVA 1.5, as its authors save it", address="llava:FOLDER#CLIP-FOLDER",
         source="huggingface.co/liuhaotian/llava-v1.5-7b and -13b", licence="Llama 2 Community License (model card)",
         opens="BridgeGenerator", checked="every tensor of the published sizes; logits of transformers on a small folder",

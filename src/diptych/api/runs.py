@@ -1,0 +1,55 @@
+"""Provenance of a run: command line, recipe, seed, data, versions, commit; and what is otherwise now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diptych.api.recipes import recipe_of
+from diptych.core.environment import commit
+from diptych.core.errors import ConfigError, RunError
+from diptych.core.run_folder import RunFolder
+
+
+def run_info(run: str | Path) -> dict[str, Any]:
+    """Plain values on a run folder.
+
+    status, step, error     where it stands
+    recipe, command         slug or file of the recipe; the words of the command line that began it
+    seed, data, fingerprint
+    commit, python, packages  of the run; packages are those below a training, requirements.txt in the folder has every other
+    source                  copies of the files that define the recipe
+    changed                 lines on what is otherwise now: fields of config.yaml, files of the recipe, modules, packages
+    resume                  the command that goes on with it; "" for a finished run
+    """
+    from diptych.train.provenance import changed_modules, changed_packages, changed_recipe_files, edited_fields
+
+    folder = RunFolder.open(Path(run))
+    state, config = folder.state, folder.config
+    made = state.get("environment", {})
+    changed = [f"config.yaml: {edit}" for edit in edited_fields(folder)]
+    try:
+        changed += [f"{path.name}: not as in {path}" for path in changed_recipe_files(folder, recipe_of(folder))]
+    except (RunError, ConfigError) as error:
+        changed.append(str(error))
+    changed += [f"module {name}" for name in changed_modules(folder)]
+    changed += changed_packages(folder)
+    finished = state["status"] == "finished"
+    return {
+        "run": str(folder.path),
+        "status": state["status"],
+        "step": state.get("step", 0),
+        "error": state.get("error") or "",
+        "recipe": state.get("recipe") or state["slug"],
+        "command": state.get("command", []),
+        "seed": config["run"].get("seed", 0),
+        "data": state.get("source") or state.get("data", {}).get("name", ""),
+        "fingerprint": state.get("data", {}).get("fingerprint", ""),
+        "commit": made.get("commit", ""),
+        "commit_now": commit(),
+        "python": made.get("python", ""),
+        "packages": made.get("packages", {}),
+        "source": [str(folder.source / name) for name in state.get("source_files", {})],
+        "changed": changed,
+        "resume": "" if finished else f"diptych train --resume {folder.path}",
+    }
