@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diptych.core.registry import RECIPES
 
-ROOMS = ("sg3d_vlp", "text4point")
+ROOMS = ("chat3d_v2", "sg3d_vlp", "text4point")
 """Recipes of clouds that want the frames of a room."""
 
 

@@ -24,6 +24,7 @@ POINT_MODELS = {
         "diptych.models.points.point_embedder:PointCloudEmbedder",
         "point clouds, images and texts in one space",
     ),
+    "room_chat": ("diptych.models.points.room_chat_model:RoomChatModel", "answers about rooms, things by identifiers"),
     "room_graph": ("diptych.models.points.room_graph_model:RoomGraphModel", "things of rooms, by sentences"),
     "text4point": (
         "diptych.models.points.point_segmenter:TextPointSegmenter",

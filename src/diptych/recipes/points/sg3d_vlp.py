@@ -230,8 +230,8 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
         texts, numbers = [], []
         for draw in draws:
             pairs = room_questions(draw.sample)
-            chosen = draw.rng.permutation(len(pairs))[: self.asked] if pairs else []
-            rows = [pairs[int(k)] for k in chosen] + [("", ())] * (self.asked - len(chosen))
+            chosen: list[int] = draw.rng.permutation(len(pairs))[: self.asked].tolist() if pairs else []
+            rows = [pairs[k] for k in chosen] + [("", ())] * (self.asked - len(chosen))
             texts += [question for question, _ in rows]
             numbers.append([next((known[a] for a in accepted if a in known), -100) for _, accepted in rows])
         encoded = words.encode(texts, self.text_length)
