@@ -45,7 +45,9 @@ from diptych.train.tuning.fine_tuning import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
-RESUMABLE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *TRACKERS, "progress", "silence"})
+RESUMABLE = frozenset(
+    {"workers", "save_every", "keep", "micro_batch", "device", "shard", "checkpoint_layers", *TRACKERS, "progress", "silence"}
+)
 """Options that a resumed run may have otherwise."""
 
 
@@ -208,7 +210,7 @@ def _train(
                 progress=options.progress,
                 main=world.main,
             ) as log,
-            deterministic(),
+            deterministic(options.deterministic == "yes" or (options.deterministic == "auto" and world.device.type == "cpu")),
         ):
             for note in notes:
                 log.note(start, note)
