@@ -80,8 +80,8 @@ def fit(
             save_config(out, {"recipe": recipe, "run": options})
             for name, text in (files or {}).items():
                 write_atomic(out / name, text)
-            about = {"name": data.name, "fingerprint": data.fingerprint, "order": ORDER_VERSION}
-            folder.write_state(data=about, **(record or {}))
+            about = {"name": data.name, "fingerprint": data.fingerprint}
+            folder.write_state(data=about, order=ORDER_VERSION, **(record or {}))
         barrier(world)
         folder = RunFolder.open(out)
         try:
@@ -121,7 +121,7 @@ def resume(
     if not (folder.path / "config.yaml").is_file() or "data" not in folder.state:
         raise RunError(f"{folder.path} was stopped before it began: start it again with --overwrite")
     recorded = folder.state["data"]
-    if recorded["fingerprint"] not in (data.fingerprint, _earlier_fingerprint(recorded, data)):
+    if recorded["fingerprint"] not in (data.fingerprint, _earlier_fingerprint(folder, data)):
         raise RunError(f"{folder.path} was trained on '{recorded['name']}' as it was then; '{data.name}' differs from it now")
     config = folder.config
     recipe = from_plain(kind or RECIPES.load(folder.state["slug"]), config["recipe"])
@@ -151,9 +151,9 @@ def resume(
         return _train(folder, recipe, data, options, world, evaluators, begin, notes)
 
 
-def _earlier_fingerprint(recorded: Mapping[str, Any], data: Dataset) -> str:
+def _earlier_fingerprint(folder: RunFolder, data: Dataset) -> str:
     """Of memory-mapped data, what a run that began before they were mapped knows them by; "" where there is no such run."""
-    if "order" in recorded or not getattr(data, "is_mapped", False):
+    if "order" in folder.state or not getattr(data, "is_mapped", False):
         return ""
     fingerprint: str = data.content_fingerprint()  # type: ignore[attr-defined]
     return fingerprint
