@@ -24,6 +24,7 @@ from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
+from diptych.train.blocks import with_block_options
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.engines import engine_kind
 from diptych.train.late import LateNorm, LateValues
@@ -190,7 +191,8 @@ class Training:
 
     def _adopt(self, model: nn.Module) -> None:
         """Makes a module the one that is trained: on the device, wrapped and with an optimiser where the engine descends."""
-        self.model = self.module = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
+        placed = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
+        self.model = self.module = with_block_options(placed, self.options)
         self.optimiser = None
         if not self.engine.descends and self.world.size > 1 and self.options.shard == "fsdp":
             raise ConfigError(f"the engine '{self.recipe.engine}' takes no gradient steps that fsdp could share: use --shard ddp")

@@ -39,6 +39,7 @@ class ResumeArgs:
     save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
     keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
     micro_batch: Annotated[int | None, arg(help="samples that go through the model at once from here on")] = None
+    checkpoint_layers: Annotated[int | None, arg(help="of every so many blocks activations are not kept, from here on")] = None
     device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
     shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
     silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
