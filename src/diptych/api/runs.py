@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from diptych.api.recipes import recipe_of
 from diptych.core.environment import commit
 from diptych.core.errors import ConfigError, RunError
+from diptych.core.result import Result
 from diptych.core.run_folder import RunFolder
+
+
+def publish_results(run: RunFolder, results: Mapping[str, Result], page: Path, say: Callable[[str], None]) -> None:
+    """Send the held-out results of a run, and its report, to the boards that it was logged to."""
+    from diptych.train.trackers import publish
+
+    values = {
+        f"held_out/{split}/{name}": metric.value
+        for split, result in results.items()
+        for name, metric in result.metrics.items()
+        if math.isfinite(metric.value)
+    }
+    publish(run, values, page, say)
 
 
 def run_info(run: str | Path) -> dict[str, Any]:
