@@ -82,9 +82,10 @@ class Comparison:
 
         return lines(self.measured)
 
-    def to_pandas(self) -> Any:
-        """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict."""
-        return notebook.frame(self.measured.rows())
+    def to_pandas(self, *, seeds: bool = False) -> Any:
+        """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict. seeds: a row for
+        each seed, with its value."""
+        return notebook.frame(self.measured.seed_rows() if seeds else self.measured.rows())
 
     def _repr_html_(self) -> str:
         main = {(measure.task, measure.split, measure.metric) for measure in self.measured.main_measures}
