@@ -28,7 +28,8 @@ SOURCE = Path(__file__).with_name("pretended_guard.cpp")
 def build() -> Path:
     """The library, built once for each version of torch and of the source."""
     spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     torch_folder = Path(spec.origin).parent
     version = (torch_folder / "version.py").read_bytes()
     key = hashlib.sha256(SOURCE.read_bytes() + version).hexdigest()[:16]

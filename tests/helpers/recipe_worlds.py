@@ -5,7 +5,7 @@ from __future__ import annotations
 from diptych.core.registry import RECIPES
 
 
-ROOMS = ("text4point",)
+ROOMS = ("sg3d_vlp", "text4point")
 """Recipes of clouds that want the frames of a room."""
 
 

@@ -32,6 +32,7 @@ from diptych.core.contracts import (
     PointSegmenter,
     PolicyRecipe,
     Recipe,
+    RoomGrounder,
     Segmenter,
 )
 from diptych.core.contracts.tuning import Tuning
@@ -199,6 +200,15 @@ def labelled(model: Any, images: list[Any]) -> list[Any]:
     return list(labels)
 
 
+def located(model: Any, images: list[Any]) -> list[Any]:
+    """Scores of the things of two rooms for a sentence, whatever the pictures are."""
+    answers = [model.ground_room(drawn("rooms")[row], ["the red chair"])[0] for row in range(len(images))]
+    for answer in answers:
+        np.testing.assert_allclose(answer.score_N.sum(), 1, atol=1e-6)
+        assert answer.chosen_N.any()
+    return [answer.score_N for answer in answers]
+
+
 def scored(model: Any, clips: list[Any]) -> list[Any]:
     """Vectors of two clips, and their scores with two texts."""
     unit_ND, score_NK = model.embed_clips(clips), model.score_clips(clips, ["moving left", "growing"])
@@ -218,6 +228,7 @@ ANSWERS: dict[Any, Any] = {
     GoalPredictor: aimed,
     ClipScorer: scored,
     PointSegmenter: labelled,
+    RoomGrounder: located,
     Segmenter: segmented,
     Grounder: grounded,
     Detector: detected,

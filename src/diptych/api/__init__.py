@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from diptych.api.naming import named_after
     from diptych.api.pictures import generate
     from diptych.api.recipes import recipe
+    from diptych.api.restarting import train_or_resume
     from diptych.api.runs import run_info
     from diptych.api.search import index, open_index
     from diptych.api.slides import cut_slides, slide_features
@@ -72,6 +73,7 @@ _WHERE = {
     "slide_features": "slides",
     "sweep": "sweeps",
     "train": "training",
+    "train_or_resume": "restarting",
     "tune_report": "tuning",
     "validators": "checking",
     "weights_of": "initial_weights",
@@ -110,6 +112,7 @@ __all__ = [
     "slide_features",
     "sweep",
     "train",
+    "train_or_resume",
     "tune_report",
     "validators",
     "weights_of",

@@ -178,6 +178,7 @@ def resume(
     steps: int = 0,
     recipe: str | Path | type[Recipe] | Recipe | None = None,
     changed_code: bool = False,
+    changes: Mapping[str, Any] | None = None,
     say: Say | None = None,
 ) -> RunFolder:
     """Go on with a run that was stopped or killed. A finished one is returned as it is.
@@ -187,6 +188,7 @@ def resume(
     recipe  where the recipe is now, if the run does not know: FILE.py or FILE.py:CLASS, or its class
     changed_code  go on though the files that define the recipe have changed since the run began; the log notes it
     say    gets a line about what is otherwise than when the run began: fields of config.yaml, code of this package, libraries
+    changes  options that a run may go on with (`train.fit.RESUMABLE`): {"workers": 4, "micro_batch": 64, "device": "cuda", "shard": "fsdp"}
     """
     from diptych.train.fit import resume as resume_run
     from diptych.train.options import TrainOptions
@@ -211,7 +213,13 @@ def resume(
     uids = _uids(folder.subset) if folder.subset.is_file() else []
     rows = _rows_to_use(training_rows(whole), whole, uids, folder.subset)
     run_again = resume_run(
-        folder.path, cached_for_training(rows, made), validators(made, whole, options), kind=type(made), steps=steps, notes=notes
+        folder.path,
+        cached_for_training(rows, made),
+        validators(made, whole, options),
+        kind=type(made),
+        steps=steps,
+        notes=notes,
+        changes=changes,
     )
     if steps:
         run_again.report.unlink(missing_ok=True)

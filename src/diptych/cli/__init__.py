@@ -54,6 +54,7 @@ COMMANDS = {
     "slides": "embed | cut: whole slides, tile by tile",
     "serve": "an HTTP API and a search page",
     "doctor": "what is installed, which device, what is missing for which command",
+    "new": "a package of your own with a system, an operator or a task, and its tests",
     "systems": "the published systems and which of them work",
     "weights": "published weights that open by address, and which ones a file looks like",
     "claims": "method against baseline, on record",

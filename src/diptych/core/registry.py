@@ -299,6 +299,10 @@ WORLDS = Registry(
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
+        "claimed_pairs": (
+            "diptych.worlds.claimed_pairs:claimed_pairs",
+            "two coloured shapes in nine cells, with statements that hold or not",
+        ),
         "pair_languages": (
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",

@@ -29,6 +29,7 @@ from diptych.core.grouped_fields import out_of_groups
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
 from diptych.core.terminal.signals import SignalWatch
+from diptych.data.load.computed_order import VERSION as ORDER_VERSION
 from diptych.train import checkpoint
 from diptych.train.best import best_so_far, evaluation_interval, out_of_patience, promote, tracks_best
 from diptych.train.checkpoint import Checkpoint
@@ -94,7 +95,8 @@ def fit(
             save_config(out, {**({"train": dict(begun)} if begun else {}), "recipe": recipe, "run": options})
             for name, text in (files or {}).items():
                 write_atomic(out / name, text)
-            folder.write_state(data={"name": data.name, "fingerprint": data.fingerprint}, **(record or {}))
+            about = {"name": data.name, "fingerprint": data.fingerprint, "order": ORDER_VERSION}
+            folder.write_state(data=about, **(record or {}))
             record_provenance(folder, recipe)
         barrier(world)
         folder = RunFolder.open(out)
@@ -137,7 +139,7 @@ def resume(
     if not (folder.path / "config.yaml").is_file() or "data" not in folder.state:
         raise RunError(f"{folder.path} was stopped before it began: start it again with --overwrite")
     recorded = folder.state["data"]
-    if recorded["fingerprint"] != data.fingerprint:
+    if recorded["fingerprint"] not in (data.fingerprint, _earlier_fingerprint(recorded, data)):
         raise RunError(f"{folder.path} was trained on '{recorded['name']}' as it was then; '{data.name}' differs from it now")
     config = folder.config
     recipe = from_plain(kind or RECIPES.load(folder.state["slug"]), config["recipe"])
@@ -169,6 +171,14 @@ def resume(
         if begin is not None and begin.state["processes"] != world.size:
             notes.append(f"went on with {world.size} processes after {begin.state['processes']}")
         return _train(folder, recipe, data, options, world, evaluators, begin, notes)
+
+
+def _earlier_fingerprint(recorded: Mapping[str, Any], data: Dataset) -> str:
+    """Of memory-mapped data, what a run that began before they were mapped knows them by; "" where there is no such run."""
+    if "order" in recorded or not getattr(data, "is_mapped", False):
+        return ""
+    fingerprint: str = data.content_fingerprint()  # type: ignore[attr-defined]
+    return fingerprint
 
 
 def _longer(folder: RunFolder, recipe: Recipe, data: Dataset, options: TrainOptions, steps: int) -> TrainOptions:

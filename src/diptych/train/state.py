@@ -20,6 +20,7 @@ from diptych.core.grouped_fields import out_of_groups
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
+from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
@@ -71,6 +72,7 @@ class Training:
     module: nn.Module
     engine: Engine
     optimiser: torch.optim.Optimizer | None
+    scratch: Path
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.scratch = folder.path / "stages"
         self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
@@ -149,8 +152,8 @@ class Training:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
             self.data = self._data_of(phase)
-        self._order = self.recipe.row_order(self.data) or order
-        if self.engine.once and self._order is not order:
+        self._order = self.recipe.row_order(self.data) or default_order(len(self.data), self.folder.order_version)
+        if self.engine.once and self._order not in (order, computed_order):
             raise ConfigError(
                 f"the engine '{self.recipe.engine}' wants every sample once: '{self.recipe.slug}' cannot have an order"
             )
@@ -162,6 +165,7 @@ class Training:
         folder = self.folder.path / "stages"
         if phase.stage.make is None:
             return stage_data(phase, self.whole_data, self, folder, self.world)
+        self.scratch = folder / f"{phase.index:02d}-{phase.stage.name}.parts"
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
             made = stage_data(phase, self.whole_data, self, folder, self.world)
@@ -242,10 +246,10 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return self._on_device(item.batch)
+        return self.on_device(item.batch)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        """On the device, in the precision of the run."""
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the device, in the precision of the run."""
         if self.world.device.type == "cuda" and self.options.workers == 0:  # loader processes have done it
             batch = batch.pin_memory() if hasattr(batch, "pin_memory") else batch
         batch = batch.to(self.world.device)
@@ -403,11 +407,11 @@ class Training:
             order=self._order,
         )
         for item in extra:
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     @property
     def snapshots(self) -> Path:

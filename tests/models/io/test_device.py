@@ -49,7 +49,8 @@ def test_with_two_gpus(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^device is 'cuda:2', but torch finds 2 CUDA devices \(expected cuda:0 to cuda:1\)$"):
         choose_device("cuda:2")
     with device_default("cpu"):
-        assert choose_device() == CPU and os.environ[DEVICE_VARIABLE] == "cpu"
+        assert choose_device() == CPU
+        assert os.environ[DEVICE_VARIABLE] == "cpu"
         with device_default("auto"):
             assert choose_device() == CPU
     assert DEVICE_VARIABLE not in os.environ
@@ -137,11 +138,13 @@ def test_precision_of_an_embedder(two_gpus: None, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     cuda = torch.device("cuda", 0)
-    assert place(Embeds(), cuda).bf16 and not place(Embeds(), cuda, "fp32").bf16
-    assert not place(Embeds(), CPU).bf16 and place(Embeds(), CPU, "bf16").bf16
+    assert place(Embeds(), cuda).bf16
+    assert not place(Embeds(), cuda, "fp32").bf16
+    assert not place(Embeds(), CPU).bf16
+    assert place(Embeds(), CPU, "bf16").bf16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     assert not place(Embeds(), cuda).bf16
-    with pytest.raises(ConfigError, match="^precision is 'half'"):
+    with pytest.raises(ConfigError, match=r"^precision is 'half'"):
         place(Embeds(), CPU, "half")  # type: ignore[arg-type]
 
 
@@ -149,7 +152,8 @@ def test_providers_by_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     assert onnx_providers(torch.device("cuda", 0)) == ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert onnx_providers(CPU) == ["CPUExecutionProvider"] and not capsys.readouterr().err
+    assert onnx_providers(CPU) == ["CPUExecutionProvider"]
+    assert not capsys.readouterr().err
     assert onnx_providers(torch.device("mps")) == ["CPUExecutionProvider"]
     assert "has no CoreMLExecutionProvider: it computes on the processor" in capsys.readouterr().err
 

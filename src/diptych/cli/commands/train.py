@@ -1,12 +1,13 @@
-"""``diptych train RECIPE --data D --out R`` and ``diptych train --resume R``."""
+"""``diptych train RECIPE --data D --out R [--resume auto]`` and ``diptych train --resume R``."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -34,6 +35,17 @@ class ResumeArgs:
     changed_code: Annotated[bool, arg(help="go on though the files that define the recipe have changed; the log notes it")] = (
         False
     )
+    workers: Annotated[int | None, arg(help="loader processes from here on")] = None
+    save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
+    keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
+    micro_batch: Annotated[int | None, arg(help="samples that go through the model at once from here on")] = None
+    device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
+    shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
+    silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
+    progress: Annotated[bool | None, arg(help="a bar where a person is watching")] = None
+    tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
+    wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
+    mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -58,19 +70,25 @@ class TrainArgs:
     like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, with its data if --data names no others")] = Path()
     overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
+    resume: Annotated[
+        Literal["", "auto"],
+        arg(help="auto: go on with the run in --out where there is one, else start: one command for every restart"),
+    ] = ""
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv) and not _resumes_by_itself(argv):
         args = parse(ResumeArgs, argv, "train", "Go on with a run that was stopped or killed.")
         from diptych.api import resume
+        from diptych.train.fit import RESUMABLE
 
         data = args.data or None
         talk = say if _main_process() else None
         own = {"recipe": args.recipe or None, "changed_code": args.changed_code}
-        run = resume(args.resume, data=data, steps=args.steps, say=talk, **own)
+        changes = {name: value for name in sorted(RESUMABLE) if (value := getattr(args, name)) is not None}
+        run = resume(args.resume, data=data, steps=args.steps, changes=changes, say=talk, **own)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
     file = config_of(argv, "train", "recipe", "run")
     argv = leading(_recipe_first(argv), file, "train", ("recipe",))
@@ -83,6 +101,11 @@ def main(argv: Sequence[str]) -> int:
             return 0
         raise ConfigError(f"say first which recipe: {words}")
     return _train(name, argv, file)
+
+
+def _resumes_by_itself(argv: Sequence[str]) -> bool:
+    """True for ``--resume auto``."""
+    return "--resume=auto" in argv or ("--resume", "auto") in itertools.pairwise(argv)
 
 
 def _recipe_first(argv: Sequence[str]) -> list[str]:
@@ -118,13 +141,13 @@ def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
-    from diptych.api import train
+    from diptych.api import train, train_or_resume
     from diptych.api.checking import refuse_unmeasurable
 
     if not args.no_evaluation:
         refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
-    requested = _given_fields(recipe, argv) | set(file.section("recipe"))
+    requested = _named_fields(recipe, argv) | set(file.section("recipe"))
     given = {
         "init": args.init,
         "subset": args.subset,
@@ -134,7 +157,11 @@ def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
         "asked": requested,
         "evaluation": not args.no_evaluation,
     }
-    run = train(recipe, args.data, args.out, options=options, say=talk, **given)
+    if args.resume:
+        given["asked"] = requested | _named_fields(TrainOptions(), argv)
+        run = train_or_resume(recipe, args.data, args.out, options=options, say=talk, **given)
+    else:
+        run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 
@@ -162,10 +189,10 @@ def _preset(argv: Sequence[str], default: str = "tiny") -> str:
     return default
 
 
-def _given_fields(recipe: Any, argv: Sequence[str]) -> set[str]:
-    """Fields of the recipe that are among the arguments."""
+def _named_fields(config: Any, argv: Sequence[str]) -> set[str]:
+    """Fields of a configuration, and of those that it holds, that are among the arguments."""
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
-    return {field.name for _, part in [(None, recipe), *held_configurations(recipe)] for field in fields(part)} & given
+    return {field.name for _, part in [(None, config), *held_configurations(config)] for field in fields(part)} & given
 
 
 def _main_process() -> bool:

@@ -21,6 +21,7 @@ from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
 from diptych.data.graphs.formats.social_pairs import RELATIONS as SOCIAL_PAIRS
 from diptych.data.graphs.formats.social_pairs import read_social_pairs
+from diptych.data.mapped import is_mapped, open_mapped
 from diptych.data.planning.files import FORMAT as TRIALS
 from diptych.data.planning.files import holds as holds_trials
 from diptych.data.planning.files import read_trials
@@ -254,6 +255,8 @@ def _alternatives(inside: str) -> list[str]:
 def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -> Pool:
     """Read a folder. If it could be read as several formats, the most specific one is tried first."""
     if is_built(path):
+        if is_mapped(path):
+            return open_mapped(path).named(name)
         return open_built(path, follow_links=options.follow_links).named(name)
     if is_curated(path):
         return open_curated(path, partial(read, follow_links=options.follow_links))

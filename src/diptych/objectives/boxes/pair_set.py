@@ -212,8 +212,8 @@ class MatchedPairs:
     def of(cls, predictions: PairPredictions, targets: PairTargets, query_BSG: Tensor) -> MatchedPairs:
         like = predictions.relation_logit_BSQR
         rows = (query_BSG >= 0).nonzero(as_tuple=True)
-        found = to_device(torch.stack([*rows, query_BSG[rows]]), like.device) if query_BSG.device != like.device else None
-        image_M, layer_M, pair_M, query_M = (*rows, query_BSG[rows]) if found is None else found.unbind()
+        moved = to_device(torch.stack([*rows, query_BSG[rows]]), like.device) if query_BSG.device != like.device else None
+        image_M, layer_M, pair_M, query_M = (*rows, query_BSG[rows]) if moved is None else moved.unbind()
         query, true = (image_M, layer_M, query_M), (image_M, pair_M)
         return cls(
             query,
