@@ -41,6 +41,7 @@ def compare(
     matters: float = 0.01,
     equal: float = 0.0,
     download: bool = False,
+    processes: int = 1,
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -54,6 +55,7 @@ def compare(
     budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
     matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
+    processes  cells that run at once, each in a process of its own, where the data have an address
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import check_version
@@ -64,6 +66,8 @@ def compare(
     count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
     if not count:
         raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
+    if processes < 1:
+        raise ConfigError(f"processes is {processes} (expected 1 or more)")
     if "steps" in changes:
         raise ConfigError("steps are what the budget gives: say budget steps:N")
     spend = Budget.parse(budget) if budget else None
@@ -88,6 +92,7 @@ def compare(
         budget=spend,
         options=options,
         margins=Margins(matters, equal or matters),
+        processes=processes,
         say=say or (lambda line: None),
     )
 

@@ -47,7 +47,20 @@ from diptych.train.tuning.fine_tuning import deployable, save_adapters
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
 RESUMABLE = frozenset(
-    {"workers", "save_every", "keep", "micro_batch", "device", "shard", "checkpoint_layers", *TRACKERS, "progress", "silence"}
+    {
+        "workers",
+        "save_every",
+        "keep",
+        "micro_batch",
+        "device",
+        "shard",
+        "checkpoint_layers",
+        *TRACKERS,
+        "progress",
+        "silence",
+        "board_tags",
+        "board_group",
+    }
 )
 """Options that a resumed run may have otherwise."""
 
@@ -226,6 +239,7 @@ def _train(
                 log.note(start, note)
             run = Training(recipe, data, options, world, folder, log, phases)
             finished = _loop(run, evaluators, stop, begin)
+            log.ended = "finished" if finished else "stopped"
     except KeyboardInterrupt:  # a second Ctrl-C
         note_stop()
         raise

@@ -18,6 +18,7 @@ from diptych.core.config import read_sections, to_plain
 from diptych.core.contracts import Recipe
 from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.disk.json_text import read_object
+from diptych.core.environment import COMMAND
 from diptych.core.own_recipes import named_programs, recipe_file_address
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -38,7 +39,10 @@ def record_provenance(folder: RunFolder, recipe: Recipe) -> None:
     write_json(folder.source / MODULES, _module_hashes())
     keep_config(folder)
     write_atomic(folder.path / "requirements.txt", "".join(f"{line}\n" for line in installed_packages()))
-    record: dict[str, Any] = {"command": list(sys.argv), "source_files": {name: str(path) for name, path in files.items()}}
+    record: dict[str, Any] = {
+        "command": list(COMMAND) or list(sys.argv),
+        "source_files": {name: str(path) for name, path in files.items()},
+    }
     if not is_of_package(kind) and not _is_registered(kind):
         record["class"] = f"{kind.__module__}:{kind.__qualname__}"
     if own := recipe_file_address(kind):

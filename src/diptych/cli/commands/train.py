@@ -232,11 +232,13 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
     if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
+        from diptych.api.runs import publish_results
 
         results = evaluate_run(run, data)
         payload["results"] = {name: result.to_json() for name, result in results.items()}
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
         payload["report"] = str(report(run.path, data))
+        publish_results(run, results, Path(payload["report"]), say)
         lines.append(f"report: {payload['report']}")
     if state["status"] == "finished" and number and evaluation:
         lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")
