@@ -51,6 +51,8 @@ def world_of(slug: str) -> str:
     needs = RECIPES.load(slug).needs
     if "image_set" in needs:
         return "image_sets"
+    if "grounding" in needs:
+        return "screens"
     if "images" in needs:
         return "statements"
     if "goal" in needs:

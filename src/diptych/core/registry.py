@@ -61,6 +61,10 @@ RECIPES = Registry(
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
         ),
+        "ruig_supervised": (
+            "diptych.recipes.grounding.ruig:ScreenLikelihood",
+            "the box that an instruction means by cross-entropy, what RUIG starts from",
+        ),
         "rl4lms_supervised": (
             "diptych.recipes.alignment.supervised_text:SupervisedText",
             "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
@@ -293,6 +297,7 @@ WORLDS = Registry(
         ),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
+        "screens": ("diptych.worlds.screens.world:screens", "pages with buttons, fields and icons, and what to act on"),
         "sprites": ("diptych.worlds.sprites.world:sprites", "coloured shapes on black, with the mask of each"),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
@@ -372,6 +377,7 @@ MODELS = Registry(
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
+        "screen_grounder": ("diptych.models.screens.screen_grounder:ScreenGrounder", "the box that an instruction means"),
         "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
         "goal_predictor": ("diptych.models.reasoning.goal_predictor:GoalPredictorModel", "goals of instructions"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
