@@ -17,6 +17,7 @@ def world_of(slug: str) -> str:
     for need, world in (
         ("image_set", "image_sets"),
         ("figures", "figures"),
+        ("grounding", "screens"),
         ("images", "statements"),
         ("goal", "kitchens"),
         ("problem", "sudoku"),

@@ -70,6 +70,10 @@ RECIPES = Registry(
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
         ),
+        "ruig_supervised": (
+            "diptych.recipes.grounding.ruig:ScreenLikelihood",
+            "the box that an instruction means by cross-entropy, what RUIG starts from",
+        ),
         "rl4lms_supervised": (
             "diptych.recipes.alignment.supervised_text:SupervisedText",
             "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
@@ -225,6 +229,10 @@ TASKS = Registry(
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
+        "foreground_ari": (
+            "diptych.tasks.grounding.foreground_ari:ForegroundARI",
+            "whether the parts that a model cuts a picture into are its objects",
+        ),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
         "reasoning": ("diptych.tasks.reasoning.solved:ReasoningTask", "problems of several steps: Sudoku, stories, jumps"),
@@ -314,6 +322,8 @@ WORLDS = Registry(
         "chests": ("diptych.worlds.chests.world:chests", "chest X-rays with reports, lesions in six zones, boxes and masks"),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
+        "screens": ("diptych.worlds.screens.world:screens", "pages with buttons, fields and icons, and what to act on"),
+        "sprites": ("diptych.worlds.sprites.world:sprites", "coloured shapes on black, with the mask of each"),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
@@ -395,6 +405,7 @@ MODELS = Registry(
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
         "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
+        "screen_grounder": ("diptych.models.screens.screen_grounder:ScreenGrounder", "the box that an instruction means"),
         "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
         "goal_predictor": ("diptych.models.reasoning.goal_predictor:GoalPredictorModel", "goals of instructions"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
@@ -413,6 +424,7 @@ MODELS = Registry(
         ),
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
+        "object_encoder": ("diptych.models.slots.object_encoder:ObjectEncoder", "a picture as slots, for a policy"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
         "reference_to_image": (
             "diptych.models.diffusion.reference_model:ReferenceImageModel",

@@ -326,9 +326,9 @@ class Training:
         self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
         if self.world.device.type == "cuda":
             self._norm.check()  # of the step before
-            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm))
+            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
         else:
-            self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
+            self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
         optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
