@@ -357,6 +357,10 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "describing_bridge": (
+            "diptych.models.bridges.aligned.describing:DescribingGenerator",
+            "an image encoder before a language model, which describes an image before it answers",
+        ),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
         "fiber_detector": ("diptych.models.fiber.grounding:FiberPhraseDetector", "boxes for phrases, on the towers of FIBER"),
         "fiber_statements": (
