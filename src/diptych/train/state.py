@@ -309,7 +309,7 @@ class Training:
         spec, optimiser = self.recipe.optimiser(), self._descent
         length = self.phase.stop - self.phase.start
         self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
-        self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
+        self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
         optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
