@@ -302,6 +302,10 @@ WORLDS = Registry(
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
         ),
+        "tissue_dialogues": (
+            "diptych.worlds.tissue.dialogues:tissue_dialogues",
+            "tiles of tissue with five questions whose answers hang together",
+        ),
         "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
