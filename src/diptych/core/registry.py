@@ -328,6 +328,10 @@ WORLDS = Registry(
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
         ),
+        "tissue_dialogues": (
+            "diptych.worlds.tissue.dialogues:tissue_dialogues",
+            "tiles of tissue with five questions whose answers hang together",
+        ),
         "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
         "long_tail": ("diptych.worlds.long_tail:long_tail", "one shape an image, of kinds that come up by Zipf's law"),
@@ -391,6 +395,10 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "describing_bridge": (
+            "diptych.models.bridges.aligned.describing:DescribingGenerator",
+            "an image encoder before a language model, which describes an image before it answers",
+        ),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
         "fiber_detector": ("diptych.models.fiber.grounding:FiberPhraseDetector", "boxes for phrases, on the towers of FIBER"),
         "fiber_statements": (
