@@ -22,6 +22,7 @@ from diptych.models.io.saved_model import one_line_errors, open_model
 OPENERS = {
     "albef": "diptych.models.io.releases.albef:open_released",
     "alip": "diptych.models.io.releases.clip_files:open_released",
+    "biovil": "diptych.models.io.releases.biovil:open_released",
     "coop": "diptych.models.pairs.prompted.released:open_released",
     "ctp": "diptych.models.io.releases.ctp:open_released",
     "denseclip": "diptych.models.denseclip.opened:open_released",
