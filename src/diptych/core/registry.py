@@ -75,7 +75,7 @@ RECIPES = Registry(
             "the box that an instruction means by cross-entropy, what RUIG starts from",
         ),
         "rl4lms_supervised": (
-            "diptych.recipes.alignment.supervised_text:SupervisedText",
+            "diptych.recipes._shared.text_policy.supervised_text:SupervisedText",
             "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
         ),
     },
