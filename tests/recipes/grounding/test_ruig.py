@@ -153,7 +153,7 @@ def test_settings_and_data_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="bins is 1"):
         RUIG(bins=1)
     recipe = TINY.prepare(DATA)
-    with pytest.raises(DataError, match="no instruction with a box|grounding"):
+    with pytest.raises(DataError, match=r"no instruction with a box|grounding"):
         list(batches(resolve("world:overhead?n=6"), recipe, seed=0, stop=1))
 
 
