@@ -48,6 +48,8 @@ TEMPERATURE = re.compile(r"(^|\.)log_(\w+_)?scale$")
 
 
 def world_of(slug: str) -> str:
+    if slug == "dr_llava":
+        return "tissue_dialogues"
     needs = RECIPES.load(slug).needs
     if "image_set" in needs:
         return "image_sets"
