@@ -165,6 +165,10 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "clinical_dialogue": (
+            "diptych.tasks.domains.clinical_dialogue:ClinicalDialogue",
+            "answers of a conversation, right and hanging together",
+        ),
         "person_attributes": (
             "diptych.tasks.domains.person_attributes:PersonAttributes",
             "what a person wears and carries, by words",
@@ -395,6 +399,10 @@ MODELS = Registry(
             "boxes for phrases, as GLIP and DesCo are released",
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
+        "dialogue_bridge": (
+            "diptych.models.policy.dialogue_generator:DialogueGenerator",
+            "an image encoder before a language model, asked in turn",
+        ),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "describing_bridge": (
             "diptych.models.bridges.aligned.describing:DescribingGenerator",
