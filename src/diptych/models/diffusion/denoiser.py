@@ -132,7 +132,7 @@ class DiffusionNet(nn.Module):
         time_ids_B6: Tensor | None = None,
         attention: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """What the UNet predicts of noisy latents at steps [B].
+        """Prediction of the UNet for noisy latents at steps [B].
 
         time_ids_B6  of SDXL: height and width of the original, top and left of the crop, height and width that are wanted; None takes the
                      size of training for all
