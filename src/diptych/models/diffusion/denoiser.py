@@ -81,7 +81,7 @@ class DiffusionNet(nn.Module):
         if self.learned_tokens:
             raise ConfigError(f"there are {self.learned_tokens} learned tokens already (expected none)")
         extended = copy.copy(self)
-        extended._modules = dict(self._modules)
+        extended._modules, extended._buffers = dict(self._modules), dict(self._buffers)
         extended.texts, extended.learned_tokens = copy.deepcopy(self.texts), count
         for text in extended.texts:
             text.set_input_embeddings(ExtendedEmbedding(text.get_input_embeddings(), count))
