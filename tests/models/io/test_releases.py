@@ -41,6 +41,7 @@ ELSEWHERE = {
     "fiber": "tests/models/detection/test_dense_fiber.py::test_a_released_checkpoint_is_opened",
     "glip": "tests/models/detection/test_glip_opened.py",
     "ulip": "tests/recipes/points/test_ulip.py::test_a_released_file_opens_by_address",
+    "rad_dino": "tests/recipes/domains/test_rad_dino.py::test_a_released_folder_is_the_same_model",
     "biovil": "tests/recipes/domains/test_biovil.py::test_released_weights_give_the_authors_numbers",
     "biomedclip": "tests/recipes/domains/test_biomedclip.py::test_the_published_folder_opens_by_address",
     "vilt": "tests/models/vilt/test_vilt_model.py",
