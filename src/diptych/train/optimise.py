@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
-from diptych.core.errors import ConfigError, RunError
+from diptych.core.errors import ConfigError
+from diptych.train.late import require_finite
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.plain_lamb import PlainLamb
 from diptych.train.parallel import full_tensor, shard_like
@@ -191,18 +192,33 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float, by: Literal["norm", "largest"] = "norm") -> float:
+ClipBy = Literal["norm", "largest"]
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float, by: ClipBy = "norm") -> float:
     """Global gradient norm before clipping, over all shards; scales gradients to `limit` when that is above 0 and exceeded.
 
     by  "largest": the norm is the largest absolute value
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm = float(full_tensor(torch.nn.utils.get_total_norm(grads, 2.0 if by == "norm" else math.inf)))
-    if not math.isfinite(norm):
-        raise RunError(f"the gradient norm is {norm}: lower lr, lengthen warmup, or set clip_norm (a loss may be undefined)")
+    norm = float(_total_norm(grads, by))
+    require_finite(norm)
     if 0 < limit < norm:
         torch._foreach_mul_(grads, limit / (norm + 1e-6))
     return norm
+
+
+def clip_on_device(parameters: Iterable[nn.Parameter], limit: float, by: ClipBy = "norm") -> Tensor:
+    """The same without a wait: the norm, [1], stays on the device, and who takes it checks later that it is finite (`late.LateNorm`)."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = _total_norm(grads, by)
+    if limit > 0:
+        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm.detach().reshape(1)
+
+
+def _total_norm(grads: list[Tensor], by: ClipBy) -> Tensor:
+    return full_tensor(torch.nn.utils.get_total_norm(grads, 2.0 if by == "norm" else math.inf))
 
 
 def parameters_without_gradient(model: nn.Module) -> list[str]:

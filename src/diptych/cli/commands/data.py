@@ -143,6 +143,12 @@ class DataExportArgs:
 
 
 @dataclass(frozen=True)
+class DataMapArgs:
+    folder: Annotated[Positional[Path], arg(metavar="DIR", help="a folder that `diptych data build` made")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class DataFetchArgs:
     name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
@@ -156,6 +162,7 @@ def main(argv: Sequence[str]) -> int:
         "compact": (_compact, "write what a service added, corrected and removed into the shards"),
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
+        "map": (_map, "columns of a built folder as memory-mapped files, so that millions of rows open at once"),
         "split": (_split, "train, val and test by group, into a built folder"),
         "export": (
             _export,
@@ -250,6 +257,21 @@ def _pool(args: DataBuildArgs | DataAddArgs | DataInspectArgs) -> Pool:
     return data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
 
 
+def _map(argv: Sequence[str]) -> int:
+    args = parse(
+        DataMapArgs, argv, "data map", "Write the columns of a built folder as memory-mapped files. Again after a change."
+    )
+    from diptych.data.mapped import write_mapped
+    from diptych.data.shards.build import open_built
+
+    pool = open_built(args.folder)
+    made = write_mapped(pool, args.folder)
+    size = sum(path.stat().st_size for path in made.iterdir())
+    return finish(
+        {"rows": len(pool), "bytes": size, "out": str(made)}, [f"{made}: {len(pool):,} rows, {size:,} bytes"], args.json
+    )
+
+
 def _verify(argv: Sequence[str]) -> int:
     args = parse(
         DataVerifyArgs, argv, "data verify", "Check every byte; what fails goes to the quarantine and is not read again."
@@ -265,7 +287,7 @@ def _split(argv: Sequence[str]) -> int:
     args = parse(DataSplitArgs, argv, "data split", "Deal groups to splits; the same seed gives the same splits.")
     from diptych.data.columns import MadeBy
     from diptych.data.shards.build import open_built
-    from diptych.data.split import LeakReport, leaks, save_split, split
+    from diptych.data.split import LeakReport, leak_of_row_split, leaks, save_split, split
 
     if args.hold_out:
         from diptych.data.hold_out import conditions_of, hold_out
@@ -284,7 +306,9 @@ def _split(argv: Sequence[str]) -> int:
     counts = {name: pool.column("split").count(name) for name in pool.split_names}
     lines = [f"{name}: {count:,} samples" for name, count in counts.items()]
     lines += report.lines() if report.checked else []
-    return finish({"splits": counts, "leaks": report.to_json()}, lines, args.json)
+    if leak := leak_of_row_split(pool.groups, seed=args.seed):
+        lines.append(f"dealt row by row, {leak:.1%} of the test rows would share their group with a training row")
+    return finish({"splits": counts, "leaks": report.to_json(), "leak_of_row_split": leak}, lines, args.json)
 
 
 def _export(argv: Sequence[str]) -> int:

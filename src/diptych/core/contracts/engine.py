@@ -49,6 +49,9 @@ class Trainer(Run, Protocol):
     def features_of(self, model: nn.Module, batch: Batch) -> Any:
         """The recipe's features of a batch by any module of its kind, without gradient, in chunks of `micro_batch`."""
 
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the run's device, in its precision."""
+
     def backward(self, batch: Batch) -> StepOutput:
         """Gradients of the recipe's losses over the global batch, in every parameter's `grad`."""
 
@@ -108,11 +111,12 @@ class PreferenceRecipe(Protocol[M, B]):
     """Recipe of the engine "preference": answers of which one is better, and frozen companion models."""
 
     def companions(self, model: M) -> dict[str, nn.Module]:
-        """Frozen models of the run by name, made at the start of a phase; {"reference": a copy of `model`} as a rule."""
+        """Frozen models of the run by name, made at the start of a phase: {"reference": a copy of `model`}, or none where the pairs hold
+        log-probabilities of the reference already."""
 
     def judged(self, batch: B, answers: Mapping[str, Any]) -> B:
         """The batch with scores of the companions, such as log-probabilities, in fields of its own. `answers` holds the features of the
-        batch by each companion.
+        batch by each companion. Not called in a phase without companions.
         """
 
 
