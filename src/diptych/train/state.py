@@ -24,12 +24,12 @@ from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
-from diptych.train.blocks import with_block_options
 from diptych.train.checkpoint import Checkpoint
+from diptych.train.devices.blocks import with_block_options
+from diptych.train.devices.late import LateNorm, LateValues
+from diptych.train.devices.memory import with_smaller_chunks
 from diptych.train.engines import engine_kind
-from diptych.train.late import LateNorm, LateValues
 from diptych.train.log import Log, quarantined
-from diptych.train.memory import with_smaller_chunks
 from diptych.train.optimise import (
     build_optimiser,
     clip,

@@ -19,7 +19,7 @@ from diptych.core.contracts import Dataset, RoomDetector
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import room_objects
+from diptych.data.rooms.room_language import room_objects
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 LEVELS = (0.25, 0.5)

@@ -25,7 +25,7 @@ from diptych.core.contracts import Dataset, RoomGrounder
 from diptych.core.errors import DataError
 from diptych.core.result import Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import RoomDescription, room_descriptions, room_objects
+from diptych.data.rooms.room_language import RoomDescription, room_descriptions, room_objects
 from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
