@@ -397,18 +397,9 @@ class Training:
         self.journal.note(self.step, text)
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
-        key = keyed_seed(self.options.seed, "extra", seed)
-        extra = batches(
-            self.data,
-            self.recipe,
-            seed=key,
-            stop=count,
-            rank=self.world.rank,
-            world=self.world.size,
-            bad_limit=self.options.bad_limit,
-            order=self._order,
-        )
-        for item in extra:
+        key, limit = keyed_seed(self.options.seed, "extra", seed), self.options.bad_limit
+        ranks = {"rank": self.world.rank, "world": self.world.size}
+        for item in batches(self.data, self.recipe, seed=key, stop=count, bad_limit=limit, order=self._order, **ranks):
             yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
