@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.contracts.picture_generation import ImageGenerator as ImageGenerator
 from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
+from diptych.core.points.boxes_3d import SceneBoxes
 from diptych.core.prompt import PromptLike
 from diptych.core.sample import Sample
 from diptych.core.scene_graph import Region, SceneGraph

@@ -1,1 +1,0 @@
-"""Rooms as media: pictures with depth and pose, clouds of points, the things in them."""

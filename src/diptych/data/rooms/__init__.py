@@ -1,1 +1,0 @@
-"""Texts about rooms: descriptions, questions, prompts of a conversation."""

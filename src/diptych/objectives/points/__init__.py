@@ -1,1 +1,0 @@
-"""Losses of point clouds: points with pixels, regions matched to things."""
