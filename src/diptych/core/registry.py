@@ -24,7 +24,7 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 from __future__ import annotations
 
 from diptych.core.entries import Registry
-from diptych.core.point_entries import POINT_MODELS, POINT_TASKS, POINT_WORLDS
+from diptych.core.points.entries import POINT_MODELS, POINT_TASKS, POINT_WORLDS
 
 RECIPES = Registry(
     "recipe",

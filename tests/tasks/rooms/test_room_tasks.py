@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diptych.core.boxes_3d import SceneBoxes, box_iou_3d
 from diptych.core.errors import DataError, ShapeError
+from diptych.core.points.boxes_3d import SceneBoxes, box_iou_3d
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.room_language import (
+from diptych.data.points.room_language import (
     boxes_of_objects,
     read_multi3drefer,
     read_scanqa,

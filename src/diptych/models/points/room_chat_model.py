@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.boxes_3d import SceneBoxes
+from diptych.core.points.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
-from diptych.data.media.proposals import ProposalReading
-from diptych.data.media.room_things import RoomThings, read_things
-from diptych.data.room_chat_prompts import GROUND, ChatPrompt, describe_request, nearest_places
+from diptych.data.points.proposals import ProposalReading
+from diptych.data.points.room_chat_prompts import GROUND, ChatPrompt, describe_request, nearest_places
+from diptych.data.points.room_things import RoomThings, read_things
 from diptych.data.text.object_identifiers import IdentifierAssignment
 from diptych.data.text.prompts.layout import lay_out
 from diptych.data.text.tokenize import Tokenizer

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.points.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
-from diptych.data.media.proposals import ProposalReading, placed_boxes
+from diptych.data.points.proposals import ProposalReading, placed_boxes
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import described_card
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model

@@ -16,10 +16,10 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
-from diptych.data.media.proposals import ProposalReading, padded
-from diptych.data.media.room_things import read_things
-from diptych.data.room_chat_prompts import CHAT_TASKS, ChatPrompt, ChatTask, draw_request
-from diptych.data.room_language import room_descriptions, room_objects, room_questions
+from diptych.data.points.proposals import ProposalReading, padded
+from diptych.data.points.room_chat_prompts import CHAT_TASKS, ChatPrompt, ChatTask, draw_request
+from diptych.data.points.room_language import room_descriptions, room_objects, room_questions
+from diptych.data.points.room_things import read_things
 from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierOrder, identifier
 from diptych.data.text.prompts.layout import Layout, lay_out
 from diptych.data.text.tokenize import Tokenizer

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.core.boxes_3d import box_iou_3d
 from diptych.core.contracts import Dataset, Draws, Recipe
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.points.boxes_3d import box_iou_3d
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
-from diptych.data.media.proposals import ProposalReading, padded, placed_boxes
-from diptych.data.room_language import room_descriptions, room_objects, room_questions
+from diptych.data.points.proposals import ProposalReading, padded, placed_boxes
+from diptych.data.points.room_language import room_descriptions, room_objects, room_questions
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.points.room_graph_model import RoomGraphModel
 from diptych.models.points.scene_graph import HEADS, RoomGraphFeatures, RoomGraphNet, RoomGraphSettings
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.matched_regions import matched_contrast, shared_nll
+from diptych.objectives.rooms.matched_regions import matched_contrast, shared_nll
 from diptych.recipes._shared.texts.room_texts import RoomTexts, described_words
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 

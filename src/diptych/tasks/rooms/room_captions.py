@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from diptych.core.boxes_3d import box_iou_3d
 from diptych.core.contracts import Dataset, RoomDescriber
 from diptych.core.errors import DataError
+from diptych.core.points.boxes_3d import box_iou_3d
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import room_descriptions, room_objects
+from diptych.data.points.room_language import room_descriptions, room_objects
 from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array, facts_of, with_facts

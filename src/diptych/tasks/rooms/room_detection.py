@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from diptych.core.boxes_3d import box_iou_3d
 from diptych.core.contracts import Dataset, RoomDetector
 from diptych.core.errors import DataError
+from diptych.core.points.boxes_3d import box_iou_3d
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import room_objects
+from diptych.data.points.room_language import room_objects
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 LEVELS = (0.25, 0.5)

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy.optimize import linear_sum_assignment
 
-from diptych.core.boxes_3d import SceneBoxes, box_iou_3d
 from diptych.core.contracts import Dataset, RoomGrounder
 from diptych.core.errors import DataError
+from diptych.core.points.boxes_3d import SceneBoxes, box_iou_3d
 from diptych.core.result import Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import RoomDescription, room_descriptions, room_objects
+from diptych.data.points.room_language import RoomDescription, room_descriptions, room_objects
 from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 

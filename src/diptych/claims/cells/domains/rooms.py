@@ -13,10 +13,10 @@ import torch
 
 from diptych.claims.cell import Cell, Scores
 from diptych.claims.training import opened, trained, untrained
-from diptych.core.boxes_3d import SceneBoxes
+from diptych.core.points.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.media.room_clouds import point_labels
+from diptych.data.points.room_clouds import point_labels
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.contracts import Draw
-from diptych.data.room_language import RoomDescription, room_descriptions
+from diptych.data.points.room_language import RoomDescription, room_descriptions
 from diptych.data.text.tokenize import Tokenizer
 
 PHRASES = 3

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DataError
 from diptych.core.sample import Sample
-from diptych.data.media.proposals import ProposalReading
+from diptych.data.points.proposals import ProposalReading
 
 Floats = npt.NDArray[np.float64]
 

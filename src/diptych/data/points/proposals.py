@@ -12,10 +12,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.boxes_3d import box_iou_3d
 from diptych.core.errors import ConfigError, DataError
+from diptych.core.points.boxes_3d import box_iou_3d
 from diptych.core.sample import Sample
-from diptych.data.room_language import RoomObject, boxes_of_objects, room_objects
+from diptych.data.points.room_language import RoomObject, boxes_of_objects, room_objects
 
 Floats = npt.NDArray[np.float64]
 

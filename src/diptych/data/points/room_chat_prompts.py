@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import ConfigError
-from diptych.data.room_language import RoomDescription, RoomObject
+from diptych.data.points.room_language import RoomDescription, RoomObject
 from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierForm, identifier
 from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece
 
