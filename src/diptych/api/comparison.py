@@ -113,7 +113,7 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> C
         file, _, rest = words.partition(".py:")  # the first: a field may name a file, too
         name, own = parse_name(rest)
         return ComparedArm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
-    if is_foreign(words) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
+    if is_foreign(words) or isinstance(arm, Path) or "/" in words.partition(":")[0] or Path(words).is_dir():
         return ComparedArm(words, model=load(arm, download=download), address=words)
     name, own = parse_name(words)
     return ComparedArm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
@@ -125,7 +125,7 @@ def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe
 
     if (named := ALIAS.match(words)) and not Path(words).exists():
         words = words[named.end() :]
-    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words or Path(words).is_dir())):
+    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words.partition(":")[0] or Path(words).is_dir())):
         return None
     return _arm(words, preset, changes, False).recipe
 

@@ -313,7 +313,7 @@ def _jobs(
 
 def arm_code(arm: ComparedArm, tasks: Sequence[str]) -> str:
     """Hash of all code that a cell of an arm reaches: recipe or model, training, evaluation."""
-    kinds = [type(cells.make_task(words)) for words in tasks]
+    kinds: list[type] = [type(cells.make_task(words)) for words in tasks]
     files = named_programs(arm.recipe) if arm.recipe is not None else []
     kinds.append(type(arm.recipe) if arm.recipe is not None else type(arm.model))
     return code_hash(kinds, modules=("diptych.claims.job",), files=[file for file, _ in files])

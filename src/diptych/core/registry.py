@@ -165,6 +165,10 @@ TASKS = Registry(
     "task",
     "diptych.tasks",
     {
+        "clinical_dialogue": (
+            "diptych.tasks.domains.clinical_dialogue:ClinicalDialogue",
+            "answers of a conversation, right and hanging together",
+        ),
         "person_attributes": (
             "diptych.tasks.domains.person_attributes:PersonAttributes",
             "what a person wears and carries, by words",
@@ -395,6 +399,10 @@ MODELS = Registry(
             "boxes for phrases, as GLIP and DesCo are released",
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
+        "dialogue_bridge": (
+            "diptych.models.policy.dialogue_generator:DialogueGenerator",
+            "an image encoder before a language model, asked in turn",
+        ),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
         "describing_bridge": (
             "diptych.models.bridges.aligned.describing:DescribingGenerator",
@@ -413,6 +421,7 @@ MODELS = Registry(
         "late_encoder": ("diptych.models.pairs.late.embedder:LateEmbedder", "two towers, compared token by token"),
         "lexical_encoder": ("diptych.models.lexlip.lexical_embedder:LexicalModel", "two towers, weights over words"),
         "linear_map": ("diptych.models.pairs.frozen.locked:LinearMapEmbedder", "a closed-form map between frozen encoders"),
+        "image_encoder": ("diptych.models.pairs.image_embedder:ImageTowerEmbedder", "an image tower alone"),
         "phrase_encoder": ("diptych.models.pairs.phrase_embedder:PhraseEmbedder", "two towers, patches in the joint space"),
         "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
         "screen_grounder": ("diptych.models.screens.screen_grounder:ScreenGrounder", "the box that an instruction means"),

@@ -139,7 +139,7 @@ def _is_registered(kind: type) -> bool:
 def _module_hashes() -> dict[str, str]:
     """Hash by path below the sources, of every module of the package that is imported now."""
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == PACKAGE]
-    paths: Iterable[Path] = {Path(module.__file__) for module in modules if getattr(module, "__file__", None)}
+    paths: Iterable[Path] = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
     inside = sorted(path for path in paths if path.is_relative_to(SOURCES) and path.suffix == ".py")
     return {path.relative_to(SOURCES).as_posix(): _hash_of(path) for path in inside}
 

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "fiber": "tests/models/detection/test_dense_fiber.py::test_a_released_checkpoint_is_opened",
     "glip": "tests/models/detection/test_glip_opened.py",
     "ulip": "tests/recipes/points/test_ulip.py::test_a_released_file_opens_by_address",
+    "rad_dino": "tests/recipes/domains/test_rad_dino.py::test_a_released_folder_is_the_same_model",
     "uni3d": "tests/recipes/points/test_ulip2.py::test_a_released_uni3d_opens_by_address",
     "stable_diffusion": "tests/models/diffusion/test_diffusers_folder.py::test_pictures_are_those_of_the_pipeline",
     "reversion": "tests/models/diffusion/test_diffusers_folder.py::test_a_learned_word_opens_by_address_and_in_diffusers",

@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
         data = args.data or None
         talk = say if _main_process() else None
-        own = {"recipe": args.recipe or None, "changed_code": args.changed_code}
+        own: dict[str, Any] = {"recipe": args.recipe or None, "changed_code": args.changed_code}
         changes = {name: value for name in sorted(RESUMABLE) if (value := getattr(args, name)) is not None}
         run = resume(args.resume, data=data, steps=args.steps, changes=changes, say=talk, **own)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
@@ -129,8 +129,8 @@ def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
     kind: Any = recipe_class(name)
     preset, begun, columns_given = _from_file(kind, argv, file)
     with file.named():
-        run = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
-    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, run), (ColumnArgs, columns_given)])
+        how = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
+    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, how), (ColumnArgs, columns_given)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
     own = {key: value for key, value in select_fields(TrainOptions, args).items() if key not in ("steps", "init")}

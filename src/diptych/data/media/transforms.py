@@ -101,7 +101,7 @@ class Preprocess:
         if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
             raise ShapeError(f"an image must be uint8 [H, W, 3], got {image_HWC.dtype} {list(image_HWC.shape)}")
         if self.levels == "stretched":
-            return replace(self, levels="as_is").square(_stretched_grey(image_HWC))
+            return replace(self, levels="as_is").square(self.levelled(image_HWC))
         if self.margin and self.resize != "crop":
             left = self._half(self.margin)
             whole_HWC = replace(self, size=self.size + self.margin, margin=0).square(image_HWC)
@@ -136,6 +136,10 @@ class Preprocess:
         left, top = (size - wide) // 2, (size - high) // 2
         padded_HWC[top : top + high, left : left + wide] = np.asarray(image.resize((wide, high), filter))
         return padded_HWC
+
+    def levelled(self, image_HWC: Pixels) -> Pixels:
+        """uint8 [H, W, 3] with the grey levels that `levels` asks for."""
+        return _stretched_grey(image_HWC) if self.levels == "stretched" else image_HWC
 
     def _half(self, margin: int) -> int:
         """Pixels of a margin that are on the left or on top."""

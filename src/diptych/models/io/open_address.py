@@ -40,6 +40,7 @@ OPENERS = {
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
     "penet": "diptych.models.penet.opened:open_released",
     "plip_person": "diptych.models.people.released:open_released",
+    "rad_dino": "diptych.models.io.releases.rad_dino:open_released",
     "reversion": "diptych.models.diffusion.textual_inversion:open_released",
     "rlipv2": "diptych.models.rlipv2.opened:open_released",
     "svlc": "diptych.models.io.releases.clip_files:open_released",

@@ -206,12 +206,12 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         id_BMCL = np.zeros((len(draws), most, CAPTIONS, length), np.int64)
         mask_BMCL = np.zeros(id_BMCL.shape, bool)
         for row, draw in enumerate(draws):
-            said = room_descriptions(draw.sample)
-            for place, thing in enumerate(room_objects(draw.sample)[:most]):
-                own = [one.text for one in said if one.object_ids == (thing.id,)] or [thing.label]
+            described = room_descriptions(draw.sample)
+            for index, thing in enumerate(room_objects(draw.sample)[:most]):
+                own = [one.text for one in described if one.object_ids == (thing.id,)] or [thing.label]
                 for number, text in enumerate(own[:CAPTIONS]):
                     ids = words.pieces(text)[:length]
-                    id_BMCL[row, place, number, : len(ids)], mask_BMCL[row, place, number, : len(ids)] = ids, True
+                    id_BMCL[row, index, number, : len(ids)], mask_BMCL[row, index, number, : len(ids)] = ids, True
         return torch.from_numpy(id_BMCL), torch.from_numpy(mask_BMCL)
 
     def model(self) -> RoomChat:

@@ -130,8 +130,8 @@ class PhraseMaps:
     def _phrases(self, regions: Sequence[Region]) -> dict[str, list[Region]]:
         phrases: dict[str, list[Region]] = {}
         for region in regions:
-            place = region.attributes[0] if region.attributes else ""
-            phrases.setdefault(self.template.format(label=region.label, place=place).strip(), []).append(region)
+            zone = region.attributes[0] if region.attributes else ""
+            phrases.setdefault(self.template.format(label=region.label, place=zone).strip(), []).append(region)
         return dict(list(phrases.items())[: self.most or None])
 
 

@@ -45,9 +45,9 @@ class RoomCaptions:
         for number in with_bar(range(len(data)), len(data), "describing", least=4):
             sample = data[number]
             references: dict[int, list[str]] = {}
-            for said in room_descriptions(sample):
-                if len(said.object_ids) == 1:
-                    references.setdefault(said.object_ids[0], []).append(said.text)
+            for one in room_descriptions(sample):
+                if len(one.object_ids) == 1:
+                    references.setdefault(one.object_ids[0], []).append(one.text)
             if not references:
                 continue
             answer = model.describe_room(sample)

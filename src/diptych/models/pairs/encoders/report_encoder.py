@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Embeddings, Rows
-from diptych.models.layers.tied_word_head import TiedWordHead
 from diptych.models.pairs.dual_encoder import DualEncoder
+from diptych.models.pairs.encoders.tied_word_head import TiedWordHead
 from diptych.models.towers.packaged.hf_text import TransformersText
 
 
