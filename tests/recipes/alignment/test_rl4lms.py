@@ -18,7 +18,7 @@ from diptych.models.policy.language_policy import LanguagePolicy, answer_logits
 from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
 from diptych.objectives.policy.action_masks import drawn_actions, top_p_mask
 from diptych.recipes._shared.text_policy.grue import TASKS
-from diptych.recipes._shared.text_policy.token_transitions import Episodes, transitions
+from diptych.recipes._shared.text_policy.token_transitions import AnswerEpisodes, transitions
 from diptych.recipes.alignment import rl4lms as module
 from diptych.recipes.alignment.rl4lms import RL4LMs
 from diptych.train.fit import fit, resume
@@ -112,7 +112,7 @@ def test_transitions_are_the_tokens_of_the_answers_by_hand() -> None:
     chosen_BL = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
     value_BL, ratio_BL, ids_BL = torch.randn(3, 4), torch.randn(3, 4), torch.arange(12).view(3, 4)
     reward_B, beta = torch.tensor([1.0, 2.0, 3.0]), torch.tensor(0.5)
-    episodes = Episodes(ids_BL, chosen_BL, ids_BL, chosen_BL, None, -value_BL, ratio_BL, value_BL, reward_B)
+    episodes = AnswerEpisodes(ids_BL, chosen_BL, ids_BL, chosen_BL, None, -value_BL, ratio_BL, value_BL, reward_B)
     for count in (6, 8):
         made = transitions(episodes, count, coefficient=beta, gamma=0.9, lam=0.8)
         steps = [(b, t) for b in range(3) for t in range(4) if chosen_BL[b, t]][: count + 1]

@@ -16,7 +16,7 @@ from diptych.tasks._scoring.captions.stemming import stem
 from diptych.tasks._scoring.rewards.meteor import meteor
 from diptych.tasks._scoring.rewards.naturalness import mean_segmental_ratio, naturalness, repetition
 from diptych.tasks._scoring.rewards.text_rewards import commongen_penalty, increasing_numbers, text_reward
-from diptych.tasks.generation.generated_text import GeneratedText
+from diptych.tasks.generation.generated_text import TextGeneration
 from diptych.worlds.scenes.world import scenes
 
 WORDS = "a red circle runs running beside the small blue square squares and jumps over one two".split(" ")  # noqa: SIM905
@@ -121,7 +121,7 @@ class Parrot:
 
 def test_generated_text_scores_answers_by_rewards_and_naturalness() -> None:
     data = scenes(12, seed=0, lengths=("short",), negatives=False)
-    task = GeneratedText(rewards=("meteor", "rougeL"), draws=20, window=10)
+    task = TextGeneration(rewards=("meteor", "rougeL"), draws=20, window=10)
     records = task.predict(Parrot(), data)  # type: ignore[arg-type]
     result = task.score(records)
     references = records.column("references").to_pylist()

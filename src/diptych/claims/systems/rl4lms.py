@@ -13,7 +13,7 @@ from diptych.claims.training import trained
 from diptych.claims.verdict import Margins
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.alignment.rl4lms import RL4LMs
-from diptych.tasks.generation.generated_text import GeneratedText
+from diptych.tasks.generation.generated_text import TextGeneration
 from diptych.worlds.scenes.world import scenes
 
 TEXTS = "small:world:scenes?n=2000&seed=1&max_objects=2&lengths=short&paraphrases=0&negatives=false"
@@ -48,7 +48,7 @@ class Drifting:
         )
         run = trained(hosted(self.recipe, cell, address=TEXTS), train, cell)
         lines = [line for line in run.metrics() if line["kind"] == "train"]
-        task = GeneratedText(max_tokens=24, draws=1, window=50)
+        task = TextGeneration(max_tokens=24, draws=1, window=50)
         metrics = task.score(task.predict(open_model(run.model), test)).metrics
         return {
             "drift": drift_at_reward([line["reward"] for line in lines], [line["kl"] for line in lines]),

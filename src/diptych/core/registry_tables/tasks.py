@@ -60,7 +60,7 @@ TASK_ENTRIES = {
     "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
     "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
     "generated_text": (
-        "diptych.tasks.generation.generated_text:GeneratedText",
+        "diptych.tasks.generation.generated_text:TextGeneration",
         "answers to prompts: rewards as metrics, and how natural they are",
     ),
     "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),

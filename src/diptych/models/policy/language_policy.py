@@ -43,7 +43,7 @@ class LanguagePolicy(nn.Module):
         return super().train(mode and self.dropout)
 
     def forward(self, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor, place_N: Tensor) -> ActionLogits:
-        """What the policy may write at `place_N` of each answer, of which it reads the tokens before, and the value of that state."""
+        """Logits of the next token at `place_N` of each answer, of which the tokens before are read, and the value of that state."""
         row_N = torch.arange(len(place_N), device=place_N.device)
         logit_NLV = answer_logits(self.policy, prompt_NP, there_NP, answer_NL)
         return ActionLogits(logit_NLV[row_N, place_N], self.values(prompt_NP, there_NP, answer_NL)[row_N, place_N])
@@ -86,8 +86,8 @@ def model_inputs(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answ
 def answer_logits(model: LanguageModel, prompt_NP: Tensor, there_NP: Tensor, answer_NL: Tensor) -> Tensor:
     """[N, L, V]: logits for each token of the answers, given the prompt and the tokens before it."""
     given = model_inputs(model, prompt_NP, there_NP, answer_NL)
-    places = answer_NL.shape[1]
+    length = answer_NL.shape[1]
     if model._takes_columns and not model.reads_and_writes:
-        given["logits_to_keep"] = places
-    logit_NLV: Tensor = model.inner(**given).logits[:, -places:]
+        given["logits_to_keep"] = length
+    logit_NLV: Tensor = model.inner(**given).logits[:, -length:]
     return logit_NLV

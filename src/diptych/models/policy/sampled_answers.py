@@ -37,7 +37,7 @@ class SampledAnswers:
 
 @dataclass(frozen=True, slots=True)
 class SamplingRules:
-    """How answers are sampled.
+    """Rules of sampling an answer.
 
     end_id, pad_id  end mark, and what fills the places behind it
     max_tokens  an answer ends there, the end mark counted
@@ -82,19 +82,19 @@ def sample_answers(
         steps = StepwiseLogits(model, prompt_BP, there_BP)
         mask_steps = StepwiseLogits(mask_model, prompt_BP, there_BP) if mask_model is not None and mask is not None else None
         last_B: Tensor | None = None
-        for place in range(rules.max_tokens):
+        for position in range(rules.max_tokens):
             logit_BV = steps.next(last_B)
             allowed_BV = torch.ones_like(logit_BV, dtype=torch.bool)
             if mask is not None:
                 allowed_BV = mask(logit_BV if mask_steps is None else mask_steps.next(last_B))
-            if place < rules.min_tokens:
+            if position < rules.min_tokens:
                 allowed_BV[:, rules.end_id] = False
             if narrowed is not None:
                 allowed_BV = allowed_BV & narrowed(logit_BV.masked_fill(~allowed_BV, -torch.inf))
             masks.append(allowed_BV)
             drawn_B = draw(logit_BV.masked_fill(~allowed_BV, -torch.inf))
             last_B = torch.where(going_B, drawn_B, rules.pad_id)
-            ids_BL[:, place], chosen_BL[:, place] = last_B, going_B
+            ids_BL[:, position], chosen_BL[:, position] = last_B, going_B
             going_B = going_B & (drawn_B != rules.end_id)
             if not bool(going_B.any()):
                 break

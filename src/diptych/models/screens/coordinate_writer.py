@@ -38,8 +38,8 @@ class CoordinateWriter(nn.Module):
         super().__init__()
         self.image_tower, self.bins, self.length = image_tower, bins, length
         with torch.no_grad(), evaluating(image_tower):
-            places = image_tower(torch.zeros(1, 3, size, size)).tokens_BPD.shape[1]
-        self.place_1PD = nn.Parameter(torch.randn(1, places, width) * 0.02)
+            patches = image_tower(torch.zeros(1, 3, size, size)).tokens_BPD.shape[1]
+        self.place_1PD = nn.Parameter(torch.randn(1, patches, width) * 0.02)
         self.project = nn.Linear(image_tower.token_width, width)
         self.word_table, self.coordinate_table = nn.Embedding(words, width), nn.Embedding(bins, width)
         self.begin_11D = nn.Parameter(torch.randn(1, 1, width) * 0.02)
@@ -61,11 +61,11 @@ class CoordinateWriter(nn.Module):
         row_BSD = torch.cat(
             [self.word_table(word_BL), self.begin_11D.expand(batch, -1, -1), self.coordinate_table(coordinate_BT)], 1
         )
-        places = row_BSD.shape[1]
-        hidden_SS = torch.ones(places, places, dtype=torch.bool, device=row_BSD.device).triu(1)
+        length = row_BSD.shape[1]
+        hidden_SS = torch.ones(length, length, dtype=torch.bool, device=row_BSD.device).triu(1)
         padded_BS = torch.cat([~mask_BL, torch.zeros(batch, given + 1, dtype=torch.bool, device=row_BSD.device)], 1)
         read_BSD = self.decoder(
-            row_BSD + self.position_1SD[:, :places], patch_BPD, tgt_mask=hidden_SS, tgt_key_padding_mask=padded_BS
+            row_BSD + self.position_1SD[:, :length], patch_BPD, tgt_mask=hidden_SS, tgt_key_padding_mask=padded_BS
         )
         logit_BTK: Tensor = self.head(read_BSD[:, self.length :])
         return logit_BTK

@@ -64,8 +64,8 @@ class ScreenGrounder:
                     height, width = pixels.shape[:2]
                     box_4 = (bins + 0.5) / self.model.bins * np.array([width, height, width, height])
                     boxes.append(PhraseBoxes(box_4[None].astype(np.float32)[:top], np.array([score], np.float32)[:top]))
-        found = iter(boxes)
-        return [[next(found) for _ in query.phrases] for query in queries]
+        in_order = iter(boxes)
+        return [[next(in_order) for _ in query.phrases] for query in queries]
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors, tokenizer files, README.md; replaces the folder as a whole."""

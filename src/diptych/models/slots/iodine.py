@@ -69,8 +69,8 @@ class Iodine(nn.Module):
     def decode(self, slot_BKL: Tensor) -> tuple[Tensor, Tensor]:
         """Means [B, K, C, H, W] and mask logits [B, K, 1, H, W] of the slots."""
         grid_MLHW = slot_BKL.flatten(0, 1)[:, :, None, None].expand(-1, -1, self.size, self.size)
-        place_M2HW = coordinates(self.size, self.size, slot_BKL.device, slot_BKL.dtype).expand(len(grid_MLHW), -1, -1, -1)
-        drawn = self.decoder(torch.cat([grid_MLHW, place_M2HW], 1)).unflatten(0, slot_BKL.shape[:2])
+        coordinate_M2HW = coordinates(self.size, self.size, slot_BKL.device, slot_BKL.dtype).expand(len(grid_MLHW), -1, -1, -1)
+        drawn = self.decoder(torch.cat([grid_MLHW, coordinate_M2HW], 1)).unflatten(0, slot_BKL.shape[:2])
         return drawn[:, :, :-1], drawn[:, :, -1:]
 
     @torch.enable_grad()  # type: ignore[untyped-decorator, unused-ignore]
@@ -119,7 +119,7 @@ class Iodine(nn.Module):
         likelihood = log_of_pixel.sum(2, keepdim=True).exp().expand(-1, slots, -1, -1, -1)
         weighed = mask * whole.exp()
         others = (weighed.sum(1, keepdim=True) - weighed) / (1 - mask + 1e-5)
-        place = coordinates(*image_BCHW.shape[2:], image_BCHW.device, image_BCHW.dtype)
+        coordinate_2HW = coordinates(*image_BCHW.shape[2:], image_BCHW.device, image_BCHW.dtype)
         return torch.cat(
             [
                 image_BCHW[:, None].expand(-1, slots, -1, -1, -1),
@@ -131,7 +131,7 @@ class Iodine(nn.Module):
                 normalised(mask_gradient.detach(), over, unbiased=False),
                 normalised(likelihood, over, unbiased=False).detach(),
                 normalised(others, over, unbiased=False).detach(),
-                place.expand(len(image_BCHW), slots, -1, -1, -1),
+                coordinate_2HW.expand(len(image_BCHW), slots, -1, -1, -1),
             ],
             2,
         )

@@ -81,14 +81,14 @@ class MaskedAutoencoder(nn.Module):
     def forward(self, image_BCHW: Tensor, noise_BP: Tensor | None = None) -> MaskedOutput:
         """noise_BP: patches with the smallest numbers are kept; None draws them."""
         token_BPD = self.embed(image_BCHW).flatten(2).transpose(1, 2) + self.position_1PD
-        batch, places, width = token_BPD.shape
-        noise_BP = torch.rand(batch, places, device=image_BCHW.device) if noise_BP is None else noise_BP
-        kept = int(places * (1 - self.hidden_share))
+        batch, patches, width = token_BPD.shape
+        noise_BP = torch.rand(batch, patches, device=image_BCHW.device) if noise_BP is None else noise_BP
+        kept = int(patches * (1 - self.hidden_share))
         order_BP = noise_BP.argsort(1)
         keep_BKD = order_BP[:, :kept, None].expand(-1, -1, width)
         read_BKD = torch.cat([self.class_11D.expand(batch, -1, -1), token_BPD.gather(1, keep_BKD)], 1)
         small_BKd = self.narrow(self.norm(self.blocks(read_BKD)))
-        filled_BPd = torch.cat([small_BKd[:, 1:], self.mask_11D.expand(batch, places - kept, -1)], 1)
+        filled_BPd = torch.cat([small_BKd[:, 1:], self.mask_11D.expand(batch, patches - kept, -1)], 1)
         filled_BPd = filled_BPd.gather(1, order_BP.argsort(1)[..., None].expand(-1, -1, filled_BPd.shape[2]))
         whole_BPd = torch.cat([small_BKd[:, :1], filled_BPd + self.decoder_position_1PD], 1)
         drawn_BPd = self.draw(self.decoder_norm(self.decoder_blocks(whole_BPd)))[:, 1:]

@@ -179,7 +179,7 @@ class ObjectNetwork(nn.Module):
         return (self.shape.slots.rounds, *slots) if self.shape.kind == "iodine" else slots if self.has_masks else ()
 
     def represent(self, image_BCHW: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """What a policy reads, [B, S, D] (one vector of a VAE, patches of a masked autoencoder), and masks [B, S, H, W] of slots.
+        """Slots [B, S, D] that a policy reads (one vector of a VAE, patches of a masked autoencoder), and masks [B, S, H, W] of slots.
 
         noise  [B, *noise_shape]; None draws it. Masks of slot attention are those of its decoder, of SLATE its attention.
         """

@@ -47,10 +47,10 @@ class TransformerPooling(nn.Module):
         return pooled_BD
 
 
-def small_sines(places: int, width: int, scale: float = 1e-3) -> Tensor:
-    """[places, width]: sines and cosines in turn, times `scale`."""
+def small_sines(length: int, width: int, scale: float = 1e-3) -> Tensor:
+    """[length, width]: sines and cosines in turn, times `scale`."""
     turn_F = (torch.arange(0, width, 2) * (-math.log(10_000.0) / width)).exp()
-    angle_TF = torch.arange(places)[:, None] * turn_F
+    angle_TF = torch.arange(length)[:, None] * turn_F
     return torch.stack([angle_TF.sin(), angle_TF.cos()], -1).flatten(1) * scale
 
 

@@ -62,7 +62,7 @@ class DiscreteAutoencoder(nn.Module):
         return log_BVhw
 
 
-class Attention(nn.Module):
+class TokenAttention(nn.Module):
     """Attention of several heads without biases; dropout of the weights and of the result."""
 
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0, gain: float = 1.0) -> None:
@@ -89,8 +89,8 @@ class DecoderBlock(nn.Module):
         super().__init__()
         self.first = first
         self.norm_self, self.norm_slots, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))
-        self.self_attention = Attention(width, heads, dropout=dropout, gain=gain)
-        self.slot_attention = Attention(width, heads, dropout=dropout, gain=gain)
+        self.self_attention = TokenAttention(width, heads, dropout=dropout, gain=gain)
+        self.slot_attention = TokenAttention(width, heads, dropout=dropout, gain=gain)
         self.mlp = nn.Sequential(
             linear(width, 4 * width, start="kaiming"), nn.ReLU(), linear(4 * width, width, gain=gain), nn.Dropout(dropout)
         )
@@ -106,13 +106,13 @@ class DecoderBlock(nn.Module):
 class TokenDecoder(nn.Module):
     """Logits of each token from the tokens before it and the slots."""
 
-    def __init__(self, tokens: int, places: int, width: int, slot_width: int, *, blocks: int, heads: int, dropout: float) -> None:
+    def __init__(self, tokens: int, length: int, width: int, slot_width: int, *, blocks: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.slots = linear(slot_width, width, bias=False)
         self.table = nn.Embedding(tokens, width)
         self.begin_11D = nn.Parameter(torch.empty(1, 1, width))
         nn.init.xavier_uniform_(self.begin_11D)
-        self.position_1ND = nn.Parameter(torch.zeros(1, 1 + places, width))
+        self.position_1ND = nn.Parameter(torch.zeros(1, 1 + length, width))
         nn.init.trunc_normal_(self.position_1ND)
         self.dropout = nn.Dropout(dropout)
         gain = (3 * blocks) ** -0.5

@@ -64,12 +64,12 @@ def answer_gae(reward_BL: Tensor, value_BL: Tensor, chosen_BL: Tensor, *, gamma:
         raise ShapeError(f"answer {row} has no token (expected one or more, the end mark counts)")
     advantage_BL = torch.zeros_like(reward_BL)
     running_B, next_B = torch.zeros_like(reward_BL[:, 0]), torch.zeros_like(value_BL[:, 0])
-    for place in range(reward_BL.shape[1] - 1, -1, -1):
-        chosen_B = chosen_BL[:, place]
-        delta_B = reward_BL[:, place] + gamma * next_B - value_BL[:, place]
+    for position in range(reward_BL.shape[1] - 1, -1, -1):
+        chosen_B = chosen_BL[:, position]
+        delta_B = reward_BL[:, position] + gamma * next_B - value_BL[:, position]
         running_B = torch.where(chosen_B, delta_B + gamma * lam * running_B, running_B)
-        next_B = torch.where(chosen_B, value_BL[:, place], next_B)
-        advantage_BL[:, place] = torch.where(chosen_B, running_B, 0.0)
+        next_B = torch.where(chosen_B, value_BL[:, position], next_B)
+        advantage_BL[:, position] = torch.where(chosen_B, running_B, 0.0)
     return Advantages(advantage_BL, (advantage_BL + value_BL) * chosen_BL)
 
 

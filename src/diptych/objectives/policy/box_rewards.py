@@ -49,8 +49,8 @@ def bin_ceiling(box_N4: Tensor, bins: int) -> Tensor:
 def token_rewards(drawn_N4: Tensor, true_bin_N4: Tensor, true_N4: Tensor, bins: int, *, click: float = 0.0) -> Tensor:
     """[N, 4]: reward of the true bins with one of them replaced by the drawn one, for each place."""
     rewards = []
-    for place in range(4):
+    for index in range(4):
         mixed_N4 = true_bin_N4.clone()
-        mixed_N4[:, place] = drawn_N4[:, place]
+        mixed_N4[:, index] = drawn_N4[:, index]
         rewards.append(box_reward(boxes_of_bins(mixed_N4, bins).to(true_N4), true_N4, click=click))
     return torch.stack(rewards, 1)

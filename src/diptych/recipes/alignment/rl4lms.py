@@ -32,7 +32,7 @@ from diptych.recipes._shared.text_policy.grue import grue_task
 from diptych.recipes._shared.text_policy.prompted_text import PromptBatch, PromptedTextRecipe
 from diptych.recipes._shared.text_policy.supervised_text import SupervisedText
 from diptych.recipes._shared.text_policy.token_transitions import (
-    Episodes,
+    AnswerEpisodes,
     TransitionBatch,
     joined_episodes,
     mean_log_ratio,
@@ -80,7 +80,7 @@ class PPOConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """What may be sampled, and NLPO's mask.
+    """Tokens that may be sampled, and NLPO's mask.
 
     form          of NLPO: "top_p" or "top_k" of the mask model, "own_top_k" of the policy itself
     top_p, top_k  mass, or number, of the tokens of the mask
@@ -192,7 +192,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
 
     def rollout(self, model: LanguagePolicy, companions: Mapping[str, nn.Module], batch: PromptBatch) -> TransitionBatch:
         """Tokens of sampled answers, with advantages."""
-        noise, rounds = RowNoise(len(batch), batch.prompt_BP.device), list[Episodes]()
+        noise, rounds = RowNoise(len(batch), batch.prompt_BP.device), list[AnswerEpisodes]()
         while sum(one.tokens for one in rounds) < self.ppo.transitions:
             rounds.append(self._episodes(model, companions, batch, noise).of_all_processes())
         episodes, controller = joined_episodes(rounds), companions["controller"]
@@ -210,7 +210,9 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
             companions["mask"].load_state_dict(model.policy.state_dict())
         return made
 
-    def _episodes(self, model: LanguagePolicy, companions: Mapping[str, Any], batch: PromptBatch, noise: RowNoise) -> Episodes:
+    def _episodes(
+        self, model: LanguagePolicy, companions: Mapping[str, Any], batch: PromptBatch, noise: RowNoise
+    ) -> AnswerEpisodes:
         words, given = self.words(), (batch.prompt_BP, batch.there_BP)
         rules = SamplingRules(words.end_id, words.pad_id, self.max_tokens, min(self.masks.min_tokens, self.max_tokens))
         answers = sample_answers(
@@ -231,7 +233,7 @@ class RL4LMs(PromptedTextRecipe[LanguagePolicy, Any, ActionLogits]):
         reward_B = self._rewards(batch, [words.decode(row[: int(chosen.sum())]).strip() for row, chosen in
                                          zip(answers.ids_BL.tolist(), answers.chosen_BL, strict=True)])  # fmt: skip
         value_BL = model.values(*given, answers.ids_BL)
-        return Episodes(
+        return AnswerEpisodes(
             *given,
             answers.ids_BL,
             answers.chosen_BL,

@@ -108,12 +108,12 @@ class ScreenLikelihood(Recipe[CoordinateWriter, ScreenBatch, CoordinateLogits]):
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures are shown."""
+        """Picture settings of training and use."""
         return Preprocess(self.image_size, OPENAI_MEAN, OPENAI_STD, resize="squash")
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What the writer is built with beside its tower."""
+        """Arguments of the writer beside its tower."""
         return {
             "size": self.image_size,
             "words": self.words().vocab_size,

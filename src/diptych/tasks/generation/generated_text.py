@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class GeneratedText:
+class TextGeneration:
     """Answers to prompts, scored as GRUE does (Ramamurthy et al., 2022, 2210.01241): rewards beside naturalness.
 
     The first of `rewards` decides. Naturalness is of the answers as one corpus: perplexity under the model itself, where it gives one,

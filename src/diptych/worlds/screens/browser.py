@@ -41,7 +41,7 @@ def screenshots(pages: Iterable[Page], size: int) -> Iterator[tuple[npt.NDArray[
         browser.close()
 
 
-def _box(found: dict[str, float] | None, size: int) -> Box:
-    assert found is not None
-    x, y = found["x"] / size, found["y"] / size
-    return (x, y, x + found["width"] / size, y + found["height"] / size)
+def _box(rectangle: dict[str, float] | None, size: int) -> Box:
+    assert rectangle is not None
+    x, y = rectangle["x"] / size, rectangle["y"] / size
+    return (x, y, x + rectangle["width"] / size, y + rectangle["height"] / size)

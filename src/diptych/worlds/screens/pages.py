@@ -42,7 +42,7 @@ class Element:
     box: tuple[float, float, float, float]
 
     def instruction(self, asked: Asked) -> str:
-        """What to do with it, by its colour or its label."""
+        """Instruction to act on it, by its colour or its label."""
         return f"{VERBS[self.kind]} {self.colour if asked == 'colour' else self.label} {self.kind}"
 
 
@@ -59,7 +59,7 @@ def page(rng: np.random.Generator, *, elements: int = 5, columns: int = 2, rows:
     """A page of elements in cells of a grid, each somewhere in its own. What an instruction says is true of one element alone."""
     if not 1 <= elements <= columns * rows:
         raise ConfigError(f"elements is {elements} (expected 1 to {columns * rows}, one for each cell)")
-    said: set[str] = set()
+    instructions: set[str] = set()
     made: list[Element] = []
     for cell in rng.permutation(columns * rows)[:elements].tolist():
         while True:
@@ -67,9 +67,9 @@ def page(rng: np.random.Generator, *, elements: int = 5, columns: int = 2, rows:
             label = LABELS[kind][int(rng.integers(len(LABELS[kind])))]
             colour = list(COLOURS)[int(rng.integers(len(COLOURS)))]
             one = Element(kind, label, colour, _box(rng, kind, cell % columns, cell // columns, columns, rows))
-            if one.instruction(asked) not in said:
+            if one.instruction(asked) not in instructions:
                 break
-        said.add(one.instruction(asked))
+        instructions.add(one.instruction(asked))
         made.append(one)
     target = int(rng.integers(elements))
     return Page(tuple(made), target, made[target].instruction(asked))
@@ -132,16 +132,16 @@ def to_html(made: Page, size: int) -> str:
     parts = []
     for number, one in enumerate(made.elements):
         x0, y0, x1, y1 = (value * size for value in one.box)
-        place = f"left:{x0:.2f}px;top:{y0:.2f}px;width:{x1 - x0:.2f}px;height:{y1 - y0:.2f}px;font-size:{(y1 - y0) * 0.5:.1f}px"
+        css = f"left:{x0:.2f}px;top:{y0:.2f}px;width:{x1 - x0:.2f}px;height:{y1 - y0:.2f}px;font-size:{(y1 - y0) * 0.5:.1f}px"
         colour, label, name = "rgb({},{},{})".format(*COLOURS[one.colour]), html.escape(one.label), f'id="e{number}"'
         if one.kind == "button":
-            parts.append(f'<button {name} style="{place};background:{colour};color:white;border:0">{label}</button>')
+            parts.append(f'<button {name} style="{css};background:{colour};color:white;border:0">{label}</button>')
         elif one.kind == "field":
-            parts.append(f'<input {name} placeholder="{label}" style="{place};border:2px solid {colour}">')
+            parts.append(f'<input {name} placeholder="{label}" style="{css};border:2px solid {colour}">')
         else:
             points = " ".join(f"{x * 100:.1f},{y * 100:.1f}" for x, y in ICONS[one.label])
             parts.append(
-                f'<svg {name} viewBox="0 0 100 100" preserveAspectRatio="none" style="{place}">'
+                f'<svg {name} viewBox="0 0 100 100" preserveAspectRatio="none" style="{css}">'
                 f'<polygon points="{points}" fill="{colour}"/></svg>'
             )
     style = "body{margin:0;background:rgb(250,250,250)}body>*{position:absolute;box-sizing:border-box;padding:0 2px;margin:0}"

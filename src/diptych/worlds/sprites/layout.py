@@ -1,4 +1,4 @@
-"""What sprites a scene has and where: at random, with one that is to be found, or with an odd one out."""
+"""Sprites of a scene and their positions: at random, with one that is to be found, or with an odd one out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRIES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpriteSettings:
-    """What may stand in a scene.
+    """Sprites that may stand in a scene.
 
     objects     how many, the agent left out
     colours, shapes, scales  that occur

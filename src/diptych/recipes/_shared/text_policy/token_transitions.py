@@ -19,7 +19,7 @@ from diptych.objectives.policy.advantages import gae
 
 
 @dataclass(frozen=True)
-class Episodes:
+class AnswerEpisodes:
     """Answers to prompts, as a policy sampled them.
 
     chosen_BL     True where a token was taken
@@ -45,17 +45,17 @@ class Episodes:
         """Number of tokens that were taken."""
         return int(self.chosen_BL.sum())
 
-    def of_all_processes(self) -> Episodes:
+    def of_all_processes(self) -> AnswerEpisodes:
         """The answers of all processes, in the order of the processes."""
         if world()[1] == 1:
             return self
-        return Episodes(*(_gathered(getattr(self, one.name)) for one in fields(self)))
+        return AnswerEpisodes(*(_gathered(getattr(self, one.name)) for one in fields(self)))
 
 
-def joined_episodes(rounds: Sequence[Episodes]) -> Episodes:
+def joined_episodes(rounds: Sequence[AnswerEpisodes]) -> AnswerEpisodes:
     """Several rounds of answers, one after another."""
-    columns = [[getattr(one, field.name) for one in rounds] for field in fields(Episodes)]
-    return Episodes(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+    columns = [[getattr(one, field.name) for one in rounds] for field in fields(AnswerEpisodes)]
+    return AnswerEpisodes(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 def _gathered(value: Tensor | None) -> Tensor | None:
@@ -92,7 +92,7 @@ class TransitionBatch(TensorBatch):
 
 
 def transitions(
-    episodes: Episodes,
+    episodes: AnswerEpisodes,
     count: int,
     *,
     coefficient: Tensor,
@@ -145,6 +145,6 @@ def transitions(
     )
 
 
-def mean_log_ratio(episodes: Episodes) -> Tensor:
+def mean_log_ratio(episodes: AnswerEpisodes) -> Tensor:
     """KL by token, estimated by the mean log ratio of the tokens that were taken."""
     return episodes.log_ratio_BL[episodes.chosen_BL].mean()

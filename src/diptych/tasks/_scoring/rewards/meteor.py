@@ -51,7 +51,7 @@ def alignment(answer: Sequence[str], reference: Sequence[str], stemmer: Callable
         forms = {at: form(reference[at]) for at in open_reference}
         for at in reversed(open_answer):
             word = form(answer[at])
-            other = next((place for place in reversed(open_reference) if forms[place] == word), None)
+            other = next((index for index in reversed(open_reference) if forms[index] == word), None)
             if other is not None:
                 open_reference.remove(other)
                 matches.append((at, other))

@@ -1,4 +1,4 @@
-"""What a reward is, and rewards checked: one finite number for every answer."""
+"""Interface of a reward, and rewards checked: one finite number for every answer."""
 
 from __future__ import annotations
 
