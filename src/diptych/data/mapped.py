@@ -127,7 +127,10 @@ def open_mapped(folder: Path) -> Pool:
         StartsOfRows(start_N, strings.num_rows),
         strings.column("string").chunk(0) if strings.num_rows else pa.array([], pa.large_string()),
         tuple(facts["languages"]),
-        *(strings.column(name).to_numpy() for name in ("language", "origin")),
+        *(
+            strings.column(name).chunk(0).to_numpy() if strings.num_rows else np.zeros(0, np.int32)
+            for name in ("language", "origin")
+        ),
     )
     files = tuple(folder / name for name in facts["files"])
     pool = Pool(
