@@ -3,7 +3,8 @@
     python benchmarks/opening.py [--rows 10000000] [--processes 8] [--folder DIR]
 
 Prints one page: seconds to open, memory of each process (what is its own, and with its share of the pages that all have), seconds for 200
-batches of 256 rows in the order of training, and that processes agree and go on in the middle of an epoch exactly.
+batches of 256 rows in the order of training, and that processes agree and go on in the middle of an epoch exactly. Seconds are those of the
+processor, which other programs do not change.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ def measure(folder: Path, start: int) -> dict[str, float | str | int]:
     from diptych.data.mapped import open_mapped
 
     before = memory()
-    begun = time.perf_counter()
+    begun = time.process_time()
     pool = open_mapped(folder)
-    opened = time.perf_counter() - begun
+    opened = time.process_time() - begun
     after = memory()
-    digest, begun = hashlib.sha256(), time.perf_counter()
+    digest, begun = hashlib.sha256(), time.process_time()
     for step in range(start, STEPS):
         _, row_S = span(0, len(pool), step * BATCH, (step + 1) * BATCH, order=default_order(len(pool)))
         for row in row_S.tolist():
@@ -66,7 +67,7 @@ def measure(folder: Path, start: int) -> dict[str, float | str | int]:
     drawn = memory()
     return {
         "open_seconds": opened,
-        "draw_seconds": time.perf_counter() - begun,
+        "draw_seconds": time.process_time() - begun,
         "own_mib": drawn["own"] - before["own"],
         "shared_mib": drawn["share"] - before["share"],
         "own_after_open_mib": after["own"] - before["own"],
@@ -76,12 +77,12 @@ def measure(folder: Path, start: int) -> dict[str, float | str | int]:
 
 
 def memory() -> dict[str, float]:
-    """MiB of this process that nobody else has, and with its share of what others have too (proportional set size)."""
+    """MiB of this process alone (anonymous), and with its share of the pages of files that others have too (proportional set size)."""
     sizes = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
         name, size = line.split()[:2]
         sizes[name.rstrip(":")] = int(size) / 1024
-    return {"own": sizes["Private_Clean"] + sizes["Private_Dirty"], "share": sizes["Pss"]}
+    return {"own": sizes["Anonymous"], "share": sizes["Pss"]}
 
 
 def main() -> None:
@@ -92,7 +93,8 @@ def main() -> None:
     parser.add_argument("--measure", type=int, default=-1, help="of one process: the step that it begins with")
     args = parser.parse_args()
     if args.measure >= 0:
-        print(json.dumps(measure(args.folder, args.measure)))
+        print(json.dumps(measure(args.folder, args.measure)), flush=True)
+        sys.stdin.read()  # stays until all have measured, so that pages are shared by as many
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch, "generated")
@@ -102,8 +104,12 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "columns").iterdir())
         words = [sys.executable, __file__, "--folder", str(folder), "--measure"]
         starts = [0 if number % 2 == 0 else STEPS // 2 for number in range(args.processes)]
-        started = [subprocess.Popen([*words, str(start)], stdout=subprocess.PIPE, text=True) for start in starts]
-        rows = [json.loads(process.communicate()[0]) for process in started]
+        started = [
+            subprocess.Popen([*words, str(start)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for start in starts
+        ]
+        rows = [json.loads(process.stdout.readline()) for process in started if process.stdout]
+        for process in started:
+            process.communicate()
     print(
         f"{args.rows:,} rows, {size / 2**20:,.0f} MiB of columns, written in {written:.0f} s; {args.processes} processes at once"
     )

@@ -412,7 +412,7 @@ class Pool:
         """Sixteen hex digits over every uid, its texts, group, image and media (sha256 where known, else size), in whatever order; and
         over the relations where a table gave them."""
         if not self._fingerprint and self._origin:  # by the whole and the rows, which is all that differs
-            rows = hashlib.sha256(np.ascontiguousarray(self._metadata.row_array, np.int64)).hexdigest()
+            rows = hashlib.sha256(np.ascontiguousarray(self._metadata.row_array, np.int64).data).hexdigest()
             self._fingerprint = config_hash(["rows of", self._origin, rows])
         if not self._fingerprint:
             self._fingerprint = self.content_fingerprint(relations=self._relabelled)

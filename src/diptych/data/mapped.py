@@ -112,7 +112,7 @@ def open_mapped(folder: Path) -> Pool:
         start_N = columns.pop(TEXT_START).to_numpy()
         strings = _read(folder, "texts")
         ragged = {
-            name: Ragged(StartsOfRows(columns.pop(f"_{name}_start").to_numpy(), count), _read(folder, name))
+            name: _records(StartsOfRows(columns.pop(f"_{name}_start").to_numpy(), count), _read(folder, name))
             for name, count in facts["records"].items()
         }
         count = len(columns["uid"])
@@ -127,7 +127,10 @@ def open_mapped(folder: Path) -> Pool:
         StartsOfRows(start_N, strings.num_rows),
         strings.column("string").chunk(0) if strings.num_rows else pa.array([], pa.large_string()),
         tuple(facts["languages"]),
-        *(strings.column(name).to_numpy() for name in ("language", "origin")),
+        *(
+            strings.column(name).chunk(0).to_numpy() if strings.num_rows else np.zeros(0, np.int32)
+            for name in ("language", "origin")
+        ),
     )
     files = tuple(folder / name for name in facts["files"])
     pool = Pool(
@@ -173,6 +176,11 @@ class StartsOfRows:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[np.int64]:
         return np.append(self.start_N, self.records).astype(dtype or np.int64)
+
+
+def _records(start_N1: Any, table: pa.Table) -> Ragged:
+    """Records by row; `start_N1` is asked for what an array of it would be asked for."""
+    return Ragged(start_N1, table)
 
 
 def _facts(folder: Path) -> Mapping[str, Any]:

@@ -30,8 +30,10 @@ def parse(kind: type[T], argv: Sequence[str], command: str, description: str, de
     _OPTIONS.update(field.name for field in fields(kind))  # type: ignore[arg-type]
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
     prog, args = f"diptych {command}", list(argv)
-    given = {} if default is None else {"default": default}
-    parsed = tyro.cli(kind, args=args, prog=prog, description=description, config=settings, **given)
+    if default is None:
+        parsed = tyro.cli(kind, args=args, prog=prog, description=description, config=settings)
+    else:
+        parsed = tyro.cli(kind, args=args, prog=prog, description=description, config=settings, default=default)
     _set_device(getattr(parsed, "device", None) or "auto")
     return parsed
 

@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, DataError, ShapeError
-from diptych.data.text.prompts.layout import Layout
+from diptych.data.text.prompts.layout import Layout, answer_places
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.bridges.adapters import insert_adapters, norm_gains, parameters_of
 from diptych.models.bridges.calibration import decoder_layers, insert_calibrations
@@ -209,9 +209,7 @@ class LanguageModel(nn.Module):
         return self._decoded(embed_BLD, layout) if self.reads_and_writes else self._continued(embed_BLD, layout)
 
     def _continued(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-        if layout.places is None:
-            layout = layout.with_places()
-        column_C, row_A, place_A = layout.places or ()
+        column_C, row_A, place_A = layout.places or answer_places(layout.answer_BL)
         given: dict[str, Any] = {"attention_mask": self._attention_mask(layout.mask_BL), "use_cache": False}
         if self._takes_positions:
             given["position_ids"] = layout.positions()

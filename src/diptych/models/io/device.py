@@ -54,7 +54,7 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
 def _cuda_device(device: torch.device, local_rank: int | None) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError(f"device is '{device}', but torch {torch.__version__} finds no CUDA device (expected cpu)")
-    index = device.index
+    index: int | None = device.index
     if index is None:
         index = torch.cuda.current_device() if local_rank is None else local_rank
     if index >= (count := torch.cuda.device_count()):

@@ -119,9 +119,6 @@ class Layout(TensorBatch):
         whole = start == 0 and stop >= len(self)
         return self if whole else replace(super().rows(start, stop), places=None)
 
-    def with_places(self) -> Self:
-        return replace(self, places=answer_places(self.answer_BL))
-
     def positions(self) -> Tensor:
         """The number of each place among those that count, from 0; 0 on padding to the left of them. [B, L]"""
         return (self.mask_BL.long().cumsum(1) - 1).clamp_min(0)
