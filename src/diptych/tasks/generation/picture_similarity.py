@@ -40,7 +40,8 @@ class PictureSimilarity:
     vectors of all generated pictures with those of the rows' own: Fréchet's distance is biased by the number of pictures,
     so that only values of equally many can be compared; the kernel one is not biased, and noisy. All four are as large as
     the embedder makes them: compare models under one, and never take one that does not know such pictures, as InceptionV3
-    does not know drawings. 
+    does not know drawings.
+
     limit     rows that are drawn, the first ones
     steps, guidance  of denoising
     draws, seed      of the intervals; the seed is that of the noise, too
