@@ -52,3 +52,14 @@ def test_a_changed_loss_and_another_library_train_cells_anew(tmp_path: Path, mon
     assert means() == (first, ["there already", "there already"])  # the cells of before were kept
     monkeypatch.setattr(program, "library_versions", lambda: ["torch==99.0"])
     assert "there already" not in means()[1]
+
+
+@pytest.mark.slow
+def test_cells_side_by_side_come_to_the_same_and_failures_stay_apart(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tasks": ["retrieval:draws=20"], "seeds": 2, "budget": "steps:2", **SMALL}
+    arms = ["plain=clip", "fast=clip:lr=1e-2", "broken=clip:image_size=31"]
+    one = dp.compare(arms, WORLD, out=tmp_path / "one", **options)
+    two = dp.compare(arms, WORLD, out=tmp_path / "two", processes=2, **options)
+    assert one.measured.main_measures[0].values == two.measured.main_measures[0].values
+    assert [(failure.arm, failure.seed) for failure in two.measured.failures] == [("broken", 0), ("broken", 1)]
+    assert [failure.reason for failure in one.measured.failures] == [failure.reason for failure in two.measured.failures]

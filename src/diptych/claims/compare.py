@@ -82,9 +82,10 @@ class Comparison:
 
         return lines(self.measured)
 
-    def to_pandas(self) -> Any:
-        """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict."""
-        return notebook.frame(self.measured.rows())
+    def to_pandas(self, *, seeds: bool = False) -> Any:
+        """A DataFrame with a row for each arm in each measure: mean, difference to the first arm with interval, verdict. seeds: a row for
+        each seed, with its value."""
+        return notebook.frame(self.measured.seed_rows() if seeds else self.measured.rows())
 
     def _repr_html_(self) -> str:
         main = {(measure.task, measure.split, measure.metric) for measure in self.measured.main_measures}
@@ -111,6 +112,7 @@ def compare(
     budget: Budget | None = None,
     options: TrainOptions | None = None,
     margins: Margins = ONE_POINT,
+    processes: int = 1,
     say: Say = lambda line: None,
 ) -> Comparison:
     """Run what is missing and say what came out.
@@ -120,6 +122,7 @@ def compare(
     tasks    names, with options if need be: "zero_shot:label=group_name"
     budget   of each arm; None takes the steps of the first recipe
     margins  the smallest difference that would matter, and how close counts as equal; the same for every metric
+    processes  cells that run at once, where they can run in processes of their own; their times are then those of a shared machine
     Raises ConfigError, DataError or RunError before anything is trained when the comparison cannot work.
     """
     _check_arms(arms)
@@ -136,7 +139,7 @@ def compare(
         options = options or TrainOptions()
         budget = budget or _budget_of(arms[0])
         jobs = _jobs(arms, whole, out, source, tuple(tasks), seeds, budget, options, say)
-        results, failures = _run_all(jobs, whole, say)
+        results, failures = _run_all(jobs, whole, say, processes)
         folders = {arm.name: {job.seed: str(job.folder) for job in jobs if job.arm == arm.name} for arm in arms}
         configs = {job.arm: _config(job) for job in jobs}
         words = str(budget)
@@ -310,7 +313,7 @@ def _jobs(
 
 def arm_code(arm: ComparedArm, tasks: Sequence[str]) -> str:
     """Hash of all code that a cell of an arm reaches: recipe or model, training, evaluation."""
-    kinds = [type(cells.make_task(words)) for words in tasks]
+    kinds: list[type] = [type(cells.make_task(words)) for words in tasks]
     files = named_programs(arm.recipe) if arm.recipe is not None else []
     kinds.append(type(arm.recipe) if arm.recipe is not None else type(arm.model))
     return code_hash(kinds, modules=("diptych.claims.job",), files=[file for file, _ in files])
@@ -338,19 +341,24 @@ def _seconds_a_step(arm: ComparedArm, rows: Any, out: Path, key: str, options: T
     return float(seconds[key])
 
 
-def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult], list[CellFailure]]:
+def _run_all(jobs: Sequence[Job], whole: Any, say: Say, processes: int = 1) -> tuple[list[CellResult], list[CellFailure]]:
     results: list[CellResult] = []
     failures: list[CellFailure] = []
     spent: list[float] = []
     waiting = [job for job in jobs if not (job.folder / "cell.json").is_file()]
+    apart = [job for job in waiting if job.portable] if processes > 1 else []
+    if apart:
+        say(f"{len(apart)} cells, {processes} at once")
+    early = cells.run_side_by_side(apart, processes, say) if apart else {}
     for job in jobs:
         label = f"{job.arm}, seed {job.seed}"
-        done = CellResult.read(job.folder)
+        done = CellResult.read(job.folder) if job.folder not in early else None
         if done is None:
             say(f"[{jobs.index(job) + 1}/{len(jobs)}] {label}: {job.recipe.steps:,} steps{_time_left(spent, len(waiting))}")
             begin = time.perf_counter()
             try:
-                done = cells.run_apart(job, say) if job.portable else cells.run_job(job, whole)
+                done = _early(early[job.folder]) if job.folder in early else None
+                done = done or (cells.run_apart(job, say) if job.portable else cells.run_job(job, whole))
             except Exception as error:  # whatever a recipe does wrong costs its own cell
                 reason = str(error) if isinstance(error, DiptychError) else f"{type(error).__name__}: {error}"
                 failures.append(CellFailure(job.arm, job.seed, reason))
@@ -367,6 +375,13 @@ def _run_all(jobs: Sequence[Job], whole: Any, say: Say) -> tuple[list[CellResult
     if not results:
         raise RunError(f"no cell came to a result; the first said: {failures[0].reason}")
     return results, failures
+
+
+def _early(outcome: CellResult | Exception) -> CellResult:
+    """Result of a cell that ran beside others; raises what it failed with."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _time_left(spent: Sequence[float], cells_left: int) -> str:

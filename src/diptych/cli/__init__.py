@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from diptych import __version__
+from diptych.core.environment import COMMAND
 from diptych.core.errors import ConfigError, DiptychError, UnknownName
 from diptych.core.machine import DEVICE_VARIABLE, limit_threads_to_quota
 from diptych.core.terminal.signals import GRACE, SignalWatch, Terminated, exit_code, raise_interrupt
@@ -31,6 +32,7 @@ COMMANDS = {
     "eval": "evaluate a model on a task, with intervals",
     "compare": "several recipes or models, one budget: intervals, verdicts, cost, a report",
     "sweep": "values of a recipe's fields by Optuna, pruned and gone on with after a kill",
+    "table": "a comparison or runs as a table for a paper: Markdown, LaTeX, CSV",
     "leaderboard": "models that were asked the same questions: intervals, paired tests, where they part",
     "index": "build | add | remove | info: a search index",
     "search": "search an index by text or by image",
@@ -85,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
+    COMMAND[:] = ["diptych", *words]
     device = os.environ.get(DEVICE_VARIABLE)  # --device is for one command
     try:
         with SignalWatch(raise_interrupt, grace=GRACE):

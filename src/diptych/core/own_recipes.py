@@ -20,12 +20,13 @@ from diptych.core.sources.program import definition_file
 
 PREFIX = "diptych_own_"
 """How the modules of such files are called, so that everything can tell them from those of packages."""
+FILE_FIRST = re.compile(r"(?:[A-Za-z]:[\\/])?[^:]*\.py:")
 ADDRESS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)(:.*)?", re.DOTALL)
 
 
 def is_recipe_file(words: str) -> bool:
-    """True if a recipe is given by its file and class, FILE.py:CLASS."""
-    return ".py:" in words
+    """True if a recipe is given by its file and class, FILE.py:CLASS; False for a name whose options name a file."""
+    return FILE_FIRST.match(words) is not None
 
 
 def load_recipe_file(words: str) -> Any:

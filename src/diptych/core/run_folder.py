@@ -95,7 +95,7 @@ class RunFolder:
         """Version of the order of rows that the run began with; the newest where nothing is recorded, as in a folder of no run."""
         if not (self.path / "run.json").is_file():
             return NEWEST_ORDER
-        return int(self.state.get("data", {}).get("order", 1))
+        return int(self.state.get("order", 1))
 
     @contextmanager
     def locked(self, here: bool = True) -> Iterator[None]:

@@ -66,7 +66,7 @@ def chosen_loss(
     keys: dict[str, Any] = {}
     if extra is not None:
         keys = {"extra_text_KD": extra.text_QD, "extra_text_group_K": extra.text_group_Q}
-    common = {"scale": scale, "group_N": group_N, "group_M": group_N, "same": same, "weight_N": weight_N}
+    common: dict[str, Any] = {"scale": scale, "group_N": group_N, "group_M": group_N, "same": same, "weight_N": weight_N}
     if loss == "sigmoid":
         if bias is None:
             raise ConfigError("a sigmoid of pairs needs a learned bias, and these features have none")

@@ -46,7 +46,22 @@ from diptych.train.tuning.fine_tuning import deployable, save_adapters
 
 Evaluator = tuple[str, Callable[[Any], Mapping[str, float]]]
 """A name, and what makes named numbers of a `Deployable`."""
-RESUMABLE = frozenset({"workers", "save_every", "keep", "micro_batch", "device", "shard", *TRACKERS, "progress", "silence"})
+RESUMABLE = frozenset(
+    {
+        "workers",
+        "save_every",
+        "keep",
+        "micro_batch",
+        "device",
+        "shard",
+        "checkpoint_layers",
+        *TRACKERS,
+        "progress",
+        "silence",
+        "board_tags",
+        "board_group",
+    }
+)
 """Options that a resumed run may have otherwise."""
 
 
@@ -81,8 +96,8 @@ def fit(
             save_config(out, {**({"train": dict(begun)} if begun else {}), "recipe": recipe, "run": options})
             for name, text in (files or {}).items():
                 write_atomic(out / name, text)
-            about = {"name": data.name, "fingerprint": data.fingerprint, "order": ORDER_VERSION}
-            folder.write_state(data=about, **(record or {}))
+            about = {"name": data.name, "fingerprint": data.fingerprint}
+            folder.write_state(data=about, order=ORDER_VERSION, **(record or {}))
             record_provenance(folder, recipe)
         barrier(world)
         folder = RunFolder.open(out)
@@ -125,7 +140,7 @@ def resume(
     if not (folder.path / "config.yaml").is_file() or "data" not in folder.state:
         raise RunError(f"{folder.path} was stopped before it began: start it again with --overwrite")
     recorded = folder.state["data"]
-    if recorded["fingerprint"] not in (data.fingerprint, _earlier_fingerprint(recorded, data)):
+    if recorded["fingerprint"] not in (data.fingerprint, _earlier_fingerprint(folder, data)):
         raise RunError(f"{folder.path} was trained on '{recorded['name']}' as it was then; '{data.name}' differs from it now")
     config = folder.config
     recipe = from_plain(kind or RECIPES.load(folder.state["slug"]), config["recipe"])
@@ -159,9 +174,9 @@ def resume(
         return _train(folder, recipe, data, options, world, evaluators, begin, notes)
 
 
-def _earlier_fingerprint(recorded: Mapping[str, Any], data: Dataset) -> str:
+def _earlier_fingerprint(folder: RunFolder, data: Dataset) -> str:
     """Of memory-mapped data, what a run that began before they were mapped knows them by; "" where there is no such run."""
-    if "order" in recorded or not getattr(data, "is_mapped", False):
+    if "order" in folder.state or not getattr(data, "is_mapped", False):
         return ""
     fingerprint: str = data.content_fingerprint()  # type: ignore[attr-defined]
     return fingerprint
@@ -218,12 +233,13 @@ def _train(
                 progress=options.progress,
                 main=world.main,
             ) as log,
-            deterministic(),
+            deterministic(options.deterministic == "yes" or (options.deterministic == "auto" and world.device.type == "cpu")),
         ):
             for note in notes:
                 log.note(start, note)
             run = Training(recipe, data, options, world, folder, log, phases)
             finished = _loop(run, evaluators, stop, begin)
+            log.ended = "finished" if finished else "stopped"
     except KeyboardInterrupt:  # a second Ctrl-C
         note_stop()
         raise

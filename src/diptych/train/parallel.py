@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.errors import ConfigError
 from diptych.models.io.device import device_default
+from diptych.train.devices.blocks import stacked_blocks
 from diptych.train.options import Shard
 from diptych.train.precision import training_device
 
@@ -74,11 +75,9 @@ def wrap(model: nn.Module, world: DistributedContext, shard: Shard) -> nn.Module
         ids = [world.device.index] if world.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for stack in list(model.modules()):
-        blocks = list(stack.children()) if isinstance(stack, nn.ModuleList | nn.Sequential) else []
-        if len(blocks) > 1 and len({type(b) for b in blocks}) == 1 and any(True for _ in blocks[0].children()):
-            for block in blocks:
-                fully_shard(block, mesh=mesh)
+    for blocks in list(stacked_blocks(model)):
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
     return cast(nn.Module, fully_shard(model, mesh=mesh))
 
 

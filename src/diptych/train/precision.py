@@ -44,12 +44,13 @@ def autocast(precision: Precision, device: torch.device) -> Autocast:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic kernels where PyTorch has them, a warning where it has none; the setting before comes back."""
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Deterministic kernels where PyTorch has them, a warning where it has none; the setting before comes back. wanted: False for kernels
+    as they come, such as torchvision's `roi_align` on CUDA, which otherwise gives way to compiled Python."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
     memory.fill_uninitialized_memory = False  # costs a pass over every new tensor, finds bugs only
     try:
         yield

@@ -18,6 +18,7 @@ from diptych.core.config import read_sections, to_plain
 from diptych.core.contracts import Recipe
 from diptych.core.disk.files import write_atomic, write_json
 from diptych.core.disk.json_text import read_object
+from diptych.core.environment import COMMAND
 from diptych.core.own_recipes import named_programs, recipe_file_address
 from diptych.core.registry import RECIPES
 from diptych.core.run_folder import RunFolder
@@ -38,7 +39,10 @@ def record_provenance(folder: RunFolder, recipe: Recipe) -> None:
     write_json(folder.source / MODULES, _module_hashes())
     keep_config(folder)
     write_atomic(folder.path / "requirements.txt", "".join(f"{line}\n" for line in installed_packages()))
-    record: dict[str, Any] = {"command": list(sys.argv), "source_files": {name: str(path) for name, path in files.items()}}
+    record: dict[str, Any] = {
+        "command": list(COMMAND) or list(sys.argv),
+        "source_files": {name: str(path) for name, path in files.items()},
+    }
     if not is_of_package(kind) and not _is_registered(kind):
         record["class"] = f"{kind.__module__}:{kind.__qualname__}"
     if own := recipe_file_address(kind):
@@ -135,7 +139,7 @@ def _is_registered(kind: type) -> bool:
 def _module_hashes() -> dict[str, str]:
     """Hash by path below the sources, of every module of the package that is imported now."""
     modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == PACKAGE]
-    paths: Iterable[Path] = {Path(module.__file__) for module in modules if getattr(module, "__file__", None)}
+    paths: Iterable[Path] = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
     inside = sorted(path for path in paths if path.is_relative_to(SOURCES) and path.suffix == ".py")
     return {path.relative_to(SOURCES).as_posix(): _hash_of(path) for path in inside}
 

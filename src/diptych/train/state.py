@@ -25,10 +25,11 @@ from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
 from diptych.train.checkpoint import Checkpoint
+from diptych.train.devices.blocks import with_block_options
+from diptych.train.devices.late import LateNorm, LateValues
+from diptych.train.devices.memory import with_smaller_chunks
 from diptych.train.engines import engine_kind
-from diptych.train.late import LateNorm, LateValues
 from diptych.train.log import Log, quarantined
-from diptych.train.memory import with_smaller_chunks
 from diptych.train.optimise import (
     build_optimiser,
     clip,
@@ -190,7 +191,8 @@ class Training:
 
     def _adopt(self, model: nn.Module) -> None:
         """Makes a module the one that is trained: on the device, wrapped and with an optimiser where the engine descends."""
-        self.model = self.module = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
+        placed = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
+        self.model = self.module = with_block_options(placed, self.options)
         self.optimiser = None
         if not self.engine.descends and self.world.size > 1 and self.options.shard == "fsdp":
             raise ConfigError(f"the engine '{self.recipe.engine}' takes no gradient steps that fsdp could share: use --shard ddp")
@@ -324,9 +326,9 @@ class Training:
         self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
         if self.world.device.type == "cuda":
             self._norm.check()  # of the step before
-            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm))
+            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
         else:
-            self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
+            self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
         optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
@@ -395,18 +397,9 @@ class Training:
         self.journal.note(self.step, text)
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
-        key = keyed_seed(self.options.seed, "extra", seed)
-        extra = batches(
-            self.data,
-            self.recipe,
-            seed=key,
-            stop=count,
-            rank=self.world.rank,
-            world=self.world.size,
-            bad_limit=self.options.bad_limit,
-            order=self._order,
-        )
-        for item in extra:
+        key, limit = keyed_seed(self.options.seed, "extra", seed), self.options.bad_limit
+        ranks = {"rank": self.world.rank, "world": self.world.size}
+        for item in batches(self.data, self.recipe, seed=key, stop=count, bad_limit=limit, order=self._order, **ranks):
             yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:

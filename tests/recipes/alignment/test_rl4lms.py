@@ -17,10 +17,10 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.policy.language_policy import LanguagePolicy, answer_logits
 from diptych.models.policy.sampled_answers import SamplingRules, sample_answers
 from diptych.objectives.policy.action_masks import drawn_actions, top_p_mask
+from diptych.recipes._shared.text_policy.grue import TASKS
+from diptych.recipes._shared.text_policy.token_transitions import Episodes, transitions
 from diptych.recipes.alignment import rl4lms as module
-from diptych.recipes.alignment.grue import TASKS
 from diptych.recipes.alignment.rl4lms import RL4LMs
-from diptych.recipes.alignment.token_transitions import Episodes, transitions
 from diptych.train.fit import fit, resume
 from diptych.train.options import TrainOptions
 from diptych.worlds.scenes.world import scenes

@@ -269,6 +269,7 @@ def test_the_line_of_options_trains_and_the_run_trains_again(
     assert main(["train", "--like", str(run.path), "--out", str(tmp_path / "b"), "--no-evaluation"]) == 0
     again = RunFolder.open(tmp_path / "b")
     assert (again.model / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
+    assert main(["eval", str(run.path), "retrieval", "--data", WORLD, "--split", "test"]) == 0
     assert from_plain(Mix, again.config["recipe"]).prefixes.dims == (4, 16)
     assert main([*words, "--overwrite", "--gamma-language", "2"]) == 2
     assert "gates compare a raw text" in capsys.readouterr().err

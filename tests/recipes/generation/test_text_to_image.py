@@ -88,7 +88,9 @@ def test_a_word_is_learned_on_a_folder_of_diffusers(tmp_path: Path) -> None:
     run = api.train(recipe, exemplars(4), tmp_path / "run", init=f"hf:{folder}", options=options)
     trained, before = api.load(run.path), api.load(f"hf:{folder}")
     rows = trained.model.state_dict()
-    assert all(torch.equal(rows[name], tensor) for name, tensor in before.model.state_dict().items()), "all old rows are bit-equal"
+    assert all(torch.equal(rows[name], tensor) for name, tensor in before.model.state_dict().items()), (
+        "all old rows are bit-equal"
+    )
     (word,) = load_file(run.path / "model/learned_embeds.safetensors").values()
     start = before.model.token_tables()[0].weight[before.tokenizers[0].inner.token_to_id("and</w>")]
     assert 0 < (word[0] - start).abs().max() < 0.02, "two steps of AdamW at 2e-3, from the initializer"

@@ -19,6 +19,8 @@ from diptych.core.registry import RECIPES
 DESCRIPTION = """Which idea helps on your data: every recipe under one budget, same rows, same seeds, everything else equal.
 The first arm is what the others are measured against. What is finished in --out is read; a comparison that was stopped goes on."""
 
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class CompareArgs:
@@ -40,6 +42,8 @@ class CompareArgs:
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section compare (`diptych config compare`)")] = Path()
     set: Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE", help="fields of every recipe: batch_size=64 width=64")] = ()
     dry_run: Annotated[bool, arg(help="say how many minutes it would take, and stop")] = False
+    precision: Annotated[Precision, arg(help="of the training")] = "auto"
+    processes: Annotated[int, arg(help="cells that run at once, each in a process of its own")] = 1
     workers: Annotated[int, arg(help="loader processes of a run")] = 0
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
     device: DEVICE = "auto"
@@ -68,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
         budget=args.budget,
         preset=args.preset,
         out=args.out,
-        options=TrainOptions(workers=args.workers),
+        options=TrainOptions(workers=args.workers, precision=args.precision),
+        processes=args.processes,
         matters=args.matters,
         equal=args.equal,
         download=args.download,

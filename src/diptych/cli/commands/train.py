@@ -39,6 +39,7 @@ class ResumeArgs:
     save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
     keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
     micro_batch: Annotated[int | None, arg(help="samples that go through the model at once from here on")] = None
+    checkpoint_layers: Annotated[int | None, arg(help="of every so many blocks activations are not kept, from here on")] = None
     device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
     shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
     silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
@@ -46,6 +47,8 @@ class ResumeArgs:
     tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
     wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
     mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
+    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of the run on its boards, from here on")] = None
+    board_group: Annotated[str | None, arg(help="group of the run on its boards, from here on")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -86,7 +89,7 @@ def main(argv: Sequence[str]) -> int:
 
         data = args.data or None
         talk = say if _main_process() else None
-        own = {"recipe": args.recipe or None, "changed_code": args.changed_code}
+        own: dict[str, Any] = {"recipe": args.recipe or None, "changed_code": args.changed_code}
         changes = {name: value for name in sorted(RESUMABLE) if (value := getattr(args, name)) is not None}
         run = resume(args.resume, data=data, steps=args.steps, changes=changes, say=talk, **own)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
@@ -126,8 +129,8 @@ def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
     kind: Any = recipe_class(name)
     preset, begun, columns_given = _from_file(kind, argv, file)
     with file.named():
-        run = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
-    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, run), (ColumnArgs, columns_given)])
+        how = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
+    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, how), (ColumnArgs, columns_given)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
     own = {key: value for key, value in select_fields(TrainOptions, args).items() if key not in ("steps", "init")}
@@ -231,11 +234,13 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
     if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
+        from diptych.api.runs import publish_results
 
         results = evaluate_run(run, data)
         payload["results"] = {name: result.to_json() for name, result in results.items()}
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
         payload["report"] = str(report(run.path, data))
+        publish_results(run, results, Path(payload["report"]), say)
         lines.append(f"report: {payload['report']}")
     if state["status"] == "finished" and number and evaluation:
         lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")

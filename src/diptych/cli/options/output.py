@@ -32,7 +32,7 @@ def parse(kind: type[T], argv: Sequence[str], command: str, description: str, de
     prog, args = f"diptych {command}", list(argv)
     given = {} if default is None else {"default": default}
     parsed = tyro.cli(kind, args=args, prog=prog, description=description, config=settings, **given)
-    _set_device(getattr(parsed, "device", "auto"))
+    _set_device(getattr(parsed, "device", None) or "auto")
     return parsed
 
 

@@ -157,6 +157,13 @@ class MatchMapper(Protocol):
 
 
 @runtime_checkable
+class PhraseMapper(Protocol):
+    """Maps of where each phrase fits in an image: float32 [H, W] in the frame of the image, NaN where the model does not look."""
+
+    def map_phrases(self, image: ImageSource, phrases: Sequence[str]) -> list[npt.NDArray[np.float32]]: ...
+
+
+@runtime_checkable
 class Detector(Protocol):
     """Regions and relations for the given names, as one `SceneGraph` an image. Those that read names as text take phrases as well
     ("the red cup left of the plate").

@@ -66,7 +66,9 @@ def thumbnail(source: Any) -> str:
 
 def facts(pairs: Mapping[str, Any], *, caption: str) -> str:
     """A table of two columns: what is described and its value, without the empty ones."""
-    return table([{"": name, "value": value} for name, value in pairs.items() if value not in ("", None, [], {}, ())], caption=caption)
+    return table(
+        [{"": name, "value": value} for name, value in pairs.items() if value not in ("", None, [], {}, ())], caption=caption
+    )
 
 
 def model_facts(model: Any, module: Any) -> str:

@@ -30,7 +30,8 @@ from diptych.data.media.weighted_semaphore import WeightedSemaphore
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What is decoded, HEIC (`heif`) and DICOM of one frame (`dicom`) beside them. PIL knows many more, some of them programs rather than pictures (EPS)."""
+"""What is decoded, HEIC (`heif`) and DICOM of one frame (`dicom`) beside them.
+PIL knows many more, some of them programs rather than pictures (EPS)."""
 MAX_PIXELS = 100_000_000
 STRIPE = 1 << 20  # pixels
 BYTES_A_PIXEL = 24

@@ -22,6 +22,7 @@ from diptych.models.io.saved_model import one_line_errors, open_model
 OPENERS = {
     "albef": "diptych.models.io.releases.albef:open_released",
     "alip": "diptych.models.io.releases.clip_files:open_released",
+    "biovil": "diptych.models.io.releases.biovil:open_released",
     "coop": "diptych.models.pairs.prompted.released:open_released",
     "ctp": "diptych.models.io.releases.ctp:open_released",
     "denseclip": "diptych.models.denseclip.opened:open_released",
@@ -39,6 +40,7 @@ OPENERS = {
     "openai": "diptych.models.endpoint.chat_model:ChatModel.open",
     "penet": "diptych.models.penet.opened:open_released",
     "plip_person": "diptych.models.people.released:open_released",
+    "rad_dino": "diptych.models.io.releases.rad_dino:open_released",
     "reversion": "diptych.models.diffusion.textual_inversion:open_released",
     "rlipv2": "diptych.models.rlipv2.opened:open_released",
     "svlc": "diptych.models.io.releases.clip_files:open_released",

@@ -258,16 +258,14 @@ class RoomGraphNet(nn.Module):
         word_BSLD, sentence_BSD = word_NLD.unflatten(0, shape), sentence_ND.unflatten(0, shape)
         spoken_BS = mask_BSL.any(-1)
         words = masked = choice = answers = None
-        joint: list[Tensor | None] = [None] * 6
+        own_vectors = node_vectors = word_vectors = sentence_vectors = room_vectors = text_vectors = None
         if self.pretraining:
-            joint = [
-                l2_normalise(self.object_joint(object_BMD)),
-                l2_normalise(self.node_joint(node_BMD)),
-                self.word_joint(word_BSLD),
-                l2_normalise(self.sentence_joint(sentence_BSD)),
-                l2_normalise(self.node_joint(masked_mean(node_BMD, open_BM))),
-                l2_normalise(self.sentence_joint(masked_mean(sentence_BSD, spoken_BS))),
-            ]
+            own_vectors = l2_normalise(self.object_joint(object_BMD))
+            node_vectors = l2_normalise(self.node_joint(node_BMD))
+            word_vectors = self.word_joint(word_BSLD)
+            sentence_vectors = l2_normalise(self.sentence_joint(sentence_BSD))
+            room_vectors = l2_normalise(self.node_joint(masked_mean(node_BMD, open_BM)))
+            text_vectors = l2_normalise(self.sentence_joint(masked_mean(sentence_BSD, spoken_BS)))
         if "grounding" in self.heads:
             choice = self.scores(self.mix(node_BMD, word_BSLD, open_BM, mask_BSL)[0], sentence_BSD, open_BM)
         if ask_BSL is not None and ask_mask_BSL is not None:
@@ -282,7 +280,12 @@ class RoomGraphNet(nn.Module):
                 masked_mean(seen_BSMD.transpose(1, 2), spoken_BS[:, None].expand(-1, seen_BSMD.shape[2], -1))
             )
         return RoomGraphFeatures(
-            *joint,
+            own_vectors,
+            node_vectors,
+            word_vectors,
+            sentence_vectors,
+            room_vectors,
+            text_vectors,
             self.classify(object_BMD),
             self.name_class(sentence_BSD),
             choice,
@@ -302,7 +305,8 @@ class RoomGraphNet(nn.Module):
 
     def _captions(self, node_BMD: Tensor, caption_BML: Tensor) -> Tensor:
         id_NL = caption_BML.flatten(0, 1).clamp_min(0)  # what stands behind the end has no loss
-        return self.caption(node_BMD.flatten(0, 1), id_NL).unflatten(0, caption_BML.shape[:2])
+        logit_BMLV: Tensor = self.caption(node_BMD.flatten(0, 1), id_NL).unflatten(0, caption_BML.shape[:2])
+        return logit_BMLV
 
 
 def nearest_proposals(box_BM6: Tensor, open_BM: Tensor, count: int) -> tuple[Tensor, Tensor]:

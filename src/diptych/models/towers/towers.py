@@ -12,7 +12,8 @@ text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_
 
 vit, dense and transformer are these with every size given; headed_image and headed_text put a hidden layer behind another, peak_image and
 peak_text the maximum over projected tokens, adapted_image and adapted_text adapters in its blocks; hidden_layer is an inner layer of
-another, frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
+another, projected_map a projection of each place of its map (BioViL's; temporal_image is BioViL-T's network, which compares with an earlier
+image), frame_average the mean over the frames of a clip, frame_sequence all of them, patches a convolution alone, learned_tokens_image
 a few tokens of all patches (FILIP's); hf_image, open_clip_image and open_clip_text are what other libraries' models are opened with
 (`models/io/foreign/`).
 
@@ -150,6 +151,19 @@ def _adapted_text(
     return with_adapters(text_tower(**inner), BlockAdapterConfig(**adapters), "text")
 
 
+def _projected_map(*, inner: dict[str, Any], out: int, order: Any = "map", image_size: int | None = None) -> Tower:
+    from diptych.models.towers.projected_map import ProjectedMapTower
+
+    sized = inner | ({"image_size": image_size} if image_size else {})
+    return ProjectedMapTower(image_tower(**sized), out, order=order)
+
+
+def _temporal(*, model: str = "resnet50", image_size: int = 448, half: int = 256, heads: int = 8, blocks: int = 3) -> Tower:
+    from diptych.models.towers.projected_map import TemporalImageTower
+
+    return TemporalImageTower(model=model, image_size=image_size, half=half, heads=heads, blocks=blocks)
+
+
 def _hidden_layer(*, inner: dict[str, Any], layer: int = -2, image_size: int | None = None) -> Tower:
     from diptych.models.towers.hidden_layer import HiddenLayerTower
 
@@ -253,6 +267,8 @@ IMAGE: dict[str, Preset] = {
     "frame_sequence": (_frame_sequence, {}),
     "headed_image": (_headed_image, {}),
     "adapted_image": (_adapted_image, {}),
+    "projected_map": (_projected_map, {}),
+    "temporal_image": (_temporal, {}),
     "learned_tokens_image": (_learned_tokens, {}),
     "open_clip_image": (_open_clip_image, {}),
 }

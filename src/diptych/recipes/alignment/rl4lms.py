@@ -28,10 +28,10 @@ from diptych.objectives.policy.action_masks import (
 from diptych.objectives.policy.advantages import standardised
 from diptych.objectives.policy.divergence import KLController
 from diptych.objectives.policy.surrogate import clipped_surrogate, value_loss
-from diptych.recipes.alignment.grue import grue_task
-from diptych.recipes.alignment.prompted_text import PromptBatch, PromptedTextRecipe
-from diptych.recipes.alignment.supervised_text import SupervisedText
-from diptych.recipes.alignment.token_transitions import (
+from diptych.recipes._shared.text_policy.grue import grue_task
+from diptych.recipes._shared.text_policy.prompted_text import PromptBatch, PromptedTextRecipe
+from diptych.recipes._shared.text_policy.supervised_text import SupervisedText
+from diptych.recipes._shared.text_policy.token_transitions import (
     Episodes,
     TransitionBatch,
     joined_episodes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample, Text
 from diptych.data.load.batch import PairBatch, TripletBatch
 from diptych.data.text.captions.text_sets import TextSetBatch, caption_table, sub_captions, text_set_batch
+from diptych.models.pairs.embedder import PairEmbedder
 from diptych.models.pairs.encoders.mix_encoder import MixEncoder, MixSets
 from diptych.objectives.chosen_loss import LOSS_NAMES, ExtraKeys, chosen_loss
 from diptych.objectives.gather import all_gather, share_of_gradient
@@ -270,7 +271,7 @@ class Mix(TwoTextRecipe[MixEncoder, MixBatch, MixSets]):
             model.push_(*(all_gather(rows).flatten(0, 1) for rows in own))
         super().after_update(model, features, batch, progress)
 
-    def deploy(self, model: MixEncoder) -> Any:
+    def deploy(self, model: MixEncoder) -> PairEmbedder:
         embedder = super().deploy(model)
         if self.prefixes.dims:
             embedder.dims = self.prefixes.dims

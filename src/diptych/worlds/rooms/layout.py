@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.randomness import keyed_rng
-from diptych.data.media.rgbd import Camera
+from diptych.data.media.rooms.rgbd import Camera
 from diptych.worlds.solids.categories import parts_of
 from diptych.worlds.solids.primitives import surface
 
@@ -131,11 +131,13 @@ def _free_spot(
 def _assembled(
     width: float, depth: float, placed: list[tuple[str, str, str, Floats, Floats, Floats]], rng: np.random.Generator
 ) -> Room:
-    objects, blocks = [], []
+    objects: list[Furniture] = []
+    blocks: list[tuple[Floats, Floats, Floats, int, int]] = []
     for number, (label, colour, size, xyz_N3, normal_N3, colour_N3) in enumerate(placed):
         low_3, high_3 = xyz_N3.min(0), xyz_N3.max(0)
-        cx, cy, cz, sx, sy, sz = (*((low_3 + high_3) / 2).tolist(), *(high_3 - low_3).tolist())
-        objects.append(Furniture(number, label, colour, size, (cx, cy, cz, sx, sy, sz)))
+        (cx, cy, cz), (sx, sy, sz) = (low_3 + high_3) / 2, high_3 - low_3
+        box = (float(cx), float(cy), float(cz), float(sx), float(sy), float(sz))
+        objects.append(Furniture(number, label, colour, size, box))
         blocks.append((xyz_N3, normal_N3, colour_N3, CLASSES.index(label), number))
     rest = DENSE - sum(len(block[0]) for block in blocks)
     floor = int(rest * width * depth / (width * depth + 2 * WALL_HEIGHT * (width + depth)))
@@ -148,7 +150,7 @@ def _assembled(
         xyz_N3 = np.column_stack([at_N, along_N, z_N] if axis == 0 else [along_N, at_N, z_N])
         blocks.append((xyz_N3, _facing(count, axis, facing), _plain("wall", count), 1, -1))
     order_N = rng.permutation(sum(len(block[0]) for block in blocks))
-    xyz_N3, normal_N3, colour_N3 = (np.concatenate([block[k] for block in blocks])[order_N] for k in (0, 1, 2))  # type: ignore[misc]
+    xyz_N3, normal_N3, colour_N3 = (np.concatenate([block[k] for block in blocks])[order_N] for k in (0, 1, 2))
     label_N, object_N = (np.concatenate([np.full(len(b[0]), b[k]) for b in blocks])[order_N] for k in (3, 4))
     return Room(width, depth, tuple(objects), xyz_N3, normal_N3, colour_N3, label_N, object_N)
 

@@ -8,15 +8,17 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from diptych.claims.cell import Cell, Scores
-from diptych.claims.training import trained, untrained
+from diptych.claims.training import opened, trained, untrained
 from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.media.room_clouds import point_labels
+from diptych.data.media.rooms.room_clouds import point_labels
 from diptych.models.io.saved_model import open_model
+from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D
 from diptych.recipes.points.text4point import Text4Point
 from diptych.tasks.evaluate import evaluate
@@ -27,6 +29,7 @@ from diptych.worlds.rooms.world import rooms
 
 UNLABELLED, LABELLED, TESTED, SMOKE_ROWS = 120, 5, 40, 4
 DESCRIBED = 120
+Cloud = npt.NDArray[Any]
 POINTS = 1024
 ANCHOR = "world:rooms?n=300&seed=9999&points=64"
 """The pictures and descriptions that the shared anchor learns: rooms of another seed than those of any cell."""
@@ -85,6 +88,21 @@ class GroundedRooms:
 
 
 @dataclass(frozen=True)
+class ChattedRooms:
+    """Finds things of other rooms by what a language model answers: accuracies as of `GroundedRooms`.
+
+    learns  False asks the model as it is before its first step
+    """
+
+    recipe: Chat3Dv2
+    learns: bool = True
+
+    def __call__(self, cell: Cell) -> Scores:
+        rows = drawn(cell.seed, "train", SMOKE_ROWS if cell.smoke else DESCRIBED)
+        return grounded((opened if self.learns else untrained)(self.recipe, rows, cell), cell)
+
+
+@dataclass(frozen=True)
 class NamedThing:
     """Takes the things of a room whose "words" (class, colour and size) a sentence has most of, ties shared; or any thing ("chance")."""
 
@@ -99,8 +117,8 @@ class NamedThing:
         box_N6 = np.array([thing["box"] for thing in things])
         answers = []
         for text in texts:
-            said = set(text.replace(",", "").split()) if self.by == "words" else set[str]()
-            score_N = np.array([float(len(said & {t["label"], t["colour"], t["size"]})) for t in things])
+            words_of_text = set(text.replace(",", "").split()) if self.by == "words" else set[str]()
+            score_N = np.array([float(len(words_of_text & {t["label"], t["colour"], t["size"]})) for t in things])
             answers.append(SceneBoxes(box_N6, score_N, score_N == score_N.max()))
         return answers
 
@@ -113,19 +131,19 @@ class NearestPoint:
 
     def __call__(self, cell: Cell) -> Scores:
         few = drawn(cell.seed, "train", SMOKE_ROWS if cell.smoke else LABELLED)
-        known, classes = [], []
+        labelled, classes = [], []
         for row in range(len(few)):
             cloud_PF = few[row].media["cloud"].decode()
-            known.append(self.values(cloud_PF))
+            labelled.append(self.values(cloud_PF))
             classes.append(point_labels(few[row], len(cloud_PF), len(CLASSES)))
-        known_QF, label_Q = torch.from_numpy(np.concatenate(known)), np.concatenate(classes)
+        labelled_QF, label_Q = torch.from_numpy(np.concatenate(labelled)), np.concatenate(classes)
 
-        def nearest(clouds: list[np.ndarray]) -> list[np.ndarray]:  # type: ignore[type-arg]
-            return [label_Q[torch.cdist(torch.from_numpy(self.values(c)), known_QF).argmin(1).numpy()] for c in clouds]
+        def nearest(clouds: list[Cloud]) -> list[Cloud]:
+            return [label_Q[torch.cdist(torch.from_numpy(self.values(c)), labelled_QF).argmin(1).numpy()] for c in clouds]
 
         return scores(nearest, cell)
 
-    def values(self, cloud_PF: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def values(self, cloud_PF: Cloud) -> Cloud:
         """[P, 3] or [P, 4]."""
         colour_P3 = cloud_PF[:, 3:6] / 255
         return colour_P3 if self.by == "colour" else np.concatenate([cloud_PF[:, 2:3], colour_P3], 1)

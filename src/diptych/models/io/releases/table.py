@@ -88,6 +88,18 @@ RELEASES: tuple[Release, ...] = (
         names=(r"point_encoder\.encoder2trans\.weight", r"point_encoder\.trans2embed\.weight"),
     ),
     Release(
+        slug="biovil", systems=("biovil",), title="BioViL and BioViL-T", address="biovil:CXR-BERT-FOLDER#IMAGE-FILE",
+        source="huggingface.co/microsoft/BiomedVLP-CXR-BERT-specialized and BiomedVLP-BioViL-T", licence="MIT (model cards)",
+        opens="PhraseEmbedder", checked="vectors of hi-ml-multimodal on equal weights",
+        prompt="'findings suggesting {}' against 'no evidence of {}', raw vectors averaged",
+        names=(r"projector\.model\.0\.weight", r"encoder\.encoder\.conv1\.weight"), model_type="cxr-bert",
+    ),
+    Release(
+        slug="rad_dino", systems=("rad_dino",), title="RAD-DINO, a folder of Dinov2Model", address="rad_dino:FOLDER",
+        source="huggingface.co/microsoft/rad-dino", licence="MSRLA, later MIT (model card)", opens="ImageTowerEmbedder",
+        checked="class token and patches of transformers' Dinov2Model on a small folder", model_type="dinov2",
+    ),
+    Release(
         slug="keep", systems=("keep",), title="KEEP", address="keep:FOLDER", source="huggingface.co/Astaxanthin/KEEP",
         licence="MIT (repository)", opens="PairEmbedder", checked="timm's and transformers' modules, put together as the authors do",
         prompt="the authors' templates for pathology, such as 'an H&E image of {}.'",

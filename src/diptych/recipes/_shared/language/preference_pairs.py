@@ -22,8 +22,8 @@ from diptych.data.load.batch import choose_text
 from diptych.data.text.prompts.layout import Piece, TokenPiece
 from diptych.data.text.question_answering.preferences import PREFERENCE_FIELD, has_preference, preference_of
 from diptych.data.text.question_answering.questions import questions_of
+from diptych.models.bridges.aligned.preference_bridge import OtherLikelihood, PreferenceBridge
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
-from diptych.models.bridges.preference_bridge import OtherLikelihood, PreferenceBridge
 from diptych.models.bridges.writer import BridgeGenerator
 from diptych.models.towers.adapters import MARK, LoRAConfig, add_adapters, merged
 from diptych.objectives.preference.direct import (
@@ -157,6 +157,10 @@ class PreferencePairRecipe(VisualInstructionRecipe):
             return MARK in name or not self._unchanged_language
         return super().stored(name)
 
+    def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a model without adapters under the names that they have beneath adapters, too."""
+        return beneath_adapters(tensors) if self.adapts else tensors
+
     @property
     def _unchanged_language(self) -> bool:
         return bool(self.weights_from) and not self.start_share
@@ -265,10 +269,14 @@ class PreferencePairRecipe(VisualInstructionRecipe):
                 scored.append(replace(sample, extras={PREFERENCE_FIELD: pair.to_json()}))
         return scored
 
-    def deploy(self, model: Bridge) -> BridgeGenerator:
+    def deploy_plain(self, model: Any) -> BridgeGenerator:
+        """The model as it answers at once, its adapters merged."""
         made = super().deploy(merged(model))
         made.request = self.request
         return made
+
+    def deploy(self, model: Bridge) -> BridgeGenerator:
+        return self.deploy_plain(model)
 
 
 def last_answer_only(row: Sequence[Piece]) -> list[Piece]:
@@ -291,6 +299,17 @@ def inner_linear_maps(inner: Any) -> tuple[str, ...]:
     """Patterns of the linear maps of a language model, but the one that gives words."""
     head = inner.get_output_embeddings()
     return tuple(f"^{name}$" for name, module in inner.named_modules() if type(module) is nn.Linear and module is not head)
+
+
+def beneath_adapters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with those of the language model also under the names that they have beneath adapters."""
+    beneath = {
+        f"{module}.{BASE}{kind}": tensor
+        for name, tensor in tensors.items()
+        for module, _, kind in [name.rpartition(".")]
+        if name.startswith("language.") and MARK not in name
+    }
+    return {**tensors, **beneath}
 
 
 @torch.no_grad()

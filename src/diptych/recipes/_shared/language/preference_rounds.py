@@ -125,7 +125,7 @@ class PreferenceRound:
             "instructions": len(listed),
             "data": run.whole_data.fingerprint,
         }
-        model = self.recipe.deploy(run.model.eval())  # type: ignore[arg-type]
+        model = self.recipe.deploy_plain(run.model.eval())
         labeler = YesNoLabeler(self._labeler(model), self.labels.label_prompt)
         splitter = self.splitter()
         starts = range(0, len(listed), size)

@@ -14,7 +14,7 @@ import yaml
 from diptych.cli.commands import train
 from diptych.core.errors import ConfigError
 
-FOLDER = Path(__file__).parents[2] / "examples/cluster"
+FOLDER = Path(__file__).parents[3] / "examples/cluster"
 
 
 def slurm() -> list[str]:

@@ -15,7 +15,7 @@ from diptych.models.bridges.language_model import LanguageModel
 from diptych.models.policy.language_policy import answer_logits
 from diptych.models.policy.text_generator import TextGenerator
 from diptych.objectives.language.answers import answer_loss
-from diptych.recipes.alignment.prompted_text import PromptedTextRecipe
+from diptych.recipes._shared.text_policy.prompted_text import PromptedTextRecipe
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_a_run_that_began_before_keeps_its_order(tmp_path: Path, monkeypatch: py
     fit(Toy(steps=6), toy_pool(), tmp_path / "run", OPTIONS)
     stopped_at(tmp_path / "run", 2)
     state = json.loads((tmp_path / "run/run.json").read_text())
-    assert state["data"].pop("order") == 2
+    assert state.pop("order") == 2
     (tmp_path / "run/run.json").write_text(json.dumps(state))
     monkeypatch.setattr(computed_order, "COMPUTED_FROM", 10)
     assert weights(resume(tmp_path / "run", toy_pool(), kind=Toy)) == weights(small)

@@ -80,8 +80,8 @@ def point_labels(sample: Sample, points: int, classes: int) -> npt.NDArray[np.in
             field=POINT_LABELS,
             expected="KEY.raster-point_labels.npy [points, 1 or more]",
         )
-    label_P = sample.media[POINT_LABELS].decode()[..., 0]
-    label_P = (label_P[:, 0] if label_P.ndim == 2 else label_P).astype(np.int64)
+    label_P: npt.NDArray[np.int64] = sample.media[POINT_LABELS].decode()[..., 0]
+    label_P = np.asarray(label_P[:, 0] if label_P.ndim == 2 else label_P, np.int64)
     if len(label_P) != points:
         raise DataError(
             f"sample '{sample.uid}' has {len(label_P)} classes for {points} points", field=POINT_LABELS, expected="one a point"
