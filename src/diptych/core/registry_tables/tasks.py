@@ -73,6 +73,10 @@ TASK_ENTRIES = {
         "diptych.tasks.generation.figure_generation:FigureGeneration",
         "generated pictures of two figures: key points, relation, identity",
     ),
+    "picture_similarity": (
+        "diptych.tasks.generation.picture_similarity:PictureSimilarity",
+        "generated pictures against prompts, given things and real pictures, by an embedder",
+    ),
     "relation_generation": (
         "diptych.tasks.generation.relation_generation:RelationGeneration",
         "generated pictures of two shapes: their relation, the things, what leaked",
