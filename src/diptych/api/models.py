@@ -18,9 +18,17 @@ from diptych.data.text.tokens.spans import find
 
 if TYPE_CHECKING:
     from diptych.core.contracts import Embedder
+    from diptych.models.io.device import InferencePrecision
 
 
-def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> Embedder:
+def load(
+    name: str | Path,
+    *,
+    download: bool = False,
+    engine: str = "torch",
+    device: str = "auto",
+    precision: InferencePrecision = "auto",
+) -> Embedder:
     """A model: one that embeds images and texts, detects, classifies or writes, by what it was made for.
 
     name      a run folder, a model folder, a folder of `diptych export --to onnx`, "hf:FOLDER_OR_NAME" (CLIP, SigLIP, ALIGN, BLIP,
@@ -32,14 +40,18 @@ def load(name: str | Path, *, download: bool = False, engine: str = "torch") -> 
               like open as `Generator`, those of Grounding DINO and OWL-ViT as `Grounder`
     download  allows fetching what is not on this machine; nothing is fetched without it
     engine    "torch", or "onnx": ONNX Runtime on an export, which is made anew where `name` is none (extra `[onnx]`)
+    device    "auto" (CUDA where it is, else the processor; DIPTYCH_DEVICE says otherwise), "cpu", "cuda", "cuda:N" or "mps". A model on an
+              accelerator takes larger batches, and halves them where its memory does not hold one
+    precision  of embedders: "auto" is bf16 where a CUDA device multiplies it in hardware, else float32; "fp32", "bf16"
+    Raises ConfigError for a device that is not there.
     """
     if engine not in ("torch", "onnx"):
         raise UnknownName("engine", engine, ("torch", "onnx"))
     if engine == "onnx" or (Path(name) / "onnx.json").is_file():
-        return _on_onnx(name, download)
+        return _on_onnx(name, download, device)
     from diptych.models.io.open_address import open_address
 
-    model: Embedder = open_address(name, download=download)
+    model: Embedder = open_address(name, download=download, device=device, precision=precision)
     if (Path(name) / "run.json").is_file():
         _RUNS[model] = Path(name)
     return model
@@ -58,7 +70,7 @@ def run_of(model: Any) -> RunFolder | None:
     return RunFolder.open(folder) if folder is not None and (folder / "run.json").is_file() else None
 
 
-def _on_onnx(name: str | Path, download: bool) -> Embedder:
+def _on_onnx(name: str | Path, download: bool, device: str) -> Embedder:
     """The export in a folder, or one made of a model, which lasts as long as this process."""
     import tempfile
 
@@ -68,8 +80,8 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
     from diptych.models.pairs.frozen.locked import LockedEmbedder
 
     if (Path(name) / ONNX_FILE).is_file():
-        return OnnxEmbedder(name)
-    model: Any = load(name, download=download)
+        return OnnxEmbedder(name, device=device)
+    model: Any = load(name, download=download, device="cpu")  # an export is made there
     if not isinstance(model, PairEmbedder | LockedEmbedder):
         raise ConfigError(
             f"{name} is a {getattr(model, 'kind', 'foreign')} model, which ONNX Runtime cannot run "
@@ -77,7 +89,7 @@ def _on_onnx(name: str | Path, download: bool) -> Embedder:
         )
     with tempfile.TemporaryDirectory(prefix="diptych-onnx-") as folder:
         to_onnx(model, Path(folder, "onnx"))
-        return OnnxEmbedder(Path(folder, "onnx"))
+        return OnnxEmbedder(Path(folder, "onnx"), device=device)
 
 
 def detect(

@@ -29,6 +29,7 @@ def index(
     progress: bool = True,
     url: str = "",
     download: bool = False,
+    device: str = "auto",
     **options: Any,
 ) -> Index:
     """Embed data and make it searchable: `index(model, "pairs/", "pairs.index").search("a red bus")`.
@@ -41,11 +42,12 @@ def index(
     what     "images": one item a sample; "texts": one item a text
     url      of a Qdrant server that is to hold the vectors
     download  allows fetching a model that is not on this machine
+    device    of a model that is given by address, as `load` takes it
     """
     from diptych.index.kinds import kind as kind_of_index
 
     index_kind = kind_of_index(kind)
-    opened = _searcher(model, download) if isinstance(model, str | Path) else model
+    opened = _searcher(model, download, device) if isinstance(model, str | Path) else model
     source = {
         "model": str(model) if isinstance(model, str | Path) else "",
         "data": str(data) if isinstance(data, str | Path) else "",
@@ -66,10 +68,11 @@ def index(
     return made
 
 
-def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
+def open_index(folder: str | Path, *, model: Any = "", url: str = "", device: str = "auto") -> Index:
     """An index of any kind with its model: the one it was built with, unless another address of the same model is given.
 
     url  of the Qdrant server that holds its vectors; a server that only the folder names is not contacted
+    device  of a model that is given by address, as `load` takes it
     """
     from diptych.index.facts import read_facts
     from diptych.index.kinds import open_index as open_any
@@ -78,7 +81,7 @@ def open_index(folder: str | Path, *, model: Any = "", url: str = "") -> Index:
     address = model or facts.source.get("model", "")
     if not address:
         raise RunError(f"{folder} was built from a model object: pass the model's address")
-    opened = open_any(folder, _searcher(address) if isinstance(address, str | Path) else address, url=url)
+    opened = open_any(folder, _searcher(address, device=device) if isinstance(address, str | Path) else address, url=url)
     opened.pictures = _recorded_pictures([facts.source.get("data", ""), *facts.added], folder)
     return opened
 
@@ -100,7 +103,7 @@ def _recorded_pictures(addresses: Sequence[str], folder: str | Path) -> Pictures
     return picture
 
 
-def _searcher(address: str | Path, download: bool = False) -> Any:
+def _searcher(address: str | Path, download: bool = False, device: str = "auto") -> Any:
     """The embedder an index is built with: a model, "words" (lexical) or "annotations" (the graphs of the data)."""
     if str(address) == "words":
         from diptych.index.lexicon import BM25Encoder
@@ -110,4 +113,4 @@ def _searcher(address: str | Path, download: bool = False) -> Any:
         from diptych.index.kinds.graphs import AnnotatedGraphs
 
         return AnnotatedGraphs()
-    return load(address, download=download)
+    return load(address, download=download, device=device)

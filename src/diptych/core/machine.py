@@ -18,6 +18,9 @@ Machine = Literal["plain", "avx512", "amx", "cuda"]
 MACHINES: tuple[Machine, ...] = ("plain", "avx512", "amx", "cuda")
 """From the plainest on."""
 
+DEVICE_VARIABLE = "DIPTYCH_DEVICE"
+"""Environment variable: what the device "auto" is (`models.io.device`)."""
+
 GROUPS = Path("/sys/fs/cgroup")
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE")

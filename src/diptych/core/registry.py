@@ -24,6 +24,7 @@ Systems of the table (`core.systems`) are in the registry of their room by thems
 from __future__ import annotations
 
 from diptych.core.entries import Registry
+from diptych.core.point_entries import POINT_MODELS, POINT_TASKS, POINT_WORLDS
 
 RECIPES = Registry(
     "recipe",
@@ -53,13 +54,29 @@ RECIPES = Registry(
             "diptych.recipes.grounding.fiber_statements:FIBERStatements",
             "whether a statement is true of two pictures (NLVR2), by FIBER",
         ),
+        "mix": (
+            "diptych.recipes.contrastive.mix:Mix",
+            "parts of the recipes over pairs, each by a field: texts, loss, gates, prefixes, queue",
+        ),
         "mrl_classes": (
             "diptych.recipes.contrastive.mrl_classes:MRLClasses",
             "a classifier on every prefix of an image's vector, from labels",
         ),
+        "text_to_image": (
+            "diptych.recipes.generation.text_to_image:TextToImage",
+            "pictures from prompts by diffusion, from scratch or from published weights",
+        ),
         "ptp_vilt": (
             "diptych.recipes.grounding.ptp_vilt:PTPViLT",
             "block prompts for one transformer over words and patches",
+        ),
+        "ruig_supervised": (
+            "diptych.recipes.grounding.ruig:ScreenLikelihood",
+            "the box that an instruction means by cross-entropy, what RUIG starts from",
+        ),
+        "rl4lms_supervised": (
+            "diptych.recipes._shared.text_policy.supervised_text:SupervisedText",
+            "text behind prompts by cross-entropy, the baseline of RL4LMs and its warm start",
         ),
     },
     room="recipes",
@@ -133,6 +150,10 @@ OPERATORS = Registry(
             "diptych.curate.operators.translate:Translate",
             "drops nothing: captions in further languages, by a model that writes",
         ),
+        "view_captions": (
+            "diptych.curate.operators.view_captions:ViewCaptions",
+            "drops nothing: captions of every view of an object, by a model that writes, ranked by another",
+        ),
         "template_captions": (
             "diptych.curate.operators.synthetic_captions:TemplateCaptions",
             "drops nothing: writes a caption from what the data know",
@@ -160,8 +181,7 @@ TASKS = Registry(
         "multilingual_retrieval": ("diptych.tasks.pairs.multilingual_retrieval:MultilingualRetrieval", "retrieval by language"),
         "retrieval": ("diptych.tasks.pairs.retrieval:Retrieval", "texts by image and images by text"),
         "segmentation": ("diptych.tasks.pairs.segmentation:Segmentation", "the class of every pixel"),
-        "point_classification": ("diptych.tasks.pairs.point_tasks:PointClassification", "classes of point clouds"),
-        "point_retrieval": ("diptych.tasks.pairs.point_tasks:PointRetrieval", "texts or pictures by point cloud, and back"),
+        **POINT_TASKS,
         "video_classification": (
             "diptych.tasks.pairs.video_classification:VideoClassification",
             "classes of videos",
@@ -187,16 +207,32 @@ TASKS = Registry(
         "continual": ("diptych.tasks.pairs.continual:Continual", "what is kept of earlier tasks"),
         "captions": ("diptych.tasks.generation.captions:Captions", "captions that the model writes"),
         "chair": ("diptych.tasks.generation.chair:CHAIR", "objects that captions name and that are not there"),
+        "generated_text": (
+            "diptych.tasks.generation.generated_text:GeneratedText",
+            "answers to prompts: rewards as metrics, and how natural they are",
+        ),
         "clip_score": ("diptych.tasks.generation.clip_score:CLIPScore", "how captions fit their images, by an embedder"),
         "multiple_choice": (
             "diptych.tasks.choice.multiple_choice:MultipleChoice",
             "questions with options, in several orders of them",
         ),
         "mme": ("diptych.tasks.choice.mme:MME", "yes or no, two questions about each picture, in categories"),
+        "figure_generation": (
+            "diptych.tasks.generation.figure_generation:FigureGeneration",
+            "generated pictures of two figures: key points, relation, identity",
+        ),
+        "relation_generation": (
+            "diptych.tasks.generation.relation_generation:RelationGeneration",
+            "generated pictures of two shapes: their relation, the things, what leaked",
+        ),
         "pope": ("diptych.tasks.generation.pope:POPE", "yes or no: is this object in the image?"),
         "vqa": ("diptych.tasks.generation.vqa:VQA", "questions about images"),
         "word_ranking": ("diptych.tasks.generation.word_ranking:WordRanking", "words of a vocabulary by image"),
         "omnilabel": ("diptych.tasks.grounding.omnilabel:OmniLabel", "free descriptions and names, also of what is not there"),
+        "foreground_ari": (
+            "diptych.tasks.grounding.foreground_ari:ForegroundARI",
+            "whether the parts that a model cuts a picture into are its objects",
+        ),
         "open_detection": ("diptych.tasks.grounding.open_detection:OpenDetection", "boxes of classes, by name or description"),
         "phrase_maps": ("diptych.tasks.grounding.phrase_maps:PhraseMaps", "how well a map singles out the region of a phrase"),
         "phrase_grounding": ("diptych.tasks.grounding.phrase_grounding:PhraseGrounding", "where phrases of a caption are"),
@@ -276,6 +312,10 @@ WORLDS = Registry(
         ),
         "small_pairs": ("diptych.worlds.small_pairs:small_pairs", "two coloured shapes in nine cells, some with another's text"),
         "asked_pairs": ("diptych.worlds.asked_pairs:asked_pairs", "two coloured shapes in nine cells, asked by where they are"),
+        "claimed_pairs": (
+            "diptych.worlds.claimed_pairs:claimed_pairs",
+            "two coloured shapes in nine cells, with statements that hold or not",
+        ),
         "pair_languages": (
             "diptych.worlds.pair_languages:pair_languages",
             "two coloured shapes with captions in three languages",
@@ -283,9 +323,15 @@ WORLDS = Registry(
         "chests": ("diptych.worlds.chests.world:chests", "chest X-rays with reports, lesions in six zones, boxes and masks"),
         "overhead": ("diptych.worlds.overhead.world:overhead", "views from above at any rotation, captions in ten languages"),
         "overhead_scenes": ("diptych.worlds.overhead.scenes:overhead_scenes", "large views from above as GeoTIFF"),
+        "screens": ("diptych.worlds.screens.world:screens", "pages with buttons, fields and icons, and what to act on"),
+        "sprites": ("diptych.worlds.sprites.world:sprites", "coloured shapes on black, with the mask of each"),
         "tissue": (
             "diptych.worlds.tissue.world:tissue",
             "tiles of sixteen kinds of tumour in four families, captions at mixed levels",
+        ),
+        "tissue_dialogues": (
+            "diptych.worlds.tissue.dialogues:tissue_dialogues",
+            "tiles of tissue with five questions whose answers hang together",
         ),
         "slides": ("diptych.worlds.tissue.slides:slides", "whole slides, half of them with a small share of tumour"),
         "mirrored": ("diptych.worlds.scenes.mirrored:mirrored", "two things side by side, each scene with its mirror image"),
@@ -295,7 +341,10 @@ WORLDS = Registry(
         "jumps": ("diptych.worlds.problems.jumps:jumps", "eight things, and where jumps to the nearest one lead"),
         "image_sets": ("diptych.worlds.problems.image_sets:image_sets", "ten pictures that differ little, and a text about one"),
         "clips": ("diptych.worlds.clips:clips", "one moving shape, in classes that are each other's reverse in time"),
-        "solids": ("diptych.worlds.solids.world:solids", "solid things as clouds of points, with views from around them"),
+        **POINT_WORLDS,
+        "related": ("diptych.worlds.related.world:related", "two coloured shapes in one of eight relations, for generation"),
+        "figures": ("diptych.worlds.figures.world:figures", "two stick figures in a relation, with pictures of each alone"),
+        "exemplars": ("diptych.worlds.related.world:exemplars", "pictures of one relation, {} in place of its name"),
         "kitchens": ("diptych.worlds.kitchens.world:kitchens", "kitchens with an instruction and the goal it means"),
         "emoji_vendors": (
             "diptych.worlds.emoji_vendors:emoji_vendors",
@@ -347,6 +396,10 @@ MODELS = Registry(
         ),
         "dense_segmenter": ("diptych.models.denseclip.segmenting:DenseClipSegmenterModel", "the class of every pixel"),
         "dual_encoder": ("diptych.models.pairs.embedder:PairEmbedder", "two towers"),
+        "describing_bridge": (
+            "diptych.models.bridges.aligned.describing:DescribingGenerator",
+            "an image encoder before a language model, which describes an image before it answers",
+        ),
         "fiber": ("diptych.models.fiber.fiber_model:FiberModel", "compares, matches, answers and writes, fused or not"),
         "fiber_detector": ("diptych.models.fiber.grounding:FiberPhraseDetector", "boxes for phrases, on the towers of FIBER"),
         "fiber_statements": (
@@ -363,6 +416,7 @@ MODELS = Registry(
         "image_encoder": ("diptych.models.pairs.image_embedder:ImageTowerEmbedder", "an image tower alone"),
         "phrase_encoder": ("diptych.models.pairs.phrase_embedder:PhraseEmbedder", "two towers, patches in the joint space"),
         "relational_reasoner": ("diptych.models.reasoning.reasoner:RelationalReasoner", "answers problems in steps"),
+        "screen_grounder": ("diptych.models.screens.screen_grounder:ScreenGrounder", "the box that an instruction means"),
         "set_picker": ("diptych.models.reasoning.set_picker:SetPicker", "picks the picture of a set that a text describes"),
         "goal_predictor": ("diptych.models.reasoning.goal_predictor:GoalPredictorModel", "goals of instructions"),
         "locked": ("diptych.models.pairs.frozen.locked:LockedEmbedder", "trained heads on frozen encoders"),
@@ -381,14 +435,18 @@ MODELS = Registry(
         ),
         "person_encoder": ("diptych.models.people.person_embedder:PersonEmbedder", "two towers for persons; biometric"),
         "word_writer": ("diptych.models.bridges.word_writer:WordCaptioner", "words of a picture before a language model"),
+        "object_encoder": ("diptych.models.slots.object_encoder:ObjectEncoder", "a picture as slots, for a policy"),
         "phrase_detector": ("diptych.models.detection.phrase_detector:PhraseDetector", "boxes for phrases of a text"),
+        "reference_to_image": (
+            "diptych.models.diffusion.reference_model:ReferenceImageModel",
+            "makes pictures of given things",
+        ),
+        "text_to_image": ("diptych.models.diffusion.text_to_image:TextToImageModel", "makes pictures of prompts"),
         "prompted": ("diptych.models.pairs.prompted.embedder:PromptedEmbedder", "class names behind learned context"),
+        "text_generator": ("diptych.models.policy.text_generator:TextGenerator", "a language model that writes behind a prompt"),
         "vilt": ("diptych.models.vilt.vilt_model:ViltModel", "reads words and patches in one transformer"),
         "video_encoder": ("diptych.models.video.video_embedder:VideoEmbedder", "clips and class names"),
-        "point_encoder": (
-            "diptych.models.points.point_embedder:PointCloudEmbedder",
-            "point clouds, images and texts in one space",
-        ),
+        **POINT_MODELS,
         "relation_detector": ("diptych.models.rlipv2.graph_detector:GraphDetector", "things and the relations between them"),
     },
 )

@@ -5,6 +5,7 @@ A million rows take a few hundred bytes each. A pool can be pickled and shared w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -22,9 +23,9 @@ from diptych.core.media import MediaItem, first_picture
 from diptych.core.sample import Sample
 from diptych.core.terminal import notebook
 from diptych.data.fingerprint import content_fingerprint
-from diptych.data.media.images import ImageObjects, Images, LooseFiles
+from diptych.data.media.images import ImageObjects, Images, LooseFiles, Slices
 from diptych.data.media.table import Media, MediaObjects, MediaRows
-from diptych.data.metadata import Metadata
+from diptych.data.metadata import Metadata, RowStrings
 from diptych.data.quarantine import QuarantineEntry
 from diptych.data.ragged import Ragged, with_records
 from diptych.data.regions import (
@@ -54,7 +55,7 @@ class Pool:
     def __init__(
         self,
         name: str,
-        columns: Mapping[str, pa.Array],
+        columns: Mapping[str, pa.Array] | Metadata,
         texts: Texts,
         images: Images,
         *,
@@ -66,18 +67,22 @@ class Pool:
         quarantine: Sequence[QuarantineEntry] = (),
         notes: Sequence[str] = (),
         fingerprint: str = "",
+        lazy: bool = False,
     ) -> None:
         """`columns` has at least "uid"; all have one value a row, as has `objects` (values that Arrow cannot hold). `fingerprint` is
-        taken as given where it is known."""
+        taken as given where it is known. `lazy`: of memory-mapped columns, of which no list is made; a selection of rows is known by the
+        fingerprint of the whole and by its rows."""
         self.name = name
         self.quarantine, self.notes = list(quarantine), list(notes)
-        self._metadata = Metadata.whole(columns, objects or {}, json_columns)
+        whole = isinstance(columns, Metadata)
+        self._metadata = columns if isinstance(columns, Metadata) else Metadata.whole(columns, objects or {}, json_columns)
+        self._lazy, self._origin = lazy, fingerprint if lazy and whole else ""
         self._texts, self._images, self._media = texts, images, media
         self._regions, self._relations = regions, relations
         self._relabelled = False  # the relations are not those that came with the data, so they are part of the fingerprint
         self._fingerprint = fingerprint
-        self._uids: tuple[str, ...] | None = None
-        self._groups: tuple[str, ...] | None = None
+        self._uids: Sequence[str] | None = None
+        self._groups: Sequence[str] | None = None
 
     # ------------------------------------------------------------ made from
 
@@ -169,15 +174,17 @@ class Pool:
     # ------------------------------------------------------------ columns
 
     @property
-    def uids(self) -> tuple[str, ...]:
+    def uids(self) -> Sequence[str]:
         if self._uids is None:
-            self._uids = tuple(self.arrow("uid").to_pylist())
+            self._uids = RowStrings(self._metadata, "uid") if self._lazy else tuple(self.arrow("uid").to_pylist())
         return self._uids
 
     @property
-    def groups(self) -> tuple[str, ...]:
+    def groups(self) -> Sequence[str]:
         """Group of each row; a row without a group is its own (its uid)."""
-        if self._groups is None:
+        if self._groups is None and self._lazy:
+            self._groups = RowStrings(self._metadata, "group", otherwise="uid")
+        elif self._groups is None:
             self._groups = tuple(group or uid for group, uid in zip(self.column("group"), self.uids, strict=True))
         return self._groups
 
@@ -224,37 +231,39 @@ class Pool:
     @property
     def texts(self) -> Ragged:
         """Texts of every row, by column: string, language, origin."""
-        return self._texts.ragged.take(self._metadata.rows)
+        return self._texts.ragged.take(self._metadata.row_array)
 
     @property
     def regions(self) -> Ragged | None:
         """Regions of every row, by column; None for a pool without."""
-        return None if self._regions is None else self._regions.take(self._metadata.rows)
+        return None if self._regions is None else self._regions.take(self._metadata.row_array)
 
     @property
     def relations(self) -> Ragged | None:
         """Relations of every row, by column; None for a pool without."""
-        return None if self._relations is None else self._relations.take(self._metadata.rows)
+        return None if self._relations is None else self._relations.take(self._metadata.row_array)
 
     def texts_table(self) -> pa.Table:
         """Table of all texts: uid, string, language, origin; several rows per uid, in order."""
-        return self._texts.ragged.to_table(self.arrow("uid"), self._metadata.rows)
+        return self._texts.ragged.to_table(self.arrow("uid"), self._metadata.row_array)
 
     def regions_table(self) -> pa.Table | None:
-        return self._regions.to_table(self.arrow("uid"), self._metadata.rows) if self._regions else None
+        return self._regions.to_table(self.arrow("uid"), self._metadata.row_array) if self._regions else None
 
     def relations_table(self) -> pa.Table | None:
-        return self._relations.to_table(self.arrow("uid"), self._metadata.rows) if self._relations else None
+        return self._relations.to_table(self.arrow("uid"), self._metadata.row_array) if self._relations else None
 
     # ------------------------------------------------------------ subsets
 
     def select(self, rows: Sequence[int] | npt.NDArray[Any]) -> Pool:
         """Pool of these rows, in this order. Only row numbers are copied."""
-        return self._but(metadata=self._metadata.chosen(rows, self.name))
+        return self._but(metadata=self._metadata.chosen(rows, self.name), origin=self._origin)
 
     @property
     def split_names(self) -> list[str]:
         """Names of the splits that have rows, in order of first appearance."""
+        if self._lazy:
+            return [name for name in self.arrow("split").unique().to_pylist() if name] if "split" in self.column_names else []
         return [name for name in dict.fromkeys(self.column("split")) if name]
 
     def split(self, name: str) -> Pool:
@@ -267,6 +276,8 @@ class Pool:
 
     def where(self, name: str, value: Any | Callable[[Any], bool]) -> Pool:
         """Rows whose column has this value, one of these values (list, set, tuple), or a value for which a function is true."""
+        if self._lazy and isinstance(value, str) and self.is_flat(name):
+            return self.select(np.flatnonzero(pc.equal(self.arrow(name), value).fill_null(False).to_numpy(zero_copy_only=False)))
         values = self.column(name)
         if callable(value):
             keep = [bool(value(v)) for v in values]
@@ -316,7 +327,7 @@ class Pool:
 
     def named(self, name: str, *, fingerprint: str = "") -> Pool:
         """The same rows under another name; `fingerprint` where it is known to be that of another form of the same data."""
-        return self._but(name=name, fingerprint=fingerprint or self._fingerprint)
+        return self._but(name=name, fingerprint=fingerprint or self._fingerprint, origin=self._origin)
 
     def in_language(self, language: str) -> Pool:
         """The same rows with only the texts of this language or of an unknown one; "" keeps all. Many languages cost time."""
@@ -332,7 +343,7 @@ class Pool:
             metadata=self._metadata.copied(),
             texts=Texts(self.texts),
             images=images,
-            media=MediaRows(self._media, self._metadata.rows) if self._media else None,
+            media=MediaRows(self._media, self._metadata.row_array) if self._media else None,
             regions=self.regions,
             relations=self.relations,
         )
@@ -367,9 +378,32 @@ class Pool:
         made = copy(self)
         made.name = self.name if name is None else name
         made.quarantine, made.notes = list(self.quarantine), list(self.notes)
-        for part, value in {"fingerprint": "", "uids": None, "groups": None, **changes}.items():
+        for part, value in {"fingerprint": "", "origin": "", "uids": None, "groups": None, **changes}.items():
             setattr(made, f"_{part}", value)
         return made
+
+    # ------------------------------------------------------------ parts
+
+    @property
+    def is_mapped(self) -> bool:
+        """True for memory-mapped columns, of which no list is made."""
+        return self._lazy
+
+    @property
+    def stored_columns(self) -> Metadata:
+        """Columns in the order of rows, and which of them are JSON."""
+        return self._metadata if self._metadata.is_whole else self._metadata.copied()
+
+    @property
+    def image_table(self) -> Images:
+        """Images by row. Of a selection, slices of shards are cut to its rows."""
+        rows = self._metadata.row_array
+        return self._images.taken(rows) if isinstance(self._images, Slices) else self._images
+
+    @property
+    def record_tables(self) -> tuple[Ragged, Ragged | None, Ragged | None]:
+        """Texts, regions and relations by row."""
+        return self.texts, self.regions, self.relations
 
     # ------------------------------------------------------------ identity
 
@@ -377,6 +411,9 @@ class Pool:
     def fingerprint(self) -> str:
         """Sixteen hex digits over every uid, its texts, group, image and media (sha256 where known, else size), in whatever order; and
         over the relations where a table gave them."""
+        if not self._fingerprint and self._origin:  # by the whole and the rows, which is all that differs
+            rows = hashlib.sha256(np.ascontiguousarray(self._metadata.row_array, np.int64)).hexdigest()
+            self._fingerprint = config_hash(["rows of", self._origin, rows])
         if not self._fingerprint:
             self._fingerprint = self.content_fingerprint(relations=self._relabelled)
         return self._fingerprint

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,55 @@ JSON = {b"diptych": b"json"}
 """Metadata of a column whose strings are JSON."""
 
 
+class WholeRows:
+    """All of `count` rows in order, without an array of them: what `np.arange(count)` is to who asks for a row or for several."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int | np.integer):
+            return range(self.count)[int(index)]  # IndexError past the end, as a sequence should
+        return np.arange(self.count)[index] if isinstance(index, slice) else np.asarray(index)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Ints:
+        return np.arange(self.count, dtype=dtype or np.int64)
+
+    def tolist(self) -> list[int]:
+        return list(range(self.count))
+
+
+class RowStrings(Sequence[str]):
+    """Strings of one column in the order of rows, made one by one. With `otherwise`, a row without is that column's."""
+
+    def __init__(self, metadata: Metadata, name: str, otherwise: str = "") -> None:
+        self.metadata, self.name, self.otherwise = metadata, name, otherwise
+
+    def __len__(self) -> int:
+        return len(self.metadata)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | Sequence[str]:
+        if isinstance(row, slice):
+            return tuple(self[number] for number in range(len(self))[row])
+        base = int(self.metadata.rows[row])
+        return self.metadata.string(self.name, base) or (self.metadata.string(self.otherwise, base) if self.otherwise else "")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[row] for row in range(len(self)))
+
+
 @dataclass(frozen=True)
 class Metadata:
     """Columns and their selected rows.
@@ -39,7 +88,7 @@ class Metadata:
     columns: Mapping[str, pa.Array]
     objects: Mapping[str, Sequence[Any]]
     json: frozenset[str]
-    rows: Ints
+    rows: Ints | WholeRows
 
     @classmethod
     def whole(cls, columns: Mapping[str, pa.Array], objects: Mapping[str, Sequence[Any]], json: Collection[str]) -> Metadata:
@@ -66,6 +115,11 @@ class Metadata:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def row_array(self) -> Ints:
+        """The selected rows as an array."""
+        return np.asarray(self.rows)
 
     # ------------------------------------------------------------ one row
 
@@ -114,15 +168,19 @@ class Metadata:
                 return pa.array([""] * len(self), pa.string())
             raise UnknownName("column", name, self.names, hint="known: " + ", ".join(self.names))
         column = self.columns[name]
-        return column if self._is_whole() else column.take(pa.array(self.rows))
+        return column if self.is_whole else column.take(pa.array(self.row_array))
 
-    def _is_whole(self) -> bool:
+    @property
+    def is_whole(self) -> bool:
+        """True if all rows are there, in order."""
+        if isinstance(self.rows, WholeRows):
+            return True
         return len(self.rows) == len(self.columns["uid"]) and bool(np.all(self.rows == np.arange(len(self.rows))))
 
     def place(self) -> Ints:
         """Position of each row of the columns among the selected rows; -1 if not selected."""
         position = np.full(len(self.columns["uid"]), -1, np.int64)
-        position[self.rows] = np.arange(len(self))
+        position[self.row_array] = np.arange(len(self))
         return position
 
     # ------------------------------------------------------------ changed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,26 @@ class Texts:
             wrong = origins.filter(pc.is_null(code))[0].as_py()
             raise DataError(f"unknown origin {wrong!r}", field="origin", expected=" | ".join(ORIGINS))
         self._origins_R = code.to_numpy(zero_copy_only=False).astype(np.uint8)
+
+    @classmethod
+    def coded(
+        cls,
+        start_N1: Any,
+        strings: pa.Array,
+        languages: tuple[str, ...],
+        languages_R: npt.NDArray[Any],
+        origins_R: npt.NDArray[Any],
+    ) -> Texts:
+        """Texts whose languages and origins are numbers already, such as those of a memory-mapped file. Nothing is copied."""
+        made = cls.__new__(cls)
+        made._strings, made._languages, made._languages_R, made._origins_R = strings, languages, languages_R, origins_R
+        words = [pa.array(languages or ("",), pa.string()), pa.array(ORIGINS, pa.string())]
+        codes = [
+            pa.DictionaryArray.from_arrays(pa.array(number_R), names, safe=False)
+            for number_R, names in zip((languages_R, origins_R), words, strict=True)
+        ]
+        made.ragged = Ragged(start_N1, pa.table([strings, *codes], ["string", "language", "origin"]))
+        return made
 
     @classmethod
     def from_lists(cls, texts: Iterable[Sequence[Text]]) -> Texts:

@@ -25,6 +25,7 @@ from diptych.core.disk.paths import folder_identity, is_picture_name
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.image import ImageSource
 from diptych.core.sample import Sample, Text
+from diptych.core.terminal import notebook
 from diptych.index.building import build_in_place, fill
 from diptych.index.collection import Collection
 from diptych.index.engine.disk import DiskFull, full_disk
@@ -299,6 +300,20 @@ class Index(ABC):
     def info(self) -> IndexInfo:
         dim = next((space.dim for space in self.spaces() if isinstance(space, DenseSpace)), 0)
         return self._facts.info(count=len(self), dim=dim, size=self.collection.engine.bytes())
+
+    def _repr_html_(self) -> str:
+        info = self.info
+        described = {
+            "items": f"{info.count:,}",
+            "kind": info.kind,
+            "dimensions": info.dim or "",
+            "embeds": info.what,
+            "model": info.model.get("name", ""),
+            "data": info.data.get("name", ""),
+            "columns": ", ".join(info.columns),
+            "on disk": f"{info.bytes / 2**20:,.1f} MiB",
+        }
+        return notebook.facts(described, caption=f"Index {self.folder}")
 
     # ------------------------------------------------------------ changing
 

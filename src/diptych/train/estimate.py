@@ -21,7 +21,7 @@ from diptych.train.gradient_cache import tensors
 from diptych.train.log import Log
 from diptych.train.options import TrainOptions
 from diptych.train.parallel import DistributedContext
-from diptych.train.precision import choose_device, deterministic
+from diptych.train.precision import deterministic, training_device
 from diptych.train.stages import plan
 from diptych.train.state import Training
 
@@ -41,7 +41,7 @@ def estimate(recipe: Recipe, data: Dataset, options: TrainOptions | None = None,
     phases = plan(recipe, data, options)
     if phases[0].stage.make is not None:
         raise ConfigError(f"stage '{phases[0].stage.name}' makes its own samples first: its cost cannot be measured beforehand")
-    world = DistributedContext(0, 1, choose_device(options.device))
+    world = DistributedContext(0, 1, training_device(options.device))
     with tempfile.TemporaryDirectory() as scratch, deterministic():
         log = Log(RunFolder(Path(scratch)), start=0, steps=0, progress=False, main=False)
         run = Training(recipe, data, options, world, RunFolder(Path(scratch)), log, phases)

@@ -9,6 +9,7 @@ from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
+Deterministic = Literal["auto", "yes", "no"]
 Shard = Literal["none", "ddp", "fsdp"]
 
 
@@ -24,7 +25,7 @@ class TrainOptions:
                  change nothing else: gradients stay those of the whole batch (`gradient_cache.py`)
     precision    "auto" is bf16 where the processor multiplies it in hardware, else fp32; weights are kept in fp32 either way;
                  "fp64" trains weights and batches in double precision, to compare runs to the last digits
-    device       "auto" takes CUDA when there is one
+    device       "auto" takes CUDA when there is one; or cpu, cuda, cuda:N, mps (`models.io.device`)
     eval_every   steps between evaluations; 0 evaluates once, at the end
     keep_best    at the end model/ holds the best moment by the split "val" and not the last one; it is kept in best/ meanwhile
     early_stop   keep the best and end when `patience` evaluations in a row brought nothing better; evaluates 20 times a run
@@ -35,9 +36,16 @@ class TrainOptions:
     bad_limit    share of samples that may fail before the run stops
     tensorboard  event files in tensorboard/ of the run (extra track)
     wandb        a run of Weights & Biases, by your own account and settings (extra wandb)
-    mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlruns/ (extra mlflow)
+    mlflow       a run of MLflow, at MLFLOW_TRACKING_URI or in mlflow.db of the working directory (extra mlflow)
+    board_tags   tags of the run there
+    board_group  name of a group of runs there, such as a comparison
     silence      seconds without a sign of life from another process after which the run is stopped; 10 once it was asked to stop
     tune         adapters, frozen parts, layer-wise rates and the like (`core.contracts.Tuning`); fields at their default are the recipe's
+    compile      the blocks of towers are compiled by torch.compile when they first run, which takes a while and needs a C++ compiler
+    checkpoint_layers  activations of every so many-th block of a tower are computed again in the backward pass and not kept: 1 for all,
+                 2 for every second one, 0 for none. Slower, for models or batches that do not fit; gradients stay the same
+    deterministic  kernels that give the same bits each time, where PyTorch has them: "auto" on the processor and not on a GPU, where they
+                 cost speed; "yes", "no"
     init         a .safetensors file, or the address of a model, whose tensors of equal name and shape are the start
     download     allows fetching the weights of `init`
     """
@@ -61,13 +69,18 @@ class TrainOptions:
     tensorboard: bool = False
     wandb: bool = False
     mlflow: bool = False
+    board_tags: tuple[str, ...] = ()
+    board_group: str = ""
     progress: bool = True
+    compile: bool = False
+    checkpoint_layers: int = 0
+    deterministic: Deterministic = "auto"
     init: str = ""
     download: bool = False
     tune: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "workers", "save_every", "micro_batch", "eval_every"):
+        for name in ("steps", "workers", "save_every", "micro_batch", "eval_every", "checkpoint_layers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)} (expected 0 or more)")
         if self.keep < 2:

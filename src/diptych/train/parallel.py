@@ -22,8 +22,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from diptych.core.errors import ConfigError
+from diptych.models.io.device import device_default
+from diptych.train.blocks import stacked_blocks
 from diptych.train.options import Shard
-from diptych.train.precision import choose_device
+from diptych.train.precision import training_device
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other processes wait while the first one evaluates
 
@@ -46,16 +48,19 @@ def join_world(device: str, shard: Shard) -> Iterator[DistributedContext]:
     """Joins the processes that `torchrun` started, leaves them at the end; a group that exists already is used and kept."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield DistributedContext(0, 1, choose_device(device))
+        here = training_device(device)
+        with device_default(str(here)):  # of what the recipe opens
+            yield DistributedContext(0, 1, here)
         return
     if shard == "none":
         raise ConfigError(f"torchrun started {size} processes, but shard is none (expected ddp or fsdp)")
-    here = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    here = training_device(device)
     owner = not dist.is_initialized()
     if owner:
         dist.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo", timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield DistributedContext(dist.get_rank(), size, here)
+        with device_default(str(here)):
+            yield DistributedContext(dist.get_rank(), size, here)
     finally:
         if owner:
             dist.destroy_process_group()
@@ -70,11 +75,9 @@ def wrap(model: nn.Module, world: DistributedContext, shard: Shard) -> nn.Module
         ids = [world.device.index] if world.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for stack in list(model.modules()):
-        blocks = list(stack.children()) if isinstance(stack, nn.ModuleList | nn.Sequential) else []
-        if len(blocks) > 1 and len({type(b) for b in blocks}) == 1 and any(True for _ in blocks[0].children()):
-            for block in blocks:
-                fully_shard(block, mesh=mesh)
+    for blocks in list(stacked_blocks(model)):
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
     return cast(nn.Module, fully_shard(model, mesh=mesh))
 
 
@@ -120,13 +123,18 @@ def gather_full(value: Any) -> Any:
 
 def all_reduce_mean(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, float]:
     """The mean over processes of named scalars."""
-    if not values:
-        return {}
-    numbers = torch.stack([value.detach().reshape(()).to(torch.float64) for value in values.values()])
+    return dict(zip(values, mean_on_device(values, world).tolist(), strict=True)) if values else {}
+
+
+def mean_on_device(values: Mapping[str, Tensor], world: DistributedContext) -> Tensor:
+    """The same as a tensor [N] on the device, in their order: float64, and float32 on MPS, which has no other."""
+    exact = torch.float32 if world.device.type == "mps" else torch.float64
+    scalars = [value.detach().reshape(()).to(world.device, exact, non_blocking=True) for value in values.values()]
+    numbers = torch.stack(scalars) if scalars else torch.zeros(0, dtype=exact, device=world.device)
     if world.size > 1:
         dist.all_reduce(numbers)
         numbers /= world.size
-    return dict(zip(values, numbers.tolist(), strict=True))
+    return numbers
 
 
 def all_reduce_sum(values: Mapping[str, Tensor], world: DistributedContext) -> dict[str, Tensor]:

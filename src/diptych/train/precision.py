@@ -10,26 +10,18 @@ from typing import Any
 import torch
 
 from diptych.core.environment import environment
-from diptych.core.errors import ConfigError
+from diptych.models.io.device import choose_device
 from diptych.train.options import Precision
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Opens a fresh region each time: the cast weights of a region that ran without gradient must not serve one that needs it."""
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """ "auto" is this process's CUDA device when there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device is {name!r} (expected auto, cpu or cuda)") from error
+def training_device(name: str) -> torch.device:
+    """Device of this process of a run, made the current one: of several CUDA devices "auto" and "cuda" are that of its LOCAL_RANK."""
+    device = choose_device(name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ConfigError(f"device is {name!r}, but torch {torch.__version__} finds no CUDA device (expected cpu)")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
 
@@ -52,12 +44,13 @@ def autocast(precision: Precision, device: torch.device) -> Autocast:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
-    """Deterministic kernels where PyTorch has them, a warning where it has none; the setting before comes back."""
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Deterministic kernels where PyTorch has them, a warning where it has none; the setting before comes back. wanted: False for kernels
+    as they come, such as torchvision's `roi_align` on CUDA, which otherwise gives way to compiled Python."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
     memory.fill_uninitialized_memory = False  # costs a pass over every new tensor, finds bugs only
     try:
         yield

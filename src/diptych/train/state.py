@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,15 +20,20 @@ from diptych.core.grouped_fields import out_of_groups
 from diptych.core.randomness import keyed_seed
 from diptych.core.rows import check_rows
 from diptych.core.run_folder import RunFolder
+from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
+from diptych.train.blocks import with_block_options
 from diptych.train.checkpoint import Checkpoint
 from diptych.train.engines import engine_kind
+from diptych.train.late import LateNorm, LateValues
 from diptych.train.log import Log, quarantined
+from diptych.train.memory import with_smaller_chunks
 from diptych.train.optimise import (
     build_optimiser,
     clip,
+    clip_on_device,
     freeze,
     load_optimiser_state,
     optimiser_state,
@@ -67,6 +73,7 @@ class Training:
     module: nn.Module
     engine: Engine
     optimiser: torch.optim.Optimizer | None
+    scratch: Path
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class Training:
         phases: Sequence[Phase] | None = None,
     ) -> None:
         self.whole_recipe, self.whole_data, self.options = recipe, data, options
+        self.scratch = folder.path / "stages"
         self.data = data
         self.world, self.folder, self.journal = world, folder, log
         self.phases = list(phases or plan(recipe, data, options))
@@ -92,8 +100,11 @@ class Training:
         self._stream: Iterator[Step] = iter(())
         self._saved = -1
         self._step_log = StepLog(log, world, options.log_every)
-        self.rate = self.grad_norm = 0.0
+        self.rate = 0.0
+        self.grad_norm: float | LateValues = 0.0  # of a GPU: read a step later
+        self._norm = LateNorm()
         self.tuning = tuning_of(recipe, options)
+        self.micro_batch = options.micro_batch  # smaller once the memory of the device ran out
 
     # ------------------------------------------------------------ phases
 
@@ -142,8 +153,8 @@ class Training:
                 self.optimiser.state[parameter] = remembered[name][1]
         if before is None or begin is not None:
             self.data = self._data_of(phase)
-        self._order = self.recipe.row_order(self.data) or order
-        if self.engine.once and self._order is not order:
+        self._order = self.recipe.row_order(self.data) or default_order(len(self.data), self.folder.order_version)
+        if self.engine.once and self._order not in (order, computed_order):
             raise ConfigError(
                 f"the engine '{self.recipe.engine}' wants every sample once: '{self.recipe.slug}' cannot have an order"
             )
@@ -155,6 +166,7 @@ class Training:
         folder = self.folder.path / "stages"
         if phase.stage.make is None:
             return stage_data(phase, self.whole_data, self, folder, self.world)
+        self.scratch = folder / f"{phase.index:02d}-{phase.stage.name}.parts"
         with torch.random.fork_rng():
             torch.manual_seed(keyed_seed(self.options.seed, "make", phase.index))
             made = stage_data(phase, self.whole_data, self, folder, self.world)
@@ -179,7 +191,8 @@ class Training:
 
     def _adopt(self, model: nn.Module) -> None:
         """Makes a module the one that is trained: on the device, wrapped and with an optimiser where the engine descends."""
-        self.model = self.module = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
+        placed = model.to(self.world.device, torch.float64 if self.precision == "fp64" else None)
+        self.model = self.module = with_block_options(placed, self.options)
         self.optimiser = None
         if not self.engine.descends and self.world.size > 1 and self.options.shard == "fsdp":
             raise ConfigError(f"the engine '{self.recipe.engine}' takes no gradient steps that fsdp could share: use --shard ddp")
@@ -235,10 +248,12 @@ class Training:
             raise RunError(f"the data ended at step {self.step} of {self.steps}") from None
         self._step_log.failures += [json.dumps(to_plain(failure), ensure_ascii=False) for failure in item.failures]
         torch.manual_seed(keyed_seed(self.options.seed, "step", self.step, self.world.rank))
-        return self._on_device(item.batch)
+        return self.on_device(item.batch)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        """On the device, in the precision of the run."""
+    def on_device(self, batch: Batch) -> Batch:
+        """The batch on the device, in the precision of the run."""
+        if self.world.device.type == "cuda" and self.options.workers == 0:  # loader processes have done it
+            batch = batch.pin_memory() if hasattr(batch, "pin_memory") else batch
         batch = batch.to(self.world.device)
         if self.precision == "fp64":
             batch = gradient_cache.map_tensors(batch, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
@@ -260,7 +275,7 @@ class Training:
 
     def features_of(self, model: nn.Module, batch: Batch) -> Any:
         return gradient_cache.features_without_grad(
-            self.recipe, model, batch, micro_batch=self.options.micro_batch, autocast=self.autocast
+            self.recipe, model, batch, micro_batch=self.micro_batch, autocast=self.autocast
         )
 
     def summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -268,20 +283,23 @@ class Training:
 
     def backward(self, batch: Batch) -> StepOutput:
         """Backward pass of the global batch: gradients in every parameter's `grad`."""
+        outcome = with_smaller_chunks(self, batch, partial(self._backward, batch))
+        if self.step == self.phase.start and not self._checked:
+            self._check(outcome)
+        return outcome
+
+    def _backward(self, batch: Batch, micro_batch: int) -> StepOutput:
         self._descent.zero_grad(set_to_none=True)
         teacher = next((hook for hook in self.hooks.values() if isinstance(hook, Teacher)), None)
-        outcome = gradient_cache.backward(
+        return gradient_cache.backward(
             self.recipe,
             self.module,
             batch,
-            micro_batch=self.options.micro_batch,
+            micro_batch=micro_batch,
             autocast=self.autocast,
             unsynced=unsynced(self.module),
             further=teacher.further(self, batch) if teacher else None,
         )
-        if self.step == self.phase.start and not self._checked:
-            self._check(outcome)
-        return outcome
 
     @property
     def _descent(self) -> torch.optim.Optimizer:
@@ -306,20 +324,30 @@ class Training:
         spec, optimiser = self.recipe.optimiser(), self._descent
         length = self.phase.stop - self.phase.start
         self.rate = schedule(optimiser, spec, self.step - self.phase.start, length)
-        self.grad_norm = clip(self.model.parameters(), spec.clip_norm)
+        if self.world.device.type == "cuda":
+            self._norm.check()  # of the step before
+            self.grad_norm = self._norm.take(clip_on_device(self.model.parameters(), spec.clip_norm, spec.clip_by))
+        else:
+            self.grad_norm = clip(self.model.parameters(), spec.clip_norm, spec.clip_by)
         optimiser.step()
         progress = (self.step + 1 - self.phase.start) / length
         with torch.no_grad():
             self.recipe.after_update(self.model, outcome.features, outcome.batch, progress)
 
-    def report(self, outcome: StepOutput) -> dict[str, float]:
+    def report(self, outcome: StepOutput) -> Mapping[str, float]:
         """Losses of the step as floats, averaged over processes; logs a line when one is due."""
         return self._step_log.report(self, outcome)
 
     def finish(self) -> None:
         """Run the engine's last action of a phase and log its metrics."""
+        self.settle()
         if numbers := self.engine.finish(self):
             self.journal.write(self.step, self.recipe.engine, **numbers)
+
+    def settle(self) -> None:
+        """Waits for what is read a step late: the norm is finite, the log has its line."""
+        self._norm.check()
+        self._step_log.flush()
 
     def restart_clock(self) -> None:
         """Leaves what came between two steps (evaluation, saving) out of the speed."""
@@ -329,6 +357,7 @@ class Training:
 
     def save(self) -> None:
         """Writes a checkpoint of the finished step, unless there is one already."""
+        self.settle()
         if self._saved == self.step:
             return
         here = self.world.main
@@ -361,6 +390,7 @@ class Training:
     # ------------------------------------------------------------ what hooks may ask for
 
     def log(self, kind: str, **values: Any) -> None:
+        self._step_log.flush()
         self.journal.write(self.step, kind, **values)
 
     def note(self, text: str) -> None:
@@ -379,11 +409,11 @@ class Training:
             order=self._order,
         )
         for item in extra:
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:
         for item in self._open(min(self.step + count, self.phase.stop)):
-            yield self._on_device(item.batch)
+            yield self.on_device(item.batch)
 
     @property
     def snapshots(self) -> Path:
@@ -395,6 +425,7 @@ class Training:
 
     def deploy_to(self, folder: Path) -> None:
         """Writes what inference needs of the model as it is now."""
+        self.settle()
         deployed = deployable(self.recipe, self.whole_model())
         if self.world.main:
             deployed.save(folder)

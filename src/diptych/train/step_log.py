@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from diptych.core.contracts import StepOutput
 from diptych.train import parallel
+from diptych.train.late import LateNumbers, LateValues
 from diptych.train.log import Log
 from diptych.train.parallel import DistributedContext, gather_text
 
@@ -26,36 +29,64 @@ class StepLog:
         self.journal, self.world, self.log_every = journal, world, log_every
         self.failures: list[str] = []
         self._since, self._logged = time.perf_counter(), 0
+        self._waiting: Callable[[], None] | None = None
 
-    def report(self, run: Training, outcome: StepOutput) -> dict[str, float]:
-        """Losses of the step as floats, averaged over processes; logs a line when one is due."""
+    def report(self, run: Training, outcome: StepOutput) -> Mapping[str, float]:
+        """Losses of the step as numbers, averaged over processes; logs a line when one is due.
+
+        On a GPU the line is written at the next call, or by `flush`, and losses are read when a hook looks at them: the host runs ahead.
+        """
+        self.flush()
         due = run.step % self.log_every == 0 or run.step == run.steps
         if not (due or run.hooks):
             self.journal.advance(run.step)
             return {}
-        losses = parallel.all_reduce_mean(outcome.losses, self.world)
-        loss = sum(losses.values()) if losses else None
-        if due:
-            values: dict[str, float] = dict(losses)
-            if losses:
-                with torch.no_grad():
-                    values |= parallel.all_reduce_mean(run.recipe.metrics(outcome.features, outcome.batch), self.world)
-            if run.engine.descends:
-                values |= {"lr": run.rate, "grad_norm": run.grad_norm}
-            now = time.perf_counter()
-            seconds, steps = now - self._since, run.step - self._logged
-            values |= {"images_per_second": steps * run.recipe.batch_size / seconds, "seconds": seconds / steps}
-            values |= outcome.numbers
+        losses = self._mean(outcome.losses)
+        if not due:
+            self.journal.advance(run.step, None if isinstance(losses, LateNumbers) or not losses else sum(losses.values()))
+            return losses
+        metrics: Mapping[str, float] = {}
+        if losses:
+            with torch.no_grad():
+                metrics = self._mean(run.recipe.metrics(outcome.features, outcome.batch))
+        now = time.perf_counter()
+        seconds, steps = now - self._since, run.step - self._logged
+        rates = {"images_per_second": steps * run.recipe.batch_size / seconds, "seconds": seconds / steps}
+        lr = {"lr": run.rate} if run.engine.descends else {}
+        step, engine, norm = run.step, run.recipe.engine, run.grad_norm
+
+        def write() -> None:
+            values = {**losses, **metrics, **lr}
+            if lr:
+                values["grad_norm"] = norm if isinstance(norm, float) else norm.tolist()[0]
+            values |= rates | outcome.numbers
+            loss = sum(losses.values()) if losses else None
             if loss is not None:
                 values = {"loss": loss} | values | {"loss": loss}  # the sum comes first, also where a term bears that name
-            self.journal.write(run.step, "train" if losses else run.recipe.engine, **values)
-            self._since, self._logged = now, run.step
-            self.write_failures()
-        self.journal.advance(run.step, loss)
+            self.journal.write(step, "train" if losses else engine, **values)
+            self.journal.advance(step, loss)
+
+        self._since, self._logged = now, run.step
+        self._waiting = write
+        if not isinstance(losses, LateNumbers):
+            self.flush()
+        self.write_failures()
         return losses
+
+    def flush(self) -> None:
+        """Writes the line that waits for its numbers."""
+        write, self._waiting = self._waiting, None
+        if write is not None:
+            write()
+
+    def _mean(self, values: Mapping[str, Tensor]) -> Mapping[str, float]:
+        if self.world.device.type != "cuda" or not values:
+            return parallel.all_reduce_mean(values, self.world)
+        return LateNumbers(list(values), LateValues(parallel.mean_on_device(values, self.world)))
 
     def restart_clock(self, step: int) -> None:
         """Leaves what came between two steps (evaluation, saving) out of the speed."""
+        self.flush()
         self._since, self._logged = time.perf_counter(), step
 
     def write_failures(self) -> None:

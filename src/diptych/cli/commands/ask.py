@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class AskArgs:
     compared: Annotated[Literal["mean", "sum"], arg(help="nats a token, or of the whole answer")] = "mean"
     max_tokens: Annotated[int, arg(help="of a free answer")] = 32
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

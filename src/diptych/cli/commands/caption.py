@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 
@@ -23,6 +23,7 @@ class CaptionArgs:
     max_tokens: Annotated[int, arg(help="of a caption")] = 64
     beams: Annotated[int, arg(help="1: the likeliest token each time")] = 1
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

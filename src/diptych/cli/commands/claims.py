@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import parse
+from diptych.cli.options.output import DEVICE, parse
 from diptych.cli.options.subcommands import dispatch
 
 LEDGER = Path("docs/claims")
@@ -28,6 +28,7 @@ class ClaimsRunArgs:
     smoke: Annotated[bool, arg(help="arms and controls at their smallest; gives no verdict")] = False
     ledger: Annotated[Path, arg(help="the folder of verdicts, a file a system, and of the log")] = LEDGER
     cells: Annotated[Path, arg(help="where finished cells are kept")] = CELLS
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -45,6 +46,7 @@ class ClaimsJudgeArgs:
     dry: Annotated[bool, arg(help="write no line")] = False
     ledger: Annotated[Path, arg(help="the folder of verdicts")] = LEDGER
     cells: Annotated[Path, arg(help="where finished cells are kept")] = CELLS
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 
 
@@ -33,6 +33,7 @@ class ClassifyArgs:
     ] = None
     k: Annotated[int, arg(aliases=["-k"], help="names an image")] = 3
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -143,6 +143,12 @@ class DataExportArgs:
 
 
 @dataclass(frozen=True)
+class DataMapArgs:
+    folder: Annotated[Positional[Path], arg(metavar="DIR", help="a folder that `diptych data build` made")]
+    json: JSON = False
+
+
+@dataclass(frozen=True)
 class DataFetchArgs:
     name: Annotated[Positional[str], arg(help="openclipart (clipart) | stamps | geography")]
     out: Annotated[Path, arg(help="the folder to build")] = Path()
@@ -156,6 +162,7 @@ def main(argv: Sequence[str]) -> int:
         "compact": (_compact, "write what a service added, corrected and removed into the shards"),
         "inspect": (_inspect, "what is in the data and what will go wrong in training"),
         "verify": (_verify, "every byte of a built folder against its hash"),
+        "map": (_map, "columns of a built folder as memory-mapped files, so that millions of rows open at once"),
         "split": (_split, "train, val and test by group, into a built folder"),
         "export": (
             _export,
@@ -248,6 +255,21 @@ def _pool(args: DataBuildArgs | DataAddArgs | DataInspectArgs) -> Pool:
 
     data = read(args.source, **args.given())
     return data if isinstance(data, Pool) else Pool.from_samples((data[row] for row in range(len(data))), name=data.name)
+
+
+def _map(argv: Sequence[str]) -> int:
+    args = parse(
+        DataMapArgs, argv, "data map", "Write the columns of a built folder as memory-mapped files. Again after a change."
+    )
+    from diptych.data.mapped import write_mapped
+    from diptych.data.shards.build import open_built
+
+    pool = open_built(args.folder)
+    made = write_mapped(pool, args.folder)
+    size = sum(path.stat().st_size for path in made.iterdir())
+    return finish(
+        {"rows": len(pool), "bytes": size, "out": str(made)}, [f"{made}: {len(pool):,} rows, {size:,} bytes"], args.json
+    )
 
 
 def _verify(argv: Sequence[str]) -> int:

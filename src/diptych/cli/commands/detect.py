@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 from diptych.core.grounding import PhraseBoxes, regions_of
 from diptych.core.scene_graph import Box, SceneGraph
@@ -42,6 +42,7 @@ class DetectArgs:
     top: Annotated[int, arg(help="relations an image, boxes a phrase, at most")] = 20
     merge: Annotated[float, arg(help="boxes of one name with this IoU or more are one thing; 1 keeps all")] = 0.5
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

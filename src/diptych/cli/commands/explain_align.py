@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -29,6 +29,7 @@ class ExplainAlignArgs:
         int, arg(help="parts a side that are covered, for models without patches: costs grid * grid + 1 embeddings")
     ] = 7
     download: Annotated[bool, arg(help="fetch published weights that are not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

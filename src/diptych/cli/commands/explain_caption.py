@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -23,6 +23,7 @@ class ExplainCaptionArgs:
     data: Annotated[str, arg(help="data whose captions are explained")] = ""
     rows: Annotated[int, arg(help="so many rows of them, evenly spaced")] = 5
     word_lists: Annotated[str, arg(help="a JSON file {type: [words]} instead of the built-in lists")] = ""
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

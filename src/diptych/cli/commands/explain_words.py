@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -24,6 +24,7 @@ class ExplainWordsArgs:
     image: Annotated[Positional[Path], arg(metavar="IMAGE", help="a picture file")]
     top: Annotated[int, arg(help="so many of the heaviest words")] = 20
     out: Annotated[Path | None, arg(help="the picture beside a bar for each word (.png)")] = None
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

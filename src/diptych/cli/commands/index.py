@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, listed, parse
 from diptych.cli.options.subcommands import dispatch
 from diptych.core.errors import ConfigError
 
@@ -56,6 +56,7 @@ class IndexBuildArgs:
     ] = ""
     overwrite: Annotated[bool, arg(help="replace the index that lies in OUT")] = False
     download: Annotated[bool, arg(help="allow fetching a model that is not on this machine")] = False
+    device: DEVICE = "auto"
     json: JSON = False
 
     def options(self) -> dict[str, Any]:
@@ -75,6 +76,7 @@ class IndexAddArgs:
     split: Annotated[str, arg(help="only this split")] = ""
     existing: Annotated[Literal["replace", "skip"], arg(help="samples whose uid is there: embed again, or pass over")] = "replace"
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    device: DEVICE = "auto"
     json: JSON = False
 
 
@@ -92,6 +94,7 @@ class IndexJudgeArgs:
     queries: Annotated[Positional[Path], arg(metavar="QUERIES", help="a CSV file with query, uid and grade")]
     k: Annotated[int, arg(help="hits that count")] = 10
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    device: DEVICE = "auto"
     json: JSON = False
 
 

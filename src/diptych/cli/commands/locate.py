@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -32,6 +32,7 @@ class LocateArgs:
     bands: Annotated[tuple[int, ...], arg(help="bands of a GeoTIFF for red, green and blue, from 1")] = ()
     out: Annotated[Path | None, arg(help="the map over the scene (.png)")] = None
     geojson: Annotated[Path | None, arg(help="the windows of the hits as GeoJSON; the scene needs a coordinate system")] = None
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import finish, parse, say
+from diptych.cli.options.output import DEVICE, finish, parse, say
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -28,6 +28,7 @@ class NamedAfterArgs:
     ] = "efficientnet-lite0"
     image_size: Annotated[int, arg(help="pixels a side of a crop; 0: 64, and 16 for thumbnails")] = 0
     called: Annotated[str, arg(help="what the detector calls everything; empty: the one name that it was trained with")] = ""
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from diptych.cli.options.flat import flat, select_fields
 from diptych.cli.options.meaning import documented
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 from diptych.core.contracts import Pipeline, Role, VectorIndex
 from diptych.core.errors import ConfigError
 from diptych.core.image import FileImage, ImageSource
@@ -23,6 +23,7 @@ from diptych.core.registry import PIPELINES
 @dataclass(frozen=True)
 class RunOutputArgs:
     out: Annotated[Path | None, arg(help="a picture of the answer, where the pipeline draws one (.png)")] = None
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.core.disk.paths import is_picture_name
 from diptych.core.errors import ConfigError, UnknownName
 
@@ -30,6 +30,7 @@ class SearchArgs:
     where: Annotated[tuple[str, ...], arg(help="conditions on columns, such as style=noto or 'score>=0.3'")] = ()
     distinct: Annotated[float | None, arg(help="of items more alike than this cosine show the best, such as 0.94")] = None
     model: Annotated[str, arg(help="the model, if it moved since the index was built")] = ""
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

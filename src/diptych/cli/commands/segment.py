@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, listed, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, listed, parse
 from diptych.core.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ class SegmentArgs:
     labels: Annotated[str, arg(help="classes to choose among, with commas between them; empty: all of training")] = ""
     out: Annotated[Path | None, arg(help="picture with the classes in colours (.png); a folder for several images")] = None
     maps: Annotated[Path | None, arg(help="class numbers as grey values (.png); a folder for several images")] = None
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

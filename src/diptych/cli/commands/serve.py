@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import parse, say
+from diptych.cli.options.output import DEVICE, parse, say
 from diptych.core.errors import ConfigError
 from diptych.core.terminal.signals import exit_code
 from diptych.serve.admission.access import read_access, rules
@@ -57,6 +57,7 @@ class ServeArgs:
     cors: Annotated[tuple[str, ...], arg(help="origins whose pages may read answers, such as https://example.org")] = ()
     hosts: Annotated[tuple[str, ...], arg(help="names to be asked under; without it any, and on this machine only its own")] = ()
     download: Annotated[bool, arg(help="fetch models that are not on this machine")] = False
+    device: DEVICE = "auto"
 
 
 def main(argv: Sequence[str]) -> int:

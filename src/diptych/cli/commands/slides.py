@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 from diptych.cli.options.subcommands import dispatch
 
 JSON = Annotated[bool, arg(help="one JSON object on stdout")]
@@ -31,6 +31,7 @@ class SlidesEmbedArgs:
     spacing: SPACING = 0.0
     overwrite: Annotated[bool, arg(help="compute slides again whose file is there")] = False
     batch_size: Annotated[int, arg(help="tiles at a time")] = 64
+    device: DEVICE = "auto"
     json: JSON = False
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from diptych.cli.options.flat import flat, select_fields
-from diptych.cli.options.output import finish, parse, say
+from diptych.cli.options.output import DEVICE, finish, parse, say
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class TagRoundsArgs:
     steps: Annotated[int, arg(help="of each training; 0 takes the preset's")] = 0
     batch_size: Annotated[int, arg(help="of each training; 0 takes the preset's")] = 0
     seed: Annotated[int, arg(help="of each training")] = 0
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -1,18 +1,21 @@
-"""``diptych train RECIPE --data D --out R`` and ``diptych train --resume R``."""
+"""``diptych train RECIPE --data D --out R [--resume auto]`` and ``diptych train --resume R``."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from diptych.cli.commands.data import ColumnArgs, given_columns
+from diptych.cli.options.config_file import ConfigFile, config_of, leading
 from diptych.cli.options.flat import changed, flat, held_configurations, select_fields
 from diptych.cli.options.output import finish, parse, say
+from diptych.core.config import overlaid
 from diptych.core.contracts.tuning import Tuning
 from diptych.core.errors import ConfigError
 from diptych.core.registry import RECIPES
@@ -28,6 +31,24 @@ class ResumeArgs:
     resume: Annotated[Path, arg(help="the run folder to go on with; nothing else is needed")]
     data: Annotated[str, arg(help="the data again, where the run names an address on another machine")] = ""
     steps: Annotated[int, arg(help="of a finished run: train on to so many steps in all")] = 0
+    recipe: Annotated[str, arg(metavar="FILE.py", help="where the recipe of your own is now; or FILE.py:CLASS")] = ""
+    changed_code: Annotated[bool, arg(help="go on though the files that define the recipe have changed; the log notes it")] = (
+        False
+    )
+    workers: Annotated[int | None, arg(help="loader processes from here on")] = None
+    save_every: Annotated[int | None, arg(help="steps between checkpoints from here on")] = None
+    keep: Annotated[int | None, arg(help="checkpoints that stay on disk from here on")] = None
+    micro_batch: Annotated[int | None, arg(help="samples that go through the model at once from here on")] = None
+    checkpoint_layers: Annotated[int | None, arg(help="of every so many blocks activations are not kept, from here on")] = None
+    device: Annotated[str | None, arg(help="auto, cpu, cuda, cuda:N or mps, from here on")] = None
+    shard: Annotated[Literal["none", "ddp", "fsdp"] | None, arg(help="how processes share the work from here on")] = None
+    silence: Annotated[float | None, arg(help="seconds without a sign of life of another process, from here on")] = None
+    progress: Annotated[bool | None, arg(help="a bar where a person is watching")] = None
+    tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
+    wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
+    mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
+    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of the run on its boards, from here on")] = None
+    board_group: Annotated[str | None, arg(help="group of the run on its boards, from here on")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
@@ -48,21 +69,32 @@ class TrainArgs:
     init: Annotated[
         str, arg(help="weights to start from: a run or model folder, hf:FOLDER, open_clip:ARCH/FILE, timm:NAME/FILE")
     ] = ""
+    config: Annotated[Path, arg(metavar="FILE.yaml", help="fields and options, as config.yaml of a run holds them")] = Path()
+    like: Annotated[Path, arg(metavar="RUN", help="the configuration of a run, with its data if --data names no others")] = Path()
     overwrite: Annotated[bool, arg(help="replace the run that lies in --out")] = False
     dry_run: Annotated[bool, arg(help="say what the run would cost, and stop")] = False
+    resume: Annotated[
+        Literal["", "auto"],
+        arg(help="auto: go on with the run in --out where there is one, else start: one command for every restart"),
+    ] = ""
     no_evaluation: Annotated[bool, arg(help="leave out the evaluation and the report at the end")] = False
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 
 def main(argv: Sequence[str]) -> int:
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv) and not _resumes_by_itself(argv):
         args = parse(ResumeArgs, argv, "train", "Go on with a run that was stopped or killed.")
         from diptych.api import resume
+        from diptych.train.fit import RESUMABLE
 
         data = args.data or None
-        run = resume(args.resume, data=data, steps=args.steps)
+        talk = say if _main_process() else None
+        own: dict[str, Any] = {"recipe": args.recipe or None, "changed_code": args.changed_code}
+        changes = {name: value for name in sorted(RESUMABLE) if (value := getattr(args, name)) is not None}
+        run = resume(args.resume, data=data, steps=args.steps, changes=changes, say=talk, **own)
         return _finish(run, data=data, evaluation=not run.state.get("no_evaluation"), as_json=args.json)
-    argv = _recipe_first(argv)
+    file = config_of(argv, "train", "recipe", "run")
+    argv = leading(_recipe_first(argv), file, "train", ("recipe",))
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
         built = ", ".join(RECIPES)
@@ -71,7 +103,12 @@ def main(argv: Sequence[str]) -> int:
             print(f"usage: {words}\n       diptych train --resume R")
             return 0
         raise ConfigError(f"say first which recipe: {words}")
-    return _train(name, argv)
+    return _train(name, argv, file)
+
+
+def _resumes_by_itself(argv: Sequence[str]) -> bool:
+    """True for ``--resume auto``."""
+    return "--resume=auto" in argv or ("--resume", "auto") in itertools.pairwise(argv)
 
 
 def _recipe_first(argv: Sequence[str]) -> list[str]:
@@ -85,13 +122,15 @@ def _recipe_first(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _train(name: str, argv: Sequence[str]) -> int:
+def _train(name: str, argv: Sequence[str], file: ConfigFile) -> int:
     from diptych.api.recipes import recipe_class
     from diptych.train.options import TrainOptions
 
     kind: Any = recipe_class(name)
-    preset = kind.preset(_preset(argv))
-    every = flat("Options", [(TrainArgs, None), (kind, preset), (TrainOptions, TrainOptions()), (ColumnArgs, None)])
+    preset, begun, columns_given = _from_file(kind, argv, file)
+    with file.named():
+        how = overlaid(TrainOptions(), {name: value for name, value in file.section("run").items() if name != "init"}, "run")
+    every = flat("Options", [(TrainArgs, begun), (kind, preset), (TrainOptions, how), (ColumnArgs, columns_given)])
     args: Any = parse(every, argv, f"train {name}", f"{DESCRIPTION} Presets: {', '.join(kind.presets)}.")
     recipe = changed(preset, args)
     own = {key: value for key, value in select_fields(TrainOptions, args).items() if key not in ("steps", "init")}
@@ -105,13 +144,13 @@ def _train(name: str, argv: Sequence[str]) -> int:
         return finish(cost, _cost_lines(cost), args.json)
     if args.out == Path():
         raise ConfigError("say where the run goes: --out R")
-    from diptych.api import train
+    from diptych.api import train, train_or_resume
     from diptych.api.checking import refuse_unmeasurable
 
     if not args.no_evaluation:
         refuse_unmeasurable(recipe)
     talk = say if _main_process() else None
-    requested = _given_fields(recipe, argv)
+    requested = _named_fields(recipe, argv) | set(file.section("recipe"))
     given = {
         "init": args.init,
         "subset": args.subset,
@@ -121,22 +160,42 @@ def _train(name: str, argv: Sequence[str]) -> int:
         "asked": requested,
         "evaluation": not args.no_evaluation,
     }
-    run = train(recipe, args.data, args.out, options=options, say=talk, **given)
+    if args.resume:
+        given["asked"] = requested | _named_fields(TrainOptions(), argv)
+        run = train_or_resume(recipe, args.data, args.out, options=options, say=talk, **given)
+    else:
+        run = train(recipe, args.data, args.out, options=options, say=talk, **given)
     return _finish(run, data=args.data, evaluation=not args.no_evaluation, as_json=args.json)
 
 
-def _preset(argv: Sequence[str]) -> str:
+def _from_file(kind: Any, argv: Sequence[str], file: ConfigFile) -> tuple[Any, Any, Any]:
+    """Recipe, options of the command and columns from a configuration file over the preset; the last two None without one."""
+    section = file.section("train")
+    if "init" in file.section("run") and file.section("run")["init"]:
+        section.setdefault("init", file.section("run")["init"])
+    own = {f.name for f in fields(TrainArgs)}
+    names = {f.name for f in fields(ColumnArgs)} - own
+    begun = file.default(TrainArgs, "train", values={name: value for name, value in section.items() if name not in names})
+    columns = file.default(ColumnArgs, "train", values={name: value for name, value in section.items() if name in names})
+    with file.named():
+        recipe = overlaid(kind.preset(_preset(argv, str(section.get("preset", "tiny")))), file.section("recipe"), "recipe")
+        if steps := file.section("run").get("steps"):
+            recipe = overlaid(recipe, {"steps": steps}, "run")
+    return recipe, begun, columns
+
+
+def _preset(argv: Sequence[str], default: str = "tiny") -> str:
     """The preset decides the defaults of the options, so it is read before them."""
     for at, word in enumerate(argv):
         if word.startswith("--preset"):
             return word.partition("=")[2] or (argv[at + 1] if at + 1 < len(argv) else "")
-    return "tiny"
+    return default
 
 
-def _given_fields(recipe: Any, argv: Sequence[str]) -> set[str]:
-    """Fields of the recipe that are among the arguments."""
+def _named_fields(config: Any, argv: Sequence[str]) -> set[str]:
+    """Fields of a configuration, and of those that it holds, that are among the arguments."""
     given = {word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for word in argv if word[:2] == "--"}
-    return {field.name for _, part in [(None, recipe), *held_configurations(recipe)] for field in fields(part)} & given
+    return {field.name for _, part in [(None, config), *held_configurations(config)] for field in fields(part)} & given
 
 
 def _main_process() -> bool:
@@ -175,11 +234,13 @@ def _finish(run: RunFolder, *, data: str | None, evaluation: bool, as_json: bool
     lines = [f"{run.path}: {state['status']} after {state.get('step')} steps"]
     if state["status"] == "finished" and not number and evaluation and state.get("source") and not run.report.exists():
         from diptych.api import evaluate_run, report
+        from diptych.api.runs import publish_results
 
         results = evaluate_run(run, data)
         payload["results"] = {name: result.to_json() for name, result in results.items()}
         lines += [f"  {name}: {result.main} {result.metrics[result.main]}" for name, result in results.items()]
         payload["report"] = str(report(run.path, data))
+        publish_results(run, results, Path(payload["report"]), say)
         lines.append(f"report: {payload['report']}")
     if state["status"] == "finished" and number and evaluation:
         lines.append(f"evaluation and report are still to come: diptych train --resume {run.path}")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import existing_file, finish, parse
+from diptych.cli.options.output import DEVICE, existing_file, finish, parse
 from diptych.core.errors import ConfigError
 
 DESCRIPTION = (
@@ -27,6 +27,7 @@ class TryArgs:
     texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...", help="one text or more")]
     out: Annotated[Path | None, arg(help="the picture with the heat map of the best text (.png)")] = None
     download: Annotated[bool, arg(help="fetch published weights that are not on this machine")] = False
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

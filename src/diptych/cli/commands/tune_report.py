@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.options.output import finish, parse
+from diptych.cli.options.output import DEVICE, finish, parse
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class TuneReportArgs:
     before: Annotated[str, arg(help="the model before; the run's start/ by default")] = ""
     task: Annotated[str, arg(help="what is measured")] = "retrieval"
     out: Annotated[Path | None, arg(help="the page to make; tuning.html in the run folder by default")] = None
+    device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.conf import arg
 
 from diptych.core.config import to_plain
 from diptych.core.errors import ConfigError
+from diptych.core.machine import DEVICE_VARIABLE
 from diptych.core.terminal.control_characters import escape_controls, escape_controls_json
 
 T = TypeVar("T")
+DEVICE = Annotated[str, arg(help="auto (CUDA where it is, else the processor), cpu, cuda, cuda:N or mps")]
+"""Type of the option `--device`, whose value is that of "auto" as long as the command runs."""
 
 
 def parse(kind: type[T], argv: Sequence[str], command: str, description: str, default: T | None = None) -> T:
@@ -25,9 +30,21 @@ def parse(kind: type[T], argv: Sequence[str], command: str, description: str, de
     _OPTIONS.update(field.name for field in fields(kind))  # type: ignore[arg-type]
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
     prog, args = f"diptych {command}", list(argv)
-    if default is None:
-        return tyro.cli(kind, args=args, prog=prog, description=description, config=settings)
-    return tyro.cli(kind, args=args, prog=prog, description=description, config=settings, default=default)
+    given = {} if default is None else {"default": default}
+    parsed = tyro.cli(kind, args=args, prog=prog, description=description, config=settings, **given)
+    _set_device(getattr(parsed, "device", None) or "auto")
+    return parsed
+
+
+def _set_device(name: str) -> None:
+    """Makes a device that was asked for the one of "auto", here and in processes that the command starts. Raises ConfigError for one
+    that is not there, before anything is read."""
+    if name == "auto":
+        return
+    from diptych.models.io.device import choose_device
+
+    choose_device(name)
+    os.environ[DEVICE_VARIABLE] = name
 
 
 _OPTIONS: set[str] = set()

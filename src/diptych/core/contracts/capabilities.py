@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
@@ -326,6 +327,46 @@ class PointEmbedder(Protocol):
 
 
 @runtime_checkable
+class PointSegmenter(Protocol):
+    """The class of every point of clouds [P, 3 + F], an index into `labels`; without labels into those of training."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def segment_points(
+        self, clouds: Sequence[npt.NDArray[np.float32]], labels: Sequence[str] = ()
+    ) -> list[npt.NDArray[np.int32]]: ...
+
+
+@runtime_checkable
+class RoomGrounder(Protocol):
+    """Boxes of the things in a room that each text means: scores of all that it considers, and which it chooses, none or several."""
+
+    def ground_room(self, sample: Sample, texts: Sequence[str]) -> list[SceneBoxes]: ...
+
+
+@runtime_checkable
+class RoomDetector(Protocol):
+    """Boxes of the things in a room with their classes and scores."""
+
+    def detect_room(self, sample: Sample) -> SceneBoxes: ...
+
+
+@runtime_checkable
+class RoomDescriber(Protocol):
+    """Boxes of the things in a room with a caption of each."""
+
+    def describe_room(self, sample: Sample) -> SceneBoxes: ...
+
+
+@runtime_checkable
+class RoomAnswerer(Protocol):
+    """Answers to questions about a room, one each."""
+
+    def answer_room(self, sample: Sample, questions: Sequence[str]) -> list[str]: ...
+
+
+@runtime_checkable
 class ClipEmbedder(Protocol):
     """Embeddings of videos in the space of the texts: media of the kind "clip", frames or one animated file, of which the model decodes
     as many frames as it reads.
@@ -380,6 +421,44 @@ class GoalPredictor(Protocol):
     def predict_goals(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64
     ) -> list[tuple[str, str, str]]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceImage:
+    """A thing that a generated picture should show.
+
+    image   the picture of the thing
+    phrase  its name, such as "cat"
+    box     where it should be: x0, y0, x1, y1 as shares of the picture's sides
+    """
+
+    image: ImageSource
+    phrase: str
+    box: tuple[float, float, float, float]
+
+
+@runtime_checkable
+class ImageGenerator(Protocol):
+    """Pictures of prompts: uint8 [N, H, W, 3], one a prompt, in order.
+
+    references  things that each picture should show, for models that read such; None for prompts alone
+    negative    a prompt to move away from; "" moves away from no prompt
+    steps       of denoising
+    guidance    how far beyond the prediction without a prompt each step goes; 1 goes no further than the prompt's own
+    seed        of the noise. A row's picture depends on the seed and its place among the prompts, not on `batch_size`
+    """
+
+    def generate_images(
+        self,
+        prompts: Sequence[str],
+        *,
+        references: Sequence[Sequence[ReferenceImage]] | None = None,
+        negative: str = "",
+        steps: int = 50,
+        guidance: float = 7.5,
+        seed: int = 0,
+        batch_size: int = 16,
+    ) -> npt.NDArray[np.uint8]: ...
 
 
 @runtime_checkable

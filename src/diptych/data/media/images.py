@@ -78,6 +78,11 @@ class Slices:
             return None
         return SliceImage(self.files[file], self.offset_N[row].item(), self.size_N[row].item(), self.members[row].as_py())
 
+    def taken(self, rows: Ints) -> Slices:
+        """The images of these rows."""
+        parts = self.file_N[rows], self.offset_N[rows], self.size_N[rows]
+        return Slices(self.files, *parts, self.members.take(pa.array(rows)))
+
     def identity(self, row: int) -> str:
         return f"size {self.size_N[row]}" if self.file_N[row] >= 0 else ""
 

@@ -21,6 +21,7 @@ from diptych.data.graphs import format_of, format_within
 from diptych.data.graphs import read as read_graphs
 from diptych.data.graphs.formats.social_pairs import RELATIONS as SOCIAL_PAIRS
 from diptych.data.graphs.formats.social_pairs import read_social_pairs
+from diptych.data.mapped import is_mapped, open_mapped
 from diptych.data.planning.files import FORMAT as TRIALS
 from diptych.data.planning.files import holds as holds_trials
 from diptych.data.planning.files import read_trials
@@ -47,6 +48,8 @@ from diptych.data.read.image_sets import read_image_sets
 from diptych.data.read.inside import OWN_FOLDER, confined_to, own_folder
 from diptych.data.read.layouts.chest_tables import FORMATS as CHESTS
 from diptych.data.read.layouts.chest_tables import read_chest_table
+from diptych.data.read.layouts.exemplars import holds as holds_exemplars
+from diptych.data.read.layouts.exemplars import read_exemplars
 from diptych.data.read.layouts.image_folder import METADATA, read_image_folder, split_metadata
 from diptych.data.read.layouts.unread import unread_note
 from diptych.data.read.multi_context import holds as multi_context
@@ -94,7 +97,8 @@ def read(
               Karpathy JSON, persons (CUHK-PEDES, ICFG-PEDES, RSTPReid, SYNTH-PEDES, Market-1501), scene graphs (Visual Genome,
               HICO-DET, V-COCO, VG150, PSG, Open Images, COCO with relations), a published probe (ARO, SugarCrepe, VL-Checklist,
               Winoground), published questions (II-Bench, NLVR2, Q-Spatial, MUIRBench), MC-Bench, ImageCoDe, SGL's trials, problems
-              (bAbI, tables of Sudoku), a folder of HTML or Markdown documents with their pictures, articles of
+              (bAbI, tables of Sudoku), exemplars of a relation
+              (pictures with text.json), a folder of HTML or Markdown documents with their pictures, articles of
               PubMed Central (.nxml with pictures beside it, or PMC....tar.gz), a folder made by `build`, "emoji"; or what is in
               memory: a `datasets` object, a pandas or polars DataFrame, an Arrow table, a data set of torch, a list of pairs
               (image, text), of dicts, or of `Sample`
@@ -203,6 +207,8 @@ def _open_path(path: Path, options: ReadOptions, name: str, folder: Path | None,
         return read_social_pairs(path, format, name=name, root=folder)
     if format == TRIALS or (not format and path.is_dir() and not is_built(path) and holds_trials(path)):
         return read_trials(path, name=name)
+    if not format and path.is_dir() and not is_built(path) and holds_exemplars(path):
+        return read_exemplars(path, name=name, within=options.within(path))
     if path.is_file() and (quiz := format if format in QUIZZES else quiz_of(path) if not format else ""):
         return read_quiz(path, quiz, name=name, root=folder)
     if (
@@ -249,6 +255,8 @@ def _alternatives(inside: str) -> list[str]:
 def _directory(path: Path, options: ReadOptions, name: str, root: Path | None) -> Pool:
     """Read a folder. If it could be read as several formats, the most specific one is tried first."""
     if is_built(path):
+        if is_mapped(path):
+            return open_mapped(path).named(name)
         return open_built(path, follow_links=options.follow_links).named(name)
     if is_curated(path):
         return open_curated(path, partial(read, follow_links=options.follow_links))

@@ -37,6 +37,7 @@ from diptych.core.errors import DataError, DiptychError, RunError
 from diptych.data.columns import FOLDER as TABLES
 from diptych.data.columns import MadeBy, read_parquet, read_table, table_names, write_parquet, write_table
 from diptych.data.dataset import Pool
+from diptych.data.mapped import MAPPED_FROM, write_mapped
 from diptych.data.media.images import Slices
 from diptych.data.media.table import MEDIA_SCHEMA, MediaTable
 from diptych.data.metadata import JSON
@@ -149,6 +150,8 @@ def _build_alone(
                     done = write_part(path, key, store_shard(pool, rows, path, check=check, tick=lambda: advance(1)))
                 stored.append(done)
         _write_tables(pool, out, stored, plan, config)
+        if len(pool) >= MAPPED_FROM and not pool.has_media:
+            write_mapped(open_built(out), out)
     return _report(out, kept=kept)
 
 

@@ -209,9 +209,10 @@ class LanguageModel(nn.Module):
         return self._decoded(embed_BLD, layout) if self.reads_and_writes else self._continued(embed_BLD, layout)
 
     def _continued(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-        answer_BL = layout.answer_BL[:, 1:]
-        column_C = answer_BL.any(0).nonzero()[:, 0]
-        given: dict[str, Any] = {"attention_mask": layout.mask_BL.long(), "use_cache": False}
+        if layout.places is None:
+            layout = layout.with_places()
+        column_C, row_A, place_A = layout.places or ()
+        given: dict[str, Any] = {"attention_mask": self._attention_mask(layout.mask_BL), "use_cache": False}
         if self._takes_positions:
             given["position_ids"] = layout.positions()
         with self._reading(layout):
@@ -219,9 +220,20 @@ class LanguageModel(nn.Module):
                 logit_BCV = self.inner(inputs_embeds=embed_BLD, logits_to_keep=column_C, **given).logits
             else:
                 logit_BCV = self.inner(inputs_embeds=embed_BLD, **given).logits[:, column_C]
-        chosen_BC = answer_BL[:, column_C]
-        row_A, place_A = chosen_BC.nonzero(as_tuple=True)
         return logit_BCV[row_A, place_A], layout.id_BL[:, 1:][:, column_C][row_A, place_A], row_A
+
+    def _attention_mask(self, mask_BL: Tensor) -> Tensor:
+        """`attention_mask` for transformers: the mask of padding, from which it makes that of attention after a look at its values.
+        A GPU, for which the host would wait at that look, gets the causal mask ready-made, [B, 1, L, L]; not where layers differ in
+        what they see (sliding windows)."""
+        config = self.inner.config.get_text_config()
+        differ = getattr(config, "sliding_window", None) or getattr(config, "layer_types", None)
+        if mask_BL.device.type == "cpu" or differ or getattr(self.inner.config, "_attn_implementation", "") != "sdpa":
+            return mask_BL.long()
+        length = mask_BL.shape[1]
+        causal_LL = torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).tril()
+        itself_LL = torch.eye(length, dtype=torch.bool, device=mask_BL.device)  # padding sees itself, so that no row is empty
+        return (mask_BL.bool()[:, None, None] & causal_LL) | itself_LL
 
     def _decoded(self, embed_BLD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         count_B = layout.answer_BL.sum(1)

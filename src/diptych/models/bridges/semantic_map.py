@@ -158,7 +158,7 @@ class SemanticMap(nn.Module):
             weight_BT = weight_BT / ((word_BTE - mapped_BE[:, None]).norm(dim=2) + floor)
         word_BE, weight_B = (weight_BT[..., None] * word_BTE).sum(1), weight_BT.sum(1)
         return {
-            "images": torch.tensor(float(len(feature_BD)), dtype=torch.float64, device=feature_BD.device),
+            "images": torch.full((), float(len(feature_BD)), dtype=torch.float64, device=feature_BD.device),
             "rows": token_mask_BT.sum().double(),
             "x_D": feature_BD.sum(0),
             "square_D": feature_BD.square().sum(0),

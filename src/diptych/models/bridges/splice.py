@@ -15,14 +15,15 @@ def splice(word_BLD: Tensor, picture_BKD: Tensor, slot_BL: Tensor, count_B: Tens
     Embeddings are taken as the language model's own table gives them: Gemma multiplies them by the root of its width, and what is
     spliced stands beside the product. Raises ShapeError where a row has more or fewer places than a picture has tokens.
     """
-    pictures = len(word_BLD) if count_B is None else int(count_B.sum())
+    on_host = slot_BL.device.type == "cpu"  # of a GPU the host would wait to count; rows were laid out on the host
+    pictures = len(word_BLD) if count_B is None else int(count_B.sum()) if on_host else len(picture_BKD)
     if picture_BKD.ndim != 3 or len(picture_BKD) != pictures or picture_BKD.shape[2] != word_BLD.shape[2]:
         raise ShapeError(
             f"pictures must be [{pictures}, K, D], with the D of the words {list(word_BLD.shape)}; got {list(picture_BKD.shape)}"
         )
     found_B, tokens = slot_BL.sum(1), picture_BKD.shape[1]
     wanted_B = tokens * (torch.ones_like(found_B) if count_B is None else count_B)
-    if bool((found_B != wanted_B).any()):
+    if on_host and bool((found_B != wanted_B).any()):
         row = int((found_B != wanted_B).nonzero()[0])
         whose = "picture" if count_B is None else "pictures"
         raise ShapeError(f"row {row} has {int(found_B[row])} slots for the {int(wanted_B[row])} tokens of its {whose}")
@@ -37,7 +38,11 @@ def norm_ratio(picture_BKD: Tensor, word_BLD: Tensor, word_mask_BL: Tensor) -> T
     Near 1 a language model finds pictures among words of their size; far from it training begins with a picture that is ignored, or
     that drowns the words.
     """
-    words: Tensor = word_BLD.float().norm(dim=2)[word_mask_BL].mean()
+    norm_BL: Tensor = word_BLD.float().norm(dim=2)
+    if word_mask_BL.device.type == "cpu":
+        words: Tensor = norm_BL[word_mask_BL].mean()
+    else:  # without an index of unknown length, for which the host would wait
+        words = norm_BL.masked_fill(~word_mask_BL, 0).sum() / word_mask_BL.sum()
     pictures: Tensor = picture_BKD.float().norm(dim=2).mean()
     return (pictures / words).reshape(1)
 

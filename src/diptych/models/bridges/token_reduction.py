@@ -9,6 +9,7 @@ Letters: B batch, T frames, P patches (frames times rows times columns), K token
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -40,10 +41,18 @@ def pool_tokens(token_BPD: Tensor, grid: Grid, size: Grid) -> ReducedTokens:
         raise ConfigError(f"pooling to {list(size)} of {list(grid)} frames, rows and columns (expected 1 up to as many of each)")
     volume_BDTHW = token_BPD.transpose(1, 2).unflatten(2, grid)
     pooled_BKD = F.adaptive_avg_pool3d(volume_BDTHW, size).flatten(2).transpose(1, 2)
-    share_KP = torch.ones(1, 1)
-    for small, large in zip(size, grid, strict=True):
-        share_KP = torch.kron(share_KP, _windows(large, small))
-    return ReducedTokens(pooled_BKD, share_KP.to(token_BPD).expand(len(token_BPD), -1, -1))
+    share_KP = _window_shares(tuple(size), tuple(grid), token_BPD.dtype, token_BPD.device)
+    return ReducedTokens(pooled_BKD, share_KP.expand(len(token_BPD), -1, -1))
+
+
+@lru_cache(maxsize=16)
+def _window_shares(size: tuple[int, ...], grid: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[K, P]: the share of each patch in the window of each token. Kept: it would be copied to the device in every step."""
+    with torch.inference_mode(False):
+        share_KP = torch.ones(1, 1)
+        for small, large in zip(size, grid, strict=True):
+            share_KP = torch.kron(share_KP, _windows(large, small))
+        return share_KP.to(device, dtype)
 
 
 def shuffle_tokens(token_BPD: Tensor, grid: Grid, factor: int = 2, *, order: Literal["v1", "v2"] = "v2") -> ReducedTokens:

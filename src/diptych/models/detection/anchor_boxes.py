@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from diptych.core.errors import ConfigError
+from diptych.data.constants import constant
 
 LARGEST = math.log(1000 / 16)
 """A side grows or shrinks by this much at most (the logarithm of the factor), however large the number that the network says."""
@@ -58,7 +59,7 @@ class AnchorConfig:
         for map_BCHW, stride in zip(maps, strides, strict=True):
             height, width = map_BCHW.shape[2:]
             side_S = self.size * stride * 2 ** (torch.arange(self.octave, device=map_BCHW.device) / self.octave)
-            root_R = torch.tensor(self.ratios, device=map_BCHW.device).sqrt()
+            root_R = constant(self.ratios, device=map_BCHW.device).sqrt()
             half_P2 = torch.stack((side_S / root_R[:, None], side_S * root_R[:, None]), -1).flatten(0, 1) / 2
             y_H, x_W = (torch.arange(count, device=map_BCHW.device) * float(stride) for count in (height, width))
             centre_HW2 = torch.stack((x_W.expand(height, -1), y_H[:, None].expand(-1, width)), -1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError, ShapeError
+from diptych.data.constants import constant
 from diptych.models.detection.point_sampling import Shapes, sample_points, sparse_pays
 
 READ = 6
@@ -124,8 +125,9 @@ class DeformableAttention(nn.Module):
         point_BQ1S = self._spread(reference_BQLC[..., :2])
         if reference_BQLC.shape[-1] == 4:
             return torch.addcmul(point_BQ1S, offset_BQMS, self._spread(reference_BQLC[..., 2:] * (0.5 / self.points)))
-        pixel_L2 = torch.tensor([[1 / width, 1 / height] for height, width in shapes], dtype=reference_BQLC.dtype)
-        return torch.addcmul(point_BQ1S, offset_BQMS, self._spread(pixel_L2.to(reference_BQLC.device)[None, None]))
+        sizes = [[1 / width, 1 / height] for height, width in shapes]
+        pixel_L2 = constant(sizes, dtype=reference_BQLC.dtype, device=reference_BQLC.device)
+        return torch.addcmul(point_BQ1S, offset_BQMS, self._spread(pixel_L2[None, None]))
 
     def _spread(self, x_BQL2: Tensor) -> Tensor:
         return x_BQL2[..., None, :].expand(-1, -1, -1, self.points, -1).flatten(2)[:, :, None]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import ConfigError
+from diptych.data.constants import constant
 from diptych.models.detection.point_sampling import Shapes
 from diptych.models.layers.sine_position import map_sine
 
@@ -107,7 +108,7 @@ class FeaturePyramid(nn.Module):
             for mask_BHW, level_D in zip(masks, self.level_LD, strict=True)
         ]
         valid = [torch.stack((mask_BHW[:, 0].sum(1), mask_BHW[:, :, 0].sum(1)), -1) for mask_BHW in masks]
-        size_L2 = torch.tensor([(width, height) for height, width in shapes], device=levels[0].device)
+        size_L2 = constant([(width, height) for height, width in shapes], device=levels[0].device)
         return PyramidTokens(
             torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2),
             torch.cat(position, 1),

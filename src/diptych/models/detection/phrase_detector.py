@@ -31,8 +31,9 @@ from diptych.models.detection.grounding_detector import GroundingConfig, Groundi
 from diptych.models.detection.images import DetectionPreprocess
 from diptych.models.detection.token_head import phrase_scores
 from diptych.models.io.card import detector_card
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
-from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.inference import evaluating
 from diptych.models.io.region_detector import RegionDetector
 from diptych.models.towers.towers import text_tower
 
@@ -102,11 +103,13 @@ class PhraseDetector(RegionDetector):
         """
         if len(images) != len(queries):
             raise DataError(f"{len(images)} images but {len(queries)} queries", field="queries", expected="a query an image")
-        answers: list[list[PhraseBoxes]] = []
-        for rows in parts(range(len(images)), batch_size):
+
+        def answer(rows: Sequence[int]) -> list[list[PhraseBoxes]]:
             pictures = [decode(images[row], exact=True) for row in rows]
-            answers += self._grounded(pictures, [queries[row] for row in rows], top)
-        return answers
+            return self._grounded(pictures, [queries[row] for row in rows], top)
+
+        blocks = batched(range(len(images)), batch_size, next(self.model.parameters()).device, answer)
+        return [row for block in blocks for row in block]
 
     def regions(
         self, images: Sequence[ImageSource], objects: Sequence[str], *, top: int, threshold: float, batch_size: int

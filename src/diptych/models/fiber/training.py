@@ -221,7 +221,7 @@ class FiberTraining(nn.Module):
         if self.inputs is not None:
             size = self.image_queue.size
             kept = slice(max(0, len(image_ND) - size), None)
-            place_N = (int(self.image_queue.pushed_1) + torch.arange(len(image_ND), device=image_ND.device)[kept]) % size
+            place_N = (self.image_queue.pushed + torch.arange(len(image_ND), device=image_ND.device)[kept]) % size
             self.inputs.push_(place_N, image_NCHW[kept], text_NL[kept], mask_NL[kept])
         self.image_queue.push_(image_ND, group_N)
         self.text_queue.push_(text_ND, group_N)

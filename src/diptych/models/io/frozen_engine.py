@@ -26,10 +26,12 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from diptych.core.disk.cache import cache_folder
 from diptych.core.disk.files import atomic_folder
 from diptych.core.errors import ConfigError, MissingExtra
+from diptych.models.io.device import onnx_providers
 from diptych.models.io.inference import evaluating
 
-Engine = Literal["torch", "onnx", "double"]
-"""`double` is PyTorch in float64, rounded to float32 at the end: the same digits on every processor."""
+Engine = Literal["torch", "onnx", "double", "cuda", "mps"]
+"""`double` is PyTorch in float64, rounded to float32 at the end: the same digits on every processor. `torch` is PyTorch on the processor,
+the last two on another device."""
 WISH = "DIPTYCH_FROZEN_ENGINE"
 OPSET = 17
 
@@ -77,21 +79,27 @@ def engine_for(tower: nn.Module, *, bf16: bool = False) -> Engine:
     on_cpu = next(tower.parameters()).device.type == "cpu"
     folds = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in tower.modules())
     fast = on_cpu and folds and not bf16 and _installed()
-    return "onnx" if requested == "onnx" or (requested == "auto" and fast) else "torch"
+    return "onnx" if requested == "onnx" or (requested == "auto" and fast) else device_engine(tower)
+
+
+def device_engine(tower: nn.Module) -> Engine:
+    """PyTorch, by the type of the device that the tower is on."""
+    kinds: dict[str, Engine] = {"cuda": "cuda", "mps": "mps"}
+    return kinds.get(next(tower.parameters()).device.type, "torch")
 
 
 class OnnxTower:
     """The pooled features of a tower, by ONNX Runtime: float32 [B, 3, H, W] of the size it was exported for -> [B, D]."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, device: torch.device) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(file, options, providers=onnx_providers(device))
 
     def __call__(self, image_BCHW: Tensor) -> npt.NDArray[np.float32]:
-        features_BD: npt.NDArray[np.float32] = self.session.run(None, {"image": image_BCHW.contiguous().numpy()})[0]
+        features_BD: npt.NDArray[np.float32] = self.session.run(None, {"image": image_BCHW.cpu().contiguous().numpy()})[0]
         return features_BD
 
 
@@ -105,12 +113,12 @@ def onnx_tower(tower: nn.Module, fingerprint: str, height: int, width: int) -> O
     if not (folder / "image.onnx").is_file():
         with atomic_folder(folder) as work, evaluating(tower):
             _export(tower, height, width, work / "image.onnx")
-    return _opened(folder / "image.onnx", torch.get_num_threads())
+    return _opened(folder / "image.onnx", torch.get_num_threads(), next(tower.parameters()).device)
 
 
 @lru_cache(maxsize=4)
-def _opened(file: Path, threads: int) -> OnnxTower:
-    return OnnxTower(file)
+def _opened(file: Path, threads: int, device: torch.device) -> OnnxTower:
+    return OnnxTower(file, device)
 
 
 class _Pooled(nn.Module):
@@ -130,7 +138,7 @@ def _export(tower: nn.Module, height: int, width: int, file: Path) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # of the older exporter, which needs nothing but `onnx`
         torch.onnx.export(
             _Pooled(tower).eval(),
-            (torch.zeros(2, 3, height, width),),
+            (torch.zeros(2, 3, height, width, device=next(tower.parameters()).device),),
             str(file),
             input_names=["image"],
             output_names=["features"],

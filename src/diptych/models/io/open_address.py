@@ -16,6 +16,7 @@ from diptych.core.disk.json_text import read_object
 from diptych.core.disk.paths import is_file, is_folder, path_problem
 from diptych.core.errors import ConfigError, DataError, RunError
 from diptych.core.run_folder import RunFolder
+from diptych.models.io.device import InferencePrecision, choose_device, place
 from diptych.models.io.saved_model import one_line_errors, open_model
 
 OPENERS = {
@@ -25,6 +26,7 @@ OPENERS = {
     "coop": "diptych.models.pairs.prompted.released:open_released",
     "ctp": "diptych.models.io.releases.ctp:open_released",
     "denseclip": "diptych.models.denseclip.opened:open_released",
+    "diffusers": "diptych.models.diffusion.diffusers_folder:open_diffusers",
     "dreamlip": "diptych.models.io.releases.clip_files:open_released",
     "fiber": "diptych.models.fiber.opened:open_released",
     "filip": "diptych.models.io.releases.filip:open_released",
@@ -39,11 +41,13 @@ OPENERS = {
     "penet": "diptych.models.penet.opened:open_released",
     "plip_person": "diptych.models.people.released:open_released",
     "rad_dino": "diptych.models.io.releases.rad_dino:open_released",
+    "reversion": "diptych.models.diffusion.textual_inversion:open_released",
     "rlipv2": "diptych.models.rlipv2.opened:open_released",
     "svlc": "diptych.models.io.releases.clip_files:open_released",
     "tfjs": "diptych.models.io.foreign.centernet:CenterNet.open",
     "tips": "diptych.models.io.releases.tips:open_released",
     "ulip": "diptych.models.points.released:open_released",
+    "uni3d": "diptych.models.points.uni3d_released:open_uni3d",
     "xclip": "diptych.models.video.released:open_released",
 }
 """Prefix of an address -> what opens it, imported only then: a function of the whole address."""
@@ -76,18 +80,23 @@ def weights_mtime(address: str) -> tuple[int, ...]:
     return tuple(path.stat().st_mtime_ns for path in files if is_file(path))
 
 
-def open_address(address: str | Path, *, download: bool = False) -> Any:
+def open_address(
+    address: str | Path, *, download: bool = False, device: str = "auto", precision: InferencePrecision = "auto"
+) -> Any:
     """The model of a run folder, a model folder, "hf:FOLDER_OR_NAME", "open_clip:ARCH/FILE_OR_TAG", "timm:NAME", a release of the table of
     `diptych weights` ("xclip:FILE", "glip:CHECKPOINT#BERT-FOLDER", ...), "tfjs:CENTERNET.json" of a package,
     "openai:http://HOST:PORT/v1#MODEL" of a server of chat completions, or "lora:ADAPTER#BASE" with any other as the base, into whose
     weights the adapter is merged.
 
     download  allows fetching published weights that are not on this machine
+    device    where its tensors are put: "auto" takes CUDA where it is (`models.io.device`)
+    precision  of embedders on it: "auto" is bf16 where a CUDA device multiplies it in hardware, else float32
     Raises RunError for a folder without a model, with the state of its run; ConfigError or DataError for a file of another release, with
     the one that it looks like.
     """
+    target = choose_device(device)  # before anything is read
     try:
-        return _opened(str(address), download)
+        return place(_opened(str(address), download), target, precision)
     except (ConfigError, DataError) as error:
         if hint := _looks_like(str(address)):
             raise ConfigError(f"{error}; {hint}") from error
@@ -107,6 +116,10 @@ def _opened(address: str, download: bool) -> Any:
         from diptych.models.vilt.opened import open_vilt
 
         named = Path(address.partition(":")[2].removesuffix("#naflex")).expanduser()
+        if is_file(named / "model_index.json"):
+            module, _, name = OPENERS["diffusers"].partition(":")
+            with one_line_errors(named):
+                return getattr(import_module(module), name)(address)
         with one_line_errors(named) if is_folder(named) else nullcontext():
             own = (
                 None

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ from diptych.core.registry import IMAGE_WEIGHTS, TEXT_WEIGHTS
 from diptych.data.load import content_features
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import HALF, Preprocess
+from diptych.models.io.device import batch_size_on, batched, choose_device, place
 from diptych.models.io.folder import fingerprint
-from diptych.models.io.frozen_engine import Engine, computing, engine_for, in_double, onnx_tower
+from diptych.models.io.frozen_engine import Engine, computing, device_engine, engine_for, in_double, onnx_tower
 from diptych.models.io.inference import evaluating, parts, prefetch
 from diptych.models.io.open_address import is_address
 from diptych.models.layers.transformer import l2_normalise
@@ -185,9 +186,11 @@ class ImageFeatureExtractor:
         cached.update(stored)
         missing = [key for key in new if key not in stored]
         # The next images are read and resized while these are encoded.
-        blocks = list(parts(missing, min(batch_size, AT_ONCE)))
+        device = next(self.tower.parameters()).device
+        blocks = list(parts(missing, batch_size_on(device, min(batch_size, AT_ONCE))))
         for part, pixels in zip(blocks, prefetch(blocks, lambda part: self._pixels([new[key] for key in part])), strict=True):
-            cached.update(zip(part, self._encoded(pixels), strict=True))
+            encoded = batched(cast("Sequence[Tensor]", pixels), len(pixels), device, self._encoded)
+            cached.update(zip(part, np.concatenate(encoded), strict=True))
         features_ND = np.stack([cached[key] for key in keys]) if keys else np.zeros((0, self.width), np.float32)
         while len(cached) > REMEMBERED:
             cached.popitem(last=False)
@@ -196,7 +199,8 @@ class ImageFeatureExtractor:
     def _pixels(self, images: Sequence[ImageSource]) -> Tensor:
         return self.preprocess([decode(image, exact=True) for image in images])
 
-    def _encoded(self, image_BCHW: Tensor) -> Unit:
+    def _encoded(self, images: Sequence[Tensor]) -> Unit:
+        image_BCHW = cast(Tensor, images)
         if self.engine == "onnx":
             return onnx_tower(self.tower, self.fingerprint, *image_BCHW.shape[2:])(image_BCHW)
         device = next(self.tower.parameters()).device
@@ -240,8 +244,8 @@ class TextFeatureExtractor:
 
     @property
     def engine(self) -> Engine:
-        """PyTorch, in float64 where that is asked for."""
-        return "double" if in_double() else "torch"
+        """PyTorch, in float64 where that is asked for; of another device than the processor its type."""
+        return "double" if in_double() else device_engine(self.tower)
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
         device = next(self.tower.parameters()).device
@@ -254,11 +258,14 @@ class TextFeatureExtractor:
             evaluating(self.tower),
             torch.autocast(device.type, torch.bfloat16, enabled=self.bf16),
         ):
-            for rows in parts(by_length, batch_size):
+
+            def encode(rows: Sequence[int]) -> None:
                 encoded = self.tokenizer.encode([texts[row] for row in rows], self.length)
-                self.truncated += encoded.truncated
                 ids_BL, mask_BL = torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL)
                 out_ND[list(rows)] = l2_normalise(self.tower(ids_BL.to(device), mask_BL.to(device)).pooled_BD).cpu().numpy()
+                self.truncated += encoded.truncated
+
+            batched(by_length, batch_size, device, encode)
         return out_ND
 
 
@@ -276,7 +283,7 @@ def image(name: str, *, image_size: int = 224, resize: str = "crop", bf16: bool 
 
         return addressed_encoders.image(name, bf16=bf16)
     made: ImageFeatureExtractor = IMAGE_WEIGHTS.load(name)(image_size, resize, bf16)
-    return made
+    return place(made, choose_device())
 
 
 def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTextEncoder:
@@ -287,7 +294,7 @@ def text(name: str, *, length: int = 128, bf16: bool = False) -> FrozenTextEncod
 
         return addressed_encoders.text(name, length=length, bf16=bf16)
     made: TextFeatureExtractor = TEXT_WEIGHTS.load(name)(length, bf16)
-    return made
+    return place(made, choose_device())
 
 
 @contextmanager

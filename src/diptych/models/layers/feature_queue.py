@@ -37,6 +37,7 @@ class FeatureQueue(nn.Module):
         self.register_buffer("row_QD", row_QD)
         self.register_buffer("group_Q", torch.full((size,), -1 if filled else 0, dtype=torch.int64))
         self.register_buffer("pushed_1", torch.full((1,), size if filled else 0, dtype=torch.int64))
+        self._counted: tuple[int, int] | None = None  # version of the buffer, and its value
 
     @property
     def size(self) -> int:
@@ -44,7 +45,15 @@ class FeatureQueue(nn.Module):
 
     def __len__(self) -> int:
         """Rows that are held."""
-        return min(int(self.pushed_1), self.size)
+        return min(self.pushed, self.size)
+
+    @property
+    def pushed(self) -> int:
+        """Rows pushed so far; read from the buffer only where something else than `push_` changed it, for the host waits for a GPU."""
+        version = self.pushed_1._version
+        if self._counted is None or self._counted[0] != version:
+            self._counted = (version, int(self.pushed_1))
+        return self._counted[1]
 
     def held(self) -> tuple[Tensor, Tensor]:
         """row_KD and group_K as they are now, in no particular order. Copies: what is pushed later does not change them."""
@@ -59,8 +68,10 @@ class FeatureQueue(nn.Module):
                 f"got {list(row_ND.shape)} and {list(group_N.shape)}"
             )
         skipped = max(0, len(row_ND) - self.size)
-        first = int(self.pushed_1) + skipped
+        pushed = self.pushed
+        first = pushed + skipped
         place_N = torch.arange(first, first + len(row_ND) - skipped, device=row_ND.device) % self.size
         self.row_QD[place_N] = row_ND[skipped:].to(self.row_QD)
         self.group_Q[place_N] = group_N[skipped:].to(self.group_Q)
         self.pushed_1 += len(row_ND)
+        self._counted = (self.pushed_1._version, pushed + len(row_ND))

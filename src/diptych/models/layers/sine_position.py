@@ -20,7 +20,8 @@ def sine(value_X: Tensor, features: int, *, temperature: float = 10_000.0) -> Te
 
 def box_sine(box_X4: Tensor, width: int) -> Tensor:
     """[..., 2 width] of cxcywh boxes in 0..1: y, then x, w, h, as published."""
-    return sine(box_X4[..., [1, 0, 2, 3]], width // 2).flatten(-2)
+    order_X4 = torch.cat((box_X4[..., 1:2], box_X4[..., :1], box_X4[..., 2:]), -1)  # a list of indices would be copied to a GPU
+    return sine(order_X4, width // 2).flatten(-2)
 
 
 def map_sine(mask_BHW: Tensor, width: int, *, centred: bool, dtype: torch.dtype = torch.float32) -> Tensor:

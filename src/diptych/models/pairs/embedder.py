@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,12 @@ from diptych.core.contracts import Unit
 from diptych.core.errors import ConfigError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
+from diptych.core.terminal import notebook
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import BatchEncoding, Tokenizer
 from diptych.models.io.card import model_card
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint, load_weights, parameters, read_config, write_model
 from diptych.models.io.frozen_engine import computing
 from diptych.models.io.inference import evaluating, parts
@@ -52,7 +54,11 @@ class Embedding:
     Images are decoded exactly (the same pixels on every machine) and preprocessed; the module runs without gradient and in
     evaluation mode, and gets its modes back afterwards. `bf16` runs it under bfloat16 autocast: faster, and off in the last
     digits. `truncated` counts the texts that were longer than `text_length` tokens and therefore cut, since this object was made.
+    `batch_size` is that of a processor (`models.io.device`).
     """
+
+    autocasts: ClassVar[bool] = True
+    """`bf16` may be set when the model is placed on a device."""
 
     def __init__(
         self,
@@ -69,6 +75,9 @@ class Embedding:
         self.name, self.bf16 = name, bf16
         self.truncated = 0
 
+    def _repr_html_(self) -> str:
+        return notebook.model_facts(self, self.model)
+
     @cached_property
     def fingerprint(self) -> str:
         """Of weights and preprocessing as they were when first asked; an object whose weights change later must be made anew."""
@@ -80,22 +89,25 @@ class Embedding:
     @one_or_many
     def embed_images(self, images: Sequence[ImageSource], *, batch_size: int = 64) -> Unit:
         with self._ready() as device, computing(self.model) as dtype:
-            blocks = [
-                self.model.encode_image(self.preprocess([decode(image, exact=True) for image in part]).to(device, dtype))
-                for part in parts(images, batch_size)
-            ]
-        return self._rows(blocks)
+
+            def encode(part: Sequence[ImageSource]) -> Tensor:
+                pixels_BCHW = self.preprocess([decode(image, exact=True) for image in part])
+                return cast(Tensor, self.model.encode_image(pixels_BCHW.to(device, dtype)))
+
+            return self._rows(batched(images, batch_size, device, encode))
 
     @one_or_many
     def embed_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Unit:
-        blocks = []
         with self._ready() as device, computing(self.model):
-            for part in parts(texts, batch_size):
+
+            def encode(part: Sequence[str]) -> Tensor:
                 encoded = self.tokenizer.encode(list(part), self.text_length)
-                self.truncated += encoded.truncated
                 text_BL, mask_BL = self._fitted(torch.from_numpy(encoded.ids_BL), torch.from_numpy(encoded.mask_BL))
-                blocks.append(self.model.encode_text(text_BL.to(device), mask_BL.to(device)))
-        return self._rows(blocks)
+                vector_BD: Tensor = self.model.encode_text(text_BL.to(device), mask_BL.to(device))
+                self.truncated += encoded.truncated  # once, also where a part is halved
+                return vector_BD
+
+            return self._rows(batched(texts, batch_size, device, encode))
 
     def _fitted(self, text_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         return text_BL, mask_BL

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
+from diptych.data.constants import constant
 from diptych.data.media.transforms import Preprocess
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.pairs.dual_encoder import DualEncoder
@@ -76,7 +77,10 @@ class FrozenPatches(nn.Module):
     @torch.no_grad()
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """[B, P, E]."""
-        mine, theirs = ([image_BCHW.new_tensor(x).view(3, 1, 1) for x in (p.mean, p.std)] for p in (self.shown, self.theirs))
+        mine, theirs = (
+            [constant(x, dtype=image_BCHW.dtype, device=image_BCHW.device).view(3, 1, 1) for x in (p.mean, p.std)]
+            for p in (self.shown, self.theirs)
+        )
         state_BPD = self.tower.states((image_BCHW * mine[1] + mine[0] - theirs[0]) / theirs[1])
         teacher_BPE: Tensor = self.projection(state_BPD[:, :-1] if self.shifted else state_BPD[:, 1:])
         return teacher_BPE

@@ -1,11 +1,11 @@
 """Towers by name.
 
-image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), resnet_clip_tiny, resnet_clip_50 (CLIP's residual network),
-       siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch features), beit_micro,
-       beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny, efficientnet_b7, efficientnet_l2
-       (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class token among its tokens), timm:NAME
-       (any model of timm)
-text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_slip (SLIP's), text_siglip (SigLIP's for B),
+image  vit_micro, vit_tiny, vit_b32, vit_b16, vit_l14 (CLIP's), vit_bigg14 (open_clip's), resnet_clip_tiny, resnet_clip_50 (CLIP's
+       residual network), siglip_b16 (SigLIP's), slip_b16 (SLIP's), dense_micro, dense_tiny, dense_b16, dense_b14 (for patch
+       features), beit_micro, beit_tiny, beit_b16 (BEiT's, positions as biases, any size), convnet_micro, convnet_tiny,
+       efficientnet_b7, efficientnet_l2 (ALIGN's, without head convolution), eva_g14 (BLIP-2's: EVA without its last block, the class
+       token among its tokens), timm:NAME (any model of timm)
+text   text_micro, text_tiny, text_clip, text_clip_l (CLIP's for B and L), text_clip_bigg, text_slip (SLIP's), text_siglip (SigLIP's for B),
        text_tips (TIPS'), bert_tiny,
        bert_b6 (lower half), bert_b, bert_l (fresh weights, pooled at the first token unless pooling says "mean" or "pooler"),
        hf:FOLDER (any encoder of transformers, with its weights)
@@ -215,6 +215,10 @@ IMAGE: dict[str, Preset] = {
     "vit_b32": (VisionTransformer, {"image_size": 224, "patch": 32, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
     "vit_b16": (VisionTransformer, {"image_size": 224, "patch": 16, "width": 768, "layers": 12, "heads": 12, "start": "torch"}),
     "vit_l14": (VisionTransformer, {"image_size": 224, "patch": 14, "width": 1024, "layers": 24, "heads": 16, "start": "torch"}),
+    "vit_bigg14": (
+        VisionTransformer,
+        {"image_size": 224, "patch": 14, "width": 1664, "layers": 48, "heads": 16, "mlp_ratio": 4.9231, "start": "torch"},
+    ),
     "dense_micro": (
         DenseViT,
         {"image_size": 48, "patch": 8, "width": 64, "layers": 2, "heads": 4, "layer_scale": 0.1},
@@ -281,6 +285,10 @@ TEXT: dict[str, Preset] = {
     "text_tiny_clip": (TextTransformer, {"length": 24, "width": 192, "layers": 2, "heads": 3}),
     "text_clip": (TextTransformer, {"length": 77, "width": 512, "layers": 12, "heads": 8, "start": "spread"}),
     "text_clip_l": (TextTransformer, {"length": 77, "width": 768, "layers": 12, "heads": 12, "start": "spread"}),
+    "text_clip_bigg": (
+        TextTransformer,
+        {"length": 77, "width": 1280, "layers": 32, "heads": 20, "start": "spread"},
+    ),
     "text_slip": (
         TextTransformer,
         {"length": 77, "width": 512, "layers": 12, "heads": 8, "act": "quick_gelu", "start": "spread"},

@@ -38,30 +38,38 @@ IMPOSSIBLE = 1e6
 
 
 @torch.no_grad()
-def assign(cost_XQG: Tensor, valid_XG: Tensor) -> Tensor:
+def assign(cost_XQG: Tensor, valid_XG: Tensor, *, on_host: bool = False) -> Tensor:
     """query_XG, int64: the query of each target, -1 for padding and for targets that found none.
 
     cost_XQG [..., Q, G], valid_XG [..., G] (broadcast over leading axes; False on padding). Every query serves at most one target;
     when there are more targets than queries, the cheapest choice of Q targets is served.
+
+    on_host  the answer stays in main memory, where the matching is done: who needs indices of what is matched finds them there without
+             another wait for a GPU
     """
     lead, (queries, most) = cost_XQG.shape[:-2], cost_XQG.shape[-2:]
     if valid_XG.shape[-1:] != (most,):
         raise ShapeError(f"costs are for {most} targets but valid_XG has {list(valid_XG.shape)}")
     query_NG = np.full((lead.numel(), most), -1, np.int64)
-    cost_NQG = (
-        at_least_float32(cost_XQG)
-        .reshape(lead.numel(), queries, most)
-        .nan_to_num(IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE)
-        .cpu()
-        .numpy()
-    )
-    valid_NG = valid_XG.expand(*lead, most).reshape(lead.numel(), most).cpu().numpy()
+    known_NQG = at_least_float32(cost_XQG).reshape(lead.numel(), queries, most).nan_to_num(IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE)
+    there_NG = valid_XG.expand(*lead, most).reshape(lead.numel(), most)
+    if cost_XQG.device.type == "cpu" or not queries:
+        cost_NQG, valid_NG = known_NQG.cpu().numpy(), there_NG.cpu().numpy()
+    else:  # one copy to the host: padding is what is no number
+        cost_NQG = known_NQG.masked_fill(~there_NG[:, None], torch.nan).cpu().numpy()
+        valid_NG = ~np.isnan(cost_NQG[:, 0])
     for n, (cost_QG, valid_G) in enumerate(zip(cost_NQG, valid_NG, strict=True)):
         chosen = np.flatnonzero(valid_G)
         if len(chosen):
             query, target = linear_sum_assignment(cost_QG[:, chosen])
             query_NG[n, chosen[target]] = query
-    return torch.from_numpy(query_NG).reshape(*lead, most).to(cost_XQG.device)
+    query_XG = torch.from_numpy(query_NG).reshape(*lead, most)
+    return query_XG if on_host else to_device(query_XG, cost_XQG.device)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of main memory on a device; a CUDA device gets it from page-locked memory, for which nobody waits."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def label_cost(logit_XQC: Tensor, label_XG: Tensor) -> Tensor:

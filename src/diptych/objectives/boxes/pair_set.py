@@ -31,7 +31,7 @@ from diptych.core.errors import ConfigError, ShapeError
 from diptych.data.graphs.pairs import PairPredictions, PairTargets
 from diptych.objectives.boxes.boxes import giou_loss, l1_loss, xyxy_from_cxcywh
 from diptych.objectives.boxes.focal import corner_focal, quality_focal
-from diptych.objectives.boxes.matching import CostFunction, Missing, PairCost, assign
+from diptych.objectives.boxes.matching import CostFunction, Missing, PairCost, assign, to_device
 from diptych.objectives.boxes.pair_tensors import check_fit, wide
 from diptych.objectives.boxes.relation_quality import label_similarity, pair_quality, pseudo_labels
 from diptych.objectives.gather import Group, all_gather, mean_over_processes, world
@@ -107,7 +107,7 @@ class PairSetLoss:
         """
         check_fit(predictions, targets)
         predictions = wide(predictions)
-        matched = MatchedPairs.of(predictions, targets, self.match(predictions, targets, cost))
+        matched = MatchedPairs.of(predictions, targets, self._match_on_host(predictions, targets, cost))
         quality_M = matched.quality()
         goal_MR = self._goals(matched, quality_M, relation_text_RD)
 
@@ -132,16 +132,19 @@ class PairSetLoss:
 
     def match(self, predictions: PairPredictions, targets: PairTargets, cost: CostFunction | None = None) -> Tensor:
         """query_BSG: the query of each true pair after each decoder layer, -1 for none. `cost` is as in the call."""
+        return to_device(self._match_on_host(predictions, targets, cost), predictions.subject_box_BSQ4.device)
+
+    def _match_on_host(self, predictions: PairPredictions, targets: PairTargets, cost: CostFunction | None) -> Tensor:
         layers, queries = predictions.subject_box_BSQ4.shape[1:3]
         if self.matching == "given":
-            valid_BG = targets.valid_BG
+            valid_BG = targets.valid_BG.cpu()
             if queries < valid_BG.shape[1]:
                 raise ShapeError(f"{valid_BG.shape[1]} pairs were given but predictions have {queries} queries")
             own_G = torch.arange(valid_BG.shape[1], device=valid_BG.device)
             return own_G.where(valid_BG, -1)[:, None].expand(-1, layers, -1)
         judged = predictions.layers(-1) if self.matching == "last" else predictions
         price = PairCost(subjects=self.subjects, missing=self.missing) if cost is None else cost
-        return assign(price(judged, targets), targets.valid_BG[:, None]).expand(-1, layers, -1)
+        return assign(price(judged, targets), targets.valid_BG[:, None], on_host=True).expand(-1, layers, -1)
 
     def _goals(self, matched: MatchedPairs, quality_M: Tensor, relation_text_RD: Tensor | None) -> Tensor:
         """goal_MR: what the relation probabilities of matched queries should be."""
@@ -207,10 +210,11 @@ class MatchedPairs:
 
     @classmethod
     def of(cls, predictions: PairPredictions, targets: PairTargets, query_BSG: Tensor) -> MatchedPairs:
-        image_M, layer_M, pair_M = (query_BSG >= 0).nonzero(as_tuple=True)
-        query = image_M, layer_M, query_BSG[image_M, layer_M, pair_M]
-        true = image_M, pair_M
         like = predictions.relation_logit_BSQR
+        rows = (query_BSG >= 0).nonzero(as_tuple=True)
+        moved = to_device(torch.stack([*rows, query_BSG[rows]]), like.device) if query_BSG.device != like.device else None
+        image_M, layer_M, pair_M, query_M = (*rows, query_BSG[rows]) if moved is None else moved.unbind()
+        query, true = (image_M, layer_M, query_M), (image_M, pair_M)
         return cls(
             query,
             predictions.subject_box_BSQ4[query],
@@ -244,12 +248,24 @@ class MatchedPairs:
 
     def box_losses(self, per_pair_S: Tensor, per_exist_S: Tensor) -> tuple[Tensor, Tensor]:
         """(L1, 1 - GIoU), each summed over subjects and over the objects that exist, divided by these counts per layer."""
+        if self.has_object_M is not None and self.has_object_M.device.type != "cpu":
+            return self._box_losses_of_all(self.has_object_M, per_pair_S, per_exist_S)
         kept, layer_M = slice(None) if self.has_object_M is None else self.has_object_M, self.query[1]
         box_M4 = torch.cat([self.subject_box_M4, self.object_box_M4[kept]])
         true_M4 = torch.cat([self.true_subject_box_M4, self.true_object_box_M4[kept]])
         divisor_M = torch.cat([per_pair_S[layer_M], per_exist_S[layer_M[kept]]])
         giou_M = giou_loss(xyxy_from_cxcywh(box_M4), xyxy_from_cxcywh(true_M4))
         return (l1_loss(box_M4, true_M4) / divisor_M).sum(), (giou_M / divisor_M).sum()
+
+    def _box_losses_of_all(self, there_M: Tensor, per_pair_S: Tensor, per_exist_S: Tensor) -> tuple[Tensor, Tensor]:
+        """The same on a GPU, where the host would wait to count objects that exist: the others have one box on both sides and no share."""
+        layer_M, there_M1 = self.query[1], there_M[:, None]
+        box_M4 = torch.cat([self.subject_box_M4, self.object_box_M4.where(there_M1, 0.5)])
+        true_M4 = torch.cat([self.true_subject_box_M4, self.true_object_box_M4.where(there_M1, 0.5)])
+        exist_M = there_M.to(per_exist_S) / per_exist_S[layer_M]
+        share_M = torch.cat([1 / per_pair_S[layer_M], exist_M])
+        giou_M = giou_loss(xyxy_from_cxcywh(box_M4), xyxy_from_cxcywh(true_M4))
+        return (l1_loss(box_M4, true_M4) * share_M).sum(), (giou_M * share_M).sum()
 
 
 @torch.no_grad()
@@ -266,7 +282,9 @@ def _parts(
     relation_M = relation_MR.where(true_MR, -torch.inf).amax(-1) > relation_MR.where(~true_MR, -torch.inf).amax(-1)
     named_M = subject_M & object_M if subjects else object_M
     facts_4M = torch.stack([quality_M, *(x.to(quality_M) for x in (named_M, relation_M, torch.ones_like(last_M)))])
-    own_5 = torch.cat([facts_4M[:, last_M].sum(1), quality_M.new_tensor([images])])
+    on_host = last_M.device.type == "cpu"
+    facts_4 = facts_4M[:, last_M].sum(1) if on_host else facts_4M.where(last_M, 0).sum(1)
+    own_5 = torch.cat([facts_4, quality_M.new_full((1,), images)])
     quality, labels, relations, pairs, images_ = all_gather(own_5, process_group).sum(0).unbind()
     return {
         "pairs": pairs / images_.clamp(min=1),

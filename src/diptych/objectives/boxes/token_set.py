@@ -25,7 +25,7 @@ from diptych.core.errors import ShapeError
 from diptych.data.graphs.grounded import TokenRegions, TokenTargets
 from diptych.objectives.boxes.boxes import giou_loss, l1_loss, pairwise_giou, pairwise_l1, xyxy_from_cxcywh
 from diptych.objectives.boxes.focal import sigmoid_focal
-from diptych.objectives.boxes.matching import assign
+from diptych.objectives.boxes.matching import assign, to_device
 from diptych.objectives.boxes.pair_tensors import at_least_float32
 from diptych.objectives.gather import Group, all_gather, world
 
@@ -59,14 +59,14 @@ class TokenSetLoss:
     gamma: float = 2.0
 
     @torch.no_grad()
-    def match(self, predictions: TokenRegions, targets: TokenTargets) -> Tensor:
-        """query_BSG: the query of each true box after each layer, -1 for padding and boxes that found none."""
+    def match(self, predictions: TokenRegions, targets: TokenTargets, *, on_host: bool = False) -> Tensor:
+        """query_BSG: the query of each true box after each layer, -1 for padding and boxes that found none; `on_host` as in `assign`."""
         box_BSQ4 = at_least_float32(predictions.box_BSQ4)
         true_BS4 = targets.box_BG4[:, None].to(box_BSQ4).expand(-1, box_BSQ4.shape[1], -1, -1)
         giou_BSQG = pairwise_giou(xyxy_from_cxcywh(box_BSQ4), xyxy_from_cxcywh(true_BS4))
         token_BSQG = token_cost(predictions.token_logit_BSQL, targets.positive_BGL[:, None], alpha=self.alpha, gamma=self.gamma)
         cost_BSQG = self.cost_token * token_BSQG + self.cost_box * pairwise_l1(box_BSQ4, true_BS4) - self.cost_giou * giou_BSQG
-        return assign(cost_BSQG, targets.valid_BG[:, None])
+        return assign(cost_BSQG, targets.valid_BG[:, None], on_host=on_host)
 
     def __call__(
         self, predictions: TokenRegions, targets: TokenTargets, *, process_group: Group = None
@@ -74,9 +74,9 @@ class TokenSetLoss:
         """Weighted terms tokens, boxes and giou, each the sum over layers; and parts for the log about the last layer, over all processes:
         boxes_an_image, token_accuracy (share of matched queries that say most to one of their own tokens) and giou_of_matched."""
         self._check(predictions, targets)
-        query_BSG = self.match(predictions, targets)
-        image_M, layer_M, true_M = (query_BSG >= 0).nonzero(as_tuple=True)
-        query_M = query_BSG[image_M, layer_M, true_M]
+        query_BSG = self.match(predictions, targets, on_host=True)
+        rows = (query_BSG >= 0).nonzero(as_tuple=True)
+        image_M, layer_M, true_M, query_M = to_device(torch.stack([*rows, query_BSG[rows]]), predictions.box_BSQ4.device).unbind()
         logit_BSQL, box_BSQ4 = (at_least_float32(x) for x in (predictions.token_logit_BSQL, predictions.box_BSQ4))
         target_BSQL = torch.zeros_like(logit_BSQL)
         target_BSQL[image_M, layer_M, query_M] = targets.positive_BGL[image_M, true_M].to(logit_BSQL)
@@ -95,8 +95,10 @@ class TokenSetLoss:
         last_M = layer_M == query_BSG.shape[1] - 1
         logit_ML = logit_BSQL[image_M, layer_M, query_M].masked_fill(~predictions.mask_BL[image_M], -torch.inf)
         positive_ML = targets.positive_BGL[image_M, true_M]
+        last = slice(None) if last_M.device.type != "cpu" else last_M  # on a GPU all, of which those of the last layer count
+        counted_M = last_M.to(miss_M)[last]
         return losses, _parts(
-            logit_ML[last_M], positive_ML[last_M], 1 - miss_M[last_M], len(logit_BSQL), process_group=process_group
+            logit_ML[last], positive_ML[last], 1 - miss_M[last], counted_M, len(logit_BSQL), process_group=process_group
         )
 
     def _check(self, predictions: TokenRegions, targets: TokenTargets) -> None:
@@ -106,12 +108,12 @@ class TokenSetLoss:
 
 
 @torch.no_grad()
-def _parts(logit_ML: Tensor, positive_ML: Tensor, giou_M: Tensor, images: int, *, process_group: Group) -> dict[str, Tensor]:
+def _parts(
+    logit_ML: Tensor, positive_ML: Tensor, giou_M: Tensor, counted_M: Tensor, images: int, *, process_group: Group
+) -> dict[str, Tensor]:
     best_M1 = F.pad(logit_ML, (0, 1), value=-torch.inf).argmax(-1, keepdim=True)  # the text may be empty of tokens
-    right_M = F.pad(positive_ML, (0, 1)).gather(1, best_M1)
-    own_4 = torch.stack(
-        [giou_M.new_tensor(float(len(giou_M))), right_M.to(giou_M).sum(), giou_M.sum(), giou_M.new_tensor(images)]
-    )
+    right_M = F.pad(positive_ML, (0, 1)).gather(1, best_M1)[:, 0].to(giou_M)
+    own_4 = torch.stack([counted_M.sum(), (right_M * counted_M).sum(), (giou_M * counted_M).sum(), giou_M.new_full((), images)])
     count, right, giou, images_ = all_gather(own_4, process_group).sum(0).unbind()
     return {
         "boxes_an_image": count / images_.clamp(min=1),

@@ -323,10 +323,10 @@ def _log_sum_exp(score_SC: Tensor, top_S: Tensor, top_N: Tensor) -> tuple[Tensor
     """Over rows, and over the first N columns, from one exponential in place of the scores; float64. `top` are their maxima.
 
     Both sums use the strip's maximum as reference. Where some row or column lies so far below it that terms could be lost
-    (possible from a scale of 30 on), each axis uses maxima of its own.
+    (possible from a scale of 30 on), each axis uses maxima of its own; a GPU always does, since the host would wait to learn it.
     """
     top, columns = top_S.amax(), len(top_N)
-    if bool(top - torch.minimum(top_S.amin(), top_N.amin()) < REACH):
+    if score_SC.device.type == "cpu" and bool(top - torch.minimum(top_S.amin(), top_N.amin()) < REACH):
         score_SC.sub_(top).exp_()
         return score_SC.sum(1).double().log_().add_(top), score_SC[:, :columns].sum(0).double().log_().add_(top)
     lowest = torch.finfo(score_SC.dtype).min  # for a row or column without any pair: its log-sum-exp is -inf
@@ -401,7 +401,7 @@ def _middle(plan: _TilePlan, row_lse_R: Tensor, column_lse_N: Tensor, dtype: tor
 
     Within REACH / 2 of every log-sum-exp nothing overflows, and what underflows is below exp(-57) of its sum.
     """
-    if not (plan.by_row and plan.by_column):
+    if not (plan.by_row and plan.by_column) or row_lse_R.device.type != "cpu":  # elsewhere the host would wait for the answer
         return None
     lowest = torch.minimum(row_lse_R.amin(), column_lse_N.amin())
     highest = torch.maximum(row_lse_R.amax(), column_lse_N.amax())

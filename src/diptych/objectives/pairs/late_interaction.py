@@ -19,6 +19,7 @@ T images of a tile, K texts of a chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -150,7 +151,11 @@ def _best(value_NT: Tensor, mask_NT: Tensor, share: float, of: str) -> tuple[Ten
         wanted_N = real_N.clamp(max=max(1, int(share * positions + 1e-6)))
     else:
         wanted_N = (real_N * share - 1e-6).ceil().clamp_min(1).long()
-    place_NT = value_NT.masked_fill(~mask_NT, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : int(wanted_N.max())]
+    if wanted_N.device.type == "cpu":
+        most = int(wanted_N.max())
+    else:  # the most that a row without padding has, for which the host need not wait
+        most = max(1, int(share * positions + 1e-6) if of == "places" else math.ceil(share * positions - 1e-6))
+    place_NT = value_NT.masked_fill(~mask_NT, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :most]
     return place_NT, torch.arange(place_NT.shape[1], device=place_NT.device) < wanted_N[:, None]
 
 
@@ -174,13 +179,15 @@ def pad_with_first_token(token_NTD: Tensor, mask_NT: Tensor, *, everywhere: Grou
     A copy changes no maximum, whatever padding held, and hands its gradient to the token that it is a copy of.
     everywhere  the process group that the longest row is looked for in; False looks here alone
     """
-    length = torch.where(mask_NT.any(0))[0].amax() + 1
-    if everywhere is not False:
-        length = all_gather(length, everywhere).amax()
-    token_NTD, mask_NT = token_NTD[:, : int(length)], mask_NT[:, : int(length)]
+    on_host = mask_NT.device.type == "cpu"
+    if on_host or (everywhere is not False and world(everywhere)[1] > 1):  # of other processes the length has to be known
+        length = torch.where(mask_NT.any(0))[0].amax() + 1
+        if everywhere is not False:
+            length = all_gather(length, everywhere).amax()
+        token_NTD, mask_NT = token_NTD[:, : int(length)], mask_NT[:, : int(length)]
     dtype = torch.promote_types(token_NTD.dtype, torch.float32)
     weight_NT = mask_NT / mask_NT.sum(1, keepdim=True).to(dtype)
-    if bool(mask_NT.all()):
+    if on_host and bool(mask_NT.all()):
         return _Tokens(token_NTD, weight_NT)
     first_N1 = mask_NT.to(torch.uint8).argmax(1, keepdim=True)
     place_NT = torch.arange(mask_NT.shape[1], device=mask_NT.device).expand_as(mask_NT).where(mask_NT, first_N1)
@@ -201,7 +208,7 @@ def _checked(
             raise ShapeError(
                 f"the mask of the {what}s must be {list(token.shape[:2])}, one value a token; got {list(mask.shape)}"
             )
-        empty = torch.where(~mask.bool().any(1))[0]
+        empty = torch.where(~mask.bool().any(1))[0] if mask.device.type == "cpu" else ()  # the host would wait for a GPU
         if len(empty) or not mask.numel():
             row = f" in row {int(empty[0])}" if len(empty) else ""
             raise ShapeError(f"the {what}{row} has no token (expected one or more that are not padding)")

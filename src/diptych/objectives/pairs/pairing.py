@@ -157,7 +157,7 @@ def gather_pairs(
 def as_scalar(value: Tensor | float, name: str, *, device: torch.device) -> Tensor:
     """A scale or bias as a tensor of one element, whose gradient flows. A plain number becomes float64, so that it is exact beside
     features of any type. Raises ShapeError."""
-    tensor = value.to(device) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device=device)
+    tensor = value.to(device) if isinstance(value, Tensor) else torch.full((), float(value), dtype=torch.float64, device=device)
     if tensor.numel() != 1:
         raise ShapeError(f"{name} must hold one number, got shape {list(tensor.shape)}")
     return tensor

@@ -79,7 +79,8 @@ def target_contrast(
             raise ShapeError(f"{name} must be {shape}, own images by the texts of all processes; got {list(dense.shape)}")
     dtype = torch.promote_types(torch.promote_types(image_ND.dtype, text_MD.dtype), torch.float32)
     target_NC = target_NC.to(dtype)
-    if bool((target_NC < 0).any()) or not bool(target_NC.isfinite().all()):
+    on_host = target_NC.device.type == "cpu"  # of a GPU the host would wait for the answer
+    if on_host and (bool((target_NC < 0).any()) or not bool(target_NC.isfinite().all())):
         raise ConfigError("targets must be finite and not below 0")
     keep_NC = torch.ones_like(target_NC, dtype=torch.bool) if ignore_NC is None else ~ignore_NC.bool()
     target_NC = target_NC * keep_NC
@@ -133,7 +134,7 @@ def _rows(
 
 def _mean(value_N: Tensor, there_N: Tensor, process_group: Group) -> Tensor:
     count = mean_over_processes(there_N.sum().to(value_N), process_group)
-    if not bool(count > 0):
+    if count.device.type == "cpu" and not bool(count > 0):
         raise ConfigError("no row has a target (expected one above 0 somewhere in a cell that is not ignored)")
     return mean_over_processes(value_N.masked_fill(~there_N, 0).sum(), process_group) / count
 

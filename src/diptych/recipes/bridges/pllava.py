@@ -143,7 +143,7 @@ class PLLaVA(VisualInstructionRecipe):
         clips, rngs = [draw.media["clip"] for draw in draws], [draw.rng for draw in draws]
         image_BTCHW = clip_views(clips, rngs, self.preprocess, self.crop, self.flip)
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
-        return BridgeBatch(image_BTCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
+        return BridgeBatch(image_BTCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, laid.places)
 
     def _slots(self) -> int:
         return self.pool[0] * self.pool[1] * self.pool[2]

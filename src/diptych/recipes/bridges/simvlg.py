@@ -134,7 +134,7 @@ class SimVLG(BridgeRecipe):
         clips = [draw.media["clip"] for draw in draws]
         shown = clip_views(clips, [draw.rng for draw in draws], self.preprocess, self.crop, self.flip)
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
-        return BridgeBatch(shown, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
+        return BridgeBatch(shown, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, laid.places)
 
     # ------------------------------------------------------------ model
 

@@ -76,7 +76,7 @@ class LinearMap(FrozenPairRecipe[LinearPair, MappedFeatures]):
         image_ND, text_NE = batch.image_BD.double(), batch.text_BE.double()
         x_ND, y_NE = (image_ND, text_NE) if self.mapped == "image" else (text_NE, image_ND)
         return {
-            "rows": torch.tensor(float(len(x_ND)), dtype=torch.float64, device=x_ND.device),
+            "rows": torch.full((), float(len(x_ND)), dtype=torch.float64, device=x_ND.device),
             "x_D": x_ND.sum(0),
             "y_E": y_NE.sum(0),
             "xx_DD": x_ND.T @ x_ND,

@@ -16,8 +16,8 @@ Letters: B batch, L places of a row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -85,6 +85,17 @@ class PromptTokenizer(Protocol):
         ...
 
 
+AnswerPlaces = tuple[Tensor, Tensor, Tensor]
+
+
+def answer_places(answer_BL: Tensor) -> AnswerPlaces:
+    """column_C, columns before one that holds an answer; row_A and place_A, the row of each token and its number among those columns."""
+    before_BL = answer_BL[:, 1:]
+    column_C = before_BL.any(0).nonzero()[:, 0]
+    row_A, place_A = before_BL[:, column_C].nonzero(as_tuple=True)
+    return column_C, row_A, place_A
+
+
 @dataclass(frozen=True)
 class Layout(TensorBatch):
     """Rows for a language model.
@@ -94,6 +105,7 @@ class Layout(TensorBatch):
     mask_BL    True where anything stands
     answer_BL  True on what the loss counts
     truncated  how many answers were longer than the row and were cut
+    places     where answers are written (`answer_places`), found while the rows are on the host; None: they have to be searched for
     """
 
     id_BL: Rows[Tensor]
@@ -101,6 +113,14 @@ class Layout(TensorBatch):
     mask_BL: Rows[Tensor]
     answer_BL: Rows[Tensor]
     truncated: int = 0
+    places: AnswerPlaces | None = None
+
+    def rows(self, start: int, stop: int) -> Self:
+        whole = start == 0 and stop >= len(self)
+        return self if whole else replace(super().rows(start, stop), places=None)
+
+    def with_places(self) -> Self:
+        return replace(self, places=answer_places(self.answer_BL))
 
     def positions(self) -> Tensor:
         """The number of each place among those that count, from 0; 0 on padding to the left of them. [B, L]"""
@@ -136,7 +156,7 @@ def lay_out(
         slot_BL[number, columns] = torch.tensor(slots, dtype=torch.bool)
         answer_BL[number, columns] = torch.tensor(answers, dtype=torch.bool)
         mask_BL[number, columns] = True
-    return Layout(id_BL, slot_BL, mask_BL, answer_BL, sum(cut for *_, cut in laid))
+    return Layout(id_BL, slot_BL, mask_BL, answer_BL, sum(cut for *_, cut in laid), answer_places(answer_BL))
 
 
 def _row(

@@ -131,8 +131,13 @@ def word_units(starts_BL: Tensor, mask_BL: Tensor) -> list[list[list[int]]]:
 
 
 def _choose_units(plan: UnitPlan, share: float | Tensor) -> Tensor:
-    share_1 = torch.as_tensor(share, dtype=torch.float64, device=plan.count_B.device)
-    if not bool(((share_1 >= 0) & (share_1 <= 1)).all()):
+    share_1 = (
+        share.to(plan.count_B.device, torch.float64)
+        if isinstance(share, Tensor)
+        else torch.full((), float(share), dtype=torch.float64, device=plan.count_B.device)
+    )
+    on_host = share_1.device.type == "cpu" or not isinstance(share, Tensor)
+    if on_host and not bool(((torch.as_tensor(share) >= 0) & (torch.as_tensor(share) <= 1)).all()):
         raise ConfigError(f"the share of hidden units is {share_1.tolist()} (expected 0..1)")
     few_B = (share_1 * plan.count_B + 0.5).floor().clamp_min(1)
     return (plan.turn_BM < few_B[:, None]) & (plan.word_BM >= 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from diptych.core.contracts import Unit
 from diptych.core.errors import MissingExtra, RunError
@@ -19,6 +20,7 @@ from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
 from diptych.data.media.transforms import Preprocess
 from diptych.data.text.tokenize import Tokenizer
+from diptych.models.io.device import choose_device, onnx_providers
 from diptych.models.io.export.onnx_files import IDS, MASK, ONNX_FILE
 from diptych.models.io.inference import parts
 
@@ -26,8 +28,8 @@ from diptych.models.io.inference import parts
 class OnnxEmbedder:
     """Embeds images and texts. It carries the fingerprint of the model that it was made from, whose indexes it searches."""
 
-    def __init__(self, folder: Path | str, *, threads: int = 0) -> None:
-        """threads: of one computation; 0 takes every core."""
+    def __init__(self, folder: Path | str, *, threads: int = 0, device: str = "auto") -> None:
+        """threads: of one computation; 0 takes every core. device: where the installed ONNX Runtime has a provider for it."""
         folder = Path(folder)
         if not (folder / ONNX_FILE).is_file():
             raise RunError(f"{folder} has no {ONNX_FILE} (expected a folder that `diptych export --to onnx` wrote)")
@@ -37,7 +39,9 @@ class OnnxEmbedder:
         plain = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
         self.text_length = int(plain.pop("text_length"))
         self.preprocess, self.tokenizer = Preprocess.from_json(plain), Tokenizer.load(folder)
-        self._image, self._text = (_session(folder / file, threads) for file in ("image.onnx", "text.onnx"))
+        self._image, self._text = (
+            _session(folder / file, threads, choose_device(device)) for file in ("image.onnx", "text.onnx")
+        )
         self._inputs = {entry.name: entry.type for entry in self._text.get_inputs()}
         self._pixels = self._image.get_inputs()[0].name
         self.truncated = 0
@@ -65,11 +69,11 @@ class OnnxEmbedder:
         return np.concatenate(blocks).astype(np.float32) if blocks else np.zeros((0, self.width), np.float32)
 
 
-def _session(file: Path, threads: int) -> Any:
+def _session(file: Path, threads: int, device: torch.device) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingExtra("onnxruntime", "onnx", needed_for="the engine onnx") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(file, options, providers=onnx_providers(device))

@@ -33,10 +33,11 @@ from diptych.core.prompt import (
     text_only,
 )
 from diptych.data.media.decode import decode
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.foreign.chat import pictures_in_order
 from diptych.models.io.generation import StreamingGenerator, Write, require_room
-from diptych.models.io.inference import evaluating, parts
+from diptych.models.io.inference import evaluating
 from diptych.models.io.layer_states import split_layer_states
 from diptych.models.io.streaming import ForcedTokens, PromptLengthRecorder, TextPieceStreamer
 from diptych.models.towers.packaged.hf_text import silence_transformers
@@ -129,11 +130,16 @@ class TransformersGenerator(StreamingGenerator):
         texts = [""] * len(rows)
         alone = [number for number, row in enumerate(rows) if not row.pictures]
         beside = [number for number, row in enumerate(rows) if row.pictures]
+
+        def answer(some: Sequence[int]) -> None:
+            inputs = self._inputs([rows[number] for number in some], max_tokens)
+            for number, ids in zip(some, self._new_ids(inputs, max_tokens, options).tolist(), strict=True):
+                texts[number] = self._decoded(ids)
+
+        device = next(self.model.parameters()).device
         with torch.no_grad(), evaluating(self.model):
-            for some in (*parts(beside, batch_size), *parts(alone, batch_size)):
-                inputs = self._inputs([rows[number] for number in some], max_tokens)
-                for number, ids in zip(some, self._new_ids(inputs, max_tokens, options).tolist(), strict=True):
-                    texts[number] = self._decoded(ids)
+            for group in (beside, alone):
+                batched(group, batch_size, device, answer)
         return texts
 
     def generate_ids(self, inputs: Mapping[str, Tensor], *, max_tokens: int = 64, **options: Any) -> Tensor:

@@ -28,6 +28,7 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.image import ImageSource
 from diptych.core.inputs import one_or_many
 from diptych.data.media.decode import decode
+from diptych.models.io.device import batched
 from diptych.models.io.folder import fingerprint
 from diptych.models.io.inference import evaluating, parts
 from diptych.models.layers.transformer import l2_normalise
@@ -128,13 +129,15 @@ class LibraryEmbedder:
         return {name: tensor.to(device) for name, tensor in inputs.items() if isinstance(tensor, Tensor)}
 
     def _rows(self, items: Sequence[Any], batch_size: int, answer: Callable[[Sequence[Any]], Any]) -> Unit:
-        blocks = []
+
+        def encode(part: Sequence[Any]) -> Tensor:
+            output = answer(part)
+            vector: Tensor = getattr(output, "pooler_output", output)
+            vector_BD = vector[:, 0] if vector.ndim == 3 else vector  # FLAVA projects every place, the class token first
+            return l2_normalise(vector_BD).float().cpu()
+
         with self._ready():
-            for part in parts(items, batch_size):
-                output = answer(part)
-                vector: Tensor = getattr(output, "pooler_output", output)
-                vector_BD = vector[:, 0] if vector.ndim == 3 else vector  # FLAVA projects every place, the class token first
-                blocks.append(l2_normalise(vector_BD).float().cpu())
+            blocks = batched(items, batch_size, next(self.model.parameters()).device, encode)
         return torch.cat(blocks).numpy() if blocks else np.zeros((0, 0), np.float32)
 
     @contextmanager

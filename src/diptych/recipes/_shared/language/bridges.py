@@ -19,7 +19,7 @@ from diptych.core.errors import ConfigError
 from diptych.core.rows import Rows
 from diptych.data.load.batch import TensorBatch, choose_text, view
 from diptych.data.media.transforms import OPENAI_MEAN, OPENAI_STD, Preprocess
-from diptych.data.text.prompts.layout import Layout, Piece, lay_out
+from diptych.data.text.prompts.layout import AnswerPlaces, Layout, Piece, lay_out
 from diptych.data.text.prompts.template import Template
 from diptych.models.bridges.bridge import AnswerLikelihood, Bridge
 from diptych.models.bridges.connectors import connector
@@ -41,10 +41,16 @@ class BridgeBatch(TensorBatch):
     mask_BL: Rows[Tensor]
     answer_BL: Rows[Tensor]
     truncated: int = 0
+    places: AnswerPlaces | None = None
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL, self.truncated)
+        return Layout(self.id_BL, self.slot_BL, self.mask_BL, self.answer_BL, self.truncated, self.places)
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Only these rows; the places of answers are those of all, and are searched for anew."""
+        whole = start == 0 and stop >= len(self)
+        return self if whole else replace(super().rows(start, stop), places=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +170,7 @@ class BridgeRecipe(LanguageModelRecipe[Bridge, BridgeBatch, AnswerLikelihood]):
         """The images of the draws beside rows of their pictures and words."""
         image_BCHW = self.preprocess([view(draw, self.image_size, self.crop, self.flip) for draw in draws])
         laid = lay_out(rows, self.words(), length=self.text_length, names=[draw.sample.uid for draw in draws])
-        return BridgeBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated)
+        return BridgeBatch(image_BCHW, laid.id_BL, laid.slot_BL, laid.mask_BL, laid.answer_BL, laid.truncated, laid.places)
 
     # ------------------------------------------------------------ model
 

@@ -1,0 +1,73 @@
+"""Values of a device, read by the host a step later: by then they are there, and nobody waits for the step that is at work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import RunError
+
+
+class LateValues:
+    """A copy of a small tensor to the host, begun at once. `tolist` waits for the copy alone, which one step later is over."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._host = tensor.detach().to("cpu", non_blocking=tensor.device.type == "cuda")
+        if tensor.device.type == "cuda":
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def tolist(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        return [float(value) for value in self._host.reshape(-1).tolist()]
+
+
+class LateNumbers(Mapping[str, float]):
+    """Named numbers whose values are read when they are first looked at."""
+
+    def __init__(self, names: Sequence[str], values: LateValues) -> None:
+        self._names, self._values = tuple(names), values
+        self._read: dict[str, float] | None = None
+
+    def _numbers(self) -> dict[str, float]:
+        if self._read is None:
+            self._read = dict(zip(self._names, self._values.tolist(), strict=True))
+        return self._read
+
+    def __getitem__(self, name: str) -> float:
+        return self._numbers()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class LateNorm:
+    """The gradient norm of the last step; one that is not finite stops the run before the next step, and before anything is saved."""
+
+    def __init__(self) -> None:
+        self._values: LateValues | None = None
+
+    def take(self, norm: Tensor) -> LateValues:
+        self._values = LateValues(norm)
+        return self._values
+
+    def check(self) -> None:
+        """Raises RunError where the norm of the last step was not finite."""
+        values, self._values = self._values, None
+        if values is not None:
+            require_finite(values.tolist()[0])
+
+
+def require_finite(norm: float) -> None:
+    """Raises RunError for a gradient norm that is not finite."""
+    if not math.isfinite(norm):
+        raise RunError(f"the gradient norm is {norm}: lower lr, lengthen warmup, or set clip_norm (a loss may be undefined)")

@@ -1,0 +1,74 @@
+"""Every trainable recipe on a CUDA device that is only pretended: losses are the processor's, nothing is left behind, no wait is new."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diptych.core.registry import RECIPES
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests/helpers/pretended_steps.py"
+STORED = ROOT / "docs/measured/device_waits.json"
+PRECISIONS = ("fp32", "bf16")
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
+"""Relative. On the processor autocast casts other operators to bf16 than on CUDA."""
+NOWHERE = ("clip", "siglip", "filip", "locked", "limber", "llava", "minigpt4")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="the pretended device is built by g++, which is not there"),
+]
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> dict[tuple[str, str], dict[str, Any]]:
+    """Of the recipes that are tested in this session, by recipe and precision."""
+    chosen = [
+        item.callspec.params["slug"]
+        for item in request.session.items
+        if hasattr(item, "callspec") and item.path == Path(__file__)
+    ]
+    slugs = list(dict.fromkeys(chosen))
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--precision", *PRECISIONS, "--", *slugs], capture_output=True, text=True, check=False
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {(row["slug"], row["precision"]): row for row in rows}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("slug", list(RECIPES))
+def test_losses_are_those_of_the_processor(slug: str, precision: str, results: dict[tuple[str, str], dict[str, Any]]) -> None:
+    row = result_of(slug, precision, results)
+    assert "error" not in row, f"{row['error']}\n{row.get('traceback', '')}"
+    assert row["cuda"] == pytest.approx(row["cpu"], rel=TOLERANCE[precision])
+    assert row["left_behind"] == [], "tensors of a batch that do not move to the device with it"
+    assert row["faults"] == [], "operators that mix devices, or have no kernel"
+
+
+@pytest.mark.parametrize("slug", list(RECIPES))
+def test_no_wait_is_new(slug: str, results: dict[tuple[str, str], dict[str, Any]]) -> None:
+    stored = json.loads(STORED.read_text(encoding="utf-8"))["waits"].get(slug, {})
+    waits = result_of(slug, "fp32", results)["waits"]
+    new = [
+        f"{name} ({line}): {count:g} a step, {stored.get(name, 0):g} before"
+        for name, (count, line) in waits.items()
+        if count > stored.get(name, 0) + 0.01
+    ]
+    assert not new, (
+        f"the host waits for the device in a step of {slug}:\n" + "\n".join(new) + "\n(python scripts/device_waits.py)"
+    )
+    assert slug not in NOWHERE or not waits
+
+
+def result_of(slug: str, precision: str, results: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    row = results.get((slug, precision)) or results.get((slug, "-"))
+    assert row is not None, f"{slug} gave no result"
+    assert row["precision"] != "-", f"{row['error']}\n{row.get('traceback', '')}"
+    return row
