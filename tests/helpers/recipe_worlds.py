@@ -11,6 +11,8 @@ ROOMS = ("chat3d_v2", "sg3d_vlp", "text4point")
 def world_of(slug: str) -> str:
     if slug in ROOMS:
         return "rooms"
+    if slug == "dr_llava":
+        return "tissue_dialogues"
     if slug == "reversion":
         return "exemplars"
     needs = RECIPES.load(slug).needs

@@ -8,7 +8,7 @@ import pytest
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.media.decode import decode
-from diptych.data.media.rgbd import Camera, back_project, project, read_frame
+from diptych.data.media.rooms.rgbd import Camera, back_project, project, read_frame
 from diptych.worlds.resolve import resolve
 from diptych.worlds.rooms.language import VIEWED, matching
 from diptych.worlds.rooms.layout import CLASSES, COLOURS, SECOND

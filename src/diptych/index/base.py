@@ -302,18 +302,7 @@ class Index(ABC):
         return self._facts.info(count=len(self), dim=dim, size=self.collection.engine.bytes())
 
     def _repr_html_(self) -> str:
-        info = self.info
-        described = {
-            "items": f"{info.count:,}",
-            "kind": info.kind,
-            "dimensions": info.dim or "",
-            "embeds": info.what,
-            "model": info.model.get("name", ""),
-            "data": info.data.get("name", ""),
-            "columns": ", ".join(info.columns),
-            "on disk": f"{info.bytes / 2**20:,.1f} MiB",
-        }
-        return notebook.facts(described, caption=f"Index {self.folder}")
+        return notebook.facts(self.info.described(), caption=f"Index {self.folder}")
 
     # ------------------------------------------------------------ changing
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diptych.core.contracts import Optimiser, Rule
 from diptych.core.errors import ConfigError
-from diptych.train.late import require_finite
+from diptych.train.devices.late import require_finite
 from diptych.train.optimisers.corrected_adamw import CorrectedAdamW
 from diptych.train.optimisers.plain_lamb import PlainLamb
 from diptych.train.parallel import full_tensor, shard_like

@@ -24,12 +24,12 @@ from diptych.data.load.computed_order import computed_order, default_order
 from diptych.data.load.order import order
 from diptych.data.load.stream import Step, batches
 from diptych.train import checkpoint, gradient_cache, parallel
-from diptych.train.blocks import with_block_options
 from diptych.train.checkpoint import Checkpoint
+from diptych.train.devices.blocks import with_block_options
+from diptych.train.devices.late import LateNorm, LateValues
+from diptych.train.devices.memory import with_smaller_chunks
 from diptych.train.engines import engine_kind
-from diptych.train.late import LateNorm, LateValues
 from diptych.train.log import Log, quarantined
-from diptych.train.memory import with_smaller_chunks
 from diptych.train.optimise import (
     build_optimiser,
     clip,
@@ -397,18 +397,9 @@ class Training:
         self.journal.note(self.step, text)
 
     def batches(self, count: int, *, seed: int) -> Iterator[Batch]:
-        key = keyed_seed(self.options.seed, "extra", seed)
-        extra = batches(
-            self.data,
-            self.recipe,
-            seed=key,
-            stop=count,
-            rank=self.world.rank,
-            world=self.world.size,
-            bad_limit=self.options.bad_limit,
-            order=self._order,
-        )
-        for item in extra:
+        key, limit = keyed_seed(self.options.seed, "extra", seed), self.options.bad_limit
+        ranks = {"rank": self.world.rank, "world": self.world.size}
+        for item in batches(self.data, self.recipe, seed=key, stop=count, bad_limit=limit, order=self._order, **ranks):
             yield self.on_device(item.batch)
 
     def ahead(self, count: int) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ import pytest
 from diptych.core.errors import DataError, DecodeError
 from diptych.core.image import BytesImage
 from diptych.core.media import MediaItem
-from diptych.data.shape_lists import SCANOBJECTNN, read_modelnet, read_scanobjectnn, read_shapenet
+from diptych.data.read.layouts.shape_lists import SCANOBJECTNN, read_modelnet, read_scanobjectnn, read_shapenet
 
 HEAD = "# .PCD v0.7\nVERSION 0.7\nFIELDS {fields}\nSIZE {size}\nTYPE {kind}\nCOUNT {count}\nWIDTH {n}\nHEIGHT 1\nPOINTS {n}\nDATA {form}\n"
 

@@ -93,7 +93,9 @@ def test_gradient_is_that_of_the_expected_reward_over_all_outcomes(parity: Any) 
 
 def test_coordinates_are_written_one_behind_another() -> None:
     torch.manual_seed(0)
-    writer = CoordinateWriter(image_tower("convnet_micro", image_size=48), words=20, length=5, bins=12, width=16, heads=2).eval()
+    writer = CoordinateWriter(
+        image_tower("convnet_micro", image_size=48), size=48, words=20, length=5, bins=12, width=16, heads=2
+    ).eval()
     image, word, mask = torch.rand(3, 3, 48, 48), torch.randint(20, (3, 5)), torch.tensor([[1, 1, 1, 0, 0]] * 3).bool()
     bins = writer.write(image, word, mask, lambda logit: logit.argmax(-1))
     logit_BR4K = writer(image, word, mask, bins[:, None])
@@ -122,9 +124,11 @@ def test_rollouts_reward_what_was_drawn(credit: Any, baseline: Any) -> None:
     assert made.drawn_BR4.shape == made.advantage_BR4.shape == (6, 3, 4)
     if credit == "sequence":
         for b in range(6):
-            rewards = [float(box_reward(boxes_of_bins(made.drawn_BR4[b, r], 24), made.box_B4[b], click=0.5)) for r in range(3)]
+            rewards = [
+                float(box_reward(boxes_of_bins(made.drawn_BR4[b, r], recipe.bins), made.box_B4[b], click=0.5)) for r in range(3)
+            ]
             assert made.reward_BR[b].tolist() == pytest.approx(rewards)
-            base = float(box_reward(boxes_of_bins(greedy[b], 24), made.box_B4[b], click=0.5))
+            base = float(box_reward(boxes_of_bins(greedy[b], recipe.bins), made.box_B4[b], click=0.5))
             for r in range(3):
                 other = base if baseline == "greedy" else (sum(rewards) - rewards[r]) / 2
                 assert made.advantage_BR4[b, r].tolist() == pytest.approx([rewards[r] - other] * 4, abs=1e-6)
@@ -161,7 +165,7 @@ def test_own_sizes_build_without_memory() -> None:
     with torch.device("meta"):
         recipe = RUIG.paper()
         tower = image_tower(recipe.image_tower, image_size=recipe.image_size)
-        writer = CoordinateWriter(tower, words=1024, length=24, bins=64, width=512, layers=4, heads=8)
+        writer = CoordinateWriter(tower, size=384, words=1024, length=24, bins=64, width=512, layers=4, heads=8)
     assert 85e6 < sum(p.numel() for p in writer.parameters()) < 120e6
 
 

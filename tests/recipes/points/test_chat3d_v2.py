@@ -15,9 +15,9 @@ import torch
 from diptych.api import load
 from diptych.core.errors import ConfigError, DataError
 from diptych.data.load.stream import batches
-from diptych.data.media.room_things import read_things
-from diptych.data.room_chat_prompts import ChatPrompt, nearest_places
-from diptych.data.room_language import room_descriptions
+from diptych.data.media.rooms.room_things import read_things
+from diptych.data.rooms.room_chat_prompts import ChatPrompt, nearest_places
+from diptych.data.rooms.room_language import room_descriptions
 from diptych.data.text.object_identifiers import IdentifierAssignment, identifier, identifier_numbers
 from diptych.data.text.prompts.layout import ImageSlots, TextPiece, lay_out
 from diptych.models.points.object_tokens import ObjectTokens, ObjectTokenSettings

@@ -16,11 +16,11 @@ from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
 from diptych.data.load.stream import batches
 from diptych.data.media.proposals import ProposalReading
-from diptych.data.room_language import boxes_of_objects, room_objects
+from diptych.data.rooms.room_language import boxes_of_objects, room_objects
 from diptych.models.points.scene_graph import EdgeConvolution, RoomGraphNet, RoomGraphSettings, nearest_proposals
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.matched_regions import matched_contrast, shared_nll
 from diptych.objectives.pairs.target_contrast import target_contrast
+from diptych.objectives.points.matched_regions import matched_contrast, shared_nll
 from diptych.recipes._shared.texts.room_texts import tokens_of
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D, within_rooms
 from diptych.tasks.evaluate import evaluate

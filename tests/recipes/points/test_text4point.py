@@ -16,10 +16,10 @@ from diptych.core.errors import ConfigError, DataError, UnknownName
 from diptych.core.sample import Sample
 from diptych.data.load.stream import batches
 from diptych.data.media.decode import decode
-from diptych.data.media.rgbd import back_project, read_frame
-from diptych.data.media.room_clouds import point_labels
+from diptych.data.media.rooms.rgbd import back_project, read_frame
+from diptych.data.media.rooms.room_clouds import point_labels
 from diptych.models.points.text4point import TextQuerying, TextQueryingSettings, at_pixels
-from diptych.objectives.pairs.point_pixel import point_pixel_contrast
+from diptych.objectives.points.point_pixel import point_pixel_contrast
 from diptych.recipes.points.text4point import Text4Point, labelled_cross_entropy
 from diptych.tasks.evaluate import evaluate
 from diptych.tasks.pairs.point_segmentation import PointSegmentation

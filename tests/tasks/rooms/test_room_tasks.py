@@ -16,7 +16,7 @@ from diptych.core.boxes_3d import SceneBoxes, box_iou_3d
 from diptych.core.errors import DataError, ShapeError
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.room_language import (
+from diptych.data.rooms.room_language import (
     boxes_of_objects,
     read_multi3drefer,
     read_scanqa,

@@ -141,10 +141,10 @@ class SelfTrained:
             model = open_model(folder)
         samples = [test[row] for row in range(len(test))]
         texts = model.generate([sample.image for sample in samples], [REQUEST] * len(samples), max_tokens=TOKENS)
-        said = [[one.removeprefix("there is a ") for one in split_answer(text)] for text in texts]
+        stated = [[one.removeprefix("there is a ") for one in split_answer(text)] for text in texts]
         things = [sample.extras["things"] for sample in samples]
-        count = max(1, sum(map(len, said)))
-        false = sum(one not in true for own, true in zip(said, things, strict=True) for one in own)
-        named = sum(one in own for own, true in zip(said, things, strict=True) for one in true)
+        count = max(1, sum(map(len, stated)))
+        false = sum(one not in true for own, true in zip(stated, things, strict=True) for one in own)
+        named = sum(one in own for own, true in zip(stated, things, strict=True) for one in true)
         words = float(np.mean([len(text.split()) for text in texts]))
         return {"false_share": false / count, "recall": named / sum(map(len, things)), "words": words}

@@ -8,7 +8,7 @@ from diptych.claims.cells.domains.rooms import ANCHOR, DESCRIBED, TESTED, Chatte
 from diptych.claims.claim import Arm, Claim
 from diptych.claims.sweep import around
 from diptych.claims.verdict import Margins
-from diptych.data.room_chat_prompts import ChatPrompt
+from diptych.data.rooms.room_chat_prompts import ChatPrompt
 from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 
 

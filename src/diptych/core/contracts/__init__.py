@@ -22,7 +22,6 @@ from diptych.core.contracts.capabilities import (
     Generator,
     GoalPredictor,
     Grounder,
-    ImageGenerator,
     LayerReader,
     LayerStates,
     LexicalEmbedder,
@@ -36,7 +35,6 @@ from diptych.core.contracts.capabilities import (
     PointSegmenter,
     Ranker,
     Reasoner,
-    ReferenceImage,
     Relater,
     RoomAnswerer,
     RoomDescriber,
@@ -54,6 +52,7 @@ from diptych.core.contracts.curation import CurationStepResult, Drop, Operator
 from diptych.core.contracts.data import Batch, Dataset, Draw, Draws, Order
 from diptych.core.contracts.engine import ClosedFormRecipe, Engine, PolicyRecipe, PreferenceRecipe, StepOutput, Trainer
 from diptych.core.contracts.optimiser import Optimiser, Rule
+from diptych.core.contracts.picture_generation import ImageGenerator, ReferenceImage
 from diptych.core.contracts.pipeline import Pipeline, PipelineOutput
 from diptych.core.contracts.recipe import Recipe, Stage
 from diptych.core.contracts.reply import Reply, Respondent

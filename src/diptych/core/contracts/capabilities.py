@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.boxes_3d import SceneBoxes
+from diptych.core.contracts.picture_generation import ImageGenerator as ImageGenerator
 from diptych.core.grounding import PhraseBoxes, PhraseQuery
 from diptych.core.image import ImageSource
 from diptych.core.media import MediaItem
@@ -421,44 +422,6 @@ class GoalPredictor(Protocol):
     def predict_goals(
         self, images: Sequence[ImageSource], texts: Sequence[str], *, batch_size: int = 64
     ) -> list[tuple[str, str, str]]: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReferenceImage:
-    """A thing that a generated picture should show.
-
-    image   the picture of the thing
-    phrase  its name, such as "cat"
-    box     where it should be: x0, y0, x1, y1 as shares of the picture's sides
-    """
-
-    image: ImageSource
-    phrase: str
-    box: tuple[float, float, float, float]
-
-
-@runtime_checkable
-class ImageGenerator(Protocol):
-    """Pictures of prompts: uint8 [N, H, W, 3], one a prompt, in order.
-
-    references  things that each picture should show, for models that read such; None for prompts alone
-    negative    a prompt to move away from; "" moves away from no prompt
-    steps       of denoising
-    guidance    how far beyond the prediction without a prompt each step goes; 1 goes no further than the prompt's own
-    seed        of the noise. A row's picture depends on the seed and its place among the prompts, not on `batch_size`
-    """
-
-    def generate_images(
-        self,
-        prompts: Sequence[str],
-        *,
-        references: Sequence[Sequence[ReferenceImage]] | None = None,
-        negative: str = "",
-        steps: int = 50,
-        guidance: float = 7.5,
-        seed: int = 0,
-        batch_size: int = 16,
-    ) -> npt.NDArray[np.uint8]: ...
 
 
 @runtime_checkable

@@ -32,6 +32,7 @@ from diptych.core.errors import RunError
 from diptych.curate.engine.parts import PartStore
 from diptych.curate.engine.tables import as_table, joined
 from diptych.data.columns import MadeBy, read_table, table_names, write_table
+from diptych.data.curated import curation_id, is_curated
 from diptych.data.quarantine import write_quarantine
 from diptych.data.shards.mark import CURATION as MARK
 
@@ -253,13 +254,18 @@ def _write(out: Path, data: Dataset, curation: CurationResult[Any], source: str)
     kept = curation.kept
     summary = {
         "format": FORMAT,
-        "input": {"name": data.name, "source": source, "fingerprint": data.fingerprint, "count": len(data)},
+        "input": {"name": data.name, "source": source, "fingerprint": data.fingerprint, "count": len(data)} | _earlier(source),
         "output": {"fingerprint": kept.fingerprint, "count": len(kept)},
         "columns": sorted(curation.columns),
         "steps": steps,
     }
     write_quarantine(out, getattr(data, "quarantine", []))
     write_json(out / MARK, summary)
+
+
+def _earlier(source: str) -> dict[str, str]:
+    """Identity of the curation that the input is, if it is one."""
+    return {"curation": curation_id(Path(source))} if source and is_curated(Path(source)) else {}
 
 
 def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

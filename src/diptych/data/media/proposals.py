@@ -15,7 +15,7 @@ import numpy.typing as npt
 from diptych.core.boxes_3d import box_iou_3d
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.sample import Sample
-from diptych.data.room_language import RoomObject, boxes_of_objects, room_objects
+from diptych.data.rooms.room_language import RoomObject, boxes_of_objects, room_objects
 
 Floats = npt.NDArray[np.float64]
 

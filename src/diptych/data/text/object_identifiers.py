@@ -64,12 +64,12 @@ class IdentifierAssignment:
         if order == "shuffled":
             return cls(tuple(assigned), tuple(rng.permutation(count).tolist()))
         number_of = [0] * count
-        for number, place in enumerate(assigned):
-            number_of[place] = number
+        for number, index in enumerate(assigned):
+            number_of[index] = number
         return cls(tuple(number_of), tuple(assigned))
 
     def read(self, text: str, form: IdentifierForm) -> tuple[list[int], list[int]]:
         """Places of the things that a text names, in order, and numbers of identifiers that nothing in the room has: those are failures."""
-        place_of = {number: place for place, number in enumerate(self.number_of)}
+        index_of = {number: index for index, number in enumerate(self.number_of)}
         numbers = identifier_numbers(text, form)
-        return [place_of[n] for n in numbers if n in place_of], [n for n in numbers if n not in place_of]
+        return [index_of[n] for n in numbers if n in index_of], [n for n in numbers if n not in index_of]

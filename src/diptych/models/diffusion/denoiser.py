@@ -81,7 +81,7 @@ class DiffusionNet(nn.Module):
         if self.learned_tokens:
             raise ConfigError(f"there are {self.learned_tokens} learned tokens already (expected none)")
         extended = copy.copy(self)
-        extended._modules = dict(self._modules)
+        extended._modules, extended._buffers = dict(self._modules), dict(self._buffers)
         extended.texts, extended.learned_tokens = copy.deepcopy(self.texts), count
         for text in extended.texts:
             text.set_input_embeddings(ExtendedEmbedding(text.get_input_embeddings(), count))
@@ -132,7 +132,7 @@ class DiffusionNet(nn.Module):
         time_ids_B6: Tensor | None = None,
         attention: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """What the UNet predicts of noisy latents at steps [B].
+        """Prediction of the UNet for noisy latents at steps [B].
 
         time_ids_B6  of SDXL: height and width of the original, top and left of the crop, height and width that are wanted; None takes the
                      size of training for all

@@ -1,7 +1,7 @@
-"""Masked image attention of MS-Diffusion and RelationBooth: beside the text, each place of the latents attends to the tokens of those
+"""Masked image attention of MS-Diffusion and RelationBooth: beside the text, each position of the latents attends to the tokens of those
 reference pictures whose box it lies in.
 
-Letters: B batch, R reference pictures, Q places of the latents, M image tokens, L text tokens, D width, H W.
+Letters: B batch, R reference pictures, Q positions of the latents, M image tokens, L text tokens, D width, H W.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def box_cells(box_BR4: Tensor, height: int, width: int) -> Tensor:
 
 
 def region_bias(box_BR4: Tensor, height: int, width: int, tokens: int, dummies: int) -> tuple[Tensor, Tensor]:
-    """Bias [B, Q, dummies + R tokens] of image attention, 0 or `CLOSED`, and which places [B, Q] lie in no box.
+    """Bias [B, Q, dummies + R tokens] of image attention, 0 or `CLOSED`, and which positions [B, Q] lie in no box.
 
-    A place in the box of a picture may attend to the `tokens` of that picture, a place in no box to the `dummies`.
+    A position in the box of a picture may attend to the `tokens` of that picture, a position in no box to the `dummies`.
     """
     inside_BQR = box_cells(box_BR4, height, width).flatten(2).transpose(1, 2)
     outside_BQ = ~inside_BQR.any(-1)
@@ -49,7 +49,7 @@ class RegionAttention(nn.Module):
     The condition holds `text_tokens` states of the text and behind them the dummies and the tokens of each reference picture. Attention
     keyword arguments of a call: `boxes` [B, R, 4] as shares, `latent_size` (H, W) of the whole latents, `predicate` [B, 2] half-open
     token span, and `maps`, a list that gets the attention of those tokens [B, h, w], heads and tokens averaged, of layers with at most
-    `map_side`^2 places. Without `boxes` the image tokens are not read.
+    `map_side`^2 positions. Without `boxes` the image tokens are not read.
 
     square     layers are taken for square, as released; else they have the latents' aspect
     background "none": no image attention outside the boxes, as released; "dummies": the dummies are read there
@@ -112,15 +112,15 @@ class RegionAttention(nn.Module):
         out: Tensor = attn.batch_to_head_dim(torch.bmm(share, value))
         return out
 
-    def _grid(self, places: int, latent_size: tuple[int, int] | None) -> tuple[int, int]:
+    def _grid(self, positions: int, latent_size: tuple[int, int] | None) -> tuple[int, int]:
         if self.square or latent_size is None:
-            side = math.isqrt(places)
+            side = math.isqrt(positions)
             height, width = side, side
         else:
-            height = round(math.sqrt(places * latent_size[0] / latent_size[1]))
-            width = places // max(1, height)
-        if height * width != places:
-            raise ShapeError(f"{places} places are no grid of latents {latent_size} (expected sides that halve evenly)")
+            height = round(math.sqrt(positions * latent_size[0] / latent_size[1]))
+            width = positions // max(1, height)
+        if height * width != positions:
+            raise ShapeError(f"{positions} positions are no grid of latents {latent_size} (expected sides that halve evenly)")
         return height, width
 
 

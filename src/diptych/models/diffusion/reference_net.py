@@ -33,10 +33,10 @@ BIG_G: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """How reference pictures are read; the published sizes.
+    """Sizes of image encoder, resampler and region attention; the published ones.
 
     image       configuration of the image encoder, of transformers' `CLIPVisionConfig`; its states of the last layer but one are read
-    width, depth, heads, queries, mult  of the resampler; `queries` tokens a picture
+    width, depth, heads, queries, mult  of the resampler; `queries` tokens per picture
     dummies     learned tokens in front of those of the pictures
     scale       weight of image attention beside text attention
     square      layers are taken for square, as released

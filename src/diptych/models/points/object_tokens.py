@@ -22,7 +22,7 @@ HEADS, HEAD_WIDTH = 8, 64
 
 @dataclass(frozen=True)
 class ObjectTokenSettings:
-    """What a thing becomes.
+    """Tokens of a thing.
 
     kind           "attributes": features beside size and colour through an MLP, of a set norm (Chat-3D v2.0); "projection": features of
                    norm 1 through Linear, GELU, Linear (Chat-3D v2.1, Chat-Scene)

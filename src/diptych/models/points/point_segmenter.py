@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import ConfigError, UnknownName
-from diptych.data.media.room_clouds import RoomPreprocess
+from diptych.data.media.rooms.room_clouds import RoomPreprocess
 from diptych.data.text.prompts.class_prompts import ClassPrompts, class_prompts
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.io.card import described_card

@@ -14,8 +14,8 @@ from torch import Tensor
 from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
 from diptych.data.media.proposals import ProposalReading
-from diptych.data.media.room_things import RoomThings, read_things
-from diptych.data.room_chat_prompts import GROUND, ChatPrompt, describe_request, nearest_places
+from diptych.data.media.rooms.room_things import RoomThings, read_things
+from diptych.data.rooms.room_chat_prompts import GROUND, ChatPrompt, describe_request, nearest_places
 from diptych.data.text.object_identifiers import IdentifierAssignment
 from diptych.data.text.prompts.layout import lay_out
 from diptych.data.text.tokenize import Tokenizer
@@ -70,19 +70,19 @@ class RoomChatModel:
         answers = []
         for text in self._answers(things, assignment, [GROUND.format(text) for text in texts]):
             if self.prompt.named_by == "centres":
-                places = nearest_places(text, things.box_M6)
+                indices = nearest_places(text, things.box_M6)
             else:
-                places, unknown = assignment.read(text, self.prompt.form)
+                indices, unknown = assignment.read(text, self.prompt.form)
                 self.unknown += len(unknown)
-            score_N = 1.0 / np.arange(1, len(places) + 1)
-            answers.append(SceneBoxes(things.box_M6[places].reshape(-1, 6), score_N, np.ones(len(places), bool)))
+            score_N = 1.0 / np.arange(1, len(indices) + 1)
+            answers.append(SceneBoxes(things.box_M6[indices].reshape(-1, 6), score_N, np.ones(len(indices), bool)))
         return answers
 
     def describe_room(self, sample: Sample) -> SceneBoxes:
         """All things with a caption each."""
         things = read_things(sample, self.reading, self.medium)
         assignment = self._assignment(things)
-        asked = [describe_request(assignment, place, self.prompt.form) for place in range(len(things.box_M6))]
+        asked = [describe_request(assignment, index, self.prompt.form) for index in range(len(things.box_M6))]
         texts = tuple(self._answers(things, assignment, asked))
         return SceneBoxes(things.box_M6, np.ones(len(texts)), np.ones(len(texts), bool), texts=texts)
 

@@ -10,20 +10,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from diptych.models.io.inference import evaluating
 from diptych.models.towers.outputs import Tower
 
 
 class CoordinateWriter(nn.Module):
     """An image tower, and a transformer decoder over instruction and coordinates that looks at the patches in every layer.
 
-    Behind the instruction nothing but coordinates can be written, so that the head has the bins alone.
+    Patches get positions of the decoder's own, since towers of convolutions give none. Behind the instruction nothing but coordinates can
+    be written, so that the head has the bins alone.
+
+    size  pixels of a side, from which the number of patches follows
     """
 
     def __init__(
-        self, image_tower: Tower, *, words: int, length: int, bins: int, width: int = 128, layers: int = 2, heads: int = 4
+        self,
+        image_tower: Tower,
+        *,
+        size: int,
+        words: int,
+        length: int,
+        bins: int,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
     ) -> None:
         super().__init__()
         self.image_tower, self.bins, self.length = image_tower, bins, length
+        with torch.no_grad(), evaluating(image_tower):
+            places = image_tower(torch.zeros(1, 3, size, size)).tokens_BPD.shape[1]
+        self.place_1PD = nn.Parameter(torch.randn(1, places, width) * 0.02)
         self.project = nn.Linear(image_tower.token_width, width)
         self.word_table, self.coordinate_table = nn.Embedding(words, width), nn.Embedding(bins, width)
         self.begin_11D = nn.Parameter(torch.randn(1, 1, width) * 0.02)
@@ -36,7 +52,7 @@ class CoordinateWriter(nn.Module):
 
     def patches(self, image_BCHW: Tensor) -> Tensor:
         """[B, P, D]: what the decoder looks at."""
-        projected_BPD: Tensor = self.project(self.image_tower(image_BCHW).tokens_BPD)
+        projected_BPD: Tensor = self.project(self.image_tower(image_BCHW).tokens_BPD) + self.place_1PD
         return projected_BPD
 
     def logits(self, patch_BPD: Tensor, word_BL: Tensor, mask_BL: Tensor, coordinate_BT: Tensor) -> Tensor:

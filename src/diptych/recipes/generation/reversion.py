@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
@@ -163,9 +164,10 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
 
     def model(self) -> DiffusionNet:
         """The frozen networks and the new word, which starts as the initializer."""
-        net = DiffusionNet(self.settings(), learned_tokens=1)
         if self.weights:
-            net.load_state_dict(base_model(self.weights).model.state_dict(), strict=False)
+            net = copy.deepcopy(base_model(self.weights).model).with_learned_tokens(1)
+        else:
+            net = DiffusionNet(self.settings(), learned_tokens=1)
         (row_1D,), (table,) = net.learned_rows(), net.token_tables()
         words = self.words()
         ids = words.inner.encode(words.cleaned(self.initializer), add_special_tokens=False).ids

@@ -115,6 +115,7 @@ class ScreenLikelihood(Recipe[CoordinateWriter, ScreenBatch, CoordinateLogits]):
     def shape(self) -> dict[str, Any]:
         """What the writer is built with beside its tower."""
         return {
+            "size": self.image_size,
             "words": self.words().vocab_size,
             "length": self.text_length,
             "bins": self.bins,

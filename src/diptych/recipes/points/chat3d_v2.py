@@ -17,9 +17,9 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
 from diptych.data.media.proposals import ProposalReading, padded
-from diptych.data.media.room_things import read_things
-from diptych.data.room_chat_prompts import CHAT_TASKS, ChatPrompt, ChatTask, draw_request
-from diptych.data.room_language import room_descriptions, room_objects, room_questions
+from diptych.data.media.rooms.room_things import read_things
+from diptych.data.rooms.room_chat_prompts import CHAT_TASKS, ChatPrompt, ChatTask, draw_request
+from diptych.data.rooms.room_language import room_descriptions, room_objects, room_questions
 from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierOrder, identifier
 from diptych.data.text.prompts.layout import Layout, lay_out
 from diptych.data.text.tokenize import Tokenizer
@@ -206,12 +206,12 @@ class Chat3Dv2(LanguageModelRecipe[RoomChat, RoomChatBatch, RoomChatFeatures]):
         id_BMCL = np.zeros((len(draws), most, CAPTIONS, length), np.int64)
         mask_BMCL = np.zeros(id_BMCL.shape, bool)
         for row, draw in enumerate(draws):
-            said = room_descriptions(draw.sample)
-            for place, thing in enumerate(room_objects(draw.sample)[:most]):
-                own = [one.text for one in said if one.object_ids == (thing.id,)] or [thing.label]
+            described = room_descriptions(draw.sample)
+            for index, thing in enumerate(room_objects(draw.sample)[:most]):
+                own = [one.text for one in described if one.object_ids == (thing.id,)] or [thing.label]
                 for number, text in enumerate(own[:CAPTIONS]):
                     ids = words.pieces(text)[:length]
-                    id_BMCL[row, place, number, : len(ids)], mask_BMCL[row, place, number, : len(ids)] = ids, True
+                    id_BMCL[row, index, number, : len(ids)], mask_BMCL[row, index, number, : len(ids)] = ids, True
         return torch.from_numpy(id_BMCL), torch.from_numpy(mask_BMCL)
 
     def model(self) -> RoomChat:

@@ -18,14 +18,14 @@ from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
 from diptych.data.media.proposals import ProposalReading, padded, placed_boxes
-from diptych.data.room_language import room_descriptions, room_objects, room_questions
+from diptych.data.rooms.room_language import room_descriptions, room_objects, room_questions
 from diptych.data.text.tokenize import Tokenizer
 from diptych.models.layers.transformer import l2_normalise
 from diptych.models.points.room_graph_model import RoomGraphModel
 from diptych.models.points.scene_graph import HEADS, RoomGraphFeatures, RoomGraphNet, RoomGraphSettings
 from diptych.objectives.language.masked_words import masked_words
 from diptych.objectives.pairs.info_nce import info_nce
-from diptych.objectives.pairs.matched_regions import matched_contrast, shared_nll
+from diptych.objectives.points.matched_regions import matched_contrast, shared_nll
 from diptych.recipes._shared.texts.room_texts import RoomTexts, described_words
 from diptych.recipes._shared.texts.vocabulary import learned_vocabulary, tokenizer_of
 
@@ -149,7 +149,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
         if self.vocabulary:
             return self
         samples = [data[row] for row in range(len(data))]
-        texts = [said.text for sample in samples for said in room_descriptions(sample)]
+        texts = [described.text for sample in samples for described in room_descriptions(sample)]
         pairs = [pair for sample in samples for pair in room_questions(sample)] if "questions" in self.heads else []
         counts = Counter(answer for _, accepted in pairs for answer in accepted)
         answers = tuple(answer for answer, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: self.answers_most])
@@ -170,8 +170,8 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
         cloud_P6, objects = sample.media[self.medium].decode(), room_objects(sample)
         box_M6 = self.reading.boxes(sample, rng)
         match_M = self.reading.matches(box_M6, objects)
-        known = {name: number for number, name in enumerate(self.classes)}
-        class_M = np.array([known.get(objects[k].label, -100) if k >= 0 else -100 for k in match_M], np.int64)
+        number_of = {name: number for number, name in enumerate(self.classes)}
+        class_M = np.array([number_of.get(objects[k].label, -100) if k >= 0 else -100 for k in match_M], np.int64)
         iou_MN = box_iou_3d(box_M6, [thing.box for thing in objects])
         most = self.reading.most
         return {
@@ -181,7 +181,7 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
             "classes": padded(class_M, most, -100),
             "ids": np.array([objects[k].id if k >= 0 else -1 for k in match_M], np.int64),
             "soft": {thing.id: np.where(iou_MN[:, n] >= self.soft, iou_MN[:, n], 0) for n, thing in enumerate(objects)},
-            "labels": {thing.id: known.get(thing.label, -100) for thing in objects},
+            "labels": {thing.id: number_of.get(thing.label, -100) for thing in objects},
         }
 
     def batch(self, draws: Draws) -> RoomLanguageBatch:
@@ -226,14 +226,14 @@ class SceneGraph3D(Recipe[RoomGraphNet, RoomLanguageBatch, RoomGraphFeatures]):
 
     def _questions(self, draws: Draws, words: Tokenizer) -> dict[str, Tensor]:
         """Questions of each room with the number of an accepted answer; -100 where it has none that is known."""
-        known = {answer: number for number, answer in enumerate(self.answers)}
+        number_of = {answer: number for number, answer in enumerate(self.answers)}
         texts, numbers = [], []
         for draw in draws:
             pairs = room_questions(draw.sample)
             chosen: list[int] = draw.rng.permutation(len(pairs))[: self.asked].tolist() if pairs else []
             rows = [pairs[k] for k in chosen] + [("", ())] * (self.asked - len(chosen))
             texts += [question for question, _ in rows]
-            numbers.append([next((known[a] for a in accepted if a in known), -100) for _, accepted in rows])
+            numbers.append([next((number_of[a] for a in accepted if a in number_of), -100) for _, accepted in rows])
         encoded = words.encode(texts, self.text_length)
         shape = (len(draws), self.asked)
         mask_BSL = torch.from_numpy(encoded.mask_BL).unflatten(0, shape)

@@ -17,14 +17,14 @@ from diptych.core.media import MediaItem
 from diptych.core.rows import Rows
 from diptych.core.sample import Sample
 from diptych.data.load.batch import TensorBatch
-from diptych.data.media.rgbd import back_project, frame_count, read_frame
-from diptych.data.media.room_clouds import IGNORED, RoomPreprocess, point_labels
+from diptych.data.media.rooms.rgbd import back_project, frame_count, read_frame
+from diptych.data.media.rooms.room_clouds import IGNORED, RoomPreprocess, point_labels
 from diptych.models.points.point_embedder import towers_of
 from diptych.models.points.point_segmenter import TextPointSegmenter, prompts_of
 from diptych.models.points.pointnet2 import PointNet2Settings
 from diptych.models.points.text4point import PointPixelFeatures, Text4PointNet, TextQueryingSettings
 from diptych.objectives.pairs.info_nce import Directions
-from diptych.objectives.pairs.point_pixel import point_pixel_contrast
+from diptych.objectives.points.point_pixel import point_pixel_contrast
 from diptych.recipes._shared.frozen.adapted_encoder import AdaptedEncoderRecipe
 from diptych.recipes._shared.small_encoder import small_encoder
 

@@ -16,7 +16,7 @@ from diptych.core.sample import Sample
 from diptych.tasks._scoring.intervals import Floats, percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts
 from diptych.worlds.figures.checker import check_figures
-from diptych.worlds.figures.world import Figure
+from diptych.worlds.figures.world import StickFigure
 
 SCHEMA = pa.schema(
     [
@@ -115,7 +115,7 @@ def _values(records: pa.Table) -> Floats:
     return np.stack([np.asarray(records.column(name).to_pylist(), np.float64) for name in columns], 1)
 
 
-def wanted_figures(sample: Sample) -> list[Figure]:
+def wanted_figures(sample: Sample) -> list[StickFigure]:
     """The two figures of a sample. Raises DataError for a sample without them."""
     facts = sample.extras.get("figures")
     if not facts or "references" not in sample.media or not sample.texts:
@@ -124,7 +124,7 @@ def wanted_figures(sample: Sample) -> list[Figure]:
     for one in facts:
         point_KP = np.array(one["key_points"], np.float64)
         height = float(point_KP[15:17, 1].mean() - point_KP[0, 1]) / 0.84
-        figures.append(Figure(str(one["phrase"]).split()[0], point_KP, height))
+        figures.append(StickFigure(str(one["phrase"]).split()[0], point_KP, height))
     return figures
 
 

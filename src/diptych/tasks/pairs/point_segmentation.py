@@ -16,7 +16,7 @@ from diptych.core.contracts import Dataset, PointSegmenter
 from diptych.core.errors import ConfigError, DataError
 from diptych.core.result import Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.media.room_clouds import point_labels
+from diptych.data.media.rooms.room_clouds import point_labels
 from diptych.tasks._scoring.records import with_facts
 from diptych.tasks.pairs.classification import class_list_hash
 from diptych.tasks.pairs.segmentation import Segmentation, pixel_counts

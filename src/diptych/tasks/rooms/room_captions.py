@@ -18,7 +18,7 @@ from diptych.core.contracts import Dataset, RoomDescriber
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import room_descriptions, room_objects
+from diptych.data.rooms.room_language import room_descriptions, room_objects
 from diptych.tasks._scoring.captions.metrics import bleu_counts, cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
@@ -45,9 +45,9 @@ class RoomCaptions:
         for number in with_bar(range(len(data)), len(data), "describing", least=4):
             sample = data[number]
             references: dict[int, list[str]] = {}
-            for said in room_descriptions(sample):
-                if len(said.object_ids) == 1:
-                    references.setdefault(said.object_ids[0], []).append(said.text)
+            for one in room_descriptions(sample):
+                if len(one.object_ids) == 1:
+                    references.setdefault(one.object_ids[0], []).append(one.text)
             if not references:
                 continue
             answer = model.describe_room(sample)

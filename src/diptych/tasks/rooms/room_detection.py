@@ -19,7 +19,7 @@ from diptych.core.contracts import Dataset, RoomDetector
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import room_objects
+from diptych.data.rooms.room_language import room_objects
 from diptych.tasks._scoring.records import facts_of, with_facts
 
 LEVELS = (0.25, 0.5)
@@ -71,16 +71,16 @@ class RoomDetection:
 def average_precision(rows: list[dict[str, Any]], name: str, level: float) -> float:
     """AP of one class over the rows of `RoomDetection.predict`."""
     true = [[box for box, label in zip(r["true_boxes"], r["true_labels"], strict=True) if label == name] for r in rows]
-    found = [
+    detections = [
         (score, room, box)
         for room, r in enumerate(rows)
         for box, label, score in zip(r["boxes"], r["labels"], r["scores"], strict=True)
         if label == name
     ]
-    found.sort(key=lambda one: -one[0])
+    detections.sort(key=lambda one: -one[0])
     taken = [np.zeros(len(boxes), bool) for boxes in true]
-    right = np.zeros(len(found))
-    for number, (_, room, box) in enumerate(found):
+    right = np.zeros(len(detections))
+    for number, (_, room, box) in enumerate(detections):
         if not true[room]:
             continue
         iou_N = box_iou_3d([box], true[room])[0]

@@ -25,7 +25,7 @@ from diptych.core.contracts import Dataset, RoomGrounder
 from diptych.core.errors import DataError
 from diptych.core.result import Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import Description, room_descriptions, room_objects
+from diptych.data.rooms.room_language import RoomDescription, room_descriptions, room_objects
 from diptych.tasks._scoring.means import Means
 from diptych.tasks._scoring.records import array, facts_of, with_facts
 
@@ -48,12 +48,12 @@ class RoomGrounding:
     def predict(self, model: RoomGrounder, data: Dataset) -> pa.Table:
         """One row a sentence: `iou` of the best box, the mean over those that share the best score, and `share_` of these at each level."""
 
-        def judged(answer: SceneBoxes, said: Description, true_N6: Floats) -> dict[str, Any]:
+        def judged(answer: SceneBoxes, one: RoomDescription, true_N6: Floats) -> dict[str, Any]:
             best_N = answer.score_N == answer.score_N.max(initial=-np.inf)
             iou_N = box_iou_3d(answer.box_N6[best_N], true_N6)[:, 0] if best_N.any() else np.zeros(1)
             return {"iou": float(iou_N.mean()), **{f"at_{level}": float((iou_N >= level).mean()) for level in LEVELS}}
 
-        rows = grounded_rows(model, data, lambda said: len(said.object_ids) == 1, judged)
+        rows = grounded_rows(model, data, lambda one: len(one.object_ids) == 1, judged)
         return with_facts(pa.Table.from_pylist(rows), options=asdict(self), ties="mean of equal scores")
 
     def score(self, records: pa.Table) -> Result:
@@ -92,12 +92,12 @@ class RoomMultiGrounding:
     def predict(self, model: RoomGrounder, data: Dataset) -> pa.Table:
         """One row a sentence with its F1 at each level."""
 
-        def judged(answer: SceneBoxes, said: Description, true_N6: Floats) -> dict[str, Any]:
+        def judged(answer: SceneBoxes, one: RoomDescription, true_N6: Floats) -> dict[str, Any]:
             chosen_N6 = answer.box_N6[answer.chosen_N]
             kind = ("no thing", "one thing")[len(true_N6)] if len(true_N6) < 2 else "several things"
             return {"kind": kind, **{f"f1_{level}": matched_f1(chosen_N6, true_N6, level) for level in LEVELS}}
 
-        rows = grounded_rows(model, data, lambda said: True, judged)
+        rows = grounded_rows(model, data, lambda one: True, judged)
         return with_facts(pa.Table.from_pylist(rows), options=asdict(self))
 
     def score(self, records: pa.Table) -> Result:
@@ -137,21 +137,21 @@ def matched_f1(predicted_N6: npt.ArrayLike, true_M6: npt.ArrayLike, level: float
 def grounded_rows(
     model: RoomGrounder,
     data: Dataset,
-    counts: Callable[[Description], bool],
-    judged: Callable[[SceneBoxes, Description, Floats], dict[str, Any]],
+    counts: Callable[[RoomDescription], bool],
+    judged: Callable[[SceneBoxes, RoomDescription, Floats], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """A row for each description that counts, from the model's boxes and those of the things that are meant."""
     rows: list[dict[str, Any]] = []
     for number in with_bar(range(len(data)), len(data), "grounding", least=4):
         sample = data[number]
         box_of = {thing.id: thing.box for thing in room_objects(sample)}
-        asked = [said for said in room_descriptions(sample) if counts(said)]
+        asked = [one for one in room_descriptions(sample) if counts(one)]
         if not asked:
             continue
-        for said, answer in zip(asked, model.ground_room(sample, [said.text for said in asked]), strict=True):
-            true_N6 = np.array([box_of[k] for k in said.object_ids], np.float64).reshape(-1, 6)
-            facts = {"uid": sample.uid, "group": sample.group or sample.uid, "text": said.text, "unique": said.unique}
-            rows.append(facts | judged(answer, said, true_N6))
+        for one, answer in zip(asked, model.ground_room(sample, [one.text for one in asked]), strict=True):
+            true_N6 = np.array([box_of[k] for k in one.object_ids], np.float64).reshape(-1, 6)
+            facts = {"uid": sample.uid, "group": sample.group or sample.uid, "text": one.text, "unique": one.unique}
+            rows.append(facts | judged(answer, one, true_N6))
     if not rows:
         raise DataError(f"'{data.name}' has no descriptions of things", field="descriptions", expected="rooms with descriptions")
     return rows

@@ -18,7 +18,7 @@ from diptych.core.contracts import Dataset, RoomAnswerer
 from diptych.core.errors import DataError
 from diptych.core.result import Metric, Result
 from diptych.core.terminal.progress import with_bar
-from diptych.data.room_language import room_questions
+from diptych.data.rooms.room_language import room_questions
 from diptych.tasks._scoring.captions.metrics import cider_d, rouge_l, words_of
 from diptych.tasks._scoring.intervals import percentiles, resampled_means
 from diptych.tasks._scoring.records import facts_of, with_facts

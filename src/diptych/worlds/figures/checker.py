@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DataError
 from diptych.worlds.figures.poses import RELATIONS, key_points
-from diptych.worlds.figures.world import Figure, figure_coverage
+from diptych.worlds.figures.world import StickFigure, figure_coverage
 from diptych.worlds.related.world import BACKGROUND, COLOURS
 
 FARTHEST = 0.25
@@ -26,7 +26,7 @@ SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FigureCheck:
-    """What is true of a generated picture.
+    """Verdict on a generated picture of two figures.
 
     key_point_error  mean distance between limbs that were asked for and pixels of the figure's colour, both ways, as shares of the side
     relation         the drawing of the asked relation is nearer than those of all others
@@ -38,7 +38,7 @@ class FigureCheck:
     identities: bool
 
 
-def check_figures(pixels_HWC: npt.NDArray[np.uint8], wanted: Sequence[Figure], relation: str) -> FigureCheck:
+def check_figures(pixels_HWC: npt.NDArray[np.uint8], wanted: Sequence[StickFigure], relation: str) -> FigureCheck:
     """Compare a picture with two figures, from left to right, in a relation."""
     if len(wanted) != 2 or relation not in RELATIONS:
         raise DataError(f"{len(wanted)} figures, relation {relation!r}", field="predicate", expected=" | ".join(RELATIONS))
@@ -50,7 +50,7 @@ def check_figures(pixels_HWC: npt.NDArray[np.uint8], wanted: Sequence[Figure], r
     return FigureCheck(asked, min(errors, key=errors.__getitem__) == relation, _identities(nearest_HW, masks, wanted))
 
 
-def posed(pair: Sequence[Figure], relation: str) -> list[Figure]:
+def posed(pair: Sequence[StickFigure], relation: str) -> list[StickFigure]:
     """The same two figures, around the same middle, in the poses of a relation."""
     middle = np.mean([figure.point_KP[0, 0] for figure in pair])
     left, right, distance = RELATIONS[relation]
@@ -58,15 +58,15 @@ def posed(pair: Sequence[Figure], relation: str) -> list[Figure]:
     for figure, pose, side in zip(pair, (left, right), (-0.5, 0.5), strict=True):
         top = figure.point_KP[0, 1] - 0.12 * figure.height
         x = float(middle) + side * distance * figure.height
-        figures.append(Figure(figure.colour, key_points(pose, x, float(top), figure.height), figure.height))
+        figures.append(StickFigure(figure.colour, key_points(pose, x, float(top), figure.height), figure.height))
     return figures
 
 
-def _error(masks: Sequence[npt.NDArray[np.bool_]], figures: Sequence[Figure]) -> float:
+def _error(masks: Sequence[npt.NDArray[np.bool_]], figures: Sequence[StickFigure]) -> float:
     return float(np.mean([_distance(mask_HW, figure) for mask_HW, figure in zip(masks, figures, strict=True)]))
 
 
-def _distance(mask_HW: npt.NDArray[np.bool_], figure: Figure) -> float:
+def _distance(mask_HW: npt.NDArray[np.bool_], figure: StickFigure) -> float:
     """Mean of two distances: from each key point to the nearest pixel of the figure, and from each of its pixels to the nearest
     of the drawing."""
     from scipy import ndimage
@@ -82,7 +82,7 @@ def _distance(mask_HW: npt.NDArray[np.bool_], figure: Figure) -> float:
     return float((there_K.mean() + stray_N.mean()) / 2)
 
 
-def _identities(nearest_HW: npt.NDArray[np.int64], masks: Sequence[npt.NDArray[np.bool_]], wanted: Sequence[Figure]) -> bool:
+def _identities(nearest_HW: npt.NDArray[np.int64], masks: Sequence[npt.NDArray[np.bool_]], wanted: Sequence[StickFigure]) -> bool:
     middle = float(np.mean([figure.point_KP[:, 0].mean() for figure in wanted])) * nearest_HW.shape[1]
     column_W = np.arange(nearest_HW.shape[1]) + 0.5
     sides = (column_W < middle, column_W >= middle)

@@ -41,7 +41,7 @@ HEAD_RADIUS, LIMB = 0.1, 0.035
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Figure:
+class StickFigure:
     """A stick figure: colour, key points [17, 2] as shares of the picture's sides, and height as a share of its side."""
 
     colour: str
@@ -57,9 +57,9 @@ class Figure:
 class FigurePair:
     """Two figures from left to right, their relation, and each of them alone."""
 
-    figures: tuple[Figure, Figure]
+    figures: tuple[StickFigure, StickFigure]
     relation: str
-    alone: tuple[Figure, Figure]
+    alone: tuple[StickFigure, StickFigure]
 
     def caption(self, words: str) -> str:
         """Caption with `words` for the relation."""
@@ -113,11 +113,11 @@ class FiguresWorld:
         middle = 0.5 + rng.uniform(-0.04, 0.04)
         offsets = (-distance * height / 2, distance * height / 2)
         pair = [
-            Figure(colour, key_points(pose, middle + offset, top, height), height)
+            StickFigure(colour, key_points(pose, middle + offset, top, height), height)
             for colour, pose, offset in zip(colours, poses, offsets, strict=True)
         ]
         alone = [
-            Figure(colour, key_points(_neutral(rng), 0.5, 0.5 - own / 2, own), own)
+            StickFigure(colour, key_points(_neutral(rng), 0.5, 0.5 - own / 2, own), own)
             for colour in colours
             for own in (rng.uniform(*HEIGHT),)
         ]
@@ -161,7 +161,7 @@ class FiguresWorld:
         )
 
 
-def render_figures(pair: Sequence[Figure], size: int = SIDE) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.bool_]]]:
+def render_figures(pair: Sequence[StickFigure], size: int = SIDE) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.bool_]]]:
     """uint8 [size, size, 3] and the visible mask [size, size] of each figure; later ones are in front."""
     canvas_HWC = np.full((size, size, 3), BACKGROUND, np.float32)
     masks: list[npt.NDArray[np.bool_]] = []
@@ -173,7 +173,7 @@ def render_figures(pair: Sequence[Figure], size: int = SIDE) -> tuple[npt.NDArra
     return (canvas_HWC + 0.5).astype(np.uint8), masks
 
 
-def figure_coverage(figure: Figure, size: int) -> npt.NDArray[np.float32]:
+def figure_coverage(figure: StickFigure, size: int) -> npt.NDArray[np.float32]:
     """Share [size, size] of each pixel that a figure covers: a head, a body, arms and legs."""
     at_H, at_W = np.arange(size) + 0.5, np.arange(size) + 0.5
     point_KP, height = figure.point_KP * size, figure.height * size

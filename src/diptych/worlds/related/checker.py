@@ -39,7 +39,7 @@ class ShownShape:
 
 @dataclass(frozen=True, slots=True)
 class PairCheck:
-    """What is true of a generated picture.
+    """Verdict on a generated picture of two shapes.
 
     relation  the subject's colour stands in the relation to the object's colour
     entities  both things are there, each with its colour and shape

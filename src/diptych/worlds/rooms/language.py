@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.data.media.rgbd import Camera
+from diptych.data.media.rooms.rgbd import Camera
 from diptych.worlds.rooms.layout import Furniture
 
 NEAR, APART = 1.0, 0.3

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.randomness import keyed_rng
-from diptych.data.media.rgbd import Camera
+from diptych.data.media.rooms.rgbd import Camera
 from diptych.worlds.solids.categories import parts_of
 from diptych.worlds.solids.primitives import surface
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from diptych.data.media.rgbd import Camera, project
+from diptych.data.media.rooms.rgbd import Camera, project
 
 Pixels = npt.NDArray[np.uint8]
 LIGHT = np.array([0.4, 0.5, 0.8]) / np.linalg.norm([0.4, 0.5, 0.8])

@@ -23,7 +23,7 @@ class ScreenWorld:
     """The configuration.
 
     size      side in pixels
-    elements  of a page
+    elements  of a page, each in a cell of a grid of so many `columns` and `rows`
     asked     an instruction names its element by "colour" or by "label"
     noise     of training boxes: deviation of each side, as a share of the box's; boxes of other splits are exact
     """
@@ -31,6 +31,8 @@ class ScreenWorld:
     seed: int = 0
     size: int = 96
     elements: int = 5
+    columns: int = 2
+    rows: int = 4
     asked: Asked = "colour"
     noise: float = 0.0
 
@@ -50,7 +52,8 @@ class ScreenWorld:
 
     def page(self, split: str, index: int) -> Page:
         """Elements and instruction of one page."""
-        return page(keyed_rng(NAME, self.seed, split, index), elements=self.elements, asked=self.asked)
+        rng = keyed_rng(NAME, self.seed, split, index)
+        return page(rng, elements=self.elements, columns=self.columns, rows=self.rows, asked=self.asked)
 
     def group(self, split: str, index: int) -> str:
         return f"{split}-page-{index}"
@@ -96,9 +99,11 @@ def screens(
     split: Split = "train",
     size: int = 96,
     elements: int = 5,
+    columns: int = 2,
+    rows: int = 4,
     asked: Asked = "colour",
     noise: float = 0.0,
 ) -> RenderedDataset:
     """The first `n` pages of one split, with buttons, fields and icons."""
-    world = ScreenWorld(seed, size, elements, asked, noise)
+    world = ScreenWorld(seed, size, elements, columns, rows, asked, noise)
     return RenderedDataset(NAME, world, rows_of(world, split, n))

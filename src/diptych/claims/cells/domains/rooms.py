@@ -16,7 +16,7 @@ from diptych.claims.training import opened, trained, untrained
 from diptych.core.boxes_3d import SceneBoxes
 from diptych.core.sample import Sample
 from diptych.data.dataset import Pool
-from diptych.data.media.room_clouds import point_labels
+from diptych.data.media.rooms.room_clouds import point_labels
 from diptych.models.io.saved_model import open_model
 from diptych.recipes.points.chat3d_v2 import Chat3Dv2
 from diptych.recipes.points.sg3d_vlp import SceneGraph3D
@@ -117,8 +117,8 @@ class NamedThing:
         box_N6 = np.array([thing["box"] for thing in things])
         answers = []
         for text in texts:
-            said = set(text.replace(",", "").split()) if self.by == "words" else set[str]()
-            score_N = np.array([float(len(said & {t["label"], t["colour"], t["size"]})) for t in things])
+            words_of_text = set(text.replace(",", "").split()) if self.by == "words" else set[str]()
+            score_N = np.array([float(len(words_of_text & {t["label"], t["colour"], t["size"]})) for t in things])
             answers.append(SceneBoxes(box_N6, score_N, score_N == score_N.max()))
         return answers
 
@@ -131,15 +131,15 @@ class NearestPoint:
 
     def __call__(self, cell: Cell) -> Scores:
         few = drawn(cell.seed, "train", SMOKE_ROWS if cell.smoke else LABELLED)
-        known, classes = [], []
+        labelled, classes = [], []
         for row in range(len(few)):
             cloud_PF = few[row].media["cloud"].decode()
-            known.append(self.values(cloud_PF))
+            labelled.append(self.values(cloud_PF))
             classes.append(point_labels(few[row], len(cloud_PF), len(CLASSES)))
-        known_QF, label_Q = torch.from_numpy(np.concatenate(known)), np.concatenate(classes)
+        labelled_QF, label_Q = torch.from_numpy(np.concatenate(labelled)), np.concatenate(classes)
 
         def nearest(clouds: list[Cloud]) -> list[Cloud]:
-            return [label_Q[torch.cdist(torch.from_numpy(self.values(c)), known_QF).argmin(1).numpy()] for c in clouds]
+            return [label_Q[torch.cdist(torch.from_numpy(self.values(c)), labelled_QF).argmin(1).numpy()] for c in clouds]
 
         return scores(nearest, cell)
 

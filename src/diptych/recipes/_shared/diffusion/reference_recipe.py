@@ -69,7 +69,7 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
         raise NotImplementedError
 
     def references(self) -> ReferenceSettings:
-        """How reference pictures are read."""
+        """Sizes of the parts that read reference pictures."""
         raise NotImplementedError
 
     def words(self) -> list[Tokenizer]:
@@ -140,10 +140,10 @@ class ReferenceRecipe(Recipe[ReferenceDiffusion, ReferenceBatch, ReferenceDenois
                 field="predicate",
                 expected="words of the prompt",
             )
-        (places,) = words.span_places(text, [(start, start + len(words.cleaned(predicate)))], self.settings().text_length)
-        if not places:
+        (positions,) = words.span_places(text, [(start, start + len(words.cleaned(predicate)))], self.settings().text_length)
+        if not positions:
             raise DataError(f"predicate {predicate!r} is cut off from the prompt of '{draw.sample.uid}'", field="predicate")
-        return places[0], places[-1] + 1
+        return positions[0], positions[-1] + 1
 
     def union_mask(self, draw: Draw) -> Tensor:
         """Float mask [side, side] of the regions of a sample at an eighth of the published size, or at the latents' size."""

@@ -159,15 +159,7 @@ class PreferencePairRecipe(VisualInstructionRecipe):
 
     def fitted(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Weights of a model without adapters under the names that they have beneath adapters, too."""
-        if not self.adapts:
-            return tensors
-        beneath = {
-            f"{module}.{BASE}{kind}": tensor
-            for name, tensor in tensors.items()
-            for module, _, kind in [name.rpartition(".")]
-            if name.startswith("language.") and MARK not in name
-        }
-        return {**tensors, **beneath}
+        return beneath_adapters(tensors) if self.adapts else tensors
 
     @property
     def _unchanged_language(self) -> bool:
@@ -307,6 +299,17 @@ def inner_linear_maps(inner: Any) -> tuple[str, ...]:
     """Patterns of the linear maps of a language model, but the one that gives words."""
     head = inner.get_output_embeddings()
     return tuple(f"^{name}$" for name, module in inner.named_modules() if type(module) is nn.Linear and module is not head)
+
+
+def beneath_adapters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with those of the language model also under the names that they have beneath adapters."""
+    beneath = {
+        f"{module}.{BASE}{kind}": tensor
+        for name, tensor in tensors.items()
+        for module, _, kind in [name.rpartition(".")]
+        if name.startswith("language.") and MARK not in name
+    }
+    return {**tensors, **beneath}
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.contracts import Draw
-from diptych.data.room_language import Description, room_descriptions
+from diptych.data.rooms.room_language import RoomDescription, room_descriptions
 from diptych.data.text.tokenize import Tokenizer
 
 PHRASES = 3
@@ -51,8 +51,8 @@ def described_words(draw: Draw, words: Tokenizer, length: int, *, sentences: int
     The draw's media hold "ids", the id of the thing that each proposal lies on (-1: none), "soft", weights of proposals by the id of
     things, and "labels", numbers of classes by id.
     """
-    said = room_descriptions(draw.sample)
-    chosen = [said[int(k)] for k in draw.rng.permutation(len(said))[:sentences]]
+    described = room_descriptions(draw.sample)
+    chosen = [described[int(k)] for k in draw.rng.permutation(len(described))[:sentences]]
     encoded = words.encode([one.text for one in chosen] + [""] * (sentences - len(chosen)), length)
     mask_SL = encoded.mask_BL.copy()
     mask_SL[len(chosen) :] = False
@@ -71,7 +71,7 @@ def described_words(draw: Draw, words: Tokenizer, length: int, *, sentences: int
         for number, (start, end, ids) in enumerate(one.spans[:PHRASES]):
             phrase_SPL[row, number] = tokens_of(words, one.text, start, end, length)
             phrase_SPM[row, number] = np.isin(id_M, ids) & phrase_SPL[row, number].any()
-    caption_ML = captions_of(said, id_M, words, length, draw.rng)
+    caption_ML = captions_of(described, id_M, words, length, draw.rng)
     return RoomTexts(encoded.ids_BL, mask_SL, target_SM, meant_SM, named_S, phrase_SPL, phrase_SPM, caption_ML)
 
 
@@ -86,13 +86,13 @@ def tokens_of(words: Tokenizer, text: str, start: int, end: int, length: int) ->
 
 
 def captions_of(
-    said: Sequence[Description], id_M: npt.NDArray[np.int64], words: Tokenizer, length: int, rng: np.random.Generator
+    described: Sequence[RoomDescription], id_M: npt.NDArray[np.int64], words: Tokenizer, length: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     """int64 [M, length]: one of the sentences that mean the thing of each proposal alone; -1 where there is none."""
     caption_ML = np.full((len(id_M), length), -1, np.int64)
-    for place, thing in enumerate(id_M.tolist()):
-        own = [one.text for one in said if one.object_ids == (thing,)]
+    for row, thing in enumerate(id_M.tolist()):
+        own = [one.text for one in described if one.object_ids == (thing,)]
         if own:
             encoded = words.encode([own[int(rng.integers(len(own)))]], length)
-            caption_ML[place] = np.where(encoded.mask_BL[0], encoded.ids_BL[0], -1)
+            caption_ML[row] = np.where(encoded.mask_BL[0], encoded.ids_BL[0], -1)
     return caption_ML

@@ -1,4 +1,4 @@
-"""What is said of the things in a room: objects with boxes, descriptions that mean one or several of them, and questions.
+"""Things in a room and texts about them: objects with boxes, descriptions that mean one or several of them, and questions.
 
     objects       list of {id, label, box}: centre x, y, z and extents, in metres
     descriptions  list of {description, object_id or object_ids, object_name, ann_id, unique, spans}
@@ -37,7 +37,7 @@ class RoomObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class RoomDescription:
     """A sentence and the ids of the things that it means, none or several; `unique`: the only thing of its class; spans: (start, end, ids)
     of phrases, half open."""
 
@@ -71,23 +71,23 @@ def boxes_of_objects(objects: Sequence[RoomObject]) -> npt.NDArray[np.float64]:
     return np.array([thing.box for thing in objects], np.float64).reshape(-1, 6)
 
 
-def room_descriptions(sample: Sample) -> list[Description]:
+def room_descriptions(sample: Sample) -> list[RoomDescription]:
     """Descriptions of a room. Without "unique" a thing is the only one of its class where no other object has its label."""
     objects = room_objects(sample)
-    labels, known = Counter(thing.label for thing in objects), {thing.id: thing for thing in objects}
+    labels, by_id = Counter(thing.label for thing in objects), {thing.id: thing for thing in objects}
     made = []
     for row in _rows(sample, "descriptions", "a list of {description, object_id}"):
         ids = tuple(row["object_ids"]) if row.get("object_ids") is not None else (row.get("object_id"),)
-        if not isinstance(row.get("description"), str) or any(number not in known for number in ids):
+        if not isinstance(row.get("description"), str) or any(number not in by_id for number in ids):
             raise DataError(
                 f"sample '{sample.uid}': a description means objects {list(ids)}",
                 field="descriptions",
                 expected="a text, and ids among those of `objects`",
             )
         unique = row.get("unique")
-        unique = all(labels[known[n].label] == 1 for n in ids) if unique is None else bool(unique)
+        unique = all(labels[by_id[n].label] == 1 for n in ids) if unique is None else bool(unique)
         spans = tuple((int(s["start"]), int(s["end"]), tuple(s["object_ids"])) for s in row.get("spans") or ())
-        made.append(Description(row["description"], ids, unique, int(row.get("ann_id", 0)), spans))
+        made.append(RoomDescription(row["description"], ids, unique, int(row.get("ann_id", 0)), spans))
     return made
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import ConfigError
-from diptych.data.room_language import Description, RoomObject
+from diptych.data.rooms.room_language import RoomDescription, RoomObject
 from diptych.data.text.object_identifiers import IdentifierAssignment, IdentifierForm, identifier
 from diptych.data.text.prompts.layout import ImageSlots, Piece, TextPiece
 
@@ -54,8 +54,8 @@ class ChatPrompt:
         """The row of a request: identifiers and slots of all things in their order; `tokens` of a thing. None leaves the answer open."""
         before, _, behind = self.system.partition("{}")
         row: list[Piece] = [TextPiece(before)]
-        for number, place in enumerate(assignment.sequence):
-            words = identifier(assignment.number_of[place], self.form)
+        for number, index in enumerate(assignment.sequence):
+            words = identifier(assignment.number_of[index], self.form)
             joined = ("; " if number else "") + words + " " if self.form == "words" else words
             row += [TextPiece(joined), ImageSlots(tokens)]
         row.append(TextPiece(behind + self.request.format(asked)))
@@ -67,14 +67,14 @@ class ChatPrompt:
 def draw_request(
     tasks: Sequence[ChatTask],
     objects: Sequence[RoomObject],
-    described: Sequence[Description],
+    described: Sequence[RoomDescription],
     questions: Sequence[tuple[str, tuple[str, ...]]],
     assignment: IdentifierAssignment,
     prompt: ChatPrompt,
     rng: np.random.Generator,
 ) -> tuple[str, str]:
     """A request about a room and its answer, of one of the tasks that the room has something for."""
-    place_of = {thing.id: place for place, thing in enumerate(objects)}
+    index_of = {thing.id: index for index, thing in enumerate(objects)}
     alone = [one for one in described if len(one.object_ids) == 1]
     ready = [
         task for task in tasks if {"grounding": described, "captions": alone, "questions": questions, "objects": objects}[task]
@@ -87,16 +87,16 @@ def draw_request(
         question, accepted = questions[int(rng.integers(len(questions)))]
         return question, accepted[int(rng.integers(len(accepted)))] if accepted else ""
     if task == "objects":
-        place = int(rng.integers(len(objects)))
-        return NAME.format(identifier(assignment.number_of[place], form)), objects[place].label
+        index = int(rng.integers(len(objects)))
+        return NAME.format(identifier(assignment.number_of[index], form)), objects[index].label
     if task == "captions":
         one = alone[int(rng.integers(len(alone)))]
-        return describe_request(assignment, place_of[one.object_ids[0]], form), one.text
+        return describe_request(assignment, index_of[one.object_ids[0]], form), one.text
     one = described[int(rng.integers(len(described)))]
-    places = [place_of[number] for number in one.object_ids]
+    indices = [index_of[number] for number in one.object_ids]
     if prompt.named_by == "centres":
-        return GROUND.format(one.text), "; ".join(centre_words(objects[p].box) for p in places) or NONE
-    return GROUND.format(one.text), " ".join(identifier(assignment.number_of[p], form) for p in places) or NONE
+        return GROUND.format(one.text), "; ".join(centre_words(objects[p].box) for p in indices) or NONE
+    return GROUND.format(one.text), " ".join(identifier(assignment.number_of[p], form) for p in indices) or NONE
 
 
 def centre_words(box: Sequence[float]) -> str:
@@ -116,6 +116,6 @@ def nearest_places(text: str, box_M6: npt.NDArray[np.float64]) -> list[int]:
     return list(dict.fromkeys(int(each_M.argmin()) for each_M in distance))
 
 
-def describe_request(assignment: IdentifierAssignment, place: int, form: IdentifierForm) -> str:
+def describe_request(assignment: IdentifierAssignment, index: int, form: IdentifierForm) -> str:
     """The request for a caption of the thing at that place."""
-    return DESCRIBE.format(identifier(assignment.number_of[place], form))
+    return DESCRIBE.format(identifier(assignment.number_of[index], form))

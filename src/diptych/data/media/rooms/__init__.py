@@ -1,0 +1,1 @@
+"""Rooms as media: pictures with depth and pose, clouds of points, the things in them."""

@@ -1,0 +1,1 @@
+"""Texts about rooms: descriptions, questions, prompts of a conversation."""

@@ -1,0 +1,1 @@
+"""Losses of point clouds: points with pixels, regions matched to things."""
