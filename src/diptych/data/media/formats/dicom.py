@@ -180,7 +180,10 @@ def _grey(stored: npt.NDArray[Any], dataset: Any, window: tuple[float, float] | 
         scaled = windowed(value, centre, width, function=dataset.get("VOILUTFunction") or "LINEAR")
     else:
         scaled, inverse = stretched_to_one(-value if inverse else value), False
-    return np.clip(1 - scaled if inverse else scaled, 0, 1).astype(np.float32)
+    pixels = scaled.astype(np.float32)
+    if inverse:
+        np.subtract(1, pixels, out=pixels)
+    return np.clip(pixels, 0, 1, out=pixels)
 
 
 def windowed(
@@ -207,7 +210,10 @@ def windowed(
         centre, width = centre - 0.5, width - 1
     if width <= 0:
         return np.asarray(value > centre, np.float64)
-    return np.clip((value - centre) / width + 0.5, 0, 1)
+    share = value - centre
+    share /= width
+    share += 0.5
+    return np.clip(share, 0, 1, out=share)
 
 
 def ct_channels(
