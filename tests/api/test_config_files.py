@@ -165,3 +165,12 @@ def test_compare_eval_and_curate_read_files_too(tmp_path: Path, capsys: pytest.C
     wrong = write(tmp_path / "w.yaml", compare={**compared, "arms": {"base": {"recip": "clip"}}})
     assert main(["compare", "--config", wrong]) == 2
     assert "compare.arms.base is" in capsys.readouterr().err
+
+
+def test_every_option_that_may_change_is_one_of_resume() -> None:
+    from dataclasses import fields
+
+    from diptych.cli.commands.train import ResumeArgs
+    from diptych.train.fit import RESUMABLE
+
+    assert {field.name for field in fields(ResumeArgs)} >= RESUMABLE

@@ -36,6 +36,7 @@ FILE = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a dozen processes
 def test_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
     day = tmp_path / "day"
@@ -73,7 +74,7 @@ def test_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     }
     compared = {"arms": arms, "data": WORLD, "seeds": 3, "budget": "steps:4", "out": "compared", "set": SMALL}
     compared["tasks"] = ["retrieval:draws=50"]
-    Path("compare.yaml").write_text(yaml.safe_dump({"compare": compared}))
+    Path("compare.yaml").write_text(yaml.safe_dump({"compare": compared}, sort_keys=False))
     assert main(["compare", "--config", "compare.yaml"]) == 0
     kept = json.loads(Path("compared/comparison.json").read_text())
     assert not kept["failures"]

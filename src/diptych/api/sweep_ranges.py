@@ -12,7 +12,7 @@ from typing import Any
 from diptych.core.config import with_changes
 from diptych.core.contracts import Recipe
 from diptych.core.errors import ConfigError, DiptychError
-from diptych.core.inputs import split_commas
+from diptych.core.own_recipes import split_commas
 
 CALL = re.compile(r"(log|uniform)\((.*)\)", re.DOTALL)
 EXPECTED = "log(LOW,HIGH), uniform(LOW,HIGH) or values with commas between them"

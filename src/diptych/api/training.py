@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.core.config import from_plain
 from diptych.core.contracts import Recipe, Tuning
 from diptych.core.errors import RunError
-from diptych.core.own_recipes import recipe_file_address, trust
+from diptych.core.own_recipes import recipe_file_address, refuse_untrusted_programs, trust
 from diptych.core.run_folder import RunFolder, refuse_occupied
 from diptych.worlds.address import HELD_OUT, cached_for_training, split_names, training_rows, with_held_out
 
@@ -203,6 +203,7 @@ def resume(
     if not source and data is None:
         raise RunError(f"{run} was trained on an object: pass it again as data=")
     made = recipe_of(folder, recipe)
+    refuse_untrusted_programs(made, folder.path)
     notes = code_notes(folder, made, allowed=changed_code)
     for note in notes:
         (say or noop)(f"note: {note}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from diptych.core.errors import ConfigError
-from diptych.core.inputs import split_commas
+from diptych.core.own_recipes import split_commas
 
 Kind = Literal["steps", "samples", "seconds"]
 

@@ -67,6 +67,16 @@ def load_trusted_object(words: str, field: str) -> Any:
     return _attribute(path, name, f"FILE.py:NAME for {field}")
 
 
+def refuse_untrusted_programs(recipe: Any, run: object) -> None:
+    """Raise RunError, before anything is trained, for a program that a recipe's fields name and nobody named on this machine yet."""
+    for path, name in named_programs(recipe):
+        if not path.is_file() or str(path) not in _trusted_files():
+            gone = "which does not exist" if not path.is_file() else "a program that nobody named on this machine yet"
+            raise RunError(
+                f"{run} names {path}:{name}, {gone}: if it is yours, say where it is with --recipe {path} (source/ has a copy)"
+            )
+
+
 def named_programs(recipe: Any) -> list[tuple[Path, str]]:
     """File and name of every program of one's own that a recipe's fields name as ``FILE.py:NAME``, also within its groups."""
     named: list[tuple[Path, str]] = []
@@ -137,3 +147,24 @@ def _list() -> Path:
 
 def _trusted_files() -> set[str]:
     return set(_list().read_text(encoding="utf-8").splitlines()) if _list().is_file() else set()
+
+
+def split_commas(words: str) -> list[str]:
+    """The pieces between commas; a comma within brackets or quotes separates nothing.
+
+    >>> split_commas("ks=[20,50],label='a, b',draws=10")
+    ['ks=[20,50]', "label='a, b'", 'draws=10']
+    """
+    pieces, depth, quote = [""], 0, ""
+    for before, letter in zip(f" {words}", words, strict=False):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and before in "=,[{ :":  # an apostrophe within a word opens nothing
+            quote = letter
+        else:
+            depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and not quote and depth <= 0:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return pieces

@@ -13,7 +13,7 @@ from diptych.cli.options.output import finish, parse
 from diptych.cli.options.schema import ConfigSection, config_schema, config_text
 from diptych.core.errors import ConfigError
 
-OF_COMMAND = frozenset({"config", "like", "json", "dry_run", "overwrite", "plan"})
+OF_COMMAND = frozenset({"config", "like", "json", "dry_run", "overwrite", "plan", "resume"})
 """Options that stand on a command line and in no file."""
 
 NAMED = {"eval": "TASK", "curate": "STEP", "sweep": "RECIPE"}

@@ -47,8 +47,8 @@ class ResumeArgs:
     tensorboard: Annotated[bool | None, arg(help="event files from here on")] = None
     wandb: Annotated[bool | None, arg(help="a run of Weights & Biases from here on")] = None
     mlflow: Annotated[bool | None, arg(help="a run of MLflow from here on")] = None
-    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of the run on its boards, from here on")] = None
-    board_group: Annotated[str | None, arg(help="group of the run on its boards, from here on")] = None
+    board_tags: Annotated[tuple[str, ...] | None, arg(help="tags of a board that begins here")] = None
+    board_group: Annotated[str | None, arg(help="group of a board that begins here")] = None
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
 

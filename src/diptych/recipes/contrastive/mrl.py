@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from diptych.core.config import from_plain, to_plain
 from diptych.core.contracts import Batch, Dataset, Draws, Hook, Optimiser
 from diptych.core.errors import ConfigError
-from diptych.core.inputs import split_commas
-from diptych.core.own_recipes import is_recipe_file, load_trusted_object
+from diptych.core.own_recipes import is_recipe_file, load_trusted_object, split_commas
 from diptych.core.registry import RECIPES
 from diptych.models.pairs.embedder import PairEmbedder
 from diptych.objectives.pairs.nested import Reduction, reduce_terms
