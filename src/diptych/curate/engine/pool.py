@@ -38,6 +38,7 @@ from diptych.data.shards.mark import CURATION as MARK
 
 FORMAT = 1
 COSTS = "costs.json"
+ALARMING = 0.95  # share of dropped rows above which a report has a warning
 VERDICT = pa.schema([("uid", pa.string()), ("kept", pa.bool_()), ("reason", pa.string())])
 REMOVED = pa.schema([("uid", pa.string()), ("step", pa.string()), ("reason", pa.string())])
 
@@ -80,6 +81,8 @@ class CurationResult(Generic[Data]):
             each = f", {step.before / step.seconds:,.0f} rows per second" if step.seconds > 0 else ""
             resumed = ", taken from an earlier run" if step.resumed else ""
             lines.append(f"{step.slug} {step.before:,} -> {step.after:,} ({step.seconds:.1f} s{each}{resumed})")
+            if step.after < step.before * (1 - ALARMING):
+                lines.append(f"! {step.slug} dropped {1 - step.after / step.before:.1%} of the rows: look at the reasons below")
             lines += [f"  {note}" for note in step.notes]
             reasons = Counter(kind_of(drop.reason) for drop in self.removed if drop.step == step.slug)
             lines += [f"  {count:>9,}  {count / max(1, step.before):6.1%}  {reason}" for reason, count in reasons.most_common()]
@@ -132,7 +135,8 @@ def _curate_alone(
         before, table = current, f"step_{number:02d}_{operator.slug}"
         made_by = MadeBy(operator.slug, {"options": configuration(operator), "input": before.fingerprint})
         done = _earlier_verdict(out, table, made_by) if out else None
-        parts = PartStore(out / "parts" / table if out else None, made_by.config_hash, embeddings=embeddings)
+        parts = PartStore(out / "parts" / table, made_by.config_hash) if out else PartStore()
+        parts = dataclasses.replace(parts, embeddings=embeddings)
         result = done or (operator.run(before, parts) if hasattr(operator, "run") else operator(before))
         _check(before, result, operator.slug)
         for name, values in result.columns.items():
