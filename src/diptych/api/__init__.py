@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     )
     from diptych.api.exports import export
     from diptych.api.generation import ask, caption
+    from diptych.api.pictures import generate
     from diptych.api.initial_weights import weights_of
     from diptych.api.leaderboards import leaderboard
     from diptych.api.models import detect, ground, load
     from diptych.api.naming import named_after
-    from diptych.api.pictures import generate
     from diptych.api.recipes import recipe
     from diptych.api.runs import run_info
     from diptych.api.search import index, open_index
