@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "curate, train, evaluate and search real data; ends in a report",
     "data": "build | inspect | verify | split | fetch: image-text data in and out",
     "curate": "run a curation operator over a pool, with a reason for every dropped row",
+    "embed": "image embeddings in a folder, computed once, that curation and indexes read",
     "tag-rounds": "a relation tagger that learns from what it tagged, with counts and drift",
     "train": "train a recipe on your data",
     "blend": "the mean of two models' weights, and the curve over shares",

@@ -26,6 +26,9 @@ class CurateArgs:
     config: Annotated[Path, arg(metavar="FILE.yaml", help="options, in a section curate (`diptych config curate STEP`)")] = Path()
     plan: Annotated[bool, arg(help="say what it would cost, and stop")] = False
     engine: Annotated[Literal["local", "ray"], arg(help="what runs steps over texts: this machine, or a Ray cluster")] = "local"
+    embeddings: Annotated[
+        Path | None, arg(metavar="FOLDER", help="image embeddings of `diptych embed`; what the step lacks there is added")
+    ] = None
     device: DEVICE = "auto"
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -60,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("say where the tables go: diptych curate SLUG IN OUT")
     here = Path(args.source).expanduser()
     address = str(here.resolve()) if here.exists() else args.source
-    done = curate(data, [operator], args.out, source=address)
+    done = curate(data, [operator], args.out, source=address, embeddings=args.embeddings)
     reasons = Counter(kind_of(drop.reason) for drop in done.removed)
     unread = list(getattr(data, "quarantine", []))
     lines = [*done.lines(), *_unreadable_lines(unread, args.out), f"tables: {args.out}"]

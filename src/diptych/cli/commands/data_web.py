@@ -60,6 +60,7 @@ class TakedownArgs:
     )
     reason: Annotated[str, arg(help="kept in the quarantine")] = "taken down"
     curated: Annotated[tuple[Path, ...], arg(help="folders of `curate` to take them out of as well")] = ()
+    embeddings: Annotated[tuple[Path, ...], arg(help="folders of `diptych embed` to take them out of as well")] = ()
     index: Annotated[tuple[Path, ...], arg(help="search indexes to take them out of as well; a service may have them open")] = ()
     json: Annotated[bool, arg(help="one JSON object on stdout")] = False
 
@@ -123,6 +124,7 @@ def takedown(argv: Sequence[str]) -> int:
     from diptych.data.curated import is_curated
     from diptych.data.shards.takedown import TakedownReport
     from diptych.data.shards.takedown import takedown as run
+    from diptych.index.embedding_table import take_down_embeddings
     from diptych.index.kinds import open_index
 
     uids = [*args.uids, *(args.file.read_text(encoding="utf-8").split() if args.file else ())]
@@ -138,6 +140,8 @@ def takedown(argv: Sequence[str]) -> int:
         def take_out(report: TakedownReport) -> None:
             for folder in args.curated:
                 run(folder, report.uids, reason=args.reason)
+            for folder in args.embeddings:
+                take_down_embeddings(folder, report.uids, report.hashes)
             indexed.extend(index.take_down(report.uids, report.hashes) for index in indexes)
 
         report = run(
