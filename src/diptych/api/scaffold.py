@@ -16,7 +16,7 @@ from diptych.core.registry import OPERATORS, RECIPES, TASKS, Registry
 
 @dataclass(frozen=True, slots=True)
 class PackageTemplate:
-    """What a template is made of: the registry its name goes to, its module, and the names in it that become those of the user."""
+    """Parts of a template: the registry its name goes to, its module, and the names in it that become those of the user."""
 
     registry: Registry
     group: str

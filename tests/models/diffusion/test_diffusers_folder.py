@@ -76,7 +76,9 @@ def test_a_learned_word_opens_by_address_and_in_diffusers(folders: dict[str, Pat
     words = ["cat <R> stone", "red wall <R> cat"]
     ours = model.generate_images(words, steps=4, guidance=5.0, seed=3)
     theirs = their_pictures(pipe, model, words)
-    parity("reversion", "pictures with an exported word, of 255", "diffusers' load_textual_inversion", [(ours, theirs)], tolerance=1)
+    parity(
+        "reversion", "pictures with an exported word, of 255", "diffusers' load_textual_inversion", [(ours, theirs)], tolerance=1
+    )
     other = model.generate_images([word.replace("<R>", "and") for word in words], steps=4, guidance=5.0, seed=3)
     assert (ours != other).any()
     torch.save({"<R>": row_1D[0]}, tmp_path / "learned_embeds.bin")  # as released

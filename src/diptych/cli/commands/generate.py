@@ -17,7 +17,10 @@ from diptych.core.errors import ConfigError
 class GenerateArgs:
     model: Annotated[
         Positional[str],
-        arg(metavar="MODEL", help="a run of text_to_image, reversion or relationbooth, hf:FOLDER of Stable Diffusion, reversion:FILE#MODEL"),
+        arg(
+            metavar="MODEL",
+            help="a run of text_to_image, reversion or relationbooth, hf:FOLDER of Stable Diffusion, reversion:FILE",
+        ),
     ]
     prompts: Annotated[
         Positional[tuple[str, ...]], arg(metavar="PROMPT ...", help="words, in quotes", help_behavior_hint="(one or more)")
@@ -26,7 +29,9 @@ class GenerateArgs:
     out: Annotated[Path, arg(help="the folder that the pictures and sheet.png are written into")] = Path("generated")
     reference: Annotated[
         tuple[str, ...],
-        arg(help="things to show, each as FILE:PHRASE:X0,Y0,X1,Y1 with the box as shares of the picture's sides; for relationbooth"),
+        arg(
+            help="things to show, each as FILE:PHRASE:X0,Y0,X1,Y1 with the box as shares of the picture's sides; for relationbooth"
+        ),
     ] = ()
     negative: Annotated[str, arg(help="a prompt to move away from")] = ""
     steps: Annotated[int, arg(help="of denoising")] = 50

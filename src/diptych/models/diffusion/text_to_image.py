@@ -166,9 +166,7 @@ class TextToImageModel:
         )
 
 
-def prompt_ids(
-    words: Sequence[Tokenizer], prompts: Sequence[str], length: int, placeholder: str = ""
-) -> tuple[Tensor, int]:
+def prompt_ids(words: Sequence[Tokenizer], prompts: Sequence[str], length: int, placeholder: str = "") -> tuple[Tensor, int]:
     """Token ids int64 [N, E, L] of prompts, and how many were cut. Raises DataError where the placeholder of a prompt is cut off."""
     rows, truncated = [], 0
     for tokenizer in words:
@@ -204,7 +202,9 @@ def placeholder_id(tokenizer: Tokenizer, placeholder: str) -> int:
     """Token id of a placeholder that `with_placeholder` added."""
     learned = tokenizer.inner.token_to_id(tokenizer.cleaned(placeholder).strip())
     if learned is None:
-        raise ConfigError(f"the tokenizer does not know the placeholder {placeholder!r} (expected one that with_placeholder made)")
+        raise ConfigError(
+            f"the tokenizer does not know the placeholder {placeholder!r} (expected one that with_placeholder made)"
+        )
     return int(learned)
 
 

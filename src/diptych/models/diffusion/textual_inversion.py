@@ -60,7 +60,9 @@ def with_learned_word(base: TextToImageModel, placeholder: str, rows: list[Tenso
     net = base.model.with_learned_tokens(1)
     for learned_1D, row_KD in zip(net.learned_rows(), rows, strict=True):
         if row_KD.shape != learned_1D.shape:
-            raise ConfigError(f"a vector {list(row_KD.shape)} for a text encoder of {list(learned_1D.shape)} (expected equal shapes)")
+            raise ConfigError(
+                f"a vector {list(row_KD.shape)} for a text encoder of {list(learned_1D.shape)} (expected equal shapes)"
+            )
         learned_1D.data.copy_(row_KD)
     words = [with_placeholder(tokenizer, placeholder) for tokenizer in base.tokenizers]
     return TextToImageModel(net.eval(), words, f"{placeholder} on {base.name}", placeholder=placeholder, sampler=base.sampler)

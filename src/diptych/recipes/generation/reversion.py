@@ -141,7 +141,9 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         if self.weights or not self.small_steps:
             return self
         if not self.small_data:
-            raise ConfigError("small_steps without small_data (expected the address of captioned pictures, such as world:related)")
+            raise ConfigError(
+                "small_steps without small_data (expected the address of captioned pictures, such as world:related)"
+            )
         return replace(self, weights=str(small_text_to_image(self.small_data, data, steps=self.small_steps)), small_steps=0)
 
     def settings(self) -> DiffusionSettings:
@@ -185,7 +187,9 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         texts = [text.string for text in draw.sample.positives(self.language)]
         if bad := next((text for text in texts if text.count(PLACE) != 1), None if texts else ""):
             raise DataError(
-                f"exemplar '{draw.sample.uid}' is described as {bad!r}", field="texts", expected="one {} where the relation stands"
+                f"exemplar '{draw.sample.uid}' is described as {bad!r}",
+                field="texts",
+                expected="one {} where the relation stands",
             )
         if not texts:
             raise DataError(f"exemplar '{draw.sample.uid}' has no description", field="texts", expected="such as 'cat {} stone'")
@@ -214,9 +218,7 @@ class ReVersion(Recipe[DiffusionNet, ExemplarBatch, InversionFeatures]):
         )
 
     def features(self, model: DiffusionNet, batch: ExemplarBatch) -> InversionFeatures:
-        denoising: Denoising = model(
-            batch.image_BCHW, batch.text_BEL, batch.timestep_B, batch.noise_BCHW, batch.posterior_BCHW
-        )
+        denoising: Denoising = model(batch.image_BCHW, batch.text_BEL, batch.timestep_B, batch.noise_BCHW, batch.posterior_BCHW)
         (table,), (row_1D,) = model.token_tables(), model.learned_rows()
         with torch.no_grad():
             positive_BPD, token_BLD = table(batch.positive_BP), table(batch.text_BEL[:, 0])

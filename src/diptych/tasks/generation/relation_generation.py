@@ -127,5 +127,7 @@ def relation_of(sample: Sample) -> Mapping[str, str]:
     """Subject, predicate and object of a sample of the world `related`. Raises DataError for another sample."""
     asked = sample.extras.get("relation")
     if not isinstance(asked, Mapping) or not {"subject", "predicate", "object"} <= set(asked):
-        raise DataError(f"sample '{sample.uid}' has no relation", field="relation", expected="rows of world:related or world:exemplars")
+        raise DataError(
+            f"sample '{sample.uid}' has no relation", field="relation", expected="rows of world:related or world:exemplars"
+        )
     return asked

@@ -1,1 +1,1 @@
-"""What depends on the device of a run: values that are read a step late, memory that runs out, blocks that are compiled."""
+"""Parts of a run that depend on its device: values that are read a step late, memory that runs out, blocks that are compiled."""

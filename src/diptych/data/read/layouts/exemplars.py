@@ -49,7 +49,5 @@ def read_exemplars(path: Path, *, name: str = "", within: str | None = None) -> 
             expected = "words with one {} for the relation"
             raise DataError(f"describes {picture} by {bad!r}", file=file, field=picture, expected=expected)
         uid = picture.replace(".", "_").replace("/", "_")
-        samples.append(
-            Sample(uid, FileImage(where, within), tuple(Text(text, "en") for text in texts), group=uid)
-        )
+        samples.append(Sample(uid, FileImage(where, within), tuple(Text(text, "en") for text in texts), group=uid))
     return Pool.from_samples(samples, name=name or path.resolve().name)

@@ -46,9 +46,7 @@ def diffusion_batch(
     timestep_B = drawn_timesteps(draws, settings.timesteps, skew)
     noise_BCHW = drawn_noise(draws, latent_shape(settings, preprocess.size))
     posterior_BCHW = drawn_noise(draws, latent_shape(settings, preprocess.size)) if settings.vae else None
-    return DiffusionBatch(
-        preprocess([pixels(draw) for draw in draws]), text_BEL, timestep_B, noise_BCHW, posterior_BCHW
-    )
+    return DiffusionBatch(preprocess([pixels(draw) for draw in draws]), text_BEL, timestep_B, noise_BCHW, posterior_BCHW)
 
 
 def latent_shape(settings: DiffusionSettings, image_size: int) -> tuple[int, int, int]:

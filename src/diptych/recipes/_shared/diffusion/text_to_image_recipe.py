@@ -138,9 +138,7 @@ class TextToImageRecipe(Recipe[DiffusionNet, DiffusionBatch, Denoising]):
         return diffusion_batch(draws, text_BEL, settings, self.preprocess)
 
     def features(self, model: DiffusionNet, batch: DiffusionBatch) -> Denoising:
-        denoising: Denoising = model(
-            batch.image_BCHW, batch.text_BEL, batch.timestep_B, batch.noise_BCHW, batch.posterior_BCHW
-        )
+        denoising: Denoising = model(batch.image_BCHW, batch.text_BEL, batch.timestep_B, batch.noise_BCHW, batch.posterior_BCHW)
         return denoising
 
     def losses(self, features: Denoising, batch: DiffusionBatch) -> dict[str, Tensor]:
